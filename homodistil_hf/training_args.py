@@ -1,0 +1,259 @@
+"""Every setting of a HomoDistil run, on top of `transformers.TrainingArguments`.
+
+The dataclass only holds and checks values; `trainer.py` turns them into stages. Where data come from is the command
+line's business (`cli.py`), what a width plan means is `plans.py`'s.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+PRUNING_KINDS = ("hidden", "attention", "ffn")
+DEADLINE_FRACTION = 0.95
+
+
+@dataclass
+class HomoDistilTrainingArguments(TrainingArguments):
+    """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
+
+    Defaults that differ from `TrainingArguments`: `learning_rate`, `adam_epsilon` (the paper's), `warmup_steps`, a
+    learning-rate curve tied to pruning, and `logging_nan_inf_filter=False` (it would synchronise every micro-step).
+
+    Raises:
+        ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value
+            and remedy.
+
+    Example:
+
+    ```python
+    >>> args = HomoDistilTrainingArguments(output_dir="out", student="macs=0.25", max_steps=100, report_to="none")
+    >>> args.pruning_window("ffn")
+    (0.0, 0.5)
+
+    ```
+    """
+
+    # Parameters that control the student
+    student: str | None = field(
+        default=None,
+        metadata={"help": "Preset, budget (params=14M, macs=0.25), plan file or JSON object: the widths to reach."},
+    )
+    width_allocation: Literal["local", "global"] = field(
+        default="local",
+        metadata={"help": "local: each layer reaches the plan's widths; global: heads and FFN compete across layers."},
+    )
+    width_multiple: int = field(
+        default=8, metadata={"help": "Hidden, FFN and heads × head size are rounded up to multiples of this, ≥ 1."}
+    )
+
+    # Parameters that control the loss
+    mlm_weight: float = field(
+        default=1.0, metadata={"help": "Factor ≥ 0 of the masked-LM loss, or of a task model's own loss."}
+    )
+    kl_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction."})
+    hidden_weight: float = field(
+        default=1.0, metadata={"help": "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers."}
+    )
+    embedding_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of the embedding error, mean square."})
+    attention_weight: float = field(
+        default=0.0, metadata={"help": "Factor ≥ 0 of the attention-score errors, mean square, summed over layers."}
+    )
+    projection_init: Literal["identity", "random"] = field(
+        default="identity",
+        metadata={"help": "Start of the projections student → teacher: identity (loss starts at 0) or the paper's random."},
+    )
+    mlm_probability: float = field(
+        default=0.15, metadata={"help": "Share in (0, 1) of the tokens that are predicted, when the trainer masks."}
+    )
+    teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto",
+        metadata={"help": "Type of the teacher's matrix products; auto: bfloat16 where the hardware multiplies it."},
+    )
+
+    # Parameters that control pruning
+    pruning_start_fraction: float = field(
+        default=0.0, metadata={"help": "Share in [0, 1) of all steps before the first unit is dropped."}
+    )
+    pruning_end_fraction: float = field(
+        default=0.5, metadata={"help": "Share in (start, 1] of all steps at which the plan is reached."}
+    )
+    hidden_start_fraction: float | None = field(
+        default=None, metadata={"help": "Start for hidden channels, in [0, 1); default pruning_start_fraction."}
+    )
+    hidden_end_fraction: float | None = field(
+        default=None, metadata={"help": "End for hidden channels, in (start, 1]; default pruning_end_fraction."}
+    )
+    attention_start_fraction: float | None = field(
+        default=None, metadata={"help": "Start for heads and their channels; default pruning_start_fraction."}
+    )
+    attention_end_fraction: float | None = field(
+        default=None, metadata={"help": "End for heads and their channels; default pruning_end_fraction."}
+    )
+    ffn_start_fraction: float | None = field(
+        default=None, metadata={"help": "Start for FFN neurons, in [0, 1); default pruning_start_fraction."}
+    )
+    ffn_end_fraction: float | None = field(
+        default=None, metadata={"help": "End for FFN neurons, in (start, 1]; default pruning_end_fraction."}
+    )
+    pruning_interval_steps: int = field(default=10, metadata={"help": "Steps ≥ 1 between two choices of masks."})
+    importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = field(
+        default="sensitivity", metadata={"help": "Score of a unit; movement is kept for the ablation, it diverges."}
+    )
+    sensitivity_smoothing: float = field(
+        default=0.85, metadata={"help": "β1 in [0, 1) of the scores' moving average; 0 = the last step alone."}
+    )
+    uncertainty_smoothing: float = field(
+        default=0.95, metadata={"help": "β2 in [0, 1) of PLATON's uncertainty; other metrics don't use it."}
+    )
+    compaction_threshold: float = field(
+        default=0.15,
+        metadata={"help": "Compact once this share in [0, 1] of the encoder MACs is masked; 1 = at the end only."},
+    )
+
+    # Parameters that control the discrepancy guard
+    discrepancy_guard: bool = field(
+        default=True, metadata={"help": "Pause pruning while the smoothed KL stands far above its last value."}
+    )
+    guard_ratio: float = field(
+        default=1.5, metadata={"help": "Pause when KL exceeds this ratio > 1 of its value before the last pruning."}
+    )
+    guard_floor_nats: float = field(
+        default=0.5, metadata={"help": "KL below this never pauses pruning, nats ≥ 0 (near 0 every ratio is large)."}
+    )
+    guard_patience_steps: int = field(default=50, metadata={"help": "Longest pause, steps ≥ 1."})
+    guard_smoothing: float = field(default=0.9, metadata={"help": "Moving average of the KL, in [0, 1)."})
+
+    # Parameters that control the run
+    learning_rate_curve: Literal["auto", "pruning", "trainer"] = field(
+        default="auto",
+        metadata={"help": "pruning: warm up, hold to the end of pruning, fall; trainer: lr_scheduler_type; auto: see docs."},
+    )
+    max_bad_steps: int = field(
+        default=20, metadata={"help": "Stop after this many steps in a row with non-finite gradients, ≥ 1."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Train into a folder that is not empty, without resuming."}
+    )
+
+    # TrainingArguments with other defaults
+    learning_rate: float = field(default=6e-4, metadata={"help": "Peak learning rate; the paper's for small students."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "Adam's ε; the paper's."})
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Linear warm-up: steps, or a share of all steps when below 1."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Trainer's filter; it synchronises every micro-step and isn't needed here."}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.student, dict):
+            self.student = json.dumps(self.student)
+        _check_settings(self)
+        super().__post_init__()
+        _refuse_unsupported(self)
+
+    def pruning_window(self, kind: str) -> tuple[float, float]:
+        """Start and end of pruning for one kind of group, as shares of all steps.
+
+        Args:
+            kind: `"hidden"`, `"attention"` or `"ffn"`.
+
+        Returns:
+            `(start, end)`, 0 ≤ start < end ≤ 1.
+        """
+        start, end = getattr(self, f"{kind}_start_fraction"), getattr(self, f"{kind}_end_fraction")
+        return (
+            self.pruning_start_fraction if start is None else start,
+            self.pruning_end_fraction if end is None else end,
+        )
+
+    @property
+    def follows_pruning(self) -> bool:
+        """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
+        if self.learning_rate_curve != "auto":
+            return self.learning_rate_curve == "pruning"
+        return self.lr_scheduler_type == "linear"
+
+
+def _check_settings(args: HomoDistilTrainingArguments) -> None:
+    for name in ("mlm", "kl", "hidden", "embedding", "attention"):
+        _check_range(args, f"{name}_weight", low=0.0)
+    if not any(getattr(args, f"{name}_weight") for name in ("mlm", "kl", "hidden", "embedding", "attention")):
+        raise ValueError("all five loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
+    for name in ("sensitivity_smoothing", "uncertainty_smoothing", "guard_smoothing"):
+        _check_range(args, name, low=0.0, high=1.0, open_high=True)
+    _check_range(args, "mlm_probability", low=0.0, high=1.0, open_low=True, open_high=True)
+    _check_range(args, "compaction_threshold", low=0.0, high=1.0)
+    _check_range(args, "guard_ratio", low=1.0, open_low=True)
+    _check_range(args, "guard_floor_nats", low=0.0)
+    for name in ("width_multiple", "pruning_interval_steps", "guard_patience_steps", "max_bad_steps"):
+        value = getattr(args, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} is not a whole number of at least 1; the default is {_default(name)}")
+    for name in ("width_allocation", "projection_init", "teacher_dtype", "importance_metric", "learning_rate_curve"):
+        _check_choice(args, name)
+    for kind in PRUNING_KINDS:
+        _check_window(args, kind)
+
+
+def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
+    names = []
+    for moment in ("start", "end"):
+        name = f"{kind}_{moment}_fraction"
+        names.append(f"pruning_{moment}_fraction" if getattr(args, name) is None else name)
+        _check_range(args, names[-1], low=0.0, high=1.0)
+    start, end = args.pruning_window(kind)
+    if start >= end:
+        raise ValueError(
+            f"{names[0]}={start} is not below {names[1]}={end}; pruning needs a start before its end, e.g. 0.0 and 0.5"
+        )
+
+
+def _check_range(
+    args: HomoDistilTrainingArguments,
+    name: str,
+    *,
+    low: float,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    value: Any = getattr(args, name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    above = is_number and (value > low if open_low else value >= low)
+    below = is_number and (value < high if open_high else value <= high)
+    if above and below:
+        return
+    left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
+    raise ValueError(f"{name}={value!r} is outside {left}{low:g}, {high:g}{right}; the default is {_default(name)}")
+
+
+def _check_choice(args: HomoDistilTrainingArguments, name: str) -> None:
+    choices = HomoDistilTrainingArguments.__annotations__[name].__args__
+    if getattr(args, name) not in choices:
+        raise ValueError(f"{name}={getattr(args, name)!r} is not one of {', '.join(choices)}")
+
+
+def _default(name: str) -> Any:
+    return HomoDistilTrainingArguments.__dataclass_fields__[name].default
+
+
+def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
+    remedies = {
+        "auto_find_batch_size": "set per_device_train_batch_size and gradient_accumulation_steps yourself",
+        "label_smoothing_factor": "the teacher's distribution already smooths the labels",
+        "fsdp": "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank",
+        "deepspeed": "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank",
+        "use_liger_kernel": "its fused losses would replace the distillation loss",
+        "neftune_noise_alpha": "noise on the student's embeddings only would enter the distillation loss",
+        "enable_jit_checkpoint": "it may save in the middle of a step; use save_strategy and save_steps",
+        "ignore_data_skip": "a resumed run would see other data than the uninterrupted one",
+        "push_to_hub_token": "use hub_token",
+    }
+    for name, remedy in remedies.items():
+        value = getattr(args, name, None)
+        if value:
+            raise ValueError(f"{name}={value!r} is not supported by HomoDistilTrainer; {remedy}")
