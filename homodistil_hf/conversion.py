@@ -1,0 +1,310 @@
+"""Teacher → student and student → stock BERT, without changing a logit.
+
+`load_teacher` reads a stock checkpoint, `to_student` copies it into the classes of `modeling.py`, `to_stock` zero-pads
+a student to uniform widths and hands it back as a stock class. Which widths are possible is decided in `widths.py`;
+folders on disk are written in `export.py`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from .modeling import (
+    HomoBertConfig,
+    HomoBertForMaskedLM,
+    HomoBertForQuestionAnswering,
+    HomoBertForSequenceClassification,
+    HomoBertForTokenClassification,
+    HomoBertPreTrainedModel,
+    layer_config,
+    layer_head_dim,
+)
+from .widths import LayerWidths, WidthPlan, teacher_plan
+
+# Stock class name → the class of its student.
+STUDENT_CLASSES: dict[str, type[HomoBertPreTrainedModel]] = {
+    "BertForMaskedLM": HomoBertForMaskedLM,
+    "BertForPreTraining": HomoBertForMaskedLM,
+    "BertForSequenceClassification": HomoBertForSequenceClassification,
+    "BertForTokenClassification": HomoBertForTokenClassification,
+    "BertForQuestionAnswering": HomoBertForQuestionAnswering,
+}
+
+# Student class name → the stock class of its standard export.
+STOCK_CLASSES: dict[str, type[PreTrainedModel]] = {
+    "HomoBertForMaskedLM": BertForMaskedLM,
+    "HomoBertForSequenceClassification": BertForSequenceClassification,
+    "HomoBertForTokenClassification": BertForTokenClassification,
+    "HomoBertForQuestionAnswering": BertForQuestionAnswering,
+}
+
+_LOADABLE_CLASSES: dict[str, type[PreTrainedModel]] = {
+    "BertForPreTraining": BertForMaskedLM,
+    **{stock.__name__: stock for stock in STOCK_CLASSES.values()},
+    **{student.__name__: student for student in STUDENT_CLASSES.values()},
+}
+
+# Keys of a configuration that describe a class or a file, not the model's training.
+_CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
+_STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "dropped_hidden_channels", "per_layer_config")
+
+
+def load_teacher_config(name_or_path: str, *, revision: str | None = None, token: str | None = None) -> BertConfig:
+    """Read and check a teacher's configuration; no weights are loaded and no remote code runs.
+
+    Args:
+        name_or_path: Hub name or folder of a BERT checkpoint, or of a student checkpoint.
+        revision: branch, tag or commit on the Hub.
+        token: Hub token; default: the logged-in one.
+
+    Returns:
+        [`~transformers.BertConfig`] or [`HomoBertConfig`], with `architectures` naming a class that can be loaded.
+
+    Raises:
+        ValueError: no BERT, a decoder, an unsupported head or unsupported position embeddings.
+        OSError: no such checkpoint.
+    """
+    values, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision, token=token)
+    model_type = values.get("model_type")
+    config_classes = {"bert": BertConfig, "homobert": HomoBertConfig}
+    if model_type not in config_classes:
+        raise ValueError(
+            f"teacher={str(name_or_path)!r} has model_type={model_type!r}; supported: {', '.join(config_classes)}. "
+            f"Choose a BERT encoder such as google-bert/bert-base-uncased"
+        )
+    if model_type == "bert" and "auto_map" in values:
+        raise ValueError(
+            f"teacher={str(name_or_path)!r} brings its own modelling code (auto_map={values['auto_map']}), which "
+            f"stock BERT would ignore; choose a checkpoint of stock transformers BERT"
+        )
+    config = config_classes[model_type].from_dict(values)
+    config.name_or_path = str(name_or_path)
+    config.architectures = config.architectures or ["BertForMaskedLM"]
+    _refuse_architecture(config.architectures[0])
+    _refuse_config(config)
+    return config
+
+
+def load_teacher(
+    name_or_path: str, *, config: BertConfig | None = None, revision: str | None = None, token: str | None = None
+) -> PreTrainedModel:
+    """Load a teacher's weights in float32, in evaluation mode.
+
+    The class comes from `config.architectures`; `BertForMaskedLM` where there is none, and for `BertForPreTraining`,
+    whose next-sentence head is dropped.
+
+    Args:
+        name_or_path: Hub name or folder of a BERT checkpoint, or of a student checkpoint.
+        config: what [`load_teacher_config`] returned; default: read now.
+        revision: branch, tag or commit on the Hub.
+        token: Hub token; default: the logged-in one.
+
+    Returns:
+        A stock `BertForX`, or a `HomoBertForX` for a student checkpoint.
+
+    Raises:
+        ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
+    """
+    config = config or load_teacher_config(name_or_path, revision=revision, token=token)
+    model_class = _LOADABLE_CLASSES[(config.architectures or ["BertForMaskedLM"])[0]]
+    try:
+        model, info = model_class.from_pretrained(
+            name_or_path,
+            config=config,
+            revision=revision or "main",
+            token=token,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"teacher={str(name_or_path)!r}: its weights are unreadable ({error}); copy or download them again"
+        ) from error
+    if info["missing_keys"]:
+        raise ValueError(
+            f"teacher={str(name_or_path)!r} has no weights for {_some(info['missing_keys'])}, which "
+            f"{model_class.__name__} needs; name the class it was trained as in config.json's architectures, or train "
+            f"that head first"
+        )
+    return model
+
+
+def to_student(model: PreTrainedModel) -> HomoBertPreTrainedModel:
+    """Copy a teacher into the student class of the same head; logits stay the same.
+
+    Args:
+        model: a stock `BertForX`, or a `HomoBertForX`.
+
+    Returns:
+        `HomoBertForX` in float32 on the same device and in the same mode, with weights of its own.
+
+    Raises:
+        ValueError: the class or a setting of the model is not supported.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> config = BertConfig(
+        ...     vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        ... )
+        >>> student = to_student(BertForMaskedLM(config))
+        >>> type(student).__name__, student.config.softmax_head_dim
+        ('HomoBertForMaskedLM', 8)
+    """
+    class_name = type(model).__name__
+    _refuse_architecture(class_name)
+    _refuse_config(model.config)
+    student_class = STUDENT_CLASSES.get(class_name) or type(model)
+    student = student_class(_student_config(model))
+    # A pre-training teacher has a pooler and a next-sentence head, which no masked-LM student has.
+    wanted = student.state_dict().keys()
+    surplus = ("bert.pooler.", "cls.seq_relationship.")
+    state = {
+        name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
+    }
+    student.load_state_dict(state)
+    student.name_or_path = model.name_or_path
+    return student.to(model.device).train(model.training)
+
+
+def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
+    """Zero-pad a student to uniform widths and return it as the stock class; logits stay the same.
+
+    A zero FFN neuron and a head with zero value rows contribute exactly nothing. Stock BERT takes its softmax scale
+    from the head size D = hidden_size / num_attention_heads, the student from d = `softmax_head_dim`, so query weight
+    and bias are multiplied by √(D/d).
+
+    Args:
+        model: a compacted `HomoBertForX`, of any widths.
+
+    Returns:
+        Stock `BertForX` of the same type, device and mode, with weights of its own.
+
+    Raises:
+        ValueError: masked hidden channels are still there, or no stock BERT can hold these widths.
+    """
+    stock_class = STOCK_CLASSES.get(type(model).__name__)
+    if stock_class is None:
+        raise ValueError(
+            f"model={type(model).__name__} is no student; expected one of {', '.join(STOCK_CLASSES)} (to_student)"
+        )
+    if dropped := model.config.dropped_hidden_channels:
+        raise ValueError(
+            f"model has {len(dropped)} masked hidden channels (dropped_hidden_channels), which stock BERT would mix "
+            f"into its LayerNorm statistics; compact it first"
+        )
+    plan = teacher_plan(model.config).padded()
+    stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
+    state = model.state_dict()
+    for index, (layer, widths) in enumerate(zip(model.base_model.encoder.layer, plan.layers, strict=True)):
+        padded = _padded_layer(layer, layer_config(model.config, index), widths)
+        state |= {f"bert.encoder.layer.{index}.{name}": tensor for name, tensor in padded.items()}
+    stock.load_state_dict(state)
+    stock.name_or_path = model.name_or_path
+    return stock.train(model.training)
+
+
+def _padded_layer(layer: nn.Module, config: BertConfig, widths: LayerWidths) -> dict[str, torch.Tensor]:
+    state = layer.state_dict()
+    old_heads = (config.num_attention_heads, layer_head_dim(config))
+    new_heads = (widths.num_attention_heads, widths.head_dim)
+    softmax_head_dim = getattr(config, "softmax_head_dim", None) or layer_head_dim(config)
+    for kind in ("weight", "bias"):
+        query = f"attention.self.query.{kind}"
+        state[query] = state[query] * (widths.head_dim / softmax_head_dim) ** 0.5
+        for part in ("query", "key", "value"):
+            name = f"attention.self.{part}.{kind}"
+            state[name] = _padded_heads(state[name], old_heads, new_heads)
+        name = f"intermediate.dense.{kind}"
+        state[name] = _padded(state[name], (widths.intermediate_size, *state[name].shape[1:]))
+    name = "attention.output.dense.weight"
+    state[name] = _padded_heads(state[name].T, old_heads, new_heads).T
+    name = "output.dense.weight"
+    state[name] = _padded(state[name], (state[name].shape[0], widths.intermediate_size))
+    return state
+
+
+def _padded_heads(rows: torch.Tensor, old_heads: tuple[int, int], new_heads: tuple[int, int]) -> torch.Tensor:
+    by_head = rows.unflatten(0, old_heads)
+    return _padded(by_head, (*new_heads, *rows.shape[1:])).flatten(0, 1)
+
+
+def _padded(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    padded = tensor.new_zeros(shape)
+    padded[tuple(slice(size) for size in tensor.shape)] = tensor
+    return padded
+
+
+def _student_config(model: PreTrainedModel) -> HomoBertConfig:
+    config = model.config
+    values = {key: value for key, value in config.to_dict().items() if key not in _CLASS_KEYS}
+    if not isinstance(config, HomoBertConfig):
+        head_dim = layer_head_dim(config)
+        values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
+    # transformers leaves a decoder untied whose stored weights differ, whatever the configuration says.
+    decoder = model.get_output_embeddings()
+    if decoder is not None and decoder.weight is not model.get_input_embeddings().weight:
+        values["tie_word_embeddings"] = False
+    return HomoBertConfig(**values, **_runtime_settings(config))
+
+
+def _stock_config(config: BertConfig, plan: WidthPlan) -> BertConfig:
+    dropped_keys = (*_CLASS_KEYS, *_STUDENT_ONLY_KEYS)
+    values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
+    widths = plan.layers[0]
+    values |= {
+        "hidden_size": plan.hidden_size,
+        "num_attention_heads": widths.num_attention_heads,
+        "intermediate_size": widths.intermediate_size,
+    }
+    return BertConfig(**values, **_runtime_settings(config))
+
+
+def _runtime_settings(config: BertConfig) -> dict[str, Any]:
+    # to_dict leaves out the attention implementation and renames the path.
+    return {"attn_implementation": config._attn_implementation, "name_or_path": config.name_or_path}
+
+
+def _refuse_architecture(class_name: str) -> None:
+    if class_name in _LOADABLE_CLASSES:
+        return
+    remedies = {
+        "BertModel": "it has no head to compare logits with: load it as BertForMaskedLM if its checkpoint has that "
+        "head, or train one first",
+        "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
+    }
+    raise ValueError(
+        f"teacher class {class_name} is not supported; expected one of {', '.join(_LOADABLE_CLASSES)}; "
+        + remedies.get(class_name, "choose a stock BERT encoder with one of these heads")
+    )
+
+
+def _refuse_config(config: BertConfig) -> None:
+    if config.is_decoder or config.add_cross_attention:
+        raise ValueError(
+            f"teacher config has is_decoder={config.is_decoder}, add_cross_attention={config.add_cross_attention}; "
+            f"only encoders are supported: set both to False if the model was trained to see both directions"
+        )
+    # Position embeddings of other kinds were dropped from transformers' BERT, which would load them as absolute ones.
+    positions = getattr(config, "position_embedding_type", "absolute")
+    if positions not in (None, "absolute"):
+        raise ValueError(
+            f"teacher config has position_embedding_type={positions!r}; transformers' BERT only has 'absolute': "
+            f"choose a teacher trained with it"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
