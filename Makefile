@@ -1,0 +1,69 @@
+# `make demo` and `make test` need Python >= 3.10 with pip and venv, and nothing else. `make help` lists the rest.
+#
+#   PYTHON       the interpreter that .venv is made with            make test PYTHON=python3.12
+#   PYTEST_ARGS  handed to pytest                                   make test PYTEST_ARGS="-k masks -x"
+#   NUM_WORKERS  test processes                                     make test NUM_WORKERS=0
+#   DEMO_ARGS    handed to `homodistil demo`                        make demo DEMO_ARGS="--output_dir runs/other"
+
+PYTHON ?= python3
+NUM_WORKERS ?= 2
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+# Relative paths only: make splits names at spaces, and the checkout's own path may have some.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test style quality docs wheel clean clean-cache
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+demo: $(VENV)/.installed-report  ## train a small teacher, distil it, print the table (8 minutes on 2 cores)
+	$(BIN)/homodistil demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed-test  ## run the whole test suite
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) $(PYTEST_ARGS)
+
+style: $(VENV)/.installed-dev  ## let ruff format the code and fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: $(VENV)/.installed-dev  ## check style and types, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+wheel: $(BIN)/python  ## build the wheel into dist/
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean:  ## remove .venv and everything that was built (keeps runs/)
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find homodistil_hf tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+clean-cache:  ## remove the cached demo teacher and tokenised texts
+	$(BIN)/homodistil demo --clear_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "$(PYTHON) is not Python >= 3.10; name one that is: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: its ensurepip or venv module is missing." >&2; \
+	  echo "Install it (Debian, Ubuntu: apt-get install python3-venv) or name another: make $(MAKECMDGOALS) PYTHON=..." >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# One stamp a set of extras: an install runs again only when a requirement changed.
+$(VENV)/.installed-%: $(REQUIREMENTS) | $(BIN)/python
+	@echo "installing homodistil-hf[$*] into $(VENV); the first time takes some minutes"
+	$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
