@@ -1,0 +1,159 @@
+"""Imports only point down the ranks, and only the top of the package knows about Trainer and its settings."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "homodistil_hf"
+
+# Lowest first. A module may import the modules of lower ranks, never one of its own rank or above; `x.*` stands for
+# every module of the subpackage x. A new module fails `test_every_module_has_a_rank` until it is given its place.
+RANKS: tuple[tuple[str, ...], ...] = (
+    # Plain types and formulas.
+    ("version", "modeling", "widths", "schedule", "losses", "manifest"),
+    ("structure", "cost", "tasks"),
+    ("budgets", "conversion", "sensitivity", "masks"),
+    ("plans", "compaction", "teacher"),
+    # What goes in.
+    ("collator",),
+    ("data",),
+    # What comes out.
+    ("staging", "verify", "evaluation.*"),
+    ("checkpoint", "hub", "report"),
+    ("export",),
+    # Who puts the stages together.
+    ("training_args",),
+    ("trainer",),
+    ("methods.*",),
+    ("demo",),
+    ("cli",),
+    ("__main__",),
+)
+
+# Only these read training arguments, and only these know transformers.Trainer and its callbacks.
+ORCHESTRATORS = ("training_args", "trainer", "methods.*", "demo", "cli")
+TRAINER_MODULES = ("transformers.trainer", "transformers.training_args")
+TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
+
+# Travels inside compact exports, where the rest of the package is absent.
+SELF_CONTAINED = {"modeling": ("torch", "transformers", "collections", "typing", "math")}
+
+
+def module_name(path: Path) -> str:
+    """`homodistil_hf/methods/one_shot.py` → `methods.one_shot`; a package is named after its folder, the root is ""."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = [name for name in SOURCES if name]
+
+
+def matches(module: str, pattern: str) -> bool:
+    subpackage = pattern.removesuffix(".*")
+    return module == subpackage or (pattern.endswith(".*") and module.startswith(f"{subpackage}."))
+
+
+def rank_of(module: str) -> int:
+    return next(i for i, names in enumerate(RANKS) if any(matches(module, name) for name in names))
+
+
+def imports_of(source: str, *, package: str) -> Iterator[tuple[str, str]]:
+    """Every (module, name) that a file of `package` imports, lazily or for types too; relative imports made absolute."""
+    parts = package.split(".")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*base, node.module] if node.module else base)
+            yield from ((module, alias.name) for alias in node.names)
+
+
+@cache
+def imported_by(module: str) -> tuple[tuple[str, str], ...]:
+    path = SOURCES[module]
+    package = ".".join(("homodistil_hf", *path.relative_to(PACKAGE).parts[:-1]))
+    return tuple(imports_of(path.read_text(encoding="utf-8"), package=package))
+
+
+def own_module(module: str, name: str) -> str | None:
+    """The module of this package that an import reaches, None for somebody else's."""
+    if module.split(".")[0] != "homodistil_hf":
+        return None
+    below = module.removeprefix("homodistil_hf").removeprefix(".")
+    submodule = f"{below}.{name}".removeprefix(".")
+    return submodule if submodule in SOURCES else below
+
+
+def own_imports(module: str) -> set[str]:
+    reached = (own_module(*found) for found in imported_by(module))
+    return {name for name in reached if name is not None}
+
+
+def is_orchestrator(module: str) -> bool:
+    return any(matches(module, pattern) for pattern in ORCHESTRATORS)
+
+
+@pytest.mark.parametrize(
+    ("source", "reached"),
+    [
+        ("from .masks import full_masks", "masks"),
+        ("from . import masks", "masks"),
+        ("from homodistil_hf import masks", "masks"),
+        ("import homodistil_hf.masks", "masks"),
+        ("from homodistil_hf import full_masks", ""),
+        ("def f():\n    if f:\n        from .masks import full_masks", "masks"),
+        ("from torch import nn", None),
+        ("from homodistil_hfx import masks", None),
+    ],
+)
+def test_every_way_to_import_is_seen(source, reached):
+    assert [own_module(*found) for found in imports_of(source, package="homodistil_hf")] == [reached]
+
+
+def test_imports_of_a_subpackage_climb_one_level():
+    found = list(imports_of("from ..masks import full_masks", package="homodistil_hf.methods"))
+    assert found == [("homodistil_hf.masks", "full_masks")]
+
+
+def test_every_module_has_a_rank():
+    ranked = [name for names in RANKS for name in names]
+    assert len(ranked) == len(set(ranked))
+    assert [module for module in MODULES if not any(matches(module, name) for name in ranked)] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    inside_subpackage = module.split(".")[0] in ("methods", "evaluation")
+    for imported in own_imports(module):
+        assert imported != "", f"{module} imports from homodistil_hf itself, which imports everybody"
+        if inside_subpackage and imported == module.split(".")[0]:
+            continue  # a package's own __init__
+        assert rank_of(imported) < rank_of(module), f"{module} imports {imported}, which does not stand below it"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("methods.")])
+def test_methods_never_import_each_other(module):
+    assert [name for name in own_imports(module) if name.startswith("methods")] == []
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not is_orchestrator(name)])
+def test_stages_know_nothing_of_trainer_and_its_settings(module):
+    assert "training_args" not in own_imports(module)
+    for imported, name in imported_by(module):
+        assert not imported.startswith(TRAINER_MODULES), f"{module} imports {imported}"
+        assert not (imported.startswith("transformers") and name in TRAINER_NAMES), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize(("module", "allowed"), SELF_CONTAINED.items())
+def test_travelling_files_are_self_contained(module, allowed):
+    roots = {imported.split(".")[0] for imported, _ in imported_by(module)}
+    assert roots - set(allowed) == set()
+
+
+def test_no_catch_all_modules():
+    assert {"utils", "common", "helpers"} & {part for module in MODULES for part in module.split(".")} == set()
