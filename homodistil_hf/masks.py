@@ -1,0 +1,242 @@
+"""Scores + scheduled widths → masks, and what masks do to a student that is not compacted yet.
+
+Masks are one bool a unit, True = kept, and only ever shrink. A dropped head is dropped in its channel groups too. How
+wide a student should be at a step comes from `schedule.py`; physical removal is `compaction.py`.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from .modeling import HomoBertLayerNorm, HomoBertPreTrainedModel
+from .structure import Group, UnitTensors, kept_indices, modules_of
+from .widths import LayerWidths, WidthPlan
+
+
+def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
+    """Masks that keep everything.
+
+    Args:
+        groups: the student's groups.
+
+    Returns:
+        `dict[str, torch.BoolTensor]`: all True.
+    """
+    return {name: torch.ones(group.num_units, dtype=torch.bool) for name, group in groups.items()}
+
+
+def kept_plan(masks: UnitTensors) -> WidthPlan:
+    """The widths that masks leave.
+
+    Args:
+        masks: one bool a unit, for every group.
+
+    Returns:
+        [`WidthPlan`].
+    """
+    num_layers = sum(name.startswith("head.") for name in masks)
+    layers = []
+    for layer in range(num_layers):
+        num_heads = int(masks[f"head.{layer}"].sum())
+        num_channels = int(masks[f"query_key.{layer}"].sum())
+        layers.append(LayerWidths(num_heads, num_channels // num_heads, int(masks[f"ffn.{layer}"].sum())))
+    return WidthPlan(int(masks["hidden"].sum()), tuple(layers))
+
+
+def scheduled_plan(
+    full: WidthPlan, target: WidthPlan, *, progress: Mapping[str, float], present: WidthPlan, multiple: int
+) -> WidthPlan:
+    """The widths that the schedule asks for now.
+
+    Each width falls from full to target with its kind's progress; it is rounded up to the multiple, never above what
+    is still there and never below the target, and the target itself is reached exactly.
+
+    Args:
+        full: the teacher's widths.
+        target: the plan.
+        progress: kind (`hidden`, `attention`, `ffn`) → p(t) in [0, 1].
+        present: widths that the masks leave now.
+        multiple: of hidden, FFN and heads × head size, ≥ 1.
+
+    Returns:
+        [`WidthPlan`] between target and present.
+    """
+
+    def width(full_width: int, target_width: int, present_width: int, kind: str) -> int:
+        exact = _shrunk(full_width, target_width, progress[kind])
+        rounded = max(target_width, math.ceil(exact / multiple) * multiple) if progress[kind] < 1 else target_width
+        return min(present_width, rounded)
+
+    layers = []
+    for full_layer, target_layer, present_layer in zip(full.layers, target.layers, present.layers, strict=True):
+        num_heads, head_dim = _head_widths(full_layer, target_layer, present_layer, progress["attention"], multiple)
+        ffn = (layer.intermediate_size for layer in (full_layer, target_layer, present_layer))
+        layers.append(LayerWidths(num_heads, head_dim, width(*ffn, "ffn")))
+    hidden = width(full.hidden_size, target.hidden_size, present.hidden_size, "hidden")
+    return WidthPlan(hidden, tuple(layers))
+
+
+def _head_widths(
+    full: LayerWidths, target: LayerWidths, present: LayerWidths, progress: float, multiple: int
+) -> tuple[int, int]:
+    num_heads = min(
+        present.num_attention_heads, _shrunk(full.num_attention_heads, target.num_attention_heads, progress)
+    )
+    head_dim = min(present.head_dim, _shrunk(full.head_dim, target.head_dim, progress))
+    if progress == 1:
+        return num_heads, head_dim
+    fitting = (size for size in range(head_dim, present.head_dim + 1) if num_heads * size % multiple == 0)
+    return num_heads, next(fitting, present.head_dim)
+
+
+def _shrunk(full: int, target: int, progress: float) -> int:
+    # A hair is taken off before rounding up, so that float noise on a whole number doesn't keep one unit more.
+    return math.ceil(full - (full - target) * progress - 1e-9)
+
+
+def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) -> UnitTensors:
+    """Keep the best units of every group, down to a plan's widths.
+
+    Ties go to the lower index, so all ranks agree. Inside each kept head the same number of channels is kept.
+
+    Args:
+        scores: float32 importance a unit.
+        masks: current masks; what is dropped stays dropped.
+        plan: widths to keep, none above what the masks still keep.
+
+    Returns:
+        `dict[str, torch.BoolTensor]`: new masks on the CPU.
+    """
+    cpu_scores = {name: values.detach().float().cpu() for name, values in scores.items()}
+    chosen = {"hidden": _best(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
+    for index, widths in enumerate(plan.layers):
+        head, ffn = f"head.{index}", f"ffn.{index}"
+        chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
+        for name in (f"query_key.{index}", f"value_output.{index}"):
+            by_head = (len(chosen[head]), -1)
+            available = masks[name].view(by_head) & chosen[head][:, None]
+            best = _best(cpu_scores[name].view(by_head), available, widths.head_dim)
+            chosen[name] = (best & chosen[head][:, None]).flatten()
+        chosen[ffn] = _best(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
+    return chosen
+
+
+def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """Mask of the `num_kept` highest scores along the last dimension among units that `mask` keeps."""
+    ranked = scores.nan_to_num(nan=-math.inf).clamp(min=torch.finfo(torch.float32).min)
+    ranked = ranked.masked_fill(~mask, -math.inf)
+    order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
+    return torch.zeros_like(mask).scatter_(-1, order, True) & mask
+
+
+def compete_across_layers(
+    plan: WidthPlan, scores: UnitTensors, masks: UnitTensors, *, multiple: int, max_heads: int
+) -> WidthPlan:
+    """Let heads and FFN neurons of all layers compete for the plan's totals (`width_allocation="global"`).
+
+    FFN neurons compete in blocks of `multiple`: block k of a layer is its k-th best `multiple` neurons. Every layer
+    keeps at least one head and one block. Head sizes and the hidden size stay the plan's.
+
+    Args:
+        plan: widths whose sums over layers are the budgets.
+        scores: float32 importance a unit, comparable across layers.
+        masks: current masks; no layer gets more than it still has.
+        multiple: FFN block, ≥ 1.
+        max_heads: heads that an exported layer can hold, see [`WidthPlan.padded`].
+
+    Returns:
+        [`WidthPlan`] with the same sums (FFN rounded up to whole blocks).
+    """
+    layers = range(len(plan.layers))
+    head_values = [_ranked_values(scores[f"head.{i}"], masks[f"head.{i}"], block=1)[:max_heads] for i in layers]
+    ffn_values = [_ranked_values(scores[f"ffn.{i}"], masks[f"ffn.{i}"], block=multiple) for i in layers]
+    num_heads = _share_out(head_values, sum(layer.num_attention_heads for layer in plan.layers))
+    num_blocks = _share_out(ffn_values, math.ceil(sum(layer.intermediate_size for layer in plan.layers) / multiple))
+    return WidthPlan(
+        plan.hidden_size,
+        tuple(
+            LayerWidths(heads, layer.head_dim, min(blocks * multiple, int(masks[f"ffn.{i}"].sum())))
+            for i, (heads, blocks, layer) in enumerate(zip(num_heads, num_blocks, plan.layers, strict=True))
+        ),
+    )
+
+
+def _ranked_values(scores: torch.Tensor, mask: torch.Tensor, *, block: int) -> list[float]:
+    values = scores.detach().float().cpu()[mask].sort(descending=True).values
+    return [float(chunk.sum()) for chunk in values.split(block)]
+
+
+def _share_out(values: list[list[float]], budget: int) -> list[int]:
+    """How many of its best entries each layer gets when `budget` entries are chosen in all, at least one a layer."""
+    contested = sorted(
+        ((-value, layer, rank) for layer, ranked in enumerate(values) for rank, value in enumerate(ranked) if rank > 0)
+    )
+    shares = [1] * len(values)
+    for _, layer, _ in contested[: max(0, budget - len(values))]:
+        shares[layer] += 1
+    return shares
+
+
+def apply_masks(model: HomoBertPreTrainedModel, groups: Mapping[str, Group], masks: UnitTensors) -> None:
+    """Set everything that belongs to dropped units to exactly zero, and tell the LayerNorms.
+
+    Args:
+        model: the student; its parameters are changed in place.
+        groups: its groups.
+        masks: one bool a unit.
+    """
+    zero_dropped({name: parameter.data for name, parameter in model.named_parameters()}, groups, masks)
+    dropped = (~masks["hidden"]).nonzero().flatten().tolist()
+    model.config.dropped_hidden_channels = dropped or None
+    for norm in modules_of(model, HomoBertLayerNorm):
+        norm.set_dropped_channels(dropped)
+
+
+def zero_dropped(tensors: Mapping[str, torch.Tensor], groups: Mapping[str, Group], masks: UnitTensors) -> None:
+    """Zero the slices of dropped units, in place.
+
+    Run on parameters after each optimizer step (momentum must not revive a unit) and on gradients before clipping
+    (what is gone must not count in their norm).
+
+    Args:
+        tensors: parameter name → tensor of the parameter's shape; names may be missing.
+        groups: the student's groups.
+        masks: one bool a unit.
+    """
+    for name, dims in kept_indices(dict(groups), masks).items():
+        if name not in tensors:
+            continue
+        for dim, kept in dims.items():
+            dropped = (~kept).nonzero().flatten().to(tensors[name].device)
+            tensors[name].index_fill_(dim, dropped, 0.0)
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The gradients that a model holds.
+
+    Args:
+        model: any module.
+
+    Returns:
+        `dict`: parameter name → gradient, parameters without one left out.
+    """
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def mask_digest(masks: UnitTensors) -> bytes:
+    """SHA-256 of all masks, to compare them across ranks.
+
+    Args:
+        masks: one bool a unit.
+
+    Returns:
+        `bytes`, 32 of them.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(masks):
+        digest.update(name.encode())
+        digest.update(bytes(masks[name].to(torch.uint8).cpu().tolist()))
+    return digest.digest()

@@ -1,0 +1,166 @@
+"""When to prune, and how much: kept fractions over the steps, the discrepancy guard, the learning-rate curve.
+
+Small pure functions of the step and one state machine; widths become masks in `masks.py`.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+
+def pruning_progress(step: int, start_step: float, end_step: float) -> float:
+    """How far pruning has come, 0 before `start_step` and 1 from `end_step` on.
+
+    p(t) = 1 − (1 − (t − t_i)/(t_f − t_i))³, the cubic of HomoDistil, section 3; a group's kept fraction is
+    r(t) = 1 − (1 − r_f)·p(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³.
+
+    Args:
+        step: completed optimizer steps, ≥ 0.
+        start_step: t_i.
+        end_step: t_f > t_i.
+
+    Returns:
+        `float` in [0, 1].
+
+    Example:
+
+    ```python
+    >>> [pruning_progress(step, 0, 100) for step in (0, 50, 100)]
+    [0.0, 0.875, 1.0]
+
+    ```
+    """
+    if step <= start_step:
+        return 0.0
+    if step >= end_step:
+        return 1.0
+    return 1.0 - (1.0 - (step - start_step) / (end_step - start_step)) ** 3
+
+
+def kept_fraction(progress: float, final_fraction: float) -> float:
+    """Share of a group's units that is kept.
+
+    Args:
+        progress: p(t) in [0, 1].
+        final_fraction: r_f in (0, 1].
+
+    Returns:
+        `float` in [r_f, 1].
+    """
+    return 1.0 - (1.0 - final_fraction) * progress
+
+
+def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, total_steps: int) -> float:
+    """Learning-rate factor tied to pruning: warm up, hold until the plan is reached, then linear to zero.
+
+    While widths still fall the student keeps meeting new gaps, which takes a learning rate that has not decayed yet
+    (measured: docs/results.md).
+
+    Args:
+        step: completed optimizer steps, ≥ 0.
+        warmup_steps: steps of linear warm-up, ≥ 0.
+        end_step: step at which the last kind of group reaches the plan.
+        total_steps: steps of the run, ≥ 1.
+
+    Returns:
+        `float` in [0, 1].
+
+    Example:
+
+    ```python
+    >>> [pruning_learning_rate(s, warmup_steps=10, end_step=50, total_steps=100) for s in (0, 5, 10, 50, 75, 100)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+
+    ```
+    """
+    if step < warmup_steps:
+        return step / max(1, warmup_steps)
+    hold_until = max(end_step, warmup_steps)
+    if step <= hold_until:
+        return 1.0
+    return max(0.0, (total_steps - step) / max(1.0, total_steps - hold_until))
+
+
+@dataclass
+class DiscrepancyGuard:
+    """Pauses pruning while the student is too far from the teacher.
+
+    The KL of training is smoothed; when it stands above `ratio` times its value before the last pruning step (and above
+    a floor: near 0 any ratio is large), pruning waits until it has come back or `patience_steps` have gone, then
+    catches up with the schedule. Everything here is plain numbers, so a checkpoint holds it exactly.
+
+    Args:
+        ratio: allowed rise, > 1.
+        floor_nats: KL that never pauses, ≥ 0.
+        patience_steps: longest pause, ≥ 1.
+        smoothing: of the moving average, in [0, 1).
+    """
+
+    ratio: float
+    floor_nats: float
+    patience_steps: int
+    smoothing: float
+    smoothed_kl: float | None = None
+    reference_kl: float | None = None
+    paused_at_step: int | None = None
+    num_pauses: int = 0
+
+    def observe(self, kl: float) -> None:
+        """Take in the KL of one optimizer step.
+
+        Args:
+            kl: nats per predicted token, averaged over ranks; a non-finite value is passed over.
+        """
+        if not math.isfinite(kl):
+            return
+        self.smoothed_kl = kl if self.smoothed_kl is None else self.smoothing * self.smoothed_kl + (
+            1 - self.smoothing
+        ) * kl
+
+    def allows(self, step: int) -> bool:
+        """Whether masks may shrink now; remembers when a pause began.
+
+        Args:
+            step: completed optimizer steps.
+
+        Returns:
+            `bool`: False while paused.
+        """
+        if not self._stands_too_high():
+            self.paused_at_step = None
+            return True
+        if self.paused_at_step is None:
+            self.paused_at_step = step
+            self.num_pauses += 1
+        if step - self.paused_at_step < self.patience_steps:
+            return False
+        self.paused_at_step = None
+        return True
+
+    def mark_pruned(self) -> None:
+        """Remember the KL that the next rise is measured against; called just before units are dropped."""
+        self.reference_kl = self.smoothed_kl
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        """Everything that a checkpoint must hold.
+
+        Returns:
+            `dict` of plain numbers.
+        """
+        return {name: value for name, value in asdict(self).items() if name in _GUARD_STATE}
+
+    def load_state_dict(self, state: dict[str, float | int | None]) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            state: what `state_dict` returned.
+        """
+        for name in _GUARD_STATE:
+            setattr(self, name, state[name])
+
+    def _stands_too_high(self) -> bool:
+        if self.smoothed_kl is None or self.reference_kl is None:
+            return False
+        return self.smoothed_kl > max(self.floor_nats, self.ratio * self.reference_kl)
+
+
+_GUARD_STATE = ("smoothed_kl", "reference_kl", "paused_at_step", "num_pauses")

@@ -1,0 +1,184 @@
+"""Scores: how much the loss would miss each unit.
+
+One class a metric, all with the same three methods: `update` after a backward pass, `scores` when masks are chosen,
+`keep` when units are physically removed. What belongs to a unit is `structure.py`'s business, who survives is
+`masks.py`'s.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from .structure import Group, Slice, UnitTensors, reduce_to_units
+
+Parameters = Mapping[str, torch.Tensor]
+Groups = Mapping[str, Group]
+Kept = Mapping[str, Mapping[int, torch.Tensor]]
+
+
+class SensitivityScores:
+    """Smoothed first-order sensitivity, the paper's metric.
+
+    S_j = |θ_j · ∂L/∂θ_j|, a unit's score is the sum of S_j over all its slices (HomoDistil, section 3: the column's
+    l1 norm, extended over coupled matrices), smoothed by Ī ← β1·Ī + (1 − β1)·S.
+
+    Args:
+        groups: the student's groups.
+        sensitivity_smoothing: β1 in [0, 1).
+        uncertainty_smoothing: unused here; PLATON's β2.
+    """
+
+    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.85, uncertainty_smoothing: float = 0.95):
+        self.sensitivity_smoothing = sensitivity_smoothing
+        self.uncertainty_smoothing = uncertainty_smoothing
+        self.state: UnitTensors = {name: torch.zeros(group.num_units) for name, group in groups.items()}
+
+    def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
+        """Take in the gradients of one optimizer step.
+
+        Args:
+            parameters: name → parameter with `.grad` complete, averaged over ranks and not clipped. Parameters without
+                a gradient count as 0.
+            groups: the student's groups.
+            gradient_scale: what a gradient scaler multiplied the gradients by; divided out again.
+        """
+        for name, values in unit_sums(parameters, groups, _sensitivity).items():
+            before = self.state[name].to(values.device)
+            self.state[name] = torch.lerp(values / gradient_scale, before, self.sensitivity_smoothing)
+
+    def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
+        """The importance of every unit.
+
+        Args:
+            parameters: name → parameter.
+            groups: the student's groups.
+
+        Returns:
+            `dict[str, torch.Tensor]`: float32, one a unit, higher = more important.
+        """
+        return dict(self.state)
+
+    def keep(self, masks: UnitTensors, kept: Kept) -> None:
+        """Drop the state of units that compaction removes.
+
+        Args:
+            masks: one bool a unit, for every group.
+            kept: parameter → dimension → bool, as [`~structure.kept_indices`] gives them.
+        """
+        self.state = {name: values[masks[name].to(values.device)] for name, values in self.state.items()}
+
+
+class MovementScores(SensitivityScores):
+    """Accumulated movement −Σ_t θ_j·∂L/∂θ_j: high for weights that grow away from zero.
+
+    Kept for the ablation; the paper reports that HomoDistil diverges with it.
+    """
+
+    def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
+        """Add the movement of one optimizer step; arguments as [`SensitivityScores.update`]."""
+        for name, values in unit_sums(parameters, groups, _movement).items():
+            self.state[name] = self.state[name].to(values.device) + values / gradient_scale
+
+
+class MagnitudeScores(SensitivityScores):
+    """The l1 norm Σ|θ_j| of a unit's slices; needs no gradient. The paper: worse than sensitivity."""
+
+    def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
+        """Nothing to take in: magnitudes are read when scores are asked for."""
+
+    def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
+        """Current magnitudes; arguments and return as [`SensitivityScores.scores`]."""
+        return unit_sums(parameters, groups, lambda parameter: parameter.detach().abs())
+
+
+class PlatonScores(SensitivityScores):
+    """PLATON: smoothed sensitivity × smoothed uncertainty, kept for every parameter (Zhang et al. 2022, eq. 6–9).
+
+    Ī ← β1·Ī + (1 − β1)·S,   Ū ← β2·Ū + (1 − β2)·|S − Ī|,   score of a weight Ī·Ū, of a unit the sum over its slices.
+    The uncertainty is taken against the updated Ī.
+    """
+
+    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.85, uncertainty_smoothing: float = 0.95):
+        super().__init__(
+            groups, sensitivity_smoothing=sensitivity_smoothing, uncertainty_smoothing=uncertainty_smoothing
+        )
+        self.state = {}
+
+    def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
+        """Take in one step for every parameter that has a unit; arguments as [`SensitivityScores.update`]."""
+        for name in {piece.parameter for group in groups.values() for piece in group.slices}:
+            sensitivity = _sensitivity(parameters[name])
+            if sensitivity is None:
+                continue
+            sensitivity = sensitivity / gradient_scale
+            mean = self.state.get(f"sensitivity.{name}", torch.zeros_like(sensitivity))
+            mean = torch.lerp(sensitivity, mean, self.sensitivity_smoothing)
+            uncertainty = self.state.get(f"uncertainty.{name}", torch.zeros_like(sensitivity))
+            deviation = (sensitivity - mean).abs_()
+            self.state[f"sensitivity.{name}"] = mean
+            self.state[f"uncertainty.{name}"] = torch.lerp(deviation, uncertainty, self.uncertainty_smoothing)
+
+    def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
+        """Ī·Ū summed over each unit's slices; arguments and return as [`SensitivityScores.scores`]."""
+        products = {
+            name: self.state[f"sensitivity.{name}"] * self.state[f"uncertainty.{name}"]
+            for name in parameters
+            if f"sensitivity.{name}" in self.state
+        }
+        return unit_sums(products, groups, lambda product: product)
+
+    def keep(self, masks: UnitTensors, kept: Kept) -> None:
+        """Slice every parameter's averages; arguments as [`SensitivityScores.keep`]."""
+        for key, values in self.state.items():
+            for dim, mask in kept.get(key.partition(".")[2], {}).items():
+                values = values.index_select(dim, mask.to(values.device).nonzero().flatten())
+            self.state[key] = values
+
+
+METRICS: dict[str, type[SensitivityScores]] = {
+    "sensitivity": SensitivityScores,
+    "platon": PlatonScores,
+    "magnitude": MagnitudeScores,
+    "movement": MovementScores,
+}
+
+
+def unit_sums(
+    parameters: Parameters, groups: Groups, importance: Callable[[torch.Tensor], torch.Tensor | None]
+) -> UnitTensors:
+    """Sum a per-weight importance over every unit's slices; each parameter is visited once.
+
+    Args:
+        parameters: name → parameter (or a tensor of its shape).
+        groups: the student's groups.
+        importance: parameter → tensor of its shape, float32, or None where there is nothing to count.
+
+    Returns:
+        `dict[str, torch.Tensor]`: float32, one a unit, for every group.
+    """
+    places: dict[str, list[tuple[str, Slice]]] = {}
+    for name, group in groups.items():
+        for piece in group.slices:
+            places.setdefault(piece.parameter, []).append((name, piece))
+    device = next(iter(parameters.values())).device
+    sums = {name: torch.zeros(group.num_units, device=device) for name, group in groups.items()}
+    for parameter_name, pieces in places.items():
+        if parameter_name not in parameters:
+            continue
+        values = importance(parameters[parameter_name])
+        if values is None:
+            continue
+        for name, piece in pieces:
+            sums[name] += reduce_to_units(values, piece)
+    return sums
+
+
+def _sensitivity(parameter: torch.Tensor) -> torch.Tensor | None:
+    movement = _movement(parameter)
+    return None if movement is None else movement.abs_()
+
+
+def _movement(parameter: torch.Tensor) -> torch.Tensor | None:
+    if parameter.grad is None:
+        return None
+    return (parameter.detach() * parameter.grad).float().neg_()
