@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -21,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .compaction import replace_parameters
 from .modeling import (
     HomoBertConfig,
     HomoBertForMaskedLM,
@@ -28,9 +28,9 @@ from .modeling import (
     HomoBertForSequenceClassification,
     HomoBertForTokenClassification,
     HomoBertPreTrainedModel,
-    layer_config,
     layer_head_dim,
 )
+from .structure import PROJECTIONS
 from .widths import LayerWidths, WidthPlan, teacher_plan
 
 # Stock class name → the class of its student.
@@ -55,6 +55,8 @@ _LOADABLE_CLASSES: dict[str, type[PreTrainedModel]] = {
     **{stock.__name__: stock for stock in STOCK_CLASSES.values()},
     **{student.__name__: student for student in STUDENT_CLASSES.values()},
 }
+
+_LAYER_PREFIX = "bert.encoder.layer.{}."
 
 # Keys of a configuration that describe a class or a file, not the model's training.
 _CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
@@ -167,9 +169,9 @@ def to_student(model: PreTrainedModel) -> HomoBertPreTrainedModel:
     _refuse_config(model.config)
     student_class = STUDENT_CLASSES.get(class_name) or type(model)
     student = student_class(_student_config(model))
-    # A pre-training teacher has a pooler and a next-sentence head, which no masked-LM student has.
+    # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
-    surplus = ("bert.pooler.", "cls.seq_relationship.")
+    surplus = ("bert.pooler.", "cls.seq_relationship.", f"{PROJECTIONS}.")
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
@@ -204,46 +206,75 @@ def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
             f"model has {len(dropped)} masked hidden channels (dropped_hidden_channels), which stock BERT would mix "
             f"into its LayerNorm statistics; compact it first"
         )
-    plan = teacher_plan(model.config).padded()
+    widths = teacher_plan(model.config)
+    plan = widths.padded()
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
-    state = model.state_dict()
-    for index, (layer, widths) in enumerate(zip(model.base_model.encoder.layer, plan.layers, strict=True)):
-        padded = _padded_layer(layer, layer_config(model.config, index), widths)
-        state |= {f"bert.encoder.layer.{index}.{name}": tensor for name, tensor in padded.items()}
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
+    for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
+        prefix = _LAYER_PREFIX.format(index)
+        softmax_head_dim = model.config.softmax_head_dim or old.head_dim
+        for name in (f"{prefix}attention.self.query.weight", f"{prefix}attention.self.query.bias"):
+            state[name] = state[name] * (new.head_dim / softmax_head_dim) ** 0.5
+        state |= _resized_layer(state, prefix, old, new)
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
     return stock.train(model.training)
 
 
-def _padded_layer(layer: nn.Module, config: BertConfig, widths: LayerWidths) -> dict[str, torch.Tensor]:
-    state = layer.state_dict()
-    old_heads = (config.num_attention_heads, layer_head_dim(config))
-    new_heads = (widths.num_attention_heads, widths.head_dim)
-    softmax_head_dim = getattr(config, "softmax_head_dim", None) or layer_head_dim(config)
+def remove_padding(student: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
+    """Cut off what [`to_stock`] padded; logits stay the same.
+
+    Args:
+        student: changed in place, with uniform widths of `plan.padded()`.
+        plan: the widths before padding.
+
+    Raises:
+        ValueError: the widths are others, or something to be cut is not zero.
+    """
+    padded = teacher_plan(student.config)
+    if plan.padded() != padded:
+        raise ValueError(
+            f"plan={plan.to_json()} pads to {plan.padded().to_json()}, but the student has {padded.to_json()}"
+        )
+    state = student.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
+        tensors |= _resized_layer(state, _LAYER_PREFIX.format(index), old, new)
+    if lossy := [name for name, kept in tensors.items() if kept.count_nonzero() != state[name].count_nonzero()]:
+        raise ValueError(
+            f"plan={plan.to_json()} would cut weights that are not zero in {_some(lossy)}; keep the padded widths"
+        )
+    replace_parameters(student, tensors, plan=plan)
+
+
+def _resized_layer(
+    state: dict[str, torch.Tensor], prefix: str, old: LayerWidths, new: LayerWidths
+) -> dict[str, torch.Tensor]:
+    resized = {}
     for kind in ("weight", "bias"):
-        query = f"attention.self.query.{kind}"
-        state[query] = state[query] * (widths.head_dim / softmax_head_dim) ** 0.5
         for part in ("query", "key", "value"):
-            name = f"attention.self.{part}.{kind}"
-            state[name] = _padded_heads(state[name], old_heads, new_heads)
-        name = f"intermediate.dense.{kind}"
-        state[name] = _padded(state[name], (widths.intermediate_size, *state[name].shape[1:]))
-    name = "attention.output.dense.weight"
-    state[name] = _padded_heads(state[name].T, old_heads, new_heads).T
-    name = "output.dense.weight"
-    state[name] = _padded(state[name], (state[name].shape[0], widths.intermediate_size))
-    return state
+            name = f"{prefix}attention.self.{part}.{kind}"
+            resized[name] = _resized_heads(state[name], old, new)
+        name = f"{prefix}intermediate.dense.{kind}"
+        resized[name] = _resized(state[name], (new.intermediate_size,))
+    name = f"{prefix}attention.output.dense.weight"
+    resized[name] = _resized_heads(state[name].T, old, new).T.contiguous()
+    name = f"{prefix}output.dense.weight"
+    resized[name] = _resized(state[name].T, (new.intermediate_size,)).T.contiguous()
+    return resized
 
 
-def _padded_heads(rows: torch.Tensor, old_heads: tuple[int, int], new_heads: tuple[int, int]) -> torch.Tensor:
-    by_head = rows.unflatten(0, old_heads)
-    return _padded(by_head, (*new_heads, *rows.shape[1:])).flatten(0, 1)
+def _resized_heads(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
+    by_head = rows.unflatten(0, (old.num_attention_heads, old.head_dim))
+    return _resized(by_head, (new.num_attention_heads, new.head_dim)).flatten(0, 1)
 
 
-def _padded(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    padded = tensor.new_zeros(shape)
-    padded[tuple(slice(size) for size in tensor.shape)] = tensor
-    return padded
+def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    """Cut or zero-pad the first dimensions at their ends."""
+    resized = tensor.new_zeros((*sizes, *tensor.shape[len(sizes) :]))
+    window = tuple(slice(min(pair)) for pair in zip(resized.shape, tensor.shape, strict=True))
+    resized[window] = tensor[window]
+    return resized
 
 
 def _student_config(model: PreTrainedModel) -> HomoBertConfig:
