@@ -1,0 +1,204 @@
+"""The uniform plan that meets a budget of parameters or encoder MACs, for a teacher of any size.
+
+A budget fixes one number and a plan has four, so the search stays near the teacher: hidden and FFN size in its
+proportion, its number of heads where they divide the hidden size. Only plans that need no padding are considered.
+Costs come from `cost.py`; presets, written plans and the check against the teacher are in `plans.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from .cost import count_parameters, encoder_macs
+from .widths import LayerWidths, WidthPlan, narrowest, nearest_name, shown, teacher_plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+TOLERANCE = 0.03
+
+_EXAMPLES = {"params": "14M", "macs": "0.25"}
+_BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
+_SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
+_SMALLEST_SENSIBLE_HEAD_DIM = 16
+
+
+def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: int = 8) -> WidthPlan:
+    """Return the uniform plan that meets a budget within 3 % or one rounding step, whichever is larger.
+
+    Args:
+        budget (`str`):
+            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
+            a fraction of the teacher's encoder MACs at 128 tokens.
+        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
+        multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
+
+    Returns:
+        `WidthPlan`: Of the plans within 3 % of the budget the one most like the teacher; where there is none, as the
+        hidden size moves in steps that are larger, the one nearest to the budget.
+
+    Raises:
+        ValueError: `budget` is not understood or out of reach; the message names what is valid.
+    """
+    kind, target = _parse(budget)
+    search = _Search(teacher_plan(teacher_config), multiple)
+    measures: dict[str, Callable[[WidthPlan], float]] = {
+        "params": lambda plan: count_parameters(plan, teacher_config),
+        "macs": search.macs_fraction,
+    }
+    measure = measures[kind]
+    proportional = search.proportional_plans()
+    smallest, largest = measure(proportional[0]), measure(proportional[-1])
+    if not smallest <= target <= largest:
+        raise ValueError(
+            f"student={shown(budget)} is out of this teacher's reach; nearest valid: from "
+            f"'{kind}={_rounded(smallest, math.ceil)}' to '{kind}={_rounded(largest, math.floor)}'"
+        )
+
+    def distance(plan: WidthPlan) -> tuple[float, float]:
+        error = abs(measure(plan) / target - 1)
+        return max(0.0, error - TOLERANCE), error + search.unlikeness(plan)
+
+    candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
+    return min(candidates, key=distance)
+
+
+def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8) -> str:
+    """Return the budget that asks for `fraction` of the teacher's encoder MACs, or the smallest that can be met.
+
+    Args:
+        fraction (`float`): Share of the teacher's encoder MACs, in (0, 1].
+        teacher (`WidthPlan`): The teacher's widths.
+        multiple (`int`): See `plan_for_budget`.
+
+    Returns:
+        `str`: A budget that `plan_for_budget` accepts, rounded up to four decimals.
+
+    Example:
+    ```python
+    >>> nearest_macs_budget(1 / 11, WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536)))
+    'macs=0.091'
+
+    ```
+    """
+    search = _Search(teacher, multiple)
+    smallest = search.macs_fraction(search.proportional_plans()[0])
+    return f"macs={_rounded(max(fraction, smallest), math.ceil)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """The uniform plans that one teacher can be pruned to and that stock BERT holds without padding."""
+
+    teacher: WidthPlan
+    multiple: int
+
+    def __post_init__(self) -> None:
+        if self.multiple < 1:
+            raise ValueError(f"multiple={self.multiple} is no width to round to; nearest valid: 1")
+
+    @functools.cached_property
+    def limit(self) -> LayerWidths:
+        """What every layer of the teacher has, so that a uniform plan may have it."""
+        return functools.reduce(narrowest, self.teacher.layers)
+
+    def macs_fraction(self, plan: WidthPlan) -> float:
+        return encoder_macs(plan) / encoder_macs(self.teacher)
+
+    def proportional_plans(self) -> list[WidthPlan]:
+        """Return, from narrow to wide, the plan of each hidden size with the teacher's ratio of FFN to hidden size."""
+        hidden_sizes = [*range(self.multiple, self.teacher.hidden_size, self.multiple), self.teacher.hidden_size]
+        plans = []
+        for hidden_size in hidden_sizes:
+            num_heads = self._num_heads(hidden_size)
+            if num_heads:
+                num_steps = round(self._proportional_ffn(hidden_size) / self.multiple)
+                layer = LayerWidths(num_heads, hidden_size // num_heads, self._ffn_size(num_steps))
+                plans.append(WidthPlan.uniform(hidden_size, len(self.teacher.layers), layer))
+        if not plans:
+            raise ValueError(
+                f"multiple={self.multiple} leaves no hidden size that splits into "
+                f"{self.limit.num_attention_heads} heads of {self.limit.head_dim} or fewer; nearest valid: 1"
+            )
+        return plans
+
+    def ffn_variants(
+        self, plan: WidthPlan, target: float, measure: Callable[[WidthPlan], float]
+    ) -> Iterator[WidthPlan]:
+        """Yield the plan, and the two with the FFN sizes on either side of the one that meets `target` exactly."""
+        yield plan
+        ffn_size = plan.layers[0].intermediate_size
+        cost = measure(plan)
+        # Every cost is linear in the FFN size. Beyond half and twice the proportion it is another shape of model.
+        slope = measure(_with_ffn(plan, ffn_size + self.multiple)) - cost
+        num_steps = ffn_size / self.multiple + (target - cost) / slope
+        num_steps = min(max(num_steps, ffn_size / self.multiple / 2), 2 * ffn_size / self.multiple)
+        yield _with_ffn(plan, self._ffn_size(math.floor(num_steps)))
+        yield _with_ffn(plan, self._ffn_size(math.ceil(num_steps)))
+
+    def unlikeness(self, plan: WidthPlan) -> float:
+        """How far the plan's proportions and heads are from the teacher's: 0 where both are kept."""
+        layer = plan.layers[0]
+        distortion = abs(math.log(layer.intermediate_size / self._proportional_ffn(plan.hidden_size)))
+        return distortion + self._head_penalty(layer.num_attention_heads, layer.head_dim)
+
+    def _num_heads(self, hidden_size: int) -> int | None:
+        """Return the teacher's number of heads where it divides the hidden size sensibly, else the best near it."""
+        choices = [
+            num_heads
+            for num_heads in range(1, self.limit.num_attention_heads + 1)
+            if hidden_size % num_heads == 0 and hidden_size // num_heads <= self.limit.head_dim
+        ]
+
+        def preference(num_heads: int) -> tuple[bool, float]:
+            head_dim = hidden_size // num_heads
+            kept = num_heads == self.limit.num_attention_heads and head_dim >= self._sensible_head_dim
+            return not kept, self._head_penalty(num_heads, head_dim)
+
+        return min(choices, key=preference, default=None)
+
+    def _head_penalty(self, num_heads: int, head_dim: int) -> float:
+        # Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest.
+        awkward = 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
+        too_thin = max(0.0, math.log(self._sensible_head_dim / head_dim))
+        return awkward + 0.1 * math.log(self.limit.num_attention_heads / num_heads) + 0.5 * too_thin
+
+    @property
+    def _sensible_head_dim(self) -> int:
+        return min(_SMALLEST_SENSIBLE_HEAD_DIM, self.limit.head_dim)
+
+    def _proportional_ffn(self, hidden_size: int) -> float:
+        return hidden_size / self.teacher.hidden_size * self.limit.intermediate_size
+
+    def _ffn_size(self, num_steps: int) -> int:
+        return min(max(num_steps, 1) * self.multiple, self.limit.intermediate_size)
+
+
+def _parse(budget: str) -> tuple[str, float]:
+    match = _BUDGET.fullmatch(budget)
+    kind = budget.partition("=")[0].strip()
+    if kind not in _EXAMPLES:
+        nearest = nearest_name(kind, _EXAMPLES)
+        raise ValueError(
+            f"student={shown(budget)} limits no known cost; nearest valid: '{nearest}={_EXAMPLES[nearest]}'"
+        )
+    if match is None or (kind == "macs" and match[3]):
+        raise ValueError(
+            f"student={shown(budget)} is no number of {kind}; expected a positive number, for params with an optional "
+            f"suffix k, M or B, for macs a fraction of the teacher's encoder; for example '{kind}={_EXAMPLES[kind]}'"
+        )
+    return kind, float(match[2]) * _SUFFIXES[match[3]]
+
+
+def _with_ffn(plan: WidthPlan, intermediate_size: int) -> WidthPlan:
+    layer = dataclasses.replace(plan.layers[0], intermediate_size=intermediate_size)
+    return WidthPlan.uniform(plan.hidden_size, len(plan.layers), layer)
+
+
+def _rounded(value: float, rounding: Callable[[float], int]) -> str:
+    return f"{rounding(value * 10_000) / 10_000:.4f}".rstrip("0").rstrip(".")
