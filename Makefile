@@ -14,7 +14,7 @@ DEMO_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
-REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt homodistil_hf/version.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

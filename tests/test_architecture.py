@@ -43,7 +43,7 @@ SELF_CONTAINED = {"modeling": ("torch", "transformers", "collections", "typing",
 
 
 def module_name(path: Path) -> str:
-    """`homodistil_hf/methods/one_shot.py` → `methods.one_shot`; a package is named after its folder, the root is ""."""
+    """`homodistil_hf/methods/one_shot.py` → `methods.one_shot`; a package is named after its folder."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -62,7 +62,7 @@ def rank_of(module: str) -> int:
 
 
 def imports_of(source: str, *, package: str) -> Iterator[tuple[str, str]]:
-    """Every (module, name) that a file of `package` imports, lazily or for types too; relative imports made absolute."""
+    """Every (module, name) that a file of `package` imports, lazy and relative ones included."""
     parts = package.split(".")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
