@@ -254,8 +254,8 @@ def _count_layer(layer: LayerWidths, hidden_size: int) -> int:
 
 def _count_head(head: str | None, hidden_size: int, config: PreTrainedConfig, num_labels: int) -> int:
     square = _count_linear(hidden_size, hidden_size)
-    # The decoder's bias is always there; its weight is the word embedding unless the config unties them.
-    decoder = config.vocab_size * (1 if config.tie_word_embeddings else 1 + hidden_size)
+    # Untied, the decoder has its own weight, and its own bias beside the head's.
+    decoder = config.vocab_size * (1 if config.tie_word_embeddings else hidden_size + 2)
     task = _count_linear(hidden_size, num_labels)
     sizes = {
         None: 0,

@@ -1,0 +1,242 @@
+import re
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from transformers import BertConfig
+
+from homodistil_hf.budgets import nearest_macs_budget, plan_for_budget
+from homodistil_hf.cost import count_parameters, encoder_macs
+from homodistil_hf.modeling import HomoBertConfig
+from homodistil_hf.plans import PRESETS, check_plan
+from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+
+
+def bert(
+    hidden_size: int, num_heads: int, *, num_layers: int = 12, vocab_size: int = 30522, ffn: int = 0
+) -> BertConfig:
+    return BertConfig(
+        hidden_size=hidden_size,
+        num_attention_heads=num_heads,
+        num_hidden_layers=num_layers,
+        intermediate_size=ffn or 4 * hidden_size,
+        vocab_size=vocab_size,
+    )
+
+
+TEACHERS = {
+    "base": bert(768, 12),
+    "large": bert(1024, 16, num_layers=24),
+    "six layers": bert(384, 12, num_layers=6),
+    "TinyBERT": bert(312, 12, num_layers=4, ffn=1200),
+    "BERT-mini": bert(256, 4, num_layers=4),
+    "BERT-tiny": bert(128, 2, num_layers=2),
+    "multilingual": bert(768, 12, vocab_size=119547),
+    "test size": bert(32, 4, num_layers=2, vocab_size=120),
+    "thin heads": bert(64, 16, num_layers=2, vocab_size=200),
+    "one head": bert(64, 1, num_layers=1, vocab_size=200),
+    "three heads": bert(48, 3, num_layers=3, vocab_size=150),
+    "narrow FFN": bert(128, 4, num_layers=3, vocab_size=500, ffn=96),
+    "odd widths": bert(100, 4, num_layers=2, vocab_size=300, ffn=350),
+}
+
+
+def cost(kind: str, plan: WidthPlan, config: BertConfig) -> float:
+    if kind == "params":
+        return count_parameters(plan, config)
+    return encoder_macs(plan) / encoder_macs(teacher_plan(config))
+
+
+def rounding_step(kind: str, target: float, config: BertConfig, multiple: int) -> float:
+    """The distance between the two plans around `target` that are one hidden step apart, all else in proportion."""
+    teacher = teacher_plan(config)
+    limit = teacher.layers[0]
+    costs = []
+    for hidden_size in [*range(multiple, teacher.hidden_size, multiple), teacher.hidden_size]:
+        head_counts = range(1, limit.num_attention_heads + 1)
+        fitting = [n for n in head_counts if hidden_size % n == 0 and hidden_size // n <= limit.head_dim]
+        if fitting:
+            ffn_steps = round(hidden_size * limit.intermediate_size / teacher.hidden_size / multiple)
+            ffn = min(max(ffn_steps, 1) * multiple, limit.intermediate_size)
+            layer = LayerWidths(fitting[0], hidden_size // fitting[0], ffn)
+            costs.append(cost(kind, WidthPlan.uniform(hidden_size, len(teacher.layers), layer), config))
+    above = next(index for index, value in enumerate(costs) if value >= target * (1 - 1e-9))
+    return costs[above] - costs[max(above - 1, 0)]
+
+
+def assert_meets_budget(kind: str, target: float, config: BertConfig, multiple: int = 8) -> WidthPlan:
+    plan = plan_for_budget(f"{kind}={target!r}", config, multiple=multiple)
+    teacher, layer = teacher_plan(config), plan.layers[0]
+    check_plan(plan, teacher)
+    assert plan.is_uniform
+    assert plan.padded() == plan
+    for width, limit in (
+        (plan.hidden_size, teacher.hidden_size),
+        (layer.intermediate_size, teacher.layers[0].intermediate_size),
+    ):
+        assert width % multiple == 0 or width == limit
+    allowed = max(0.03 * target, rounding_step(kind, target, config, multiple))
+    assert abs(cost(kind, plan, config) - target) <= allowed
+    proportional = plan.hidden_size / teacher.hidden_size * teacher.layers[0].intermediate_size
+    # Half to twice the teacher's proportion, each end with what rounding to the multiple adds.
+    assert proportional / 2 - 1.25 * multiple <= layer.intermediate_size <= 2 * proportional + 2 * multiple
+    return plan
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("config", TEACHERS.values(), ids=TEACHERS)
+def test_budgets_are_met_for_teachers_of_all_shapes(config, kind):
+    whole = cost(kind, teacher_plan(config), config)
+    met = 0
+    for percent in (100, 90, 75, 60, 50, 40, 33, 25, 20, 15, 10, 5):
+        target = percent / 100 * whole
+        if kind == "params":
+            target = round(target)
+        if target >= smallest_reachable(kind, config):
+            assert_meets_budget(kind, target, config)
+            met += 1
+    assert met >= 5
+
+
+def smallest_reachable(kind: str, config: BertConfig) -> float:
+    with pytest.raises(ValueError, match="out of this teacher's reach") as error:
+        plan_for_budget(f"{kind}=0", config)
+    return float(re.search(rf"from '{kind}=([\d.]+)'", str(error.value))[1])
+
+
+@given(
+    num_heads=st.integers(1, 16),
+    head_dim=st.integers(4, 80),
+    ffn_ratio=st.floats(0.5, 6),
+    num_layers=st.integers(1, 24),
+    vocab_size=st.integers(50, 50_000),
+    multiple=st.sampled_from([1, 4, 8, 16]),
+    kind=st.sampled_from(["macs", "params"]),
+    fraction=st.floats(0.02, 1),
+)
+@settings(deadline=None, max_examples=150)
+def test_budgets_are_met_for_any_teacher(
+    num_heads, head_dim, ffn_ratio, num_layers, vocab_size, multiple, kind, fraction
+):
+    hidden_size = num_heads * head_dim
+    ffn = max(1, round(ffn_ratio * hidden_size))
+    config = bert(hidden_size, num_heads, num_layers=num_layers, vocab_size=vocab_size, ffn=ffn)
+    whole = cost(kind, teacher_plan(config), config)
+    target = round(fraction * whole) if kind == "params" else fraction
+    try:
+        plan_for_budget(f"{kind}={target!r}", config, multiple=multiple)
+    except ValueError as error:
+        assume("out of this teacher's reach" not in str(error))
+        raise
+    assert_meets_budget(kind, target, config, multiple)
+
+
+@pytest.mark.parametrize(
+    ("budget", "preset"),
+    [
+        ("params=14M", "homobert-tiny"),
+        ("params=14200000", "homobert-tiny"),
+        ("params=15.8M", "homobert-xsmall"),
+        ("params=17400k", "homobert-small"),
+        ("params=0.0657B", "homobert-base"),
+        (" params = 65.7e6 ", "homobert-base"),
+    ],
+)
+def test_the_presets_are_what_their_parameter_counts_ask_for(budget, preset):
+    assert plan_for_budget(budget, BertConfig()) == PRESETS[preset]
+
+
+@pytest.mark.parametrize("config", TEACHERS.values(), ids=TEACHERS)
+def test_the_whole_budget_is_the_teacher_itself(config):
+    teacher = teacher_plan(config)
+    assert plan_for_budget("macs=1", config) == teacher
+    assert plan_for_budget(f"params={count_parameters(teacher, config)}", config) == teacher
+
+
+@pytest.mark.parametrize("percent", range(5, 100, 5))
+def test_the_teachers_heads_are_kept_where_they_fit(percent):
+    config = bert(768, 12)
+    plan = plan_for_budget(f"macs={percent / 100}", config)
+    num_heads, head_dim = plan.layers[0].num_attention_heads, plan.layers[0].head_dim
+    assert head_dim >= 16
+    assert num_heads == 12 or plan.hidden_size % 12 or plan.hidden_size < 12 * 16
+
+
+def test_a_quarter_of_a_six_layer_teacher():
+    # 192 hidden channels in proportion cost 0.263 of it, more than 3 % off: the FFN gives way, the heads stay.
+    plan = plan_for_budget("macs=0.25", TEACHERS["six layers"])
+    assert plan == WidthPlan.uniform(192, 6, LayerWidths(12, 16, 704))
+
+
+def test_the_multiple_is_the_rounding():
+    plan = plan_for_budget("macs=0.3", bert(768, 12), multiple=64)
+    assert plan.hidden_size % 64 == plan.layers[0].intermediate_size % 64 == 0
+
+
+def test_an_uneven_teacher_gets_a_uniform_student_within_its_narrowest_layer():
+    layers = [
+        {"num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128},
+        {"num_attention_heads": 3, "head_dim": 12, "intermediate_size": 200},
+    ]
+    config = HomoBertConfig(hidden_size=64, num_hidden_layers=2, per_layer_config=dict(enumerate(layers)))
+    plan = plan_for_budget("macs=0.2", config)
+    check_plan(plan, teacher_plan(config))
+    assert plan.padded() == plan
+    assert encoder_macs(plan) / encoder_macs(teacher_plan(config)) == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("param=14M", "student='param=14M' limits no known cost; nearest valid: 'params=14M'"),
+        ("mac=1", "limits no known cost; nearest valid: 'macs=0.25'"),
+        ("=14M", "limits no known cost; nearest valid: '(params|macs)="),
+        ("params=", "is no number of params; .* for example 'params=14M'"),
+        ("params=14MB", "is no number of params; .* for example 'params=14M'"),
+        ("params=-14M", "is no number of params"),
+        ("params=14G", "is no number of params"),
+        ("params=nan", "is no number of params"),
+        ("params=1,5M", "is no number of params"),
+        ("macs=0.25M", "is no number of macs; .* for example 'macs=0.25'"),
+        ("macs=25%", "is no number of macs"),
+        ("params=110M", "out of this teacher's reach; .* from 'params=258768' to 'params=108891648'"),
+        ("params=1000", "out of this teacher's reach; .* from 'params=258768' to"),
+        ("params=1e999", "out of this teacher's reach"),
+        ("macs=1.01", "out of this teacher's reach; .* from 'macs=0.0004' to 'macs=1'"),
+        ("macs=0", "out of this teacher's reach"),
+    ],
+)
+def test_impossible_budgets_are_refused(budget, message):
+    with pytest.raises(ValueError, match=message):
+        plan_for_budget(budget, BertConfig())
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("config", TEACHERS.values(), ids=TEACHERS)
+def test_both_ends_of_the_reachable_range_can_be_asked_for(config, kind):
+    with pytest.raises(ValueError, match="out of this teacher's reach") as error:
+        plan_for_budget(f"{kind}=1e30", config)
+    smallest, largest = re.search(rf"from '({kind}=[\d.]+)' to '({kind}=[\d.]+)'", str(error.value)).groups()
+    assert plan_for_budget(smallest, config).hidden_size <= plan_for_budget(largest, config).hidden_size
+
+
+@pytest.mark.parametrize("multiple", [0, -8])
+def test_impossible_multiples_are_refused(multiple):
+    with pytest.raises(ValueError, match=f"multiple={multiple} is no width to round to; nearest valid: 1"):
+        plan_for_budget("macs=0.5", BertConfig(), multiple=multiple)
+
+
+def test_a_multiple_that_leaves_no_plan_is_refused():
+    layers = [{"num_attention_heads": 1, "head_dim": 4, "intermediate_size": 16}] * 2
+    config = HomoBertConfig(hidden_size=64, num_hidden_layers=2, per_layer_config=dict(enumerate(layers)))
+    with pytest.raises(ValueError, match="multiple=8 leaves no hidden size that splits into 1 heads of 4 or fewer"):
+        plan_for_budget("macs=0.5", config)
+    assert plan_for_budget("macs=0.1", config, multiple=1).hidden_size <= 4
+
+
+def test_the_nearest_macs_budget_is_one_that_can_be_met():
+    config = TEACHERS["six layers"]
+    assert nearest_macs_budget(1 / 11, teacher_plan(config)) == "macs=0.091"
+    assert nearest_macs_budget(1.0, teacher_plan(config)) == "macs=1"
+    unreachable = nearest_macs_budget(1e-9, teacher_plan(config))
+    assert plan_for_budget(unreachable, config).hidden_size == 8

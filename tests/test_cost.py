@@ -1,0 +1,253 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
+
+from homodistil_hf import modeling
+from homodistil_hf.cost import (
+    Cost,
+    Latency,
+    count_parameters,
+    encoder_macs,
+    measure_latencies,
+    measure_latency,
+    plan_cost,
+    size_bytes,
+)
+from homodistil_hf.plans import PRESETS
+from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+
+TINY = BertConfig(
+    vocab_size=101,
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=40,
+    max_position_embeddings=17,
+)
+CONFIGS = {
+    "tiny": TINY,
+    "five labels": BertConfig(**{**TINY.to_diff_dict(), "num_labels": 5}),
+    "one token type": BertConfig(**{**TINY.to_diff_dict(), "type_vocab_size": 1, "num_hidden_layers": 1}),
+    "untied": BertConfig(**{**TINY.to_diff_dict(), "tie_word_embeddings": False}),
+    "base": BertConfig(),
+    "large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+}
+HEADS = {
+    "masked_lm": BertForMaskedLM,
+    "sequence_classification": BertForSequenceClassification,
+    "token_classification": BertForTokenClassification,
+    "question_answering": BertForQuestionAnswering,
+}
+
+
+def num_model_parameters(model_class: type, config: BertConfig, **kwargs: bool) -> int:
+    with torch.device("meta"):
+        model = model_class(config, **kwargs)
+    model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def tiny_model(**changes: int) -> BertModel:
+    return BertModel(BertConfig(**{**TINY.to_diff_dict(), **changes}))
+
+
+# Formulas
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("head", HEADS)
+def test_parameters_equal_those_of_the_stock_model(config, head):
+    assert count_parameters(teacher_plan(config), config, head=head) == num_model_parameters(HEADS[head], config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_without_a_head_there_is_no_pooler_either(config):
+    expected = num_model_parameters(BertModel, config, add_pooling_layer=False)
+    assert count_parameters(teacher_plan(config), config) == expected
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parameters_of_the_presets_equal_those_of_stock_models(preset):
+    plan = PRESETS[preset]
+    layer = plan.layers[0]
+    student = BertConfig(
+        hidden_size=plan.hidden_size,
+        num_attention_heads=layer.num_attention_heads,
+        intermediate_size=layer.intermediate_size,
+    )
+    assert count_parameters(plan, BertConfig(), head="masked_lm") == num_model_parameters(BertForMaskedLM, student)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_parameters_of_uneven_widths_equal_those_of_the_compact_model(head):
+    plan = WidthPlan(20, (LayerWidths(3, 4, 40), LayerWidths(1, 7, 9)))
+    layers = plan.to_dict()["layers"]
+    config = modeling.HomoBertConfig(
+        **{**TINY.to_diff_dict(), "hidden_size": 20}, per_layer_config=dict(enumerate(layers))
+    )
+    model_class = getattr(modeling, HEADS[head].__name__.replace("Bert", "HomoBert"))
+    assert count_parameters(plan, TINY, head=head) == num_model_parameters(model_class, config)
+
+
+def test_num_labels_can_be_given_apart():
+    plan = teacher_plan(TINY)
+    more = count_parameters(plan, TINY, head="token_classification", num_labels=9)
+    assert more - count_parameters(plan, TINY) == 24 * 9 + 9
+
+
+def test_unknown_heads_are_refused():
+    with pytest.raises(ValueError, match="head='maskedlm' is unknown; nearest valid: 'masked_lm'"):
+        count_parameters(teacher_plan(TINY), TINY, head="maskedlm")
+
+
+@pytest.mark.parametrize(
+    ("preset", "million_parameters", "speed_up"),
+    [
+        ("homobert-base", 65.7, 1.8),
+        ("homobert-small", 17.4, 8.5),
+        ("homobert-xsmall", 15.8, 9.7),
+        ("homobert-tiny", 14.2, 11.0),
+    ],
+)
+def test_the_table_of_students(preset, million_parameters, speed_up):
+    plan, config = PRESETS[preset], BertConfig()
+    assert round(count_parameters(plan, config) / 1e6, 1) == million_parameters
+    assert round(encoder_macs(teacher_plan(config)) / encoder_macs(plan), 1) == speed_up
+
+
+def test_encoder_macs_by_hand():
+    plan = WidthPlan(10, (LayerWidths(2, 3, 7), LayerWidths(1, 4, 5)))
+    first = 3 * 10 * 6 + 6 * 10 + 2 * 10 * 7 + 2 * 8 * 6
+    second = 3 * 10 * 4 + 4 * 10 + 2 * 10 * 5 + 2 * 8 * 4
+    assert encoder_macs(plan, sequence_length=8) == first + second
+    assert encoder_macs(plan) == encoder_macs(plan, sequence_length=128)
+
+
+@pytest.mark.parametrize("sequence_length", [1, 5, 16])
+def test_encoder_macs_equal_those_that_torch_counts(sequence_length):
+    encoder = BertModel(TINY, add_pooling_layer=False)
+    encoder.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(input_ids=torch.zeros(3, sequence_length, dtype=torch.long))
+    num_tokens = 3 * sequence_length
+    assert counter.get_total_flops() == 2 * num_tokens * encoder_macs(teacher_plan(TINY), sequence_length)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_bytes_equal_those_of_tensors(dtype):
+    assert size_bytes(12, dtype) == torch.zeros(12, dtype=getattr(torch, dtype)).nbytes
+
+
+def test_unknown_types_are_refused():
+    with pytest.raises(ValueError, match="dtype='float23' is unknown; nearest valid: 'float32'"):
+        size_bytes(1, "float23")
+
+
+def test_the_cost_of_a_plan_is_the_three_formulas():
+    plan = teacher_plan(TINY)
+    num_parameters = count_parameters(plan, TINY, head="sequence_classification", num_labels=4)
+    cost = plan_cost(plan, TINY, head="sequence_classification", num_labels=4, dtype="bfloat16")
+    assert cost == Cost(num_parameters, encoder_macs(plan), 2 * num_parameters)
+
+
+def test_uneven_widths_cost_more_padded_than_compact():
+    plan = WidthPlan(24, (LayerWidths(3, 8, 40), LayerWidths(1, 8, 16)))
+    compact, padded = plan_cost(plan, TINY), plan_cost(plan.padded(), TINY)
+    assert padded == plan_cost(teacher_plan(TINY), TINY)
+    # The second layer's attention grows from 8 to 24 channels and its FFN from 16 to 40 neurons.
+    assert padded.num_parameters - compact.num_parameters == 16 * (4 * 24 + 3) + 24 * (2 * 24 + 1)
+    assert padded.encoder_macs - compact.encoder_macs == 16 * (4 * 24 + 2 * 128) + 24 * 2 * 24
+
+
+# Measured latency
+
+
+def test_latency_figures_by_hand():
+    durations_ms = [float(number) for number in (10, 1, 2, 3, 4, 5, 6, 7, 8, 9)]
+    assert Latency.from_durations(durations_ms) == Latency(5.5, 1.0, 9.0, 10.0, 10)
+    assert Latency.from_durations([7.0]) == Latency(7.0, 7.0, 7.0, 7.0, 1)
+
+
+def test_measured_figures_are_positive_and_ordered():
+    latency = measure_latency(tiny_model(), batch_size=2, sequence_length=8, num_repeats=5, num_warmup=1)
+    assert 0 < latency.min_ms <= latency.median_ms <= latency.p90_ms <= latency.max_ms
+    assert latency.num_repeats == 5
+
+
+def test_measuring_leaves_every_training_mode_and_the_random_state_alone():
+    model = tiny_model().train()
+    model.embeddings.eval()  # a frozen part of a model that trains
+    modes = [module.training for module in model.modules()]
+    random_state = torch.get_rng_state()
+    measure_latency(model, sequence_length=8, num_repeats=1, num_warmup=0)
+    assert [module.training for module in model.modules()] == modes
+    assert True in modes
+    assert False in modes
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_models_are_timed_in_turn_in_evaluation_mode_and_without_gradients():
+    calls = []
+
+    def record(name: str, model: nn.Module) -> nn.Module:
+        def hook(module: nn.Module, _: tuple, kwargs: dict) -> None:
+            calls.append((name, tuple(kwargs["input_ids"].shape), module.training, torch.is_grad_enabled()))
+
+        model.register_forward_pre_hook(hook, with_kwargs=True)
+        return model
+
+    models = {name: record(name, tiny_model().train()) for name in ("teacher", "student")}
+    latencies = measure_latencies(models, batch_size=3, sequence_length=8, num_repeats=2, num_warmup=1)
+    assert calls == [("teacher", (3, 8), False, False), ("student", (3, 8), False, False)] * 3
+    assert {name: latency.num_repeats for name, latency in latencies.items()} == {"teacher": 2, "student": 2}
+
+
+def test_a_failing_forward_still_restores_the_training_mode():
+    model = tiny_model().train()
+    model.encoder.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken layer")))
+    with pytest.raises(RuntimeError, match="broken layer"):
+        measure_latency(model, sequence_length=8)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 is too small; nearest valid: 1"),
+        ({"sequence_length": 0}, "sequence_length=0 is too small; nearest valid: 1"),
+        ({"num_repeats": 0}, "num_repeats=0 is too small; nearest valid: 1"),
+        ({"num_warmup": -1}, "num_warmup=-1 is too small; nearest valid: 0"),
+        (
+            {"sequence_length": 18},
+            "sequence_length=18 is longer than .* max_position_embeddings=17; nearest valid: 17",
+        ),
+    ],
+)
+def test_impossible_measurements_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        measure_latency(tiny_model(), **{"sequence_length": 8, **arguments})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_whole_pass_is_timed():
+    small = tiny_model(max_position_embeddings=512).cuda()
+    large = tiny_model(
+        max_position_embeddings=512,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+    ).cuda()
+    # A launch alone takes as long for both but for the number of layers; the work of the large one takes far longer.
+    latencies = measure_latencies({"small": small, "large": large}, batch_size=64, sequence_length=512, num_repeats=5)
+    assert latencies["large"].median_ms > 10 * latencies["small"].median_ms

@@ -1,0 +1,267 @@
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertConfig
+
+from homodistil_hf.cost import encoder_macs
+from homodistil_hf.plans import PRESETS, check_plan, kept_fractions, resolve_plan
+from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+
+BASE = BertConfig()
+SMALL = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, vocab_size=100)
+UNIFORM = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 96}
+LAYER = {"num_attention_heads": 4, "head_dim": 8, "intermediate_size": 96}
+UNEVEN = {"hidden_size": 32, "layers": [LAYER, {"num_attention_heads": 2, "head_dim": 6, "intermediate_size": 200}]}
+
+
+def nearest_plan(message: str) -> dict:
+    return json.loads(message.split("nearest valid plan: ")[1])
+
+
+# What a student may be called
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_fit_bert_base_and_need_no_padding(preset):
+    plan = resolve_plan(preset, BASE)
+    assert plan == PRESETS[preset]
+    assert len(plan.layers) == 12
+    assert plan.padded() == plan
+
+
+def test_the_shapes_of_the_presets():
+    shapes = {name: tuple(plan.to_dict().values()) for name, plan in PRESETS.items()}
+    assert shapes == {
+        "homobert-base": (576, 12, 48, 2304),
+        "homobert-small": (256, 8, 32, 1024),
+        "homobert-xsmall": (240, 12, 20, 960),
+        "homobert-tiny": (224, 8, 28, 896),
+    }
+
+
+@pytest.mark.parametrize("values", [UNIFORM, UNEVEN], ids=["uniform", "per layer"])
+def test_a_plan_is_the_same_as_dict_text_and_file(values, tmp_path):
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(values), encoding="utf-8")
+    expected = WidthPlan.from_dict(values, num_hidden_layers=2)
+    for student in (values, json.dumps(values), "\n " + json.dumps(values, indent=2), str(file)):
+        assert resolve_plan(student, SMALL) == expected
+
+
+def test_a_plan_file_needs_no_particular_name(tmp_path):
+    for name in ("widths", "a=b.json"):
+        (tmp_path / name).write_text(json.dumps(UNIFORM), encoding="utf-8")
+        assert resolve_plan(str(tmp_path / name), SMALL).to_dict() == UNIFORM
+
+
+def test_budgets_are_understood():
+    plan = resolve_plan("macs=0.25", SMALL)
+    assert encoder_macs(plan) / encoder_macs(teacher_plan(SMALL)) == pytest.approx(0.25, rel=0.03)
+    assert resolve_plan("params=14M", BASE) == PRESETS["homobert-tiny"]
+    assert resolve_plan("macs=0.25", BASE, multiple=64).hidden_size % 64 == 0
+
+
+def test_the_teachers_own_widths_are_a_plan():
+    assert resolve_plan(teacher_plan(SMALL).to_dict(), SMALL) == teacher_plan(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("homobert-tny", "student='homobert-tny' is unknown; nearest valid: 'homobert-tiny'; a student is a preset"),
+        ("", "student='' is unknown; nearest valid: 'homobert-"),
+        ("missing.json", "student='missing.json' is unknown; nearest valid: "),
+        ("\0.json", "is unknown; nearest valid: "),
+        ("x" * 100_000, "is unknown; nearest valid: "),
+        ("[" * 100_000, "is unknown; nearest valid: "),
+        ("budget=3", "limits no known cost; nearest valid: "),
+        ("macs=2", "out of this teacher's reach; nearest valid: from 'macs="),
+        ("{", "is no valid JSON .*; a student is a preset"),
+        ('{"a":' * 100_000, "is no valid JSON .*recursion"),
+        ('{"hidden_size": 1' + "0" * 5000 + "}", "is no valid JSON"),
+        ("{}", "student plan has no key but lacks hidden_size"),
+        ('{"hidden_size": 32.0, "num_attention_heads": 4, "intermediate_size": 96}', "hidden_size=32.0 is no integer"),
+        (None, "student plan is None"),
+        (3, "student plan is 3"),
+        (["homobert-tiny"], r"student plan is \['homobert-tiny'\]"),
+        (UNIFORM | {"num_heads": 4}, "unknown key 'num_heads'; nearest valid: 'num_attention_heads'"),
+        (
+            {"hidden_size": 30, "num_attention_heads": 4, "intermediate_size": 96},
+            "student hidden_size=30 is not divisible by num_attention_heads=4; nearest valid: 28, 32",
+        ),
+    ],
+)
+def test_what_is_no_student_is_refused(student, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_plan(student, SMALL)
+
+
+def test_a_misspelt_file_names_the_nearest_one(tmp_path):
+    (tmp_path / "quarter.json").write_text(json.dumps(UNIFORM), encoding="utf-8")
+    with pytest.raises(ValueError, match="is unknown; nearest valid: '.*quarter.json'"):
+        resolve_plan(str(tmp_path / "quater.json"), SMALL)
+
+
+@pytest.mark.parametrize("content", [b"", b"not json", b"\xff\xfe\x00", b"[1, 2]", b'"homobert-tiny"', b"3"])
+def test_a_file_that_holds_no_plan_is_refused(content, tmp_path):
+    file = tmp_path / "plan.json"
+    file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"is no valid JSON|is no readable JSON file|student plan is .*; expected e.g."
+    ):
+        resolve_plan(str(file), SMALL)
+
+
+# What a teacher allows
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536),
+        BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+        BertConfig(hidden_size=192, intermediate_size=768),
+        BertConfig(num_attention_heads=6),
+        BertConfig(intermediate_size=512),
+    ],
+    ids=["two layers", "six layers", "large", "narrow", "few heads", "narrow FFN"],
+)
+def test_a_preset_that_does_not_fit_names_a_budget_that_does(preset, config):
+    if config.num_attention_heads == 6 and preset == "homobert-base":
+        config = BertConfig(hidden_size=512, num_attention_heads=8)
+    with pytest.raises(ValueError, match=f"student='{preset}' .*; nearest valid: student='macs=") as error:
+        resolve_plan(preset, config)
+    budget = re.search("student='(macs=[0-9.]+)'", str(error.value))[1]
+    plan = resolve_plan(budget, config)
+    same_fraction = encoder_macs(PRESETS[preset]) / encoder_macs(teacher_plan(BASE))
+    assert encoder_macs(plan) / encoder_macs(teacher_plan(config)) == pytest.approx(same_fraction, rel=0.04)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "nearest"),
+    [
+        (
+            {"hidden_size": 72, "num_attention_heads": 4, "head_dim": 16},
+            "hidden_size=72 is wider than its teacher's 64",
+            64,
+        ),
+        (
+            {"num_attention_heads": 8, "head_dim": 4},
+            "num_attention_heads=8 is wider than its teacher's 4 in layer 0",
+            32,
+        ),
+        ({"num_attention_heads": 1, "head_dim": 32}, "head_dim=32 is wider than its teacher's 16 in layer 0", 32),
+        ({"intermediate_size": 257}, "intermediate_size=257 is wider than its teacher's 256 in layer 0", 32),
+        ({"num_attention_heads": 4, "head_dim": 9}, "hidden_size=32 cannot be split into at least 4 heads of at", 32),
+        ({"hidden_size": 10**9}, "hidden_size=1000000000 is wider than its teacher's 64", 64),
+    ],
+)
+def test_impossible_widths_name_the_nearest_plan(changes, message, nearest):
+    with pytest.raises(ValueError, match=f"student {message}.*; nearest valid plan: {{") as error:
+        resolve_plan(UNIFORM | changes, SMALL)
+    plan = resolve_plan(nearest_plan(str(error.value)), SMALL)
+    assert plan.hidden_size == nearest
+
+
+def test_the_layer_that_is_too_wide_is_named():
+    values = {"hidden_size": 32, "layers": [LAYER, LAYER | {"intermediate_size": 300}]}
+    with pytest.raises(ValueError, match="intermediate_size=300 is wider than its teacher's 256 in layer 1") as error:
+        resolve_plan(values, SMALL)
+    assert nearest_plan(str(error.value))["layers"] == [LAYER, LAYER | {"intermediate_size": 256}]
+
+
+def test_each_layer_is_held_against_the_teachers_own():
+    teacher = WidthPlan(32, (LayerWidths(4, 8, 96), LayerWidths(2, 8, 200)))
+    check_plan(teacher, teacher)
+    swapped = WidthPlan(32, teacher.layers[::-1])
+    with pytest.raises(ValueError, match="intermediate_size=200 is wider than its teacher's 96 in layer 0"):
+        check_plan(swapped, teacher)
+
+
+def test_another_number_of_layers_is_refused():
+    with pytest.raises(ValueError, match="student has 1 layers, its teacher 2; nearest valid plan: {"):
+        check_plan(WidthPlan.uniform(32, 1, LayerWidths(4, 8, 96)), teacher_plan(SMALL))
+
+
+widths = st.one_of(st.integers(1, 80), st.integers(1, 10**12))
+layers = st.fixed_dictionaries(dict.fromkeys(LAYER, widths))
+well_formed = st.one_of(
+    st.fixed_dictionaries({"hidden_size": widths, **dict.fromkeys(LAYER, widths)}),
+    st.fixed_dictionaries({"hidden_size": widths, "layers": st.lists(layers, min_size=1, max_size=4)}),
+)
+
+
+def resolved_or_refused(student: object) -> WidthPlan | str:
+    try:
+        return resolve_plan(student, SMALL)
+    except ValueError as error:
+        return str(error)
+
+
+@given(well_formed)
+@settings(deadline=None, max_examples=200)
+def test_a_plan_fits_or_its_error_names_one_that_does(values):
+    outcome = resolved_or_refused(values)
+    if isinstance(outcome, WidthPlan):
+        check_plan(outcome, teacher_plan(SMALL))
+    elif "layers has" in outcome:  # refused for its form, before it is held against the teacher
+        assert len(WidthPlan.from_dict(nearest_plan(outcome), num_hidden_layers=2).layers) == 2
+    elif "is beyond every model" not in outcome:
+        check_plan(resolve_plan(nearest_plan(outcome), SMALL), teacher_plan(SMALL))
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*UNIFORM, "layers", "x"]) | st.text(max_size=4), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+
+
+@given(values)
+@settings(deadline=None, max_examples=300)
+def test_anything_is_a_plan_or_a_value_error(value):
+    for student in (value, json.dumps(value)):
+        with pytest.raises(ValueError, match=r"^student.*\w"):
+            resolve_plan(student, SMALL)
+
+
+@given(st.text(max_size=40) | st.from_regex(r"(params|macs) ?= ?[0-9.eEkMB+-]{0,8}", fullmatch=True))
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_a_student_or_a_value_error(text):
+    outcome = resolved_or_refused(text)
+    if isinstance(outcome, WidthPlan):
+        check_plan(outcome, teacher_plan(SMALL))
+    else:
+        assert outcome.startswith("student")
+
+
+# Kept fractions
+
+
+def test_kept_fractions_name_every_group():
+    teacher = WidthPlan(64, (LayerWidths(4, 16, 256), LayerWidths(4, 16, 128)))
+    student = WidthPlan(32, (LayerWidths(4, 8, 64), LayerWidths(1, 16, 96)))
+    assert kept_fractions(student, teacher) == {
+        "hidden": 0.5,
+        "head.0": 1.0,
+        "query_key.0": 0.5,
+        "value_output.0": 0.5,
+        "ffn.0": 0.25,
+        "head.1": 0.25,
+        "query_key.1": 1.0,
+        "value_output.1": 1.0,
+        "ffn.1": 0.75,
+    }
+
+
+def test_a_teacher_keeps_all_of_itself():
+    teacher = teacher_plan(SMALL)
+    assert set(kept_fractions(teacher, teacher).values()) == {1.0}

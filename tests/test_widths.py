@@ -1,0 +1,249 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertConfig
+
+from homodistil_hf.modeling import HomoBertConfig
+from homodistil_hf.widths import (
+    LayerWidths,
+    WidthPlan,
+    nearest_name,
+    nearest_paddable,
+    shown,
+    teacher_plan,
+    with_num_layers,
+)
+
+UNIFORM = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}
+LAYER = {"num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}
+UNEVEN = {"hidden_size": 64, "layers": [LAYER, {"num_attention_heads": 2, "head_dim": 12, "intermediate_size": 200}]}
+
+
+def uneven_plan(hidden_size: int, *layers: tuple[int, int, int]) -> WidthPlan:
+    return WidthPlan(hidden_size, tuple(LayerWidths(*layer) for layer in layers))
+
+
+plans = st.builds(
+    uneven_plan,
+    st.integers(1, 96),
+    *[st.tuples(st.integers(1, 16), st.integers(1, 24), st.integers(1, 200))] * 2,
+)
+
+
+def is_nowhere_wider(plan: WidthPlan, other: WidthPlan) -> bool:
+    return plan.hidden_size <= other.hidden_size and all(
+        layer.num_attention_heads <= limit.num_attention_heads
+        and layer.head_dim <= limit.head_dim
+        and layer.intermediate_size <= limit.intermediate_size
+        for layer, limit in zip(plan.layers, other.layers, strict=True)
+    )
+
+
+# The two types and their JSON form
+
+
+def test_attention_size_is_heads_times_head_size():
+    assert LayerWidths(num_attention_heads=8, head_dim=28, intermediate_size=896).attention_size == 224
+
+
+def test_a_plan_without_layers_is_refused():
+    with pytest.raises(ValueError, match=r"layers=\(\) has no layer"):
+        WidthPlan(64, ())
+
+
+@pytest.mark.parametrize("values", [UNIFORM, UNEVEN])
+def test_dict_form_is_a_round_trip(values):
+    plan = WidthPlan.from_dict(values, num_hidden_layers=2)
+    assert plan.to_dict() == values
+    assert json.loads(plan.to_json()) == values
+    assert len(plan.layers) == 2
+
+
+def test_uniform_form_says_the_same_as_equal_layers():
+    per_layer = WidthPlan.from_dict({"hidden_size": 64, "layers": [LAYER] * 3}, num_hidden_layers=3)
+    assert per_layer == WidthPlan.from_dict(UNIFORM, num_hidden_layers=3)
+    assert per_layer.is_uniform
+    assert per_layer.to_dict() == UNIFORM
+
+
+def test_one_different_layer_makes_a_plan_uneven():
+    assert not WidthPlan.from_dict(UNEVEN, num_hidden_layers=2).is_uniform
+
+
+def test_head_size_may_be_left_out_where_heads_divide_the_hidden_size():
+    values = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+    assert WidthPlan.from_dict(values, num_hidden_layers=2).to_dict() == UNIFORM
+
+
+@given(plans)
+@settings(deadline=None, max_examples=50)
+def test_any_plan_survives_its_json(plan):
+    assert WidthPlan.from_dict(json.loads(plan.to_json()), num_hidden_layers=2) == plan
+
+
+BAD_PLANS = {
+    "no object": (None, "student plan is None"),
+    "list": ([UNIFORM], "student plan is .*; expected e.g. {"),
+    "empty": ({}, "has no key but lacks hidden_size, num_attention_heads, intermediate_size; a valid plan: {"),
+    "unknown key": (UNIFORM | {"num_heads": 4}, "unknown key 'num_heads'; nearest valid: 'num_attention_heads'"),
+    "key that is no text": (UNIFORM | {7: 1}, "unknown key 7; nearest valid: "),
+    "missing key": ({"hidden_size": 64, "num_attention_heads": 4}, "lacks intermediate_size; a valid plan: {"),
+    "both forms": (UNEVEN | {"head_dim": 16}, "student plan with layers has the unknown key 'head_dim'"),
+    "indivisible": (
+        {"hidden_size": 230, "num_attention_heads": 8, "intermediate_size": 900},
+        "student hidden_size=230 is not divisible by num_attention_heads=8; nearest valid: 224, 232",
+    ),
+    "more heads than channels": (
+        {"hidden_size": 6, "num_attention_heads": 8, "intermediate_size": 900},
+        "num_attention_heads=8 is more than hidden_size=6 has channels; nearest valid: 6",
+    ),
+    "bool": (UNIFORM | {"num_attention_heads": True}, "student num_attention_heads=True is no integer"),
+    "float": (UNIFORM | {"hidden_size": 63.7}, "hidden_size=63.7 is no integer; .* such as 64"),
+    "small float": (UNIFORM | {"hidden_size": 0.2}, "hidden_size=0.2 is no integer; .* such as 1$"),
+    "nan": (UNIFORM | {"head_dim": float("nan")}, "head_dim=nan is no integer"),
+    "text": (UNIFORM | {"hidden_size": "64"}, "hidden_size='64' is no integer; expected a positive integer"),
+    "null": (UNIFORM | {"head_dim": None}, "head_dim=None is no integer"),
+    "zero": (UNIFORM | {"intermediate_size": 0}, "intermediate_size=0 is not positive; nearest valid: 1"),
+    "negative": (UNIFORM | {"hidden_size": -64}, "hidden_size=-64 is not positive; nearest valid: 1"),
+    "huge": (UNIFORM | {"hidden_size": 2**31}, "hidden_size=2147483648 is beyond every model"),
+    "unprintable": (UNIFORM | {"hidden_size": 10**5000}, "hidden_size=an integer of more than 40 digits is beyond"),
+    "no layers": ({"hidden_size": 64, "layers": []}, r"layers=\[\]; expected a list of 2 JSON objects"),
+    "layers as text": ({"hidden_size": 64, "layers": "ab"}, "layers='ab'; expected a list of 2 JSON objects"),
+    "layers as object": ({"hidden_size": 64, "layers": LAYER}, "expected a list of 2 JSON objects"),
+    "layer is no object": ({"hidden_size": 64, "layers": [LAYER, 3]}, r"layers\[1\] is 3; expected a JSON object"),
+    "layer lacks a key": (
+        {"hidden_size": 64, "layers": [LAYER, {"head_dim": 8}]},
+        r"layers\[1\] has head_dim but lacks",
+    ),
+    "layer has a nested plan": (
+        {"hidden_size": 64, "layers": [LAYER | {"layers": []}, LAYER]},
+        r"layers\[0\] has the unknown key 'layers'",
+    ),
+    "bad value in a layer": (
+        {"hidden_size": 64, "layers": [LAYER, LAYER | {"head_dim": -1}]},
+        r"student layers\[1\] head_dim=-1 is not positive",
+    ),
+    "too few layers": (
+        {"hidden_size": 64, "layers": [LAYER]},
+        r'layers has 1 entries; expected one for each of the 2 layers; nearest valid plan: {"hidden_size": 64, "num_',
+    ),
+    "too many layers": ({"hidden_size": 64, "layers": [LAYER] * 3}, "layers has 3 entries; expected one for each of"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_PLANS.values(), ids=BAD_PLANS)
+def test_wrong_forms_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        WidthPlan.from_dict(values, num_hidden_layers=2)
+
+
+def test_a_wrong_number_of_layers_is_cut_or_continued():
+    plan = uneven_plan(64, (4, 16, 128), (2, 12, 200))
+    assert with_num_layers(plan, 1).layers == plan.layers[:1]
+    assert with_num_layers(plan, 2) == plan
+    assert with_num_layers(plan, 4).layers == (*plan.layers, plan.layers[1], plan.layers[1])
+
+
+# Padding to stock BERT
+
+
+@pytest.mark.parametrize(
+    ("plan", "num_heads", "head_dim", "intermediate_size"),
+    [
+        (uneven_plan(64, (4, 16, 128), (2, 12, 200)), 4, 16, 200),  # heads of the first, FFN of the second layer
+        (uneven_plan(64, (3, 16, 128), (2, 16, 128)), 4, 16, 128),  # 3 does not divide 64, the next that does is 4
+        (uneven_plan(64, (3, 20, 128), (1, 1, 1)), None, None, None),  # 4 heads would leave 16 channels each
+        (uneven_plan(64, (2, 20, 128), (1, 30, 1)), 2, 32, 128),  # room to spare goes to the head size
+        (uneven_plan(64, (8, 8, 64), (8, 8, 64)), 8, 8, 64),  # already what stock BERT needs
+        (uneven_plan(64, (1, 65, 64), (1, 1, 1)), None, None, None),  # wider than the hidden size
+    ],
+)
+def test_padding_by_hand(plan, num_heads, head_dim, intermediate_size):
+    if num_heads is None:
+        with pytest.raises(ValueError, match=r"hidden_size=64 cannot be split into at least .* nearest valid plan: {"):
+            plan.padded()
+        return
+    assert plan.padded() == WidthPlan.uniform(64, 2, LayerWidths(num_heads, head_dim, intermediate_size))
+
+
+@given(plans)
+@settings(deadline=None, max_examples=200)
+def test_padding_exists_exactly_where_a_divisor_leaves_room(plan):
+    num_heads, head_dim = plan.widest.num_attention_heads, plan.widest.head_dim
+    exists = any(n >= num_heads and n * d == plan.hidden_size for n in range(1, 97) for d in range(head_dim, 97))
+    if not exists:
+        with pytest.raises(ValueError, match="nearest valid plan"):
+            plan.padded()
+        return
+    padded = plan.padded()
+    assert padded.is_uniform
+    assert padded.layers[0].attention_size == padded.hidden_size == plan.hidden_size
+    assert is_nowhere_wider(plan, padded)
+    assert padded.padded() == padded
+    BertConfig(**stock_arguments(padded))  # raises where stock BERT could not be built
+
+
+def stock_arguments(plan: WidthPlan) -> dict[str, int]:
+    values = plan.to_dict()
+    del values["head_dim"]
+    return values | {"num_hidden_layers": len(plan.layers)}
+
+
+@given(plans)
+@settings(deadline=None, max_examples=200)
+def test_the_nearest_paddable_plan_is_narrower_and_can_be_padded(plan):
+    nearest = nearest_paddable(plan)
+    assert is_nowhere_wider(nearest, plan)
+    assert nearest.padded().hidden_size == nearest.hidden_size
+    assert nearest_paddable(nearest) == nearest
+
+
+def test_the_nearest_paddable_plan_gives_up_the_smaller_share():
+    heads_fit_224 = uneven_plan(230, (8, 28, 900))
+    assert nearest_paddable(heads_fit_224) == uneven_plan(224, (8, 28, 900))
+    heads_too_wide = uneven_plan(230, (8, 64, 900))  # 5 × 46 uses all 230 channels; 8 × 64 fits no smaller size
+    assert nearest_paddable(heads_too_wide) == uneven_plan(230, (5, 46, 900))
+
+
+# A teacher's own widths
+
+
+def test_the_teacher_plan_of_a_bert():
+    config = BertConfig(hidden_size=48, num_attention_heads=3, intermediate_size=100, num_hidden_layers=2)
+    assert teacher_plan(config) == WidthPlan.uniform(48, 2, LayerWidths(3, 16, 100))
+
+
+def test_the_teacher_plan_of_a_compact_student():
+    layers = UNEVEN["layers"]
+    config = HomoBertConfig(hidden_size=64, num_hidden_layers=2, per_layer_config=dict(enumerate(layers)))
+    assert teacher_plan(config).to_dict() == UNEVEN
+
+
+def test_the_teacher_plan_of_a_uniform_compact_student_with_its_own_head_size():
+    config = HomoBertConfig(
+        hidden_size=60, num_hidden_layers=2, num_attention_heads=4, head_dim=8, intermediate_size=96
+    )
+    assert teacher_plan(config) == WidthPlan.uniform(60, 2, LayerWidths(4, 8, 96))
+
+
+def test_a_teacher_with_indivisible_heads_is_refused():
+    config = BertConfig(hidden_size=50, num_attention_heads=1, num_hidden_layers=1)
+    config.num_attention_heads = 4
+    with pytest.raises(ValueError, match=r"teacher hidden_size=50 is not divisible by num_attention_heads=4.* 48, 52"):
+        teacher_plan(config)
+
+
+# Texts for messages
+
+
+def test_the_nearest_name_is_always_one_of_the_valid():
+    assert nearest_name("hiden_sise", ["intermediate_size", "hidden_size"]) == "hidden_size"
+    assert nearest_name("", ["only"]) == nearest_name(None, ["only"]) == "only"
+
+
+def test_shown_values_stay_short():
+    assert shown({"a": 1}) == "{'a': 1}"
+    assert len(shown("x" * 10_000)) < 100
+    assert shown(10**5000) == "an integer of more than 40 digits"
