@@ -15,25 +15,32 @@ class Projections(nn.Module):
     teacher, so these losses start at 0, by the same argument that the paper makes for the weights.
 
     Args:
-        hidden_size: the student's and, at the start, the teacher's.
+        student_size: the student's hidden size at the start.
+        teacher_size: the teacher's; equal to the student's unless a teacher was given apart.
         num_hidden_layers: how many hidden states are compared; 0 without that loss.
         with_embedding: whether embeddings are compared.
-        init: `"identity"` or `"random"` (normal, standard deviation 1/√hidden_size).
+        init: `"identity"` or `"random"` (normal, standard deviation 1/√student_size).
     """
 
     def __init__(
-        self, hidden_size: int, *, num_hidden_layers: int, with_embedding: bool = True, init: str = "identity"
+        self,
+        student_size: int,
+        teacher_size: int,
+        *,
+        num_hidden_layers: int,
+        with_embedding: bool = True,
+        init: str = "identity",
     ):
         super().__init__()
-        self.init = init
-        self.embedding = self._projection(hidden_size) if with_embedding else None
-        self.hidden = nn.ModuleList(self._projection(hidden_size) for _ in range(num_hidden_layers))
 
-    def _projection(self, hidden_size: int) -> nn.Linear:
-        projection = nn.Linear(hidden_size, hidden_size, bias=False)
-        with torch.no_grad():
-            if self.init == "identity":
-                projection.weight.copy_(torch.eye(hidden_size))
-            else:
-                projection.weight.normal_(std=hidden_size**-0.5)
-        return projection
+        def projection() -> nn.Linear:
+            matrix = nn.Linear(student_size, teacher_size, bias=False)
+            with torch.no_grad():
+                if init == "identity":
+                    nn.init.eye_(matrix.weight)
+                else:
+                    matrix.weight.normal_(std=student_size**-0.5)
+            return matrix
+
+        self.embedding = projection() if with_embedding else None
+        self.hidden = nn.ModuleList(projection() for _ in range(num_hidden_layers))

@@ -80,6 +80,63 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
     return max(0.0, (total_steps - step) / max(1.0, total_steps - hold_until))
 
 
+DEADLINE_FRACTION = 0.95
+"""Share of a run by which the plan is reached, whatever the guard says."""
+
+
+@dataclass(frozen=True)
+class PruningSchedule:
+    """When masks are chosen in a run of known length, and how far each kind of group has come.
+
+    Args:
+        windows: kind → (start, end) as shares of all steps.
+        interval_steps: steps between two choices of masks, ≥ 1.
+        total_steps: T, ≥ 1.
+    """
+
+    windows: dict[str, tuple[float, float]]
+    interval_steps: int
+    total_steps: int
+
+    @property
+    def deadline_step(self) -> int:
+        """Last step at which the plan must be reached: 0.95·T, at least 1."""
+        return max(1, int(DEADLINE_FRACTION * self.total_steps))
+
+    @property
+    def end_step(self) -> float:
+        """Step at which the last kind of group reaches the plan."""
+        return min(self.deadline_step, max(end for _, end in self.windows.values()) * self.total_steps)
+
+    def progress(self, step: int) -> dict[str, float]:
+        """p(t) of every kind.
+
+        Args:
+            step: completed optimizer steps.
+
+        Returns:
+            `dict[str, float]` in [0, 1]; all 1 from the deadline on.
+        """
+        if step >= self.deadline_step:
+            return dict.fromkeys(self.windows, 1.0)
+        return {
+            kind: pruning_progress(step, start * self.total_steps, end * self.total_steps)
+            for kind, (start, end) in self.windows.items()
+        }
+
+    def is_due(self, step: int) -> bool:
+        """Whether masks are chosen after this step: every interval, at each window's end, and at the deadline.
+
+        Args:
+            step: completed optimizer steps.
+
+        Returns:
+            `bool`.
+        """
+        ends = {math.ceil(end * self.total_steps) for _, end in self.windows.values()}
+        return step % self.interval_steps == 0 or step in ends or step == self.deadline_step
+
+
 @dataclass
 class DiscrepancyGuard:
     """Pauses pruning while the student is too far from the teacher.

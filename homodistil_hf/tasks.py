@@ -38,6 +38,23 @@ class Task:
     terms: Terms = prediction_terms
     has_classes: bool = True
 
+    def model_inputs(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """What the models get: everything but labels, and for masked words the positions to predict.
+
+        Args:
+            inputs: a batch with its labels.
+
+        Returns:
+            `dict`: keyword arguments of the models' forward.
+        """
+        kept = {name: tensor for name, tensor in inputs.items() if name not in self.label_names}
+        return kept | {"masked_positions": masked_positions(inputs)} if self.name == "mlm" else kept
+
+    @property
+    def required_labels(self) -> tuple[str, ...]:
+        """Inputs without which nothing can be measured."""
+        return tuple(name for name in self.label_names if name != "masked_positions")
+
     def num_predictions(self, inputs: Inputs) -> torch.Tensor:
         """Predictions in a batch: labels that count.
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
-DEADLINE_FRACTION = 0.95
+LOSS_TERMS = ("mlm", "kl", "hidden", "embedding", "attention")
 
 
 @dataclass
@@ -67,6 +68,10 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     mlm_probability: float = field(
         default=0.15, metadata={"help": "Share in (0, 1) of the tokens that are predicted, when the trainer masks."}
+    )
+    student_dropout: float | None = field(
+        default=0.0,
+        metadata={"help": "Dropout of the student while it is distilled, in [0, 1); unset: the teacher's rates."},
     )
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
@@ -152,6 +157,8 @@ class HomoDistilTrainingArguments(TrainingArguments):
         if isinstance(self.student, dict):
             self.student = json.dumps(self.student)
         _check_settings(self)
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False
         super().__post_init__()
         _refuse_unsupported(self)
 
@@ -179,12 +186,14 @@ class HomoDistilTrainingArguments(TrainingArguments):
 
 
 def _check_settings(args: HomoDistilTrainingArguments) -> None:
-    for name in ("mlm", "kl", "hidden", "embedding", "attention"):
+    for name in LOSS_TERMS:
         _check_range(args, f"{name}_weight", low=0.0)
-    if not any(getattr(args, f"{name}_weight") for name in ("mlm", "kl", "hidden", "embedding", "attention")):
+    if not any(getattr(args, f"{name}_weight") for name in LOSS_TERMS):
         raise ValueError("all five loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
     for name in ("sensitivity_smoothing", "uncertainty_smoothing", "guard_smoothing"):
         _check_range(args, name, low=0.0, high=1.0, open_high=True)
+    if args.student_dropout is not None:
+        _check_range(args, "student_dropout", low=0.0, high=1.0, open_high=True)
     _check_range(args, "mlm_probability", low=0.0, high=1.0, open_low=True, open_high=True)
     _check_range(args, "compaction_threshold", low=0.0, high=1.0)
     _check_range(args, "guard_ratio", low=1.0, open_low=True)
@@ -257,3 +266,8 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         value = getattr(args, name, None)
         if value:
             raise ValueError(f"{name}={value!r} is not supported by HomoDistilTrainer; {remedy}")
+    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"hub_strategy={args.hub_strategy.value!r} would upload the optimizer's state as pickles; use 'end' or "
+            "'every_save', and keep checkpoints on disk"
+        )

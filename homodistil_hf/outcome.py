@@ -1,0 +1,88 @@
+"""From a run, finished or not, to a student that can be exported.
+
+A finished run's student is compacted to the plan; one that stopped earlier is taken at the nearest widths that the
+wanted format can hold, and only if the caller says so. Folders are written by `export.py`.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .checkpoint import check_manifest
+from .compaction import compact
+from .conversion import STUDENT_CLASSES
+from .masks import apply_masks, choose_masks
+from .modeling import HomoBertConfig, HomoBertPreTrainedModel
+from .pruning import Pruner, PruningSettings
+from .run_state import STATE_TENSORS_FILE, WEIGHTS_FILE, read_state_file, weights_without_projections
+from .structure import encoder_groups
+from .widths import WidthPlan, nearest_paddable
+
+
+def compacted_copy(pruner: Pruner, *, format: str = "standard", allow_partial: bool = False) -> HomoBertPreTrainedModel:
+    """A student of its own, dense, at the plan, without projections.
+
+    Args:
+        pruner: of the run; left as it is.
+        format: `"standard"` or `"compact"`: which widths are possible before the plan is reached.
+        allow_partial: take a student that has not reached the plan at the nearest possible widths.
+
+    Returns:
+        `HomoBertForX` in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: the plan has not been reached and `allow_partial` is False.
+    """
+    if not pruner.plan_reached and not allow_partial:
+        raise ValueError(
+            f"the student has not reached its plan yet ({pruner.kept.to_json()} instead of {pruner.target.to_json()}); "
+            "resume the run, or pass allow_partial=True (--allow_partial) to take it as it is"
+        )
+    plan = pruner.kept if format == "compact" else nearest_paddable(pruner.kept)
+    student = type(pruner.model)(copy.deepcopy(pruner.model.config))
+    student.load_state_dict(weights_without_projections(pruner.model))
+    groups = encoder_groups(student)
+    masks = choose_masks(pruner.unit_scores(), pruner.masks, plan=plan)
+    apply_masks(student, groups, masks)
+    compact(student, groups, masks, plan=plan)
+    return student.eval()
+
+
+def checkpoint_pruner(folder: str | Path) -> Pruner:
+    """Rebuild the student and the pruning state of a checkpoint, without a trainer.
+
+    Args:
+        folder: `checkpoint-N`.
+
+    Returns:
+        [`Pruner`] of a student that carries no projections.
+
+    Raises:
+        ValueError: damaged, or no checkpoint of a pruning run.
+    """
+    folder = Path(folder)
+    state = read_state_file(folder)["pruner"]
+    check_manifest(folder)
+    student = _load_student(folder)
+    num_layers = student.config.num_hidden_layers
+    target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("target", "full"))
+    pruner = Pruner(student, target, settings=PruningSettings(**state["settings"]), full=full)
+    pruner.load_state(state, _without_projections(load_file(folder / STATE_TENSORS_FILE)))
+    return pruner
+
+
+def _load_student(folder: Path) -> HomoBertPreTrainedModel:
+    config = HomoBertConfig.from_pretrained(folder)
+    classes = {student.__name__: student for student in STUDENT_CLASSES.values()}
+    student = classes[config.architectures[0]](config)
+    student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
+    student.tie_weights()
+    return student
+
+
+def _without_projections(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # PLATON keeps averages for every parameter; those of the projections belong to no parameter of this student.
+    return {name: tensor for name, tensor in tensors.items() if ".projections." not in name}

@@ -1,0 +1,177 @@
+"""What a trainer needs before it can be made: student, teacher and plan, all checked before time is spent.
+
+Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
+"""
+
+import os
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .conversion import load_teacher, load_teacher_config, to_student
+from .data import check_tokenizer
+from .modeling import HomoBertPreTrainedModel
+from .plans import resolve_plan
+from .projections import Projections
+from .structure import PROJECTIONS, modules_of
+from .teacher import FrozenTeacher, resolve_teacher_dtype
+from .training_args import HomoDistilTrainingArguments
+from .widths import WidthPlan, teacher_plan
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The parts of a run.
+
+    Args:
+        student: starts equal to the model it was made from; carries its projections.
+        teacher: frozen.
+        plan: the widths to reach.
+    """
+
+    student: HomoBertPreTrainedModel
+    teacher: FrozenTeacher
+    plan: WidthPlan
+
+
+def prepare(
+    model: str | PreTrainedModel, args: HomoDistilTrainingArguments, *, teacher: str | PreTrainedModel | None = None
+) -> Preparation:
+    """Make the student, the teacher and the plan of a run.
+
+    Args:
+        model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
+        args: the run's settings.
+        teacher: who it learns from; default: a frozen copy of `model`.
+
+    Returns:
+        [`Preparation`].
+
+    Raises:
+        ValueError: impossible plan, unsupported model, teacher and student that can't be compared, more than one GPU
+            in one process, or an output folder that can't be written.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process would use DataParallel, which loses masks and gradients; launch with "
+            "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
+        )
+    config = load_teacher_config(model) if isinstance(model, str) else model.config
+    if args.student is None:
+        raise ValueError("student is not set; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
+    plan = resolve_plan(args.student, config, multiple=args.width_multiple)
+    source = load_teacher(model, config=config) if isinstance(model, str) else model
+    student = to_student(source).float()
+    guide = to_student(_loaded(teacher, default=source))
+    _check_pair(student, guide, with_attention=args.attention_weight > 0)
+    _set_dropout(student, args.student_dropout)
+    _attach_projections(student, guide, args)
+    return Preparation(student, FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device)), plan)
+
+
+def check_output_dir(output_dir: str) -> None:
+    """Make sure that a run can write where it is told to.
+
+    Args:
+        output_dir: created if absent.
+
+    Raises:
+        ValueError: it is a file, or can't be created or written.
+    """
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        writable = os.access(output_dir, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise ValueError(
+            f"output_dir={output_dir!r} can't be created ({error.strerror}); name a folder that you may write"
+        ) from error
+    if not writable:
+        raise ValueError(f"output_dir={output_dir!r} can't be written; change its permissions or name another folder")
+
+
+def existing_files(output_dir: str) -> list[str]:
+    """What is in an output folder before a run.
+
+    Args:
+        output_dir: may be absent.
+
+    Returns:
+        `list[str]`: sorted names.
+    """
+    return sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
+
+
+def check_data(train_dataset: Any, tokenizer: Any, config: Any) -> None:
+    """Look at the first row before training starts.
+
+    Args:
+        train_dataset: map-style or streaming; None is fine (evaluation only).
+        tokenizer: checked against the teacher's vocabulary when it is one.
+        config: the student's configuration.
+
+    Raises:
+        ValueError: an empty data set, sequences longer than the teacher's positions, a tokenizer of another vocabulary.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        check_tokenizer(tokenizer, config)
+    if not isinstance(train_dataset, Sized):
+        return
+    if len(train_dataset) == 0:
+        raise ValueError("train_dataset is empty (0 rows); check its filters, split and path")
+    row = train_dataset[0]
+    length = len(row["input_ids"]) if isinstance(row, dict) and "input_ids" in row else 0
+    if length > config.max_position_embeddings:
+        raise ValueError(
+            f"train_dataset has sequences of {length} tokens, above the teacher's max_position_embeddings="
+            f"{config.max_position_embeddings}; set max_seq_length to at most that"
+        )
+
+
+def _loaded(teacher: str | PreTrainedModel | None, *, default: PreTrainedModel) -> PreTrainedModel:
+    if teacher is None:
+        return default
+    return load_teacher(teacher) if isinstance(teacher, str) else teacher
+
+
+def _check_pair(student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, *, with_attention: bool) -> None:
+    for what, given, expected in (
+        ("class", type(teacher).__name__, type(student).__name__),
+        ("vocab_size", teacher.config.vocab_size, student.config.vocab_size),
+        ("num_hidden_layers", teacher.config.num_hidden_layers, student.config.num_hidden_layers),
+        ("num_labels", teacher.config.num_labels, student.config.num_labels),
+    ):
+        if given != expected:
+            raise ValueError(f"teacher has {what}={given}, the student {expected}; both must agree, choose another teacher")
+    heads = [[layer.num_attention_heads for layer in teacher_plan(m.config).layers] for m in (teacher, student)]
+    if with_attention and heads[0] != heads[1]:
+        raise ValueError(
+            f"attention_weight > 0 needs the same heads in teacher {heads[0]} and student {heads[1]}; set it to 0"
+        )
+
+
+def _set_dropout(student: HomoBertPreTrainedModel, rate: float | None) -> None:
+    # On the modules, not in the configuration: an export keeps the teacher's rates for whoever fine-tunes it.
+    if rate is None:
+        return
+    for module in modules_of(student, nn.Dropout):
+        module.p = rate
+
+
+def _attach_projections(
+    student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, args: HomoDistilTrainingArguments
+) -> None:
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(args.seed)
+    projections = Projections(
+        student.config.hidden_size,
+        teacher.config.hidden_size,
+        num_hidden_layers=student.config.num_hidden_layers if args.hidden_weight else 0,
+        with_embedding=args.embedding_weight > 0,
+        init=args.projection_init,
+    )
+    torch.random.set_rng_state(generator_state)
+    student.add_module(PROJECTIONS, projections)

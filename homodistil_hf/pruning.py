@@ -1,0 +1,329 @@
+"""One student on its way to a width plan: score → mask → zero → compact, and all the state of that.
+
+The `Pruner` strings the stages together in the order of the paper and knows nothing of Trainer, data or ranks: the
+trainer calls it at four moments of an optimizer step.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import compaction, masks as masking
+from .modeling import HomoBertPreTrainedModel
+from .schedule import DiscrepancyGuard, PruningSchedule, kept_fraction
+from .sensitivity import METRICS, SensitivityScores
+from .structure import UnitTensors, encoder_groups
+from .widths import WidthPlan, teacher_plan
+
+_SCORE_PREFIX, _MASK_PREFIX, _HEAD_PREFIX = "score.", "mask.", "heads."
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """How units are scored and chosen; the words are those of `HomoDistilTrainingArguments`.
+
+    Args:
+        metric: `sensitivity`, `platon`, `magnitude` or `movement`.
+        width_allocation: `local` or `global`.
+        multiple: widths in between are rounded up to this, ≥ 1.
+        compaction_threshold: share of the encoder MACs, in [0, 1].
+        sensitivity_smoothing: β1 in [0, 1).
+        uncertainty_smoothing: β2 in [0, 1).
+    """
+
+    metric: str = "sensitivity"
+    width_allocation: str = "local"
+    multiple: int = 8
+    compaction_threshold: float = 0.15
+    sensitivity_smoothing: float = 0.85
+    uncertainty_smoothing: float = 0.95
+
+
+class Pruner:
+    """Prunes a student towards a plan.
+
+    Args:
+        model: the student; changed in place.
+        target: the plan.
+        settings: how units are scored and chosen.
+        guard: pauses pruning; None = never.
+        full: the widths that kept fractions refer to. Default: the student's now.
+    """
+
+    def __init__(
+        self,
+        model: HomoBertPreTrainedModel,
+        target: WidthPlan,
+        *,
+        settings: PruningSettings = PruningSettings(),
+        guard: DiscrepancyGuard | None = None,
+        full: WidthPlan | None = None,
+    ):
+        self.model = model
+        self.target = target
+        self.settings = settings
+        self.guard = guard
+        self.full = full or teacher_plan(model.config)
+        self.groups = encoder_groups(model)
+        self.masks = masking.full_masks(self.groups)
+        self.scores = self._new_scores()
+        self.plan_reached = self.full == target
+        self.num_compactions = 0
+        num_heads = [layer.num_attention_heads for layer in self.full.layers]
+        self.teacher_heads = [torch.arange(count) for count in num_heads]
+
+    @property
+    def present(self) -> WidthPlan:
+        """The widths of the student's parameters."""
+        return teacher_plan(self.model.config)
+
+    @property
+    def kept(self) -> WidthPlan:
+        """The widths that the masks leave."""
+        return masking.kept_plan(self.masks)
+
+    def kept_heads(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Heads that both models still have.
+
+        Args:
+            layer: layer index.
+
+        Returns:
+            `(teacher heads, student heads)`: int64 indices of the same heads in the two models.
+        """
+        student_heads = self.masks[f"head.{layer}"].nonzero().flatten()
+        return self.teacher_heads[layer][student_heads], student_heads
+
+    def kept_fractions(self) -> dict[str, float]:
+        """Share of the units still kept, for each kind of group.
+
+        Returns:
+            `dict`: `hidden`, `attention` (heads × head size) and `ffn`, each in (0, 1].
+        """
+        kept, full = self.kept, self.full
+        return {
+            "hidden": kept.hidden_size / full.hidden_size,
+            "attention": _total(kept, "attention_size") / _total(full, "attention_size"),
+            "ffn": _total(kept, "intermediate_size") / _total(full, "intermediate_size"),
+        }
+
+    def status(self) -> dict[str, float]:
+        """What logs and evaluations say about pruning.
+
+        Returns:
+            `dict`: `kept_fraction_{kind}` of every kind, `num_compactions`, and with a guard `num_guard_pauses`.
+        """
+        status = {f"kept_fraction_{kind}": value for kind, value in self.kept_fractions().items()}
+        status["num_compactions"] = self.num_compactions
+        if self.guard is not None:
+            status["num_guard_pauses"] = self.guard.num_pauses
+        return status
+
+    def score(self, *, gradient_scale: float = 1.0) -> None:
+        """After backward: take the complete, unclipped gradients in; then those of dropped units are zeroed.
+
+        Args:
+            gradient_scale: what a gradient scaler multiplied them by.
+        """
+        self.scores.update(dict(self.model.named_parameters()), self.groups, gradient_scale=gradient_scale)
+        masking.zero_dropped(masking.gradients(self.model), self.groups, self.masks)
+
+    def zero(self) -> None:
+        """After the optimizer's step: what is dropped is set to exactly zero again."""
+        parameters = {name: parameter.data for name, parameter in self.model.named_parameters()}
+        masking.zero_dropped(parameters, self.groups, self.masks)
+
+    def step(
+        self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
+    ) -> bool:
+        """At the end of a step: choose masks if the schedule asks, compact if enough was dropped.
+
+        Args:
+            step: completed optimizer steps.
+            schedule: of this run.
+            optimizer: follows a compaction.
+
+        Returns:
+            `bool`: whether the student was compacted.
+        """
+        if self.plan_reached or not schedule.is_due(step):
+            return False
+        if step < schedule.deadline_step and self.guard is not None and not self.guard.allows(step):
+            return False
+        progress = schedule.progress(step)
+        plan = self._plan_at(progress)
+        self.plan_reached = all(value == 1 for value in progress.values())
+        if plan != self.kept:
+            self.prune_to(plan)
+        return self.maybe_compact(optimizer)
+
+    def prune_to(self, plan: WidthPlan) -> None:
+        """Drop the least important units down to a plan.
+
+        Args:
+            plan: widths, none above what is still kept.
+        """
+        if self.guard is not None:
+            self.guard.mark_pruned()
+        self.masks = masking.choose_masks(self.unit_scores(), self.masks, plan=plan)
+        masking.apply_masks(self.model, self.groups, self.masks)
+
+    def unit_scores(self) -> UnitTensors:
+        """The importance of every unit now.
+
+        Returns:
+            `dict[str, torch.Tensor]`: float32, one a unit.
+        """
+        return self.scores.scores(dict(self.model.named_parameters()), self.groups)
+
+    def maybe_compact(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
+        """Compact if the plan is reached or enough MACs are masked.
+
+        Args:
+            optimizer: follows.
+
+        Returns:
+            `bool`: whether the student was compacted.
+        """
+        present, kept = self.present, self.kept
+        threshold = 0.0 if self.plan_reached else self.settings.compaction_threshold
+        if not compaction.is_worthwhile(present, kept, threshold=threshold):
+            return False
+        self.compact(optimizer)
+        return True
+
+    def compact(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Remove everything that is masked.
+
+        Args:
+            optimizer: follows to the new parameters.
+        """
+        kept = compaction.compact(self.model, self.groups, self.masks, plan=self.kept, optimizer=optimizer)
+        self.scores.keep(self.masks, kept)
+        self.teacher_heads = [
+            heads[self.masks[f"head.{layer}"]] for layer, heads in enumerate(self.teacher_heads)
+        ]
+        self._refresh()
+        self.num_compactions += 1
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Masks, scores and head numbers, for a checkpoint.
+
+        Returns:
+            `dict[str, torch.Tensor]` on the CPU.
+        """
+        tensors = {_MASK_PREFIX + name: mask for name, mask in self.masks.items()}
+        tensors |= {_SCORE_PREFIX + name: values for name, values in self.scores.state.items()}
+        tensors |= {f"{_HEAD_PREFIX}{layer}": heads for layer, heads in enumerate(self.teacher_heads)}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything else that a checkpoint must hold.
+
+        Returns:
+            `dict` of JSON values.
+        """
+        return {
+            "full": self.full.to_dict(),
+            "target": self.target.to_dict(),
+            "settings": dataclasses.asdict(self.settings),
+            "plan_reached": self.plan_reached,
+            "num_compactions": self.num_compactions,
+            "guard": None if self.guard is None else self.guard.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Continue from a checkpoint; the student's parameters must have its widths already.
+
+        Args:
+            state: what `state_dict` returned.
+            tensors: what `state_tensors` returned.
+
+        Raises:
+            ValueError: the checkpoint's plan, metric or masks don't fit this run.
+        """
+        self._check_same_run(state)
+        num_layers = len(self.full.layers)
+        self.full = WidthPlan.from_dict(state["full"], num_layers)
+        self.plan_reached, self.num_compactions = state["plan_reached"], state["num_compactions"]
+        if self.guard is not None and state["guard"] is not None:
+            self.guard.load_state_dict(state["guard"])
+        self.groups = encoder_groups(self.model)
+        self.masks = _with_prefix(tensors, _MASK_PREFIX)
+        self.scores.state = _with_prefix(tensors, _SCORE_PREFIX)
+        self.teacher_heads = [tensors[f"{_HEAD_PREFIX}{layer}"] for layer in range(num_layers)]
+        sizes = {name: group.num_units for name, group in self.groups.items()}
+        if {name: len(mask) for name, mask in self.masks.items()} != sizes:
+            raise ValueError(f"checkpoint masks of {len(self.masks)} groups don't fit the student's widths {sizes}")
+        masking.apply_masks(self.model, self.groups, self.masks)
+
+    def _plan_at(self, progress: Mapping[str, float]) -> WidthPlan:
+        present, multiple = self.kept, self.settings.multiple
+        if self.settings.width_allocation == "local":
+            return masking.scheduled_plan(
+                self.full, self.target, progress=progress, present=present, multiple=multiple
+            )
+        return self._competing_plan(progress)
+
+    def _competing_plan(self, progress: Mapping[str, float]) -> WidthPlan:
+        # Budgets are sums over layers, so a layer may be above the uniform schedule; only head sizes and the hidden
+        # size are bounded by what each layer still has.
+        present, multiple = self.kept, self.settings.multiple
+        budget = masking.scheduled_plan(
+            self.full, self.target, progress=progress, present=self._budget_ceiling(), multiple=multiple
+        )
+        plan = masking.compete_across_layers(
+            budget,
+            self.unit_scores(),
+            self.masks,
+            multiple=multiple,
+            max_heads=self._most_heads(progress),
+        )
+        return dataclasses.replace(plan, hidden_size=min(plan.hidden_size, present.hidden_size))
+
+    def _budget_ceiling(self) -> WidthPlan:
+        layers = tuple(
+            dataclasses.replace(full, head_dim=present.head_dim)
+            for full, present in zip(self.full.layers, self.kept.layers, strict=True)
+        )
+        return WidthPlan(self.kept.hidden_size, layers)
+
+    def _most_heads(self, progress: Mapping[str, float]) -> int:
+        exportable = self.target.padded().layers[0].num_attention_heads
+        full = max(layer.num_attention_heads for layer in self.full.layers)
+        return max(exportable, round(full * kept_fraction(progress["attention"], exportable / full)))
+
+    def _new_scores(self) -> SensitivityScores:
+        return METRICS[self.settings.metric](
+            self.groups,
+            sensitivity_smoothing=self.settings.sensitivity_smoothing,
+            uncertainty_smoothing=self.settings.uncertainty_smoothing,
+        )
+
+    def _refresh(self) -> None:
+        self.groups = encoder_groups(self.model)
+        self.masks = masking.full_masks(self.groups)
+
+    def _check_same_run(self, state: Mapping[str, Any]) -> None:
+        target = self.target.to_dict()
+        if state["target"] != target:
+            raise ValueError(
+                f"student plan {target} differs from the checkpoint's {state['target']}; resume with the same student, "
+                "or start a new run from the exported checkpoint"
+            )
+        metric = state["settings"]["metric"]
+        if metric != self.settings.metric:
+            raise ValueError(
+                f"importance_metric={self.settings.metric!r} differs from the checkpoint's {metric!r}; resume with it"
+            )
+
+
+def _total(plan: WidthPlan, name: str) -> int:
+    return sum(getattr(layer, name) for layer in plan.layers)
+
+
+def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,119 @@
+"""What a checkpoint of a pruning run holds beside the model: projections, masks, scores, guard, counters.
+
+Tensors go to safetensors, everything else to JSON. That a checkpoint is complete and unchanged has been checked
+(`checkpoint.py`) before anything is read here.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .compaction import replace_parameters
+from .modeling import HomoBertConfig, HomoBertPreTrainedModel
+from .pruning import Pruner
+from .structure import PROJECTIONS
+from .widths import teacher_plan
+
+WEIGHTS_FILE = "model.safetensors"
+PROJECTIONS_FILE = "projections.safetensors"
+STATE_TENSORS_FILE = "pruning_state.safetensors"
+STATE_FILE = "pruning_state.json"
+
+
+def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, torch.Tensor]:
+    """The student's own weights.
+
+    Args:
+        model: a student, with or without projections.
+
+    Returns:
+        `dict`: name → tensor.
+    """
+    return {name: t for name, t in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
+
+
+def save_run_state(
+    folder: Path, model: HomoBertPreTrainedModel, pruner: Pruner, *, extra: Mapping[str, Any]
+) -> None:
+    """Write all that `load_run_state` needs beside the weights.
+
+    Args:
+        folder: of the checkpoint.
+        model: the student.
+        pruner: its pruning state.
+        extra: JSON values of the trainer's own.
+    """
+    projections = {
+        name.removeprefix(f"{PROJECTIONS}."): tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if name.startswith(f"{PROJECTIONS}.")
+    }
+    save_file(projections, folder / PROJECTIONS_FILE)
+    save_file(pruner.state_tensors(), folder / STATE_TENSORS_FILE)
+    state = {"pruner": pruner.state_dict(), "trainer": dict(extra)}
+    (folder / STATE_FILE).write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def load_run_state(
+    folder: Path,
+    model: HomoBertPreTrainedModel,
+    pruner: Pruner,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> dict[str, Any]:
+    """Bring a student and its pruning state back to a checkpoint, whatever widths they have now.
+
+    Args:
+        folder: of the checkpoint.
+        model: changed in place: it gets the checkpoint's widths and weights.
+        pruner: of `model`.
+        optimizer: re-pointed to the new parameters, without state; None before it exists.
+
+    Returns:
+        `dict`: the trainer's own values.
+
+    Raises:
+        ValueError: parameters are missing or not known, or the checkpoint belongs to another run.
+    """
+    state = read_state_file(folder)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    projections = load_file(folder / PROJECTIONS_FILE)
+    tensors |= {f"{PROJECTIONS}.{name}": tensor for name, tensor in projections.items()}
+    _check_names(folder, model, tensors)
+    plan = teacher_plan(HomoBertConfig.from_pretrained(folder))
+    replace_parameters(model, tensors, plan=plan, optimizer=optimizer)
+    pruner.load_state(state["pruner"], load_file(folder / STATE_TENSORS_FILE))
+    return state["trainer"]
+
+
+def read_state_file(folder: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint's state.
+
+    Args:
+        folder: `checkpoint-N`.
+
+    Returns:
+        `dict` with `pruner` and `trainer`.
+
+    Raises:
+        ValueError: the folder is no checkpoint of a pruning run.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise ValueError(f"folder={str(folder)!r} has no {STATE_FILE}; expected a checkpoint-N of a HomoDistilTrainer run")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    expected = {name for name, _ in model.named_parameters()}
+    aliases = {name for name in model.state_dict() if name not in expected}
+    missing, unknown = expected - tensors.keys(), tensors.keys() - expected - aliases
+    if missing or unknown:
+        raise ValueError(
+            f"checkpoint {folder} lacks {sorted(missing) or 'nothing'} and has unknown {sorted(unknown) or 'nothing'}; "
+            "resume with the model, teacher and loss weights that the run was started with"
+        )

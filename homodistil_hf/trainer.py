@@ -1,0 +1,535 @@
+"""HomoDistil as a `Trainer`: prune the student a little at a time while distilling it from the model it started as.
+
+One optimizer step, in order: teacher forward, student forward, loss terms, backward (`compute_loss`); complete
+gradients → scores (`training_step`); clip, step, dropped units back to zero, masks and compaction (`_StepCallback`);
+log, evaluate, save (Trainer). Each stage has a file of its own; this one knows about settings, devices and ranks.
+"""
+
+import copy
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from .checkpoint import last_checkpoint
+from .data import MaskedLMCollator
+from .discrepancy import DiscrepancyMeter
+from .distillation import Distillation, Terms
+from .export import export_student
+from .hub import push_export
+from .masks import mask_digest
+from .outcome import compacted_copy
+from .preparation import check_data, check_output_dir, existing_files, prepare
+from .pruning import Pruner, PruningSettings
+from .resumable import ResumableTrainer
+from .run_state import load_run_state, save_run_state, weights_without_projections
+from .schedule import DiscrepancyGuard, PruningSchedule, pruning_learning_rate
+from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
+from .widths import WidthPlan
+
+logger = logging.getLogger(__name__)
+
+
+class HomoDistilTrainer(ResumableTrainer):
+    """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
+
+    Args:
+        model: the teacher: Hub name, folder, or a loaded `BertForX`. The student starts as its copy.
+        args: the run's settings.
+        teacher: who the student learns from, if not a frozen copy of `model`.
+        processing_class: tokenizer; saved with checkpoints and exports.
+        data_collator: default for masked-LM models: [`MaskedLMCollator`]; for others Trainer's.
+        kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, `compute_metrics`,
+            `optimizers`, …).
+
+    Raises:
+        ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched tokenizer,
+            empty data, unwritable output folder.
+
+    Example:
+
+    ```python
+    trainer = HomoDistilTrainer(
+        model="google-bert/bert-base-uncased",
+        args=HomoDistilTrainingArguments(output_dir="out", student="homobert-tiny", max_steps=28_000),
+        train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
+    )
+    trainer.train()
+    trainer.export("homobert-tiny")
+    ```
+    """
+
+    args: HomoDistilTrainingArguments
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        teacher: str | PreTrainedModel | None = None,
+        processing_class: Any = None,
+        data_collator: Any = None,
+        **kwargs: Any,
+    ):
+        check_output_dir(args.output_dir)
+        self.earlier_files = existing_files(args.output_dir)
+        parts = prepare(model, args, teacher=teacher)
+        check_data(kwargs.get("train_dataset"), processing_class, parts.student.config)
+        masks_words = type(parts.student).__name__ == "HomoBertForMaskedLM" and data_collator is None
+        if masks_words and isinstance(processing_class, PreTrainedTokenizerBase):
+            data_collator = MaskedLMCollator(processing_class, mlm_probability=args.mlm_probability, seed=args.seed)
+        super().__init__(
+            model=parts.student, args=args, processing_class=processing_class, data_collator=data_collator, **kwargs
+        )
+        self.loss_is_scaled_for_ga = True
+        self.pruner = Pruner(self.model, parts.plan, settings=_pruning_settings(args), guard=_guard(args))
+        self.distillation = Distillation(
+            self.model,
+            parts.teacher.to(args.device),
+            weights={name: getattr(args, f"{name}_weight") for name in LOSS_TERMS},
+            kept_heads=self.pruner.kept_heads,
+        )
+        self.schedule: PruningSchedule | None = None
+        self.batch_counts: torch.Tensor | None = None
+        self.term_sums: Terms = {}
+        self.logged_step = 0
+        self.step_kl: torch.Tensor | None = None
+        self.eval_collator = copy.deepcopy(self.data_collator)
+        self.num_bad_steps = self.num_bad_steps_in_row = 0
+        self.add_callback(_StepCallback(self))
+
+    @property
+    def plan(self) -> WidthPlan:
+        """The widths that the student is on its way to."""
+        return self.pruner.target
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; arguments and return as [`ResumableTrainer.train`].
+
+        Raises:
+            ValueError: `output_dir` held files before this trainer was made, and the run neither resumes nor may
+                overwrite.
+        """
+        self.check_output_folder(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def check_output_folder(self, resume_from_checkpoint: str | bool | None) -> None:
+        """Refuse to mix a new run with an older one's files.
+
+        Args:
+            resume_from_checkpoint: as given to `train`.
+
+        Raises:
+            ValueError: see `train`.
+        """
+        if resume_from_checkpoint or not self.earlier_files or self.args.overwrite_output_dir:
+            return
+        raise ValueError(
+            f"output_dir={self.args.output_dir!r} is not empty ({', '.join(self.earlier_files[:3])}); resume with "
+            "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder"
+        )
+
+    # One optimizer step
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """Fetch the micro-batches of one step, and count what they hold over all of them and all ranks.
+
+        Args:
+            epoch_iterator: of the data loader.
+            num_batches: micro-batches a step.
+            device: of the counts.
+
+        Returns:
+            `(batches, number of predictions)`.
+        """
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = torch.zeros(3, dtype=torch.float64, device=device)
+        for batch in batches:
+            counts += self.distillation.count(batch).to(device)
+        self.batch_counts = self.accelerator.reduce(counts, reduction="sum")
+        return batches, self.batch_counts[0]
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The distillation loss of one micro-batch, see [`Distillation.total`].
+
+        It is this micro-batch's share of the average over the global batch, times the number of ranks, because DDP
+        averages gradients.
+
+        Args:
+            model: the student as it is wrapped.
+            inputs: a batch with labels.
+            return_outputs: also return the student's output.
+            num_items_in_batch: unused; `get_batch_samples` has counted predictions, tokens and pairs.
+
+        Returns:
+            `torch.Tensor`: scalar, float32; with `return_outputs` a tuple of it and the output.
+        """
+        counts = self.distillation.count(inputs) if self.batch_counts is None else self.batch_counts
+        terms, outputs = self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
+        if model.training:
+            self._remember(terms)
+        loss = self.distillation.total(terms) * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one micro-batch; after the last one of a step, gradients become scores.
+
+        Args:
+            model: as Trainer wrapped it when training began; a compaction may have wrapped it anew since.
+            inputs: one micro-batch.
+            num_items_in_batch: passed on.
+
+        Returns:
+            `torch.Tensor`: the loss, detached; 0 where it is not finite, so that running averages survive.
+        """
+        is_last = self.accelerator.sync_gradients
+        accumulates = isinstance(self.model_wrapped, DistributedDataParallel) and not is_last
+        with self.model_wrapped.no_sync() if accumulates else nullcontext():
+            loss = super().training_step(self.model_wrapped, inputs, num_items_in_batch)
+        if is_last:
+            self._take_gradients()
+        return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _take_gradients(self) -> None:
+        """Gradients are complete, averaged over ranks and not clipped: score the units, or drop a bad step."""
+        scaler = self.accelerator.scaler
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        if bool(norm.isfinite()):
+            self.num_bad_steps_in_row = 0
+            self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
+        else:
+            self._drop_bad_step(keep_gradients=scaler is not None)
+        if self.pruner.guard is not None and self.step_kl is not None:
+            self.pruner.guard.observe(float(self.accelerator.reduce(self.step_kl, reduction="sum")))
+        self.step_kl = None
+
+    def _drop_bad_step(self, *, keep_gradients: bool) -> None:
+        self.num_bad_steps += 1
+        self.num_bad_steps_in_row += 1
+        step, in_row = self.state.global_step + 1, self.num_bad_steps_in_row
+        logger.warning("step %d is skipped: gradients are not finite (%d in a row)", step, in_row)
+        # A gradient scaler looks at the gradients itself and skips the step; without one nobody would.
+        if not keep_gradients:
+            self.model.zero_grad(set_to_none=True)
+        if in_row > self.args.max_bad_steps:
+            raise FloatingPointError(
+                f"gradients were not finite for {in_row} steps in a row (max_bad_steps={self.args.max_bad_steps}); lower "
+                f"learning_rate or check the data. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
+            )
+
+    def finish_step(self) -> None:
+        """At the end of a step, before log, evaluate and save: choose masks, compact."""
+        before = self.pruner.masks
+        optimizer = self.optimizer.optimizer if isinstance(self.optimizer, AcceleratedOptimizer) else self.optimizer
+        compacted = self.pruner.step(self.state.global_step, self.schedule, optimizer=optimizer)
+        if self.pruner.masks is not before:
+            self._check_ranks()
+        if compacted:
+            logger.info("step %d: compacted to %s", self.state.global_step, self.pruner.present.to_json())
+            self._wrap_again()
+
+    def _check_ranks(self) -> None:
+        digest = torch.tensor(list(mask_digest(self.pruner.masks)), device=self.args.device)
+        digests = self.accelerator.gather(digest[None])
+        if not bool((digests == digests[0]).all()):
+            raise RuntimeError(
+                f"masks differ across ranks after step {self.state.global_step}; all ranks must run the same versions on "
+                f"the same settings. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
+            )
+
+    def _wrap_again(self) -> None:
+        """Parameters are new: DDP must reduce those, and compiled code must forget the old widths."""
+        if self.args.torch_compile:
+            torch.compiler.reset()
+        if isinstance(self.model_wrapped, DistributedDataParallel):
+            handler = self.accelerator.ddp_handler
+            device_ids = None if self.args.device.type == "cpu" else [self.args.device.index]
+            settings = {} if handler is None else handler.to_kwargs()
+            self.model_wrapped = DistributedDataParallel(self.model, device_ids=device_ids, **settings)
+
+    # Learning rate, logs, evaluation
+
+    def begin_training(self) -> None:
+        """Training begins and the length of the run is known: lay out the schedule, restore running averages."""
+        self.schedule = self._schedule(self.state.max_steps)
+        self.term_sums, self.logged_step, self.step_kl = {}, self.state.global_step, None
+        self.restore_log_state()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The learning-rate curve tied to pruning, or Trainer's own.
+
+        Args:
+            num_training_steps: T.
+            optimizer: default: the trainer's.
+
+        Returns:
+            The scheduler.
+        """
+        if self.lr_scheduler is not None or not self.args.follows_pruning:
+            return super().create_scheduler(num_training_steps, optimizer)
+        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        end_step = self._schedule(num_training_steps).end_step
+
+        def factor(step: int) -> float:
+            return pruning_learning_rate(
+                step, warmup_steps=warmup_steps, end_step=end_step, total_steps=num_training_steps
+            )
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _schedule(self, total_steps: int) -> PruningSchedule:
+        windows = {kind: self.args.pruning_window(kind) for kind in PRUNING_KINDS}
+        return PruningSchedule(windows, self.args.pruning_interval_steps, total_steps)
+
+    def _remember(self, terms: Terms) -> None:
+        for name, term in terms.items():
+            value = term.detach().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            self.term_sums[name] = self.term_sums[name] + value if name in self.term_sums else value
+        kl = terms["kl"].detach()
+        self.step_kl = kl if self.step_kl is None else self.step_kl + kl
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with every term of the loss and the kept fractions beside Trainer's own training logs.
+
+        Args:
+            logs: what Trainer logs.
+            start_time: passed on.
+        """
+        if "loss" in logs and self.term_sums:
+            names = sorted(self.term_sums)
+            sums = self.accelerator.reduce(torch.stack([self.term_sums[name] for name in names]), reduction="sum")
+            num_steps = self.state.global_step - self.logged_step
+            logs |= {f"loss_{name}": value / num_steps for name, value in zip(names, sums.tolist(), strict=True)}
+            logs |= {"num_bad_steps": self.num_bad_steps} | self.pruner.status()
+            self.term_sums, self.logged_step = {}, self.state.global_step
+        super().log(logs, start_time)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Trainer's, with masks that are the same in every evaluation.
+
+        Args:
+            eval_dataset: passed on.
+
+        Returns:
+            `DataLoader`.
+        """
+        collator, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Trainer's loop, adding `kl`, `mlm_loss`, `mlm_accuracy` (or `task_…`) and kept fractions to the metrics.
+
+        Args:
+            args: passed on.
+            metric_key_prefix: before every metric's name.
+            kwargs: passed on.
+
+        Returns:
+            `EvalLoopOutput`.
+        """
+        self.meter = DiscrepancyMeter(self.distillation.task)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+
+        def over_ranks(sums: torch.Tensor) -> torch.Tensor:
+            return self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
+
+        for name, value in (self.meter.results(over_ranks) | self.pruner.status()).items():
+            output.metrics[f"{metric_key_prefix}_{name}"] = value
+        return output
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """Measure one batch in float32; logits are gathered only for a task model's `compute_metrics`.
+
+        Args:
+            model: unused; the student's own forward is called.
+            inputs: a batch with labels.
+            prediction_loss_only: return no logits.
+            ignore_keys: passed on.
+
+        Returns:
+            `(loss, logits, labels)`.
+        """
+        inputs = self._prepare_inputs(inputs)
+        if not all(name in inputs for name in self.distillation.task.required_labels):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        loss = self.meter.update(self.model, self.distillation.teacher, inputs)
+        if prediction_loss_only:
+            return loss, None, None
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # An early, unpruned student would always win: only those at the plan compete.
+        return self.pruner.plan_reached and super()._determine_best_metric(metrics, trial)
+
+    # Checkpoints and exports
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, weights_without_projections(self.model) if state_dict is None else state_dict)
+
+    def write_state(self, folder: Path) -> None:
+        """Add projections, masks, scores, guard and counters to a checkpoint.
+
+        Args:
+            folder: the staged checkpoint.
+        """
+        save_run_state(folder, self.model, self.pruner, extra=self.log_state())
+
+    def read_state(self, folder: Path) -> dict[str, Any]:
+        """Rebuild the student at a checkpoint's widths, with masks, scores, guard and counters.
+
+        Args:
+            folder: a checked checkpoint.
+
+        Returns:
+            `dict`: what `log_state` gave.
+        """
+        return load_run_state(folder, self.model, self.pruner, optimizer=self.optimizer)
+
+    def log_state(self) -> dict[str, Any]:
+        """Running averages and counters, exact.
+
+        Returns:
+            `dict` of JSON values.
+        """
+        sums = {name: float(value) for name, value in self.term_sums.items()}
+        counters = {"num_bad_steps": self.num_bad_steps, "num_bad_steps_in_row": self.num_bad_steps_in_row}
+        return super().log_state() | {"term_sums": sums, "logged_step": self.logged_step} | counters
+
+    def restore_log_state(self) -> None:
+        """Put running averages and counters back once training has begun."""
+        super().restore_log_state()
+        if self.resumed_logs is not None:
+            sums = self.resumed_logs["term_sums"]
+            self.term_sums = {name: torch.tensor(value, device=self.args.device) for name, value in sums.items()}
+            for name in ("logged_step", "num_bad_steps", "num_bad_steps_in_row"):
+                setattr(self, name, self.resumed_logs[name])
+
+    def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
+        """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
+
+        Args:
+            folder: where to; an earlier export there is replaced.
+            format: `"standard"` (stock BERT) or `"compact"`.
+            allow_partial: also export a student that has not reached its plan, at the nearest possible widths.
+
+        Returns:
+            `Path`: the folder.
+
+        Raises:
+            ValueError: the plan has not been reached, or the folder holds something else.
+        """
+        return export_student(
+            compacted_copy(self.pruner, format=format, allow_partial=allow_partial),
+            folder,
+            format,
+            tokenizer=self.processing_class if isinstance(self.processing_class, PreTrainedTokenizerBase) else None,
+            teacher=self.distillation.teacher.exact,
+            facts=self.run_facts(),
+            overwrite=True,
+        )
+
+    def run_facts(self) -> dict[str, dict[str, Any]]:
+        """What an export tells about this run: all settings, how long it was, and the last evaluation.
+
+        Returns:
+            `dict`: `settings`, `training`, `evaluation`.
+        """
+        evaluations = [entry for entry in self.state.log_history if any(name.startswith("eval_") for name in entry)]
+        timings = ("runtime", "per_second", "preparation_time")
+        return {
+            "settings": self.args.to_sanitized_dict(),
+            "training": {
+                "num_steps": self.state.global_step,
+                "num_epochs": self.state.epoch,
+                "num_bad_steps": self.num_bad_steps,
+                **self.pruner.status(),
+            },
+            "evaluation": {
+                name.removeprefix("eval_"): value
+                for name, value in (evaluations[-1] if evaluations else {}).items()
+                if name.startswith("eval_") and not name.endswith(timings)
+            },
+        }
+
+    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs: Any) -> Any:
+        """Push the student as a standard export, under Trainer's own `hub_*` settings; no pickles.
+
+        Args:
+            commit_message: of the commit.
+            kwargs: `token`, `revision` and `private`, as in `Trainer.push_to_hub`.
+
+        Returns:
+            What [`push_export`] returns, on the main process.
+        """
+        token = kwargs.get("token") or self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=kwargs.get("private"))
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        folder = self.export(Path(self.args.output_dir) / "student")
+        return push_export(
+            folder,
+            self.hub_model_id,
+            private=kwargs.get("private", self.args.hub_private_repo),
+            token=token,
+            revision=kwargs.get("revision") or self.args.hub_revision,
+            commit_message=commit_message or "End of training",
+        )
+
+
+class _StepCallback(TrainerCallback):
+    """The moments of a step that Trainer offers as callbacks only."""
+
+    def __init__(self, trainer: HomoDistilTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_training()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(self.trainer.data_collator, MaskedLMCollator):
+            self.trainer.data_collator.set_epoch(int(state.epoch or 0))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.pruner.zero()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.finish_step()
+
+
+def _pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
+    return PruningSettings(
+        metric=args.importance_metric,
+        width_allocation=args.width_allocation,
+        multiple=args.width_multiple,
+        compaction_threshold=args.compaction_threshold,
+        sensitivity_smoothing=args.sensitivity_smoothing,
+        uncertainty_smoothing=args.uncertainty_smoothing,
+    )
+
+
+def _guard(args: HomoDistilTrainingArguments) -> DiscrepancyGuard | None:
+    if not args.discrepancy_guard:
+        return None
+    return DiscrepancyGuard(
+        ratio=args.guard_ratio,
+        floor_nats=args.guard_floor_nats,
+        patience_steps=args.guard_patience_steps,
+        smoothing=args.guard_smoothing,
+    )
