@@ -40,7 +40,7 @@ quality: $(VENV)/.installed-dev  ## check style and types, change nothing
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-docs  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --clean --strict
 
 wheel: $(BIN)/python  ## build the wheel into dist/
 	rm -rf build dist
