@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -159,6 +160,8 @@ class HomoDistilTrainingArguments(TrainingArguments):
         _check_settings(self)
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         super().__post_init__()
         _refuse_unsupported(self)
 
