@@ -1,7 +1,7 @@
 """How far a student is from its teacher, and from the labels, on held-out data.
 
-Always in float32, whatever training runs in, and reduced batch by batch: nothing of size batch × length × vocabulary is
-gathered.
+Always in float32, whatever training runs in, and reduced batch by batch: nothing of size batch × length × vocabulary
+is gathered.
 """
 
 from collections.abc import Callable

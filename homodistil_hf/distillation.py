@@ -97,7 +97,7 @@ class Distillation:
             average over the global batch, float32 scalars; and the student's output.
         """
         num_predictions, num_tokens, num_pairs = counts.clamp(min=1).float().unbind()
-        forward = self.task.model_inputs(inputs)
+        forward: dict[str, Any] = self.task.model_inputs(inputs)
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
         with self._recording("teacher") as teacher_heads:
             teacher = self.teacher(**forward)
@@ -112,7 +112,9 @@ class Distillation:
             with autocast():
                 projected = self._projected(student.hidden_states)
             for name, (layers, states) in projected.items():
-                errors = [hidden_error(teacher.hidden_states[i], h, mask_BT) for i, h in zip(layers, states, strict=True)]
+                errors = [
+                    hidden_error(teacher.hidden_states[i], h, mask_BT) for i, h in zip(layers, states, strict=True)
+                ]
                 terms[name] = torch.stack(errors).sum() / num_tokens
         if self.recorders:
             terms["attention"] = self._attention_term(teacher_heads, student_heads, mask_BT) / num_pairs

@@ -7,6 +7,8 @@ Shapes: B batch, T tokens, H hidden, N heads, D head size, R rows of predictions
 words).
 """
 
+from typing import Any
+
 import torch
 
 CHUNK_ELEMENTS = 1 << 22
@@ -20,8 +22,8 @@ def prediction_terms(
 
     CE = −Σ_r log p_s(y_r),   KL = Σ_r Σ_c p_t(c)·(log p_t(c) − log p_s(c))   (HomoDistil, section 3: L_MLM and D_KL).
 
-    Computed in float32 (float64 inputs stay float64), chunk by chunk, and again in the backward pass, so nothing of the
-    size R × C is kept besides the logits themselves. The teacher gets no gradient.
+    Computed in float32 (float64 inputs stay float64), chunk by chunk, and again in the backward pass, so nothing of
+    the size R × C is kept besides the logits themselves. The teacher gets no gradient.
 
     Args:
         student_RC: logits, any floating type.
@@ -32,7 +34,6 @@ def prediction_terms(
         `(CE, KL)`: scalars, float32 (float64 for float64 logits).
 
     Example:
-
     ```python
     >>> logits = torch.tensor([[2.0, 0.0]])
     >>> ce, kl = prediction_terms(logits, logits, torch.tensor([0]))
@@ -46,7 +47,9 @@ def prediction_terms(
 
 class _PredictionTerms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, student_RC, teacher_RC, labels_R):  # type: ignore[no-untyped-def, override]
+    def forward(
+        ctx: Any, student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_R: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(student_RC, teacher_RC, labels_R)
         exact = _exact_dtype(student_RC)
         ce = torch.zeros((), dtype=exact, device=student_RC.device)
@@ -60,7 +63,7 @@ class _PredictionTerms(torch.autograd.Function):
         return ce, kl
 
     @staticmethod
-    def backward(ctx, grad_ce, grad_kl):  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, grad_ce: torch.Tensor, grad_kl: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         student_RC, teacher_RC, labels_R = ctx.saved_tensors
         exact = _exact_dtype(student_RC)
         grad_RC = torch.empty_like(student_RC)
@@ -176,7 +179,9 @@ def attention_error(
     return error_BNTT.sum() / teacher_BNTT.shape[1]
 
 
-def attention_scores(query_BTA: torch.Tensor, key_BTA: torch.Tensor, *, num_heads: int, scaling: float) -> torch.Tensor:
+def attention_scores(
+    query_BTA: torch.Tensor, key_BTA: torch.Tensor, *, num_heads: int, scaling: float
+) -> torch.Tensor:
     """Scores before the softmax, q·kᵀ·scaling.
 
     Args:

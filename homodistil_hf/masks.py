@@ -65,7 +65,7 @@ def scheduled_plan(
         [`WidthPlan`] between target and present.
     """
 
-    def width(full_width: int, target_width: int, present_width: int, kind: str) -> int:
+    def width(kind: str, full_width: int, target_width: int, present_width: int) -> int:
         exact = _shrunk(full_width, target_width, progress[kind])
         rounded = max(target_width, math.ceil(exact / multiple) * multiple) if progress[kind] < 1 else target_width
         return min(present_width, rounded)
@@ -73,9 +73,9 @@ def scheduled_plan(
     layers = []
     for full_layer, target_layer, present_layer in zip(full.layers, target.layers, present.layers, strict=True):
         num_heads, head_dim = _head_widths(full_layer, target_layer, present_layer, progress["attention"], multiple)
-        ffn = (layer.intermediate_size for layer in (full_layer, target_layer, present_layer))
-        layers.append(LayerWidths(num_heads, head_dim, width(*ffn, "ffn")))
-    hidden = width(full.hidden_size, target.hidden_size, present.hidden_size, "hidden")
+        ffn = [layer.intermediate_size for layer in (full_layer, target_layer, present_layer)]
+        layers.append(LayerWidths(num_heads, head_dim, width("ffn", *ffn)))
+    hidden = width("hidden", full.hidden_size, target.hidden_size, present.hidden_size)
     return WidthPlan(hidden, tuple(layers))
 
 

@@ -43,8 +43,8 @@ class HomoBertConfig(BertConfig):
         head_dim (`int`, *optional*):
             Channels of one head. Default: ``hidden_size // num_attention_heads``.
         softmax_head_dim (`int`, *optional*):
-            Head size d that the softmax scale 1/√d is taken from. A pruned head keeps the scale it was trained with, so
-            this stays the teacher's head size while ``head_dim`` shrinks. Default: each layer's ``head_dim``.
+            Head size d that the softmax scale 1/√d is taken from. A pruned head keeps the scale it was trained with,
+            so this stays the teacher's head size while ``head_dim`` shrinks. Default: each layer's ``head_dim``.
         dropped_hidden_channels (`list[int]`, *optional*):
             Hidden channels that are masked: zero in all parameters, left out of LayerNorm statistics. Only training
             checkpoints have any; an export is compacted first.
@@ -73,9 +73,9 @@ def layer_head_dim(layer_config: BertConfig) -> int:
 class HomoBertLayerNorm(nn.LayerNorm):
     """LayerNorm whose statistics are taken over the kept channels only.
 
-    With n of H channels kept, dropped channels are replaced by the mean of the kept ones. The fused kernel then sees the
-    right mean and n/H of the right variance; ε·n/H and weight·√(n/H) undo that factor exactly, and dropped channels
-    come out as 0·weight + bias = 0. Without dropped channels this is plain LayerNorm.
+    With n of H channels kept, dropped channels are replaced by the mean of the kept ones. The fused kernel then sees
+    the right mean and n/H of the right variance; ε·n/H and weight·√(n/H) undo that factor exactly, and dropped
+    channels come out as 0·weight + bias = 0. Without dropped channels this is plain LayerNorm.
 
     Args:
         config: hidden size, ε and the dropped channels.
@@ -143,6 +143,10 @@ class HomoBertEmbeddings(BertEmbeddings):
 
 class HomoBertSelfAttention(BertSelfAttention):
     """Stock self-attention with any head count and head size; forward is inherited."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
 
     def __init__(self, config: HomoBertConfig, layer_idx: int | None = None):
         nn.Module.__init__(self)
@@ -302,7 +306,9 @@ class HomoBertForMaskedLM(HomoBertPreTrainedModel, BertForMaskedLM):
                 **kwargs,
             )
         if labels is not None:
-            raise ValueError(f"labels of shape {tuple(labels.shape)} and masked_positions exclude each other; drop one")
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} and masked_positions exclude each other; drop one"
+            )
         outputs = self.bert(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids, **kwargs)
         hidden_MH = outputs.last_hidden_state.flatten(0, 1).index_select(0, masked_positions)
         return MaskedLMOutput(

@@ -4,12 +4,13 @@ Cheap things first: the plan is checked against the teacher's configuration befo
 """
 
 import os
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .conversion import load_teacher, load_teacher_config, to_student
@@ -72,7 +73,9 @@ def prepare(
     _check_pair(student, guide, with_attention=args.attention_weight > 0)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
-    return Preparation(student, FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device)), plan)
+    return Preparation(
+        student, FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device)), plan
+    )
 
 
 def check_output_dir(output_dir: str) -> None:
@@ -116,7 +119,8 @@ def check_data(train_dataset: Any, tokenizer: Any, config: Any) -> None:
         config: the student's configuration.
 
     Raises:
-        ValueError: an empty data set, sequences longer than the teacher's positions, a tokenizer of another vocabulary.
+        ValueError: an empty data set, sequences longer than the teacher's positions, a tokenizer of another
+            vocabulary.
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizer(tokenizer, config)
@@ -124,8 +128,13 @@ def check_data(train_dataset: Any, tokenizer: Any, config: Any) -> None:
         return
     if len(train_dataset) == 0:
         raise ValueError("train_dataset is empty (0 rows); check its filters, split and path")
+    if not isinstance(train_dataset, IterableDataset):
+        _check_length(train_dataset, config)
+
+
+def _check_length(train_dataset: Any, config: Any) -> None:
     row = train_dataset[0]
-    length = len(row["input_ids"]) if isinstance(row, dict) and "input_ids" in row else 0
+    length = len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else 0
     if length > config.max_position_embeddings:
         raise ValueError(
             f"train_dataset has sequences of {length} tokens, above the teacher's max_position_embeddings="
@@ -147,7 +156,9 @@ def _check_pair(student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedMod
         ("num_labels", teacher.config.num_labels, student.config.num_labels),
     ):
         if given != expected:
-            raise ValueError(f"teacher has {what}={given}, the student {expected}; both must agree, choose another teacher")
+            raise ValueError(
+                f"teacher has {what}={given}, the student {expected}; both must agree, choose another teacher"
+            )
     heads = [[layer.num_attention_heads for layer in teacher_plan(m.config).layers] for m in (teacher, student)]
     if with_attention and heads[0] != heads[1]:
         raise ValueError(

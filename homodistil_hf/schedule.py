@@ -22,7 +22,6 @@ def pruning_progress(step: int, start_step: float, end_step: float) -> float:
         `float` in [0, 1].
 
     Example:
-
     ```python
     >>> [pruning_progress(step, 0, 100) for step in (0, 50, 100)]
     [0.0, 0.875, 1.0]
@@ -65,7 +64,6 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
         `float` in [0, 1].
 
     Example:
-
     ```python
     >>> [pruning_learning_rate(s, warmup_steps=10, end_step=50, total_steps=100) for s in (0, 5, 10, 50, 75, 100)]
     [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
@@ -141,8 +139,8 @@ class PruningSchedule:
 class DiscrepancyGuard:
     """Pauses pruning while the student is too far from the teacher.
 
-    The KL of training is smoothed; when it stands above `ratio` times its value before the last pruning step (and above
-    a floor: near 0 any ratio is large), pruning waits until it has come back or `patience_steps` have gone, then
+    The KL of training is smoothed; when it stands above `ratio` times its value before the last pruning step (and
+    above a floor: near 0 any ratio is large), pruning waits until it has come back or `patience_steps` have gone, then
     catches up with the schedule. Everything here is plain numbers, so a checkpoint holds it exactly.
 
     Args:
@@ -169,9 +167,9 @@ class DiscrepancyGuard:
         """
         if not math.isfinite(kl):
             return
-        self.smoothed_kl = kl if self.smoothed_kl is None else self.smoothing * self.smoothed_kl + (
-            1 - self.smoothing
-        ) * kl
+        self.smoothed_kl = (
+            kl if self.smoothed_kl is None else self.smoothing * self.smoothed_kl + (1 - self.smoothing) * kl
+        )
 
     def allows(self, step: int) -> bool:
         """Whether masks may shrink now; remembers when a pause began.

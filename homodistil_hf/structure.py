@@ -6,11 +6,14 @@ Scores (`sensitivity.py`), masks (`masks.py`) and compaction (`compaction.py`) w
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from .modeling import HomoBertPreTrainedModel, layer_config, layer_head_dim
+
+Module = TypeVar("Module", bound=nn.Module)
 
 UnitTensors = dict[str, torch.Tensor]
 """What travels between stages: one tensor a group, one element a unit. Scores are float32, masks are bool."""
@@ -96,7 +99,9 @@ BERT = EncoderFamily(
         (r"(classifier|qa_outputs)\.weight", 1),
         (PROJECTIONS + r"\..*weight", 1),
     ),
-    query_key=tuple(f"{_LAYER}attention.self.{name}.{part}" for name in ("query", "key") for part in ("weight", "bias")),
+    query_key=tuple(
+        f"{_LAYER}attention.self.{name}.{part}" for name in ("query", "key") for part in ("weight", "bias")
+    ),
     value=(f"{_LAYER}attention.self.value.weight", f"{_LAYER}attention.self.value.bias"),
     attention_output=(f"{_LAYER}attention.output.dense.weight",),
     ffn_rows=(f"{_LAYER}intermediate.dense.weight", f"{_LAYER}intermediate.dense.bias"),
@@ -122,9 +127,7 @@ def encoder_groups(model: HomoBertPreTrainedModel, family: EncoderFamily = BERT)
         ValueError: the model has a parameter that no row of the table covers.
     """
     names = [name for name, _ in model.named_parameters()]
-    hidden = tuple(
-        Slice(name, dim) for name in names for pattern, dim in family.hidden if re.fullmatch(pattern, name)
-    )
+    hidden = tuple(Slice(name, dim) for name in names for pattern, dim in family.hidden if re.fullmatch(pattern, name))
     groups = [Group("hidden", "hidden", model.config.hidden_size, hidden)]
     for layer in range(model.config.num_hidden_layers):
         groups.extend(_layer_groups(model, layer, family))
@@ -208,7 +211,7 @@ def kept_indices(groups: dict[str, Group], masks: UnitTensors) -> dict[str, dict
     return kept
 
 
-def modules_of(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+def modules_of(model: nn.Module, kind: type[Module]) -> list[Module]:
     """All submodules of one class, in order.
 
     Args:
@@ -216,6 +219,6 @@ def modules_of(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
         kind: the class, subclasses included.
 
     Returns:
-        `list[nn.Module]`.
+        `list` of modules of that class.
     """
     return [module for module in model.modules() if isinstance(module, kind)]

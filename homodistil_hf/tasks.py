@@ -140,5 +140,7 @@ _TASKS = {
 _SEQUENCE_TASKS = {
     "single_label_classification": Task("task", ("labels",), _logits, _sequence_labels),
     "regression": Task("task", ("labels",), _logits, _value_labels, regression_terms, has_classes=False),
-    "multi_label_classification": Task("task", ("labels",), _logits, _value_labels, multi_label_terms, has_classes=False),
+    "multi_label_classification": Task(
+        "task", ("labels",), _logits, _value_labels, multi_label_terms, has_classes=False
+    ),
 }

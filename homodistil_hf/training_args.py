@@ -22,14 +22,14 @@ class HomoDistilTrainingArguments(TrainingArguments):
     """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
 
     Defaults that differ from `TrainingArguments`: `learning_rate`, `adam_epsilon` (the paper's), `warmup_steps`, a
-    learning-rate curve tied to pruning, and `logging_nan_inf_filter=False` (it would synchronise every micro-step).
+    learning-rate curve tied to pruning, `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it
+    would synchronise every micro-step).
 
     Raises:
         ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value
             and remedy.
 
     Example:
-
     ```python
     >>> args = HomoDistilTrainingArguments(output_dir="out", student="macs=0.25", max_steps=100, report_to="none")
     >>> args.pruning_window("ffn")
@@ -65,7 +65,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     projection_init: Literal["identity", "random"] = field(
         default="identity",
-        metadata={"help": "Start of the projections student → teacher: identity (loss starts at 0) or the paper's random."},
+        metadata={
+            "help": "Start of the projections student → teacher: identity (loss starts at 0) or the paper's random."
+        },
     )
     mlm_probability: float = field(
         default=0.15, metadata={"help": "Share in (0, 1) of the tokens that are predicted, when the trainer masks."}
@@ -135,7 +137,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     # Parameters that control the run
     learning_rate_curve: Literal["auto", "pruning", "trainer"] = field(
         default="auto",
-        metadata={"help": "pruning: warm up, hold to the end of pruning, fall; trainer: lr_scheduler_type; auto: see docs."},
+        metadata={
+            "help": "pruning: warm up, hold to the end of pruning, fall; trainer: lr_scheduler_type; auto: see docs."
+        },
     )
     max_bad_steps: int = field(
         default=20, metadata={"help": "Stop after this many steps in a row with non-finite gradients, ≥ 1."}
@@ -145,10 +149,15 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
 
     # TrainingArguments with other defaults
-    learning_rate: float = field(default=6e-4, metadata={"help": "Peak learning rate; the paper's for small students."})
+    learning_rate: float = field(
+        default=6e-4, metadata={"help": "Peak learning rate; the paper's for small students."}
+    )
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Adam's ε; the paper's."})
     warmup_steps: float = field(
         default=0.05, metadata={"help": "Linear warm-up: steps, or a share of all steps when below 1."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "DDP's search for unused parameters; every parameter is used here."}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Trainer's filter; it synchronises every micro-step and isn't needed here."}
@@ -158,8 +167,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
         if isinstance(self.student, dict):
             self.student = json.dumps(self.student)
         _check_settings(self)
-        if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = False
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         super().__post_init__()
@@ -189,10 +196,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
 
 
 def _check_settings(args: HomoDistilTrainingArguments) -> None:
-    for name in LOSS_TERMS:
-        _check_range(args, f"{name}_weight", low=0.0)
-    if not any(getattr(args, f"{name}_weight") for name in LOSS_TERMS):
-        raise ValueError("all five loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
+    _check_loss_weights(args)
     for name in ("sensitivity_smoothing", "uncertainty_smoothing", "guard_smoothing"):
         _check_range(args, name, low=0.0, high=1.0, open_high=True)
     if args.student_dropout is not None:
@@ -202,13 +206,18 @@ def _check_settings(args: HomoDistilTrainingArguments) -> None:
     _check_range(args, "guard_ratio", low=1.0, open_low=True)
     _check_range(args, "guard_floor_nats", low=0.0)
     for name in ("width_multiple", "pruning_interval_steps", "guard_patience_steps", "max_bad_steps"):
-        value = getattr(args, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a whole number of at least 1; the default is {_default(name)}")
+        _check_count(args, name)
     for name in ("width_allocation", "projection_init", "teacher_dtype", "importance_metric", "learning_rate_curve"):
         _check_choice(args, name)
     for kind in PRUNING_KINDS:
         _check_window(args, kind)
+
+
+def _check_loss_weights(args: HomoDistilTrainingArguments) -> None:
+    for name in LOSS_TERMS:
+        _check_range(args, f"{name}_weight", low=0.0)
+    if not any(getattr(args, f"{name}_weight") for name in LOSS_TERMS):
+        raise ValueError("all five loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
 
 
 def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
@@ -241,6 +250,12 @@ def _check_range(
         return
     left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
     raise ValueError(f"{name}={value!r} is outside {left}{low:g}, {high:g}{right}; the default is {_default(name)}")
+
+
+def _check_count(args: HomoDistilTrainingArguments, name: str) -> None:
+    value: Any = getattr(args, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} is not a whole number of at least 1; the default is {_default(name)}")
 
 
 def _check_choice(args: HomoDistilTrainingArguments, name: str) -> None:
