@@ -251,4 +251,4 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
 def _stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     if not (folder / "tokenizer_config.json").is_file():
         return None
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

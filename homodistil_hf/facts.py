@@ -99,15 +99,21 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
         student: `HomoBertForX`.
 
     Returns:
-        `dict`: `compact` and `padded`, each as [`model_facts`] has it; empty where padding changes nothing.
+        `dict`: `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold
+        the student, and both are left out where padding changes nothing.
     """
     plan = teacher_plan(student.config)
-    if plan.padded() == plan:
+    try:
+        padded = plan.padded()
+    except ValueError:
+        padded = None
+    if padded == plan:
         return {}
     architecture = type(student).__name__
+    stock_name = architecture.removeprefix("Homo")
     return {
         "compact": planned_facts(student.config, architecture),
-        "padded": planned_facts(student.config, architecture.removeprefix("Homo"), plan.padded()),
+        "padded": planned_facts(student.config, stock_name, padded) if padded else None,
     }
 
 

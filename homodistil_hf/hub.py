@@ -266,7 +266,8 @@ def _format_note(facts: Mapping[str, Any]) -> str:
         )
     if not forms:
         return note
-    rows = [(_COST_LABELS[name], forms["compact"][name], forms["padded"][name]) for name in COSTS]
+    padded = forms["padded"] or {}
+    rows = [(_COST_LABELS[name], forms["compact"][name], padded.get(name)) for name in COSTS]
     return f"{note}\n\n" + _table(("", "compact form", "padded to stock BERT"), rows)
 
 

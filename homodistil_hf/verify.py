@@ -75,7 +75,7 @@ for name in auto_classes.split(","):
 save_file({name: tensor.float().contiguous() for name, tensor in found.items()}, outputs)
 num_tokens = 0
 if os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
-    num_tokens = len(transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=remote_code == "1"))
+    num_tokens = len(transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 print(json.dumps({"classes": classes, "num_tokens": num_tokens}))
 """
 
@@ -128,34 +128,24 @@ def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     try:
         exported = load_teacher(str(folder))
         compact = load_export(folder)
-        fresh, tensors = _load_fresh(folder, _auto_classes(exported), probe_inputs(exported.config))
+        probe = probe_facts(compact)
     except (ValueError, RuntimeError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))
-    primary = _auto_classes(exported)[0]
-    probe = probe_facts(compact)
-    problems = [
-        *_count_problems(exported, compact, facts),
-        *_class_problems(exported, facts, fresh),
-        *_probe_problems(facts["probe"], probe),
-    ]
+    problems = [*_count_problems(exported, compact, facts), *_probe_problems(facts["probe"], probe)]
     if problems:
         return VerifyReport(folder, tuple(problems))
-    hidden_BTH, logits = _outputs(compact)
-    found_logits = tensors[f"{primary}.logits"]
-    in_memory = torch.tensor(facts["probe"]["logits"])
-    differences = {
-        f"{primary}, logits of the compact form": _relative_difference(found_logits, logits),
-        f"{primary}, logits in memory": _relative_difference(found_logits.flatten()[probe["positions"]], in_memory),
-    }
-    for name in _auto_classes(exported):
-        found = _relative_difference(tensors[f"{name}.hidden"], hidden_BTH)
-        differences[f"{name}, hidden states of the compact form"] = found
+    try:
+        fresh, tensors = _load_fresh(folder, _auto_classes(exported), probe_inputs(exported.config))
+    except ValueError as error:
+        return VerifyReport(folder, (str(error),))
+    differences = _output_differences(compact, facts["probe"], tensors)
     # A difference that is nan is one, too.
     problems = [
         f"{name}: expected a relative difference of at most {RELATIVE_TOLERANCE:g}, found {found:.3g}"
         for name, found in differences.items()
         if not found <= RELATIVE_TOLERANCE
     ]
+    problems.extend(_class_problems(exported, facts, fresh))
     return VerifyReport(folder, tuple(problems), max(differences.values()))
 
 
@@ -278,11 +268,41 @@ def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: 
 
 
 def _probe_problems(stated: Mapping[str, Any], probe: Mapping[str, Any]) -> Iterator[str]:
-    for name in probe.keys() - {"logits"}:
+    for name in sorted(probe.keys() - {"logits"}):
         yield from _differences(stated.get(name), probe[name], f"{FACTS_FILE} probe {name}")
     logits = stated.get("logits")
-    if not isinstance(logits, list) or len(logits) != len(probe["logits"]):
-        yield f"{FACTS_FILE} probe logits: expected {len(probe['logits'])} numbers, found {shown(logits)}"
+    if not isinstance(logits, list) or not all(isinstance(value, float) for value in logits):
+        yield f"{FACTS_FILE} probe logits: expected numbers, found {shown(logits)}"
+        return
+    difference = _relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
+    if not difference <= RELATIVE_TOLERANCE:
+        yield (
+            f"{_WEIGHTS_FILE}: expected the logits that the student had in memory within {RELATIVE_TOLERANCE:g}, "
+            f"found a relative difference of {difference:.3g}"
+        )
+
+
+def _output_differences(
+    compact: PreTrainedModel, probe: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
+    inputs = probe_inputs(compact.config)
+    primary = _auto_classes(compact)[0]
+    with torch.no_grad():
+        hidden_BTH = compact.base_model(**inputs).last_hidden_state
+        logits = all_logits(compact(**inputs))
+    found_logits = tensors[f"{primary}.logits"]
+    in_memory = torch.tensor(probe["logits"])
+    hidden_states = {name: tensor for name, tensor in tensors.items() if name.endswith(".hidden")}
+    return {
+        f"{primary}, logits of the compact form": _relative_difference(found_logits, logits),
+        f"{primary}, logits in memory": _relative_difference(found_logits.flatten()[probe["positions"]], in_memory),
+        **{
+            f"{name.removesuffix('.hidden')}, hidden states of the compact form": _relative_difference(
+                found, hidden_BTH
+            )
+            for name, found in hidden_states.items()
+        },
+    }
 
 
 def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:
@@ -291,12 +311,6 @@ def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:
             yield from _differences(stated.get(name), actual.get(name), f"{where} {name}")
     elif stated != actual:
         yield f"{where}: {FACTS_FILE} says {shown(stated)}, found {shown(actual)}"
-
-
-def _outputs(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
-    inputs = probe_inputs(model.config)
-    with torch.no_grad():
-        return model.base_model(**inputs).last_hidden_state, all_logits(model(**inputs))
 
 
 def _relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:

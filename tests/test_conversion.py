@@ -1,0 +1,402 @@
+"""Logits survive every conversion; what can't be converted is named."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny_bert import (
+    NUM_LAYERS,
+    SHAPE,
+    UNEVEN,
+    UNIFORM,
+    assert_same_logits,
+    batch,
+    logits_of,
+    random_student,
+    random_teacher,
+    randomised,
+)
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertLMHeadModel,
+    BertModel,
+    RobertaConfig,
+)
+
+from homodistil_hf.conversion import (
+    STOCK_CLASSES,
+    STUDENT_CLASSES,
+    load_teacher,
+    load_teacher_config,
+    remove_padding,
+    to_stock,
+    to_student,
+)
+from homodistil_hf.modeling import HomoBertConfig, HomoBertForMaskedLM, HomoBertForSequenceClassification
+from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+
+TEACHER_CLASSES = (
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertForQuestionAnswering,
+)
+STUDENTS = {name: STUDENT_CLASSES[stock.__name__] for name, stock in STOCK_CLASSES.items()}
+DTYPES = (torch.float32, torch.float64)
+
+
+def padded_weights(stock, plan):
+    """Every element of a stock model that padding put there, by parameter."""
+    grown = random_student(STUDENTS[f"Homo{type(stock).__name__}"], plan)
+    for parameter in grown.parameters():
+        nn.init.ones_(parameter)
+    ones = to_stock(grown).state_dict()
+    return {name: ones[name] == 0 for name in ones if bool((ones[name] == 0).any())}
+
+
+# Teacher → student
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("teacher_class", TEACHER_CLASSES)
+def test_a_student_starts_as_its_teacher(teacher_class, dtype):
+    teacher = random_teacher(teacher_class)
+    student = to_student(teacher).to(dtype)
+    assert type(student) is STUDENT_CLASSES[teacher_class.__name__]
+    assert_same_logits(logits_of(student), logits_of(teacher.to(dtype)))
+
+
+def test_a_student_remembers_what_its_teacher_was_set_to():
+    teacher = random_teacher(
+        BertForSequenceClassification,
+        id2label={0: "no", 1: "yes", 2: "maybe"},
+        label2id={"no": 0, "yes": 1, "maybe": 2},
+        problem_type="single_label_classification",
+        hidden_dropout_prob=0.05,
+        attention_probs_dropout_prob=0.15,
+        classifier_dropout=0.25,
+        pad_token_id=3,
+        layer_norm_eps=1e-7,
+        hidden_act="relu",
+        name_or_path="somebody/some-bert",
+        attn_implementation="eager",
+        finetuning_task="some-task",
+    )
+    student = to_student(teacher)
+    assert student.classifier.out_features == 3
+    assert student.dropout.p == 0.25
+    expected = {**teacher.config.to_dict(), "model_type": "homobert", "head_dim": 8, "softmax_head_dim": 8}
+    assert student.config.to_dict() == {**expected, "dropped_hidden_channels": None}
+    assert student.config._attn_implementation == "eager"
+    assert student.name_or_path == "somebody/some-bert"
+
+
+@pytest.mark.parametrize("is_training", (True, False))
+def test_a_student_is_in_its_teachers_mode_with_weights_of_its_own(is_training):
+    teacher = random_teacher(BertForMaskedLM).train(is_training)
+    student = to_student(teacher)
+    assert student.training is is_training
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    randomised(student, seed=5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_a_half_precision_teacher_becomes_a_float32_student():
+    teacher = random_teacher(BertForMaskedLM).to(torch.bfloat16)
+    student = to_student(teacher)
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+    assert_same_logits(logits_of(student), logits_of(teacher.float()))
+
+
+def test_a_student_of_a_student_is_a_copy_without_projections():
+    source = random_student(HomoBertForMaskedLM)
+    source.projections = nn.ModuleDict({"hidden_0": nn.Linear(24, 32, bias=False)})
+    copy = to_student(source)
+    assert torch.equal(logits_of(copy), logits_of(source))
+    assert teacher_plan(copy.config) == UNEVEN
+    assert not any(name.startswith("projections") for name in copy.state_dict())
+
+
+def test_masked_channels_are_copied_along():
+    source = random_student(HomoBertForMaskedLM, UNIFORM, dropped_hidden_channels=[2, 7])
+    assert torch.equal(logits_of(to_student(source)), logits_of(source))
+
+
+@pytest.mark.parametrize("convert", (to_student, lambda model: to_stock(to_student(model))))
+@pytest.mark.parametrize("is_stated", (True, False))
+def test_a_decoder_of_its_own_stays_its_own(is_stated, convert):
+    teacher = random_teacher(BertForMaskedLM, tie_word_embeddings=False)
+    # transformers leaves a decoder untied that is stored with other values, whatever the configuration says.
+    teacher.config.tie_word_embeddings = not is_stated
+    assert_same_logits(logits_of(convert(teacher)), logits_of(teacher))
+
+
+# Student → stock
+
+widths = st.builds(LayerWidths, st.integers(1, 4), st.integers(1, 6), st.integers(1, 20))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    layers=st.lists(widths, min_size=1, max_size=3),
+    student_class=st.sampled_from(list(STUDENTS.values())),
+    dtype=st.sampled_from(DTYPES),
+    softmax_head_dim=st.sampled_from((None, 3, 64)),
+)
+def test_any_widths_give_the_same_logits_as_stock_bert(layers, student_class, dtype, softmax_head_dim):
+    plan = WidthPlan(24, tuple(layers))
+    student = random_student(student_class, plan, softmax_head_dim=softmax_head_dim).to(dtype)
+    stock = to_stock(student)
+    assert type(stock) is STOCK_CLASSES[student_class.__name__]
+    assert_same_logits(logits_of(stock), logits_of(student))
+
+
+@pytest.mark.parametrize("hidden_act", ("gelu", "relu", "gelu_new", "silu"))
+def test_padding_is_silent_under_any_activation(hidden_act):
+    student = random_student(HomoBertForMaskedLM, hidden_act=hidden_act).double()
+    assert_same_logits(logits_of(to_stock(student)), logits_of(student))
+
+
+@pytest.mark.parametrize("attn_implementation", ("eager", "sdpa"))
+def test_stock_bert_attends_in_the_same_way(attn_implementation):
+    student = random_student(HomoBertForMaskedLM, attn_implementation=attn_implementation).double()
+    stock = to_stock(student)
+    assert stock.config._attn_implementation == attn_implementation
+    assert_same_logits(logits_of(stock), logits_of(student))
+
+
+@pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
+def test_converting_leaves_the_student_as_it_was(plan):
+    student = random_student(HomoBertForMaskedLM, plan)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    to_stock(student)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+
+
+def test_the_full_width_comes_back_bit_for_bit():
+    teacher = random_teacher(BertForMaskedLM)
+    found = to_stock(to_student(teacher)).state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_the_stock_configuration_is_all_stock():
+    stock = to_stock(random_student(HomoBertForSequenceClassification, num_labels=3, hidden_dropout_prob=0.2))
+    assert type(stock.config) is BertConfig
+    values = stock.config.to_dict()
+    student_only = {"head_dim", "softmax_head_dim", "dropped_hidden_channels", "per_layer_config", "auto_map"}
+    assert student_only & values.keys() == set()
+    assert values["model_type"] == "bert"
+    expected = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 16, "hidden_dropout_prob": 0.2}
+    assert {name: values[name] for name in expected} == expected
+    assert stock.num_labels == 3
+
+
+def test_tied_weights_stay_tied():
+    stock = to_stock(random_student(HomoBertForMaskedLM))
+    assert stock.cls.predictions.decoder.weight is stock.bert.embeddings.word_embeddings.weight
+    assert stock.cls.predictions.decoder.bias is stock.cls.predictions.bias
+
+
+def test_padding_stays_zero_when_the_stock_model_is_trained_on():
+    stock = to_stock(random_student(HomoBertForSequenceClassification)).train()
+    padding = padded_weights(stock, UNEVEN)
+    assert sum(int(mask.sum()) for mask in padding.values()) > 1000
+    optimizer = torch.optim.AdamW(stock.parameters(), lr=1e-2, weight_decay=0.1)
+    before = stock.bert.encoder.layer[0].intermediate.dense.weight.detach().clone()
+    for _ in range(5):
+        stock(**batch(stock.config), labels=torch.tensor([0, 1, 0])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not torch.equal(stock.bert.encoder.layer[0].intermediate.dense.weight, before)
+    assert all(bool((stock.state_dict()[name][mask] == 0).all()) for name, mask in padding.items())
+
+
+@pytest.mark.parametrize("student_class", STUDENTS.values())
+def test_removing_padding_brings_the_student_back(student_class):
+    student = random_student(student_class)
+    back = to_student(to_stock(student))
+    remove_padding(back, UNEVEN)
+    assert teacher_plan(back.config) == UNEVEN
+    assert_same_logits(logits_of(back), logits_of(student))
+    num_parameters = [sum(parameter.numel() for parameter in model.parameters()) for model in (back, student)]
+    assert num_parameters[0] == num_parameters[1]
+
+
+def test_only_zeros_are_cut():
+    student = to_student(to_stock(random_student(HomoBertForMaskedLM)))
+    with torch.no_grad():
+        student.bert.encoder.layer[1].output.dense.weight[3, -1] = 1e-3
+    with pytest.raises(ValueError, match=r"not zero in bert\.encoder\.layer\.1\.output\.dense\.weight; keep"):
+        remove_padding(student, UNEVEN)
+
+
+def test_padding_of_other_widths_is_not_cut():
+    student = to_student(to_stock(random_student(HomoBertForMaskedLM, UNIFORM)))
+    with pytest.raises(ValueError, match=r'pads to .*"intermediate_size": 9}, but the student has .*: 16}'):
+        remove_padding(student, WidthPlan.uniform(24, NUM_LAYERS, LayerWidths(3, 8, 9)))
+
+
+def test_masked_hidden_channels_are_refused_by_stock_bert():
+    student = random_student(HomoBertForMaskedLM, UNIFORM, dropped_hidden_channels=[1, 4])
+    with pytest.raises(ValueError, match="model has 2 masked hidden channels .*compact it first"):
+        to_stock(student)
+
+
+def test_only_students_become_stock():
+    with pytest.raises(ValueError, match="model=BertForMaskedLM is no student; expected one of HomoBertForMaskedLM"):
+        to_stock(random_teacher(BertForMaskedLM))
+
+
+def test_widths_without_a_stock_form_name_the_nearest_plan():
+    student = random_student(HomoBertForMaskedLM, WidthPlan.uniform(22, NUM_LAYERS, LayerWidths(3, 5, 16)))
+    with pytest.raises(ValueError, match="hidden_size=22 .*at least 3 heads .*nearest valid plan: {"):
+        to_stock(student)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("teacher_class", "remedy"),
+    [
+        (BertModel, "no head .* load it as BertForMaskedLM"),
+        (BertLMHeadModel, "decoder: load it as BertForMaskedLM"),
+        (BertForMultipleChoice, "choose a stock BERT encoder"),
+    ],
+)
+def test_unsupported_classes_are_named(teacher_class, remedy):
+    message = f"teacher class {teacher_class.__name__} is not supported; expected one of .*BertForMaskedLM.*{remedy}"
+    with pytest.raises(ValueError, match=message):
+        to_student(teacher_class(BertConfig(**SHAPE)))
+
+
+@pytest.mark.parametrize("values", ({"is_decoder": True}, {"is_decoder": True, "add_cross_attention": True}))
+def test_decoders_are_refused(values):
+    with pytest.raises(ValueError, match="is_decoder=True.*only encoders are supported: set both to False"):
+        to_student(BertForMaskedLM(BertConfig(**SHAPE, **values)))
+
+
+def test_relative_positions_are_refused():
+    teacher = random_teacher(BertForMaskedLM, position_embedding_type="relative_key")
+    with pytest.raises(ValueError, match="position_embedding_type='relative_key'.*only has 'absolute'"):
+        to_student(teacher)
+
+
+# Loading
+
+
+def saved(model, folder, **config_values):
+    model.save_pretrained(folder)
+    if config_values:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **config_values}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("teacher_class", [cls for cls in TEACHER_CLASSES if cls is not BertForPreTraining])
+def test_a_teacher_is_loaded_as_the_class_it_was_saved_as(tmp_path, teacher_class):
+    teacher = random_teacher(teacher_class)
+    loaded = load_teacher(saved(teacher, tmp_path))
+    assert type(loaded) is teacher_class
+    assert not loaded.training
+    assert loaded.config.name_or_path == str(tmp_path)
+    assert torch.equal(logits_of(loaded), logits_of(teacher))
+
+
+@pytest.mark.parametrize("architectures", (["BertForPreTraining"], None))
+def test_masked_words_are_the_default_head(tmp_path, architectures):
+    teacher = random_teacher(BertForPreTraining)
+    loaded = load_teacher(saved(teacher, tmp_path, architectures=architectures))
+    assert type(loaded) is BertForMaskedLM
+    assert torch.equal(logits_of(loaded), logits_of(teacher))
+
+
+def test_the_first_berts_files_are_read(tmp_path):
+    teacher = random_teacher(BertForPreTraining)
+    folder = saved(teacher, tmp_path, architectures=["BertForMaskedLM"])
+    path = tmp_path / "model.safetensors"
+    old_names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        old = next((old for new, old in old_names.items() if name.endswith(new)), None)
+        tensors[f"{name.rpartition('LayerNorm')[0]}{old}" if old else name] = tensor
+    assert sum(name.endswith("gamma") for name in tensors) == 2 * NUM_LAYERS + 2
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert torch.equal(logits_of(load_teacher(folder)), logits_of(teacher))
+
+
+def test_a_half_precision_teacher_is_loaded_in_float32(tmp_path):
+    loaded = load_teacher(saved(random_teacher(BertForMaskedLM).half(), tmp_path))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
+def test_a_student_checkpoint_is_loaded_with_its_masks(tmp_path, plan):
+    student = random_student(HomoBertForMaskedLM, plan, dropped_hidden_channels=[0, 5])
+    loaded = load_teacher(saved(student, tmp_path))
+    assert type(loaded) is HomoBertForMaskedLM
+    assert loaded.config.dropped_hidden_channels == [0, 5]
+    assert torch.equal(logits_of(loaded), logits_of(student))
+
+
+def test_a_configuration_is_read_without_weights(tmp_path):
+    random_teacher(BertForMaskedLM).config.save_pretrained(tmp_path)
+    config = load_teacher_config(str(tmp_path))
+    assert (type(config), config.hidden_size, config.architectures) == (BertConfig, 32, ["BertForMaskedLM"])
+
+
+def test_a_student_configuration_is_read_with_its_widths(tmp_path):
+    random_student(HomoBertForMaskedLM).config.save_pretrained(tmp_path)
+    config = load_teacher_config(str(tmp_path))
+    assert type(config) is HomoBertConfig
+    assert teacher_plan(config) == UNEVEN
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"architectures": ["BertModel"]}, "teacher class BertModel is not supported"),
+        ({"architectures": ["BertForNextSentencePrediction"]}, "BertForNextSentencePrediction is not supported"),
+        ({"is_decoder": True}, "is_decoder=True, add_cross_attention=False"),
+        ({"position_embedding_type": "relative_key_query"}, "position_embedding_type='relative_key_query'"),
+        ({"auto_map": {"AutoModel": "modeling_x.XModel"}}, "brings its own modelling code .*AutoModel"),
+        ({"model_type": "no_such_type"}, "model_type='no_such_type'; supported: bert, homobert"),
+    ],
+)
+def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, values, message):
+    config = random_teacher(BertForMaskedLM).config.to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({**config, **values}))
+    with pytest.raises(ValueError, match=message):
+        load_teacher(str(tmp_path))
+
+
+def test_another_family_is_refused(tmp_path):
+    RobertaConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has model_type='roberta'; supported: bert.*Choose a BERT encoder"):
+        load_teacher_config(str(tmp_path))
+
+
+def test_a_head_without_weights_is_not_made_up(tmp_path):
+    folder = saved(BertModel(BertConfig(**SHAPE)), tmp_path, architectures=["BertForMaskedLM"])
+    with pytest.raises(ValueError, match=r"no weights for cls\.predictions.* and 3 more, which BertForMaskedLM needs"):
+        load_teacher(folder)
+
+
+def test_truncated_weights_are_named(tmp_path):
+    folder = saved(random_teacher(BertForMaskedLM), tmp_path)
+    path = tmp_path / "model.safetensors"
+    assert load_file(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="its weights are unreadable .*copy or download them again"):
+        load_teacher(folder)

@@ -1,0 +1,481 @@
+"""Saved = loaded, in a process that can't import this package; folders are whole or absent; facts are exact."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_bert import (
+    UNEVEN,
+    UNIFORM,
+    assert_same_logits,
+    batch,
+    logits_of,
+    random_student,
+    random_teacher,
+)
+from torch import nn
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+)
+
+import homodistil_hf.export
+from homodistil_hf.checkpoint import file_digest, write_manifest
+from homodistil_hf.conversion import STUDENT_CLASSES, to_stock
+from homodistil_hf.export import AUTO_CLASSES, FORMATS, MODELING_FILE, convert_export, export_student, load_export
+from homodistil_hf.facts import read_facts
+from homodistil_hf.modeling import HomoBertForMaskedLM
+from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+
+STUDENTS = {cls.__name__: cls for cls in STUDENT_CLASSES.values()}
+# Three layers of any widths; stock BERT holds none of them as they are.
+THREE_LAYERS = WidthPlan(20, (LayerWidths(1, 3, 5), LayerWidths(4, 4, 12), LayerWidths(2, 5, 7)))
+EXPORTED = [
+    *((name, UNEVEN, format) for name in STUDENTS for format in FORMATS),
+    *(("HomoBertForMaskedLM", UNIFORM, format) for format in FORMATS),
+    *(("HomoBertForSequenceClassification", THREE_LAYERS, format) for format in FORMATS),
+]
+
+# Loads every folder by its auto classes; the package can't be imported, and the script says so by trying.
+LOADER = """
+import json, sys
+sys.modules["homodistil_hf"] = None
+try:
+    import homodistil_hf.modeling
+    raise SystemExit("homodistil_hf can be imported")
+except ImportError:
+    pass
+import torch, transformers
+from safetensors.torch import load_file, save_file
+folders, inputs, outputs = sys.argv[1:]
+inputs, found = load_file(inputs), {}
+for folder, auto_classes, options in json.loads(folders):
+    for name in auto_classes:
+        model = getattr(transformers, name).from_pretrained(folder, **options).eval()
+        with torch.no_grad():
+            result = model(**inputs, return_dict=True)
+            found[f"{folder}:{name}:hidden"] = model.base_model(**inputs).last_hidden_state
+        if "logits" in result:
+            found[f"{folder}:{name}:logits"] = result["logits"]
+        elif "start_logits" in result:
+            found[f"{folder}:{name}:logits"] = torch.stack((result["start_logits"], result["end_logits"]), -1)
+save_file({name: tensor.contiguous() for name, tensor in found.items()}, outputs)
+"""
+
+
+def auto_class_of(student):
+    return f"AutoModel{type(student).__name__.removeprefix('HomoBert')}"
+
+
+@pytest.fixture(scope="module")
+def fresh_process(tmp_path_factory):
+    """Every export, and what a process without this package makes of it."""
+    root = tmp_path_factory.mktemp("exports")
+    students, requests = {}, []
+    for index, (name, plan, format) in enumerate(EXPORTED):
+        student = random_student(STUDENTS[name], plan, num_labels=2)
+        folder = export_student(student, root / str(index), format)
+        students[index] = student
+        is_compact = format == "compact"
+        auto_classes = [name for name in AUTO_CLASSES if name != "AutoConfig"] if is_compact else []
+        options = {"trust_remote_code": True} if is_compact else {}
+        requests.append((str(folder), auto_classes or [auto_class_of(student), "AutoModel"], options))
+    inputs, outputs = root / "inputs.safetensors", root / "outputs.safetensors"
+    save_file(batch(students[0].config), inputs)
+    subprocess.run(
+        [sys.executable, "-c", LOADER, json.dumps(requests), str(inputs), str(outputs)],
+        check=True,
+        cwd=root,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(root / "modules")},
+    )
+    return students, requests, load_file(outputs)
+
+
+@pytest.mark.parametrize("index", range(len(EXPORTED)))
+def test_saved_is_loaded_where_the_package_is_absent(fresh_process, index):
+    students, requests, found = fresh_process
+    student = students[index]
+    folder, auto_classes, _ = requests[index]
+    assert_same_logits(found[f"{folder}:{auto_class_of(student)}:logits"], logits_of(student))
+    with torch.no_grad():
+        hidden = student.base_model(**batch(student.config)).last_hidden_state
+    assert len(auto_classes) == (5 if EXPORTED[index][2] == "compact" else 2)
+    for auto_class in auto_classes:
+        assert_same_logits(found[f"{folder}:{auto_class}:hidden"], hidden)
+
+
+# Folders
+
+
+@pytest.fixture
+def student():
+    return random_student(HomoBertForMaskedLM)
+
+
+@pytest.fixture
+def teacher():
+    return random_teacher(BertForMaskedLM)
+
+
+def names_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("format", "own_files"), [("standard", []), ("compact", ["modeling_homobert.py"])], ids=FORMATS
+)
+def test_a_folder_holds_what_it_must_and_no_pickle(tmp_path, student, tokenizer, format, own_files):
+    folder = export_student(student, tmp_path / "deep" / "student", format, tokenizer=tokenizer)
+    assert folder == tmp_path / "deep" / "student"
+    tokenizer_files = ["tokenizer.json", "tokenizer_config.json"]
+    expected = ["README.md", "config.json", "facts.json", "model.safetensors", *own_files, *tokenizer_files]
+    assert names_in(folder) == sorted(expected)
+    assert names_in(folder.parent) == sorted(["student", *(f"student/{name}" for name in expected)])
+
+
+def test_a_new_folder_has_the_usual_rights(tmp_path, student):
+    (tmp_path / "made").mkdir()
+    folder = export_student(student, tmp_path / "student")
+    assert folder.stat().st_mode == (tmp_path / "made").stat().st_mode
+
+
+def test_the_standard_configuration_is_stock(tmp_path, student):
+    config = json.loads((export_student(student, tmp_path / "student") / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("bert", ["BertForMaskedLM"])
+    assert not {"auto_map", "per_layer_config", "head_dim", "softmax_head_dim"} & config.keys()
+
+
+def test_the_compact_configuration_names_every_auto_class(tmp_path, student):
+    folder = export_student(student, tmp_path / "student", "compact")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("homobert", ["HomoBertForMaskedLM"])
+    assert config["auto_map"] == {
+        "AutoConfig": "modeling_homobert.HomoBertConfig",
+        "AutoModel": "modeling_homobert.HomoBertModel",
+        "AutoModelForMaskedLM": "modeling_homobert.HomoBertForMaskedLM",
+        "AutoModelForSequenceClassification": "modeling_homobert.HomoBertForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_homobert.HomoBertForTokenClassification",
+        "AutoModelForQuestionAnswering": "modeling_homobert.HomoBertForQuestionAnswering",
+    }
+    source = Path(homodistil_hf.export.__file__).with_name("modeling.py")
+    assert (folder / MODELING_FILE).read_bytes() == source.read_bytes()
+
+
+def test_the_compact_form_needs_no_remote_code_once_the_package_is_imported(tmp_path, student):
+    folder = export_student(student, tmp_path / "student", "compact")
+    loaded = AutoModelForMaskedLM.from_pretrained(folder)
+    assert type(loaded) is HomoBertForMaskedLM
+    assert torch.equal(logits_of(loaded), logits_of(student))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_exporting_leaves_the_student_as_it_was(tmp_path, student, format):
+    student.train()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    config = student.config.to_dict()
+    export_student(student, tmp_path / "student", format)
+    assert student.training
+    assert student.config.to_dict() == config
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+
+
+def test_projections_stay_behind(tmp_path, student):
+    plain = export_student(student, tmp_path / "plain", "compact")
+    student.projections = nn.ModuleDict({"hidden_0": nn.Linear(24, 32, bias=False)})
+    folder = export_student(student, tmp_path / "student", "compact")
+    assert file_digest(folder / "model.safetensors") == file_digest(plain / "model.safetensors")
+
+
+def test_a_stock_model_is_exported_as_it_is(tmp_path, teacher):
+    folder = export_student(teacher, tmp_path / "student")
+    assert torch.equal(logits_of(BertForMaskedLM.from_pretrained(folder)), logits_of(teacher))
+
+
+def test_a_full_folder_is_not_touched(tmp_path, student):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="is not empty and holds no export; choose another or empty it"):
+            export_student(student, tmp_path, overwrite=overwrite)
+    assert names_in(tmp_path) == ["thesis.txt"]
+
+
+def test_a_file_is_no_folder(tmp_path, student):
+    (tmp_path / "student").write_text("")
+    with pytest.raises(ValueError, match="student' is a file; choose another name"):
+        export_student(student, tmp_path / "student")
+
+
+def test_an_empty_folder_is_filled(tmp_path, student):
+    (tmp_path / "student").mkdir()
+    export_student(student, tmp_path / "student")
+    assert "facts.json" in names_in(tmp_path / "student")
+
+
+def test_an_earlier_export_is_replaced_only_on_request(tmp_path, student):
+    folder = export_student(student, tmp_path / "student", "compact")
+    with pytest.raises(ValueError, match="holds an export already; pass overwrite=True to replace it"):
+        export_student(student, folder)
+    assert MODELING_FILE in names_in(folder)
+    export_student(student, folder, overwrite=True)
+    assert MODELING_FILE not in names_in(folder)
+    assert names_in(tmp_path) == sorted(["student", *(f"student/{name}" for name in names_in(folder))])
+
+
+def test_files_of_others_in_an_export_are_kept(tmp_path, student):
+    folder = export_student(student, tmp_path / "student")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"files that no export wrote \(notes\.txt\).*move them away"):
+        export_student(student, folder, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("had_one", (False, True))
+def test_a_failure_halfway_leaves_no_trace(tmp_path, student, monkeypatch, had_one):
+    if had_one:
+        export_student(student, tmp_path / "student")
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in names_in(tmp_path)}
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(homodistil_hf.export, "render_card", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        export_student(student, tmp_path / "student", overwrite=True)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in names_in(tmp_path)} == before
+
+
+# Refusals
+
+
+def test_an_unknown_format_names_the_nearest(tmp_path, student):
+    with pytest.raises(ValueError, match="format='standart' is unknown; nearest valid: 'standard'"):
+        export_student(student, tmp_path / "student", "standart")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_masked_hidden_channels_are_refused(tmp_path, format):
+    student = random_student(HomoBertForMaskedLM, UNIFORM, dropped_hidden_channels=[3])
+    with pytest.raises(ValueError, match="model has 1 masked hidden channels .*compact it first"):
+        export_student(student, tmp_path / "student", format)
+
+
+def test_a_diverged_student_is_refused(tmp_path, student):
+    with torch.no_grad():
+        student.bert.embeddings.LayerNorm.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="logits that are not finite .*export an earlier checkpoint"):
+        export_student(student, tmp_path / "student")
+    assert names_in(tmp_path) == []
+
+
+def test_an_unknown_section_of_facts_names_the_nearest(tmp_path, student):
+    with pytest.raises(ValueError, match="unknown section 'setting'; .*nearest valid: 'settings'"):
+        export_student(student, tmp_path / "student", facts={"setting": {}})
+
+
+def test_a_section_of_facts_is_a_mapping(tmp_path, student):
+    with pytest.raises(ValueError, match=r"facts\['training'\]=3 is no mapping"):
+        export_student(student, tmp_path / "student", facts={"training": 3})
+
+
+def test_widths_without_a_stock_form_are_exported_compact_only(tmp_path):
+    student = random_student(HomoBertForMaskedLM, WidthPlan.uniform(22, 2, LayerWidths(3, 5, 16)))
+    with pytest.raises(ValueError, match="as a stock BERT needs; nearest valid plan"):
+        export_student(student, tmp_path / "standard")
+    folder = export_student(student, tmp_path / "compact", "compact")
+    assert read_facts(folder)["forms"]["padded"] is None
+    assert torch.equal(logits_of(load_export(folder)), logits_of(student))
+
+
+# Facts
+
+
+def num_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("student_class", STUDENTS.values())
+def test_facts_are_what_is_counted(tmp_path, student_class, format):
+    student = random_student(student_class)
+    facts = read_facts(export_student(student, tmp_path / "student", format))
+    exported = student if format == "compact" else to_stock(student)
+    tensors = load_file(tmp_path / "student" / "model.safetensors")
+    pooler = exported.base_model.pooler
+    assert facts["student"] == {
+        "architecture": type(exported).__name__,
+        "plan": teacher_plan(exported.config).to_dict(),
+        "num_hidden_layers": 2,
+        "num_parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "num_encoder_parameters": num_parameters(exported.base_model) - (num_parameters(pooler) if pooler else 0),
+        "encoder_macs": facts["student"]["encoder_macs"],
+        "size_bytes": 4 * sum(tensor.numel() for tensor in tensors.values()),
+    }
+
+
+def test_macs_are_counted_by_hand(tmp_path, student):
+    # UNEVEN: hidden 24; attention 15 and 16, FFN 16 and 9; padded to 24 and 16.
+    compact = read_facts(export_student(student, tmp_path / "compact", "compact"))["student"]["encoder_macs"]
+    padded = read_facts(export_student(student, tmp_path / "standard"))["student"]["encoder_macs"]
+    assert compact == 4 * 24 * (15 + 16) + 2 * 24 * (16 + 9) + 2 * 128 * (15 + 16)
+    assert padded == 2 * (4 * 24 * 24 + 2 * 24 * 16 + 2 * 128 * 24)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("student_class", STUDENTS.values())
+def test_uneven_widths_state_both_costs(tmp_path, student_class, format):
+    student = random_student(student_class)
+    forms = read_facts(export_student(student, tmp_path / "student", format))["forms"]
+    assert forms["compact"]["num_parameters"] == num_parameters(student)
+    assert forms["padded"]["num_parameters"] == num_parameters(to_stock(student))
+    assert forms["compact"]["plan"] == UNEVEN.to_dict()
+
+
+def test_stock_widths_have_one_cost(tmp_path):
+    student = random_student(HomoBertForMaskedLM, UNIFORM)
+    assert read_facts(export_student(student, tmp_path / "student"))["forms"] == {}
+
+
+@pytest.mark.parametrize("teacher_class", (BertForMaskedLM, BertForPreTraining, BertForSequenceClassification))
+def test_the_teacher_is_counted_without_what_no_student_has(tmp_path, student, teacher_class):
+    teacher = random_teacher(teacher_class)
+    facts = read_facts(export_student(student, tmp_path / "student", "compact", teacher=teacher))
+    counted = teacher if teacher_class is not BertForPreTraining else BertForMaskedLM(teacher.config)
+    assert facts["teacher"]["architecture"] == teacher_class.__name__
+    assert facts["teacher"]["num_parameters"] == num_parameters(counted)
+    assert facts["teacher"]["size_bytes"] == 4 * num_parameters(counted)
+    for name, fraction in facts["cost_fractions"].items():
+        assert fraction == round(facts["student"][name] / facts["teacher"][name], 4)
+
+
+def test_a_teacher_in_a_folder_is_told_by_name_and_licence(tmp_path, student, teacher):
+    teacher.save_pretrained(tmp_path / "small-teacher")
+    (tmp_path / "small-teacher" / "README.md").write_text("---\nlicense: mit\n---\n# A teacher\n")
+    folder = export_student(student, tmp_path / "student", teacher=str(tmp_path / "small-teacher"))
+    found = read_facts(folder)["teacher"]
+    assert (found["name"], found["hub_id"], found["licence"]) == ("small-teacher", None, "mit")
+    # Where the folder was is nobody's business.
+    assert str(tmp_path) not in (folder / "facts.json").read_text() + (folder / "README.md").read_text()
+
+
+def test_a_run_is_told_without_its_tokens(tmp_path, student):
+    run = {
+        "settings": {"learning_rate": 3e-4, "hub_token": "hf_secret", "report_to": ("none",), "path": Path("a/b")},
+        "training": {"num_steps": torch.tensor(1000).item(), "num_tokens": 4_096_000},
+        "evaluation": {"kl": float("nan"), "mlm_accuracy": 0.5},
+    }
+    folder = export_student(student, tmp_path / "student", facts=run)
+    facts = read_facts(folder)
+    assert facts["settings"] == {"learning_rate": 3e-4, "report_to": ["none"], "path": str(Path("a/b"))}
+    assert facts["training"] == run["training"]
+    assert facts["evaluation"] == {"kl": "nan", "mlm_accuracy": 0.5}
+    assert all("hf_secret" not in (folder / name).read_text() for name in ("facts.json", "README.md"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_facts_hold_digests_and_the_logits_in_memory(tmp_path, student, format):
+    folder = export_student(student, tmp_path / "student", format)
+    facts = read_facts(folder)
+    for name, listed in facts["files"].items():
+        assert listed == {"sha256": file_digest(folder / name), "size_bytes": (folder / name).stat().st_size}
+    assert set(facts["files"]) == set(names_in(folder)) - {"facts.json", "README.md"}
+    probe = facts["probe"]
+    inputs = {name: torch.tensor(probe[name]) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad():
+        logits = student(**inputs).logits.flatten()
+    assert len(probe["logits"]) == 64
+    assert torch.equal(logits[probe["positions"]], torch.tensor(probe["logits"]))
+    assert len(set(probe["input_ids"][0] + probe["input_ids"][1])) == 32
+    assert not inputs["attention_mask"].all()
+    assert inputs["token_type_ids"].any()
+
+
+# Reading and converting
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("student_class", STUDENTS.values())
+def test_either_format_loads_as_the_same_student(tmp_path, student_class, format):
+    student = random_student(student_class)
+    loaded = load_export(export_student(student, tmp_path / "student", format))
+    assert type(loaded) is student_class
+    assert teacher_plan(loaded.config) == UNEVEN
+    assert_same_logits(logits_of(loaded), logits_of(student))
+
+
+@pytest.mark.parametrize(("source", "target"), [("standard", "compact"), ("compact", "standard")])
+def test_one_format_is_converted_to_the_other(tmp_path, student, teacher, tokenizer, source, target):
+    run = {"training": {"num_steps": 7}, "settings": {"seed": 3}, "evaluation": {"kl": 0.25}}
+    first = export_student(student, tmp_path / "a", source, teacher=teacher, facts=run, tokenizer=tokenizer)
+    direct = export_student(student, tmp_path / "b", target, teacher=teacher, facts=run, tokenizer=tokenizer)
+    converted = convert_export(first, tmp_path / "c", target)
+    assert names_in(converted) == names_in(direct)
+    found, expected = read_facts(converted), read_facts(direct)
+    for name in ("format", "student", "forms", "teacher", "cost_fractions", *run):
+        assert found[name] == expected[name], name
+    assert_same_logits(torch.tensor(found["probe"]["logits"]), torch.tensor(expected["probe"]["logits"]))
+    assert_same_logits(logits_of(load_export(converted)), logits_of(student))
+
+
+def test_a_checkpoint_is_exported(tmp_path, student, tokenizer):
+    checkpoint = tmp_path / "checkpoint-30"
+    student.save_pretrained(checkpoint)
+    tokenizer.save_pretrained(checkpoint)
+    write_manifest(checkpoint)
+    folder = convert_export(checkpoint, tmp_path / "student", "standard")
+    assert "tokenizer.json" in names_in(folder)
+    assert_same_logits(logits_of(BertForMaskedLM.from_pretrained(folder)), logits_of(student))
+
+
+def test_a_damaged_checkpoint_is_not_exported(tmp_path, student):
+    checkpoint = tmp_path / "checkpoint-30"
+    student.save_pretrained(checkpoint)
+    write_manifest(checkpoint)
+    path = checkpoint / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        convert_export(checkpoint, tmp_path / "student", "standard")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"has no config\.json; expected an export or a checkpoint-N"):
+        load_export(tmp_path)
+
+
+# Use
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("head", ("SequenceClassification", "QuestionAnswering"))
+def test_a_task_head_on_the_export_trains(tmp_path, student, head, format):
+    folder = export_student(student, tmp_path / "student", format)
+    auto_classes = {
+        "SequenceClassification": AutoModelForSequenceClassification,
+        "QuestionAnswering": AutoModelForQuestionAnswering,
+    }
+    auto_class = auto_classes[head]
+    model = auto_class.from_pretrained(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    assert type(model).__name__ == ("Bert" if format == "standard" else "HomoBert") + f"For{head}"
+    labels = {
+        "SequenceClassification": {"labels": torch.tensor([0, 1, 0])},
+        "QuestionAnswering": {"start_positions": torch.tensor([1, 4, 2]), "end_positions": torch.tensor([3, 5, 9])},
+    }
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = model(**batch(model.config), **labels[head]).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
