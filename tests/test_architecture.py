@@ -12,20 +12,21 @@ PACKAGE = Path(__file__).parent.parent / "homodistil_hf"
 # Lowest first. A module may import the modules of lower ranks, never one of its own rank or above; `x.*` stands for
 # every module of the subpackage x. A new module fails `test_every_module_has_a_rank` until it is given its place.
 RANKS: tuple[tuple[str, ...], ...] = (
-    # Plain types and formulas.
-    ("version", "modeling", "widths", "schedule", "losses", "manifest"),
-    ("structure", "cost", "tasks"),
-    ("budgets", "conversion", "sensitivity", "masks"),
-    ("plans", "compaction", "teacher"),
-    # What goes in.
-    ("collator",),
-    ("data",),
-    # What comes out.
-    ("staging", "verify", "evaluation.*"),
-    ("checkpoint", "hub", "report"),
+    # Formulas, plain types and files; nothing of ours below.
+    ("version", "widths", "modeling", "schedule", "losses", "projections", "checkpoint"),
+    ("corpus", "packing", "collator"),
+    # The stages of the method: tensors and plans in, tensors and plans out.
+    ("structure", "cost", "tasks", "teacher", "registration"),
+    ("budgets", "sensitivity", "masks", "compaction", "recording"),
+    ("plans", "conversion", "pruning", "distillation", "discrepancy", "data", "evaluation.*"),
+    # Folders on disk.
+    ("facts", "run_state"),
+    ("hub", "outcome"),
     ("export",),
-    # Who puts the stages together.
-    ("training_args",),
+    ("verify", "report"),
+    # Who reads settings and puts the stages together.
+    ("training_args", "resumable"),
+    ("preparation",),
     ("trainer",),
     ("methods.*",),
     ("demo",),
@@ -33,9 +34,9 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 
-# Only these read training arguments, and only these know transformers.Trainer and its callbacks.
-ORCHESTRATORS = ("training_args", "trainer", "methods.*", "demo", "cli")
-TRAINER_MODULES = ("transformers.trainer", "transformers.training_args")
+SETTINGS_READERS = ("training_args", "preparation", "trainer", "methods.*", "demo", "cli")
+TRAINER_USERS = (*SETTINGS_READERS, "resumable")
+TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
 
 # Travels inside compact exports, where the rest of the package is absent.
@@ -50,6 +51,7 @@ def module_name(path: Path) -> str:
 
 SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 MODULES = [name for name in SOURCES if name]
+SUBPACKAGES = {name for name, path in SOURCES.items() if name and path.name == "__init__.py"}
 
 
 def matches(module: str, pattern: str) -> bool:
@@ -57,8 +59,14 @@ def matches(module: str, pattern: str) -> bool:
     return module == subpackage or (pattern.endswith(".*") and module.startswith(f"{subpackage}."))
 
 
+def matches_any(module: str, patterns: tuple[str, ...]) -> bool:
+    return any(matches(module, pattern) for pattern in patterns)
+
+
 def rank_of(module: str) -> int:
-    return next(i for i, names in enumerate(RANKS) if any(matches(module, name) for name in names))
+    ranks = [rank for rank, patterns in enumerate(RANKS) if matches_any(module, patterns)]
+    assert len(ranks) == 1, f"{module} has {len(ranks)} ranks in RANKS, not one"
+    return ranks[0]
 
 
 def imports_of(source: str, *, package: str) -> Iterator[tuple[str, str]]:
@@ -94,10 +102,6 @@ def own_imports(module: str) -> set[str]:
     return {name for name in reached if name is not None}
 
 
-def is_orchestrator(module: str) -> bool:
-    return any(matches(module, pattern) for pattern in ORCHESTRATORS)
-
-
 @pytest.mark.parametrize(
     ("source", "reached"),
     [
@@ -120,30 +124,32 @@ def test_imports_of_a_subpackage_climb_one_level():
     assert found == [("homodistil_hf.masks", "full_masks")]
 
 
-def test_every_module_has_a_rank():
-    ranked = [name for names in RANKS for name in names]
-    assert len(ranked) == len(set(ranked))
-    assert [module for module in MODULES if not any(matches(module, name) for name in ranked)] == []
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_a_rank(module):
+    assert rank_of(module) >= 0
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module):
-    inside_subpackage = module.split(".")[0] in ("methods", "evaluation")
     for imported in own_imports(module):
         assert imported != "", f"{module} imports from homodistil_hf itself, which imports everybody"
-        if inside_subpackage and imported == module.split(".")[0]:
-            continue  # a package's own __init__
+        if imported in SUBPACKAGES and module.startswith(f"{imported}."):
+            continue  # a subpackage's own __init__
         assert rank_of(imported) < rank_of(module), f"{module} imports {imported}, which does not stand below it"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("methods.")])
 def test_methods_never_import_each_other(module):
-    assert [name for name in own_imports(module) if name.startswith("methods")] == []
+    assert {name for name in own_imports(module) if name.startswith("methods.")} == set()
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if not is_orchestrator(name)])
-def test_stages_know_nothing_of_trainer_and_its_settings(module):
+@pytest.mark.parametrize("module", [name for name in MODULES if not matches_any(name, SETTINGS_READERS)])
+def test_stages_read_no_settings(module):
     assert "training_args" not in own_imports(module)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not matches_any(name, TRAINER_USERS)])
+def test_stages_know_nothing_of_trainer(module):
     for imported, name in imported_by(module):
         assert not imported.startswith(TRAINER_MODULES), f"{module} imports {imported}"
         assert not (imported.startswith("transformers") and name in TRAINER_NAMES), f"{module} imports {name}"
