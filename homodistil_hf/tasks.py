@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
+from .collator import IGNORED_LABEL
 from .losses import multi_label_terms, prediction_terms, regression_terms
 from .modeling import HomoBertPreTrainedModel
 
 Inputs = Mapping[str, torch.Tensor]
 Outputs = Mapping[str, torch.Tensor]
 Terms = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
