@@ -1,0 +1,292 @@
+"""verify finds nothing wrong with a good export, and names whatever was changed afterwards."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_bert import random_student, random_teacher
+from transformers import BertForMaskedLM
+
+import homodistil_hf.verify
+from homodistil_hf.export import FORMATS, MODELING_FILE, export_student
+from homodistil_hf.facts import file_facts
+from homodistil_hf.modeling import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+from homodistil_hf.verify import verify_export
+
+
+@pytest.fixture(scope="module")
+def good_exports(tmp_path_factory, tokenizer):
+    """One export a format, written once; tests work on copies."""
+    root = tmp_path_factory.mktemp("good")
+    heads = {"standard": HomoBertForQuestionAnswering, "compact": HomoBertForMaskedLM}
+    teacher = random_teacher(BertForMaskedLM, vocab_size=96)
+    run = {"training": {"num_steps": 3}, "evaluation": {"kl": 0.5}}
+    return {
+        format: export_student(
+            random_student(head, vocab_size=96), root / format, format, tokenizer=tokenizer, teacher=teacher, facts=run
+        )
+        for format, head in heads.items()
+    }
+
+
+@pytest.fixture
+def export(good_exports, tmp_path):
+    """A fresh copy of the compact export; `standard` by name."""
+
+    def copy(format="compact"):
+        return shutil.copytree(good_exports[format], tmp_path / format)
+
+    return copy
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """Nothing is loaded in a fresh process, and no remote code runs."""
+
+    def refuse(*args):
+        raise AssertionError("a fresh process was started")
+
+    monkeypatch.setattr(homodistil_hf.verify, "_run_fresh", refuse)
+
+
+def edit_json(path, change):
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def with_new_digests(folder):
+    """Facts that agree with the files as they are now, as a careful forger would leave them."""
+    edit_json(folder / "facts.json", lambda facts: facts.update(files=file_facts(folder)))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_good_export_has_no_problems_and_stays_as_it_was(export, format, monkeypatch, tmp_path):
+    folder, modules = export(format), tmp_path / "modules"
+    # What the Hub and its client add is no problem.
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    (folder / ".cache" / "huggingface" / "CACHEDIR.TAG").write_text("")
+    modules.mkdir()
+    monkeypatch.setenv("HF_MODULES_CACHE", str(modules))
+    before = sorted(folder.rglob("*"))
+    report = verify_export(folder)
+    assert report.problems == ()
+    assert report.ok
+    assert 0 <= report.max_relative_difference <= 1e-5
+    assert list(modules.iterdir()) == []
+    assert sorted(folder.rglob("*")) == before
+
+
+# Files
+
+
+@pytest.mark.usefixtures("no_process")
+def test_a_flipped_bit_in_the_weights_is_found(export):
+    path = export() / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (problem,) = verify_export(path.parent).problems
+    assert problem.startswith("model.safetensors sha256: facts.json says '")
+    assert not verify_export(path.parent).ok
+
+
+@pytest.mark.usefixtures("no_process")
+def test_truncated_weights_are_found(export):
+    path = export() / "model.safetensors"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-8])
+    assert (
+        f"model.safetensors size_bytes: facts.json says {size}, found {size - 8}"
+        in verify_export(path.parent).problems
+    )
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize("name", ("model.safetensors", "config.json", "README.md"))
+def test_a_missing_file_is_named(export, name):
+    folder = export("standard")
+    (folder / name).unlink()
+    assert verify_export(folder).problems == (f"{name}: expected in every export, found nothing",)
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize("name", ("tokenizer.json", MODELING_FILE))
+def test_a_listed_file_must_be_there(export, name):
+    folder = export()
+    (folder / name).unlink()
+    assert verify_export(folder).problems == (f"{name}: listed in facts.json, found nothing",)
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("pytorch_model.bin", "pickle, expected safetensors only"),
+        ("training_args.bin", "pickle, expected safetensors only"),
+        ("deep/optimizer.pt", "pickle, expected safetensors only"),
+        ("notes.txt", "file"),
+        ("modeling_other.py", "file"),
+    ],
+)
+def test_a_file_too_many_is_named(export, name, kind):
+    folder = export("standard")
+    (folder / name).parent.mkdir(exist_ok=True)
+    torch.save({}, folder / name)
+    assert verify_export(folder).problems == (f"{name}: found an unexpected {kind}; facts.json does not list it",)
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "has no facts.json; expected an export"),
+        ("{", "is no JSON"),
+        ("[]", "is not of version 1"),
+        ('{"facts_version": 2}', "is not of version 1"),
+        ('{"facts_version": 1}', "expected the section student, found None"),
+    ],
+)
+def test_facts_that_are_none_are_named(export, text, message):
+    path = export() / "facts.json"
+    path.unlink() if text is None else path.write_text(text)
+    assert message in verify_export(path.parent).problems[0]
+
+
+# Remote code
+
+
+@pytest.mark.usefixtures("no_process")
+def test_an_edited_modelling_file_is_not_run(export):
+    folder = export()
+    with (folder / MODELING_FILE).open("a") as file:
+        file.write("\nraise SystemExit\n")
+    assert any(problem.startswith(f"{MODELING_FILE} sha256: ") for problem in verify_export(folder).problems)
+    with_new_digests(folder)
+    (problem,) = verify_export(folder).problems
+    assert problem.startswith(f"{MODELING_FILE}: expected this package's own file (sha256 ")
+    assert problem.endswith("; it was not run")
+
+
+@pytest.mark.usefixtures("no_process")
+def test_code_from_elsewhere_is_not_run(export):
+    folder = export()
+    edit_json(folder / "config.json", lambda config: config["auto_map"].update(AutoModel="evil/repo--modeling.Model"))
+    with_new_digests(folder)
+    (problem,) = verify_export(folder).problems
+    assert problem.startswith("config.json auto_map: expected {")
+    assert "evil/repo--modeling.Model" in problem
+
+
+@pytest.mark.usefixtures("no_process")
+def test_a_standard_export_has_no_remote_code(export):
+    folder = export("standard")
+    edit_json(folder / "config.json", lambda config: config.update(auto_map={"AutoModel": "modeling_x.X"}))
+    with_new_digests(folder)
+    assert verify_export(folder).problems == (
+        "config.json auto_map: expected None, found {'AutoModel': 'modeling_x.X'}",
+    )
+
+
+# Numbers
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes"))
+def test_a_wrong_number_is_found(export, format, name):
+    folder = export(format)
+    true_value = json.loads((folder / "facts.json").read_text())["student"][name]
+    edit_json(folder / "facts.json", lambda facts: facts["student"].update({name: true_value - 8}))
+    problem = f"facts.json student {name}: facts.json says {true_value - 8}, found {true_value}"
+    assert problem in verify_export(folder).problems
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda facts: facts["cost_fractions"].update(encoder_macs=0.1), "facts.json cost_fractions encoder_macs: "),
+        (lambda facts: facts["teacher"].update(encoder_macs=10**9), "facts.json cost_fractions encoder_macs: "),
+        (lambda facts: facts["teacher"].update(size_bytes=None), "facts.json teacher: expected whole numbers"),
+        (lambda facts: facts["forms"]["padded"].update(num_parameters=5), "facts.json forms padded num_parameters: "),
+        (lambda facts: facts["student"]["plan"].update(hidden_size=5), "facts.json student plan hidden_size: "),
+        (lambda facts: facts["student"].update(architecture="BertModel"), "facts.json student architecture: "),
+        (lambda facts: facts["probe"]["input_ids"][0].reverse(), "facts.json probe input_ids: "),
+        (lambda facts: facts["probe"].update(logits="none"), "facts.json probe logits: expected numbers"),
+        (lambda facts: facts["probe"]["logits"].pop(), "expected the logits that the student had in memory"),
+        (lambda facts: facts.update(teacher=[]), "facts.json: expected teacher to be a section or null, found []"),
+        (lambda facts: facts.update(format="tight"), "facts.json: expected format to be one of standard, compact"),
+    ],
+)
+def test_wrong_facts_are_found(export, change, message):
+    folder = export()
+    edit_json(folder / "facts.json", change)
+    assert any(message in problem for problem in verify_export(folder).problems)
+
+
+@pytest.mark.usefixtures("no_process")
+def test_padding_that_does_not_fit_the_facts_is_found(export):
+    folder = export("standard")
+    edit_json(
+        folder / "facts.json",
+        lambda facts: facts["forms"]["compact"]["plan"]["layers"][0].update(intermediate_size=12),
+    )
+    (problem,) = verify_export(folder).problems
+    assert problem.startswith("the export can't be loaded: plan={")
+
+
+@pytest.mark.usefixtures("no_process")
+def test_other_weights_than_in_memory_are_found(export):
+    path = export() / "model.safetensors"
+    tensors = load_file(path)
+    tensors["bert.encoder.layer.1.output.dense.weight"][3, 2] += 1e-2
+    save_file(tensors, path, metadata={"format": "pt"})
+    with_new_digests(path.parent)
+    (problem,) = verify_export(path.parent).problems
+    assert problem.startswith("model.safetensors: expected the logits that the student had in memory within 1e-05")
+
+
+@pytest.mark.usefixtures("no_process")
+def test_missing_weights_are_found(export):
+    path = export() / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["bert.encoder.layer.1.output.dense.bias"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with_new_digests(path.parent)
+    (problem,) = verify_export(path.parent).problems
+    assert "has no weights for bert.encoder.layer.1.output.dense.bias" in problem
+
+
+# The fresh process
+
+
+def test_a_process_that_fails_is_told_by_its_last_line(export, monkeypatch):
+    monkeypatch.setattr(homodistil_hf.verify, "_FRESH_PROCESS", "import homodistil_hf_not_here")
+    (problem,) = verify_export(export("standard")).problems
+    assert "ended with status 1: ModuleNotFoundError: No module named 'homodistil_hf_not_here'" in problem
+
+
+def test_a_process_that_hangs_is_stopped(export, monkeypatch):
+    monkeypatch.setattr(homodistil_hf.verify, "_FRESH_PROCESS", "import time; time.sleep(60)")
+    monkeypatch.setattr(homodistil_hf.verify, "_TIMEOUT_S", 0.5)
+    assert verify_export(export("standard")).problems == ("the fresh process took more than 0.5 s",)
+
+
+def test_other_results_of_the_process_are_found(export, monkeypatch):
+    shifted = homodistil_hf.verify._FRESH_PROCESS.replace(
+        "last_hidden_state\n", 'last_hidden_state + (name == "AutoModelForTokenClassification")\n'
+    ).replace("logits[0]\n", "logits[0] * float('nan')\n")
+    assert shifted.count("nan") == 1
+    assert shifted.count("AutoModelForTokenClassification") == 1
+    monkeypatch.setattr(homodistil_hf.verify, "_FRESH_PROCESS", shifted)
+    report = verify_export(export())
+    names = [problem.split(": expected a relative difference")[0] for problem in report.problems]
+    assert names == [
+        "AutoModelForMaskedLM, logits of the compact form",
+        "AutoModelForMaskedLM, logits in memory",
+        "AutoModelForTokenClassification, hidden states of the compact form",
+    ]
