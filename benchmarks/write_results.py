@@ -24,12 +24,12 @@ Written by `python benchmarks/write_results.py` from the JSON files beside this 
 evaluation, every logged loss, versions and machine. One seed each: differences of a few hundredths of a nat are noise
 until more seeds say otherwise.
 
-**Teacher**: a BERT masked-LM of 6 layers × 384 (12 heads, FFN 1,536, 22.7 M parameters), trained on 20 million tokens:
-a real but modest model. **Text**: English Wikipedia and novels; held out: 256 blocks of 128 tokens from documents that
-neither teacher nor students have read. **KL** is KL(teacher ‖ student) in nats per masked token, **accuracy** the share
-of masked tokens that are predicted right, both in float32 with the same masks everywhere. **One-shot** is the hard
-baseline: the same scores taken from 16 batches, the student cut to the plan at once, then distilled with the same loss,
-learning-rate curve, batches and number of tokens.
+**Teacher**: a BERT masked-LM of 6 layers × 384 (12 heads, FFN 1,536, 22.7 M parameters), trained on 20 million
+tokens: a real but modest model. **Text**: English Wikipedia and novels; held out: 256 blocks of 128 tokens from
+documents that neither teacher nor students have read. **KL** is KL(teacher ‖ student) in nats per masked token,
+**accuracy** the share of masked tokens that are predicted right, both in float32 with the same masks everywhere.
+**One-shot** is the hard baseline: the same scores taken from 16 batches, the student cut to the plan at once, then
+distilled with the same loss, learning-rate curve, batches and number of tokens.
 """
 
 
