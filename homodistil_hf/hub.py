@@ -6,13 +6,14 @@ that `facts.json` does not have. What the facts are is decided in `facts.py`, wh
 
 import json
 import logging
+import re
 import string
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 
 from .facts import CARD_FILE, COSTS, FACTS_FILE, read_facts
@@ -42,19 +43,30 @@ _WIDTH_LABELS = {
     "head_dim": "channels a head",
     "intermediate_size": "FFN neurons",
 }
-# Stock class → pipeline, what the card calls the model, and what its pipeline is asked.
-_PIPELINES = {
+# Stock class → pipeline tag, what the card calls the model, and how to ask `model` something.
+_HEADS = {
     "BertForMaskedLM": (
         "fill-mask",
         "masked-language model",
-        'f"Paris is the {tokenizer.mask_token} of France."',
+        'print(pipeline("fill-mask", model, tokenizer=tokenizer)(f"Paris is the {tokenizer.mask_token} of France."))',
     ),
-    "BertForSequenceClassification": ("text-classification", "sequence classifier", '"A fine piece of work."'),
-    "BertForTokenClassification": ("token-classification", "token classifier", '"Ada Lovelace lived in London."'),
+    "BertForSequenceClassification": (
+        "text-classification",
+        "sequence classifier",
+        'print(pipeline("text-classification", model, tokenizer=tokenizer)("A fine piece of work."))',
+    ),
+    "BertForTokenClassification": (
+        "token-classification",
+        "token classifier",
+        'print(pipeline("token-classification", model, tokenizer=tokenizer)("Ada Lovelace lived in London."))',
+    ),
+    # transformers 5 has no question-answering pipeline.
     "BertForQuestionAnswering": (
         "question-answering",
         "question-answering model",
-        'question="Where did she live?", context="Ada Lovelace lived in London."',
+        'inputs = tokenizer("Where did she live?", "Ada Lovelace lived in London.", return_tensors="pt")\n'
+        "start, end = (logits.argmax() for logits in model(**inputs).to_tuple()[:2])\n"
+        'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
     ),
 }
 
@@ -105,16 +117,14 @@ def teacher_licence(name_or_path: str, *, token: str | None = None, api: HfApi |
     Returns:
         `str`: licence identifier such as `apache-2.0`; `"unknown"` where no card can be reached or it states none.
     """
+    if name_or_path and Path(name_or_path).is_dir():
+        return _licence_in(Path(name_or_path) / CARD_FILE)
     try:
-        if name_or_path and Path(name_or_path).is_dir():
-            metadata = ModelCard.load(Path(name_or_path) / CARD_FILE).data
-        else:
-            metadata = (api or HfApi()).model_info(name_or_path, timeout=_HUB_TIMEOUT_S, token=token).card_data
+        card = (api or HfApi()).model_info(name_or_path, timeout=_HUB_TIMEOUT_S, token=token).card_data
     except (OSError, ValueError, _HTTP_ERROR) as error:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
         return UNKNOWN_LICENCE
-    licence = metadata.license if metadata else None
-    return licence or UNKNOWN_LICENCE
+    return (card.license if card else None) or UNKNOWN_LICENCE
 
 
 def push_export(
@@ -160,6 +170,13 @@ def push_export(
     return commit.commit_url
 
 
+def _licence_in(card: Path) -> str:
+    # One line of the header is read, not parsed: a card with a broken header has no licence, but does no harm.
+    header = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
+    found = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header[0], re.MULTILINE) if header else None
+    return found.group(1) if found else UNKNOWN_LICENCE
+
+
 def _listed_files(folder: Path) -> list[str]:
     names = [*read_facts(folder)["files"], FACTS_FILE, CARD_FILE]
     if missing := [name for name in names if not (folder / name).is_file()]:
@@ -167,21 +184,22 @@ def _listed_files(folder: Path) -> list[str]:
     return names
 
 
-def _pipeline(facts: Mapping[str, Any]) -> tuple[str, str, str]:
-    return _PIPELINES[facts["student"]["architecture"].removeprefix("Homo")]
+def _head(facts: Mapping[str, Any]) -> tuple[str, str, str]:
+    return _HEADS[facts["student"]["architecture"].removeprefix("Homo")]
 
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     teacher = facts["teacher"] or {}
-    pipeline, _, _ = _pipeline(facts)
+    pipeline, _, _ = _head(facts)
+    results = _eval_results(facts, pipeline)
     return ModelCardData(
         license=teacher.get("licence"),
         base_model=teacher.get("hub_id"),
         library_name="transformers",
         pipeline_tag=pipeline,
         tags=["homodistil", "bert", "pruning", "distillation"],
-        model_name=_title(facts),
-        eval_results=_eval_results(facts, pipeline) or None,
+        model_name=_title(facts) if results else None,
+        eval_results=results or None,
     )
 
 
@@ -206,7 +224,7 @@ def _title(facts: Mapping[str, Any]) -> str:
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
-    _, kind, _ = _pipeline(facts)
+    _, kind, _ = _head(facts)
     teacher = facts["teacher"]
     source = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
     return (
@@ -237,17 +255,18 @@ def _widths(facts: Mapping[str, Any]) -> str:
 
 
 def _usage(facts: Mapping[str, Any]) -> str:
-    pipeline, _, question = _pipeline(facts)
+    _, _, question = _head(facts)
     architecture = facts["student"]["architecture"].removeprefix("Homo")
     auto_class = f"AutoModel{architecture.removeprefix('Bert')}"
     remote_code = ", trust_remote_code=True" if facts["format"] == "compact" else ""
     return "\n".join(
         (
-            f"from transformers import {auto_class}, AutoTokenizer, pipeline",
+            f"from transformers import {auto_class}, AutoTokenizer"
+            + (", pipeline" if "pipeline(" in question else ""),
             'name = "."  # this folder, or the name of this repository',
             f"model = {auto_class}.from_pretrained(name{remote_code})",
             f"tokenizer = AutoTokenizer.from_pretrained(name{remote_code})",
-            f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)({question}))',
+            question,
         )
     )
 
@@ -282,7 +301,7 @@ def _settings(facts: Mapping[str, Any]) -> str:
     settings = facts.get("settings")
     if not settings:
         return "No settings came with this export."
-    return _table(("setting", "value"), [(f"`{name}`", _shown(value)) for name, value in settings.items()])
+    return _table(("setting", "value"), [(f"`{name}`", value) for name, value in settings.items()])
 
 
 def _licence(facts: Mapping[str, Any]) -> str:
