@@ -26,7 +26,8 @@ _READERS: dict[str, Any] = {
 }
 _READER_SETTINGS: dict[Any, dict[str, Any]] = {
     ParquetDatasetReader: {},
-    JsonDatasetReader: {"encoding_errors": "replace"},
+    # Under its usual spelling, "utf-8", bytes are passed on undecoded, errors included.
+    JsonDatasetReader: {"encoding": "utf_8", "encoding_errors": "replace"},
     TextDatasetReader: {
         "sample_by": "paragraph",
         "encoding_errors": "replace",

@@ -1,0 +1,319 @@
+"""Masks are a function of (seed, epoch, row), and have BERT's statistics."""
+
+import copy
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+from homodistil_hf.collator import IGNORED_LABEL, MaskedLMCollator
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PAD, UNK, CLS, SEP, MASK = range(5)
+VOCAB_SIZE = 105
+ORDINARY = range(5, VOCAB_SIZE)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BertTokenizer(vocab={token: i for i, token in enumerate([*SPECIAL, *(f"w{i}" for i in range(100))])})
+
+
+def make_rows(num_rows, length=34, *, first_id=0, seed=0):
+    """Full blocks `[CLS] … [SEP]` with one separator inside."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(num_rows):
+        ids = rng.integers(5, VOCAB_SIZE, length)
+        ids[0], ids[length // 2], ids[-1] = CLS, SEP, SEP
+        rows.append({"input_ids": ids.tolist(), "example_id": first_id + i})
+    return rows
+
+
+def reference_mask(row_ids, *, seed, epoch, example_id, probability):
+    """The documented recipe for one row, written as a loop."""
+    counter = np.array([0, example_id, 0, 0], dtype=np.uint64)
+    philox = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64), counter=counter)
+    positions = [i for i, token in enumerate(row_ids) if token not in (PAD, CLS, SEP, MASK)]
+    num_chosen = max(1, round(probability * len(positions)))
+    words = [int(word) for word in philox.random_raw(len(positions) + 2 * num_chosen)]
+    ranked = sorted(range(len(positions)), key=lambda i: words[i])[:num_chosen]
+    ids, labels = list(row_ids), [IGNORED_LABEL] * len(row_ids)
+    for k, i in enumerate(ranked):
+        action, choice = words[len(positions) + k] / 2**64, words[len(positions) + num_chosen + k]
+        labels[positions[i]] = row_ids[positions[i]]
+        if action < 0.8:
+            ids[positions[i]] = MASK
+        elif action < 0.9:
+            ids[positions[i]] = ORDINARY[choice % len(ORDINARY)]
+    return ids, labels
+
+
+def test_masks_equal_the_documented_recipe(tokenizer):
+    collator = MaskedLMCollator(tokenizer, mlm_probability=0.3, seed=11)
+    collator.set_epoch(4)
+    rows = make_rows(20, first_id=7)
+    batch = collator(rows)
+    for row, ids, labels in zip(rows, batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        expected = reference_mask(row["input_ids"], seed=11, epoch=4, example_id=row["example_id"], probability=0.3)
+        assert (ids, labels) == expected
+
+
+def test_masks_stay_the_same_between_versions(tokenizer):
+    """A checkpoint written today must resume with the same masks after an upgrade."""
+    row = {"input_ids": [CLS, *range(5, 25), SEP], "example_id": 2**40}
+    batch = MaskedLMCollator(tokenizer, mlm_probability=0.5, seed=3)([row])
+    assert batch["masked_positions"].tolist() == [3, 4, 7, 8, 9, 11, 13, 14, 17, 19]
+    assert batch["input_ids"][0, batch["masked_positions"]].tolist() == [MASK, 8, *[MASK] * 8]
+
+
+def test_types_shapes_and_masked_positions(tokenizer):
+    batch = MaskedLMCollator(tokenizer)(make_rows(3))
+    assert set(batch) == {"input_ids", "labels", "masked_positions"}
+    assert type(batch) is dict
+    assert all(tensor.dtype == torch.int64 for tensor in batch.values())
+    assert batch["input_ids"].shape == batch["labels"].shape == (3, 34)
+    flat = batch["labels"].flatten()
+    assert batch["masked_positions"].tolist() == [i for i, label in enumerate(flat.tolist()) if label != IGNORED_LABEL]
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.15, 0.4, 0.99])
+@pytest.mark.parametrize("length", [8, 9, 34, 128])
+def test_number_of_masked_tokens_is_exact(tokenizer, probability, length):
+    batch = MaskedLMCollator(tokenizer, mlm_probability=probability)(make_rows(16, length))
+    num_maskable = length - 3  # [CLS] and two [SEP]
+    expected = max(1, round(probability * num_maskable))
+    assert (batch["labels"] != IGNORED_LABEL).sum(1).tolist() == [expected] * 16
+
+
+def test_labels_are_the_original_tokens_and_the_rest_is_untouched(tokenizer):
+    rows = make_rows(50)
+    batch = MaskedLMCollator(tokenizer, mlm_probability=0.5)(rows)
+    original = torch.tensor([row["input_ids"] for row in rows])
+    labelled = batch["labels"] != IGNORED_LABEL
+    assert torch.equal(batch["labels"][labelled], original[labelled])
+    assert torch.equal(batch["input_ids"][~labelled], original[~labelled])
+    assert not torch.isin(original[labelled], torch.tensor([PAD, CLS, SEP, MASK])).any()
+
+
+def test_eighty_ten_ten(tokenizer):
+    rows = make_rows(2000)
+    batch = MaskedLMCollator(tokenizer, mlm_probability=0.5)(rows)
+    labelled = batch["labels"] != IGNORED_LABEL
+    ids, original = batch["input_ids"][labelled], batch["labels"][labelled]
+    num = len(ids)
+    masked, kept = (ids == MASK).sum().item(), (ids == original).sum().item()
+    replaced = num - masked - kept
+    # A random token equals the original one in 1 of 100 cases. Tolerance: four standard deviations.
+    for count, share in ((masked, 0.8), (replaced, 0.1 * 0.99), (kept, 0.1 + 0.1 * 0.01)):
+        assert abs(count / num - share) < 4 * (share * (1 - share) / num) ** 0.5
+    random_tokens = ids[(ids != MASK) & (ids != original)]
+    assert set(random_tokens.tolist()) == set(ORDINARY)
+
+
+def test_every_position_is_chosen_equally_often(tokenizer):
+    rows = make_rows(4000, length=23)
+    labelled = MaskedLMCollator(tokenizer, mlm_probability=0.15)(rows)["labels"] != IGNORED_LABEL
+    share = labelled.float().mean(0)
+    maskable = torch.ones(23, dtype=torch.bool)
+    maskable[[0, 11, 22]] = False
+    assert share[~maskable].tolist() == [0.0, 0.0, 0.0]
+    assert (share[maskable] - 0.15).abs().max() < 4.5 * (0.15 * 0.85 / 4000) ** 0.5
+
+
+def test_the_unknown_token_is_maskable_and_no_replacement(tokenizer):
+    rows = [{"input_ids": [CLS, *[UNK] * 30, SEP], "example_id": i} for i in range(300)]
+    batch = MaskedLMCollator(tokenizer, mlm_probability=0.9)(rows)
+    labelled = batch["labels"] != IGNORED_LABEL
+    assert labelled.sum() == 300 * 27
+    replaced = batch["input_ids"][labelled]
+    replaced = replaced[(replaced != UNK) & (replaced != MASK)]
+    assert 600 < len(replaced) < 1000
+    assert replaced.min() >= ORDINARY[0]
+
+
+def test_an_unknown_token_that_is_also_the_end_token_stays_special():
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=word_level(), unk_token="<e>", eos_token="<e>", mask_token="<m>"
+    )
+    batch = MaskedLMCollator(tokenizer, mlm_probability=0.9)([{"input_ids": [0, 2, 3, 0], "example_id": 0}])
+    assert batch["labels"].tolist() == [[IGNORED_LABEL, 2, 3, IGNORED_LABEL]]
+
+
+def word_level():
+    from tokenizers import Tokenizer, models
+
+    return Tokenizer(models.WordLevel({"<e>": 0, "<m>": 1, "a": 2, "b": 3}, unk_token="<e>"))
+
+
+def test_added_special_tokens_are_never_masked_nor_drawn():
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate([*SPECIAL, "a", "b"])})
+    tokenizer.add_special_tokens({"extra_special_tokens": ["[ENT]"]})
+    entity = tokenizer.convert_tokens_to_ids("[ENT]")
+    rows = [{"input_ids": [CLS, 5, entity, 6, entity, SEP], "example_id": i} for i in range(200)]
+    batch = MaskedLMCollator(tokenizer, mlm_probability=0.9)(rows)
+    assert batch["labels"][:, [2, 4]].unique().tolist() == [IGNORED_LABEL]
+    assert batch["input_ids"][:, [1, 3]].unique().tolist() == [MASK, 5, 6]
+
+
+def test_masks_do_not_depend_on_the_batch(tokenizer):
+    rows = make_rows(12)
+    together = MaskedLMCollator(tokenizer)(rows)
+    for i in reversed(range(12)):
+        alone = MaskedLMCollator(tokenizer)([rows[i]])
+        assert torch.equal(alone["input_ids"][0], together["input_ids"][i])
+        assert torch.equal(alone["labels"][0], together["labels"][i])
+
+
+def test_padding_does_not_change_the_mask_of_a_row_without_an_id(tokenizer):
+    short, long = ({"input_ids": row["input_ids"]} for row in (make_rows(1, 10)[0], make_rows(1, 30)[0]))
+    alone, both = MaskedLMCollator(tokenizer)([short]), MaskedLMCollator(tokenizer)([long, short])
+    assert torch.equal(both["input_ids"][1, :10], alone["input_ids"][0])
+    assert torch.equal(both["labels"][1, :10], alone["labels"][0])
+
+
+def labels_of(tokenizer, rows, *, epoch=0, **settings):
+    collator = MaskedLMCollator(tokenizer, **settings)
+    collator.set_epoch(epoch)
+    return collator(rows)["labels"]
+
+
+def test_epoch_seed_and_id_each_change_the_masks(tokenizer):
+    rows = make_rows(8)
+    other_ids = [{**row, "example_id": row["example_id"] + 8} for row in rows]
+    base = labels_of(tokenizer, rows)
+    assert torch.equal(base, labels_of(tokenizer, rows))
+    for other in (
+        labels_of(tokenizer, rows, epoch=1),
+        labels_of(tokenizer, rows, seed=1),
+        labels_of(tokenizer, other_ids),
+    ):
+        assert (base != other).any(1).all()
+
+
+def test_seed_and_epoch_do_not_stand_for_each_other(tokenizer):
+    rows = make_rows(8)
+    assert not torch.equal(labels_of(tokenizer, rows, seed=1, epoch=2), labels_of(tokenizer, rows, seed=2, epoch=1))
+
+
+def test_rows_without_an_id_are_told_apart_by_their_tokens(tokenizer):
+    rows = [{"input_ids": row["input_ids"]} for row in make_rows(8)]
+    first = MaskedLMCollator(tokenizer)(rows)
+    again = MaskedLMCollator(tokenizer)(rows[::-1])
+    assert torch.equal(first["labels"], again["labels"].flip(0))
+    patterns = {tuple((row != IGNORED_LABEL).tolist()) for row in first["labels"]}
+    assert len(patterns) == 8
+
+
+def test_lists_arrays_and_tensors_give_the_same_batch(tokenizer):
+    rows = make_rows(4)
+    expected = MaskedLMCollator(tokenizer)(rows)
+    for convert in (np.array, torch.tensor, lambda ids: np.array(ids, dtype=np.int32)):
+        converted = [{"input_ids": convert(r["input_ids"]), "example_id": np.int64(r["example_id"])} for r in rows]
+        batch = MaskedLMCollator(tokenizer)(converted)
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def test_the_rows_themselves_are_left_alone(tokenizer):
+    array = np.array(make_rows(1)[0]["input_ids"])
+    before = array.copy()
+    MaskedLMCollator(tokenizer, mlm_probability=0.9)([{"input_ids": array}])
+    assert np.array_equal(array, before)
+
+
+def test_rows_of_different_lengths_are_padded(tokenizer):
+    batch = MaskedLMCollator(tokenizer)([{"input_ids": [CLS, 5, 6, 7, SEP]}, {"input_ids": [CLS, 8, SEP]}])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert batch["input_ids"][1, 3:].tolist() == [PAD, PAD]
+    assert batch["labels"][1].tolist() == [IGNORED_LABEL, 8, IGNORED_LABEL, IGNORED_LABEL, IGNORED_LABEL]
+
+
+def test_given_attention_masks_and_token_types_are_kept(tokenizer):
+    rows = [
+        {"input_ids": [CLS, 5, 6, SEP], "attention_mask": [1, 1, 0, 1], "token_type_ids": [0, 0, 1, 1], "other": "x"},
+        {"input_ids": [CLS, 7, SEP], "attention_mask": [1, 1, 1], "token_type_ids": [0, 1, 1], "other": None},
+    ]
+    batch = MaskedLMCollator(tokenizer, mlm_probability=0.99)(rows)
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 1], [1, 1, 1, 0]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 1, 1], [0, 1, 1, 0]]
+    assert batch["masked_positions"].tolist() == [1, 5]  # the unattended token is not chosen
+    assert "other" not in batch
+
+
+def test_an_attention_mask_of_ones_is_left_out(tokenizer):
+    batch = MaskedLMCollator(tokenizer)([{"input_ids": [CLS, 5, SEP], "attention_mask": [1, 1, 1]}])
+    assert "attention_mask" not in batch
+
+
+def test_nothing_to_mask(tokenizer):
+    batch = MaskedLMCollator(tokenizer)([{"input_ids": [CLS, SEP, SEP]}, {"input_ids": [CLS, MASK, SEP]}])
+    assert batch["masked_positions"].shape == (0,)
+    assert batch["masked_positions"].dtype == torch.int64
+    assert batch["labels"].unique().tolist() == [IGNORED_LABEL]
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_copies_keep_the_epoch_and_part_ways(tokenizer, clone):
+    collator = MaskedLMCollator(tokenizer, seed=5)
+    collator.set_epoch(3)
+    other = clone(collator)
+    assert (other.epoch, other.seed) == (3, 5)
+    assert other._epoch.is_shared()
+    other.set_epoch(4)
+    assert (collator.epoch, other.epoch) == (3, 4)
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_mask_like_this_process_and_follow_its_epoch(tokenizer, method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    rows = make_rows(12)
+    collator = MaskedLMCollator(tokenizer)
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=3, collate_fn=collator, num_workers=1, persistent_workers=True, multiprocessing_context=method
+    )
+    for epoch in (0, 1, 2):
+        collator.set_epoch(epoch)
+        got = torch.cat([batch["labels"] for batch in loader])
+        assert torch.equal(got, labels_of(tokenizer, rows, epoch=epoch))
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0, -0.1, 15, float("nan")])
+def test_probability_out_of_range_is_refused(tokenizer, probability):
+    with pytest.raises(
+        ValueError, match=rf"mlm_probability={probability} is out of range; expected .* between 0 and 1"
+    ):
+        MaskedLMCollator(tokenizer, mlm_probability=probability)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seed_out_of_range_is_refused(tokenizer, seed):
+    with pytest.raises(ValueError, match=rf"seed={seed} is out of range"):
+        MaskedLMCollator(tokenizer, seed=seed)
+
+
+def test_negative_epoch_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="epoch=-1 is negative; expected 0 or more"):
+        MaskedLMCollator(tokenizer).set_epoch(-1)
+
+
+def test_tokenizer_without_mask_token_is_refused():
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_level(), unk_token="<e>")
+    with pytest.raises(ValueError, match="has no mask token; .*add_special_tokens"):
+        MaskedLMCollator(tokenizer)
+
+
+def test_padding_without_a_padding_token_is_refused():
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_level(), unk_token="<e>", mask_token="<m>")
+    collator = MaskedLMCollator(tokenizer)
+    assert collator([{"input_ids": [2, 3]}, {"input_ids": [3, 2]}])["input_ids"].shape == (2, 2)
+    with pytest.raises(ValueError, match="no padding token, but rows have 1 to 3 input_ids; .*pad_token"):
+        collator([{"input_ids": [2, 3, 2]}, {"input_ids": [3]}])
+
+
+def test_rows_without_input_ids_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"columns \['label', 'text'\], but no input_ids; .*tokenize_to_blocks"):
+        MaskedLMCollator(tokenizer)([{"text": "a", "label": 0}])

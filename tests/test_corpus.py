@@ -1,0 +1,336 @@
+"""Documents from files of every kind, from folders and globs, and what goes wrong with them."""
+
+import json
+import os
+import socket
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets.exceptions import DatasetNotFoundError
+
+from homodistil_hf.corpus import load_text
+
+BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    """An empty cache, and no network: whoever tries to connect or to look up a name makes the test fail."""
+    attempts = []
+
+    def refuse(*args, **kwargs):
+        attempts.append(args)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield
+    assert attempts == []
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(content), path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def json_lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def texts(source, **settings):
+    dataset = load_text(source, **settings)
+    assert list(dataset.features) == ["text"]
+    assert isinstance(dataset, datasets.IterableDataset) == settings.get("streaming", False)
+    return [row["text"] for row in dataset]
+
+
+@BOTH
+def test_text_files_hold_documents_between_empty_lines(tmp_path, streaming):
+    file = write(tmp_path / "a.txt", "one\nstill one\n\ntwo\r\nstill two\r\n\r\n\n\n\nthree")
+    assert [t.strip() for t in texts(file, streaming=streaming)] == ["one\nstill one", "two\nstill two", "three"]
+
+
+@BOTH
+def test_hostile_bytes_become_replacement_characters(tmp_path, streaming):
+    file = write(tmp_path / "a.txt", b"a \xff\xfe b\x00c\n\n\xe2\x82")
+    assert texts(file, streaming=streaming) == ["a \ufffd\ufffd b\x00c", "\ufffd"]
+    file = write(tmp_path / "a.jsonl", b'{"text": "a \xff b \\u0000"}\n')
+    assert texts(file, streaming=streaming) == ["a \ufffd b \x00"]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.jsonl", json_lines({"text": "one", "n": 1}, {"text": None, "n": 2}, {"text": "two", "n": 3})),
+        ("a.json", json.dumps([{"text": "one"}, {"text": None}, {"text": "two"}])),
+        ("a.parquet", {"id": [1, 2, 3], "text": ["one", None, "two"]}),
+        ("A.PARQUET", {"text": pa.array(["one", None, "two"], pa.large_string())}),
+    ],
+)
+def test_rows_are_documents_and_may_be_missing(tmp_path, streaming, name, content):
+    file = tmp_path / name
+    if isinstance(content, dict):
+        pq.write_table(pa.table(content), file)
+    else:
+        write(file, content)
+    assert texts(str(file), streaming=streaming) == ["one", None, "two"]
+
+
+@BOTH
+def test_sequences_follow_each_other_whatever_their_kinds_and_columns(tmp_path, streaming):
+    sources = [
+        write(tmp_path / "a.parquet", {"text": ["one"], "title": ["x"]}),
+        str(write(tmp_path / "b.txt", "two\n\nthree")),
+        write(tmp_path / "c.jsonl", json_lines({"text": "four", "n": 1})),
+        write(tmp_path / "d.parquet", {"text": pa.array(["five"], pa.large_string())}),
+    ]
+    assert texts(sources, streaming=streaming) == ["one", "two", "three", "four", "five"]
+
+
+def test_globs_are_sorted_and_recursive(tmp_path):
+    for name, text in {"b.txt": "two", "a.txt": "one", "deep/er/c.txt": "three", "d.md": "no"}.items():
+        write(tmp_path / name, text)
+    assert texts(f"{tmp_path}/*.txt") == ["one", "two"]
+    assert texts(f"{tmp_path}/**/*.txt") == ["one", "two", "three"]
+
+
+def test_home_folder_and_relative_paths(tmp_path, monkeypatch):
+    write(tmp_path / "a.txt", "one")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert texts("~/a.txt") == texts("a.txt") == texts("./a.txt") == ["one"]
+
+
+@BOTH
+def test_names_that_look_like_patterns_are_taken_literally(tmp_path, streaming):
+    file = write(tmp_path / ".hidden" / "a[1]" / "b*.txt", "one")
+    assert texts(file, streaming=streaming) == ["one"]
+
+
+def test_folders_of_several_kinds_leave_other_files_out(tmp_path):
+    write(tmp_path / "x" / "b.parquet", {"text": ["one"]})
+    write(tmp_path / "x" / "a.jsonl", json_lines({"text": "two"}))
+    write(tmp_path / "x" / "README.md", "no")
+    write(tmp_path / "x" / "empty.txt", "")
+    assert texts(tmp_path / "x") == ["one", "two"]
+
+
+def test_folders_keep_splits_apart(tmp_path):
+    write(tmp_path / "x" / "train-00000.parquet", {"text": ["one"]})
+    write(tmp_path / "x" / "train-00001.parquet", {"text": ["two"]})
+    write(tmp_path / "x" / "validation.parquet", {"text": ["three"]})
+    assert texts(tmp_path / "x") == ["one", "two"]
+    assert texts(tmp_path / "x", split="validation") == ["three"]
+    assert texts(tmp_path / "x", split="train[:1]") == ["one"]
+    with pytest.raises(
+        ValueError, match=r"eval_data='.*x' has files for the splits \['train', 'validation'\], not.*'test'"
+    ):
+        load_text(tmp_path / "x", split="test", argument="eval_data")
+
+
+def test_folder_names_can_be_splits_but_parts_of_words_are_not(tmp_path):
+    write(tmp_path / "x" / "dev" / "a.txt", "one")
+    write(tmp_path / "x" / "train" / "a.txt", "two")
+    assert texts(tmp_path / "x", split="validation") == ["one"]
+    write(tmp_path / "y" / "trainers.txt", "three")
+    write(tmp_path / "y" / "latest.txt", "four")
+    assert sorted(texts(tmp_path / "y")) == ["four", "three"]
+
+
+@BOTH
+def test_text_column_is_found_or_chosen(tmp_path, streaming):
+    only = write(tmp_path / "only.parquet", {"n": [1], "sentence": ["one"]})
+    assert texts(only, streaming=streaming) == ["one"]
+    two = write(tmp_path / "two.parquet", {"text": ["one"], "title": ["two"]})
+    assert texts(two, streaming=streaming) == ["one"]
+    assert texts(two, streaming=streaming, text_column="title") == ["two"]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "columns, text_column, message",
+    [
+        ({"n": [1]}, None, r"missing text column .*text_column=None.*n \(int64\)"),
+        ({"a": ["x"], "b": ["y"]}, None, r"missing text column .*a \(string\), b \(string\)"),
+        ({"text": ["x"]}, "body", r"missing text column .*text_column='body'.*text \(string\)"),
+        ({"text": [1.5], "title": ["x"]}, None, r"column 'text' holds float64, expected strings; .*\['title'\]"),
+        ({"text": [["x"]]}, None, r"column 'text' holds List, expected strings; .*\[\]"),
+    ],
+)
+def test_wrong_columns_are_refused(tmp_path, streaming, columns, text_column, message):
+    file = write(tmp_path / "a.parquet", columns)
+    with pytest.raises(ValueError, match=rf"^train_data='.*a.parquet'.*{message}"):
+        load_text(file, text_column=text_column, streaming=streaming)
+
+
+@BOTH
+def test_columns_of_numbers_or_mixed_values_in_json_are_refused(tmp_path, streaming):
+    numbers = write(tmp_path / "numbers.jsonl", json_lines({"text": 1}, {"text": 2}))
+    with pytest.raises(ValueError, match="column 'text' holds int64, expected strings"):
+        load_text(numbers, streaming=streaming)
+    mixed = write(tmp_path / "mixed.jsonl", json_lines({"text": "a"}, {"text": 2}))
+    with pytest.raises(ValueError, match="column 'text' holds Json, expected strings"):
+        load_text(mixed, streaming=streaming)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", b"", r"is an empty data set \(0 bytes in 1 files\)"),
+        ("a.txt", b"\n\n\n\n", "is empty or unreadable|is an empty data set"),  # the reader raises, or gives nothing
+        ("a.jsonl", b"", r"is an empty data set \(0 bytes in 1 files\)"),
+        ("a.jsonl", b"\n\n", "is empty or unreadable|is an empty data set"),
+        ("a.json", b"[]", "is empty or unreadable|is an empty data set"),
+        ("a.parquet", {"text": pa.array([], pa.string())}, "is empty or unreadable|is an empty data set"),
+        ("a.jsonl", b'{"text": "abc"}\n{"text": "ab', r"is empty or unreadable; expected \.parquet, .*ArrowInvalid"),
+        ("a.json", b'{"text": "\\ud800"}', "is empty or unreadable; .*surrogate"),
+    ],
+)
+def test_empty_and_broken_files_are_refused(tmp_path, streaming, name, content, message):
+    file = write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=rf"^eval_data='.*{name}' .*({message})"):
+        load_text(file, streaming=streaming, argument="eval_data")
+
+
+@BOTH
+def test_a_file_that_is_no_parquet_is_refused(tmp_path, streaming):
+    file = tmp_path / "a.parquet"
+    file.write_bytes(b"PAR1 but not really")
+    with pytest.raises(ValueError, match="is empty or unreadable; expected .* whose contents match the extension"):
+        load_text(file, streaming=streaming)
+
+
+def test_files_of_one_glob_must_have_the_same_columns(tmp_path):
+    write(tmp_path / "a.parquet", {"text": ["one"], "title": ["x"]})
+    write(tmp_path / "b.parquet", {"text": ["two"], "n": [1]})
+    with pytest.raises(ValueError, match=r"the same columns in all files .*\(others can be listed\).*CastError"):
+        load_text(f"{tmp_path}/*.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt.gz", "a"])
+def test_unknown_extensions_are_refused(tmp_path, name):
+    file = write(tmp_path / name, "x")
+    with pytest.raises(
+        ValueError, match=rf"train_data='.*{name}': {name} has the unknown extension .*convert it to .par"
+    ):
+        load_text(file)
+
+
+@pytest.mark.parametrize(
+    "source", ["missing.txt", "missing.csv", "./missing", "/missing/folder", "a/b/c", "no*.txt", "~/missing/x", "a b"]
+)
+def test_missing_files_are_refused_without_asking_the_hub(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"eval_data='.*' does not exist; expected a file, folder or glob"):
+        load_text(source, argument="eval_data")
+
+
+@pytest.mark.parametrize("source", [[], {}, None, 3])
+def test_sources_that_name_nothing_are_refused(source):
+    with pytest.raises(
+        ValueError, match=r"train_data=.* names no text; expected a file, folder, glob or Hub data set"
+    ):
+        load_text(source)
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_empty_names_are_not_the_current_folder(source):
+    with pytest.raises(ValueError, match=r"train_data=' ?' is empty; expected a file"):
+        load_text(source)
+
+
+def test_folders_without_text_are_refused(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(ValueError, match=r"train_data='.*x' is a folder without text; expected \.parquet"):
+        load_text(tmp_path / "x")
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    file = write(tmp_path / "a.txt", "one")
+    assert texts(file) == ["one"]
+    write(file, "two")
+    os.utime(file, (1, 1))
+    assert texts(file) == ["two"]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Stands for the Hub: records what is asked for and answers with two documents, or raises `hub.error`."""
+
+    class Hub:
+        calls, error = [], None
+
+        def __call__(self, *args, **kwargs):
+            self.calls.append((args, kwargs))
+            if self.error is not None:
+                raise self.error
+            dataset = datasets.Dataset.from_dict({"sentence": ["one", "two"], "label": [0, 1]})
+            return dataset.to_iterable_dataset() if kwargs["streaming"] else dataset
+
+    hub = Hub()
+    monkeypatch.setattr(Hub, "calls", [])
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    return hub
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "source, name, config",
+    [
+        ("wikitext", "wikitext", None),
+        ("Salesforce/wikitext:wikitext-103-raw-v1", "Salesforce/wikitext", "wikitext-103-raw-v1"),
+        ("owner/set_v2.1:en.realnewslike", "owner/set_v2.1", "en.realnewslike"),
+    ],
+)
+def test_hub_names(hub, source, name, config, streaming):
+    assert texts(source, split="validation", streaming=streaming) == ["one", "two"]
+    assert hub.calls == [((name, config), {"split": "validation", "streaming": streaming})]
+
+
+def test_hub_sets_and_files_can_be_mixed(hub, tmp_path):
+    assert texts([write(tmp_path / "a.txt", "zero"), "owner/name"]) == ["zero", "one", "two"]
+
+
+def test_hub_streams_that_declare_no_columns(monkeypatch):
+    def load(*args, **kwargs):
+        return datasets.IterableDataset.from_generator(lambda: iter([{"n": 1, "body": "one"}, {"n": 2, "body": None}]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert texts("owner/name", streaming=True) == ["one", None]
+    with pytest.raises(ValueError, match=r"column 'n' holds int, expected strings"):
+        load_text("owner/name", streaming=True, text_column="n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DatasetNotFoundError("Dataset 'owner/name' doesn't exist on the Hub or cannot be accessed."),
+        ConnectionError("Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled)"),
+        ValueError("BuilderConfig 'x' not found. Available: ['a', 'b']"),
+        RuntimeError("Dataset scripts are no longer supported, but found name.py"),
+    ],
+)
+def test_errors_of_the_hub_name_the_argument_and_the_reason(hub, error):
+    hub.error = error
+    with pytest.raises(
+        ValueError, match=r"^eval_data='owner/name' is no local file .*owner/name:configuration"
+    ) as caught:
+        load_text("owner/name", argument="eval_data")
+    assert str(error) in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+def test_a_local_folder_wins_over_a_hub_name(hub, tmp_path, monkeypatch):
+    write(tmp_path / "owner" / "name" / "a.txt", "local")
+    monkeypatch.chdir(tmp_path)
+    assert texts("owner/name") == ["local"]
+    assert hub.calls == []
