@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).parent.parent / "homodistil_hf"
 RANKS: tuple[tuple[str, ...], ...] = (
     # Formulas, plain types and files; nothing of ours below.
     ("version", "widths", "modeling", "schedule", "losses", "projections", "checkpoint"),
-    ("corpus", "packing", "collator"),
+    ("corpus", "packing", "collator", "caches", "demo_text"),
     # The stages of the method: tensors and plans in, tensors and plans out.
     ("structure", "cost", "tasks", "teacher", "registration"),
-    ("budgets", "sensitivity", "masks", "compaction", "recording"),
+    ("budgets", "sensitivity", "masks", "compaction", "recording", "optimizers"),
     ("plans", "conversion", "pruning", "distillation", "discrepancy", "data", "evaluation.*"),
     # Folders on disk.
     ("facts", "run_state"),
