@@ -14,6 +14,7 @@ from pathlib import Path
 
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = ".staging"
+_PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -36,8 +37,8 @@ def check_manifest(folder: str | Path) -> None:
         folder: `checkpoint-N`.
 
     Raises:
-        ValueError: no manifest, a missing file, or a file that differs; the message names the file and the last good
-            checkpoint beside it.
+        ValueError: no manifest, a missing file, a file that differs, or a pickle that is not listed; the message names the
+            file and the last good checkpoint beside it.
     """
     folder = Path(folder)
     if problem := manifest_problem(folder):
@@ -70,7 +71,8 @@ def manifest_problem(folder: Path) -> str | None:
             return f"{name} is missing"
         if file_digest(folder / name) != digest:
             return f"{name} is damaged (its SHA-256 differs from the manifest's)"
-    return None
+    pickles = sorted(name for name in present - expected.keys() if name.endswith(_PICKLE_SUFFIXES))
+    return f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None
 
 
 def last_checkpoint(output_dir: str | Path, *, skip: Path | None = None) -> Path | None:

@@ -22,7 +22,9 @@ from .structure import encoder_groups
 from .widths import WidthPlan, nearest_paddable
 
 
-def compacted_copy(pruner: Pruner, *, format: str = "standard", allow_partial: bool = False) -> HomoBertPreTrainedModel:
+def compacted_copy(
+    pruner: Pruner, *, format: str = "standard", allow_partial: bool = False
+) -> HomoBertPreTrainedModel:
     """A student of its own, dense, at the plan, without projections.
 
     Args:
@@ -38,7 +40,7 @@ def compacted_copy(pruner: Pruner, *, format: str = "standard", allow_partial: b
     """
     if not pruner.plan_reached and not allow_partial:
         raise ValueError(
-            f"the student has not reached its plan yet ({pruner.kept.to_json()} instead of {pruner.target.to_json()}); "
+            f"the student has not reached its plan yet ({pruner.kept.to_json()}, not {pruner.target.to_json()}); "
             "resume the run, or pass allow_partial=True (--allow_partial) to take it as it is"
         )
     plan = pruner.kept if format == "compact" else nearest_paddable(pruner.kept)

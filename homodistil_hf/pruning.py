@@ -5,13 +5,15 @@ trainer calls it at four moments of an optimizer step.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from . import compaction, masks as masking
+from . import compaction
+from . import masks as masking
 from .modeling import HomoBertPreTrainedModel
 from .schedule import DiscrepancyGuard, PruningSchedule, kept_fraction
 from .sensitivity import METRICS, SensitivityScores
@@ -69,6 +71,7 @@ class Pruner:
         self.full = full or teacher_plan(model.config)
         self.groups = encoder_groups(model)
         self.masks = masking.full_masks(self.groups)
+        self.choices_digest = b""
         self.scores = self._new_scores()
         self.plan_reached = self.full == target
         self.num_compactions = 0
@@ -136,9 +139,7 @@ class Pruner:
         parameters = {name: parameter.data for name, parameter in self.model.named_parameters()}
         masking.zero_dropped(parameters, self.groups, self.masks)
 
-    def step(
-        self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
-    ) -> bool:
+    def step(self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None) -> bool:
         """At the end of a step: choose masks if the schedule asks, compact if enough was dropped.
 
         Args:
@@ -169,6 +170,8 @@ class Pruner:
         if self.guard is not None:
             self.guard.mark_pruned()
         self.masks = masking.choose_masks(self.unit_scores(), self.masks, plan=plan)
+        # Over all choices so far: a compaction leaves masks that keep everything, whatever was chosen before.
+        self.choices_digest = hashlib.sha256(self.choices_digest + masking.mask_digest(self.masks)).digest()
         masking.apply_masks(self.model, self.groups, self.masks)
 
     def unit_scores(self) -> UnitTensors:
@@ -203,9 +206,7 @@ class Pruner:
         """
         kept = compaction.compact(self.model, self.groups, self.masks, plan=self.kept, optimizer=optimizer)
         self.scores.keep(self.masks, kept)
-        self.teacher_heads = [
-            heads[self.masks[f"head.{layer}"]] for layer, heads in enumerate(self.teacher_heads)
-        ]
+        self.teacher_heads = [heads[self.masks[f"head.{layer}"]] for layer, heads in enumerate(self.teacher_heads)]
         self._refresh()
         self.num_compactions += 1
 
@@ -253,7 +254,8 @@ class Pruner:
             self.guard.load_state_dict(state["guard"])
         self.groups = encoder_groups(self.model)
         self.masks = _with_prefix(tensors, _MASK_PREFIX)
-        self.scores.state = _with_prefix(tensors, _SCORE_PREFIX)
+        scores = _with_prefix(tensors, _SCORE_PREFIX)
+        self.scores.state = {name: values.to(self.model.device) for name, values in scores.items()}
         self.teacher_heads = [tensors[f"{_HEAD_PREFIX}{layer}"] for layer in range(num_layers)]
         sizes = {name: group.num_units for name, group in self.groups.items()}
         if {name: len(mask) for name, mask in self.masks.items()} != sizes:
@@ -311,8 +313,8 @@ class Pruner:
         target = self.target.to_dict()
         if state["target"] != target:
             raise ValueError(
-                f"student plan {target} differs from the checkpoint's {state['target']}; resume with the same student, "
-                "or start a new run from the exported checkpoint"
+                f"student plan {target} differs from the checkpoint's {state['target']}; resume with the same "
+                "student, or start a new run from the exported checkpoint"
             )
         metric = state["settings"]["metric"]
         if metric != self.settings.metric:

@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are complete or absent, and whose resumed runs log what uninterrupted ones log.
+"""A `Trainer` whose checkpoints are complete or absent, and whose resumed runs log what uninterrupted ones log.
 
 Nothing here knows of pruning: subclasses say what else belongs into a checkpoint (`write_state`) and how it comes back
 (`read_state`).
@@ -7,43 +7,39 @@ Nothing here knows of pruning: subclasses say what else belongs into a checkpoin
 import os
 import shutil
 from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints
 
-from .checkpoint import (
-    STAGING_NAME,
-    check_manifest,
-    manifest_problem,
-    publish,
-    sorted_checkpoints,
-    write_manifest,
-)
+from .checkpoint import STAGING_NAME, check_manifest, publish, sorted_checkpoints, write_manifest
 
-_LOG_STATE = ("_total_loss_scalar", "_globalstep_last_logged")
+_LOG_STATE = ("_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
 
 
 class ResumableTrainer(Trainer):
     """`Trainer` with staged checkpoints, a manifest in each, and running averages that survive a resume."""
 
     _staging_dir: str | None = None
-    resumed_logs: dict[str, Any] | None = None
+    resumed_logs: Mapping[str, Any] | None = None
 
     @abstractmethod
-    def write_state(self, folder: Path) -> None:
+    def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Add a subclass's own state to a checkpoint; called on the saving process, before the manifest.
 
         Args:
             folder: the staged checkpoint.
+            logs: what `log_state` gave.
         """
 
     @abstractmethod
-    def read_state(self, folder: Path) -> dict[str, Any]:
+    def read_state(self, folder: Path) -> Mapping[str, Any]:
         """Bring model and own state back from a checkpoint; called before the optimizer exists.
 
         Args:
@@ -57,8 +53,7 @@ class ResumableTrainer(Trainer):
         """Train, or go on where a checkpoint stopped.
 
         Args:
-            resume_from_checkpoint: a folder; True or `"last"` for the newest complete one in `output_dir`; None to
-                start anew.
+            resume_from_checkpoint: a folder; True or `"last"` for the newest one in `output_dir`; None to start anew.
             args: as in `Trainer.train`.
             kwargs: as in `Trainer.train`.
 
@@ -66,97 +61,161 @@ class ResumableTrainer(Trainer):
             [`~transformers.trainer_utils.TrainOutput`].
 
         Raises:
-            ValueError: no complete checkpoint, or a damaged one.
+            ValueError: no checkpoint, a damaged one, or one that was saved without the optimizer.
         """
         folder = self._resolve_checkpoint(resume_from_checkpoint)
         if folder is None:
             self.resumed_logs = None
         return super().train(folder, *args, **kwargs)
 
+    # Running averages
+
     def log_state(self) -> dict[str, Any]:
-        """Running averages, exact, as plain numbers.
+        """Running averages, exact, as plain numbers; called on all ranks.
 
         Returns:
             `dict` of JSON values; subclasses add theirs.
         """
-        return {"_tr_loss": float(self._tr_loss)} | {name: getattr(self, name) for name in _LOG_STATE}
+        return {"_tr_loss": self.of_every_rank(self._tr_loss)} | {name: getattr(self, name) for name in _LOG_STATE}
 
     def restore_log_state(self) -> None:
         """Put running averages back; to be called once training has begun, when Trainer has reset its own."""
         if self.resumed_logs is None:
             return
-        self._tr_loss.fill_(self.resumed_logs["_tr_loss"])
+        losses = self.resumed_logs["_tr_loss"]
+        self._tr_loss.fill_(self.own_value(losses, otherwise=sum(losses) / len(losses)))
         for name in _LOG_STATE:
             setattr(self, name, self.resumed_logs[name])
 
-    def _resolve_checkpoint(self, requested: str | bool | None) -> str | None:
-        if requested is None or requested is False:
-            return None
-        if requested is True or requested == "last":
-            return self._newest_checkpoint()
-        check_manifest(requested)
-        return str(requested)
+    def of_every_rank(self, value: torch.Tensor) -> list[float]:
+        """Gather one number of every rank.
 
-    def _newest_checkpoint(self) -> str:
-        folders = sorted_checkpoints(self.args.output_dir)
-        if not folders:
-            raise ValueError(
-                f"resume_from_checkpoint asks for the last checkpoint, but output_dir={self.args.output_dir!r} has none; "
-                "start without it, or name a checkpoint folder"
-            )
-        if manifest_problem(folders[0]) is not None:
-            check_manifest(folders[0])
-        return str(folders[0])
+        Args:
+            value: scalar on this rank's device.
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._staging_dir is None else self._staging_dir
+        Returns:
+            `list[float]`, by rank.
+        """
+        return self.accelerator.gather(value.detach().reshape(1)).tolist()
+
+    def own_value(self, values: list[float], *, otherwise: float) -> float:
+        """This rank's share of what `of_every_rank` gave when a checkpoint was saved.
+
+        Args:
+            values: one a rank of the run that saved them.
+            otherwise: what to take where the number of ranks has changed.
+
+        Returns:
+            `float`.
+        """
+        return values[self.args.process_index] if len(values) == self.args.world_size else otherwise
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; rates count the steps of this session only, whatever part of the run was resumed.
+
+        Args:
+            logs: what Trainer logs.
+            start_time: passed on.
+        """
+        if self.resumed_logs is not None and "train_runtime" in logs:
+            share = 1 - self.resumed_logs["global_step"] / max(1, self.state.global_step)
+            logs |= {name: share * value for name, value in logs.items() if name.endswith("_per_second")}
+        super().log(logs, start_time)
+
+    # Saving
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_dir = Path(super()._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staging = run_dir / STAGING_NAME
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self._staging_dir = str(staging)
-        try:
+        logs = self.log_state() | {"global_step": self.state.global_step}
+        with self._staging(run_dir / STAGING_NAME) as staging:
             super()._save_checkpoint(model, trial)
-        finally:
-            self._staging_dir = None
-        self.accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
+            self._name_best_checkpoint(staging / name, run_dir / name)
+            if self.args.should_save:
+                self.write_state(staging / name, logs)
+                write_manifest(staging / name)
+                publish(staging / name, run_dir / name)
         if self.args.should_save:
-            self._finish_checkpoint(staging / name, run_dir / name)
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run_dir / name))
 
-    def _finish_checkpoint(self, staged: Path, final: Path) -> None:
+    @contextmanager
+    def _staging(self, folder: Path) -> Iterator[Path]:
+        """Trainer saves below `folder` inside; what is left there afterwards is removed, after a failure too."""
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self._staging_dir = str(folder)
+        try:
+            yield folder
+        finally:
+            self._staging_dir = None
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging_dir is None else self._staging_dir
+
+    def _name_best_checkpoint(self, staged: Path, final: Path) -> None:
         # Trainer looked for the best checkpoint in the staging folder; it will be where this one goes.
-        if self.state.best_model_checkpoint == str(staged):
-            self.state.best_model_checkpoint = str(final)
+        if self.state.best_model_checkpoint != str(staged):
+            return
+        self.state.best_model_checkpoint = str(final)
+        if self.args.should_save:
             self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
-        self.write_state(staged)
-        write_manifest(staged)
-        publish(staged, final)
-        shutil.rmtree(staged.parent, ignore_errors=True)
-        rotate_checkpoints(
-            output_dir=str(final.parent),
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-        )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self._staging_dir is None:
             super()._push_from_checkpoint(checkpoint_folder)
 
+    # Loading
+
+    def _resolve_checkpoint(self, requested: str | bool | None) -> str | None:
+        if requested is None or requested is False:
+            return None
+        if requested is not True and requested != "last":
+            return str(requested)
+        folders = sorted_checkpoints(self.args.output_dir)
+        if not folders:
+            raise ValueError(
+                f"resume_from_checkpoint={requested!r} asks for the last checkpoint, but output_dir="
+                f"{self.args.output_dir!r} has none; start without it, or name a checkpoint folder"
+            )
+        return str(folders[0])
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         check_manifest(resume_from_checkpoint)
+        for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+            if not os.path.isfile(os.path.join(resume_from_checkpoint, name)):
+                raise ValueError(
+                    f"resume_from_checkpoint={resume_from_checkpoint!r} has no {name}, as it was saved with "
+                    "save_only_model=True; it can be exported, but only a full checkpoint can be resumed"
+                )
         self.resumed_logs = self.read_state(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         check_manifest(self.state.best_model_checkpoint)
         self.read_state(Path(self.state.best_model_checkpoint))
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any
+    ) -> tuple[int, int]:
+        epochs, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args, **kwargs)
+        if self.resumed_logs is None or has_length(self.train_dataset):
+            return epochs, batches
+        # How long a stream is shows when it ends, so Trainer counts all its passes as one. The epoch does not:
+        # it is the number of whole passes, and the batches of this one as a share of those of the whole run.
+        epochs = int(self.state.epoch)
+        num_batches = num_update_steps_per_epoch * self.args.gradient_accumulation_steps
+        return epochs, round((self.state.epoch - epochs) * num_batches)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -168,6 +227,7 @@ class ResumableTrainer(Trainer):
                 for name, value in self.optimizer.state.get(parameter, {}).items():
                     if torch.is_tensor(value) and value.dim() and value.shape != parameter.shape:
                         raise ValueError(
-                            f"optimizer state {name} of shape {tuple(value.shape)} in {checkpoint} doesn't fit a parameter "
-                            f"of shape {tuple(parameter.shape)}; resume with the settings that the run was started with"
+                            f"optimizer state {name} of shape {tuple(value.shape)} in {checkpoint} doesn't fit a "
+                            f"parameter of shape {tuple(parameter.shape)}; resume with the settings that the run was "
+                            "started with"
                         )

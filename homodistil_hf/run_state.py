@@ -36,9 +36,7 @@ def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, tor
     return {name: t for name, t in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
 
 
-def save_run_state(
-    folder: Path, model: HomoBertPreTrainedModel, pruner: Pruner, *, extra: Mapping[str, Any]
-) -> None:
+def save_run_state(folder: Path, model: HomoBertPreTrainedModel, pruner: Pruner, *, extra: Mapping[str, Any]) -> None:
     """Write all that `load_run_state` needs beside the weights.
 
     Args:
@@ -104,7 +102,9 @@ def read_state_file(folder: Path) -> dict[str, Any]:
     """
     path = folder / STATE_FILE
     if not path.is_file():
-        raise ValueError(f"folder={str(folder)!r} has no {STATE_FILE}; expected a checkpoint-N of a HomoDistilTrainer run")
+        raise ValueError(
+            f"folder={str(folder)!r} has no {STATE_FILE}; expected a checkpoint-N of a HomoDistilTrainer run"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -114,6 +114,7 @@ def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[
     missing, unknown = expected - tensors.keys(), tensors.keys() - expected - aliases
     if missing or unknown:
         raise ValueError(
-            f"checkpoint {folder} lacks {sorted(missing) or 'nothing'} and has unknown {sorted(unknown) or 'nothing'}; "
-            "resume with the model, teacher and loss weights that the run was started with"
+            f"checkpoint {folder} lacks {sorted(missing) or 'nothing'} and has unknown "
+            f"{sorted(unknown) or 'nothing'}; resume with the model, teacher and loss weights of the run's "
+            "start"
         )

@@ -5,29 +5,31 @@ gradients → scores (`training_step`); clip, step, dropped units back to zero, 
 log, evaluate, save (Trainer). Each stage has a file of its own; this one knows about settings, devices and ranks.
 """
 
-import copy
 import logging
+import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import is_compiled_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import HubStrategy
 
-from .checkpoint import last_checkpoint
-from .data import MaskedLMCollator
-from .discrepancy import DiscrepancyMeter
+from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
+from .collator import MaskedLMCollator
 from .distillation import Distillation, Terms
 from .export import export_student
 from .hub import push_export
-from .masks import mask_digest
+from .measuring import MeasuringTrainer
+from .optimizers import adopt_optimizer, check_optimizer
 from .outcome import compacted_copy
 from .preparation import check_data, check_output_dir, existing_files, prepare
 from .pruning import Pruner, PruningSettings
-from .resumable import ResumableTrainer
 from .run_state import load_run_state, save_run_state, weights_without_projections
 from .schedule import DiscrepancyGuard, PruningSchedule, pruning_learning_rate
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
@@ -36,7 +38,7 @@ from .widths import WidthPlan
 logger = logging.getLogger(__name__)
 
 
-class HomoDistilTrainer(ResumableTrainer):
+class HomoDistilTrainer(MeasuringTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
 
     Args:
@@ -45,15 +47,14 @@ class HomoDistilTrainer(ResumableTrainer):
         teacher: who the student learns from, if not a frozen copy of `model`.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default for masked-LM models: [`MaskedLMCollator`]; for others Trainer's.
-        kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, `compute_metrics`,
-            `optimizers`, …).
+        kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, `compute_metrics`, …). An
+            optimizer in `optimizers` is made from the parameters of `model` and will hold the student's.
 
     Raises:
-        ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched tokenizer,
-            empty data, unwritable output folder.
+        ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched
+            tokenizer, empty data, unwritable output folder.
 
     Example:
-
     ```python
     trainer = HomoDistilTrainer(
         model="google-bert/bert-base-uncased",
@@ -66,6 +67,8 @@ class HomoDistilTrainer(ResumableTrainer):
     """
 
     args: HomoDistilTrainingArguments
+    schedule: PruningSchedule
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -77,16 +80,18 @@ class HomoDistilTrainer(ResumableTrainer):
         data_collator: Any = None,
         **kwargs: Any,
     ):
+        _check_arguments(args, kwargs)
         check_output_dir(args.output_dir)
-        self.earlier_files = existing_files(args.output_dir)
+        self.earlier_files = [name for name in existing_files(args.output_dir) if name != STAGING_NAME]
         parts = prepare(model, args, teacher=teacher)
         check_data(kwargs.get("train_dataset"), processing_class, parts.student.config)
-        masks_words = type(parts.student).__name__ == "HomoBertForMaskedLM" and data_collator is None
-        if masks_words and isinstance(processing_class, PreTrainedTokenizerBase):
-            data_collator = MaskedLMCollator(processing_class, mlm_probability=args.mlm_probability, seed=args.seed)
+        _pin_data_order(args)
+        if data_collator is None and type(parts.student).__name__ == "HomoBertForMaskedLM":
+            data_collator = _masking_collator(processing_class, args)
         super().__init__(
             model=parts.student, args=args, processing_class=processing_class, data_collator=data_collator, **kwargs
         )
+        self._check_own_optimizer(None if isinstance(model, str) else model)
         self.loss_is_scaled_for_ga = True
         self.pruner = Pruner(self.model, parts.plan, settings=_pruning_settings(args), guard=_guard(args))
         self.distillation = Distillation(
@@ -95,14 +100,21 @@ class HomoDistilTrainer(ResumableTrainer):
             weights={name: getattr(args, f"{name}_weight") for name in LOSS_TERMS},
             kept_heads=self.pruner.kept_heads,
         )
-        self.schedule: PruningSchedule | None = None
         self.batch_counts: torch.Tensor | None = None
         self.term_sums: Terms = {}
-        self.logged_step = 0
+        self.logged_step = self.epoch_number = 0
         self.step_kl: torch.Tensor | None = None
-        self.eval_collator = copy.deepcopy(self.data_collator)
         self.num_bad_steps = self.num_bad_steps_in_row = 0
-        self.add_callback(_StepCallback(self))
+        # First in line, so that users' callbacks see the step as it ends.
+        self.callback_handler.callbacks.insert(0, _StepCallback(self))
+
+    def _check_own_optimizer(self, model: nn.Module | None) -> None:
+        if self.optimizer is not None:
+            adopt_optimizer(self.optimizer, model, self.model)
+            check_optimizer(self.optimizer)
+        elif self.optimizer_cls_and_kwargs is not None:
+            optimizer_class, settings = self.optimizer_cls_and_kwargs
+            check_optimizer(optimizer_class([nn.Parameter(torch.zeros(1, device=self.args.device))], **settings))
 
     @property
     def plan(self) -> WidthPlan:
@@ -116,11 +128,11 @@ class HomoDistilTrainer(ResumableTrainer):
             ValueError: `output_dir` held files before this trainer was made, and the run neither resumes nor may
                 overwrite.
         """
-        self.check_output_folder(resume_from_checkpoint)
+        self.claim_output_folder(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def check_output_folder(self, resume_from_checkpoint: str | bool | None) -> None:
-        """Refuse to mix a new run with an older one's files.
+    def claim_output_folder(self, resume_from_checkpoint: str | bool | None) -> None:
+        """Refuse to mix a new run with an older one's files; with `overwrite_output_dir`, remove its checkpoints.
 
         Args:
             resume_from_checkpoint: as given to `train`.
@@ -128,12 +140,17 @@ class HomoDistilTrainer(ResumableTrainer):
         Raises:
             ValueError: see `train`.
         """
-        if resume_from_checkpoint or not self.earlier_files or self.args.overwrite_output_dir:
+        if resume_from_checkpoint or not self.earlier_files:
             return
-        raise ValueError(
-            f"output_dir={self.args.output_dir!r} is not empty ({', '.join(self.earlier_files[:3])}); resume with "
-            "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder"
-        )
+        if not self.args.overwrite_output_dir:
+            raise ValueError(
+                f"output_dir={self.args.output_dir!r} is not empty ({', '.join(self.earlier_files[:3])}); resume with "
+                "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder"
+            )
+        # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
+        for checkpoint in sorted_checkpoints(self.args.output_dir) if self.args.should_save else ():
+            logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
+            shutil.rmtree(checkpoint)
 
     # One optimizer step
 
@@ -146,14 +163,25 @@ class HomoDistilTrainer(ResumableTrainer):
             device: of the counts.
 
         Returns:
-            `(batches, number of predictions)`.
+            `(batches, number of predictions)`. At the end of a stream, micro-batches too few for a step are left out.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if len(batches) < num_batches:
+            batches = []
         counts = torch.zeros(3, dtype=torch.float64, device=device)
         for batch in batches:
+            self._check_labels(batch)
             counts += self.distillation.count(batch).to(device)
         self.batch_counts = self.accelerator.reduce(counts, reduction="sum")
         return batches, self.batch_counts[0]
+
+    def _check_labels(self, batch: dict[str, Any]) -> None:
+        missing = [name for name in self.distillation.task.required_labels if name not in batch]
+        if missing:
+            raise ValueError(
+                f"a training batch has {', '.join(sorted(batch))}, but not {', '.join(missing)}; check the columns of "
+                f"train_dataset and the data_collator ({type(self.data_collator).__name__})"
+            )
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -191,8 +219,8 @@ class HomoDistilTrainer(ResumableTrainer):
             `torch.Tensor`: the loss, detached; 0 where it is not finite, so that running averages survive.
         """
         is_last = self.accelerator.sync_gradients
-        accumulates = isinstance(self.model_wrapped, DistributedDataParallel) and not is_last
-        with self.model_wrapped.no_sync() if accumulates else nullcontext():
+        accumulates = self._is_distributed and not is_last
+        with self.accelerator.no_sync(self.model_wrapped) if accumulates else nullcontext():
             loss = super().training_step(self.model_wrapped, inputs, num_items_in_batch)
         if is_last:
             self._take_gradients()
@@ -221,47 +249,70 @@ class HomoDistilTrainer(ResumableTrainer):
             self.model.zero_grad(set_to_none=True)
         if in_row > self.args.max_bad_steps:
             raise FloatingPointError(
-                f"gradients were not finite for {in_row} steps in a row (max_bad_steps={self.args.max_bad_steps}); lower "
-                f"learning_rate or check the data. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
+                f"gradients were not finite for {in_row} steps in a row (max_bad_steps={self.args.max_bad_steps}); "
+                f"lower learning_rate or check the data. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
             )
 
     def finish_step(self) -> None:
         """At the end of a step, before log, evaluate and save: choose masks, compact."""
-        before = self.pruner.masks
-        optimizer = self.optimizer.optimizer if isinstance(self.optimizer, AcceleratedOptimizer) else self.optimizer
-        compacted = self.pruner.step(self.state.global_step, self.schedule, optimizer=optimizer)
-        if self.pruner.masks is not before:
+        if self.accelerator.optimizer_step_was_skipped and not _follows_metrics(self.lr_scheduler):
+            self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
+        before = self.pruner.choices_digest
+        compacted = self.pruner.step(self.state.global_step, self.schedule, optimizer=self._bare_optimizer())
+        if self.pruner.choices_digest != before:
             self._check_ranks()
         if compacted:
             logger.info("step %d: compacted to %s", self.state.global_step, self.pruner.present.to_json())
             self._wrap_again()
 
+    def _bare_optimizer(self) -> torch.optim.Optimizer | None:
+        return self.optimizer.optimizer if isinstance(self.optimizer, AcceleratedOptimizer) else self.optimizer
+
     def _check_ranks(self) -> None:
-        digest = torch.tensor(list(mask_digest(self.pruner.masks)), device=self.args.device)
+        digest = torch.tensor(list(self.pruner.choices_digest), device=self.args.device)
         digests = self.accelerator.gather(digest[None])
         if not bool((digests == digests[0]).all()):
             raise RuntimeError(
-                f"masks differ across ranks after step {self.state.global_step}; all ranks must run the same versions on "
-                f"the same settings. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
+                f"masks differ across ranks after step {self.state.global_step}; all ranks must run the same versions "
+                f"on the same settings. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
             )
 
     def _wrap_again(self) -> None:
         """Parameters are new: DDP must reduce those, and compiled code must forget the old widths."""
         if self.args.torch_compile:
             torch.compiler.reset()
-        if isinstance(self.model_wrapped, DistributedDataParallel):
-            handler = self.accelerator.ddp_handler
-            device_ids = None if self.args.device.type == "cpu" else [self.args.device.index]
-            settings = {} if handler is None else handler.to_kwargs()
-            self.model_wrapped = DistributedDataParallel(self.model, device_ids=device_ids, **settings)
+        if not self._is_distributed:
+            return
+        handler = self.accelerator.ddp_handler
+        device_ids = None if self.args.device.type == "cpu" else [self.args.device.index]
+        settings = {} if handler is None else handler.to_kwargs()
+        self.model_wrapped = DistributedDataParallel(self.model, device_ids=device_ids, **settings)
+        if handler is not None:
+            handler.register_comm_hook(self.model_wrapped)
+        if self.args.torch_compile:
+            settings = self.accelerator.state.dynamo_plugin.to_kwargs()
+            self.model_wrapped = cast(nn.Module, torch.compile(self.model_wrapped, **settings))
 
-    # Learning rate, logs, evaluation
+    @property
+    def _is_distributed(self) -> bool:
+        wrapped = self.model_wrapped
+        return isinstance(wrapped._orig_mod if is_compiled_module(wrapped) else wrapped, DistributedDataParallel)
+
+    # Learning rate and logs
 
     def begin_training(self) -> None:
         """Training begins and the length of the run is known: lay out the schedule, restore running averages."""
         self.schedule = self._schedule(self.state.max_steps)
         self.term_sums, self.logged_step, self.step_kl = {}, self.state.global_step, None
+        self.num_bad_steps = self.num_bad_steps_in_row = 0
+        self.epoch_number = int(self.state.epoch or 0)
         self.restore_log_state()
+
+    def begin_epoch(self) -> None:
+        """A pass over the data begins: it gets masks of its own."""
+        if isinstance(self.data_collator, MaskedLMCollator):
+            self.data_collator.set_epoch(self.epoch_number)
+        self.epoch_number += 1
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The learning-rate curve tied to pruning, or Trainer's own.
@@ -314,80 +365,19 @@ class HomoDistilTrainer(ResumableTrainer):
             self.term_sums, self.logged_step = {}, self.state.global_step
         super().log(logs, start_time)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Trainer's, with masks that are the same in every evaluation.
-
-        Args:
-            eval_dataset: passed on.
-
-        Returns:
-            `DataLoader`.
-        """
-        collator, self.data_collator = self.data_collator, self.eval_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = collator
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Trainer's loop, adding `kl`, `mlm_loss`, `mlm_accuracy` (or `task_…`) and kept fractions to the metrics.
-
-        Args:
-            args: passed on.
-            metric_key_prefix: before every metric's name.
-            kwargs: passed on.
-
-        Returns:
-            `EvalLoopOutput`.
-        """
-        self.meter = DiscrepancyMeter(self.distillation.task)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-
-        def over_ranks(sums: torch.Tensor) -> torch.Tensor:
-            return self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
-
-        for name, value in (self.meter.results(over_ranks) | self.pruner.status()).items():
-            output.metrics[f"{metric_key_prefix}_{name}"] = value
-        return output
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> Any:
-        """Measure one batch in float32; logits are gathered only for a task model's `compute_metrics`.
-
-        Args:
-            model: unused; the student's own forward is called.
-            inputs: a batch with labels.
-            prediction_loss_only: return no logits.
-            ignore_keys: passed on.
-
-        Returns:
-            `(loss, logits, labels)`.
-        """
-        inputs = self._prepare_inputs(inputs)
-        if not all(name in inputs for name in self.distillation.task.required_labels):
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        loss = self.meter.update(self.model, self.distillation.teacher, inputs)
-        if prediction_loss_only:
-            return loss, None, None
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        # An early, unpruned student would always win: only those at the plan compete.
-        return self.pruner.plan_reached and super()._determine_best_metric(metrics, trial)
-
     # Checkpoints and exports
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, weights_without_projections(self.model) if state_dict is None else state_dict)
 
-    def write_state(self, folder: Path) -> None:
+    def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Add projections, masks, scores, guard and counters to a checkpoint.
 
         Args:
             folder: the staged checkpoint.
+            logs: what `log_state` gave.
         """
-        save_run_state(folder, self.model, self.pruner, extra=self.log_state())
+        save_run_state(folder, self.model, self.pruner, extra=logs)
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Rebuild the student at a checkpoint's widths, with masks, scores, guard and counters.
@@ -398,29 +388,35 @@ class HomoDistilTrainer(ResumableTrainer):
         Returns:
             `dict`: what `log_state` gave.
         """
-        return load_run_state(folder, self.model, self.pruner, optimizer=self.optimizer)
+        logs = load_run_state(folder, self.model, self.pruner, optimizer=self._bare_optimizer())
+        self._wrap_again()
+        return logs
 
     def log_state(self) -> dict[str, Any]:
-        """Running averages and counters, exact.
+        """Running averages and counters, exact; called on all ranks.
 
         Returns:
             `dict` of JSON values.
         """
-        sums = {name: float(value) for name, value in self.term_sums.items()}
+        sums = {name: self.of_every_rank(value) for name, value in self.term_sums.items()}
         counters = {"num_bad_steps": self.num_bad_steps, "num_bad_steps_in_row": self.num_bad_steps_in_row}
         return super().log_state() | {"term_sums": sums, "logged_step": self.logged_step} | counters
 
     def restore_log_state(self) -> None:
         """Put running averages and counters back once training has begun."""
         super().restore_log_state()
-        if self.resumed_logs is not None:
-            sums = self.resumed_logs["term_sums"]
-            self.term_sums = {name: torch.tensor(value, device=self.args.device) for name, value in sums.items()}
-            for name in ("logged_step", "num_bad_steps", "num_bad_steps_in_row"):
-                setattr(self, name, self.resumed_logs[name])
+        if self.resumed_logs is None:
+            return
+        for name, values in self.resumed_logs["term_sums"].items():
+            value = self.own_value(values, otherwise=sum(values) / self.args.world_size)
+            self.term_sums[name] = torch.tensor(value, device=self.args.device)
+        for name in ("logged_step", "num_bad_steps", "num_bad_steps_in_row"):
+            setattr(self, name, self.resumed_logs[name])
 
     def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
         """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
+
+        To be called on all ranks; the main process writes.
 
         Args:
             folder: where to; an earlier export there is replaced.
@@ -433,7 +429,13 @@ class HomoDistilTrainer(ResumableTrainer):
         Raises:
             ValueError: the plan has not been reached, or the folder holds something else.
         """
-        return export_student(
+        if self.is_world_process_zero():
+            self._write_export(Path(folder), format, allow_partial=allow_partial)
+        self.accelerator.wait_for_everyone()
+        return Path(folder)
+
+    def _write_export(self, folder: Path, format: str = "standard", *, allow_partial: bool = False) -> None:
+        export_student(
             compacted_copy(self.pruner, format=format, allow_partial=allow_partial),
             folder,
             format,
@@ -482,7 +484,8 @@ class HomoDistilTrainer(ResumableTrainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        folder = self.export(Path(self.args.output_dir) / "student")
+        folder = Path(self.args.output_dir) / "student"
+        self._write_export(folder)
         return push_export(
             folder,
             self.hub_model_id,
@@ -491,6 +494,12 @@ class HomoDistilTrainer(ResumableTrainer):
             revision=kwargs.get("revision") or self.args.hub_revision,
             commit_message=commit_message or "End of training",
         )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Trainer would push its own checkpoint files, pickles included.
+        wants_every_save = self.args.hub_strategy == HubStrategy.EVERY_SAVE and self._staging_dir is None
+        if wants_every_save and self.pruner.plan_reached:
+            self.push_to_hub(commit_message=f"Training in progress, step {self.state.global_step}")
 
 
 class _StepCallback(TrainerCallback):
@@ -503,14 +512,56 @@ class _StepCallback(TrainerCallback):
         self.trainer.begin_training()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if isinstance(self.trainer.data_collator, MaskedLMCollator):
-            self.trainer.data_collator.set_epoch(int(state.epoch or 0))
+        self.trainer.begin_epoch()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.pruner.zero()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.finish_step()
+
+
+def _check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:
+    """What only shows once settings and arguments of the trainer meet."""
+    if kwargs.get("compute_loss_func") is not None:
+        raise ValueError(
+            f"compute_loss_func={kwargs['compute_loss_func']!r} would replace the distillation loss; leave it out, "
+            "and weight the loss's terms with mlm_weight, kl_weight, …"
+        )
+    for name in ("fp16_full_eval", "bf16_full_eval"):
+        if getattr(args, name):
+            raise ValueError(f"{name}=True would round the student's weights for good; evaluation is in float32")
+
+
+def _pin_data_order(args: HomoDistilTrainingArguments) -> None:
+    """Make which rows a step sees a function of the settings alone, on any number of ranks."""
+    loading = args.accelerator_config
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r} draws from the global random state, so a "
+            "resumed run would see other batches; use 'random' or 'sequential'"
+        )
+    if not loading.use_seedable_sampler or loading.dispatch_batches:
+        raise ValueError(
+            f"accelerator_config has use_seedable_sampler={loading.use_seedable_sampler} and dispatch_batches="
+            f"{loading.dispatch_batches}; every rank must make its own batches in a seeded order: leave both out"
+        )
+    loading.dispatch_batches = False
+    if args.data_seed is None:
+        args.data_seed = args.seed
+
+
+def _masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> MaskedLMCollator:
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
+            "or a data_collator that gives labels"
+        )
+    return MaskedLMCollator(tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
+
+
+def _follows_metrics(scheduler: Any) -> bool:
+    return type(scheduler).__name__ in ("ReduceLROnPlateau", "GreedyLR")
 
 
 def _pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:

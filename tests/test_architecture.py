@@ -26,7 +26,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("verify", "report"),
     # Who reads settings and puts the stages together.
     ("training_args", "resumable"),
-    ("preparation",),
+    ("preparation", "measuring"),
     ("trainer",),
     ("methods.*",),
     ("demo",),
@@ -35,7 +35,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
 )
 
 SETTINGS_READERS = ("training_args", "preparation", "trainer", "methods.*", "demo", "cli")
-TRAINER_USERS = (*SETTINGS_READERS, "resumable")
+TRAINER_USERS = (*SETTINGS_READERS, "resumable", "measuring")
 TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
 

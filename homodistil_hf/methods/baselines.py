@@ -30,7 +30,7 @@ class OneShotTrainer(HomoDistilTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Prune at once unless resuming, then train; arguments and return as [`HomoDistilTrainer.train`]."""
-        self.check_output_folder(resume_from_checkpoint)
+        self.claim_output_folder(resume_from_checkpoint)
         if not resume_from_checkpoint and not self.pruner.plan_reached:
             self._prune_at_once()
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -38,17 +38,20 @@ class OneShotTrainer(HomoDistilTrainer):
     def _prune_at_once(self) -> None:
         self.model.eval()
         batches = iter(self.get_train_dataloader())
-        num_scored = 0
-        for _, inputs in zip(range(self.num_scoring_batches), batches, strict=False):
-            loss = self.compute_loss(self.model, self._prepare_inputs(inputs))
-            self.accelerator.backward(loss)
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
-            self.pruner.score()
-            self.model.zero_grad(set_to_none=True)
-            num_scored += 1
+        for _ in range(self.num_scoring_batches):
+            fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
+            if not fetched:
+                break
+            self._score_batch(fetched[0])
         self.pruner.plan_reached = True
         self.pruner.prune_to(self.pruner.target)
-        self.pruner.compact()
-        logger.info("one-shot: pruned to %s after %d scoring batches", self.plan.to_json(), num_scored)
+        self.pruner.compact(self.optimizer)
+        logger.info("one-shot: pruned to %s", self.plan.to_json())
+
+    def _score_batch(self, inputs: Any) -> None:
+        self.accelerator.backward(self.compute_loss(self.model, self._prepare_inputs(inputs)))
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        self.pruner.score()
+        self.model.zero_grad(set_to_none=True)
