@@ -37,8 +37,8 @@ def check_manifest(folder: str | Path) -> None:
         folder: `checkpoint-N`.
 
     Raises:
-        ValueError: no manifest, a missing file, a file that differs, or a pickle that is not listed; the message names the
-            file and the last good checkpoint beside it.
+        ValueError: no manifest, a missing file, a file that differs, or a pickle that is not listed; the message names
+            the file and the last good checkpoint beside it.
     """
     folder = Path(folder)
     if problem := manifest_problem(folder):

@@ -93,21 +93,10 @@ class HomoBertLayerNorm(nn.LayerNorm):
         """
         self.dropped_channels = tuple(dropped_channels)
         self._kept_mask: torch.Tensor | None = None
-
-    def kept_mask(self, device: torch.device) -> torch.Tensor:
-        """The mask of kept channels.
-
-        Args:
-            device: where the mask is needed; it is built once a device.
-
-        Returns:
-            `torch.BoolTensor` of shape `(hidden_size,)`, True = kept.
-        """
-        if self._kept_mask is None or self._kept_mask.device != device:
-            mask = torch.ones(self.normalized_shape, dtype=torch.bool)
-            mask[list(self.dropped_channels)] = False
-            self._kept_mask = mask.to(device)
-        return self._kept_mask
+        if self.dropped_channels:
+            # On the CPU by name: `from_pretrained` builds models on the meta device, where values get lost.
+            self._kept_mask = torch.ones(self.normalized_shape, dtype=torch.bool, device="cpu")
+            self._kept_mask[list(self.dropped_channels)] = False
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise the last dimension over its kept channels.
@@ -118,19 +107,32 @@ class HomoBertLayerNorm(nn.LayerNorm):
         Returns:
             `torch.Tensor` of the same shape and type.
         """
-        if not self.dropped_channels:
+        if self._kept_mask is None:
             return super().forward(input)
-        kept = self.kept_mask(input.device)
+        if self._kept_mask.device != input.device:
+            self._kept_mask = self._kept_mask.to(input.device)
+        kept = self._kept_mask
+        exact = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+        # Compiled code must not hold a number that changes with the masks: it would be compiled for each of them anew.
+        normed = self._plain_norm(exact, kept) if torch.compiler.is_compiling() else self._fused_norm(exact, kept)
+        return normed.to(input.dtype)
+
+    def _fused_norm(self, input: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         size = self.normalized_shape[0]
         num_kept = size - len(self.dropped_channels)
-        exact = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        mean = (exact * kept).sum(-1, keepdim=True) / num_kept
-        filled = torch.where(kept, exact, mean)
+        mean = (input * kept).sum(-1, keepdim=True) / num_kept
+        filled = torch.where(kept, input, mean)
         fraction = num_kept / size
-        normed = nn.functional.layer_norm(
+        return nn.functional.layer_norm(
             filled, self.normalized_shape, self.weight * fraction**0.5, self.bias, self.eps * fraction
         )
-        return normed.to(input.dtype)
+
+    def _plain_norm(self, input: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        num_kept = kept.sum()
+        mean = (input * kept).sum(-1, keepdim=True) / num_kept
+        centred = (input - mean) * kept
+        variance = centred.square().sum(-1, keepdim=True) / num_kept
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 class HomoBertEmbeddings(BertEmbeddings):
