@@ -99,8 +99,8 @@ def replace_parameters(
         replaced[old] = (name, new)
     if optimizer is not None:
         _follow(optimizer, replaced, select)
-    set_widths(model, plan)
     model.tie_weights()
+    set_widths(model, plan)
 
 
 def _follow(
@@ -114,6 +114,13 @@ def _follow(
         state = optimizer.state.pop(old, None)
         if state is None or select is None:
             continue
+        for key, value in state.items():
+            if torch.is_tensor(value) and value.numel() > 1 and value.shape != old.shape:
+                raise ValueError(
+                    f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name} of shape "
+                    f"{tuple(old.shape)}, which can't be pruned alike; use an optimizer whose state has the parameter's "
+                    "shape, e.g. optim='adamw_torch'"
+                )
         optimizer.state[new] = {
             key: select(name, value) if torch.is_tensor(value) and value.shape == old.shape else value
             for key, value in state.items()

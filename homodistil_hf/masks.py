@@ -110,7 +110,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     Returns:
         `dict[str, torch.BoolTensor]`: new masks on the CPU.
     """
-    cpu_scores = {name: values.detach().float().cpu() for name, values in scores.items()}
+    cpu_scores = {name: values.detach().cpu() for name, values in scores.items()}
     chosen = {"hidden": _best(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
     for index, widths in enumerate(plan.layers):
         head, ffn = f"head.{index}", f"ffn.{index}"
@@ -126,10 +126,14 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
 
 def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tensor:
     """Mask of the `num_kept` highest scores along the last dimension among units that `mask` keeps."""
-    ranked = scores.nan_to_num(nan=-math.inf).clamp(min=torch.finfo(torch.float32).min)
-    ranked = ranked.masked_fill(~mask, -math.inf)
+    ranked = _comparable(scores).masked_fill(~mask, -math.inf)
     order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
     return torch.zeros_like(mask).scatter_(-1, order, True) & mask
+
+
+def _comparable(scores: torch.Tensor) -> torch.Tensor:
+    """Finite float32: a score that is not a number counts least, and nothing is as low as what is dropped."""
+    return scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
 
 
 def compete_across_layers(
@@ -137,8 +141,9 @@ def compete_across_layers(
 ) -> WidthPlan:
     """Let heads and FFN neurons of all layers compete for the plan's totals (`width_allocation="global"`).
 
-    FFN neurons compete in blocks of `multiple`: block k of a layer is its k-th best `multiple` neurons. Every layer
-    keeps at least one head and one block. Head sizes and the hidden size stay the plan's.
+    FFN neurons compete in blocks of `multiple`: block k of a layer is its k-th best `multiple` neurons, and the last
+    block to win is cut to what the budget leaves. Every layer keeps at least one head and one block. Head sizes and
+    the hidden size stay the plan's.
 
     Args:
         plan: widths whose sums over layers are the budgets.
@@ -148,36 +153,39 @@ def compete_across_layers(
         max_heads: heads that an exported layer can hold, see [`WidthPlan.padded`].
 
     Returns:
-        [`WidthPlan`] with the same sums (FFN rounded up to whole blocks).
+        [`WidthPlan`] with the same sums, as far as `masks` and `max_heads` leave that much.
     """
-    layers = range(len(plan.layers))
-    head_values = [_ranked_values(scores[f"head.{i}"], masks[f"head.{i}"], block=1)[:max_heads] for i in layers]
-    ffn_values = [_ranked_values(scores[f"ffn.{i}"], masks[f"ffn.{i}"], block=multiple) for i in layers]
-    num_heads = _share_out(head_values, sum(layer.num_attention_heads for layer in plan.layers))
-    num_blocks = _share_out(ffn_values, math.ceil(sum(layer.intermediate_size for layer in plan.layers) / multiple))
-    return WidthPlan(
-        plan.hidden_size,
-        tuple(
-            LayerWidths(heads, layer.head_dim, min(blocks * multiple, int(masks[f"ffn.{i}"].sum())))
-            for i, (heads, blocks, layer) in enumerate(zip(num_heads, num_blocks, plan.layers, strict=True))
-        ),
-    )
+    num_layers = len(plan.layers)
+    head_budget = sum(layer.num_attention_heads for layer in plan.layers)
+    ffn_budget = sum(layer.intermediate_size for layer in plan.layers)
+    ffn_block = max(1, min(multiple, ffn_budget // num_layers))
+    heads = [_ranked_blocks(scores[f"head.{i}"], masks[f"head.{i}"], size=1)[:max_heads] for i in range(num_layers)]
+    ffn = [_ranked_blocks(scores[f"ffn.{i}"], masks[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
+    widths = zip(_share_out(heads, head_budget), _share_out(ffn, ffn_budget), plan.layers, strict=True)
+    layers = (LayerWidths(num_heads, layer.head_dim, ffn_size) for num_heads, ffn_size, layer in widths)
+    return WidthPlan(plan.hidden_size, tuple(layers))
 
 
-def _ranked_values(scores: torch.Tensor, mask: torch.Tensor, *, block: int) -> list[float]:
-    values = scores.detach().float().cpu()[mask].sort(descending=True).values
-    return [float(chunk.sum()) for chunk in values.split(block)]
+def _ranked_blocks(scores: torch.Tensor, mask: torch.Tensor, *, size: int) -> list[tuple[float, int]]:
+    """`(mean score, units)` of one layer's blocks, best first; the last block may have fewer units."""
+    values = _comparable(scores.detach().cpu())[mask].double().sort(descending=True).values
+    return [(float(block.mean()), len(block)) for block in values.split(size)]
 
 
-def _share_out(values: list[list[float]], budget: int) -> list[int]:
-    """How many of its best entries each layer gets when `budget` entries are chosen in all, at least one a layer."""
+def _share_out(blocks: list[list[tuple[float, int]]], budget: int) -> list[int]:
+    """How many units each layer gets when the best blocks are chosen up to `budget` units, at least one a layer."""
     contested = sorted(
-        ((-value, layer, rank) for layer, ranked in enumerate(values) for rank, value in enumerate(ranked) if rank > 0)
+        (-value, layer, rank, size)
+        for layer, ranked in enumerate(blocks)
+        for rank, (value, size) in enumerate(ranked)
+        if rank > 0
     )
-    shares = [1] * len(values)
-    for _, layer, _ in contested[: max(0, budget - len(values))]:
-        shares[layer] += 1
-    return shares
+    widths = [ranked[0][1] for ranked in blocks]
+    left = budget - sum(widths)
+    for _, layer, _, size in contested:
+        widths[layer] += max(0, min(size, left))
+        left -= size
+    return widths
 
 
 def apply_masks(model: HomoBertPreTrainedModel, groups: Mapping[str, Group], masks: UnitTensors) -> None:

@@ -61,13 +61,10 @@ def prepare(
             f"{args.n_gpu} GPUs in one process would use DataParallel, which loses masks and gradients; launch with "
             "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
-    config = load_teacher_config(model) if isinstance(model, str) else model.config
     if args.student is None:
-        raise ValueError("student is not set; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
-    plan = resolve_plan(args.student, config, multiple=args.width_multiple)
-    source = load_teacher(model, config=config) if isinstance(model, str) else model
-    student = to_student(source).float()
-    guide = to_student(_loaded(teacher, default=source))
+        raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
+    student, plan = _student_and_plan(model, args)
+    guide = to_student(_loaded(teacher, default=student))
     if args.bf16 and args.device.type == "cpu":
         _prefer_eager_attention(student, guide)
     _check_pair(student, guide, with_attention=args.attention_weight > 0)
@@ -76,6 +73,17 @@ def prepare(
     return Preparation(
         student, FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device)), plan
     )
+
+
+def _student_and_plan(
+    model: str | PreTrainedModel, args: HomoDistilTrainingArguments
+) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
+    if isinstance(model, str):
+        config = load_teacher_config(model)
+        plan = resolve_plan(args.student, config, multiple=args.width_multiple)
+        return to_student(load_teacher(model, config=config)), plan
+    student = to_student(model).float()
+    return student, resolve_plan(args.student, model.config, multiple=args.width_multiple)
 
 
 def check_output_dir(output_dir: str) -> None:

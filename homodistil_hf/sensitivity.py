@@ -160,7 +160,7 @@ def unit_sums(
     for name, group in groups.items():
         for piece in group.slices:
             places.setdefault(piece.parameter, []).append((name, piece))
-    device = next(iter(parameters.values())).device
+    device = next((tensor.device for tensor in parameters.values()), None)
     sums = {name: torch.zeros(group.num_units, device=device) for name, group in groups.items()}
     for parameter_name, pieces in places.items():
         if parameter_name not in parameters:

@@ -111,20 +111,31 @@ def _token_rows(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
     return outputs["logits"].flatten(0, 1).index_select(0, masked_positions(inputs))
 
 
+def _sequence_rows(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
+    return outputs["logits"].index_select(0, masked_positions(inputs))
+
+
 def _answer_rows(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
-    return torch.cat([outputs["start_logits"], outputs["end_logits"]])
+    logits = torch.cat([outputs["start_logits"], outputs["end_logits"]])
+    return logits[_is_answer(_answer_positions(inputs), inputs)]
 
 
 def _answer_labels(inputs: Inputs) -> torch.Tensor:
+    positions = _answer_positions(inputs)
+    return positions[_is_answer(positions, inputs)]
+
+
+def _answer_positions(inputs: Inputs) -> torch.Tensor:
     return torch.cat([inputs["start_positions"].flatten(), inputs["end_positions"].flatten()])
+
+
+def _is_answer(positions: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    # Answers that were cut off lie outside the tokens; stock BERT ignores them too.
+    return (positions >= 0) & (positions < inputs["input_ids"].shape[1])
 
 
 def _logits(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
     return outputs["logits"]
-
-
-def _sequence_labels(inputs: Inputs) -> torch.Tensor:
-    return inputs["labels"].flatten()
 
 
 def _value_labels(inputs: Inputs) -> torch.Tensor:
@@ -138,7 +149,7 @@ _TASKS = {
 }
 
 _SEQUENCE_TASKS = {
-    "single_label_classification": Task("task", ("labels",), _logits, _sequence_labels),
+    "single_label_classification": Task("task", ("labels",), _sequence_rows, _labels_at_positions),
     "regression": Task("task", ("labels",), _logits, _value_labels, regression_terms, has_classes=False),
     "multi_label_classification": Task(
         "task", ("labels",), _logits, _value_labels, multi_label_terms, has_classes=False

@@ -12,9 +12,23 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
+from transformers.training_args import OptimizerNames
+
+from .schedule import DEADLINE_FRACTION
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
 LOSS_TERMS = ("mlm", "kl", "hidden", "embedding", "attention")
+SLICEABLE_OPTIMIZERS = (
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_torch_xla",
+    "adamw_torch_npu_fused",
+    "adamw_anyprecision",
+    "adagrad",
+    "rmsprop",
+    "sgd",
+)
+"""Values of `optim` whose state has each parameter's shape, so that compaction can slice it alike."""
 
 
 @dataclass
@@ -231,6 +245,11 @@ def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
         raise ValueError(
             f"{names[0]}={start} is not below {names[1]}={end}; pruning needs a start before its end, e.g. 0.0 and 0.5"
         )
+    if start >= DEADLINE_FRACTION:
+        raise ValueError(
+            f"{names[0]}={start} is not below {DEADLINE_FRACTION}, the share of all steps by which the plan is reached "
+            "whatever happens; start earlier, e.g. at 0.0"
+        )
 
 
 def _check_range(
@@ -284,6 +303,12 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         value = getattr(args, name, None)
         if value:
             raise ValueError(f"{name}={value!r} is not supported by HomoDistilTrainer; {remedy}")
+    optimizer = OptimizerNames(args.optim).value
+    if optimizer not in SLICEABLE_OPTIMIZERS:
+        raise ValueError(
+            f"optim={optimizer!r} keeps state or weights that can't be pruned with the student; use one of "
+            f"{', '.join(SLICEABLE_OPTIMIZERS)}"
+        )
     if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
             f"hub_strategy={args.hub_strategy.value!r} would upload the optimizer's state as pickles; use 'end' or "
