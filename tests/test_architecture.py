@@ -23,18 +23,18 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("facts", "run_state"),
     ("hub", "outcome"),
     ("export",),
-    ("verify", "report"),
+    ("verify", "run_folder", "report"),
     # Who reads settings and puts the stages together.
     ("training_args", "resumable"),
-    ("preparation", "measuring"),
+    ("preparation", "measuring", "run_config"),
     ("trainer",),
-    ("methods.*",),
+    ("methods.*", "launch"),
     ("demo",),
     ("cli",),
     ("__main__",),
 )
 
-SETTINGS_READERS = ("training_args", "preparation", "trainer", "methods.*", "demo", "cli")
+SETTINGS_READERS = ("training_args", "preparation", "run_config", "trainer", "methods.*", "launch", "demo", "cli")
 TRAINER_USERS = (*SETTINGS_READERS, "resumable", "measuring")
 TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
