@@ -50,8 +50,8 @@ clean:  ## remove .venv and everything that was built (keeps runs/)
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find homodistil_hf tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-clean-cache:  ## remove the cached demo teacher and tokenised texts
-	$(BIN)/homodistil demo --clear_cache
+clean-cache: $(VENV)/.installed-report  ## remove the cached demo teacher and tokenised texts
+	$(BIN)/homodistil cache --clear
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
