@@ -47,7 +47,7 @@ wheel: $(BIN)/python  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:  ## remove .venv and everything that was built (keeps runs/)
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find homodistil_hf tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-cache: $(VENV)/.installed-report  ## remove the cached demo teacher and tokenised texts
