@@ -115,13 +115,18 @@ def publish(staged: Path, final: Path) -> None:
         staged: complete folder on the same file system.
         final: where it goes.
     """
-    if final.exists():
-        outdated = staged.parent / f"{final.name}.outdated"
-        os.rename(final, outdated)
+    if not final.exists():
         os.rename(staged, final)
-        shutil.rmtree(outdated)
         return
-    os.rename(staged, final)
+    outdated = final.with_name(f".{final.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    os.rename(final, outdated)
+    try:
+        os.rename(staged, final)
+    except OSError:
+        os.rename(outdated, final)
+        raise
+    shutil.rmtree(outdated)
 
 
 def file_digest(path: Path) -> str:

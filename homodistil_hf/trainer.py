@@ -37,6 +37,9 @@ from .widths import WidthPlan
 
 logger = logging.getLogger(__name__)
 
+_PRIVATE_SETTINGS = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint")
+"""Settings that say where a machine keeps its files; they have no place in a published card."""
+
 
 class HomoDistilTrainer(MeasuringTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
@@ -454,7 +457,9 @@ class HomoDistilTrainer(MeasuringTrainer):
         evaluations = [entry for entry in self.state.log_history if any(name.startswith("eval_") for name in entry)]
         timings = ("runtime", "per_second", "preparation_time")
         return {
-            "settings": self.args.to_sanitized_dict(),
+            "settings": {
+                name: value for name, value in self.args.to_sanitized_dict().items() if name not in _PRIVATE_SETTINGS
+            },
             "training": {
                 "num_steps": self.state.global_step,
                 "num_epochs": self.state.epoch,
