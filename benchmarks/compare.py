@@ -34,7 +34,7 @@ from homodistil_hf.cost import encoder_macs, measure_latencies
 from homodistil_hf.widths import teacher_plan
 
 ARMS = {"homodistil": HomoDistilTrainer, "one_shot": OneShotTrainer}
-DATA_KEYS = ("teacher", "train_data", "eval_data", "max_seq_length", "max_eval_samples", "text_column")
+DATA_KEYS = ("teacher", "train_data", "eval_data", "max_seq_length", "max_eval_blocks", "text_column")
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def blocks(data: dict[str, Any], name: str, tokenizer: PreTrainedTokenizerBase) 
     text = load_text(data[name], text_column=data.get("text_column"))
     rows = tokenize_to_blocks(text, tokenizer, max_seq_length=data["max_seq_length"])
     if name == "eval_data":
-        rows = rows.shuffle(seed=0).select(range(min(len(rows), data.get("max_eval_samples", len(rows)))))
+        rows = rows.shuffle(seed=0).select(range(min(len(rows), data.get("max_eval_blocks", len(rows)))))
     return rows
 
 
