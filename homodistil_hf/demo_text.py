@@ -84,10 +84,11 @@ def collect_text(files: Sequence[tuple[str, Path]], num_characters: int) -> list
     seen: set[str] = set()
     with tqdm(total=num_characters, unit="B", unit_scale=True, desc="Reading docstrings") as progress:
         for paragraphs in _read_in_parallel([path for _, path in files]):
-            new = [text for text in paragraphs if not (text.casefold() in seen or seen.add(text.casefold()))]
+            new = {text.casefold(): text for text in paragraphs if text.casefold() not in seen}
             if not new:
                 continue
-            documents.append("\n".join(new))
+            seen.update(new)
+            documents.append("\n".join(new.values()))
             progress.update(min(len(documents[-1]), num_characters - progress.n))
             if progress.n >= num_characters:
                 break

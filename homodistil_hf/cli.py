@@ -1,0 +1,324 @@
+"""The command `homodistil`: reads flags, calls the package, prints. The only file besides `demo.py` that does.
+
+What a command does stands in a file of its own: `launch.py` (distill), `run_folder.py` (export), `verify.py`,
+`demo.py`, `caches.py`; texts are laid out in `report.py`. They are imported when their command runs.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from .version import __version__
+
+_Command = Callable[[argparse.Namespace], int]
+
+_DISTILL_USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
+
+Distil and prune a masked-LM teacher. CONFIG.json holds settings by name; flags of the same names override it.
+
+  homodistil distill examples/configs/smoke.json --max_steps 50
+  torchrun --nproc_per_node 8 -m homodistil_hf distill CONFIG.json --resume_from_checkpoint last
+
+The most important settings (--help_all lists every one, TrainingArguments' included):
+"""
+_MAIN_SETTINGS = (
+    "teacher",
+    "student",
+    "train_data",
+    "eval_data",
+    "output_dir",
+    "text_column",
+    "max_seq_length",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "pruning_end_fraction",
+    "bf16",
+    "seed",
+    "resume_from_checkpoint",
+)
+_MAIN_HELP = {
+    "output_dir": "Folder of the run: checkpoints, student/, results.json.",
+    "max_steps": "Optimizer steps; else num_train_epochs counts.",
+    "per_device_train_batch_size": "Blocks a device and micro-batch.",
+    "gradient_accumulation_steps": "Micro-batches a step.",
+    "bf16": "Train in bfloat16.",
+    "seed": "Seed of masks and data order.",
+    "resume_from_checkpoint": "last, or a checkpoint folder: go on with a run.",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are raised, so that all of them look alike."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: words after `homodistil`; default: those of this process.
+
+    Returns:
+        `int`: exit status. 0: done; 1: `verify` found problems; 2: an error, told on standard error; 130: interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words[:1] == ["distill"]:
+            return _distill(words[1:])
+        namespace = _parser().parse_args(words)
+        return namespace.command(namespace)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if _is_a_bug(error):
+            raise
+        print(f"homodistil: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("homodistil: interrupted", file=sys.stderr)
+        return 130
+
+
+def _is_a_bug(error: Exception) -> bool:
+    """A `ValueError` that comes out of somebody else's code in the middle of training keeps its traceback."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    in_training = any(frame.f_code.co_name == "_inner_training_loop" for frame in frames)
+    raised_here = str(frames[-1].f_globals.get("__name__")).startswith("homodistil_hf.") if frames else True
+    return isinstance(error, ValueError) and in_training and not raised_here
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="homodistil",
+        description="Prune the width of a BERT encoder while distilling it.",
+        epilog="example: homodistil plan --teacher google-bert/bert-base-uncased --student homobert-tiny",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"homodistil_hf {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    commands.add_parser("distill", help="distil and prune a teacher as a JSON file says", add_help=False)
+    _add_plan(commands)
+    _add_export(commands)
+    _add_verify(commands)
+    _add_demo(commands)
+    _add_cache(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, run: _Command, *, help: str, example: str) -> _Parser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+# distill
+
+
+def _distill(words: Sequence[str]) -> int:
+    if not words or {"-h", "--help"} & set(words):
+        print(_distill_help())
+        return 0 if words else 2
+    from .run_config import RunParser, parse_run
+
+    if "--help_all" in words:
+        print(RunParser().format_help())
+        return 0
+    settings = parse_run(words)
+    from .launch import distill
+    from .report import format_results
+
+    _show_logs(settings.training.process_index == 0)
+    results = distill(settings, print)
+    if results:
+        print(format_results(results, settings.training.output_dir))
+    return 0
+
+
+def _distill_help() -> str:
+    from .run_config import RunArguments
+    from .training_args import HomoDistilTrainingArguments
+
+    known = {
+        entry.name: entry for settings in (RunArguments, HomoDistilTrainingArguments) for entry in fields(settings)
+    }
+    width = max(map(len, _MAIN_SETTINGS))
+    lines = []
+    for name in _MAIN_SETTINGS:
+        text = _MAIN_HELP.get(name) or known[name].metadata["help"]
+        lines.append(f"  --{name.ljust(width)}  {text}")
+    return _DISTILL_USAGE + "\n".join(lines)
+
+
+def _show_logs(is_main_process: bool) -> None:
+    logger = logging.getLogger("homodistil_hf")
+    logger.setLevel(logging.INFO if is_main_process else logging.WARNING)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("homodistil: %(message)s"))
+        logger.addHandler(handler)
+
+
+# plan
+
+
+def _add_plan(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "plan",
+        _plan,
+        help="say how wide a student will be and what it costs, from the teacher's configuration alone",
+        example="homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25",
+    )
+    parser.add_argument("--teacher", required=True, help="Hub name or folder of a BERT model")
+    parser.add_argument(
+        "--student", required=True, help="preset, budget (params=14M, macs=0.25), JSON file or JSON object"
+    )
+    parser.add_argument("--teacher_revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--width_multiple", type=int, default=8, help="budgets: round widths to multiples (default: 8)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def _plan(flags: argparse.Namespace) -> int:
+    from .conversion import load_teacher_config
+    from .facts import cost_fractions, planned_facts
+    from .plans import resolve_plan
+    from .report import format_plan
+
+    config = load_teacher_config(flags.teacher, revision=flags.teacher_revision)
+    plan = resolve_plan(flags.student, config, multiple=flags.width_multiple)
+    architecture = (config.architectures or ["BertForMaskedLM"])[0]
+    costs: dict[str, dict[str, Any]] = {
+        "teacher": planned_facts(config, architecture),
+        "student": planned_facts(config, architecture, plan),
+        "padded": planned_facts(config, architecture, plan.padded()),
+    }
+    costs["cost_fractions"] = cost_fractions(costs["student"], costs["teacher"])
+    print(json.dumps(costs, indent=2) if flags.json else format_plan(costs))
+    return 0
+
+
+# export, verify
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "export",
+        _export,
+        help="write the student of a run, of a checkpoint or of another export to a folder",
+        example="homodistil export runs/my-student --output my-student-compact --format compact",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="finished run, checkpoint-N, or export")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--format", default="standard", help="standard: stock BERT (default); compact: unpadded, with its own code"
+    )
+    parser.add_argument("--allow_partial", action="store_true", help="also take a student that is not at its plan yet")
+    parser.add_argument("--teacher", help="Hub name or folder, for the card; default: as the run recorded it")
+
+
+def _export(flags: argparse.Namespace) -> int:
+    from .run_folder import export_folder
+
+    _show_logs(True)
+    folder = export_folder(
+        flags.folder, flags.output, flags.format, allow_partial=flags.allow_partial, teacher=flags.teacher
+    )
+    print(f"{flags.format} export written to {folder}")
+    return 0
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "verify",
+        _verify,
+        help="load an export in a fresh process without this package and check it against its facts.json",
+        example="homodistil verify runs/my-student/student",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="export")
+
+
+def _verify(flags: argparse.Namespace) -> int:
+    from .verify import verify_export
+
+    report = verify_export(flags.folder)
+    if report.ok:
+        print(
+            f"{flags.folder}: all is well; largest relative difference of logits {report.max_relative_difference:.1e}"
+        )
+        return 0
+    for problem in report.problems:
+        print(f"{flags.folder}: {problem}", file=sys.stderr)
+    return 1
+
+
+# demo, cache
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        _demo,
+        help="train a small teacher on docstrings, distil it to a quarter of its cost, and print what came out",
+        example="homodistil demo --output_dir runs/demo",
+    )
+    parser.add_argument("--output_dir", default="runs/demo", help="folder to write (default: runs/demo)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same student (default: 0)")
+    parser.add_argument("--max_steps", type=int, help="steps of each student (default: what fits in eight minutes)")
+    parser.add_argument("--teacher_steps", type=int, help="steps of the teacher")
+    parser.add_argument("--quick", action="store_true", help="a few steps with tiny models: does it work at all?")
+
+
+def _demo(flags: argparse.Namespace) -> int:
+    from .demo import demo_settings, run_demo
+
+    run_demo(
+        demo_settings(
+            output_dir=flags.output_dir,
+            seed=flags.seed,
+            max_steps=flags.max_steps,
+            teacher_steps=flags.teacher_steps,
+            quick=flags.quick,
+        )
+    )
+    return 0
+
+
+def _add_cache(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "cache",
+        _cache,
+        help="say where caches are and how large, or remove them",
+        example="homodistil cache --clear",
+    )
+    parser.add_argument("--clear", action="store_true", help="remove the demo's teacher and all tokenized texts")
+
+
+def _cache(flags: argparse.Namespace) -> int:
+    from .caches import cache_folder, cache_sizes, clear_caches
+
+    if flags.clear:
+        print(f"freed {clear_caches():,} bytes in {cache_folder()}")
+        return 0
+    for kind, size_bytes in cache_sizes().items():
+        print(f"{cache_folder() / kind}: {size_bytes:,} bytes")
+    return 0

@@ -1,0 +1,272 @@
+"""One run of `homodistil distill`: check everything cheap, tokenize, train, evaluate, export, write the results down.
+
+What the settings are is `run_config.py`'s, the training `trainer.py`'s. Nothing here prints: words for the user go to
+a callable that `cli.py` gives.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+
+from .caches import keep_datasets_here
+from .checkpoint import STAGING_NAME, check_manifest, sorted_checkpoints
+from .conversion import load_teacher, load_teacher_config
+from .data import check_tokenizer, load_text, repeat_stream, tokenize_to_blocks
+from .discrepancy import DiscrepancyMeter
+from .facts import read_facts, version_facts
+from .plans import resolve_plan
+from .preparation import check_output_dir, existing_files
+from .run_config import RunConfig
+from .run_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from .trainer import HomoDistilTrainer
+
+Say = Callable[[str], None]
+Blocks = Dataset | IterableDataset
+
+COSTS = ("num_parameters", "encoder_macs", "size_bytes")
+
+_HELD_OUT_EVERY = 20  # one document in 20 …
+_MAX_HELD_OUT = 2000  # … but no more than this
+_HELD_OUT_OF_STREAM = 1000
+_STREAM_SHUFFLE_BLOCKS = 10_000
+_TIMINGS = ("runtime", "per_second", "preparation_time")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was checked before any text is read.
+
+    Args:
+        config: the teacher's configuration.
+        tokenizer: fits it.
+    """
+
+    config: BertConfig
+    tokenizer: PreTrainedTokenizerBase
+
+
+def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
+    """Run a distillation from settings to export.
+
+    Args:
+        settings: what [`parse_run`] returned.
+        say: takes lines for the user; called on the main process only.
+
+    Returns:
+        `dict`: what was written to `results.json`.
+
+    Raises:
+        ValueError: something about the settings, the data or the teacher can't work.
+        OSError: a file or a Hub repository can't be read or written.
+    """
+    start = time.perf_counter()
+    trainer = make_trainer(settings, say)
+    folder = Path(settings.training.output_dir)
+    if trainer.is_world_process_zero():
+        _write_json(folder / SETTINGS_FILE, settings.given)
+    trainer.train(settings.training.resume_from_checkpoint)
+    metrics = _metrics(trainer.evaluate())
+    teacher = teacher_metrics(trainer)
+    trainer.export(folder / STUDENT_FOLDER)
+    if settings.training.push_to_hub:
+        trainer.push_to_hub()
+    if not trainer.is_world_process_zero():
+        return {}
+    facts = read_facts(folder / STUDENT_FOLDER)
+    results = {
+        "models": [
+            {"name": "teacher", **_row(facts["teacher"], teacher)},
+            {"name": "student", **_row(facts["student"], metrics)},
+        ],
+        "evaluation": metrics,
+        "plan": trainer.plan.to_dict(),
+        "num_steps": trainer.state.global_step,
+        "time_s": round(time.perf_counter() - start, 1),
+        "versions": version_facts(),
+        "settings": settings.given,
+    }
+    _write_json(folder / RESULTS_FILE, results)
+    return results
+
+
+def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
+    """Check a run from the cheapest to the dearest, then load teacher and text.
+
+    Args:
+        settings: what [`parse_run`] returned.
+        say: takes lines for the user.
+
+    Returns:
+        [`HomoDistilTrainer`], ready to train.
+
+    Raises:
+        ValueError: see [`distill`].
+        OSError: see [`distill`].
+    """
+    run, training = settings.run, settings.training
+    _check_output_folder(settings)
+    sources = _check_sources(settings)
+    keep_datasets_here()
+    with training.main_process_first(desc="reading the text"):
+        train_blocks, eval_blocks = _load_blocks(
+            settings, sources, say if training.process_index == 0 else _say_nothing
+        )
+    return HomoDistilTrainer(
+        load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token),
+        training,
+        train_dataset=train_blocks,
+        eval_dataset=eval_blocks,
+        processing_class=sources.tokenizer,
+    )
+
+
+def teacher_metrics(trainer: HomoDistilTrainer) -> dict[str, float]:
+    """Evaluate the teacher on the trainer's held-out blocks, in float32; collective.
+
+    Args:
+        trainer: with an `eval_dataset`.
+
+    Returns:
+        `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0.
+    """
+    teacher = trainer.distillation.teacher
+    meter = DiscrepancyMeter(trainer.distillation.task)
+    for inputs in trainer.get_eval_dataloader():
+        meter.update(teacher.exact, teacher, trainer._prepare_inputs(inputs))
+    return meter.results(lambda sums: trainer.accelerator.reduce(sums.to(trainer.args.device), reduction="sum").cpu())
+
+
+def _check_output_folder(settings: RunConfig) -> None:
+    training = settings.training
+    output_dir, resume = training.output_dir, training.resume_from_checkpoint
+    check_output_dir(output_dir)
+    if not resume:
+        earlier = [name for name in existing_files(output_dir) if name != STAGING_NAME]
+        if earlier and not training.overwrite_output_dir:
+            raise ValueError(
+                f"output_dir={output_dir!r} is not empty ({', '.join(earlier[:3])}); go on with "
+                "--resume_from_checkpoint last, pass --overwrite_output_dir, or name another folder"
+            )
+        return
+    checkpoints = sorted_checkpoints(output_dir)
+    if resume == "last" and not checkpoints:
+        raise ValueError(
+            f"resume_from_checkpoint='last' finds no checkpoint-N in output_dir={output_dir!r}; start without it, or "
+            "name a checkpoint folder"
+        )
+    check_manifest(checkpoints[0] if resume == "last" else resume)
+
+
+def _check_sources(settings: RunConfig) -> Sources:
+    """Plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
+    run, training = settings.run, settings.training
+    if run.streaming and training.max_steps <= 0:
+        raise ValueError(
+            f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
+        )
+    config = load_teacher_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
+    architecture = (config.architectures or ["BertForMaskedLM"])[0]
+    if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
+        raise ValueError(
+            f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
+            "model use HomoDistilTrainer as in examples/distill_task_model.py"
+        )
+    if training.student is None:
+        raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
+    resolve_plan(training.student, config, multiple=training.width_multiple)
+    if run.max_seq_length > config.max_position_embeddings:
+        raise ValueError(
+            f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
+            f"{config.max_position_embeddings}; nearest valid: {config.max_position_embeddings}"
+        )
+    tokenizer = _load_tokenizer(settings)
+    check_tokenizer(tokenizer, config)
+    return Sources(config, tokenizer)
+
+
+def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:
+    run = settings.run
+    name = run.tokenizer or run.teacher
+    revision = run.teacher_revision if run.tokenizer is None else None
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", token=settings.training.hub_token, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"tokenizer={name!r} can't be loaded ({reason}); name one with --tokenizer") from error
+
+
+def _load_blocks(settings: RunConfig, sources: Sources, say: Say) -> tuple[Blocks, Dataset]:
+    run = settings.run
+    eval_documents = None
+    if run.eval_data:
+        eval_documents = load_text(
+            run.eval_data, text_column=run.text_column, split=run.eval_split, argument="eval_data"
+        )
+    documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
+    if eval_documents is None:
+        documents, eval_documents = _hold_out(documents, say)
+    blocks = _tokenized(documents, settings, sources)
+    if run.streaming:
+        blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
+    return blocks, _first_blocks(_tokenized(eval_documents, settings, sources), run.max_eval_blocks)
+
+
+def _hold_out(documents: Blocks, say: Say) -> tuple[Blocks, Blocks]:
+    """Split documents into those to train on and those to evaluate on, by position and so always alike."""
+    if isinstance(documents, IterableDataset):
+        say(f"eval_data is not set: the first {_HELD_OUT_OF_STREAM:,} documents of train_data are held out")
+        return documents.skip(_HELD_OUT_OF_STREAM), documents.take(_HELD_OUT_OF_STREAM)
+    num_documents = len(documents)
+    if num_documents < 2:
+        raise ValueError(
+            f"eval_data is not set and train_data has {num_documents} document, of which none can be held out; "
+            "name eval_data"
+        )
+    every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MAX_HELD_OUT)), num_documents)
+    held_out = range(every - 1, num_documents, every)
+    say(f"eval_data is not set: {len(held_out):,} of {num_documents:,} documents of train_data are held out")
+    kept = set(range(num_documents)) - set(held_out)
+    return documents.select(sorted(kept)), documents.select(held_out)
+
+
+def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources) -> Blocks:
+    return tokenize_to_blocks(
+        documents,
+        sources.tokenizer,
+        max_seq_length=settings.run.max_seq_length,
+        num_proc=settings.run.preprocessing_num_workers,
+        max_positions=sources.config.max_position_embeddings,
+    )
+
+
+def _first_blocks(blocks: Blocks, num_blocks: int) -> Dataset:
+    if isinstance(blocks, IterableDataset):
+        return Dataset.from_list(list(blocks.take(num_blocks)), features=blocks.features)
+    return blocks.select(range(min(num_blocks, len(blocks))))
+
+
+def _metrics(evaluation: dict[str, float]) -> dict[str, float]:
+    metrics = {name.removeprefix("eval_"): value for name, value in evaluation.items() if name.startswith("eval_")}
+    return {name: value for name, value in metrics.items() if not name.endswith(_TIMINGS)}
+
+
+def _row(costs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    row = {name: costs[name] for name in COSTS}
+    return row | {name: metrics.get(name) for name in ("kl", "mlm_loss", "mlm_accuracy")}
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _say_nothing(line: str) -> None:
+    return None
