@@ -86,6 +86,27 @@ def test_masked_equals_compacted(task, plan, dtype):
     assert sizes == {name: int(mask.sum()) for name, mask in masks.items()}
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_of_a_masked_student_are_those_of_the_compacted_one(task):
+    student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
+    groups, masks = masked(student, UNEVEN)
+
+    def take_gradients() -> dict[str, torch.Tensor]:
+        outputs = student(**inputs, output_hidden_states=True)
+        states = zip(student.projections.hidden, outputs.hidden_states[1:], strict=True)
+        (outputs.loss + sum(projection(state).square().mean() for projection, state in states)).backward()
+        return gradients(student)
+
+    before = take_gradients()
+    kept = compact(student, groups, masks, plan=UNEVEN)
+    after = take_gradients()
+    assert after.keys() == before.keys()
+    for name, gradient in before.items():
+        for dim, mask in kept.get(name, {}).items():
+            gradient = gradient.index_select(dim, mask.nonzero().flatten())
+        torch.testing.assert_close(after[name], gradient, rtol=1e-9, atol=1e-12)
+
+
 @DTYPES
 def test_hidden_states_of_kept_channels_survive_compaction(dtype):
     student, inputs = make_student(dtype=dtype), make_batch()

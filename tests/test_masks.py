@@ -1,0 +1,475 @@
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from students import FULL, UNEVEN, UNIFORM, make_batch, make_student, masked, random_scores
+
+from homodistil_hf.masks import (
+    apply_masks,
+    choose_masks,
+    compete_across_layers,
+    full_masks,
+    gradients,
+    kept_plan,
+    mask_digest,
+    scheduled_plan,
+    zero_dropped,
+)
+from homodistil_hf.modeling import HomoBertLayerNorm
+from homodistil_hf.pruning import Pruner, PruningSettings
+from homodistil_hf.schedule import PruningSchedule
+from homodistil_hf.structure import Group, encoder_groups, modules_of
+from homodistil_hf.widths import LayerWidths, WidthPlan
+
+KINDS = ("hidden", "attention", "ffn")
+QUICK = settings(max_examples=60, deadline=None)
+
+
+def groups_of(plan: WidthPlan) -> dict[str, Group]:
+    """Groups without slices: what choosing needs."""
+    groups = [Group("hidden", "hidden", plan.hidden_size, ())]
+    for index, layer in enumerate(plan.layers):
+        groups += [
+            Group(f"head.{index}", "attention", layer.num_attention_heads, ()),
+            Group(f"query_key.{index}", "attention", layer.attention_size, ()),
+            Group(f"value_output.{index}", "attention", layer.attention_size, ()),
+            Group(f"ffn.{index}", "ffn", layer.intermediate_size, ()),
+        ]
+    return {group.name: group for group in groups}
+
+
+def at(progress: float) -> dict[str, float]:
+    return dict.fromkeys(KINDS, progress)
+
+
+def is_subset(masks: dict[str, torch.Tensor], of: dict[str, torch.Tensor]) -> bool:
+    return all(bool((of[name] | ~mask).all()) for name, mask in masks.items())
+
+
+# Which units are kept
+
+ONE_LAYER = WidthPlan.uniform(4, 1, LayerWidths(3, 2, 5))
+
+
+def scores_of(**values: list[float]) -> dict[str, torch.Tensor]:
+    """Zeros, except where values are given."""
+    scores = {name: torch.zeros(group.num_units) for name, group in groups_of(ONE_LAYER).items()}
+    return scores | {f"{name}.0" if name != "hidden" else name: torch.tensor(value) for name, value in values.items()}
+
+
+def chosen(scores: dict[str, torch.Tensor], plan: WidthPlan) -> dict[str, list[int]]:
+    masks = choose_masks(scores, full_masks(groups_of(ONE_LAYER)), plan=plan)
+    return {name.split(".")[0]: mask.nonzero().flatten().tolist() for name, mask in masks.items()}
+
+
+def test_the_best_units_are_kept():
+    scores = scores_of(
+        hidden=[0.1, 0.4, 0.3, 0.2],
+        head=[1.0, 3.0, 2.0],
+        query_key=[9.0, 8.0, 1.0, 2.0, 4.0, 3.0],
+        value_output=[9.0, 8.0, 2.0, 1.0, 3.0, 4.0],
+        ffn=[5.0, 1.0, 4.0, 2.0, 3.0],
+    )
+    assert chosen(scores, WidthPlan.uniform(2, 1, LayerWidths(2, 1, 3))) == {
+        "hidden": [1, 2],
+        "head": [1, 2],
+        "query_key": [3, 4],
+        "value_output": [2, 5],
+        "ffn": [0, 2, 4],
+    }
+
+
+def test_ties_go_to_the_lower_index():
+    kept = chosen(scores_of(ffn=[1.0, 2.0, 1.0, 2.0, 1.0]), WidthPlan.uniform(2, 1, LayerWidths(2, 1, 3)))
+    assert kept == {"hidden": [0, 1], "head": [0, 1], "query_key": [0, 2], "value_output": [0, 2], "ffn": [0, 1, 3]}
+
+
+def test_scores_that_are_no_numbers_count_least():
+    nan, inf = math.nan, math.inf
+    assert chosen(scores_of(ffn=[nan, 0.0, nan, -1.0, -1e30]), ONE_LAYER_WITH(3))["ffn"] == [1, 3, 4]
+    assert chosen(scores_of(ffn=[nan, 0.0, inf, -inf, 1.0]), ONE_LAYER_WITH(3))["ffn"] == [1, 2, 4]
+    assert chosen(scores_of(ffn=[nan] * 5), ONE_LAYER_WITH(3))["ffn"] == [0, 1, 2]
+
+
+def ONE_LAYER_WITH(ffn: int) -> WidthPlan:
+    return WidthPlan.uniform(4, 1, LayerWidths(3, 2, ffn))
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, -1e38])
+def test_a_dropped_unit_never_returns_however_bad_the_others_are(bad):
+    masks = full_masks(groups_of(ONE_LAYER)) | {"ffn.0": torch.tensor([False, True, True, True, False])}
+    scores = scores_of(ffn=[1e30, bad, bad, bad, math.inf])
+    assert choose_masks(scores, masks, plan=ONE_LAYER_WITH(2))["ffn.0"].tolist() == [False, True, True, False, False]
+    assert choose_masks(scores, masks, plan=ONE_LAYER_WITH(4))["ffn.0"].tolist() == [False, True, True, True, False]
+
+
+def test_a_dropped_head_is_dropped_in_its_channels():
+    scores = scores_of(head=[3.0, 1.0, 2.0], query_key=[0.0, 0.0, 9.0, 9.0, 1.0, 1.0])
+    kept = chosen(scores, WidthPlan.uniform(4, 1, LayerWidths(2, 2, 5)))
+    assert (kept["head"], kept["query_key"], kept["value_output"]) == ([0, 2], [0, 1, 4, 5], [0, 1, 4, 5])
+
+
+def test_half_precision_scores_and_other_devices_come_back_as_cpu_masks():
+    scores = {name: values.bfloat16() for name, values in random_scores(groups_of(ONE_LAYER)).items()}
+    masks = choose_masks(scores, full_masks(groups_of(ONE_LAYER)), plan=ONE_LAYER_WITH(2))
+    assert {(mask.dtype, mask.device.type) for mask in masks.values()} == {(torch.bool, "cpu")}
+
+
+def test_choosing_changes_neither_scores_nor_masks():
+    scores, masks = random_scores(groups_of(FULL)), full_masks(groups_of(FULL))
+    scores["hidden"][3] = math.nan
+    before = {name: values.clone() for name, values in scores.items()}
+    choose_masks(scores, masks, plan=UNEVEN)
+    assert all(bool(mask.all()) for mask in masks.values())
+    assert all(torch.equal(scores[name].nan_to_num(), values.nan_to_num()) for name, values in before.items())
+
+
+# How many units are kept
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (0.0, (32, 4, 8, 64)),
+        (0.001, (32, 4, 8, 64)),  # hidden 31.984 and FFN 63.96 are rounded up
+        (0.5, (24, 3, 8, 48)),  # head size 8 − 3·½ → 7, but 3 × 7 is no multiple; FFN 64 − 40·½ = 44
+        (0.51, (24, 3, 8, 48)),  # heads 2.98
+        (0.75, (24, 3, 8, 40)),  # hidden 20, heads 2½, head size 5¾, FFN 34
+        (0.99, (24, 3, 8, 32)),  # hidden 16.16, heads 2.02, head size 5.03, FFN 24.4
+        (1.0, (16, 2, 5, 24)),
+    ],
+)
+def test_widths_are_the_schedule_rounded_up(progress, expected):
+    plan = scheduled_plan(FULL, UNIFORM, progress=at(progress), present=FULL, multiple=8)
+    assert plan.is_uniform
+    assert (plan.hidden_size, *dataclasses.astuple(plan.layers[0])) == expected
+
+
+def test_each_kind_has_its_own_progress():
+    progress = {"hidden": 1.0, "attention": 0.0, "ffn": 0.5}
+    plan = scheduled_plan(FULL, UNIFORM, progress=progress, present=FULL, multiple=1)
+    assert plan == WidthPlan.uniform(16, 2, LayerWidths(4, 8, 44))
+
+
+def test_float_noise_keeps_no_unit_more():
+    full, target = WidthPlan.uniform(30, 1, LayerWidths(1, 1, 1)), WidthPlan.uniform(20, 1, LayerWidths(1, 1, 1))
+    noisy = 1 - 0.9  # 0.09999999999999998: 30 − 10·p = 29.000000000000004
+    plan = scheduled_plan(full, target, progress=at(noisy), present=full, multiple=1)
+    assert plan.hidden_size == 29
+
+
+widths = st.integers(1, 64)
+layer_widths = st.builds(LayerWidths, st.integers(1, 12), st.integers(1, 16), widths)
+
+
+@st.composite
+def plans(draw: st.DrawFn, num_layers: int) -> WidthPlan:
+    return WidthPlan(draw(widths), tuple(draw(layer_widths) for _ in range(num_layers)))
+
+
+def not_wider(plan: WidthPlan, than: WidthPlan) -> WidthPlan:
+    layers = zip(plan.layers, than.layers, strict=True)
+    return WidthPlan(
+        min(plan.hidden_size, than.hidden_size),
+        tuple(LayerWidths(*map(min, dataclasses.astuple(a), dataclasses.astuple(b))) for a, b in layers),
+    )
+
+
+def all_widths(plan: WidthPlan) -> list[int]:
+    return [plan.hidden_size, *itertools.chain(*map(dataclasses.astuple, plan.layers))]
+
+
+@QUICK
+@given(plans(2), plans(2), st.lists(st.floats(0, 1), max_size=6), st.integers(1, 16))
+def test_scheduled_widths_fall_to_the_target_and_reach_it(one, other, progresses, multiple):
+    full, target = one, not_wider(other, one)
+    present = full
+    for progress in [*sorted(progresses), 1.0]:
+        plan = scheduled_plan(full, target, progress=at(progress), present=present, multiple=multiple)
+        exact = scheduled_plan(full, target, progress=at(progress), present=full, multiple=1)
+        for new, old, least, unrounded in zip(*map(all_widths, (plan, present, target, exact)), strict=True):
+            assert least <= new <= old
+            assert new >= min(unrounded, old)
+        for width, goal, top in (
+            (plan.hidden_size, target.hidden_size, present.hidden_size),
+            (
+                plan.layers[0].intermediate_size,
+                target.layers[0].intermediate_size,
+                present.layers[0].intermediate_size,
+            ),
+        ):
+            assert width % multiple == 0 or width in (goal, top)
+        present = plan
+    assert present == target
+
+
+@QUICK
+@given(st.integers(1, 12), st.integers(1, 16), st.floats(0, 0.999), st.integers(1, 16))
+def test_heads_times_head_size_is_a_multiple_where_one_fits(num_heads, head_dim, progress, multiple):
+    full = WidthPlan.uniform(8, 1, LayerWidths(num_heads, head_dim, 8))
+    target = WidthPlan.uniform(8, 1, LayerWidths((num_heads + 1) // 2, (head_dim + 1) // 2, 8))
+    layer = scheduled_plan(full, target, progress=at(progress), present=full, multiple=multiple).layers[0]
+    exact = scheduled_plan(full, target, progress=at(progress), present=full, multiple=1).layers[0]
+    assert layer.num_attention_heads == exact.num_attention_heads
+    fitting = [d for d in range(exact.head_dim, head_dim + 1) if layer.num_attention_heads * d % multiple == 0]
+    assert layer.head_dim == (fitting[0] if fitting else head_dim)
+
+
+@QUICK
+@given(
+    plans(2), plans(2), st.lists(st.floats(0, 1), max_size=6), st.integers(1, 9), st.integers(0, 1000), st.booleans()
+)
+def test_masks_never_grow_and_end_at_the_plan(one, other, progresses, multiple, seed, has_ties):
+    full, target = one, not_wider(other, one)
+    groups = groups_of(full)
+    masks = full_masks(groups)
+    for index, progress in enumerate([*progresses, 1.0]):
+        plan = scheduled_plan(full, target, progress=at(progress), present=kept_plan(masks), multiple=multiple)
+        scores = random_scores(groups, seed + index)
+        if has_ties:
+            scores = {name: (values * 3).round() for name, values in scores.items()}
+        new = choose_masks(scores, masks, plan=plan)
+        assert is_subset(new, masks)
+        assert kept_plan(new) == plan
+        for layer, widths in enumerate(plan.layers):
+            heads = new[f"head.{layer}"]
+            for name in (f"query_key.{layer}", f"value_output.{layer}"):
+                assert new[name].view(len(heads), -1).sum(1).tolist() == (heads * widths.head_dim).tolist()
+        for name in ("hidden", "ffn.0"):
+            left, gone = scores[name][new[name]], scores[name][masks[name] & ~new[name]]
+            assert len(gone) == 0 or float(left.min()) >= float(gone.max())
+        masks = new
+    assert kept_plan(masks) == target
+
+
+# Layers that compete
+
+
+def compete(
+    full: WidthPlan, plan: WidthPlan, scores: dict[str, list[float]], **settings: int
+) -> list[tuple[int, int]]:
+    groups = groups_of(full)
+    tensors = {name: torch.zeros(group.num_units) for name, group in groups.items()}
+    tensors |= {name: torch.tensor(values) for name, values in scores.items()}
+    result = compete_across_layers(plan, tensors, full_masks(groups), **{"multiple": 2, "max_heads": 3} | settings)
+    assert result.hidden_size == plan.hidden_size
+    assert [layer.head_dim for layer in result.layers] == [layer.head_dim for layer in plan.layers]
+    return [(layer.num_attention_heads, layer.intermediate_size) for layer in result.layers]
+
+
+COMPETING = WidthPlan.uniform(6, 2, LayerWidths(3, 2, 6))
+HALF = WidthPlan.uniform(3, 2, LayerWidths(2, 1, 4))
+
+
+def test_better_layers_get_more():
+    scores = {
+        "head.0": [5.0, 1.0, 2.0],
+        "head.1": [9.0, 3.0, 4.0],
+        # blocks of two: 9+8, 2+2, 1+1 and 5+4, 3+3, 2+1
+        "ffn.0": [9.0, 1.0, 2.0, 8.0, 1.0, 2.0],
+        "ffn.1": [5.0, 3.0, 4.0, 1.0, 3.0, 2.0],
+    }
+    assert compete(COMPETING, HALF, scores) == [(1, 4), (3, 4)]
+    assert compete(COMPETING, HALF, scores | {"ffn.0": [9.0, 8.0, 0.1, 0.1, 0.1, 0.1]}) == [(1, 2), (3, 6)]
+    assert compete(COMPETING, HALF, scores, max_heads=2) == [(2, 4), (2, 4)]
+
+
+def test_every_layer_keeps_something():
+    scores = {"head.1": [9.0, 9.0, 9.0], "ffn.1": [9.0] * 6}
+    assert compete(COMPETING, HALF, scores) == [(1, 2), (3, 6)]
+    assert compete(COMPETING, HALF, scores, multiple=4) == [(1, 4), (3, 4)]
+
+
+def test_ties_go_to_the_lower_layer():
+    assert compete(COMPETING, HALF, {}) == [(3, 6), (1, 2)]
+
+
+def test_layers_of_no_numbers_lose():
+    nan = math.nan
+    scores = {"head.0": [nan] * 3, "head.1": [0.0, nan, 1.0], "ffn.0": [nan] * 6, "ffn.1": [0.1] * 6}
+    assert compete(COMPETING, HALF, scores) == [(2, 2), (2, 6)]
+
+
+def test_budgets_that_are_no_multiple_are_met():
+    plan = WidthPlan.uniform(3, 2, LayerWidths(2, 1, 3))
+    assert [ffn for _, ffn in compete(COMPETING, plan, {"ffn.1": [9.0] * 6}, multiple=4)] == [3, 3]
+    assert [ffn for _, ffn in compete(COMPETING, plan, {"ffn.1": [9.0] * 6}, multiple=2)] == [2, 4]
+    plan = WidthPlan(3, (LayerWidths(2, 1, 5), LayerWidths(2, 1, 4)))
+    assert [ffn for _, ffn in compete(COMPETING, plan, {"ffn.1": [9.0] * 6}, multiple=2)] == [3, 6]
+    smallest = WidthPlan.uniform(3, 2, LayerWidths(1, 1, 1))
+    assert compete(COMPETING, smallest, {"ffn.1": [9.0] * 6}, multiple=4) == [(1, 1), (1, 1)]
+
+
+def test_a_short_last_block_counts_by_its_mean():
+    full = WidthPlan.uniform(6, 2, LayerWidths(1, 2, 5))
+    plan = WidthPlan.uniform(6, 2, LayerWidths(1, 2, 4))
+    scores = {"ffn.0": [3.0] * 5, "ffn.1": [2.0] * 5}
+    assert compete(full, plan, scores, multiple=2) == [(1, 5), (1, 3)]
+
+
+@QUICK
+@given(plans(3), plans(3), st.integers(1, 9), st.integers(0, 1000))
+def test_competing_layers_share_exactly_the_budget(one, other, multiple, seed):
+    full, plan = one, not_wider(other, one)
+    groups = groups_of(full)
+    generator = torch.Generator().manual_seed(seed)
+    scores = {name: torch.randn(g.num_units, generator=generator) * 10 for name, g in groups.items()}
+    masks = full_masks(groups)
+    result = compete_across_layers(plan, scores, masks, multiple=multiple, max_heads=12)
+    for name in ("num_attention_heads", "intermediate_size"):
+        got = [getattr(layer, name) for layer in result.layers]
+        assert all(1 <= width <= getattr(layer, name) for width, layer in zip(got, full.layers, strict=True))
+        assert sum(got) == sum(getattr(layer, name) for layer in plan.layers)
+    assert kept_plan(choose_masks(scores, masks, plan=result)) == result
+
+
+@pytest.mark.parametrize("target", [(16, 2, 8), (16, 3, 4), (12, 1, 5), (32, 3, 8)], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_competition_ends_at_the_plans_totals_and_can_be_exported(target, seed):
+    hidden_size, num_heads, head_dim = target
+    student = make_student(num_hidden_layers=3)
+    plan = WidthPlan.uniform(hidden_size, 3, LayerWidths(num_heads, head_dim, 20))
+    pruning = PruningSettings(width_allocation="global", multiple=4, compaction_threshold=1.0)
+    pruner = Pruner(student, plan, settings=pruning)
+    schedule = PruningSchedule(dict.fromkeys(KINDS, (0.0, 0.5)), 1, 24)
+    generator = torch.Generator().manual_seed(seed)
+    quality = {name: 10 ** float(torch.randn((), generator=generator)) for name in pruner.masks}
+    before, num_choices = pruner.masks, 0
+    for step in range(1, 12):
+        for name, values in pruner.scores.state.items():
+            pruner.scores.state[name] = torch.rand(values.shape, generator=generator) * quality[name]
+        pruner.step(step, schedule)
+        assert is_subset(pruner.masks, before)
+        num_choices += pruner.masks is not before
+        before = pruner.masks
+    assert num_choices > 4
+    assert not pruner.plan_reached
+    pruner.step(12, schedule)
+    assert pruner.plan_reached
+    reached = pruner.present
+    assert sum(layer.num_attention_heads for layer in reached.layers) == 3 * num_heads
+    assert sum(layer.intermediate_size for layer in reached.layers) == 3 * 20
+    assert {layer.head_dim for layer in reached.layers} == {head_dim}
+    assert reached.hidden_size == hidden_size
+    assert reached.padded().widest.num_attention_heads == plan.padded().widest.num_attention_heads
+    assert not reached.is_uniform
+
+
+# What masks do to a student
+
+
+def test_masks_zero_exactly_their_slices():
+    student = make_student()
+    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    groups, masks = masked(student, UNEVEN)
+    gone = {name: torch.zeros_like(parameter, dtype=torch.bool) for name, parameter in before.items()}
+    for name, group in groups.items():
+        for piece in group.slices:
+            indices = torch.arange(before[piece.parameter].shape[piece.dim])
+            gone[piece.parameter].index_fill_(piece.dim, indices[~masks[name][indices // piece.block]], True)
+    for name, parameter in student.named_parameters():
+        assert torch.equal(parameter, before[name].masked_fill(gone[name], 0.0)), name
+    assert sum(int(mask.sum()) for mask in gone.values()) > 1000
+
+
+def test_masks_reach_every_layer_norm_and_the_configuration():
+    student = make_student()
+    _, masks = masked(student, UNIFORM)
+    dropped = (~masks["hidden"]).nonzero().flatten().tolist()
+    assert len(dropped) == 16
+    assert student.config.dropped_hidden_channels == dropped
+    assert [norm.dropped_channels for norm in modules_of(student, HomoBertLayerNorm)] == [tuple(dropped)] * 6
+
+
+def test_full_masks_change_nothing():
+    student = make_student()
+    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    groups = encoder_groups(student)
+    apply_masks(student, groups, full_masks(groups))
+    assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
+    assert student.config.dropped_hidden_channels is None
+    assert kept_plan(full_masks(groups)) == FULL
+
+
+OPTIMIZERS = {
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-2, weight_decay=0.1),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1),
+    "adamw fused": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1, fused=True),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9, nesterov=True, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_momentum_and_weight_decay_revive_nothing(optimizer):
+    student = make_student().train()
+    optimizer = OPTIMIZERS[optimizer](student.parameters())
+    groups = encoder_groups(student)
+    masks = full_masks(groups)
+
+    def step() -> None:
+        student(**make_batch()).loss.backward()
+        zero_dropped(gradients(student), groups, masks)
+        optimizer.step()
+        zero_dropped({name: parameter.data for name, parameter in student.named_parameters()}, groups, masks)
+        optimizer.zero_grad()
+
+    step()
+    step()
+    groups, masks = masked(student, UNEVEN)
+    gone = {name: parameter == 0 for name, parameter in student.named_parameters()}
+    momentum = "exp_avg" if "adam" in str(type(optimizer)).lower() else "momentum_buffer"
+    for _ in range(4):
+        step()
+        revived = {name for name, parameter in student.named_parameters() if bool((parameter[gone[name]] != 0).any())}
+        assert revived == set()
+    dropped = gone["bert.encoder.layer.0.intermediate.dense.weight"]
+    buffer = optimizer.state[student.bert.encoder.layer[0].intermediate.dense.weight][momentum]
+    assert bool((buffer[dropped] != 0).any())  # there was something to hold down
+
+
+def test_no_gradient_flows_into_dropped_units():
+    student = make_student().train()
+    masked(student, UNEVEN)
+    gone = {name: parameter.detach() == 0 for name, parameter in student.named_parameters()}
+    outputs = student(**make_batch(), output_hidden_states=True)
+    states = zip(student.projections.hidden, outputs.hidden_states[1:], strict=True)
+    projected = [projection(state) for projection, state in states]
+    loss = outputs.loss + student.projections.embedding(outputs.hidden_states[0]).square().mean()
+    (loss + torch.stack(projected).square().mean()).backward()
+    for name, gradient in gradients(student).items():
+        assert float(gradient[gone[name]].abs().sum()) == 0, name
+        assert float(gradient.abs().max()) > 0, name
+    assert gradients(student).keys() == gone.keys()
+
+
+def test_zeroing_passes_over_missing_names():
+    groups = {"ffn": Group("ffn", "ffn", 3, ())}
+    tensors = {"weight": torch.ones(3)}
+    zero_dropped(tensors, groups, {"ffn": torch.tensor([True, False, True])})
+    assert tensors["weight"].tolist() == [1, 1, 1]
+
+
+def test_gradients_leaves_out_what_has_none():
+    student = make_student()
+    student.bert.embeddings.word_embeddings.weight.grad = torch.ones(96, 32)
+    assert set(gradients(student)) == {"bert.embeddings.word_embeddings.weight"}
+
+
+# Comparing ranks
+
+
+def test_the_digest_tells_masks_apart():
+    masks = full_masks(groups_of(FULL))
+    assert mask_digest(masks) == mask_digest(dict(reversed(masks.items())))
+    assert len(mask_digest(masks)) == 32
+    digests = {mask_digest(masks)}
+    for name, mask in masks.items():
+        for unit in (0, len(mask) - 1):
+            changed = mask.clone()
+            changed[unit] = False
+            digests.add(mask_digest(masks | {name: changed}))
+    assert len(digests) == 1 + 2 * len(masks)
