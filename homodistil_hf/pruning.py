@@ -6,6 +6,7 @@ trainer calls it at four moments of an optimizer step.
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ from .sensitivity import METRICS, SensitivityScores
 from .structure import UnitTensors, encoder_groups
 from .widths import WidthPlan, teacher_plan
 
+logger = logging.getLogger(__name__)
+
+_OTHER_SETTING = "resumed with %s=%s, the checkpoint has %s: the run will differ from an uninterrupted one"
 _SCORE_PREFIX, _MASK_PREFIX, _HEAD_PREFIX = "score.", "mask.", "heads."
 
 
@@ -321,6 +325,9 @@ class Pruner:
             raise ValueError(
                 f"importance_metric={self.settings.metric!r} differs from the checkpoint's {metric!r}; resume with it"
             )
+        for name, value in dataclasses.asdict(self.settings).items():
+            if value != state["settings"][name]:
+                logger.warning(_OTHER_SETTING, name, value, state["settings"][name])
 
 
 def _total(plan: WidthPlan, name: str) -> int:

@@ -1,0 +1,116 @@
+"""Checkpoint folders are complete or absent, and damage is named before anything is loaded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from homodistil_hf.checkpoint import (
+    MANIFEST_NAME,
+    check_manifest,
+    file_digest,
+    last_checkpoint,
+    manifest_problem,
+    publish,
+    sorted_checkpoints,
+    write_manifest,
+)
+
+
+def make_checkpoint(parent: Path, step: int) -> Path:
+    folder = parent / f"checkpoint-{step}"
+    (folder / "nested").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "nested" / "state.json").write_text("{}", encoding="utf-8")
+    write_manifest(folder)
+    return folder
+
+
+def test_manifest_lists_the_sha256_of_every_file(tmp_path):
+    folder = make_checkpoint(tmp_path, 1)
+    manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    assert manifest["sha256"] == {
+        "model.safetensors": "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c",
+        "nested/state.json": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    }
+    check_manifest(folder)
+
+
+def test_digest_of_a_file_of_several_blocks(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(b"\0" * (1 << 21))
+    assert file_digest(path) == "5647f05ec18958947d32874eeb788fa396a05d0bab7c1b71f112ceb7e9b31eee"
+
+
+def flip_last_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped bit": (lambda f: flip_last_bit(f / "model.safetensors"), "model.safetensors is damaged"),
+    "truncated": (lambda f: (f / "model.safetensors").write_bytes(b"weig"), "model.safetensors is damaged"),
+    "missing file": (lambda f: (f / "nested" / "state.json").unlink(), "nested/state.json is missing"),
+    "no manifest": (lambda f: (f / MANIFEST_NAME).unlink(), "manifest.json is missing"),
+    "broken manifest": (lambda f: (f / MANIFEST_NAME).write_text('{"sha256": '), "manifest.json is damaged"),
+    "manifest of another kind": (lambda f: (f / MANIFEST_NAME).write_text("[]"), "manifest.json is damaged"),
+    "smuggled pickle": (
+        lambda f: (f / "scaler.pt").write_bytes(b""),
+        "scaler.pt is a pickle that manifest.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_with_the_last_good_checkpoint(tmp_path, damage):
+    make_checkpoint(tmp_path, 5)
+    good, bad = make_checkpoint(tmp_path, 10), make_checkpoint(tmp_path, 20)
+    spoil, problem = DAMAGES[damage]
+    spoil(bad)
+    with pytest.raises(ValueError, match=f"checkpoint-20' can't be used: {problem}.*good checkpoint, {good}$"):
+        check_manifest(bad)
+    assert last_checkpoint(tmp_path) == good
+
+
+def test_damage_without_another_checkpoint(tmp_path):
+    bad = make_checkpoint(tmp_path, 20)
+    (bad / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="model.safetensors is missing; there is no other checkpoint beside it"):
+        check_manifest(bad)
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_a_folder_that_is_absent(tmp_path):
+    assert manifest_problem(tmp_path / "checkpoint-3") == "there is no such folder"
+
+
+def test_files_that_are_no_pickles_may_be_added(tmp_path):
+    folder = make_checkpoint(tmp_path, 1)
+    (folder / "notes.md").write_text("a callback's", encoding="utf-8")
+    check_manifest(folder)
+
+
+def test_checkpoints_are_sorted_by_step_not_by_name(tmp_path):
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-100", "checkpoint-x", ".staging", "student"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-7").write_text("a file", encoding="utf-8")
+    assert [path.name for path in sorted_checkpoints(tmp_path)] == ["checkpoint-100", "checkpoint-10", "checkpoint-9"]
+    assert sorted_checkpoints(tmp_path / "absent") == []
+
+
+def test_last_checkpoint_passes_over_incomplete_ones(tmp_path):
+    good = make_checkpoint(tmp_path, 10)
+    (tmp_path / "checkpoint-30").mkdir()
+    assert last_checkpoint(tmp_path) == good
+    assert last_checkpoint(tmp_path, skip=good) is None
+
+
+def test_publish_replaces_an_older_folder_of_that_name(tmp_path):
+    final = make_checkpoint(tmp_path, 1)
+    (final / "old").write_text("old", encoding="utf-8")
+    staged = make_checkpoint(tmp_path / ".staging", 1)
+    publish(staged, final)
+    check_manifest(final)
+    assert not (final / "old").exists()
+    assert list((tmp_path / ".staging").iterdir()) == []

@@ -1,0 +1,273 @@
+"""The pruner strings score, mask, zero and compact together, and its state goes into a checkpoint and back."""
+
+import dataclasses
+import json
+import logging
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import make_teacher
+from torch import nn
+
+from homodistil_hf.conversion import to_student
+from homodistil_hf.masks import kept_plan
+from homodistil_hf.pruning import Pruner, PruningSettings
+from homodistil_hf.schedule import DiscrepancyGuard, PruningSchedule
+from homodistil_hf.structure import kept_indices
+from homodistil_hf.widths import LayerWidths, WidthPlan
+
+FULL = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
+TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
+UNEVEN = WidthPlan(24, (LayerWidths(4, 5, 24), LayerWidths(1, 5, 40)))
+WINDOWS = dict.fromkeys(("hidden", "attention", "ffn"), (0.0, 0.5))
+INPUT_IDS = torch.randint(5, 96, (4, 16), generator=torch.Generator().manual_seed(3))
+
+
+def make_pruner(target: WidthPlan = TARGET, *, guard: DiscrepancyGuard | None = None, **settings: object) -> Pruner:
+    return Pruner(to_student(make_teacher()), target, settings=PruningSettings(**settings), guard=guard)
+
+
+def backward(pruner: Pruner, seed: int = 0) -> None:
+    torch.manual_seed(seed)
+    pruner.model.zero_grad()
+    logits = pruner.model(INPUT_IDS).logits
+    nn.functional.cross_entropy(logits.flatten(0, 1), torch.randint(5, 96, (64,))).backward()
+
+
+def run(pruner: Pruner, num_steps: int = 20, *, interval_steps: int = 2, start_step: int = 0) -> list[WidthPlan]:
+    """Training steps of AdamW with weight decay; the kept widths after each."""
+    schedule = PruningSchedule(WINDOWS, interval_steps, 20)
+    optimizer = torch.optim.AdamW(pruner.model.parameters(), lr=1e-3, weight_decay=0.1)
+    plans = []
+    for step in range(start_step + 1, start_step + num_steps + 1):
+        backward(pruner, seed=step)
+        pruner.score()
+        optimizer.step()
+        pruner.zero()
+        pruner.step(step, schedule, optimizer=optimizer)
+        plans.append(pruner.kept)
+    return plans
+
+
+def test_starts_with_everything_kept():
+    pruner = make_pruner()
+    assert pruner.full == pruner.present == pruner.kept == FULL
+    assert pruner.kept_fractions() == {"hidden": 1.0, "attention": 1.0, "ffn": 1.0}
+    assert not pruner.plan_reached
+
+
+def total_widths(plan: WidthPlan) -> tuple[int, int, int]:
+    sizes = [(layer.attention_size, layer.intermediate_size) for layer in plan.layers]
+    attention, ffn = map(sum, zip(*sizes, strict=True))
+    return plan.hidden_size, attention, ffn
+
+
+@pytest.mark.parametrize("allocation", ["local", "global"])
+@pytest.mark.parametrize("metric", ["sensitivity", "platon", "magnitude", "movement"])
+def test_reaches_the_plan_exactly_and_only_ever_shrinks(metric, allocation):
+    pruner = make_pruner(metric=metric, width_allocation=allocation)
+    totals = [total_widths(plan) for plan in run(pruner)]
+    for before, after in pairwise(totals):
+        assert all(new <= old for old, new in zip(before, after, strict=True))
+    assert pruner.plan_reached
+    assert pruner.present == pruner.kept
+    assert totals[-1] == (16, 32, 64)
+    if allocation == "local":
+        assert pruner.kept == TARGET
+
+
+def test_reaches_a_plan_that_differs_from_layer_to_layer():
+    pruner = make_pruner(UNEVEN)
+    run(pruner)
+    assert pruner.present == UNEVEN
+
+
+def test_a_plan_of_full_width_prunes_nothing():
+    pruner = make_pruner(FULL)
+    assert pruner.plan_reached
+    assert run(pruner) == [FULL] * 20
+    assert pruner.num_compactions == 0
+
+
+def test_nothing_happens_between_intervals():
+    pruner = make_pruner(compaction_threshold=1.0, multiple=1)
+    plans = run(pruner, 9, interval_steps=4)
+    changes = [step for step, (old, new) in enumerate(pairwise([FULL, *plans]), 1) if old != new]
+    assert changes == [4, 8]
+
+
+def test_masks_never_grow_between_compactions():
+    pruner = make_pruner(compaction_threshold=1.0)
+    schedule = PruningSchedule(WINDOWS, 1, 20)
+    for step in range(1, 10):
+        before = pruner.masks
+        backward(pruner, seed=step)
+        pruner.score()
+        pruner.step(step, schedule)
+        assert not any((pruner.masks[name] & ~before[name]).any() for name in before)
+    assert 0 < kept_plan(pruner.masks).hidden_size < 32
+
+
+def test_dropped_slices_are_zero_in_weights_and_gradients():
+    pruner = make_pruner(UNEVEN)
+    backward(pruner)
+    pruner.score()
+    pruner.prune_to(UNEVEN)
+    with torch.no_grad():
+        for parameter in pruner.model.parameters():
+            parameter.add_(1.0)
+    pruner.zero()
+    backward(pruner)
+    pruner.score()
+    parameters = dict(pruner.model.named_parameters())
+    for name, dims in kept_indices(pruner.groups, pruner.masks).items():
+        for dim, kept in dims.items():
+            dropped = (~kept).nonzero().flatten()
+            assert not parameters[name].index_select(dim, dropped).any(), name
+            assert not parameters[name].grad.index_select(dim, dropped).any(), name
+
+
+def test_gradient_scale_is_divided_out():
+    plain, scaled = make_pruner(), make_pruner()
+    for pruner, scale in ((plain, 1.0), (scaled, 1024.0)):
+        backward(pruner)
+        for parameter in pruner.model.parameters():
+            parameter.grad *= scale
+        pruner.score(gradient_scale=scale)
+    for name, values in plain.unit_scores().items():
+        torch.testing.assert_close(scaled.unit_scores()[name], values)
+
+
+def test_kept_heads_name_the_same_heads_in_both_models():
+    pruner = make_pruner(compaction_threshold=1.0)
+    run(pruner, 7, interval_steps=1)
+    dropped_first = [pruner.kept_heads(layer) for layer in range(2)]
+    for teacher_heads, student_heads in dropped_first:
+        assert len(teacher_heads) == 3
+        assert torch.equal(teacher_heads, student_heads)
+    pruner.compact()
+    for layer, (teacher_heads, _) in enumerate(dropped_first):
+        assert torch.equal(pruner.kept_heads(layer)[0], teacher_heads)
+        assert pruner.kept_heads(layer)[1].tolist() == [0, 1, 2]
+
+
+def test_compacts_when_enough_is_masked_and_at_the_plan():
+    eager, lazy = make_pruner(compaction_threshold=0.0), make_pruner(compaction_threshold=1.0)
+    run(eager)
+    run(lazy)
+    assert eager.num_compactions > lazy.num_compactions == 1
+    assert eager.present == lazy.present == TARGET
+    assert eager.status() == {
+        "kept_fraction_hidden": 0.5,
+        "kept_fraction_attention": 0.5,
+        "kept_fraction_ffn": 0.5,
+        "num_compactions": eager.num_compactions,
+    }
+
+
+def test_every_live_parameter_moves_after_a_compaction():
+    pruner = make_pruner()
+    optimizer = torch.optim.AdamW(pruner.model.parameters(), lr=1e-3, weight_decay=0.0)
+    backward(pruner)
+    pruner.score()
+    optimizer.step()
+    pruner.prune_to(TARGET)
+    pruner.compact(optimizer)
+    before = {name: parameter.detach().clone() for name, parameter in pruner.model.named_parameters()}
+    backward(pruner)
+    optimizer.step()
+    parameters = dict(pruner.model.named_parameters())
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in parameters.values()}
+    assert [name for name, parameter in parameters.items() if torch.equal(parameter, before[name])] == []
+
+
+def never_calm() -> DiscrepancyGuard:
+    return DiscrepancyGuard(ratio=1.0001, floor_nats=0.0, patience_steps=10**6, smoothing=0.0)
+
+
+def test_the_plan_is_reached_by_the_deadline_whatever_the_guard_says():
+    pruner = make_pruner(guard=never_calm())
+    schedule = PruningSchedule(WINDOWS, 1, 20)
+    for step in range(1, 20):
+        pruner.guard.observe(2.0**step)
+        backward(pruner, seed=step)
+        pruner.score()
+        pruner.step(step, schedule)
+        # The first choice finds no reference yet; every later one is forbidden until 0.95·T.
+        assert pruner.plan_reached == (step >= 19)
+    assert pruner.kept == TARGET
+    assert pruner.status()["num_guard_pauses"] == 1
+
+
+def copy_of(pruner: Pruner, **changes: object) -> Pruner:
+    """Another pruner of another copy of the same student, through what a checkpoint would hold."""
+    student = type(pruner.model)(pruner.model.config)
+    student.load_state_dict(pruner.model.state_dict())
+    settings = dataclasses.replace(pruner.settings, **changes)
+    copied = Pruner(student, pruner.target, settings=settings, guard=pruner.guard and never_calm(), full=pruner.full)
+    copied.load_state(json.loads(json.dumps(pruner.state_dict())), pruner.state_tensors())
+    return copied
+
+
+@pytest.mark.parametrize("metric", ["sensitivity", "platon", "movement"])
+@pytest.mark.parametrize("threshold", [1.0, 0.1])
+def test_state_comes_back_exactly(metric, threshold):
+    pruner = make_pruner(metric=metric, compaction_threshold=threshold, guard=never_calm())
+    pruner.guard.observe(0.5)
+    run(pruner, 4, interval_steps=1)
+    assert (pruner.num_compactions > 0) == (threshold < 1)
+    assert pruner.kept != FULL
+    copied = copy_of(pruner)
+    assert copied.state_dict() == pruner.state_dict()
+    tensors = copied.state_tensors()
+    assert tensors.keys() == pruner.state_tensors().keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in pruner.state_tensors().items())
+    for one in (pruner, copied):
+        run(one, 3, interval_steps=1, start_step=4)
+    assert pruner.masks.keys() == copied.masks.keys()
+    assert all(torch.equal(pruner.masks[name], copied.masks[name]) for name in pruner.masks)
+
+
+def test_state_of_another_run_is_refused():
+    pruner = make_pruner()
+    with pytest.raises(ValueError, match="importance_metric='platon' differs from the checkpoint's 'sensitivity'"):
+        copy_of(pruner, metric="platon")
+    other = make_pruner(UNEVEN)
+    with pytest.raises(
+        ValueError, match="student plan .*24.* differs from the checkpoint's .*16.*resume with the same"
+    ):
+        other.load_state(pruner.state_dict(), pruner.state_tensors())
+
+
+def test_other_settings_are_taken_but_told(caplog):
+    pruner = make_pruner()
+    with caplog.at_level(logging.WARNING, "homodistil_hf"):
+        copy_of(pruner)
+        assert caplog.messages == []
+        copy_of(pruner, multiple=4)
+    (message,) = caplog.messages
+    assert message == "resumed with multiple=4, the checkpoint has 8: the run will differ from an uninterrupted one"
+
+
+def test_masks_of_other_widths_are_refused():
+    pruner, smaller = make_pruner(), make_pruner()
+    backward(smaller)
+    smaller.score()
+    smaller.prune_to(TARGET)
+    smaller.compact()
+    with pytest.raises(ValueError, match="masks of 9 groups don't fit the student's widths"):
+        pruner.load_state(smaller.state_dict(), smaller.state_tensors())
+
+
+def test_the_digest_tells_choices_apart_after_a_compaction():
+    digests = []
+    for seed in (0, 0, 1):
+        pruner = make_pruner()
+        backward(pruner, seed=seed)
+        pruner.score()
+        pruner.prune_to(TARGET)
+        pruner.compact()
+        digests.append(pruner.choices_digest)
+        assert all(mask.all() for mask in pruner.masks.values())
+    assert digests[0] == digests[1] != digests[2]
