@@ -1,0 +1,389 @@
+import pytest
+import torch
+from students import UNEVEN, make_batch, make_student, masked
+from torch import nn
+
+from homodistil_hf.compaction import compact
+from homodistil_hf.masks import full_masks
+from homodistil_hf.modeling import HomoBertPreTrainedModel
+from homodistil_hf.sensitivity import (
+    METRICS,
+    MagnitudeScores,
+    MovementScores,
+    PlatonScores,
+    SensitivityScores,
+    unit_sums,
+)
+from homodistil_hf.structure import Group, Slice, UnitTensors, encoder_groups
+
+Weights = dict[str, torch.Tensor]
+
+
+def loss_of(student: HomoBertPreTrainedModel, seed: int = 0) -> torch.Tensor:
+    outputs = student(**make_batch(seed=seed), output_hidden_states=True)
+    states = zip(student.projections.hidden, outputs.hidden_states[1:], strict=True)
+    return outputs.loss + sum(projection(state).square().mean() for projection, state in states)
+
+
+def take_gradients(student: HomoBertPreTrainedModel, seed: int = 0) -> Weights:
+    student.zero_grad()
+    loss_of(student, seed).backward()
+    return dict(student.named_parameters())
+
+
+def products(parameters: Weights) -> Weights:
+    """θ·∂L/∂θ of every weight in float64; 0 without a gradient."""
+    return {
+        name: torch.zeros(parameter.shape).double()
+        if parameter.grad is None
+        else parameter.detach().double() * parameter.grad.double()
+        for name, parameter in parameters.items()
+    }
+
+
+def slow_sums(importance: Weights, groups: dict[str, Group]) -> dict[str, list[float]]:
+    """One unit after another, slice by slice."""
+    sums = {}
+    for name, group in groups.items():
+        sums[name] = [0.0] * group.num_units
+        for unit in range(group.num_units):
+            for piece in group.slices:
+                indices = torch.arange(unit * piece.block, (unit + 1) * piece.block)
+                sums[name][unit] += float(importance[piece.parameter].index_select(piece.dim, indices).sum())
+    return sums
+
+
+def assert_same_scores(scores: UnitTensors, expected: dict[str, list[float]], rel: float = 1e-4) -> None:
+    assert scores.keys() == expected.keys()
+    for name, values in scores.items():
+        assert values.dtype == torch.float32
+        top = max(abs(value) for value in expected[name])
+        assert values.tolist() == pytest.approx(expected[name], rel=rel, abs=rel * top), name
+        assert top > 0
+
+
+# One number a unit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_sensitivity_is_the_sum_over_all_slices(dtype):
+    student = make_student(dtype=dtype)
+    groups, parameters = encoder_groups(student), take_gradients(student)
+    metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
+    metric.update(parameters, groups)
+    expected = slow_sums({name: value.abs() for name, value in products(parameters).items()}, groups)
+    assert_same_scores(metric.scores(parameters, groups), expected, rel=1e-4 if dtype != torch.bfloat16 else 1e-2)
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "token_classification", "question_answering"])
+def test_task_heads_count_for_hidden_channels(task):
+    student = make_student(task)
+    groups = encoder_groups(student)
+    student(**make_batch(task)).loss.backward()
+    parameters = dict(student.named_parameters())
+    metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
+    metric.update(parameters, groups)
+    expected = slow_sums({name: value.abs() for name, value in products(parameters).items()}, groups)
+    assert_same_scores(metric.scores(parameters, groups), expected)
+
+
+def test_magnitude_is_the_l1_norm_of_all_slices():
+    student = make_student()
+    groups, parameters = encoder_groups(student), dict(student.named_parameters())
+    metric = MagnitudeScores(groups)
+    metric.update(parameters, groups)
+    weights = {name: parameter.detach().double().abs() for name, parameter in parameters.items()}
+    assert_same_scores(metric.scores(parameters, groups), slow_sums(weights, groups))
+    with torch.no_grad():
+        student.bert.encoder.layer[0].intermediate.dense.bias[3] += 100
+    before, after = weights["bert.encoder.layer.0.intermediate.dense.bias"][3], 100
+    expected = slow_sums(weights, groups)["ffn.0"][3]
+    changed = metric.scores(parameters, groups)["ffn.0"][3]
+    assert float(changed) == pytest.approx(expected + after, abs=2 * float(before) + 1e-3)
+
+
+def test_movement_adds_up_and_knows_its_sign():
+    student = make_student()
+    groups = encoder_groups(student)
+    metric, total = MovementScores(groups), None
+    for seed in range(3):
+        parameters = take_gradients(student, seed)
+        metric.update(parameters, groups)
+        sums = slow_sums({name: -value for name, value in products(parameters).items()}, groups)
+        total = sums if total is None else {k: [a + b for a, b in zip(total[k], sums[k], strict=True)] for k in sums}
+    scores = metric.scores(parameters, groups)
+    assert_same_scores(scores, total, rel=1e-3)
+    assert {bool((values > 0).any()) and bool((values < 0).any()) for values in scores.values()} == {True}
+
+
+def test_every_gradient_counts_once_in_every_group():
+    parameter = nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
+    parameter.grad = torch.tensor([[1.0, 1.0], [-1.0, 0.5]])
+    groups = {
+        "rows": Group("rows", "ffn", 2, (Slice("weight", 0),)),
+        "columns": Group("columns", "ffn", 2, (Slice("weight", 1), Slice("absent", 0))),
+        "whole": Group("whole", "ffn", 1, (Slice("weight", 0, 2), Slice("weight", 1, 2))),
+    }
+    metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
+    metric.update({"weight": parameter}, groups)
+    scores = metric.scores({"weight": parameter}, groups)
+    assert {name: values.tolist() for name, values in scores.items()} == {
+        "rows": [3.0, 5.0],
+        "columns": [4.0, 4.0],
+        "whole": [16.0],
+    }
+
+
+# What a score means
+
+
+@pytest.fixture(scope="module")
+def single_weights() -> tuple[HomoBertPreTrainedModel, dict[str, torch.Tensor]]:
+    """A float64 student, and the sensitivity of each of its weights on its own."""
+    torch.manual_seed(0)
+    student = make_student(dtype=torch.float64)
+    parameters = {name: parameter for name, parameter in take_gradients(student).items() if parameter.grad is not None}
+    flat: dict[str, nn.Parameter] = {}
+    for name, parameter in parameters.items():
+        flat[name] = nn.Parameter(parameter.detach().flatten().clone())
+        flat[name].grad = parameter.grad.flatten()
+    groups = {name: Group(name, "ffn", len(weights), (Slice(name, 0),)) for name, weights in flat.items()}
+    metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
+    metric.update(flat, groups)
+    scores = metric.scores(flat, groups)
+    return student, {name: scores[name].view(parameter.shape) for name, parameter in parameters.items()}
+
+
+@torch.no_grad()
+def loss_change(student: HomoBertPreTrainedModel, name: str, index: tuple[int, ...], *, factor: float) -> float:
+    """By how much the loss changes when one weight is multiplied."""
+    parameter = dict(student.named_parameters())[name]
+    before, weight = float(loss_of(student)), float(parameter[index])
+    parameter[index] = weight * factor
+    change = float(loss_of(student)) - before
+    parameter[index] = weight
+    return change
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert.embeddings.position_embeddings.weight",
+        "bert.embeddings.LayerNorm.weight",
+        "bert.encoder.layer.0.attention.self.query.weight",
+        "bert.encoder.layer.0.attention.self.value.bias",
+        "bert.encoder.layer.0.attention.output.dense.weight",
+        "bert.encoder.layer.1.intermediate.dense.weight",
+        "bert.encoder.layer.1.output.dense.weight",
+        "bert.encoder.layer.1.output.LayerNorm.bias",
+        "cls.predictions.transform.dense.weight",
+        "projections.hidden.1.weight",
+    ],
+)
+def test_sensitivity_is_the_loss_change_to_first_order(name, single_weights):
+    student, sensitivities = single_weights
+    sensitivity = sensitivities[name]
+    largest = sensitivity.flatten().topk(3).indices
+    for flat_index in largest.tolist():
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat_index), sensitivity.shape))
+        # A share h of the way to zero: (L(θ − hθ) − L(θ + hθ)) / 2h, then all the way.
+        shares = [loss_change(student, name, index, factor=1 + h) for h in (-1e-4, 1e-4)]
+        derivative = (shares[0] - shares[1]) / 2e-4
+        assert abs(derivative) == pytest.approx(float(sensitivity[index]), rel=1e-5)
+        zeroed = loss_change(student, name, index, factor=0.0)
+        assert zeroed == pytest.approx(derivative, rel=0.5)
+
+
+def test_zeroing_a_small_weight_changes_the_loss_by_its_sensitivity(single_weights):
+    student, _ = single_weights
+    name, index = "bert.encoder.layer.0.intermediate.dense.weight", (5, 7)
+    weight = dict(student.named_parameters())[name]
+    before = float(weight.detach()[index])
+    with torch.no_grad():
+        weight[index] = 1e-4
+    parameters = take_gradients(student)
+    sensitivity = abs(float(products(parameters)[name][index]))
+    assert abs(loss_change(student, name, index, factor=0.0)) == pytest.approx(sensitivity, rel=1e-3)
+    with torch.no_grad():
+        weight[index] = before
+
+
+def test_a_units_score_bounds_its_first_order_change():
+    student = make_student()
+    groups, parameters = encoder_groups(student), take_gradients(student)
+    sensitivity, movement = (
+        metric(groups, sensitivity_smoothing=0.0) for metric in (SensitivityScores, MovementScores)
+    )
+    for metric in (sensitivity, movement):
+        metric.update(parameters, groups)
+    for name, bound in sensitivity.scores(parameters, groups).items():
+        change = movement.scores(parameters, groups)[name].abs()
+        assert bool((change <= bound * (1 + 1e-5)).all())
+        assert bool((change < 0.9 * bound).any())
+
+
+# Over the steps
+
+
+def one_weight(weight: float, gradient: float | None) -> Weights:
+    parameter = nn.Parameter(torch.tensor([weight]))
+    parameter.grad = None if gradient is None else torch.tensor([gradient])
+    return {"weight": parameter}
+
+
+ONE_WEIGHT = {"unit": Group("unit", "ffn", 1, (Slice("weight", 0),))}
+
+
+def test_the_moving_average_by_hand():
+    metric = SensitivityScores(ONE_WEIGHT, sensitivity_smoothing=0.75)
+    metric.update(one_weight(2.0, -3.0), ONE_WEIGHT)
+    assert metric.state["unit"].tolist() == [0.25 * 6.0]
+    metric.update(one_weight(1.0, 2.0), ONE_WEIGHT)
+    assert metric.state["unit"].tolist() == [0.75 * 1.5 + 0.25 * 2.0]
+    metric.update(one_weight(1.0, None), ONE_WEIGHT)
+    assert metric.state["unit"].tolist() == [0.75 * 1.625]
+
+
+def test_platon_by_hand():
+    metric = PlatonScores(ONE_WEIGHT, sensitivity_smoothing=0.5, uncertainty_smoothing=0.75)
+    metric.update(one_weight(2.0, -4.0), ONE_WEIGHT)  # S = 8, Ī = 4, Ū = ¼·|8 − 4| = 1
+    assert metric.scores(one_weight(2.0, None), ONE_WEIGHT)["unit"].tolist() == [4.0 * 1.0]
+    metric.update(one_weight(1.0, 2.0), ONE_WEIGHT)  # S = 2, Ī = 3, Ū = ¾·1 + ¼·|2 − 3| = 1
+    assert metric.scores(one_weight(1.0, None), ONE_WEIGHT)["unit"].tolist() == [3.0 * 1.0]
+
+
+class SlowPlaton:
+    """Zhang et al. 2022, equations 6 to 9, in float64."""
+
+    def __init__(self, parameters: Weights, beta1: float, beta2: float):
+        self.betas = beta1, beta2
+        self.mean, self.uncertainty = (
+            {name: torch.zeros(parameter.shape).double() for name, parameter in parameters.items()} for _ in range(2)
+        )
+
+    def update(self, parameters: Weights) -> None:
+        for name, product in products(parameters).items():
+            sensitivity = product.abs()
+            self.mean[name] = self.betas[0] * self.mean[name] + (1 - self.betas[0]) * sensitivity
+            deviation = (sensitivity - self.mean[name]).abs()
+            self.uncertainty[name] = self.betas[1] * self.uncertainty[name] + (1 - self.betas[1]) * deviation
+
+    def keep(self, kept: dict[str, dict[int, torch.Tensor]]) -> None:
+        for name, dims in kept.items():
+            for dim, mask in dims.items():
+                for state in (self.mean, self.uncertainty):
+                    state[name] = state[name].index_select(dim, mask.nonzero().flatten())
+
+    def scores(self, groups: dict[str, Group]) -> dict[str, list[float]]:
+        return slow_sums({name: mean * self.uncertainty[name] for name, mean in self.mean.items()}, groups)
+
+
+def test_platon_equals_a_slow_reference_before_and_after_a_compaction():
+    student = make_student()
+    groups = encoder_groups(student)
+    fast = PlatonScores(groups, sensitivity_smoothing=0.85, uncertainty_smoothing=0.95)
+    slow = SlowPlaton(dict(student.named_parameters()), 0.85, 0.95)
+    for seed in range(3):
+        parameters = take_gradients(student, seed)
+        fast.update(parameters, groups)
+        slow.update(parameters)
+    assert_same_scores(fast.scores(parameters, groups), slow.scores(groups))
+    groups, masks = masked(student, UNEVEN)
+    kept = compact(student, groups, masks, plan=UNEVEN)
+    fast.keep(masks, kept)
+    slow.keep(kept)
+    groups = encoder_groups(student)
+    assert_same_scores(fast.scores(dict(student.named_parameters()), groups), slow.scores(groups))
+    for seed in range(3, 6):
+        parameters = take_gradients(student, seed)
+        fast.update(parameters, groups)
+        slow.update(parameters)
+        student.bert.embeddings.LayerNorm.weight.data += 0.01
+    assert_same_scores(fast.scores(parameters, groups), slow.scores(groups))
+
+
+def test_platon_can_be_asked_before_its_first_update():
+    student = make_student()
+    groups = encoder_groups(student)
+    scores = PlatonScores(groups).scores(dict(student.named_parameters()), groups)
+    assert {name: len(values) for name, values in scores.items()} == {n: g.num_units for n, g in groups.items()}
+    assert {float(values.abs().sum()) for values in scores.values()} == {0.0}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_gradient_scale_is_divided_out(name):
+    scores = []
+    for scale in (1.0, 1024.0):
+        student = make_student()
+        groups, metric = encoder_groups(student), METRICS[name](encoder_groups(student))
+        for seed in range(2):
+            parameters = take_gradients(student, seed)
+            for parameter in parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad *= scale
+            metric.update(parameters, groups, gradient_scale=scale)
+        scores.append(metric.scores(parameters, groups))
+    assert all(torch.equal(scores[0][group], scores[1][group]) for group in scores[0])
+    assert float(scores[0]["hidden"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_an_update_leaves_gradients_and_weights_alone(name):
+    student = make_student()
+    groups, parameters = encoder_groups(student), take_gradients(student)
+    before = {k: (p.detach().clone(), None if p.grad is None else p.grad.clone()) for k, p in parameters.items()}
+    metric = METRICS[name](groups)
+    metric.update(parameters, groups, gradient_scale=2.0)
+    metric.scores(parameters, groups)
+    for key, (weight, gradient) in before.items():
+        assert torch.equal(parameters[key], weight)
+        assert gradient is None or torch.equal(parameters[key].grad, gradient)
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "movement", "magnitude"])
+def test_scores_of_kept_units_survive_a_compaction(name):
+    student = make_student()
+    groups, parameters = encoder_groups(student), take_gradients(student)
+    metric = METRICS[name](groups)
+    metric.update(parameters, groups)
+    groups, masks = masked(student, UNEVEN)
+    before = metric.scores(dict(student.named_parameters()), groups)
+    kept = compact(student, groups, masks, plan=UNEVEN)
+    metric.keep(masks, kept)
+    after = metric.scores(dict(student.named_parameters()), encoder_groups(student))
+    for group, values in after.items():
+        torch.testing.assert_close(values, before[group][masks[group]], rtol=1e-5, atol=1e-6)
+    metric.update(take_gradients(student), encoder_groups(student))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_dropped_units_gain_nothing(name):
+    student = make_student()
+    groups, masks = masked(student, UNEVEN)
+    metric = METRICS[name](groups)
+    parameters = take_gradients(student)
+    metric.update(parameters, groups)
+    scores = metric.scores(parameters, groups)
+    for group, mask in masks.items():
+        assert float(scores[group][~mask].abs().sum()) == 0
+        assert float(scores[group][mask].abs().max()) > 0
+
+
+def test_metrics_are_found_by_name_and_take_their_smoothing():
+    groups = encoder_groups(make_student())
+    assert {name: metric.__name__ for name, metric in METRICS.items()} == {
+        "sensitivity": "SensitivityScores",
+        "platon": "PlatonScores",
+        "magnitude": "MagnitudeScores",
+        "movement": "MovementScores",
+    }
+    for metric in METRICS.values():
+        made = metric(groups, sensitivity_smoothing=0.3, uncertainty_smoothing=0.4)
+        assert (made.sensitivity_smoothing, made.uncertainty_smoothing) == (0.3, 0.4)
+
+
+def test_sums_of_nothing_are_zero():
+    groups = {"unit": Group("unit", "ffn", 2, (Slice("weight", 0),))}
+    assert unit_sums({}, groups, torch.abs)["unit"].tolist() == [0.0, 0.0]
+    assert unit_sums({"weight": torch.ones(2)}, groups, lambda values: None)["unit"].tolist() == [0.0, 0.0]
+    assert full_masks(groups)["unit"].tolist() == [True, True]
