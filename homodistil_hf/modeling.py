@@ -272,6 +272,9 @@ class HomoBertForMaskedLM(HomoBertPreTrainedModel, BertForMaskedLM):
         self.cls = BertOnlyMLMHead(config)
         self.cls.predictions.transform.LayerNorm = HomoBertLayerNorm(config)
         self.post_init()
+        if not config.tie_word_embeddings:
+            # An untied decoder has a bias of its own: no gradient ever reaches this one, and DDP would wait for it.
+            self.cls.predictions.bias.requires_grad_(False)
 
     def forward(
         self,

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from homodistil_hf.projections import Projections
+
+
+def matrices(projections: Projections) -> list[torch.nn.Linear]:
+    return [*projections.hidden, *([projections.embedding] if projections.embedding is not None else [])]
+
+
+def test_identities_change_nothing():
+    projections, states = Projections(24, 24, num_hidden_layers=3), torch.randn(2, 5, 24)
+    assert len(matrices(projections)) == 4
+    for matrix in matrices(projections):
+        assert torch.equal(matrix(states), states)
+
+
+@pytest.mark.parametrize(("student_size", "teacher_size"), [(4, 6), (6, 4)])
+def test_between_different_sizes_the_shared_channels_are_kept(student_size, teacher_size):
+    projections = Projections(student_size, teacher_size, num_hidden_layers=1)
+    states = torch.randn(3, student_size)
+    projected = projections.hidden[0](states)
+    assert projected.shape == (3, teacher_size)
+    assert torch.equal(projected[:, :4], states[:, :4])
+    assert projected[:, student_size:].abs().sum() == 0
+
+
+def test_random_projections_keep_the_scale_of_states():
+    projections = Projections(256, 300, num_hidden_layers=2, init="random")
+    for matrix in matrices(projections.requires_grad_(False)):
+        assert matrix.weight.shape == (300, 256)
+        assert float(matrix.weight.std()) == pytest.approx(256**-0.5, rel=0.02)
+        assert float(matrix.weight.mean()) == pytest.approx(0.0, abs=1e-3)
+        assert float(matrix(torch.randn(500, 256)).std()) == pytest.approx(1.0, rel=0.02)
+    first, second = projections.hidden
+    assert not torch.equal(first.weight, second.weight)
+
+
+def test_random_projections_follow_the_generator():
+    torch.manual_seed(5)
+    first = Projections(8, 8, num_hidden_layers=2, init="random").state_dict()
+    torch.manual_seed(5)
+    second = Projections(8, 8, num_hidden_layers=2, init="random").state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("num_hidden_layers", "with_embedding", "names"),
+    [
+        (0, False, set()),
+        (0, True, {"embedding.weight"}),
+        (2, False, {"hidden.0.weight", "hidden.1.weight"}),
+        (1, True, {"embedding.weight", "hidden.0.weight"}),
+    ],
+)
+def test_there_is_one_matrix_a_comparison_and_no_bias(num_hidden_layers, with_embedding, names):
+    projections = Projections(4, 4, num_hidden_layers=num_hidden_layers, with_embedding=with_embedding)
+    assert set(projections.state_dict()) == names
+    assert all(parameter.requires_grad for parameter in projections.parameters())

@@ -1,0 +1,90 @@
+import pytest
+import torch
+from students import FULL, UNEVEN, make_batch, make_student, masked, unlabelled
+
+from homodistil_hf.compaction import compact
+from homodistil_hf.modeling import HomoBertPreTrainedModel
+from homodistil_hf.recording import QueryKeyRecorder
+
+
+def expected_query_keys(student: HomoBertPreTrainedModel) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """From the hidden states that go into each layer."""
+    states = student(**unlabelled(make_batch()), output_hidden_states=True).hidden_states
+    attentions = [layer.attention.self for layer in student.bert.encoder.layer]
+    return [(a.query(state), a.key(state)) for a, state in zip(attentions, states, strict=False)]
+
+
+def assert_recorded(recorded: list, expected: list) -> None:
+    assert len(recorded) == len(expected) == 2
+    for pair, expected_pair in zip(recorded, expected, strict=True):
+        for tensor, expected_tensor in zip(pair, expected_pair, strict=True):
+            torch.testing.assert_close(tensor, expected_tensor, rtol=0, atol=1e-6)
+
+
+def test_queries_and_keys_of_every_layer_in_order():
+    student = make_student()
+    expected = expected_query_keys(student)
+    recorder = QueryKeyRecorder(student)
+    with recorder.recording() as recorded:
+        student(**unlabelled(make_batch()))
+        assert recorded == []
+    assert_recorded(recorded, expected)
+    assert [tensor.shape for pair in recorded for tensor in pair] == [(4, 12, 32)] * 4
+    assert all(tensor.requires_grad for pair in recorded for tensor in pair)
+
+
+def test_nothing_is_held_outside_and_afterwards():
+    student = make_student()
+    recorder = QueryKeyRecorder(student)
+    student(**unlabelled(make_batch()))
+    assert recorder._recorded == {}
+    with recorder.recording():
+        student(**unlabelled(make_batch()))
+    assert recorder._recorded == {}
+    student(**unlabelled(make_batch()))
+    assert recorder._recorded == {}
+    with recorder.recording() as recorded:
+        pass
+    assert recorded == []
+
+
+def test_an_error_inside_ends_the_recording():
+    student = make_student()
+    recorder = QueryKeyRecorder(student)
+    with pytest.raises(IndexError, match="out of range"), recorder.recording():
+        student(input_ids=torch.tensor([[10_000]]))
+    student(**unlabelled(make_batch()))
+    assert recorder._recorded == {}
+
+
+def test_the_last_forward_pass_counts():
+    student = make_student()
+    recorder, inputs = QueryKeyRecorder(student), unlabelled(make_batch())
+    with recorder.recording() as once:
+        student(**inputs)
+    with recorder.recording() as twice:
+        student(input_ids=inputs["input_ids"].flip(1))
+        student(**inputs)
+    assert_recorded(twice, once)
+
+
+def test_recording_goes_on_after_a_compaction():
+    student = make_student()
+    recorder = QueryKeyRecorder(student)
+    groups, masks = masked(student, UNEVEN)
+    compact(student, groups, masks, plan=UNEVEN)
+    expected = expected_query_keys(student)
+    with recorder.recording() as recorded:
+        student(**unlabelled(make_batch()))
+    assert_recorded(recorded, expected)
+    assert [query.shape[-1] for query, _ in recorded] == [layer.attention_size for layer in UNEVEN.layers]
+    assert UNEVEN.layers != FULL.layers
+
+
+def test_recording_changes_no_output():
+    student, inputs = make_student(), unlabelled(make_batch())
+    before = student(**inputs).logits
+    recorder = QueryKeyRecorder(student)
+    with recorder.recording():
+        assert torch.equal(student(**inputs).logits, before)
+    assert torch.equal(student(**inputs).logits, before)
