@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
@@ -27,8 +27,8 @@ from .run_config import RunConfig
 from .run_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from .trainer import HomoDistilTrainer
 
-Say = Callable[[str], None]
-Blocks = Dataset | IterableDataset
+Say: TypeAlias = Callable[[str], None]
+Blocks: TypeAlias = Dataset | IterableDataset
 
 COSTS = ("num_parameters", "encoder_macs", "size_bytes")
 

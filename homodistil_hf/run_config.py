@@ -30,19 +30,18 @@ class RunArguments:
         ValueError: a value is missing or out of range.
     """
 
-    teacher: str | None = field(
-        default=None, metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."}
-    )
+    teacher: str = field(default="", metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."})
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
     )
     tokenizer: str | None = field(default=None, metadata={"help": "Hub name or folder; default: the teacher's own."})
-    train_data: list[str] | None = field(
-        default=None,
+    train_data: list[str] = field(
+        default_factory=list,
         metadata={"help": "Files (.parquet, .json, .jsonl, .txt), folders, globs or Hub data sets with the text."},
     )
-    eval_data: list[str] | None = field(
-        default=None, metadata={"help": "Like train_data, for evaluation; default: a part of train_data is held out."}
+    eval_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Like train_data, for evaluation; default: a part of train_data is held out."},
     )
     text_column: str | None = field(
         default=None, metadata={"help": "Column with the text; default: text, or the only column of strings."}
@@ -250,12 +249,14 @@ def _is_enum(hint: Any) -> bool:
 
 
 def _expected_one(hint: Any) -> str:
+    if get_origin(hint) is list:
+        return f"a list, each item {_expected(get_args(hint)[0])}"
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(repr, get_args(hint)))}"
     if _is_enum(hint):
         return f"one of {', '.join(repr(option.value) for option in hint)}"
-    return names.get(hint) or ("a list" if (get_origin(hint) or hint) is list else "an object")
+    return names.get(hint) or ("a list" if hint is list else "an object")
 
 
 def _json_type(value: Any) -> str:
