@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer
 
@@ -55,3 +56,24 @@ def assert_same_run(one: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
     """Both runs ended in the same state and logged the same values, to the last bit."""
     assert differences(state_of(one), state_of(other)) == []
     assert logs_of(one) == logs_of(other)
+
+
+class SaveAt(TrainerCallback):
+    """Saves a checkpoint after the given steps."""
+
+    def __init__(self, *steps: int):
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save |= state.global_step in self.steps
+
+
+class Interrupt(TrainerCallback):
+    """Kills a run after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
