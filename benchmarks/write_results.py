@@ -48,7 +48,7 @@ def section(file: Path, results: dict[str, Any]) -> str:
     tokens = some_arm["num_tokens"]
     command = f"python benchmarks/compare.py examples/configs/{file.name} --arms {' '.join(arms)}"
     lines = [
-        f"## {config['student']} of the teacher's encoder MACs, {tokens / 1e6:.1f} million tokens",
+        f"## `{config['student']}`: that share of the teacher's encoder MACs, {tokens / 1e6:.1f} million tokens",
         "",
         f"`{command}`",
         "",
