@@ -63,7 +63,7 @@ def prepare(
         )
     if args.student is None:
         raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
-    student, plan = _student_and_plan(model, args)
+    student, plan = _student_and_plan(model, args.student, multiple=args.width_multiple)
     guide = to_student(_loaded(teacher, default=student))
     if args.bf16 and args.device.type == "cpu":
         _prefer_eager_attention(student, guide)
@@ -76,14 +76,14 @@ def prepare(
 
 
 def _student_and_plan(
-    model: str | PreTrainedModel, args: HomoDistilTrainingArguments
+    model: str | PreTrainedModel, widths: str, *, multiple: int
 ) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
     if isinstance(model, str):
         config = load_teacher_config(model)
-        plan = resolve_plan(args.student, config, multiple=args.width_multiple)
+        plan = resolve_plan(widths, config, multiple=multiple)
         return to_student(load_teacher(model, config=config)), plan
     student = to_student(model).float()
-    return student, resolve_plan(args.student, model.config, multiple=args.width_multiple)
+    return student, resolve_plan(widths, model.config, multiple=multiple)
 
 
 def check_output_dir(output_dir: str) -> None:

@@ -6,6 +6,7 @@ line's business (`cli.py`), what a width plan means is `plans.py`'s.
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -181,10 +182,11 @@ class HomoDistilTrainingArguments(TrainingArguments):
         if isinstance(self.student, dict):
             self.student = json.dumps(self.student)
         _check_settings(self)
+        _refuse_unsupported(self)
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         super().__post_init__()
-        _refuse_unsupported(self)
+        _refuse_reentrant_checkpointing(self)
 
     def pruning_window(self, kind: str) -> tuple[float, float]:
         """Start and end of pruning for one kind of group, as shares of all steps.
@@ -247,8 +249,8 @@ def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
         )
     if start >= DEADLINE_FRACTION:
         raise ValueError(
-            f"{names[0]}={start} is not below {DEADLINE_FRACTION}, the share of all steps by which the plan is reached "
-            "whatever happens; start earlier, e.g. at 0.0"
+            f"{names[0]}={start} is not below {DEADLINE_FRACTION}, the share of all steps by which the plan is "
+            "reached whatever happens; start earlier, e.g. at 0.0"
         )
 
 
@@ -297,20 +299,32 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         "neftune_noise_alpha": "noise on the student's embeddings only would enter the distillation loss",
         "enable_jit_checkpoint": "it may save in the middle of a step; use save_strategy and save_steps",
         "ignore_data_skip": "a resumed run would see other data than the uninterrupted one",
-        "push_to_hub_token": "use hub_token",
     }
     for name, remedy in remedies.items():
         value = getattr(args, name, None)
         if value:
             raise ValueError(f"{name}={value!r} is not supported by HomoDistilTrainer; {remedy}")
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "").lower() in ("1", "true", "yes"):
+            raise ValueError(f"{name}={os.environ[name]} is not supported by HomoDistilTrainer; {remedies['fsdp']}")
     optimizer = OptimizerNames(args.optim).value
     if optimizer not in SLICEABLE_OPTIMIZERS:
         raise ValueError(
             f"optim={optimizer!r} keeps state or weights that can't be pruned with the student; use one of "
             f"{', '.join(SLICEABLE_OPTIMIZERS)}"
         )
-    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+    hub_strategy = HubStrategy(args.hub_strategy)
+    if args.push_to_hub and hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
-            f"hub_strategy={args.hub_strategy.value!r} would upload the optimizer's state as pickles; use 'end' or "
+            f"hub_strategy={hub_strategy.value!r} would upload the optimizer's state as pickles; use 'end' or "
             "'every_save', and keep checkpoints on disk"
+        )
+
+
+def _refuse_reentrant_checkpointing(args: HomoDistilTrainingArguments) -> None:
+    kwargs: Any = args.gradient_checkpointing_kwargs or {}
+    if args.gradient_checkpointing and kwargs.get("use_reentrant") and args.attention_weight:
+        raise ValueError(
+            f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which attention_weight="
+            f"{args.attention_weight} needs; set use_reentrant to false"
         )

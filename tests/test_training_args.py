@@ -1,0 +1,280 @@
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.training_args import LOSS_TERMS, PRUNING_KINDS, SLICEABLE_OPTIMIZERS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
+
+OWN_FIELDS = set(HomoDistilTrainingArguments.__annotations__)
+
+
+def make_args(**settings: object) -> HomoDistilTrainingArguments:
+    return HomoDistilTrainingArguments(**{"output_dir": "out", "report_to": "none", "use_cpu": True} | settings)
+
+
+# What is refused
+
+NUMBERS = {
+    # name: (range, default, values out of it)
+    "mlm_weight": (r"\[0, inf\)", 1.0, (-1e-9, -1, math.inf, math.nan)),
+    "kl_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
+    "hidden_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
+    "embedding_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
+    "attention_weight": (r"\[0, inf\)", 0.0, (-0.5,)),
+    "mlm_probability": (r"\(0, 1\)", 0.15, (0, 0.0, 1, 1.5, -0.1)),
+    "student_dropout": (r"\[0, 1\)", 0.0, (1.0, -0.1, 2)),
+    "pruning_start_fraction": (r"\[0, 1\]", 0.0, (-0.1, 1.1)),
+    "pruning_end_fraction": (r"\[0, 1\]", 0.5, (1.1, -0.1)),
+    "hidden_start_fraction": (r"\[0, 1\]", None, (-0.1, 1.1)),
+    "hidden_end_fraction": (r"\[0, 1\]", None, (1.1,)),
+    "attention_start_fraction": (r"\[0, 1\]", None, (-0.1,)),
+    "attention_end_fraction": (r"\[0, 1\]", None, (1.1,)),
+    "ffn_start_fraction": (r"\[0, 1\]", None, (-0.1,)),
+    "ffn_end_fraction": (r"\[0, 1\]", None, (1.1,)),
+    "sensitivity_smoothing": (r"\[0, 1\)", 0.85, (1.0, -0.1)),
+    "uncertainty_smoothing": (r"\[0, 1\)", 0.95, (1.0, -0.1)),
+    "guard_smoothing": (r"\[0, 1\)", 0.9, (1.0, -0.1)),
+    "compaction_threshold": (r"\[0, 1\]", 0.15, (1.1, -0.1)),
+    "guard_ratio": (r"\(1, inf\)", 1.5, (1.0, 0.5, math.nan)),
+    "guard_floor_nats": (r"\[0, inf\)", 0.5, (-0.1,)),
+}
+NO_NUMBERS = ("0.5", True, [0.5])
+COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "guard_patience_steps": 50, "max_bad_steps": 20}
+CHOICES = {
+    "width_allocation": "local, global",
+    "projection_init": "identity, random",
+    "teacher_dtype": "auto, float32, bfloat16, float16",
+    "importance_metric": "sensitivity, platon, magnitude, movement",
+    "learning_rate_curve": "auto, pruning, trainer",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, (_, _, bad) in NUMBERS.items() for value in (*bad, *NO_NUMBERS)]
+)
+def test_numbers_out_of_range_are_refused(name, value):
+    limits, default, _ = NUMBERS[name]
+    message = rf"^{name}=.* is outside {limits}; the default is {default}$"
+    with pytest.raises(ValueError, match=message):
+        make_args(**{name: value})
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [0, -1, 2.0, 1.5, True, "3", None])
+def test_counts_are_whole_numbers_from_one_on(name, value):
+    message = rf"^{name}={value!r} is not a whole number of at least 1; the default is {COUNTS[name]}$"
+    with pytest.raises(ValueError, match=message):
+        make_args(**{name: value})
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("value", ["", "nonsense", None, 1])
+def test_unknown_choices_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}={value!r} is not one of {CHOICES[name]}$"):
+        make_args(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"pruning_start_fraction": 0.5},
+            "^pruning_start_fraction=0.5 is not below pruning_end_fraction=0.5; pruning needs a start before its end",
+        ),
+        ({"pruning_start_fraction": 0.6}, "^pruning_start_fraction=0.6 is not below pruning_end_fraction=0.5"),
+        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is not below pruning_end_fraction=0.5"),
+        ({"ffn_end_fraction": 0.0}, "^pruning_start_fraction=0.0 is not below ffn_end_fraction=0.0"),
+        (
+            {"attention_start_fraction": 0.4, "attention_end_fraction": 0.3},
+            "^attention_start_fraction=0.4 is not below attention_end_fraction=0.3",
+        ),
+        (
+            {"pruning_start_fraction": 0.95, "pruning_end_fraction": 1.0},
+            "^pruning_start_fraction=0.95 is not below 0.95, the share of all steps by which the plan is reached",
+        ),
+        (
+            {"ffn_start_fraction": 0.97, "ffn_end_fraction": 1.0},
+            "^ffn_start_fraction=0.97 is not below 0.95, the share of all steps .*; start earlier",
+        ),
+        ({f"{name}_weight": 0.0 for name in LOSS_TERMS}, "^all five loss weights are 0, .*; set kl_weight=1.0"),
+        ({"auto_find_batch_size": True}, "^auto_find_batch_size=True is not supported .*; set per_device_train_batch"),
+        (
+            {"label_smoothing_factor": 0.1},
+            "^label_smoothing_factor=0.1 is not supported .*; the teacher's distribution",
+        ),
+        ({"fsdp": True}, r"^fsdp=True is not supported .*; use DDP \(torchrun or accelerate launch\)"),
+        ({"fsdp": "full_shard"}, "^fsdp='full_shard' is not supported .*; use DDP"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
+        ({"use_liger_kernel": True}, "^use_liger_kernel=True is not supported .*; its fused losses"),
+        ({"neftune_noise_alpha": 5}, "^neftune_noise_alpha=5 is not supported .*; noise on the student's"),
+        (
+            {"enable_jit_checkpoint": True},
+            "^enable_jit_checkpoint=True is not supported .*; it may save in the middle",
+        ),
+        ({"ignore_data_skip": True}, "^ignore_data_skip=True is not supported .*; a resumed run would see other data"),
+        ({"optim": "adafactor"}, "^optim='adafactor' keeps state .*; use one of adamw_torch, adamw_torch_fused"),
+        ({"optim": "adamw_bnb_8bit"}, "^optim='adamw_bnb_8bit' keeps state .*; use one of adamw_torch"),
+        ({"optim": "schedule_free_adamw"}, "^optim='schedule_free_adamw' keeps state .*; use one of adamw_torch"),
+        (
+            {"push_to_hub": True, "hub_strategy": "checkpoint"},
+            "^hub_strategy='checkpoint' would upload the optimizer's state as pickles; use 'end' or 'every_save'",
+        ),
+        (
+            {"push_to_hub": True, "hub_strategy": "all_checkpoints"},
+            "^hub_strategy='all_checkpoints' would upload the optimizer's state as pickles",
+        ),
+        (
+            {
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"use_reentrant": True},
+                "attention_weight": 0.5,
+            },
+            "^gradient_checkpointing_kwargs={'use_reentrant': True} keeps no gradient of queries and keys, which "
+            "attention_weight=0.5 needs; set use_reentrant to false",
+        ),
+    ],
+)
+def test_settings_that_can_not_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_args(**settings)
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+@pytest.mark.parametrize("value", ["true", "1"])
+def test_launches_that_split_parameters_are_refused(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^{name}={value} is not supported by HomoDistilTrainer; use DDP"):
+        make_args()
+    monkeypatch.setenv(name, "false")
+    make_args()
+
+
+# What is accepted
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mlm_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
+        {"student_dropout": None},
+        {"student_dropout": 0.1},
+        {"compaction_threshold": 0.0},
+        {"compaction_threshold": 1},
+        {"sensitivity_smoothing": 0.0, "uncertainty_smoothing": 0, "guard_smoothing": 0.0},
+        {"guard_ratio": 1.001, "guard_floor_nats": 0.0},
+        {"pruning_start_fraction": 0.94, "pruning_end_fraction": 1.0},
+        {"pruning_end_fraction": 0.2, "ffn_end_fraction": 1},
+        {"width_multiple": 1, "pruning_interval_steps": 1, "guard_patience_steps": 1, "max_bad_steps": 1},
+        {"push_to_hub": True, "hub_strategy": "every_save"},
+        {"hub_strategy": "checkpoint"},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        {"gradient_checkpointing": True, "attention_weight": 1.0},
+        {"gradient_checkpointing_kwargs": {"use_reentrant": True}, "attention_weight": 1.0},
+        *({"optim": name} for name in ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")),
+    ],
+    ids=str,
+)
+def test_the_ends_of_ranges_are_accepted(settings):
+    args = make_args(**settings)
+    assert {name: getattr(args, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "adamw_torch_fused", "adagrad", "rmsprop", "sgd"])
+def test_accepted_optimizers_keep_state_of_their_parameters_shape(name):
+    assert name in SLICEABLE_OPTIMIZERS
+    classes = {"adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop, "sgd": torch.optim.SGD}
+    settings = {"sgd": {"momentum": 0.9}, "adamw_torch_fused": {"fused": True}}.get(name, {})
+    parameter = torch.nn.Parameter(torch.ones(3, 4))
+    optimizer = classes.get(name, torch.optim.AdamW)([parameter], lr=0.1, **settings)
+    parameter.grad = torch.ones(3, 4)
+    optimizer.step()
+    shapes = {value.shape for value in optimizer.state[parameter].values() if torch.is_tensor(value)}
+    assert (3, 4) in shapes
+    assert shapes <= {(3, 4), ()}
+
+
+# Values and defaults
+
+
+def test_windows_of_kinds_fall_back_on_the_common_ones():
+    args = make_args(
+        pruning_start_fraction=0.1, pruning_end_fraction=0.6, ffn_start_fraction=0.0, hidden_end_fraction=0.9
+    )
+    assert {kind: args.pruning_window(kind) for kind in PRUNING_KINDS} == {
+        "hidden": (0.1, 0.9),
+        "attention": (0.1, 0.6),
+        "ffn": (0.0, 0.6),
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"lr_scheduler_type": "cosine"}, False),
+        ({"lr_scheduler_type": "cosine", "learning_rate_curve": "pruning"}, True),
+        ({"learning_rate_curve": "trainer"}, False),
+    ],
+)
+def test_the_learning_rate_follows_pruning_unless_told_otherwise(settings, expected):
+    assert make_args(**settings).follows_pruning is expected
+
+
+def test_a_plan_may_be_a_dict():
+    plan = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+    assert json.loads(make_args(student=plan).student) == plan
+    assert make_args(student="macs=0.25").student == "macs=0.25"
+    assert make_args().student is None
+
+
+@pytest.mark.parametrize(("available", "expected"), [(False, True), (True, False)])
+def test_bfloat16_needs_no_accelerator(available, expected, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: available)
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: None)
+    assert make_args(bf16=True, use_cpu=False).use_cpu is expected
+    assert make_args(bf16=False, use_cpu=False).use_cpu is False
+
+
+def test_defaults_are_the_documented_ones():
+    args, stock = make_args(), TrainingArguments(output_dir="out", report_to="none", use_cpu=True)
+    changed = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(TrainingArguments)
+        if field.name not in ("logging_dir", "run_name") and getattr(args, field.name) != getattr(stock, field.name)
+    }
+    assert changed == {
+        "learning_rate": 6e-4,
+        "adam_epsilon": 1e-6,
+        "warmup_steps": 0.05,
+        "ddp_find_unused_parameters": False,
+        "logging_nan_inf_filter": False,
+    }
+    assert args.get_warmup_steps(1000) == 50
+
+
+def test_every_setting_has_one_line_of_help():
+    fields = {field.name: field for field in dataclasses.fields(HomoDistilTrainingArguments)}
+    assert fields.keys() >= OWN_FIELDS
+    for name in OWN_FIELDS:
+        text = fields[name].metadata["help"]
+        assert 20 <= len(text) <= 110, name
+        assert text.endswith("."), name
+        assert "\n" not in text
+
+
+def test_settings_survive_json_and_the_command_line():
+    args = make_args(student="homobert-tiny", ffn_end_fraction=0.75, width_allocation="global", student_dropout=0.1)
+    values = {name: value for name, value in json.loads(args.to_json_string()).items() if name in OWN_FIELDS}
+    again = make_args(**values)
+    assert {name: getattr(again, name) for name in OWN_FIELDS} == {name: getattr(args, name) for name in OWN_FIELDS}
+    parser = HfArgumentParser(HomoDistilTrainingArguments)
+    flags = "--output_dir out --report_to none --student macs=0.25 --ffn_end_fraction 0.7 --importance_metric platon"
+    (parsed,) = parser.parse_args_into_dataclasses([*flags.split(), "--discrepancy_guard", "false", "--use_cpu"])
+    assert (parsed.student, parsed.ffn_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "platon")
+    assert parsed.discrepancy_guard is False
