@@ -164,6 +164,9 @@ def _distill_help() -> str:
 
 
 def _show_logs(is_main_process: bool) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # those of reading and writing weights; training and tokenizing keep theirs
     logger = logging.getLogger("homodistil_hf")
     logger.setLevel(logging.INFO if is_main_process else logging.WARNING)
     if not logger.handlers:
@@ -230,6 +233,7 @@ def _add_export(commands: Any) -> None:
         "--format", default="standard", help="standard: stock BERT (default); compact: unpadded, with its own code"
     )
     parser.add_argument("--allow_partial", action="store_true", help="also take a student that is not at its plan yet")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in DIR (overwrite=True)")
     parser.add_argument("--teacher", help="Hub name or folder, for the card; default: as the run recorded it")
 
 
@@ -238,7 +242,12 @@ def _export(flags: argparse.Namespace) -> int:
 
     _show_logs(True)
     folder = export_folder(
-        flags.folder, flags.output, flags.format, allow_partial=flags.allow_partial, teacher=flags.teacher
+        flags.folder,
+        flags.output,
+        format=flags.format,
+        allow_partial=flags.allow_partial,
+        teacher=flags.teacher,
+        overwrite=flags.overwrite,
     )
     print(f"{flags.format} export written to {folder}")
     return 0
@@ -290,6 +299,7 @@ def _add_demo(commands: Any) -> None:
 def _demo(flags: argparse.Namespace) -> int:
     from .demo import demo_settings, run_demo
 
+    _show_logs(True)
     run_demo(
         demo_settings(
             output_dir=flags.output_dir,

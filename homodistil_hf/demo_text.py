@@ -117,7 +117,7 @@ def english_paragraphs(path: Path) -> list[str]:
 
 
 def is_english(paragraph: str) -> bool:
-    """Whether a paragraph is prose rather than a table, a signature or code.
+    """Whether a paragraph is plain prose rather than a table, a signature or code.
 
     Args:
         paragraph: without line breaks.
@@ -135,7 +135,7 @@ def is_english(paragraph: str) -> bool:
     ```
     """
     words = paragraph.split()
-    if len(words) < _MIN_WORDS:
+    if len(words) < _MIN_WORDS or not paragraph.isascii():
         return False
     num_function_words = sum(word.lower().strip(".,;:()") in _FUNCTION_WORDS for word in words)
     num_letters = sum(character.isalpha() or character == " " for character in paragraph)

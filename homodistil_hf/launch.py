@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
@@ -111,6 +112,7 @@ def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
         OSError: see [`distill`].
     """
     run, training = settings.run, settings.training
+    training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     _check_output_folder(settings)
     sources = _check_sources(settings)
     keep_datasets_here()

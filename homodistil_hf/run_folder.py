@@ -25,7 +25,13 @@ STUDENT_FOLDER = "student"
 
 
 def export_folder(
-    source: str | Path, output: str | Path, format: str, *, allow_partial: bool = False, teacher: str | None = None
+    source: str | Path,
+    output: str | Path,
+    *,
+    format: str = "standard",
+    allow_partial: bool = False,
+    teacher: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Export the student of a finished run, of a checkpoint, or of another export.
 
@@ -35,6 +41,7 @@ def export_folder(
         format: `"standard"` or `"compact"`.
         allow_partial: also take a student that has not reached its plan.
         teacher: Hub name or folder that the student was made from, for the card; default: as the run recorded it.
+        overwrite: replace an earlier export in `output`.
 
     Returns:
         `Path`: the export.
@@ -49,7 +56,7 @@ def export_folder(
         )
     for export in (source, source / STUDENT_FOLDER):
         if (export / FACTS_FILE).is_file():
-            return convert_export(export, output, format, teacher=teacher)
+            return convert_export(export, output, format, teacher=teacher, overwrite=overwrite)
     checkpoint = source if (source / STATE_FILE).is_file() else _newest_checkpoint(source)
     pruner = checkpoint_pruner(checkpoint)
     settings = _read_settings(checkpoint.parent)
@@ -60,6 +67,7 @@ def export_folder(
         tokenizer=_stored_tokenizer(checkpoint),
         teacher=teacher or _reachable_teacher(settings),
         facts={"settings": settings, "training": {"checkpoint": checkpoint.name, **pruner.status()}},
+        overwrite=overwrite,
     )
 
 
