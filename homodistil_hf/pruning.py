@@ -177,6 +177,9 @@ class Pruner:
         # Over all choices so far: a compaction leaves masks that keep everything, whatever was chosen before.
         self.choices_digest = hashlib.sha256(self.choices_digest + masking.mask_digest(self.masks)).digest()
         masking.apply_masks(self.model, self.groups, self.masks)
+        # What is left of a dropped weight's score must not count for the units that it crosses: compaction removes it.
+        for averages in self.scores.parameter_averages():
+            masking.zero_dropped(averages, self.groups, self.masks)
 
     def unit_scores(self) -> UnitTensors:
         """The importance of every unit now.

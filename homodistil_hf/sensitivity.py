@@ -67,6 +67,14 @@ class SensitivityScores:
         """
         self.state = {name: values[masks[name].to(values.device)] for name, values in self.state.items()}
 
+    def parameter_averages(self) -> list[dict[str, torch.Tensor]]:
+        """Averages that are kept for every weight, so that those of dropped weights can be zeroed like the weights.
+
+        Returns:
+            `list` of name → tensor of the parameter's shape; empty for metrics that keep one number a unit.
+        """
+        return []
+
 
 class MovementScores(SensitivityScores):
     """Accumulated movement −Σ_t θ_j·∂L/∂θ_j: high for weights that grow away from zero.
@@ -133,6 +141,11 @@ class PlatonScores(SensitivityScores):
             for dim, mask in kept.get(key.partition(".")[2], {}).items():
                 values = values.index_select(dim, mask.to(values.device).nonzero().flatten())
             self.state[key] = values
+
+    def parameter_averages(self) -> list[dict[str, torch.Tensor]]:
+        """Ī and Ū; return as [`SensitivityScores.parameter_averages`]."""
+        prefixes = ("sensitivity.", "uncertainty.")
+        return [{k.removeprefix(p): values for k, values in self.state.items() if k.startswith(p)} for p in prefixes]
 
 
 METRICS: dict[str, type[SensitivityScores]] = {

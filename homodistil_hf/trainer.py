@@ -17,7 +17,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import is_compiled_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer_utils import HubStrategy
 
 from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
@@ -132,6 +132,7 @@ class HomoDistilTrainer(MeasuringTrainer):
                 overwrite.
         """
         self.claim_output_folder(resume_from_checkpoint)
+        set_seed(self.args.seed)  # whatever was drawn since this trainer was made
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def claim_output_folder(self, resume_from_checkpoint: str | bool | None) -> None:

@@ -1,0 +1,734 @@
+"""The training step: what is averaged, what is scored, what is zero, what happens when, and what is refused."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from conftest import VOCAB_SIZE, make_blocks, make_teacher
+from datasets import Dataset
+from runs import SaveAt, assert_same_run, differences, logs_of, state_of
+from torch import nn
+from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator, get_scheduler
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.sensitivity import SensitivityScores
+from homodistil_hf.structure import kept_indices
+from homodistil_hf.widths import WidthPlan
+
+WIDE_WINDOW = {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
+
+
+def losses_of(trainer: HomoDistilTrainer) -> list[dict[str, float]]:
+    """Every term of the loss at every step."""
+    entries = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
+    return [{name: value for name, value in entry.items() if name.startswith("loss")} for entry in entries]
+
+
+def assert_close_run(one: HomoDistilTrainer, other: HomoDistilTrainer, *, tolerance: float = 1e-4) -> None:
+    """Same masks; losses, scores and weights within float32 noise."""
+    assert len(losses_of(one)) == len(losses_of(other)) > 0
+    for found, expected in zip(losses_of(one), losses_of(other), strict=True):
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
+    assert one.pruner.choices_digest == other.pruner.choices_digest
+    found, expected = one.pruner.state_tensors(), other.pruner.state_tensors()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=10 * tolerance, atol=tolerance, msg=name)
+    weights = one.model.state_dict()
+    for name, tensor in other.model.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
+
+
+class OnStep(TrainerCallback):
+    """Calls a function at the end of every step."""
+
+    def __init__(self, function: Any):
+        self.function = function
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.function(state.global_step)
+
+
+# The loss
+
+
+def test_the_student_starts_equal_to_its_teacher(make_trainer):
+    trainer = make_trainer(max_steps=1, attention_weight=1.0)
+    trainer.train()
+    (terms,) = losses_of(trainer)
+    assert terms == {
+        "loss": pytest.approx(terms["loss_mlm"]),
+        "loss_mlm": pytest.approx(math.log(VOCAB_SIZE), rel=0.2),
+        "loss_kl": 0.0,
+        "loss_hidden": 0.0,
+        "loss_embedding": 0.0,
+        "loss_attention": 0.0,
+    }
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(make_trainer):
+    weights = {"mlm": 0.5, "kl": 2.0, "hidden": 0.3, "embedding": 0.7, "attention": 0.1}
+    settings = {f"{name}_weight": value for name, value in weights.items()}
+    trainer = make_trainer(max_steps=4, projection_init="random", **settings)
+    trainer.train()
+    for terms in losses_of(trainer):
+        assert terms["loss"] == pytest.approx(sum(weights[name] * terms[f"loss_{name}"] for name in weights), rel=1e-5)
+        assert terms["loss_hidden"] > 0
+
+
+def test_terms_are_averaged_over_the_steps_between_two_logs(make_trainer):
+    often, seldom = make_trainer(max_steps=6), make_trainer(max_steps=6, logging_steps=3)
+    often.train()
+    seldom.train()
+    each = losses_of(often)
+    for index, entry in enumerate(losses_of(seldom)):
+        window = each[3 * index : 3 * index + 3]
+        assert entry == pytest.approx({name: sum(e[name] for e in window) / 3 for name in entry}, rel=1e-5)
+
+
+def padded_blocks(num_rows: int) -> Dataset:
+    """Rows of 6 to 16 tokens, so that micro-batches are padded differently from whole batches."""
+    rows = [row[: 6 + 5 * index % 11] for index, row in enumerate(make_blocks(num_rows)["input_ids"])]
+    return Dataset.from_dict({"input_ids": rows, "example_id": list(range(num_rows))})
+
+
+def rarely_labelled(num_rows: int) -> Dataset:
+    """One word in every third row has a label; the other rows have none."""
+    input_ids = make_blocks(num_rows)["input_ids"]
+    labels = [[-100, -100, row[2] if index % 3 == 0 else -100, *[-100] * 13] for index, row in enumerate(input_ids)]
+    return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
+
+
+ACCUMULATED: dict[str, dict[str, Any]] = {
+    "full batches": {"train_dataset": make_blocks(64), "attention_weight": 0.1, "max_steps": 10},
+    "ragged last batch, padding": {"train_dataset": padded_blocks(20), "max_steps": -1, "num_train_epochs": 3},
+    "micro-batches without labels": {
+        "train_dataset": rarely_labelled(24),
+        "data_collator": default_data_collator,
+        "max_steps": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("case", ACCUMULATED)
+def test_one_batch_of_eight_equals_eight_of_one(make_trainer, case):
+    settings = WIDE_WINDOW | {"discrepancy_guard": False} | ACCUMULATED[case]
+    whole = make_trainer(per_device_train_batch_size=8, **settings)
+    parts = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
+    whole.train()
+    parts.train()
+    assert whole.pruner.num_compactions > 0
+    assert_close_run(parts, whole)
+
+
+def test_a_step_without_any_label_learns_from_the_hidden_states_alone(make_trainer):
+    input_ids = make_blocks(8)["input_ids"]
+    unlabelled = Dataset.from_dict({"input_ids": input_ids, "labels": [[-100] * 16] * 8})
+    trainer = make_trainer(
+        max_steps=4, train_dataset=unlabelled, data_collator=default_data_collator, projection_init="random"
+    )
+    trainer.train()
+    for terms in losses_of(trainer):
+        assert terms["loss_mlm"] == terms["loss_kl"] == 0.0
+        assert terms["loss_hidden"] > 0
+    assert trainer.num_bad_steps == 0
+
+
+def test_masks_of_words_differ_from_epoch_to_epoch(make_trainer):
+    seen: list[torch.Tensor] = []
+    trainer = make_trainer(max_steps=4, train_dataset=make_blocks(8))
+    original = trainer.compute_loss
+
+    def remember(model: Any, inputs: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        order = inputs["input_ids"].where(inputs["labels"] == -100, inputs["labels"]).sum(1).argsort()
+        seen.append((inputs["labels"] != -100)[order])
+        return original(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = remember
+    trainer.train()
+    assert all(not torch.equal(one, other) for index, one in enumerate(seen) for other in seen[:index])
+
+
+# The scores
+
+
+class Watched(SensitivityScores):
+    """Keeps the weights and gradients that scores are taken from."""
+
+    seen: list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
+
+    def update(self, parameters: Any, groups: Any, *, gradient_scale: float = 1.0) -> None:
+        weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        gradients = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+        self.seen.append((weights, gradients))
+        super().update(parameters, groups, gradient_scale=gradient_scale)
+
+
+def watched(trainer: HomoDistilTrainer) -> Watched:
+    scores = Watched(trainer.pruner.groups)
+    scores.seen = []
+    trainer.pruner.scores = scores
+    return scores
+
+
+def slow_scores(trainer: HomoDistilTrainer, weights: Any, gradients: Any) -> dict[str, torch.Tensor]:
+    """(1 − β1)·Σ|θ·∂L/∂θ|, unit by unit and slice by slice."""
+    scores = {}
+    for name, group in trainer.pruner.groups.items():
+        values = torch.zeros(group.num_units)
+        for piece in group.slices:
+            importance = (weights[piece.parameter] * gradients[piece.parameter]).abs()
+            for unit in range(group.num_units):
+                values[unit] += importance.narrow(piece.dim, unit * piece.block, piece.block).sum()
+        scores[name] = 0.15 * values
+    return scores
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2},
+        {"bf16": True},
+        {"max_grad_norm": 1e-3},
+        {"max_grad_norm": 1e-3, "bf16": True, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+    ],
+)
+def test_complete_unclipped_gradients_are_scored(make_trainer, settings):
+    reference, trainer = make_trainer(max_steps=2, max_grad_norm=0.0), make_trainer(max_steps=2, **settings)
+    expected, found = watched(reference), watched(trainer)
+    before_step: list[tuple[float, dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
+
+    class BeforeStep(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            norm = nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()])
+            before_step.append((float(norm), dict(found.state), slow_scores(trainer, *found.seen[-1])))
+            control.should_training_stop = True
+
+    trainer.add_callback(BeforeStep())
+    reference.train()
+    trainer.train()
+    gradients, full = found.seen[0][1], expected.seen[0][1]
+    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+    # Noise of float32, or of bfloat16's 8 bits of mantissa.
+    tolerance = 0.05 if settings.get("bf16") else 1e-4
+    error = nn.utils.get_total_norm([gradients[name] - gradient for name, gradient in full.items()])
+    norm = float(nn.utils.get_total_norm(list(gradients.values())))
+    assert float(error) < tolerance * norm
+    clipped_norm, scores, slow = before_step[0]
+    assert clipped_norm == pytest.approx(min(norm, settings.get("max_grad_norm", 1.0)), rel=1e-2)
+    for name, values in slow.items():
+        torch.testing.assert_close(scores[name], values, rtol=1e-4, atol=1e-8, msg=name)
+
+
+def test_clipping_changes_no_score(make_trainer):
+    plain, clipped = make_trainer(max_steps=1, max_grad_norm=0.0), make_trainer(max_steps=1, max_grad_norm=1e-4)
+    plain.train()
+    clipped.train()
+    for name, values in plain.pruner.unit_scores().items():
+        assert torch.equal(clipped.pruner.unit_scores()[name], values)
+    assert logs_of(clipped)[0]["grad_norm"] == logs_of(plain)[0]["grad_norm"] > 1.0
+
+
+# Masks, zeros, compaction
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optim": "adamw_torch", "attention_weight": 0.1, "width_allocation": "global"},
+        {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05},
+        {"optim": "rmsprop"},
+        {"importance_metric": "platon", "max_grad_norm": 0.1},
+    ],
+)
+def test_compaction_changes_no_loss_for_twenty_further_steps(make_trainer, settings):
+    settings = {"max_steps": 34, "weight_decay": 0.1, "discrepancy_guard": False} | WIDE_WINDOW | settings
+    compacting = make_trainer(compaction_threshold=0.2, **settings)
+    masking = make_trainer(compaction_threshold=1.0, **settings)
+    compactions: list[int] = []
+    compacting.add_callback(OnStep(lambda step: compactions.append(compacting.pruner.num_compactions)))
+    compacting.train()
+    masking.train()
+    assert compactions[34 - 20 - 2] >= 1
+    assert masking.pruner.num_compactions == 1
+    assert compactions[-1] > 1
+    for found, expected in zip(losses_of(compacting), losses_of(masking), strict=True):
+        assert found == pytest.approx(expected, rel=2e-5, abs=2e-5)
+    assert [entry["grad_norm"] for entry in logs_of(compacting)[:-1]] == pytest.approx(
+        [entry["grad_norm"] for entry in logs_of(masking)[:-1]], rel=1e-3
+    )
+    found, expected = state_of(compacting), state_of(masking)
+    for name, value in expected.items():
+        if name.startswith("pruner.heads"):
+            assert torch.equal(found[name], value)
+        elif name.startswith(("weight.", "optimizer.", "pruner.score")):
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+class ChecksZeros:
+    """After every step: dropped slices are zero, and masks have only shrunk."""
+
+    def __init__(self, trainer: HomoDistilTrainer):
+        self.trainer, self.masks, self.num_checked = trainer, trainer.pruner.masks, 0
+
+    def __call__(self, step: int) -> None:
+        pruner = self.trainer.pruner
+        parameters = dict(self.trainer.model.named_parameters())
+        for name, dims in kept_indices(pruner.groups, pruner.masks).items():
+            for dim, kept in dims.items():
+                assert not parameters[name].index_select(dim, (~kept).nonzero().flatten()).any(), (step, name)
+                self.num_checked += 1
+        if {name: len(mask) for name, mask in pruner.masks.items()} == {n: len(m) for n, m in self.masks.items()}:
+            assert not any((pruner.masks[name] & ~mask).any() for name, mask in self.masks.items()), step
+        self.masks = pruner.masks
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "sgd"])
+def test_dropped_weights_are_zero_after_every_step(make_trainer, optim):
+    optim_args = "momentum=0.9" if optim == "sgd" else None
+    trainer = make_trainer(
+        max_steps=16, weight_decay=0.1, optim=optim, optim_args=optim_args, compaction_threshold=0.5, **WIDE_WINDOW
+    )
+    check = ChecksZeros(trainer)
+    trainer.add_callback(OnStep(check))
+    trainer.train()
+    assert check.num_checked > 100
+    assert trainer.pruner.present == trainer.plan
+
+
+def test_the_plan_is_reached_by_the_deadline_whatever_the_guard_says(make_trainer):
+    trainer = make_trainer(
+        max_steps=20, guard_ratio=1 + 1e-9, guard_floor_nats=0.0, guard_patience_steps=10**6, guard_smoothing=0.0
+    )
+    plans: dict[int, WidthPlan] = {}
+    trainer.add_callback(OnStep(lambda step: plans.update({step: trainer.pruner.kept})))
+    trainer.train()
+    assert plans[18] != trainer.plan
+    assert plans[19] == trainer.plan
+    last = logs_of(trainer)[-2]
+    assert last["num_guard_pauses"] == 1
+    assert last["kept_fraction_hidden"] == last["kept_fraction_ffn"] == 0.5
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 7])
+def test_short_runs_reach_their_plan_too(make_trainer, max_steps):
+    trainer = make_trainer(max_steps=max_steps)
+    trainer.train()
+    assert trainer.pruner.present == trainer.plan
+
+
+def test_kinds_of_groups_have_their_own_windows(make_trainer):
+    trainer = make_trainer(
+        max_steps=20,
+        hidden_start_fraction=0.5,
+        hidden_end_fraction=0.9,
+        ffn_end_fraction=0.2,
+        attention_start_fraction=0.2,
+        attention_end_fraction=0.5,
+    )
+    trainer.train()
+    logs = {entry["step"]: entry for entry in logs_of(trainer) if "kept_fraction_ffn" in entry}
+    fractions = {
+        step: [logs[step][f"kept_fraction_{kind}"] for kind in ("ffn", "attention", "hidden")] for step in logs
+    }
+    assert fractions[4] == [0.5, 1.0, 1.0]
+    assert fractions[10] == [0.5, 0.5, 1.0]
+    assert fractions[18] == [0.5, 0.5, 0.5]
+
+
+def test_ranks_whose_masks_differ_stop_the_run(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer(callbacks=[SaveAt(1)])
+    gather = trainer.accelerator.gather
+
+    def with_another_rank(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor + 1]) if tensor.shape == (1, 32) else gather(tensor)
+
+    monkeypatch.setattr(trainer.accelerator, "gather", with_another_rank)
+    with pytest.raises(RuntimeError, match="masks differ across ranks after step 2; .*run/checkpoint-1"):
+        trainer.train()
+
+
+# Steps that fail
+
+
+class Poison:
+    """Spoils one gradient in the backward passes of some steps."""
+
+    def __init__(self, trainer: HomoDistilTrainer, value: float, steps: range):
+        self.trainer, self.value, self.steps = trainer, value, steps
+        trainer.model.bert.embeddings.word_embeddings.weight.register_hook(self)
+
+    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * self.value if self.trainer.state.global_step + 1 in self.steps else gradient
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_with_bad_gradients_changes_nothing_but_the_clocks(make_trainer, value, accumulation, caplog):
+    settings = {"max_steps": 8, "pruning_start_fraction": 0.5, "weight_decay": 0.1, "pruning_end_fraction": 0.9}
+    trainer = make_trainer(gradient_accumulation_steps=accumulation, **settings)
+    clean = make_trainer(gradient_accumulation_steps=accumulation, **settings)
+    Poison(trainer, value, range(3, 4))
+    states: dict[int, dict[str, Any]] = {}
+    trainer.add_callback(OnStep(lambda step: states.update({step: state_of(trainer)})))
+    with caplog.at_level(logging.WARNING, "homodistil_hf"):
+        trainer.train()
+    clean.train()
+    assert "step 3 is skipped: gradients are not finite (1 in a row)" in caplog.text
+    moved = differences(states[2], states[3])
+    assert [name for name in moved if name.startswith(("weight.", "optimizer.", "pruner.score"))] == []
+    logs = {entry["step"]: entry for entry in logs_of(trainer) if "loss_kl" in entry}
+    assert [entry["num_bad_steps"] for entry in logs.values()] == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert all(math.isfinite(number) for entry in logs.values() for number in entry.values())
+    expected = {entry["step"]: entry for entry in logs_of(clean) if "loss_kl" in entry}
+    for name in ("learning_rate", "kept_fraction_hidden", "epoch"):
+        assert [entry[name] for entry in logs.values()] == [entry[name] for entry in expected.values()]
+    assert trainer.pruner.present == trainer.plan
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_a_loss_that_is_not_finite_is_skipped_too(make_trainer):
+    trainer = make_trainer(max_steps=4, logging_steps=2)
+    total = trainer.distillation.total
+    trainer.distillation.total = lambda terms: total(terms) * (math.nan if trainer.state.global_step == 1 else 1.0)
+    trainer.train()
+    assert trainer.num_bad_steps == 1
+    assert all(math.isfinite(value) for terms in losses_of(trainer) for value in terms.values())
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer, tmp_path):
+    trainer = make_trainer(
+        max_bad_steps=2, pruning_start_fraction=0.9, pruning_end_fraction=0.95, callbacks=[SaveAt(3)]
+    )
+    Poison(trainer, math.nan, range(2, 4))
+    Poison(trainer, math.nan, range(5, 99))
+    with pytest.raises(FloatingPointError, match=r"for 3 steps in a row \(max_bad_steps=2\).*checkpoint-3$"):
+        trainer.train()
+    assert trainer.state.global_step == 6
+    assert trainer.num_bad_steps == 5
+
+
+def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
+    settings = {"max_steps": 8, "pruning_start_fraction": 0.8, "pruning_end_fraction": 0.9, "max_bad_steps": 3}
+    trainer = make_trainer(callbacks=[SaveAt(4)], **settings)
+    Poison(trainer, math.nan, range(3, 5))
+    trainer.train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
+    resumed.distillation.total = lambda terms: terms["kl"] * math.nan
+    with pytest.raises(FloatingPointError, match="for 4 steps in a row"):
+        resumed.train(str(tmp_path / "run" / "checkpoint-4"))
+    assert resumed.num_bad_steps == 4
+
+
+def test_the_learning_rate_goes_on_after_a_gradient_scaler_skipped_a_step(make_trainer, monkeypatch):
+    trainer, clean = make_trainer(max_steps=6), make_trainer(max_steps=6)
+    skipped: list[bool] = []
+
+    class Skip(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            skipped[:] = [state.global_step in (0, 2)]
+
+    was_skipped = property(lambda accelerator: accelerator is trainer.accelerator and skipped[0])
+    monkeypatch.setattr(type(trainer.accelerator), "optimizer_step_was_skipped", was_skipped)
+    trainer.add_callback(Skip())
+    trainer.train()
+    clean.train()
+    rates = [[entry["learning_rate"] for entry in logs_of(one) if "loss_kl" in entry] for one in (trainer, clean)]
+    assert rates[0] == rates[1]
+
+
+# Everything a user of Trainer does
+
+
+def test_two_runs_with_one_seed_are_the_same_whatever_the_clock_says(make_trainer, monkeypatch):
+    settings = {"max_steps": 8, "student_dropout": 0.1, "eval_strategy": "steps", "eval_steps": 4}
+    first, second, other = (make_trainer(seed=seed, **settings) for seed in (1, 1, 2))
+    first.train()
+    ticks = iter(range(10**9))
+    for name in ("time", "perf_counter", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: 1000.0 * next(ticks) ** 2)
+    torch.manual_seed(99)
+    second.train()
+    monkeypatch.undo()
+    assert_same_run(second, first)
+    other.train()
+    assert differences(state_of(other), state_of(first)) != []
+
+
+def test_callbacks_see_a_step_when_it_is_done(make_trainer):
+    seen: dict[str, list[Any]] = {"zero": [], "kept": [], "logs": []}
+    trainer = make_trainer(max_steps=6, compaction_threshold=1.0)
+
+    class Watch(TrainerCallback):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            dropped = (~trainer.pruner.masks["hidden"]).nonzero().flatten()
+            weight = kwargs["model"].bert.embeddings.word_embeddings.weight
+            seen["zero"].append(not weight[:, dropped].any())
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen["kept"].append(trainer.pruner.kept_fractions()["ffn"])
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            seen["logs"].append(logs)
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert seen["zero"] == [True] * 6
+    assert seen["kept"] == [entry["kept_fraction_ffn"] for entry in seen["logs"][:-1]]
+    assert {"loss_mlm", "loss_kl", "loss_hidden", "loss_embedding", "num_compactions"} <= seen["logs"][0].keys()
+
+
+def test_early_stopping(make_trainer):
+    trainer = make_trainer(
+        max_steps=20,
+        pruning_end_fraction=0.2,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="kl",
+        greater_is_better=False,
+        learning_rate=0.0,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
+    )
+    trainer.train()
+    assert trainer.state.global_step == 4 + 3
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+
+
+def test_report_to_an_integration(make_trainer, monkeypatch):
+    class Reporter(TrainerCallback):
+        reported: list[dict[str, float]] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            self.reported.append(logs)
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Reporter)
+    make_trainer(max_steps=2, report_to="tensorboard").train()
+    assert ["loss_kl" in entry for entry in Reporter.reported] == [True, True, False]
+
+
+def test_the_learning_rate_follows_pruning_by_default(make_trainer):
+    trainer = make_trainer(max_steps=10, warmup_steps=2, pruning_end_fraction=0.6, learning_rate=1.0)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant_with_warmup"])
+def test_schedulers_of_trainer(make_trainer, name):
+    trainer = make_trainer(
+        max_steps=6, warmup_steps=2, lr_scheduler_type=name, learning_rate_curve="trainer", learning_rate=0.01
+    )
+    trainer.train()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=2, num_training_steps=6)
+    expected = []
+    for _ in range(6):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry] == pytest.approx(expected)
+
+
+def test_activation_checkpointing_changes_no_loss(make_trainer):
+    plain = make_trainer(max_steps=6, attention_weight=1.0, student_dropout=0.1)
+    saving = make_trainer(max_steps=6, attention_weight=1.0, student_dropout=0.1, activation_checkpointing=True)
+    plain.train()
+    saving.train()
+    assert_close_run(saving, plain, tolerance=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_code_follows_masks_and_compactions(make_trainer):
+    settings = WIDE_WINDOW | {"max_steps": 8, "compaction_threshold": 1.0, "pruning_end_fraction": 0.75}
+    plain = make_trainer(model=make_teacher(num_hidden_layers=1), **settings)
+    compiled = make_trainer(
+        model=make_teacher(num_hidden_layers=1), torch_compile=True, torch_compile_backend="eager", **settings
+    )
+    plain.train()
+    torch.compiler.reset()
+    # Every choice of masks would be compiled anew otherwise, and dynamo gives up after eight times without an error.
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        compiled.train()
+    assert compiled.pruner.num_compactions == 1
+    assert_close_run(compiled, plain)
+
+
+def streamed(dataset: Dataset) -> Any:
+    return dataset.to_iterable_dataset()
+
+
+def test_a_stream_equals_the_same_rows_in_order(make_trainer):
+    rows = make_blocks(24)
+    stream = make_trainer(max_steps=8, train_dataset=streamed(rows))
+    table = make_trainer(max_steps=8, train_dataset=rows, train_sampling_strategy="sequential")
+    stream.train()
+    table.train()
+    assert losses_of(stream) == losses_of(table)
+    assert differences(stream.pruner.state_tensors(), table.pruner.state_tensors()) == []
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("step", [2, 3, 5])
+def test_a_stream_that_is_read_several_times_resumes_exactly(make_trainer, tmp_path, step, accumulation):
+    def trainer(output_dir: str) -> HomoDistilTrainer:
+        stream = streamed(make_blocks(28)).shuffle(seed=5, buffer_size=10)
+        return make_trainer(
+            output_dir=str(tmp_path / output_dir),
+            max_steps=8,
+            train_dataset=stream,
+            gradient_accumulation_steps=accumulation,
+            per_device_train_batch_size=8 // accumulation,
+            student_dropout=0.1,
+            callbacks=[SaveAt(step)],
+        )
+
+    whole, resumed = trainer("run"), trainer("resumed")
+    whole.train()
+    resumed.train(str(tmp_path / "run" / f"checkpoint-{step}"))
+    assert_same_run(resumed, whole)
+
+
+def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(make_trainer):
+    settings = {"max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    ragged = make_trainer(train_dataset=streamed(make_blocks(20)), **settings)
+    even = make_trainer(train_dataset=streamed(make_blocks(16)), **settings)
+    ragged.train()
+    even.train()
+    assert losses_of(ragged) == losses_of(even)
+
+
+def test_training_twice_starts_anew_from_the_student_as_it_is(make_trainer):
+    trainer = make_trainer(max_steps=6)
+    trainer.train()
+    trainer.num_bad_steps = 3
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert trainer.num_bad_steps == 0
+    assert trainer.pruner.present == trainer.plan
+
+
+# Output folders
+
+
+def test_a_folder_with_files_is_refused(make_trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
+    trainer = make_trainer(max_steps=2)
+    with pytest.raises(ValueError, match=r"run' is not empty \(notes.txt\); resume with .*overwrite_output_dir=True"):
+        trainer.train()
+
+
+def test_overwriting_removes_an_earlier_runs_checkpoints_and_nothing_else(make_trainer, tmp_path):
+    make_trainer(max_steps=4, callbacks=[SaveAt(3, 4)]).train()
+    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
+    make_trainer(max_steps=2, callbacks=[SaveAt(1)], overwrite_output_dir=True).train()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-1", "notes.txt"]
+
+
+def test_a_trainer_may_train_twice_into_its_own_folder(make_trainer):
+    trainer = make_trainer(max_steps=2, callbacks=[SaveAt(1)])
+    trainer.train()
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+# Refused when the trainer is made
+
+
+def too_long(make: Any) -> HomoDistilTrainer:
+    return make(train_dataset=Dataset.from_dict({"input_ids": [list(range(5, 45))] * 8}))
+
+
+REFUSALS: dict[str, tuple[Any, str]] = {
+    "unknown preset": (lambda make: make(student="homobert-tinny"), "homobert-tinny.*homobert-tiny"),
+    "no student": (lambda make: make(student=None), "student=None names no widths"),
+    "plan wider than the teacher": (
+        lambda make: make(
+            student={"hidden_size": 64, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
+        ),
+        "hidden_size=64.*32",
+    ),
+    "indivisible heads": (
+        lambda make: make(student={"hidden_size": 20, "num_attention_heads": 3, "intermediate_size": 32}),
+        "hidden_size=20 is not divisible by num_attention_heads=3.*18, 21",
+    ),
+    "empty data": (lambda make: make(train_dataset=make_blocks(8).select([])), r"train_dataset is empty \(0 rows\)"),
+    "long rows": (too_long, "sequences of 40 tokens, above .*max_position_embeddings=32"),
+    "no tokenizer": (lambda make: make(processing_class=None), "processing_class=None is no tokenizer"),
+    "own loss": (lambda make: make(compute_loss_func=lambda *_: 0.0), "compute_loss_func=.*would replace"),
+    "rounded evaluation": (lambda make: make(bf16_full_eval=True), "bf16_full_eval=True would round"),
+    "sampling by length": (
+        lambda make: make(train_sampling_strategy="group_by_length"),
+        "train_sampling_strategy='group_by_length' draws from the global random state",
+    ),
+    "dispatched batches": (
+        lambda make: make(accelerator_config={"dispatch_batches": True}),
+        "dispatch_batches=True; every rank must make its own batches",
+    ),
+    "unseeded sampler": (
+        lambda make: make(accelerator_config={"use_seedable_sampler": False}),
+        "use_seedable_sampler=False",
+    ),
+    "teacher of another vocabulary": (
+        lambda make: make(teacher=make_teacher(vocab_size=80)),
+        "teacher has vocab_size=80, the student 96",
+    ),
+    "teacher of another task": (
+        lambda make: make(teacher=make_teacher("token_classification")),
+        "teacher has class=HomoBertForTokenClassification, the student HomoBertForMaskedLM",
+    ),
+    "tokenizer of another vocabulary": (lambda make: make(model=make_teacher(vocab_size=90)), "96.*90|90.*96"),
+    "factored optimizer": (lambda make: make(optim="adafactor"), "optim='adafactor' keeps state"),
+    "unsupported encoder": (lambda make: make(model=other_encoder()), "RobertaForMaskedLM"),
+}
+
+
+def other_encoder() -> nn.Module:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    return RobertaForMaskedLM(
+        RobertaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    )
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refused_when_the_trainer_is_made(make_trainer, case):
+    make, message = REFUSALS[case]
+    with pytest.raises(ValueError, match=message):
+        make(make_trainer)
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(make_trainer, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="file' can't be created"):
+        make_trainer(output_dir=str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="below' can't be created"):
+        make_trainer(output_dir=str(tmp_path / "file" / "below"))
+
+
+def test_batches_without_labels_are_refused_by_name(make_trainer):
+    rows = Dataset.from_dict({"input_ids": make_blocks(8)["input_ids"]})
+    trainer = make_trainer(train_dataset=rows, data_collator=default_data_collator)
+    with pytest.raises(ValueError, match="a training batch has input_ids, but not labels; check the columns"):
+        trainer.train()
+
+
+def test_widths_fall_evenly_over_the_run(make_trainer):
+    trainer = make_trainer(max_steps=20, **WIDE_WINDOW | {"discrepancy_guard": False})
+    sizes: list[int] = []
+    trainer.add_callback(OnStep(lambda step: sizes.append(trainer.pruner.kept.hidden_size)))
+    trainer.train()
+    # 16 + 16·(1 − t/18)³, rounded up.
+    assert sizes == [math.ceil(16 + 16 * max(0.0, 1 - step / 18) ** 3 - 1e-9) for step in range(1, 21)]
+    assert all(later <= earlier for earlier, later in pairwise(sizes))
