@@ -1,4 +1,4 @@
-"""Distil a masked-LM BERT to a quarter of its encoder MACs, export it, and load it with stock transformers.
+r"""Distil a masked-LM BERT to a quarter of its encoder MACs, export it, and load it with stock transformers.
 
 python examples/distill_masked_lm.py --teacher google-bert/bert-base-uncased --text "my_corpus/*.txt" --output_dir out
 """

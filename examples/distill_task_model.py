@@ -1,4 +1,4 @@
-"""Distil a fine-tuned sequence classifier on its own task: task loss + KL at the labels + hidden states.
+r"""Distil a fine-tuned sequence classifier on its own task: task loss + KL at the labels + hidden states.
 
     python examples/distill_task_model.py --teacher my-sst2-bert --train train.parquet --validation dev.parquet \
         --text_columns sentence --output_dir out
