@@ -4,7 +4,7 @@ from students import UNEVEN, make_batch, make_student, masked
 from torch import nn
 
 from homodistil_hf.compaction import compact
-from homodistil_hf.masks import full_masks
+from homodistil_hf.masks import full_masks, zero_dropped
 from homodistil_hf.modeling import HomoBertPreTrainedModel
 from homodistil_hf.sensitivity import (
     METRICS,
@@ -300,6 +300,33 @@ def test_platon_equals_a_slow_reference_before_and_after_a_compaction():
         slow.update(parameters)
         student.bert.embeddings.LayerNorm.weight.data += 0.01
     assert_same_scores(fast.scores(parameters, groups), slow.scores(groups))
+
+
+def test_averages_of_dropped_weights_can_be_zeroed_so_that_a_compaction_changes_no_score():
+    student = make_student()
+    groups, metric = encoder_groups(student), PlatonScores(encoder_groups(student))
+    for seed in range(2):
+        metric.update(take_gradients(student, seed), groups)
+    groups, masks = masked(student, UNEVEN)
+    parameters = dict(student.named_parameters())
+    untouched = metric.scores(parameters, groups)
+    averages = metric.parameter_averages()
+    scored = {piece.parameter for group in groups.values() for piece in group.slices}
+    assert [set(kind) for kind in averages] == [scored - {"projections.embedding.weight"}] * 2  # not in this loss
+    for kind in averages:
+        zero_dropped(kind, groups, masks)
+    before = metric.scores(parameters, groups)
+    metric.keep(masks, compact(student, groups, masks, plan=UNEVEN))
+    after = metric.scores(dict(student.named_parameters()), encoder_groups(student))
+    for name, values in after.items():
+        torch.testing.assert_close(values, before[name][masks[name]], rtol=1e-5, atol=1e-12)
+        assert float(before[name][~masks[name]].abs().sum()) == 0
+    assert not torch.allclose(untouched["hidden"][masks["hidden"]], after["hidden"], rtol=0.01)
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "movement", "magnitude"])
+def test_other_metrics_keep_no_averages_of_weights(name):
+    assert METRICS[name](encoder_groups(make_student())).parameter_averages() == []
 
 
 def test_platon_can_be_asked_before_its_first_update():
