@@ -29,13 +29,14 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("preparation", "measuring", "run_config"),
     ("trainer",),
     ("methods.*", "launch"),
+    ("demo_teacher",),
     ("demo",),
     ("cli",),
     ("__main__",),
 )
 
 SETTINGS_READERS = ("training_args", "preparation", "run_config", "trainer", "methods.*", "launch", "demo", "cli")
-TRAINER_USERS = (*SETTINGS_READERS, "resumable", "measuring")
+TRAINER_USERS = (*SETTINGS_READERS, "resumable", "measuring", "demo_teacher")
 TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
 
