@@ -134,8 +134,7 @@ class MeasuringTrainer(ResumableTrainer):
         forward = {name: value for name, value in inputs.items() if name not in label_names}
         with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
             outputs = type(self.model).forward(self.model, **forward)
-        ignored = self.model.config.keys_to_ignore_at_inference if ignore_keys is None else ignore_keys
-        logits = tuple(value for name, value in outputs.items() if name not in [*ignored, "loss"])
+        logits = tuple(value for name, value in outputs.items() if name not in (ignore_keys or ()))
         return _one_or_all(nested_detach(logits))
 
     def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         optimizer: with at least one group; only its settings are used.
 
     Raises:
-        ValueError: a weight's update depends on other weights (Adafactor, LAMB, Muon…), or the optimizer can't be
+        ValueError: a weight's update depends on other weights, zeros included (Adafactor, Muon…), or the optimizer can't be
             tried.
     """
     generator = torch.Generator().manual_seed(0)

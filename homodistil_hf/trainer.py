@@ -37,6 +37,9 @@ from .widths import WidthPlan
 
 logger = logging.getLogger(__name__)
 
+EXAMPLE_ID = "example_id"
+"""Column that numbers the rows of masked-LM data."""
+
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint")
 """Settings that say where a machine keeps its files; they have no place in a published card."""
 
@@ -72,6 +75,7 @@ class HomoDistilTrainer(MeasuringTrainer):
     args: HomoDistilTrainingArguments
     schedule: PruningSchedule
     lr_scheduler: Any
+    _signature_columns: list[str]
 
     def __init__(
         self,
@@ -178,6 +182,12 @@ class HomoDistilTrainer(MeasuringTrainer):
             counts += self.distillation.count(batch).to(device)
         self.batch_counts = self.accelerator.reduce(counts, reduction="sum")
         return batches, self.batch_counts[0]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if isinstance(self.data_collator, MaskedLMCollator):
+            # The model takes no row number, but a row's masks are drawn from it.
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, EXAMPLE_ID]))
 
     def _check_labels(self, batch: dict[str, Any]) -> None:
         missing = [name for name in self.distillation.task.required_labels if name not in batch]
