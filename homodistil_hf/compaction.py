@@ -115,16 +115,15 @@ def _follow(
         if state is None or select is None:
             continue
         for key, value in state.items():
-            if torch.is_tensor(value) and value.numel() > 1 and value.shape != old.shape:
+            if torch.is_tensor(value) and value.shape == old.shape:
+                state[key] = select(name, value)
+            elif torch.is_tensor(value) and value.numel() > 1:
                 raise ValueError(
                     f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name} of shape "
-                    f"{tuple(old.shape)}, which can't be pruned alike; use an optimizer whose state has the parameter's "
-                    "shape, e.g. optim='adamw_torch'"
+                    f"{tuple(old.shape)}, which can't be pruned alike; use an optimizer whose state has the "
+                    "parameter's shape, e.g. optim='adamw_torch'"
                 )
-        optimizer.state[new] = {
-            key: select(name, value) if torch.is_tensor(value) and value.shape == old.shape else value
-            for key, value in state.items()
-        }
+        optimizer.state[new] = state
 
 
 def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:

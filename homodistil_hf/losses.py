@@ -104,6 +104,14 @@ def regression_terms(
 
     Returns:
         `(squared error, KL)`: scalars, float32 or float64; both averaged over C.
+
+    Example:
+    ```python
+    >>> error, kl = regression_terms(torch.tensor([[1.0]]), torch.tensor([[3.0]]), torch.tensor([[0.0]]))
+    >>> float(error), float(kl)
+    (1.0, 2.0)
+
+    ```
     """
     exact = _exact_dtype(student_RC)
     student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
@@ -149,6 +157,14 @@ def hidden_error(
 
     Returns:
         `torch.Tensor`: scalar, float32 or float64.
+
+    Example:
+    ```python
+    >>> teacher, projected = torch.zeros(1, 2, 4), torch.ones(1, 2, 4)
+    >>> float(hidden_error(teacher, projected)), float(hidden_error(teacher, projected, torch.tensor([[1, 0]])))
+    (2.0, 1.0)
+
+    ```
     """
     exact = _exact_dtype(teacher_BTH)
     error_BTH = (projected_BTH.to(exact) - teacher_BTH.to(exact)).square()
@@ -192,6 +208,14 @@ def attention_scores(
 
     Returns:
         `torch.Tensor` of shape `(B, N, T, T)`, the inputs' type.
+
+    Example:
+    ```python
+    >>> query, key = torch.ones(1, 2, 6), torch.ones(1, 2, 6)
+    >>> attention_scores(query, key, num_heads=2, scaling=0.5).tolist()
+    [[[[1.5, 1.5], [1.5, 1.5]], [[1.5, 1.5], [1.5, 1.5]]]]
+
+    ```
     """
     query = query_BTA.unflatten(-1, (num_heads, -1)).transpose(1, 2)
     key = key_BTA.unflatten(-1, (num_heads, -1)).transpose(1, 2)

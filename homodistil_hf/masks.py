@@ -109,6 +109,17 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
 
     Returns:
         `dict[str, torch.BoolTensor]`: new masks on the CPU.
+
+    Example:
+    ```python
+    >>> sizes = {"hidden": 4, "head.0": 2, "query_key.0": 4, "value_output.0": 4, "ffn.0": 3}
+    >>> masks = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
+    >>> scores = {name: torch.arange(size) for name, size in sizes.items()}
+    >>> chosen = choose_masks(scores, masks, plan=WidthPlan.uniform(3, 1, LayerWidths(1, 1, 2)))
+    >>> chosen["ffn.0"].tolist(), chosen["query_key.0"].tolist()
+    ([False, True, True], [False, False, False, True])
+
+    ```
     """
     cpu_scores = {name: values.detach().cpu() for name, values in scores.items()}
     chosen = {"hidden": _best(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
@@ -242,6 +253,13 @@ def mask_digest(masks: UnitTensors) -> bytes:
 
     Returns:
         `bytes`, 32 of them.
+
+    Example:
+    ```python
+    >>> mask_digest({"ffn.0": torch.tensor([True])}) == mask_digest({"ffn.0": torch.tensor([False])})
+    False
+
+    ```
     """
     digest = hashlib.sha256()
     for name in sorted(masks):

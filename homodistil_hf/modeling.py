@@ -79,6 +79,15 @@ class HomoBertLayerNorm(nn.LayerNorm):
 
     Args:
         config: hidden size, ε and the dropped channels.
+
+    Example:
+    ```python
+    >>> norm = HomoBertLayerNorm(HomoBertConfig(hidden_size=3))
+    >>> norm.set_dropped_channels([1])
+    >>> [round(value, 4) for value in norm(torch.tensor([1.0, 999.0, 3.0])).tolist()]
+    [-1.0, 0.0, 1.0]
+
+    ```
     """
 
     def __init__(self, config: HomoBertConfig):

@@ -20,6 +20,14 @@ class Projections(nn.Module):
         num_hidden_layers: how many hidden states are compared; 0 without that loss.
         with_embedding: whether embeddings are compared.
         init: `"identity"` or `"random"` (normal, standard deviation 1/√student_size).
+
+    Example:
+    ```python
+    >>> projections = Projections(2, 3, num_hidden_layers=1)
+    >>> projections.hidden[0](torch.tensor([5.0, 7.0])).tolist()
+    [5.0, 7.0, 0.0]
+
+    ```
     """
 
     def __init__(

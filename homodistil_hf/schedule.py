@@ -44,6 +44,13 @@ def kept_fraction(progress: float, final_fraction: float) -> float:
 
     Returns:
         `float` in [r_f, 1].
+
+    Example:
+    ```python
+    >>> kept_fraction(0.5, final_fraction=0.25)
+    0.625
+
+    ```
     """
     return 1.0 - (1.0 - final_fraction) * progress
 
@@ -90,6 +97,14 @@ class PruningSchedule:
         windows: kind → (start, end) as shares of all steps.
         interval_steps: steps between two choices of masks, ≥ 1.
         total_steps: T, ≥ 1.
+
+    Example:
+    ```python
+    >>> schedule = PruningSchedule({"ffn": (0.0, 0.5)}, interval_steps=10, total_steps=100)
+    >>> schedule.progress(25), [step for step in range(1, 60) if schedule.is_due(step)]
+    ({'ffn': 0.875}, [10, 20, 30, 40, 50])
+
+    ```
     """
 
     windows: dict[str, tuple[float, float]]
@@ -149,6 +164,17 @@ class DiscrepancyGuard:
         floor_nats: KL that never pauses, ≥ 0.
         patience_steps: longest pause, ≥ 1.
         smoothing: of the moving average, in [0, 1).
+
+    Example:
+    ```python
+    >>> guard = DiscrepancyGuard(ratio=1.5, floor_nats=0.1, patience_steps=30, smoothing=0.0)
+    >>> guard.observe(1.0)
+    >>> guard.mark_pruned()
+    >>> guard.observe(2.0)
+    >>> guard.allows(10), guard.allows(40)
+    (False, True)
+
+    ```
     """
 
     ratio: float

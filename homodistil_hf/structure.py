@@ -180,6 +180,14 @@ def reduce_to_units(values: torch.Tensor, piece: Slice) -> torch.Tensor:
 
     Returns:
         `torch.FloatTensor` of shape `(num_units,)`, float32.
+
+    Example:
+    ```python
+    >>> weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    >>> reduce_to_units(weight, Slice("query.weight", 0, block=2)).tolist()  # two heads of two channels
+    [10.0, 26.0]
+
+    ```
     """
     other_dims = [dim for dim in range(values.dim()) if dim != piece.dim]
     sums = values.sum(other_dims, dtype=torch.float32) if other_dims else values.float()

@@ -93,6 +93,13 @@ def masked_positions(inputs: Inputs) -> torch.Tensor:
 
     Returns:
         `torch.LongTensor` of shape `(M,)`, indices into B·T.
+
+    Example:
+    ```python
+    >>> masked_positions({"labels": torch.tensor([[-100, 7], [5, -100]])}).tolist()
+    [1, 2]
+
+    ```
     """
     given = inputs.get("masked_positions")
     return (inputs["labels"].flatten() != IGNORED_LABEL).nonzero().flatten() if given is None else given

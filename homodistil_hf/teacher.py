@@ -24,6 +24,13 @@ def resolve_teacher_dtype(name: str, device: torch.device) -> torch.dtype:
 
     Returns:
         `torch.dtype`.
+
+    Example:
+    ```python
+    >>> resolve_teacher_dtype("float16", torch.device("cpu"))
+    torch.float16
+
+    ```
     """
     if name != "auto":
         return DTYPES[name]
