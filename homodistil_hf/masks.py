@@ -129,8 +129,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
         for name in (f"query_key.{index}", f"value_output.{index}"):
             by_head = (len(chosen[head]), -1)
             available = masks[name].view(by_head) & chosen[head][:, None]
-            best = _best(cpu_scores[name].view(by_head), available, widths.head_dim)
-            chosen[name] = (best & chosen[head][:, None]).flatten()
+            chosen[name] = _best(cpu_scores[name].view(by_head), available, widths.head_dim).flatten()
         chosen[ffn] = _best(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
     return chosen
 

@@ -156,10 +156,9 @@ def test_each_kind_has_its_own_progress():
 
 
 def test_float_noise_keeps_no_unit_more():
-    full, target = WidthPlan.uniform(30, 1, LayerWidths(1, 1, 1)), WidthPlan.uniform(20, 1, LayerWidths(1, 1, 1))
-    noisy = 1 - 0.9  # 0.09999999999999998: 30 − 10·p = 29.000000000000004
-    plan = scheduled_plan(full, target, progress=at(noisy), present=full, multiple=1)
-    assert plan.hidden_size == 29
+    full, target = (WidthPlan.uniform(size, 1, LayerWidths(1, 1, 1)) for size in (3072, 768))
+    plan = scheduled_plan(full, target, progress=at(0.25 - 1e-15), present=full, multiple=1)
+    assert plan.hidden_size == 2496  # 3072 − 2304·p is 2496.000000000002
 
 
 widths = st.integers(1, 64)

@@ -219,6 +219,14 @@ def test_patience_runs_out_and_starts_anew():
     assert watch.num_pauses == 2
 
 
+def test_patience_buys_one_step_a_pause():
+    watch = observed(guard(patience_steps=20), 1.0)
+    watch.mark_pruned()
+    observed(watch, *[100.0] * 10)
+    assert [watch.allows(step) for step in (10, 20, 30, 40, 50, 60)] == [False, False, True, False, False, True]
+    assert watch.num_pauses == 2
+
+
 def test_a_small_kl_never_pauses():
     watch = observed(guard(smoothing=0.0, floor_nats=0.1), 1e-6)
     watch.mark_pruned()
