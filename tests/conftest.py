@@ -53,6 +53,11 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> BertTokenizer:
+    """See `tiny_tokenizer`."""
+    return tiny_tokenizer()
+
+
+def tiny_tokenizer() -> BertTokenizer:
     """One token a word: five special ones and w5 … w95."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{i}" for i in range(5, VOCAB_SIZE)]
     return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
