@@ -1,6 +1,6 @@
 """One rank of the runs that `test_distributed.py` compares: `torchrun distributed_worker.py FOLDER`.
 
-Every scenario is run by all ranks, one after the other, as starting processes takes longest. Each leaves a file a rank.
+All ranks run every scenario, one after the other, as starting processes takes longest. Each leaves a file a rank.
 """
 
 import sys
