@@ -1,0 +1,496 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_files import own_cache, write_config, write_teacher, write_text
+from transformers import BertForMaskedLM
+
+from homodistil_hf import HomoDistilTrainer, __version__
+from homodistil_hf.caches import cache_folder
+from homodistil_hf.cli import main
+from homodistil_hf.run_config import parse_run
+
+COMMANDS = ("distill", "plan", "export", "verify", "demo", "cache")
+LINES_OF_A_SCREEN = 30
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Teacher, text and config of a run."""
+    folder = tmp_path_factory.mktemp("run of a test")
+    write_config(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """`OUTPUT_DIR` of a run that ended, with checkpoints 4, 8 and 12."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        own_cache(monkeypatch, tmp_path_factory.mktemp("cache"))
+        assert main(["distill", str(folder / "config.json")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def never_trains(monkeypatch):
+    """Errors must come before training starts."""
+
+    def train(*args, **kwargs):
+        pytest.fail("training has started")
+
+    monkeypatch.setattr(HomoDistilTrainer, "train", train)
+
+
+def error_of(capsys, *words):
+    assert main(list(map(str, words))) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("homodistil: error: ") or "\nhomodistil: error: " in captured.err
+    return captured.err[captured.err.index("homodistil: error: ") :]
+
+
+# help, version
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    if command == "distill":
+        assert main([command, "--help"]) == 0
+    else:
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+    text = capsys.readouterr().out
+    assert f"homodistil {command} " in text.partition("usage:")[2].partition("\n")[2]
+    assert len(text.splitlines()) <= LINES_OF_A_SCREEN
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert [command for command in COMMANDS if f"\n    {command} " not in text] == []
+
+
+def test_help_all_lists_every_setting(capsys):
+    assert main(["distill", "--help_all"]) == 0
+    text = capsys.readouterr().out
+    for setting in ("--kl_weight", "--train_data", "--max_grad_norm", "--guard_ratio", "--mlm_probability"):
+        assert setting in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == f"homodistil_hf {__version__}"
+
+
+@pytest.mark.parametrize("words", [[], ["distil"], ["plan", "--teacher", "x"], ["plan", "--studnt", "x"]])
+def test_wrong_words_are_told_without_a_traceback(words, capsys):
+    assert "--help" in error_of(capsys, *words)
+
+
+def test_module_is_the_command():
+    command = [sys.executable, "-m", "homodistil_hf", "plan", "--teacher", "nowhere/at all", "--student", "macs=0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 2
+    assert "homodistil: error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# settings
+
+
+def test_flags_override_the_file(folder):
+    settings = parse_run([str(folder / "config.json"), "--max_steps", "7", "--learning-rate=0.01", "--bf16", "false"])
+    assert (settings.training.max_steps, settings.training.learning_rate, settings.training.bf16) == (7, 0.01, False)
+    assert settings.training.logging_steps == 4
+    assert settings.run.max_seq_length == 16
+
+
+def test_settings_are_a_config_of_the_same_run(folder, tmp_path):
+    first = parse_run([str(folder / "config.json"), "--kl_weight", "0.5", "--hub_token", "secret"])
+    assert "hub_token" not in first.given
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(first.given))
+    second = parse_run([str(path)])
+    assert second.given == first.given
+    assert second.run == first.run
+    assert second.training.kl_weight == 0.5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON: .* line 1, column 2"),
+        ("[1, 2]", r"holds \[1, 2\]; expected a JSON object"),
+        ('"text"', "expected a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"seed": 1, "seed": 2}', "has the key 'seed' more than once"),
+        ('{"kl_weight": NaN}', "holds NaN, which is no JSON"),
+        (b"\xff\xfe", "is no UTF-8 text"),
+        ('{"max_step": 5}', r"unknown key 'max_step' \(value 5\); nearest valid: 'max_steps'"),
+        ('{"max_steps": "5"}', "max_steps='5', of the JSON type string; expected a whole number"),
+        ('{"max_steps": 5.5}', "max_steps=5.5, of the JSON type number; expected a whole number"),
+        ('{"bf16": 1}', "bf16=1, of the JSON type number; expected true or false"),
+        ('{"kl_weight": true}', "kl_weight=True, of the JSON type boolean; expected a number"),
+        ('{"kl_weight": null}', "kl_weight=None, of the JSON type null; expected a number"),
+        ('{"student": 5}', "student=5, of the JSON type number; expected a string or null"),
+        ('{"train_data": ["a", 3]}', "expected a list, each item a string"),
+        ('{"lr_scheduler_type": "cosin"}', "lr_scheduler_type='cosin'.* expected one of 'linear', 'cosine'"),
+        ('{"importance_metric": "size"}', "expected one of 'sensitivity', 'platon', 'magnitude', 'movement'"),
+    ],
+)
+def test_a_config_that_is_wrong(content, message, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as error:
+        parse_run([str(path)])
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_step", "5"], "unknown key --max_step; nearest valid: --max_steps"),
+        (["--max-stepz=5"], "unknown key --max-stepz; nearest valid: --max_steps"),
+        (["--max_steps", "many"], "max_steps.* invalid int value: 'many'"),
+        (["more.json"], "unexpected argument 'more.json'; expected CONFIG.json first"),
+        (["--teacher", ""], "teacher='' is not set; name one in CONFIG or as --teacher"),
+        (["--max_eval_blocks", "0"], "max_eval_blocks=0 is too small; nearest valid: 1"),
+    ],
+)
+def test_flags_that_are_wrong(flags, message, folder):
+    with pytest.raises(ValueError, match=message):
+        parse_run([str(folder / "config.json"), *flags])
+
+
+def test_a_config_that_is_absent(tmp_path):
+    with pytest.raises(OSError, match=r"absent.json' can't be read \(No such file or directory\)"):
+        parse_run([str(tmp_path / "absent.json")])
+
+
+def test_output_dir_has_no_default(folder):
+    with pytest.raises(ValueError, match="output_dir is not set"):
+        parse_run(["--teacher", "t", "--train_data", "x.txt"])
+
+
+# every error before training starts
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_stepz": 1}, "unknown key 'max_stepz' (value 1); nearest valid: 'max_steps'"),
+        ({"student": "homobert-tin"}, "student='homobert-tin' is unknown; nearest valid: 'homobert-tiny'"),
+        (
+            {"student": {"hidden_size": 15, "num_attention_heads": 2, "intermediate_size": 32}},
+            "student hidden_size=15 is not divisible by num_attention_heads=2; nearest valid: 14",
+        ),
+        (
+            {"student": {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}},
+            "hidden_size=64 is wider than its teacher's 32; nearest valid",
+        ),
+        ({"student": None}, "student=None names no widths; name a preset"),
+        (
+            {"pruning_start_fraction": 0.7, "pruning_end_fraction": 0.5},
+            "pruning_start_fraction=0.7 is not below pruning_end_fraction=0.5; pruning needs a start before its end",
+        ),
+        ({"pruning_end_fraction": 1.5}, "pruning_end_fraction=1.5 is outside [0, 1]; the default is"),
+        (
+            {"max_seq_length": 64},
+            "max_seq_length=64 is over the teacher's max_position_embeddings=32; nearest valid: 32",
+        ),
+        ({"text_column": "words"}, "missing text column (text_column='words'); set text_column to one of"),
+        ({"train_data": "absent.txt"}, "train_data='absent.txt' does not exist; expected a file"),
+        ({"streaming": True, "max_steps": -1}, "a stream has no length; set max_steps"),
+        ({"resume_from_checkpoint": "last"}, "resume_from_checkpoint='last' finds no checkpoint-N"),
+    ],
+)
+def test_a_run_that_can_not_work(settings, message, folder, tmp_path, capsys, never_trains):
+    values = json.loads((folder / "config.json").read_text()) | {"output_dir": str(tmp_path / "run")} | settings
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    assert message in error_of(capsys, "distill", path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "train_data='{}' is an empty data set (0 bytes in 1 files); expected text"),
+        ("\n\n\n", "train_data=['{}']: the text has 0 tokens, but max_seq_length=16 needs 14 for one block"),
+    ],
+)
+def test_an_empty_data_set(content, message, folder, tmp_path, capsys, never_trains):
+    path = tmp_path / "empty.txt"
+    path.write_text(content)
+    config = folder / "config.json"
+    told = error_of(capsys, "distill", config, "--train_data", path, "--output_dir", tmp_path / "run")
+    assert message.format(path) in told
+
+
+def test_a_teacher_that_is_no_supported_encoder(folder, tmp_path, capsys, never_trains):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    message = error_of(
+        capsys, "distill", folder / "config.json", "--teacher", tmp_path, "--output_dir", tmp_path / "run"
+    )
+    assert "has model_type='gpt2'; supported: bert, homobert" in message
+
+
+def test_a_task_teacher_is_sent_to_its_example(folder, tmp_path, capsys, never_trains):
+    teacher = write_teacher(tmp_path / "teacher", task="sequence_classification")
+    message = error_of(
+        capsys, "distill", folder / "config.json", "--teacher", teacher, "--output_dir", tmp_path / "run"
+    )
+    assert "is a BertForSequenceClassification" in message
+    assert "examples/distill_task_model.py" in message
+
+
+def test_a_vocabulary_that_does_not_fit(folder, tmp_path, capsys, never_trains):
+    teacher = write_teacher(tmp_path / "teacher", vocab_size=50)
+    message = error_of(
+        capsys, "distill", folder / "config.json", "--teacher", teacher, "--output_dir", tmp_path / "run"
+    )
+    assert "tokenizer has 96 tokens, but the teacher's vocab_size=50; use the tokenizer" in message
+
+
+def test_a_teacher_without_tokenizer(folder, tmp_path, capsys, never_trains):
+    teacher = write_teacher(tmp_path / "teacher")
+    for path in teacher.glob("tokenizer*"):
+        path.unlink()
+    message = error_of(
+        capsys, "distill", folder / "config.json", "--teacher", teacher, "--output_dir", tmp_path / "run"
+    )
+    assert f"tokenizer='{teacher}' has no vocabulary beside special tokens; name one with --tokenizer" in message
+
+
+def test_an_output_folder_that_is_a_file(folder, tmp_path, capsys, never_trains):
+    (tmp_path / "file").write_text("")
+    message = error_of(capsys, "distill", folder / "config.json", "--output_dir", tmp_path / "file" / "run")
+    assert f"output_dir='{tmp_path}/file/run' can't be created" in message
+
+
+def test_an_output_folder_that_is_not_empty(folder, tmp_path, capsys, never_trains):
+    (tmp_path / "notes.txt").write_text("mine")
+    message = error_of(capsys, "distill", folder / "config.json", "--output_dir", tmp_path)
+    assert f"output_dir='{tmp_path}' is not empty (" in message
+    assert "notes.txt" in message
+    assert "--resume_from_checkpoint last, pass --overwrite_output_dir" in message
+
+
+def test_a_corrupted_checkpoint(finished, folder, tmp_path, capsys, never_trains):
+    shutil.copytree(finished, tmp_path / "run")
+    weights = tmp_path / "run" / "checkpoint-12" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    message = error_of(
+        capsys, "distill", folder / "config.json", "--output_dir", tmp_path / "run", "--resume_from_checkpoint", "last"
+    )
+    assert (
+        f"resume_from_checkpoint='{tmp_path}/run/checkpoint-12' can't be used: model.safetensors is damaged" in message
+    )
+    assert f"last good checkpoint, {tmp_path}/run/checkpoint-8" in message
+
+
+def test_a_bug_during_training_keeps_its_traceback(folder, tmp_path, monkeypatch):
+    def finish_step(self):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(HomoDistilTrainer, "finish_step", finish_step)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")])
+
+
+# distill
+
+
+def test_a_run_leaves_a_student_and_its_numbers(finished):
+    results = json.loads((finished / "results.json").read_text())
+    teacher, student = results["models"]
+    model = BertForMaskedLM.from_pretrained(finished / "student")
+    assert type(model).__module__ == "transformers.models.bert.modeling_bert"
+    assert student["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert teacher["kl"] == 0.0
+    assert student["kl"] == results["evaluation"]["kl"] > 0.0
+    assert results["plan"]["hidden_size"] == model.config.hidden_size == 16
+    assert results["evaluation"]["kept_fraction_hidden"] == 0.5
+    assert results["num_steps"] == 12
+
+
+def test_a_run_is_reproduced_by_its_settings(finished, tmp_path):
+    again = tmp_path / "again"
+    assert main(["distill", str(finished / "settings.json"), "--output_dir", str(again)]) == 0
+    assert_same_weights(again / "student", finished / "student")
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, capsys):
+    interrupted = tmp_path / "run"
+    shutil.copytree(finished, interrupted)
+    shutil.rmtree(interrupted / "student")
+    shutil.rmtree(interrupted / "checkpoint-12")
+    words = ["--output_dir", str(interrupted), "--resume_from_checkpoint", "last"]
+    assert main(["distill", str(folder / "config.json"), *words]) == 0
+    assert f"from_pretrained('{interrupted}/student')" in capsys.readouterr().out
+    assert_same_weights(interrupted / "student", finished / "student")
+
+
+def test_text_is_held_out_where_none_is_given(folder, tmp_path, capsys):
+    words = ["--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
+    config = json.loads((folder / "config.json").read_text())
+    del config["eval_data"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["distill", str(tmp_path / "config.json"), *words]) == 0
+    assert "eval_data is not set: 6 of 120 documents of train_data are held out" in capsys.readouterr().out
+
+
+def test_a_single_document_can_not_be_split(folder, tmp_path, capsys, never_trains):
+    text = tmp_path / "one.txt"
+    text.write_text("w5 w6 w7 " * 50)
+    config = json.loads((folder / "config.json").read_text()) | {"train_data": str(text)}
+    del config["eval_data"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"output_dir": str(tmp_path / "run")}))
+    assert "train_data has 1 document, of which none can be held out" in error_of(
+        capsys, "distill", tmp_path / "config.json"
+    )
+
+
+def test_a_streamed_run(folder, tmp_path):
+    words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]
+    assert main(["distill", str(folder / "config.json"), *words]) == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_tell_their_result_once(folder, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
+    cache = {"HOMODISTIL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True, env={**os.environ, **cache})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("from_pretrained(") == 2  # model and tokenizer, told by one process
+    assert BertForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.hidden_size == 16
+
+
+# plan
+
+
+def test_plan_needs_no_weights(tmp_path, folder, capsys):
+    shutil.copy(folder / "teacher" / "config.json", tmp_path)
+    assert main(["plan", "--teacher", str(tmp_path), "--student", "macs=0.5", "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    teacher = BertForMaskedLM.from_pretrained(folder / "teacher")
+    assert costs["teacher"]["num_parameters"] == sum(parameter.numel() for parameter in teacher.parameters())
+    assert costs["cost_fractions"]["encoder_macs"] == pytest.approx(
+        costs["student"]["encoder_macs"] / costs["teacher"]["encoder_macs"], abs=1e-4
+    )
+
+
+def test_an_uneven_plan_has_two_costs(folder, capsys):
+    layers = [
+        {"num_attention_heads": 1, "head_dim": 8, "intermediate_size": 16},
+        {"num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
+    ]
+    plan = json.dumps({"hidden_size": 16, "layers": layers})
+    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", plan]) == 0
+    assert "padded to stock BERT" in capsys.readouterr().out
+    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", plan, "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    assert costs["student"]["num_parameters"] < costs["padded"]["num_parameters"]
+    assert costs["padded"]["plan"]["intermediate_size"] == 32
+
+
+def test_an_even_plan_has_one_cost(folder, capsys):
+    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5"]) == 0
+    assert "padded to stock BERT" not in capsys.readouterr().out
+
+
+def test_an_impossible_plan(folder, capsys):
+    message = error_of(capsys, "plan", "--teacher", folder / "teacher", "--student", "homobert-tiny")
+    assert "student='homobert-tiny' has 12 layers, its teacher 2; nearest valid: student='macs=" in message
+
+
+# export, verify, cache
+
+
+def test_verify_passes_what_a_run_exported(finished, capsys):
+    assert main(["verify", str(finished / "student")]) == 0
+    assert "all is well" in capsys.readouterr().out
+
+
+def test_verify_tells_what_is_wrong(finished, tmp_path, capsys):
+    shutil.copytree(finished / "student", tmp_path / "student")
+    weights = tmp_path / "student" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(["verify", str(tmp_path / "student")]) == 1
+    assert "model.safetensors" in capsys.readouterr().err
+
+
+def test_formats_are_converted_into_each_other(finished, tmp_path):
+    compact, standard = tmp_path / "compact", tmp_path / "standard"
+    assert main(["export", str(finished), "--output", str(compact), "--format", "compact"]) == 0
+    assert json.loads((compact / "config.json").read_text())["model_type"] == "homobert"
+    assert main(["export", str(compact), "--output", str(standard)]) == 0
+    assert_same_weights(standard, finished / "student")
+
+
+def test_the_last_checkpoint_is_the_student(finished, tmp_path):
+    assert main(["export", str(finished / "checkpoint-12"), "--output", str(tmp_path / "student")]) == 0
+    assert_same_weights(tmp_path / "student", finished / "student")
+    facts = json.loads((tmp_path / "student" / "facts.json").read_text())
+    assert facts["teacher"]["name"] == "teacher"
+    assert facts["settings"]["pruning_interval_steps"] == 2
+
+
+def test_an_unfinished_student_needs_permission(finished, tmp_path, capsys):
+    words = ["export", str(finished / "checkpoint-4"), "--output", str(tmp_path / "student")]
+    assert "--allow_partial" in error_of(capsys, *words)
+    assert main([*words, "--allow_partial"]) == 0
+    assert BertForMaskedLM.from_pretrained(tmp_path / "student").config.hidden_size > 16
+
+
+def test_an_export_is_replaced_only_on_demand(finished, tmp_path, capsys):
+    words = ["export", str(finished), "--output", str(tmp_path / "student")]
+    assert main(words) == 0
+    assert "holds an export already" in error_of(capsys, *words)
+    assert main([*words, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("name", ["absent", ""])
+def test_a_folder_without_a_student(name, tmp_path, capsys):
+    message = error_of(capsys, "export", tmp_path / name, "--output", tmp_path / "student")
+    assert "expected a finished run, a checkpoint-N or an export" in message
+
+
+def test_caches_are_listed_and_cleared(tmp_path, capsys):
+    cache = cache_folder()
+    for name in ("demo/a", "datasets/b", "mine/c"):
+        (cache / name).parent.mkdir(parents=True)
+        (cache / name).write_bytes(b"1234")
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out == f"{cache}/demo: 4 bytes\n{cache}/datasets: 4 bytes\n"
+    assert main(["cache", "--clear"]) == 0
+    assert capsys.readouterr().out == f"freed 8 bytes in {cache}\n"
+    assert [path.name for path in cache.iterdir()] == ["mine"]
+
+
+def test_a_run_tokenizes_into_our_cache(folder, tmp_path):
+    write_text(tmp_path / "text.txt", seed=5)
+    words = ["--train_data", str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
+    assert main(["distill", str(folder / "config.json"), *words]) == 0
+    assert list((cache_folder() / "datasets").rglob("*.arrow"))
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    tensors, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert tensors.keys() == others.keys()
+    assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []
