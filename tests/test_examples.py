@@ -1,4 +1,6 @@
+import ast
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -8,9 +10,12 @@ from datasets import Dataset
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
+import homodistil_hf
 from homodistil_hf import PRESETS, resolve_plan
 from homodistil_hf.cli import main
+from homodistil_hf.cost import count_parameters, encoder_macs
 from homodistil_hf.run_config import parse_run
+from homodistil_hf.widths import teacher_plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CONFIGS = sorted((EXAMPLES / "configs").glob("*.json"))
@@ -101,3 +106,47 @@ def test_task_model_script(tmp_path, monkeypatch, capsys):
     student = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "student")
     assert student.config.hidden_size < 32
     assert "accuracy" in capsys.readouterr().out
+
+
+README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks_of(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_readmes_json_is_a_config(tmp_path):
+    (text,) = blocks_of("json")
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    settings = parse_run([str(path), "--bf16", "false", "--use_cpu"])
+    assert resolve_plan(settings.training.student, BertConfig()) == PRESETS["homobert-tiny"]
+
+
+def test_the_readmes_python_names_what_there_is():
+    (text,) = blocks_of("python")
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports if node.module == "homodistil_hf" for alias in node.names}
+    assert names == {"HomoDistilTrainer", "HomoDistilTrainingArguments", "load_text", "tokenize_to_blocks"}
+    assert names <= set(homodistil_hf.__all__)
+    assert len(text.strip().splitlines()) <= 25
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_readmes_table_is_what_the_formulas_give(name):
+    plan = PRESETS[name]
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+    widths = plan.layers[0]
+    macs = encoder_macs(teacher_plan(BertConfig())) / encoder_macs(plan)
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [
+        str(plan.hidden_size),
+        f"{widths.num_attention_heads} × {widths.head_dim}",
+        str(widths.intermediate_size),
+        f"{count_parameters(plan, BertConfig()) / 1e6:.1f} M",
+        f"1/{macs:.1f}",
+    ]
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", README) if not target.startswith("http")]
+    assert [target for target in targets if not (EXAMPLES.parent / target).exists()] == []
