@@ -198,12 +198,16 @@ def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:
     name = run.tokenizer or run.teacher
     revision = run.teacher_revision if run.tokenizer is None else None
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision or "main", token=settings.training.hub_token, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"tokenizer={name!r} can't be loaded ({reason}); name one with --tokenizer") from error
+    # What transformers makes of a folder without a vocabulary.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ValueError(f"tokenizer={name!r} has no vocabulary beside special tokens; name one with --tokenizer")
+    return tokenizer
 
 
 def _load_blocks(settings: RunConfig, sources: Sources, say: Say) -> tuple[Blocks, Dataset]:
@@ -216,10 +220,12 @@ def _load_blocks(settings: RunConfig, sources: Sources, say: Say) -> tuple[Block
     documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
     if eval_documents is None:
         documents, eval_documents = _hold_out(documents, say)
-    blocks = _tokenized(documents, settings, sources)
+    blocks = _tokenized(documents, settings, sources, argument="train_data")
     if run.streaming:
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
-    return blocks, _first_blocks(_tokenized(eval_documents, settings, sources), run.max_eval_blocks)
+    return blocks, _first_blocks(
+        _tokenized(eval_documents, settings, sources, argument="eval_data"), run.max_eval_blocks
+    )
 
 
 def _hold_out(documents: Blocks, say: Say) -> tuple[Blocks, Blocks]:
@@ -240,14 +246,19 @@ def _hold_out(documents: Blocks, say: Say) -> tuple[Blocks, Blocks]:
     return documents.select(sorted(kept)), documents.select(held_out)
 
 
-def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources) -> Blocks:
-    return tokenize_to_blocks(
-        documents,
-        sources.tokenizer,
-        max_seq_length=settings.run.max_seq_length,
-        num_proc=settings.run.preprocessing_num_workers,
-        max_positions=sources.config.max_position_embeddings,
-    )
+def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources, *, argument: str) -> Blocks:
+    run = settings.run
+    try:
+        return tokenize_to_blocks(
+            documents,
+            sources.tokenizer,
+            max_seq_length=run.max_seq_length,
+            num_proc=run.preprocessing_num_workers,
+            max_positions=sources.config.max_position_embeddings,
+        )
+    except ValueError as error:
+        source = getattr(run, argument) or run.train_data
+        raise ValueError(f"{argument}={source}: {error}") from error
 
 
 def _first_blocks(blocks: Blocks, num_blocks: int) -> Dataset:
