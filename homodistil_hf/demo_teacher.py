@@ -38,7 +38,7 @@ from .teacher import multiplies_bfloat16
 
 _SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _HELD_OUT_EVERY = 20
-_NUM_EVAL_BLOCKS = 512
+_NUM_EVAL_BLOCKS = 256
 
 
 @dataclass(frozen=True)
