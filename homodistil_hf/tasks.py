@@ -65,9 +65,7 @@ class Task:
             `torch.Tensor`: int64 scalar; 0 for a batch without labels that count.
         """
         labels = self.labels(inputs)
-        if not self.has_classes:
-            return torch.tensor(len(labels), device=labels.device)
-        return (labels != IGNORED_LABEL).sum()
+        return torch.tensor(len(labels), device=labels.device)
 
 
 def task_of(model: HomoBertPreTrainedModel) -> Task:

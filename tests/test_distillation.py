@@ -65,7 +65,7 @@ def test_in_bfloat16_student_and_fast_teacher_agree_up_to_the_projections_roundi
     autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     with autocast():
         terms = terms_of(distillation, make_batch(task), autocast=autocast)
-    assert float(terms["kl"]) == float(terms["attention"]) == 0.0
+    assert [float(terms[name].detach()) for name in ("kl", "attention")] == [0.0, 0.0]
     # States are rounded to 8 bits when they are projected, an error of up to 2⁻⁸ of each.
     assert 0 < float(terms["embedding"].detach()) < 1e-5
     assert 0 < float(terms["hidden"].detach()) < 2e-5
@@ -298,6 +298,17 @@ def test_gradient_checkpointing_keeps_all_terms_and_gradients():
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)
     assert float(gradients[0]["bert.encoder.layer.1.attention.self.query.weight"].abs().max()) > 0
+
+
+def test_projections_run_in_the_context_they_are_given():
+    distillation, dtypes = make_pair(make_student()), []
+    projections = [distillation.student.projections.embedding, *distillation.student.projections.hidden]
+    for projection in projections:
+        projection.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
+    terms_of(distillation, make_batch(), autocast=partial(torch.autocast, "cpu", dtype=torch.bfloat16))
+    assert dtypes == [torch.bfloat16] * 3
+    terms_of(distillation, make_batch())
+    assert dtypes[3:] == [torch.float32] * 3
 
 
 def test_terms_are_float32_whatever_the_autocast_type():

@@ -472,3 +472,5 @@ def test_the_digest_tells_masks_apart():
             changed[unit] = False
             digests.add(mask_digest(masks | {name: changed}))
     assert len(digests) == 1 + 2 * len(masks)
+    one, other = torch.tensor([True, False, True]), torch.tensor([True])
+    assert mask_digest({"a": one[:2], "b": other}) != mask_digest({"a": other, "b": one[1:]})
