@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_teacher, tiny_tokenizer
+from datasets import load_dataset
 from runs import Interrupt, SaveAt, logs_of
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, BertForSequenceClassification
 
