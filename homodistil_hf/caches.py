@@ -19,13 +19,15 @@ ENVIRONMENT_VARIABLE = "HOMODISTIL_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder of all caches: `$HOMODISTIL_CACHE`, `$XDG_CACHE_HOME/homodistil_hf` or `~/.cache/homodistil_hf`.
+    """The folder of all caches, `homodistil_hf` below `$HOMODISTIL_CACHE`, `$XDG_CACHE_HOME` or `~/.cache`.
+
+    It has a name of its own everywhere, so that clearing it never touches what others keep beside it.
 
     Returns:
         `Path`: absolute; it may not exist yet.
     """
     if own := os.environ.get(ENVIRONMENT_VARIABLE):
-        return Path(own).expanduser().absolute()
+        return Path(own).expanduser().absolute() / "homodistil_hf"
     parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(parent).expanduser().absolute() / "homodistil_hf"
 

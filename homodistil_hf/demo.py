@@ -17,6 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, ProgressCallback, 
 
 from .cost import measure_latencies
 from .demo_teacher import Lesson, TeacherSettings, prepare_lesson
+from .export import check_target
 from .facts import model_facts, version_facts
 from .launch import teacher_metrics
 from .methods.baselines import OneShotTrainer
@@ -58,7 +59,7 @@ class DemoSettings:
 
     output_dir: str = "runs/demo"
     seed: int = 0
-    max_steps: int = 800
+    max_steps: int = 600
     batch_size: int = 32
     learning_rate: float = 1e-3
     pruning_interval_steps: int = 10
@@ -176,6 +177,8 @@ def claim_folder(folder: Path) -> None:
         raise ValueError(
             f"output_dir={str(folder)!r} is not empty and was not written by homodistil demo; name another folder"
         )
+    for name in _TRAINERS:
+        check_target(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
     _write(marker, {"made_by": _MADE_BY})
 

@@ -95,7 +95,7 @@ def export_student(
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is unknown; nearest valid: {nearest_name(format, FORMATS)!r}")
-    target = _free_target(Path(folder), overwrite)
+    target = check_target(folder, overwrite=overwrite)
     run = run_facts(facts)
     student = to_student(model).cpu().eval()
     if dropped := student.config.dropped_hidden_channels:
@@ -185,8 +185,20 @@ def convert_export(
     )
 
 
-def _free_target(folder: Path, overwrite: bool) -> Path:
-    target = folder.resolve()
+def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Make sure that an export can go to a folder, so that a long run doesn't find out at its end.
+
+    Args:
+        folder: where to.
+        overwrite: an earlier export there may be replaced.
+
+    Returns:
+        `Path`: absolute.
+
+    Raises:
+        ValueError: it is a file, or holds something that an export would delete.
+    """
+    target = Path(folder).resolve()
     if target.exists() and not target.is_dir():
         raise ValueError(f"folder={str(folder)!r} is a file; choose another name")
     if not target.is_dir() or not any(target.iterdir()):

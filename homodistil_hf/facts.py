@@ -39,6 +39,7 @@ _COST_HEADS = {
     "BertForTokenClassification": "token_classification",
     "BertForQuestionAnswering": "question_answering",
 }
+_PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 _NUM_PROBE_TOKENS = 16
 _NUM_PROBE_LOGITS = 64
 
@@ -160,7 +161,8 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
         facts: any of `RUN_SECTIONS`, each a mapping of names to plain values.
 
     Returns:
-        `dict`: the same sections; settings that hold access tokens are left out.
+        `dict`: the same sections; settings that hold access tokens or say where a machine keeps its files are left
+        out, and of other paths that exist here only the last part is kept.
 
     Raises:
         ValueError: an unknown section.
@@ -175,7 +177,11 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
         if not isinstance(section, Mapping):
             raise ValueError(f"facts[{name!r}]={section!r} is no mapping; expected names and plain values")
     settings = sections.get("settings", {})
-    sections["settings"] = {name: value for name, value in settings.items() if not name.endswith("token")}
+    sections["settings"] = {
+        name: _without_folders(value)
+        for name, value in settings.items()
+        if not name.endswith("token") and name not in _PRIVATE_SETTINGS
+    }
     return {name: _plain(section) for name, section in sections.items() if section}
 
 
@@ -303,6 +309,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"{FACTS_FILE} in folder={str(folder)!r} is not of version {FACTS_VERSION}; export again with this package"
         )
     return facts
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, str) and any(separator in value for separator in "/\\") and _is_local(value):
+        return Path(value).name
+    return value
+
+
+def _is_local(value: str) -> bool:
+    path = Path(value).expanduser()
+    try:
+        return path.is_absolute() or value.startswith((".", "~")) or path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL: no path
+        return False
 
 
 def _is_hub_id(name: str) -> bool:

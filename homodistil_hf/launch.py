@@ -21,6 +21,7 @@ from .checkpoint import STAGING_NAME, check_manifest, sorted_checkpoints
 from .conversion import load_teacher, load_teacher_config
 from .data import check_tokenizer, load_text, repeat_stream, tokenize_to_blocks
 from .discrepancy import DiscrepancyMeter
+from .export import check_target
 from .facts import read_facts, version_facts
 from .plans import resolve_plan
 from .preparation import check_output_dir, existing_files
@@ -149,6 +150,7 @@ def _check_output_folder(settings: RunConfig) -> None:
     training = settings.training
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
     check_output_dir(output_dir)
+    check_target(Path(output_dir) / STUDENT_FOLDER, overwrite=True)
     if not resume:
         earlier = [name for name in existing_files(output_dir) if name != STAGING_NAME]
         if earlier and not training.overwrite_output_dir:

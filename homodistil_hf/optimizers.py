@@ -56,25 +56,30 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         optimizer: with at least one group; only its settings are used.
 
     Raises:
-        ValueError: a weight's update depends on other weights, zeros included (Adafactor, Muon…), or the optimizer can't be
-            tried.
+        ValueError: a weight's update depends on other weights, zeros included (Muon…), the optimizer keeps state of
+            another shape than the weights (Adafactor…), or it can't be tried.
     """
     generator = torch.Generator().manual_seed(0)
     weight, *gradients = torch.randn(4, _ROWS, _COLUMNS, generator=generator).unbind()
     rows, columns = torch.arange(_ROWS) % 3 > 0, torch.arange(_COLUMNS) % 4 > 0
     kept = rows[:, None] & columns
     try:
-        masked = _stepped(optimizer, weight * kept, [gradient * kept for gradient in gradients])
-        compacted = _stepped(
+        masked, state = _stepped(optimizer, weight * kept, [gradient * kept for gradient in gradients])
+        compacted, _ = _stepped(
             optimizer, weight[rows][:, columns], [gradient[rows][:, columns] for gradient in gradients]
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(_refusal(optimizer, f"could not be tried ({type(error).__name__}: {error})")) from error
     if not torch.allclose(masked[rows][:, columns], compacted, rtol=1e-5, atol=1e-7):
         raise ValueError(_refusal(optimizer, "updates a weight by what other weights of its matrix do"))
+    for name, value in state.items():
+        if torch.is_tensor(value) and value.numel() > 1 and value.shape != weight.shape:
+            raise ValueError(_refusal(optimizer, f"keeps {name} of another shape than the weights"))
 
 
-def _stepped(optimizer: torch.optim.Optimizer, weight: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
+def _stepped(
+    optimizer: torch.optim.Optimizer, weight: torch.Tensor, gradients: list[torch.Tensor]
+) -> tuple[torch.Tensor, dict]:
     group = optimizer.param_groups[0]
     device = next((parameter.device for parameter in group["params"]), weight.device)
     parameter = nn.Parameter(weight.to(device))
@@ -84,7 +89,7 @@ def _stepped(optimizer: torch.optim.Optimizer, weight: torch.Tensor, gradients: 
     for gradient in gradients:
         parameter.grad = gradient.to(device, copy=True)
         trial.step()
-    return parameter.detach()
+    return parameter.detach(), trial.state[parameter]
 
 
 def _refusal(optimizer: torch.optim.Optimizer, reason: str) -> str:

@@ -38,11 +38,7 @@ def compacted_copy(
     Raises:
         ValueError: the plan has not been reached and `allow_partial` is False.
     """
-    if not pruner.plan_reached and not allow_partial:
-        raise ValueError(
-            f"the student has not reached its plan yet ({pruner.kept.to_json()}, not {pruner.target.to_json()}); "
-            "resume the run, or pass allow_partial=True (--allow_partial) to take it as it is"
-        )
+    check_finished(pruner, allow_partial=allow_partial)
     plan = pruner.kept if format == "compact" else nearest_paddable(pruner.kept)
     student = type(pruner.model)(copy.deepcopy(pruner.model.config))
     student.load_state_dict(weights_without_projections(pruner.model))
@@ -51,6 +47,23 @@ def compacted_copy(
     apply_masks(student, groups, masks)
     compact(student, groups, masks, plan=plan)
     return student.eval()
+
+
+def check_finished(pruner: Pruner, *, allow_partial: bool) -> None:
+    """Refuse a student that is still on its way.
+
+    Args:
+        pruner: of the run.
+        allow_partial: whether that is fine.
+
+    Raises:
+        ValueError: the plan has not been reached and `allow_partial` is False.
+    """
+    if not pruner.plan_reached and not allow_partial:
+        raise ValueError(
+            f"the student has not reached its plan yet ({pruner.kept.to_json()}, not {pruner.target.to_json()}); "
+            "resume the run, or pass allow_partial=True (--allow_partial) to take it as it is"
+        )
 
 
 def checkpoint_pruner(folder: str | Path) -> Pruner:

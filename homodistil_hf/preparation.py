@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
+import pyarrow.compute as pc
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset
@@ -83,6 +85,9 @@ def _student_and_plan(
         plan = resolve_plan(widths, config, multiple=multiple)
         return to_student(load_teacher(model, config=config)), plan
     student = to_student(model).float()
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(trainable.get(name, True))
     return student, resolve_plan(widths, model.config, multiple=multiple)
 
 
@@ -118,36 +123,53 @@ def existing_files(output_dir: str) -> list[str]:
     return sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
 
 
-def check_data(train_dataset: Any, tokenizer: Any, config: Any) -> None:
-    """Look at the first row before training starts.
+def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
+    """Look at the data before training starts.
 
     Args:
-        train_dataset: map-style or streaming; None is fine (evaluation only).
+        data: argument name → data set, map-style or streaming, or a mapping of them; None is fine. Streams can't be
+            looked at.
         tokenizer: checked against the teacher's vocabulary when it is one.
         config: the student's configuration.
 
     Raises:
-        ValueError: an empty data set, sequences longer than the teacher's positions, a tokenizer of another
-            vocabulary.
+        ValueError: an empty data set, rows that are not tokenized, sequences longer than the teacher's positions, a
+            tokenizer of another vocabulary.
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizer(tokenizer, config)
-    if not isinstance(train_dataset, Sized):
+    for name, dataset in data.items():
+        parts = dataset if isinstance(dataset, dict) else {"": dataset}
+        for part, rows in parts.items():
+            _check_rows(f"{name}[{part!r}]" if part else name, rows, config)
+
+
+def _check_rows(name: str, rows: Any, config: Any) -> None:
+    if not isinstance(rows, Sized) or isinstance(rows, IterableDataset):
         return
-    if len(train_dataset) == 0:
-        raise ValueError("train_dataset is empty (0 rows); check its filters, split and path")
-    if not isinstance(train_dataset, IterableDataset):
-        _check_length(train_dataset, config)
-
-
-def _check_length(train_dataset: Any, config: Any) -> None:
-    row = train_dataset[0]
-    length = len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else 0
+    if len(rows) == 0:
+        raise ValueError(f"{name} is empty (0 rows); check its filters, split and path")
+    table: Any = rows
+    first = table[0]
+    if isinstance(first, Mapping) and "input_ids" not in first:
+        raise ValueError(
+            f"{name} has rows of {', '.join(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "
+            "(masked words: homodistil_hf.tokenize_to_blocks)"
+        )
+    length = _longest(rows, first)
     if length > config.max_position_embeddings:
         raise ValueError(
-            f"train_dataset has sequences of {length} tokens, above the teacher's max_position_embeddings="
+            f"{name} has sequences of {length} tokens, above the teacher's max_position_embeddings="
             f"{config.max_position_embeddings}; set max_seq_length to at most that"
         )
+
+
+def _longest(rows: Any, first: Any) -> int:
+    """Tokens of the longest row of a table; of any other data set only the first row is looked at."""
+    if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
+        tables = rows.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)
+        return max(pc.max(pc.list_value_length(table["input_ids"])).as_py() or 0 for table in tables)
+    return len(first["input_ids"]) if isinstance(first, Mapping) else 0
 
 
 def _loaded(teacher: str | PreTrainedModel | None, *, default: PreTrainedModel) -> PreTrainedModel:

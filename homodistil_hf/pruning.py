@@ -165,6 +165,14 @@ class Pruner:
             self.prune_to(plan)
         return self.maybe_compact(optimizer)
 
+    def final_plan(self) -> WidthPlan:
+        """The widths at the end of pruning if all were decided now: the target, or its totals shared out globally.
+
+        Returns:
+            [`WidthPlan`].
+        """
+        return self._plan_at(dict.fromkeys(("hidden", "attention", "ffn"), 1.0))
+
     def prune_to(self, plan: WidthPlan) -> None:
         """Drop the least important units down to a plan.
 

@@ -27,7 +27,7 @@ from .export import export_student
 from .hub import push_export
 from .measuring import MeasuringTrainer
 from .optimizers import adopt_optimizer, check_optimizer
-from .outcome import compacted_copy
+from .outcome import check_finished, compacted_copy
 from .preparation import check_data, check_output_dir, existing_files, prepare
 from .pruning import Pruner, PruningSettings
 from .run_state import load_run_state, save_run_state, weights_without_projections
@@ -39,9 +39,6 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
-
-_PRIVATE_SETTINGS = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint")
-"""Settings that say where a machine keeps its files; they have no place in a published card."""
 
 
 class HomoDistilTrainer(MeasuringTrainer):
@@ -91,7 +88,11 @@ class HomoDistilTrainer(MeasuringTrainer):
         check_output_dir(args.output_dir)
         self.earlier_files = [name for name in existing_files(args.output_dir) if name != STAGING_NAME]
         parts = prepare(model, args, teacher=teacher)
-        check_data(kwargs.get("train_dataset"), processing_class, parts.student.config)
+        check_data(
+            {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")},
+            processing_class,
+            parts.student.config,
+        )
         _pin_data_order(args)
         if data_collator is None and type(parts.student).__name__ == "HomoBertForMaskedLM":
             data_collator = _masking_collator(processing_class, args)
@@ -114,6 +115,17 @@ class HomoDistilTrainer(MeasuringTrainer):
         self.num_bad_steps = self.num_bad_steps_in_row = 0
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _StepCallback(self))
+        self._warn_of_foreign_masks()
+        # No rank may write into output_dir before all have seen what was there.
+        self.accelerator.wait_for_everyone()
+
+    def _warn_of_foreign_masks(self) -> None:
+        if self.distillation.task.name == "mlm" and not isinstance(self.data_collator, MaskedLMCollator):
+            logger.warning(
+                "data_collator=%s draws its masks from a global generator: evaluations differ from each other and a "
+                "resumed run is not bit-identical; homodistil_hf.MaskedLMCollator draws them from seed, epoch and row",
+                type(self.data_collator).__name__,
+            )
 
     def _check_own_optimizer(self, model: nn.Module | None) -> None:
         if self.optimizer is not None:
@@ -195,6 +207,12 @@ class HomoDistilTrainer(MeasuringTrainer):
             raise ValueError(
                 f"a training batch has {', '.join(sorted(batch))}, but not {', '.join(missing)}; check the columns of "
                 f"train_dataset and the data_collator ({type(self.data_collator).__name__})"
+            )
+        labels = batch.get("labels")
+        if self.distillation.task.has_classes and labels is not None and labels.is_floating_point():
+            raise ValueError(
+                f"labels of type {labels.dtype} don't fit a task of single classes; set config.problem_type of the "
+                "model to 'multi_label_classification' or 'regression', or make the labels integers"
             )
 
     def compute_loss(
@@ -443,6 +461,7 @@ class HomoDistilTrainer(MeasuringTrainer):
         Raises:
             ValueError: the plan has not been reached, or the folder holds something else.
         """
+        check_finished(self.pruner, allow_partial=allow_partial)  # on all ranks, or some would wait for ever
         if self.is_world_process_zero():
             self._write_export(Path(folder), format, allow_partial=allow_partial)
         self.accelerator.wait_for_everyone()
@@ -468,9 +487,7 @@ class HomoDistilTrainer(MeasuringTrainer):
         evaluations = [entry for entry in self.state.log_history if any(name.startswith("eval_") for name in entry)]
         timings = ("runtime", "per_second", "preparation_time")
         return {
-            "settings": {
-                name: value for name, value in self.args.to_sanitized_dict().items() if name not in _PRIVATE_SETTINGS
-            },
+            "settings": self.args.to_sanitized_dict(),
             "training": {
                 "num_steps": self.state.global_step,
                 "num_epochs": self.state.epoch,

@@ -153,7 +153,8 @@ class HomoDistilTrainingArguments(TrainingArguments):
     learning_rate_curve: Literal["auto", "pruning", "trainer"] = field(
         default="auto",
         metadata={
-            "help": "pruning: warm up, hold to the end of pruning, fall; trainer: lr_scheduler_type; auto: see docs."
+            "help": "pruning: warm up, hold until the plan is reached, fall; trainer: lr_scheduler_type; "
+            "auto: pruning where that is linear."
         },
     )
     max_bad_steps: int = field(
@@ -312,6 +313,11 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         raise ValueError(
             f"optim={optimizer!r} keeps state or weights that can't be pruned with the student; use one of "
             f"{', '.join(SLICEABLE_OPTIMIZERS)}"
+        )
+    if args.follows_pruning and args.lr_scheduler_kwargs:
+        raise ValueError(
+            f"lr_scheduler_kwargs={args.lr_scheduler_kwargs!r} would be ignored by the learning rate tied to pruning; "
+            "set learning_rate_curve='trainer', or drop them"
         )
     hub_strategy = HubStrategy(args.hub_strategy)
     if args.push_to_hub and hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):

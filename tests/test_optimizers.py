@@ -46,6 +46,11 @@ class NeedsClosure(torch.optim.Optimizer):
 REFUSED = {
     "Adafactor": (Adafactor, {"lr": 1e-3, "relative_step": False}, "updates a weight by what other weights"),
     "Adafactor, relative": (Adafactor, {}, "updates a weight by what other weights"),
+    "Adafactor, unscaled": (
+        Adafactor,
+        {"lr": 1e-3, "relative_step": False, "scale_parameter": False, "clip_threshold": 1e9},
+        "(updates a weight by what other weights|keeps exp_avg_sq_row of another shape)",
+    ),
     "root mean square": (RootMeanSquare, {}, "updates a weight by what other weights"),
     "closure": (NeedsClosure, {}, r"could not be tried \(TypeError"),
 }

@@ -304,39 +304,67 @@ class Streamed(torch.utils.data.IterableDataset):
 
 @pytest.mark.parametrize("make", [rows_of, Encoded, lambda length: Dataset.from_list(rows_of(length))])
 def test_sequences_over_the_teachers_positions_are_refused(make):
-    check_data(make(32), None, tiny_config())
+    check_data({"train_dataset": make(32)}, None, tiny_config())
     message = (
         "^train_dataset has sequences of 33 tokens, above the teacher's max_position_embeddings=32; set max_seq_length"
     )
     with pytest.raises(ValueError, match=message):
-        check_data(make(33), None, tiny_config())
+        check_data({"train_dataset": make(33)}, None, tiny_config())
 
 
 @pytest.mark.parametrize("make", [list, lambda: make_blocks().select([])], ids=["list", "datasets"])
 def test_no_rows_are_refused(make):
     with pytest.raises(ValueError, match=r"^train_dataset is empty \(0 rows\); check its filters, split and path"):
-        check_data(make(), None, tiny_config())
+        check_data({"train_dataset": make()}, None, tiny_config())
 
 
 @pytest.mark.parametrize(
     "dataset",
-    [None, [{"text": "words"}], IterableDataset.from_generator(lambda: iter(rows_of(99))), Streamed(), [[1, 2]]],
-    ids=["none", "text", "stream", "stream with a length", "lists"],
+    [None, IterableDataset.from_generator(lambda: iter(rows_of(99))), Streamed(), [[1, 2]]],
+    ids=["none", "stream", "stream with a length", "lists"],
 )
 def test_what_can_not_be_looked_at_passes(dataset):
-    check_data(dataset, None, tiny_config())
+    check_data({"train_dataset": dataset}, None, tiny_config())
+
+
+def test_the_longest_row_counts_wherever_it_is():
+    rows = Dataset.from_list([*rows_of(8), *rows_of(40), *rows_of(8)])
+    with pytest.raises(ValueError, match="^train_dataset has sequences of 40 tokens"):
+        check_data({"train_dataset": rows}, None, tiny_config())
+    check_data({"train_dataset": rows.select([0, 2])}, None, tiny_config())
+
+
+def test_evaluation_sets_are_looked_at_too():
+    with pytest.raises(ValueError, match=r"^eval_dataset is empty \(0 rows\)"):
+        check_data({"train_dataset": make_blocks(), "eval_dataset": make_blocks().select([])}, None, tiny_config())
+    sets = {"short": make_blocks(), "long": Dataset.from_list(rows_of(40))}
+    with pytest.raises(ValueError, match=r"^eval_dataset\['long'\] has sequences of 40 tokens"):
+        check_data({"eval_dataset": sets}, None, tiny_config())
+
+
+def test_text_that_is_not_tokenized_is_refused():
+    with pytest.raises(ValueError, match="^train_dataset has rows of text, but no input_ids; tokenize it first"):
+        check_data({"train_dataset": [{"text": "words"}]}, None, tiny_config())
+
+
+def test_frozen_parameters_stay_frozen(make_trainer):
+    model = make_teacher()
+    model.bert.embeddings.requires_grad_(False)
+    trained = dict(make_trainer(model=model).model.named_parameters())
+    assert not trained["bert.embeddings.word_embeddings.weight"].requires_grad
+    assert trained["bert.encoder.layer.0.output.dense.weight"].requires_grad
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
-    check_data(None, tokenizer, tiny_config())
-    check_data(None, object(), tiny_config())
+    check_data({}, tokenizer, tiny_config())
+    check_data({}, object(), tiny_config())
     with pytest.raises(
         ValueError, match="tokenizer has 96 tokens, but the teacher's vocab_size=90; use the tokenizer"
     ):
-        check_data(None, tokenizer, tiny_config(vocab_size=90))
+        check_data({}, tokenizer, tiny_config(vocab_size=90))
     other = BertTokenizer(vocab={word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[PAD]"])})
     with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the teacher's pad_token_id=0"):
-        check_data(None, other, BertConfig(vocab_size=5))
+        check_data({}, other, BertConfig(vocab_size=5))
 
 
 def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):

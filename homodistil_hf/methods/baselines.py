@@ -44,9 +44,9 @@ class OneShotTrainer(HomoDistilTrainer):
                 break
             self._score_batch(fetched[0])
         self.pruner.plan_reached = True
-        self.pruner.prune_to(self.pruner.target)
+        self.pruner.prune_to(self.pruner.final_plan())
         self.pruner.compact(self.optimizer)
-        logger.info("one-shot: pruned to %s", self.plan.to_json())
+        logger.info("one-shot: pruned to %s", self.pruner.present.to_json())
 
     def _score_batch(self, inputs: Any) -> None:
         self.accelerator.backward(self.compute_loss(self.model, self._prepare_inputs(inputs)))
