@@ -85,10 +85,20 @@ def _student_and_plan(
         plan = resolve_plan(widths, config, multiple=multiple)
         return to_student(load_teacher(model, config=config)), plan
     student = to_student(model).float()
-    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(trainable.get(name, True))
+    _freeze_alike(student, model)
     return student, resolve_plan(widths, model.config, multiple=multiple)
+
+
+def _freeze_alike(student: HomoBertPreTrainedModel, model: PreTrainedModel) -> None:
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    for name, parameter in student.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise ValueError(
+            f"model has {len(frozen)} parameters, all of them frozen, so the student could not learn; call "
+            "model.requires_grad_(True) first"
+        )
 
 
 def check_output_dir(output_dir: str) -> None:

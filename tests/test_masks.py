@@ -88,6 +88,17 @@ def test_ties_go_to_the_lower_index():
     assert kept == {"hidden": [0, 1], "head": [0, 1], "query_key": [0, 2], "value_output": [0, 2], "ffn": [0, 1, 3]}
 
 
+@pytest.mark.parametrize("num_values", [1, 3])
+def test_many_ties_go_to_the_lower_index_too(num_values):
+    """Beyond a few units, only a stable sort does that."""
+    full, kept = (WidthPlan.uniform(4, 1, LayerWidths(1, 1, size)) for size in (1000, 500))
+    scores = {name: torch.zeros(group.num_units) for name, group in groups_of(full).items()}
+    scores["ffn.0"] = torch.arange(1000.0) % num_values
+    expected = sorted(range(1000), key=lambda unit: (-(unit % num_values), unit))[:500]
+    mask = choose_masks(scores, full_masks(groups_of(full)), plan=kept)["ffn.0"]
+    assert mask.nonzero().flatten().tolist() == sorted(expected)
+
+
 def test_scores_that_are_no_numbers_count_least():
     nan, inf = math.nan, math.inf
     assert chosen(scores_of(ffn=[nan, 0.0, nan, -1.0, -1e30]), ONE_LAYER_WITH(3))["ffn"] == [1, 3, 4]

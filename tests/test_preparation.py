@@ -347,12 +347,24 @@ def test_text_that_is_not_tokenized_is_refused():
         check_data({"train_dataset": [{"text": "words"}]}, None, tiny_config())
 
 
-def test_frozen_parameters_stay_frozen(make_trainer):
-    model = make_teacher()
+@pytest.mark.parametrize("tied", [True, False])
+def test_frozen_parameters_stay_frozen(tied):
+    model = make_teacher(tie_word_embeddings=tied)
     model.bert.embeddings.requires_grad_(False)
-    trained = dict(make_trainer(model=model).model.named_parameters())
-    assert not trained["bert.embeddings.word_embeddings.weight"].requires_grad
-    assert trained["bert.encoder.layer.0.output.dense.weight"].requires_grad
+    student = prepare(model, make_args()).student
+    frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
+    embeddings = {name for name, _ in model.named_parameters() if name.startswith("bert.embeddings.")}
+    assert frozen == embeddings | (set() if tied else {"cls.predictions.bias"})  # no gradient ever reaches that one
+
+
+def test_a_model_that_is_frozen_as_a_whole_is_refused():
+    model = make_teacher().requires_grad_(False)
+    message = (
+        r"^model has \d+ parameters, all of them frozen, so the student could not learn; call model.requires_grad_\("
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(model, make_args())
+    prepare(make_teacher(), make_args(), teacher=model)
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
