@@ -7,18 +7,22 @@ log, evaluate, save (Trainer). Each stage has a file of its own; this one knows 
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import is_compiled_module
+from huggingface_hub import HfApi
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
 
 from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
 from .collator import MaskedLMCollator
@@ -72,6 +76,7 @@ class HomoDistilTrainer(MeasuringTrainer):
     args: HomoDistilTrainingArguments
     schedule: PruningSchedule
     lr_scheduler: Any
+    push_in_progress: PushInProgress | None = None
     _signature_columns: list[str]
 
     def __init__(
@@ -517,22 +522,35 @@ class HomoDistilTrainer(MeasuringTrainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
+        return self._export_to_push(commit_message or "End of training", **kwargs)()
+
+    def _export_to_push(self, commit_message: str, **kwargs: Any) -> Callable[[], str]:
+        """Write what is to be pushed, and return what is left to do."""
         folder = Path(self.args.output_dir) / "student"
         self._write_export(folder)
-        return push_export(
+        return partial(
+            push_export,
             folder,
             self.hub_model_id,
             private=kwargs.get("private", self.args.hub_private_repo),
-            token=token,
+            token=kwargs.get("token") or self.args.hub_token,
             revision=kwargs.get("revision") or self.args.hub_revision,
-            commit_message=commit_message or "End of training",
+            commit_message=commit_message,
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # Trainer would push its own checkpoint files, pickles included.
-        wants_every_save = self.args.hub_strategy == HubStrategy.EVERY_SAVE and self._staging_dir is None
-        if wants_every_save and self.pruner.plan_reached:
-            self.push_to_hub(commit_message=f"Training in progress, step {self.state.global_step}")
+        # Trainer would push its own checkpoint files, pickles included; like there, training goes on meanwhile.
+        wanted = self.args.hub_strategy == HubStrategy.EVERY_SAVE and self._staging_dir is None
+        if not (wanted and self.pruner.plan_reached and self.is_world_process_zero()):
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+            self._finish_current_push()
+        push = self._export_to_push(f"Training in progress, step {self.state.global_step}")
+        job = HfApi().run_as_future(push)
+        job.add_done_callback(_log_failed_push)
+        self.push_in_progress = PushInProgress([job])
 
 
 class _StepCallback(TrainerCallback):
@@ -552,6 +570,13 @@ class _StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.finish_step()
+
+
+def _log_failed_push(job: Future) -> None:
+    if error := job.exception():
+        logger.warning(
+            "a push during training failed (%s: %s); the student is still on disk", type(error).__name__, error
+        )
 
 
 def _check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:

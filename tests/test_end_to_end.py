@@ -1,6 +1,7 @@
 """From text and a teacher on disk to a smaller model that stock transformers load, in this process and in others."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -229,6 +230,21 @@ def test_saves_are_pushed_once_the_plan_is_reached(make_trainer, pushed, strateg
     trainer.train()
     assert [call["commit_message"] for call in pushed] == [f"Training in progress, step {step}" for step in expected]
     assert all(not name.endswith((".bin", ".pt", ".pth")) for call in pushed for name in call["files"])
+
+
+def test_a_push_that_fails_during_training_stops_nothing(make_trainer, monkeypatch, pushed, caplog):
+    def fail(*args: Any, **kwargs: Any) -> str:
+        raise ConnectionError("the Hub is away")
+
+    monkeypatch.setattr(trainer_module, "push_export", fail)
+    trainer = make_trainer(
+        max_steps=4, save_strategy="steps", save_steps=4, push_to_hub=True, hub_model_id="me/student"
+    )
+    with caplog.at_level(logging.WARNING, "homodistil_hf"):
+        trainer.train()
+    assert "a push during training failed (ConnectionError: the Hub is away)" in caplog.text
+    with pytest.raises(ConnectionError, match="the Hub is away"):
+        trainer.push_to_hub()
 
 
 def test_an_unfinished_student_is_not_pushed(make_trainer, pushed):
