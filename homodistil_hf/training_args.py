@@ -153,8 +153,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     learning_rate_curve: Literal["auto", "pruning", "trainer"] = field(
         default="auto",
         metadata={
-            "help": "pruning: warm up, hold until the plan is reached, fall; trainer: lr_scheduler_type; "
-            "auto: pruning where that is linear."
+            "help": "pruning: warm up, hold to the plan, fall; trainer: lr_scheduler_type; auto: pruning if linear."
         },
     )
     max_bad_steps: int = field(
