@@ -53,10 +53,6 @@ def test_two_ranks_equal_one_process(folder, tmp_path, name):
             assert measured(metrics) == pytest.approx(measured(expected), rel=1e-4, abs=1e-6)
 
 
-def learned(entry: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in entry.items() if name != "total_flos"}
-
-
 def measured(metrics: dict[str, float]) -> dict[str, float]:
     names = [name for name in metrics if not name.endswith(TIMINGS)]
     assert {"eval_loss", "eval_kl", "eval_mlm_accuracy"} <= set(names)
