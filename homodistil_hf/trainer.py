@@ -7,31 +7,23 @@ log, evaluate, save (Trainer). Each stage has a file of its own; this one knows 
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import is_compiled_module
-from huggingface_hub import HfApi
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
-from transformers.trainer_utils import HubStrategy
-from transformers.utils import PushInProgress
 
 from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
 from .collator import MaskedLMCollator
 from .distillation import Distillation, Terms
-from .export import export_student
-from .hub import push_export
-from .measuring import MeasuringTrainer
+from .exporting import ExportingTrainer
 from .optimizers import adopt_optimizer, check_optimizer
-from .outcome import check_finished, compacted_copy
 from .preparation import check_data, check_output_dir, existing_files, prepare
 from .pruning import Pruner, PruningSettings
 from .run_state import load_run_state, save_run_state, weights_without_projections
@@ -45,7 +37,7 @@ EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
 
 
-class HomoDistilTrainer(MeasuringTrainer):
+class HomoDistilTrainer(ExportingTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
 
     Args:
@@ -76,7 +68,6 @@ class HomoDistilTrainer(MeasuringTrainer):
     args: HomoDistilTrainingArguments
     schedule: PruningSchedule
     lr_scheduler: Any
-    push_in_progress: PushInProgress | None = None
     _signature_columns: list[str]
 
     def __init__(
@@ -402,7 +393,7 @@ class HomoDistilTrainer(MeasuringTrainer):
             self.term_sums, self.logged_step = {}, self.state.global_step
         super().log(logs, start_time)
 
-    # Checkpoints and exports
+    # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, weights_without_projections(self.model) if state_dict is None else state_dict)
@@ -450,108 +441,6 @@ class HomoDistilTrainer(MeasuringTrainer):
         for name in ("logged_step", "num_bad_steps", "num_bad_steps_in_row"):
             setattr(self, name, self.resumed_logs[name])
 
-    def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
-        """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
-
-        To be called on all ranks; the main process writes.
-
-        Args:
-            folder: where to; an earlier export there is replaced.
-            format: `"standard"` (stock BERT) or `"compact"`.
-            allow_partial: also export a student that has not reached its plan, at the nearest possible widths.
-
-        Returns:
-            `Path`: the folder.
-
-        Raises:
-            ValueError: the plan has not been reached, or the folder holds something else.
-        """
-        check_finished(self.pruner, allow_partial=allow_partial)  # on all ranks, or some would wait for ever
-        if self.is_world_process_zero():
-            self._write_export(Path(folder), format, allow_partial=allow_partial)
-        self.accelerator.wait_for_everyone()
-        return Path(folder)
-
-    def _write_export(self, folder: Path, format: str = "standard", *, allow_partial: bool = False) -> None:
-        export_student(
-            compacted_copy(self.pruner, format=format, allow_partial=allow_partial),
-            folder,
-            format,
-            tokenizer=self.processing_class if isinstance(self.processing_class, PreTrainedTokenizerBase) else None,
-            teacher=self.distillation.teacher.exact,
-            facts=self.run_facts(),
-            overwrite=True,
-        )
-
-    def run_facts(self) -> dict[str, dict[str, Any]]:
-        """What an export tells about this run: all settings, how long it was, and the last evaluation.
-
-        Returns:
-            `dict`: `settings`, `training`, `evaluation`.
-        """
-        evaluations = [entry for entry in self.state.log_history if any(name.startswith("eval_") for name in entry)]
-        timings = ("runtime", "per_second", "preparation_time")
-        return {
-            "settings": self.args.to_sanitized_dict(),
-            "training": {
-                "num_steps": self.state.global_step,
-                "num_epochs": self.state.epoch,
-                "num_bad_steps": self.num_bad_steps,
-                **self.pruner.status(),
-            },
-            "evaluation": {
-                name.removeprefix("eval_"): value
-                for name, value in (evaluations[-1] if evaluations else {}).items()
-                if name.startswith("eval_") and not name.endswith(timings)
-            },
-        }
-
-    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs: Any) -> Any:
-        """Push the student as a standard export, under Trainer's own `hub_*` settings; no pickles.
-
-        Args:
-            commit_message: of the commit.
-            kwargs: `token`, `revision` and `private`, as in `Trainer.push_to_hub`.
-
-        Returns:
-            What [`push_export`] returns, on the main process.
-        """
-        token = kwargs.get("token") or self.args.hub_token
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=kwargs.get("private"))
-        if not self.is_world_process_zero():
-            return None
-        self._finish_current_push()
-        return self._export_to_push(commit_message or "End of training", **kwargs)()
-
-    def _export_to_push(self, commit_message: str, **kwargs: Any) -> Callable[[], str]:
-        """Write what is to be pushed, and return what is left to do."""
-        folder = Path(self.args.output_dir) / "student"
-        self._write_export(folder)
-        return partial(
-            push_export,
-            folder,
-            self.hub_model_id,
-            private=kwargs.get("private", self.args.hub_private_repo),
-            token=kwargs.get("token") or self.args.hub_token,
-            revision=kwargs.get("revision") or self.args.hub_revision,
-            commit_message=commit_message,
-        )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # Trainer would push its own checkpoint files, pickles included; like there, training goes on meanwhile.
-        wanted = self.args.hub_strategy == HubStrategy.EVERY_SAVE and self._staging_dir is None
-        if not (wanted and self.pruner.plan_reached and self.is_world_process_zero()):
-            return
-        if self.push_in_progress is not None and not self.push_in_progress.is_done():
-            if not self.args.hub_always_push:
-                return
-            self._finish_current_push()
-        push = self._export_to_push(f"Training in progress, step {self.state.global_step}")
-        job = HfApi().run_as_future(push)
-        job.add_done_callback(_log_failed_push)
-        self.push_in_progress = PushInProgress([job])
-
 
 class _StepCallback(TrainerCallback):
     """The moments of a step that Trainer offers as callbacks only."""
@@ -570,13 +459,6 @@ class _StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.finish_step()
-
-
-def _log_failed_push(job: Future) -> None:
-    if error := job.exception():
-        logger.warning(
-            "a push during training failed (%s: %s); the student is still on disk", type(error).__name__, error
-        )
 
 
 def _check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:

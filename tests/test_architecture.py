@@ -27,6 +27,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     # Who reads settings and puts the stages together.
     ("training_args", "resumable"),
     ("preparation", "measuring", "run_config"),
+    ("exporting",),
     ("trainer",),
     ("methods.*", "launch"),
     ("demo_teacher",),
@@ -36,7 +37,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
 )
 
 SETTINGS_READERS = ("training_args", "preparation", "run_config", "trainer", "methods.*", "launch", "demo", "cli")
-TRAINER_USERS = (*SETTINGS_READERS, "resumable", "measuring", "demo_teacher")
+TRAINER_USERS = (*SETTINGS_READERS, "resumable", "measuring", "exporting", "demo_teacher")
 TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
 
