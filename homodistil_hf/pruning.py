@@ -15,8 +15,9 @@ import torch
 
 from . import compaction
 from . import masks as masking
+from .guard import DiscrepancyGuard
 from .modeling import HomoBertPreTrainedModel
-from .schedule import DiscrepancyGuard, PruningSchedule, kept_fraction
+from .schedule import PruningSchedule, kept_fraction
 from .sensitivity import METRICS, SensitivityScores
 from .structure import UnitTensors, encoder_groups
 from .widths import WidthPlan, teacher_plan

@@ -1,10 +1,10 @@
-"""When to prune, and how much: kept fractions over the steps, the discrepancy guard, the learning-rate curve.
+"""When to prune, and how much: kept fractions over the steps, waypoints, the learning-rate curve.
 
-Small pure functions of the step and one state machine; widths become masks in `masks.py`.
+Small pure functions of the step; widths become masks in `masks.py`, and what holds pruning back is `guard.py`.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 def pruning_progress(step: int, start_step: float, end_step: float) -> float:
@@ -149,100 +149,3 @@ class PruningSchedule:
         # A hair is taken off: 0.55 · 100 is 55.00000000000001.
         ends = {math.ceil(end * self.total_steps - 1e-9) for _, end in self.windows.values()}
         return step % self.interval_steps == 0 or step in ends or step == self.deadline_step
-
-
-@dataclass
-class DiscrepancyGuard:
-    """Pauses pruning while the student is too far from the teacher.
-
-    The KL of training is smoothed; when it stands above `ratio` times its value before the last pruning step (and
-    above a floor: near 0 any ratio is large), pruning waits until it has come back or `patience_steps` have gone, then
-    catches up with the schedule. Everything here is plain numbers, so a checkpoint holds it exactly.
-
-    Args:
-        ratio: allowed rise, > 1.
-        floor_nats: KL that never pauses, ≥ 0.
-        patience_steps: longest pause, ≥ 1.
-        smoothing: of the moving average, in [0, 1).
-
-    Example:
-    ```python
-    >>> guard = DiscrepancyGuard(ratio=1.5, floor_nats=0.1, patience_steps=30, smoothing=0.0)
-    >>> guard.observe(1.0)
-    >>> guard.mark_pruned()
-    >>> guard.observe(2.0)
-    >>> guard.allows(10), guard.allows(40)
-    (False, True)
-
-    ```
-    """
-
-    ratio: float
-    floor_nats: float
-    patience_steps: int
-    smoothing: float
-    smoothed_kl: float | None = None
-    reference_kl: float | None = None
-    paused_at_step: int | None = None
-    num_pauses: int = 0
-
-    def observe(self, kl: float) -> None:
-        """Take in the KL of one optimizer step.
-
-        Args:
-            kl: nats per predicted token, averaged over ranks; a non-finite value is passed over.
-        """
-        if not math.isfinite(kl):
-            return
-        self.smoothed_kl = (
-            kl if self.smoothed_kl is None else self.smoothing * self.smoothed_kl + (1 - self.smoothing) * kl
-        )
-
-    def allows(self, step: int) -> bool:
-        """Whether masks may shrink now; remembers when a pause began.
-
-        Args:
-            step: completed optimizer steps.
-
-        Returns:
-            `bool`: False while paused.
-        """
-        if not self._stands_too_high():
-            self.paused_at_step = None
-            return True
-        if self.paused_at_step is None:
-            self.paused_at_step = step
-            self.num_pauses += 1
-        if step - self.paused_at_step < self.patience_steps:
-            return False
-        self.paused_at_step = None
-        return True
-
-    def mark_pruned(self) -> None:
-        """Remember the KL that the next rise is measured against; called just before units are dropped."""
-        self.reference_kl = self.smoothed_kl
-
-    def state_dict(self) -> dict[str, float | int | None]:
-        """Everything that a checkpoint must hold.
-
-        Returns:
-            `dict` of plain numbers.
-        """
-        return {name: value for name, value in asdict(self).items() if name in _GUARD_STATE}
-
-    def load_state_dict(self, state: dict[str, float | int | None]) -> None:
-        """Continue from a checkpoint.
-
-        Args:
-            state: what `state_dict` returned.
-        """
-        for name in _GUARD_STATE:
-            setattr(self, name, state[name])
-
-    def _stands_too_high(self) -> bool:
-        if self.smoothed_kl is None or self.reference_kl is None:
-            return False
-        return self.smoothed_kl > max(self.floor_nats, self.ratio * self.reference_kl)
-
-
-_GUARD_STATE = ("smoothed_kl", "reference_kl", "paused_at_step", "num_pauses")

@@ -23,11 +23,12 @@ from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
 from .collator import MaskedLMCollator
 from .distillation import Distillation, Terms
 from .exporting import ExportingTrainer
+from .guard import DiscrepancyGuard
 from .optimizers import adopt_optimizer, check_optimizer
 from .preparation import check_data, check_output_dir, existing_files, prepare
 from .pruning import Pruner, PruningSettings
 from .run_state import load_run_state, save_run_state, weights_without_projections
-from .schedule import DiscrepancyGuard, PruningSchedule, pruning_learning_rate
+from .schedule import PruningSchedule, pruning_learning_rate
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 from .widths import WidthPlan
 

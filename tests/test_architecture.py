@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "homodistil_hf"
 # every module of the subpackage x. A new module fails `test_every_module_has_a_rank` until it is given its place.
 RANKS: tuple[tuple[str, ...], ...] = (
     # Formulas, plain types and files; nothing of ours below.
-    ("version", "widths", "modeling", "schedule", "losses", "projections", "checkpoint"),
+    ("version", "widths", "modeling", "schedule", "guard", "losses", "projections", "checkpoint"),
     ("corpus", "packing", "collator", "caches", "demo_text"),
     # The stages of the method: tensors and plans in, tensors and plans out.
     ("structure", "cost", "tasks", "teacher", "registration"),

@@ -11,9 +11,10 @@ from conftest import make_teacher
 from torch import nn
 
 from homodistil_hf.conversion import to_student
+from homodistil_hf.guard import DiscrepancyGuard
 from homodistil_hf.masks import kept_plan
 from homodistil_hf.pruning import Pruner, PruningSettings
-from homodistil_hf.schedule import DiscrepancyGuard, PruningSchedule
+from homodistil_hf.schedule import PruningSchedule
 from homodistil_hf.structure import kept_indices
 from homodistil_hf.widths import LayerWidths, WidthPlan
 
