@@ -6,9 +6,12 @@ folders on disk are written in `export.py`.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     BertConfig,
@@ -16,11 +19,14 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
-    PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import CONFIG_NAME, cached_file
 
 from .compaction import replace_parameters
+from .config_files import check_config_values
+from .cost import count_parameters
+from .json_files import read_json_object
 from .modeling import (
     HomoBertConfig,
     HomoBertForMaskedLM,
@@ -31,7 +37,8 @@ from .modeling import (
     layer_head_dim,
 )
 from .structure import PROJECTIONS
-from .widths import LayerWidths, WidthPlan, teacher_plan
+from .weight_files import check_weights
+from .widths import LayerWidths, WidthPlan, shown, teacher_plan
 
 # Stock class name → the class of its student.
 STUDENT_CLASSES: dict[str, type[HomoBertPreTrainedModel]] = {
@@ -56,6 +63,21 @@ _LOADABLE_CLASSES: dict[str, type[PreTrainedModel]] = {
     **{student.__name__: student for student in STUDENT_CLASSES.values()},
 }
 
+# What transformers, safetensors and pickle raise over content that they do not expect.
+LOADING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
+
 _LAYER_PREFIX = "bert.encoder.layer.{}."
 
 # Keys of a configuration that describe a class or a file, not the model's training.
@@ -78,24 +100,47 @@ def load_teacher_config(name_or_path: str, *, revision: str | None = None, token
         ValueError: no BERT, a decoder, an unsupported head or unsupported position embeddings.
         OSError: no such checkpoint.
     """
-    values, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision, token=token)
+    label = f"teacher={str(name_or_path)!r}"
+    values = _config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
     config_classes = {"bert": BertConfig, "homobert": HomoBertConfig}
-    if model_type not in config_classes:
+    if not isinstance(model_type, str) or model_type not in config_classes:
         raise ValueError(
-            f"teacher={str(name_or_path)!r} has model_type={model_type!r}; supported: {', '.join(config_classes)}. "
+            f"{label} has model_type={shown(model_type)}; supported: {', '.join(config_classes)}. "
             f"Choose a BERT encoder such as google-bert/bert-base-uncased"
         )
     if model_type == "bert" and "auto_map" in values:
         raise ValueError(
-            f"teacher={str(name_or_path)!r} brings its own modelling code (auto_map={values['auto_map']}), which "
+            f"{label} brings its own modelling code (auto_map={shown(values['auto_map'])}), which "
             f"stock BERT would ignore; choose a checkpoint of stock transformers BERT"
         )
-    config = config_classes[model_type].from_dict(values)
+    config = _built_config(config_classes[model_type], values, f"{label}: {CONFIG_NAME}")
     config.name_or_path = str(name_or_path)
     config.architectures = config.architectures or ["BertForMaskedLM"]
     _refuse_architecture(config.architectures[0])
     _refuse_config(config)
+    return config
+
+
+def _config_values(name: str, label: str, *, revision: str | None, token: str | None) -> dict[str, Any]:
+    path = Path(name)
+    try:
+        if path.is_dir():
+            path = path / CONFIG_NAME
+        elif not path.is_file():
+            path = Path(cached_file(name, CONFIG_NAME, revision=revision, token=token))
+    except (OSError, ValueError) as error:
+        raise OSError(f"{label} can't be read: {error}") from error
+    return read_json_object(path, f"{label}: {CONFIG_NAME}")
+
+
+def _built_config(config_class: type[BertConfig], values: dict[str, Any], label: str) -> BertConfig:
+    check_config_values(values, label)
+    try:
+        config = config_class.from_dict(values)
+        teacher_plan(config)
+    except LOADING_ERRORS as error:
+        raise ValueError(f"{label} can't be used ({type(error).__name__}: {error}); mend it") from error
     return config
 
 
@@ -119,7 +164,11 @@ def load_teacher(
     Raises:
         ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
     """
+    label = f"teacher={str(name_or_path)!r}"
     config = config or load_teacher_config(name_or_path, revision=revision, token=token)
+    if Path(name_or_path).is_dir():
+        num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
+        check_weights(name_or_path, num_parameters, label)
     model_class = _LOADABLE_CLASSES[(config.architectures or ["BertForMaskedLM"])[0]]
     try:
         model, info = model_class.from_pretrained(
@@ -130,13 +179,13 @@ def load_teacher(
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except SafetensorError as error:
+    except LOADING_ERRORS as error:
         raise ValueError(
-            f"teacher={str(name_or_path)!r}: its weights are unreadable ({error}); copy or download them again"
+            f"{label}: its weights are unreadable ({type(error).__name__}: {error}); copy or download them again"
         ) from error
     if info["missing_keys"]:
         raise ValueError(
-            f"teacher={str(name_or_path)!r} has no weights for {_some(info['missing_keys'])}, which "
+            f"{label} has no weights for {_some(info['missing_keys'])}, which "
             f"{model_class.__name__} needs; name the class it was trained as in config.json's architectures, or train "
             f"that head first"
         )

@@ -5,17 +5,17 @@ A folder is written aside and renamed, so it is there as a whole or not at all. 
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import modeling
-from .checkpoint import MANIFEST_NAME, check_manifest, publish
+from .checkpoint import MANIFEST_NAME, check_manifest, last_checkpoint
 from .conversion import load_teacher, load_teacher_config, remove_padding, to_stock, to_student
+from .durable import naming_the_file, publish, recover, remove_folder
 from .facts import (
     CARD_FILE,
     FACTS_FILE,
@@ -34,6 +34,7 @@ from .facts import (
 )
 from .hub import render_card, teacher_licence
 from .modeling import HomoBertPreTrainedModel
+from .tokenizer_files import stored_tokenizer
 from .widths import WidthPlan, nearest_name, teacher_plan
 
 FORMATS = ("standard", "compact")
@@ -81,6 +82,7 @@ def export_student(
     Raises:
         ValueError: unknown format or section of facts, a folder that is not free, masked hidden channels, widths that
             stock BERT can't hold, or logits that are not finite.
+        OSError: it can't be written; an earlier export there stays as it was.
 
     Example:
         >>> import tempfile
@@ -178,7 +180,7 @@ def convert_export(
         student,
         folder,
         format,
-        tokenizer=_stored_tokenizer(source),
+        tokenizer=stored_tokenizer(source),
         teacher=teacher if teacher is not None else earlier.get("teacher"),
         facts={name: earlier[name] for name in RUN_SECTIONS if name in earlier},
         overwrite=overwrite,
@@ -219,15 +221,28 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
 
 @contextmanager
 def _written_aside(target: Path) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    staging = target.with_name(f".{target.name}.staging")
     try:
+        recover(target)
+        remove_folder(staging)  # of a process that was killed
         aside = staging / target.name
-        aside.mkdir()
-        yield aside
+        aside.mkdir(parents=True)
+        with naming_the_file(aside):
+            yield aside
         publish(aside, target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; {_what_remains(target)}", error.filename) from error
     finally:
-        shutil.rmtree(staging)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _what_remains(target: Path) -> str:
+    earlier = ", the earlier one there is as it was" if target.is_dir() else ""
+    checkpoint = last_checkpoint(target.parent)
+    source = f"; the last good checkpoint, {checkpoint}, can be exported too" if checkpoint else ""
+    return f"no export was written to {target}{earlier}. Make room or choose another folder, then export again{source}"
 
 
 def _with_auto_map(student: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
@@ -258,9 +273,3 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     else:
         config, architecture = teacher.config, type(teacher).__name__
     return teacher_facts(config, architecture, licence=teacher_licence(config.name_or_path))
-
-
-def _stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    if not (folder / "tokenizer_config.json").is_file():
-        return None
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

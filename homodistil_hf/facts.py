@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from .checkpoint import file_digest
 from .cost import encoder_macs, plan_cost
+from .json_files import read_json
 from .version import __version__
 from .widths import WidthPlan, nearest_name, teacher_plan
 
@@ -300,10 +301,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     path = folder / FACTS_FILE
     if not path.is_file():
         raise ValueError(f"folder={str(folder)!r} has no {FACTS_FILE}; expected an export of this package")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{FACTS_FILE} in folder={str(folder)!r} is no JSON ({error}); export again") from error
+    facts = read_json(path, f"{FACTS_FILE} in folder={str(folder)!r}")
     if not isinstance(facts, dict) or facts.get("facts_version") != FACTS_VERSION:
         raise ValueError(
             f"{FACTS_FILE} in folder={str(folder)!r} is not of version {FACTS_VERSION}; export again with this package"

@@ -9,7 +9,6 @@ plan is left to `schedule.py` and `masks.py`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .budgets import nearest_macs_budget, plan_for_budget
 from .cost import encoder_macs
+from .json_files import parse_json, read_json
 from .widths import (
     LayerWidths,
     WidthPlan,
@@ -181,20 +181,19 @@ def _is_json_text(student: str) -> bool:
 def _written_plan(student: str | Mapping[str, Any]) -> Any:
     if not isinstance(student, str):
         return student
-    text = student if _is_json_text(student) else _read_plan_file(student)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(student, "the plan") if _is_json_text(student) else _read_plan_file(student)
+    except ValueError as error:
         raise ValueError(f"student={shown(student)} is no valid JSON ({error}); {_KINDS_OF_STUDENT}") from error
 
 
-def _read_plan_file(student: str) -> str:
+def _read_plan_file(student: str) -> Any:
     if not os.path.isfile(student):
         folder = os.path.dirname(student) or "."
         files = [str(path) for path in Path(folder).glob("*.json")] if os.path.isdir(folder) else []
         nearest = nearest_name(student, [*PRESETS, *files])
         raise ValueError(f"student={student[:200]!r} is unknown; nearest valid: {nearest!r}; {_KINDS_OF_STUDENT}")
     try:
-        return Path(student).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_json(student, "the file")
+    except OSError as error:
         raise ValueError(f"student={student!r} is no readable JSON file ({error}); {_KINDS_OF_STUDENT}") from error

@@ -6,15 +6,14 @@ override it. What is done with the settings is `launch.py`'s.
 
 import json
 import types
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
+from .json_files import read_json_object
 from .training_args import HomoDistilTrainingArguments
 from .widths import nearest_name, shown
 
@@ -147,7 +146,7 @@ def read_config(path: str) -> dict[str, Any]:
         ValueError: no JSON object, an unknown or repeated key, a value of a wrong type.
         OSError: the file can't be read.
     """
-    values = _read_json(path)
+    values = read_json_object(path, f"config={path!r}")
     hints = field_types()
     for name, value in values.items():
         if name not in hints:
@@ -179,41 +178,6 @@ def field_types() -> dict[str, Any]:
         hints = get_type_hints(settings)
         types_by_name |= {entry.name: hints[entry.name] for entry in fields(settings) if entry.init}
     return types_by_name
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise OSError(f"config={path!r} can't be read ({error.strerror}); name a JSON file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"config={path!r} is no UTF-8 text ({error.reason}); expected a JSON file") from error
-    try:
-        values = json.loads(
-            text,
-            object_pairs_hook=lambda pairs: _without_repeats(path, pairs),
-            parse_constant=lambda constant: _refuse_constant(path, constant),
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"config={path!r} is no JSON: {error.msg} in line {error.lineno}, column {error.colno}; mend that line"
-        ) from error
-    except RecursionError as error:
-        raise ValueError(f"config={path!r} is nested too deeply; expected one JSON object of settings") from error
-    if not isinstance(values, dict):
-        raise ValueError(f'config={path!r} holds {shown(values)}; expected a JSON object such as {{"teacher": "…"}}')
-    return values
-
-
-def _without_repeats(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if repeated:
-        raise ValueError(f"config={path!r} has the key {repeated[0]!r} more than once; keep one of them")
-    return dict(pairs)
-
-
-def _refuse_constant(path: str, constant: str) -> NoReturn:
-    raise ValueError(f"config={path!r} holds {constant}, which is no JSON; expected a finite number")
 
 
 def _accepts(hint: Any, value: Any) -> bool:

@@ -3,19 +3,18 @@
 The folder is a finished run, a `checkpoint-N` or an export of either format. Exports are written by `export.py`.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .checkpoint import last_checkpoint, sorted_checkpoints
 from .conversion import load_teacher_config
 from .export import convert_export, export_student
 from .facts import FACTS_FILE
+from .json_files import read_json_object
 from .outcome import checkpoint_pruner, compacted_copy
 from .run_state import STATE_FILE
+from .tokenizer_files import stored_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def export_folder(
         compacted_copy(pruner, format=format, allow_partial=allow_partial),
         output,
         format,
-        tokenizer=_stored_tokenizer(checkpoint),
+        tokenizer=stored_tokenizer(checkpoint),
         teacher=teacher or _reachable_teacher(settings),
         facts={"settings": settings, "training": {"checkpoint": checkpoint.name, **pruner.status()}},
         overwrite=overwrite,
@@ -85,7 +84,7 @@ def _newest_checkpoint(folder: Path) -> Path:
 
 def _read_settings(run_folder: Path) -> dict[str, Any]:
     path = run_folder / SETTINGS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json_object(path, f"{SETTINGS_FILE} in folder={str(run_folder)!r}") if path.is_file() else {}
 
 
 def _reachable_teacher(settings: dict[str, Any]) -> str | None:
@@ -98,9 +97,3 @@ def _reachable_teacher(settings: dict[str, Any]) -> str | None:
         logger.warning("the card will not tell about teacher=%r, which can't be read: %s", name, error)
         return None
     return name
-
-
-def _stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    if not (folder / "tokenizer_config.json").is_file():
-        return None
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

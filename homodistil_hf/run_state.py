@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .compaction import replace_parameters
+from .durable import naming_the_file
+from .json_files import read_json_object
 from .modeling import HomoBertConfig, HomoBertPreTrainedModel
 from .pruning import Pruner
 from .structure import PROJECTIONS
@@ -50,10 +52,34 @@ def save_run_state(folder: Path, model: HomoBertPreTrainedModel, pruner: Pruner,
         for name, tensor in model.state_dict().items()
         if name.startswith(f"{PROJECTIONS}.")
     }
-    save_file(projections, folder / PROJECTIONS_FILE)
-    save_file(pruner.state_tensors(), folder / STATE_TENSORS_FILE)
+    with naming_the_file(folder, file=PROJECTIONS_FILE):
+        save_file(projections, folder / PROJECTIONS_FILE)
+    with naming_the_file(folder, file=STATE_TENSORS_FILE):
+        save_file(pruner.state_tensors(), folder / STATE_TENSORS_FILE)
     state = {"pruner": pruner.state_dict(), "trainer": dict(extra)}
-    (folder / STATE_FILE).write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+    with naming_the_file(folder, file=STATE_FILE):
+        (folder / STATE_FILE).write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def poisoned_tensor(
+    model: HomoBertPreTrainedModel, pruner: Pruner, optimizer: torch.optim.Optimizer | None
+) -> str | None:
+    """What a checkpoint must not be made of: something that is not finite.
+
+    Args:
+        model: the student.
+        pruner: its pruning state.
+        optimizer: with its moments.
+
+    Returns:
+        `str`: the name of one such tensor, or None.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors: dict[str, torch.Tensor] = {f"parameter {name}": parameter for parameter, name in names.items()}
+    tensors |= {f"score {name}": values for name, values in pruner.scores.state.items()}
+    for parameter, state in (optimizer.state if optimizer is not None else {}).items():
+        tensors |= {f"{kind} of {names.get(parameter)}": v for kind, v in state.items() if torch.is_tensor(v)}
+    return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
 
 
 def load_run_state(
@@ -105,7 +131,7 @@ def read_state_file(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"folder={str(folder)!r} has no {STATE_FILE}; expected a checkpoint-N of a HomoDistilTrainer run"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json_object(path, f"{STATE_FILE} in folder={str(folder)!r}")
 
 
 def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:

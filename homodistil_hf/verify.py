@@ -36,6 +36,7 @@ from .facts import (
     probe_inputs,
     read_facts,
 )
+from .json_files import read_json_object
 from .widths import shown
 
 RELATIVE_TOLERANCE = 1e-5
@@ -176,7 +177,7 @@ def _file_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     path = folder / _CONFIG_FILE
-    auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map") if path.is_file() else None
+    auto_map = read_json_object(path, _CONFIG_FILE).get("auto_map") if path.is_file() else None
     expected_map = AUTO_MAP if facts["format"] == "compact" else None
     if auto_map != expected_map:
         yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {auto_map}"

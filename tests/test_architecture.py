@@ -13,10 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "homodistil_hf"
 # every module of the subpackage x. A new module fails `test_every_module_has_a_rank` until it is given its place.
 RANKS: tuple[tuple[str, ...], ...] = (
     # Formulas, plain types and files; nothing of ours below.
-    ("version", "widths", "modeling", "schedule", "guard", "losses", "projections", "checkpoint"),
-    ("corpus", "packing", "collator", "caches", "demo_text"),
+    ("version", "widths", "modeling", "schedule", "guard", "losses", "projections"),
+    ("json_files",),
+    ("checkpoint", "config_files", "weight_files"),
+    ("corpus", "packing", "collator", "sharing", "caches", "demo_text"),
     # The stages of the method: tensors and plans in, tensors and plans out.
-    ("structure", "cost", "tasks", "teacher", "registration"),
+    ("structure", "cost", "tasks", "teacher", "registration", "tokenizer_files"),
     ("budgets", "sensitivity", "masks", "compaction", "recording", "optimizers"),
     ("plans", "conversion", "pruning", "distillation", "discrepancy", "data", "evaluation.*"),
     # Folders on disk.
@@ -26,6 +28,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("verify", "run_folder", "report"),
     # Who reads settings and puts the stages together.
     ("training_args", "resumable"),
+    ("ranks",),
     ("preparation", "measuring", "run_config"),
     ("exporting",),
     ("trainer",),
@@ -37,7 +40,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
 )
 
 SETTINGS_READERS = ("training_args", "preparation", "run_config", "trainer", "methods.*", "launch", "demo", "cli")
-TRAINER_USERS = (*SETTINGS_READERS, "resumable", "measuring", "exporting", "demo_teacher")
+TRAINER_USERS = (*SETTINGS_READERS, "resumable", "ranks", "measuring", "exporting", "demo_teacher")
 TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
 
