@@ -16,11 +16,12 @@ from .collator import MaskedLMCollator
 from .discrepancy import DiscrepancyMeter
 from .distillation import Distillation
 from .pruning import Pruner
-from .resumable import ResumableTrainer
+from .ranks import RankedTrainer
+from .sharing import first_rows
 
 
-class MeasuringTrainer(ResumableTrainer):
-    """`ResumableTrainer` that measures discrepancies; subclasses bring the student, its teacher and the pruner."""
+class MeasuringTrainer(RankedTrainer):
+    """`RankedTrainer` that measures discrepancies; subclasses bring the student, its teacher and the pruner."""
 
     pruner: Pruner
     distillation: Distillation
@@ -117,7 +118,7 @@ class MeasuringTrainer(ResumableTrainer):
             self.data_collator = collator
 
     def _measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        rows = _first_rows(inputs, self._num_own_rows(len(inputs["input_ids"])))
+        rows = first_rows(inputs, self._num_own_rows(len(inputs["input_ids"])))
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.args.device)
         return self.meter.update(self.model, self.distillation.teacher, rows)
@@ -150,14 +151,6 @@ _PREPARED = "_is_accelerate_prepared"
 
 def _is_prepared(model: nn.Module) -> bool:
     return _PREPARED in vars(model)
-
-
-def _first_rows(inputs: Mapping[str, torch.Tensor], num_rows: int) -> dict[str, torch.Tensor]:
-    rows = {name: values[:num_rows] for name, values in inputs.items()}
-    if "masked_positions" in inputs:
-        positions = inputs["masked_positions"]
-        rows["masked_positions"] = positions[positions < num_rows * inputs["input_ids"].shape[1]]
-    return rows
 
 
 def _one_or_all(values: tuple[Any, ...]) -> Any:

@@ -20,6 +20,7 @@ from .data import check_tokenizer
 from .modeling import HomoBertPreTrainedModel
 from .plans import resolve_plan
 from .projections import Projections
+from .ranks import check_whole_model
 from .structure import PROJECTIONS, modules_of
 from .teacher import FrozenTeacher, resolve_teacher_dtype
 from .training_args import HomoDistilTrainingArguments
@@ -63,6 +64,9 @@ def prepare(
             f"{args.n_gpu} GPUs in one process would use DataParallel, which loses masks and gradients; launch with "
             "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
+    for name, given in (("model", model), ("teacher", teacher)):
+        if isinstance(given, PreTrainedModel):
+            check_whole_model(name, given)
     if args.student is None:
         raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
     student, plan = _student_and_plan(model, args.student, multiple=args.width_multiple)

@@ -17,6 +17,12 @@ from transformers.training_args import OptimizerNames
 
 from .schedule import DEADLINE_FRACTION
 
+_LAUNCHES_THAT_SPLIT = (
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
 PRUNING_KINDS = ("hidden", "attention", "ffn")
 LOSS_TERMS = ("mlm", "kl", "hidden", "embedding", "attention")
 SLICEABLE_OPTIMIZERS = (
@@ -37,8 +43,8 @@ class HomoDistilTrainingArguments(TrainingArguments):
     """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
 
     Defaults that differ from `TrainingArguments`: `learning_rate`, `adam_epsilon` (the paper's), `warmup_steps`, a
-    learning-rate curve tied to pruning, `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it
-    would synchronise every micro-step).
+    learning-rate curve tied to pruning, `ddp_find_unused_parameters=False`, `ddp_broadcast_buffers=False`, and
+    `logging_nan_inf_filter=False` (it would synchronise every micro-step).
 
     Raises:
         ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value
@@ -174,6 +180,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "DDP's search for unused parameters; every parameter is used here."}
     )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "DDP's copy of rank 0's buffers at every forward; all are constants here."}
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Trainer's filter; it synchronises every micro-step and isn't needed here."}
     )
@@ -295,6 +304,8 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         "label_smoothing_factor": "the teacher's distribution already smooths the labels",
         "fsdp": "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank",
         "deepspeed": "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank",
+        "parallelism_config": "use DDP (torchrun or accelerate launch), which needs none: pruning needs whole "
+        "parameters and whole sequences on every rank",
         "use_liger_kernel": "its fused losses would replace the distillation loss",
         "neftune_noise_alpha": "noise on the student's embeddings only would enter the distillation loss",
         "enable_jit_checkpoint": "it may save in the middle of a step; use save_strategy and save_steps",
@@ -304,7 +315,7 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         value = getattr(args, name, None)
         if value:
             raise ValueError(f"{name}={value!r} is not supported by HomoDistilTrainer; {remedy}")
-    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+    for name in _LAUNCHES_THAT_SPLIT:
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
             raise ValueError(f"{name}={os.environ[name]} is not supported by HomoDistilTrainer; {remedies['fsdp']}")
     optimizer = OptimizerNames(args.optim).value

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from accelerate import ParallelismConfig
 from transformers import HfArgumentParser, TrainingArguments
 
 from homodistil_hf import HomoDistilTrainingArguments
@@ -111,6 +112,16 @@ def test_unknown_choices_are_refused(name, value):
         ({"fsdp": True}, r"^fsdp=True is not supported .*; use DDP \(torchrun or accelerate launch\)"),
         ({"fsdp": "full_shard"}, "^fsdp='full_shard' is not supported .*; use DDP"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
+        ({"deepspeed": {"zero_optimization": {"stage": 1}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
+        (
+            {"parallelism_config": ParallelismConfig(tp_size=2)},
+            r"(?s)^parallelism_config=.*tp_size=2.* is not supported .*; use DDP \(torchrun .*, which needs none",
+        ),
+        (
+            {"parallelism_config": ParallelismConfig(cp_size=2)},
+            "(?s)^parallelism_config=.*cp_size=2.* is not supported .*whole parameters and whole sequences on every rank",
+        ),
         ({"use_liger_kernel": True}, "^use_liger_kernel=True is not supported .*; its fused losses"),
         ({"neftune_noise_alpha": 5}, "^neftune_noise_alpha=5 is not supported .*; noise on the student's"),
         (
@@ -145,7 +156,15 @@ def test_settings_that_can_not_work_are_refused(settings, message):
         make_args(**settings)
 
 
-@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ACCELERATE_USE_FSDP",
+        "ACCELERATE_USE_DEEPSPEED",
+        "ACCELERATE_USE_MEGATRON_LM",
+        "ACCELERATE_USE_PARALLELISM_CONFIG",
+    ],
+)
 @pytest.mark.parametrize("value", ["true", "1"])
 def test_launches_that_split_parameters_are_refused(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
@@ -253,6 +272,7 @@ def test_defaults_are_the_documented_ones():
         "adam_epsilon": 1e-6,
         "warmup_steps": 0.05,
         "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
         "logging_nan_inf_filter": False,
     }
     assert args.get_warmup_steps(1000) == 50
