@@ -3,11 +3,13 @@
 Small pure functions of the step; widths become masks in `masks.py`, and what holds pruning back is `guard.py`.
 """
 
+import bisect
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 
-def pruning_progress(step: int, start_step: float, end_step: float) -> float:
+def pruning_progress(step: float, start_step: float, end_step: float) -> float:
     """How far pruning has come, 0 before `start_step` and 1 from `end_step` on.
 
     p(t) = 1 − (1 − (t − t_i)/(t_f − t_i))³, the cubic of HomoDistil, section 3; a group's kept fraction is
@@ -93,10 +95,15 @@ DEADLINE_FRACTION = 0.95
 class PruningSchedule:
     """When masks are chosen in a run of known length, and how far each kind of group has come.
 
+    On its way to the plan a run may pass through waypoints, and rest at each of them; see [`through_waypoints`]. A leg
+    leads from one to the next: without waypoints there is one, from the teacher to the plan.
+
     Args:
         windows: kind → (start, end) as shares of all steps.
         interval_steps: steps between two choices of masks, ≥ 1.
         total_steps: T, ≥ 1.
+        waypoint_steps: when each waypoint is reached unless the guard delays it, ascending.
+        recovery_steps: how long pruning rests at each waypoint, ≥ 0.
 
     Example:
     ```python
@@ -110,6 +117,8 @@ class PruningSchedule:
     windows: dict[str, tuple[float, float]]
     interval_steps: int
     total_steps: int
+    waypoint_steps: tuple[int, ...] = ()
+    recovery_steps: int = 0
 
     @property
     def deadline_step(self) -> int:
@@ -119,26 +128,43 @@ class PruningSchedule:
     @property
     def end_step(self) -> float:
         """Step at which the last kind of group reaches the plan."""
-        return min(self.deadline_step, max(end for _, end in self.windows.values()) * self.total_steps)
+        return min(self.deadline_step, self._period[1])
 
-    def progress(self, step: int) -> dict[str, float]:
-        """p(t) of every kind.
+    def deadline_of_leg(self, leg: int) -> int:
+        """Last step at which a leg must end, so that those after it can end in time too.
+
+        Args:
+            leg: 0 … number of waypoints.
+
+        Returns:
+            `int`: for the last leg `deadline_step`.
+        """
+        return self.deadline_step - (len(self.waypoint_steps) - leg) * (self.recovery_steps + 1)
+
+    def progress(self, step: int, *, leg: int = 0) -> dict[str, float]:
+        """How far each kind has come on a leg; without waypoints that is p(t).
+
+        On a leg from p₀ to p₁ it is (p(t) − p₀)/(p₁ − p₀). A kind whose own window is closed all that time goes
+        evenly, so that a waypoint is reached in all its widths at once.
 
         Args:
             step: completed optimizer steps.
+            leg: 0 … number of waypoints.
 
         Returns:
-            `dict[str, float]` in [0, 1]; all 1 from the deadline on.
+            `dict[str, float]` in [0, 1]; all 1 from the leg's end or its deadline on.
         """
-        if step >= self.deadline_step:
+        if step >= self.deadline_of_leg(leg):
             return dict.fromkeys(self.windows, 1.0)
+        start, now, end = self._leg_start(leg), self._on_curve(step), self._leg_end(leg)
+        evenly = _share(now, start, end, otherwise=1.0)
         return {
-            kind: pruning_progress(step, start * self.total_steps, end * self.total_steps)
-            for kind, (start, end) in self.windows.items()
+            kind: _share(*(pruning_progress(moment, *window) for moment in (now, start, end)), otherwise=evenly)
+            for kind, window in self._window_steps.items()
         }
 
     def is_due(self, step: int) -> bool:
-        """Whether masks are chosen after this step: every interval, at each window's end, and at the deadline.
+        """Whether masks are chosen after this step: every interval, at each window's end, waypoint and deadline.
 
         Args:
             step: completed optimizer steps.
@@ -147,5 +173,108 @@ class PruningSchedule:
             `bool`.
         """
         # A hair is taken off: 0.55 · 100 is 55.00000000000001.
-        ends = {math.ceil(end * self.total_steps - 1e-9) for _, end in self.windows.values()}
-        return step % self.interval_steps == 0 or step in ends or step == self.deadline_step
+        moments = {math.ceil(end - 1e-9) for _, end in self._window_steps.values()}.union(self.waypoint_steps)
+        moments |= {self.deadline_of_leg(leg) for leg in range(len(self.waypoint_steps) + 1)}
+        return step % self.interval_steps == 0 or step in moments
+
+    @property
+    def _window_steps(self) -> dict[str, tuple[float, float]]:
+        return {
+            kind: (start * self.total_steps, end * self.total_steps) for kind, (start, end) in self.windows.items()
+        }
+
+    @property
+    def _period(self) -> tuple[float, float]:
+        starts, ends = zip(*self._window_steps.values(), strict=True)
+        return min(starts), max(ends)
+
+    def _leg_start(self, leg: int) -> float:
+        return self._on_curve(self.waypoint_steps[leg - 1]) if leg else self._period[0]
+
+    def _leg_end(self, leg: int) -> float:
+        return self._on_curve(self.waypoint_steps[leg]) if leg < len(self.waypoint_steps) else self._period[1]
+
+    def _on_curve(self, step: int) -> float:
+        """The moment of a run without rests at which the curve is where it is now."""
+        num_rested = sum(min(max(step - reached, 0), self.recovery_steps) for reached in self.waypoint_steps)
+        return _stretched(step - num_rested, self._period, len(self.waypoint_steps) * self.recovery_steps)
+
+
+def through_waypoints(
+    schedule: PruningSchedule,
+    costs: Sequence[float],
+    *,
+    cost_at: Callable[[Mapping[str, float]], float],
+    recovery_steps: int,
+) -> PruningSchedule:
+    """Lead a schedule through waypoints: each at the step at which the cubic first costs no more than it does.
+
+    Start, end and deadline of the schedule stay; rests are taken out of the time between, where the curve runs faster.
+
+    Args:
+        schedule: without waypoints.
+        costs: of the waypoints, falling.
+        cost_at: progress of each kind on the way to the plan → cost, never rising with progress.
+        recovery_steps: how long pruning rests at each waypoint, ≥ 0.
+
+    Returns:
+        [`PruningSchedule`] with as many waypoints.
+
+    Raises:
+        ValueError: waypoints and rests don't fit between start and end of pruning.
+
+    Example:
+    ```python
+    >>> schedule = PruningSchedule({"ffn": (0.0, 0.5)}, interval_steps=10, total_steps=100)
+    >>> schedule = through_waypoints(schedule, [0.5], cost_at=lambda progress: 1 - progress["ffn"], recovery_steps=4)
+    >>> schedule.waypoint_steps, schedule.progress(10, leg=0), schedule.progress(14, leg=1)["ffn"]
+    ((10,), {'ffn': 1.0}, 0.0)
+
+    ```
+    """
+    if not costs:
+        return schedule
+    period, num_rests = schedule._period, len(costs) * recovery_steps
+    # Rests are left out of the count until the last line.
+    first, last = math.floor(period[0]) + 1, math.ceil(schedule.end_step - 1e-9) - num_rests
+    if last - first < len(costs):
+        raise ValueError(_no_room(len(costs), recovery_steps, num_steps=last + num_rests - first))
+
+    def saving(step: int) -> float:
+        moment = _stretched(step, period, num_rests)
+        return -cost_at({kind: pruning_progress(moment, *window) for kind, window in schedule._window_steps.items()})
+
+    steps: list[int] = []
+    for index, cost in enumerate(costs):
+        crossing = first + bisect.bisect_left(range(first, last), -cost, key=saving)
+        after_the_one_before = max(crossing, steps[-1] + 1) if steps else crossing
+        steps.append(min(after_the_one_before, last - len(costs) + index))
+    waypoint_steps = tuple(step + index * recovery_steps for index, step in enumerate(steps))
+    return replace(schedule, waypoint_steps=waypoint_steps, recovery_steps=recovery_steps)
+
+
+def _stretched(step: float, period: tuple[float, float], num_rests: int) -> float:
+    """Map the period less its rests to the whole period."""
+    if num_rests == 0:
+        return step
+    start, end = period
+    return start + (step - start) * (end - start) / (end - start - num_rests)
+
+
+def _share(value: float, low: float, high: float, *, otherwise: float) -> float:
+    """How far a value has come from low to high, in [0, 1]."""
+    if low >= high:
+        return otherwise
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def _no_room(num_snapshots: int, recovery_steps: int, *, num_steps: int) -> str:
+    longest = num_steps // num_snapshots - 1
+    if longest < 0:
+        remedy = "drop some of snapshots, or train for more steps"
+    else:
+        remedy = f"nearest valid: snapshot_recovery_steps={longest}"
+    return (
+        f"snapshot_recovery_steps={recovery_steps} with {num_snapshots} snapshots doesn't fit between the start and "
+        f"the end of pruning, which are {num_steps} steps apart; {remedy}"
+    )
