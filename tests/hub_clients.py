@@ -1,0 +1,151 @@
+"""Processes that know no other Hub than `hub_server.py`, and what tests let them do.
+
+huggingface_hub reads `HF_ENDPOINT` when it is imported, so its client runs in a process of its own. That process is
+started once and keeps what it has imported; each call in it comes back with everything that was written meanwhile.
+"""
+
+import logging
+import os
+import pickle
+import sys
+import tempfile
+import traceback
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+WAITS_S: list[float] = []
+"""How long the client would have waited between attempts, in the process that runs it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call in the other process came to.
+
+    Args:
+        value: what it returned.
+        error: name of the exception's class, or None.
+        message: of the exception.
+        output: all log lines down to DEBUG, standard output and error, the traceback included.
+    """
+
+    value: Any = None
+    error: str | None = None
+    message: str = ""
+    output: str = ""
+
+
+class Client:
+    """A process with huggingface_hub's client; a context manager.
+
+    Args:
+        url: of the Hub.
+        home: folder for its caches.
+        with_package: whether `homodistil_hf` can be imported there.
+    """
+
+    def __init__(self, url: str, home: Path, *, with_package: bool = True):
+        settings = {
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "0",
+            "TRANSFORMERS_OFFLINE": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.home = home
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_prepare, initargs=(with_package,)
+        )
+        kept = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_CACHE")}
+        with mock.patch.dict(os.environ, {**kept, **settings}, clear=True):
+            self._pool.submit(int).result()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+    def run(self, action: Callable[..., Any], *arguments: Any, **settings: Any) -> Outcome:
+        """Call a function there.
+
+        Args:
+            action: of a module that can be imported.
+            arguments: plain values.
+            settings: plain values.
+
+        Returns:
+            [`Outcome`].
+        """
+        return self._pool.submit(_captured, action, arguments, settings).result()
+
+
+def _prepare(with_package: bool) -> None:
+    if not with_package:
+        sys.modules["homodistil_hf"] = None  # type: ignore[assignment]
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
+
+    clock = SimpleNamespace(sleep=WAITS_S.append, time=_http.time.time, monotonic=_http.time.monotonic)
+    _http.time = file_download.time = clock
+    constants.DOWNLOAD_CHUNK_SIZE = 1000  # so that small files come in several pieces
+    if with_package:
+        from homodistil_hf import hub
+
+        hub.time = clock
+
+
+def _captured(action: Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]) -> Outcome:
+    WAITS_S.clear()
+    with tempfile.TemporaryFile("w+", errors="replace") as file:
+        earlier = [os.dup(stream) for stream in (1, 2)]
+        handler = logging.StreamHandler(file)
+        root = logging.getLogger()
+        loggers = [root, *(logging.getLogger(name) for name in ("huggingface_hub", "transformers", "homodistil_hf"))]
+        levels = [logger.level for logger in loggers]
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        for logger in loggers:
+            logger.setLevel(logging.DEBUG)
+            logger.addHandler(handler)
+        try:
+            made = _outcome(action, arguments, settings)
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.removeHandler(handler)
+                logger.setLevel(level)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            file.flush()
+            for stream, copy in zip((1, 2), earlier, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)
+        file.seek(0)
+        return Outcome(**{**made, "output": file.read() + made["output"]})
+
+
+def _outcome(action: Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        value = action(*arguments, **settings)
+        pickle.dumps(value)
+        return {"value": value, "output": ""}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
+        return {"error": type(error).__name__, "message": str(error), "output": traceback.format_exc()}
+
+
+def release(url: str, signal: str) -> None:
+    """Let requests go that the Hub holds until a signal.
+
+    Args:
+        url: of the Hub.
+        signal: its name.
+    """
+    urllib.request.urlopen(urllib.request.Request(f"{url}/_signal/{signal}", method="POST"), timeout=30).close()
