@@ -1,13 +1,15 @@
 """Shared fixtures: tiny real models, a word-level vocabulary, blocks of tokens. Nothing is downloaded."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from hub_clients import Client
+from hub_server import Hub
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -137,3 +139,31 @@ def make_trainer(tmp_path: Path, tokenizer: BertTokenizer) -> Callable[..., Homo
         return trainer_class(make_teacher() if model is None else model, args, **data | given)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[Hub]:
+    """A Hub on this machine; tests take `hub`."""
+    with Hub(multipart_size_bytes=4000) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(hub_server: Hub) -> Hub:
+    """The Hub on this machine, empty and healthy."""
+    hub_server.reset()
+    return hub_server
+
+
+@pytest.fixture(scope="session")
+def hub_client(hub_server: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A process that uses this package with that Hub."""
+    with Client(hub_server.url, tmp_path_factory.mktemp("hub_home")) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def stock_client(hub_server: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A process that has that Hub, but not this package."""
+    with Client(hub_server.url, tmp_path_factory.mktemp("stock_home"), with_package=False) as client:
+        yield client

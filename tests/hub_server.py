@@ -155,6 +155,7 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.signals: dict[str, threading.Event] = {}
+        self.held: list[str] = []
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
@@ -174,6 +175,13 @@ class Hub:
             signal.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def reset(self) -> None:
+        """Forget everything but the users."""
+        for signal in self.signals.values():
+            signal.set()
+        for state in (self.repos, self.large_files, self.parts, self.faults, self.requests, self.signals, self.held):
+            state.clear()
 
     def create(self, name: str, *, is_private: bool = False) -> Repo:
         """A repository as the Hub makes it: with one file of its own."""
@@ -241,8 +249,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.body = self._read_body()
         try:
-            if fault and fault.hold_until and not self.hub.signal(fault.hold_until).wait(HOLD_TIMEOUT_S):
-                raise Refusal(504, "never let go")
+            if fault and fault.hold_until:
+                self._hold(fault.hold_until)
             if fault and fault.status:
                 raise Refusal(fault.status, fault.message, headers=fault.headers)
             with self.hub.lock:
@@ -250,6 +258,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(*answer, only_bytes=fault.stop_after_bytes if fault else None)
         except Refusal as refusal:
             self._answer(refusal.status, {"error": str(refusal)}, refusal.headers)
+
+    def _hold(self, signal: str) -> None:
+        self.hub.held.append(self.path)
+        if not self.hub.signal(signal).wait(HOLD_TIMEOUT_S):
+            raise Refusal(504, "never let go")
 
     def _cut(self) -> None:
         self.connection.shutdown(socket.SHUT_RDWR)
