@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .decoding import decoded_terms, decoder_of
 from .losses import attention_error, attention_scores, hidden_error
 from .modeling import HomoBertPreTrainedModel
 from .recording import QueryKey, QueryKeyRecorder
@@ -98,14 +99,15 @@ class Distillation:
         """
         num_predictions, num_tokens, num_pairs = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs)
+        if self.task.has_vocabulary:
+            forward["skip_decoder"] = True
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
         with self._recording("teacher") as teacher_heads:
             teacher = self.teacher(**forward)
         with self._recording("student") as student_heads:
             student = model(**forward)
-        own, kl = self.task.terms(
-            self.task.rows(student, inputs), self.task.rows(teacher, inputs), self.task.labels(inputs)
-        )
+        with autocast():
+            own, kl = self._prediction_terms(student, teacher, inputs)
         terms = {self.task.name: own / num_predictions, "kl": kl / num_predictions}
         mask_BT = inputs.get("attention_mask")
         if forward["output_hidden_states"]:
@@ -119,6 +121,18 @@ class Distillation:
         if self.recorders:
             terms["attention"] = self._attention_term(teacher_heads, student_heads, mask_BT) / num_pairs
         return terms, student
+
+    def _prediction_terms(self, student: Any, teacher: Any, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = self.task.labels(inputs)
+        if not self.task.has_vocabulary:
+            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs), labels)
+        own_head, fast = self.student.get_output_embeddings(), self.teacher.fast.get_output_embeddings()
+        return decoded_terms(
+            decoder_of(own_head, student["decoder_inputs"]),
+            decoder_of(fast, teacher["decoder_inputs"], dtype=self.teacher.dtype),
+            labels,
+            weights=(self.weights[self.task.name], self.weights["kl"]),
+        )
 
     def _projected(self, hidden_states: tuple[torch.Tensor, ...]) -> dict[str, tuple[range, list[torch.Tensor]]]:
         """Term → (indices into the hidden states, the student's states there in the teacher's space)."""

@@ -51,13 +51,13 @@ class _PredictionTerms(torch.autograd.Function):
         ctx: Any, student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_R: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(student_RC, teacher_RC, labels_R)
-        exact = _exact_dtype(student_RC)
+        exact = exact_dtype(student_RC)
         ce = torch.zeros((), dtype=exact, device=student_RC.device)
         kl = torch.zeros_like(ce)
         for rows in _chunks(student_RC):
             log_student = student_RC[rows].to(exact).log_softmax(-1)
             log_teacher = teacher_RC[rows].to(exact).log_softmax(-1)
-            classes, valid = _valid_labels(labels_R[rows], student_RC.shape[-1])
+            classes, valid = valid_labels(labels_R[rows], student_RC.shape[-1])
             ce -= (log_student.gather(-1, classes[:, None])[:, 0] * valid).sum()
             kl += (log_teacher.exp() * (log_teacher - log_student)).sum()
         return ce, kl
@@ -65,11 +65,11 @@ class _PredictionTerms(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_ce: torch.Tensor, grad_kl: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         student_RC, teacher_RC, labels_R = ctx.saved_tensors
-        exact = _exact_dtype(student_RC)
+        exact = exact_dtype(student_RC)
         grad_RC = torch.empty_like(student_RC)
         for rows in _chunks(student_RC):
             student = student_RC[rows].to(exact).softmax(-1)
-            classes, valid = _valid_labels(labels_R[rows], student_RC.shape[-1])
+            classes, valid = valid_labels(labels_R[rows], student_RC.shape[-1])
             # d CE = (p_s − onehot) where the label counts, d KL = p_s − p_t.
             grad = student * (grad_ce * valid + grad_kl)[:, None]
             grad.scatter_add_(-1, classes[:, None], -(grad_ce * valid)[:, None].to(exact))
@@ -78,16 +78,33 @@ class _PredictionTerms(torch.autograd.Function):
         return grad_RC, None, None
 
 
-def _exact_dtype(tensor: torch.Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
 def _chunks(logits_RC: torch.Tensor) -> list[slice]:
     size = max(1, CHUNK_ELEMENTS // max(1, logits_RC.shape[-1]))
     return [slice(start, start + size) for start in range(0, len(logits_RC), size)]
 
 
-def _valid_labels(labels_R: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def exact_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """The type that a loss is computed in.
+
+    Args:
+        tensor: what it is computed from.
+
+    Returns:
+        `torch.dtype`: float64 for float64, else float32.
+    """
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def valid_labels(labels_R: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels that can be indexed with, and which of them count.
+
+    Args:
+        labels_R: int64.
+        num_classes: C.
+
+    Returns:
+        `(labels, valid)`: int64 in [0, C), with 0 where the label lay outside; bool, whether it lay inside.
+    """
     valid = (labels_R >= 0) & (labels_R < num_classes)
     return labels_R.where(valid, torch.zeros_like(labels_R)), valid
 
@@ -113,7 +130,7 @@ def regression_terms(
 
     ```
     """
-    exact = _exact_dtype(student_RC)
+    exact = exact_dtype(student_RC)
     student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
     labels = labels_RC.to(exact).view_as(student)
     num_values = student.shape[-1]
@@ -133,7 +150,7 @@ def multi_label_terms(
     Returns:
         `(binary cross-entropy, KL)`: scalars, float32 or float64.
     """
-    exact = _exact_dtype(student_RC)
+    exact = exact_dtype(student_RC)
     student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
     num_classes = student.shape[-1]
     with_logits = torch.nn.functional.binary_cross_entropy_with_logits
@@ -166,11 +183,26 @@ def hidden_error(
 
     ```
     """
-    exact = _exact_dtype(teacher_BTH)
-    error_BTH = (projected_BTH.to(exact) - teacher_BTH.to(exact)).square()
-    if token_mask_BT is not None:
-        error_BTH = error_BTH * token_mask_BT[..., None]
-    return error_BTH.sum() / teacher_BTH.shape[-1]
+    mask_BT1 = None if token_mask_BT is None else token_mask_BT[..., None]
+    return _SquaredError.apply(projected_BTH, teacher_BTH, mask_BT1) / teacher_BTH.shape[-1]
+
+
+class _SquaredError(torch.autograd.Function):
+    """Σ (a − b)² over what the mask keeps; only the difference is saved, in the type that the gradient has anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        exact = exact_dtype(b)
+        difference = torch.sub(a, b) if a.dtype == b.dtype == exact else a.to(exact, copy=True).sub_(b)
+        if mask is not None:
+            difference *= mask
+        ctx.save_for_backward(difference.to(a.dtype))
+        return torch.linalg.vector_norm(difference, dim=-1).square_().sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (2 * grad), None, None
 
 
 def attention_error(
@@ -188,11 +220,10 @@ def attention_error(
     Returns:
         `torch.Tensor`: scalar, float32 or float64.
     """
-    exact = _exact_dtype(teacher_BNTT)
-    error_BNTT = (student_BNTT.to(exact) - teacher_BNTT.to(exact)).square()
+    mask_B1TT = None
     if token_mask_BT is not None:
-        error_BNTT = error_BNTT * (token_mask_BT[:, None, :, None] * token_mask_BT[:, None, None, :])
-    return error_BNTT.sum() / teacher_BNTT.shape[1]
+        mask_B1TT = token_mask_BT[:, None, :, None] * token_mask_BT[:, None, None, :]
+    return _SquaredError.apply(student_BNTT, teacher_BNTT, mask_B1TT) / teacher_BNTT.shape[1]
 
 
 def attention_scores(

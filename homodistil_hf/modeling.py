@@ -7,6 +7,7 @@ exports as remote code; `structure.py` knows which parameters belong together, `
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -153,7 +154,7 @@ class HomoBertEmbeddings(BertEmbeddings):
 
 
 class HomoBertSelfAttention(BertSelfAttention):
-    """Stock self-attention with any head count and head size; forward is inherited."""
+    """Stock self-attention with any head count and head size."""
 
     query: nn.Linear
     key: nn.Linear
@@ -181,6 +182,22 @@ class HomoBertSelfAttention(BertSelfAttention):
         self.all_head_size = self.num_attention_heads * self.attention_head_size
         softmax_head_dim = getattr(layer_config, "softmax_head_dim", None)
         self.scaling = (softmax_head_dim or self.attention_head_size) ** -0.5
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Attend as stock BERT; under autocast the input is cast once instead of for query, key and value apart.
+
+        Args:
+            hidden_states: `(batch, tokens, hidden_size)`.
+            args: as in `BertSelfAttention`.
+            kwargs: as in `BertSelfAttention`.
+
+        Returns:
+            `(output, attention weights or None)`.
+        """
+        device = hidden_states.device.type
+        if hidden_states.dtype == torch.float32 and torch.is_autocast_enabled(device):
+            hidden_states = hidden_states.to(torch.get_autocast_dtype(device))
+        return super().forward(hidden_states, *args, **kwargs)
 
 
 class HomoBertSelfOutput(BertSelfOutput):
@@ -270,8 +287,19 @@ class HomoBertModel(HomoBertPreTrainedModel, BertModel):
         self.post_init()
 
 
+@dataclass
+class HomoBertMaskedLMOutput(MaskedLMOutput):
+    """Output of a masked-LM model that stopped before its decoder.
+
+    Args:
+        decoder_inputs: `(M, hidden_size)`, what the decoder makes logits of.
+    """
+
+    decoder_inputs: torch.Tensor | None = None
+
+
 class HomoBertForMaskedLM(HomoBertPreTrainedModel, BertForMaskedLM):
-    """Masked-LM model; its head can run at chosen positions only."""
+    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
 
     _tied_weights_keys = dict(BertForMaskedLM._tied_weights_keys)
 
@@ -292,6 +320,7 @@ class HomoBertForMaskedLM(HomoBertPreTrainedModel, BertForMaskedLM):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         masked_positions: torch.Tensor | None = None,
+        skip_decoder: bool = False,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predict tokens at all positions, or at `masked_positions` only.
@@ -302,6 +331,7 @@ class HomoBertForMaskedLM(HomoBertPreTrainedModel, BertForMaskedLM):
             token_type_ids: `(batch, tokens)` int64.
             labels: `(batch, tokens)` int64, -100 = not predicted; adds `loss` to the output.
             masked_positions: `(M,)` int64 indices into batch·tokens; logits are then `(M, vocab)`.
+            skip_decoder: with `masked_positions`, give `decoder_inputs` `(M, hidden_size)` instead of logits.
             kwargs: what `BertModel.forward` takes besides.
 
         Returns:
@@ -325,8 +355,11 @@ class HomoBertForMaskedLM(HomoBertPreTrainedModel, BertForMaskedLM):
             )
         outputs = self.bert(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids, **kwargs)
         hidden_MH = outputs.last_hidden_state.flatten(0, 1).index_select(0, masked_positions)
-        return MaskedLMOutput(
-            logits=self.cls(hidden_MH), hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        return HomoBertMaskedLMOutput(
+            logits=None if skip_decoder else self.cls(hidden_MH),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            decoder_inputs=self.cls.predictions.transform(hidden_MH) if skip_decoder else None,
         )
 
 

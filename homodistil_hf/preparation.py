@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .attention import HALF_CPU_ATTENTION
 from .conversion import load_teacher, load_teacher_config, to_student
 from .data import check_tokenizer
 from .modeling import HomoBertPreTrainedModel
@@ -72,7 +73,9 @@ def prepare(
     student, plan = _student_and_plan(model, args.student, multiple=args.width_multiple)
     guide = to_student(_loaded(teacher, default=student))
     if args.bf16 and args.device.type == "cpu":
-        _prefer_eager_attention(student, guide)
+        # torch's own fused attention is the slow one there. Not stored in any checkpoint.
+        for attentive in (student, guide):
+            attentive.set_attn_implementation("eager" if args.torch_compile else HALF_CPU_ATTENTION)
     _check_pair(student, guide, with_attention=args.attention_weight > 0)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
@@ -208,13 +211,6 @@ def _check_pair(student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedMod
         raise ValueError(
             f"attention_weight > 0 needs the same heads in teacher {heads[0]} and student {heads[1]}; set it to 0"
         )
-
-
-def _prefer_eager_attention(*models: HomoBertPreTrainedModel) -> None:
-    # torch's fused attention is the slow one for bfloat16 on a CPU: forward and backward of 16 × 12 heads × 128 × 32
-    # take 4 times as long as three plain matrix products and a softmax (torch 2.13). Not stored in any checkpoint.
-    for model in models:
-        model.set_attn_implementation("eager")
 
 
 def _set_dropout(student: HomoBertPreTrainedModel, rate: float | None) -> None:

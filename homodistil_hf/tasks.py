@@ -29,6 +29,7 @@ class Task:
         labels: inputs → labels `(R,)`, or `(R, C)` for regression and multi-label tasks.
         terms: student rows, teacher rows and labels → summed loss and summed KL.
         has_classes: whether the highest logit is a prediction that can be right or wrong.
+        has_vocabulary: whether the classes are a vocabulary, too many to hold all logits in training.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Task:
     labels: Callable[[Inputs], torch.Tensor]
     terms: Terms = prediction_terms
     has_classes: bool = True
+    has_vocabulary: bool = False
 
     def model_inputs(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         """What the models get: everything but labels, and for masked words the positions to predict.
@@ -148,7 +150,9 @@ def _value_labels(inputs: Inputs) -> torch.Tensor:
 
 
 _TASKS = {
-    "HomoBertForMaskedLM": Task("mlm", ("labels", "masked_positions"), _logits, _labels_at_positions),
+    "HomoBertForMaskedLM": Task(
+        "mlm", ("labels", "masked_positions"), _logits, _labels_at_positions, has_vocabulary=True
+    ),
     "HomoBertForTokenClassification": Task("task", ("labels", "masked_positions"), _token_rows, _labels_at_positions),
     "HomoBertForQuestionAnswering": Task("task", ("start_positions", "end_positions"), _answer_rows, _answer_labels),
 }
