@@ -13,17 +13,19 @@ PACKAGE = Path(__file__).parent.parent / "homodistil_hf"
 # every module of the subpackage x. A new module fails `test_every_module_has_a_rank` until it is given its place.
 RANKS: tuple[tuple[str, ...], ...] = (
     # Formulas, plain types and files; nothing of ours below.
-    ("version", "widths", "modeling", "schedule", "guard", "losses", "projections"),
+    ("version", "widths", "modeling", "schedule", "guard", "losses", "attention", "projections", "durable", "stopping"),
     ("json_files",),
     ("checkpoint", "config_files", "weight_files"),
-    ("corpus", "packing", "collator", "sharing", "caches", "demo_text"),
+    ("corpus", "packing", "collator", "sharing", "caches", "demo_text", "decoding"),
     # The stages of the method: tensors and plans in, tensors and plans out.
     ("structure", "cost", "tasks", "teacher", "registration", "tokenizer_files"),
     ("budgets", "sensitivity", "masks", "compaction", "recording", "optimizers"),
     ("plans", "conversion", "pruning", "distillation", "discrepancy", "data", "evaluation.*"),
     # Folders on disk.
     ("facts", "run_state"),
-    ("hub", "outcome"),
+    ("card", "outcome"),
+    ("hub",),
+    ("hub_checkpoints",),
     ("export",),
     ("verify", "run_folder", "report"),
     # Who reads settings and puts the stages together.
@@ -31,21 +33,25 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("ranks",),
     ("preparation", "measuring", "run_config"),
     ("exporting",),
+    ("pushing",),
     ("trainer",),
     ("methods.*", "launch"),
+    ("bench", "bench.course", "bench.gates", "bench.limits", "bench.reference", "bench.settings", "bench.tables"),
+    ("bench.arms", "bench.profiles"),
+    ("bench.speed",),
     ("demo_teacher",),
     ("demo",),
     ("cli",),
     ("__main__",),
 )
 
-SETTINGS_READERS = ("training_args", "preparation", "run_config", "trainer", "methods.*", "launch", "demo", "cli")
-TRAINER_USERS = (*SETTINGS_READERS, "resumable", "ranks", "measuring", "exporting", "demo_teacher")
+SETTINGS_READERS = ("training_args", "preparation", "run_config", "trainer", "methods.*", "launch", "bench.*", "demo", "cli")
+TRAINER_USERS = (*SETTINGS_READERS, "resumable", "ranks", "measuring", "exporting", "pushing", "demo_teacher")
 TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
 
 # Travels inside compact exports, where the rest of the package is absent.
-SELF_CONTAINED = {"modeling": ("torch", "transformers", "collections", "typing", "math")}
+SELF_CONTAINED = {"modeling": ("torch", "transformers", "collections", "dataclasses", "typing", "math")}
 
 
 def module_name(path: Path) -> str:
