@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .version import __version__
@@ -107,6 +108,7 @@ def _parser() -> _Parser:
     _add_plan(commands)
     _add_export(commands)
     _add_verify(commands)
+    _add_bench(commands)
     _add_demo(commands)
     _add_cache(commands)
     return parser
@@ -276,6 +278,57 @@ def _verify(flags: argparse.Namespace) -> int:
     for problem in report.problems:
         print(f"{flags.folder}: {problem}", file=sys.stderr)
     return 1
+
+
+# bench
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "bench",
+        _bench,
+        help="measure how fast training is on this machine, beside what a careful Trainer subclass would reach",
+        example="homodistil bench --shape bert-base --student homobert-tiny --dtype float32 --output speed.json",
+    )
+    for name, (kind, text) in _BENCH_FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
+    parser.add_argument("--compiled", action="store_true", help="run our arms under torch.compile")
+    parser.add_argument("--without_reference", action="store_true", help="measure our trainer only")
+    parser.add_argument("--output", metavar="FILE", help="write all numbers as JSON")
+
+
+_BENCH_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "shape": (str, "teacher: bert-base, teacher6x384 (default), or BertConfig values as a JSON object"),
+    "student": (str, "preset, budget or plan (default: macs=0.25)"),
+    "batch_size": (int, "sequences a step (default: 32)"),
+    "length": (int, "tokens a sequence (default: 128)"),
+    "dtype": (str, "matrix products of all arms: bfloat16 (default) or float32"),
+    "device": (str, "cpu (default) or cuda"),
+    "attention_weight": (float, "factor of the attention term in all arms (default: 0, off)"),
+    "rounds": (int, "timed steps of every arm (default: 7)"),
+    "warmup_rounds": (int, "steps of every arm before those (default: 2)"),
+    "points": (int, "places of the schedule that are measured (default: 5)"),
+    "max_steps": (int, "steps of the run that is summed up (default: 28000)"),
+    "pruning_end_fraction": (float, "share of its steps at which the plan is reached (default: that of distill)"),
+    "pruning_interval_steps": (int, "steps between two choices of masks (default: that of distill)"),
+    "compaction_threshold": (float, "share of MACs that must be masked to compact (default: that of distill)"),
+    "multiple": (int, "widths in between are rounded up to this (default: that of distill)"),
+    "seed": (int, "of weights, token ids and masks (default: 0)"),
+}
+
+
+def _bench(flags: argparse.Namespace) -> int:
+    from .bench.settings import BenchSettings
+    from .bench.speed import run_bench
+    from .bench.tables import format_bench
+
+    given = {name: getattr(flags, name) for name in _BENCH_FLAGS if name in flags}
+    results = run_bench(BenchSettings(**given, compiled=flags.compiled, with_reference=not flags.without_reference))
+    print(format_bench(results))
+    if flags.output:
+        Path(flags.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
 
 
 # demo, cache

@@ -13,7 +13,18 @@ PACKAGE = Path(__file__).parent.parent / "homodistil_hf"
 # every module of the subpackage x. A new module fails `test_every_module_has_a_rank` until it is given its place.
 RANKS: tuple[tuple[str, ...], ...] = (
     # Formulas, plain types and files; nothing of ours below.
-    ("version", "widths", "modeling", "schedule", "guard", "losses", "attention", "projections", "durable", "stopping"),
+    (
+        "version",
+        "widths",
+        "modeling",
+        "schedule",
+        "guard",
+        "losses",
+        "attention",
+        "projections",
+        "durable",
+        "stopping",
+    ),
     ("json_files",),
     ("checkpoint", "config_files", "weight_files"),
     ("corpus", "packing", "collator", "sharing", "caches", "demo_text", "decoding"),
@@ -45,7 +56,17 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 
-SETTINGS_READERS = ("training_args", "preparation", "run_config", "trainer", "methods.*", "launch", "bench.*", "demo", "cli")
+SETTINGS_READERS = (
+    "training_args",
+    "preparation",
+    "run_config",
+    "trainer",
+    "methods.*",
+    "launch",
+    "bench.*",
+    "demo",
+    "cli",
+)
 TRAINER_USERS = (*SETTINGS_READERS, "resumable", "ranks", "measuring", "exporting", "pushing", "demo_teacher")
 TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")

@@ -1,0 +1,179 @@
+"""What is measured side by side: the reference, and our trainer held at places of its schedule.
+
+An arm of ours is a real `HomoDistilTrainer` whose student has the widths and masks of one place and stays there, so
+that all its steps cost alike; what moves a student on (choosing masks, compaction) is timed on its own.
+"""
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainingArguments
+
+from ..collator import MaskedLMCollator
+from ..teacher import FrozenTeacher
+from ..trainer import HomoDistilTrainer
+from ..training_args import HomoDistilTrainingArguments
+from .course import Stretch
+from .reference import ReferenceTrainer
+from .settings import BenchSettings, Workload
+
+
+def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder: Path) -> HomoDistilTrainer:
+    """Our trainer, held at a place of the schedule.
+
+    Args:
+        settings: of the benchmark.
+        work: models and data.
+        place: widths of parameters and masks.
+        folder: empty; nothing is written to it.
+
+    Returns:
+        `HomoDistilTrainer`, not started.
+    """
+    trainer = HomoDistilTrainer(
+        work.start,
+        HomoDistilTrainingArguments(**_our_arguments(settings, folder)),
+        teacher=work.teacher,
+        train_dataset=work.blocks,
+        processing_class=work.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    hold(trainer, place)
+    return trainer
+
+
+def _our_arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
+    return _arguments(settings, folder) | {
+        "student": settings.target.to_json(),
+        "attention_weight": settings.attention_weight,
+        "teacher_dtype": settings.dtype,
+        "pruning_end_fraction": settings.pruning_end_fraction,
+        "pruning_interval_steps": settings.pruning_interval_steps,
+        "compaction_threshold": settings.compaction_threshold,
+        "width_multiple": settings.multiple,
+        "torch_compile": settings.compiled,
+        "learning_rate": 1e-5,
+    }
+
+
+def reference_trainer(settings: BenchSettings, work: Workload, folder: Path) -> ReferenceTrainer:
+    """The reference.
+
+    Args:
+        settings: of the benchmark.
+        work: models and data.
+        folder: empty; nothing is written to it.
+
+    Returns:
+        `ReferenceTrainer`, not started.
+    """
+    trainer = ReferenceTrainer(
+        copy.deepcopy(work.start),
+        work.teacher,
+        schedule=settings.schedule,
+        target=settings.target,
+        attention_weight=settings.attention_weight,
+        args=TrainingArguments(
+            **_arguments(settings, folder), learning_rate=1e-5, adam_epsilon=1e-6, remove_unused_columns=False
+        ),
+        train_dataset=work.blocks,
+        data_collator=MaskedLMCollator(work.tokenizer, seed=settings.seed),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder),
+        "max_steps": settings.max_steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "bf16": settings.dtype == "bfloat16",
+        "use_cpu": settings.device == "cpu",
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_first_step": True,  # a warm-up step; all later ones are as in any run
+    }
+
+
+@torch.no_grad()
+def hold(trainer: HomoDistilTrainer, place: Stretch) -> None:
+    """Bring a student to a place of the schedule, whichever units that costs, and keep it there.
+
+    Args:
+        trainer: not started.
+        place: widths of parameters and masks.
+    """
+    pruner = trainer.pruner
+    generator = torch.Generator().manual_seed(trainer.args.seed)
+    for scores in pruner.scores.state.values():
+        scores.copy_(torch.rand(scores.shape, generator=generator))
+    if place.present != pruner.present:
+        pruner.prune_to(place.present)
+        pruner.compact()
+    if place.kept != place.present:
+        pruner.prune_to(place.kept)
+    pruner.plan_reached = True  # so that no step chooses masks or compacts
+
+
+def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
+    """Let two trainers' teachers lie in the same memory.
+
+    Args:
+        trainer: whose teacher's weights go.
+        other: whose stay.
+    """
+    for form in ("exact", "fast"):
+        own, theirs = (_weights(t.distillation.teacher, form) for t in (trainer, other))
+        for name, parameter in own.items():
+            parameter.data = theirs[name].data
+
+
+def _weights(teacher: FrozenTeacher, form: str) -> dict[str, torch.nn.Parameter]:
+    return dict((teacher.exact if form == "exact" else teacher.fast).named_parameters())
+
+
+def choice_seconds(trainer: HomoDistilTrainer) -> float:
+    """How long one choice of masks takes, their application included.
+
+    Args:
+        trainer: held at a gate; its masks stay as wide as they are.
+
+    Returns:
+        `float`: seconds.
+    """
+    return _timed(trainer, lambda: trainer.pruner.prune_to(trainer.pruner.kept))
+
+
+def compaction_seconds(trainer: HomoDistilTrainer) -> float:
+    """How long the compaction takes that a student stands before, optimizer state included.
+
+    Args:
+        trainer: held at a gate; compacted afterwards.
+
+    Returns:
+        `float`: seconds; 0 where nothing is masked.
+    """
+    pruner = trainer.pruner
+    if pruner.kept == pruner.present:
+        return 0.0
+    return _timed(trainer, lambda: pruner.compact(_bare(trainer.optimizer)))
+
+
+def _timed(trainer: HomoDistilTrainer, function: Any) -> float:
+    synchronize = torch.cuda.synchronize if trainer.args.device.type == "cuda" else (lambda: None)
+    synchronize()
+    started = time.perf_counter()
+    function()
+    synchronize()
+    return time.perf_counter() - started
+
+
+def _bare(optimizer: Any) -> torch.optim.Optimizer:
+    return getattr(optimizer, "optimizer", optimizer)

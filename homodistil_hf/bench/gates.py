@@ -1,0 +1,153 @@
+"""Several trainers in one process, one optimizer step at a time.
+
+Every trainer runs its own `train()` in a thread of its own. A callback holds it where a step begins; the main thread
+lets exactly one of them go on until it arrives at its next step. So what is timed is the trainer's real loop, data
+loading, logging and callbacks included, and arms can be interleaved step by step.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+
+class Arm(Protocol):
+    """Whatever takes turns."""
+
+    def turn(self) -> float:
+        """Do one thing once and return its seconds."""
+
+
+class _Stopped(Exception):
+    """No error: how a trainer is told to leave its loop from the middle."""
+
+
+class _Gate(TrainerCallback):
+    """Stands where a step begins: the batch has been fetched, nothing has been computed."""
+
+    def __init__(self, synchronize: Callable[[], None]):
+        self.synchronize = synchronize
+        self.arrived, self.released = threading.Semaphore(0), threading.Semaphore(0)
+        self.seconds = 0.0
+        self.within: AbstractContextManager | None = None
+        self.is_closed = False
+        self._started: float | None = None
+        self._stack = ExitStack()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._end_turn()
+        self.arrived.release()
+        self.released.acquire()
+        if self.is_closed:
+            raise _Stopped
+        # Profilers see the thread that they were started in.
+        if self.within is not None:
+            self._stack.enter_context(self.within)
+        self.synchronize()
+        self._started = time.perf_counter()
+
+    def _end_turn(self) -> None:
+        self.synchronize()
+        if self._started is not None:
+            self.seconds = time.perf_counter() - self._started
+        self._stack.close()
+
+
+class GatedRun:
+    """A training that goes on only when it is its turn.
+
+    Args:
+        name: of its thread.
+        trainer: not started; its data must last for all turns.
+
+    Example:
+    ```python
+    run = GatedRun("ours", trainer)
+    seconds = [run.turn() for _ in range(3)]
+    run.close()
+    ```
+    """
+
+    def __init__(self, name: str, trainer: Trainer):
+        self.name = name
+        self.trainer = trainer
+        device = trainer.args.device
+        self._gate = _Gate((lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None))
+        trainer.add_callback(self._gate)
+        self._num_threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._training = self._pool.submit(self._train)
+        self._training.add_done_callback(lambda _: self._gate.arrived.release())
+        self._wait()
+
+    def turn(self, within: AbstractContextManager | None = None) -> float:
+        """Let the trainer do one optimizer step, up to the beginning of the next.
+
+        Args:
+            within: entered in the trainer's thread before the step, left after it; not timed.
+
+        Returns:
+            `float`: seconds.
+
+        Raises:
+            RuntimeError: the training is over.
+        """
+        self._gate.within = within
+        self._gate.released.release()
+        self._wait()
+        return self._gate.seconds
+
+    def close(self) -> None:
+        """End the training where it stands."""
+        self._gate.is_closed = True
+        self._gate.released.release()
+        self._pool.shutdown()
+        self.trainer.remove_callback(self._gate)
+
+    def _train(self) -> None:
+        # OpenMP keeps the number of threads for each thread.
+        torch.set_num_threads(self._num_threads)
+        self.trainer.train()
+
+    def _wait(self) -> None:
+        self._gate.arrived.acquire()
+        if self._training.done():
+            self._training.result()
+            raise RuntimeError(f"{self.name} ended after {self.trainer.state.global_step} steps; give it more data")
+
+
+def interleave(arms: Mapping[str, Arm], *, rounds: int, warmup_rounds: int) -> dict[str, list[float]]:
+    """Let all arms take turns, in an order that rotates from round to round.
+
+    Args:
+        arms: name → arm.
+        rounds: timed turns of each.
+        warmup_rounds: turns of each before those.
+
+    Returns:
+        `dict[str, list[float]]`: seconds of each arm's timed turns, round by round.
+
+    Example:
+    ```python
+    >>> class Clock:
+    ...     def turn(self):
+    ...         return 2.0
+    >>> interleave({"a": Clock(), "b": Clock()}, rounds=2, warmup_rounds=1)
+    {'a': [2.0, 2.0], 'b': [2.0, 2.0]}
+
+    ```
+    """
+    names = list(arms)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_number in range(warmup_rounds + rounds):
+        first = round_number % len(names)
+        for name in names[first:] + names[:first]:
+            duration = arms[name].turn()
+            if round_number >= warmup_rounds:
+                seconds[name].append(duration)
+    return seconds

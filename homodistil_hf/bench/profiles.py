@@ -1,0 +1,195 @@
+"""What a profiler says about one step: the memory at its peak, and the share of each part.
+
+Memory is the allocator's own record. Parts are ranges that are put around the trainer's methods from outside while one
+step is profiled, so the trainer itself knows nothing of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+from transformers import Trainer
+
+from ..teacher import FrozenTeacher
+from ..trainer import HomoDistilTrainer
+from .gates import GatedRun
+from .reference import ReferenceTrainer
+
+PARTS = ("data", "teacher", "student", "losses", "backward", "scores", "masks", "clipping", "optimizer", "other")
+"""Exclusive shares of a step, in order; `losses` is their forward, gradients of everything are in `backward`."""
+
+_GRADIENT = "gradient:"
+_PART = "part:"
+_ALLOCATION = "[memory]"
+
+Moment = tuple[int, int]
+Range = tuple[str, int, int]
+
+
+def peak_bytes(run: GatedRun) -> int:
+    """Let a run do one step and record its memory.
+
+    Args:
+        run: past its first step, so that the optimizer's state exists.
+
+    Returns:
+        `int`: the most bytes that were allocated at any moment above weights, optimizer state and the gradients that
+        existed at that moment.
+    """
+    device = run.trainer.args.device.type
+    with _gradients_recorded(run.trainer.model):
+        events = _profiled_turn(run, profile_memory=True)[0]
+    allocations = [
+        (event.start_ns(), event.nbytes())
+        for event in events
+        if event.name() == _ALLOCATION and event.device_type().name.lower() == device
+    ]
+    gradients = [
+        (event.start_ns(), int(event.name().removeprefix(_GRADIENT)))
+        for event in events
+        if event.name().startswith(_GRADIENT)
+    ]
+    return peak_above(allocations, gradients)
+
+
+def peak_above(allocations: Sequence[Moment], gradients: Sequence[Moment]) -> int:
+    """The highest running total of allocations, less what the gradients of that moment take.
+
+    Args:
+        allocations: time and bytes, negative where memory was freed.
+        gradients: time from which a gradient exists, and its bytes.
+
+    Returns:
+        `int`: bytes, ≥ 0.
+
+    Example:
+    ```python
+    >>> peak_above([(0, 10), (2, 30), (4, -10), (6, 5)], [(3, 30)])
+    40
+
+    ```
+    """
+    moments = sorted([*allocations, *((moment, -size) for moment, size in gradients)])
+    total = peak = 0
+    for _, size in moments:
+        total += size
+        peak = max(peak, total)
+    return peak
+
+
+@contextmanager
+def _gradients_recorded(model: nn.Module) -> Iterator[None]:
+    def record(parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            with record_function(f"{_GRADIENT}{parameter.grad.numel() * parameter.grad.element_size()}"):
+                pass
+
+    handles = [p.register_post_accumulate_grad_hook(record) for p in model.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def part_seconds(run: GatedRun) -> dict[str, float]:
+    """Let a run do one step and time its parts.
+
+    Args:
+        run: past its warm-up.
+
+    Returns:
+        `dict[str, float]`: seconds of every part in `PARTS`, exclusive; their sum is the step's.
+    """
+    with ExitStack() as stack:
+        for owner, name, part in _methods(run.trainer):
+            stack.enter_context(_in_range(owner, name, part, run.trainer.args.device))
+        events, seconds = _profiled_turn(run)
+    ranges = [
+        (event.name().removeprefix(_PART), event.start_ns(), event.start_ns() + event.duration_ns())
+        for event in events
+        if event.name().startswith(_PART) and event.device_type().name == "CPU"
+    ]
+    parts = dict.fromkeys(PARTS, 0.0) | exclusive_seconds(ranges)
+    parts["other"] = seconds - sum(parts.values())
+    return parts
+
+
+def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
+    """Time inside each range that is not inside a range within it.
+
+    Args:
+        ranges: name, start and end in nanoseconds; two of them are apart, or one lies within the other.
+
+    Returns:
+        `dict[str, float]`: name → seconds, summed over its ranges.
+
+    Example:
+    ```python
+    >>> exclusive_seconds([("losses", 0, 10_000_000_000), ("teacher", 2_000_000_000, 5_000_000_000)])
+    {'losses': 7.0, 'teacher': 3.0}
+
+    ```
+    """
+    seconds: dict[str, float] = {}
+    around: list[Range] = []
+    for name, start, end in sorted(ranges, key=lambda entry: (entry[1], -entry[2])):
+        while around and around[-1][2] <= start:
+            around.pop()
+        if around:
+            seconds[around[-1][0]] -= (end - start) / 1e9
+        seconds[name] = seconds.get(name, 0.0) + (end - start) / 1e9
+        around.append((name, start, end))
+    return seconds
+
+
+def _profiled_turn(run: GatedRun, **settings: Any) -> tuple[list[Any], float]:
+    session: Any = profile(activities=[ProfilerActivity.CPU], **settings)
+    seconds = run.turn(within=session)
+    return list(session.profiler.kineto_results.events()), seconds
+
+
+def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
+    """Owner, attribute and part of what is put into ranges."""
+    methods = [
+        (trainer, "get_batch_samples", "data"),
+        (trainer.model, "forward", "student"),
+        (trainer, "compute_loss", "losses"),
+        (trainer.accelerator, "backward", "backward"),
+        (trainer, "_clip_grad_norm", "clipping"),
+        (trainer.optimizer, "step", "optimizer"),
+        (trainer.model, "zero_grad", "optimizer"),
+    ]
+    if isinstance(trainer, HomoDistilTrainer):
+        pruner = trainer.pruner
+        methods += [(FrozenTeacher, "__call__", "teacher"), (pruner, "score", "scores")]
+        methods += [(pruner, "zero", "masks"), (pruner, "step", "masks")]
+    if isinstance(trainer, ReferenceTrainer):
+        methods += [(trainer.teacher, "forward", "teacher"), (trainer, "score", "scores")]
+        methods += [(trainer, "apply_masks", "masks")]
+    return methods
+
+
+@contextmanager
+def _in_range(owner: Any, name: str, part: str, device: torch.device) -> Iterator[None]:
+    original: Callable = getattr(owner, name)
+    is_own = name in vars(owner)
+
+    def ranged(*args: Any, **kwargs: Any) -> Any:
+        with record_function(f"{_PART}{part}"):
+            result = original(*args, **kwargs)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # so that the range holds the kernels that it started
+        return result
+
+    setattr(owner, name, ranged)
+    try:
+        yield
+    finally:
+        if is_own:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)
