@@ -84,7 +84,9 @@ def checkpoint_pruner(folder: str | Path) -> Pruner:
     student = _load_student(folder)
     num_layers = student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("target", "full"))
-    pruner = Pruner(student, target, settings=PruningSettings(**state["settings"]), full=full)
+    waypoints = [WidthPlan.from_dict(plan, num_layers) for plan in state["waypoints"]]
+    settings = PruningSettings(**state["settings"])
+    pruner = Pruner(student, target, settings=settings, full=full, waypoints=waypoints)
     pruner.load_state(state, _without_projections(load_file(folder / STATE_TENSORS_FILE)))
     return pruner
 

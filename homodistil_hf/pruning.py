@@ -7,7 +7,7 @@ trainer calls it at four moments of an optimizer step.
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Pruner:
         settings: how units are scored and chosen.
         guard: pauses pruning; None = never.
         full: the widths that kept fractions refer to. Default: the student's now.
+        waypoints: plans to pass through, each no wider than the one before; `step` then needs a schedule with as many.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Pruner:
         settings: PruningSettings = PruningSettings(),
         guard: DiscrepancyGuard | None = None,
         full: WidthPlan | None = None,
+        waypoints: Sequence[WidthPlan] = (),
     ):
         self.model = model
         self.target = target
@@ -79,6 +81,8 @@ class Pruner:
         self.choices_digest = b""
         self.scores = self._new_scores()
         self.plan_reached = self.full == target
+        self.waypoints = tuple(waypoints)
+        self.num_waypoints_reached = self.rests_until_step = 0
         self.num_compactions = 0
         num_heads = [layer.num_attention_heads for layer in self.full.layers]
         self.teacher_heads = [torch.arange(count) for count in num_heads]
@@ -155,16 +159,30 @@ class Pruner:
         Returns:
             `bool`: whether the student was compacted.
         """
-        if self.plan_reached or not schedule.is_due(step):
+        if self.plan_reached or step <= self.rests_until_step or not schedule.is_due(step):
             return False
-        if step < schedule.deadline_step and self.guard is not None and not self.guard.allows(step):
+        leg = self.num_waypoints_reached
+        if step < schedule.deadline_of_leg(leg) and self.guard is not None and not self.guard.allows(step):
             return False
-        progress = schedule.progress(step)
-        plan = self._plan_at(progress)
-        self.plan_reached = all(value == 1 for value in progress.values())
+        progress = schedule.progress(step, leg=leg)
+        stations = (self.full, *self.waypoints, self.target)
+        plan = self._plan_between(stations[leg], stations[leg + 1], progress)
+        if all(value == 1 for value in progress.values()):
+            self._arrive(step, schedule)
         if plan != self.kept:
             self.prune_to(plan)
         return self.maybe_compact(optimizer)
+
+    def waypoint_due(self, step: int) -> int | None:
+        """The waypoint whose rest is over with this step: the moment to look at the student.
+
+        Args:
+            step: completed optimizer steps; `step` has been called for it.
+
+        Returns:
+            `int`: its index, or None.
+        """
+        return self.num_waypoints_reached - 1 if self.num_waypoints_reached and step == self.rests_until_step else None
 
     def final_plan(self) -> WidthPlan:
         """The widths at the end of pruning if all were decided now: the target, or its totals shared out globally.
@@ -172,7 +190,7 @@ class Pruner:
         Returns:
             [`WidthPlan`].
         """
-        return self._plan_at(dict.fromkeys(("hidden", "attention", "ffn"), 1.0))
+        return self._plan_between(self.full, self.target, dict.fromkeys(("hidden", "attention", "ffn"), 1.0))
 
     def prune_to(self, plan: WidthPlan) -> None:
         """Drop the least important units down to a plan.
@@ -248,6 +266,9 @@ class Pruner:
             "target": self.target.to_dict(),
             "settings": dataclasses.asdict(self.settings),
             "plan_reached": self.plan_reached,
+            "waypoints": [plan.to_dict() for plan in self.waypoints],
+            "num_waypoints_reached": self.num_waypoints_reached,
+            "rests_until_step": self.rests_until_step,
             "num_compactions": self.num_compactions,
             "guard": None if self.guard is None else self.guard.state_dict(),
         }
@@ -265,7 +286,8 @@ class Pruner:
         self._check_same_run(state)
         num_layers = len(self.full.layers)
         self.full = WidthPlan.from_dict(state["full"], num_layers)
-        self.plan_reached, self.num_compactions = state["plan_reached"], state["num_compactions"]
+        for name in ("plan_reached", "num_compactions", "num_waypoints_reached", "rests_until_step"):
+            setattr(self, name, state[name])
         if self.guard is not None and state["guard"] is not None:
             self.guard.load_state_dict(state["guard"])
         self.groups = encoder_groups(self.model)
@@ -278,41 +300,44 @@ class Pruner:
             raise ValueError(f"checkpoint masks of {len(self.masks)} groups don't fit the student's widths {sizes}")
         masking.apply_masks(self.model, self.groups, self.masks)
 
-    def _plan_at(self, progress: Mapping[str, float]) -> WidthPlan:
+    def _arrive(self, step: int, schedule: PruningSchedule) -> None:
+        if self.num_waypoints_reached == len(self.waypoints):
+            self.plan_reached = True
+            return
+        self.num_waypoints_reached += 1
+        self.rests_until_step = step + schedule.recovery_steps
+
+    def _plan_between(self, start: WidthPlan, end: WidthPlan, progress: Mapping[str, float]) -> WidthPlan:
         present, multiple = self.kept, self.settings.multiple
         if self.settings.width_allocation == "local":
-            return masking.scheduled_plan(
-                self.full, self.target, progress=progress, present=present, multiple=multiple
-            )
-        return self._competing_plan(progress)
-
-    def _competing_plan(self, progress: Mapping[str, float]) -> WidthPlan:
+            return masking.scheduled_plan(start, end, progress=progress, present=present, multiple=multiple)
         # Budgets are sums over layers, so a layer may be above the uniform schedule; only head sizes and the hidden
         # size are bounded by what each layer still has.
-        present, multiple = self.kept, self.settings.multiple
         budget = masking.scheduled_plan(
-            self.full, self.target, progress=progress, present=self._budget_ceiling(), multiple=multiple
+            start, end, progress=progress, present=self._budget_ceiling(start), multiple=multiple
         )
         plan = masking.compete_across_layers(
             budget,
             self.unit_scores(),
             self.masks,
             multiple=multiple,
-            max_heads=self._most_heads(progress),
+            max_heads=self._most_heads(start, end, progress["attention"]),
         )
         return dataclasses.replace(plan, hidden_size=min(plan.hidden_size, present.hidden_size))
 
-    def _budget_ceiling(self) -> WidthPlan:
+    def _budget_ceiling(self, start: WidthPlan) -> WidthPlan:
         layers = tuple(
-            dataclasses.replace(full, head_dim=present.head_dim)
-            for full, present in zip(self.full.layers, self.kept.layers, strict=True)
+            dataclasses.replace(widths, head_dim=present.head_dim)
+            for widths, present in zip(start.layers, self.kept.layers, strict=True)
         )
         return WidthPlan(self.kept.hidden_size, layers)
 
-    def _most_heads(self, progress: Mapping[str, float]) -> int:
-        exportable = self.target.padded().layers[0].num_attention_heads
-        full = max(layer.num_attention_heads for layer in self.full.layers)
-        return max(exportable, round(full * kept_fraction(progress["attention"], exportable / full)))
+    def _most_heads(self, start: WidthPlan, end: WidthPlan, progress: float) -> int:
+        most = max(layer.num_attention_heads for layer in start.layers)
+        if start in self.waypoints:
+            most = start.padded().layers[0].num_attention_heads
+        exportable = end.padded().layers[0].num_attention_heads
+        return max(exportable, round(most * kept_fraction(progress, exportable / most)))
 
     def _new_scores(self) -> SensitivityScores:
         return METRICS[self.settings.metric](
@@ -331,6 +356,11 @@ class Pruner:
             raise ValueError(
                 f"student plan {target} differs from the checkpoint's {state['target']}; resume with the same "
                 "student, or start a new run from the exported checkpoint"
+            )
+        waypoints = [plan.to_dict() for plan in self.waypoints]
+        if state["waypoints"] != waypoints:
+            raise ValueError(
+                f"snapshots {waypoints} differ from the checkpoint's {state['waypoints']}; resume with those"
             )
         metric = state["settings"]["metric"]
         if metric != self.settings.metric:

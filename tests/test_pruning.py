@@ -1,5 +1,6 @@
 """The pruner strings score, mask, zero and compact together, and its state goes into a checkpoint and back."""
 
+import copy
 import dataclasses
 import json
 import logging
@@ -203,10 +204,12 @@ def test_the_plan_is_reached_by_the_deadline_whatever_the_guard_says():
 
 def copy_of(pruner: Pruner, **changes: object) -> Pruner:
     """Another pruner of another copy of the same student, through what a checkpoint would hold."""
-    student = type(pruner.model)(pruner.model.config)
+    student = type(pruner.model)(copy.deepcopy(pruner.model.config))
     student.load_state_dict(pruner.model.state_dict())
     settings = dataclasses.replace(pruner.settings, **changes)
-    copied = Pruner(student, pruner.target, settings=settings, guard=pruner.guard and never_calm(), full=pruner.full)
+    guard = pruner.guard and never_calm()
+    stations = {"full": pruner.full, "waypoints": pruner.waypoints}
+    copied = Pruner(student, pruner.target, settings=settings, guard=guard, **stations)
     copied.load_state(json.loads(json.dumps(pruner.state_dict())), pruner.state_tensors())
     return copied
 
@@ -272,3 +275,117 @@ def test_the_digest_tells_choices_apart_after_a_compaction():
         digests.append(pruner.choices_digest)
         assert all(mask.all() for mask in pruner.masks.values())
     assert digests[0] == digests[1] != digests[2]
+
+
+# Waypoints
+
+HALF_WAY = WidthPlan.uniform(24, 2, LayerWidths(3, 8, 52))
+NEARLY_THERE = WidthPlan(20, (LayerWidths(2, 8, 32), LayerWidths(3, 8, 33)))
+
+
+def pruner_through(*waypoints: WidthPlan, guard: DiscrepancyGuard | None = None, **settings: object) -> Pruner:
+    return Pruner(
+        to_student(make_teacher()), TARGET, settings=PruningSettings(**settings), guard=guard, waypoints=waypoints
+    )
+
+
+def walk(pruner: Pruner, schedule: PruningSchedule, *, kls: float | None = None) -> dict[int, WidthPlan]:
+    """Score once and step through a run of 40 steps; the kept widths after each."""
+    backward(pruner)
+    pruner.score()
+    plans = {}
+    for step in range(1, 41):
+        if pruner.guard is not None and kls is not None:
+            pruner.guard.observe(kls**step)
+        pruner.step(step, schedule)
+        plans[step] = pruner.kept
+    return plans
+
+
+def is_within(plan: WidthPlan, wider: WidthPlan) -> bool:
+    widths = [(plan.hidden_size, wider.hidden_size)]
+    for layer, wider_layer in zip(plan.layers, wider.layers, strict=True):
+        widths += zip(dataclasses.astuple(layer), dataclasses.astuple(wider_layer), strict=True)
+    return all(width <= limit for width, limit in widths)
+
+
+@pytest.mark.parametrize("interval_steps", [1, 7])
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_waypoints_are_passed_exactly(interval_steps, multiple):
+    pruner = pruner_through(HALF_WAY, NEARLY_THERE, multiple=multiple)
+    schedule = PruningSchedule(WINDOWS, interval_steps, 40, waypoint_steps=(5, 12), recovery_steps=2)
+    plans = walk(pruner, schedule)
+    assert [plans[step] for step in (5, 6, 7)] == [HALF_WAY] * 3
+    assert [plans[step] for step in (12, 13, 14)] == [NEARLY_THERE] * 3
+    assert plans[20] == TARGET
+    assert all(is_within(after, before) for before, after in pairwise(plans.values()))
+    if interval_steps == 1:
+        assert plans[4] not in (FULL, HALF_WAY)
+        assert plans[11] not in (HALF_WAY, NEARLY_THERE)
+
+
+def test_a_waypoint_is_due_when_its_rest_is_over():
+    pruner = pruner_through(HALF_WAY, NEARLY_THERE)
+    schedule = PruningSchedule(WINDOWS, 1, 40, waypoint_steps=(5, 12), recovery_steps=2)
+    due = {}
+    for step in range(1, 41):
+        pruner.step(step, schedule)
+        if (index := pruner.waypoint_due(step)) is not None:
+            due[step] = index, pruner.kept
+    assert due == {7: (0, HALF_WAY), 14: (1, NEARLY_THERE)}
+
+
+def test_a_guard_delays_waypoints_but_not_past_their_deadlines():
+    pruner = pruner_through(HALF_WAY, NEARLY_THERE, guard=never_calm(), multiple=1)
+    schedule = PruningSchedule(WINDOWS, 1, 40, waypoint_steps=(5, 12), recovery_steps=2)
+    plans = walk(pruner, schedule, kls=2.0)
+    assert [schedule.deadline_of_leg(leg) for leg in range(3)] == [32, 35, 38]
+    assert plans[1] == plans[31] != HALF_WAY
+    assert [plans[step] for step in (32, 34, 35, 37, 38)] == [HALF_WAY] * 2 + [NEARLY_THERE] * 2 + [TARGET]
+
+
+def test_a_delayed_waypoint_still_has_its_whole_rest():
+    pruner = pruner_through(HALF_WAY, guard=never_calm(), multiple=1)
+    pruner.guard.patience_steps = 6
+    schedule = PruningSchedule(WINDOWS, 1, 40, waypoint_steps=(5,), recovery_steps=4)
+    plans = walk(pruner, schedule, kls=2.0)
+    reached = min(step for step, plan in plans.items() if plan == HALF_WAY)
+    assert reached == 8  # pruned once at step 1, held back from step 2 on
+    assert [plans[step] for step in range(reached, reached + 5)] == [HALF_WAY] * 5
+    assert pruner.rests_until_step == reached + 4
+    assert plans[40] == TARGET
+
+
+def test_layers_share_out_the_totals_of_a_waypoint():
+    pruner = pruner_through(HALF_WAY, width_allocation="global", multiple=1)
+    pruner.model.bert.encoder.layer[0].output.dense.weight.data *= 2.0
+    schedule = PruningSchedule(WINDOWS, 1, 40, waypoint_steps=(5,), recovery_steps=2)
+    plans = walk(pruner, schedule)
+    passed = plans[5]
+    assert passed == plans[7] != HALF_WAY
+    assert passed.hidden_size == HALF_WAY.hidden_size
+    for name, total in (("num_attention_heads", 6), ("intermediate_size", 104)):
+        assert sum(getattr(layer, name) for layer in passed.layers) == total
+    assert passed.padded().hidden_size == 24
+    assert all(is_within(after, before) for before, after in pairwise(plans.values()))
+    assert sum(layer.intermediate_size for layer in plans[40].layers) == 64
+
+
+def test_the_state_on_the_way_through_waypoints_comes_back():
+    pruner = pruner_through(HALF_WAY, NEARLY_THERE, compaction_threshold=1.0)
+    schedule = PruningSchedule(WINDOWS, 1, 40, waypoint_steps=(5, 12), recovery_steps=2)
+    for step in range(1, 7):
+        pruner.step(step, schedule)
+    copied = copy_of(pruner)
+    assert copied.state_dict() == pruner.state_dict()
+    assert (copied.num_waypoints_reached, copied.rests_until_step) == (1, 7)
+    for step in range(7, 41):
+        assert copied.step(step, schedule) == pruner.step(step, schedule)
+        assert (copied.kept, copied.waypoint_due(step)) == (pruner.kept, pruner.waypoint_due(step))
+    assert copied.plan_reached
+
+
+def test_other_waypoints_than_the_checkpoints_are_refused():
+    pruner = pruner_through(HALF_WAY)
+    with pytest.raises(ValueError, match=r"snapshots \[\] differ from the checkpoint's .*24.*; resume with those"):
+        make_pruner().load_state(pruner.state_dict(), pruner.state_tensors())
