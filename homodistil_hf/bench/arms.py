@@ -16,6 +16,7 @@ from ..collator import MaskedLMCollator
 from ..teacher import FrozenTeacher
 from ..trainer import HomoDistilTrainer
 from ..training_args import HomoDistilTrainingArguments
+from ..widths import WidthPlan
 from .course import Stretch
 from .reference import ReferenceTrainer
 from .settings import BenchSettings, Workload
@@ -151,18 +152,18 @@ def choice_seconds(trainer: HomoDistilTrainer) -> float:
     return _timed(trainer, lambda: trainer.pruner.prune_to(trainer.pruner.kept))
 
 
-def compaction_seconds(trainer: HomoDistilTrainer) -> float:
-    """How long the compaction takes that a student stands before, optimizer state included.
+def compaction_seconds(trainer: HomoDistilTrainer, plan: WidthPlan) -> float:
+    """How long the compaction takes that ends a student's place, optimizer state included.
 
     Args:
         trainer: held at a gate; compacted afterwards.
+        plan: the next widths of its parameters.
 
     Returns:
-        `float`: seconds; 0 where nothing is masked.
+        `float`: seconds.
     """
     pruner = trainer.pruner
-    if pruner.kept == pruner.present:
-        return 0.0
+    pruner.prune_to(plan)
     return _timed(trainer, lambda: pruner.compact(_bare(trainer.optimizer)))
 
 

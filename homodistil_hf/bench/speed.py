@@ -173,11 +173,14 @@ def _median_parts(run: GatedRun) -> dict[str, float]:
 
 def _pruning_costs(runs: Mapping[str, GatedRun], way: Way) -> dict[str, Any]:
     """Seconds of a choice of masks and of a compaction, at every place on the way."""
+    widths = [place.present for place in plateaus(way.stretches)]
+    following = dict(zip(widths, widths[1:], strict=False))
     costs = {}
-    for name in way.points:
+    for name, point in way.points.items():
         trainer = runs[name].trainer
-        choice = arms.choice_seconds(trainer)
-        costs[name] = {"choice_seconds": choice, "compaction_seconds": arms.compaction_seconds(trainer)}
+        costs[name] = {"choice_seconds": arms.choice_seconds(trainer)}
+        if point.present in following:
+            costs[name]["compaction_seconds"] = arms.compaction_seconds(trainer, following[point.present])
     return costs
 
 
@@ -228,8 +231,9 @@ def _pruning_seconds(way: Way, pruning: Mapping[str, Any], length: int) -> dict[
     places = plateaus(way.stretches)
     macs = {name: encoder_macs(point.present, length) for name, point in way.points.items()}
     choices = {macs[name]: costs["choice_seconds"] for name, costs in pruning.items()}
-    compactions = {macs[name]: costs["compaction_seconds"] for name, costs in pruning.items()}
-    compactions = {value: seconds for value, seconds in compactions.items() if seconds > 0}
+    compactions = {
+        macs[name]: costs["compaction_seconds"] for name, costs in pruning.items() if "compaction_seconds" in costs
+    }
     # Masks change where a stretch ends, parameters where a plateau does; the last ones end with the run.
     changes = [(value, 1) for value, _ in macs_and_steps(way.stretches[:-1], length)]
     removals = [(value, 1) for value, _ in macs_and_steps(places[:-1], length)]
