@@ -1,12 +1,14 @@
-"""The uniform plan that meets a budget of parameters or encoder MACs, for a teacher of any size.
+"""The uniform plan that meets a budget of parameters, encoder MACs or milliseconds, for a teacher of any size.
 
 A budget fixes one number and a plan has four, so the search stays near the teacher: hidden and FFN size in its
 proportion, its number of heads where they divide the hidden size. Only plans that need no padding are considered.
-Costs come from `cost.py`; presets, written plans and the check against the teacher are in `plans.py`.
+Costs come from `cost.py`, milliseconds from whoever calls; presets, written plans and the check against the teacher
+are in `plans.py`.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import math
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .cost import count_parameters, encoder_macs
-from .widths import LayerWidths, WidthPlan, narrowest, nearest_name, shown, teacher_plan
+from .widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, nearest_name, shown, teacher_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -24,6 +26,7 @@ TOLERANCE = 0.03
 
 _EXAMPLES = {"params": "14M", "macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
+_MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 16
 
@@ -68,6 +71,40 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     return min(candidates, key=distance)
 
 
+def plan_for_latency(
+    limit_ms: float, teacher_config: PreTrainedConfig, *, predict: Callable[[WidthPlan], float], multiple: int = 8
+) -> WidthPlan:
+    """Return the largest uniform plan that is predicted to be fast enough.
+
+    Args:
+        limit_ms (`float`): Milliseconds of one forward pass.
+        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
+        predict (`Callable[[WidthPlan], float]`): Milliseconds that a plan takes, see `LatencyTable.latency_ms`.
+        multiple (`int`): See `plan_for_budget`.
+
+    Returns:
+        `WidthPlan`: Of the plans that take at most `limit_ms` the one with the most encoder MACs; a plan less like the
+        teacher must have more of them to be preferred.
+
+    Raises:
+        ValueError: No plan is that fast, or the teacher itself is; the message names the range.
+    """
+    search = _Search(teacher_plan(teacher_config), multiple)
+    proportional = search.proportional_plans()
+    smallest, largest = min(map(predict, proportional)), predict(search.teacher)
+    if not smallest <= limit_ms <= largest:
+        raise ValueError(
+            f"student='latency_ms={limit_ms:g}' is out of this teacher's reach on this machine; nearest valid: from "
+            f"'latency_ms={_rounded(smallest, math.ceil)}' to 'latency_ms={_rounded(largest, math.floor)}'"
+        )
+
+    def size(plan: WidthPlan) -> float:
+        return math.log(encoder_macs(plan)) - search.unlikeness(plan)
+
+    candidates = (candidate for plan in proportional for candidate in search.filled_plans(plan, limit_ms, predict))
+    return max(candidates, key=size)
+
+
 def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8) -> str:
     """Return the budget that asks for `fraction` of the teacher's encoder MACs, or the smallest that can be met.
 
@@ -99,8 +136,9 @@ class _Search:
     multiple: int
 
     def __post_init__(self) -> None:
-        if self.multiple < 1:
-            raise ValueError(f"multiple={self.multiple} is no width to round to; nearest valid: 1")
+        if not 1 <= self.multiple <= LARGEST_WIDTH:
+            nearest = 1 if self.multiple < 1 else LARGEST_WIDTH
+            raise ValueError(f"multiple={shown(self.multiple)} is no width to round to; nearest valid: {nearest}")
 
     @functools.cached_property
     def limit(self) -> LayerWidths:
@@ -141,6 +179,19 @@ class _Search:
         yield _with_ffn(plan, self._ffn_size(math.floor(num_steps)))
         yield _with_ffn(plan, self._ffn_size(math.ceil(num_steps)))
 
+    def filled_plans(
+        self, plan: WidthPlan, limit: float, predict: Callable[[WidthPlan], float]
+    ) -> Iterator[WidthPlan]:
+        """Yield the plan if it stays below `limit`, and the one whose FFN size uses the limit up, if there is one."""
+        ffn_size = plan.layers[0].intermediate_size
+        smallest, largest = max(1, ffn_size // self.multiple // 2), math.ceil(2 * ffn_size / self.multiple)
+        sizes = sorted({ffn_size, *map(self._ffn_size, range(smallest, largest + 1))})
+        # Bisection takes costs to rise with the size; measured ones may not quite, so what is found is checked too.
+        position = bisect.bisect_right(sizes, limit, key=lambda size: predict(_with_ffn(plan, size)))
+        for candidate in (plan, _with_ffn(plan, sizes[max(position - 1, 0)])):
+            if predict(candidate) <= limit:
+                yield candidate
+
     def unlikeness(self, plan: WidthPlan) -> float:
         """How far the plan's proportions and heads are from the teacher's: 0 where both are kept."""
         layer = plan.layers[0]
@@ -180,7 +231,8 @@ class _Search:
 
 
 def _parse(budget: str) -> tuple[str, float]:
-    match = _BUDGET.fullmatch(budget)
+    # Longer ones mean nothing, and matching them takes time that grows with the square of their length.
+    match = _BUDGET.fullmatch(budget) if len(budget) <= _MAX_BUDGET_CHARS else None
     kind = budget.partition("=")[0].strip()
     if kind not in _EXAMPLES:
         nearest = nearest_name(kind, _EXAMPLES)

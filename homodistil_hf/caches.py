@@ -1,7 +1,8 @@
 """Where the package keeps what it can make again, and how to clear it.
 
-Two things are kept: `demo`, the text, tokenizer and teacher of `homodistil demo`; and `datasets`, texts that
-`homodistil distill` has converted and tokenized. Models and data sets from the Hub stay in the Hub's own cache.
+Three things are kept: `demo`, the text, tokenizer and teacher of `homodistil demo`; `datasets`, texts that
+`homodistil distill` has converted and tokenized; and `latency`, tables that were measured on this machine. Models and
+data sets from the Hub stay in the Hub's own cache.
 """
 
 import os
@@ -14,7 +15,7 @@ import datasets
 
 from .checkpoint import manifest_problem, write_manifest
 
-KINDS = ("demo", "datasets")
+KINDS = ("demo", "datasets", "latency")
 ENVIRONMENT_VARIABLE = "HOMODISTIL_CACHE"
 
 
@@ -38,7 +39,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     It is built aside, gets a manifest of digests and is renamed: an interrupted build is never taken for a whole one.
 
     Args:
-        kind: `"demo"` or `"datasets"`.
+        kind: `"demo"`, `"datasets"` or `"latency"`.
         key: name that stands for everything the content depends on.
         build: fills an empty folder.
 

@@ -2,8 +2,8 @@
 
 `resolve_plan` turns what the user gave into a `WidthPlan` before any weight is loaded, or refuses it with the nearest
 plan that would do. The types are in `widths.py`, the formulas of what they cost in `cost.py`, the search that meets a
-budget in `budgets.py`; all three stand below this file and know nothing of it. When and how a model is brought to its
-plan is left to `schedule.py` and `masks.py`.
+budget in `budgets.py`, what takes how long in `latency/`; all of them stand below this file and know nothing of it.
+When and how a model is brought to its plan is left to `schedule.py` and `masks.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .budgets import nearest_macs_budget, plan_for_budget
 from .cost import encoder_macs
 from .json_files import parse_json, read_json
+from .latency.planning import LatencyBudget, is_latency_budget, plan_within
 from .widths import (
     LayerWidths,
     WidthPlan,
@@ -51,7 +52,7 @@ PRESETS = {
 
 _BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
 _KINDS_OF_STUDENT = (
-    f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M' or 'macs=0.25', "
+    f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
     "a JSON file, or a plan such as " + PRESETS["homobert-tiny"].to_json()
 )
 
@@ -63,9 +64,9 @@ def resolve_plan(
 
     Args:
         student (`str` or `Mapping[str, Any]`):
-            A preset's name; a budget, `"params=14M"` (embeddings and encoder; suffixes k, M, B) or `"macs=0.25"` (of
-            the teacher's encoder at 128 tokens); a JSON file; or a plan, as JSON text that begins with `{` or as a
-            mapping, see `WidthPlan.from_dict`.
+            A preset's name; a budget, `"params=14M"` (embeddings and encoder; suffixes k, M, B), `"macs=0.25"` (of
+            the teacher's encoder at 128 tokens) or `"latency_ms=5"` (on this machine, see `LatencyBudget.parse`); a
+            JSON file; or a plan, as JSON text that begins with `{` or as a mapping, see `WidthPlan.from_dict`.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
 
@@ -89,6 +90,8 @@ def resolve_plan(
     teacher = teacher_plan(teacher_config)
     if isinstance(student, str) and student in PRESETS:
         return _preset_plan(student, teacher, multiple)
+    if isinstance(student, str) and is_latency_budget(student):
+        return plan_within(LatencyBudget.parse(student), teacher_config, multiple=multiple).plan
     if isinstance(student, str) and _looks_like_budget(student):
         return plan_for_budget(student, teacher_config, multiple=multiple)
     plan = WidthPlan.from_dict(_written_plan(student), len(teacher.layers))

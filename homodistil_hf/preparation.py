@@ -19,9 +19,9 @@ from .attention import HALF_CPU_ATTENTION
 from .conversion import load_teacher, load_teacher_config, to_student
 from .data import check_tokenizer
 from .modeling import HomoBertPreTrainedModel
-from .plans import resolve_plan
 from .projections import Projections
 from .ranks import check_whole_model
+from .resolution import resolve_student
 from .structure import PROJECTIONS, modules_of
 from .teacher import FrozenTeacher, resolve_teacher_dtype
 from .training_args import HomoDistilTrainingArguments
@@ -68,9 +68,7 @@ def prepare(
     for name, given in (("model", model), ("teacher", teacher)):
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
-    if args.student is None:
-        raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
-    student, plan = _student_and_plan(model, args.student, multiple=args.width_multiple)
+    student, plan = _student_and_plan(model, args)
     guide = to_student(_loaded(teacher, default=student))
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
@@ -85,15 +83,15 @@ def prepare(
 
 
 def _student_and_plan(
-    model: str | PreTrainedModel, widths: str, *, multiple: int
+    model: str | PreTrainedModel, args: HomoDistilTrainingArguments
 ) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
     if isinstance(model, str):
         config = load_teacher_config(model)
-        plan = resolve_plan(widths, config, multiple=multiple)
+        plan = resolve_student(args, config)
         return to_student(load_teacher(model, config=config)), plan
     student = to_student(model).float()
     _freeze_alike(student, model)
-    return student, resolve_plan(widths, model.config, multiple=multiple)
+    return student, resolve_student(args, model.config)
 
 
 def _freeze_alike(student: HomoBertPreTrainedModel, model: PreTrainedModel) -> None:

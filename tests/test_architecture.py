@@ -25,12 +25,16 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "durable",
         "stopping",
     ),
-    ("json_files",),
+    ("json_files", "hub_errors"),
     ("checkpoint", "config_files", "weight_files"),
     ("corpus", "packing", "collator", "sharing", "caches", "demo_text", "decoding"),
     # The stages of the method: tensors and plans in, tensors and plans out.
     ("structure", "cost", "tasks", "teacher", "registration", "tokenizer_files"),
+    ("latency", "latency.timing", "latency.machine", "latency.onnx_graph", "latency.tables", "latency.layout"),
+    ("latency.backends",),
     ("budgets", "sensitivity", "masks", "compaction", "recording", "optimizers"),
+    ("latency.parts", "latency.comparison"),
+    ("latency.planning",),
     ("plans", "conversion", "pruning", "distillation", "discrepancy", "data", "evaluation.*"),
     # Folders on disk.
     ("facts", "run_state"),
@@ -42,6 +46,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     # Who reads settings and puts the stages together.
     ("training_args", "resumable"),
     ("ranks",),
+    ("resolution",),
     ("preparation", "measuring", "run_config"),
     ("exporting",),
     ("pushing",),
@@ -58,6 +63,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
 
 SETTINGS_READERS = (
     "training_args",
+    "resolution",
     "preparation",
     "run_config",
     "trainer",
