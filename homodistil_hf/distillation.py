@@ -125,7 +125,8 @@ class Distillation:
     def _prediction_terms(self, student: Any, teacher: Any, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self.task.labels(inputs)
         if not self.task.has_vocabulary:
-            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs), labels)
+            # A copy, because autograd saves the rows, and the teacher's tensors are of inference mode.
+            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs).clone(), labels)
         own_head, fast = self.student.get_output_embeddings(), self.teacher.fast.get_output_embeddings()
         return decoded_terms(
             decoder_of(own_head, student["decoder_inputs"]),
@@ -153,11 +154,15 @@ class Distillation:
         for layer, recorded in enumerate(zip(teacher, student, strict=True)):
             modules = [self.recorders[name].attentions[layer] for name in ("teacher", "student")]
             scores = [
-                attention_scores(*query_key, num_heads=module.num_attention_heads, scaling=module.scaling)
-                for query_key, module in zip(recorded, modules, strict=True)
+                attention_scores(
+                    *query_key,
+                    num_heads=module.num_attention_heads,
+                    scaling=module.scaling,
+                    heads=heads.to(query_key[0].device),
+                )
+                for query_key, module, heads in zip(recorded, modules, self.kept_heads(layer), strict=True)
             ]
-            heads = [kept.to(scores[0].device) for kept in self.kept_heads(layer)]
-            errors.append(attention_error(scores[0][:, heads[0]], scores[1][:, heads[1]], mask_BT))
+            errors.append(attention_error(scores[0], scores[1], mask_BT))
         return torch.stack(errors).sum()
 
     def _recording(self, name: str) -> AbstractContextManager[list[QueryKey]]:

@@ -227,7 +227,12 @@ def attention_error(
 
 
 def attention_scores(
-    query_BTA: torch.Tensor, key_BTA: torch.Tensor, *, num_heads: int, scaling: float
+    query_BTA: torch.Tensor,
+    key_BTA: torch.Tensor,
+    *,
+    num_heads: int,
+    scaling: float,
+    heads: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Scores before the softmax, q·kᵀ·scaling.
 
@@ -236,18 +241,21 @@ def attention_scores(
         key_BTA: keys.
         num_heads: N; A = N × head size.
         scaling: the softmax scale, 1/√d.
+        heads: int64 indices of the heads wanted; no others are computed. Default: all.
 
     Returns:
-        `torch.Tensor` of shape `(B, N, T, T)`, the inputs' type.
+        `torch.Tensor` of shape `(B, N, T, T)`, N the heads wanted, the inputs' type.
 
     Example:
     ```python
     >>> query, key = torch.ones(1, 2, 6), torch.ones(1, 2, 6)
-    >>> attention_scores(query, key, num_heads=2, scaling=0.5).tolist()
-    [[[[1.5, 1.5], [1.5, 1.5]], [[1.5, 1.5], [1.5, 1.5]]]]
+    >>> attention_scores(query, key, num_heads=2, scaling=0.5, heads=torch.tensor([1])).tolist()
+    [[[[1.5, 1.5], [1.5, 1.5]]]]
 
     ```
     """
-    query = query_BTA.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-    key = key_BTA.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-    return query @ key.transpose(-1, -2) * scaling
+    query, key = (states_BTA.unflatten(-1, (num_heads, -1)) for states_BTA in (query_BTA, key_BTA))
+    if heads is not None and len(heads) < num_heads:
+        query, key = query.index_select(2, heads), key.index_select(2, heads)
+    # Scaled before the product: queries are fewer numbers than scores.
+    return (query * scaling).transpose(1, 2) @ key.permute(0, 2, 3, 1)

@@ -7,6 +7,7 @@ wide a student should be at a step comes from `schedule.py`; physical removal is
 import hashlib
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from torch import nn
 from .modeling import HomoBertLayerNorm, HomoBertPreTrainedModel
 from .structure import Group, UnitTensors, kept_indices, modules_of
 from .widths import LayerWidths, WidthPlan
+
+Slices = Mapping[str, list[tuple[int, torch.Tensor]]]
 
 
 def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
@@ -216,20 +219,46 @@ def apply_masks(model: HomoBertPreTrainedModel, groups: Mapping[str, Group], mas
 def zero_dropped(tensors: Mapping[str, torch.Tensor], groups: Mapping[str, Group], masks: UnitTensors) -> None:
     """Zero the slices of dropped units, in place.
 
-    Run on parameters after each optimizer step (momentum must not revive a unit) and on gradients before clipping
-    (what is gone must not count in their norm).
-
     Args:
         tensors: parameter name → tensor of the parameter's shape; names may be missing.
         groups: the student's groups.
         masks: one bool a unit.
     """
-    for name, dims in kept_indices(dict(groups), masks).items():
+    zero_slices(tensors, dropped_slices(groups, masks))
+
+
+def dropped_slices(groups: Mapping[str, Group], masks: UnitTensors, *, device: Any = None) -> Slices:
+    """What belongs to dropped units.
+
+    Args:
+        groups: the student's groups.
+        masks: one bool a unit.
+        device: where the tensors are that will be zeroed.
+
+    Returns:
+        `dict`: parameter name → pairs of a dimension and the int64 indices dropped in it; empty if all is kept.
+    """
+    return {
+        name: [(dim, (~kept).nonzero().flatten().to(device)) for dim, kept in dims.items()]
+        for name, dims in kept_indices(dict(groups), masks).items()
+    }
+
+
+def zero_slices(tensors: Mapping[str, torch.Tensor], slices: Slices) -> None:
+    """Zero slices in place.
+
+    Run on parameters after each optimizer step (momentum must not revive a unit) and on gradients before clipping
+    (what is gone must not count in their norm).
+
+    Args:
+        tensors: parameter name → tensor of the parameter's shape; names may be missing.
+        slices: what [`dropped_slices`] gives.
+    """
+    for name, places in slices.items():
         if name not in tensors:
             continue
-        for dim, kept in dims.items():
-            dropped = (~kept).nonzero().flatten().to(tensors[name].device)
-            tensors[name].index_fill_(dim, dropped, 0.0)
+        for dim, indices in places:
+            tensors[name].index_fill_(dim, indices.to(tensors[name].device), 0.0)
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -78,6 +78,7 @@ class Pruner:
         self.full = full or teacher_plan(model.config)
         self.groups = encoder_groups(model)
         self.masks = masking.full_masks(self.groups)
+        self._slices: tuple[UnitTensors, masking.Slices] = ({}, {})
         self.choices_digest = b""
         self.scores = self._new_scores()
         self.plan_reached = self.full == target
@@ -137,16 +138,26 @@ class Pruner:
     def score(self, *, gradient_scale: float = 1.0) -> None:
         """After backward: take the complete, unclipped gradients in; then those of dropped units are zeroed.
 
+        Once the plan is reached nobody will ask for scores any more, and they stay as they are.
+
         Args:
             gradient_scale: what a gradient scaler multiplied them by.
         """
-        self.scores.update(dict(self.model.named_parameters()), self.groups, gradient_scale=gradient_scale)
-        masking.zero_dropped(masking.gradients(self.model), self.groups, self.masks)
+        if not self.plan_reached:
+            self.scores.update(dict(self.model.named_parameters()), self.groups, gradient_scale=gradient_scale)
+        if slices := self._dropped():
+            masking.zero_slices(masking.gradients(self.model), slices)
 
     def zero(self) -> None:
         """After the optimizer's step: what is dropped is set to exactly zero again."""
-        parameters = {name: parameter.data for name, parameter in self.model.named_parameters()}
-        masking.zero_dropped(parameters, self.groups, self.masks)
+        if slices := self._dropped():
+            masking.zero_slices({name: parameter.data for name, parameter in self.model.named_parameters()}, slices)
+
+    def _dropped(self) -> masking.Slices:
+        """Made once for all steps between two choices: masks are never changed, but replaced."""
+        if self._slices[0] is not self.masks:
+            self._slices = self.masks, masking.dropped_slices(self.groups, self.masks, device=self.model.device)
+        return self._slices[1]
 
     def step(self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None) -> bool:
         """At the end of a step: choose masks if the schedule asks, compact if enough was dropped.

@@ -118,13 +118,18 @@ class PlatonScores(SensitivityScores):
             sensitivity = _sensitivity(parameters[name])
             if sensitivity is None:
                 continue
-            sensitivity = sensitivity / gradient_scale
-            mean = self.state.get(f"sensitivity.{name}", torch.zeros_like(sensitivity))
-            mean = torch.lerp(sensitivity, mean, self.sensitivity_smoothing)
-            uncertainty = self.state.get(f"uncertainty.{name}", torch.zeros_like(sensitivity))
-            deviation = (sensitivity - mean).abs_()
-            self.state[f"sensitivity.{name}"] = mean
-            self.state[f"uncertainty.{name}"] = torch.lerp(deviation, uncertainty, self.uncertainty_smoothing)
+            sensitivity /= gradient_scale
+            mean, uncertainty = (
+                self._average(f"{kind}.{name}", sensitivity) for kind in ("sensitivity", "uncertainty")
+            )
+            # In place: these are as large as the student itself.
+            mean.lerp_(sensitivity, 1 - self.sensitivity_smoothing)
+            uncertainty.lerp_(sensitivity.sub_(mean).abs_(), 1 - self.uncertainty_smoothing)
+
+    def _average(self, key: str, like: torch.Tensor) -> torch.Tensor:
+        if key not in self.state:
+            self.state[key] = torch.zeros_like(like)
+        return self.state[key]
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """Ī·Ū summed over each unit's slices; arguments and return as [`SensitivityScores.scores`]."""
@@ -187,11 +192,14 @@ def unit_sums(
 
 
 def _sensitivity(parameter: torch.Tensor) -> torch.Tensor | None:
-    movement = _movement(parameter)
-    return None if movement is None else movement.abs_()
+    product = _product(parameter)
+    return None if product is None else product.abs_()
 
 
 def _movement(parameter: torch.Tensor) -> torch.Tensor | None:
-    if parameter.grad is None:
-        return None
-    return (parameter.detach() * parameter.grad).float().neg_()
+    product = _product(parameter)
+    return None if product is None else product.neg_()
+
+
+def _product(parameter: torch.Tensor) -> torch.Tensor | None:
+    return None if parameter.grad is None else (parameter.detach() * parameter.grad).float()

@@ -77,9 +77,17 @@ class FrozenTeacher:
         self.fast.to(device)
         return self
 
-    @torch.no_grad()
+    def compile(self, **settings: Any) -> None:
+        """Compile the fast form; the first forward pass of every input shape then takes a while.
+
+        Args:
+            settings: of `torch.compile`.
+        """
+        self.fast.compile(**settings)
+
+    @torch.inference_mode()
     def __call__(self, *, exact: bool = False, **inputs: Any) -> Any:
-        """Run the teacher without gradients.
+        """Run the teacher in inference mode: autograd can't save what comes out, a loss that must takes a copy.
 
         Args:
             exact: float32 instead of the fast type.

@@ -117,7 +117,7 @@ def test_a_teacher_never_learns(dtype):
         outputs = teacher(**unlabelled(make_batch()), output_hidden_states=True)
     assert not outputs.logits.requires_grad
     assert not any(state.requires_grad for state in outputs.hidden_states)
-    assert not outputs.logits.is_inference()  # losses save it for their backward pass
+    assert outputs.logits.is_inference()
     assert torch.equal(teacher(**unlabelled(make_batch())).logits, outputs.logits)
 
 
@@ -127,3 +127,12 @@ def test_a_teacher_is_no_submodule():
     assert list(owner.state_dict()) == ["weight", "bias"]
     assert len(list(owner.modules())) == 1
     assert not isinstance(owner.teacher, nn.Module)
+
+
+def test_a_compiled_teacher_says_the_same():
+    plain, compiled = make_frozen(dtype=torch.bfloat16), make_frozen(dtype=torch.bfloat16)
+    compiled.compile(backend="aot_eager")
+    inputs = unlabelled(make_batch())
+    torch.testing.assert_close(compiled(**inputs).logits, plain(**inputs).logits)
+    assert compiled.fast._compiled_call_impl is not None
+    assert compiled.exact._compiled_call_impl is None

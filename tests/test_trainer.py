@@ -558,7 +558,8 @@ def test_compiled_code_follows_masks_and_compactions(make_trainer):
     plain.train()
     torch.compiler.reset()
     # Every choice of masks would be compiled anew otherwise, and dynamo gives up after eight times without an error.
-    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+    # Student and teacher share their code: two times each, with and without dropped channels.
+    with torch._dynamo.config.patch(recompile_limit=4, fail_on_recompile_limit_hit=True):
         compiled.train()
     assert compiled.pruner.num_compactions == 1
     assert_close_run(compiled, plain)
