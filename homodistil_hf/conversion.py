@@ -11,7 +11,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     BertConfig,
@@ -21,11 +22,12 @@ from transformers import (
     BertForTokenClassification,
     PreTrainedModel,
 )
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .compaction import replace_parameters
 from .config_files import check_config_values
 from .cost import count_parameters
+from .hub_errors import HTTP_ERROR, HubError, comes_from_hub, explained, hub_errors
 from .json_files import read_json_object
 from .modeling import (
     HomoBertConfig,
@@ -128,7 +130,13 @@ def _config_values(name: str, label: str, *, revision: str | None, token: str | 
         if path.is_dir():
             path = path / CONFIG_NAME
         elif not path.is_file():
-            path = Path(cached_file(name, CONFIG_NAME, revision=revision, token=token))
+            with hub_errors(f"{label} can't be read", token=token):
+                found = cached_file(name, CONFIG_NAME, revision=revision, token=token)
+            if found is None:
+                raise FileNotFoundError(f"there is no {CONFIG_NAME}; name the repository of a model")
+            path = Path(found)
+    except HubError:
+        raise
     except (OSError, ValueError) as error:
         raise OSError(f"{label} can't be read: {error}") from error
     return read_json_object(path, f"{label}: {CONFIG_NAME}")
@@ -163,12 +171,16 @@ def load_teacher(
 
     Raises:
         ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
+        HubError: the Hub refused or can't be reached.
     """
     label = f"teacher={str(name_or_path)!r}"
     config = config or load_teacher_config(name_or_path, revision=revision, token=token)
     if Path(name_or_path).is_dir():
         num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
         check_weights(name_or_path, num_parameters, label)
+    else:
+        with hub_errors(f"{label} can't be read", token=token):
+            _fetch_weights(name_or_path, revision=revision, token=token)
     model_class = _LOADABLE_CLASSES[(config.architectures or ["BertForMaskedLM"])[0]]
     try:
         model, info = model_class.from_pretrained(
@@ -179,7 +191,9 @@ def load_teacher(
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except LOADING_ERRORS as error:
+    except (*LOADING_ERRORS, HTTP_ERROR) as error:
+        if comes_from_hub(error):
+            raise explained(f"{label} can't be read", error, token=token) from None
         raise ValueError(
             f"{label}: its weights are unreadable ({type(error).__name__}: {error}); copy or download them again"
         ) from error
@@ -190,6 +204,17 @@ def load_teacher(
             f"that head first"
         )
     return model
+
+
+def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> None:
+    # Of a Hub that does not answer from_pretrained would say that there are no weights.
+    try:
+        hf_hub_download(name, SAFE_WEIGHTS_NAME, revision=revision, token=token)
+    except RemoteEntryNotFoundError:
+        return  # they may be in other files
+    except EntryNotFoundError as error:
+        if comes_from_hub(error):
+            raise
 
 
 def to_student(model: PreTrainedModel) -> HomoBertPreTrainedModel:

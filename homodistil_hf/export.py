@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import modeling
+from .card import render_card
 from .checkpoint import MANIFEST_NAME, check_manifest, last_checkpoint
 from .conversion import load_teacher, load_teacher_config, remove_padding, to_stock, to_student
 from .durable import naming_the_file, publish, recover, remove_folder
@@ -32,7 +33,7 @@ from .facts import (
     version_facts,
     write_facts,
 )
-from .hub import render_card, teacher_licence
+from .hub import teacher_licence
 from .modeling import HomoBertPreTrainedModel
 from .tokenizer_files import stored_tokenizer
 from .widths import WidthPlan, nearest_name, teacher_plan

@@ -1,109 +1,26 @@
-"""The model card, the teacher's licence, and the push to the Hub.
+"""The Hub: an export goes up in one commit, a teacher's licence comes down.
 
-A card is `MODEL_CARD_TEMPLATE.md` filled with the facts of an export and with nothing else, so it states no number
-that `facts.json` does not have. What the facts are is decided in `facts.py`, what a folder holds in `export.py`.
+Everything is done by huggingface_hub's own client; what it raises is explained in `hub_errors.py`. The text of the
+card is `card.py`'s, what a folder holds `export.py`'s; training checkpoints travel in `hub_checkpoints.py`.
 """
 
 import json
 import logging
 import re
-import string
-from collections.abc import Iterable, Mapping
-from importlib import resources
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import EntryNotFoundError
 
-from .facts import CARD_FILE, COSTS, FACTS_FILE, read_facts
+from .card import UNKNOWN_LICENCE
+from .facts import CARD_FILE, FACTS_FILE, read_facts
+from .hub_errors import HTTP_ERROR, hub_errors, persistently
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN_LICENCE = "unknown"
-
-_TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
 _HUB_TIMEOUT_S = 5.0
-# Base of all errors of the HTTP client that huggingface_hub uses, whichever one its version has.
-_HTTP_ERROR = HfHubHTTPError.__bases__[0]
-
-_COST_LABELS = {
-    "num_parameters": "parameters",
-    "num_encoder_parameters": "parameters without the head",
-    "encoder_macs": "encoder multiply–accumulates a token",
-    "size_bytes": "weights, bytes",
-}
-_METRIC_LABELS = {
-    "kl": "held-out KL to the teacher, nats a prediction",
-    "mlm_loss": "held-out masked-LM loss, nats a token",
-    "mlm_accuracy": "held-out masked-LM accuracy",
-}
-_WIDTH_LABELS = {
-    "num_attention_heads": "heads",
-    "head_dim": "channels a head",
-    "intermediate_size": "FFN neurons",
-}
-# Stock class → pipeline tag, what the card calls the model, and how to ask `model` something.
-_HEADS = {
-    "BertForMaskedLM": (
-        "fill-mask",
-        "masked-language model",
-        'print(pipeline("fill-mask", model, tokenizer=tokenizer)(f"Paris is the {tokenizer.mask_token} of France."))',
-    ),
-    "BertForSequenceClassification": (
-        "text-classification",
-        "sequence classifier",
-        'print(pipeline("text-classification", model, tokenizer=tokenizer)("A fine piece of work."))',
-    ),
-    "BertForTokenClassification": (
-        "token-classification",
-        "token classifier",
-        'print(pipeline("token-classification", model, tokenizer=tokenizer)("Ada Lovelace lived in London."))',
-    ),
-    # transformers 5 has no question-answering pipeline.
-    "BertForQuestionAnswering": (
-        "question-answering",
-        "question-answering model",
-        'inputs = tokenizer("Where did she live?", "Ada Lovelace lived in London.", return_tensors="pt")\n'
-        "start, end = (logits.argmax() for logits in model(**inputs).to_tuple()[:2])\n"
-        'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
-    ),
-}
-
-
-def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
-    """Fill the model card.
-
-    Args:
-        facts: content of an export's `facts.json`.
-        template: text with `$name` places; default: the package's `MODEL_CARD_TEMPLATE.md`.
-
-    Returns:
-        `str`: markdown with its YAML header.
-    """
-    text = template if template is not None else card_template()
-    return string.Template(text).substitute(
-        metadata=_metadata(facts).to_yaml(),
-        title=_title(facts),
-        summary=_summary(facts),
-        comparison=_comparison(facts),
-        widths=_widths(facts),
-        usage=_usage(facts),
-        format_note=_format_note(facts),
-        training=_training(facts),
-        settings=_settings(facts),
-        licence=_licence(facts),
-        versions=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-    )
-
-
-def card_template() -> str:
-    """The package's card template.
-
-    Returns:
-        `str`: text with `$name` places for [`string.Template`].
-    """
-    return resources.files(__package__).joinpath(_TEMPLATE_FILE).read_text(encoding="utf-8")
 
 
 def teacher_licence(name_or_path: str, *, token: str | None = None, api: HfApi | None = None) -> str:
@@ -121,7 +38,7 @@ def teacher_licence(name_or_path: str, *, token: str | None = None, api: HfApi |
         return _licence_in(Path(name_or_path) / CARD_FILE)
     try:
         card = (api or HfApi()).model_info(name_or_path, timeout=_HUB_TIMEOUT_S, token=token).card_data
-    except (OSError, ValueError, _HTTP_ERROR) as error:
+    except (OSError, ValueError, HTTP_ERROR) as error:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
         return UNKNOWN_LICENCE
     return (card.license if card else None) or UNKNOWN_LICENCE
@@ -135,39 +52,102 @@ def push_export(
     token: str | None = None,
     revision: str | None = None,
     commit_message: str = "Upload a HomoDistil student",
-    api: HfApi | None = None,
-) -> str:
-    """Upload an export to the Hub; the repository is created if need be.
+    tags: Sequence[str] = (),
+) -> CommitInfo:
+    """Upload an export to the Hub, in one commit: the repository holds the old student or the new one, never a mix.
+
+    Files of an earlier export that this one lacks are removed by the same commit; files that no export wrote stay.
 
     Args:
         folder: what [`export_student`] wrote. Only files that its `facts.json` lists are uploaded, the facts and card.
-        repo_id: `user/name` or `organisation/name`.
+        repo_id: `user/name` or `organisation/name`; created if need be.
         private: visibility of a new repository; default: the organisation's.
         token: Hub token; default: the logged-in one.
         revision: branch to commit to, created if need be; default: the main one.
         commit_message: first line of the commit.
-        api: client; default: a new one.
+        tags: words for the card's header, beside its own.
 
     Returns:
-        `str`: address of the commit.
+        [`~huggingface_hub.CommitInfo`]: the address of the commit; its `oid` is the digest.
 
     Raises:
         ValueError: the folder holds no export, or a listed file is missing.
+        HubError: the Hub refused or can't be reached; the repository is as it was.
     """
-    names = _listed_files(Path(folder))
-    api = api or HfApi()
-    repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    folder = Path(folder)
+    names = _listed_files(folder)
+
+    def commit(api: HfApi, name: str) -> CommitInfo:
+        additions = [CommitOperationAdd(path, folder / path) for path in names]
+        additions.append(CommitOperationAdd(CARD_FILE, _card_with(folder, tags)))
+        stale = _files_of_earlier_export(api, name, revision) - {*names, CARD_FILE}
+        deletions = [CommitOperationDelete(path) for path in sorted(stale)]
+        return api.create_commit(name, [*additions, *deletions], commit_message=commit_message, revision=revision)
+
+    remedy = f"{folder} is complete; push it again with `homodistil push {folder} {repo_id}`"
+    with hub_errors(f"repo_id={repo_id!r} can't be pushed to", token=token, remedy=remedy):
+        return commit_to(repo_id, commit, private=private, token=token, revision=revision)
+
+
+def commit_to(
+    repo_id: str,
+    commit: Callable[[HfApi, str], CommitInfo],
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> CommitInfo:
+    """Make sure that repository and branch are there, then commit; again after a passing trouble.
+
+    Args:
+        repo_id: `user/name` or `name`.
+        commit: gets the client and the repository's full name; called anew at each attempt.
+        private: visibility of a new repository.
+        token: Hub token; default: the logged-in one.
+        revision: branch, created if need be.
+
+    Returns:
+        What `commit` returned.
+    """
+    api = HfApi(token=token)
+    name = persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
     if revision is not None:
-        api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        commit_message=commit_message,
-        revision=revision,
-        token=token,
-        allow_patterns=names,
-    )
-    return commit.commit_url
+        persistently(lambda: api.create_branch(name, branch=revision, exist_ok=True))
+    return persistently(lambda: commit(api, name))
+
+
+def ensure_repo(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Create a repository if it is not there: a run that could not push at its end finds out at its beginning.
+
+    Args:
+        repo_id: `user/name` or `name`.
+        private: visibility of a new repository; default: the organisation's.
+        token: Hub token; default: the logged-in one.
+
+    Returns:
+        `str`: its full name.
+
+    Raises:
+        HubError: the Hub refused or can't be reached.
+    """
+    with hub_errors(f"hub_model_id={repo_id!r} can't be pushed to", token=token):
+        return persistently(lambda: HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id)
+
+
+def tag_commit(repo_id: str, tag: str, *, revision: str, token: str | None = None) -> None:
+    """Give a commit a name that stays, such as `v1.0`.
+
+    Args:
+        repo_id: `user/name`.
+        tag: the name; must be new.
+        revision: digest of the commit, or a branch.
+        token: Hub token; default: the logged-in one.
+
+    Raises:
+        HubError: the Hub refused or can't be reached.
+    """
+    with hub_errors(f"repo_id={repo_id!r} can't get the tag {tag!r}", token=token):
+        persistently(lambda: HfApi(token=token).create_tag(repo_id, tag=tag, revision=revision))
 
 
 def _licence_in(card: Path) -> str:
@@ -178,160 +158,31 @@ def _licence_in(card: Path) -> str:
 
 
 def _listed_files(folder: Path) -> list[str]:
-    names = [*read_facts(folder)["files"], FACTS_FILE, CARD_FILE]
-    if missing := [name for name in names if not (folder / name).is_file()]:
+    """All of an export but the card."""
+    names = [*read_facts(folder)["files"], FACTS_FILE]
+    if missing := [name for name in [*names, CARD_FILE] if not (folder / name).is_file()]:
         raise ValueError(f"folder={str(folder)!r} lacks {', '.join(missing)}; export again")
     return names
 
 
-def _head(facts: Mapping[str, Any]) -> tuple[str, str, str]:
-    return _HEADS[facts["student"]["architecture"].removeprefix("Homo")]
+def _card_with(folder: Path, tags: Iterable[str]) -> bytes:
+    text = (folder / CARD_FILE).read_text(encoding="utf-8")
+    if not tags:
+        return text.encode()
+    card = ModelCard(text)
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    return str(card).encode()
 
 
-def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
-    teacher = facts["teacher"] or {}
-    pipeline, _, _ = _head(facts)
-    results = _eval_results(facts, pipeline)
-    return ModelCardData(
-        license=teacher.get("licence"),
-        base_model=teacher.get("hub_id"),
-        library_name="transformers",
-        pipeline_tag=pipeline,
-        tags=["homodistil", "bert", "pruning", "distillation"],
-        model_name=_title(facts) if results else None,
-        eval_results=results or None,
-    )
-
-
-def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
-    return [
-        EvalResult(
-            task_type=pipeline,
-            dataset_type="held-out",
-            dataset_name="the run's held-out data",
-            metric_type=name,
-            metric_name=_METRIC_LABELS.get(name, _words(name)),
-            metric_value=value,
-        )
-        for name, value in facts.get("evaluation", {}).items()
-        if _is_number(value)
-    ]
-
-
-def _title(facts: Mapping[str, Any]) -> str:
-    teacher = facts["teacher"]
-    return f"HomoDistil student of {teacher['name']}" if teacher else "HomoDistil student"
-
-
-def _summary(facts: Mapping[str, Any]) -> str:
-    _, kind, _ = _head(facts)
-    teacher = facts["teacher"]
-    source = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
-    return (
-        f"This is a {kind}: a BERT of {facts['student']['num_hidden_layers']} layers that was made from {source} by "
-        f"pruning its width while distilling it."
-    )
-
-
-def _comparison(facts: Mapping[str, Any]) -> str:
-    teacher, student = facts["teacher"] or {}, facts["student"]
-    rows = [
-        (_COST_LABELS[name], teacher.get(name), student[name], facts["cost_fractions"].get(name)) for name in COSTS
-    ]
-    metrics = (facts.get("teacher_evaluation", {}), facts.get("evaluation", {}))
-    for name in dict.fromkeys([*metrics[0], *metrics[1]]):
-        rows.append((_METRIC_LABELS.get(name, _words(name)), metrics[0].get(name), metrics[1].get(name), None))
-    return _table(("", "teacher", "student", "student / teacher"), rows)
-
-
-def _widths(facts: Mapping[str, Any]) -> str:
-    plan = facts["student"]["plan"]
-    header = f"Hidden size {_shown(plan['hidden_size'])}; "
-    if "layers" not in plan:
-        widths = ", ".join(f"{_shown(plan[name])} {label}" for name, label in _WIDTH_LABELS.items())
-        return header + f"in every layer {widths}."
-    rows = [(index, *(layer[name] for name in _WIDTH_LABELS)) for index, layer in enumerate(plan["layers"])]
-    return header + "its layers differ:\n\n" + _table(("layer", *_WIDTH_LABELS.values()), rows)
-
-
-def _usage(facts: Mapping[str, Any]) -> str:
-    _, _, question = _head(facts)
-    architecture = facts["student"]["architecture"].removeprefix("Homo")
-    auto_class = f"AutoModel{architecture.removeprefix('Bert')}"
-    remote_code = ", trust_remote_code=True" if facts["format"] == "compact" else ""
-    return "\n".join(
-        (
-            f"from transformers import {auto_class}, AutoTokenizer"
-            + (", pipeline" if "pipeline(" in question else ""),
-            'name = "."  # this folder, or the name of this repository',
-            f"model = {auto_class}.from_pretrained(name{remote_code})",
-            f"tokenizer = AutoTokenizer.from_pretrained(name{remote_code})",
-            question,
-        )
-    )
-
-
-def _format_note(facts: Mapping[str, Any]) -> str:
-    forms = facts["forms"]
-    if facts["format"] == "standard":
-        note = "Stock transformers load it, without remote code."
-        if forms:
-            note += " The student's widths are not those of a stock BERT; zeros fill the rest, which changes no logit."
-    else:
-        note = (
-            f"It needs transformers {facts['requires']['transformers']}. `trust_remote_code=True` runs "
-            f"`modeling_homobert.py` from this folder, which imports torch and transformers only; after "
-            f"`import homodistil_hf` it is not needed."
-        )
-    if not forms:
-        return note
-    padded = forms["padded"] or {}
-    rows = [(_COST_LABELS[name], forms["compact"][name], padded.get(name)) for name in COSTS]
-    return f"{note}\n\n" + _table(("", "compact form", "padded to stock BERT"), rows)
-
-
-def _training(facts: Mapping[str, Any]) -> str:
-    training = facts.get("training")
-    if not training:
-        return "No record of the training run came with this export."
-    return "\n".join(f"- {_words(name)}: {_shown(value)}" for name, value in training.items())
-
-
-def _settings(facts: Mapping[str, Any]) -> str:
-    settings = facts.get("settings")
-    if not settings:
-        return "No settings came with this export."
-    return _table(("setting", "value"), [(f"`{name}`", value) for name, value in settings.items()])
-
-
-def _licence(facts: Mapping[str, Any]) -> str:
-    teacher = facts["teacher"]
-    if not teacher:
-        return "The weights derive from a teacher that is not recorded here; its licence applies."
-    if teacher["licence"] == UNKNOWN_LICENCE:
-        return f"The weights derive from `{teacher['name']}`, whose licence could not be found; ask its authors."
-    return f"The weights derive from `{teacher['name']}`, whose licence is {teacher['licence']}."
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *(tuple(map(_shown, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _words(name: str) -> str:
-    return name.removeprefix("eval_").replace("_", " ")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _files_of_earlier_export(api: HfApi, repo_id: str, revision: str | None) -> set[str]:
+    """What the repository's own `facts.json` lists, as far as it is there."""
+    present = set(api.list_repo_files(repo_id, revision=revision))
+    if FACTS_FILE not in present:
+        return set()
+    try:
+        path = api.hf_hub_download(repo_id, FACTS_FILE, revision=revision)
+        facts: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        return present & set(facts["files"])
+    except (EntryNotFoundError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        logger.warning("%s of %s tells nothing about an earlier export; no file is removed", FACTS_FILE, repo_id)
+        return set()

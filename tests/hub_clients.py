@@ -7,6 +7,7 @@ started once and keeps what it has imported; each call in it comes back with eve
 import logging
 import os
 import pickle
+import shutil
 import sys
 import tempfile
 import traceback
@@ -32,13 +33,15 @@ class Outcome:
         value: what it returned.
         error: name of the exception's class, or None.
         message: of the exception.
-        output: all log lines down to DEBUG, standard output and error, the traceback included.
+        output: all log lines down to DEBUG, standard output and error.
+        trace: the traceback as Python prints it.
     """
 
     value: Any = None
     error: str | None = None
     message: str = ""
     output: str = ""
+    trace: str = ""
 
 
 class Client:
@@ -74,6 +77,10 @@ class Client:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
 
+    def forget(self) -> None:
+        """Remove what it has downloaded."""
+        shutil.rmtree(self.home, ignore_errors=True)
+
     def run(self, action: Callable[..., Any], *arguments: Any, **settings: Any) -> Outcome:
         """Call a function there.
 
@@ -98,9 +105,9 @@ def _prepare(with_package: bool) -> None:
     _http.time = file_download.time = clock
     constants.DOWNLOAD_CHUNK_SIZE = 1000  # so that small files come in several pieces
     if with_package:
-        from homodistil_hf import hub
+        from homodistil_hf import hub_errors
 
-        hub.time = clock
+        hub_errors.time = clock
 
 
 def _captured(action: Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]) -> Outcome:
@@ -129,16 +136,16 @@ def _captured(action: Callable[..., Any], arguments: tuple[Any, ...], settings: 
                 os.dup2(copy, stream)
                 os.close(copy)
         file.seek(0)
-        return Outcome(**{**made, "output": file.read() + made["output"]})
+        return Outcome(**made, output=file.read())
 
 
 def _outcome(action: Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
     try:
         value = action(*arguments, **settings)
         pickle.dumps(value)
-        return {"value": value, "output": ""}
+        return {"value": value}
     except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
-        return {"error": type(error).__name__, "message": str(error), "output": traceback.format_exc()}
+        return {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}
 
 
 def release(url: str, signal: str) -> None:
@@ -149,3 +156,29 @@ def release(url: str, signal: str) -> None:
         signal: its name.
     """
     urllib.request.urlopen(urllib.request.Request(f"{url}/_signal/{signal}", method="POST"), timeout=30).close()
+
+
+def logits_from(name: str, auto_class: str, **settings: Any) -> dict[str, Any]:
+    """Load what was pushed as anybody would, and run it on the probe of its facts.
+
+    Args:
+        name: of the repository.
+        auto_class: of transformers.
+        settings: of `from_pretrained`.
+
+    Returns:
+        `dict`: full name of the `class`, and the `logits` at the probe's positions.
+    """
+    import json
+
+    import torch
+    import transformers
+    from huggingface_hub import hf_hub_download
+
+    model = getattr(transformers, auto_class).from_pretrained(name, **settings).eval()
+    where = {key: settings[key] for key in ("revision", "token") if key in settings}
+    probe = json.loads(Path(hf_hub_download(name, "facts.json", **where)).read_text())["probe"]
+    inputs = {key: torch.tensor(probe[key]) for key in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad():
+        logits = model(**inputs).logits.flatten()[probe["positions"]]
+    return {"class": f"{type(model).__module__}.{type(model).__name__}", "logits": logits.tolist()}

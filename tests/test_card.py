@@ -1,0 +1,201 @@
+"""The card states facts and nothing else."""
+
+import re
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from tiny_bert import UNEVEN, UNIFORM, random_student, random_teacher
+from transformers import BertForMaskedLM
+
+from homodistil_hf.card import card_template, render_card
+from homodistil_hf.conversion import STUDENT_CLASSES
+from homodistil_hf.export import export_student
+from homodistil_hf.facts import read_facts
+from homodistil_hf.modeling import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+
+RUN = {
+    "settings": {
+        "learning_rate": 3e-4,
+        "per_device_train_batch_size": 32,
+        "student": "macs=0.25",
+        "warmup_ratio": 0.0625,
+        "bf16": False,
+        "odd": "a|b\n$title `c`",
+        "lr_scheduler_kwargs": {"power": 2},
+        "run_name": None,
+    },
+    "training": {"num_steps": 28_000, "num_tokens": 114_688_000},
+    "evaluation": {"kl": 0.31250001, "mlm_accuracy": 0.5625, "task_f1": 0.875},
+    "teacher_evaluation": {"kl": 0.0, "mlm_accuracy": 0.6875},
+}
+NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)*(?:e-?\d+)?")
+
+
+def facts_of(
+    tmp_path, format="standard", plan=UNEVEN, head=HomoBertForMaskedLM, teacher_name="somebody/a-bert", **run
+):
+    teacher = random_teacher(BertForMaskedLM, name_or_path=teacher_name)
+    given = {**RUN, **run}
+    folder = export_student(random_student(head, plan), tmp_path / "student", format, teacher=teacher, facts=given)
+    return read_facts(folder), (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def numbers_of(values):
+    """Every number in facts, shown as the card shows it."""
+    if isinstance(values, dict):
+        return {shown for value in values.values() for shown in numbers_of(value)} | numbers_of(list(values))
+    if isinstance(values, list):
+        return {shown for value in values for shown in numbers_of(value)} | {str(len(values))}
+    if isinstance(values, str | bool | None):
+        return set(NUMBER.findall(str(values)))
+    return {f"{values:,}", str(values), f"{values:.4g}"}
+
+
+# The card
+
+
+@pytest.mark.parametrize("format", ("standard", "compact"))
+@pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
+def test_a_card_states_only_numbers_of_the_facts(tmp_path, format, plan):
+    facts, card = facts_of(tmp_path, format, plan)
+    static = set(NUMBER.findall(card_template()))
+    stated = set(NUMBER.findall(card)) - static
+    assert len(stated) > 20
+    # The index of a layer is no fact of its own.
+    layers = {str(index) for index in range(len(plan.layers))}
+    assert stated - numbers_of(facts) - layers == set()
+
+
+def test_the_number_test_would_notice(tmp_path):
+    facts, card = facts_of(tmp_path)
+    forged = card.replace(f"{facts['student']['num_parameters']:,}", "12,345,678")
+    assert set(NUMBER.findall(forged)) - set(NUMBER.findall(card_template())) - numbers_of(facts) == {"12,345,678"}
+
+
+def test_a_card_compares_student_and_teacher(tmp_path):
+    facts, card = facts_of(tmp_path)
+    student, teacher, fractions = facts["student"], facts["teacher"], facts["cost_fractions"]
+    for label, name in (
+        ("parameters", "num_parameters"),
+        ("parameters without the head", "num_encoder_parameters"),
+        ("encoder multiply–accumulates a token", "encoder_macs"),
+        ("weights, bytes", "size_bytes"),
+    ):
+        assert f"| {label} | {teacher[name]:,} | {student[name]:,} | {fractions[name]:.4g} |" in card
+    assert "| held-out masked-LM accuracy | 0.6875 | 0.5625 | – |" in card
+    assert "| held-out KL to the teacher, nats a prediction | 0 | 0.3125 | – |" in card
+    assert "| task f1 | – | 0.875 | – |" in card
+
+
+def test_a_card_tells_every_setting(tmp_path):
+    _, card = facts_of(tmp_path)
+    for row in (
+        "| `learning_rate` | 0.0003 |",
+        "| `student` | macs=0.25 |",
+        "| `bf16` | false |",
+        "| `odd` | a\\|b $title `c` |",
+        '| `lr_scheduler_kwargs` | {"power": 2} |',
+        "| `run_name` | – |",
+    ):
+        assert row in card
+    assert "- num steps: 28,000\n- num tokens: 114,688,000" in card
+
+
+def test_the_header_is_what_the_hub_reads(tmp_path):
+    facts, card = facts_of(tmp_path)
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["library_name"] == "transformers"
+    assert header["pipeline_tag"] == "fill-mask"
+    assert header["base_model"] == "somebody/a-bert"
+    assert header["license"] == facts["teacher"]["licence"] == "unknown"
+    assert "homodistil" in header["tags"]
+    (result,) = header["model-index"]
+    assert result["name"] == "HomoDistil student of somebody/a-bert"
+    metrics = {metric["type"]: metric["value"] for metric in result["results"][0]["metrics"]}
+    assert metrics == RUN["evaluation"]
+    assert ModelCard(card).data.eval_results[0].task_type == "fill-mask"
+
+
+def test_the_sections_of_a_card(tmp_path):
+    _, card = facts_of(tmp_path)
+    assert re.findall(r"^#+ (.+)$", card, re.MULTILINE) == [
+        "HomoDistil student of somebody/a-bert",
+        "How to use",
+        "How it was made",
+        "Settings",
+        "Limits",
+        "Licence",
+        "Citation",
+    ]
+    assert (
+        "a masked-language model: a BERT of 2 layers that was made from `somebody/a-bert` (licence: unknown)" in card
+    )
+    assert "@inproceedings{liang2023homodistil," in card
+
+
+@pytest.mark.parametrize(
+    ("plan", "text"),
+    [
+        (UNIFORM, "Hidden size 24; in every layer 3 heads, 8 channels a head, 16 FFN neurons."),
+        (
+            UNEVEN,
+            "| layer | heads | channels a head | FFN neurons |\n| --- | --- | --- | --- |\n| 0 | 3 | 5 | 16 |\n| 1 |",
+        ),
+    ],
+)
+def test_a_card_tells_the_widths(tmp_path, plan, text):
+    _, card = facts_of(tmp_path, "compact", plan)
+    assert text in card
+
+
+def test_uneven_widths_state_two_costs(tmp_path):
+    facts, card = facts_of(tmp_path)
+    compact, padded = facts["forms"]["compact"], facts["forms"]["padded"]
+    assert compact["num_parameters"] < padded["num_parameters"]
+    assert f"| parameters | {compact['num_parameters']:,} | {padded['num_parameters']:,} |" in card
+
+
+def test_a_bare_export_has_a_card(tmp_path):
+    folder = export_student(random_student(HomoBertForMaskedLM, UNIFORM), tmp_path / "student")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "# HomoDistil student\n" in card
+    assert "No record of the training run came with this export." in card
+    assert "No settings came with this export." in card
+    assert "a teacher that is not recorded here" in card
+    assert yaml.safe_load(card.split("---")[1]).keys() == {"library_name", "pipeline_tag", "tags"}
+
+
+def test_a_template_of_ones_own(tmp_path):
+    facts, _ = facts_of(tmp_path)
+    assert render_card(facts, "$title / $licence").startswith("HomoDistil student of somebody/a-bert / The weights")
+
+
+def test_a_place_that_no_fact_fills_is_an_error(tmp_path):
+    facts, _ = facts_of(tmp_path)
+    with pytest.raises(KeyError, match="no_such_place"):
+        render_card(facts, "$no_such_place")
+
+
+@pytest.mark.parametrize("student_class", STUDENT_CLASSES.values())
+def test_the_lines_of_how_to_use_run(tmp_path, tokenizer, capsys, student_class):
+    student = random_student(student_class, UNIFORM, vocab_size=len(tokenizer))
+    folder = export_student(student, tmp_path / "student", tokenizer=tokenizer)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.+?)```", card, re.DOTALL)
+    assert len(code.splitlines()) <= 7
+    exec(code.replace('name = "."', f"name = {str(folder)!r}"), {})
+    # A question's answer may be empty with random weights; all others print classes with their scores.
+    assert capsys.readouterr().out.count("'score': ") > 0 or student_class is HomoBertForQuestionAnswering
+
+
+def test_a_compact_card_asks_for_remote_code(tmp_path):
+    _, card = facts_of(tmp_path, "compact")
+    assert "AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True)" in card
+    assert "It needs transformers ≥ 5.14." in card
+    assert "trust_remote_code" not in facts_of(tmp_path / "other")[1]
