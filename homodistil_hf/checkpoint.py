@@ -1,21 +1,27 @@
-"""Folders that are complete or absent: staging, manifest, and finding the last good checkpoint.
+"""The checkpoints of a run: their manifests, finding the last good one, removing old ones.
 
 A manifest holds the SHA-256 of every file of a checkpoint; it is written last and checked first, because safetensors
 has no checksum and a pickle must not be opened before it is known to be the one that was written. What goes into a
-checkpoint is decided in `resumable.py`.
+checkpoint is decided in `resumable.py`, how folders get to the disk in `durable.py`.
 """
 
 import hashlib
 import json
-import os
+import logging
 import re
-import shutil
+from collections.abc import Collection
 from pathlib import Path
+
+from .durable import naming_the_file, outdated_name, remove_folder, remove_leftovers
+from .json_files import read_json_object
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = ".staging"
 _PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_FORMAT = 1
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.outdated")
 
 
 def write_manifest(folder: str | Path) -> None:
@@ -26,8 +32,9 @@ def write_manifest(folder: str | Path) -> None:
     """
     folder = Path(folder)
     files = {name: file_digest(folder / name) for name in _file_names(folder)}
-    text = json.dumps({"format": 1, "sha256": files}, indent=2, sort_keys=True)
-    _write_durably(folder / MANIFEST_NAME, text)
+    text = json.dumps({"format": _FORMAT, "sha256": files}, indent=2, sort_keys=True)
+    with naming_the_file(folder, file=MANIFEST_NAME):
+        (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
 def check_manifest(folder: str | Path) -> None:
@@ -59,12 +66,14 @@ def manifest_problem(folder: Path) -> str | None:
     if not folder.is_dir():
         return "there is no such folder"
     try:
-        digests = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["sha256"]
-        expected = {str(name): str(digest) for name, digest in digests.items()}
+        manifest = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)
+        expected = {str(name): str(digest) for name, digest in manifest["sha256"].items()}
     except FileNotFoundError:
         return f"{MANIFEST_NAME} is missing, so it was not written to the end or not by this package"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST_NAME} is damaged"
+    if manifest.get("format") != _FORMAT:
+        return f"{MANIFEST_NAME} is damaged or of another version (format={manifest.get('format')!r}, not {_FORMAT})"
     present = set(_file_names(folder))
     for name, digest in expected.items():
         if name not in present:
@@ -75,24 +84,30 @@ def manifest_problem(folder: Path) -> str | None:
     return f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None
 
 
-def last_checkpoint(output_dir: str | Path, *, skip: Path | None = None) -> Path | None:
+def last_checkpoint(
+    output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
+) -> Path | None:
     """The newest checkpoint that is complete.
 
     Args:
         output_dir: folder of a run.
         skip: a checkpoint known to be bad.
+        before_step: only checkpoints of steps below this.
 
     Returns:
         `Path` of `checkpoint-N`, or None.
     """
     for checkpoint in sorted_checkpoints(output_dir):
-        if checkpoint != skip and manifest_problem(checkpoint) is None:
+        in_time = before_step is None or _step_of(checkpoint) < before_step
+        if in_time and checkpoint != skip and manifest_problem(checkpoint) is None:
             return checkpoint
     return None
 
 
 def sorted_checkpoints(output_dir: str | Path) -> list[Path]:
     """All checkpoint folders of a run, complete or not, newest first.
+
+    A checkpoint that was being replaced when its process was killed counts, under the name it then has.
 
     Args:
         output_dir: folder of a run; may be absent.
@@ -103,30 +118,38 @@ def sorted_checkpoints(output_dir: str | Path) -> list[Path]:
     output_dir = Path(output_dir)
     if not output_dir.is_dir():
         return []
-    steps = {path: _CHECKPOINT.fullmatch(path.name) for path in output_dir.iterdir() if path.is_dir()}
-    found = [(int(match.group(1)), path) for path, match in steps.items() if match]
-    return [path for _, path in sorted(found, reverse=True)]
+    found = [path for path in output_dir.iterdir() if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+    replaced = {outdated_name(path) for path in found}
+    return sorted((path for path in found if path not in replaced), key=_step_of, reverse=True)
 
 
-def publish(staged: Path, final: Path) -> None:
-    """Rename a staged folder to its final name; an older folder of that name makes room first.
+def _step_of(checkpoint: Path) -> int:
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    return int(match[1] or match[2]) if match else -1
+
+
+def rotate(output_dir: str | Path, *, limit: int | None, keep: Collection[Path]) -> None:
+    """Remove the oldest checkpoints. What can't be removed is logged and stays.
+
+    Those of steps beyond the newest to be kept go first: they are from before the run was resumed at an earlier step.
 
     Args:
-        staged: complete folder on the same file system.
-        final: where it goes.
+        output_dir: folder of a run.
+        limit: number of checkpoints that stay, `keep` included; None or 0 for all.
+        keep: checkpoints that stay whatever the limit, absolute or relative to the working folder.
     """
-    if not final.exists():
-        os.rename(staged, final)
+    if not limit or limit < 0:
         return
-    outdated = final.with_name(f".{final.name}.outdated")
-    shutil.rmtree(outdated, ignore_errors=True)
-    os.rename(final, outdated)
+    kept = {path.resolve() for path in keep}
+    newest_kept = max((_step_of(path) for path in kept), default=0)
+    others = [path for path in sorted_checkpoints(output_dir) if path.resolve() not in kept]
+    others.sort(key=lambda path: _step_of(path) <= newest_kept, reverse=True)
     try:
-        os.rename(staged, final)
-    except OSError:
-        os.rename(outdated, final)
-        raise
-    shutil.rmtree(outdated)
+        remove_leftovers(Path(output_dir))
+        for checkpoint in reversed(others[max(0, limit - len(kept)) :]):
+            remove_folder(checkpoint)
+    except OSError as error:
+        logger.warning("save_total_limit=%d: an older checkpoint can't be removed: %s", limit, error)
 
 
 def file_digest(path: Path) -> str:
@@ -148,10 +171,3 @@ def file_digest(path: Path) -> str:
 def _file_names(folder: Path) -> list[str]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return [path.relative_to(folder).as_posix() for path in files if path.name != MANIFEST_NAME]
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

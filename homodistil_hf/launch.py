@@ -21,10 +21,11 @@ from .checkpoint import STAGING_NAME, check_manifest, sorted_checkpoints
 from .conversion import load_teacher, load_teacher_config
 from .data import check_tokenizer, load_text, repeat_stream, tokenize_to_blocks
 from .discrepancy import DiscrepancyMeter
+from .durable import write_text
 from .export import check_target
 from .facts import read_facts, version_facts
-from .plans import resolve_plan
 from .preparation import check_output_dir, existing_files
+from .resolution import resolve_student
 from .run_config import RunConfig
 from .run_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from .trainer import HomoDistilTrainer
@@ -182,9 +183,7 @@ def _check_sources(settings: RunConfig) -> Sources:
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
-    if training.student is None:
-        raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
-    resolve_plan(training.student, config, multiple=training.width_multiple)
+    resolve_student(training, config)
     if run.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
@@ -280,7 +279,7 @@ def _row(costs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, An
 
 
 def _write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def _say_nothing(line: str) -> None:

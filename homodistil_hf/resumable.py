@@ -4,23 +4,29 @@ Nothing here knows of pruning: subclasses say what else belongs into a checkpoin
 (`read_state`).
 """
 
+import logging
 import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerControl
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
-from .checkpoint import STAGING_NAME, check_manifest, publish, sorted_checkpoints, write_manifest
+from .checkpoint import STAGING_NAME, check_manifest, last_checkpoint, rotate, sorted_checkpoints, write_manifest
+from .durable import naming_the_file, publish
+from .stopping import StopRequest, start_worker
 
-_LOG_STATE = ("_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
+logger = logging.getLogger(__name__)
+
+_LOG_STATE = ("_total_loss_scalar", "_globalstep_last_logged")
 
 
 class ResumableTrainer(Trainer):
@@ -28,6 +34,10 @@ class ResumableTrainer(Trainer):
 
     _staging_dir: str | None = None
     resumed_logs: Mapping[str, Any] | None = None
+    control: TrainerControl
+    stop_request = StopRequest()
+    is_stopping = False
+    _last_saved_step = -1
 
     @abstractmethod
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
@@ -52,6 +62,8 @@ class ResumableTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on where a checkpoint stopped.
 
+        At SIGTERM the step is finished, a checkpoint saved, and the process ends with status 143.
+
         Args:
             resume_from_checkpoint: a folder; True or `"last"` for the newest one in `output_dir`; None to start anew.
             args: as in `Trainer.train`.
@@ -66,7 +78,12 @@ class ResumableTrainer(Trainer):
         folder = self._resolve_checkpoint(resume_from_checkpoint)
         if folder is None:
             self.resumed_logs = None
-        return super().train(folder, *args, **kwargs)
+        self.is_stopping, self._last_saved_step = False, -1
+        with StopRequest() as self.stop_request:
+            result = super().train(folder, *args, **kwargs)
+        if self.stop_request.is_made:
+            self.stop_request.leave()
+        return result
 
     # Running averages
 
@@ -86,6 +103,8 @@ class ResumableTrainer(Trainer):
         self._tr_loss.fill_(self.own_value(losses, otherwise=sum(losses) / len(losses)))
         for name in _LOG_STATE:
             setattr(self, name, self.resumed_logs[name])
+        # From transformers 5.19 on the mean loss of a run counts from here; our running sum is that of all its steps.
+        self._initial_global_step = 0
 
     def of_every_rank(self, value: torch.Tensor) -> list[float]:
         """Gather one number of every rank.
@@ -128,8 +147,9 @@ class ResumableTrainer(Trainer):
         run_dir = Path(super()._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         logs = self.log_state() | {"global_step": self.state.global_step}
-        with self._staging(run_dir / STAGING_NAME) as staging:
-            super()._save_checkpoint(model, trial)
+        with self._explaining_failures(run_dir / name), self._staging(run_dir / STAGING_NAME) as staging:
+            with naming_the_file(staging):
+                super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             self._name_best_checkpoint(staging / name, run_dir / name)
             if self.args.should_save:
@@ -137,14 +157,37 @@ class ResumableTrainer(Trainer):
                 write_manifest(staging / name)
                 publish(staging / name, run_dir / name)
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
+            keep = [run_dir / name, *self.checkpoints_to_keep()]
+            rotate(run_dir, limit=self.args.save_total_limit, keep=keep)
         self.accelerator.wait_for_everyone()
+        self._last_saved_step = self.state.global_step
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run_dir / name))
+
+    def checkpoints_to_keep(self) -> list[Path]:
+        """Checkpoints that `save_total_limit` must not remove beside the one just saved; subclasses add theirs.
+
+        Returns:
+            `list[Path]`.
+        """
+        best = self.state.best_model_checkpoint
+        return [] if best is None else [Path(best)]
+
+    @contextmanager
+    def _explaining_failures(self, checkpoint: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None:
+                raise
+            good = last_checkpoint(checkpoint.parent)
+            remains = f"the last good checkpoint is {good}" if good else "there is no earlier one"
+            raise OSError(
+                error.errno,
+                f"{error.strerror}; {checkpoint.name} was not saved, {remains}. Make room or choose another "
+                "output_dir, then go on with resume_from_checkpoint='last'",
+                error.filename,
+            ) from error
 
     @contextmanager
     def _staging(self, folder: Path) -> Iterator[Path]:
@@ -161,6 +204,13 @@ class ResumableTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        # With one checkpoint allowed, Trainer keeps the best one only, and removes the others file by file.
+        best = self.state.best_model_checkpoint
+        if self.args.should_save and self.args.save_total_limit == 1 and best is not None:
+            rotate(super()._get_output_dir(trial), limit=1, keep=[Path(best)])
+        return super()._finalize_training(trial, *args, **kwargs)
+
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging_dir is None else self._staging_dir
 
@@ -175,6 +225,40 @@ class ResumableTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self._staging_dir is None:
             super()._push_from_checkpoint(checkpoint_folder)
+
+    # Stopping
+
+    def get_train_dataloader(self) -> Any:
+        """Trainer's, with workers that leave SIGTERM to their trainer.
+
+        Returns:
+            `DataLoader`.
+        """
+        loader = super().get_train_dataloader()
+        if self.args.dataloader_num_workers:
+            loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+        return loader
+
+    def agree_to_stop(self, num_asked: torch.Tensor) -> None:
+        """At the end of a step: note whether any rank got SIGTERM, so that all save a checkpoint and leave.
+
+        Args:
+            num_asked: number of ranks that had got it, the same on all of them; not looked at in a single process.
+        """
+        self.is_stopping = self.stop_request.is_made if self.args.world_size == 1 else bool(num_asked)
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        if not self.is_stopping:
+            return
+        if self._last_saved_step != self.state.global_step:
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        step = self.state.global_step
+        logger.warning("SIGTERM: checkpoint-%d is saved; go on with resume_from_checkpoint='last'", step)
+        self.stop_request.leave()
 
     # Loading
 

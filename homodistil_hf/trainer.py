@@ -6,7 +6,7 @@ log, evaluate, save (Trainer). Each stage has a file of its own; this one knows 
 """
 
 import logging
-import shutil
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,12 +22,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
 from .collator import MaskedLMCollator
 from .distillation import Distillation, Terms
-from .exporting import ExportingTrainer
+from .durable import remove_folder
 from .guard import DiscrepancyGuard
 from .optimizers import adopt_optimizer, check_optimizer
 from .preparation import check_data, check_output_dir, existing_files, prepare
 from .pruning import Pruner, PruningSettings
-from .run_state import load_run_state, save_run_state, weights_without_projections
+from .pushing import PushingTrainer
+from .ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
+from .resolution import STUDENT_KEY
+from .run_state import load_run_state, poisoned_tensor, save_run_state, weights_without_projections
 from .schedule import PruningSchedule, pruning_learning_rate
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 from .widths import WidthPlan
@@ -37,8 +40,10 @@ logger = logging.getLogger(__name__)
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
 
+_COUNTERS = ("logged_step", "num_summed_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
 
-class HomoDistilTrainer(ExportingTrainer):
+
+class HomoDistilTrainer(PushingTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
 
     Args:
@@ -82,8 +87,11 @@ class HomoDistilTrainer(ExportingTrainer):
         **kwargs: Any,
     ):
         _check_arguments(args, kwargs)
-        check_output_dir(args.output_dir)
-        self.earlier_files = [name for name in existing_files(args.output_dir) if name != STAGING_NAME]
+        check_launch(args)
+        on_every_rank(lambda: check_output_dir(args.output_dir))
+        earlier_files = names_on_all_ranks(existing_files(args.output_dir))
+        self.earlier_files = [name for name in earlier_files if name != STAGING_NAME]
+        check_shared_folder(args.output_dir, save_on_each_node=args.save_on_each_node)
         parts = prepare(model, args, teacher=teacher)
         check_data(
             {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")},
@@ -105,11 +113,15 @@ class HomoDistilTrainer(ExportingTrainer):
             weights={name: getattr(args, f"{name}_weight") for name in LOSS_TERMS},
             kept_heads=self.pruner.kept_heads,
         )
+        if args.torch_compile:
+            self.distillation.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         self.batch_counts: torch.Tensor | None = None
         self.term_sums: Terms = {}
-        self.logged_step = self.epoch_number = 0
-        self.step_kl: torch.Tensor | None = None
-        self.num_bad_steps = self.num_bad_steps_in_row = 0
+        self.step_terms: Terms = {}
+        self.step_loss: torch.Tensor | None = None
+        self.logged_step = self.num_summed_steps = self.epoch_number = 0
+        self.num_bad_steps = self.num_bad_steps_in_row = self.num_skipped_tokens = 0
+        self.num_asked_to_stop = torch.zeros(())
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _StepCallback(self))
         self._warn_of_foreign_masks()
@@ -167,7 +179,7 @@ class HomoDistilTrainer(ExportingTrainer):
         # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
         for checkpoint in sorted_checkpoints(self.args.output_dir) if self.args.should_save else ():
             logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
-            shutil.rmtree(checkpoint)
+            remove_folder(checkpoint)
 
     # One optimizer step
 
@@ -183,13 +195,16 @@ class HomoDistilTrainer(ExportingTrainer):
             `(batches, number of predictions)`. At the end of a stream, micro-batches too few for a step are left out.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if len(batches) < num_batches:
-            batches = []
-        counts = torch.zeros(3, dtype=torch.float64, device=device)
+        batches = self.without_repeats(batches if len(batches) == num_batches else [])
+        # A fourth number travels along, so that all ranks hear of a SIGTERM without a message of its own.
+        counts = torch.zeros(4, dtype=torch.float64, device=device)
+        counts[3] = float(self.stop_request.is_made)
         for batch in batches:
             self._check_labels(batch)
-            counts += self.distillation.count(batch).to(device)
-        self.batch_counts = self.accelerator.reduce(counts, reduction="sum")
+        for batch in batches[:-1] if self.repeats_only else batches:
+            counts[:3] += self.distillation.count(batch).to(device)
+        counts = self.accelerator.reduce(counts, reduction="sum")
+        self.batch_counts, self.num_asked_to_stop = counts[:3], counts[3]
         return batches, self.batch_counts[0]
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -231,9 +246,13 @@ class HomoDistilTrainer(ExportingTrainer):
         """
         counts = self.distillation.count(inputs) if self.batch_counts is None else self.batch_counts
         terms, outputs = self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
+        if self.repeats_only and self.accelerator.sync_gradients:  # the last micro-batch of a pass
+            terms = {name: 0.0 * term for name, term in terms.items()}
+        loss = self.distillation.total(terms) * self.accelerator.num_processes
         if model.training:
             self._remember(terms)
-        loss = self.distillation.total(terms) * self.accelerator.num_processes
+            # A loss that is not finite may have finite gradients; the factor spoils them, so that every rank sees it.
+            loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -245,47 +264,77 @@ class HomoDistilTrainer(ExportingTrainer):
             num_items_in_batch: passed on.
 
         Returns:
-            `torch.Tensor`: the loss, detached; 0 where it is not finite, so that running averages survive.
+            `torch.Tensor`: the loss of all micro-batches of this step, detached; 0 before the last one, and for a step
+            that is skipped, so that running averages survive.
         """
         is_last = self.accelerator.sync_gradients
         accumulates = self._is_distributed and not is_last
         with self.accelerator.no_sync(self.model_wrapped) if accumulates else nullcontext():
             loss = super().training_step(self.model_wrapped, inputs, num_items_in_batch)
-        if is_last:
-            self._take_gradients()
-        return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        self.step_loss = loss if self.step_loss is None else self.step_loss + loss
+        if not is_last:
+            return torch.zeros_like(loss)
+        step_loss, self.step_loss = self.step_loss, None
+        return step_loss if self._take_gradients() else torch.zeros_like(loss)
 
-    def _take_gradients(self) -> None:
+    def _take_gradients(self) -> bool:
         """Gradients are complete, averaged over ranks and not clipped: score the units, or drop a bad step."""
-        scaler = self.accelerator.scaler
+        terms, self.step_terms = self.step_terms, {}
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        if bool(norm.isfinite()):
-            self.num_bad_steps_in_row = 0
-            self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
-        else:
-            self._drop_bad_step(keep_gradients=scaler is not None)
-        if self.pruner.guard is not None and self.step_kl is not None:
-            self.pruner.guard.observe(float(self.accelerator.reduce(self.step_kl, reduction="sum")))
-        self.step_kl = None
+        if not bool(norm.isfinite()):
+            self._drop_bad_step()
+            return False
+        scaler = self.accelerator.scaler
+        self.num_bad_steps_in_row = 0
+        self.num_summed_steps += 1
+        for name, value in terms.items():
+            self.term_sums[name] = self.term_sums[name] + value if name in self.term_sums else value
+        self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
+        if self.pruner.guard is not None and "kl" in terms:
+            self.pruner.guard.observe(float(self.accelerator.reduce(terms["kl"], reduction="sum")))
+        return True
 
-    def _drop_bad_step(self, *, keep_gradients: bool) -> None:
+    def _drop_bad_step(self) -> None:
         self.num_bad_steps += 1
         self.num_bad_steps_in_row += 1
+        num_tokens = 0 if self.batch_counts is None else int(self.batch_counts[1])
+        self.num_skipped_tokens += num_tokens
         step, in_row = self.state.global_step + 1, self.num_bad_steps_in_row
-        logger.warning("step %d is skipped: gradients are not finite (%d in a row)", step, in_row)
-        # A gradient scaler looks at the gradients itself and skips the step; without one nobody would.
-        if not keep_gradients:
+        logger.warning(
+            "step %d is skipped: gradients are not finite (%d in a row), %d tokens", step, in_row, num_tokens
+        )
+        if self.accelerator.scaler is None:
             self.model.zero_grad(set_to_none=True)
+        else:
+            # A gradient scaler skips the step itself; it looks at single gradients, which may be finite where their
+            # norm is not.
+            next(p.grad for p in self.model.parameters() if p.grad is not None).fill_(math.inf)
         if in_row > self.args.max_bad_steps:
             raise FloatingPointError(
                 f"gradients were not finite for {in_row} steps in a row (max_bad_steps={self.args.max_bad_steps}); "
-                f"lower learning_rate or check the data. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
+                f"lower learning_rate or check the data. Last good checkpoint: {self._last_good_checkpoint(step)}"
             )
+
+    def _last_good_checkpoint(self, step: int) -> Path | None:
+        """The newest checkpoint from before the bad steps that end at `step`, if possible one that a good step left.
+
+        Weights may be finite and yet so large that nothing can be computed with them: a step that was done with them
+        shows that it can.
+        """
+        first_bad_step = step - self.num_bad_steps_in_row + 1
+        proven = last_checkpoint(self.args.output_dir, before_step=first_bad_step - 1)
+        return proven or last_checkpoint(self.args.output_dir, before_step=first_bad_step)
+
+    def checkpoints_to_keep(self) -> list[Path]:
+        """Beside the best one, the last good one while steps are bad; see [`ResumableTrainer.checkpoints_to_keep`]."""
+        good = self._last_good_checkpoint(self.state.global_step) if self.num_bad_steps_in_row else None
+        return super().checkpoints_to_keep() + ([] if good is None else [good])
 
     def finish_step(self) -> None:
         """At the end of a step, before log, evaluate and save: choose masks, compact."""
         if self.accelerator.optimizer_step_was_skipped and not _follows_metrics(self.lr_scheduler):
             self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
+        self.agree_to_stop(self.num_asked_to_stop)
         before = self.pruner.choices_digest
         compacted = self.pruner.step(self.state.global_step, self.schedule, optimizer=self._bare_optimizer())
         if self.pruner.choices_digest != before:
@@ -318,24 +367,33 @@ class HomoDistilTrainer(ExportingTrainer):
         self.model_wrapped = DistributedDataParallel(self.model, device_ids=device_ids, **settings)
         if handler is not None:
             handler.register_comm_hook(self.model_wrapped)
+        self.settle_buckets(self.model_wrapped)
         if self.args.torch_compile:
             settings = self.accelerator.state.dynamo_plugin.to_kwargs()
             self.model_wrapped = cast(nn.Module, torch.compile(self.model_wrapped, **settings))
 
     @property
     def _is_distributed(self) -> bool:
+        return self._ddp is not None
+
+    @property
+    def _ddp(self) -> DistributedDataParallel | None:
         wrapped = self.model_wrapped
-        return isinstance(wrapped._orig_mod if is_compiled_module(wrapped) else wrapped, DistributedDataParallel)
+        bare = wrapped._orig_mod if is_compiled_module(wrapped) else wrapped
+        return bare if isinstance(bare, DistributedDataParallel) else None
 
     # Learning rate and logs
 
     def begin_training(self) -> None:
         """Training begins and the length of the run is known: lay out the schedule, restore running averages."""
         self.schedule = self._schedule(self.state.max_steps)
-        self.term_sums, self.logged_step, self.step_kl = {}, self.state.global_step, None
-        self.num_bad_steps = self.num_bad_steps_in_row = 0
+        self.term_sums, self.step_terms, self.step_loss = {}, {}, None
+        self.logged_step, self.num_summed_steps = self.state.global_step, 0
+        self.num_bad_steps = self.num_bad_steps_in_row = self.num_skipped_tokens = 0
         self.epoch_number = int(self.state.epoch or 0)
         self.restore_log_state()
+        if self._ddp is not None:
+            self.settle_buckets(self._ddp)
 
     def begin_epoch(self) -> None:
         """A pass over the data begins: it gets masks of its own."""
@@ -373,10 +431,8 @@ class HomoDistilTrainer(ExportingTrainer):
 
     def _remember(self, terms: Terms) -> None:
         for name, term in terms.items():
-            value = term.detach().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            self.term_sums[name] = self.term_sums[name] + value if name in self.term_sums else value
-        kl = terms["kl"].detach()
-        self.step_kl = kl if self.step_kl is None else self.step_kl + kl
+            value = term.detach()
+            self.step_terms[name] = self.step_terms[name] + value if name in self.step_terms else value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with every term of the loss and the kept fractions beside Trainer's own training logs.
@@ -385,16 +441,38 @@ class HomoDistilTrainer(ExportingTrainer):
             logs: what Trainer logs.
             start_time: passed on.
         """
-        if "loss" in logs and self.term_sums:
-            names = sorted(self.term_sums)
-            sums = self.accelerator.reduce(torch.stack([self.term_sums[name] for name in names]), reduction="sum")
-            num_steps = self.state.global_step - self.logged_step
-            logs |= {f"loss_{name}": value / num_steps for name, value in zip(names, sums.tolist(), strict=True)}
-            logs |= {"num_bad_steps": self.num_bad_steps} | self.pruner.status()
-            self.term_sums, self.logged_step = {}, self.state.global_step
+        if "loss" in logs:
+            averages = self._averages(logs["loss"])
+            if averages:
+                logs |= averages
+            else:
+                del logs["loss"]
+            counts = {"num_bad_steps": self.num_bad_steps, "num_skipped_tokens": self.num_skipped_tokens}
+            logs |= counts | self.pruner.status()
+            self.term_sums, self.num_summed_steps, self.logged_step = {}, 0, self.state.global_step
         super().log(logs, start_time)
 
+    def _averages(self, loss: float) -> dict[str, float]:
+        """Loss and terms over the steps that were not skipped since the last log; nothing if all were."""
+        if self.num_summed_steps == 0:
+            return {}
+        names = sorted(self.term_sums)
+        sums = self.accelerator.reduce(torch.stack([self.term_sums[name] for name in names]), reduction="sum")
+        averages = {"loss": loss * ((self.state.global_step - self.logged_step) / self.num_summed_steps)}
+        return averages | {
+            f"loss_{name}": value / self.num_summed_steps for name, value in zip(names, sums.tolist(), strict=True)
+        }
+
     # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if name := poisoned_tensor(self.model, self.pruner, self._bare_optimizer()):
+            step = self.state.global_step
+            raise FloatingPointError(
+                f"{name} is not finite at the end of step {step}, so checkpoint-{step} is not saved; lower "
+                f"learning_rate. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
+            )
+        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, weights_without_projections(self.model) if state_dict is None else state_dict)
@@ -406,7 +484,8 @@ class HomoDistilTrainer(ExportingTrainer):
             folder: the staged checkpoint.
             logs: what `log_state` gave.
         """
-        save_run_state(folder, self.model, self.pruner, extra=logs)
+        extra = {**logs, STUDENT_KEY: self.args.student}
+        save_run_state(folder, self.model, self.pruner, extra=extra)
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Rebuild the student at a checkpoint's widths, with masks, scores, guard and counters.
@@ -428,8 +507,7 @@ class HomoDistilTrainer(ExportingTrainer):
             `dict` of JSON values.
         """
         sums = {name: self.of_every_rank(value) for name, value in self.term_sums.items()}
-        counters = {"num_bad_steps": self.num_bad_steps, "num_bad_steps_in_row": self.num_bad_steps_in_row}
-        return super().log_state() | {"term_sums": sums, "logged_step": self.logged_step} | counters
+        return super().log_state() | {"term_sums": sums} | {name: getattr(self, name) for name in _COUNTERS}
 
     def restore_log_state(self) -> None:
         """Put running averages and counters back once training has begun."""
@@ -439,7 +517,7 @@ class HomoDistilTrainer(ExportingTrainer):
         for name, values in self.resumed_logs["term_sums"].items():
             value = self.own_value(values, otherwise=sum(values) / self.args.world_size)
             self.term_sums[name] = torch.tensor(value, device=self.args.device)
-        for name in ("logged_step", "num_bad_steps", "num_bad_steps_in_row"):
+        for name in _COUNTERS:
             setattr(self, name, self.resumed_logs[name])
 
 
@@ -488,6 +566,8 @@ def _pin_data_order(args: HomoDistilTrainingArguments) -> None:
             f"{loading.dispatch_batches}; every rank must make its own batches in a seeded order: leave both out"
         )
     loading.dispatch_batches = False
+    # From pinned memory a transfer need not hold up the host; elsewhere there is nothing to wait for.
+    loading.non_blocking = loading.non_blocking or (args.dataloader_pin_memory and args.device.type == "cuda")
     if args.data_seed is None:
         args.data_seed = args.seed
 

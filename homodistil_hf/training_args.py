@@ -7,6 +7,7 @@ line's business (`cli.py`), what a width plan means is `plans.py`'s.
 import json
 import math
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
 from .schedule import DEADLINE_FRACTION
+from .widths import shown
 
 _LAUNCHES_THAT_SPLIT = (
     "ACCELERATE_USE_FSDP",
@@ -43,8 +45,8 @@ class HomoDistilTrainingArguments(TrainingArguments):
     """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
 
     Defaults that differ from `TrainingArguments`: `learning_rate`, `adam_epsilon` (the paper's), `warmup_steps`, a
-    learning-rate curve tied to pruning, `ddp_find_unused_parameters=False`, `ddp_broadcast_buffers=False`, and
-    `logging_nan_inf_filter=False` (it would synchronise every micro-step).
+    learning-rate curve tied to pruning, `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it
+    would synchronise every micro-step).
 
     Raises:
         ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value
@@ -62,7 +64,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     # Parameters that control the student
     student: str | None = field(
         default=None,
-        metadata={"help": "Preset, budget (params=14M, macs=0.25), plan file or JSON object: the widths to reach."},
+        metadata={
+            "help": "Preset, budget (params=14M, macs=0.25, latency_ms=5), plan file or JSON: the widths to reach."
+        },
     )
     width_allocation: Literal["local", "global"] = field(
         default="local",
@@ -180,9 +184,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "DDP's search for unused parameters; every parameter is used here."}
     )
-    ddp_broadcast_buffers: bool | None = field(
-        default=False, metadata={"help": "DDP's copy of rank 0's buffers at every forward; all are constants here."}
-    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Trainer's filter; it synchronises every micro-step and isn't needed here."}
     )
@@ -273,25 +274,28 @@ def _check_range(
     open_high: bool = False,
 ) -> None:
     value: Any = getattr(args, name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # abs, as isfinite can't take whole numbers beyond every float; nan is not below either.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     above = is_number and (value > low if open_low else value >= low)
     below = is_number and (value < high if open_high else value <= high)
     if above and below:
         return
     left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
-    raise ValueError(f"{name}={value!r} is outside {left}{low:g}, {high:g}{right}; the default is {_default(name)}")
+    raise ValueError(
+        f"{name}={shown(value)} is outside {left}{low:g}, {high:g}{right}; the default is {_default(name)}"
+    )
 
 
 def _check_count(args: HomoDistilTrainingArguments, name: str) -> None:
     value: Any = getattr(args, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} is not a whole number of at least 1; the default is {_default(name)}")
+        raise ValueError(f"{name}={shown(value)} is not a whole number of at least 1; the default is {_default(name)}")
 
 
 def _check_choice(args: HomoDistilTrainingArguments, name: str) -> None:
     choices = HomoDistilTrainingArguments.__annotations__[name].__args__
     if getattr(args, name) not in choices:
-        raise ValueError(f"{name}={getattr(args, name)!r} is not one of {', '.join(choices)}")
+        raise ValueError(f"{name}={shown(getattr(args, name))} is not one of {', '.join(choices)}")
 
 
 def _default(name: str) -> Any:
@@ -308,13 +312,15 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         "parameters and whole sequences on every rank",
         "use_liger_kernel": "its fused losses would replace the distillation loss",
         "neftune_noise_alpha": "noise on the student's embeddings only would enter the distillation loss",
-        "enable_jit_checkpoint": "it may save in the middle of a step; use save_strategy and save_steps",
+        "enable_jit_checkpoint": "it may save in the middle of a step; SIGTERM saves at the end of one anyway",
         "ignore_data_skip": "a resumed run would see other data than the uninterrupted one",
     }
     for name, remedy in remedies.items():
         value = getattr(args, name, None)
         if value:
-            raise ValueError(f"{name}={value!r} is not supported by HomoDistilTrainer; {remedy}")
+            raise ValueError(
+                f"{name}={shown(value) if isinstance(value, str) else repr(value)} is not supported by HomoDistilTrainer; {remedy}"
+            )
     for name in _LAUNCHES_THAT_SPLIT:
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
             raise ValueError(f"{name}={os.environ[name]} is not supported by HomoDistilTrainer; {remedies['fsdp']}")

@@ -11,10 +11,10 @@ from homodistil_hf.checkpoint import (
     file_digest,
     last_checkpoint,
     manifest_problem,
-    publish,
     sorted_checkpoints,
     write_manifest,
 )
+from homodistil_hf.durable import publish
 
 
 def make_checkpoint(parent: Path, step: int) -> Path:

@@ -1,0 +1,191 @@
+"""The run that `soak.py` kills: `homodistil distill`, watched, and told where to die.
+
+Everything here is patched into the worker's own process. Where a kill of a random time hits is read from a few shared
+bytes; the rare moments are forced: the worker sends itself SIGKILL inside the n-th call of a function.
+"""
+
+import functools
+import mmap
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import modeling_utils
+
+from homodistil_hf import checkpoint, cli, durable, export, exporting, launch, pruning, resumable, run_state, trainer
+from homodistil_hf.measuring import MeasuringTrainer
+from homodistil_hf.sensitivity import PlatonScores
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A place in the code where a worker dies.
+
+    Args:
+        owner: module or class that the function is looked up in.
+        function: its name.
+        action: takes the call (as a function without arguments) and its arguments; does what has been done by then.
+        where: text that an argument must contain.
+        most_calls: the worker dies in one of the first so many calls.
+    """
+
+    owner: Any
+    function: str
+    action: Callable[[Call, tuple[Any, ...]], None]
+    where: str = ""
+    most_calls: int = 1
+
+
+def before(call: Call, arguments: tuple[Any, ...]) -> None:
+    """Nothing of the call is done."""
+
+
+def half_written(call: Call, arguments: tuple[Any, ...]) -> None:
+    """The file that the call writes gets to its middle."""
+    call()
+    path = next(Path(a) for a in arguments if isinstance(a, str | Path))
+    path = path / checkpoint.MANIFEST_NAME if path.is_dir() else path
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def half_removed(call: Call, arguments: tuple[Any, ...]) -> None:
+    """Every second file of the folder is gone."""
+    for path in sorted(path for path in Path(arguments[0]).rglob("*") if path.is_file())[::2]:
+        path.unlink()
+
+
+def half_text(call: Call, arguments: tuple[Any, ...]) -> None:
+    """The first half of a text stands beside the file that it is to replace."""
+    path, text = arguments
+    path.with_name(f".{path.name}.aside").write_text(text[: len(text) // 2], encoding="utf-8")
+
+
+MOMENTS: dict[str, Moment] = {
+    "compaction: about to begin": Moment(pruning.Pruner, "compact", before),
+    "compaction: parameters are sliced, scores are not": Moment(PlatonScores, "keep", before),
+    "compaction: masks are still the old ones": Moment(pruning.Pruner, "_refresh", before),
+    "step: gradients are there, scores are not": Moment(pruning.Pruner, "score", before, most_calls=6),
+    "step: scores are updated, weights are not": Moment(torch.optim.AdamW, "step", before, most_calls=6),
+    "step: weights are updated, dropped ones not zeroed": Moment(pruning.Pruner, "zero", before, most_calls=6),
+    "step: masks are chosen, not applied": Moment(pruning.masking, "apply_masks", before, most_calls=2),
+    "checkpoint: half of the weights": Moment(
+        modeling_utils, "safe_save_file", half_written, where="checkpoint-", most_calls=2
+    ),
+    "checkpoint: half of the optimizer's state": Moment(
+        torch, "save", half_written, where="optimizer.pt", most_calls=2
+    ),
+    "checkpoint: half of the pruning state": Moment(
+        run_state, "save_file", half_written, where=run_state.STATE_TENSORS_FILE, most_calls=2
+    ),
+    "checkpoint: no manifest": Moment(resumable, "write_manifest", before, most_calls=2),
+    "checkpoint: half a manifest": Moment(resumable, "write_manifest", half_written, most_calls=2),
+    "checkpoint: between manifest and rename": Moment(resumable, "publish", before, most_calls=2),
+    "checkpoint: renamed, older ones still there": Moment(resumable, "rotate", before, most_calls=2),
+    "rotation: about to begin": Moment(checkpoint, "remove_folder", before, most_calls=2),
+    "rotation: half removed": Moment(durable.shutil, "rmtree", half_removed, where=".removed", most_calls=2),
+    "evaluation: between two batches": Moment(MeasuringTrainer, "prediction_step", before, most_calls=4),
+    "resuming: nothing is loaded": Moment(trainer, "load_run_state", before),
+    "resuming: widths are there, scores are not": Moment(pruning.Pruner, "load_state", before),
+    "export: half of the weights": Moment(modeling_utils, "safe_save_file", half_written, where=".student."),
+    "export: no facts": Moment(export, "write_facts", before),
+    "export: before the rename": Moment(export, "publish", before),
+    "export: done, results are not": Moment(launch, "write_text", half_text, where="results.json"),
+}
+
+PHASES: tuple[tuple[str, Any, str], ...] = (
+    ("resuming", resumable.ResumableTrainer, "_load_from_checkpoint"),
+    ("training", trainer.HomoDistilTrainer, "begin_training"),
+    ("step", trainer.HomoDistilTrainer, "training_step"),
+    ("step", torch.optim.AdamW, "step"),
+    ("step", trainer.HomoDistilTrainer, "finish_step"),
+    ("compaction", pruning.Pruner, "compact"),
+    ("evaluation", MeasuringTrainer, "evaluation_loop"),
+    ("checkpoint", resumable.ResumableTrainer, "_save_checkpoint"),
+    ("rotation", resumable, "rotate"),
+    ("export", exporting, "export_student"),
+)
+"""What a worker is doing, as (name, owner, function); between them it is at what "training" or "start" stands for."""
+
+PHASE_NAMES = ("start", *dict.fromkeys(name for name, _, _ in PHASES))
+
+
+class Board:
+    """Some bytes that worker and parent share: what the worker is doing, at which step, and whether it killed itself."""
+
+    _LAYOUT = struct.Struct("<BIB")
+
+    def __init__(self) -> None:
+        self._bytes = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def write(self, phase: str, step: int, *, forced: bool = False) -> None:
+        self._LAYOUT.pack_into(self._bytes, 0, PHASE_NAMES.index(phase), step, forced)
+
+    def read(self) -> tuple[str, int, bool]:
+        phase, step, forced = self._LAYOUT.unpack_from(self._bytes, 0)
+        return PHASE_NAMES[phase], step, bool(forced)
+
+
+def work(words: list[str], log: Path, board: Board, *, moment: str | None, call: int) -> int:
+    """Run a command of `homodistil`; in a forked process.
+
+    Args:
+        words: of the command line.
+        log: gets what the command prints.
+        board: gets what the worker is doing.
+        moment: key of `MOMENTS` to die at, or None.
+        call: the number of the call to die in, from 1.
+
+    Returns:
+        `int`: exit status of the command.
+    """
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    for phase, owner, function in PHASES:
+        _watch(board, phase, owner, function)
+    if moment is not None:
+        _die_at(board, MOMENTS[moment], call)
+    return cli.main(words)
+
+
+def _watch(board: Board, phase: str, owner: Any, function: str) -> None:
+    original = getattr(owner, function)
+
+    @functools.wraps(original)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        earlier, step, _ = board.read()
+        if args and isinstance(args[0], trainer.HomoDistilTrainer):
+            step = args[0].state.global_step
+        board.write(phase, step)
+        result = original(*args, **kwargs)
+        board.write(phase if phase == "training" else earlier, step)
+        return result
+
+    setattr(owner, function, watched)
+
+
+def _die_at(board: Board, moment: Moment, number: int) -> None:
+    original = getattr(moment.owner, moment.function)
+    calls = 0
+
+    @functools.wraps(original)
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += moment.where in " ".join(str(a) for a in args if isinstance(a, str | Path))
+        if calls < number:
+            return original(*args, **kwargs)
+        moment.action(functools.partial(original, *args, **kwargs), args)
+        phase, step, _ = board.read()
+        board.write(phase, step, forced=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(moment.owner, moment.function, dying)
