@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, gather_object
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
@@ -34,6 +36,7 @@ class RankedTrainer(ResumableTrainer):
 
     repeats_only = False
     """Whether all rows of this rank's last micro-batch are repetitions that even out the ranks."""
+    _settled: nn.Module | None = None
 
     @property
     def rows_per_step(self) -> int:
@@ -75,6 +78,37 @@ class RankedTrainer(ResumableTrainer):
                     f"{self.args.world_size} ranks; make it a table: Dataset.from_list(list(stream))"
                 )
         return super()._get_dataloader(dataset, *args, **kwargs)
+
+    def settle_buckets(self, model: DistributedDataParallel) -> None:
+        """Let DDP lay out its buckets before the first step instead of after it. Collective; once a wrapper.
+
+        DDP orders them anew by the order in which the first backward pass gave gradients, and where a gradient lies
+        decides in which order ranks are added up. A resumed run wraps its model at another step than the run that it
+        goes on with, so it would differ in the last bits (on three ranks or more).
+
+        Args:
+            model: just wrapped.
+        """
+        if model is self._settled or model.static_graph:
+            return
+        self._settled = model
+        device = self.args.device
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+            model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        torch.stack([0.0 * parameter.sum() for parameter in trained]).sum().backward()
+        model.zero_grad(set_to_none=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.save_on_each_node:
+            super()._save(output_dir, state_dict)
+            return
+        # transformers 5.23 asks the model, which says yes on rank 0 only: other nodes would get no weights.
+        self.model.should_save_on_this_rank = bool
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del self.model.should_save_on_this_rank
 
     def log_state(self) -> dict[str, Any]:
         """As [`ResumableTrainer.log_state`], with the global batch.

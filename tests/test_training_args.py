@@ -272,7 +272,6 @@ def test_defaults_are_the_documented_ones():
         "adam_epsilon": 1e-6,
         "warmup_steps": 0.05,
         "ddp_find_unused_parameters": False,
-        "ddp_broadcast_buffers": False,
         "logging_nan_inf_filter": False,
     }
     assert args.get_warmup_steps(1000) == 50
