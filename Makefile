@@ -4,11 +4,13 @@
 #   PYTEST_ARGS  handed to pytest                                   make test PYTEST_ARGS="-k masks -x"
 #   NUM_WORKERS  test processes                                     make test NUM_WORKERS=0
 #   DEMO_ARGS    handed to `homodistil demo`                        make demo DEMO_ARGS="--output_dir runs/other"
+#   BENCH_ARGS   handed to `homodistil bench`                       make bench BENCH_ARGS="--dtype float32"
 
 PYTHON ?= python3
 NUM_WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 # Relative paths only: make splits names at spaces, and the checkout's own path may have some.
 VENV := .venv
@@ -19,13 +21,16 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt homodistil_hf/version.p
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test style quality docs wheel clean clean-cache
+.PHONY: help demo bench test style quality docs wheel clean clean-cache
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 demo: $(VENV)/.installed-report  ## train a small teacher, distil it, print the table (8 minutes on 2 cores)
 	$(BIN)/homodistil demo $(DEMO_ARGS)
+
+bench: $(VENV)/.installed-report  ## measure how fast training is on this machine (some minutes on 2 cores)
+	$(BIN)/homodistil bench $(BENCH_ARGS)
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) $(PYTEST_ARGS)

@@ -189,9 +189,13 @@ def _add_plan(commands: Any) -> None:
         example="homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25",
     )
     parser.add_argument("--teacher", required=True, help="Hub name or folder of a BERT model")
-    parser.add_argument(
-        "--student", required=True, help="preset, budget (params=14M, macs=0.25), JSON file or JSON object"
-    )
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--student", help="preset, budget (params=14M, macs=0.25), JSON file or JSON object")
+    asked.add_argument("--latency_ms", type=float, help="milliseconds of a forward pass on this machine, no head")
+    parser.add_argument("--batch_size", type=int, help="latency_ms: sequences a forward pass (default: 1)")
+    parser.add_argument("--length", type=int, help="latency_ms: tokens a sequence (default: 128)")
+    parser.add_argument("--backend", help="latency_ms: torch (default) or onnxruntime")
+    parser.add_argument("--no_measurement", action="store_true", help="latency_ms: don't time the chosen plan itself")
     parser.add_argument("--teacher_revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--width_multiple", type=int, default=8, help="budgets: round widths to multiples (default: 8)"
@@ -206,7 +210,8 @@ def _plan(flags: argparse.Namespace) -> int:
     from .report import format_plan
 
     config = load_teacher_config(flags.teacher, revision=flags.teacher_revision)
-    plan = resolve_plan(flags.student, config, multiple=flags.width_multiple)
+    latency = _planned_latency(flags, config)
+    plan = latency["plan"] if latency else resolve_plan(flags.student, config, multiple=flags.width_multiple)
     architecture = (config.architectures or ["BertForMaskedLM"])[0]
     costs: dict[str, dict[str, Any]] = {
         "teacher": planned_facts(config, architecture),
@@ -214,8 +219,39 @@ def _plan(flags: argparse.Namespace) -> int:
         "padded": planned_facts(config, architecture, plan.padded()),
     }
     costs["cost_fractions"] = cost_fractions(costs["student"], costs["teacher"])
-    print(json.dumps(costs, indent=2) if flags.json else format_plan(costs))
+    if not latency:
+        print(json.dumps(costs, indent=2) if flags.json else format_plan(costs))
+        return 0
+    from .latency.layout import format_planned_latency
+
+    if flags.json:
+        print(json.dumps(costs | {"latency": latency["facts"]}, indent=2))
+        return 0
+    print(f"{format_plan(costs)}\n\n{format_planned_latency(latency['facts'])}")
     return 0
+
+
+def _planned_latency(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
+    """The plan for `--latency_ms` and what is known of its latency; empty for any other student."""
+    from .latency.planning import LATENCY_BUDGET, LatencyBudget, is_latency_budget, measure_plan, plan_within
+
+    conditions = {name: getattr(flags, name) for name in ("batch_size", "length", "backend")}
+    given = {name: value for name, value in conditions.items() if value is not None}
+    if flags.latency_ms is None and (given or flags.no_measurement):
+        name = next(iter(given), "no_measurement")
+        raise ValueError(f"--{name} says how a latency is measured; give --latency_ms with it")
+    student = flags.student
+    if flags.latency_ms is not None:
+        student = ",".join(f"{name}={value}" for name, value in {LATENCY_BUDGET: flags.latency_ms, **given}.items())
+    if not is_latency_budget(student):
+        return {}
+    _show_logs(True)
+    budget = LatencyBudget.parse(student)
+    found = plan_within(budget, config, multiple=flags.width_multiple)
+    facts = found.facts(budget)
+    if not flags.no_measurement:
+        facts["measured"] = measure_plan(found.plan, config, budget.conditions)
+    return {"plan": found.plan, "facts": facts}
 
 
 # export, verify
@@ -295,14 +331,32 @@ def _add_bench(commands: Any) -> None:
         parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
     parser.add_argument("--compiled", action="store_true", help="run our arms under torch.compile")
     parser.add_argument("--without_reference", action="store_true", help="measure our trainer only")
+    parser.add_argument(
+        "--growth", action="store_true", help="instead: batches of 16 and 128, vocabularies to 250,000"
+    )
     parser.add_argument("--output", metavar="FILE", help="write all numbers as JSON")
+    parser.add_argument("--chart", metavar="FILE", help="draw the parts of a step (needs matplotlib)")
+    latency = parser.add_argument_group("latency of models, instead of training")
+    latency.add_argument("--latency", nargs="+", metavar="FOLDER", help="exports whose forward passes are compared")
+    latency.add_argument("--teacher", help="Hub name or folder to compare them with (default: the first FOLDER)")
+    for name, (kind, text) in _LATENCY_FLAGS.items():
+        latency.add_argument(f"--{name}", nargs="+", type=kind, default=argparse.SUPPRESS, help=text)
+    latency.add_argument("--with_head", action="store_true", help="time whole models; default: without their heads")
+
+
+_LATENCY_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "batch_sizes": (int, "sequences a forward pass (default: 1 32)"),
+    "lengths": (int, "tokens a sequence (default: 16 128 512)"),
+    "backends": (str, "ways to run them (default: torch compiled onnxruntime)"),
+}
 
 
 _BENCH_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "shape": (str, "teacher: bert-base, teacher6x384 (default), or BertConfig values as a JSON object"),
     "student": (str, "preset, budget or plan (default: macs=0.25)"),
-    "batch_size": (int, "sequences a step (default: 32)"),
+    "batch_size": (int, "sequences a batch (default: 32)"),
     "length": (int, "tokens a sequence (default: 128)"),
+    "accumulation_steps": (int, "batches a step (default: 1)"),
     "dtype": (str, "matrix products of all arms: bfloat16 (default) or float32"),
     "device": (str, "cpu (default) or cuda"),
     "attention_weight": (float, "factor of the attention term in all arms (default: 0, off)"),
@@ -318,16 +372,45 @@ _BENCH_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
+def _bench_latency(flags: argparse.Namespace) -> int:
+    from .conversion import load_teacher
+    from .latency.comparison import LatencyGrid, compare_latencies
+    from .latency.layout import format_latencies
+
+    _show_logs(True)
+    given = {name: getattr(flags, name) for name in _LATENCY_FLAGS if name in flags}
+    if "rounds" in flags:
+        given["num_rounds"] = flags.rounds
+    grid = LatencyGrid(**given, with_head=flags.with_head)
+    names = [*([flags.teacher] if flags.teacher else []), *flags.latency]
+    results = compare_latencies({name: load_teacher(name) for name in names}, grid, say=_tell)
+    print(format_latencies(results))
+    if flags.output:
+        Path(flags.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(f"homodistil: {line}", file=sys.stderr)
+
+
 def _bench(flags: argparse.Namespace) -> int:
+    if flags.latency:
+        return _bench_latency(flags)
+    from .bench.chart import draw_parts
+    from .bench.growth import format_growth, run_growth
     from .bench.settings import BenchSettings
     from .bench.speed import run_bench
     from .bench.tables import format_bench
 
     given = {name: getattr(flags, name) for name in _BENCH_FLAGS if name in flags}
-    results = run_bench(BenchSettings(**given, compiled=flags.compiled, with_reference=not flags.without_reference))
-    print(format_bench(results))
+    settings = BenchSettings(**given, compiled=flags.compiled, with_reference=not flags.without_reference)
+    results = run_growth(settings) if flags.growth else run_bench(settings)
+    print(format_growth(results) if flags.growth else format_bench(results))
     if flags.output:
         Path(flags.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if flags.chart and not flags.growth:
+        draw_parts(results, Path(flags.chart))
     return 0
 
 

@@ -42,6 +42,8 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
         processing_class=work.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
+    if settings.compiled:
+        trainer.distillation.teacher.fast.compile()
     hold(trainer, place)
     return trainer
 
@@ -92,6 +94,7 @@ def _arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
         "output_dir": str(folder),
         "max_steps": settings.max_steps,
         "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation_steps,
         "bf16": settings.dtype == "bfloat16",
         "use_cpu": settings.device == "cpu",
         "seed": settings.seed,

@@ -5,6 +5,7 @@ lets exactly one of them go on until it arrives at its next step. So what is tim
 loading, logging and callbacks included, and arms can be interleaved step by step.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -122,7 +123,7 @@ class GatedRun:
 
 
 def interleave(arms: Mapping[str, Arm], *, rounds: int, warmup_rounds: int) -> dict[str, list[float]]:
-    """Let all arms take turns, in an order that rotates from round to round.
+    """Let all arms take turns, in an order that is drawn anew every round: none always follows the same one.
 
     Args:
         arms: name → arm.
@@ -142,11 +143,11 @@ def interleave(arms: Mapping[str, Arm], *, rounds: int, warmup_rounds: int) -> d
 
     ```
     """
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(warmup_rounds + rounds):
-        first = round_number % len(names)
-        for name in names[first:] + names[:first]:
+        random.Random(round_number).shuffle(names)
+        for name in names:
             duration = arms[name].turn()
             if round_number >= warmup_rounds:
                 seconds[name].append(duration)

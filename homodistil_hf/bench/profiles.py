@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate.utils import is_compiled_module
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import Trainer
 
@@ -19,7 +19,8 @@ from .gates import GatedRun
 from .reference import ReferenceTrainer
 
 PARTS = ("data", "teacher", "student", "losses", "backward", "scores", "masks", "clipping", "optimizer", "other")
-"""Exclusive shares of a step, in order; `losses` is their forward, gradients of everything are in `backward`."""
+"""What a step is divided into, in order. `losses` is their forward; our decoder and its gradient are computed there.
+`backward` holds all other gradients, `other` what is left: checks, logs, callbacks, learning rate."""
 
 _GRADIENT = "gradient:"
 _PART = "part:"
@@ -39,20 +40,27 @@ def peak_bytes(run: GatedRun) -> int:
         `int`: the most bytes that were allocated at any moment above weights, optimizer state and the gradients that
         existed at that moment.
     """
-    device = run.trainer.args.device.type
-    with _gradients_recorded(run.trainer.model):
-        events = _profiled_turn(run, profile_memory=True)[0]
-    allocations = [
+    parameters = [parameter for parameter in run.trainer.model.parameters() if parameter.requires_grad]
+    with gradients_recorded(parameters):
+        session, _ = _profiled_turn(run, profile_memory=True)
+    return peak_above(allocations_of(session, run.trainer.args.device.type), gradients_of(session))
+
+
+def allocations_of(session: profile, device_type: str) -> list[Moment]:
+    """Read the allocator's record.
+
+    Args:
+        session: over, with `profile_memory=True`.
+        device_type: `cpu` or `cuda`.
+
+    Returns:
+        `list`: nanoseconds and bytes of each allocation, in order; negative where memory was freed.
+    """
+    return sorted(
         (event.start_ns(), event.nbytes())
-        for event in events
-        if event.name() == _ALLOCATION and event.device_type().name.lower() == device
-    ]
-    gradients = [
-        (event.start_ns(), int(event.name().removeprefix(_GRADIENT)))
-        for event in events
-        if event.name().startswith(_GRADIENT)
-    ]
-    return peak_above(allocations, gradients)
+        for event in _events(session)
+        if event.name() == _ALLOCATION and event.device_type().name.lower() == device_type
+    )
 
 
 def peak_above(allocations: Sequence[Moment], gradients: Sequence[Moment]) -> int:
@@ -81,18 +89,43 @@ def peak_above(allocations: Sequence[Moment], gradients: Sequence[Moment]) -> in
 
 
 @contextmanager
-def _gradients_recorded(model: nn.Module) -> Iterator[None]:
-    def record(parameter: torch.Tensor) -> None:
-        if parameter.grad is not None:
-            with record_function(f"{_GRADIENT}{parameter.grad.numel() * parameter.grad.element_size()}"):
+def gradients_recorded(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Let a profiler see when gradients come into being.
+
+    Args:
+        tensors: leaves that require gradients.
+
+    Yields:
+        nothing.
+    """
+
+    def record(tensor: torch.Tensor) -> None:
+        if tensor.grad is not None:
+            with record_function(f"{_GRADIENT}{tensor.grad.nbytes}"):
                 pass
 
-    handles = [p.register_post_accumulate_grad_hook(record) for p in model.parameters() if p.requires_grad]
+    handles = [tensor.register_post_accumulate_grad_hook(record) for tensor in tensors]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def gradients_of(session: profile) -> list[Moment]:
+    """Read what [`gradients_recorded`] left.
+
+    Args:
+        session: over.
+
+    Returns:
+        `list`: nanoseconds from which a gradient exists, and its bytes.
+    """
+    return [
+        (event.start_ns(), int(event.name().removeprefix(_GRADIENT)))
+        for event in _events(session)
+        if event.name().startswith(_GRADIENT) and event.device_type().name == "CPU"
+    ]
 
 
 def part_seconds(run: GatedRun) -> dict[str, float]:
@@ -107,10 +140,10 @@ def part_seconds(run: GatedRun) -> dict[str, float]:
     with ExitStack() as stack:
         for owner, name, part in _methods(run.trainer):
             stack.enter_context(_in_range(owner, name, part, run.trainer.args.device))
-        events, seconds = _profiled_turn(run)
+        session, seconds = _profiled_turn(run)
     ranges = [
         (event.name().removeprefix(_PART), event.start_ns(), event.start_ns() + event.duration_ns())
-        for event in events
+        for event in _events(session)
         if event.name().startswith(_PART) and event.device_type().name == "CPU"
     ]
     parts = dict.fromkeys(PARTS, 0.0) | exclusive_seconds(ranges)
@@ -146,23 +179,27 @@ def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
     return seconds
 
 
-def _profiled_turn(run: GatedRun, **settings: Any) -> tuple[list[Any], float]:
-    session: Any = profile(activities=[ProfilerActivity.CPU], **settings)
-    seconds = run.turn(within=session)
-    return list(session.profiler.kineto_results.events()), seconds
+def _profiled_turn(run: GatedRun, **settings: Any) -> tuple[profile, float]:
+    session = profile(activities=[ProfilerActivity.CPU], **settings)
+    return session, run.turn(within=session)
+
+
+def _events(session: Any) -> list[Any]:
+    return list(session.profiler.kineto_results.events())
 
 
 def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
     """Owner, attribute and part of what is put into ranges."""
-    methods = [
+    methods: list[tuple[Any, str, str]] = [
         (trainer, "get_batch_samples", "data"),
-        (trainer.model, "forward", "student"),
         (trainer, "compute_loss", "losses"),
         (trainer.accelerator, "backward", "backward"),
         (trainer, "_clip_grad_norm", "clipping"),
         (trainer.optimizer, "step", "optimizer"),
         (trainer.model, "zero_grad", "optimizer"),
     ]
+    if not is_compiled_module(trainer.model_wrapped):  # a new forward would be compiled anew
+        methods.append((trainer.model, "forward", "student"))
     if isinstance(trainer, HomoDistilTrainer):
         pruner = trainer.pruner
         methods += [(FrozenTeacher, "__call__", "teacher"), (pruner, "score", "scores")]

@@ -108,14 +108,16 @@ class ReferenceTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(model=StudentWithProjections(student, teacher.config.hidden_size), **kwargs)
+        self.model_accepts_loss_kwargs = False  # so that Trainer divides by the number of micro-batches
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         self.student = student
         self.schedule, self.target, self.attention_weight = schedule, target, attention_weight
         self.hooks = [QueriesAndKeys(model) for model in (self.teacher, student)] if attention_weight else []
         self.groups = encoder_groups(student)
         self.masks = full_masks(self.groups)
-        self.unit_scores = {name: mask.to(self.args.device).float() for name, mask in self.masks.items()}
-        self.terms: dict[str, torch.Tensor] = {}
+        self.unit_scores = {name: torch.zeros(len(mask), device=self.args.device) for name, mask in self.masks.items()}
+        self.term_sums: dict[str, torch.Tensor] = {}
+        self.num_batches = 0
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -130,18 +132,20 @@ class ReferenceTrainer(Trainer):
         log_student = F.log_softmax(outputs.logits[predicted].float(), dim=-1)
         log_teacher = F.log_softmax(teacher.logits[predicted].float(), dim=-1)
         embedding, *hidden = _errors(projected, teacher.hidden_states)
-        self.terms = {
+        terms = {
             "mlm": outputs.loss,
             "kl": F.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean"),
             "hidden": torch.stack(hidden).sum(),
             "embedding": embedding,
         }
-        loss = torch.stack(list(self.terms.values())).sum()
+        loss = torch.stack(list(terms.values())).sum()
         if self.hooks:
             with self.accelerator.autocast():
                 teacher_scores, student_scores = (hooks.scores() for hooks in self.hooks)
-            self.terms["attention"] = torch.stack(_errors(student_scores, teacher_scores)).sum()
-            loss = loss + self.attention_weight * self.terms["attention"]
+            terms["attention"] = torch.stack(_errors(student_scores, teacher_scores)).sum()
+            loss = loss + self.attention_weight * terms["attention"]
+        self.num_batches += 1
+        self.term_sums = {name: term.detach() + self.term_sums.get(name, 0.0) for name, term in terms.items()}
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -183,8 +187,9 @@ class ReferenceTrainer(Trainer):
                 parameter.mul_(kept.to(parameter).view(shape))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the terms of the last batch to what Trainer logs."""
-        logs |= {f"loss_{name}": float(term.detach()) for name, term in self.terms.items()}
+        """Add the averages of the terms to what Trainer logs."""
+        logs |= {f"loss_{name}": float(total) / self.num_batches for name, total in self.term_sums.items()}
+        self.term_sums, self.num_batches = {}, 0
         super().log(logs, start_time)
 
     def _scheduled_plan(self, step: int) -> WidthPlan:

@@ -42,6 +42,7 @@ class BenchSettings:
         student: preset, budget or plan, as the trainer takes it.
         batch_size: sequences a step.
         length: tokens a sequence.
+        accumulation_steps: batches a step.
         dtype: `float32` or `bfloat16`: type of the matrix products of all arms.
         device: `cpu` or `cuda`.
         attention_weight: factor of the attention term in all arms; 0 = off.
@@ -72,6 +73,7 @@ class BenchSettings:
     student: str = "macs=0.25"
     batch_size: int = 32
     length: int = 128
+    accumulation_steps: int = 1
     dtype: str = "bfloat16"
     device: str = "cpu"
     attention_weight: float = 0.0
@@ -94,7 +96,15 @@ class BenchSettings:
             raise ValueError(f"device={self.device!r} is unknown; nearest valid: cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device='cuda', but torch sees no CUDA device; use device='cpu'")
-        minima = {"batch_size": 1, "length": 4, "rounds": 1, "warmup_rounds": 1, "points": 2, "max_steps": 2}
+        minima = {
+            "batch_size": 1,
+            "length": 4,
+            "accumulation_steps": 1,
+            "rounds": 1,
+            "warmup_rounds": 1,
+            "points": 2,
+            "max_steps": 2,
+        }
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}={getattr(self, name)} is too small; nearest valid: {minimum}")
@@ -128,7 +138,7 @@ class BenchSettings:
     @property
     def num_tokens(self) -> int:
         """Tokens a step."""
-        return self.batch_size * self.length
+        return self.accumulation_steps * self.batch_size * self.length
 
 
 @dataclass(frozen=True)
@@ -175,7 +185,7 @@ def make_workload(settings: BenchSettings, *, num_steps: int) -> Workload:
             parameter.add_(torch.randn_like(parameter), alpha=_START_NOISE)
     words = [*_SPECIAL_TOKENS, *(f"w{i}" for i in range(len(_SPECIAL_TOKENS), config.vocab_size))]
     tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
-    blocks = _random_blocks(settings, num_blocks=num_steps * settings.batch_size)
+    blocks = _random_blocks(settings, num_blocks=num_steps * settings.accumulation_steps * settings.batch_size)
     return Workload(teacher, start, tokenizer, blocks)
 
 

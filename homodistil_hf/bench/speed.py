@@ -4,11 +4,13 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from ..cost import encoder_macs
 from ..trainer import HomoDistilTrainer
@@ -76,6 +78,8 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
     """
     way = way_of(settings)
     work = make_workload(settings, num_steps=settings.warmup_rounds + settings.rounds + _PROFILED_STEPS + _EXTRA_STEPS)
+    with profile(activities=[ProfilerActivity.CPU]):
+        pass  # the first session must be this thread's
     with tempfile.TemporaryDirectory() as folder:
         runs = _start(settings, work, way, Path(folder))
         try:
@@ -138,7 +142,8 @@ def _probe(settings: BenchSettings, place: Stretch) -> LimitProbe:
 
 
 def _shape(settings: BenchSettings, place: Stretch) -> StepShape:
-    return StepShape(settings.full, place.kept, settings.config.vocab_size, settings.num_tokens, settings.length)
+    num_tokens = settings.batch_size * settings.length
+    return StepShape(settings.full, place.kept, settings.config.vocab_size, num_tokens, settings.length)
 
 
 def _facts(settings: BenchSettings, seconds: Sequence[float], place: Stretch) -> dict[str, Any]:
@@ -161,7 +166,7 @@ def _ratio(seconds: Mapping[str, Sequence[float]], name: str) -> dict[str, Any]:
 def _flops_fraction(
     settings: BenchSettings, seconds: Sequence[float], place: Stretch, probe: LimitProbe
 ) -> dict[str, Any]:
-    useful = _shape(settings, place).useful_flops
+    useful = settings.accumulation_steps * _shape(settings, place).useful_flops
     limits = probe.flops_per_second[settings.warmup_rounds :]
     return summary([useful / own / limit for own, limit in zip(seconds, limits, strict=True)])
 
@@ -174,7 +179,7 @@ def _median_parts(run: GatedRun) -> dict[str, float]:
 def _pruning_costs(runs: Mapping[str, GatedRun], way: Way) -> dict[str, Any]:
     """Seconds of a choice of masks and of a compaction, at every place on the way."""
     widths = [place.present for place in plateaus(way.stretches)]
-    following = dict(zip(widths, widths[1:], strict=False))
+    following = dict(pairwise(widths))
     costs = {}
     for name, point in way.points.items():
         trainer = runs[name].trainer
