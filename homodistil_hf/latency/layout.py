@@ -34,6 +34,33 @@ def format_latencies(results: Mapping[str, Any]) -> str:
     return "\n".join([*_aligned(rows), "", *notes, *textwrap.wrap(about, _WIDTH)])
 
 
+def format_planned_latency(facts: Mapping[str, Any]) -> str:
+    """Tell what a plan made for a latency budget takes, predicted and, where it was measured, measured.
+
+    Args:
+        facts: `limit_ms`, `conditions`, `predicted_ms`, and maybe `measured`, what [`measure_plan`] returned.
+
+    Returns:
+        `str`: lines.
+    """
+    conditions, predicted = facts["conditions"], facts["predicted_ms"]
+    place = f"batch {conditions['batch_size']}, length {conditions['length']}, {conditions['backend']}, float32"
+    lines = [
+        f"latency of embeddings and encoder on this machine ({place}), budget {facts['limit_ms']:g} ms",
+        f"  predicted: student {predicted['student']:.2f} ms, teacher {predicted['teacher']:.2f} ms",
+    ]
+    if measured := facts.get("measured"):
+        latency, ratio = measured["latency"], measured["speed_up"]
+        figures = [
+            f"{name} {latency[name]['median_ms']:.2f} ms "
+            f"({latency[name]['lower_quartile_ms']:.2f} – {latency[name]['upper_quartile_ms']:.2f})"
+            for name in ("student", "teacher")
+        ]
+        spread = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
+        lines.append(f"  measured:  {', '.join(figures)}; {ratio['ratio']:.2f}× ({spread}) as fast")
+    return "\n".join(lines)
+
+
 def _figures(name: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
     latency = cell["latency"][name]
     spread = f"{latency['lower_quartile_ms']:.2f} – {latency['upper_quartile_ms']:.2f}"

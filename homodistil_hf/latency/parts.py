@@ -35,7 +35,7 @@ TABLE_BACKENDS = ("torch", "onnxruntime")
 
 _FILE = "table.json"
 _DEPTH = 4  # blocks in a row, each with weights of its own: one alone would stay in the caches as no encoder does
-_NUM_ROUNDS = 7
+_NUM_ROUNDS = 11
 _NUM_WARMUP = 1
 
 
@@ -89,14 +89,13 @@ def latency_table(config: PreTrainedConfig, conditions: Conditions) -> LatencyTa
         "machine": machine_facts(),
         "conditions": asdict(conditions),
         "grid": asdict(PartsGrid.below(teacher)),
-        "embeddings": [config.vocab_size, config.max_position_embeddings, config.type_vocab_size],
-        "activation": config.hidden_act,
+        "shape": embedding_shape(config),
         "depth": _depth(config),
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(folder: Path) -> None:
-        logger.info("measuring a latency table of this machine (%s); it is kept in the cache", conditions)
+        logger.info("measuring a latency table of this machine (%s), a minute or two; it is then kept", conditions)
         table = measure_table(config, conditions, PartsGrid.below(teacher))
         (folder / _FILE).write_text(json.dumps({**about, **table.to_dict()}, indent=1) + "\n", encoding="utf-8")
 
@@ -126,6 +125,19 @@ def measure_table(config: PreTrainedConfig, conditions: Conditions, grid: PartsG
         num_blocks = 1 if part == "embeddings" else _depth(config)
         milliseconds[part] = np.array(medians).reshape([len(axis) for axis in grid.axes(part)]) / num_blocks
     return LatencyTable(grid, milliseconds)
+
+
+def embedding_shape(config: PreTrainedConfig) -> dict[str, Any]:
+    """What latency depends on besides widths.
+
+    Args:
+        config: of any BERT.
+
+    Returns:
+        `dict`: arguments of a configuration: the embedding tables' rows, activation, ε.
+    """
+    names = ("vocab_size", "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")
+    return {name: getattr(config, name) for name in names}
 
 
 class AttentionBlocks(nn.Module):
@@ -200,8 +212,7 @@ def _pass(point: tuple[Any, ...], config: PreTrainedConfig, conditions: Conditio
 
 def _sized(config: PreTrainedConfig, widths: Mapping[str, int]) -> HomoBertConfig:
     narrow = {"hidden_size": 1, "num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}
-    shape = ("vocab_size", "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")
-    return HomoBertConfig(**narrow | dict(widths), **{name: getattr(config, name) for name in shape})
+    return HomoBertConfig(**narrow | dict(widths), **embedding_shape(config))
 
 
 def _depth(config: PreTrainedConfig) -> int:

@@ -4,16 +4,23 @@ It ties the measured table (`parts.py`) to the search (`budgets.py`). A run asks
 `resolution.py`: a measured time never steers a run that goes on.
 """
 
+import dataclasses
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+import torch
+from transformers import BertConfig, BertModel, PreTrainedConfig
 
 from ..budgets import plan_for_latency
+from ..modeling import HomoBertConfig, HomoBertModel
 from ..widths import WidthPlan, nearest_name, shown, teacher_plan
-from .parts import Conditions, latency_table
+from .backends import FirstOutput, bound, make_runner, model_inputs
+from .parts import Conditions, embedding_shape, latency_table
+from .timing import Latency, speed_ups, time_in_turns
 
 LATENCY_BUDGET = "latency_ms"
 _TYPES = {"batch_size": int, "length": int, "backend": str}
@@ -74,7 +81,7 @@ class LatencyPlan:
     """A plan and what it is predicted to take.
 
     Args:
-        plan: the widths.
+        plan: the widths; heads × head size is the hidden size.
         latency_ms: predicted, of the plan.
         teacher_latency_ms: predicted, of its teacher.
     """
@@ -82,6 +89,19 @@ class LatencyPlan:
     plan: WidthPlan
     latency_ms: float
     teacher_latency_ms: float
+
+    def facts(self, budget: LatencyBudget) -> dict[str, Any]:
+        """What was asked for and what is predicted.
+
+        Args:
+            budget: what the plan was made for.
+
+        Returns:
+            `dict` of JSON values.
+        """
+        conditions = dataclasses.asdict(budget.conditions)
+        predicted = {"student": self.latency_ms, "teacher": self.teacher_latency_ms}
+        return {"limit_ms": budget.limit_ms, "conditions": conditions, "predicted_ms": predicted}
 
 
 def is_latency_budget(student: str | Mapping[str, Any] | None) -> bool:
@@ -113,6 +133,35 @@ def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: in
     table = latency_table(config, budget.conditions)
     plan = plan_for_latency(budget.limit_ms, config, predict=table.latency_ms, multiple=multiple)
     return LatencyPlan(plan, table.latency_ms(plan), table.latency_ms(teacher_plan(config)))
+
+
+@torch.no_grad()
+def measure_plan(plan: WidthPlan, config: PreTrainedConfig, conditions: Conditions) -> dict[str, Any]:
+    """Time an encoder of the plan and one of its teacher's widths in turns, both of random weights.
+
+    Args:
+        plan: what [`plan_within`] found.
+        config: the teacher's.
+        conditions: what is run, and how.
+
+    Returns:
+        `dict` of JSON values: `latency` of `teacher` and `student` as [`Latency`] has it, `speed_up` as [`SpeedUp`].
+    """
+    student = BertConfig(hidden_size=plan.hidden_size, num_hidden_layers=len(plan.layers), **embedding_shape(config))
+    student.num_attention_heads = plan.layers[0].num_attention_heads
+    student.intermediate_size = plan.layers[0].intermediate_size
+    passes = {}
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        for name, shape in (("teacher", config), ("student", student)):
+            encoder = HomoBertModel if shape.model_type == HomoBertConfig.model_type else BertModel
+            inputs = model_inputs(shape, conditions.batch_size, conditions.length)
+            module = FirstOutput(encoder(shape, add_pooling_layer=False).eval())
+            passes[name] = bound(make_runner(module, conditions.backend, inputs, Path(folder)), inputs)
+        durations_ms = time_in_turns(passes)
+    return {
+        "latency": {name: dataclasses.asdict(Latency.from_durations(ms)) for name, ms in durations_ms.items()},
+        "speed_up": dataclasses.asdict(speed_ups(durations_ms, "teacher")["student"]),
+    }
 
 
 def _number(text: str, value: str, kind: type) -> Any:
