@@ -18,8 +18,8 @@ from .losses import exact_dtype, valid_labels
 LOGITS_BYTES = 1 << 28
 """Logits of teacher and student that are held at a time: 256 MB, however many predictions and words there are."""
 
-CHUNK_ELEMENTS = {"cpu": 1 << 20}
-"""Logits that are held in float32 at a time, three such temporaries: on a CPU few enough for its cache."""
+CHUNK_ELEMENTS = {"cpu": 1 << 18}
+"""Logits that are held in float32 at a time, four such temporaries: on a CPU few enough for its cache."""
 
 OTHER_CHUNK_ELEMENTS = 1 << 25
 """The same on other devices, where every chunk costs the start of some kernels."""
@@ -108,10 +108,11 @@ class _DecodedTerms(torch.autograd.Function):
             student, teacher = _lowered(Decoder(states_MH, weight_VH, bias_V, dtype)), _lowered(teacher)
             chunks = _row_chunks(student, teacher)
             terms = torch.zeros(2, dtype=exact_dtype(states_MH), device=states_MH.device)
-            gradient = _Gradient(student, wanted=ctx.needs_input_grad[:3], several=len(chunks) > 1)
+            gradient = _Gradient(student, wanted=ctx.needs_input_grad[:3], num_chunks=len(chunks))
             for rows in chunks:
-                logits_RV = _logits(student, rows)
-                terms += _compare(logits_RV, _logits(teacher, rows), labels_M[rows], weights)
+                logits_RV, labels_R = _product(student, rows), labels_M[rows]
+                biases = student.bias_V, teacher.bias_V
+                terms += _compare(logits_RV, _product(teacher, rows), biases, labels_R, weights)
                 if weights is not None:
                     gradient.add(rows, logits_RV)
                 del logits_RV  # or it would live on beside the next ones
@@ -132,63 +133,88 @@ class _DecodedTerms(torch.autograd.Function):
 class _Gradient:
     """Gradients of the decoder's inputs and parameters, gathered chunk by chunk."""
 
-    def __init__(self, student: Decoder, *, wanted: tuple[bool, ...], several: bool):
+    def __init__(self, student: Decoder, *, wanted: tuple[bool, ...], num_chunks: int):
         self.student = student
         # One chunk's matrix product is the gradient itself; several are added up in the exact type.
-        dtype = exact_dtype(student.states_MH) if several else student.dtype
+        self.adds = num_chunks != 1
+        dtype = exact_dtype(student.states_MH) if self.adds else student.dtype
         states, weight, bias = student[:3]
         self.states_MH = torch.empty_like(states) if wanted[0] else None
-        self.weight_VH = torch.zeros_like(weight, dtype=dtype) if wanted[1] else None
+        self.weight_VH = (
+            (torch.zeros_like if self.adds else torch.empty_like)(weight, dtype=dtype) if wanted[1] else None
+        )
         self.bias_V = torch.zeros_like(bias, dtype=dtype) if bias is not None and wanted[2] else None
 
     def add(self, rows: slice, gradient_RV: torch.Tensor) -> None:
         if self.states_MH is not None:
             torch.mm(gradient_RV, self.student.weight_VH, out=self.states_MH[rows])
         if self.weight_VH is not None:
-            states_RH = self.student.states_MH[rows]
-            bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
-            for words in _slices(len(self.weight_VH), max(1, LOGITS_BYTES // bytes_per_word)):
-                self.weight_VH[words] += gradient_RV[:, words].t() @ states_RH
+            self._add_to_weight(self.weight_VH, gradient_RV, self.student.states_MH[rows])
         if self.bias_V is not None:
             self.bias_V += gradient_RV.sum(0, dtype=self.bias_V.dtype)
+
+    def _add_to_weight(self, sum_VH: torch.Tensor, gradient_RV: torch.Tensor, states_RH: torch.Tensor) -> None:
+        if not self.adds:
+            torch.mm(gradient_RV.t(), states_RH, out=sum_VH)
+            return
+        bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
+        for words in _slices(len(sum_VH), max(1, LOGITS_BYTES // bytes_per_word)):
+            sum_VH[words] += gradient_RV[:, words].t() @ states_RH
 
 
 def _lowered(decoder: Decoder) -> Decoder:
     states, weight, bias, dtype = decoder
+    # The bias too, though it is added in the exact type: a teacher in a half type keeps it rounded.
     return Decoder(states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), dtype)
 
 
-def _logits(decoder: Decoder, rows: slice) -> torch.Tensor:
-    return nn.functional.linear(decoder.states_MH[rows], decoder.weight_VH, decoder.bias_V)
+def _product(decoder: Decoder, rows: slice) -> torch.Tensor:
+    return decoder.states_MH[rows] @ decoder.weight_VH.t()
 
 
 def _compare(
-    student_RV: torch.Tensor, teacher_RV: torch.Tensor, labels_R: torch.Tensor, weights: tuple[float, float] | None
+    student_RV: torch.Tensor,
+    teacher_RV: torch.Tensor,
+    biases: tuple[torch.Tensor | None, torch.Tensor | None],
+    labels_R: torch.Tensor,
+    weights: tuple[float, float] | None,
 ) -> torch.Tensor:
-    """`(CE, KL)` of some rows; with weights, the student's logits are overwritten by a·dCE + b·dKL."""
+    """`(CE, KL)` of some rows; with weights, the student's products are overwritten by a·dCE + b·dKL."""
     terms = torch.zeros(2, dtype=exact_dtype(student_RV), device=student_RV.device)
     num_elements = CHUNK_ELEMENTS.get(student_RV.device.type, OTHER_CHUNK_ELEMENTS)
     for rows in _slices(len(student_RV), max(1, num_elements // student_RV.shape[-1])):
-        terms += _compare_exactly(student_RV[rows], teacher_RV[rows], labels_R[rows], weights)
+        logs = [
+            _log_softmax(values[rows], bias) for values, bias in zip((student_RV, teacher_RV), biases, strict=True)
+        ]
+        terms += _compare_exactly(logs[0], logs[1], labels_R[rows], weights)
+        if weights is not None:
+            student_RV[rows] = logs[0]
     return terms
 
 
+def _log_softmax(product_RV: torch.Tensor, bias_V: torch.Tensor | None) -> torch.Tensor:
+    # The bias is added here, where the numbers are exact and in the cache, and not by the matrix product.
+    exact = exact_dtype(product_RV)
+    return (product_RV.to(exact) if bias_V is None else product_RV + bias_V.to(exact)).log_softmax(-1)
+
+
 def _compare_exactly(
-    student_RV: torch.Tensor, teacher_RV: torch.Tensor, labels_R: torch.Tensor, weights: tuple[float, float] | None
+    log_student_RV: torch.Tensor,
+    log_teacher_RV: torch.Tensor,
+    labels_R: torch.Tensor,
+    weights: tuple[float, float] | None,
 ) -> torch.Tensor:
-    exact = exact_dtype(student_RV)
-    log_student = student_RV.log_softmax(-1, dtype=exact)
-    log_teacher = teacher_RV.log_softmax(-1, dtype=exact)
-    words, valid = valid_labels(labels_R, student_RV.shape[-1])
-    p_teacher = log_teacher.exp()
-    ce = -(log_student.gather(-1, words[:, None])[:, 0] * valid).sum()
-    kl = log_teacher.sub_(log_student).mul_(p_teacher).sum()
+    """`(CE, KL)`; with weights, the student's log probabilities are overwritten by the gradient of its logits."""
+    words, valid = valid_labels(labels_R, log_student_RV.shape[-1])
+    p_teacher = log_teacher_RV.exp()
+    ce = -(log_student_RV.gather(-1, words[:, None])[:, 0] * valid).sum()
+    kl = log_teacher_RV.sub_(log_student_RV).mul_(p_teacher).sum()
     if weights is not None:
         ce_weight, kl_weight = weights
         # d CE = p_s − onehot where the label counts, d KL = p_s − p_t.
-        gradient = log_student.exp_().mul_((ce_weight * valid + kl_weight)[:, None])
-        gradient.scatter_add_(-1, words[:, None], (-ce_weight * valid)[:, None].to(exact))
-        student_RV.copy_(gradient.sub_(p_teacher, alpha=kl_weight))
+        gradient = log_student_RV.exp_().mul_((ce_weight * valid + kl_weight)[:, None])
+        gradient.scatter_add_(-1, words[:, None], (-ce_weight * valid)[:, None].to(gradient.dtype))
+        gradient.sub_(p_teacher, alpha=kl_weight)
     return torch.stack([ce, kl])
 
 
