@@ -30,7 +30,8 @@ from homodistil_hf import (
     verify_export,
 )
 from homodistil_hf.checkpoint import last_checkpoint
-from homodistil_hf.cost import encoder_macs, measure_latencies
+from homodistil_hf.cost import encoder_macs
+from homodistil_hf.latency.backends import measure_latencies
 from homodistil_hf.widths import teacher_plan
 
 ARMS = {"homodistil": HomoDistilTrainer, "one_shot": OneShotTrainer}
@@ -102,7 +103,7 @@ def measure(arms: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     folders = {"teacher": Path(config["teacher"])}
     folders |= {arm: Path(config["output_dir"]) / arm / "student" for arm in arms}
     models = {name: AutoModelForMaskedLM.from_pretrained(f, dtype=torch.float32) for name, f in folders.items()}
-    latencies = measure_latencies(models, batch_size=1, sequence_length=128)
+    latencies = measure_latencies(models, batch_size=1, length=128)
     return {
         name: {
             "num_parameters": model.num_parameters(),

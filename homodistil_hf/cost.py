@@ -1,26 +1,19 @@
-"""What a model of given widths costs: parameters, multiply-accumulates, bytes and measured latency.
+"""What a model of given widths costs: parameters, multiply-accumulates, bytes.
 
-The first three are exact formulas of a width plan and a config, so they are known before any weight is loaded. Latency
-is the one thing that is measured, and it steers no computation. Widths come from `widths.py`; choosing a plan that
-meets a budget is left to `budgets.py`.
+All are exact formulas of a width plan and a config, so they are known before any weight is loaded. What has to be
+measured, latency, is in `latency/`. Widths come from `widths.py`; choosing a plan that meets a budget is left to
+`budgets.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
-
-import torch
 
 from .widths import LayerWidths, WidthPlan, nearest_name, shown
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 # Bytes of one weight in the types that safetensors files of encoders come in.
 BYTES_PER_PARAMETER = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -39,32 +32,6 @@ class Cost:
     num_parameters: int
     encoder_macs: int
     size_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-    """Wall-clock milliseconds of one forward pass over one batch, over a number of repeats.
-
-    Args:
-        median_ms (`float`): The figure to quote.
-        min_ms (`float`): The fastest repeat.
-        p90_ms (`float`): Nine of ten repeats were at least as fast.
-        max_ms (`float`): The slowest repeat.
-        num_repeats (`int`): Repeats that were timed; those of the warm-up are not among them.
-    """
-
-    median_ms: float
-    min_ms: float
-    p90_ms: float
-    max_ms: float
-    num_repeats: int
-
-    @classmethod
-    def from_durations(cls, durations_ms: list[float]) -> Latency:
-        """Summarise the durations of the repeats, in milliseconds and in any order."""
-        ordered = sorted(durations_ms)
-        p90_ms = ordered[math.ceil(0.9 * len(ordered)) - 1]
-        return cls(statistics.median(ordered), ordered[0], p90_ms, ordered[-1], len(ordered))
 
 
 def count_parameters(
@@ -183,68 +150,6 @@ def plan_cost(
     return Cost(num_parameters, encoder_macs(plan), size_bytes(num_parameters, dtype))
 
 
-def measure_latency(
-    model: PreTrainedModel,
-    *,
-    batch_size: int = 1,
-    sequence_length: int = 128,
-    num_repeats: int = 20,
-    num_warmup: int = 3,
-) -> Latency:
-    """Time the forward pass of `model` on its own device; see `measure_latencies`, which compares several."""
-    latencies = measure_latencies(
-        {"model": model},
-        batch_size=batch_size,
-        sequence_length=sequence_length,
-        num_repeats=num_repeats,
-        num_warmup=num_warmup,
-    )
-    return latencies["model"]
-
-
-def measure_latencies(
-    models: Mapping[str, PreTrainedModel],
-    *,
-    batch_size: int = 1,
-    sequence_length: int = 128,
-    num_repeats: int = 20,
-    num_warmup: int = 3,
-) -> dict[str, Latency]:
-    """Time the forward passes of several models in turn, so that their ratios hold on a machine that is also busy.
-
-    Every repeat times each model once, one after the other: what slows the machine down for a while slows all of them.
-    Models run in evaluation mode, without gradients, each on its own device and on random token ids drawn from an own
-    generator. Training modes and the global random state are afterwards what they were.
-
-    Args:
-        models (`Mapping[str, PreTrainedModel]`): Names and models to time.
-        batch_size (`int`): Sequences a forward pass.
-        sequence_length (`int`): Tokens a sequence, at most the models' `max_position_embeddings`.
-        num_repeats (`int`): Timed passes a model.
-        num_warmup (`int`): Passes a model before the first timed one; may be 0.
-
-    Returns:
-        `dict[str, Latency]`: Milliseconds of one forward pass, by the models' names.
-
-    Raises:
-        ValueError: A number is too small, or a sequence longer than a model's positions.
-    """
-    minima = {"batch_size": (batch_size, 1), "sequence_length": (sequence_length, 1)}
-    minima |= {"num_repeats": (num_repeats, 1), "num_warmup": (num_warmup, 0)}
-    for name, (value, minimum) in minima.items():
-        if value < minimum:
-            raise ValueError(f"{name}={value} is too small; nearest valid: {minimum}")
-    passes = {name: _forward_pass(model, batch_size, sequence_length) for name, model in models.items()}
-    durations_ms: dict[str, list[float]] = {name: [] for name in models}
-    with contextlib.ExitStack() as stack, torch.no_grad():
-        for model in models.values():
-            stack.enter_context(_evaluation_mode(model))
-        for _ in range(num_warmup + num_repeats):
-            for name, forward in passes.items():
-                durations_ms[name].append(_time_ms(forward))
-    return {name: Latency.from_durations(durations[num_warmup:]) for name, durations in durations_ms.items()}
-
-
 def _count_layer(layer: LayerWidths, hidden_size: int) -> int:
     query_key_value = 3 * _count_linear(hidden_size, layer.attention_size)
     attention = query_key_value + _count_linear(layer.attention_size, hidden_size) + _count_norm(hidden_size)
@@ -276,40 +181,3 @@ def _count_linear(num_inputs: int, num_outputs: int) -> int:
 
 def _count_norm(num_channels: int) -> int:
     return 2 * num_channels
-
-
-def _forward_pass(model: PreTrainedModel, batch_size: int, sequence_length: int) -> Callable[[], None]:
-    limit = model.config.max_position_embeddings
-    if sequence_length > limit:
-        raise ValueError(
-            f"sequence_length={sequence_length} is longer than the model's max_position_embeddings={limit}; "
-            f"nearest valid: {limit}"
-        )
-    generator = torch.Generator().manual_seed(0)
-    input_ids_BT = torch.randint(model.config.vocab_size, (batch_size, sequence_length), generator=generator)
-    input_ids_BT = input_ids_BT.to(model.device)
-
-    def forward() -> None:
-        model(input_ids=input_ids_BT)
-        if model.device.type != "cpu":
-            torch.accelerator.synchronize(model.device)
-
-    return forward
-
-
-def _time_ms(forward: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    forward()
-    return 1000 * (time.perf_counter() - start)
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        # One by one: a frozen part inside a model that trains stays in evaluation mode.
-        for module, training in modes.items():
-            module.training = training

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ProgressCallback, pipeline
 
-from .cost import measure_latencies
 from .demo_teacher import Lesson, TeacherSettings, prepare_lesson
 from .export import check_target
 from .facts import model_facts, version_facts
+from .latency.backends import measure_latencies
 from .launch import teacher_metrics
 from .methods.baselines import OneShotTrainer
 from .report import can_plot, format_table, plot_discrepancy
@@ -264,7 +264,7 @@ def _verify(folder: Path) -> None:
 
 def _rows(folder: Path, outcomes: dict[str, Outcome], settings: DemoSettings) -> list[dict[str, Any]]:
     models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *outcomes)}
-    latencies = measure_latencies(models, batch_size=_LATENCY_BLOCKS, sequence_length=settings.teacher.max_seq_length)
+    latencies = measure_latencies(models, batch_size=_LATENCY_BLOCKS, length=settings.teacher.max_seq_length)
     measured: dict[str, dict[str, float]] = {name: outcome.metrics for name, outcome in outcomes.items()}
     measured["teacher"] = {"kl": 0.0, "mlm_accuracy": outcomes["student"].teacher_accuracy}
     return [

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     BertConfig,
@@ -14,11 +13,8 @@ from transformers import (
 from homodistil_hf import modeling
 from homodistil_hf.cost import (
     Cost,
-    Latency,
     count_parameters,
     encoder_macs,
-    measure_latencies,
-    measure_latency,
     plan_cost,
     size_bytes,
 )
@@ -166,88 +162,3 @@ def test_uneven_widths_cost_more_padded_than_compact():
     # The second layer's attention grows from 8 to 24 channels and its FFN from 16 to 40 neurons.
     assert padded.num_parameters - compact.num_parameters == 16 * (4 * 24 + 3) + 24 * (2 * 24 + 1)
     assert padded.encoder_macs - compact.encoder_macs == 16 * (4 * 24 + 2 * 128) + 24 * 2 * 24
-
-
-# Measured latency
-
-
-def test_latency_figures_by_hand():
-    durations_ms = [float(number) for number in (10, 1, 2, 3, 4, 5, 6, 7, 8, 9)]
-    assert Latency.from_durations(durations_ms) == Latency(5.5, 1.0, 9.0, 10.0, 10)
-    assert Latency.from_durations([7.0]) == Latency(7.0, 7.0, 7.0, 7.0, 1)
-
-
-def test_measured_figures_are_positive_and_ordered():
-    latency = measure_latency(tiny_model(), batch_size=2, sequence_length=8, num_repeats=5, num_warmup=1)
-    assert 0 < latency.min_ms <= latency.median_ms <= latency.p90_ms <= latency.max_ms
-    assert latency.num_repeats == 5
-
-
-def test_measuring_leaves_every_training_mode_and_the_random_state_alone():
-    model = tiny_model().train()
-    model.embeddings.eval()  # a frozen part of a model that trains
-    modes = [module.training for module in model.modules()]
-    random_state = torch.get_rng_state()
-    measure_latency(model, sequence_length=8, num_repeats=1, num_warmup=0)
-    assert [module.training for module in model.modules()] == modes
-    assert True in modes
-    assert False in modes
-    assert torch.equal(torch.get_rng_state(), random_state)
-
-
-def test_models_are_timed_in_turn_in_evaluation_mode_and_without_gradients():
-    calls = []
-
-    def record(name: str, model: nn.Module) -> nn.Module:
-        def hook(module: nn.Module, _: tuple, kwargs: dict) -> None:
-            calls.append((name, tuple(kwargs["input_ids"].shape), module.training, torch.is_grad_enabled()))
-
-        model.register_forward_pre_hook(hook, with_kwargs=True)
-        return model
-
-    models = {name: record(name, tiny_model().train()) for name in ("teacher", "student")}
-    latencies = measure_latencies(models, batch_size=3, sequence_length=8, num_repeats=2, num_warmup=1)
-    assert calls == [("teacher", (3, 8), False, False), ("student", (3, 8), False, False)] * 3
-    assert {name: latency.num_repeats for name, latency in latencies.items()} == {"teacher": 2, "student": 2}
-
-
-def test_a_failing_forward_still_restores_the_training_mode():
-    model = tiny_model().train()
-    model.encoder.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken layer")))
-    with pytest.raises(RuntimeError, match="broken layer"):
-        measure_latency(model, sequence_length=8)
-    assert all(module.training for module in model.modules())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"batch_size": 0}, "batch_size=0 is too small; nearest valid: 1"),
-        ({"sequence_length": 0}, "sequence_length=0 is too small; nearest valid: 1"),
-        ({"num_repeats": 0}, "num_repeats=0 is too small; nearest valid: 1"),
-        ({"num_warmup": -1}, "num_warmup=-1 is too small; nearest valid: 0"),
-        (
-            {"sequence_length": 18},
-            "sequence_length=18 is longer than .* max_position_embeddings=17; nearest valid: 17",
-        ),
-    ],
-)
-def test_impossible_measurements_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        measure_latency(tiny_model(), **{"sequence_length": 8, **arguments})
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_whole_pass_is_timed():
-    small = tiny_model(max_position_embeddings=512).cuda()
-    large = tiny_model(
-        max_position_embeddings=512,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-    ).cuda()
-    # A launch alone takes as long for both but for the number of layers; the work of the large one takes far longer.
-    latencies = measure_latencies({"small": small, "large": large}, batch_size=64, sequence_length=512, num_repeats=5)
-    assert latencies["large"].median_ms > 10 * latencies["small"].median_ms
