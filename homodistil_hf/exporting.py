@@ -1,35 +1,24 @@
-"""From a trainer to folders and the Hub: exports, what they tell about the run, and pushes without pickles.
+"""From a trainer to a folder: exports, and what they tell about the run.
 
-Which student an export holds is decided in `outcome.py`, how a folder is written in `export.py`, how it is uploaded in
-`hub.py`. Training is `trainer.py`'s business.
+Which student an export holds is decided in `outcome.py`, how a folder is written in `export.py`; it gets to the Hub in
+`pushing.py`. Training is `trainer.py`'s business.
 """
 
-import logging
-from collections.abc import Callable
-from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import HubStrategy
-from transformers.utils import PushInProgress
 
 from .export import export_student
-from .hub import push_export
 from .measuring import MeasuringTrainer
 from .outcome import check_finished, compacted_copy
 
-logger = logging.getLogger(__name__)
-
 
 class ExportingTrainer(MeasuringTrainer):
-    """`MeasuringTrainer` whose student can be exported and pushed; subclasses count their bad steps."""
+    """`MeasuringTrainer` whose student can be exported; subclasses count their bad steps."""
 
-    hub_model_id: str
     num_bad_steps: int
-    push_in_progress: PushInProgress | None = None
+    num_skipped_tokens: int
 
     def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
         """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
@@ -78,6 +67,7 @@ class ExportingTrainer(MeasuringTrainer):
                 "num_steps": self.state.global_step,
                 "num_epochs": self.state.epoch,
                 "num_bad_steps": self.num_bad_steps,
+                "num_skipped_tokens": self.num_skipped_tokens,
                 **self.pruner.status(),
             },
             "evaluation": {
@@ -86,56 +76,3 @@ class ExportingTrainer(MeasuringTrainer):
                 if name.startswith("eval_") and not name.endswith(timings)
             },
         }
-
-    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs: Any) -> Any:
-        """Push the student as a standard export, under Trainer's own `hub_*` settings; no pickles.
-
-        Args:
-            commit_message: of the commit.
-            kwargs: `token`, `revision` and `private`, as in `Trainer.push_to_hub`.
-
-        Returns:
-            What [`push_export`] returns, on the main process.
-        """
-        token = kwargs.get("token") or self.args.hub_token
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=kwargs.get("private"))
-        if not self.is_world_process_zero():
-            return None
-        self._finish_current_push()
-        return self._export_to_push(commit_message or "End of training", **kwargs)()
-
-    def _export_to_push(self, commit_message: str, **kwargs: Any) -> Callable[[], str]:
-        """Write what is to be pushed, and return what is left to do."""
-        folder = Path(self.args.output_dir) / "student"
-        self._write_export(folder)
-        return partial(
-            push_export,
-            folder,
-            self.hub_model_id,
-            private=kwargs.get("private", self.args.hub_private_repo),
-            token=kwargs.get("token") or self.args.hub_token,
-            revision=kwargs.get("revision") or self.args.hub_revision,
-            commit_message=commit_message,
-        )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # Trainer would push its own checkpoint files, pickles included; like there, training goes on meanwhile.
-        wanted = self.args.hub_strategy == HubStrategy.EVERY_SAVE and self._staging_dir is None
-        if not (wanted and self.pruner.plan_reached and self.is_world_process_zero()):
-            return
-        if self.push_in_progress is not None and not self.push_in_progress.is_done():
-            if not self.args.hub_always_push:
-                return
-            self._finish_current_push()
-        push = self._export_to_push(f"Training in progress, step {self.state.global_step}")
-        job = HfApi().run_as_future(push)
-        job.add_done_callback(_log_failed_push)
-        self.push_in_progress = PushInProgress([job])
-
-
-def _log_failed_push(job: Future) -> None:
-    if error := job.exception():
-        logger.warning(
-            "a push during training failed (%s: %s); the student is still on disk", type(error).__name__, error
-        )

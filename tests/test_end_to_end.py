@@ -20,7 +20,7 @@ from homodistil_hf import (
     load_text,
     tokenize_to_blocks,
 )
-from homodistil_hf import exporting as exporting_module
+from homodistil_hf import pushing as pushing_module
 
 INPUT_IDS = torch.randint(5, 96, (3, 12), generator=torch.Generator().manual_seed(3))
 UNEVEN = {
@@ -195,7 +195,7 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"repo": repo_id, "files": sorted(path.name for path in folder.iterdir()), **kwargs})
         return "commit"
 
-    monkeypatch.setattr(exporting_module, "push_export", push)
+    monkeypatch.setattr(pushing_module, "push_export", push)
 
     def name_repository(self: Any, token: str | None = None, **kwargs: Any) -> None:
         self.hub_model_id = self.args.hub_model_id
@@ -236,7 +236,7 @@ def test_a_push_that_fails_during_training_stops_nothing(make_trainer, monkeypat
     def fail(*args: Any, **kwargs: Any) -> str:
         raise ConnectionError("the Hub is away")
 
-    monkeypatch.setattr(exporting_module, "push_export", fail)
+    monkeypatch.setattr(pushing_module, "push_export", fail)
     trainer = make_trainer(
         max_steps=4, save_strategy="steps", save_steps=4, push_to_hub=True, hub_model_id="me/student"
     )
