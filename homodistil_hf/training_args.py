@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
 from .schedule import DEADLINE_FRACTION
@@ -334,12 +333,6 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         raise ValueError(
             f"lr_scheduler_kwargs={args.lr_scheduler_kwargs!r} would be ignored by the learning rate tied to pruning; "
             "set learning_rate_curve='trainer', or drop them"
-        )
-    hub_strategy = HubStrategy(args.hub_strategy)
-    if args.push_to_hub and hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        raise ValueError(
-            f"hub_strategy={hub_strategy.value!r} would upload the optimizer's state as pickles; use 'end' or "
-            "'every_save', and keep checkpoints on disk"
         )
 
 

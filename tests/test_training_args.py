@@ -133,14 +133,6 @@ def test_unknown_choices_are_refused(name, value):
         ({"optim": "adamw_bnb_8bit"}, "^optim='adamw_bnb_8bit' keeps state .*; use one of adamw_torch"),
         ({"optim": "schedule_free_adamw"}, "^optim='schedule_free_adamw' keeps state .*; use one of adamw_torch"),
         (
-            {"push_to_hub": True, "hub_strategy": "checkpoint"},
-            "^hub_strategy='checkpoint' would upload the optimizer's state as pickles; use 'end' or 'every_save'",
-        ),
-        (
-            {"push_to_hub": True, "hub_strategy": "all_checkpoints"},
-            "^hub_strategy='all_checkpoints' would upload the optimizer's state as pickles",
-        ),
-        (
             {
                 "gradient_checkpointing": True,
                 "gradient_checkpointing_kwargs": {"use_reentrant": True},
@@ -191,7 +183,8 @@ def test_launches_that_split_parameters_are_refused(name, value, monkeypatch):
         {"pruning_end_fraction": 0.2, "ffn_end_fraction": 1},
         {"width_multiple": 1, "pruning_interval_steps": 1, "guard_patience_steps": 1, "max_bad_steps": 1},
         {"push_to_hub": True, "hub_strategy": "every_save"},
-        {"hub_strategy": "checkpoint"},
+        {"push_to_hub": True, "hub_strategy": "checkpoint"},
+        {"push_to_hub": True, "hub_strategy": "all_checkpoints"},
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
         {"gradient_checkpointing": True, "attention_weight": 1.0},
         {"gradient_checkpointing_kwargs": {"use_reentrant": True}, "attention_weight": 1.0},
