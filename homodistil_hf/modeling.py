@@ -57,6 +57,14 @@ class HomoBertConfig(BertConfig):
     softmax_head_dim: int | None = None
     dropped_hidden_channels: list[int] | None = None
 
+    def validate(self) -> None:
+        """Check the configuration, layer by layer where they differ: transformers 5.14 cannot check those at once."""
+        if not self.is_heterogeneous:
+            super().validate()
+            return
+        for layer in self.per_layer_config:
+            layer.validate()
+
 
 def layer_head_dim(layer_config: BertConfig) -> int:
     """The size of one head in one layer.

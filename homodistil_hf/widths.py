@@ -179,7 +179,9 @@ def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
     ```
     """
     hidden_size = config.hidden_size
-    return WidthPlan(hidden_size, tuple(_configured_layer(layer, hidden_size) for layer in config.per_layer_config))
+    # In transformers 5.14 a config whose layers are all alike has no view of its single layers.
+    layers = config.per_layer_config if config.is_heterogeneous else [config] * config.num_hidden_layers
+    return WidthPlan(hidden_size, tuple(_configured_layer(layer, hidden_size) for layer in layers))
 
 
 def nearest_paddable(plan: WidthPlan) -> WidthPlan:

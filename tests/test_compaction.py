@@ -26,7 +26,7 @@ from homodistil_hf.conversion import to_student
 from homodistil_hf.cost import encoder_macs
 from homodistil_hf.distillation import Distillation
 from homodistil_hf.masks import apply_masks, choose_masks, full_masks, gradients, kept_plan, zero_dropped
-from homodistil_hf.modeling import HomoBertConfig, HomoBertLayerNorm
+from homodistil_hf.modeling import HomoBertConfig, HomoBertLayerNorm, layer_config
 from homodistil_hf.structure import encoder_groups, kept_indices, modules_of
 from homodistil_hf.teacher import FrozenTeacher
 from homodistil_hf.widths import LayerWidths, WidthPlan
@@ -447,7 +447,7 @@ def test_a_plan_is_written_into_a_configuration(plan):
     assert config.hidden_size == plan.hidden_size
     assert config.is_heterogeneous is not plan.is_uniform
     for index, layer in enumerate(plan.layers):
-        view = config.per_layer_config[index]
+        view = layer_config(config, index)
         assert dataclasses.astuple(layer) == (view.num_attention_heads, view.head_dim, view.intermediate_size)
 
 
