@@ -160,7 +160,7 @@ def check_address(address: str, *, token: str | None = None) -> None:
 def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None = None) -> Path:
     """Download a checkpoint into a run's folder, check it, and give it its name.
 
-    An interrupted download goes on where it stopped. A checkpoint of the same step that is there already is kept.
+    A download that is interrupted leaves no checkpoint; one of the same step that is there already is kept.
 
     Args:
         address: `hf://user/name[@revision][/folder]`.

@@ -243,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         fault = self.hub.take_fault(self.command, self.path)
         if fault and fault.cut_after_bytes is not None:
-            self.rfile.read(fault.cut_after_bytes)
+            self.rfile.read(min(fault.cut_after_bytes, int(self.headers.get("Content-Length", 0))))
             self._remember(0)
             self._cut()
             return
