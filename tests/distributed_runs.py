@@ -1,4 +1,4 @@
-"""What the ranks of `distributed_worker.py` do: each run is called on all ranks of a world and returns what it found."""
+"""What the ranks of `distributed_worker.py` do: each run is called on all ranks of a world and tells what it found."""
 
 import os
 from collections.abc import Callable
