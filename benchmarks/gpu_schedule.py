@@ -18,7 +18,6 @@ import torch
 from homodistil_hf.bench.settings import BenchSettings
 from homodistil_hf.bench.speed import run_bench
 from homodistil_hf.bench.tables import format_bench
-from homodistil_hf.latency.machine import machine_facts
 
 STEP_SEQUENCES = 4096
 NO_CUDA = (
@@ -32,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print(NO_CUDA)
         return 0
-    recorded: dict[str, Any] = {"machine": machine(options.device), "batch_sizes": {}}
+    gpu = torch.cuda.get_device_name() if options.device == "cuda" else None
+    recorded: dict[str, Any] = {"gpu": gpu, "batch_sizes": {}}
     for batch_size in options.batch_sizes:
         results = run_bench(settings(options, batch_size))
         print(f"\n# batch {batch_size}\n\n{format_bench(results)}\n\n{verdict(results)}", flush=True)
@@ -90,10 +90,6 @@ def verdict(results: dict[str, Any]) -> str:
         f"{ours['tokens_per_second']['median']:,.0f} tokens/s on average; "
         f"{start['useful_flops_fraction']['median']:.0%} of the speed of bare matrix products at the start"
     )
-
-
-def machine(device: str) -> dict[str, Any]:
-    return machine_facts() | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from homodistil_hf.bench.growth import format_growth, run_growth
 from homodistil_hf.bench.settings import BenchSettings
 from homodistil_hf.bench.speed import run_bench
 from homodistil_hf.bench.tables import format_bench
-from homodistil_hf.latency.machine import machine_facts
 
 RESULTS = Path("docs/results/speed.json")
 
@@ -59,7 +58,7 @@ def record(case: str, file: Path, *, rounds: int | None = None) -> None:
     if case != GROWTH:
         draw_parts(results, file.parent / f"speed-{case}.png")
     recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    recorded[case] = {"machine": machine_facts(), "date": f"{datetime.now(timezone.utc):%Y-%m-%d}"} | results
+    recorded[case] = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}"} | results
     file.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 
 

@@ -123,7 +123,8 @@ def hold(trainer: HomoDistilTrainer, place: Stretch) -> None:
         pruner.compact()
     if place.kept != place.present:
         pruner.prune_to(place.kept)
-    pruner.plan_reached = True  # so that no step chooses masks or compacts
+    pruner.plan_reached = place.kept == pruner.target
+    pruner.rests_until_step = trainer.args.max_steps  # so that no step chooses masks or compacts
 
 
 def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..decoding import Decoder, decoded_terms
+from ..latency.machine import machine_facts
 from . import arms
 from .gates import GatedRun, interleave
 from .limits import MLM_PROBABILITY
@@ -44,9 +45,10 @@ def run_growth(
         vocab_sizes: decoder rows.
 
     Returns:
-        `dict` of JSON values: `settings`, `batch_sizes`, `vocab_sizes`.
+        `dict` of JSON values: `machine`, `settings`, `batch_sizes`, `vocab_sizes`.
     """
     return {
+        "machine": machine_facts(),
         "settings": asdict(settings),
         "batch_sizes": _batch_growth(settings, batch_sizes),
         "vocab_sizes": [_vocab_entry(settings, vocab_size, factor) for vocab_size in vocab_sizes for factor in (1, 4)],

@@ -206,7 +206,7 @@ def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
         methods += [(pruner, "zero", "masks"), (pruner, "step", "masks")]
     if isinstance(trainer, ReferenceTrainer):
         methods += [(trainer.teacher, "forward", "teacher"), (trainer, "score", "scores")]
-        methods += [(trainer, "apply_masks", "masks")]
+        methods += [(trainer, "prune_and_mask", "masks")]
     return methods
 
 

@@ -117,7 +117,7 @@ class ReferenceTrainer(Trainer):
         self.masks = full_masks(self.groups)
         self.unit_scores = {name: torch.zeros(len(mask), device=self.args.device) for name, mask in self.masks.items()}
         self.term_sums: dict[str, torch.Tensor] = {}
-        self.num_batches = 0
+        self.num_batches, self.masked_step = 0, -1
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -150,13 +150,23 @@ class ReferenceTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Masks, forward and backward, scores; see `Trainer.training_step`."""
-        step = self.state.global_step
+        if self.masked_step != self.state.global_step:
+            self.prune_and_mask(self.state.global_step)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self.score()
+        return loss
+
+    def prune_and_mask(self, step: int) -> None:
+        """Choose masks if the schedule asks, and put dropped weights back to zero after the optimizer's step.
+
+        Args:
+            step: completed optimizer steps.
+        """
         if step and self.schedule.is_due(step):
             self.prune_to(self._scheduled_plan(step))
         self.apply_masks()
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.score()
-        return loss
+        self.masked_step = step
 
     @torch.no_grad()
     def score(self) -> None:

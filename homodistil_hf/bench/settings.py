@@ -96,15 +96,8 @@ class BenchSettings:
             raise ValueError(f"device={self.device!r} is unknown; nearest valid: cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device='cuda', but torch sees no CUDA device; use device='cpu'")
-        minima = {
-            "batch_size": 1,
-            "length": 4,
-            "accumulation_steps": 1,
-            "rounds": 1,
-            "warmup_rounds": 1,
-            "points": 2,
-            "max_steps": 2,
-        }
+        minima = dict.fromkeys(("batch_size", "accumulation_steps", "rounds", "warmup_rounds", "max_steps"), 1)
+        minima |= {"length": 4, "points": 2}
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}={getattr(self, name)} is too small; nearest valid: {minimum}")

@@ -13,6 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..cost import encoder_macs
+from ..latency.machine import machine_facts
 from ..trainer import HomoDistilTrainer
 from . import arms
 from .course import Stretch, chosen_points, course, macs_and_steps, plateaus, total_seconds
@@ -74,7 +75,7 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         settings: of the benchmark.
 
     Returns:
-        `dict` of JSON values: `settings`, `losses`, `arms`, `schedule`, `compaction`.
+        `dict` of JSON values: `machine`, `settings`, `losses`, `arms`, `limits`, `pruning`, `schedule`.
     """
     way = way_of(settings)
     work = make_workload(settings, num_steps=settings.warmup_rounds + settings.rounds + _PROFILED_STEPS + _EXTRA_STEPS)
@@ -110,7 +111,7 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
     probes = {f"limit, {name}": _probe(settings, place) for name, place in way.places.items() if name != MASKED}
     participants: dict[str, Arm] = {**runs, **probes}
     seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
-    results: dict[str, Any] = {"settings": asdict(settings), "losses": losses, "arms": {}}
+    results: dict[str, Any] = {"machine": machine_facts(), "settings": asdict(settings), "losses": losses, "arms": {}}
     for name, run in runs.items():
         place = way.places.get(name, Stretch(0, settings.full, settings.full))
         probe = probes.get(f"limit, {name}", probes[f"limit, {START}"])
