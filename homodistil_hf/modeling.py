@@ -6,12 +6,15 @@ are inherited from transformers. The file imports torch and transformers only, b
 exports as remote code; `structure.py` knows which parameters belong together, `export.py` writes the folders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import BertConfig
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.bert.modeling_bert import (
@@ -248,6 +251,38 @@ class HomoBertLayer(BertLayer):
         self.attention = HomoBertAttention(config, layer_idx=layer_idx)
         self.intermediate = BertIntermediate(config)
         self.output = HomoBertOutput(config)
+
+    def feed_forward_chunk(self, attention_output: torch.Tensor) -> torch.Tensor:
+        """Stock feed-forward network that keeps what enters its activation for the backward pass, not what leaves it.
+
+        Args:
+            attention_output: `(..., hidden_size)`.
+
+        Returns:
+            `torch.Tensor` of the same shape.
+        """
+        before = self.intermediate.dense(attention_output)
+        activation = self.intermediate.intermediate_act_fn
+        after = activation(before)
+        learns = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        with _computed_again(after, partial(activation, before.detach())) if learns else nullcontext():
+            return self.output(after, attention_output)
+
+
+def _computed_again(tensor: torch.Tensor, compute: Callable[[], torch.Tensor]) -> saved_tensors_hooks:
+    """Where autograd would save a tensor, it computes it again; the widest one of a layer costs next to nothing."""
+    data, size = tensor.data_ptr(), tensor.numel()
+
+    def pack(saved: torch.Tensor) -> torch.Tensor | torch.Size:
+        return saved.shape if saved.data_ptr() == data and saved.numel() == size else saved.detach()
+
+    def unpack(packed: torch.Tensor | torch.Size) -> torch.Tensor:
+        if isinstance(packed, torch.Tensor):
+            return packed
+        with torch.no_grad():
+            return compute().view(packed)
+
+    return saved_tensors_hooks(pack, unpack)
 
 
 class HomoBertEncoder(BertEncoder):

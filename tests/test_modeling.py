@@ -1,4 +1,5 @@
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from students import (
 from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig
 
+from homodistil_hf import modeling
 from homodistil_hf.compaction import compact, write_plan
 from homodistil_hf.conversion import to_student
 from homodistil_hf.modeling import (
@@ -246,3 +248,46 @@ def test_the_classifiers_dropout_is_stock_berts(task, classifier, hidden, expect
     settings = WITHOUT_DROPOUT | {"classifier_dropout": classifier, "hidden_dropout_prob": hidden}
     teacher = make_teacher(task, **settings)
     assert to_student(teacher).dropout.p == teacher.dropout.p == expected
+
+
+# Memory of the backward pass
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("autocasts", [False, True])
+def test_activations_are_computed_again_without_a_difference(autocasts, dropout, monkeypatch):
+    def gradients(*, again: bool) -> list[torch.Tensor]:
+        student = make_student().train()
+        for module in student.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+        if not again:
+            monkeypatch.setattr(modeling, "_computed_again", lambda tensor, compute: nullcontext())
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocasts):
+            logits = student(**unlabelled(make_batch())).logits
+        logits.float().square().sum().backward()
+        return [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+
+    mine, stock = gradients(again=True), gradients(again=False)
+    assert len(mine) == len(stock) > 10
+    assert all(torch.equal(a, b) for a, b in zip(mine, stock, strict=True))
+
+
+def test_what_an_activation_gives_is_not_kept():
+    student = make_student().train()
+    intermediate = student.bert.encoder.layer[0].intermediate
+    given: list[torch.Tensor] = []
+    intermediate.intermediate_act_fn.register_forward_hook(lambda module, args, out: given.append(out.detach()))
+    kept: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = student(**unlabelled(make_batch())).logits.sum()
+    assert len(given) == 1
+    assert given[0].data_ptr() not in kept
+    loss.backward()
+    assert len(given) == 2
