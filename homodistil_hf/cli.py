@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors are raised, so that all of them look alike."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see {self.prog} --help")
+        raise ValueError(f"{message[:1000]}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,6 +108,7 @@ def _parser() -> _Parser:
     _add_plan(commands)
     _add_export(commands)
     _add_verify(commands)
+    _add_push(commands)
     _add_bench(commands)
     _add_demo(commands)
     _add_cache(commands)
@@ -310,10 +311,50 @@ def _verify(flags: argparse.Namespace) -> int:
         print(
             f"{flags.folder}: all is well; largest relative difference of logits {report.max_relative_difference:.1e}"
         )
+        if report.code_sha256:
+            print(f"{flags.folder}: its code is this package's own modelling file, sha256 {report.code_sha256}")
         return 0
     for problem in report.problems:
         print(f"{flags.folder}: {problem}", file=sys.stderr)
     return 1
+
+
+# push
+
+
+def _add_push(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "push",
+        _push,
+        help="upload an export to the Hub in one commit; log in with `hf auth login` or set HF_TOKEN first",
+        example="homodistil push runs/my-student me/my-student --private --tag v1.0",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="export, or finished run")
+    parser.add_argument("repo_id", metavar="NAME", help="user/name on the Hub; created if need be")
+    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: main)")
+    parser.add_argument("--tag", help="name of this commit that stays, e.g. v1.0")
+    parser.add_argument("--card_tags", nargs="+", default=(), metavar="WORD", help="tags for the card, beside its own")
+    parser.add_argument("--message", default="Upload a HomoDistil student", help="first line of the commit")
+
+
+def _push(flags: argparse.Namespace) -> int:
+    from .hub import push_export, tag_commit
+    from .run_folder import exported_student
+
+    commit = push_export(
+        exported_student(flags.folder),
+        flags.repo_id,
+        private=flags.private or None,
+        revision=flags.revision,
+        commit_message=flags.message,
+        tags=flags.card_tags,
+    )
+    if flags.tag:
+        tag_commit(commit.repo_url.repo_id, flags.tag, revision=commit.oid)
+    print(commit.commit_url)
+    return 0
 
 
 # bench

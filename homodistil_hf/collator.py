@@ -8,12 +8,15 @@ Shapes: B batch, T tokens, M masked positions, S special tokens.
 """
 
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
+
+from .widths import shown
 
 IGNORED_LABEL = -100  # what torch's cross entropy skips
 
@@ -111,10 +114,13 @@ class MaskedLMCollator:
             only where some row is padded; `token_type_ids` (B, T) only where the rows have them.
 
         Raises:
-            ValueError: a row without `input_ids`, or rows to be padded by a tokenizer without a padding token.
+            ValueError: no rows, a row without `input_ids`, columns that are no integers or of other lengths, or rows
+                to be padded by a tokenizer without a padding token.
         """
+        if not rows:
+            raise ValueError(f"rows={rows!r} is empty; expected at least one row with input_ids")
         ids = [_row_ids(row) for row in rows]
-        attention_BT = _stacked([_row_attention(row) for row in rows], fill=0)
+        attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         input_BT = _stacked(ids, fill=self._padding_for(ids))
         label_BT = self._mask_(input_BT, attention_BT, [_counter(row) for row in rows])
         batch = {
@@ -125,7 +131,7 @@ class MaskedLMCollator:
         if not attention_BT.all():
             batch["attention_mask"] = attention_BT
         if all("token_type_ids" in row for row in rows):
-            batch["token_type_ids"] = _stacked([np.asarray(row["token_type_ids"], np.int64) for row in rows], fill=0)
+            batch["token_type_ids"] = _stacked(_row_columns(rows, ids, "token_type_ids", default=0), fill=0)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _padding_for(self, ids: list[np.ndarray]) -> int:
@@ -181,26 +187,59 @@ def _unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 
 def _row_ids(row: Mapping[str, Any]) -> np.ndarray:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"a row is {shown(row)}; expected a mapping with input_ids")
     if "input_ids" not in row:
         raise ValueError(
-            f"a row has columns {sorted(row)}, but no input_ids; make rows with tokenize_to_blocks, "
+            f"a row has columns {shown(sorted(map(str, row)))}, but no input_ids; make rows with tokenize_to_blocks, "
             "and train with remove_unused_columns=False"
         )
-    return np.asarray(row["input_ids"], dtype=np.int64)
+    ids = _integers(row, "input_ids")
+    if len(ids) > 0 and ids.min() < 0:
+        raise ValueError(f"a row has {ids.min()} among its input_ids; expected token ids, 0 or more")
+    return ids
 
 
-def _row_attention(row: Mapping[str, Any]) -> np.ndarray:
-    if "attention_mask" in row:
-        return np.asarray(row["attention_mask"], dtype=np.int64)
-    return np.ones(len(row["input_ids"]), dtype=np.int64)
+def _row_columns(
+    rows: Sequence[Mapping[str, Any]], ids: list[np.ndarray], name: str, *, default: int
+) -> list[np.ndarray]:
+    """A column of every row, as long as its input_ids; the default where a row does not have it."""
+    columns = [
+        _integers(row, name) if name in row else np.full(len(row_ids), default)
+        for row, row_ids in zip(rows, ids, strict=True)
+    ]
+    for column, row_ids in zip(columns, ids, strict=True):
+        if len(column) != len(row_ids):
+            raise ValueError(
+                f"a row has {len(column)} values of {name}, but {len(row_ids)} input_ids; make them equal"
+            )
+    return columns
+
+
+def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
+    try:
+        values = np.asarray(row[name])
+    except (ValueError, TypeError, OverflowError, RuntimeError):  # nothing that numpy can lay out
+        values = np.empty(0, dtype=object)
+    is_empty = values.shape == (0,) and values.dtype != object
+    if values.ndim != 1 or not (is_empty or np.can_cast(values.dtype, np.int64)):
+        raise ValueError(f"a row has {name}={shown(row[name])}; expected a flat list of integers")
+    return values.astype(np.int64, copy=False)
 
 
 def _counter(row: Mapping[str, Any]) -> list[int]:
     """Where this row's random words start: word 0 is counted up by Philox itself, so rows never overlap."""
     if "example_id" in row:
-        return [0, int(row["example_id"]) & _WORD_MASK, 0, 0]
+        return [0, _example_id(row["example_id"]) & _WORD_MASK, 0, 0]
     digest = hashlib.blake2b(_row_ids(row).astype("<i8").tobytes(), digest_size=8).digest()
     return [0, int.from_bytes(digest, "little"), 1, 0]
+
+
+def _example_id(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"a row has example_id={shown(value)}; expected an integer") from error
 
 
 def _stacked(rows: list[np.ndarray], *, fill: int) -> np.ndarray:

@@ -46,6 +46,17 @@ _HUB_PROBLEM = (
 )
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
 _OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".arrow", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
+_ARCHIVES = {
+    "gzip": b"\x1f\x8b",
+    "zip": b"PK\x03\x04",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "zstandard": b"\x28\xb5\x2f\xfd",
+    "lz4": b"\x04\x22\x4d\x18",
+    "7z": b"7z\xbc\xaf\x27\x1c",
+    "rar": b"Rar!\x1a\x07",
+}
+_TAR_OFFSET = 257  # of the word "ustar"
 _SPLIT_WORDS = {
     "train": {"train", "training"},
     "validation": {"validation", "valid", "val", "dev"},
@@ -122,12 +133,14 @@ def _joined(parts: list[Any]) -> Dataset | IterableDataset:
 
 def _local_files(source: str, split: str, label: str) -> list[Path]:
     """The files meant by `source`, none if it is the name of a Hub data set."""
-    path = Path(source).expanduser()
     if not source.strip():
         raise ValueError(f"{label} is empty; expected a file, folder, glob or Hub data set")
+    if "\0" in source:
+        raise ValueError(f"{label} has a NUL in its path; expected a file, folder, glob or Hub data set")
+    path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
     if path.is_dir():
         return _folder_files(path, split, label)
-    files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    files = [path] if path.is_file() else _globbed(path)
     files = [file for file in files if file.is_file()]
     if not files and _is_hub_name(source):
         return []
@@ -142,6 +155,21 @@ def _local_files(source: str, split: str, label: str) -> list[Path]:
                 f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {_EXPECTED}"
             )
     return _not_empty(files, label)
+
+
+def _globbed(pattern: Path) -> list[Path]:
+    """Files that match, each once: links to folders are not followed below `**`, where they might go in circles."""
+    parts = pattern.parts
+    if "**" not in parts:
+        return [Path(name) for name in sorted(glob.glob(str(pattern)))]
+    start = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    root, rest = Path(*parts[:start]), parts[start:] if parts[-1] != "**" else (*parts[start:], "*")
+    hidden_wanted = any(part.startswith(".") for part in rest)
+    return sorted(
+        file
+        for file in root.glob("/".join(rest))
+        if hidden_wanted or not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
 
 
 def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
@@ -175,10 +203,22 @@ def _is_hub_name(source: str) -> bool:
 
 def _not_empty(files: list[Path], label: str) -> list[Path]:
     """Leave out files without a byte, which some readers stumble over."""
+    for file in files:
+        _refuse_archive(file, label)
     filled = [file for file in files if file.stat().st_size > 0]
     if not filled:
         raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in {_EXPECTED}")
     return filled
+
+
+def _refuse_archive(file: Path, label: str) -> None:
+    """The readers would unpack it, wherever that leads and however large it gets."""
+    with open(file, "rb") as content:
+        start = content.read(_TAR_OFFSET + 5)
+    kinds = [kind for kind, magic in _ARCHIVES.items() if start.startswith(magic)]
+    kinds += ["tar"] if start[_TAR_OFFSET:] == b"ustar" else []
+    if kinds:
+        raise ValueError(f"{label}: {file.name} is a {kinds[0]} archive under another name; unpack it first")
 
 
 def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:

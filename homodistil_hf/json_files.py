@@ -95,20 +95,24 @@ def parse_json(text: str, label: str) -> Any:
 
 def _read_text(path: Path, label: str) -> str:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{label} is a folder or device; name a JSON file")
-        if status.st_size > MAX_SIZE_BYTES:
-            raise ValueError(f"{label} has {status.st_size:,} bytes; expected JSON of at most {MAX_SIZE_BYTES:,}")
+        _refuse_unreadable(path, label)
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{label} can't be read ({error.strerror}); name a JSON file") from error
-    except OSError as error:
-        raise OSError(f"{label} can't be read ({error.strerror}); name a JSON file") from error
-    except UnicodeDecodeError as error:
+    except (OSError, RuntimeError) as error:  # the latter is what older versions of pathlib say of circular links
+        raise OSError(f"{label} can't be read ({getattr(error, 'strerror', error)}); name a JSON file") from error
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"{label} is no UTF-8 text ({error.reason}); expected a JSON file") from error
-    except RuntimeError as error:  # what older versions of pathlib say of links that go in circles
-        raise OSError(f"{label} can't be read ({error}); name a JSON file") from error
+
+
+def _refuse_unreadable(path: Path, label: str) -> None:
+    if "\0" in str(path):
+        raise ValueError(f"{label} has a NUL in its path; name a JSON file")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{label} is a folder or device; name a JSON file")
+    if status.st_size > MAX_SIZE_BYTES:
+        raise ValueError(f"{label} has {status.st_size:,} bytes; expected JSON of at most {MAX_SIZE_BYTES:,}")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]], label: str) -> dict[str, Any]:

@@ -9,17 +9,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from .checkpoint import check_manifest
 from .compaction import compact
-from .conversion import STUDENT_CLASSES
+from .conversion import STUDENT_CLASSES, load_teacher_config
+from .cost import count_parameters
 from .masks import apply_masks, choose_masks
 from .modeling import HomoBertConfig, HomoBertPreTrainedModel
+from .plans import check_plan
 from .pruning import Pruner, PruningSettings
-from .run_state import STATE_TENSORS_FILE, WEIGHTS_FILE, read_state_file, weights_without_projections
+from .run_state import (
+    STATE_TENSORS_FILE,
+    WEIGHTS_FILE,
+    load_pruner_state,
+    read_state_file,
+    weights_without_projections,
+)
+from .stored_state import load_tensors
 from .structure import encoder_groups
-from .widths import WidthPlan, nearest_paddable
+from .weight_files import check_weights
+from .widths import WidthPlan, narrowest, nearest_paddable, shown, teacher_plan
 
 
 def compacted_copy(
@@ -79,25 +88,45 @@ def checkpoint_pruner(folder: str | Path) -> Pruner:
         ValueError: damaged, or no checkpoint of a pruning run.
     """
     folder = Path(folder)
+    label = f"checkpoint {str(folder)!r}"
     state = read_state_file(folder)["pruner"]
     check_manifest(folder)
-    student = _load_student(folder)
+    student = _load_student(folder, label)
     num_layers = student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("target", "full"))
-    waypoints = [WidthPlan.from_dict(plan, num_layers) for plan in state["waypoints"]]
+    check_plan(target, full)
+    _check_widths(teacher_plan(student.config), full, label)
+    waypoints = [WidthPlan.from_dict(plan, num_layers) for plan in state.get("waypoints", ())]
     settings = PruningSettings(**state["settings"])
     pruner = Pruner(student, target, settings=settings, full=full, waypoints=waypoints)
-    pruner.load_state(state, _without_projections(load_file(folder / STATE_TENSORS_FILE)))
+    load_pruner_state(pruner, state, _without_projections(load_tensors(folder / STATE_TENSORS_FILE)), label=label)
     return pruner
 
 
-def _load_student(folder: Path) -> HomoBertPreTrainedModel:
-    config = HomoBertConfig.from_pretrained(folder)
-    classes = {student.__name__: student for student in STUDENT_CLASSES.values()}
-    student = classes[config.architectures[0]](config)
-    student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
+def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
+    config = load_teacher_config(str(folder))
+    student_class = {student.__name__: student for student in STUDENT_CLASSES.values()}.get(config.architectures[0])
+    if student_class is None or not isinstance(config, HomoBertConfig):
+        raise ValueError(f"{label} holds a {config.architectures[0]}, which is no student; export it as it is")
+    num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
+    check_weights(folder, num_parameters, label)
+    student, tensors = student_class(config), load_tensors(folder / WEIGHTS_FILE)
+    if missing := sorted({name for name, _ in student.named_parameters()} - tensors.keys()):
+        raise ValueError(f"{label} has no weights for {shown(missing)}; take another checkpoint")
+    try:
+        student.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{label} has weights of other shapes than its config.json says ({error})") from error
     student.tie_weights()
     return student
+
+
+def _check_widths(present: WidthPlan, full: WidthPlan, label: str) -> None:
+    fits = all(narrowest(*pair) == pair[0] for pair in zip(present.layers, full.layers, strict=True))
+    if not fits or present.hidden_size > full.hidden_size:
+        raise ValueError(
+            f"{label} has the widths {present.to_json()}, more than those it began with, {full.to_json()}"
+        )
 
 
 def _without_projections(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ How batches come and where blocks go is left to `data.py`.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ import numpy as np
 from datasets import Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
+from .widths import shown
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
 _PIECE_CHARS = 1 << 15  # longest text the tokenizer sees
 
@@ -99,10 +103,11 @@ class TextPacker:
         for text in texts:
             if text is not None and not isinstance(text, str):
                 raise ValueError(
-                    f"text_column={self.text_column!r} holds a {type(text).__name__} ({str(text)[:40]!r}), expected "
+                    f"text_column={self.text_column!r} holds a {type(text).__name__} ({shown(text)}), expected "
                     "strings; choose another column or convert it"
                 )
             if text is not None and text.strip():
+                text = _LONE_SURROGATE.sub("\ufffd", text)
                 bounds = _cuts(text)
                 yield from ((text[start:end], end == len(text)) for start, end in itertools.pairwise(bounds))
 

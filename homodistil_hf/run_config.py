@@ -18,6 +18,7 @@ from .training_args import HomoDistilTrainingArguments
 from .widths import nearest_name, shown
 
 # What a JSON value may be beyond the field's own type; `_plain` turns it into that.
+_LONGEST_MESSAGE = 1000
 _ALSO_ACCEPTED: dict[str, type] = {"student": dict, "train_data": str, "eval_data": str}
 
 
@@ -102,7 +103,7 @@ class RunParser(HfArgumentParser):
         Raises:
             ValueError: always.
         """
-        raise ValueError(f"{message}; see homodistil distill --help_all")
+        raise ValueError(f"{shortened(message)}; see homodistil distill --help_all")
 
 
 def parse_run(arguments: Sequence[str]) -> RunConfig:
@@ -129,8 +130,19 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
     given = {name: value for name, value in vars(namespace).items() if value != defaults[name]}
     if "output_dir" not in given:
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
-    run, training = parser.parse_dict(vars(namespace))
+    run, training = _checked(parser, vars(namespace))
     return RunConfig(run, training, {name: value for name, value in given.items() if _belongs_to_the_run(name)})
+
+
+def _checked(parser: RunParser, values: dict[str, Any]) -> tuple[RunArguments, HomoDistilTrainingArguments]:
+    try:
+        run, training = parser.parse_dict(values)
+    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError) as error:
+        # What TrainingArguments makes of values that it does not expect.
+        raise ValueError(f"the settings can't be used ({type(error).__name__}: {shortened(str(error))})") from error
+    except ValueError as error:
+        raise ValueError(shortened(str(error))) from error
+    return run, training
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -160,6 +172,20 @@ def read_config(path: str) -> dict[str, Any]:
                 f"expected {_expected(hints[name])}"
             )
     return {name: _plain(name, value) for name, value in values.items()}
+
+
+def shortened(message: str) -> str:
+    """Cut a message that repeats a very long value of the user's.
+
+    Args:
+        message: any text.
+
+    Returns:
+        `str`: at most some hundred characters of it, its end included.
+    """
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    return f"{message[: _LONGEST_MESSAGE // 2]} … {message[-_LONGEST_MESSAGE // 2 :]}"
 
 
 def _belongs_to_the_run(name: str) -> bool:

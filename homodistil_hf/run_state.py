@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .compaction import replace_parameters
 from .durable import naming_the_file
 from .json_files import read_json_object
 from .modeling import HomoBertConfig, HomoBertPreTrainedModel
 from .pruning import Pruner
-from .structure import PROJECTIONS
+from .stored_state import check_pruner_tensors, check_pruner_values, load_tensors
+from .structure import PROJECTIONS, encoder_groups
 from .widths import teacher_plan
 
 WEIGHTS_FILE = "model.safetensors"
@@ -104,14 +105,39 @@ def load_run_state(
         ValueError: parameters are missing or not known, or the checkpoint belongs to another run.
     """
     state = read_state_file(folder)
-    tensors = load_file(folder / WEIGHTS_FILE)
-    projections = load_file(folder / PROJECTIONS_FILE)
+    tensors = load_tensors(folder / WEIGHTS_FILE)
+    projections = load_tensors(folder / PROJECTIONS_FILE)
     tensors |= {f"{PROJECTIONS}.{name}": tensor for name, tensor in projections.items()}
     _check_names(folder, model, tensors)
     plan = teacher_plan(HomoBertConfig.from_pretrained(folder))
     replace_parameters(model, tensors, plan=plan, optimizer=optimizer)
-    pruner.load_state(state["pruner"], load_file(folder / STATE_TENSORS_FILE))
+    load_pruner_state(pruner, state["pruner"], load_tensors(folder / STATE_TENSORS_FILE), label=f"checkpoint {folder}")
     return state["trainer"]
+
+
+def load_pruner_state(
+    pruner: Pruner, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, label: str
+) -> None:
+    """Bring a pruner back to a checkpoint, once the state has been found to fit the student.
+
+    Args:
+        pruner: its student has the checkpoint's widths.
+        state: the pruner's part of the state file.
+        tensors: masks, scores and head numbers.
+        label: first words of every message.
+
+    Raises:
+        ValueError: the state belongs to another student, or no run has written it.
+    """
+    model = pruner.model
+    parameters = dict(model.named_parameters())
+    check_pruner_tensors(tensors, encoder_groups(model), parameters, full=pruner.full, label=label)
+    try:
+        pruner.load_state(state, tensors)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{label} has a pruning state that can't be used ({type(error).__name__}: {error}); take another one"
+        ) from error
 
 
 def read_state_file(folder: Path) -> dict[str, Any]:
@@ -131,7 +157,10 @@ def read_state_file(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"folder={str(folder)!r} has no {STATE_FILE}; expected a checkpoint-N of a HomoDistilTrainer run"
         )
-    return read_json_object(path, f"{STATE_FILE} in folder={str(folder)!r}")
+    label = f"{STATE_FILE} in folder={str(folder)!r}"
+    state = read_json_object(path, label)
+    check_pruner_values(state, label)
+    return state
 
 
 def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:

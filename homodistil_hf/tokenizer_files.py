@@ -16,6 +16,8 @@ from .widths import shown
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 _JSON_FILES = (TOKENIZER_CONFIG_FILE, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_MAX_ID = 1 << 24
+_LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰ means: no limit
 _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
 
 
@@ -36,7 +38,7 @@ def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     check_tokenizer_files(folder, f"folder={str(folder)!r}")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ImportError) as error:
+    except Exception as error:
         raise ValueError(
             f"folder={str(folder)!r}: its tokenizer can't be loaded ({type(error).__name__}: {_first_line(error)}); "
             "copy it again from the teacher"
@@ -57,6 +59,8 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
     contents = {
         name: read_json_object(folder / name, f"{label}: {name}") for name in _JSON_FILES if (folder / name).is_file()
     }
+    for name, values in contents.items():
+        _refuse_huge_ids(values, f"{label}: {name}")
     config = contents.get(TOKENIZER_CONFIG_FILE, {})
     for key in _FILE_KEYS:
         value = config.get(key)
@@ -69,6 +73,19 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
             raise ValueError(
                 f"{label}: {TOKENIZER_CONFIG_FILE} has a chat_template called {shown(name)}; expected a plain word"
             )
+
+
+def _refuse_huge_ids(values: Any, label: str) -> None:
+    """The tokenizers library takes memory for every id up to the largest."""
+    left = [("", values)]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += ((name, item) for item in value)
+        elif isinstance(value, int) and abs(value) > _MAX_ID and name not in _LENGTHS:
+            raise ValueError(f"{label} has {shown(name)}={shown(value)}; expected token ids of at most {_MAX_ID}")
 
 
 def _template_names(templates: Any) -> list[Any]:

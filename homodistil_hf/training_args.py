@@ -317,9 +317,8 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
     for name, remedy in remedies.items():
         value = getattr(args, name, None)
         if value:
-            raise ValueError(
-                f"{name}={shown(value) if isinstance(value, str) else repr(value)} is not supported by HomoDistilTrainer; {remedy}"
-            )
+            given = shown(value) if isinstance(value, str) else repr(value)
+            raise ValueError(f"{name}={given} is not supported by HomoDistilTrainer; {remedy}")
     for name in _LAUNCHES_THAT_SPLIT:
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
             raise ValueError(f"{name}={os.environ[name]} is not supported by HomoDistilTrainer; {remedies['fsdp']}")

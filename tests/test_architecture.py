@@ -37,6 +37,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("latency.planning",),
     ("plans", "conversion", "pruning", "distillation", "discrepancy", "data", "evaluation.*"),
     # Folders on disk.
+    ("stored_state",),
     ("facts", "run_state"),
     ("card", "outcome"),
     ("hub",),
@@ -79,7 +80,9 @@ TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transf
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
 
 # Travels inside compact exports, where the rest of the package is absent.
-SELF_CONTAINED = {"modeling": ("torch", "transformers", "collections", "dataclasses", "typing", "math")}
+SELF_CONTAINED = {
+    "modeling": ("torch", "transformers", "collections", "contextlib", "dataclasses", "functools", "typing", "math")
+}
 
 
 def module_name(path: Path) -> str:

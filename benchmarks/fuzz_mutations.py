@@ -1,0 +1,211 @@
+"""Valid input → hostile input: the same draw gives the same damage, on any machine.
+
+Structure is damaged rather than bytes: values change type or size, keys are lost or doubled, names lead elsewhere.
+What the damaged input is fed to stands in `fuzz_targets.py`.
+"""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+PATHS = (
+    "../../escaped",
+    "/etc/passwd",
+    "~",
+    "~no_such_user/x",
+    "C:\\x",
+    "a\0b",
+    ".",
+    "..",
+    "",
+    "x" * 300,
+    "a/../../b",
+)
+STRINGS = (
+    *PATHS, " ", "x" * 10_000, "\ud800", "🙂" * 100, "𝔘𝔫𝔦", "e\u0301\u202e", "true", "1e9", "NaN", "-1", "None",
+    "${HOME}", "%s%n", "{0}", "<script>", "---\nlicense: evil", "a,b;c", "__class__", "torch.load", "evil/repo--x.Y",
+)  # fmt: skip
+NUMBERS = (
+    0, 1, -1, 2, 3, 7, 8, 255, 4096, 10**6, 2**31 - 1, 2**31, 2**63, -(2**63), 10**30, 10**399, 0.0, -0.0, 0.5, -0.5,
+    1.5, 1e-300, 1e300, float("nan"), float("inf"), float("-inf"),
+)  # fmt: skip
+
+
+def hostile_value(draw: Random) -> Any:
+    """A value that stands where another type or size is expected."""
+    kind = draw.randrange(10)
+    if kind < 3:
+        return draw.choice(STRINGS)
+    if kind < 7:
+        return draw.choice(NUMBERS)
+    if kind == 7:
+        return draw.choice((None, True, False))
+    if kind == 8:
+        return draw.choice(([], {}, [[]], {"": None}, [None] * 50, ["x"], [1, "a", None], {"a": {"b": []}}))
+    return nested(draw.choice((5, 200)), draw)
+
+
+def nested(depth: int, draw: Random) -> Any:
+    """Lists or objects, one in the other."""
+    value: Any = None
+    in_list = draw.random() < 0.5
+    for _ in range(depth):
+        value = [value] if in_list else {"a": value}
+    return value
+
+
+def mutated(value: Any, draw: Random, *, times: int | None = None) -> Any:
+    """A copy of a JSON value, damaged in one to four places."""
+    root = [copy.deepcopy(value)]
+    for _ in range(times or draw.choice((1, 1, 1, 2, 4))):
+        holder, key = draw.choice(list(_places(root)))
+        draw.choice(_OPERATIONS)(holder, key, draw)
+    return root[0] if root else None
+
+
+def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
+    items = holder.items() if isinstance(holder, dict) else enumerate(holder)
+    for key, value in list(items)[:200]:
+        yield holder, key
+        if isinstance(value, dict | list):
+            yield from _places(value)
+
+
+def _replace(holder: Any, key: Any, draw: Random) -> None:
+    holder[key] = hostile_value(draw)
+
+
+def _swap_type(holder: Any, key: Any, draw: Random) -> None:
+    value = holder[key]
+    choices: list[Callable[[], Any]] = [lambda: [value], lambda: {"value": value}, lambda: str(value)]
+    if isinstance(value, int | float):
+        choices += [lambda: -value, lambda: value + 1, lambda: value * 1000, lambda: float(value), lambda: bool(value)]
+    if isinstance(value, str):
+        choices += [lambda: value + "x", lambda: value.upper(), lambda: value * 50, lambda: value[:-1]]
+    if isinstance(value, list):
+        choices += [lambda: value * 3, lambda: value[1:], lambda: dict(enumerate(map(str, value)))]
+    holder[key] = draw.choice(choices)()
+
+
+def _delete(holder: Any, key: Any, draw: Random) -> None:
+    if isinstance(holder, dict):
+        del holder[key]
+    elif len(holder) > 1:
+        holder.pop(key)
+
+
+def _rename(holder: Any, key: Any, draw: Random) -> None:
+    if isinstance(holder, dict):
+        name = str(key)
+        holder[draw.choice((name + "s", name.upper(), draw.choice(STRINGS), "to_dict", "__class__"))] = holder.pop(key)
+
+
+def _add(holder: Any, key: Any, draw: Random) -> None:
+    if isinstance(holder, dict):
+        holder[draw.choice(("attn_implementation", "dtype", "quantization_config", draw.choice(STRINGS)))] = (
+            hostile_value(draw)
+        )
+    else:
+        holder.insert(0, hostile_value(draw))
+
+
+def _exchange(holder: Any, key: Any, draw: Random) -> None:
+    keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+    other = draw.choice(keys)
+    holder[key], holder[other] = holder[other], holder[key]
+
+
+_OPERATIONS = (_replace, _replace, _replace, _swap_type, _swap_type, _delete, _rename, _add, _exchange)
+
+
+def json_bytes(value: Any, draw: Random) -> bytes:
+    """JSON text of a value, one time in five damaged as text."""
+    text = json.dumps(value, ensure_ascii=draw.random() < 0.5)
+    content = text.encode("utf-8", "surrogatepass")
+    return draw.choice(_TEXT_DAMAGES)(content, draw) if draw.random() < 0.2 else content
+
+
+_TEXT_DAMAGES: tuple[Callable[[bytes, Random], bytes], ...] = (
+    lambda content, draw: content[: draw.randrange(len(content) + 1)],
+    lambda content, draw: b"\xef\xbb\xbf" + content,
+    lambda content, draw: content.decode("utf-8", "replace").encode("utf-16"),
+    lambda content, draw: content[: len(content) // 2] + b"\xff\xfe" + content[len(content) // 2 :],
+    lambda content, draw: content.replace(b"{", b'{"a": 1, "a": 2, ', 1),
+    lambda content, draw: content.replace(b": ", b": " + b"[" * draw.choice((3, 100_000)), 1),
+    lambda content, draw: content.replace(b": ", b": " + b"9" * draw.choice((500, 5000)), 1),
+    lambda content, draw: content.replace(b": ", b": 1e999, ", 1),
+    lambda content, draw: content.replace(b'"', b'"\x00', 1),
+    lambda content, draw: content + b"}",
+    lambda content, draw: b"",
+    lambda content, draw: b" \n",
+    lambda content, draw: flipped(content, draw),
+)
+
+
+def flipped(content: bytes, draw: Random) -> bytes:
+    """A few bytes replaced."""
+    damaged = bytearray(content)
+    for _ in range(min(len(damaged), draw.choice((1, 3, 20)))):
+        damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+    return bytes(damaged)
+
+
+def write_hostile(path: Path, content: bytes, draw: Random) -> None:
+    """Write a file, or now and then something else in its place: nothing, a folder, a link, a pipe."""
+    path.unlink(missing_ok=True)
+    kind = draw.random()
+    if kind < 0.96:
+        path.write_bytes(content)
+    elif kind < 0.97:
+        path.mkdir()
+    elif kind < 0.98:
+        os.mkfifo(path)
+    elif kind < 0.99:
+        path.symlink_to(draw.choice((path.name, "/dev/zero", "/etc/passwd", "missing")))
+
+
+def safetensors_bytes(content: bytes, draw: Random) -> bytes:
+    """A safetensors file with another header, another length of it, or other bytes behind it."""
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    kind = draw.randrange(8)
+    if kind == 0:
+        return content[: draw.randrange(len(content))]
+    if kind == 1:
+        return draw.choice((2**63, 2**64 - 1, 10**8, length + 1, 0, length - 1)).to_bytes(8, "little") + content[8:]
+    if kind == 2:
+        data = draw.choice((data + b"\0" * 8, data[:-8], b"", flipped(data, draw)))
+    elif kind == 3:
+        _shift_offsets(header, draw)
+    elif kind == 4:
+        _retype(header, draw)
+    else:
+        header = mutated(header, draw)
+    text = json_bytes(header, draw)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _shift_offsets(header: dict[str, Any], draw: Random) -> None:
+    entry = header[draw.choice([name for name in header if name != "__metadata__"])]
+    begin, end = entry["data_offsets"]
+    entry["data_offsets"] = draw.choice(([begin - 4, end], [0, end - begin], [end, begin], [begin, end + 2**40]))
+
+
+def _retype(header: dict[str, Any], draw: Random) -> None:
+    entry = header[draw.choice([name for name in header if name != "__metadata__"])]
+    if draw.random() < 0.5:
+        entry["dtype"] = draw.choice(("I32", "U32", "F16", "F64", "BOOL", "F4", "X", "f32", "C64", "F8_E4M3"))
+    else:
+        entry["shape"] = draw.choice((entry["shape"][::-1], [*entry["shape"], 1], [], [2**40, 2**40], [-1], [0]))
+
+
+def emptied(folder: Path) -> Path:
+    """A folder without content."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
