@@ -4,6 +4,7 @@ Which student an export holds is decided in `outcome.py`, how a folder is writte
 `pushing.py`. Training is `trainer.py`'s business.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ class ExportingTrainer(MeasuringTrainer):
 
     num_bad_steps: int
     num_skipped_tokens: int
+    teacher_evaluation: Mapping[str, float] = {}
+    """Held-out metrics of the teacher, for the card; whoever measures them sets them."""
 
     def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
         """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
@@ -57,7 +60,7 @@ class ExportingTrainer(MeasuringTrainer):
         """What an export tells about this run: all settings, how long it was, and the last evaluation.
 
         Returns:
-            `dict`: `settings`, `training`, `evaluation`.
+            `dict`: `settings`, `training`, `evaluation`, `teacher_evaluation`.
         """
         evaluations = [entry for entry in self.state.log_history if any(name.startswith("eval_") for name in entry)]
         timings = ("runtime", "per_second", "preparation_time")
@@ -75,4 +78,5 @@ class ExportingTrainer(MeasuringTrainer):
                 for name, value in (evaluations[-1] if evaluations else {}).items()
                 if name.startswith("eval_") and not name.endswith(timings)
             },
+            "teacher_evaluation": dict(self.teacher_evaluation),
         }

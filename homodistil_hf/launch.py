@@ -24,6 +24,7 @@ from .discrepancy import DiscrepancyMeter
 from .durable import write_text
 from .export import check_target
 from .facts import read_facts, version_facts
+from .hub_checkpoints import check_address, is_hub_address
 from .preparation import check_output_dir, existing_files
 from .resolution import resolve_student
 from .run_config import RunConfig
@@ -76,27 +77,31 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
         _write_json(folder / SETTINGS_FILE, settings.given)
     trainer.train(settings.training.resume_from_checkpoint)
     metrics = _metrics(trainer.evaluate())
-    teacher = teacher_metrics(trainer)
+    trainer.teacher_evaluation = teacher_metrics(trainer)
     trainer.export(folder / STUDENT_FOLDER)
+    results = {}
+    if trainer.is_world_process_zero():
+        time_s = round(time.perf_counter() - start, 1)
+        results = _results(trainer, settings, metrics) | {"time_s": time_s}
+        _write_json(folder / RESULTS_FILE, results)
     if settings.training.push_to_hub:
-        trainer.push_to_hub()
-    if not trainer.is_world_process_zero():
-        return {}
-    facts = read_facts(folder / STUDENT_FOLDER)
-    results = {
+        trainer.push_to_hub()  # last, as it may fail
+    return results
+
+
+def _results(trainer: HomoDistilTrainer, settings: RunConfig, metrics: dict[str, float]) -> dict[str, Any]:
+    facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
+    return {
         "models": [
-            {"name": "teacher", **_row(facts["teacher"], teacher)},
+            {"name": "teacher", **_row(facts["teacher"], trainer.teacher_evaluation)},
             {"name": "student", **_row(facts["student"], metrics)},
         ],
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(),
         "num_steps": trainer.state.global_step,
-        "time_s": round(time.perf_counter() - start, 1),
         "versions": version_facts(),
         "settings": settings.given,
     }
-    _write_json(folder / RESULTS_FILE, results)
-    return results
 
 
 def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
@@ -159,6 +164,9 @@ def _check_output_folder(settings: RunConfig) -> None:
                 f"output_dir={output_dir!r} is not empty ({', '.join(earlier[:3])}); go on with "
                 "--resume_from_checkpoint last, pass --overwrite_output_dir, or name another folder"
             )
+        return
+    if is_hub_address(resume):
+        check_address(str(resume), token=training.hub_token)
         return
     checkpoints = sorted_checkpoints(output_dir)
     if resume == "last" and not checkpoints:

@@ -69,7 +69,7 @@ def prepare(
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
     student, plan = _student_and_plan(model, args)
-    guide = to_student(_loaded(teacher, default=student))
+    guide = to_student(_loaded(teacher, default=student, token=args.hub_token))
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
@@ -86,9 +86,9 @@ def _student_and_plan(
     model: str | PreTrainedModel, args: HomoDistilTrainingArguments
 ) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
     if isinstance(model, str):
-        config = load_teacher_config(model)
+        config = load_teacher_config(model, token=args.hub_token)
         plan = resolve_student(args, config)
-        return to_student(load_teacher(model, config=config)), plan
+        return to_student(load_teacher(model, config=config, token=args.hub_token)), plan
     student = to_student(model).float()
     _freeze_alike(student, model)
     return student, resolve_student(args, model.config)
@@ -187,10 +187,10 @@ def _longest(rows: Any, first: Any) -> int:
     return len(first["input_ids"]) if isinstance(first, Mapping) else 0
 
 
-def _loaded(teacher: str | PreTrainedModel | None, *, default: PreTrainedModel) -> PreTrainedModel:
+def _loaded(teacher: str | PreTrainedModel | None, *, default: PreTrainedModel, token: str | None) -> PreTrainedModel:
     if teacher is None:
         return default
-    return load_teacher(teacher) if isinstance(teacher, str) else teacher
+    return load_teacher(teacher, token=token) if isinstance(teacher, str) else teacher
 
 
 def _check_pair(student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, *, with_attention: bool) -> None:

@@ -70,6 +70,27 @@ def export_folder(
     )
 
 
+def exported_student(folder: str | Path) -> Path:
+    """Find the export that a folder is or holds.
+
+    Args:
+        folder: an export, or `OUTPUT_DIR` of a finished run.
+
+    Returns:
+        `Path`: the export.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for export in (Path(folder), Path(folder) / STUDENT_FOLDER):
+        if (export / FACTS_FILE).is_file():
+            return export
+    raise ValueError(
+        f"folder={str(folder)!r} holds no export (no {FACTS_FILE}); expected an export or a finished run, or write "
+        "one with homodistil export"
+    )
+
+
 def _newest_checkpoint(folder: Path) -> Path:
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:

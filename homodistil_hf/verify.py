@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,13 @@ class VerifyReport:
         problems: one line each, with what was expected and what was found; empty where all is well.
         max_relative_difference: largest difference between the fresh process and the compact form or the student in
             memory, divided by the largest logit or 1; `None` where nothing could be compared.
+        code_sha256: digest of the modelling file that a compact export brings, as it lies there; `None` without one.
     """
 
     folder: Path
     problems: tuple[str, ...]
     max_relative_difference: float | None = None
+    code_sha256: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -122,7 +124,9 @@ def verify_export(folder: str | Path) -> VerifyReport:
     problems = (
         list(_shape_problems(facts)) or list(_file_problems(folder, facts)) or list(_code_problems(folder, facts))
     )
-    return VerifyReport(folder, tuple(problems)) if problems else _verify_model(folder, facts)
+    report = VerifyReport(folder, tuple(problems)) if problems else _verify_model(folder, facts)
+    code = folder / MODELING_FILE
+    return replace(report, code_sha256=file_digest(code) if code.is_file() else None)
 
 
 def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
