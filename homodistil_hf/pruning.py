@@ -44,7 +44,7 @@ class PruningSettings:
     metric: str = "sensitivity"
     width_allocation: str = "local"
     multiple: int = 8
-    compaction_threshold: float = 0.15
+    compaction_threshold: float = 0.1
     sensitivity_smoothing: float = 0.85
     uncertainty_smoothing: float = 0.95
 

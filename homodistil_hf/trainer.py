@@ -25,6 +25,7 @@ from .distillation import Distillation, Terms
 from .durable import remove_folder
 from .guard import DiscrepancyGuard
 from .optimizers import adopt_optimizer, check_optimizer
+from .passes import activation_bytes, num_parts, split_rows
 from .preparation import check_data, check_output_dir, existing_files, prepare
 from .pruning import Pruner, PruningSettings
 from .pushing import PushingTrainer
@@ -268,14 +269,30 @@ class HomoDistilTrainer(PushingTrainer):
             that is skipped, so that running averages survive.
         """
         is_last = self.accelerator.sync_gradients
-        accumulates = self._is_distributed and not is_last
-        with self.accelerator.no_sync(self.model_wrapped) if accumulates else nullcontext():
-            loss = super().training_step(self.model_wrapped, inputs, num_items_in_batch)
-        self.step_loss = loss if self.step_loss is None else self.step_loss + loss
+        parts = self._parts(inputs)
+        for number, part in enumerate(parts, start=1):
+            accumulates = self._is_distributed and not (is_last and number == len(parts))
+            with self.accelerator.no_sync(self.model_wrapped) if accumulates else nullcontext():
+                loss = super().training_step(self.model_wrapped, part, num_items_in_batch)
+            self.step_loss = loss if self.step_loss is None else self.step_loss + loss
         if not is_last:
             return torch.zeros_like(loss)
         step_loss, self.step_loss = self.step_loss, None
         return step_loss if self._take_gradients() else torch.zeros_like(loss)
+
+    def _parts(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """As many rows at a time as the budget for activations allows."""
+        tokens_BT = inputs.get("input_ids")
+        if tokens_BT is None or self.args.gradient_checkpointing:
+            return [inputs]
+        bytes_per_token = activation_bytes(
+            self.pruner.present,
+            length=tokens_BT.shape[1],
+            teacher_size=self.distillation.teacher.exact.config.hidden_size,
+            matrix_bytes=2 if self.args.bf16 or self.args.fp16 else 4,
+        )
+        number = num_parts(tokens_BT.numel(), bytes_per_token, budget_mb=self.args.activation_budget)
+        return [inputs] if number == 1 else split_rows(inputs, number)
 
     def _take_gradients(self) -> bool:
         """Gradients are complete, averaged over ranks and not clipped: score the units, or drop a bad step."""

@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from .passes import DEFAULT_CPU_BUDGET_MB
 from .schedule import DEADLINE_FRACTION
 from .widths import shown
 
@@ -141,8 +142,14 @@ class HomoDistilTrainingArguments(TrainingArguments):
         default=0.95, metadata={"help": "β2 in [0, 1) of PLATON's uncertainty; other metrics don't use it."}
     )
     compaction_threshold: float = field(
-        default=0.15,
+        default=0.1,
         metadata={"help": "Compact once this share in [0, 1] of the encoder MACs is masked; 1 = at the end only."},
+    )
+
+    # Parameters that control memory
+    activation_budget_mb: float | None = field(
+        default=None,
+        metadata={"help": "Split micro-batches to keep activations under this; 0 = never; default 1000 MB on a CPU."},
     )
 
     # Parameters that control the discrepancy guard
@@ -219,6 +226,13 @@ class HomoDistilTrainingArguments(TrainingArguments):
             return self.learning_rate_curve == "pruning"
         return self.lr_scheduler_type == "linear"
 
+    @property
+    def activation_budget(self) -> float | None:
+        """Megabytes that the activations of one forward and backward pass may take; None = no limit."""
+        if self.activation_budget_mb is not None:
+            return self.activation_budget_mb or None
+        return DEFAULT_CPU_BUDGET_MB if self.device.type == "cpu" else None
+
 
 def _check_settings(args: HomoDistilTrainingArguments) -> None:
     _check_loss_weights(args)
@@ -228,6 +242,8 @@ def _check_settings(args: HomoDistilTrainingArguments) -> None:
         _check_range(args, "student_dropout", low=0.0, high=1.0, open_high=True)
     _check_range(args, "mlm_probability", low=0.0, high=1.0, open_low=True, open_high=True)
     _check_range(args, "compaction_threshold", low=0.0, high=1.0)
+    if args.activation_budget_mb is not None:
+        _check_range(args, "activation_budget_mb", low=0)
     _check_range(args, "guard_ratio", low=1.0, open_low=True)
     _check_range(args, "guard_floor_nats", low=0.0)
     for name in ("width_multiple", "pruning_interval_steps", "guard_patience_steps", "max_bad_steps"):

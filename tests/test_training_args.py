@@ -41,7 +41,7 @@ NUMBERS = {
     "sensitivity_smoothing": (r"\[0, 1\)", 0.85, (1.0, -0.1)),
     "uncertainty_smoothing": (r"\[0, 1\)", 0.95, (1.0, -0.1)),
     "guard_smoothing": (r"\[0, 1\)", 0.9, (1.0, -0.1)),
-    "compaction_threshold": (r"\[0, 1\]", 0.15, (1.1, -0.1)),
+    "compaction_threshold": (r"\[0, 1\]", 0.1, (1.1, -0.1)),
     "guard_ratio": (r"\(1, inf\)", 1.5, (1.0, 0.5, math.nan)),
     "guard_floor_nats": (r"\[0, inf\)", 0.5, (-0.1,)),
 }

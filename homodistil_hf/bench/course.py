@@ -32,7 +32,7 @@ class Stretch:
 
 
 def course(
-    full: WidthPlan, target: WidthPlan, schedule: PruningSchedule, *, multiple: int = 8, threshold: float = 0.15
+    full: WidthPlan, target: WidthPlan, schedule: PruningSchedule, *, multiple: int = 8, threshold: float = 0.1
 ) -> list[Stretch]:
     """The widths of every step of a run.
 
