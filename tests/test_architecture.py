@@ -29,7 +29,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("checkpoint", "config_files", "weight_files"),
     ("corpus", "packing", "collator", "sharing", "caches", "demo_text", "decoding"),
     # The stages of the method: tensors and plans in, tensors and plans out.
-    ("structure", "cost", "tasks", "teacher", "registration", "tokenizer_files"),
+    ("structure", "cost", "passes", "tasks", "teacher", "registration", "tokenizer_files"),
     ("latency", "latency.timing", "latency.machine", "latency.onnx_graph", "latency.tables", "latency.layout"),
     ("latency.backends",),
     ("budgets", "sensitivity", "masks", "compaction", "recording", "optimizers"),
