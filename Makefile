@@ -4,6 +4,7 @@
 #   PYTEST_ARGS  handed to pytest                                   make test PYTEST_ARGS="-k masks -x"
 #   NUM_WORKERS  test processes                                     make test NUM_WORKERS=0
 #   DEMO_ARGS    handed to `homodistil demo`                        make demo DEMO_ARGS="--output_dir runs/other"
+#   COMPAT_…     interpreters of `make compat` and its two sisters  make compat COMPAT_PYTHONS="python3.12 python3.13"
 #   BENCH_ARGS   handed to `homodistil bench`                       make bench BENCH_ARGS="--dtype float32"
 
 PYTHON ?= python3
@@ -11,6 +12,9 @@ NUM_WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+COMPAT_PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+COMPAT_OLDEST_PYTHON ?= python3.10
+COMPAT_NEWEST_PYTHON ?= python3.13
 
 # Relative paths only: make splits names at spaces, and the checkout's own path may have some.
 VENV := .venv
@@ -18,10 +22,12 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt homodistil_hf/version.py
 
+COMPAT = $(PYTHON) benchmarks/compat.py --num_workers $(NUM_WORKERS)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo bench test style quality docs wheel clean clean-cache
+.PHONY: help demo bench test test-python compat compat-oldest compat-newest style quality docs wheel clean clean-cache
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -34,6 +40,19 @@ bench: $(VENV)/.installed-report  ## measure how fast training is on this machin
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) $(PYTEST_ARGS)
+
+# Other interpreters and versions: an environment each in .venv-compat/, kept; docs/results/compat.json has the outcomes.
+test-python:  ## run the suite on PYTHON, in an environment of its own
+	$(COMPAT) pinned --pythons $(PYTHON)
+
+compat:  ## run the suite on every supported Python found here, and name those that are missing
+	$(COMPAT) pinned --pythons $(COMPAT_PYTHONS)
+
+compat-oldest:  ## run the suite with the oldest supported versions of all packages
+	$(COMPAT) oldest --pythons $(COMPAT_OLDEST_PYTHON)
+
+compat-newest:  ## run the suite with the newest versions that pip finds
+	$(COMPAT) newest --pythons $(COMPAT_NEWEST_PYTHON)
 
 style: $(VENV)/.installed-dev  ## let ruff format the code and fix what it can
 	$(BIN)/ruff check --fix .
@@ -51,8 +70,8 @@ wheel: $(BIN)/python  ## build the wheel into dist/
 	rm -rf build dist
 	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
 
-clean:  ## remove .venv and everything that was built (keeps runs/)
-	rm -rf $(VENV) build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove .venv, .venv-compat and everything that was built (keeps runs/)
+	rm -rf $(VENV) .venv-compat build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find homodistil_hf tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-cache: $(VENV)/.installed-report  ## remove the cached demo teacher and tokenised texts

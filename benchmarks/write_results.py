@@ -37,6 +37,8 @@ def main() -> None:
     sections = [INTRODUCTION]
     for file in sorted(FOLDER.glob("*.json")):
         results = json.loads(file.read_text(encoding="utf-8"))
+        if "arms" not in results:  # not of benchmarks/compare.py
+            continue
         plot(results, file.with_suffix(".png"))
         sections.append(section(file, results))
     PAGE.write_text("\n".join(sections), encoding="utf-8")
