@@ -51,7 +51,7 @@ _MAIN_HELP = {
     "gradient_accumulation_steps": "Micro-batches a step.",
     "bf16": "Train in bfloat16.",
     "seed": "Seed of masks and data order.",
-    "resume_from_checkpoint": "last, or a checkpoint folder: go on with a run.",
+    "resume_from_checkpoint": "last, a checkpoint folder, or hf://user/name on the Hub: go on with a run.",
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from tiny_bert import random_student, random_teacher
 from transformers import BertForMaskedLM
 
 import homodistil_hf.verify
+from homodistil_hf import modeling
+from homodistil_hf.checkpoint import file_digest
+from homodistil_hf.cli import main
 from homodistil_hf.export import FORMATS, MODELING_FILE, export_student
 from homodistil_hf.facts import file_facts
 from homodistil_hf.modeling import HomoBertForMaskedLM, HomoBertForQuestionAnswering
-from homodistil_hf.verify import verify_export
+from homodistil_hf.verify import VerifyReport, verify_export
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,7 @@ def test_a_good_export_has_no_problems_and_stays_as_it_was(export, format, monke
     assert report.problems == ()
     assert report.ok
     assert 0 <= report.max_relative_difference <= 1e-5
+    assert report.code_sha256 == (file_digest(Path(modeling.__file__)) if format == "compact" else None)
     assert list(modules.iterdir()) == []
     assert sorted(folder.rglob("*")) == before
 
@@ -169,6 +174,17 @@ def test_an_edited_modelling_file_is_not_run(export):
     (problem,) = verify_export(folder).problems
     assert problem.startswith(f"{MODELING_FILE}: expected this package's own file (sha256 ")
     assert problem.endswith("; it was not run")
+    assert verify_export(folder).code_sha256 == file_digest(folder / MODELING_FILE)
+
+
+def test_the_command_shows_the_digest_of_the_code(export, capsys, monkeypatch):
+    report = VerifyReport(export(), (), 0.0, code_sha256="a" * 64)
+    monkeypatch.setattr(homodistil_hf.verify, "verify_export", lambda folder: report)
+    assert main(["verify", str(report.folder)]) == 0
+    assert f"its code is this package's own modelling file, sha256 {'a' * 64}\n" in capsys.readouterr().out
+    report = VerifyReport(report.folder, (), 0.0)
+    assert main(["verify", str(report.folder)]) == 0
+    assert "sha256" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_process")
