@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,15 +76,7 @@ def onnx_runner(path: Path, *, num_threads: int | None = None) -> Callable[..., 
     Returns:
         Callable that takes the graph's input tensors by position and returns its output tensor.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = num_threads or torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
-    )
+    session = onnx_session(path, num_threads=num_threads)
     names = [entry.name for entry in session.get_inputs()]
 
     def run(*inputs: torch.Tensor) -> torch.Tensor:
@@ -91,6 +84,31 @@ def onnx_runner(path: Path, *, num_threads: int | None = None) -> Callable[..., 
         return torch.from_numpy(session.run(None, dict(zip(names, arrays, strict=True)))[0])
 
     return run
+
+
+def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | None = None) -> Any:
+    """Load a graph that [`export_onnx`] wrote, as [`onnx_runner`] does.
+
+    Args:
+        path: the file.
+        num_threads: of ONNX Runtime; default: torch's.
+        profile: beginning of the file name of ONNX Runtime's profile; default: none is taken.
+
+    Returns:
+        `onnxruntime.InferenceSession`.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = num_threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    return onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+    )
 
 
 def _example(tensor: torch.Tensor) -> torch.Tensor:
