@@ -45,14 +45,23 @@ class ExportingTrainer(MeasuringTrainer):
         self.accelerator.wait_for_everyone()
         return Path(folder)
 
-    def _write_export(self, folder: Path, format: str = "standard", *, allow_partial: bool = False) -> None:
+    def _write_export(
+        self,
+        folder: Path,
+        format: str = "standard",
+        *,
+        allow_partial: bool = False,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        facts = self.run_facts()
+        facts["training"] |= training or {}
         export_student(
             compacted_copy(self.pruner, format=format, allow_partial=allow_partial),
             folder,
             format,
             tokenizer=self.processing_class if isinstance(self.processing_class, PreTrainedTokenizerBase) else None,
             teacher=self.distillation.teacher.exact,
-            facts=self.run_facts(),
+            facts=facts,
             overwrite=True,
         )
 

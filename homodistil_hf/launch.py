@@ -29,6 +29,7 @@ from .preparation import check_output_dir, existing_files
 from .resolution import resolve_student
 from .run_config import RunConfig
 from .run_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from .snapshot_plans import resolve_snapshots
 from .trainer import HomoDistilTrainer
 
 Say: TypeAlias = Callable[[str], None]
@@ -94,10 +95,12 @@ def _results(trainer: HomoDistilTrainer, settings: RunConfig, metrics: dict[str,
     return {
         "models": [
             {"name": "teacher", **_row(facts["teacher"], trainer.teacher_evaluation)},
+            *({"name": row["name"], **_row(row, row["evaluation"])} for row in trainer.snapshot_rows),
             {"name": "student", **_row(facts["student"], metrics)},
         ],
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(),
+        "snapshots": [row["folder"] for row in trainer.snapshot_rows],
         "num_steps": trainer.state.global_step,
         "versions": version_facts(),
         "settings": settings.given,
@@ -191,7 +194,8 @@ def _check_sources(settings: RunConfig) -> Sources:
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
-    resolve_student(training, config)
+    target = resolve_student(training, config)
+    resolve_snapshots(training.snapshots, config, target, multiple=training.width_multiple)
     if run.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="

@@ -89,15 +89,16 @@ def format_results(results: Mapping[str, Any], output_dir: str) -> str:
     Returns:
         `str`: lines.
     """
-    student = f"{output_dir.rstrip('/')}/student"
+    folder = output_dir.rstrip("/")
+    student = f"{folder}/student"
     return f"""
 {format_table(results["models"])}
 
-{results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {output_dir.rstrip("/")}/results.json. The student:
+{results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
   from transformers import AutoModelForMaskedLM, AutoTokenizer
   model = AutoModelForMaskedLM.from_pretrained({student!r})
-  tokenizer = AutoTokenizer.from_pretrained({student!r})"""
+  tokenizer = AutoTokenizer.from_pretrained({student!r}){_format_snapshots(results.get("snapshots", ()), folder)}"""
 
 
 def can_plot() -> bool:
@@ -144,6 +145,12 @@ def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path, *, end_step:
     axes.legend()
     figure.savefig(path, dpi=150)
     return Path(path)
+
+
+def _format_snapshots(snapshots: Sequence[str], folder: str) -> str:
+    if not snapshots:
+        return ""
+    return "\n\nStudents on the way, loaded alike:\n\n" + "\n".join(f"  {folder}/{name}" for name in snapshots)
 
 
 def _cell(value: Any, shape: str) -> str:

@@ -14,12 +14,17 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 from transformers import HfArgumentParser
 
 from .json_files import read_json_object
-from .training_args import HomoDistilTrainingArguments
+from .training_args import HomoDistilTrainingArguments, plan_texts
 from .widths import nearest_name, shown
 
 # What a JSON value may be beyond the field's own type; `_plain` turns it into that.
 _LONGEST_MESSAGE = 1000
-_ALSO_ACCEPTED: dict[str, type] = {"student": dict, "train_data": str, "eval_data": str}
+_ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
+    "student": dict,
+    "snapshots": (str, dict, list),
+    "train_data": str,
+    "eval_data": str,
+}
 
 
 @dataclass
@@ -257,6 +262,8 @@ def _json_type(value: Any) -> str:
 def _plain(name: str, value: Any) -> Any:
     if name == "student" and isinstance(value, dict):
         return json.dumps(value)
+    if name == "snapshots":
+        return plan_texts(value)
     return [value] if name in ("train_data", "eval_data") and isinstance(value, str) else value
 
 

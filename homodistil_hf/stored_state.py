@@ -3,6 +3,7 @@
 `run_state.py` and `outcome.py` read the files; what the values do is `pruning.py`'s business.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -60,9 +61,7 @@ def check_pruner_values(state: Mapping[str, Any], label: str) -> None:
             f"{label} has plan_reached={shown(pruner.get('plan_reached'))}, num_compactions={shown(count)}; expected "
             "true or false, and a whole number"
         )
-    waypoints = pruner.get("waypoints", [])
-    if not isinstance(waypoints, list) or not all(isinstance(plan, dict) for plan in waypoints):
-        raise ValueError(f"{label} has waypoints={shown(waypoints)}; expected a list of plans")
+    _check_way(pruner, label)
     if not isinstance(pruner.get("guard"), dict | None):
         raise ValueError(f"{label} has guard={shown(pruner['guard'])}; expected an object or null")
     _check_settings(pruner["settings"], label)
@@ -111,6 +110,16 @@ def check_pruner_tensors(
             raise ValueError(f"{label} has {shown(name)} without its other average; expected both")
     for layer in layers:
         _check_heads(tensors, layer, full.layers[layer].num_attention_heads, label)
+
+
+def _check_way(pruner: Mapping[str, Any], label: str) -> None:
+    waypoints = pruner.get("waypoints")
+    if not isinstance(waypoints, list) or not all(isinstance(plan, dict) for plan in waypoints):
+        raise ValueError(f"{label} has waypoints={shown(waypoints)}; expected a list of plans")
+    for name, most in (("num_waypoints_reached", len(waypoints)), ("rests_until_step", sys.maxsize)):
+        count: Any = pruner.get(name)
+        if not _is_whole(count) or not 0 <= count <= most:
+            raise ValueError(f"{label} has {name}={shown(count)}; expected a whole number of at most {most}")
 
 
 def _check_settings(settings: Mapping[str, Any], label: str) -> None:

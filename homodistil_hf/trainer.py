@@ -33,6 +33,8 @@ from .ranks import check_launch, check_shared_folder, names_on_all_ranks, on_eve
 from .resolution import STUDENT_KEY
 from .run_state import load_run_state, poisoned_tensor, save_run_state, weights_without_projections
 from .schedule import PruningSchedule, pruning_learning_rate
+from .snapshot_plans import resolve_snapshots, schedule_through
+from .snapshots import SnapshotTrainer, check_snapshot_folders
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 from .widths import WidthPlan
 
@@ -44,7 +46,7 @@ EXAMPLE_ID = "example_id"
 _COUNTERS = ("logged_step", "num_summed_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
 
 
-class HomoDistilTrainer(PushingTrainer):
+class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
 
     Args:
@@ -99,6 +101,10 @@ class HomoDistilTrainer(PushingTrainer):
             processing_class,
             parts.student.config,
         )
+        self.snapshots = resolve_snapshots(
+            args.snapshots, parts.student.config, parts.plan, multiple=args.width_multiple
+        )
+        check_snapshot_folders(args.output_dir, self.snapshots)
         _pin_data_order(args)
         if data_collator is None and type(parts.student).__name__ == "HomoBertForMaskedLM":
             data_collator = _masking_collator(processing_class, args)
@@ -107,7 +113,15 @@ class HomoDistilTrainer(PushingTrainer):
         )
         self._check_own_optimizer(None if isinstance(model, str) else model)
         self.loss_is_scaled_for_ga = True
-        self.pruner = Pruner(self.model, parts.plan, settings=_pruning_settings(args), guard=_guard(args))
+        self.pruner = Pruner(
+            self.model,
+            parts.plan,
+            settings=_pruning_settings(args),
+            guard=_guard(args),
+            waypoints=[snapshot.plan for snapshot in self.snapshots],
+        )
+        if args.max_steps > 0:
+            self._schedule(args.max_steps)  # snapshots that don't fit are told now
         self.distillation = Distillation(
             self.model,
             parts.teacher.to(args.device),
@@ -359,6 +373,7 @@ class HomoDistilTrainer(PushingTrainer):
         if compacted:
             logger.info("step %d: compacted to %s", self.state.global_step, self.pruner.present.to_json())
             self._wrap_again()
+        self.look_back()
 
     def _bare_optimizer(self) -> torch.optim.Optimizer | None:
         return self.optimizer.optimizer if isinstance(self.optimizer, AcceleratedOptimizer) else self.optimizer
@@ -444,7 +459,13 @@ class HomoDistilTrainer(PushingTrainer):
 
     def _schedule(self, total_steps: int) -> PruningSchedule:
         windows = {kind: self.args.pruning_window(kind) for kind in PRUNING_KINDS}
-        return PruningSchedule(windows, self.args.pruning_interval_steps, total_steps)
+        return schedule_through(
+            PruningSchedule(windows, self.args.pruning_interval_steps, total_steps),
+            self.snapshots,
+            full=self.pruner.full,
+            target=self.pruner.target,
+            recovery_steps=self.args.snapshot_recovery_steps,
+        )
 
     def _remember(self, terms: Terms) -> None:
         for name, term in terms.items():

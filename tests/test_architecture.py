@@ -38,7 +38,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("plans", "conversion", "pruning", "distillation", "discrepancy", "data", "evaluation.*"),
     # Folders on disk.
     ("stored_state",),
-    ("facts", "run_state"),
+    ("facts", "run_state", "snapshot_plans"),
     ("card", "outcome"),
     ("hub",),
     ("hub_checkpoints",),
@@ -50,6 +50,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("resolution",),
     ("preparation", "measuring", "run_config"),
     ("exporting",),
+    ("snapshots",),
     ("pushing",),
     ("trainer",),
     ("methods.*", "launch"),

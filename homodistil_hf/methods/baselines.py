@@ -26,6 +26,11 @@ class OneShotTrainer(HomoDistilTrainer):
         if num_scoring_batches < 1:
             raise ValueError(f"num_scoring_batches={num_scoring_batches} is below 1; scores need a batch, e.g. 16")
         super().__init__(*args, **kwargs)
+        if self.snapshots:
+            raise ValueError(
+                f"snapshots={self.args.snapshots!r} are passed by gradual pruning only; drop them, or use "
+                "HomoDistilTrainer"
+            )
         self.num_scoring_batches = num_scoring_batches
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
