@@ -61,15 +61,8 @@ SETTINGS = {
     "use_cpu": True,
     "overwrite_output_dir": True,
 }
-MAY_DIFFER = (
-    "runtime",
-    "per_second",
-    "preparation_time",
-    "time_s",
-    "output_dir",
-    "resume_from_checkpoint",
-    "run_name",
-)
+TIMES = ("runtime", "per_second", "preparation_time", "time_s")
+MAY_DIFFER = (*TIMES, "output_dir", "resume_from_checkpoint", "run_name")
 """Ends of the names of values that are times and rates, or say where the run was and how it was started."""
 
 
@@ -87,8 +80,8 @@ def main() -> int:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="soak-"))
     results = Soak(folder, options).run()
     print(
-        f"{results['num_kills']} kills survived in {results['num_runs']} runs, {results['num_bytes_lost']} bytes lost, "
-        f"{results['num_differences']} differences in {results['num_compared']:,} values"
+        f"{results['num_kills']} kills survived in {results['num_runs']} runs, {results['num_bytes_lost']} bytes "
+        f"lost, {results['num_differences']} differences in {results['num_compared']:,} values"
     )
     for name, count in results["kills"].items():
         print(f"  {count:3}  {name}")
@@ -112,6 +105,7 @@ class Soak:
         self.num_bytes_lost = 0
 
     def run(self) -> dict[str, Any]:
+        """Everything; returns what goes to the JSON file."""
         start = time.perf_counter()
         os.environ["HOMODISTIL_CACHE"] = str(self.folder / "cache")
         write_inputs(self.folder, self.options.max_steps)
@@ -145,6 +139,7 @@ class Soak:
 
     @property
     def num_kills(self) -> int:
+        """Kills so far."""
         return self.kills.total()
 
     def run_and_kill(self, run: Path) -> None:
@@ -195,7 +190,7 @@ class Soak:
                 sys.stderr.flush()
                 os._exit(status)
         if by_chance:
-            while in_training and self.board.read()[0] == "start" and not _has_ended(process):
+            while in_training and self.board.read()[0] in ("start", "resuming") and not _has_ended(process):
                 time.sleep(0.002)
             time.sleep(delay_s)
             os.kill(process, signal.SIGKILL)

@@ -118,7 +118,7 @@ PHASE_NAMES = ("start", *dict.fromkeys(name for name, _, _ in PHASES))
 
 
 class Board:
-    """Some bytes that worker and parent share: what the worker is doing, at which step, and whether it killed itself."""
+    """Bytes that worker and parent share: what the worker is doing, at which step, and whether it killed itself."""
 
     _LAYOUT = struct.Struct("<BIB")
 
@@ -126,9 +126,11 @@ class Board:
         self._bytes = mmap.mmap(-1, mmap.PAGESIZE)
 
     def write(self, phase: str, step: int, *, forced: bool = False) -> None:
+        """Put up what the worker is doing."""
         self._LAYOUT.pack_into(self._bytes, 0, PHASE_NAMES.index(phase), step, forced)
 
     def read(self) -> tuple[str, int, bool]:
+        """Phase, step, and whether the worker killed itself."""
         phase, step, forced = self._LAYOUT.unpack_from(self._bytes, 0)
         return PHASE_NAMES[phase], step, bool(forced)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import DataLoaderAdapter
 from torch import nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -235,8 +236,10 @@ class ResumableTrainer(Trainer):
             `DataLoader`.
         """
         loader = super().get_train_dataloader()
+        # Accelerate hands attributes of the loader that it wraps out, but not in.
+        inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader
         if self.args.dataloader_num_workers:
-            loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+            inner.worker_init_fn = partial(start_worker, inner.worker_init_fn)
         return loader
 
     def agree_to_stop(self, num_asked: torch.Tensor) -> None:
@@ -300,6 +303,13 @@ class ResumableTrainer(Trainer):
         epochs = int(self.state.epoch)
         num_batches = num_update_steps_per_epoch * self.args.gradient_accumulation_steps
         return epochs, round((self.state.epoch - epochs) * num_batches)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer looks whether a run is done after a step only: a finished one that is resumed would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

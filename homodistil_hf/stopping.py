@@ -5,6 +5,7 @@ SIGINT is left to Python: `KeyboardInterrupt` passes at once, and the last check
 """
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -69,12 +70,15 @@ class StopRequest:
 
 
 def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
-    """First call in a worker of a data loader: SIGTERM to a whole process group must not take the batches away.
+    """First call in a worker of a data loader: a signal to a whole process group must not take the batches away.
+
+    The worker gets a group of its own. It can't just ignore SIGTERM, by which its trainer ends it.
 
     Args:
         prepare: what else is called there.
         worker: its number.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.name == "posix":
+        os.setpgid(0, 0)
     if prepare is not None:
         prepare(worker)

@@ -84,6 +84,18 @@ def test_the_points_are_what_they_are_called(make_trainer):
     assert widths[AFTER] == widths[END] == (16, 16, 2)
 
 
+@pytest.mark.parametrize("length", [{}, {"max_steps": -1, "num_train_epochs": 2}])
+def test_a_finished_run_takes_no_further_step(make_trainer, length):
+    """As after a kill in its export."""
+    settings = SETTINGS | {"save_strategy": "steps", "save_steps": 4} | length
+    whole = make_trainer(**settings)
+    whole.train()
+    resumed = make_trainer(**settings)
+    resumed.train("last")
+    assert resumed.state.global_step == whole.state.max_steps
+    assert_same_run(resumed, whole)
+
+
 def test_resumed_with_other_data_loader_workers(make_trainer, tmp_path):
     settings = SETTINGS | {"per_device_train_batch_size": 13, "student_dropout": 0.1}
     whole = make_trainer(callbacks=[SaveAt(MASKED)], **settings)
