@@ -7,6 +7,7 @@ What a command does stands in a file of its own: `launch.py` (distill), `run_fol
 import argparse
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -72,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `int`: exit status. 0: done; 1: `verify` found problems; 2: an error, told on standard error; 130: interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Read by torch once, at its first allocation: large tensors in large pages, where Linux offers them. On a CPU
+    # that saves a tenth of a training step, spent in page faults otherwise (docs/performance.md).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         if words[:1] == ["distill"]:
             return _distill(words[1:])
@@ -108,7 +112,6 @@ def _parser() -> _Parser:
     _add_plan(commands)
     _add_export(commands)
     _add_verify(commands)
-    _add_push(commands)
     _add_push(commands)
     _add_bench(commands)
     _add_demo(commands)
@@ -314,50 +317,10 @@ def _verify(flags: argparse.Namespace) -> int:
         )
         if report.code_sha256:
             print(f"{flags.folder}: its code is this package's own modelling file, sha256 {report.code_sha256}")
-        if report.code_sha256:
-            print(f"{flags.folder}: its code is this package's own modelling file, sha256 {report.code_sha256}")
         return 0
     for problem in report.problems:
         print(f"{flags.folder}: {problem}", file=sys.stderr)
     return 1
-
-
-# push
-
-
-def _add_push(commands: Any) -> None:
-    parser = _add(
-        commands,
-        "push",
-        _push,
-        help="upload an export to the Hub in one commit; log in with `hf auth login` or set HF_TOKEN first",
-        example="homodistil push runs/my-student me/my-student --private --tag v1.0",
-    )
-    parser.add_argument("folder", metavar="FOLDER", help="export, or finished run")
-    parser.add_argument("repo_id", metavar="NAME", help="user/name on the Hub; created if need be")
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: main)")
-    parser.add_argument("--tag", help="name of this commit that stays, e.g. v1.0")
-    parser.add_argument("--card_tags", nargs="+", default=(), metavar="WORD", help="tags for the card, beside its own")
-    parser.add_argument("--message", default="Upload a HomoDistil student", help="first line of the commit")
-
-
-def _push(flags: argparse.Namespace) -> int:
-    from .hub import push_export, tag_commit
-    from .run_folder import exported_student
-
-    commit = push_export(
-        exported_student(flags.folder),
-        flags.repo_id,
-        private=flags.private or None,
-        revision=flags.revision,
-        commit_message=flags.message,
-        tags=flags.card_tags,
-    )
-    if flags.tag:
-        tag_commit(commit.repo_url.repo_id, flags.tag, revision=commit.oid)
-    print(commit.commit_url)
-    return 0
 
 
 # push

@@ -494,3 +494,12 @@ def assert_same_weights(one: Path, other: Path) -> None:
     tensors, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert tensors.keys() == others.keys()
     assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_large_tensors_go_into_large_pages_unless_told_otherwise(given, expected, monkeypatch, capsys):
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
+    assert main(["cache"]) == 0
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == expected
