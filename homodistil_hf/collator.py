@@ -117,8 +117,8 @@ class MaskedLMCollator:
             ValueError: no rows, a row without `input_ids`, columns that are no integers or of other lengths, or rows
                 to be padded by a tokenizer without a padding token.
         """
-        if not rows:
-            raise ValueError(f"rows={rows!r} is empty; expected at least one row with input_ids")
+        if not isinstance(rows, Sequence) or not rows:
+            raise ValueError(f"rows={shown(rows)} is no list of rows; expected at least one row with input_ids")
         ids = [_row_ids(row) for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         input_BT = _stacked(ids, fill=self._padding_for(ids))
