@@ -289,7 +289,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
             with self.accelerator.no_sync(self.model_wrapped) if accumulates else nullcontext():
                 loss = super().training_step(self.model_wrapped, part, num_items_in_batch)
             self.step_loss = loss if self.step_loss is None else self.step_loss + loss
-        if not is_last:
+        if not is_last or self.step_loss is None:
             return torch.zeros_like(loss)
         step_loss, self.step_loss = self.step_loss, None
         return step_loss if self._take_gradients() else torch.zeros_like(loss)
