@@ -67,6 +67,10 @@ class RankedTrainer(ResumableTrainer):
         self.repeats_only = num_rows == 0
         return [*batches[:-1], first_rows(batches[-1], max(1, num_rows))]
 
+    def _get_num_items_in_batch(self, *args: Any, **kwargs: Any) -> None:
+        # The trainer counts predictions, tokens and pairs itself, and adds them up over ranks in one message.
+        return None
+
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         # accelerate would share a stream of several files by file, and repeat rows at its end.
         if isinstance(dataset, IterableDataset):
