@@ -27,7 +27,7 @@ from .facts import (
     forms_facts,
     model_facts,
     probe_facts,
-    read_facts,
+    read_export_facts,
     run_facts,
     teacher_facts,
     version_facts,
@@ -148,7 +148,7 @@ def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
     if (folder / MANIFEST_NAME).is_file():
         check_manifest(folder)
     student = to_student(load_teacher(str(folder)))
-    forms = read_facts(folder)["forms"] if (folder / FACTS_FILE).is_file() else {}
+    forms = read_export_facts(folder)["forms"] if (folder / FACTS_FILE).is_file() else {}
     if forms:
         plan = WidthPlan.from_dict(forms["compact"]["plan"], student.config.num_hidden_layers)
         if plan != teacher_plan(student.config):
@@ -176,7 +176,7 @@ def convert_export(
     """
     source = Path(source)
     student = load_export(source)
-    earlier = read_facts(source) if (source / FACTS_FILE).is_file() else {}
+    earlier = read_export_facts(source) if (source / FACTS_FILE).is_file() else {}
     return export_student(
         student,
         folder,
@@ -210,7 +210,7 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
         raise ValueError(f"folder={str(folder)!r} is not empty and holds no export; choose another or empty it")
     if not overwrite:
         raise ValueError(f"folder={str(folder)!r} holds an export already; pass overwrite=True to replace it")
-    written = {*read_facts(target)["files"], FACTS_FILE, CARD_FILE}
+    written = {*read_export_facts(target)["files"], FACTS_FILE, CARD_FILE}
     present = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     if foreign := sorted(present - written):
         raise ValueError(

@@ -23,11 +23,14 @@ from .checkpoint import file_digest
 from .cost import encoder_macs, plan_cost
 from .json_files import read_json
 from .version import __version__
-from .widths import WidthPlan, nearest_name, teacher_plan
+from .widths import WidthPlan, nearest_name, shown, teacher_plan
 
 FACTS_FILE = "facts.json"
 CARD_FILE = "README.md"
 FACTS_VERSION = 1
+
+FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versions")
+"""What facts never lack, each an object."""
 
 RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation")
 """What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher."""
@@ -307,6 +310,57 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"{FACTS_FILE} in folder={str(folder)!r} is not of version {FACTS_VERSION}; export again with this package"
         )
     return facts
+
+
+def read_export_facts(folder: Path) -> dict[str, Any]:
+    """Read `facts.json` for use: its sections are there and of the right types.
+
+    Args:
+        folder: the export.
+
+    Returns:
+        `dict`: its content.
+
+    Raises:
+        ValueError: see [`read_facts`]; also a section that is missing or holds something else.
+    """
+    facts = read_facts(folder)
+    teacher, forms = facts.get("teacher"), facts.get("forms")
+    expected = {name: isinstance(facts.get(name), dict) for name in FACTS_SECTIONS}
+    expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
+    expected["forms"] = expected["forms"] and (not forms or _is_form(forms.get("compact")))
+    expected["teacher"] = teacher is None or _is_teacher(teacher)
+    if wrong := [name for name, is_right in expected.items() if not is_right]:
+        raise ValueError(
+            f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={shown(facts.get(wrong[0]))}, which no export "
+            "has; export again"
+        )
+    return facts
+
+
+def has_costs(section: Mapping[str, Any]) -> bool:
+    """Whether a section states all four `COSTS`.
+
+    Args:
+        section: of a teacher or a student.
+
+    Returns:
+        `bool`: each a whole number above 0.
+    """
+    costs = [section.get(name) for name in COSTS]
+    return all(isinstance(cost, int) and not isinstance(cost, bool) and cost > 0 for cost in costs)
+
+
+def _is_form(section: Any) -> bool:
+    return isinstance(section, dict) and isinstance(section.get("plan"), dict)
+
+
+def _is_teacher(section: Any) -> bool:
+    if not isinstance(section, dict) or not has_costs(section):
+        return False
+    hub_id = section.get("hub_id")
+    names = isinstance(section.get("name"), str) and isinstance(section.get("licence"), str)
+    return names and (hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id)))
 
 
 def _without_folders(value: Any) -> Any:

@@ -168,7 +168,7 @@ def read_config(path: str) -> dict[str, Any]:
     for name, value in values.items():
         if name not in hints:
             raise ValueError(
-                f"config={path!r} has the unknown key {name!r} (value {shown(value)}); "
+                f"config={path!r} has the unknown key {shown(name)} (value {shown(value)}); "
                 f"nearest valid: {nearest_name(name, hints)!r}"
             )
         if not _accepts(hints[name], value) and not isinstance(value, _ALSO_ACCEPTED.get(name, ())):

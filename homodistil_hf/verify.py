@@ -27,10 +27,12 @@ from .facts import (
     CARD_FILE,
     COSTS,
     FACTS_FILE,
+    FACTS_SECTIONS,
     all_logits,
     cost_fractions,
     file_facts,
     forms_facts,
+    has_costs,
     model_facts,
     probe_facts,
     probe_inputs,
@@ -155,13 +157,13 @@ def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
 
 
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("student", "forms", "cost_fractions", "probe", "files", "versions"):
+    for name in FACTS_SECTIONS:
         if not isinstance(facts.get(name), dict):
-            yield f"{FACTS_FILE}: expected the section {name}, found {facts.get(name)!r}"
+            yield f"{FACTS_FILE}: expected the section {name}, found {shown(facts.get(name))}"
     if facts.get("format") not in FORMATS:
-        yield f"{FACTS_FILE}: expected format to be one of {', '.join(FORMATS)}, found {facts.get('format')!r}"
+        yield f"{FACTS_FILE}: expected format to be one of {', '.join(FORMATS)}, found {shown(facts.get('format'))}"
     if not isinstance(facts.get("teacher"), dict | None):
-        yield f"{FACTS_FILE}: expected teacher to be a section or null, found {facts.get('teacher')!r}"
+        yield f"{FACTS_FILE}: expected teacher to be a section or null, found {shown(facts.get('teacher'))}"
 
 
 def _file_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -203,8 +205,8 @@ def _count_problems(exported: PreTrainedModel, compact: PreTrainedModel, facts: 
     yield from _differences(facts["student"], counted, f"{FACTS_FILE} student")
     yield from _differences(facts["forms"], forms_facts(compact), f"{FACTS_FILE} forms")
     teacher = facts["teacher"]
-    if teacher is not None and not all(isinstance(teacher.get(name), int) for name in COSTS):
-        yield f"{FACTS_FILE} teacher: expected whole numbers {', '.join(COSTS)}, found {teacher}"
+    if teacher is not None and not has_costs(teacher):
+        yield f"{FACTS_FILE} teacher: expected whole numbers {', '.join(COSTS)}, found {shown(teacher)}"
     else:
         fractions = cost_fractions(counted, teacher)
         yield from _differences(facts["cost_fractions"], fractions, f"{FACTS_FILE} cost_fractions")
