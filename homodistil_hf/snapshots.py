@@ -15,8 +15,9 @@ import torch
 from .durable import write_text
 from .export import check_target
 from .exporting import ExportingTrainer
-from .facts import COSTS, read_facts
+from .facts import COSTS, planned_facts, run_facts
 from .snapshot_plans import Snapshot
+from .widths import nearest_paddable
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +49,26 @@ class SnapshotTrainer(ExportingTrainer):
     def _take(self, snapshot: Snapshot) -> None:
         if self.eval_dataset is not None:
             self.evaluate()
-        if not self.is_world_process_zero():
-            return
         folder = Path(self.args.output_dir) / SNAPSHOTS_FOLDER / snapshot.name
-        self._write_export(folder, allow_partial=True, training={"snapshot": snapshot.name})
-        facts = read_facts(folder)
-        row = {
+        if self.is_world_process_zero():
+            self._write_export(folder, allow_partial=True, training={"snapshot": snapshot.name})
+        self.snapshot_rows = [*self.snapshot_rows, self._row(snapshot)]
+        self.write_snapshot_table()
+        logger.info("step %d: snapshot %s is in %s", self.state.global_step, snapshot.name, folder)
+
+    def _row(self, snapshot: Snapshot) -> dict[str, Any]:
+        """What the export tells, without reading it: other nodes may not see it, and keep checkpoints of their own."""
+        kept, student = self.pruner.kept, self.pruner.model
+        stock_name = type(student).__name__.removeprefix("Homo")
+        costs = planned_facts(student.config, stock_name, nearest_paddable(kept).padded())
+        return {
             "name": snapshot.name,
             "folder": f"{SNAPSHOTS_FOLDER}/{snapshot.name}",
             "step": self.state.global_step,
-            "plan": self.pruner.kept.to_dict(),
-            **{name: facts["student"][name] for name in COSTS},
-            "evaluation": facts.get("evaluation", {}),
+            "plan": kept.to_dict(),
+            **{name: costs[name] for name in COSTS},
+            "evaluation": run_facts(self.run_facts()).get("evaluation", {}),
         }
-        self.snapshot_rows = [*self.snapshot_rows, row]
-        self.write_snapshot_table()
-        logger.info("step %d: snapshot %s is in %s", self.state.global_step, snapshot.name, folder)
 
     def write_snapshot_table(self) -> None:
         """Bring the table in `output_dir` to what this run has passed; nothing but on the main process."""

@@ -9,16 +9,17 @@ import pytest
 import torch
 from conftest import make_blocks
 from runs import Interrupt, SaveAt, assert_same_run, differences, logs_of, state_of
-from tiny_files import own_cache, write_config
+from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertForMaskedLM, TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.cli import main
-from homodistil_hf.facts import read_facts
+from homodistil_hf.facts import COSTS, read_facts
 from homodistil_hf.run_config import parse_run
 from homodistil_hf.snapshots import SNAPSHOTS_FILE
 from homodistil_hf.widths import WidthPlan
 
+EXAMPLE = Path(__file__).parent.parent / "examples" / "configs" / "family.json"
 WIDE = {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 8, "intermediate_size": 44}
 NARROW = {"hidden_size": 20, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 36}
 SETTINGS: dict[str, Any] = {
@@ -108,7 +109,7 @@ def test_the_table_tells_what_was_logged_and_exported(make_trainer, tmp_path):
     assert sorted(evaluations) == sorted(TAKEN.values())
     for row in rows:
         facts = read_facts(tmp_path / "run" / row["folder"])
-        assert row["num_parameters"] == facts["student"]["num_parameters"]
+        assert {name: row[name] for name in COSTS} == {name: facts["student"][name] for name in COSTS}
         assert row["evaluation"] == facts["evaluation"]
         for name in ("kl", "mlm_loss", "mlm_accuracy"):
             assert row["evaluation"][name] == evaluations[row["step"]][f"eval_{name}"]
@@ -139,7 +140,7 @@ def test_killed_in_the_middle_of_a_snapshot(make_trainer, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     checkpoint = None
-    for place in ("exporting.export_student", "snapshots.read_facts", "snapshots.write_text"):
+    for place in ("exporting.export_student", "export.publish", "snapshots.write_text"):
         killed = make_trainer(callbacks=[SaveAt(3)], **SETTINGS)
         with monkeypatch.context() as patched:
             patched.setattr(f"homodistil_hf.{place}", stop)
@@ -237,20 +238,33 @@ def test_a_checkpoint_of_a_run_with_other_snapshots_is_refused(make_trainer, tmp
 # The command line
 
 
-def test_distill_tells_and_stores_the_family(tmp_path, monkeypatch, capsys):
+def test_the_example_tells_and_stores_its_family(tmp_path, monkeypatch, capsys):
     own_cache(monkeypatch, tmp_path / "cache")
-    config = write_config(tmp_path, snapshots=[WIDE], save_strategy="no")
-    assert main(["distill", str(config), "--max_eval_blocks", "8"]) == 0
-    printed = capsys.readouterr().out
+    write_teacher(tmp_path / "teacher", hidden_size=128, num_attention_heads=2, intermediate_size=512)
     run = tmp_path / "run"
-    (row,) = table_of(run)
+    substitutes = {
+        "teacher": tmp_path / "teacher",
+        "train_data": write_text(tmp_path / "train.txt"),
+        "eval_data": write_text(tmp_path / "eval.txt", seed=1),
+        "output_dir": run,
+        "max_seq_length": 16,
+        "max_steps": 24,
+        "snapshot_recovery_steps": 2,
+        "per_device_train_batch_size": 2,
+    }
+    words = [word for name, value in substitutes.items() for word in (f"--{name}", str(value))]
+    assert main(["distill", str(EXAMPLE), *words, "--use_cpu"]) == 0
+    printed = capsys.readouterr().out
+    rows = table_of(run)
+    names = ["macs-0.75", "macs-0.5"]
+    assert [row["name"] for row in rows] == names
     results = json.loads((run / "results.json").read_text())
-    assert [model["name"] for model in results["models"]] == ["teacher", WIDE_NAME, "student"]
-    assert results["models"][1]["kl"] == row["evaluation"]["kl"] > 0
-    assert results["snapshots"] == [f"snapshots/{WIDE_NAME}"]
-    assert results["settings"]["snapshots"] == [json.dumps(WIDE)]
-    assert f"\nStudents on the way, loaded alike:\n\n  {run}/snapshots/{WIDE_NAME}" in printed
-    assert f"\n{WIDE_NAME} " in printed
+    assert [model["name"] for model in results["models"]] == ["teacher", *names, "student"]
+    assert [model["kl"] for model in results["models"][1:3]] == [row["evaluation"]["kl"] for row in rows]
+    assert results["snapshots"] == [f"snapshots/{name}" for name in names]
+    assert results["settings"]["snapshots"] == ["macs=0.75", "macs=0.5"]
+    assert "\nStudents on the way, loaded alike:\n" in printed
+    assert all(f"\n{name} " in printed and f"\n  {run}/snapshots/{name}\n" in printed for name in names)
 
 
 def test_snapshots_are_given_in_every_way(tmp_path):
