@@ -8,14 +8,14 @@ import pytest
 import torch
 from test_bench_reference import SHAPE
 
-from homodistil_hf.bench import speed
 from homodistil_hf.bench.chart import draw_parts
 from homodistil_hf.bench.course import Stretch
 from homodistil_hf.bench.growth import format_growth, loss_bytes, run_growth
 from homodistil_hf.bench.profiles import PARTS
 from homodistil_hf.bench.settings import SHAPES, BenchSettings
-from homodistil_hf.bench.speed import MASKED, REFERENCE, START, run_bench, summary, way_of
+from homodistil_hf.bench.speed import run_bench
 from homodistil_hf.bench.tables import format_bench
+from homodistil_hf.bench.totals import MASKED, REFERENCE, START, Way, summary, way_of, whole_schedule
 from homodistil_hf.cli import _BENCH_FLAGS, main
 from homodistil_hf.cost import encoder_macs
 from homodistil_hf.widths import LayerWidths, WidthPlan
@@ -66,7 +66,7 @@ def test_results_are_json_and_a_table(results):
     text = format_bench(json.loads(json.dumps(results)))
     assert all(name in text for name in results["arms"])
     assert "loss_attention" in text
-    assert f"{results['schedule']['pruning']['num_compactions']} compactions take" in text
+    assert f"{results['schedule']['pruning']['num_compactions']} compactions together take" in text
 
 
 def test_parts_are_drawn(results, tmp_path):
@@ -79,11 +79,16 @@ def test_a_schedule_is_added_up_stretch_by_stretch():
     full, half, end = (WidthPlan.uniform(32, 2, LayerWidths(4, 8, size)) for size in (64, 48, 16))
     own = BenchSettings(**TINY | {"max_steps": 10, "rounds": 1})
     stretches = [Stretch(2, full, full), Stretch(4, full, half), Stretch(4, end, end)]
-    way = speed.Way(stretches, {"wide": Stretch(6, full, half), "narrow": Stretch(4, end, end)})
+    way = Way(stretches, {"wide": Stretch(6, full, half), "narrow": Stretch(4, end, end)})
     seconds = {START: [8.0], "wide": [6.0], "narrow": [2.0], MASKED: [3.0], REFERENCE: [20.0]}
-    pruning = {"wide": {"choice_seconds": 0.5, "compaction_seconds": 5.0}, "narrow": {"choice_seconds": 0.25}}
-    schedule = speed._whole_schedule(own, way, seconds, pruning)
+    pruning = {
+        "wide": {"scores_and_masks_seconds": 0.5, "choice_seconds": 0.5, "compaction_seconds": 5.0},
+        "narrow": {"scores_and_masks_seconds": 0.25, "choice_seconds": 0.25},
+    }
+    schedule = whole_schedule(own, way, seconds, pruning)
     assert schedule["pruning"] == {
+        "fraction": pytest.approx((6 * 0.5 + 4 * 0.25 + 1.0 + 5.0) / 50),
+        "scores_and_masks_seconds": 4.0,
         "num_choices": 2,
         "choices_seconds": 1.0,
         "num_compactions": 1,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
 from ..collator import MaskedLMCollator
-from ..teacher import FrozenTeacher
 from ..trainer import HomoDistilTrainer
 from ..training_args import HomoDistilTrainingArguments
 from ..widths import WidthPlan
@@ -42,8 +42,6 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
         processing_class=work.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    if settings.compiled:
-        trainer.distillation.teacher.fast.compile()
     hold(trainer, place)
     return trainer
 
@@ -134,14 +132,15 @@ def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
         trainer: whose teacher's weights go.
         other: whose stay.
     """
-    for form in ("exact", "fast"):
-        own, theirs = (_weights(t.distillation.teacher, form) for t in (trainer, other))
-        for name, parameter in own.items():
-            parameter.data = theirs[name].data
+    own, theirs = trainer.distillation.teacher, other.distillation.teacher
+    _share_weights(own.exact, theirs.exact)
+    _share_weights(own.fast, theirs.fast)
 
 
-def _weights(teacher: FrozenTeacher, form: str) -> dict[str, torch.nn.Parameter]:
-    return dict((teacher.exact if form == "exact" else teacher.fast).named_parameters())
+def _share_weights(model: nn.Module, other: nn.Module) -> None:
+    theirs = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.data = theirs[name].data
 
 
 def choice_seconds(trainer: HomoDistilTrainer) -> float:

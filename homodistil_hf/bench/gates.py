@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from contextvars import copy_context
 from typing import Any, Protocol
 
 import torch
@@ -82,7 +83,8 @@ class GatedRun:
         trainer.add_callback(self._gate)
         self._num_threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._training = self._pool.submit(self._train)
+        # In this thread's context: torch keeps settings of its compiler there.
+        self._training = self._pool.submit(copy_context().run, self._train)
         self._training.add_done_callback(lambda _: self._gate.arrived.release())
         self._wait()
 

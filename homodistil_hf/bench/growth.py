@@ -16,8 +16,8 @@ from .gates import GatedRun, interleave
 from .limits import MLM_PROBABILITY
 from .profiles import allocations_of, gradients_of, gradients_recorded, peak_above
 from .settings import DTYPES, BenchSettings, make_workload
-from .speed import START, summary, way_of
 from .tables import spread, table
+from .totals import START, summary, way_of
 
 
 @dataclass(frozen=True)

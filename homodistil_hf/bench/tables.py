@@ -66,12 +66,11 @@ def _schedule(schedule: Mapping[str, Any]) -> str:
         for name, entry in schedule.items()
         if name != "pruning"
     ]
-    pruning, total = schedule["pruning"], schedule["ours"]["seconds"]["median"]
-    seconds = pruning["choices_seconds"] + pruning["compactions_seconds"]
+    pruning = schedule["pruning"]
     return (
         table(_SCHEDULE_HEADER, rows)
-        + f"\n\n{pruning['num_choices']:,} choices of masks and {pruning['num_compactions']} compactions take "
-        f"{seconds:,.1f} s, {seconds / total:.2%} of the whole."
+        + f"\n\nScores and masks, {pruning['num_choices']:,} choices of masks and {pruning['num_compactions']} "
+        f"compactions together take {pruning['fraction']:.2%} of the whole."
     )
 
 
