@@ -1,0 +1,208 @@
+"""Write docs/performance.md from the JSON files that the speed benchmarks wrote.
+
+    python benchmarks/write_performance.py
+
+Every number on the page comes from docs/results/: speed.json (benchmarks/speed.py), speed-ablation.json
+(benchmarks/speed_ablation.py), latency.json (benchmarks/latency.py) and, where there was a GPU, gpu-schedule.json
+(benchmarks/gpu_schedule.py).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speed_ablation import format_ablation
+
+from homodistil_hf.bench.growth import format_growth
+from homodistil_hf.bench.tables import format_bench, spread, table
+from homodistil_hf.latency.layout import format_latencies
+
+PAGE = Path("docs/performance.md")
+FOLDER = Path("docs/results")
+START, FIRST = "ours, start", "ours, 100% of MACs"
+
+INTRODUCTION = """# Speed
+
+Written by `python benchmarks/write_performance.py` from the JSON files in `docs/results/`, which hold every single
+measurement, versions and machine. Repeat them with `make bench` (one case) or with the scripts in `benchmarks/`.
+
+**What is compared.** All arms live in one process and take turns, one optimizer step each, in an order drawn anew
+every round; a ratio is taken within a round, and medians with quartiles are given. A step is the trainer's own,
+data loading, optimizer, logging and callbacks included, on the same batches, and all arms start at the same losses.
+
+- *reference*: what a careful user of Hugging Face writes: a `Trainer` subclass with stock models, transformers'
+  own choice of attention, logits at all positions, all hidden states, scores from gradients, and masks multiplied onto
+  the weights and kept to the end; the same terms in the same precision (`homodistil_hf/bench/reference.py`).
+- *ours*: `HomoDistilTrainer`, held at places of the schedule. The whole schedule is the sum over all of its steps,
+  whose widths are known beforehand, with the cost of all choices of masks and compactions.
+- *limit*: bare matrix products of the same shapes and type, measured in the same turns. *Useful FLOPs* are the
+  teacher's forward pass, the student's forward and backward pass, heads at masked positions and projections.
+- *peak memory*: the allocator's own record over a step, above weights, gradients and optimizer state.
+"""
+
+WHERE_THE_TIME_GOES = """## What makes it fast
+
+- **Head and KL at masked positions**, gathered before the head. Decoder, cross-entropy, KL and their gradients are
+  computed together, some rows at a time, in the forward pass: logits never exist as a whole, nothing is computed
+  twice, and on a CPU the float32 part of it stays in the cache. Temporaries: at most 256 MB of logits and four
+  float32 pieces of 1 MB (CPU) or 128 MB (GPU), whatever the batch and the vocabulary.
+- **Attention.** On a GPU and in float32 torch's fused kernels. In bfloat16 on a CPU they are the slow ones, so there
+  an implementation of our own: plain matrix products, one half-precision matrix a head kept.
+- **Compaction during training**, at points that depend on masks, step and a fixed cost formula. The default
+  threshold of a tenth of the MACs leaves the student's mean cost 4 % above the ideal on the way to homobert-tiny;
+  each compaction costs about as much as one step.
+- **The teacher** runs in inference mode, with matrices in bfloat16 where the hardware multiplies it, and is compiled
+  when the student is (`torch_compile`). On a CPU compiling gains nothing: nearly all of its time is matrix products.
+- **Nothing twice**: one cast for query, key and value; dropped slices looked up once for each choice of masks; no
+  scores once the plan is reached; attention scores for the loss only where it is on and only for the heads in it;
+  PLATON's averages in place; gradients are read where they are.
+- **Memory**: activations are computed again rather than kept, the hidden error keeps its difference only, and a
+  micro-batch whose activations would exceed a budget (`activation_budget_mb`; 1 GB on a CPU, none elsewhere) goes
+  through in parts, whose gradients add up to the whole's.
+- **Large pages**: the command line sets torch's `THP_MEM_ALLOC_ENABLE=1` (unless it is set already), because page
+  faults took a tenth of a step; in a script, set it before torch is imported.
+- **Data**: tokenised once, memory-mapped, packed to the full length; masks are drawn by row, so any number of
+  `dataloader_num_workers` gives the same batches. Transfers from pinned memory don't hold up the host, and the host
+  waits for the device once an optimizer step, not once a micro-step.
+"""
+
+GPU_MISSING = """## On a GPU
+
+Not measured: no CUDA device was at hand. `python benchmarks/gpu_schedule.py` measures BERT-base with batches of
+1,024–4,096 × 128 in bfloat16 with compiled teacher and student at seven places of the schedule, the share of the
+device's measured matrix-product limit, and the hours of the whole recipe; the tests run it on a CPU with tiny sizes.
+"""
+
+
+def main() -> None:
+    speed = read("speed.json")
+    sections = [INTRODUCTION, "## Goals\n", goals(speed, read("latency.json")), "", WHERE_THE_TIME_GOES]
+    if ablation := read("speed-ablation.json"):
+        sections += ["## What each thing is worth\n", ablations(ablation), ""]
+    sections += [case(name, results) for name, results in speed.items() if name != "growth"]
+    if "growth" in speed:
+        sections += ["## Cost as work grows\n", format_growth(speed["growth"]), ""]
+    if latency := read("latency.json"):
+        sections += [latencies(latency), ""]
+    gpu = read("gpu-schedule.json")
+    sections.append(on_gpu(gpu) if gpu else GPU_MISSING)
+    PAGE.write_text("\n".join(sections), encoding="utf-8")
+
+
+def read(name: str) -> dict[str, Any]:
+    """A file of results; empty if nobody has measured it."""
+    file = FOLDER / name
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def goals(speed: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    """What was aimed at, and what was measured."""
+    small, base = speed.get("teacher6x384-bfloat16"), speed.get("bert-base-bfloat16")
+    rows: list[Sequence[str]] = []
+    if small:
+        rows += [
+            (
+                "whole schedule to 1/4 of the 6-layer teacher's MACs, against the reference",
+                "≥ 5×",
+                spread(small["schedule"]["ours"]["speedups"]["reference"], "{:.2f}×"),
+            )
+        ]
+    if base:
+        arms = base["arms"]
+        rows += [
+            (
+                "whole schedule from BERT-base to homobert-tiny, against never compacting",
+                "≥ 2.2×",
+                spread(base["schedule"]["ours"]["speedups"]["ours, never compacted"], "{:.2f}×"),
+            ),
+            (
+                "useful FLOPs at BERT-base shapes, kept fraction 1, of the matrix products' limit",
+                "≥ 60 %",
+                spread(arms[START]["useful_flops_fraction"], "{:.0%}"),
+            ),
+            (
+                "peak memory at BERT-base shapes, of the reference's",
+                "≤ 1/3",
+                f"{arms[START]['peak_memory_bytes'] / arms['reference']['peak_memory_bytes']:.2f}",
+            ),
+        ]
+    rows += pruning_shares(speed)
+    if "growth" in speed:
+        largest = list(speed["growth"]["batch_sizes"].values())[-1]
+        rows.append(("tokens/s at batch 128, of those at 16", "≥ 0.95", spread(largest["relative_speed"], "{:.2f}")))
+    if latency:
+        rows.append(latency_goal(latency))
+    return table(("figure", "goal", "measured: median (quartiles)"), rows)
+
+
+def pruning_shares(speed: Mapping[str, Any]) -> list[Sequence[str]]:
+    """The share of scores, masks and compaction in a step, at its largest."""
+    rows = []
+    for name, results in speed.items():
+        if name == "growth" or "512" in name or "attention" in name:
+            continue
+        goal = "≤ 6 %" if "platon" in name else "≤ 3 %"
+        rows.append((f"scores + masks + compaction, share of the step: {name}", goal, f"{pruning_share(results):.1%}"))
+    return rows
+
+
+def pruning_share(results: Mapping[str, Any]) -> float:
+    """Of all places: scores and zeroing in every step, choices and compactions spread over all steps."""
+    extra, schedule = results["schedule"]["pruning"], results["schedule"]["ours"]["seconds"]["median"]
+    spread_out = (extra["choices_seconds"] + extra["compactions_seconds"]) / schedule
+    shares = [
+        (arm["part_seconds"]["scores"] + arm["part_seconds"]["masks"]) / sum(arm["part_seconds"].values())
+        for name, arm in results["arms"].items()
+        if name != "reference"
+    ]
+    return max(shares) + spread_out
+
+
+def latency_goal(latency: Mapping[str, Any]) -> Sequence[str]:
+    """BERT-base beside homobert-tiny in ONNX Runtime, one sequence of 128 tokens."""
+    place = {"backend": "onnxruntime", "batch_size": 1, "length": 128}
+    cell = next(cell for cell in latency["cells"] if place.items() <= cell.items())
+    ratio = cell["speed_up"]["homobert-tiny"]
+    measured = f"{ratio['ratio']:.1f}× ({ratio['lower_quartile']:.1f}–{ratio['upper_quartile']:.1f})"
+    return "latency of homobert-tiny's encoder, ONNX Runtime, float32, 1 × 128, against BERT-base's", "≥ 7×", measured
+
+
+def ablations(ablation: Mapping[str, Any]) -> str:
+    """Each thing turned back, at the start of the schedule."""
+    text = (
+        "One thing turned back at a time, at the start of the schedule, batch 32 × 128, bfloat16; above 1: slower or "
+        "larger without it.\n"
+    )
+    return "\n".join(f"{text}\n**{shape}**\n\n{format_ablation(measured)}" for shape, measured in ablation.items())
+
+
+def case(name: str, results: Mapping[str, Any]) -> str:
+    """One case of the benchmark: title, tables, chart."""
+    title, *rest = format_bench(results).split("\n\n")
+    machine = results["machine"]
+    chart = FOLDER / f"speed-{name}.png"
+    lines = [f"## `{name}`", "", f"{title}. {results['date']}; {describe(machine)}.", "", "\n\n".join(rest), ""]
+    if chart.is_file():
+        lines += [f"![share of each part of a step](results/{chart.name})", ""]
+    return "\n".join(lines)
+
+
+def describe(machine: Mapping[str, Any]) -> str:
+    """The machine in words."""
+    return ", ".join(f"{key} {value}" for key, value in machine.items() if not isinstance(value, dict))
+
+
+def latencies(latency: Mapping[str, Any]) -> str:
+    """What comes out, beside its teacher."""
+    return f"## Latency of what comes out\n\n```text\n{format_latencies(latency)}\n```"
+
+
+def on_gpu(gpu: Mapping[str, Any]) -> str:
+    """The whole recipe on a GPU."""
+    tables = [f"**batch {size}**\n\n{format_bench(results)}" for size, results in gpu["batch_sizes"].items()]
+    return "\n\n".join(["## On a GPU", *tables])
+
+
+if __name__ == "__main__":
+    main()
