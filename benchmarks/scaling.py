@@ -52,6 +52,7 @@ PAPER_SETTINGS = {
     "compaction_threshold": 0.15,
 }
 NUM_STREAM_STEPS = 6
+BUFFER_BYTES = 2 * 8 * SEQUENCE_LENGTH  # int64 position and token type of each position
 COUNTED = {"all_reduce": 0, "all_gather": 1, "all_gather_into_tensor": 1, "broadcast": 0, "_broadcast_coalesced": 1}
 """Collective call → which argument holds what this rank gives."""
 
@@ -188,15 +189,21 @@ def main() -> None:
 
 def differences(worlds: dict[str, Any], paper: list[int]) -> dict[str, int]:
     """How many steps, of all worlds, were not as on paper."""
-    found: Counter[str] = Counter(dict.fromkeys(("num_parameters", "gradients", "counts", "guard"), 0))
+    found: Counter[str] = Counter(dict.fromkeys(("num_parameters", "gradients", "counts", "guard", "wrap"), 0))
     for size, ranks in worlds.items():
-        for rank in ranks:
-            for step, num_parameters in zip(rank["steps"], paper, strict=True):
-                found["num_parameters"] += step["num_parameters"] != num_parameters
-                expected = {"gradients": 4 * num_parameters, "counts": COUNTS_BYTES, "guard": GUARD_BYTES}
-                for purpose, num_bytes in expected.items() if size != "1" else ():
-                    found[purpose] += step["traffic"][purpose]["bytes"] != num_bytes
+        for step in [step for rank in ranks for step in rank["steps"]]:
+            found["num_parameters"] += step["num_parameters"] != paper[step["step"]]
+            for purpose, num_bytes in expected_bytes(step, paper).items() if size != "1" else ():
+                found[purpose] += step["traffic"][purpose]["bytes"] != num_bytes
     return dict(found)
+
+
+def expected_bytes(step: dict[str, Any], paper: list[int]) -> dict[str, int]:
+    """What a rank of several hands over in a step, on paper, by purpose."""
+    expected = {"gradients": 4 * paper[step["step"]], "counts": COUNTS_BYTES, "guard": GUARD_BYTES}
+    if step["compacted"]:  # DDP copies parameters and buffers; then a forward and backward pass lay out its buckets
+        expected["wrap"] = 2 * (4 * paper[step["step"] + 1] + BUFFER_BYTES)
+    return expected
 
 
 def run_world(folder: Path, num_ranks: int) -> list[dict[str, Any]]:

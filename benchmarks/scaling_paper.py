@@ -3,6 +3,7 @@
 `benchmarks/scaling.py` holds these figures against what it counts in runs of 1, 2 and 4 ranks.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from homodistil_hf.schedule import PruningSchedule
 from homodistil_hf.widths import WidthPlan, teacher_plan
 
 BYTES_A_GRADIENT = 4  # float32, whatever the autocast type
+BUCKET_BYTES = 25 << 20  # DDP's default
 COUNTS_BYTES, GUARD_BYTES = 32, 4  # 4 float64 and 1 float32
 NETWORKS_GB_A_SECOND = {"10 Gbit/s Ethernet": 1.25, "100 Gbit/s InfiniBand": 12.5, "NVLink": 300.0}
 GPU_TFLOPS = 150.0
@@ -110,6 +112,7 @@ def large_run() -> dict[str, Any]:
         "gpu_tflops": GPU_TFLOPS,
         "num_compactions": sum(step.compacted for step in steps),
         "gradient_bytes": moments,
+        "num_gradient_messages": {name: math.ceil(value / BUCKET_BYTES) for name, value in moments.items()},
         "bytes_sent_a_rank": {name: sent_by_a_rank(value, NUM_RANKS) for name, value in moments.items()},
         "communication_s": {
             network: {name: sent_by_a_rank(value, NUM_RANKS) / (1e9 * speed) for name, value in moments.items()}

@@ -90,11 +90,16 @@ def scaling(results: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"`{COMMANDS['scaling']}`, {settings['num_steps']} steps of {settings['global_batch']} rows, "
-            f"`{settings['student']}`, gloo, one thread a rank, {results['machine']['num_cores']} cores. Steps, of "
-            f"{num_steps} (all ranks of 1, 2 and 4), that were not as on paper: {wrong['num_parameters']} in the "
-            f"parameters that are trained, {wrong['gradients']} in the bytes of gradients (4 × parameters), "
-            f"{wrong['counts']} in those of counts, {wrong['guard']} in those of the guard. Compactions after steps "
-            f"{', '.join(map(str, compactions))}, as on paper.",
+            f"`{settings['student']}`, gloo, one thread a rank, {results['machine']['num_cores']} cores. Of "
+            f"{num_steps} steps (all ranks of 1, 2 and 4) so many were not as on paper:",
+            "",
+            f"- {wrong['num_parameters']} in the number of trained parameters, which follows from the schedule;",
+            f"- {wrong['gradients']} in the bytes of gradients: 4 × parameters;",
+            f"- {wrong['counts']} in those of the counts, {wrong['guard']} in those of the guard;",
+            f"- {wrong['wrap']} in those of wrapping the model again after a compaction: 2 × (4 × new parameters + "
+            "buffers).",
+            "",
+            f"Compactions came after steps {', '.join(map(str, compactions))}, as on paper.",
             "",
             *message_table(results),
             "",
@@ -150,7 +155,7 @@ def rank_table(results: dict[str, Any]) -> list[str]:
 
 def large_run(results: dict[str, Any]) -> str:
     run = results["paper"]["large_run"]
-    volume, sent = run["gradient_bytes"], run["bytes_sent_a_rank"]
+    volume, sent, messages = (run[name] for name in ("gradient_bytes", "bytes_sent_a_rank", "num_gradient_messages"))
     rows = [
         f"| {network} | {1000 * times['first']:.1f} | {1000 * times['mean']:.1f} | {1000 * times['last']:.1f} |"
         for network, times in run["communication_s"].items()
@@ -161,8 +166,9 @@ def large_run(results: dict[str, Any]) -> str:
             f"{run['num_ranks']} ranks of {run['tokens_a_rank']:,} tokens a step. Gradients are "
             f"{volume['first'] / MB:.0f} MB a step at first, {volume['last'] / MB:.0f} MB from the plan on and "
             f"{volume['mean'] / MB:.0f} MB on average: {run['all_steps_bytes_fraction']:.0%} of what an unpruned "
-            f"student would send. A rank sends {sent['first'] / MB:.0f} → {sent['last'] / MB:.0f} MB a step. "
-            f"{run['num_compactions']} compactions.",
+            f"student would send, in about {messages['first']} messages at first and {messages['last']} at the end. A "
+            f"rank sends {sent['first'] / MB:.0f} → {sent['last'] / MB:.0f} MB a step. {run['num_compactions']} "
+            "compactions.",
             "",
             "| one step, ms | first step | mean | last step |",
             "| --- | --- | --- | --- |",
