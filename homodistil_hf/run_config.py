@@ -168,12 +168,12 @@ def read_config(path: str) -> dict[str, Any]:
     for name, value in values.items():
         if name not in hints:
             raise ValueError(
-                f"config={path!r} has the unknown key {shown(name)} (value {shown(value)}); "
+                f"config={path!r} has the unknown key {shown(name)} (value {_told(name, value)}); "
                 f"nearest valid: {nearest_name(name, hints)!r}"
             )
         if not _accepts(hints[name], value) and not isinstance(value, _ALSO_ACCEPTED.get(name, ())):
             raise ValueError(
-                f"config={path!r} has {name}={shown(value)}, of the JSON type {_json_type(value)}; "
+                f"config={path!r} has {name}={_told(name, value)}, of the JSON type {_json_type(value)}; "
                 f"expected {_expected(hints[name])}"
             )
     return {name: _plain(name, value) for name, value in values.items()}
@@ -191,6 +191,11 @@ def shortened(message: str) -> str:
     if len(message) <= _LONGEST_MESSAGE:
         return message
     return f"{message[: _LONGEST_MESSAGE // 2]} … {message[-_LONGEST_MESSAGE // 2 :]}"
+
+
+def _told(name: str, value: Any) -> str:
+    # What is meant for hub_token is a secret even if the key is misspelt or the value of another type.
+    return "<token>" if "tok" in name.lower() and name != "tokenizer" else shown(value)
 
 
 def _belongs_to_the_run(name: str) -> bool:

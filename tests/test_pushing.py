@@ -375,3 +375,10 @@ def test_the_command_asks_for_the_checkpoint_first(hub_client, hub, tmp_path):
 def test_what_is_no_export_is_not_pushed(tmp_path, capsys):
     assert main(["push", str(tmp_path), "me/run"]) == 2
     assert "holds no export (no facts.json); expected an export or a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ({"hub_token": [SENTINEL]}, {"hf_token": SENTINEL}, {"hub_tokn": SENTINEL}))
+def test_a_token_in_the_wrong_place_is_not_told(tmp_path, capsys, given):
+    assert main(["distill", str(write_config(tmp_path, **given))]) == 2
+    told = capsys.readouterr().err
+    assert (next(iter(given)) in told, "<token>" in told, SENTINEL in told) == (True, True, False)
