@@ -173,8 +173,9 @@ def _is_per_layer(value: Any) -> bool:
     )
 
 
-def _is_index(key: str) -> bool:
-    return key.isascii() and key.isdigit() and len(key) <= 9
+def _is_index(key: Any) -> bool:
+    text = str(key)  # JSON's keys are strings, those of a configuration in memory whole numbers
+    return text.isascii() and text.isdigit() and len(text) <= 9
 
 
 def _are_channels(hidden_size: Any) -> Callable[[Any], bool]:

@@ -274,8 +274,8 @@ def _plain(name: str, value: Any) -> Any:
 
 def _unknown_argument(argument: str) -> ValueError:
     if not argument.startswith("--"):
-        return ValueError(f"unexpected argument {argument!r}; expected CONFIG.json first, then --key value …")
+        return ValueError(f"unexpected argument {shown(argument)}; expected CONFIG.json first, then --key value …")
     name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
     return ValueError(
-        f"unknown key {argument.partition('=')[0]}; nearest valid: --{nearest_name(name, field_types())}"
+        f"unknown key {shortened(argument.partition('=')[0])}; nearest valid: --{nearest_name(name, field_types())}"
     )
