@@ -14,7 +14,9 @@ import logging
 import os
 import statistics
 import tempfile
+import time
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,12 @@ from homodistil_hf.latency.layout import format_latencies
 from homodistil_hf.latency.onnx_graph import export_onnx, onnx_session
 from homodistil_hf.latency.parts import Conditions, latency_table
 from homodistil_hf.latency.planning import measure_plan
+from homodistil_hf.latency.timing import Latency, speed_ups
 from homodistil_hf.widths import teacher_plan
 
 RESULTS = Path("docs/results/latency.json")
 STUDENT = "homobert-tiny"
+PROFILED = (1, 128)
 PROFILED_PASSES = 20
 
 
@@ -55,14 +59,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = exported_models(Path(folder))
         recorded |= merged(recorded, compare_latencies(models, grid, say=lambda line: print(line, flush=True)))
-        recorded["operators_ms"] = {
-            name: operators_ms(model, Path(folder) / f"{name}.onnx") for name, model in models.items()
-        }
+        graphs = {name: Path(folder) / f"{name}.onnx" for name in models}
+        for name, model in models.items():
+            with torch.no_grad():
+                export_onnx(FirstOutput(model.base_model), model_inputs(model.config, *PROFILED), graphs[name])
+        recorded["operators_ms"] = {name: operators_ms(models[name], path) for name, path in graphs.items()}
+        recorded["one_core"] = one_core_figures(models, graphs)
     if options.planner:
         recorded["planner"] = planner_figures(Conditions(backend="onnxruntime"))
     options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     print(format_latencies(recorded))
+    one_core = recorded["one_core"]["speed_up"][STUDENT]
+    print(f"ONNX Runtime, batch 1, length 128, processor time of one core: {one_core['ratio']:.2f}×")
 
 
 def exported_models(folder: Path) -> dict[str, PreTrainedModel]:
@@ -98,14 +107,10 @@ def place(cell: dict[str, Any]) -> tuple[str, int, int]:
 
 
 def operators_ms(model: PreTrainedModel, path: Path) -> dict[str, float]:
-    """Milliseconds of each kind of operator in one pass of batch 1 × 128: sums of the nodes' medians."""
-    inputs = model_inputs(model.config, 1, 128)
-    with torch.no_grad():
-        export_onnx(FirstOutput(model.base_model), inputs, path)
-    session = onnx_session(path, profile=path.with_suffix(""))
-    named = {entry.name: tensor.numpy() for entry, tensor in zip(session.get_inputs(), inputs, strict=True)}
+    """Milliseconds of each kind of operator on one core in one pass of batch 1 × 128: sums of the nodes' medians."""
+    session = onnx_session(path, num_threads=1, profile=path.with_suffix(""))
     for _ in range(PROFILED_PASSES):
-        session.run(None, named)
+        run_once(session, model)
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     durations: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
@@ -115,6 +120,28 @@ def operators_ms(model: PreTrainedModel, path: Path) -> dict[str, float]:
     for (operator, _), values in durations.items():
         sums[operator] += statistics.median(values)
     return {operator: round(ms, 4) for operator, ms in sums.most_common()}
+
+
+def one_core_figures(models: dict[str, PreTrainedModel], graphs: dict[str, Path]) -> dict[str, Any]:
+    """Processor time of single-threaded passes of batch 1 × 128, in turns: what others run meanwhile hardly counts."""
+    sessions = {name: onnx_session(path, num_threads=1) for name, path in graphs.items()}
+    durations_ms: dict[str, list[float]] = {name: [] for name in models}
+    for name in [*models] * (PROFILED_PASSES + 1):
+        start = time.thread_time()
+        run_once(sessions[name], models[name])
+        durations_ms[name].append(1000 * (time.thread_time() - start))
+    counted = {name: durations[1:] for name, durations in durations_ms.items()}
+    return {
+        "processor_time": {name: asdict(Latency.from_durations(ms)) for name, ms in counted.items()},
+        "speed_up": {name: asdict(ratio) for name, ratio in speed_ups(counted, "bert-base").items()},
+    }
+
+
+def run_once(session: Any, model: PreTrainedModel) -> None:
+    """One pass of batch 1 × 128."""
+    inputs = model_inputs(model.config, *PROFILED)
+    names = [entry.name for entry in session.get_inputs()]
+    session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
 
 
 def planner_figures(conditions: Conditions) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_a_speed_up_is_the_ratio_of_medians_with_the_quartiles_of_the_rounds():
 
 def test_turns_are_interleaved_and_begin_with_a_pass_that_does_not_count(monkeypatch):
     clock, calls = Clock(monkeypatch), []
-    costs = {"a": iter([0.9, 0.1, 0.3, 0.2] * 3), "b": iter([0.8, 0.5, 0.4, 0.7] * 3)}
+    costs = {"a": iter([0.09, 0.01, 0.03, 0.02] * 3), "b": iter([0.08, 0.05, 0.04, 0.07] * 3)}
 
     def timed(name: str) -> None:
         calls.append(name)
@@ -81,11 +81,20 @@ def test_turns_are_interleaved_and_begin_with_a_pass_that_does_not_count(monkeyp
         {name: lambda name=name: timed(name) for name in costs}, num_rounds=2, num_warmup=1, num_passes=3
     )
     assert "".join(calls) == "aaaabbbb" * 3
-    assert durations_ms == {"a": pytest.approx([200.0, 200.0]), "b": pytest.approx([500.0, 500.0])}
+    assert durations_ms == {"a": pytest.approx([20.0, 20.0]), "b": pytest.approx([50.0, 50.0])}
+
+
+def test_a_long_pass_is_a_whole_turn(monkeypatch):
+    clock, costs = Clock(monkeypatch), iter([0.5, 0.25, 0.1, 0.125])
+
+    def timed() -> None:
+        clock.now += next(costs)
+
+    assert time_in_turns({"a": timed}, num_rounds=3, num_warmup=0, num_passes=1) == {"a": [500.0, 250.0, 125.0]}
 
 
 def test_rounds_of_the_warm_up_are_left_out(monkeypatch):
-    clock, costs = Clock(monkeypatch), iter([9.0, 9.0, 1.0, 1.0, 2.0, 2.0])
+    clock, costs = Clock(monkeypatch), iter([9.0, 1.0, 2.0])
 
     def timed() -> None:
         clock.now += next(costs)
