@@ -501,7 +501,9 @@ def _add_cache(commands: Any) -> None:
         help="say where caches are and how large, or remove them",
         example="homodistil cache --clear",
     )
-    parser.add_argument("--clear", action="store_true", help="remove the demo's teacher, all tokenized texts and latency tables")
+    parser.add_argument(
+        "--clear", action="store_true", help="remove the demo's teacher, tokenized texts and latency tables"
+    )
 
 
 def _cache(flags: argparse.Namespace) -> int:
