@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .durable import naming_the_file, outdated_name, remove_folder, remove_leftovers
 from .json_files import read_json_object
+from .widths import shown
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ MANIFEST_NAME = "manifest.json"
 STAGING_NAME = ".staging"
 _PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")
 _FORMAT = 1
+_SHOWN_CHARS = 255  # of a name: no file has more
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.outdated")
 
 
@@ -73,11 +75,13 @@ def manifest_problem(folder: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST_NAME} is damaged"
     if manifest.get("format") != _FORMAT:
-        return f"{MANIFEST_NAME} is damaged or of another version (format={manifest.get('format')!r}, not {_FORMAT})"
+        return (
+            f"{MANIFEST_NAME} is damaged or of another version (format={shown(manifest.get('format'))}, not {_FORMAT})"
+        )
     present = set(_file_names(folder))
     for name, digest in expected.items():
         if name not in present:
-            return f"{name} is missing"
+            return f"{name[:_SHOWN_CHARS]} is missing"
         if file_digest(folder / name) != digest:
             return f"{name} is damaged (its SHA-256 differs from the manifest's)"
     pickles = sorted(name for name in present - expected.keys() if name.endswith(_PICKLE_SUFFIXES))

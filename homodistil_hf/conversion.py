@@ -80,6 +80,8 @@ LOADING_ERRORS = (
     ValueError,
 )
 
+_SHOWN_CHARS = 1000  # of a name or of somebody else's message
+
 _LAYER_PREFIX = "bert.encoder.layer.{}."
 
 # Keys of a configuration that describe a class or a file, not the model's training.
@@ -102,7 +104,7 @@ def load_teacher_config(name_or_path: str, *, revision: str | None = None, token
         ValueError: no BERT, a decoder, an unsupported head or unsupported position embeddings.
         OSError: no such checkpoint.
     """
-    label = f"teacher={str(name_or_path)!r}"
+    label = f"teacher={str(name_or_path)[:_SHOWN_CHARS]!r}"
     values = _config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
     config_classes = {"bert": BertConfig, "homobert": HomoBertConfig}
@@ -138,7 +140,7 @@ def _config_values(name: str, label: str, *, revision: str | None, token: str | 
     except HubError:
         raise
     except (OSError, ValueError) as error:
-        raise OSError(f"{label} can't be read: {error}") from error
+        raise OSError(f"{label} can't be read: {str(error)[:_SHOWN_CHARS]}") from error
     return read_json_object(path, f"{label}: {CONFIG_NAME}")
 
 
@@ -148,7 +150,9 @@ def _built_config(config_class: type[BertConfig], values: dict[str, Any], label:
         config = config_class.from_dict(values)
         teacher_plan(config)
     except LOADING_ERRORS as error:
-        raise ValueError(f"{label} can't be used ({type(error).__name__}: {error}); mend it") from error
+        raise ValueError(
+            f"{label} can't be used ({type(error).__name__}: {str(error)[:_SHOWN_CHARS]}); mend it"
+        ) from error
     return config
 
 
@@ -173,7 +177,7 @@ def load_teacher(
         ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
         HubError: the Hub refused or can't be reached.
     """
-    label = f"teacher={str(name_or_path)!r}"
+    label = f"teacher={str(name_or_path)[:_SHOWN_CHARS]!r}"
     config = config or load_teacher_config(name_or_path, revision=revision, token=token)
     if Path(name_or_path).is_dir():
         num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
@@ -194,9 +198,8 @@ def load_teacher(
     except (*LOADING_ERRORS, HTTP_ERROR) as error:
         if comes_from_hub(error):
             raise explained(f"{label} can't be read", error, token=token) from None
-        raise ValueError(
-            f"{label}: its weights are unreadable ({type(error).__name__}: {error}); copy or download them again"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
+        raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
     if info["missing_keys"]:
         raise ValueError(
             f"{label} has no weights for {_some(info['missing_keys'])}, which "

@@ -41,15 +41,6 @@ from homodistil_hf.weight_files import read_header, stays_inside
 
 SLOW = ("corpora", "tokenizers", "states", "facts", "flags", "indexes", "texts")
 CASES = dict.fromkeys(TARGETS, 60) | dict.fromkeys(SLOW, 12) | {"command_lines": 6}
-    "command_lines": 6,
-    "corpora": 15,
-    "tokenizers": 15,
-    "states": 12,
-    "facts": 15,
-    "flags": 10,
-    "indexes": 10,
-    "texts": 15,
-}
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
     st.none()
@@ -305,6 +296,25 @@ def test_a_multiple_beyond_every_model_is_refused(multiple, nearest):
 # Models on disk
 
 
+@pytest.mark.parametrize("name", ["x" * 100_000, "a\0b", "~no_such_user/x", "../../x y"])
+def test_a_teacher_that_is_none_is_named_in_short(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="^teacher=.*can't be read") as error:
+        load_teacher_config(name)
+    assert len(str(error.value)) < 3000
+
+
+def test_a_weight_file_with_a_long_name_is_named_in_short(tmp_path):
+    tiny_teacher().save_pretrained(tmp_path, max_shard_size="8KB")
+    index = tmp_path / "model.safetensors.index.json"
+    values = json.loads(index.read_text())
+    values["weight_map"]["bert.embeddings.LayerNorm.bias"] = "x" * 10_000
+    index.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="its weights are unreadable") as error:
+        load_teacher(str(tmp_path))
+    assert len(str(error.value)) < 3000
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -510,6 +520,16 @@ def doubled(name):
 def test_masks_and_scores_of_another_student_are_refused(copied, change, message):
     with pytest.raises(ValueError, match=message):
         checkpoint_pruner(copied(tensors=change))
+
+
+@pytest.mark.parametrize("change", [{"format": "x" * 100_000}, {"sha256": {"x" * 100_000: "0"}}])
+def test_a_manifest_is_not_repeated_in_its_message(checkpoint, tmp_path, change):
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint-4")
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="can't be used: .*there is no other checkpoint") as error:
+        check_manifest(folder)
+    assert len(str(error.value)) < 1000
 
 
 def test_facts_of_an_export_are_read_back(tmp_path):
