@@ -34,8 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     gpu = torch.cuda.get_device_name() if options.device == "cuda" else None
     recorded: dict[str, Any] = {"gpu": gpu, "batch_sizes": {}}
     for batch_size in options.batch_sizes:
-        results = run_bench(settings(options, batch_size))
-        print(f"\n# batch {batch_size}\n\n{format_bench(results)}\n\n{verdict(results)}", flush=True)
+        print(f"\n# batch {batch_size}\n", flush=True)
+        try:
+            results = run_bench(settings(options, batch_size))
+            print(f"{format_bench(results)}\n\n{verdict(results)}", flush=True)
+        except torch.OutOfMemoryError as error:
+            results = {"out_of_memory": str(error)}
+            print(f"does not fit: {error}", flush=True)
         recorded["batch_sizes"][str(batch_size)] = results
         options.results.parent.mkdir(parents=True, exist_ok=True)
         options.results.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")

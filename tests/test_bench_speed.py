@@ -186,3 +186,17 @@ def test_the_gpu_script_says_that_there_is_no_gpu(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert runpy.run_path(str(ROOT / "benchmarks" / "gpu_schedule.py"))["main"]([]) == 0
     assert "no CUDA device: nothing is measured" in capsys.readouterr().out
+
+
+def test_the_gpu_script_goes_on_after_a_batch_that_does_not_fit(monkeypatch, tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / "benchmarks" / "gpu_schedule.py"))["main"]
+
+    def fails(settings):
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setitem(main.__globals__, "run_bench", fails)
+    words = ["--device", "cpu", "--batch_sizes", "1024", "2048", "--results", str(tmp_path / "gpu.json")]
+    assert main(words) == 0
+    recorded = json.loads((tmp_path / "gpu.json").read_text())["batch_sizes"]
+    assert recorded == {size: {"out_of_memory": "tried to allocate 9 GiB"} for size in ("1024", "2048")}
+    assert capsys.readouterr().out.count("does not fit") == 2
