@@ -405,6 +405,7 @@ _BENCH_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "dtype": (str, "matrix products of all arms: bfloat16 (default) or float32"),
     "device": (str, "cpu (default) or cuda"),
     "attention_weight": (float, "factor of the attention term in all arms (default: 0, off)"),
+    "importance_metric": (str, "how our arms score units (default: that of distill)"),
     "rounds": (int, "timed steps of every arm (default: 7)"),
     "warmup_rounds": (int, "steps of every arm before those (default: 2)"),
     "points": (int, "places of the schedule that are measured (default: 5)"),

@@ -50,6 +50,7 @@ def _our_arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     return _arguments(settings, folder) | {
         "student": settings.target.to_json(),
         "attention_weight": settings.attention_weight,
+        "importance_metric": settings.importance_metric,
         "teacher_dtype": settings.dtype,
         "pruning_end_fraction": settings.pruning_end_fraction,
         "pruning_interval_steps": settings.pruning_interval_steps,

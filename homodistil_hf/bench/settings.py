@@ -46,6 +46,7 @@ class BenchSettings:
         dtype: `float32` or `bfloat16`: type of the matrix products of all arms.
         device: `cpu` or `cuda`.
         attention_weight: factor of the attention term in all arms; 0 = off.
+        importance_metric: of our arms; the reference takes sensitivity.
         rounds: timed steps of every arm.
         warmup_rounds: steps of every arm before those.
         points: places of the schedule that are measured, ≥ 2.
@@ -77,6 +78,7 @@ class BenchSettings:
     dtype: str = "bfloat16"
     device: str = "cpu"
     attention_weight: float = 0.0
+    importance_metric: str = HomoDistilTrainingArguments.importance_metric
     rounds: int = 7
     warmup_rounds: int = 2
     points: int = 5

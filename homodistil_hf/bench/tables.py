@@ -24,7 +24,8 @@ def _title(settings: Mapping[str, Any]) -> str:
     attention = "on" if settings["attention_weight"] else "off"
     return (
         f"{settings['shape']} → {settings['student']}, batch {settings['batch_size']} × {settings['length']}, "
-        f"{settings['dtype']} on {settings['device']}, attention term {attention}; "
+        f"{settings['dtype']} on {settings['device']}, attention term {attention}, "
+        f"{settings['importance_metric']}; "
         f"median (quartiles) of {settings['rounds']} interleaved steps"
     )
 
