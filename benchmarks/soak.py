@@ -1,6 +1,6 @@
 """Kill a run with SIGKILL again and again, resume it each time, and compare it with one that was left alone.
 
-    python benchmarks/soak.py --num_kills 50 --results docs/results/soak.json
+    python benchmarks/soak.py --num_kills 60 --results docs/results/soak.json
 
 The run is `homodistil distill` of a tiny teacher: pruning with PLATON and the guard, several compactions, evaluations,
 a checkpoint every few steps, an export at the end. Half of the kills are forced into rare moments (`soak_worker.py`
@@ -68,7 +68,7 @@ MAY_DIFFER = (*TIMES, "output_dir", "resume_from_checkpoint", "run_name")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num_kills", type=int, default=50)
+    parser.add_argument("--num_kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max_steps", type=int, default=SETTINGS["max_steps"], help="of the run")
     parser.add_argument(

@@ -15,7 +15,7 @@ from typing import Any
 PAGE = Path("docs/reliability.md")
 FOLDER = Path("docs/results")
 COMMANDS = {
-    "soak": "python benchmarks/soak.py --num_kills 50 --results docs/results/soak.json",
+    "soak": "python benchmarks/soak.py --num_kills 60 --results docs/results/soak.json",
     "fuzz": "python benchmarks/fuzz.py --cases 100000 --seed 0 --results docs/results/fuzz.json",
     "scaling": "python benchmarks/scaling.py",
 }

@@ -11,10 +11,11 @@ from homodistil_hf.checkpoint import (
     file_digest,
     last_checkpoint,
     manifest_problem,
+    rotate,
     sorted_checkpoints,
     write_manifest,
 )
-from homodistil_hf.durable import publish
+from homodistil_hf.durable import publish, remove_folder
 
 
 def make_checkpoint(parent: Path, step: int) -> Path:
@@ -114,3 +115,78 @@ def test_publish_replaces_an_older_folder_of_that_name(tmp_path):
     check_manifest(final)
     assert not (final / "old").exists()
     assert list((tmp_path / ".staging").iterdir()) == []
+
+
+def test_no_flipped_bit_of_a_manifest_passes(tmp_path):
+    folder = make_checkpoint(tmp_path, 1)
+    path = folder / MANIFEST_NAME
+    content = path.read_bytes()
+    for position in range(len(content)):
+        for bit in range(8):
+            spoiled = bytearray(content)
+            spoiled[position] ^= 1 << bit
+            path.write_bytes(spoiled)
+            assert manifest_problem(folder) is not None, (position, bit)
+
+
+def test_a_manifest_of_another_version_is_named(tmp_path):
+    folder = make_checkpoint(tmp_path, 1)
+    path = folder / MANIFEST_NAME
+    path.write_text(path.read_text(encoding="utf-8").replace('"format": 1', '"format": 2'), encoding="utf-8")
+    assert manifest_problem(folder) == "manifest.json is damaged or of another version (format=2, not 1)"
+
+
+def test_a_checkpoint_that_was_being_replaced_counts_until_its_successor_is_there(tmp_path):
+    old = make_checkpoint(tmp_path, 8)
+    old.rename(tmp_path / ".checkpoint-8.outdated")
+    make_checkpoint(tmp_path, 4)
+    assert [path.name for path in sorted_checkpoints(tmp_path)] == [".checkpoint-8.outdated", "checkpoint-4"]
+    assert last_checkpoint(tmp_path) == tmp_path / ".checkpoint-8.outdated"
+    publish(make_checkpoint(tmp_path / ".staging", 8), tmp_path / "checkpoint-8")
+    assert [path.name for path in sorted_checkpoints(tmp_path)] == ["checkpoint-8", "checkpoint-4"]
+
+
+def test_the_last_checkpoint_before_a_step(tmp_path):
+    for step in (4, 8, 12):
+        make_checkpoint(tmp_path, step)
+    names = [getattr(last_checkpoint(tmp_path, before_step=step), "name", None) for step in (13, 12, 8, 4)]
+    assert names == ["checkpoint-12", "checkpoint-8", "checkpoint-4", None]
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept", "left"),
+    [
+        (None, [12], [4, 8, 12, 16]),
+        (0, [12], [4, 8, 12, 16]),
+        (1, [12], [12]),
+        (2, [12], [8, 12]),  # 16 is from before the run went back to 8
+        (3, [12, 4], [4, 8, 12]),
+        (1, [12, 4], [4, 12]),
+        (4, [12], [4, 8, 12, 16]),
+    ],
+)
+def test_what_rotation_leaves(tmp_path, limit, kept, left):
+    for step in (4, 8, 12, 16):
+        make_checkpoint(tmp_path, step)
+    make_checkpoint(tmp_path, 2).rename(tmp_path / ".checkpoint-2.removed")
+    rotate(tmp_path, limit=limit, keep=[tmp_path / f"checkpoint-{step}" for step in kept])
+    assert sorted(int(path.name.partition("-")[2]) for path in sorted_checkpoints(tmp_path)) == left
+    assert (tmp_path / ".checkpoint-2.removed").exists() == (limit in (None, 0))
+
+
+def test_rotation_that_was_killed_is_finished_by_the_next(tmp_path, monkeypatch):
+    for step in (4, 8, 12):
+        make_checkpoint(tmp_path, step)
+    monkeypatch.setattr("homodistil_hf.durable.shutil.rmtree", lambda path: pytest.exit("killed"))
+    with pytest.raises(BaseException, match="killed"):
+        rotate(tmp_path, limit=1, keep=[tmp_path / "checkpoint-12"])
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".checkpoint-4.removed",
+        "checkpoint-12",
+        "checkpoint-8",
+    ]
+    rotate(tmp_path, limit=1, keep=[tmp_path / "checkpoint-12"])
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-12"]
+    remove_folder(tmp_path / "checkpoint-12")
+    assert list(tmp_path.iterdir()) == []

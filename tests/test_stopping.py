@@ -178,6 +178,7 @@ def test_sigint_passes_at_once_and_the_last_checkpoint_stays(make_trainer, tmp_p
 def test_all_ranks_stop_where_one_was_asked(make_trainer, monkeypatch):
     trainer = make_trainer()
     monkeypatch.setattr(HomoDistilTrainingArguments, "world_size", property(lambda args: 2))
+    trainer.stop_request = StopRequest()
     trainer.stop_request.is_made = True  # heard after the step began: the other rank doesn't know yet
     trainer.agree_to_stop(torch.tensor(0.0))
     assert not trainer.is_stopping
