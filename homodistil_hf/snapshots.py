@@ -42,7 +42,7 @@ class SnapshotTrainer(ExportingTrainer):
             return
         # Looking at the student must leave no trace in the run: models draw their first weights, loaders their seeds.
         device = self.args.device
-        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type):
             self._take(self.snapshots[waypoint])
         self.accelerator.wait_for_everyone()
 
