@@ -4,19 +4,17 @@ Everything is done by huggingface_hub's own client; what it raises is explained 
 card is `card.py`'s, what a folder holds `export.py`'s; training checkpoints travel in `hub_checkpoints.py`.
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import EntryNotFoundError
 
 from .card import UNKNOWN_LICENCE
 from .facts import CARD_FILE, FACTS_FILE, read_facts
 from .hub_errors import HTTP_ERROR, hub_errors, persistently
+from .json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -179,10 +177,9 @@ def _files_of_earlier_export(api: HfApi, repo_id: str, revision: str | None) -> 
     present = set(api.list_repo_files(repo_id, revision=revision))
     if FACTS_FILE not in present:
         return set()
+    path = api.hf_hub_download(repo_id, FACTS_FILE, revision=revision)
     try:
-        path = api.hf_hub_download(repo_id, FACTS_FILE, revision=revision)
-        facts: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        return present & set(facts["files"])
-    except (EntryNotFoundError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        return present & set(read_json(path, FACTS_FILE)["files"])
+    except (ValueError, LookupError, TypeError):
         logger.warning("%s of %s tells nothing about an earlier export; no file is removed", FACTS_FILE, repo_id)
         return set()

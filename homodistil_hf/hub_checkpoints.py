@@ -19,6 +19,7 @@ from .checkpoint import MANIFEST_NAME, STAGING_NAME, manifest_problem
 from .durable import publish
 from .hub import commit_to
 from .hub_errors import hub_errors, persistently
+from .json_files import read_json_object
 
 LAST_CHECKPOINT = "last-checkpoint"
 """Folder of the repository that holds the newest checkpoint, as `transformers.Trainer` has it."""
@@ -114,7 +115,7 @@ def push_checkpoint(
     folder = Path(folder)
     if problem := manifest_problem(folder):
         raise ValueError(f"checkpoint={str(folder)!r} can't be pushed: {problem}; push another one")
-    manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    manifest = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)
     manifest["sha256"].pop(_LEFT_BEHIND, None)
     names = list(manifest["sha256"])
 
@@ -205,8 +206,8 @@ def _placed(staged: Path, output_dir: Path, address: str) -> Path:
 
 def _step_of(folder: Path, address: str) -> int:
     try:
-        step = json.loads((folder / _STATE_NAME).read_text(encoding="utf-8"))["global_step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        step = read_json_object(folder / _STATE_NAME, _STATE_NAME).get("global_step")
+    except (OSError, ValueError):
         step = None
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise ValueError(
@@ -220,7 +221,7 @@ def _digests(folder: Path) -> dict[str, str] | None:
     """Of a complete checkpoint, without what is left behind."""
     if manifest_problem(folder):
         return None
-    digests = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["sha256"]
+    digests = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)["sha256"]
     return {name: digest for name, digest in digests.items() if name != _LEFT_BEHIND}
 
 

@@ -106,7 +106,18 @@ def test_a_push_replaces_an_earlier_export_and_nothing_else(hub, hub_client, exp
     assert len(hub.repos["me/small"].commits) == 4
 
 
-@pytest.mark.parametrize("facts", (b"no JSON", b"[]", b"\xff", b'{"files": 3}', b'{"files": ["config.json", "gone"]}'))
+def test_an_earlier_export_that_cannot_be_read_at_first_is_replaced_all_the_same(hub, hub_client, exports):
+    hub_client.run(push, str(exports["compact"]), "me/small")
+    hub_client.forget()
+    hub.faults.append(Fault("HEAD", "/me/small/.*/facts.json", status=503, times=9))
+    # The client asks seven times, we ask it again.
+    assert hub_client.run(push_and_count_waits, str(exports["standard"]), "me/small").value == [1, 2, 4, 8, 8, 2, 1]
+    assert hub.files("me/small") == content_of(exports["standard"])
+
+
+@pytest.mark.parametrize(
+    "facts", (b"[" * 100_000, b"no JSON", b"[]", b"\xff", b'{"files": 3}', b'{"files": ["config.json", "gone"]}')
+)
 def test_foreign_facts_do_no_harm(hub, hub_client, folder, facts):
     hub.put("me/small", {"facts.json": facts, "other.txt": b"words"})
     assert hub_client.run(push, str(folder), "me/small").error is None

@@ -198,7 +198,7 @@ def test_what_is_not_as_it_was_saved_is_refused(pushed, hub_client, tmp_path, fi
 
 
 @pytest.mark.parametrize(
-    "state", (b"{}", b'{"global_step": "8/../../x"}', b'{"global_step": -1}', b"no JSON", b"[]", None)
+    "state", (b"{}", b'{"global_step": "8/../../x"}', b'{"global_step": -1}', b"no JSON", b"[" * 100_000, b"[]", None)
 )
 def test_a_checkpoint_of_somebody_else(hub, hub_client, tmp_path, state):
     checkpoint = write_checkpoint(tmp_path / "checkpoint-8", **{"trainer_state.json": state})
