@@ -643,7 +643,7 @@ TARGETS = {
     "manifests": Target(manifests, 3_000),
     "states": Target(states, 600),
     "facts": Target(facts, 1_200),
-    "command_lines": Target(command_lines, 100, limit_s=300),
+    "command_lines": Target(command_lines, 40, limit_s=300),
     "rows": Target(rows, 18_000),
     "texts": Target(texts, 800),
     "corpora": Target(corpora, 600, limit_s=60),
