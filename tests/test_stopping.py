@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -257,7 +258,9 @@ def test_sigterm_to_a_real_process(ended, name):
     if name == "sigterm":
         assert status == 143
     else:
-        assert text.count("exitcode  : 143") == 2, text[-3000:]  # torchrun reports both ranks
+        # torchrun ends what is left once the first rank has gone; by then both have saved.
+        statuses = re.findall(r"exitcode  : (-?\d+)", text)
+        assert sorted(statuses) in (["-15", "143"], ["143", "143"]), text[-3000:]
 
 
 @pytest.mark.distributed
@@ -265,6 +268,6 @@ def test_sigterm_to_a_real_process(ended, name):
 def test_sigint_to_a_real_process(ended):
     folder, status, text = ended["sigint"]
     assert status == 130
-    assert text.endswith("homodistil: interrupted\n")
+    assert "homodistil: interrupted\n" in text
     assert "SIGTERM" not in text
     assert manifest_problem(last_checkpoint(folder / "run")) is None
