@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: exit status. 0: done; 1: `verify` found problems; 2: an error, told on standard error; 130: interrupted.
+            SIGTERM during training saves a checkpoint and ends the process with 143.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Read by torch once, at its first allocation: large tensors in large pages, where Linux offers them. On a CPU
