@@ -21,7 +21,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
-from .checkpoint import check_manifest, file_digest, sorted_checkpoints
+from .checkpoint import STAGING_NAME, check_manifest, file_digest, sorted_checkpoints
 from .resumable import ResumableTrainer
 from .run_state import STATE_TENSORS_FILE, WEIGHTS_FILE
 from .sharing import WholeSteps, first_rows, num_own_rows
@@ -231,9 +231,9 @@ def check_shared_folder(output_dir: str, *, save_on_each_node: bool) -> None:
         ValueError: some rank doesn't see the folder of rank 0, and nodes don't save on their own; or they do, into one
             folder.
     """
-    sightings = _sightings(Path(output_dir))
-    if len(sightings) == 1:
+    if PartialState().num_processes == 1:
         return
+    sightings = _sightings(Path(output_dir) / STAGING_NAME)
     blind = [rank for rank, sighting in enumerate(sightings) if not sighting["seen"]]
     if blind and not save_on_each_node:
         raise ValueError(
@@ -252,12 +252,19 @@ def check_shared_folder(output_dir: str, *, save_on_each_node: bool) -> None:
 def _sightings(folder: Path) -> list[Mapping[str, Any]]:
     """By rank: whether a file of rank 0 is seen, and where the rank is."""
     state = PartialState()
-    probe = folder / f".probe-{gather_object([secrets.token_hex(8)])[0]}"
-    on_every_rank(probe.touch if state.is_main_process else lambda: None)
+    probe = folder / f"probe-{gather_object([secrets.token_hex(8)])[0]}"
+
+    def leave() -> None:
+        folder.mkdir(exist_ok=True)
+        probe.touch()
+
+    on_every_rank(leave if state.is_main_process else lambda: None)
     own = {"seen": probe.exists(), "local_rank": state.local_process_index, "host": socket.gethostname()}
     sightings = gather_object([own])
     if state.is_main_process:
         probe.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
     return sightings
 
 
