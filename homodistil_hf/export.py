@@ -29,6 +29,7 @@ from .facts import (
     probe_facts,
     read_export_facts,
     run_facts,
+    stated_teacher,
     teacher_facts,
     version_facts,
     write_facts,
@@ -182,7 +183,7 @@ def convert_export(
         folder,
         format,
         tokenizer=stored_tokenizer(source),
-        teacher=teacher if teacher is not None else earlier.get("teacher"),
+        teacher=teacher if teacher is not None else stated_teacher(earlier),
         facts={name: earlier[name] for name in RUN_SECTIONS if name in earlier},
         overwrite=overwrite,
     )

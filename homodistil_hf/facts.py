@@ -325,17 +325,34 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
         ValueError: see [`read_facts`]; also a section that is missing or holds something else.
     """
     facts = read_facts(folder)
-    teacher, forms = facts.get("teacher"), facts.get("forms")
+    forms = facts.get("forms")
     expected = {name: isinstance(facts.get(name), dict) for name in FACTS_SECTIONS}
     expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
     expected["forms"] = expected["forms"] and (not forms or _is_form(forms.get("compact")))
-    expected["teacher"] = teacher is None or _is_teacher(teacher)
     if wrong := [name for name, is_right in expected.items() if not is_right]:
         raise ValueError(
             f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={shown(facts.get(wrong[0]))}, which no export "
             "has; export again"
         )
     return facts
+
+
+def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What facts say about the teacher, ready to be told again by another export.
+
+    Args:
+        facts: what [`read_export_facts`] returned.
+
+    Returns:
+        `dict`, or None where they don't know it.
+
+    Raises:
+        ValueError: the section is not one that [`teacher_facts`] has made.
+    """
+    teacher = facts.get("teacher")
+    if teacher is not None and not _is_teacher(teacher):
+        raise ValueError(f"{FACTS_FILE} has teacher={shown(teacher)}, which no export has; export again")
+    return teacher
 
 
 def has_costs(section: Mapping[str, Any]) -> bool:

@@ -628,5 +628,11 @@ def test_facts_that_no_export_has_are_refused(tmp_path, change, message):
     (tmp_path / "x" / "facts.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match=message):
         convert_export(tmp_path / "x", tmp_path / "y", "compact")
-    with pytest.raises(ValueError, match=message):
+
+
+@pytest.mark.parametrize("files", [None, [], "x", 5])
+def test_nothing_is_replaced_when_facts_do_not_tell_its_files(tmp_path, files):
+    facts = make_export(tmp_path / "x")
+    (tmp_path / "x" / "facts.json").write_text(json.dumps(facts | {"files": files}))
+    with pytest.raises(ValueError, match="has files=.*which no export has"):
         check_target(tmp_path / "x", overwrite=True)
