@@ -117,17 +117,20 @@ class _DecodedTerms(torch.autograd.Function):
                     gradient.add(rows, logits_RV)
                 del logits_RV  # or it would live on beside the next ones
         if weights is not None:
-            ctx.save_for_backward(gradient.states_MH, gradient.weight_VH, gradient.bias_V)
+            # No saved tensors: those could not be scaled in place, and the decoder's gradient is as large as it is.
+            ctx.gradients = [gradient.states_MH, gradient.weight_VH, gradient.bias_V]
             ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (states_MH, weight_VH, bias_V)]
             ctx.weights = weights
         return terms[0], terms[1]
 
     @staticmethod
     def backward(ctx: Any, grad_ce: torch.Tensor, grad_kl: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of these terms have been given away; compute the terms again")
         scale = _common_scale(grad_ce, grad_kl, ctx.weights)
-        gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        gradients, ctx.gradients = zip(ctx.gradients, ctx.dtypes, strict=True), None
         # In the parameter's type first: a half type could not hold a small gradient times a small scale.
-        return *(None if t is None else t.to(dtype, copy=True).mul_(scale) for t, dtype in gradients), *[None] * 4
+        return *(None if t is None else t.to(dtype).mul_(scale) for t, dtype in gradients), *[None] * 4
 
 
 class _Gradient:
