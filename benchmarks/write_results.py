@@ -1,4 +1,4 @@
-"""Write docs/results.md and its plots from the JSON files in docs/results/.
+"""Write docs/results.md and its plots from the wikibooks_*.json files in docs/results/.
 
     python benchmarks/write_results.py
 
@@ -35,7 +35,7 @@ distilled with the same loss, learning-rate curve, batches and number of tokens.
 
 def main() -> None:
     sections = [INTRODUCTION]
-    for file in sorted(FOLDER.glob("*.json")):
+    for file in sorted(FOLDER.glob("wikibooks_*.json")):
         results = json.loads(file.read_text(encoding="utf-8"))
         if "arms" not in results:  # not of benchmarks/compare.py
             continue
