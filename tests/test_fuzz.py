@@ -435,7 +435,7 @@ def test_a_tokenizer_stays_in_its_folder(file, change, message, tmp_path):
 
 
 def test_a_path_of_another_machine_does_no_harm(tmp_path):
-    (tmp_path / "tokenizer_config.json").write_text('{"vocab_file": "/no/such/vocab.txt", "name_or_path": "/root/x"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"vocab_file": "/no/such/vocab.txt", "name_or_path": "/home/x"}')
     check_tokenizer_files(tmp_path, "folder")
 
 
