@@ -38,7 +38,7 @@ demo: $(VENV)/.installed-report  ## train a small teacher, distil it, print the 
 bench: $(VENV)/.installed-report  ## measure how fast training is on this machine (some minutes on 2 cores)
 	$(BIN)/homodistil bench $(BENCH_ARGS)
 
-test: $(VENV)/.installed-test  ## run the whole test suite
+test: $(VENV)/.installed-test,onnx  ## run the whole test suite
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) $(PYTEST_ARGS)
 
 # Other interpreters and versions: an environment each in .venv-compat/, kept; docs/results/compat.json has the outcomes.
