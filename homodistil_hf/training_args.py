@@ -231,6 +231,12 @@ class HomoDistilTrainingArguments(TrainingArguments):
         )
 
     @property
+    def device(self) -> torch.device:
+        """Device of this process; plain `cpu` for every rank there, as no state can be loaded to `cpu:1`."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+    @property
     def follows_pruning(self) -> bool:
         """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
         if self.learning_rate_curve != "auto":

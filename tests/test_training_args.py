@@ -253,6 +253,13 @@ def test_bfloat16_needs_no_accelerator(available, expected, monkeypatch):
     assert make_args(bf16=False, use_cpu=False).use_cpu is False
 
 
+@pytest.mark.parametrize(("given", "expected"), [("cpu:1", "cpu"), ("cpu", "cpu"), ("cuda:1", "cuda:1")])
+def test_a_rank_on_a_cpu_has_a_device_that_torch_can_load_to(given, expected, monkeypatch):
+    args = make_args()
+    monkeypatch.setattr(TrainingArguments, "device", property(lambda self: torch.device(given)))
+    assert args.device == torch.device(expected)
+
+
 def test_defaults_are_the_documented_ones():
     args, stock = make_args(), TrainingArguments(output_dir="out", report_to="none", use_cpu=True)
     changed = {
