@@ -9,11 +9,17 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from .structure import Group, Slice, UnitTensors, reduce_to_units
+from .structure import Group, Slice, UnitTensors, sums_along, units_of
 
 Parameters = Mapping[str, torch.Tensor]
 Groups = Mapping[str, Group]
 Kept = Mapping[str, Mapping[int, torch.Tensor]]
+Importance = Callable[[torch.Tensor, slice], torch.Tensor | None]
+
+CPU_CHUNK_ELEMENTS = 1 << 18
+"""Weights of a matrix that are scored at a time on a CPU."""
+
+_ALL_ROWS = slice(None)
 
 
 class SensitivityScores:
@@ -96,7 +102,7 @@ class MagnitudeScores(SensitivityScores):
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """Current magnitudes; arguments and return as [`SensitivityScores.scores`]."""
-        return unit_sums(parameters, groups, lambda parameter: parameter.detach().abs())
+        return unit_sums(parameters, groups, _magnitude)
 
 
 class PlatonScores(SensitivityScores):
@@ -115,7 +121,7 @@ class PlatonScores(SensitivityScores):
     def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
         """Take in one step for every parameter that has a unit; arguments as [`SensitivityScores.update`]."""
         for name in {piece.parameter for group in groups.values() for piece in group.slices}:
-            sensitivity = _sensitivity(parameters[name])
+            sensitivity = _sensitivity(parameters[name], _ALL_ROWS)
             if sensitivity is None:
                 continue
             sensitivity /= gradient_scale
@@ -138,7 +144,7 @@ class PlatonScores(SensitivityScores):
             for name in parameters
             if f"sensitivity.{name}" in self.state
         }
-        return unit_sums(products, groups, lambda product: product)
+        return unit_sums(products, groups, _as_it_is)
 
     def keep(self, masks: UnitTensors, kept: Kept) -> None:
         """Slice every parameter's averages; arguments as [`SensitivityScores.keep`]."""
@@ -161,15 +167,13 @@ METRICS: dict[str, type[SensitivityScores]] = {
 }
 
 
-def unit_sums(
-    parameters: Parameters, groups: Groups, importance: Callable[[torch.Tensor], torch.Tensor | None]
-) -> UnitTensors:
+def unit_sums(parameters: Parameters, groups: Groups, importance: Importance) -> UnitTensors:
     """Sum a per-weight importance over every unit's slices; each parameter is visited once.
 
     Args:
         parameters: name → parameter (or a tensor of its shape).
         groups: the student's groups.
-        importance: parameter → tensor of its shape, float32, or None where there is nothing to count.
+        importance: parameter and rows → tensor of those rows' shape, float32, or None where there is nothing to count.
 
     Returns:
         `dict[str, torch.Tensor]`: float32, one a unit, for every group.
@@ -183,23 +187,51 @@ def unit_sums(
     for parameter_name, pieces in places.items():
         if parameter_name not in parameters:
             continue
-        values = importance(parameters[parameter_name])
-        if values is None:
-            continue
+        by_dim = _sums_by_dim(parameters[parameter_name], {piece.dim for _, piece in pieces}, importance)
         for name, piece in pieces:
-            sums[name] += reduce_to_units(values, piece)
+            if piece.dim in by_dim:
+                sums[name] += units_of(by_dim[piece.dim], piece)
     return sums
 
 
-def _sensitivity(parameter: torch.Tensor) -> torch.Tensor | None:
-    product = _product(parameter)
+def _sums_by_dim(parameter: torch.Tensor, dims: set[int], importance: Importance) -> dict[int, torch.Tensor]:
+    """Dimension → sum of the importance over all others; empty where there is nothing to count."""
+    parts: dict[int, list[torch.Tensor]] = {dim: [] for dim in dims}
+    for rows in _row_chunks(parameter):
+        values = importance(parameter, rows)
+        if values is None:
+            return {}
+        for dim, sums in parts.items():
+            sums.append(sums_along(values, dim))
+    # Rows follow each other along dimension 0; along the others every chunk has a share.
+    return {dim: torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0) for dim, sums in parts.items()}
+
+
+def _row_chunks(parameter: torch.Tensor) -> list[slice]:
+    """On a CPU a few rows at a time, so that what is computed of them stays in its cache; elsewhere all of them."""
+    if parameter.device.type != "cpu" or parameter.numel() <= CPU_CHUNK_ELEMENTS:
+        return [slice(None)]
+    num_rows = max(1, CPU_CHUNK_ELEMENTS // max(1, parameter[0].numel()))
+    return [slice(start, start + num_rows) for start in range(0, len(parameter), num_rows)]
+
+
+def _sensitivity(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
+    product = _product(parameter, rows)
     return None if product is None else product.abs_()
 
 
-def _movement(parameter: torch.Tensor) -> torch.Tensor | None:
-    product = _product(parameter)
+def _movement(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
+    product = _product(parameter, rows)
     return None if product is None else product.neg_()
 
 
-def _product(parameter: torch.Tensor) -> torch.Tensor | None:
-    return None if parameter.grad is None else (parameter.detach() * parameter.grad).float()
+def _magnitude(parameter: torch.Tensor, rows: slice) -> torch.Tensor:
+    return parameter.detach()[rows].abs()
+
+
+def _as_it_is(values: torch.Tensor, rows: slice) -> torch.Tensor:
+    return values[rows]
+
+
+def _product(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
+    return None if parameter.grad is None else (parameter.detach()[rows] * parameter.grad[rows]).float()

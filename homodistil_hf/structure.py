@@ -189,8 +189,33 @@ def reduce_to_units(values: torch.Tensor, piece: Slice) -> torch.Tensor:
 
     ```
     """
-    other_dims = [dim for dim in range(values.dim()) if dim != piece.dim]
-    sums = values.sum(other_dims, dtype=torch.float32) if other_dims else values.float()
+    return units_of(sums_along(values, piece.dim), piece)
+
+
+def sums_along(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sum a tensor over all dimensions but one.
+
+    Args:
+        values: any shape.
+        dim: the dimension that stays.
+
+    Returns:
+        `torch.FloatTensor` as long as that dimension, float32.
+    """
+    other_dims = [other for other in range(values.dim()) if other != dim]
+    return values.sum(other_dims, dtype=torch.float32) if other_dims else values.float()
+
+
+def units_of(sums: torch.Tensor, piece: Slice) -> torch.Tensor:
+    """Sums of single indices → sums of units.
+
+    Args:
+        sums: one number for each index of the slice's dimension.
+        piece: how many indices a unit has.
+
+    Returns:
+        `torch.Tensor` of shape `(num_units,)`.
+    """
     return sums.view(-1, piece.block).sum(1) if piece.block > 1 else sums
 
 

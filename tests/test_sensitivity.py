@@ -3,6 +3,7 @@ import torch
 from students import UNEVEN, make_batch, make_student, masked
 from torch import nn
 
+from homodistil_hf import sensitivity
 from homodistil_hf.compaction import compact
 from homodistil_hf.masks import full_masks, zero_dropped
 from homodistil_hf.modeling import HomoBertPreTrainedModel
@@ -411,6 +412,25 @@ def test_metrics_are_found_by_name_and_take_their_smoothing():
 
 def test_sums_of_nothing_are_zero():
     groups = {"unit": Group("unit", "ffn", 2, (Slice("weight", 0),))}
-    assert unit_sums({}, groups, torch.abs)["unit"].tolist() == [0.0, 0.0]
-    assert unit_sums({"weight": torch.ones(2)}, groups, lambda values: None)["unit"].tolist() == [0.0, 0.0]
+    assert unit_sums({}, groups, lambda values, rows: values[rows])["unit"].tolist() == [0.0, 0.0]
+    assert unit_sums({"weight": torch.ones(2)}, groups, lambda values, rows: None)["unit"].tolist() == [0.0, 0.0]
     assert full_masks(groups)["unit"].tolist() == [True, True]
+
+
+@pytest.mark.parametrize("num_elements", [1, 7, 64, 1 << 18])
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_few_rows_at_a_time_give_the_same_scores(metric, num_elements, monkeypatch):
+    def scored() -> dict[str, torch.Tensor]:
+        student = make_student()
+        loss_of(student).backward()
+        groups, parameters = encoder_groups(student), dict(student.named_parameters())
+        scores = METRICS[metric](groups)
+        scores.update(parameters, groups)
+        return scores.scores(parameters, groups)
+
+    whole = scored()
+    monkeypatch.setattr(sensitivity, "CPU_CHUNK_ELEMENTS", num_elements)
+    parts = scored()
+    assert parts.keys() == whole.keys()
+    for name, values in whole.items():
+        torch.testing.assert_close(parts[name], values, rtol=1e-5, atol=1e-8 * float(values.abs().max()))
