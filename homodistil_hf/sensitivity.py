@@ -6,6 +6,7 @@ One class a metric, all with the same three methods: `update` after a backward p
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -18,8 +19,6 @@ Importance = Callable[[torch.Tensor, slice], torch.Tensor | None]
 
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Weights of a matrix that are scored at a time on a CPU."""
-
-_ALL_ROWS = slice(None)
 
 
 class SensitivityScores:
@@ -121,20 +120,21 @@ class PlatonScores(SensitivityScores):
     def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
         """Take in one step for every parameter that has a unit; arguments as [`SensitivityScores.update`]."""
         for name in {piece.parameter for group in groups.values() for piece in group.slices}:
-            sensitivity = _sensitivity(parameters[name], _ALL_ROWS)
-            if sensitivity is None:
-                continue
-            sensitivity /= gradient_scale
-            mean, uncertainty = (
-                self._average(f"{kind}.{name}", sensitivity) for kind in ("sensitivity", "uncertainty")
-            )
-            # In place: these are as large as the student itself.
-            mean.lerp_(sensitivity, 1 - self.sensitivity_smoothing)
-            uncertainty.lerp_(sensitivity.sub_(mean).abs_(), 1 - self.uncertainty_smoothing)
+            self._take_in(name, parameters[name], gradient_scale)
 
-    def _average(self, key: str, like: torch.Tensor) -> torch.Tensor:
+    def _take_in(self, name: str, parameter: torch.Tensor, gradient_scale: float) -> None:
+        if parameter.grad is None:
+            return
+        mean, uncertainty = (self._average(f"{kind}.{name}", parameter) for kind in ("sensitivity", "uncertainty"))
+        # In place, as these are as large as the student itself.
+        for rows in _row_chunks(parameter):
+            sensitivity = _product(parameter, rows).abs_().div_(gradient_scale)
+            mean[rows].lerp_(sensitivity, 1 - self.sensitivity_smoothing)
+            uncertainty[rows].lerp_(sensitivity.sub_(mean[rows]).abs_(), 1 - self.uncertainty_smoothing)
+
+    def _average(self, key: str, parameter: torch.Tensor) -> torch.Tensor:
         if key not in self.state:
-            self.state[key] = torch.zeros_like(like)
+            self.state[key] = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
         return self.state[key]
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
@@ -216,13 +216,11 @@ def _row_chunks(parameter: torch.Tensor) -> list[slice]:
 
 
 def _sensitivity(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
-    product = _product(parameter, rows)
-    return None if product is None else product.abs_()
+    return None if parameter.grad is None else _product(parameter, rows).abs_()
 
 
 def _movement(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
-    product = _product(parameter, rows)
-    return None if product is None else product.neg_()
+    return None if parameter.grad is None else _product(parameter, rows).neg_()
 
 
 def _magnitude(parameter: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -233,5 +231,6 @@ def _as_it_is(values: torch.Tensor, rows: slice) -> torch.Tensor:
     return values[rows]
 
 
-def _product(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
-    return None if parameter.grad is None else (parameter.detach()[rows] * parameter.grad[rows]).float()
+def _product(parameter: torch.Tensor, rows: slice) -> torch.Tensor:
+    gradient: Any = parameter.grad
+    return (parameter.detach()[rows] * gradient[rows]).float()
