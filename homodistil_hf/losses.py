@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+CPU_CHUNK_ELEMENTS = 1 << 18
+"""Hidden states or attention scores that are compared at a time on a CPU."""
+
 CHUNK_ELEMENTS = 1 << 22
 """Logits that one chunk of [`prediction_terms`] may hold: its float32 temporaries stay at 16 MB each."""
 
@@ -192,17 +195,29 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        exact = exact_dtype(b)
-        difference = torch.sub(a, b) if a.dtype == b.dtype == exact else a.to(exact, copy=True).sub_(b)
-        if mask is not None:
-            difference *= mask
-        ctx.save_for_backward(difference.to(a.dtype))
-        return torch.linalg.vector_norm(difference, dim=-1).square_().sum()
+        kept = torch.empty_like(a)
+        total = torch.zeros((), dtype=exact_dtype(b), device=a.device)
+        # On a CPU a few rows at a time: everything between reading the two and writing the difference is in the cache.
+        for rows in _row_slices(a):
+            difference = a[rows].to(total.dtype) - b[rows]
+            if mask is not None:
+                difference *= mask[rows]
+            kept[rows] = difference
+            total += torch.linalg.vector_norm(difference, dim=-1).square_().sum()
+        ctx.save_for_backward(kept)
+        return total
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (difference,) = ctx.saved_tensors
         return difference * (2 * grad), None, None
+
+
+def _row_slices(tensor: torch.Tensor) -> list[slice]:
+    if tensor.device.type != "cpu" or tensor.numel() <= CPU_CHUNK_ELEMENTS:
+        return [slice(None)]
+    size = max(1, CPU_CHUNK_ELEMENTS // max(1, tensor[0].numel()))
+    return [slice(start, start + size) for start in range(0, len(tensor), size)]
 
 
 def attention_error(
