@@ -117,7 +117,8 @@ def export_student(
         "probe": probe_facts(student),
     }
     with _written_aside(target) as aside:
-        exported.save_pretrained(aside)
+        with _as_plain_classes(type(exported), type(exported.config)):
+            exported.save_pretrained(aside)
         if format == "compact":
             shutil.copyfile(modeling.__file__, aside / MODELING_FILE)
         if tokenizer is not None:
@@ -245,6 +246,20 @@ def _what_remains(target: Path) -> str:
     checkpoint = last_checkpoint(target.parent)
     source = f"; the last good checkpoint, {checkpoint}, can be exported too" if checkpoint else ""
     return f"no export was written to {target}{earlier}. Make room or choose another folder, then export again{source}"
+
+
+@contextmanager
+def _as_plain_classes(*classes: Any) -> Iterator[None]:
+    # A process that loaded somebody's remote code may have marked stock classes as custom; transformers would then
+    # copy its own source files into the export.
+    marks = [(marked, marked._auto_class) for marked in classes]
+    try:
+        for marked, _ in marks:
+            marked._auto_class = None
+        yield
+    finally:
+        for marked, mark in marks:
+            marked._auto_class = mark
 
 
 def _with_auto_map(student: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:

@@ -55,6 +55,7 @@ class HomoBertConfig(BertConfig):
     """
 
     model_type = "homobert"
+    _auto_class = None  # not the parent's: some process may have marked stock BERT as somebody's remote code
 
     head_dim: int | None = None
     softmax_head_dim: int | None = None
@@ -313,6 +314,7 @@ class HomoBertPreTrainedModel(BertPreTrainedModel):
 
     config_class = HomoBertConfig
     config: HomoBertConfig
+    _auto_class = None
     _can_record_outputs = {"hidden_states": HomoBertLayer, "attentions": HomoBertSelfAttention}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from students import make_student
 from tiny_bert import (
     UNEVEN,
     UNIFORM,
@@ -23,9 +24,11 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
+    BertPreTrainedModel,
 )
 
 import homodistil_hf.export
@@ -479,3 +482,17 @@ def test_a_task_head_on_the_export_trains(tmp_path, student, head, format):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("format", ["standard", "compact"])
+def test_stock_classes_that_somebody_marked_as_remote_code_are_left_out(format, tmp_path, monkeypatch):
+    for stock in (BertConfig, BertForMaskedLM, BertPreTrainedModel):
+        monkeypatch.setattr(stock, "_auto_class", "AutoConfig" if stock is BertConfig else "AutoModel")
+    clean = {"config.json", "model.safetensors", "facts.json", "README.md"}
+    export_student(make_student(), tmp_path / format, format)
+    code = {path.name for path in (tmp_path / format).glob("*.py")}
+    assert len(code) == (1 if format == "compact" else 0)
+    assert clean <= {path.name for path in (tmp_path / format).iterdir()}
+    assert BertConfig._auto_class == "AutoConfig"
+    make_student().save_pretrained(tmp_path / "checkpoint")
+    assert not list((tmp_path / "checkpoint").glob("*.py"))
