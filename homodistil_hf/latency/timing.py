@@ -12,6 +12,7 @@ Pass = Callable[[], object]
 """One forward pass, complete when it returns."""
 
 _LONG_MS = 250.0
+_REST_SECONDS = 0.03
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,10 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Time several things A B C A B C …, so that their ratios hold on a machine that is also busy.
 
-    What slows the machine down for a while slows all of them. A turn begins with a pass that does not count: it brings
-    weights back into the caches and lets the threads of the one before come to rest. Where it takes a quarter of a
-    second or more that makes no difference, and it is the whole turn.
+    What slows the machine down for a while slows all of them. A turn begins with a short rest, because the threads of
+    an ONNX Runtime session go on waiting actively for some milliseconds and would take a core from the next one, and
+    with a pass that does not count: it brings weights back into the caches. Where that takes a quarter of a second or
+    more it makes no difference, and it is the whole turn.
 
     Args:
         passes: name → what is timed.
@@ -143,6 +145,7 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _turn_ms(forward: Pass, num_passes: int) -> float:
+    time.sleep(_REST_SECONDS)
     first_ms = _time_ms(forward)
     if first_ms >= _LONG_MS:
         return first_ms
