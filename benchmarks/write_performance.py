@@ -167,9 +167,9 @@ def why_compaction_gains_less(results: Mapping[str, Any]) -> str:
     gain = results["schedule"]["ours"]["speedups"]["ours, never compacted"]["median"]
     ceiling = compaction_ceiling(results)
     return f"""**Compaction against none.** The ceiling counts every useful multiplication alike: the teacher's forward
-pass, which stays, heads at masked positions, and the projections, whose outputs keep the teacher's width. {gain:.2f}× of
-{ceiling:.2f}× are reached ({gain / ceiling:.0%}). The profile of the last place ({last_name}) says why: the teacher
-takes {shares["teacher"]:.0%} of that step, the student's forward pass {shares["student"]:.0%}, losses
+pass, which stays, heads at masked positions, and the projections, whose outputs keep the teacher's width. Of
+{ceiling:.2f}×, {gain:.2f}× are reached ({gain / ceiling:.0%}). The profile of the last place ({last_name}) says why:
+the teacher takes {shares["teacher"]:.0%} of that step, the student's forward pass {shares["student"]:.0%}, losses
 {shares["losses"]:.0%}, backward {shares["backward"]:.0%}; useful FLOPs reach
 {last["useful_flops_fraction"]["median"]:.0%} of the limit there and
 {ours[START]["useful_flops_fraction"]["median"]:.0%} at the start. What is no matrix product (softmaxes over pairs of
@@ -184,7 +184,14 @@ def pruning_shares(speed: Mapping[str, Any]) -> list[Sequence[str]]:
         if name == "growth" or "512" in name or "attention" in name:
             continue
         goal = "≤ 6 %" if "platon" in name else "≤ 3 %"
-        rows.append((f"scores + masks + compaction, share of the step: {name}", goal, f"{pruning_share(results):.1%}"))
+        largest, whole = pruning_share(results), results["schedule"]["pruning"]["fraction"]
+        rows.append(
+            (
+                f"scores + masks + compaction, share of the run: {name}",
+                goal,
+                f"{whole:.1%}; while pruning, at its largest {largest:.1%}",
+            )
+        )
     return rows
 
 

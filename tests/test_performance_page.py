@@ -67,7 +67,7 @@ def test_the_page_is_written_from_what_was_measured(tmp_path, monkeypatch):
         f"{results['schedule']['ours']['speedups']['reference']['median']:.2f}×",
         f"{arm['useful_flops_fraction']['median']:.0%}",
         f"{arm['peak_memory_bytes'] / results['arms']['reference']['peak_memory_bytes']:.2f}",
-        f"{page['pruning_share'](results):.1%}",
+        f"{results['schedule']['pruning']['fraction']:.1%}; while pruning, at its largest",
         "≤ 6 %",
         "## `bert-base-bfloat16-platon`",
         "## Cost as work grows",
