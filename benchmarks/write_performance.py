@@ -49,8 +49,9 @@ WHERE_THE_TIME_GOES = """## What makes it fast
 
 - **Head and KL at masked positions**, gathered before the head. Decoder, cross-entropy, KL and their gradients are
   computed together, some rows at a time, in the forward pass: logits never exist as a whole, nothing is computed
-  twice, and on a CPU the float32 part of it stays in the cache. Temporaries: at most 256 MB of logits and four
-  float32 pieces of 1 MB (CPU) or 128 MB (GPU), whatever the batch and the vocabulary.
+  twice, and on a CPU the float32 part of it stays in the cache. Temporaries: at most 256 MB of logits, 256 MB of the
+  product that becomes the matrix's gradient, and four float32 pieces of 1 MB (CPU) or 128 MB (GPU), whatever the batch
+  and the vocabulary; besides those the gradient itself, and the matrix in the product's type, as under autocast.
 - **Attention.** On a GPU and in float32 torch's fused kernels. In bfloat16 on a CPU they are the slow ones, so there
   an implementation of our own: plain matrix products, one half-precision matrix a head kept.
 - **Compaction during training**, at points that depend on masks, step and a fixed cost formula. The default
