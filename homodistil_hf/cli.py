@@ -146,6 +146,8 @@ def _distill(words: Sequence[str]) -> int:
         print(RunParser().format_help())
         return 0
     settings = parse_run(words)
+    from accelerate import PartialState
+
     from .launch import distill
     from .report import format_results
 
@@ -153,6 +155,8 @@ def _distill(words: Sequence[str]) -> int:
     results = distill(settings, print)
     if results:
         print(format_results(results, settings.training.output_dir))
+    # Or threads of the process group may still be waiting when the interpreter ends, which aborts the process.
+    PartialState().destroy_process_group()
     return 0
 
 
