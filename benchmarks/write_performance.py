@@ -55,8 +55,8 @@ WHERE_THE_TIME_GOES = """## What makes it fast
 - **Attention.** On a GPU and in float32 torch's fused kernels. In bfloat16 on a CPU they are the slow ones, so there
   an implementation of our own: plain matrix products, one half-precision matrix a head kept.
 - **Compaction during training**, at points that depend on masks, step and a fixed cost formula. The default
-  threshold of a tenth of the MACs leaves the student's mean cost 4 % above the ideal on the way to homobert-tiny;
-  each compaction costs about as much as one step.
+  threshold of a tenth of the MACs leaves the student's mean cost 4 % above the ideal on the way to homobert-tiny,
+  with 21 compactions; what they cost is in the tables.
 - **The teacher** runs in inference mode, with matrices in bfloat16 where the hardware multiplies it, and is compiled
   when the student is (`torch_compile`). On a CPU compiling gains nothing: nearly all of its time is matrix products.
 - **Nothing twice**: one cast for query, key and value; dropped slices looked up once for each choice of masks; no
@@ -65,8 +65,8 @@ WHERE_THE_TIME_GOES = """## What makes it fast
 - **Memory**: activations are computed again rather than kept, the hidden error keeps its difference only, and a
   micro-batch whose activations would exceed a budget (`activation_budget_mb`; 1 GB on a CPU, none elsewhere) goes
   through in parts, whose gradients add up to the whole's.
-- **Large pages**: the command line sets torch's `THP_MEM_ALLOC_ENABLE=1` (unless it is set already), because page
-  faults took a tenth of a step; in a script, set it before torch is imported.
+- **Large pages**: the command line sets torch's `THP_MEM_ALLOC_ENABLE=1` (unless it is set already), so that
+  a large tensor costs a few page faults instead of thousands; in a script, set it before torch is imported.
 - **Data**: tokenised once, memory-mapped, packed to the full length; masks are drawn by row, so any number of
   `dataloader_num_workers` gives the same batches. Transfers from pinned memory don't hold up the host, and the host
   waits for the device once an optimizer step, not once a micro-step.

@@ -74,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             SIGTERM during training saves a checkpoint and ends the process with 143.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Read by torch once, at its first allocation: large tensors in large pages, where Linux offers them. On a CPU
-    # that saves a tenth of a training step, spent in page faults otherwise (docs/performance.md).
+    # Read by torch once, at its first allocation: large tensors in large pages, where Linux offers them, instead of
+    # thousands of page faults each (docs/performance.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         if words[:1] == ["distill"]:
