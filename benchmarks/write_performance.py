@@ -221,7 +221,9 @@ def ablations(ablation: Mapping[str, Any]) -> str:
     """Each thing turned back, at the start of the schedule."""
     text = (
         "One thing turned back at a time, at the start of the schedule, batch 32 × 128, bfloat16; above 1: slower or "
-        "larger without it.\n"
+        "larger without it. Arms that do the same differ by some percent here, with where their memory happens to lie, so "
+        "times within a tenth of 1 say nothing: the casts, the recomputation and our attention against the plain one are "
+        "kept for their memory, and because alone (`half_cpu_attention` beside plain attention, docstring) they gain.\n"
     )
     return "\n".join(f"{text}\n**{shape}**\n\n{format_ablation(measured)}" for shape, measured in ablation.items())
 
