@@ -240,7 +240,7 @@ def test_masks_are_chosen_at_waypoints_and_their_deadlines():
 
 
 CURVES = st.tuples(
-    st.integers(30, 400),
+    st.integers(100, 400),  # the narrowest window then has room for four snapshots and their rests
     st.integers(1, 20),
     st.lists(st.floats(0, 1), min_size=1, max_size=4).map(lambda costs: sorted(costs, reverse=True)),
     st.integers(0, 3),
