@@ -16,7 +16,7 @@ PAGE = Path("docs/reliability.md")
 FOLDER = Path("docs/results")
 COMMANDS = {
     "soak": "python benchmarks/soak.py --num_kills 60 --results docs/results/soak.json",
-    "fuzz": "python benchmarks/fuzz.py --cases 100000 --seed 0 --results docs/results/fuzz.json",
+    "fuzz": "python benchmarks/fuzz.py --cases 104000 --seed 0 --results docs/results/fuzz.json",
     "scaling": "python benchmarks/scaling.py",
 }
 MB = 1e6
