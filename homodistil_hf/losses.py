@@ -197,8 +197,7 @@ class _SquaredError(torch.autograd.Function):
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         kept = torch.empty_like(a)
         total = torch.zeros((), dtype=exact_dtype(b), device=a.device)
-        # On a CPU a few rows at a time: everything between reading the two and writing the difference is in the cache.
-        for rows in _row_slices(a):
+        for rows in row_slices(a, CPU_CHUNK_ELEMENTS):
             difference = a[rows].to(total.dtype) - b[rows]
             if mask is not None:
                 difference *= mask[rows]
@@ -213,10 +212,27 @@ class _SquaredError(torch.autograd.Function):
         return difference * (2 * grad), None, None
 
 
-def _row_slices(tensor: torch.Tensor) -> list[slice]:
-    if tensor.device.type != "cpu" or tensor.numel() <= CPU_CHUNK_ELEMENTS:
+def row_slices(tensor: torch.Tensor, num_elements: int) -> list[slice]:
+    """Slices of dimension 0 that are worked on one after the other.
+
+    Args:
+        tensor: what is to be cut.
+        num_elements: on a CPU a slice has no more, if one row has no more, so that what is computed of it stays in the
+            cache; on other devices everything is one slice.
+
+    Returns:
+        `list[slice]`.
+
+    Example:
+    ```python
+    >>> [rows.stop for rows in row_slices(torch.zeros(5, 4), 8)]
+    [2, 4, 6]
+
+    ```
+    """
+    if tensor.device.type != "cpu" or tensor.numel() <= num_elements:
         return [slice(None)]
-    size = max(1, CPU_CHUNK_ELEMENTS // max(1, tensor[0].numel()))
+    size = max(1, num_elements // max(1, tensor[0].numel()))
     return [slice(start, start + size) for start in range(0, len(tensor), size)]
 
 

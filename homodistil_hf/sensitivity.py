@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .losses import row_slices
 from .structure import Group, Slice, UnitTensors, sums_along, units_of
 
 Parameters = Mapping[str, torch.Tensor]
@@ -127,7 +128,7 @@ class PlatonScores(SensitivityScores):
             return
         mean, uncertainty = (self._average(f"{kind}.{name}", parameter) for kind in ("sensitivity", "uncertainty"))
         # In place, as these are as large as the student itself.
-        for rows in _row_chunks(parameter):
+        for rows in row_slices(parameter, CPU_CHUNK_ELEMENTS):
             sensitivity = _product(parameter, rows).abs_().div_(gradient_scale)
             mean[rows].lerp_(sensitivity, 1 - self.sensitivity_smoothing)
             uncertainty[rows].lerp_(sensitivity.sub_(mean[rows]).abs_(), 1 - self.uncertainty_smoothing)
@@ -197,7 +198,7 @@ def unit_sums(parameters: Parameters, groups: Groups, importance: Importance) ->
 def _sums_by_dim(parameter: torch.Tensor, dims: set[int], importance: Importance) -> dict[int, torch.Tensor]:
     """Dimension → sum of the importance over all others; empty where there is nothing to count."""
     parts: dict[int, list[torch.Tensor]] = {dim: [] for dim in dims}
-    for rows in _row_chunks(parameter):
+    for rows in row_slices(parameter, CPU_CHUNK_ELEMENTS):
         values = importance(parameter, rows)
         if values is None:
             return {}
@@ -205,14 +206,6 @@ def _sums_by_dim(parameter: torch.Tensor, dims: set[int], importance: Importance
             sums.append(sums_along(values, dim))
     # Rows follow each other along dimension 0; along the others every chunk has a share.
     return {dim: torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0) for dim, sums in parts.items()}
-
-
-def _row_chunks(parameter: torch.Tensor) -> list[slice]:
-    """On a CPU a few rows at a time, so that what is computed of them stays in its cache; elsewhere all of them."""
-    if parameter.device.type != "cpu" or parameter.numel() <= CPU_CHUNK_ELEMENTS:
-        return [slice(None)]
-    num_rows = max(1, CPU_CHUNK_ELEMENTS // max(1, parameter[0].numel()))
-    return [slice(start, start + num_rows) for start in range(0, len(parameter), num_rows)]
 
 
 def _sensitivity(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
