@@ -221,9 +221,9 @@ def ablations(ablation: Mapping[str, Any]) -> str:
     """Each thing turned back, at the start of the schedule."""
     text = """One thing turned back at a time, at the start of the schedule, batch 32 × 128, bfloat16; above 1: slower
 or larger without it. Arms that do the same differ by some percent, so a tenth says little. Read that way, the head
-computed in chunks and the attention kernel are worth their place in time, the single cast and the recomputed
-activations in memory only. Our attention takes two thirds of the plain one's time by itself, and yet a step with the
-plain one is not slower here; why is not understood.
+computed in chunks and leaving torch's fused attention aside are worth their place in time, the single cast and the
+recomputed activations in memory only. A step with plain attention is not slower than one with ours; why is not
+understood.
 """
     return "\n".join(f"{text}\n**{shape}**\n\n{format_ablation(measured)}" for shape, measured in ablation.items())
 
