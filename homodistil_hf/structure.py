@@ -171,27 +171,6 @@ def _check_coverage(names: list[str], groups: list[Group], family: EncoderFamily
         )
 
 
-def reduce_to_units(values: torch.Tensor, piece: Slice) -> torch.Tensor:
-    """Sum a parameter-shaped tensor over everything but the units of a slice.
-
-    Args:
-        values: shape of `piece.parameter`.
-        piece: which dimension, and how many indices a unit has.
-
-    Returns:
-        `torch.FloatTensor` of shape `(num_units,)`, float32.
-
-    Example:
-    ```python
-    >>> weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
-    >>> reduce_to_units(weight, Slice("query.weight", 0, block=2)).tolist()  # two heads of two channels
-    [10.0, 26.0]
-
-    ```
-    """
-    return units_of(sums_along(values, piece.dim), piece)
-
-
 def sums_along(values: torch.Tensor, dim: int) -> torch.Tensor:
     """Sum a tensor over all dimensions but one.
 
@@ -215,6 +194,14 @@ def units_of(sums: torch.Tensor, piece: Slice) -> torch.Tensor:
 
     Returns:
         `torch.Tensor` of shape `(num_units,)`.
+
+    Example:
+    ```python
+    >>> weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    >>> units_of(sums_along(weight, 0), Slice("query.weight", 0, block=2)).tolist()  # two heads of two channels
+    [10.0, 26.0]
+
+    ```
     """
     return sums.view(-1, piece.block).sum(1) if piece.block > 1 else sums
 

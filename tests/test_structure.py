@@ -15,7 +15,8 @@ from homodistil_hf.structure import (
     encoder_groups,
     kept_indices,
     modules_of,
-    reduce_to_units,
+    sums_along,
+    units_of,
 )
 from homodistil_hf.widths import LayerWidths, WidthPlan
 
@@ -113,7 +114,7 @@ def test_families_are_found_by_model_type():
 )
 def test_sums_over_units_are_those_of_a_loop(shape, dim, block):
     values = torch.randn(shape, dtype=torch.float64)
-    sums = reduce_to_units(values, Slice("weight", dim, block))
+    sums = units_of(sums_along(values, dim), Slice("weight", dim, block))
     assert sums.dtype == torch.float32
     expected = [
         sum(values.select(dim, index).sum() for index in range(unit * block, (unit + 1) * block))
@@ -127,7 +128,7 @@ def test_sums_over_units_are_those_of_a_loop(shape, dim, block):
 )
 def test_half_precision_is_summed_in_float32(shape, piece, units):
     """1001 is no bfloat16 number."""
-    assert reduce_to_units(torch.ones(shape, dtype=torch.bfloat16), piece).tolist() == [1001.0] * units
+    assert units_of(sums_along(torch.ones(shape, dtype=torch.bfloat16), piece.dim), piece).tolist() == [1001.0] * units
 
 
 def test_an_index_is_kept_where_all_its_groups_agree():
