@@ -77,7 +77,7 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         _write_json(folder / SETTINGS_FILE, settings.given)
     trainer.train(settings.training.resume_from_checkpoint)
-    metrics = _metrics(trainer.evaluate())
+    metrics = held_out_metrics(trainer.evaluate())
     trainer.teacher_evaluation = teacher_metrics(trainer)
     trainer.export(folder / STUDENT_FOLDER)
     results = {}
@@ -107,12 +107,16 @@ def _results(trainer: HomoDistilTrainer, settings: RunConfig, metrics: dict[str,
     }
 
 
-def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
+def make_trainer(
+    settings: RunConfig, say: Say, trainer_class: type[HomoDistilTrainer] = HomoDistilTrainer, **method_settings: Any
+) -> HomoDistilTrainer:
     """Check a run from the cheapest to the dearest, then load teacher and text.
 
     Args:
         settings: what [`parse_run`] returned.
         say: takes lines for the user.
+        trainer_class: the method that trains, of `registry.METHODS`.
+        method_settings: arguments of that method's own.
 
     Returns:
         [`HomoDistilTrainer`], ready to train.
@@ -124,18 +128,19 @@ def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
     run, training = settings.run, settings.training
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     _check_output_folder(settings)
-    sources = _check_sources(settings)
+    sources = check_sources(settings)
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = _load_blocks(
             settings, sources, say if training.process_index == 0 else _say_nothing
         )
-    return HomoDistilTrainer(
+    return trainer_class(
         load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token),
         training,
         train_dataset=train_blocks,
         eval_dataset=eval_blocks,
         processing_class=sources.tokenizer,
+        **method_settings,
     )
 
 
@@ -180,8 +185,19 @@ def _check_output_folder(settings: RunConfig) -> None:
     check_manifest(checkpoints[0] if resume == "last" else resume)
 
 
-def _check_sources(settings: RunConfig) -> Sources:
-    """Plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
+def check_sources(settings: RunConfig) -> Sources:
+    """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched.
+
+    Args:
+        settings: of a run.
+
+    Returns:
+        [`Sources`].
+
+    Raises:
+        ValueError: what [`distill`] would raise before it reads any text.
+        OSError: the teacher or its tokenizer can't be read.
+    """
     run, training = settings.run, settings.training
     if run.streaming and training.max_steps <= 0:
         raise ValueError(
@@ -236,7 +252,7 @@ def _load_blocks(settings: RunConfig, sources: Sources, say: Say) -> tuple[Block
     blocks = _tokenized(documents, settings, sources, argument="train_data")
     if run.streaming:
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
-    return blocks, _first_blocks(
+    return blocks, _some_blocks(
         _tokenized(eval_documents, settings, sources, argument="eval_data"), run.max_eval_blocks
     )
 
@@ -274,13 +290,23 @@ def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources, *, argu
         raise ValueError(f"{argument}={source}: {error}") from error
 
 
-def _first_blocks(blocks: Blocks, num_blocks: int) -> Dataset:
+def _some_blocks(blocks: Blocks, num_blocks: int) -> Dataset:
     if isinstance(blocks, IterableDataset):
         return Dataset.from_list(list(blocks.take(num_blocks)), features=blocks.features)
-    return blocks.select(range(min(num_blocks, len(blocks))))
+    num_blocks = min(num_blocks, len(blocks))
+    # Evenly, or the first of several sources would be the only one.
+    return blocks.select([index * len(blocks) // num_blocks for index in range(num_blocks)])
 
 
-def _metrics(evaluation: dict[str, float]) -> dict[str, float]:
+def held_out_metrics(evaluation: Mapping[str, float]) -> dict[str, float]:
+    """What an evaluation measured, without its times.
+
+    Args:
+        evaluation: what `evaluate` returned or logged.
+
+    Returns:
+        `dict`: name without `eval_` → value.
+    """
     metrics = {name.removeprefix("eval_"): value for name, value in evaluation.items() if name.startswith("eval_")}
     return {name: value for name, value in metrics.items() if not name.endswith(_TIMINGS)}
 

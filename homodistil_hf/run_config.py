@@ -6,7 +6,7 @@ override it. What is done with the settings is `launch.py`'s.
 
 import json
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -124,11 +124,31 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
         ValueError: unknown keys, wrong types or values; the message names key, value and remedy.
         OSError: CONFIG.json can't be read.
     """
+    flags = list(arguments)
+    values = read_config(flags.pop(0)) if flags and not flags[0].startswith("-") else {}
+    return _run_of(values, flags)
+
+
+def run_of(values: Mapping[str, Any], label: str) -> RunConfig:
+    """Make the settings of a run from values that are at hand.
+
+    Args:
+        values: name of a setting → JSON value.
+        label: what the user calls them, first words of every message about a key.
+
+    Returns:
+        [`RunConfig`].
+
+    Raises:
+        ValueError: see [`parse_run`].
+    """
+    return _run_of(checked_values(values, label), [])
+
+
+def _run_of(values: Mapping[str, Any], flags: Sequence[str]) -> RunConfig:
     parser = RunParser()
     defaults = vars(parser.parse_args([]))
-    flags = list(arguments)
-    if flags and not flags[0].startswith("-"):
-        parser.set_defaults(**read_config(flags.pop(0)))
+    parser.set_defaults(**values)
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
         raise _unknown_argument(unknown[0])
@@ -163,17 +183,33 @@ def read_config(path: str) -> dict[str, Any]:
         ValueError: no JSON object, an unknown or repeated key, a value of a wrong type.
         OSError: the file can't be read.
     """
-    values = read_json_object(path, f"config={path!r}")
+    label = f"config={path!r}"
+    return checked_values(read_json_object(path, label), label)
+
+
+def checked_values(values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Check keys and types of settings.
+
+    Args:
+        values: name of a setting → JSON value.
+        label: what the user calls them, first words of every message.
+
+    Returns:
+        `dict`: name of a setting → value, ready for the parser.
+
+    Raises:
+        ValueError: an unknown key, or a value of a wrong type.
+    """
     hints = field_types()
     for name, value in values.items():
         if name not in hints:
             raise ValueError(
-                f"config={path!r} has the unknown key {shown(name)} (value {_told(name, value)}); "
+                f"{label} has the unknown key {shown(name)} (value {_told(name, value)}); "
                 f"nearest valid: {nearest_name(name, hints)!r}"
             )
         if not _accepts(hints[name], value) and not isinstance(value, _ALSO_ACCEPTED.get(name, ())):
             raise ValueError(
-                f"config={path!r} has {name}={_told(name, value)}, of the JSON type {_json_type(value)}; "
+                f"{label} has {name}={_told(name, value)}, of the JSON type {_json_type(value)}; "
                 f"expected {_expected(hints[name])}"
             )
     return {name: _plain(name, value) for name, value in values.items()}
