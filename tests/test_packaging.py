@@ -32,7 +32,7 @@ BUILD_INPUTS = (
 )
 
 # Import name → distribution, where they differ.
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 def run(*command: str | Path, cwd: Path) -> str:

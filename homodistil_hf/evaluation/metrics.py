@@ -1,0 +1,98 @@
+"""A task's metric by its name, and the one score by which tasks are averaged.
+
+The metrics themselves stand in `glue_metrics.py` and `squad_metrics.py`.
+"""
+
+from collections.abc import Mapping
+
+import evaluate
+
+from .glue_metrics import GLUE_METRICS, GlueMetric, missing_packages
+from .squad_metrics import SquadMetric, SquadV2Metric
+
+SQUAD_METRICS: dict[str, type[evaluate.Metric]] = {"squad": SquadMetric, "squad_v2": SquadV2Metric}
+
+METRIC_TASKS = (*GLUE_METRICS, *SQUAD_METRICS)
+"""Tasks that have a metric."""
+
+
+def load_metric(task: str) -> evaluate.Metric:
+    """Load the official metric of a task; nothing is downloaded.
+
+    Args:
+        task: one of `METRIC_TASKS`.
+
+    Returns:
+        `evaluate.Metric`: takes `predictions` and `references` and keeps them in memory. GLUE's values are in [-1, 1],
+        SQuAD's in percent, as published.
+
+    Raises:
+        ValueError: `task` is unknown, or the `[evaluation]` extra is missing where it is needed.
+
+    Example:
+    ```python
+    >>> load_metric("cola").compute(predictions=[1, 0, 1, 1], references=[1, 0, 0, 1])
+    {'matthews_correlation': 0.57735...}
+
+    ```
+    """
+    _check_task(task)
+    if task in SQUAD_METRICS:
+        return SQUAD_METRICS[task](keep_in_memory=True)
+    if missing := missing_packages():
+        raise ValueError(
+            f"task={task!r} needs {' and '.join(missing)}; install with pip install 'homodistil-hf[evaluation]'"
+        )
+    return GlueMetric(task, keep_in_memory=True)
+
+
+def main_metrics(task: str) -> tuple[str, ...]:
+    """Names of the metrics whose mean is a task's score: both where GLUE has two, F1 for SQuAD.
+
+    Args:
+        task: one of `METRIC_TASKS`.
+
+    Returns:
+        `tuple[str, ...]`: keys of what the metric computes.
+
+    Raises:
+        ValueError: `task` is unknown.
+
+    Example:
+    ```python
+    >>> main_metrics("stsb")
+    ('pearson', 'spearmanr')
+
+    ```
+    """
+    _check_task(task)
+    return GLUE_METRICS.get(task, ("f1",))
+
+
+def task_score(task: str, results: Mapping[str, float]) -> float:
+    """The mean of a task's main metrics.
+
+    Args:
+        task: one of `METRIC_TASKS`.
+        results: what its metric computed.
+
+    Returns:
+        `float`: in the metrics' own scale.
+
+    Raises:
+        ValueError: `task` is unknown.
+
+    Example:
+    ```python
+    >>> task_score("mrpc", {"accuracy": 0.75, "f1": 0.85})
+    0.8
+
+    ```
+    """
+    names = main_metrics(task)
+    return sum(results[name] for name in names) / len(names)
+
+
+def _check_task(task: str) -> None:
+    if task not in METRIC_TASKS:
+        raise ValueError(f"task={task!r} is unknown; expected one of {', '.join(METRIC_TASKS)}")

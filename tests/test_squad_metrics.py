@@ -1,0 +1,212 @@
+"""Exact match and F1 against hand-computed cases, and the threshold search against a slow loop."""
+
+import string
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homodistil_hf.evaluation.metrics import load_metric
+from homodistil_hf.evaluation.squad_metrics import best_threshold, exact_match, normalize_answer, token_f1
+
+
+def reference(identity, *texts):
+    return {"id": identity, "answers": {"text": list(texts), "answer_start": [0] * len(texts)}}
+
+
+def prediction(identity, text, probability=None):
+    row = {"id": identity, "prediction_text": text}
+    return row if probability is None else row | {"no_answer_probability": probability}
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized"),
+    [
+        ("The Cat", "cat"),
+        ("theatre an-thology a.b", "theatre anthology ab"),
+        ("  two\t words\n", "two words"),
+        ("U.S.A.", "usa"),
+        ("$1,000.50", "100050"),
+        ("A. the, an!", ""),
+        ("Beyoncé — “the” queen", "beyoncé — “ ” queen"),
+        ("ÉCOLE", "école"),
+        ("a1 an_the", "a1 anthe"),
+        ("東京 the 都", "東京 都"),
+        ("non\u00a0breaking", "non breaking"),
+        ("", ""),
+    ],
+)
+def test_normalisation_by_hand(text, normalized):
+    assert normalize_answer(text) == normalized
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet=st.sampled_from("aAnthe .,-!é\t\n1"), max_size=20))
+def test_normalised_texts_hold_neither_punctuation_nor_articles(text):
+    normalized = normalize_answer(text)
+    assert not set(normalized) & set(string.punctuation)
+    assert not set(normalized.split(" ")) & {"a", "an", "the"}
+    assert normalized == " ".join(normalized.split()) == normalized.lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "golds", "exact", "f1"),
+    [
+        ("the Norman dynasty", ["Norman Dynasty."], 1, 1),
+        ("in the 10th century", ["10th century"], 0, 4 / 5),
+        ("10th and 11th", ["10th and 11th centuries", "in the 10th and 11th centuries", "10th"], 0, 6 / 7),
+        ("to be to be", ["to be"], 0, 2 / 3),  # words count as often as they occur
+        ("France", ["Denmark", "Iceland"], 0, 0),
+        ("", ["France"], 0, 0),
+        ("the", ["France"], 0, 0),
+    ],
+)
+def test_scores_by_hand(text, golds, exact, f1):
+    assert exact_match(text, golds) == exact
+    assert token_f1(text, golds) == pytest.approx(f1)
+
+
+def test_several_questions_of_the_first_version():
+    results = load_metric("squad").compute(
+        predictions=[prediction("b", "the cat sat"), prediction("a", "Paris!"), prediction("c", "dog")],
+        references=[reference("a", "in Paris", "Paris"), reference("b", "a cat"), reference("c", "cow")],
+    )
+    assert results == pytest.approx({"exact_match": 100 / 3, "f1": 100 * (1 + 2 / 3 + 0) / 3})
+
+
+def test_nothing_left_of_both_counts_by_version():
+    given, wanted = prediction("a", "a"), reference("a", "the")
+    first = load_metric("squad").compute(predictions=[given], references=[wanted])
+    second = load_metric("squad_v2").compute(predictions=[given | {"no_answer_probability": 0.0}], references=[wanted])
+    assert first == {"exact_match": 100, "f1": 0}
+    assert (second["exact"], second["f1"]) == (100, 100)
+
+
+ANSWERED = [
+    (prediction("a", "the cat", 0.2), reference("a", "cat", "")),
+    (prediction("b", "black cat", 0.6), reference("b", "cat")),
+    (prediction("c", "cat", 0.7), reference("c")),
+    (prediction("d", "", 0.1), reference("d")),
+    (prediction("e", "", 0.9), reference("e", "cat")),
+]
+
+
+def second_version(pairs, **options):
+    return load_metric("squad_v2").compute(
+        predictions=[given for given, _ in pairs], references=[wanted for _, wanted in pairs], **options
+    )
+
+
+def test_the_second_version_by_hand():
+    results = second_version(ANSWERED)
+    # By probability: d is right already, a adds 1, b adds 0 or 2/3, c loses its point, e adds nothing.
+    expected = {
+        "exact": 100 * 2 / 5,
+        "f1": 100 * (1 + 2 / 3 + 1) / 5,
+        "total": 5,
+        "HasAns_exact": 100 / 3,
+        "HasAns_f1": 100 * (1 + 2 / 3) / 3,
+        "HasAns_total": 3,
+        "NoAns_exact": 50,
+        "NoAns_f1": 50,
+        "NoAns_total": 2,
+        "best_exact": 100 * 3 / 5,
+        "best_exact_thresh": 0.2,
+        "best_f1": 100 * (2 + 1 + 2 / 3) / 5,
+        "best_f1_thresh": 0.6,
+    }
+    assert results == pytest.approx(expected)
+    assert list(results) == list(expected)
+
+
+def test_answers_above_the_threshold_count_as_none():
+    results = second_version(ANSWERED, no_answer_threshold=0.6)
+    assert (results["exact"], results["f1"]) == pytest.approx((100 * 3 / 5, 100 * (3 + 2 / 3) / 5))
+    nothing = second_version(ANSWERED, no_answer_threshold=0.0)
+    assert (nothing["HasAns_f1"], nothing["NoAns_f1"]) == (0, 100)
+    assert nothing["best_f1"] == results["best_f1"]
+
+
+@pytest.mark.parametrize(("kept", "absent"), [(slice(2, 4), "HasAns_f1"), (slice(0, 2), "NoAns_f1")])
+def test_questions_of_one_kind_have_no_part_of_the_other(kept, absent):
+    results = second_version(ANSWERED[kept])
+    assert absent not in results
+    assert results["total"] == 2
+
+
+def test_an_empty_gold_counts_only_if_both_are_empty():
+    wanted = reference("a", "")
+    for text, score in (("", 100), ("cat", 0), ("the", 100)):
+        assert second_version([(prediction("a", text, 0.0), wanted)])["f1"] == score
+
+
+def mean_at(threshold, scores, probabilities, has_answer, is_answered):
+    """The mean score if answers above a threshold are withheld, question by question."""
+    total = 0.0
+    for score, probability, answer, answered in zip(scores, probabilities, has_answer, is_answered, strict=True):
+        if answer:
+            total += score if probability <= threshold else 0.0
+        else:
+            total += 1.0 if probability > threshold or not answered else 0.0
+    return total / len(scores)
+
+
+questions = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans(), st.booleans()), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(questions, st.randoms(use_true_random=False))
+def test_the_best_threshold_is_the_slow_loops(rows, random):
+    probabilities = [(index + 1) / 16 for index in range(len(rows))]
+    random.shuffle(probabilities)
+    has_answer = np.array([answer for _, answer, _ in rows])
+    is_answered = np.array([answered for _, _, answered in rows])
+    scores = np.array([score if answered else 0.0 for score, _, answered in rows])
+    best, threshold = best_threshold(scores, np.array(probabilities), has_answer=has_answer, is_answered=is_answered)
+    means = {t: mean_at(t, scores, probabilities, has_answer, is_answered) for t in (0.0, *sorted(probabilities))}
+    assert best == pytest.approx(max(means.values()))
+    assert threshold == min(t for t, mean in means.items() if mean == pytest.approx(max(means.values())))
+
+
+def test_a_long_list_of_thresholds_equals_the_slow_loop():
+    generator = np.random.default_rng(0)
+    probabilities, scores = generator.random(200), generator.random(200)
+    has_answer, is_answered = generator.random((2, 200)) < np.array([[0.5], [0.9]])
+    best, threshold = best_threshold(scores, probabilities, has_answer=has_answer, is_answered=is_answered)
+    means = [mean_at(t, scores, probabilities, has_answer, is_answered) for t in (0.0, *probabilities)]
+    assert best == pytest.approx(max(means))
+    assert mean_at(threshold, scores, probabilities, has_answer, is_answered) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "wanted", "message"),
+    [
+        ("squad", [], [], "predictions are empty; expected one for each reference"),
+        ("squad", ["a", "a"], ["a", "b"], "predictions hold id='a' more than once; expected one row a question"),
+        ("squad", ["a", "b"], ["b", "b"], "references hold id='b' more than once"),
+        ("squad_v2", ["a", "b"], ["a", "c"], "predictions lack id='c' of the references; predict an empty text"),
+    ],
+)
+def test_predictions_and_references_go_together(task, given, wanted, message):
+    probability = 0.0 if task == "squad_v2" else None
+    with pytest.raises(ValueError, match=message):
+        load_metric(task).compute(
+            predictions=[prediction(identity, "x", probability) for identity in given],
+            references=[reference(identity, "x") for identity in wanted],
+        )
+
+
+def test_the_first_version_needs_answers():
+    with pytest.raises(ValueError, match="references: question id='a' has no answer; use the metric squad_v2"):
+        load_metric("squad").compute(predictions=[prediction("a", "x")], references=[reference("a")])
+
+
+@pytest.mark.parametrize("probability", [-0.1, 3.0, float("nan")])
+def test_scores_are_no_probabilities(probability):
+    with pytest.raises(
+        ValueError, match=rf"no_answer_probability={probability} is not in \[0, 1\]; of a score s, give"
+    ):
+        second_version([(prediction("a", "x", probability), reference("a", "x"))])
