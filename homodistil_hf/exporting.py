@@ -18,6 +18,10 @@ from .outcome import check_finished, compacted_copy
 class ExportingTrainer(MeasuringTrainer):
     """`MeasuringTrainer` whose student can be exported; subclasses count their bad steps."""
 
+    method: str = "homodistil"
+    """Name in `registry.METHODS`; checkpoints and exports tell it."""
+    method_settings: Mapping[str, Any] = {}
+    """Settings of the method's own, beside those in `args`."""
     num_bad_steps: int
     num_skipped_tokens: int
     teacher_evaluation: Mapping[str, float] = {}
@@ -74,8 +78,9 @@ class ExportingTrainer(MeasuringTrainer):
         evaluations = [entry for entry in self.state.log_history if any(name.startswith("eval_") for name in entry)]
         timings = ("runtime", "per_second", "preparation_time")
         return {
-            "settings": self.args.to_sanitized_dict(),
+            "settings": self.args.to_sanitized_dict() | dict(self.method_settings),
             "training": {
+                "method": self.method,
                 "num_steps": self.state.global_step,
                 "num_epochs": self.state.epoch,
                 "num_bad_steps": self.num_bad_steps,

@@ -74,7 +74,7 @@ def prepare(
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
             attentive.set_attn_implementation("eager" if args.torch_compile else HALF_CPU_ATTENTION)
-    _check_pair(student, guide, with_attention=args.attention_weight > 0)
+    _check_pair(student, guide, args)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
     return Preparation(
@@ -193,19 +193,22 @@ def _loaded(teacher: str | PreTrainedModel | None, *, default: PreTrainedModel, 
     return load_teacher(teacher, token=token) if isinstance(teacher, str) else teacher
 
 
-def _check_pair(student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, *, with_attention: bool) -> None:
+def _check_pair(
+    student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, args: HomoDistilTrainingArguments
+) -> None:
+    by_layer = args.hidden_weight > 0 or args.attention_weight > 0
     for what, given, expected in (
         ("class", type(teacher).__name__, type(student).__name__),
         ("vocab_size", teacher.config.vocab_size, student.config.vocab_size),
         ("num_hidden_layers", teacher.config.num_hidden_layers, student.config.num_hidden_layers),
         ("num_labels", teacher.config.num_labels, student.config.num_labels),
     ):
-        if given != expected:
+        if given != expected and (by_layer or what != "num_hidden_layers"):
             raise ValueError(
                 f"teacher has {what}={given}, the student {expected}; both must agree, choose another teacher"
             )
     heads = [[layer.num_attention_heads for layer in teacher_plan(m.config).layers] for m in (teacher, student)]
-    if with_attention and heads[0] != heads[1]:
+    if args.attention_weight > 0 and heads[0] != heads[1]:
         raise ValueError(
             f"attention_weight > 0 needs the same heads in teacher {heads[0]} and student {heads[1]}; set it to 0"
         )

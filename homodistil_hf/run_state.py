@@ -19,12 +19,15 @@ from .modeling import HomoBertConfig, HomoBertPreTrainedModel
 from .pruning import Pruner
 from .stored_state import check_pruner_tensors, check_pruner_values, load_tensors
 from .structure import PROJECTIONS, encoder_groups
-from .widths import teacher_plan
+from .widths import shown, teacher_plan
 
 WEIGHTS_FILE = "model.safetensors"
 PROJECTIONS_FILE = "projections.safetensors"
 STATE_TENSORS_FILE = "pruning_state.safetensors"
 STATE_FILE = "pruning_state.json"
+
+METHOD_KEY = "method"
+"""Where a checkpoint's state says which method trains the student."""
 
 
 def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, torch.Tensor]:
@@ -161,6 +164,24 @@ def read_state_file(folder: Path) -> dict[str, Any]:
     state = read_json_object(path, label)
     check_pruner_values(state, label)
     return state
+
+
+def check_method(folder: Path, method: str) -> None:
+    """Make sure that a checkpoint is of the method that goes on with it.
+
+    Args:
+        folder: of the checkpoint.
+        method: of the run; checkpoints that don't tell theirs are of any.
+
+    Raises:
+        ValueError: it is another's, whose loss and student are not this one's.
+    """
+    found = read_state_file(folder)["trainer"].get(METHOD_KEY, method)
+    if found != method:
+        raise ValueError(
+            f"checkpoint {folder} is of method={shown(found)}, this run of method={method!r}; resume with that "
+            "method, or name another output_dir"
+        )
 
 
 def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -31,10 +31,18 @@ from .pruning import Pruner, PruningSettings
 from .pushing import PushingTrainer
 from .ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
 from .resolution import STUDENT_KEY
-from .run_state import load_run_state, poisoned_tensor, save_run_state, weights_without_projections
+from .run_state import (
+    METHOD_KEY,
+    check_method,
+    load_run_state,
+    poisoned_tensor,
+    save_run_state,
+    weights_without_projections,
+)
 from .schedule import PruningSchedule, pruning_learning_rate
 from .snapshot_plans import resolve_snapshots, schedule_through
 from .snapshots import SnapshotTrainer, check_snapshot_folders
+from .teacher import FrozenTeacher
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 from .widths import WidthPlan
 
@@ -122,12 +130,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         )
         if args.max_steps > 0:
             self._schedule(args.max_steps)  # snapshots that don't fit are told now
-        self.distillation = Distillation(
-            self.model,
-            parts.teacher.to(args.device),
-            weights={name: getattr(args, f"{name}_weight") for name in LOSS_TERMS},
-            kept_heads=self.pruner.kept_heads,
-        )
+        self.distillation = self.make_distillation(parts.teacher.to(args.device))
         if args.torch_compile:
             self.distillation.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         self.batch_counts: torch.Tensor | None = None
@@ -158,6 +161,18 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         elif self.optimizer_cls_and_kwargs is not None:
             optimizer_class, settings = self.optimizer_cls_and_kwargs
             check_optimizer(optimizer_class([nn.Parameter(torch.zeros(1, device=self.args.device))], **settings))
+
+    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+        """The terms of the loss; other methods have others.
+
+        Args:
+            teacher: on this process's device.
+
+        Returns:
+            [`Distillation`].
+        """
+        weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
+        return Distillation(self.model, teacher, weights=weights, kept_heads=self.pruner.kept_heads)
 
     @property
     def plan(self) -> WidthPlan:
@@ -522,7 +537,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
             folder: the staged checkpoint.
             logs: what `log_state` gave.
         """
-        extra = {**logs, STUDENT_KEY: self.args.student}
+        extra = {**logs, STUDENT_KEY: self.args.student, METHOD_KEY: self.method}
         save_run_state(folder, self.model, self.pruner, extra=extra)
 
     def read_state(self, folder: Path) -> dict[str, Any]:
@@ -534,6 +549,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         Returns:
             `dict`: what `log_state` gave.
         """
+        check_method(folder, self.method)
         logs = load_run_state(folder, self.model, self.pruner, optimizer=self._bare_optimizer())
         self._wrap_again()
         return logs

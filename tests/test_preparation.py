@@ -218,6 +218,14 @@ def test_teachers_that_can_not_be_compared_are_refused(task, settings, message):
         prepare(make_teacher(), make_args(), teacher=make_teacher(task, **settings))
 
 
+def test_a_teacher_may_be_deeper_where_no_layers_are_compared():
+    deeper = make_teacher(num_hidden_layers=3)
+    parts = prepare(make_teacher(), make_args(hidden_weight=0.0), teacher=deeper)
+    assert (parts.student.config.num_hidden_layers, parts.teacher.exact.config.num_hidden_layers) == (2, 3)
+    with pytest.raises(ValueError, match="teacher has num_hidden_layers=3, the student 2; both must agree"):
+        prepare(make_teacher(), make_args(hidden_weight=0.0, attention_weight=1.0), teacher=deeper)
+
+
 def test_teachers_of_other_labels_or_heads_are_refused():
     task = "sequence_classification"
     with pytest.raises(ValueError, match="teacher has num_labels=3, the student 2; both must agree"):
