@@ -1,22 +1,27 @@
 """Every method of training a student, by the name that configs, sweeps and tables use.
 
 The classes share one signature: `Class(teacher, args, *, train_dataset=…, eval_dataset=…, processing_class=…,
-**method_settings)`, and `train`, `evaluate` and `export` of [`HomoDistilTrainer`]. What a method does is told in its own
-file under `methods/`; who picks one is `launch.py`.
+**method_settings)`, and `train`, `evaluate` and `export` of [`HomoDistilTrainer`]. What a method does is told in its
+own file under `methods/`; who picks one is `launch.py`.
 """
 
 from collections.abc import Callable
 
-from .methods.baselines import OneShotTrainer
+from .methods.baselines import OneShotTrainer, PrunedFirstTrainer
+from .methods.distilbert import DistilBertTrainer, no_number_of_layers
+from .methods.scratch import ScratchTrainer
 from .trainer import HomoDistilTrainer
 from .widths import WidthPlan, nearest_name, shown
 
 METHODS: dict[str, type[HomoDistilTrainer]] = {
     "homodistil": HomoDistilTrainer,
     "one_shot": OneShotTrainer,
+    "pruned_first": PrunedFirstTrainer,
+    "scratch": ScratchTrainer,
+    "distilbert": DistilBertTrainer,
 }
 
-_CONDITIONS: dict[str, Callable[[WidthPlan, WidthPlan], str | None]] = {}
+_CONDITIONS: dict[str, Callable[[WidthPlan, WidthPlan], str | None]] = {"distilbert": no_number_of_layers}
 
 
 def impossible_reason(method: str, plan: WidthPlan, teacher: WidthPlan) -> str | None:

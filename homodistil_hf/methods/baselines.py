@@ -1,46 +1,54 @@
-"""Baselines that start from the same teacher, see the same batches and end at the same widths.
+"""Students that are cut out of the teacher before training, and then distilled with HomoDistil's loss.
 
 One-shot pruning is the hard opponent: the student is cut to the plan before training, so all its tokens are spent on
-the final width; but it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning").
+the final width; but it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning"). Cutting by
+weight magnitudes needs no data at all.
 """
 
-import logging
 from typing import Any
 
-from ..trainer import HomoDistilTrainer
+from transformers import PreTrainedModel
 
-logger = logging.getLogger(__name__)
+from ..planned import PlannedTrainer, with_settings
+from ..training_args import HomoDistilTrainingArguments
 
 
-class OneShotTrainer(HomoDistilTrainer):
+class OneShotTrainer(PlannedTrainer):
     """Score the units on a few batches without updates, prune to the plan at once, then distil with the same loss.
 
     Constructor, settings, learning-rate curve, checkpoints and exports are those of [`HomoDistilTrainer`]; the pruning
     windows shape the learning rate only.
 
     Args:
+        model: the teacher.
+        args: the run's settings.
         num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
+        kwargs: as in [`HomoDistilTrainer`].
     """
 
-    def __init__(self, *args: Any, num_scoring_batches: int = 16, **kwargs: Any):
+    method = "one_shot"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        num_scoring_batches: int = 16,
+        **kwargs: Any,
+    ):
         if num_scoring_batches < 1:
             raise ValueError(f"num_scoring_batches={num_scoring_batches} is below 1; scores need a batch, e.g. 16")
-        super().__init__(*args, **kwargs)
-        if self.snapshots:
-            raise ValueError(
-                f"snapshots={self.args.snapshots!r} are passed by gradual pruning only; drop them, or use "
-                "HomoDistilTrainer"
-            )
+        super().__init__(model, args, **kwargs)
         self.num_scoring_batches = num_scoring_batches
+        self.method_settings = {"num_scoring_batches": num_scoring_batches}
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Prune at once unless resuming, then train; arguments and return as [`HomoDistilTrainer.train`]."""
-        self.claim_output_folder(resume_from_checkpoint)
-        if not resume_from_checkpoint and not self.pruner.plan_reached:
-            self._prune_at_once()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+    def start_at_plan(self) -> None:
+        """Score the units on the first batches, and prune."""
+        if not self.pruner.plan_reached:
+            self._score()
+            self.prune_at_once(self.pruner.final_plan())
 
-    def _prune_at_once(self) -> None:
+    def _score(self) -> None:
         self.model.eval()
         batches = iter(self.get_train_dataloader())
         for _ in range(self.num_scoring_batches):
@@ -48,10 +56,6 @@ class OneShotTrainer(HomoDistilTrainer):
             if not fetched:
                 break
             self._score_batch(fetched[0])
-        self.pruner.plan_reached = True
-        self.pruner.prune_to(self.pruner.final_plan())
-        self.pruner.compact(self.optimizer)
-        logger.info("one-shot: pruned to %s", self.pruner.present.to_json())
 
     def _score_batch(self, inputs: Any) -> None:
         self.accelerator.backward(self.compute_loss(self.model, self._prepare_inputs(inputs)))
@@ -60,3 +64,25 @@ class OneShotTrainer(HomoDistilTrainer):
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
         self.pruner.score()
         self.model.zero_grad(set_to_none=True)
+
+
+class PrunedFirstTrainer(PlannedTrainer):
+    """Prune the teacher to the plan by the magnitudes of its weights, which takes no data, then distil.
+
+    The loss, its weights and all else are [`HomoDistilTrainer`]'s; `importance_metric` is always `magnitude`.
+
+    Args:
+        model: the teacher.
+        args: the run's settings.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    method = "pruned_first"
+
+    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
+        super().__init__(model, with_settings(args, importance_metric="magnitude"), **kwargs)
+
+    def start_at_plan(self) -> None:
+        """Prune by the magnitudes of the weights as they are."""
+        if not self.pruner.plan_reached:
+            self.prune_at_once(self.pruner.final_plan())

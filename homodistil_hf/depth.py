@@ -1,0 +1,104 @@
+"""Fewer layers instead of narrower ones: which layers of a teacher a shallow student keeps, and that student.
+
+Pure functions of plans and models; which method trains such a student is none of their business.
+"""
+
+import copy
+from collections.abc import Sequence
+
+from torch import nn
+
+from .compaction import write_plan
+from .cost import encoder_macs
+from .modeling import HomoBertEncoder, HomoBertPreTrainedModel, HomoBertSelfAttention
+from .structure import modules_of
+from .widths import WidthPlan, teacher_plan
+
+MACS_TOLERANCE = 0.03
+"""How far the encoder MACs of a shallow student may be from the asked ones, as a share of these."""
+
+
+def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
+    """Spread the kept layers evenly, the first and the last among them.
+
+    Of 12 layers 6 are (0, 2, 4, 7, 9, 11), the ones that DistilBERT's public script takes [from memory].
+
+    Args:
+        num_kept: layers to keep, 1 ≤ num_kept ≤ num_layers.
+        num_layers: layers there are.
+
+    Returns:
+        `tuple[int, ...]`: rising indices.
+
+    Example:
+    ```python
+    >>> spread_layers(6, 12), spread_layers(3, 6), spread_layers(1, 6)
+    ((0, 2, 4, 7, 9, 11), (0, 2, 5), (0,))
+
+    ```
+    """
+    gaps = max(1, num_kept - 1)
+    return tuple(round(index * (num_layers - 1) / gaps) for index in range(num_kept))
+
+
+def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
+    """Which of a teacher's layers make up the encoder MACs of a narrow plan.
+
+    Args:
+        plan: the student to be matched.
+        teacher: its teacher.
+
+    Returns:
+        `tuple[int, ...]`: rising indices of at least one layer; None where no number of layers comes within
+            `MACS_TOLERANCE`.
+
+    Example:
+    ```python
+    >>> from homodistil_hf.widths import LayerWidths
+    >>> teacher = WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536))
+    >>> shallow_plan(WidthPlan.uniform(264, 6, LayerWidths(12, 22, 1112)), teacher)
+    (0, 2, 5)
+    >>> shallow_plan(WidthPlan.uniform(192, 6, LayerWidths(12, 16, 704)), teacher) is None
+    True
+
+    ```
+    """
+    asked = encoder_macs(plan)
+    choices = [spread_layers(num_kept, len(teacher.layers)) for num_kept in range(1, len(teacher.layers) + 1)]
+    best = min(choices, key=lambda layers: abs(encoder_macs(chosen(teacher, layers)) - asked))
+    fits = abs(encoder_macs(chosen(teacher, best)) - asked) <= MACS_TOLERANCE * asked
+    return best if fits else None
+
+
+def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
+    """The plan of some layers of a model.
+
+    Args:
+        plan: of the model.
+        layers: indices.
+
+    Returns:
+        [`WidthPlan`].
+    """
+    return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
+
+
+def keep_layers(model: HomoBertPreTrainedModel, layers: Sequence[int]) -> HomoBertPreTrainedModel:
+    """Copy a model with some of its layers only.
+
+    Args:
+        model: a student or teacher; stays as it is.
+        layers: rising indices.
+
+    Returns:
+        [`HomoBertPreTrainedModel`] of the same class, with weights of its own.
+    """
+    shallow = copy.deepcopy(model)
+    plan = chosen(teacher_plan(model.config), layers)
+    (encoder,) = modules_of(shallow, HomoBertEncoder)
+    encoder.layer = nn.ModuleList(encoder.layer[index] for index in layers)
+    shallow.config.num_hidden_layers = len(layers)
+    write_plan(shallow.config, plan)
+    for position, attention in enumerate(modules_of(shallow, HomoBertSelfAttention)):
+        attention.layer_idx = position
+    return shallow

@@ -1,0 +1,171 @@
+"""DistilBERT: some layers of the teacher at their full width, trained on words, soft predictions and directions.
+
+Recipe of Sanh et al. 2019 (arXiv 1910.01108) and its public script, from memory: layers spread evenly over the
+teacher's, first and last included; 2·MLM + 5·soft KL at temperature 2 + 1·cosine of the last hidden states. Two things
+differ here. The KL is taken at the masked positions, as in all methods of this package, where the script takes it at
+all tokens unless told otherwise; and the student keeps the segment embeddings, as stock BERT has them.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..baseline_losses import cosine_error
+from ..conversion import load_teacher, to_student
+from ..decoding import Decoder, decoded_terms, decoder_of
+from ..depth import keep_layers, shallow_plan
+from ..distillation import Distillation, Terms
+from ..modeling import HomoBertPreTrainedModel
+from ..planned import check_masked_lm, check_possible, with_settings
+from ..resolution import resolve_student
+from ..tasks import Inputs
+from ..teacher import FrozenTeacher
+from ..trainer import HomoDistilTrainer
+from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from ..widths import WidthPlan, shown, teacher_plan
+
+
+class DistilBertTrainer(HomoDistilTrainer):
+    """Distil into as many of the teacher's layers as have the encoder MACs of the plan that is asked for.
+
+    Nothing is pruned. All else, from data to export, is [`HomoDistilTrainer`]'s; the loss weights in `args` are not
+    used.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; `student` says how many encoder MACs to match.
+        mlm_weight: factor ≥ 0 of the masked-LM loss.
+        soft_kl_weight: factor ≥ 0 of the KL at `temperature`.
+        cosine_weight: factor ≥ 0 of the cosine term.
+        temperature: > 0; both models' logits are divided by it, and the KL multiplied by its square.
+        kwargs: as in [`HomoDistilTrainer`].
+
+    Raises:
+        ValueError: no number of layers has those MACs, or a setting is out of range.
+    """
+
+    method = "distilbert"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        mlm_weight: float = 2.0,
+        soft_kl_weight: float = 5.0,
+        cosine_weight: float = 1.0,
+        temperature: float = 2.0,
+        **kwargs: Any,
+    ):
+        weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
+        _check_settings(weights, temperature)
+        self.loss_weights, self.temperature = weights, temperature
+        self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
+        self.method_settings |= {"temperature": temperature}
+        teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+        student = _shallow_student(teacher, args)
+        plan = teacher_plan(student.config).to_json()
+        unused = {f"{name}_weight": 0.0 for name in LOSS_TERMS}
+        super().__init__(student, with_settings(args, student=plan, **unused), **{"teacher": teacher} | kwargs)
+        check_masked_lm(self)
+
+    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+        """DistilBERT's three terms; arguments and return as [`HomoDistilTrainer.make_distillation`]."""
+        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.loss_weights
+        distillation = SoftDistillation(self.model, teacher, weights=weights, kept_heads=self.pruner.kept_heads)
+        distillation.temperature = self.temperature
+        return distillation
+
+
+class SoftDistillation(Distillation):
+    """Masked words, softened predictions and the direction of the last hidden states; arguments as [`Distillation`].
+
+    The student has the teacher's hidden size, and `weights` also name `soft_kl` and `cosine`.
+    """
+
+    temperature = 2.0
+    """Of the soft predictions, > 0."""
+
+    def terms(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        counts: torch.Tensor,
+        *,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Terms, Any]:
+        """Each term on its own, unweighted.
+
+        Args:
+            model: the student as it is wrapped for training.
+            inputs: a batch with labels.
+            counts: what `count` gives, summed over the global batch.
+            autocast: context for the decoders.
+
+        Returns:
+            `(terms, outputs)`: `mlm`, `kl` (at temperature 1, for the log only), `soft_kl` and `cosine`, see
+                [`Distillation.terms`]; and the student's output.
+        """
+        num_predictions, num_tokens, _ = counts.clamp(min=1).float().unbind()
+        forward: dict[str, Any] = self.task.model_inputs(inputs)
+        forward |= {"skip_decoder": True, "output_hidden_states": True}
+        teacher = self.teacher(**forward)
+        student = model(**forward)
+        with autocast():
+            own, kl = self._prediction_terms(student, teacher, inputs)
+            soft_kl = self._soft_kl(student, teacher, self.task.labels(inputs))
+        cosine = cosine_error(teacher.hidden_states[-1], student.hidden_states[-1], inputs.get("attention_mask"))
+        terms = {"mlm": own / num_predictions, "kl": kl / num_predictions}
+        return terms | {"soft_kl": soft_kl / num_predictions, "cosine": cosine / num_tokens}, student
+
+    def _soft_kl(self, student: Any, teacher: Any, labels_M: torch.Tensor) -> torch.Tensor:
+        own_head, fast = self.student.get_output_embeddings(), self.teacher.fast.get_output_embeddings()
+        _, kl = decoded_terms(
+            self._softened(decoder_of(own_head, student["decoder_inputs"])),
+            self._softened(decoder_of(fast, teacher["decoder_inputs"], dtype=self.teacher.dtype)),
+            labels_M,
+            weights=(0.0, self.weights["soft_kl"]),
+        )
+        return kl * self.temperature**2
+
+    def _softened(self, decoder: Decoder) -> Decoder:
+        bias = None if decoder.bias_V is None else decoder.bias_V / self.temperature
+        return decoder._replace(states_MH=decoder.states_MH / self.temperature, bias_V=bias)
+
+
+def no_number_of_layers(plan: WidthPlan, teacher: WidthPlan) -> str | None:
+    """Why a teacher's layers can't make up the encoder MACs of a plan.
+
+    Args:
+        plan: the student to be matched.
+        teacher: its teacher.
+
+    Returns:
+        `str`, or None where some number of layers can.
+    """
+    if shallow_plan(plan, teacher) is not None:
+        return None
+    return (
+        f"no number of the teacher's {len(teacher.layers)} layers has the encoder MACs of the plan {plan.to_json()} "
+        "within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5"
+    )
+
+
+def _shallow_student(teacher: HomoBertPreTrainedModel, args: HomoDistilTrainingArguments) -> HomoBertPreTrainedModel:
+    plan, full = resolve_student(args, teacher.config), teacher_plan(teacher.config)
+    check_possible(DistilBertTrainer.method, no_number_of_layers(plan, full))
+    return keep_layers(teacher, shallow_plan(plan, full) or ())
+
+
+def _check_settings(weights: Mapping[str, float], temperature: float) -> None:
+    for name, value in weights.items():
+        if not value >= 0:
+            raise ValueError(f"{name}_weight={shown(value)} is below 0; the recipe's is positive, e.g. 1.0")
+    if not any(weights.values()):
+        raise ValueError(f"all of {', '.join(weights)} have weight 0, nothing would be learnt; set soft_kl_weight=5.0")
+    if not temperature > 0:
+        raise ValueError(f"temperature={shown(temperature)} is not above 0; the recipe's is 2.0")

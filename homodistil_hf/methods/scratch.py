@@ -1,0 +1,69 @@
+"""The student without a teacher: the plan's widths, random weights, the masked-LM loss alone."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..decoding import decoded_terms, decoder_of
+from ..distillation import Distillation, Terms
+from ..planned import FreshTrainer
+from ..tasks import Inputs
+from ..teacher import FrozenTeacher
+from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
+
+
+class ScratchTrainer(FreshTrainer):
+    """Train a student of the plan's widths from random weights on masked words; the teacher only lends its widths.
+
+    The teacher isn't asked during training, so a step is cheaper than other methods'; budgets are compared in tokens.
+    Evaluations measure the discrepancy to it like everybody's.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; its loss weights are not used.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    method = "scratch"
+
+    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
+        super().__init__(model, args, loss_weights={"mlm": 1.0}, **kwargs)
+
+    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+        """The masked-LM loss alone; arguments and return as [`HomoDistilTrainer.make_distillation`]."""
+        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": 1.0}
+        return OwnLoss(self.model, teacher, weights=weights, kept_heads=self.pruner.kept_heads)
+
+
+class OwnLoss(Distillation):
+    """The student's own masked-LM loss; no forward pass of the teacher. Arguments as [`Distillation`]."""
+
+    def terms(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        counts: torch.Tensor,
+        *,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Terms, Any]:
+        """The masked-LM loss of one batch.
+
+        Args:
+            model: the student as it is wrapped for training.
+            inputs: a batch with labels.
+            counts: what `count` gives, summed over the global batch.
+            autocast: context for the decoder.
+
+        Returns:
+            `(terms, outputs)`: `mlm`, see [`Distillation.terms`]; and the student's output.
+        """
+        outputs = model(**self.task.model_inputs(inputs), skip_decoder=True)
+        with autocast():
+            head = decoder_of(self.student.get_output_embeddings(), outputs["decoder_inputs"])
+        # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is nobody else.
+        own, _ = decoded_terms(head, head, self.task.labels(inputs), weights=(self.weights["mlm"], 0.0))
+        return {"mlm": own / counts[0].clamp(min=1).float()}, outputs

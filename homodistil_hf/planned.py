@@ -1,0 +1,177 @@
+"""Students that have their final widths from the first step on: what one-shot pruning and training from scratch share.
+
+How the units or the first weights are chosen is the methods' business (`methods/`); everything else about such a run,
+from data to export, is [`HomoDistilTrainer`]'s.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from .structure import PROJECTIONS
+from .trainer import HomoDistilTrainer
+from .training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from .widths import WidthPlan, shown
+
+logger = logging.getLogger(__name__)
+
+MlmTrains = Literal["student", "head"]
+
+
+class PlannedTrainer(HomoDistilTrainer):
+    """A trainer that brings its student to the plan before the first step; subclasses say how in `start_at_plan`."""
+
+    has_started = False
+
+    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
+        super().__init__(model, args, **kwargs)
+        if self.snapshots:
+            raise ValueError(
+                f"snapshots={self.args.snapshots!r} are passed by gradual pruning only; drop them, or use "
+                "HomoDistilTrainer"
+            )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Start at the plan unless resuming, then train; arguments and return as [`HomoDistilTrainer.train`]."""
+        self.claim_output_folder(resume_from_checkpoint)
+        if not resume_from_checkpoint and not self.has_started:
+            self.start_at_plan()
+        self.has_started = True
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def start_at_plan(self) -> None:
+        """Bring the student, a copy of the teacher so far, to the plan."""
+        raise NotImplementedError
+
+    def prune_at_once(self, plan: WidthPlan) -> None:
+        """Drop units down to a plan and remove them; nothing where the student has its widths already.
+
+        Args:
+            plan: the widths.
+        """
+        if self.pruner.plan_reached:
+            return
+        self.pruner.plan_reached = True
+        self.pruner.prune_to(plan)
+        self.pruner.compact(self.optimizer)
+        logger.info("%s: pruned to %s", self.method, self.pruner.present.to_json())
+
+
+class FreshTrainer(PlannedTrainer):
+    """A trainer whose student has the plan's widths and random weights, as BERT starts.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; the five loss weights in it are HomoDistil's and are replaced by the method's.
+        loss_weights: of the five terms, those that the method has.
+        mlm_trains: `"student"`: the masked-LM loss trains the whole student; `"head"`: only the masked-LM head and the
+            word embeddings that are tied to it, and the rest learns from the method's own terms alone.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        loss_weights: Mapping[str, float],
+        mlm_trains: MlmTrains = "student",
+        **kwargs: Any,
+    ):
+        if mlm_trains not in ("student", "head"):
+            raise ValueError(f"mlm_trains={shown(mlm_trains)} is not one of student, head")
+        weights = {f"{name}_weight": loss_weights.get(name, 0.0) for name in LOSS_TERMS}
+        super().__init__(model, with_settings(args, projection_init="random", **weights), **kwargs)
+        check_masked_lm(self)
+        # Its heads have never seen another scale than that of their own size.
+        self.model.config.softmax_head_dim = None
+        if mlm_trains == "head":
+            self.model.get_submodule(_MLM_TRANSFORM).register_forward_pre_hook(_without_gradient)
+
+    def start_at_plan(self) -> None:
+        """Cut the student to the plan, no matter which units, and draw its weights anew from the run's seed."""
+        self.prune_at_once(self.plan)
+        torch.manual_seed(self.args.seed)
+        fresh = dict(type(self.model)(self.model.config).named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name.startswith(f"{PROJECTIONS}."):
+                    parameter.normal_(std=parameter.shape[1] ** -0.5)
+                else:
+                    parameter.copy_(fresh[name])
+
+
+def with_settings(args: HomoDistilTrainingArguments, **values: Any) -> HomoDistilTrainingArguments:
+    """Copy settings, some of them changed.
+
+    Args:
+        args: stay as they are.
+        values: name → value.
+
+    Returns:
+        [`HomoDistilTrainingArguments`].
+    """
+    changed = copy.copy(args)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
+    """Why two models' heads can't be compared one by one.
+
+    Args:
+        plan: the student's widths.
+        teacher: the teacher's.
+
+    Returns:
+        `str`, or None where each layer has as many heads in both.
+    """
+    heads = [[layer.num_attention_heads for layer in widths.layers] for widths in (plan, teacher)]
+    if heads[0] == heads[1]:
+        return None
+    return (
+        f"the student's heads {heads[0]} are not as many as the teacher's {heads[1]}, and this method compares them "
+        "one by one; choose a plan with the teacher's number of heads"
+    )
+
+
+def check_masked_lm(trainer: HomoDistilTrainer) -> None:
+    """Refuse a model with another head than the masked-LM one.
+
+    Args:
+        trainer: of a method that is defined for masked words only.
+
+    Raises:
+        ValueError: its student predicts something else.
+    """
+    if trainer.distillation.task.name != "mlm":
+        raise ValueError(
+            f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
+            "masked-LM model, or use HomoDistilTrainer"
+        )
+
+
+def check_possible(method: str, reason: str | None) -> None:
+    """Refuse a student that a method can't make.
+
+    Args:
+        method: its name.
+        reason: why not, or None.
+
+    Raises:
+        ValueError: there is a reason.
+    """
+    if reason is not None:
+        raise ValueError(f"method={method!r} is impossible for this student: {reason}")
+
+
+_MLM_TRANSFORM = "cls.predictions.transform"
+
+
+def _without_gradient(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor.detach() for tensor in inputs)
