@@ -32,8 +32,11 @@ FACTS_VERSION = 1
 FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versions")
 """What facts never lack, each an object."""
 
-RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation")
-"""What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher."""
+BENCHMARKS = "benchmarks"
+
+RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", BENCHMARKS)
+"""What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher; and what
+`homodistil evaluate` found out about it later: `tasks` and `discrepancy`."""
 
 COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
 

@@ -28,14 +28,14 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "evaluation.squad_metrics",
         "evaluation.squad_features",
     ),
-    ("json_files", "hub_errors", "evaluation.metrics", "evaluation.answers"),
-    ("checkpoint", "config_files", "weight_files"),
+    ("json_files", "hub_errors", "evaluation.metrics", "evaluation.settings", "evaluation.answers"),
+    ("checkpoint", "config_files", "weight_files", "evaluation.glue_data"),
     ("corpus", "packing", "collator", "sharing", "caches", "demo_text", "decoding", "baseline_losses"),
     # The stages of the method: tensors and plans in, tensors and plans out.
     ("structure", "cost", "passes", "tasks", "teacher", "registration", "tokenizer_files"),
     ("latency", "latency.timing", "latency.machine", "latency.onnx_graph", "latency.tables", "latency.layout"),
     ("latency.backends",),
-    ("budgets", "sensitivity", "masks", "compaction", "recording", "optimizers"),
+    ("budgets", "sensitivity", "masks", "compaction", "recording", "optimizers", "evaluation.finetuning"),
     ("latency.parts", "latency.comparison"),
     ("latency.planning",),
     ("plans", "conversion", "depth", "pruning", "distillation", "discrepancy", "data"),
@@ -47,6 +47,10 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("hub_checkpoints",),
     ("export",),
     ("verify", "run_folder", "report"),
+    ("evaluation.models",),
+    ("evaluation.records", "evaluation.publication"),
+    ("evaluation.glue", "evaluation.discrepancy", "evaluation.comparison"),
+    ("evaluation.command",),
     # Who reads settings and puts the stages together.
     ("training_args", "resumable"),
     ("ranks",),
@@ -89,7 +93,16 @@ SETTINGS_READERS = (
     "demo",
     "cli",
 )
-TRAINER_USERS = (*SETTINGS_READERS, "resumable", "ranks", "measuring", "exporting", "pushing", "demo_teacher")
+TRAINER_USERS = (
+    *SETTINGS_READERS,
+    "resumable",
+    "ranks",
+    "measuring",
+    "exporting",
+    "pushing",
+    "demo_teacher",
+    "evaluation.finetuning",
+)
 TRAINER_MODULES = ("transformers.trainer", "transformers.training_args", "transformers.hf_argparser")
 TRAINER_NAMES = ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser")
 

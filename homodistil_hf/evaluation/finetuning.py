@@ -1,0 +1,195 @@
+"""One fine-tuning of a sequence classifier with the stock `Trainer`, and float32 predictions of the result.
+
+Every model gets the same treatment: its encoder under stock transformers' classifier, with a fresh pooler and a fresh
+output layer drawn from the seed. Which rows and which settings is decided in `glue.py`.
+"""
+
+import copy
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..teacher import multiplies_bfloat16
+from .settings import GlueSettings
+
+_POOLER = "pooler."
+_MULTIPLE = 8  # of the padded lengths: fewer shapes for the matrix libraries to prepare for
+_PREDICTION_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What came out of a fine-tuning.
+
+    Args:
+        model: on the device that it was trained on.
+        num_steps: optimizer steps.
+        train_loss: mean over all steps.
+    """
+
+    model: PreTrainedModel
+    num_steps: int
+    train_loss: float
+
+
+def training_dtype(dtype: str) -> str:
+    """Resolve the type of the matrix products.
+
+    Args:
+        dtype: `"auto"`, `"bfloat16"` or `"float32"`.
+
+    Returns:
+        `str`: `"bfloat16"` for `"auto"` where the hardware multiplies it, else `"float32"`.
+    """
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if multiplies_bfloat16(_device()) else "float32"
+
+
+def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
+    """A stock sequence classifier around a copy of an encoder; the model's own pooler and head are left behind.
+
+    Args:
+        encoder: `BertModel` or `HomoBertModel`.
+        num_labels: classes; 1 for a regression.
+        dropout: of hidden states, attention probabilities and the classifier's input, in [0, 1).
+        seed: of pooler and output layer, drawn from N(0, `initializer_range`²), biases 0.
+
+    Returns:
+        `PreTrainedModel`: what `AutoModelForSequenceClassification` makes, in float32.
+    """
+    config = copy.deepcopy(encoder.config)
+    config.num_labels = num_labels
+    config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    config.classifier_dropout = None
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention())
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
+    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
+    if unexpected or any(not name.startswith(_POOLER) for name in missing):
+        raise ValueError(
+            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    for layer in (model.base_model.pooler.dense, model.classifier):
+        nn.init.normal_(layer.weight, std=config.initializer_range, generator=generator)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    settings: GlueSettings,
+    seed: int,
+) -> FineTuned:
+    """Train a classifier with AdamW, linear warm-up and decay, batches of rows of like length.
+
+    Args:
+        model: what [`fresh_classifier`] made; changed in place.
+        rows: tokenized, with `labels` and `length`.
+        tokenizer: pads.
+        settings: learning rate, epochs and so on.
+        seed: of the order of rows and of dropout.
+
+    Returns:
+        [`FineTuned`].
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    set_seed(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            model=model,
+            args=_training_arguments(scratch, settings, seed),
+            train_dataset=rows,
+            data_collator=_collator(tokenizer),
+        )
+        trainer.remove_callback(PrinterCallback)
+        output = trainer.train()
+    if not np.isfinite(output.training_loss):
+        raise FloatingPointError(
+            f"training_loss={output.training_loss} at learning_rate={settings.learning_rate:g}: fine-tuning diverged; "
+            "lower learning_rate, or train in dtype=float32"
+        )
+    return FineTuned(trainer.accelerator.unwrap_model(model), output.global_step, output.training_loss)
+
+
+@torch.inference_mode()
+def predict(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a fine-tuned model, in float32.
+
+    Args:
+        model: set to evaluation mode.
+        rows: tokenized, with `labels` and `length`.
+        tokenizer: pads.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: logits `(rows, num_labels)` and labels `(rows,)`, both in order of length.
+    """
+    model.eval()
+    by_length = rows.select(np.argsort(rows["length"][:], kind="stable").tolist()).remove_columns("length")
+    logits, labels = [], []
+    for batch in DataLoader(by_length, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=_collator(tokenizer)):
+        labels.append(batch.pop("labels"))
+        # The class's own forward: accelerate leaves its autocast on the object's.
+        with torch.autocast(model.device.type, enabled=False):
+            outputs = type(model).forward(model, **batch.to(model.device))
+        logits.append(outputs["logits"].float().cpu())
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
+def _training_arguments(folder: str, settings: GlueSettings, seed: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.num_train_epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_fraction,
+        weight_decay=settings.weight_decay,
+        bf16=training_dtype(settings.dtype) == "bfloat16",
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        seed=seed,
+        use_cpu=_device().type == "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.accelerator.is_available(),
+    )
+
+
+def _collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_MULTIPLE)
+
+
+def _attention() -> str | None:
+    """On a CPU torch's fused attention is the slow one where bfloat16 or dropout is on."""
+    return "eager" if _device().type == "cpu" else None
+
+
+def _device() -> torch.device:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")

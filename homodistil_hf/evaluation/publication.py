@@ -1,0 +1,36 @@
+"""From a summary of evaluations to what an export says about itself: `facts.json` and the model card.
+
+The section is called `benchmarks`. The files that `verify.py` checks by digest are not touched.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ..card import render_card
+from ..durable import write_text
+from ..facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
+from .models import EvaluatedModel
+
+logger = logging.getLogger(__name__)
+
+
+def publish(evaluated: EvaluatedModel, summary: Mapping[str, Any]) -> None:
+    """Write the results of an export into its facts and its card; nothing for models that are no export of ours.
+
+    Args:
+        evaluated: what was evaluated.
+        summary: what [`Records.summarize`] returned.
+    """
+    if evaluated.export is None:
+        return
+    section = {name: value for name, value in summary.items() if name not in ("format", "model")}
+    facts = read_export_facts(evaluated.export)
+    published = facts | run_facts({BENCHMARKS: section})
+    if published == facts:
+        return
+    text = json.dumps(published, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(evaluated.export / FACTS_FILE, text)
+    write_text(evaluated.export / CARD_FILE, render_card(published))
+    logger.info("%s: facts.json and the card tell of the evaluations", evaluated.export)

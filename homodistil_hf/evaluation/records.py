@@ -1,0 +1,161 @@
+"""Results on disk: one JSON a measurement, and a summary of them that is always made anew from those files.
+
+A record is named after what was measured and carries a digest of everything that its numbers depend on: weights,
+tokenizer, data, settings. One that is asked for again is read, not measured again; one that is of other weights or
+settings is replaced.
+"""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ..durable import write_text
+from ..facts import version_facts
+from ..json_files import read_json_object
+from .models import EvaluatedModel
+
+SUMMARY_FILE = "summary.json"
+DISCREPANCY = "discrepancy"
+
+Record: TypeAlias = dict[str, Any]
+
+_FORMAT = 1
+_PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "format", "sha256")
+
+
+@dataclass(frozen=True)
+class Records:
+    """The results of one model.
+
+    Args:
+        model: what is evaluated.
+    """
+
+    model: EvaluatedModel
+
+    def measured(
+        self, name: str, depends_on: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
+    ) -> tuple[Record, bool]:
+        """Read a result, or measure and write it.
+
+        Args:
+            name: what is measured, e.g. `rte.seed-0`; the file's name without `.json`.
+            depends_on: settings and digests of the data, plain values. The model's own digest is added.
+            measure: gives the result, plain values.
+
+        Returns:
+            `tuple[dict, bool]`: the record; whether it was there already.
+        """
+        sha256 = _digest({**depends_on, "model": self.model.sha256})
+        path = self.model.results / f"{name}.json"
+        if (earlier := _read_record(path)) and earlier.get("sha256") == sha256:
+            return earlier, True
+        record = {
+            "format": _FORMAT,
+            "model": {"name": self.model.name, "sha256": self.model.sha256},
+            **measure(),
+            "sha256": sha256,
+            "versions": version_facts(),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        }
+        self.model.results.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return record, False
+
+    def summarize(self) -> dict[str, Any]:
+        """Sum up all records of this model as it is now, and write `summary.json`.
+
+        Returns:
+            `dict`: `model` (name, digest, costs), `tasks` (name → mean, standard deviation, conditions), and
+            `discrepancy` if it was measured.
+        """
+        tasks: dict[str, list[Record]] = {}
+        summary: dict[str, Any] = {"format": _FORMAT, "model": {**self.model.costs(), "sha256": self.model.sha256}}
+        for path in sorted(self.model.results.glob("*.json")):
+            record = _read_record(path)
+            if record.get("model", {}).get("sha256") != self.model.sha256:
+                continue
+            if "seed" in record:
+                tasks.setdefault(record["data"], []).append(record)
+            elif path.stem == DISCREPANCY:
+                left_out = ("format", "model", "sha256", "versions", "finished")
+                summary[DISCREPANCY] = {key: value for key, value in record.items() if key not in left_out}
+        summary["tasks"] = {name: _summary(records) for name, records in tasks.items()}
+        self.model.results.mkdir(parents=True, exist_ok=True)
+        write_text(self.model.results / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        return summary
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Read what [`Records.summarize`] wrote.
+
+    Args:
+        folder: of a model's results.
+
+    Returns:
+        `dict`, or None where nothing has been evaluated.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
+        return None
+    summary = read_json_object(path, f"{SUMMARY_FILE} in folder={str(folder)!r}")
+    if not isinstance(summary.get("tasks"), dict) or not isinstance(summary.get("model"), dict):
+        raise ValueError(f"{SUMMARY_FILE} in folder={str(folder)!r} is no summary of evaluations; evaluate again")
+    return summary
+
+
+def spread(values: list[float]) -> dict[str, float | None]:
+    """Mean and standard deviation over seeds.
+
+    Args:
+        values: one a seed.
+
+    Returns:
+        `dict`: `mean`; `std` of the sample, with n - 1, and None for a single seed.
+
+    Example:
+    ```python
+    >>> spread([0.5, 0.7])
+    {'mean': 0.6, 'std': 0.141...}
+    >>> spread([0.5])
+    {'mean': 0.5, 'std': None}
+
+    ```
+    """
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def _summary(records: list[Record]) -> dict[str, Any]:
+    newest = max(records, key=lambda record: record["finished"])
+    # Records of an earlier run with other settings are no further seeds of this one.
+    same = [record for record in records if record["conditions"] == newest["conditions"]]
+    same.sort(key=lambda record: record["seed"])
+    conditions = {key: value for key, value in newest.items() if key not in _PER_SEED}
+    return {
+        "score": spread([record["score"] for record in same]),
+        "metrics": {name: spread([record["metrics"][name] for record in same]) for name in newest["metrics"]},
+        "seeds": [record["seed"] for record in same],
+        "scores": [record["score"] for record in same],
+        **conditions,
+    }
+
+
+def _read_record(path: Path) -> Record:
+    if not path.is_file():
+        return {}
+    try:
+        return read_json_object(path, path.name)
+    except ValueError:  # cut off or of somebody else: measured again
+        return {}
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()
