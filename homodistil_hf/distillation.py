@@ -13,7 +13,7 @@ from torch import nn
 from .decoding import decoded_terms, decoder_of
 from .losses import attention_error, attention_scores, hidden_error
 from .modeling import HomoBertPreTrainedModel
-from .recording import QueryKey, QueryKeyRecorder
+from .recording import AttentionRecorder, Recorded
 from .tasks import Inputs, task_of
 from .teacher import FrozenTeacher
 
@@ -44,9 +44,9 @@ class Distillation:
         self.task = task_of(student)
         self.weights = dict(weights) | {"task": weights["mlm"]}
         self.kept_heads = kept_heads
-        self.recorders: dict[str, QueryKeyRecorder] = {}
+        self.recorders: dict[str, AttentionRecorder] = {}
         if weights["attention"]:
-            self.recorders = {"teacher": QueryKeyRecorder(teacher.fast), "student": QueryKeyRecorder(student)}
+            self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
 
     def count(self, inputs: Inputs) -> torch.Tensor:
         """What the terms of a batch are averaged over.
@@ -148,7 +148,7 @@ class Distillation:
         return projected
 
     def _attention_term(
-        self, teacher: list[QueryKey], student: list[QueryKey], mask_BT: torch.Tensor | None
+        self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None
     ) -> torch.Tensor:
         errors = []
         for layer, recorded in enumerate(zip(teacher, student, strict=True)):
@@ -165,5 +165,5 @@ class Distillation:
             errors.append(attention_error(scores[0], scores[1], mask_BT))
         return torch.stack(errors).sum()
 
-    def _recording(self, name: str) -> AbstractContextManager[list[QueryKey]]:
+    def _recording(self, name: str) -> AbstractContextManager[list[Recorded]]:
         return self.recorders[name].recording() if name in self.recorders else nullcontext([])

@@ -25,12 +25,15 @@ from .durable import write_text
 from .export import check_target
 from .facts import read_facts, version_facts
 from .hub_checkpoints import check_address, is_hub_address
+from .planned import check_possible
 from .preparation import check_output_dir, existing_files
+from .registry import METHODS, check_method_settings, impossible_reason
 from .resolution import resolve_student
 from .run_config import RunConfig
 from .run_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from .snapshot_plans import resolve_snapshots
 from .trainer import HomoDistilTrainer
+from .widths import teacher_plan
 
 Say: TypeAlias = Callable[[str], None]
 Blocks: TypeAlias = Dataset | IterableDataset
@@ -72,7 +75,8 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
         OSError: a file or a Hub repository can't be read or written.
     """
     start = time.perf_counter()
-    trainer = make_trainer(settings, say)
+    check_method_settings(settings.run.method, settings.run.own_settings())
+    trainer = make_trainer(settings, say, METHODS[settings.run.method], **settings.run.own_settings())
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         _write_json(folder / SETTINGS_FILE, settings.given)
@@ -212,6 +216,7 @@ def check_sources(settings: RunConfig) -> Sources:
         )
     target = resolve_student(training, config)
     resolve_snapshots(training.snapshots, config, target, multiple=training.width_multiple)
+    check_possible(run.method, impossible_reason(run.method, target, teacher_plan(config)))
     if run.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="

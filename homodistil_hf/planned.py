@@ -6,6 +6,7 @@ from data to export, is [`HomoDistilTrainer`]'s.
 
 import copy
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 MlmTrains = Literal["student", "head"]
 
 
-class PlannedTrainer(HomoDistilTrainer):
+class PlannedTrainer(HomoDistilTrainer, ABC):
     """A trainer that brings its student to the plan before the first step; subclasses say how in `start_at_plan`."""
 
     has_started = False
@@ -43,9 +44,9 @@ class PlannedTrainer(HomoDistilTrainer):
         self.has_started = True
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    @abstractmethod
     def start_at_plan(self) -> None:
         """Bring the student, a copy of the teacher so far, to the plan."""
-        raise NotImplementedError
 
     def prune_at_once(self, plan: WidthPlan) -> None:
         """Drop units down to a plan and remove them; nothing where the student has its widths already.
@@ -84,6 +85,9 @@ class FreshTrainer(PlannedTrainer):
     ):
         if mlm_trains not in ("student", "head"):
             raise ValueError(f"mlm_trains={shown(mlm_trains)} is not one of student, head")
+        for name, weight in loss_weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name}_weight={shown(weight)} is below 0; leave it at its default or set it to 0")
         weights = {f"{name}_weight": loss_weights.get(name, 0.0) for name in LOSS_TERMS}
         super().__init__(model, with_settings(args, projection_init="random", **weights), **kwargs)
         check_masked_lm(self)
@@ -156,6 +160,23 @@ def check_masked_lm(trainer: HomoDistilTrainer) -> None:
         )
 
 
+def check_recordable(args: HomoDistilTrainingArguments) -> None:
+    """Refuse gradient checkpointing that would lose the gradients of recorded queries, keys and values.
+
+    Args:
+        args: of a method that compares attention.
+
+    Raises:
+        ValueError: it is of the reentrant kind.
+    """
+    kwargs: Any = args.gradient_checkpointing_kwargs or {}
+    if args.gradient_checkpointing and kwargs.get("use_reentrant"):
+        raise ValueError(
+            f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which this method "
+            "compares; set use_reentrant to false"
+        )
+
+
 def check_possible(method: str, reason: str | None) -> None:
     """Refuse a student that a method can't make.
 
@@ -174,4 +195,5 @@ _MLM_TRANSFORM = "cls.predictions.transform"
 
 
 def _without_gradient(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(tensor.detach() for tensor in inputs)
+    # A gradient of 0 and not none at all: DDP waits for every parameter's.
+    return tuple(tensor.detach() + 0.0 * (tensor - tensor.detach()) for tensor in inputs)

@@ -5,11 +5,16 @@ The classes share one signature: `Class(teacher, args, *, train_dataset=…, eva
 own file under `methods/`; who picks one is `launch.py`.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .methods.baselines import OneShotTrainer, PrunedFirstTrainer
 from .methods.distilbert import DistilBertTrainer, no_number_of_layers
+from .methods.minilm import MiniLMTrainer, MiniLMv2Trainer, other_last_heads
 from .methods.scratch import ScratchTrainer
+from .methods.tinybert import TinyBertTrainer
+from .planned import other_heads
 from .trainer import HomoDistilTrainer
 from .widths import WidthPlan, nearest_name, shown
 
@@ -19,9 +24,16 @@ METHODS: dict[str, type[HomoDistilTrainer]] = {
     "pruned_first": PrunedFirstTrainer,
     "scratch": ScratchTrainer,
     "distilbert": DistilBertTrainer,
+    "tinybert": TinyBertTrainer,
+    "minilm": MiniLMTrainer,
+    "minilm_v2": MiniLMv2Trainer,
 }
 
-_CONDITIONS: dict[str, Callable[[WidthPlan, WidthPlan], str | None]] = {"distilbert": no_number_of_layers}
+_CONDITIONS: dict[str, Callable[[WidthPlan, WidthPlan], str | None]] = {
+    "distilbert": no_number_of_layers,
+    "tinybert": other_heads,
+    "minilm": other_last_heads,
+}
 
 
 def impossible_reason(method: str, plan: WidthPlan, teacher: WidthPlan) -> str | None:
@@ -50,6 +62,54 @@ def impossible_reason(method: str, plan: WidthPlan, teacher: WidthPlan) -> str |
     check_method(method)
     condition = _CONDITIONS.get(method)
     return None if condition is None else condition(plan, teacher)
+
+
+def check_method_settings(method: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that a method's class doesn't take.
+
+    Args:
+        method: a key of `METHODS`.
+        settings: name → value.
+
+    Raises:
+        ValueError: an unknown name; the message names the nearest.
+    """
+    valid = default_settings(method)
+    for name, value in settings.items():
+        if name not in valid:
+            nearest = f"nearest valid: {nearest_name(name, valid)!r}" if valid else "it has none of its own"
+            raise ValueError(
+                f"method_settings of {method!r} have the unknown key {shown(name)} ({shown(value)}); {nearest}"
+            )
+
+
+def default_settings(method: str) -> dict[str, Any]:
+    """The settings that a method has beside those of every run.
+
+    Args:
+        method: a key of `METHODS`.
+
+    Returns:
+        `dict`: name → default.
+
+    Raises:
+        ValueError: the method is unknown.
+
+    Example:
+    ```python
+    >>> default_settings("one_shot"), default_settings("homodistil")
+    ({'num_scoring_batches': 16}, {})
+
+    ```
+    """
+    check_method(method)
+    shared = inspect.signature(HomoDistilTrainer.__init__).parameters
+    own = inspect.signature(METHODS[method].__init__).parameters
+    return {
+        name: entry.default
+        for name, entry in own.items()
+        if entry.kind is inspect.Parameter.KEYWORD_ONLY and name not in shared
+    }
 
 
 def check_method(method: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from transformers import HfArgumentParser
 
-from .json_files import read_json_object
+from .json_files import parse_json, read_json_object
 from .training_args import HomoDistilTrainingArguments, plan_texts
 from .widths import nearest_name, shown
 
@@ -21,6 +21,7 @@ from .widths import nearest_name, shown
 _LONGEST_MESSAGE = 1000
 _ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
     "student": dict,
+    "method_settings": dict,
     "snapshots": (str, dict, list),
     "train_data": str,
     "eval_data": str,
@@ -36,6 +37,12 @@ class RunArguments:
     """
 
     teacher: str = field(default="", metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."})
+    method: str = field(
+        default="homodistil", metadata={"help": "How the student is trained: homodistil or a baseline's name."}
+    )
+    method_settings: str | None = field(
+        default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}
+    )
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
     )
@@ -74,6 +81,24 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is too small; nearest valid: 1")
+        self.own_settings()
+
+    def own_settings(self) -> dict[str, Any]:
+        """Read `method_settings`.
+
+        Returns:
+            `dict`: name → value.
+
+        Raises:
+            ValueError: no JSON object.
+        """
+        values = parse_json(self.method_settings or "{}", "method_settings")
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"method_settings={shown(self.method_settings)} is no JSON object; expected such as "
+                '{"temperature": 2.0}'
+            )
+        return values
 
 
 @dataclass(frozen=True)
@@ -301,7 +326,7 @@ def _json_type(value: Any) -> str:
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name == "student" and isinstance(value, dict):
+    if name in ("student", "method_settings") and isinstance(value, dict):
         return json.dumps(value)
     if name == "snapshots":
         return plan_texts(value)

@@ -4,7 +4,7 @@ from students import FULL, UNEVEN, make_batch, make_student, masked, unlabelled
 
 from homodistil_hf.compaction import compact
 from homodistil_hf.modeling import HomoBertPreTrainedModel
-from homodistil_hf.recording import QueryKeyRecorder
+from homodistil_hf.recording import AttentionRecorder
 
 
 def expected_query_keys(student: HomoBertPreTrainedModel) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -24,7 +24,7 @@ def assert_recorded(recorded: list, expected: list) -> None:
 def test_queries_and_keys_of_every_layer_in_order():
     student = make_student()
     expected = expected_query_keys(student)
-    recorder = QueryKeyRecorder(student)
+    recorder = AttentionRecorder(student)
     with recorder.recording() as recorded:
         student(**unlabelled(make_batch()))
         assert recorded == []
@@ -35,7 +35,7 @@ def test_queries_and_keys_of_every_layer_in_order():
 
 def test_nothing_is_held_outside_and_afterwards():
     student = make_student()
-    recorder = QueryKeyRecorder(student)
+    recorder = AttentionRecorder(student)
     student(**unlabelled(make_batch()))
     assert recorder._recorded == {}
     with recorder.recording():
@@ -50,7 +50,7 @@ def test_nothing_is_held_outside_and_afterwards():
 
 def test_an_error_inside_ends_the_recording():
     student = make_student()
-    recorder = QueryKeyRecorder(student)
+    recorder = AttentionRecorder(student)
     with pytest.raises(IndexError, match="out of range"), recorder.recording():
         student(input_ids=torch.tensor([[10_000]]))
     student(**unlabelled(make_batch()))
@@ -59,7 +59,7 @@ def test_an_error_inside_ends_the_recording():
 
 def test_the_last_forward_pass_counts():
     student = make_student()
-    recorder, inputs = QueryKeyRecorder(student), unlabelled(make_batch())
+    recorder, inputs = AttentionRecorder(student), unlabelled(make_batch())
     with recorder.recording() as once:
         student(**inputs)
     with recorder.recording() as twice:
@@ -70,7 +70,7 @@ def test_the_last_forward_pass_counts():
 
 def test_recording_goes_on_after_a_compaction():
     student = make_student()
-    recorder = QueryKeyRecorder(student)
+    recorder = AttentionRecorder(student)
     groups, masks = masked(student, UNEVEN)
     compact(student, groups, masks, plan=UNEVEN)
     expected = expected_query_keys(student)
@@ -84,7 +84,7 @@ def test_recording_goes_on_after_a_compaction():
 def test_recording_changes_no_output():
     student, inputs = make_student(), unlabelled(make_batch())
     before = student(**inputs).logits
-    recorder = QueryKeyRecorder(student)
+    recorder = AttentionRecorder(student)
     with recorder.recording():
         assert torch.equal(student(**inputs).logits, before)
     assert torch.equal(student(**inputs).logits, before)

@@ -1,0 +1,53 @@
+"""TinyBERT's general distillation: hidden states, embeddings and attention scores, layer by layer.
+
+Recipe of Jiao et al. 2020 (arXiv 1909.10351), from memory: a student of random weights, mean squared errors of the
+embeddings, of every layer's hidden states (through learnable projections) and of every layer's attention scores before
+the softmax, weights 1; no term of the predictions, as the paper found it to bring nothing at this stage. Its layers
+are mapped one to one here, because students have the teacher's depth; the paper writes one matrix for the hidden
+states of all layers, here each layer has its own, as HomoDistil has them.
+"""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..planned import FreshTrainer, MlmTrains, check_possible, check_recordable, other_heads
+from ..training_args import HomoDistilTrainingArguments
+
+
+class TinyBertTrainer(FreshTrainer):
+    """Distil into a student of the plan's widths and random weights by TinyBERT's general distillation.
+
+    The recipe trains no prediction, so without more the student could not fill in a mask. The masked-LM loss is
+    therefore trained beside it, by default through the whole student, which is the stronger opponent; with
+    `mlm_trains="head"` only the masked-LM head and the word embeddings tied to it learn from it.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; its loss weights are not used.
+        mlm_weight: factor ≥ 0 of the masked-LM loss.
+        mlm_trains: `"student"` or `"head"`.
+        layer_weight: factor ≥ 0 of the errors of hidden states, embeddings and attention scores each.
+        kwargs: as in [`HomoDistilTrainer`].
+
+    Raises:
+        ValueError: the student has not as many heads as the teacher, or a setting is out of range.
+    """
+
+    method = "tinybert"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        mlm_weight: float = 1.0,
+        mlm_trains: MlmTrains = "student",
+        layer_weight: float = 1.0,
+        **kwargs: Any,
+    ):
+        check_recordable(args)
+        layers = dict.fromkeys(("hidden", "embedding", "attention"), layer_weight)
+        super().__init__(model, args, loss_weights={"mlm": mlm_weight} | layers, mlm_trains=mlm_trains, **kwargs)
+        self.method_settings = {"mlm_trains": mlm_trains}
+        check_possible(self.method, other_heads(self.plan, self.pruner.full))
