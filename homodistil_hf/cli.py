@@ -115,6 +115,7 @@ def _parser() -> _Parser:
     _add_verify(commands)
     _add_push(commands)
     _add_bench(commands)
+    _add_sweep(commands)
     _add_demo(commands)
     _add_cache(commands)
     return parser
@@ -463,6 +464,38 @@ def _bench(flags: argparse.Namespace) -> int:
     if flags.chart and not flags.growth:
         draw_parts(results, Path(flags.chart))
     return 0
+
+
+# sweep
+
+
+def _add_sweep(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "sweep",
+        _sweep,
+        help="train every cell of a sweep's JSON file, each where it stopped, and write one table and plots",
+        example="homodistil sweep examples/sweeps/smoke.json --only homodistil",
+    )
+    parser.add_argument("file", metavar="FILE.json", help="sweep: base settings, cells by name, axes")
+    parser.add_argument("--only", nargs="+", default=(), metavar="CELL", help="cells, arms or patterns with * and ?")
+    parser.add_argument("--list", action="store_true", help="say how far each cell has come, and train nothing")
+    parser.add_argument("--output", metavar="DIR", help="folder of the sweep (default: the file's output_dir)")
+    parser.add_argument("--results", metavar="FILE", help="table to write, plots beside it (default: DIR/results.md)")
+    parser.add_argument("--overwrite", action="store_true", help="train cells anew that were run with other settings")
+
+
+def _sweep(flags: argparse.Namespace) -> int:
+    from .sweep.running import prepare_sweep, run_sweep, write_table
+
+    run = prepare_sweep(flags.file, only=flags.only, output=flags.output)
+    if flags.list:
+        for cell in run.cells:
+            print(f"{run.state(cell):<10}  {cell.name}")
+        return 0
+    num_failed = run_sweep(run, lambda line: print(line, flush=True), overwrite=flags.overwrite)
+    print("\n".join(map(str, write_table(run, flags.results))))
+    return 1 if num_failed else 0
 
 
 # demo, cache

@@ -29,7 +29,7 @@ METRICS = {"kl": False, "mlm_loss": False, "mlm_accuracy": True}
 _ARM_KEYS = ("method", METHOD_SETTINGS, "grid")
 _CHOICE_KEYS = ("axis", "metric", "within")
 _ARM_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
-_RESERVED_NAMES = ("results", "locks")
+_RESERVED_NAMES = ("results", "locks", "logs")
 _UNSAFE = re.compile(r"[^\w.+=-]+")
 _LONGEST_NAME = 150  # of a file, with room for suffixes
 
@@ -134,9 +134,7 @@ def read_sweep(path: str | Path, setting_names: Collection[str]) -> Sweep:
     base, grid = (_object(content, name, label) for name in ("base", "grid"))
     arms = _object(content, "cells", label)
     if not arms:
-        raise ValueError(
-            f'{label} has no cells; expected them by name: {{"mine": {{"method": "homodistil"}}}}'
-        )
+        raise ValueError(f'{label} has no cells; expected them by name: {{"mine": {{"method": "homodistil"}}}}')
     _check_settings(base, setting_names, f"{label}: base")
     by_arm = [_cells_of(name, arms[name], base, grid, (setting_names, label)) for name in arms]
     cells = tuple(cell for row in itertools.zip_longest(*by_arm) for cell in row if cell is not None)

@@ -1,0 +1,71 @@
+"""Every cell is checked before the first is trained: its settings, its method's, and whether it can exist at all."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from ..launch import Sources, check_sources
+from ..registry import check_method_settings, impossible_reason
+from ..resolution import resolve_student
+from ..run_config import RunConfig, run_of
+from ..widths import teacher_plan
+from .cells import Cell
+
+_DECIDES_SOURCES = (
+    *("teacher", "teacher_revision", "tokenizer", "streaming", "max_seq_length"),
+    *("student", "width_multiple", "snapshots"),
+)
+
+
+def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
+    """Make the settings of a cell's run.
+
+    Args:
+        cell: of a sweep.
+        output_dir: the cell's folder.
+        others: settings that the sweep gives.
+
+    Returns:
+        [`RunConfig`].
+
+    Raises:
+        ValueError: a setting that no run can have.
+    """
+    values = {**cell.settings, "disable_tqdm": True, "output_dir": output_dir, **others}
+    return run_of(values, f"cell {cell.name!r}")
+
+
+def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
+    """Check cells without reading text or weights.
+
+    Args:
+        cells: of a sweep.
+
+    Returns:
+        `dict[str, str]`: name of each cell that can't exist → why.
+
+    Raises:
+        ValueError: settings that can't work; the message begins with the cell.
+        OSError: a teacher or tokenizer can't be read.
+    """
+    sources: dict[str, Sources] = {}
+    reasons = {}
+    for cell in cells:
+        try:
+            reason = _impossible_reason(cell, sources)
+        except ValueError as error:
+            label = f"cell {cell.name!r}"
+            raise ValueError(str(error) if label in str(error) else f"{label}: {error}") from error
+        if reason is not None:
+            reasons[cell.name] = reason
+    return reasons
+
+
+def _impossible_reason(cell: Cell, known: dict[str, Sources]) -> str | None:
+    check_method_settings(cell.method, cell.method_settings)
+    settings = run_settings(cell, "runs/checked")
+    key = json.dumps([cell.settings.get(name) for name in _DECIDES_SOURCES])
+    if key not in known:
+        known[key] = check_sources(settings)
+    config = known[key].config
+    return impossible_reason(cell.method, resolve_student(settings.training, config), teacher_plan(config))

@@ -1,0 +1,64 @@
+"""Two processes never train the same cell: the lock of a cell is the operating system's, and goes with its process.
+
+However a process ends, its locks are free from that moment on, so none is ever stale.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_HOLDER_SUFFIX = ".pid"
+
+
+@contextmanager
+def held(lock_file: Path) -> Iterator[bool]:
+    """Hold a lock while inside, if nobody else does.
+
+    Args:
+        lock_file: created if need be; beside it stands who holds the lock.
+
+    Returns:
+        Context of a `bool`: whether the lock is ours.
+    """
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        lock_file.with_suffix(_HOLDER_SUFFIX).write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield True
+    finally:
+        lock.release()
+
+
+def holder(lock_file: Path) -> int | None:
+    """Who holds a lock.
+
+    Args:
+        lock_file: may be absent.
+
+    Returns:
+        `int`: the number of a process, -1 where it has not said its own yet; None where the lock is free.
+    """
+    if not lock_file.parent.is_dir():
+        return None
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return _number_in(lock_file.with_suffix(_HOLDER_SUFFIX))
+    lock.release()
+    return None
+
+
+def _number_in(file: Path) -> int:
+    try:
+        return int(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return -1
