@@ -49,6 +49,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("verify", "run_folder", "report"),
     ("evaluation.models",),
     ("evaluation.records", "evaluation.publication"),
+    ("evaluation.task_runs",),
     ("evaluation.glue", "evaluation.discrepancy", "evaluation.comparison"),
     ("evaluation.command",),
     # Who reads settings and puts the stages together.

@@ -23,10 +23,7 @@ from ..widths import nearest_name, shown
 HUB_NAME = "nyu-mll/glue"
 PART_SUFFIX = "_part"
 
-_MAX_HELD_OUT = 1000
-_HELD_OUT_FRACTION = 0.1
 _DEV_SPLITS = ("validation", "validation_matched", "validation_mismatched")
-_ROWS_SEED, _SLICE_SEED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,14 @@ class GlueData:
     """Labelled rows of one task.
 
     Args:
-        task: what they are.
+        task: its name.
         name: what results are called: the task's name, with `_part` behind it for a part of its rows.
         train: rows to learn from.
         dev: split → rows to measure on: `validation`; `validation_matched` and `validation_mismatched` for MNLI.
         sha256: of all texts and labels.
     """
 
-    task: GlueTask
+    task: str
     name: str
     train: Dataset
     dev: dict[str, Dataset]
@@ -147,37 +144,7 @@ def load_glue(task: str, data_dir: str | Path | None = None) -> GlueData:
     for split, rows in splits.items():
         _check_rows(rows, described, f"task={name!r}: {split} of {data_dir or HUB_NAME}")
     train = splits.pop("train")
-    return GlueData(described, data_name, train, splits, _digest(described, [train, *splits.values()]))
-
-
-def training_rows(data: GlueData, max_rows: int | None) -> Dataset:
-    """The rows to train on: all, or always the same ones of them.
-
-    Args:
-        data: of the task.
-        max_rows: at most so many.
-
-    Returns:
-        `Dataset`.
-    """
-    num_rows = len(data.train)
-    if max_rows is None or max_rows >= num_rows:
-        return data.train
-    return data.train.select(sorted(np.random.RandomState(_ROWS_SEED).permutation(num_rows)[:max_rows].tolist()))
-
-
-def with_held_out(rows: Dataset) -> tuple[Dataset, Dataset]:
-    """Split training rows into those to learn from and a slice to choose settings on: a tenth, 1,000 at most.
-
-    Args:
-        rows: of the training set.
-
-    Returns:
-        `tuple[Dataset, Dataset]`: without the slice; the slice. Always the same ones.
-    """
-    order = np.random.RandomState(_SLICE_SEED).permutation(len(rows)).tolist()
-    num_held_out = max(1, min(_MAX_HELD_OUT, round(_HELD_OUT_FRACTION * len(rows))))
-    return rows.select(sorted(order[num_held_out:])), rows.select(sorted(order[:num_held_out]))
+    return GlueData(name, data_name, train, splits, _digest(described, [train, *splits.values()]))
 
 
 def encode(rows: Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:

@@ -1,0 +1,232 @@
+"""A model on a task: which learning rate, every seed, one record each, and the summary of them all.
+
+What a fine-tuning is and how it is graded comes as a function: `glue.py` and `squad.py` have theirs. Rows are capped
+and held out here, files written by `records.py`.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from datasets import Dataset
+
+from .finetuning import FineTuned, training_dtype
+from .metrics import task_score
+from .models import EvaluatedModel
+from .publication import publish
+from .records import Records
+from .settings import GlueSettings
+
+MISMATCHED = "validation_mismatched"
+
+_HELD_OUT_FRACTION = 0.1
+_MAX_HELD_OUT = 1000
+_ROWS_SEED, _SLICE_SEED = 0, 1
+
+
+class TaskRows(Protocol):
+    """Labelled rows of a task."""
+
+    @property
+    def task(self) -> str:
+        """Name that its metric is known by."""
+
+    @property
+    def name(self) -> str:
+        """What results are called: the task, with `_part` behind it for a part of its rows."""
+
+    @property
+    def train(self) -> Dataset:
+        """Rows to learn from."""
+
+    @property
+    def dev(self) -> dict[str, Dataset]:
+        """Split → rows to measure on."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all rows."""
+
+
+class Measure(Protocol):
+    """Fine-tunes a copy of a model on rows and grades it on others; see `classification_metrics` in `glue.py`."""
+
+    def __call__(
+        self,
+        evaluated: EvaluatedModel,
+        task: str,
+        rows: Dataset,
+        measured_on: Mapping[str, Dataset],
+        *,
+        settings: Any,
+        seed: int,
+    ) -> tuple[dict[str, dict[str, float]], FineTuned]:
+        """Return name → metrics, and what was trained."""
+
+
+def evaluate_tasks(
+    evaluated: EvaluatedModel,
+    tasks: Iterable[TaskRows],
+    measure: Measure,
+    *,
+    settings: GlueSettings,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Measure a model on tasks, one after the other; after each the summary, facts and card are up to date.
+
+    Args:
+        evaluated: the model.
+        tasks: their rows; may be made while they are asked for.
+        measure: one fine-tuning and its grades.
+        settings: the same for all tasks.
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: what stands in `summary.json`.
+    """
+    records = Records(evaluated)
+    summary: dict[str, Any] = {}
+    for rows in tasks:
+        _TaskRun(records, rows, measure, settings, say).run()
+        summary = records.summarize()
+        publish(evaluated, summary)
+    return summary
+
+
+def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
+    """The rows to train on: all, or always the same ones of them.
+
+    Args:
+        rows: of the training set.
+        max_rows: at most so many.
+
+    Returns:
+        `Dataset`.
+    """
+    if max_rows is None or max_rows >= len(rows):
+        return rows
+    return rows.select(sorted(np.random.RandomState(_ROWS_SEED).permutation(len(rows))[:max_rows].tolist()))
+
+
+def with_held_out(rows: Dataset) -> tuple[Dataset, Dataset]:
+    """Split training rows into those to learn from and a slice to choose settings on: a tenth, 1,000 at most.
+
+    Args:
+        rows: of the training set.
+
+    Returns:
+        `tuple[Dataset, Dataset]`: without the slice; the slice. Always the same ones.
+    """
+    order = np.random.RandomState(_SLICE_SEED).permutation(len(rows)).tolist()
+    num_held_out = max(1, min(_MAX_HELD_OUT, round(_HELD_OUT_FRACTION * len(rows))))
+    return rows.select(sorted(order[num_held_out:])), rows.select(sorted(order[:num_held_out]))
+
+
+@dataclass(frozen=True)
+class _TaskRun:
+    """One task of one model; `settings.learning_rates` are still to choose from."""
+
+    records: Records
+    data: TaskRows
+    measure: Measure
+    settings: GlueSettings
+    say: Callable[[str], None]
+
+    def run(self) -> None:
+        """Choose a learning rate if there is a choice, then fine-tune and measure with every seed."""
+        conditions: dict[str, Any] = self._conditions()
+        if self.settings.learning_rates:
+            rates = sorted(set(self.settings.learning_rates))
+            chosen = {"learning_rates": rates, "chosen_with_seed": self.settings.seeds[0]}
+            conditions |= {"learning_rate": self._best(rates, conditions), **chosen}
+        for index, seed in enumerate(self.settings.seeds):
+            depends_on = {"task": self.data.task, "conditions": conditions, "seed": seed}
+            record, was_there = self.records.measured(
+                f"{self.data.name}.seed-{seed}", depends_on, partial(self._seed_record, seed, conditions)
+            )
+            metrics = ", ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
+            told = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
+            self.say(f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({told})")
+
+    def _conditions(self) -> dict[str, Any]:
+        return {
+            **self.settings.compared(),
+            "dtype": training_dtype(self.settings.dtype),
+            "data_sha256": self.data.sha256,
+            "learning_rate": self.settings.learning_rate,
+        }
+
+    def _best(self, rates: list[float], conditions: dict[str, Any]) -> float:
+        """Try each rate with the first seed on rows without a slice, measure on the slice; the lowest of equals."""
+        scores = {}
+        for rate in rates:
+            tried = {"learning_rate": rate, "seed": self.settings.seeds[0]}
+            depends_on = {
+                "task": self.data.task,
+                "conditions": {**conditions, "learning_rate": 0},
+                "tried": tried,
+            }
+            record, _ = self.records.measured(
+                f"{self.data.name}.learning-rate-{rate:g}", depends_on, partial(self._tried_record, tried)
+            )
+            scores[rate] = record["score"]
+            self.say(
+                f"{self.data.name}, learning rate {rate:g}: {record['score']:.4f} on {record['num_held_out_rows']:,} "
+                "rows held out from the training set"
+            )
+        best = max(scores, key=lambda rate: scores[rate])
+        self.say(f"{self.data.name}: learning rate {best:g} it is")
+        return best
+
+    def _tried_record(self, tried: dict[str, Any]) -> dict[str, Any]:
+        rows, held_out = with_held_out(training_rows(self.data.train, self.settings.max_train_samples))
+        found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, **tried)
+        metrics = found["held_out"]
+        score = task_score(self.data.task, metrics)
+        return {
+            "tried": tried,
+            "num_held_out_rows": len(held_out),
+            "metrics": metrics,
+            "score": score,
+            "time_s": time_s,
+        }
+
+    def _seed_record(self, seed: int, conditions: Mapping[str, Any]) -> dict[str, Any]:
+        task, rows = self.data.task, training_rows(self.data.train, self.settings.max_train_samples)
+        found, trained, time_s = self._fine_tuned(
+            rows, self.data.dev, learning_rate=conditions["learning_rate"], seed=seed
+        )
+        metrics = {
+            name + ("_mismatched" if split == MISMATCHED else ""): value
+            for split, values in found.items()
+            for name, value in values.items()
+        }
+        return {
+            "task": task,
+            "data": self.data.name,
+            "seed": seed,
+            "metrics": metrics,
+            "score": statistics.fmean(task_score(task, values) for values in found.values()),
+            "conditions": dict(conditions),
+            "num_train_rows": len(rows),
+            "num_available_rows": len(self.data.train),
+            "num_dev_rows": {split: len(dev) for split, dev in self.data.dev.items()},
+            "num_steps": trained.num_steps,
+            "train_loss": trained.train_loss,
+            "time_s": time_s,
+        }
+
+    def _fine_tuned(
+        self, rows: Dataset, measured_on: Mapping[str, Dataset], *, learning_rate: float, seed: int
+    ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
+        """What `measure` returns, and seconds."""
+        start = time.perf_counter()
+        settings = replace(self.settings, learning_rate=learning_rate)
+        found, trained = self.measure(
+            self.records.model, self.data.task, rows, measured_on, settings=settings, seed=seed
+        )
+        return found, trained, round(time.perf_counter() - start, 1)
