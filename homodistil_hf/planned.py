@@ -29,12 +29,8 @@ class PlannedTrainer(HomoDistilTrainer, ABC):
     has_started = False
 
     def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
+        check_no_snapshots(args)
         super().__init__(model, args, **kwargs)
-        if self.snapshots:
-            raise ValueError(
-                f"snapshots={self.args.snapshots!r} are passed by gradual pruning only; drop them, or use "
-                "HomoDistilTrainer"
-            )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Start at the plan unless resuming, then train; arguments and return as [`HomoDistilTrainer.train`]."""
@@ -142,6 +138,21 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
         f"the student's heads {heads[0]} are not as many as the teacher's {heads[1]}, and this method compares them "
         "one by one; choose a plan with the teacher's number of heads"
     )
+
+
+def check_no_snapshots(args: HomoDistilTrainingArguments) -> None:
+    """Refuse students on the way where there is no way.
+
+    Args:
+        args: of a method that doesn't prune gradually.
+
+    Raises:
+        ValueError: there are snapshots.
+    """
+    if args.snapshots:
+        raise ValueError(
+            f"snapshots={args.snapshots!r} are passed by gradual pruning only; drop them, or use HomoDistilTrainer"
+        )
 
 
 def check_masked_lm(trainer: HomoDistilTrainer) -> None:

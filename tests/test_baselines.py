@@ -1,17 +1,18 @@
-"""The one-shot baseline is cut to the plan before training, and then runs like any other."""
+"""Students that are cut to the plan before training, by gradients or by magnitudes, then run like any other."""
 
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_blocks, make_teacher
+from conftest import make_blocks, make_teacher, tiny_tokenizer
 from runs import SaveAt, assert_same_run, logs_of
 from torch import nn
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.masks import choose_masks, mask_digest
-from homodistil_hf.sensitivity import SensitivityScores
+from homodistil_hf.methods.baselines import PrunedFirstTrainer
+from homodistil_hf.sensitivity import MagnitudeScores, SensitivityScores
 
 
 @pytest.fixture
@@ -133,6 +134,41 @@ def test_nothing_is_pruned_into_a_folder_that_is_not_empty(one_shot, tmp_path):
 def test_needs_a_batch_to_score(one_shot):
     with pytest.raises(ValueError, match="num_scoring_batches=0 is below 1; scores need a batch, e.g. 16"):
         one_shot(num_scoring_batches=0)
+
+
+def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer):
+    trainer = make_trainer(trainer_class=PrunedFirstTrainer, max_steps=2)
+    groups, masks = trainer.pruner.groups, trainer.pruner.masks
+    full = trainer.pruner.full
+    magnitudes = MagnitudeScores(groups).scores(dict(trainer.model.named_parameters()), groups)
+    expected = choose_masks(magnitudes, masks, plan=trainer.plan)
+    weights = make_teacher().bert.encoder.layer[0].intermediate.dense.weight.detach()
+    seen, prune_to = [], trainer.pruner.prune_to
+
+    def watched(plan: Any) -> None:
+        prune_to(plan)
+        seen.append((trainer.pruner.present, mask_digest(trainer.pruner.masks)))
+
+    trainer.pruner.prune_to = watched
+    trainer.train()
+    assert seen == [(full, mask_digest(expected))]
+    kept = expected["ffn.0"]
+    assert float(weights[kept].abs().mean()) > float(weights[~kept].abs().mean())
+    assert trainer.args.importance_metric == "magnitude"
+    assert logs_of(trainer)[0]["loss_kl"] > 0.01
+
+
+def test_pruning_first_reads_no_data_to_choose(make_trainer, monkeypatch):
+    trainer = make_trainer(trainer_class=PrunedFirstTrainer)
+    monkeypatch.setattr(trainer, "get_train_dataloader", lambda: pytest.fail("data were read"))
+    trainer.start_at_plan()
+    assert trainer.pruner.present == trainer.plan
+
+
+def test_settings_given_are_left_alone(make_trainer):
+    args = make_trainer().args
+    trainer = PrunedFirstTrainer(make_teacher(), args, train_dataset=make_blocks(), processing_class=tiny_tokenizer())
+    assert (args.importance_metric, trainer.args.importance_metric) == ("sensitivity", "magnitude")
 
 
 def test_training_starts_without_left_over_gradients(one_shot):

@@ -20,7 +20,7 @@ from ..decoding import Decoder, decoded_terms, decoder_of
 from ..depth import keep_layers, shallow_plan
 from ..distillation import Distillation, Terms
 from ..modeling import HomoBertPreTrainedModel
-from ..planned import check_masked_lm, check_possible, with_settings
+from ..planned import check_masked_lm, check_no_snapshots, check_possible, with_settings
 from ..resolution import resolve_student
 from ..tasks import Inputs
 from ..teacher import FrozenTeacher
@@ -62,6 +62,7 @@ class DistilBertTrainer(HomoDistilTrainer):
         **kwargs: Any,
     ):
         weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
+        check_no_snapshots(args)
         _check_settings(weights, temperature)
         self.loss_weights, self.temperature = weights, temperature
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}

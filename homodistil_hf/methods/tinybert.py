@@ -49,5 +49,5 @@ class TinyBertTrainer(FreshTrainer):
         check_recordable(args)
         layers = dict.fromkeys(("hidden", "embedding", "attention"), layer_weight)
         super().__init__(model, args, loss_weights={"mlm": mlm_weight} | layers, mlm_trains=mlm_trains, **kwargs)
-        self.method_settings = {"mlm_trains": mlm_trains}
+        self.method_settings = {"mlm_weight": mlm_weight, "mlm_trains": mlm_trains, "layer_weight": layer_weight}
         check_possible(self.method, other_heads(self.plan, self.pruner.full))
