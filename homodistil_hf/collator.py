@@ -72,7 +72,7 @@ class MaskedLMCollator:
         self.seed = seed
         self.mask_token_id: int = tokenizer.mask_token_id
         self.pad_token_id: int | None = tokenizer.pad_token_id
-        self._unmaskable_ids_S = _unmaskable_ids(tokenizer)
+        self._unmaskable_ids_S = unmaskable_ids(tokenizer)
         self._random_ids = np.array(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
         # In shared memory, so that a change also reaches data loader workers which are already running.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
@@ -172,7 +172,15 @@ class MaskedLMCollator:
         input_T[chosen] = np.where(action < _MASK_FRACTION, self.mask_token_id, replaced)
 
 
-def _unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Ids that are no text: special tokens, but for the unknown one.
+
+    Args:
+        tokenizer: of the rows.
+
+    Returns:
+        `np.ndarray`: int64, ascending.
+    """
     structural = {
         tokenizer.cls_token_id,
         tokenizer.sep_token_id,

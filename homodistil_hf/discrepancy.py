@@ -20,9 +20,11 @@ class DiscrepancyMeter:
         task: what is predicted.
     """
 
+    num_sums = 4
+
     def __init__(self, task: Task):
         self.task = task
-        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.sums = torch.zeros(self.num_sums, dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, student: HomoBertPreTrainedModel, teacher: FrozenTeacher, inputs: Inputs) -> torch.Tensor:
@@ -39,13 +41,28 @@ class DiscrepancyMeter:
         forward = self.task.model_inputs(inputs)
         with torch.autocast(student.device.type, enabled=False):
             outputs = type(student).forward(student, **forward)
-        rows = self.task.rows(outputs, inputs)
-        labels = self.task.labels(inputs)
-        loss, kl = self.task.terms(rows, self.task.rows(teacher(exact=True, **forward), inputs), labels)
-        count = self.task.num_predictions(inputs)
+        teacher_rows = self.task.rows(teacher(exact=True, **forward), inputs)
+        sums = self.batch_sums(self.task.rows(outputs, inputs), teacher_rows, self.task.labels(inputs))
+        self.sums += torch.stack([value.double() for value in sums]).cpu()
+        return (sums[0] / sums[3].clamp(min=1)).float()
+
+    def batch_sums(
+        self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """What one batch adds; a subclass may append to it.
+
+        Args:
+            rows: logits of the student `(R, C)`.
+            teacher_rows: of the teacher.
+            labels: `(R,)`, or `(R, C)` for regression and multi-label tasks.
+
+        Returns:
+            `tuple`: `num_sums` scalars: loss, KL, right predictions, predictions.
+        """
+        loss, kl = self.task.terms(rows, teacher_rows, labels)
+        count = torch.tensor(len(labels), device=labels.device)
         correct = (rows.argmax(-1) == labels).sum() if self.task.has_classes else torch.zeros_like(count)
-        self.sums += torch.stack([value.double() for value in (loss, kl, correct, count)]).cpu()
-        return (loss / count.clamp(min=1)).float()
+        return loss, kl, correct, count
 
     def results(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
         """Averages over everything measured.
@@ -57,7 +74,7 @@ class DiscrepancyMeter:
             `dict`: `kl` (nats a prediction), `mlm_loss` or `task_loss`, and `mlm_accuracy` or `task_accuracy` (in
             [0, 1]; not for regression and multi-label tasks). Empty when nothing was predicted.
         """
-        loss, kl, correct, count = reduce(self.sums).tolist()
+        loss, kl, correct, count = reduce(self.sums).tolist()[:4]
         if count == 0:
             return {}
         results = {"kl": kl / count, f"{self.task.name}_loss": loss / count}

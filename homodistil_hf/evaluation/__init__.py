@@ -7,17 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .discrepancy import evaluate_discrepancy
+    from .discrepancy_settings import DiscrepancySettings
     from .glue import evaluate_glue
     from .metrics import load_metric
     from .settings import GlueSettings
 
 _LAZY = {
+    "DiscrepancySettings": "discrepancy_settings",
     "GlueSettings": "settings",
+    "evaluate_discrepancy": "discrepancy",
     "evaluate_glue": "glue",
     "load_metric": "metrics",
 }
 
-__all__ = ["GlueSettings", "evaluate_glue", "load_metric"]
+__all__ = ["DiscrepancySettings", "GlueSettings", "evaluate_discrepancy", "evaluate_glue", "load_metric"]
 
 
 def __getattr__(name: str) -> Any:

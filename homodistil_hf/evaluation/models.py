@@ -47,12 +47,9 @@ class EvaluatedModel:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of all weights and of the configuration, wherever they lie."""
-        digest = hashlib.sha256(repr(sorted(self._shape().items())).encode("utf-8"))
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode("utf-8"))
-            digest.update(memoryview(tensor.detach().contiguous().cpu().numpy()).cast("B"))
-        return digest.hexdigest()
+        """Digest of weights, configuration and vocabulary, wherever they lie."""
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.sha256((weights_digest(self.model) + vocabulary).encode("utf-8")).hexdigest()
 
     def costs(self) -> dict[str, Any]:
         """What the model is and costs.
@@ -63,10 +60,23 @@ class EvaluatedModel:
         counted = model_facts(self.model)
         return {"name": self.name, **{key: counted[key] for key in ("architecture", "num_hidden_layers", *COSTS)}}
 
-    def _shape(self) -> dict[str, Any]:
-        ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
-        values = {key: value for key, value in self.model.config.to_dict().items() if key not in ignored}
-        return values | {"vocab_sha256": _vocabulary_digest(self.tokenizer)}
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Digest of what a model computes: all weights and the configuration.
+
+    Args:
+        model: any.
+
+    Returns:
+        `str`: SHA-256, 64 hexadecimal digits.
+    """
+    ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
+    config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
+    digest = hashlib.sha256(repr(sorted(config.items())).encode("utf-8"))
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode("utf-8"))
+        digest.update(memoryview(tensor.detach().contiguous().cpu().numpy()).cast("B"))
+    return digest.hexdigest()
 
 
 def load_model(source: str | Path, output_dir: str | Path | None = None) -> EvaluatedModel:
@@ -192,7 +202,3 @@ def _hub_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"model={shown(name)}: its tokenizer can't be loaded ({reason})") from error
-
-
-def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode("utf-8")).hexdigest()
