@@ -23,13 +23,16 @@ SETTINGS_OF_THE_SWEEP = ("output_dir", "overwrite_output_dir", "resume_from_chec
 """Settings of a run that a sweep gives to each cell itself."""
 
 METHOD_SETTINGS = "method_settings"
+TEACHER = "teacher"
+"""Method and arm of the cell in which a sweep's evaluations are made of the teacher itself."""
+
 METRICS = {"kl": False, "mlm_loss": False, "mlm_accuracy": True}
 """Held-out metric → whether more is better."""
 
 _ARM_KEYS = ("method", METHOD_SETTINGS, "grid")
 _CHOICE_KEYS = ("axis", "metric", "within")
 _ARM_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
-_RESERVED_NAMES = ("results", "locks", "logs")
+_RESERVED_NAMES = (TEACHER, "results", "locks", "logs")
 _UNSAFE = re.compile(r"[^\w.+=-]+")
 _LONGEST_NAME = 150  # of a file, with room for suffixes
 
@@ -139,13 +142,14 @@ def read_sweep(path: str | Path, setting_names: Collection[str]) -> Sweep:
     by_arm = [_cells_of(name, arms[name], base, grid, (setting_names, label)) for name in arms]
     cells = tuple(cell for row in itertools.zip_longest(*by_arm) for cell in row if cell is not None)
     _refuse_repeats(cells, label)
+    evaluate = _object(content, "evaluate", label)
     return Sweep(
         name=Path(path).stem,
         description=str(content.get("description", "")),
         output_dir=str(content.get("output_dir", f"runs/{Path(path).stem}")),
-        cells=cells,
+        cells=(*(_teacher_cells(cells) if evaluate else ()), *cells),
         choose=_choice(content.get("choose"), cells, setting_names, label),
-        evaluate=_object(content, "evaluate", label),
+        evaluate=evaluate,
     )
 
 
@@ -176,6 +180,12 @@ def select_cells(cells: Sequence[Cell], patterns: Iterable[str]) -> list[Cell]:
             names = [name for cell in cells for name in (cell.arm, cell.name)]
             raise ValueError(f"only={pattern!r} matches no cell; nearest valid: {nearest_name(pattern, names)!r}")
     return [cell for cell in cells if not patterns or any(_matches(cell, pattern) for pattern in patterns)]
+
+
+def _teacher_cells(cells: Sequence[Cell]) -> list[Cell]:
+    names = dict.fromkeys(cell.settings.get(TEACHER) for cell in cells)
+    axes: list[dict[str, Any]] = [{}] if len(names) == 1 else [{TEACHER: name} for name in names]
+    return [Cell(TEACHER, axis, TEACHER, {TEACHER: name}) for name, axis in zip(names, axes, strict=True)]
 
 
 def _matches(cell: Cell, pattern: str) -> bool:

@@ -9,7 +9,7 @@ from ..registry import check_method_settings, impossible_reason
 from ..resolution import resolve_student
 from ..run_config import RunConfig, run_of
 from ..widths import teacher_plan
-from .cells import Cell
+from .cells import TEACHER, Cell
 
 _DECIDES_SOURCES = (
     *("teacher", "teacher_revision", "tokenizer", "streaming", "max_seq_length"),
@@ -50,7 +50,7 @@ def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
     """
     sources: dict[str, Sources] = {}
     reasons = {}
-    for cell in cells:
+    for cell in (cell for cell in cells if cell.method != TEACHER):
         try:
             reason = _impossible_reason(cell, sources)
         except ValueError as error:

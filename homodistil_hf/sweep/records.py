@@ -13,12 +13,15 @@ from ..checkpoint import sorted_checkpoints
 from ..durable import write_text
 from ..json_files import read_json_object
 from ..widths import shown
-from .cells import Cell
+from .cells import TEACHER, Cell
 from .locks import holder
 
 FORMAT = 1
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
 """What a record says of its cell."""
+
+ERROR = "error"
+"""Key of what went wrong with a cell, or with an evaluation of one that is done."""
 
 CELL_FILE = "cell.json"
 
@@ -105,7 +108,7 @@ def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> st
     if record is None:
         return "stopped" if sorted_checkpoints(folder.run(cell)) else "waiting"
     if record["status"] == DONE and missing_evaluations(record, evaluate):
-        return "trained"
+        return FAILED if ERROR in record else "trained"
     return record["status"]
 
 
@@ -221,17 +224,16 @@ def as_cell(record: Mapping[str, Any]) -> Cell:
     return Cell(**{name: record[name] for name in ("arm", "axes", "method", "settings", "method_settings")})
 
 
-def with_status(records: Iterable[Mapping[str, Any]], status: str) -> list[Mapping[str, Any]]:
-    """The records of one status.
+def trained(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records of students that there are.
 
     Args:
         records: of cells.
-        status: `DONE`, `FAILED` or `IMPOSSIBLE`.
 
     Returns:
         `list`.
     """
-    return [record for record in records if record["status"] == status]
+    return [record for record in records if record["status"] == DONE and record["method"] != TEACHER]
 
 
 def _value_text(value: Any) -> str:

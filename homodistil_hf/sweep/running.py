@@ -12,16 +12,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from ..durable import write_text
+from ..report import can_plot
 from ..run_config import field_types
 from ..stopping import EXIT_STATUS, StopRequest
-from ..widths import shown
 from . import worker
-from .cells import METHOD_SETTINGS, Cell, Sweep, read_sweep, select_cells
+from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, read_sweep, select_cells
 from .checks import check_cells
+from .evaluations import check_evaluations
+from .plots import plot_sweep
 from .records import (
     DONE,
+    ERROR,
     FAILED,
     IMPOSSIBLE,
     SweepFolder,
@@ -29,10 +33,10 @@ from .records import (
     read_records,
     record_head,
     state_of,
+    trained,
     write_record,
 )
 from .tables import sweep_table
-from .training import EVALUATIONS
 from .worker import TAKEN_STATUS, task_text
 
 _POLL_SECONDS = 1.0
@@ -83,13 +87,7 @@ def prepare_sweep(path: str | Path, *, only: Sequence[str] = (), output: str | P
         OSError: the file, a teacher or a tokenizer can't be read.
     """
     sweep = read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS})
-    for name, settings in sweep.evaluate.items():
-        if name not in EVALUATIONS:
-            raise ValueError(
-                f"sweep={str(path)!r} has evaluate={shown(name)}; expected one of {', '.join(EVALUATIONS)}"
-            )
-        if not isinstance(settings, dict):
-            raise ValueError(f"sweep={str(path)!r}: evaluate[{name!r}]={shown(settings)} is no object of settings")
+    check_evaluations(sweep.evaluate)
     cells = select_cells(sweep.cells, only)
     return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells))
 
@@ -132,21 +130,24 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
 
 
 def write_table(run: SweepRun, file: str | Path | None = None) -> list[Path]:
-    """Write the table of a sweep, with all of its cells, whichever were asked for.
+    """Write the table of a sweep and its plots, with all of its cells, whichever were asked for.
 
     Args:
         run: what [`prepare_sweep`] returned.
         file: Markdown file; default: `results.md` in the sweep's folder.
 
     Returns:
-        `list`: the files written.
+        `list`: the files written; plots need the `[report]` extra.
     """
     file = Path(file or run.folder.root / "results.md")
     file.parent.mkdir(parents=True, exist_ok=True)
     names = {cell.name for cell in run.sweep.cells}
     records = [record for record in read_records(run.folder.records) if record["cell"] in names]
-    write_text(file, sweep_table(run.sweep, records))
-    return [file]
+    plots = plot_sweep(records, file.with_suffix(""), run.sweep.choose) if can_plot() else []
+    images = [f"![{image.stem}]({image.name})\n" for image in plots]
+    note = [] if plots or not trained(records) else ["No plots: they need `pip install 'homodistil-hf[report]'`.\n"]
+    write_text(file, "\n".join([sweep_table(run.sweep, records), *images, *note]))
+    return [file, *plots]
 
 
 def _record_impossible(run: SweepRun, say: Callable[[str], None]) -> None:
@@ -200,12 +201,23 @@ def _tell(run: SweepRun, cell: Cell, status: int, say: Callable[[str], None]) ->
         return
     if status != 0:
         error = _error(run.folder.log(cell), status)
-        write_record(run.folder.record(cell), record_head(cell) | {"status": FAILED, "error": error})
+        write_record(run.folder.record(cell), _failed(cell, run.folder, error))
         say(f"{place}: failed, {error}")
         return
     record = read_record(run.folder.record(cell)) or {}
+    if cell.method == TEACHER:
+        say(f"{place}: evaluated")
+        return
     metrics, minutes = record["evaluation"], record["seconds"] / 60
     say(f"{place}: done, KL {metrics['kl']:.4f}, accuracy {metrics['mlm_accuracy']:.4f}, {minutes:.1f} min")
+
+
+def _failed(cell: Cell, folder: SweepFolder, error: str) -> dict[str, Any]:
+    """The record of a cell that failed; one that is trained stays so, as only an evaluation was left."""
+    record = read_record(folder.record(cell))
+    if record is None or record["status"] != DONE or record["digest"] != cell.digest:
+        record = record_head(cell) | {"status": FAILED}
+    return record | {ERROR: error}
 
 
 def _error(log: Path, status: int) -> str:

@@ -6,9 +6,9 @@ The figures come from the records, by `statistics.py`; `plots.py` draws them.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .cells import Cell, Choice, Sweep
-from .records import DONE, FAILED, IMPOSSIBLE, as_cell, with_status
-from .statistics import Record, Spread, best_values, group_of, metric_of, over_seeds
+from .cells import TEACHER, Cell, Choice, Sweep
+from .records import ERROR, FAILED, IMPOSSIBLE, as_cell, trained
+from .statistics import SEED, Record, Spread, best_values, group_of, metric_of, over_seeds
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
 
@@ -24,74 +24,9 @@ def sweep_table(sweep: Sweep, records: Iterable[Record]) -> str:
         `str`: Markdown: the table, and what is missing from it and why.
     """
     records = list(records)
-    rows = cell_rows(sweep.cells, with_status(records, DONE), sweep.choose)
-    notes = [*choice_notes(sweep.choose), *missing_notes(sweep.cells, records)]
-    description = [sweep.description, ""] if sweep.description else []
-    return "\n".join([f"# {sweep.name}", "", *description, *rows, "", *notes]).rstrip() + "\n"
-
-
-def cell_rows(cells: Sequence[Cell], done: Sequence[Record], choice: Choice | None = None) -> list[str]:
-    """The rows of a table, its head included: mean ± standard deviation over the seeds, and how many there are.
-
-    Args:
-        cells: of the sweep, for their axes.
-        done: records of cells that are done.
-        choice: the search, whose best values are set in bold.
-
-    Returns:
-        `list[str]`: Markdown lines; none where nothing is done.
-    """
-    if not done:
-        return []
-    axes = [axis for axis in dict.fromkeys(axis for cell in cells for axis in cell.axes) if axis != "seed"]
-    evaluations = dict.fromkeys(name for record in done for name in task_means(record))
-    best = {} if choice is None else best_values(done, choice)
-    rows = [_teacher_row(done, axes, list(evaluations))]
-    for group in over_seeds(done).values():
-        is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
-        mark = "**" if is_best else ""
-        shown = [_axis_cell(group[0], axis, mark if choice and axis == choice.axis else "") for axis in axes]
-        rows.append([group[0]["arm"], *shown, *_figures(group, list(evaluations))])
-    return markdown_table(["", *axes, *_HEADINGS, *evaluations], rows)
-
-
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    r"""Lay cells out as Markdown.
-
-    Args:
-        headings: of the columns.
-        rows: of as many cells.
-
-    Returns:
-        `list[str]`: lines.
-
-    Example:
-    ```python
-    >>> print("\n".join(markdown_table(["", "KL"], [["mine", "0.5"]])))
-    |  | KL |
-    | --- | --- |
-    | mine | 0.5 |
-
-    ```
-    """
-    lines = [headings, ["---"] * len(headings), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def missing_notes(cells: Sequence[Cell], records: Iterable[Record]) -> list[str]:
-    """Say which cells the table lacks.
-
-    Args:
-        cells: of the sweep.
-        records: those that there are.
-
-    Returns:
-        `list[str]`: Markdown lines: impossible, failed and not run cells.
-    """
-    records = list(records)
-    known = {record["cell"] for record in records}
-    notes = [f"- impossible: `{record['cell']}`: {record['reason']}" for record in with_status(records, IMPOSSIBLE)]
-    notes += [f"- failed: `{record['cell']}`: {record['error']}" for record in with_status(records, FAILED)]
+    rows = cell_rows(sweep, records)
+    notes = [f"- {IMPOSSIBLE}: `{one['cell']}`: {one['reason']}" for one in records if one["status"] == IMPOSSIBLE]
+    notes += [f"- {FAILED}: `{one['cell']}`: {one[ERROR]}" for one in records if ERROR in one]
     absent = [f"`{cell.name}`" for cell in cells if cell.name not in known]
     return notes + ([f"- not run: {', '.join(absent)}"] if absent else [])
 
@@ -149,33 +84,35 @@ def macs_fraction(record: Record) -> float:
     return models["student"]["encoder_macs"] / models["teacher"]["encoder_macs"]
 
 
-def _figures(group: Sequence[Record], evaluations: Sequence[str]) -> list[str]:
+def _figures(group: Sequence[Record], evaluate: Iterable[str]) -> list[str]:
     record = group[0]
     metrics = [str(Spread.of(metric_of(one, name) for one in group)) for name in ("kl", "mlm_accuracy", "mlm_loss")]
-    tasks = []
-    for name in evaluations:
-        scores = [task_means(one)[name] for one in group if name in task_means(one)]
-        tasks.append(str(Spread.of(scores)) if scores else "–")
     return [
         f"{record['models']['student']['num_parameters'] / 1e6:.2f} M",
         f"{macs_fraction(record):.3f}",
         f"{record['num_tokens'] / 1e6:.2f} M",
         *metrics,
         f"{Spread.of(tokens_per_second(one) for one in group).mean:,.0f}",
-        *tasks,
+        *(_score(group, name) for name in evaluate),
     ]
 
 
-def _teacher_row(done: Sequence[Record], axes: Sequence[str], evaluations: Sequence[str]) -> list[str]:
+def _teacher_row(records: Sequence[Record], axes: Sequence[str], evaluate: Iterable[str]) -> list[str]:
+    done = trained(records)
     cost = done[0]["models"]["teacher"]
     measured = [record["teacher_evaluation"] for record in done]  # the masks are the seed's
-    names = [name for name in ("mlm_accuracy", "mlm_loss") if all(name in values for values in measured)]
-    teacher = {name: Spread.of(values[name] for values in measured).mean for name in names}
+    names = ("mlm_accuracy", "mlm_loss")
+    itself = [record for record in records if record["method"] == TEACHER]
     return [
         *("teacher", *["–"] * len(axes), f"{cost['num_parameters'] / 1e6:.2f} M", "1.000", "–", "0.000"),
-        *(f"{teacher[name]:.3f}" if name in teacher else "–" for name in ("mlm_accuracy", "mlm_loss")),
-        *["–"] * (1 + len(evaluations)),
+        *(f"{Spread.of(values[name] for values in measured).mean:.3f}" for name in names),
+        *("–", *(_score(itself, name) for name in evaluate)),
     ]
+
+
+def _score(records: Sequence[Record], evaluation: str) -> str:
+    scores = [task_means(record)[evaluation] for record in records if evaluation in task_means(record)]
+    return str(Spread.of(scores)) if scores else "–"
 
 
 def _axis_cell(record: Record, axis: str, mark: str) -> str:

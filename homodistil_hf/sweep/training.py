@@ -23,9 +23,10 @@ from ..run_config import RunConfig
 from ..run_folder import STUDENT_FOLDER
 from ..trainer import HomoDistilTrainer
 from ..training_args import HomoDistilTrainingArguments
-from .cells import Cell
+from .cells import TEACHER, Cell
 from .checks import run_settings
-from .records import CELL_FILE, DONE, SweepFolder, missing_evaluations, read_record, record_head, write_record
+from .evaluations import EVALUATIONS
+from .records import CELL_FILE, DONE, ERROR, SweepFolder, missing_evaluations, read_record, record_head, write_record
 
 _CLOCK_FILE = "clock.json"
 _TIMES = ("runtime", "per_second", "preparation_time", "epoch", "total_flos")
@@ -40,19 +41,20 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
         evaluate: evaluations of the finished student: name → settings.
         say: takes lines for the log.
     """
+    run_folder = folder.run(cell)
     record = read_record(folder.record(cell))
     if record is None or record["status"] != DONE or record["digest"] != cell.digest:
-        record = train_cell(cell, folder.run(cell), say)
+        is_teacher = cell.method == TEACHER
+        record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, say)
         write_record(folder.record(cell), record)
-        _remove_checkpoints(folder.run(cell))
+        _remove_checkpoints(run_folder)
+    model = cell.settings[TEACHER] if cell.method == TEACHER else run_folder / STUDENT_FOLDER
     for name in missing_evaluations(record, evaluate):
-        results = EVALUATIONS[name](folder.run(cell) / STUDENT_FOLDER, **evaluate[name])
-        record.setdefault("evaluate", {})[name] = {"settings": evaluate[name], "results": results}
+        say(f"evaluation: {name}")
+        results = EVALUATIONS[name](model, evaluate[name], run_folder / "evaluations")
+        record.pop(ERROR, None)
+        record["evaluate"] = record.get("evaluate", {}) | {name: {"settings": evaluate[name], "results": results}}
         write_record(folder.record(cell), record)
-
-
-EVALUATIONS: dict[str, Callable[..., dict[str, Any]]] = {}
-"""Evaluations of an exported student: name → what takes its folder and settings, and returns JSON values."""
 
 
 def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""A sweep's records as pictures: discrepancy over training, quality against parameters, quality against tokens.
+
+Means over seeds, with a bar of one standard deviation. Which cells stand for an arm is `statistics.py`'s business;
+drawing needs the `[report]` extra, see [`can_plot`].
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from .cells import Choice
+from .records import trained
+from .statistics import Record, Spread, chosen, metric_of, over_seeds
+
+Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
+
+_KL = "held-out KL to the teacher, nats a masked token"
+_SIZE = (7.0, 4.2)
+
+
+def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = None) -> list[Path]:
+    """Draw what a sweep's records have to show.
+
+    Args:
+        records: of its cells.
+        stem: of the images: `STEM-discrepancy.png`, `STEM-parameters.png`, `STEM-tokens.png`.
+        choice: the search; only its best values are drawn.
+
+    Returns:
+        `list`: those that were drawn. The last two need students of several sizes, or of several budgets.
+    """
+    done = chosen(trained(records), choice)
+    if not done:
+        return []
+    files = [_draw(discrepancy_curves(done), stem, "discrepancy", xlabel="million tokens")]
+    for name, value_of in (("parameters", _num_parameters), ("tokens", _num_tokens)):
+        if len({value_of(record) for record in done}) > 1:
+            points = quality_points(done, value_of)
+            files.append(_draw(points, stem, name, xlabel=f"million {name}"))
+    return files
+
+
+def discrepancy_curves(records: Iterable[Record]) -> Points:
+    """The held-out KL along each run.
+
+    Args:
+        records: of students.
+
+    Returns:
+        `dict`: label → (million tokens, spread over seeds), from step 0 on; steps that all seeds have.
+    """
+    curves = {}
+    for group in over_seeds(records).values():
+        per_step = group[0]["num_tokens"] / max(group[0]["num_steps"], 1)
+        by_step = [{row["step"]: row["kl"] for row in record["evaluations"]} for record in group]
+        steps = sorted(set.intersection(*map(set, by_step)))
+        points = [(step * per_step / 1e6, Spread.of(curve[step] for curve in by_step)) for step in steps]
+        curves[label_of(group[0])] = points
+    return curves
+
+
+def quality_points(records: Iterable[Record], value_of: Callable[[Record], float]) -> Points:
+    """The final KL of each arm against a cost.
+
+    Args:
+        records: of students.
+        value_of: the cost, in millions.
+
+    Returns:
+        `dict`: arm → (cost, spread over seeds), by cost.
+    """
+    points: dict[str, list[tuple[float, Spread]]] = {}
+    for group in over_seeds(records).values():
+        spread = Spread.of(metric_of(record, "kl") for record in group)
+        points.setdefault(group[0]["arm"], []).append((value_of(group[0]), spread))
+    return {arm: sorted(values, key=lambda point: point[0]) for arm, values in points.items()}
+
+
+def label_of(record: Record) -> str:
+    """What a record's curve is called.
+
+    Args:
+        record: of a student.
+
+    Returns:
+        `str`: its cell's name without the seed.
+    """
+    return ",".join(part for part in record["cell"].split(",") if not part.startswith("seed="))
+
+
+def _draw(points: Points, stem: Path, name: str, *, xlabel: str) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    for label, values in points.items():
+        costs, means = [cost for cost, _ in values], [spread.mean for _, spread in values]
+        bars = [spread.std or 0.0 for _, spread in values]
+        axes.errorbar(costs, means, yerr=bars, marker="o", markersize=3, capsize=2, label=label)
+    axes.set(xlabel=xlabel, ylabel=_KL, ylim=(0, None))
+    if name == "tokens":
+        axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    file = stem.with_name(f"{stem.name}-{name}.png")
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def _num_parameters(record: Record) -> float:
+    return record["models"]["student"]["num_parameters"] / 1e6
+
+
+def _num_tokens(record: Record) -> float:
+    return record["num_tokens"] / 1e6
