@@ -25,6 +25,70 @@ def sweep_table(sweep: Sweep, records: Iterable[Record]) -> str:
     """
     records = list(records)
     rows = cell_rows(sweep, records)
+    notes = [*choice_notes(sweep.choose), *missing_notes(sweep.cells, records)]
+    description = [sweep.description, ""] if sweep.description else []
+    return "\n".join([f"# {sweep.name}", "", *description, *rows, "", *notes]).rstrip() + "\n"
+
+
+def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
+    """The rows of a table, its head included: mean ± standard deviation over the seeds, and how many there are.
+
+    Args:
+        sweep: for its axes, and its search, whose best values are set in bold.
+        records: of its cells; any may be missing.
+
+    Returns:
+        `list[str]`: Markdown lines; none where nothing is done.
+    """
+    done, choice = trained(records), sweep.choose
+    if not done:
+        return []
+    axes = [axis for axis in dict.fromkeys(axis for cell in sweep.cells for axis in cell.axes) if axis != SEED]
+    best = {} if choice is None else best_values(done, choice)
+    rows = [_teacher_row(records, axes, sweep.evaluate)]
+    for group in over_seeds(done).values():
+        is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
+        marks = {choice.axis: "**"} if choice is not None and is_best else {}
+        shown = [_axis_cell(group[0], axis, marks.get(axis, "")) for axis in axes]
+        rows.append([group[0]["arm"], *shown, *_figures(group, sweep.evaluate)])
+    return markdown_table(["", *axes, *_HEADINGS, *sweep.evaluate], rows)
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    r"""Lay cells out as Markdown.
+
+    Args:
+        headings: of the columns.
+        rows: of as many cells.
+
+    Returns:
+        `list[str]`: lines.
+
+    Example:
+    ```python
+    >>> print("\n".join(markdown_table(["", "KL"], [["mine", "0.5"]])))
+    |  | KL |
+    | --- | --- |
+    | mine | 0.5 |
+
+    ```
+    """
+    lines = [headings, ["---"] * len(headings), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def missing_notes(cells: Sequence[Cell], records: Iterable[Record]) -> list[str]:
+    """Say which cells the table lacks.
+
+    Args:
+        cells: of the sweep.
+        records: those that there are.
+
+    Returns:
+        `list[str]`: Markdown lines: impossible, failed and not run cells.
+    """
+    records = list(records)
+    known = {record["cell"] for record in records}
     notes = [f"- {IMPOSSIBLE}: `{one['cell']}`: {one['reason']}" for one in records if one["status"] == IMPOSSIBLE]
     notes += [f"- {FAILED}: `{one['cell']}`: {one[ERROR]}" for one in records if ERROR in one]
     absent = [f"`{cell.name}`" for cell in cells if cell.name not in known]
