@@ -6,7 +6,8 @@ from conftest import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homodistil_hf.evaluation.squad_features import WindowSettings, check_rows, labelled_inputs, make_windows
+from homodistil_hf.evaluation.squad_features import check_rows, labelled_inputs, make_windows
+from homodistil_hf.evaluation.squad_settings import WindowSettings
 
 TOKENIZER = tiny_tokenizer()
 SHORT = WindowSettings(max_length=12, stride=2, max_question_tokens=3)

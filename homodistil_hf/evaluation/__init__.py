@@ -7,21 +7,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import compare, format_comparison
     from .discrepancy import evaluate_discrepancy
     from .discrepancy_settings import DiscrepancySettings
     from .glue import evaluate_glue
     from .metrics import load_metric
     from .settings import GlueSettings
+    from .squad import evaluate_squad
+    from .squad_settings import SquadSettings
 
 _LAZY = {
     "DiscrepancySettings": "discrepancy_settings",
     "GlueSettings": "settings",
+    "SquadSettings": "squad_settings",
+    "compare": "comparison",
     "evaluate_discrepancy": "discrepancy",
     "evaluate_glue": "glue",
+    "evaluate_squad": "squad",
+    "format_comparison": "comparison",
     "load_metric": "metrics",
 }
 
-__all__ = ["DiscrepancySettings", "GlueSettings", "evaluate_discrepancy", "evaluate_glue", "load_metric"]
+__all__ = [
+    "DiscrepancySettings",
+    "GlueSettings",
+    "SquadSettings",
+    "compare",
+    "evaluate_discrepancy",
+    "evaluate_glue",
+    "evaluate_squad",
+    "format_comparison",
+    "load_metric",
+]
 
 
 def __getattr__(name: str) -> Any:

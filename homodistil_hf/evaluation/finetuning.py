@@ -1,12 +1,14 @@
-"""One fine-tuning of a sequence classifier with the stock `Trainer`, and float32 predictions of the result.
+"""One fine-tuning with the stock `Trainer`, and float32 predictions of the result.
 
-Every model gets the same treatment: its encoder under stock transformers' classifier, with a fresh pooler and a fresh
-output layer drawn from the seed. Which rows and which settings is decided in `glue.py`.
+Every model gets the same treatment: its encoder under stock transformers' head, with fresh layers drawn from the seed.
+Which rows and which settings is decided in `glue.py` and `squad.py`.
 """
 
 import copy
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -73,22 +76,26 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
     Returns:
         `PreTrainedModel`: what `AutoModelForSequenceClassification` makes, in float32.
     """
-    config = copy.deepcopy(encoder.config)
-    config.num_labels = num_labels
-    config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
-    config.classifier_dropout = None
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention())
-    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
-    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
-    if unexpected or any(not name.startswith(_POOLER) for name in missing):
-        raise ValueError(
-            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    for layer in (model.base_model.pooler.dense, model.classifier):
-        nn.init.normal_(layer.weight, std=config.initializer_range, generator=generator)
-        nn.init.zeros_(layer.bias)
+    problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    changes = {"num_labels": num_labels, "problem_type": problem_type, "classifier_dropout": None}
+    model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
+    _draw([model.base_model.pooler.dense, model.classifier], model.config.initializer_range, seed)
+    return model
+
+
+def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
+    """A stock model that marks answers, around a copy of an encoder; the model's own head is left behind.
+
+    Args:
+        encoder: `BertModel` or `HomoBertModel`.
+        dropout: of hidden states and attention probabilities, in [0, 1).
+        seed: of the output layer, drawn from N(0, `initializer_range`²), biases 0.
+
+    Returns:
+        `PreTrainedModel`: what `AutoModelForQuestionAnswering` makes, in float32.
+    """
+    model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
+    _draw([model.qa_outputs], model.config.initializer_range, seed)
     return model
 
 
@@ -100,11 +107,11 @@ def fine_tune(
     settings: GlueSettings,
     seed: int,
 ) -> FineTuned:
-    """Train a classifier with AdamW, linear warm-up and decay, batches of rows of like length.
+    """Train a model with AdamW, linear warm-up and decay, batches of rows of like length.
 
     Args:
-        model: what [`fresh_classifier`] made; changed in place.
-        rows: tokenized, with `labels` and `length`.
+        model: what [`fresh_classifier`] or [`fresh_answerer`] made; changed in place.
+        rows: tokenized, with labels and `length`.
         tokenizer: pads.
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
@@ -133,11 +140,10 @@ def fine_tune(
     return FineTuned(trainer.accelerator.unwrap_model(model), output.global_step, output.training_loss)
 
 
-@torch.inference_mode()
 def predict(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of a fine-tuned model, in float32.
+    """Logits of a fine-tuned classifier, in float32.
 
     Args:
         model: set to evaluation mode.
@@ -147,16 +153,54 @@ def predict(
     Returns:
         `tuple[np.ndarray, np.ndarray]`: logits `(rows, num_labels)` and labels `(rows,)`, both in order of length.
     """
-    model.eval()
     by_length = rows.select(np.argsort(rows["length"][:], kind="stable").tolist()).remove_columns("length")
-    logits, labels = [], []
-    for batch in DataLoader(by_length, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=_collator(tokenizer)):
-        labels.append(batch.pop("labels"))
+    logits = [
+        outputs["logits"].float().cpu() for outputs in forward(model, by_length.remove_columns("labels"), tokenizer)
+    ]
+    return torch.cat(logits).numpy(), np.asarray(by_length["labels"][:])
+
+
+@torch.inference_mode()
+def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
+    """Run a model over rows, in float32 and evaluation mode.
+
+    Args:
+        model: of any head.
+        rows: a sequence of tokenized rows, without labels; batches are fastest where rows of like length follow each
+            other.
+        tokenizer: pads.
+
+    Yields:
+        The model's output for each batch.
+    """
+    model.eval()
+    for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=_collator(tokenizer)):
         # The class's own forward: accelerate leaves its autocast on the object's.
         with torch.autocast(model.device.type, enabled=False):
-            outputs = type(model).forward(model, **batch.to(model.device))
-        logits.append(outputs["logits"].float().cpu())
-    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+            yield type(model).forward(model, **batch.to(model.device))
+
+
+def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
+    """A stock model with a head around a copy of an encoder, its pooler excepted."""
+    config = copy.deepcopy(encoder.config)
+    changes = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, **changes}
+    for name, value in changes.items():
+        setattr(config, name, value)
+    model = auto_class.from_config(config, attn_implementation=_attention())
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
+    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
+    if unexpected or any(not name.startswith(_POOLER) for name in missing):
+        raise ValueError(
+            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
+        )
+    return model
+
+
+def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=std, generator=generator)
+        nn.init.zeros_(layer.bias)
 
 
 def _training_arguments(folder: str, settings: GlueSettings, seed: int) -> TrainingArguments:

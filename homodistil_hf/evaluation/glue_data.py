@@ -67,6 +67,7 @@ class GlueData:
         train: rows to learn from.
         dev: split → rows to measure on: `validation`; `validation_matched` and `validation_mismatched` for MNLI.
         sha256: of all texts and labels.
+        group_column: every row stands for itself.
     """
 
     task: str
@@ -74,6 +75,7 @@ class GlueData:
     train: Dataset
     dev: dict[str, Dataset]
     sha256: str
+    group_column: str | None = None
 
 
 def check_tasks(names: str | Sequence[str]) -> list[str]:
@@ -106,18 +108,20 @@ def data_folder(task: str, data_dir: str | Path) -> Path:
         data_dir: folder of tasks.
 
     Returns:
-        `Path`: `data_dir/task` or `data_dir/task_part`.
+        `Path`: `task` or `task_part`, in `data_dir` or in its folder `glue`.
 
     Raises:
         ValueError: there is no such folder.
     """
     if not Path(data_dir).is_dir():
         raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. rte/train.parquet")
-    for name in (task, task + PART_SUFFIX):
-        if (folder := Path(data_dir, name)).is_dir():
-            return folder
-    known = (name + suffix for name in GLUE_TASKS for suffix in ("", PART_SUFFIX))
-    present = sorted(name for name in known if Path(data_dir, name).is_dir())
+    folders = [Path(data_dir), Path(data_dir, "glue")]
+    for folder in folders:
+        for name in (task, task + PART_SUFFIX):
+            if (folder / name).is_dir():
+                return folder / name
+    known = [name + suffix for name in GLUE_TASKS for suffix in ("", PART_SUFFIX)]
+    present = sorted(name for name in known for folder in folders if (folder / name).is_dir())
     raise ValueError(
         f"data_dir={str(data_dir)!r} has no folder {task} and no {task}{PART_SUFFIX}, but "
         f"{', '.join(present) or 'none of any task'}; add it, or leave that task out"

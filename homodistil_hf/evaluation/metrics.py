@@ -1,4 +1,4 @@
-"""A task's metric by its name, and the one score by which tasks are averaged.
+"""A task's metric by its name, and the one score by which models are compared on it.
 
 The metrics themselves stand in `glue_metrics.py` and `squad_metrics.py`.
 """
@@ -70,14 +70,14 @@ def main_metrics(task: str) -> tuple[str, ...]:
 
 
 def task_score(task: str, results: Mapping[str, float]) -> float:
-    """The mean of a task's main metrics.
+    """The mean of a task's main metrics, the same scale for all tasks.
 
     Args:
         task: one of `METRIC_TASKS`.
         results: what its metric computed.
 
     Returns:
-        `float`: in the metrics' own scale.
+        `float`: in [-1, 1], 1 for a perfect model; SQuAD's percents become fractions.
 
     Raises:
         ValueError: `task` is unknown.
@@ -90,7 +90,7 @@ def task_score(task: str, results: Mapping[str, float]) -> float:
     ```
     """
     names = main_metrics(task)
-    return sum(results[name] for name in names) / len(names)
+    return sum(results[name] for name in names) / len(names) / (100 if task in SQUAD_METRICS else 1)
 
 
 def _check_task(task: str) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ..widths import nearest_name, shown
 
 DTYPES = ("auto", "bfloat16", "float32")
+
+_Settings = TypeVar("_Settings", bound="GlueSettings")
 
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
 
@@ -81,19 +83,21 @@ class GlueSettings:
             )
 
     @classmethod
-    def from_values(cls, values: GlueSettings | Mapping[str, Any] | None) -> GlueSettings:
+    def from_values(cls: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
         """Make settings of what a caller gave.
 
         Args:
             values: settings, some of them by name, or None for the defaults.
 
         Returns:
-            [`GlueSettings`].
+            The settings, of the class that was asked.
 
         Raises:
             ValueError: an unknown name, or a value out of range.
         """
         if isinstance(values, GlueSettings):
+            if not isinstance(values, cls):
+                raise ValueError(f"settings are {type(values).__name__}; expected {cls.__name__}, or values by name")
             return values
         known = [entry.name for entry in fields(cls)]
         for name in values or {}:

@@ -51,6 +51,10 @@ class TaskRows(Protocol):
     def sha256(self) -> str:
         """Digest of all rows."""
 
+    @property
+    def group_column(self) -> str | None:
+        """Column whose value rows share that must not be torn apart, such as the questions of one text."""
+
 
 class Measure(Protocol):
     """Fine-tunes a copy of a model on rows and grades it on others; see `classification_metrics` in `glue.py`."""
@@ -112,18 +116,34 @@ def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
     return rows.select(sorted(np.random.RandomState(_ROWS_SEED).permutation(len(rows))[:max_rows].tolist()))
 
 
-def with_held_out(rows: Dataset) -> tuple[Dataset, Dataset]:
+def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Dataset, Dataset]:
     """Split training rows into those to learn from and a slice to choose settings on: a tenth, 1,000 at most.
 
     Args:
         rows: of the training set.
+        group_column: rows with the same value there stay together, which may make the slice a little larger; default:
+            every row stands for itself.
 
     Returns:
         `tuple[Dataset, Dataset]`: without the slice; the slice. Always the same ones.
     """
-    order = np.random.RandomState(_SLICE_SEED).permutation(len(rows)).tolist()
-    num_held_out = max(1, min(_MAX_HELD_OUT, round(_HELD_OUT_FRACTION * len(rows))))
-    return rows.select(sorted(order[num_held_out:])), rows.select(sorted(order[:num_held_out]))
+    groups = _groups(rows, group_column)
+    order = np.random.RandomState(_SLICE_SEED).permutation(len(groups)).tolist()
+    num_wanted = max(1, min(_MAX_HELD_OUT, round(_HELD_OUT_FRACTION * len(rows))))
+    held_out: list[int] = []
+    while order and len(held_out) < num_wanted:
+        held_out += groups[order.pop(0)]
+    learned = [index for group in order for index in groups[group]]
+    return rows.select(sorted(learned)), rows.select(sorted(held_out))
+
+
+def _groups(rows: Dataset, column: str | None) -> list[list[int]]:
+    if column is None:
+        return [[index] for index in range(len(rows))]
+    groups: dict[Any, list[int]] = {}
+    for index, value in enumerate(rows[column][:]):
+        groups.setdefault(value, []).append(index)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -183,7 +203,8 @@ class _TaskRun:
         return best
 
     def _tried_record(self, tried: dict[str, Any]) -> dict[str, Any]:
-        rows, held_out = with_held_out(training_rows(self.data.train, self.settings.max_train_samples))
+        rows = training_rows(self.data.train, self.settings.max_train_samples)
+        rows, held_out = with_held_out(rows, self.data.group_column)
         found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, **tried)
         metrics = found["held_out"]
         score = task_score(self.data.task, metrics)
