@@ -20,7 +20,7 @@ class ExportingTrainer(MeasuringTrainer):
 
     method: str = "homodistil"
     """Name in `registry.METHODS`; checkpoints and exports tell it."""
-    method_settings: Mapping[str, Any] = {}
+    method_settings: dict[str, Any] = {}
     """Settings of the method's own, beside those in `args`."""
     num_bad_steps: int
     num_skipped_tokens: int

@@ -77,6 +77,22 @@ def test_resumed_equals_uninterrupted(trainer_of, method, settings, tmp_path):
     assert_same_run(resumed, whole)
 
 
+def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
+    seen: dict[str, list[Any]] = {}
+    for method in ("homodistil", "pruned_first", "distilbert", "minilm_v2"):
+        trainer = trainer_of(method, output_dir=str(tmp_path / method), max_steps=3, student_dropout=0.1)
+        batches = seen.setdefault(method, [])
+        count = trainer.distillation.count
+        trainer.distillation.count = lambda batch, batches=batches, count=count: batches.append(batch) or count(batch)
+        trainer.train()
+    expected = seen.pop("homodistil")
+    assert len(expected) == 3
+    for batches in seen.values():
+        for batch, other in zip(batches, expected, strict=True):
+            assert torch.equal(batch["input_ids"], other["input_ids"])
+            assert torch.equal(batch["labels"], other["labels"])
+
+
 def test_a_checkpoint_of_another_method_is_refused(trainer_of, tmp_path):
     trainer_of("minilm", callbacks=[SaveAt(2)], max_steps=2).train()
     other = trainer_of("minilm_v2", output_dir=str(tmp_path / "other"))

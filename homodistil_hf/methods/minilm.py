@@ -77,8 +77,9 @@ class RelationTrainer(FreshTrainer, ABC):
     ):
         check_recordable(args)
         self.relation_weight = relation_weight
-        self.method_settings = {"relation_weight": relation_weight, "mlm_trains": mlm_trains}
         weights = {"relation": relation_weight, "mlm": mlm_weight}
+        self.method_settings = {f"{name}_weight": weight for name, weight in weights.items()}
+        self.method_settings |= {"mlm_trains": mlm_trains}
         super().__init__(model, args, loss_weights=weights, mlm_trains=mlm_trains, **kwargs)
 
     @abstractmethod
@@ -150,8 +151,7 @@ class MiniLMv2Trainer(RelationTrainer):
         self.num_relation_heads, self.teacher_layer = num_relation_heads, teacher_layer
         shared: dict[str, Any] = {"relation_weight": relation_weight, "mlm_weight": mlm_weight}
         super().__init__(model, args, mlm_trains=mlm_trains, **shared, **kwargs)
-        own = {"num_relation_heads": self.relations().num_heads, "teacher_layer": teacher_layer}
-        self.method_settings = {**self.method_settings, **own}
+        self.method_settings |= {"num_relation_heads": self.relations().num_heads, "teacher_layer": teacher_layer}
 
     def relations(self) -> Relations:
         """Return and raises as [`RelationTrainer.relations`]."""

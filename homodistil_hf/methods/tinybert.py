@@ -27,7 +27,10 @@ class TinyBertTrainer(FreshTrainer):
         args: the run's settings; its loss weights are not used.
         mlm_weight: factor ≥ 0 of the masked-LM loss.
         mlm_trains: `"student"` or `"head"`.
-        layer_weight: factor ≥ 0 of the errors of hidden states, embeddings and attention scores each.
+        hidden_weight: factor ≥ 0 of the hidden states' errors.
+        embedding_weight: factor ≥ 0 of the embeddings' error.
+        attention_weight: factor ≥ 0 of the attention scores' errors; of a teacher with large scores they can be most
+            of the loss.
         kwargs: as in [`HomoDistilTrainer`].
 
     Raises:
@@ -43,11 +46,15 @@ class TinyBertTrainer(FreshTrainer):
         *,
         mlm_weight: float = 1.0,
         mlm_trains: MlmTrains = "student",
-        layer_weight: float = 1.0,
+        hidden_weight: float = 1.0,
+        embedding_weight: float = 1.0,
+        attention_weight: float = 1.0,
         **kwargs: Any,
     ):
         check_recordable(args)
-        layers = dict.fromkeys(("hidden", "embedding", "attention"), layer_weight)
-        super().__init__(model, args, loss_weights={"mlm": mlm_weight} | layers, mlm_trains=mlm_trains, **kwargs)
-        self.method_settings = {"mlm_weight": mlm_weight, "mlm_trains": mlm_trains, "layer_weight": layer_weight}
+        weights = {"hidden": hidden_weight, "embedding": embedding_weight, "attention": attention_weight}
+        weights["mlm"] = mlm_weight
+        super().__init__(model, args, loss_weights=weights, mlm_trains=mlm_trains, **kwargs)
+        self.method_settings = {f"{name}_weight": weight for name, weight in weights.items()}
+        self.method_settings |= {"mlm_trains": mlm_trains}
         check_possible(self.method, other_heads(self.plan, self.pruner.full))
