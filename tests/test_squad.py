@@ -9,11 +9,12 @@ import pytest
 import torch
 from conftest import make_teacher, tiny_tokenizer
 from datasets import Dataset
+from tiny_bert import random_student
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
 from homodistil_hf.evaluation.answers import RankedAnswers, rank_answers
 from homodistil_hf.evaluation.finetuning import fresh_answerer
-from homodistil_hf.evaluation.models import load_model
+from homodistil_hf.evaluation.models import EvaluatedModel, load_model
 from homodistil_hf.evaluation.settings import GlueSettings
 from homodistil_hf.evaluation.squad import (
     answer_questions,
@@ -26,6 +27,7 @@ from homodistil_hf.evaluation.squad_data import SquadData, load_squad
 from homodistil_hf.evaluation.squad_features import labelled_inputs, make_windows
 from homodistil_hf.evaluation.squad_settings import SquadSettings
 from homodistil_hf.evaluation.task_runs import with_held_out
+from homodistil_hf.modeling import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
 TOKENIZER = tiny_tokenizer()
 TINY = SquadSettings(
@@ -229,6 +231,25 @@ def test_settings_of_another_kind_are_refused(evaluated):
 def test_unknown_tasks_are_named_before_anything_is_read():
     with pytest.raises(ValueError, match="task='squad_v1' is unknown; nearest valid: 'squad"):
         evaluate_squad("no such model", "squad_v1")
+
+
+def test_missing_data_are_told_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="data_dir=.* has none for train; expected one file: train.parquet"):
+        evaluate_squad("no such model", settings={"data_dir": str(tmp_path)})
+    with pytest.raises(ValueError, match="data_dir='.*nowhere' is no folder"):
+        evaluate_squad("no such model", settings={"data_dir": str(tmp_path / "nowhere")})
+
+
+def test_students_of_uneven_widths_are_fine_tuned_as_they_are(tmp_path):
+    student = random_student(HomoBertForMaskedLM, vocab_size=len(TOKENIZER), max_position_embeddings=32)
+    answerer = fresh_answerer(student.base_model, dropout=0.0, seed=0).eval()
+    assert type(answerer) is HomoBertForQuestionAnswering
+    inputs = {"input_ids": torch.tensor([[2, 5, 3, 40, 41, 42, 3]])}
+    with torch.no_grad():
+        hidden = [model.base_model(**inputs).last_hidden_state for model in (answerer, student)]
+    assert torch.allclose(*hidden, atol=1e-5)
+    data, model = tiny_data(num_train=24), EvaluatedModel("uneven", "uneven", student, TOKENIZER, tmp_path)
+    assert fine_tune_squad(model, data, settings=TINY, seed=0)["train_loss"] > 0
 
 
 def test_logits_of_a_diverged_model_are_an_error(evaluated):

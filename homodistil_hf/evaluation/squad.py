@@ -19,7 +19,7 @@ from .answers import RankedAnswers, rank_answers
 from .finetuning import FineTuned, fine_tune, forward, fresh_answerer
 from .metrics import load_metric, task_score
 from .models import EvaluatedModel, load_model
-from .squad_data import SquadData, check_task, load_squad
+from .squad_data import SquadData, check_task, data_files, load_squad
 from .squad_features import Window, labelled_inputs, make_windows
 from .squad_settings import SquadSettings
 from .task_runs import evaluate_tasks, training_rows
@@ -62,6 +62,8 @@ def evaluate_squad(
     settings = SquadSettings.from_values(settings)
     for name in names:
         check_task(name)
+        if settings.data_dir is not None:
+            data_files(name, settings.data_dir)
     evaluated = load_model(model, output_dir)
     _check_lengths(settings, evaluated)
     rows = (load_squad(name, settings.data_dir) for name in names)

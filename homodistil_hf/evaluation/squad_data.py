@@ -91,11 +91,28 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> SquadData:
         ValueError: an unknown task, missing or unreadable rows, answers that do not stand where they should.
     """
     check_task(task)
-    name, splits = (task, _from_hub(task)) if data_dir is None else _from_folder(task, Path(data_dir))
+    name, splits = (task, _from_hub(task)) if data_dir is None else _from_folder(task, data_dir)
     for split, rows in splits.items():
         _check(rows, task, f"task={task!r}: {split} of {data_dir or HUB_NAMES[task]}")
     sha256 = _digest(splits.values())
     return SquadData(task, name, splits.pop("train"), splits, sha256)
+
+
+def data_files(task: str, data_dir: str | Path) -> dict[str, Path]:
+    """Find a task's files; they are not read.
+
+    Args:
+        task: `"squad"` or `"squad_v2"`.
+        data_dir: see [`load_squad`].
+
+    Returns:
+        `dict[str, Path]`: `train` and `validation`.
+
+    Raises:
+        ValueError: there are none, or several for one.
+    """
+    folder = _folder_of(task, Path(data_dir))
+    return {split: _file_of(folder, words) for split, words in _SPLITS.items()}
 
 
 def _from_hub(task: str) -> dict[str, Dataset]:
@@ -110,9 +127,10 @@ def _from_hub(task: str) -> dict[str, Dataset]:
     return {split: rows.select_columns(list(SQUAD_COLUMNS)) for split, rows in found.items()}
 
 
-def _from_folder(task: str, data_dir: Path) -> tuple[str, dict[str, Dataset]]:
-    folder = _folder_of(task, data_dir)
-    splits = {split: _read(_file_of(folder, words)) for split, words in _SPLITS.items()}
+def _from_folder(task: str, data_dir: str | Path) -> tuple[str, dict[str, Dataset]]:
+    files = data_files(task, data_dir)
+    folder = files["train"].parent
+    splits = {split: _read(path) for split, path in files.items()}
     is_other = task == "squad" and folder.name.startswith("squad_v2")
     if is_other:
         splits = {split: _with_answers(rows) for split, rows in splits.items()}
