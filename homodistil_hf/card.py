@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .facts import COSTS
+from .facts import BENCHMARKS, COSTS
 
 UNKNOWN_LICENCE = "unknown"
 
@@ -28,6 +28,8 @@ _METRIC_LABELS = {
     "kl": "held-out KL to the teacher, nats a prediction",
     "mlm_loss": "held-out masked-LM loss, nats a token",
     "mlm_accuracy": "held-out masked-LM accuracy",
+    "agreement": "share of the teacher's top predictions",
+    "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
 }
 _WIDTH_LABELS = {
     "num_attention_heads": "heads",
@@ -77,7 +79,7 @@ def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
         metadata=_metadata(facts).to_yaml(),
         title=_title(facts),
         summary=_summary(facts),
-        comparison=_comparison(facts),
+        comparison="\n\n".join(filter(None, (_comparison(facts), _benchmarks(facts)))),
         widths=_widths(facts),
         usage=_usage(facts),
         format_note=_format_note(facts),
@@ -104,7 +106,7 @@ def _head(facts: Mapping[str, Any]) -> tuple[str, str, str]:
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     teacher = facts["teacher"] or {}
     pipeline, _, _ = _head(facts)
-    results = _eval_results(facts, pipeline)
+    results = [*_eval_results(facts, pipeline), *_benchmark_results(facts)]
     return ModelCardData(
         license=teacher.get("licence"),
         base_model=teacher.get("hub_id"),
@@ -131,6 +133,27 @@ def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
     ]
 
 
+def _benchmark_results(facts: Mapping[str, Any]) -> list[EvalResult]:
+    results = []
+    for name, found in facts.get(BENCHMARKS, {}).get("tasks", {}).items():
+        is_squad = found["task"].startswith("squad")
+        about = f"{name}, mean of {len(found['seeds'])} fine-tunings"
+        results += [
+            EvalResult(
+                task_type="question-answering" if is_squad else "text-classification",
+                dataset_type=f"rajpurkar/{found['task']}" if is_squad else "nyu-mll/glue",
+                dataset_config=None if is_squad else found["task"],
+                dataset_name=name,
+                dataset_split="validation",
+                metric_type=metric,
+                metric_name=f"{_words(metric)} ({about})",
+                metric_value=values["mean"],
+            )
+            for metric, values in found["metrics"].items()
+        ]
+    return results
+
+
 def _title(facts: Mapping[str, Any]) -> str:
     teacher = facts["teacher"]
     return f"HomoDistil student of {teacher['name']}" if teacher else "HomoDistil student"
@@ -155,6 +178,26 @@ def _comparison(facts: Mapping[str, Any]) -> str:
     for name in dict.fromkeys([*metrics[0], *metrics[1]]):
         rows.append((_METRIC_LABELS.get(name, _words(name)), metrics[0].get(name), metrics[1].get(name), None))
     return _table(("", "teacher", "student", "student / teacher"), rows)
+
+
+def _benchmarks(facts: Mapping[str, Any]) -> str:
+    """What `homodistil evaluate` found: a table of tasks, and one of the discrepancy."""
+    found = facts.get(BENCHMARKS, {})
+    tables = []
+    if tasks := found.get("tasks"):
+        rows = [
+            (name, _words(metric), values["mean"], values["std"], len(task["seeds"]), task["num_train_rows"])
+            for name, task in tasks.items()
+            for metric, values in task["metrics"].items()
+        ]
+        header = ("fine-tuned on", "metric on dev", "mean", "standard deviation", "seeds", "training rows")
+        tables.append(_table(header, rows))
+        if any(name.endswith("_part") for name in tasks):
+            tables.append("Names that end in `_part` stand for a part of a task's rows.")
+    if discrepancy := found.get("discrepancy"):
+        measured = [(label, discrepancy[name]) for name, label in _METRIC_LABELS.items() if name in discrepancy]
+        tables.append(_table((f"on {', '.join(discrepancy['eval_data'])}", "student"), measured))
+    return "\n\n".join(tables)
 
 
 def _widths(facts: Mapping[str, Any]) -> str:

@@ -114,6 +114,7 @@ def _parser() -> _Parser:
     _add_export(commands)
     _add_verify(commands)
     _add_push(commands)
+    _add_evaluate(commands)
     _add_bench(commands)
     _add_sweep(commands)
     _add_demo(commands)
@@ -364,6 +365,31 @@ def _push(flags: argparse.Namespace) -> int:
     if flags.tag:
         tag_commit(commit.repo_url.repo_id, flags.tag, revision=commit.oid)
     print(commit.commit_url)
+    return 0
+
+
+# evaluate
+
+
+def _add_evaluate(commands: Any) -> None:
+    from .evaluation.command import add_flags
+
+    add_flags(
+        _add(
+            commands,
+            "evaluate",
+            _evaluate,
+            help="measure a model: discrepancy to its teacher, GLUE, SQuAD; or compare what was measured",
+            example="homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2",
+        )
+    )
+
+
+def _evaluate(flags: argparse.Namespace) -> int:
+    from .evaluation.command import run
+
+    _show_logs(True)
+    print(run(flags, _tell))
     return 0
 
 

@@ -40,14 +40,12 @@ class GlueSettings:
     """
 
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with rte/train.parquet …, or rte_part/ …; default: nyu-mll/glue, Hub."}
+        default=None, metadata={"help": "Folder with rte/ or rte_part/ …, squad_v2/ …; default: the Hub."}
     )
-    seeds: tuple[int, ...] = field(
-        default=(0, 1, 2), metadata={"help": "One fine-tuning each: fresh head, order of rows, dropout."}
-    )
+    seeds: tuple[int, ...] = field(default=(0, 1, 2), metadata={"help": "One fine-tuning each (default: 0 1 2)."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate, > 0; then linear to zero."})
     learning_rates: tuple[float, ...] = field(
-        default=(), metadata={"help": "Choose among these for each task, on rows held out from its training set."}
+        default=(), metadata={"help": "Choose a task's among these, on held-out training rows."}
     )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows, > 0."})
     batch_size: int = field(default=32, metadata={"help": "Rows a step, ≥ 1."})
@@ -58,11 +56,9 @@ class GlueSettings:
         default=0.1, metadata={"help": "Dropout of every model, whatever its config says, in [0, 1)."}
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on at most so many rows of a task, ≥ 8: always the same ones."}
+        default=None, metadata={"help": "Rows of a task to train on, ≥ 8; always the same."}
     )
-    dtype: str = field(
-        default="auto", metadata={"help": "Training: auto, bfloat16 or float32; predictions are float32."}
-    )
+    dtype: str = field(default="auto", metadata={"help": "Of the training: auto, bfloat16 or float32."})
 
     def __post_init__(self) -> None:
         for name in ("seeds", "learning_rates"):

@@ -1,0 +1,228 @@
+"""One table of models that have been evaluated, with everything that makes it less than a fair comparison said below.
+
+Numbers are read from the summaries beside the models, or from `facts.json`; nothing is measured here.
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..facts import BENCHMARKS, COSTS, FACTS_FILE, read_export_facts
+from .models import model_folder, model_name, results_folder
+from .records import DISCREPANCY, SUMMARY_FILE, read_summary, spread
+
+DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
+
+_HEADINGS = {
+    "num_parameters": "parameters",
+    "num_encoder_parameters": "without head",
+    "encoder_macs": "encoder MACs",
+    "size_bytes": "bytes",
+    "kl": "KL, nats",
+    "agreement": "agreement, %",
+    "mlm_loss": "MLM loss, nats",
+    "mlm_accuracy": "MLM accuracy, %",
+    "pseudo_perplexity": "pseudo-perplexity",
+}
+_PERCENTAGES = ("agreement", "mlm_accuracy")
+
+
+def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) -> dict[str, Any]:
+    """Put what has been evaluated of some models side by side.
+
+    Args:
+        models: what [`evaluate_glue`] took, or folders of results (`evaluations/NAME`).
+        teacher: one more of them, whose scores the others keep a share of.
+
+    Returns:
+        `dict`: `rows`, one a model: `name`, costs, discrepancy, `tasks` (name → `mean`, `std`, `num_seeds`), `mean`
+        over the `common_tasks`, those that all rows have, and `kept_fraction` of the teacher's; `notes`: what is
+        missing and what was not measured alike.
+
+    Raises:
+        ValueError: no model, one that does not exist, or nothing has been evaluated of any.
+    """
+    sources = list(dict.fromkeys(map(str, [*([teacher] if teacher else []), *models])))
+    if not sources:
+        raise ValueError("models=[] names none; expected folders or Hub names of evaluated models")
+    summaries = {name: _summary(source) for name, source in zip(_names(sources), sources, strict=True)}
+    tasks = list(dict.fromkeys(chain.from_iterable(summary["tasks"] for summary in summaries.values())))
+    if not tasks and not any(DISCREPANCY in summary for summary in summaries.values()):
+        raise ValueError(
+            f"models={', '.join(sources)}: nothing has been evaluated; run homodistil evaluate MODEL --task … first"
+        )
+    common = [task for task in tasks if all(task in summary["tasks"] for summary in summaries.values())]
+    rows = [_row(name, summary, common) for name, summary in summaries.items()]
+    if teacher:
+        for row in rows:
+            row["kept_fraction"] = _share(row["mean"]["mean"], rows[0]["mean"]["mean"])
+    return {
+        "teacher": rows[0]["name"] if teacher else None,
+        "rows": rows,
+        "tasks": tasks,
+        "common_tasks": common,
+        "notes": [*_missing(summaries, tasks), *_partial(summaries, tasks), *_different(summaries, tasks)],
+    }
+
+
+def format_comparison(comparison: Mapping[str, Any]) -> str:
+    """Lay a comparison out as Markdown.
+
+    Args:
+        comparison: what [`compare`] returned.
+
+    Returns:
+        `str`: a table and its notes; scores times 100, mean ± standard deviation over seeds.
+    """
+    rows, tasks, common = comparison["rows"], comparison["tasks"], comparison["common_tasks"]
+    known = [name for name in _HEADINGS if any(row.get(name) is not None for row in rows)]
+    header = ["model", *(_HEADINGS[name] for name in known), *tasks]
+    lines = [[row["name"], *(_cell(name, row.get(name)) for name in known)] for row in rows]
+    for line, row in zip(lines, rows, strict=True):
+        line += [_score(row["tasks"].get(task)) for task in tasks]
+    if common:
+        header.append(f"mean of {len(common)}")
+        for line, row in zip(lines, rows, strict=True):
+            line.append(_score(row["mean"]))
+        if comparison["teacher"]:
+            header.append("of teacher's, %")
+            for line, row in zip(lines, rows, strict=True):
+                line.append("–" if row["kept_fraction"] is None else f"{100 * row['kept_fraction']:.1f}")
+    table = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+    about = _about(common)
+    return "\n".join([text, "", *about, *(f"- {note}" for note in comparison["notes"])]).rstrip()
+
+
+def _about(common: list[str]) -> list[str]:
+    about = ["Scores are times 100, mean ± standard deviation over seeds; of two metrics of a task their mean."]
+    if common:
+        about.append(f"The mean is over the tasks that all models have: {', '.join(common)}.")
+    return [*about, ""]
+
+
+def _names(sources: list[str]) -> list[str]:
+    names = [Path(source).name if _is_results(source) else model_name(source) for source in sources]
+    return [name if names.count(name) == 1 else source for name, source in zip(names, sources, strict=True)]
+
+
+def _is_results(source: str) -> bool:
+    return Path(source, SUMMARY_FILE).is_file()
+
+
+def _summary(source: str) -> dict[str, Any]:
+    summary = read_summary(Path(source) if _is_results(source) else results_folder(source))
+    if summary is not None:
+        return summary
+    folder = model_folder(source)
+    if folder is None or not (folder / FACTS_FILE).is_file():
+        return {"model": {}, "tasks": {}}
+    facts = read_export_facts(folder)
+    return {"model": facts["student"], "tasks": {}, **facts.get(BENCHMARKS, {})}
+
+
+def _row(name: str, summary: Mapping[str, Any], common: list[str]) -> dict[str, Any]:
+    tasks = {task: {**found["score"], "num_seeds": len(found["seeds"])} for task, found in summary["tasks"].items()}
+    discrepancy = summary.get(DISCREPANCY, {})
+    return {
+        "name": name,
+        **{cost: summary["model"].get(cost) for cost in COSTS},
+        **{metric: discrepancy.get(metric) for metric in DISCREPANCY_METRICS},
+        "tasks": tasks,
+        "mean": _mean([summary["tasks"][task] for task in common]),
+    }
+
+
+def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Over tasks; the spread is that of the seeds' means, where all tasks have the same seeds."""
+    if not tasks:
+        return {"mean": None, "std": None}
+    seeds = tasks[0]["seeds"]
+    if all(task["seeds"] == seeds for task in tasks):
+        of_seeds = zip(*(task["scores"] for task in tasks), strict=True)
+        return {**spread([statistics.fmean(scores) for scores in of_seeds]), "num_seeds": len(seeds)}
+    return {"mean": statistics.fmean(task["score"]["mean"] for task in tasks), "std": None}
+
+
+def _share(score: float | None, teacher: float | None) -> float | None:
+    return score / teacher if score is not None and teacher else None
+
+
+def _missing(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:
+    wants_discrepancy = any(DISCREPANCY in summary for summary in summaries.values())
+    for name, summary in summaries.items():
+        lacking = [task for task in tasks if task not in summary["tasks"]]
+        lacking += [DISCREPANCY] if wants_discrepancy and DISCREPANCY not in summary else []
+        if lacking:
+            yield f"{name} has not been evaluated on {', '.join(lacking)}."
+        elif summary.get(DISCREPANCY, {"kl": 0}).get("kl") is None:
+            yield f"{name} was measured without a teacher: no KL, no agreement."
+
+
+def _partial(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:
+    for task in tasks:
+        if task.endswith("_part"):
+            yield f"{task}: a part of the task's rows, so no figure to hold against published ones."
+        found = [summary["tasks"][task] for summary in summaries.values() if task in summary["tasks"]]
+        capped = {(entry["num_train_rows"], entry["num_available_rows"]) for entry in found}
+        for used, available in sorted(capped):
+            if used < available:
+                yield f"{task}: trained on {used:,} of {available:,} rows."
+
+
+def _different(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:
+    """Settings, data or numbers of seeds that are not the same in all rows."""
+    for task in tasks:
+        found = {name: summary["tasks"][task] for name, summary in summaries.items() if task in summary["tasks"]}
+        conditions = {name: _comparable(entry) for name, entry in found.items()}
+        if differing := _differing(conditions):
+            yield f"{task}: not measured alike ({differing})."
+    measured = {name: summary[DISCREPANCY] for name, summary in summaries.items() if DISCREPANCY in summary}
+    alike = {
+        name: {**entry.get("settings", {}), "text": entry.get("blocks_sha256"), "teacher": entry.get("teacher_sha256")}
+        for name, entry in measured.items()
+        if entry.get("kl") is not None
+    }
+    if differing := _differing(alike):
+        yield f"{DISCREPANCY}: not measured alike ({differing})."
+
+
+def _comparable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    conditions = {**entry["conditions"], "number of seeds": len(entry["seeds"]), "rows": entry["num_train_rows"]}
+    # Chosen by the same search, each model its own.
+    return {
+        key: value
+        for key, value in conditions.items()
+        if key != "learning_rate" or not conditions.get("learning_rates")
+    }
+
+
+def _differing(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    names = dict.fromkeys(chain.from_iterable(conditions.values()))
+    told = []
+    for name in names:
+        values = {row: values.get(name) for row, values in conditions.items()}
+        if len({str(value) for value in values.values()}) > 1:
+            is_digest = name.endswith("sha256") or name in ("text", "teacher")
+            label = name.removesuffix("_sha256")
+            told.append(
+                label if is_digest else f"{label}: " + ", ".join(f"{row} {value}" for row, value in values.items())
+            )
+    return "; ".join(told)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    if name in _PERCENTAGES:
+        return f"{100 * value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _score(entry: Mapping[str, Any] | None) -> str:
+    if not entry or entry["mean"] is None:
+        return "–"
+    std = "" if entry["std"] is None else f" ± {100 * entry['std']:.1f}"
+    return f"{100 * entry['mean']:.1f}{std}"
