@@ -110,6 +110,15 @@ def test_empty_texts_make_one_window(text, context):
     assert window.inputs["input_ids"].count(3) == 2
 
 
+def test_offsets_count_characters_whatever_their_bytes():
+    context = "😀 w10 É 東 w11 naïve"
+    (window,) = make_windows([question("w5", context)], TOKENIZER, WindowSettings(32, 0, 3))
+    assert read(window, context) == ["😀", "w10", "É", "東", "w11", "naïve"]
+    row = question("w5", context, "東 w11")
+    assert labelled_inputs(window, row)["start_positions"] == window.first_token + 3
+    assert labelled_inputs(window, row)["end_positions"] == window.first_token + 4
+
+
 def test_windows_know_their_rows():
     rows = [question(), question(context="w10"), question(context=CONTEXT)] * 300
     windows = make_windows(rows, TOKENIZER, SHORT)
