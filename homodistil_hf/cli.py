@@ -31,6 +31,7 @@ The most important settings (--help_all lists every one, TrainingArguments' incl
 _MAIN_SETTINGS = (
     "teacher",
     "student",
+    "method",
     "train_data",
     "eval_data",
     "output_dir",

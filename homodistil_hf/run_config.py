@@ -38,7 +38,7 @@ class RunArguments:
 
     teacher: str = field(default="", metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."})
     method: str = field(
-        default="homodistil", metadata={"help": "How the student is trained: homodistil or a baseline's name."}
+        default="homodistil", metadata={"help": "How to train: homodistil, one_shot, pruned_first, scratch, distilbert, tinybert, minilm …"}
     )
     method_settings: str | None = field(
         default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}
