@@ -38,7 +38,8 @@ class RunArguments:
 
     teacher: str = field(default="", metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."})
     method: str = field(
-        default="homodistil", metadata={"help": "How to train: homodistil, one_shot, pruned_first, scratch, distilbert, tinybert, minilm …"}
+        default="homodistil",
+        metadata={"help": "homodistil, or a baseline: one_shot, pruned_first, scratch, distilbert, tinybert, …"},
     )
     method_settings: str | None = field(
         default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}
