@@ -152,12 +152,18 @@ def predict(
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: logits `(rows, num_labels)` and labels `(rows,)`, both in order of length.
+
+    Raises:
+        FloatingPointError: logits are not finite.
     """
     by_length = rows.select(np.argsort(rows["length"][:], kind="stable").tolist()).remove_columns("length")
     logits = [
         outputs["logits"].float().cpu() for outputs in forward(model, by_length.remove_columns("labels"), tokenizer)
     ]
-    return torch.cat(logits).numpy(), np.asarray(by_length["labels"][:])
+    logits_RC = torch.cat(logits)
+    if not bool(logits_RC.isfinite().all()):
+        raise FloatingPointError("logits are not finite: fine-tuning diverged; lower learning_rate")
+    return logits_RC.numpy(), np.asarray(by_length["labels"][:])
 
 
 @torch.inference_mode()
@@ -219,6 +225,7 @@ def _training_arguments(folder: str, settings: GlueSettings, seed: int) -> Train
         use_cpu=_device().type == "cpu",
         save_strategy="no",
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=torch.accelerator.is_available(),

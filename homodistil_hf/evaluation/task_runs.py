@@ -185,36 +185,29 @@ class _TaskRun:
         scores = {}
         for rate in rates:
             tried = {"learning_rate": rate, "seed": self.settings.seeds[0]}
-            depends_on = {
-                "task": self.data.task,
-                "conditions": {**conditions, "learning_rate": 0},
-                "tried": tried,
-            }
-            record, _ = self.records.measured(
-                f"{self.data.name}.learning-rate-{rate:g}", depends_on, partial(self._tried_record, tried)
-            )
-            scores[rate] = record["score"]
-            self.say(
-                f"{self.data.name}, learning rate {rate:g}: {record['score']:.4f} on {record['num_held_out_rows']:,} "
-                "rows held out from the training set"
-            )
+            depends_on = {"task": self.data.task, "conditions": conditions | {"learning_rate": None}, "tried": tried}
+            measure = partial(self._tried_record, tried)
+            record, _ = self.records.measured(f"{self.data.name}.learning-rate-{rate:g}", depends_on, measure)
+            if record["score"] is not None:
+                scores[rate] = record["score"]
+            told = "diverged" if record["score"] is None else f"{record['score']:.4f}"
+            held_out = f"{record['num_held_out_rows']:,} rows held out from the training set"
+            self.say(f"{self.data.name}, learning rate {rate:g}: {told} on {held_out}")
+        if not scores:
+            raise FloatingPointError(f"{self.data.name}: learning_rates={rates} all diverge; try lower ones")
         best = max(scores, key=lambda rate: scores[rate])
         self.say(f"{self.data.name}: learning rate {best:g} it is")
         return best
 
     def _tried_record(self, tried: dict[str, Any]) -> dict[str, Any]:
-        rows = training_rows(self.data.train, self.settings.max_train_samples)
-        rows, held_out = with_held_out(rows, self.data.group_column)
-        found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, **tried)
+        rows, held_out = with_held_out(training_rows(self.data.train, self.settings.max_train_samples))
+        record = {"tried": tried, "num_held_out_rows": len(held_out)}
+        try:
+            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, **tried)
+        except FloatingPointError as error:
+            return record | {"score": None, "diverged": str(error)}
         metrics = found["held_out"]
-        score = task_score(self.data.task, metrics)
-        return {
-            "tried": tried,
-            "num_held_out_rows": len(held_out),
-            "metrics": metrics,
-            "score": score,
-            "time_s": time_s,
-        }
+        return record | {"metrics": metrics, "score": task_score(self.data.task, metrics), "time_s": time_s}
 
     def _seed_record(self, seed: int, conditions: Mapping[str, Any]) -> dict[str, Any]:
         task, rows = self.data.task, training_rows(self.data.train, self.settings.max_train_samples)
