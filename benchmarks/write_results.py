@@ -1,122 +1,237 @@
-"""Write docs/results.md and its plots from the wikibooks_*.json files in docs/results/.
+"""Write docs/results.md and its plots from the JSON files in docs/results/.
 
-    python benchmarks/write_results.py
+    homodistil sweep examples/sweeps/ablations.json
+    python benchmarks/write_results.py --collect runs/sweeps
 
-Every number on the page comes from a file that `benchmarks/compare.py` wrote; nothing is typed in by hand.
+Every number on the page comes from a file: records of sweeps in docs/results/SWEEP/, where --collect copies them to,
+and what `benchmarks/compare.py` wrote. Cells that were not run are named, whichever there are.
 """
 
-import json
+import argparse
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib
+from compared import compared_sections
+from guidance import guidance_rows, rule_of_thumb
+from verdicts import CLAIMS, REFERENCE, RULE, Noise, by_arm, noise_of, points_below, verdict
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from homodistil_hf.run_config import field_types
+from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep, read_sweep
+from homodistil_hf.sweep.plots import COSTS, draw, plot_sweep, quality_points
+from homodistil_hf.sweep.records import read_records, trained
+from homodistil_hf.sweep.statistics import Record, Spread, chosen, differences
+from homodistil_hf.sweep.tables import cell_rows, choice_notes, markdown_table, missing_notes, task_means
 
 PAGE = Path("docs/results.md")
 FOLDER = Path("docs/results")
-ARM_NAMES = {"homodistil": "HomoDistil", "one_shot": "one-shot"}
+SWEEPS = Path("examples/sweeps")
 
 INTRODUCTION = """# Results
 
 Written by `python benchmarks/write_results.py` from the JSON files beside this page, which hold the settings, every
-evaluation, every logged loss, versions and machine. One seed each: differences of a few hundredths of a nat are noise
-until more seeds say otherwise.
+evaluation, every logged loss, versions and machine. What was not run is named.
 
 **Teacher**: a BERT masked-LM of 6 layers × 384 (12 heads, FFN 1,536, 22.7 M parameters), trained on 20 million
 tokens: a real but modest model. **Text**: English Wikipedia and novels; held out: 256 blocks of 128 tokens from
-documents that neither teacher nor students have read. **KL** is KL(teacher ‖ student) in nats per masked token,
-**accuracy** the share of masked tokens that are predicted right, both in float32 with the same masks everywhere.
+documents that neither teacher nor students have read, with the masks of the run's seed. **KL** is KL(teacher ‖
+student) in nats per masked token, **accuracy** the share of masked tokens that are predicted right, both in float32.
+Every method has the same batches, the same number of tokens and, within 3 %, the same encoder MACs; tokens that
+one-shot pruning takes its scores from come on top. A ± is a standard deviation over seeds, their number in brackets.
 **One-shot** is the hard baseline: the same scores taken from 16 batches, the student cut to the plan at once, then
 distilled with the same loss, learning-rate curve, batches and number of tokens.
 """
 
+GUIDANCE_TITLE = "## Tokens and hours against quality"
+
+PAPER = """## The paper's own figures
+
+Not run: they need about 100 hours of an A100 a student. `examples/sweeps/paper/homobert.json` (the four students of
+BERT-base, with GLUE) and `examples/sweeps/paper/ablations.json` are its recipes; the tests run them for a few steps
+with a tiny teacher.
+"""
+
 
 def main() -> None:
-    sections = [INTRODUCTION]
-    for file in sorted(FOLDER.glob("wikibooks_*.json")):
-        results = json.loads(file.read_text(encoding="utf-8"))
-        if "arms" not in results:  # not of benchmarks/compare.py
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collect", type=Path, metavar="DIR", help="first copy the records of DIR/SWEEP/results")
+    options = parser.parse_args()
+    sweeps = {
+        path.stem: read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS}) for path in sweep_files()
+    }
+    if options.collect:
+        collect(options.collect, sweeps)
+    PAGE.write_text(
+        "\n".join([INTRODUCTION, *sweep_sections(sweeps), PAPER, *compared_sections(FOLDER)]), encoding="utf-8"
+    )
+
+
+def sweep_files() -> list[Path]:
+    return sorted(path for path in SWEEPS.glob("*.json") if path.stem in SECTIONS)
+
+
+def collect(source: Path, sweeps: dict[str, Sweep]) -> None:
+    for name, sweep in sweeps.items():
+        for cell in sweep.cells:
+            record = source / name / "results" / f"{cell.name}.json"
+            if record.is_file():
+                (FOLDER / name).mkdir(parents=True, exist_ok=True)
+                shutil.copy2(record, FOLDER / name / record.name)
+
+
+def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
+    records = {name: read_records(FOLDER / name) for name in sweeps}
+    noise = noise_of(trained(records.get("methods_quarter", [])))
+    sections = []
+    for name, write in SECTIONS.items():
+        if name not in sweeps:
             continue
-        plot(results, file.with_suffix(".png"))
-        sections.append(section(file, results))
-    PAGE.write_text("\n".join(sections), encoding="utf-8")
+        lines = [f"## {TITLES[name]}", "", f"`homodistil sweep examples/sweeps/{name}.json`", ""]
+        lines += [sweeps[name].description, ""]
+        done = trained(records[name])
+        if done:
+            lines += [*write(sweeps[name], records[name], noise), "", *images(sweeps[name], records[name])]
+        lines += [*missing_notes(sweeps[name].cells, records[name]), ""]
+        lines += [machine_line(done), ""] if done else []
+        sections.append("\n".join(lines))
+    every = [record for group in records.values() for record in group]
+    return [*sections, *sizes_of_methods(records), guidance_section(every)]
 
 
-def section(file: Path, results: dict[str, Any]) -> str:
-    config, arms, machine = results["config"], results["arms"], results["machine"]
-    some_arm = next(iter(arms.values()))
-    tokens = some_arm["num_tokens"]
-    command = f"python benchmarks/compare.py examples/configs/{file.name} --arms {' '.join(arms)}"
-    lines = [
-        f"## `{config['student']}`: that share of the teacher's encoder MACs, {tokens / 1e6:.1f} million tokens",
-        "",
-        f"`{command}`",
-        "",
-        f"{some_arm['num_steps']:,} steps of {tokens // some_arm['num_steps']:,} tokens, learning rate "
-        f"{config['learning_rate']:g}, bf16, seed {config['seed']}; plan `{json.dumps(some_arm['plan'])}`.",
-        "",
-        *table(results),
-        "",
-        *verdict(arms),
-        "",
-        f"![KL to the teacher over the steps](results/{file.stem}.png)",
-        "",
-        f"Machine: {machine['processor']}, {machine['num_threads']} thread of {machine['num_cores']} cores, torch "
-        f"{machine['torch']}, transformers {machine['transformers']}, Python {machine['python']}. Training took "
-        + ", ".join(f"{ARM_NAMES[name]} {arm['train_seconds'] / 60:.0f} min" for name, arm in arms.items())
-        + " with evaluations, on a machine that was busy with other work: only ratios mean something.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def table(results: dict[str, Any]) -> list[str]:
-    arms, models = results["arms"], results["models"]
-    teacher = models["teacher"]
-    rows = [
-        "| model | parameters | encoder MACs a token | size | latency (batch 1 × 128) | KL | accuracy |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    measured = next(arm["teacher_evaluation"] for arm in arms.values() if arm["teacher_evaluation"])
-    evaluations = {"teacher": measured} | {name: arm["evaluation"] for name, arm in arms.items()}
-    for name, evaluation in evaluations.items():
-        model = models[name]
-        macs = model["encoder_macs"] / teacher["encoder_macs"]
-        speedup = teacher["latency_ms"] / model["latency_ms"]
-        rows.append(
-            f"| {ARM_NAMES.get(name, name)} | {model['num_parameters'] / 1e6:.1f} M | "
-            f"{model['encoder_macs'] / 1e6:.2f} M ({macs:.3f}) | {model['size_bytes'] / 1e6:.1f} MB | "
-            f"{model['latency_ms']:.1f} ms ({speedup:.1f}×) | {evaluation['eval_kl']:.3f} | "
-            f"{evaluation['eval_mlm_accuracy']:.3f} |"
-        )
-    return rows
-
-
-def verdict(arms: dict[str, Any]) -> list[str]:
-    if set(arms) != set(ARM_NAMES):
+def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
+    done = [record for name in ("methods_half", "methods_quarter") for record in trained(records.get(name, []))]
+    if len({record["settings"]["student"] for record in done}) < 2:
         return []
-    kl = {name: arm["evaluation"]["eval_kl"] for name, arm in arms.items()}
-    gap = kl["one_shot"] - kl["homodistil"]
-    if abs(gap) < 0.02:
-        return [f"Level: the KLs differ by {abs(gap):.3f} nats, which one seed can't tell apart."]
-    better, worse = ("HomoDistil", "one-shot pruning") if gap > 0 else ("One-shot pruning", "HomoDistil")
-    return [f"{better} ends {abs(gap):.3f} nats closer to the teacher than {worse} at this budget."]
+    file = draw(
+        quality_points(done, COSTS["parameters"]), FOLDER / "methods-parameters.png", xlabel="million parameters"
+    )
+    return [f"## Quality against parameters\n\n![{file.stem}](results/{file.name})\n"]
 
 
-def plot(results: dict[str, Any], file: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name, arm in results["arms"].items():
-        points = [(entry["step"], entry["eval_kl"]) for entry in arm["evaluations"]]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=ARM_NAMES[name])
-    axes.set(xlabel="optimizer steps", ylabel="KL(teacher ‖ student), nats a masked token", ylim=(0, None))
-    axes.set_title(f"{results['config']['student']}: discrepancy on held-out text")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
+def methods_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    arms = by_arm(trained(records))
+    lines = [*cell_rows(sweep, records), "", *noise_lines(noise), "", *difference_rows(arms, noise), ""]
+    for other in ("one_shot", "pruned_first"):
+        below, points = points_below(arms.get(REFERENCE, []), arms.get(other, []))
+        if points:
+            lines += [
+                f"Along training, HomoDistil's KL is below that of `{other}` at {below} of {points} evaluations."
+            ]
+    return lines
+
+
+def noise_lines(noise: Noise) -> list[str]:
+    if noise.std is None:
+        return [RULE, "", "It was not measured: that takes two seeds or more at a quarter."]
+    return [RULE, "", f"Measured: *s* = {noise.std:.4f} nats, {noise.freedom} degrees of freedom."]
+
+
+def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
+    """Each method beside HomoDistil, seed by seed; above 0: farther from the teacher, or more accurate."""
+    rows = []
+    for arm, group in arms.items():
+        found = differences(group, arms.get(REFERENCE, []), "kl")
+        if arm == REFERENCE or not found:
+            continue
+        words = {1: "HomoDistil is nearer", -1: f"`{arm}` is nearer", 0: "within noise"}
+        read = words[noise.sign(found)] if noise.std is not None else "undecided"
+        accuracy = Spread.of(differences(group, arms[REFERENCE], "mlm_accuracy"))
+        rows.append([arm, str(Spread.of(found)), str(accuracy), read])
+    headings = ["beside HomoDistil, seed by seed", "difference in KL", "difference in accuracy", "by KL"]
+    return markdown_table(headings, rows) if rows else []
+
+
+def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    best = by_arm(chosen(trained(records), sweep.choose))
+    lines = [*cell_rows(sweep, records), "", *choice_notes(sweep.choose), ""]
+    budgets = sorted({record["num_tokens"] for group in best.values() for record in group})
+    rows = [row for num_tokens in budgets for row in budget_rows(best, num_tokens, noise)]
+    return [*lines, *markdown_table(["tokens", "KL of one-shot − KL of HomoDistil, best rates", "by KL"], rows)]
+
+
+def budget_rows(best: dict[str, list[Record]], num_tokens: int, noise: Noise) -> list[list[str]]:
+    own, other = (
+        [record for record in best.get(arm, []) if record["num_tokens"] == num_tokens]
+        for arm in (REFERENCE, "one_shot")
+    )
+    found = differences(other, own, "kl")
+    if not found:
+        return []
+    words = {1: "HomoDistil is nearer", -1: "one-shot is nearer", 0: "within noise"}
+    read = words[noise.sign(found)] if noise.std is not None else "undecided"
+    return [[f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), read]]
+
+
+def ablations_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    arms = by_arm(trained(records))
+    rows = []
+    for claim in CLAIMS:
+        spread, words = verdict(claim, arms, noise)
+        gap = "–" if spread is None else f"{spread.mean:+.3f}"
+        origin = "this package" if claim.is_ours else "the paper"
+        rows.append([claim.text, origin, f"`{claim.worse}` − `{claim.better}`", gap, words])
+    headings = ["claim", "of", "difference in KL", "nats", "verdict"]
+    threshold = (
+        [] if noise.std is None else [f"A difference counts beyond {noise.threshold():.3f} nats (see above).", ""]
+    )
+    return [*cell_rows(sweep, records), "", *threshold, *markdown_table(headings, rows)]
+
+
+def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    return [*cell_rows(sweep, records), "", *choice_notes(sweep.choose)]
+
+
+def guidance_section(records: Sequence[Record]) -> str:
+    """HomoDistil's students of all sweeps but the ablations, whose arms have other names."""
+    students = [record for record in trained(records) if record["method"] == record["arm"] == REFERENCE]
+    teachers = [record for record in records if record["method"] == TEACHER]
+    scores = {name: mean for record in teachers for name, mean in task_means(record).items()}
+    rows = guidance_rows(students, scores)
+    if not rows:
+        return f"{GUIDANCE_TITLE}\n\nNot run.\n"
+    thumb = rule_of_thumb(students) or ["- One budget a size: no rule of thumb follows from that."]
+    text = (
+        "Students of HomoDistil, of each size and budget the best that was run. *Kept* is a student's masked-LM "
+        "accuracy, or mean score, as a share of its teacher's. Measured hours are those of the machine named above, "
+        "evaluations left out; the others are the tokens divided by a speed."
+    )
+    return "\n".join(
+        ["## Tokens and hours against quality", "", text, "", *rows, "", "Rule of thumb:", "", *thumb, ""]
+    )
+
+
+def images(sweep: Sweep, records: Sequence[Record]) -> list[str]:
+    files = plot_sweep(records, FOLDER / sweep.name, sweep.choose)
+    return [line for file in files for line in (f"![{file.stem}](results/{file.name})", "")]
+
+
+def machine_line(done: Sequence[Record]) -> str:
+    minutes = [record["seconds"] / 60 for record in done]
+    machine = done[-1]["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    return (
+        f"Machine: {machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores; "
+        f"{versions}. {len(done)} cells took {sum(minutes):,.0f} minutes together, {min(minutes):.1f} to "
+        f"{max(minutes):.1f} each, with evaluations and beside other work."
+    )
+
+
+TITLES = {
+    "methods_quarter": "Every method at 1/4",
+    "methods_half": "Every method at 1/2",
+    "methods_rates": "Learning rates of the methods",
+    "tokens": "Quality against tokens",
+    "ablations": "Ablations",
+    "sizes": "Sizes",
+}
+SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
+    "methods_quarter": methods_section,
+    "methods_half": methods_section,
+    "methods_rates": plain_section,
+    "tokens": tokens_section,
+    "ablations": ablations_section,
+    "sizes": plain_section,
+}
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = No
     done = chosen(trained(records), choice)
     if not done:
         return []
-    files = [_draw(discrepancy_curves(done), stem, "discrepancy", xlabel="million tokens")]
-    for name, value_of in (("parameters", _num_parameters), ("tokens", _num_tokens)):
+    files = [draw(discrepancy_curves(done), stem.with_name(f"{stem.name}-discrepancy.png"), xlabel="million tokens")]
+    for name, value_of in COSTS.items():
         if len({value_of(record) for record in done}) > 1:
             points = quality_points(done, value_of)
-            files.append(_draw(points, stem, name, xlabel=f"million {name}"))
+            files.append(draw(points, stem.with_name(f"{stem.name}-{name}.png"), xlabel=f"million {name}"))
     return files
 
 
@@ -88,7 +88,17 @@ def label_of(record: Record) -> str:
     return ",".join(part for part in record["cell"].split(",") if not part.startswith("seed="))
 
 
-def _draw(points: Points, stem: Path, name: str, *, xlabel: str) -> Path:
+def draw(points: Points, file: Path, *, xlabel: str) -> Path:
+    """Draw one line for each name.
+
+    Args:
+        points: name → (place, KL).
+        file: image to write.
+        xlabel: what the places are.
+
+    Returns:
+        `Path`: the image.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -96,15 +106,12 @@ def _draw(points: Points, stem: Path, name: str, *, xlabel: str) -> Path:
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
     for label, values in points.items():
-        costs, means = [cost for cost, _ in values], [spread.mean for _, spread in values]
+        places, means = [place for place, _ in values], [spread.mean for _, spread in values]
         bars = [spread.std or 0.0 for _, spread in values]
-        axes.errorbar(costs, means, yerr=bars, marker="o", markersize=3, capsize=2, label=label)
+        axes.errorbar(places, means, yerr=bars, marker="o", markersize=3, capsize=2, label=label)
     axes.set(xlabel=xlabel, ylabel=_KL, ylim=(0, None))
-    if name == "tokens":
-        axes.set_xscale("log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    file = stem.with_name(f"{stem.name}-{name}.png")
     figure.savefig(file, dpi=110)
     return file
 
@@ -115,3 +122,7 @@ def _num_parameters(record: Record) -> float:
 
 def _num_tokens(record: Record) -> float:
     return record["num_tokens"] / 1e6
+
+
+COSTS: dict[str, Callable[[Record], float]] = {"parameters": _num_parameters, "tokens": _num_tokens}
+"""Name of a cost → a record's, in millions."""

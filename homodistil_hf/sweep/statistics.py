@@ -1,5 +1,6 @@
 """Records → means, spreads, differences by seed, the best value of an axis. Numbers only; see `tables.py`."""
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,15 +57,16 @@ def over_seeds(records: Iterable[Record]) -> dict[Key, list[Record]]:
     """Put the records together that differ in their seed only.
 
     Args:
-        records: of cells.
+        records: of cells, also of several sweeps.
 
     Returns:
-        `dict`: arm and its other axes → records by seed, in the order of the records.
+        `dict`: arm, and all other settings as text → records by seed, in the order of the records.
     """
     groups: dict[Key, list[Record]] = {}
     for record in records:
-        axes = [(axis, _plain(value)) for axis, value in record["axes"].items() if axis != SEED]
-        groups.setdefault((record["arm"], *axes), []).append(record)
+        settings = {name: value for name, value in record["settings"].items() if name != SEED}
+        text = json.dumps([record["method"], record["method_settings"], settings], sort_keys=True)
+        groups.setdefault((record["arm"], text), []).append(record)
     return {key: sorted(group, key=seed_of) for key, group in groups.items()}
 
 

@@ -92,6 +92,8 @@ def missing_notes(cells: Sequence[Cell], records: Iterable[Record]) -> list[str]
     notes = [f"- {IMPOSSIBLE}: `{one['cell']}`: {one['reason']}" for one in records if one["status"] == IMPOSSIBLE]
     notes += [f"- {FAILED}: `{one['cell']}`: {one[ERROR]}" for one in records if ERROR in one]
     absent = [f"`{cell.name}`" for cell in cells if cell.name not in known]
+    if absent and len(absent) == len(cells):
+        return [f"- not run: none of its {len(cells)} cells"]
     return notes + ([f"- not run: {', '.join(absent)}"] if absent else [])
 
 

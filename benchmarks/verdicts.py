@@ -1,0 +1,154 @@
+"""What sweeps say about claims: the noise that a difference must exceed, and reproduced, not reproduced, or neither.
+
+`write_results.py` lays the answers out. A difference is between runs of one seed, which see the same batches and are
+evaluated on the same masks.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from homodistil_hf.sweep.statistics import Record, Spread, differences, metric_of, pooled_std
+
+METRIC = "kl"
+REFERENCE = "homodistil"
+_STANDARD_DEVIATIONS = 2
+_SAME_LEAGUE = 2.0  # methods beyond this multiple of HomoDistil's KL say nothing about the noise near it
+
+RULE = (
+    "**Noise.** *s* is the standard deviation over seeds of the difference in KL, seed by seed, between a method and "
+    "HomoDistil at a quarter of the MACs, pooled over the methods whose KL is below twice HomoDistil's. The mean "
+    f"difference of *n* seeds counts when it is beyond {_STANDARD_DEVIATIONS}·*s*/√*n*; all else is *within noise*."
+)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much two runs differ for no reason.
+
+    Args:
+        std: of the difference in KL between two runs of one seed; None where it was not measured.
+        freedom: its degrees of freedom.
+    """
+
+    std: float | None = None
+    freedom: int = 0
+
+    def threshold(self, num_seeds: int = 1) -> float:
+        """What the mean difference of some seeds must exceed to count; infinite where the noise is unknown."""
+        return math.inf if self.std is None else _STANDARD_DEVIATIONS * self.std / math.sqrt(num_seeds)
+
+    def sign(self, differences: Sequence[float]) -> int:
+        """1 or -1 for a mean difference that counts, 0 for noise."""
+        mean = sum(differences) / len(differences)
+        return 0 if abs(mean) <= self.threshold(len(differences)) else int(math.copysign(1, mean))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One arm of the ablations is said to end farther from the teacher than another.
+
+    Args:
+        worse: the arm that should have the higher KL.
+        better: the arm that should have the lower one.
+        text: the claim in words.
+        is_ours: not the paper's, but this package's.
+    """
+
+    worse: str
+    better: str
+    text: str
+    is_ours: bool = False
+
+
+CLAIMS = (
+    Claim("one_shot", "default", "gradual pruning ends nearer to the teacher than one-shot pruning"),
+    Claim("magnitude", "default", "sensitivity is ahead of magnitude"),
+    Claim("magnitude", "platon", "PLATON is ahead of magnitude"),
+    Claim("movement", "default", "movement is unstable"),
+    Claim("end_0.9", "default", "a late end of pruning (0.9 T) hurts"),
+    Claim("end_0.9", "end_0.7", "0.9 T is later than good, 0.7 T is not"),
+    Claim("no_mlm", "default", "the masked-LM term helps"),
+    Claim("no_kl", "default", "the KL term helps"),
+    Claim("no_hidden", "default", "the hidden-state term helps"),
+    Claim("no_embedding", "default", "the embedding term helps"),
+    Claim("default", "with_attention", "the attention term helps"),
+    Claim("outputs_late", "outputs_early", "output projections should not be pruned late"),
+    Claim("random_projections", "default", "projections should start as the identity", is_ours=True),
+    Claim("teacher_dropout", "default", "the student should have no dropout", is_ours=True),
+    Claim("default", "global_widths", "layers should compete for widths", is_ours=True),
+    Claim("no_guard", "default", "the discrepancy guard helps", is_ours=True),
+)
+
+
+def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records of students, arm by arm."""
+    arms: dict[str, list[Record]] = {}
+    for record in records:
+        arms.setdefault(record["arm"], []).append(record)
+    return arms
+
+
+def noise_of(records: Iterable[Record]) -> Noise:
+    """Measure the noise, as `RULE` says.
+
+    Args:
+        records: of the methods at a quarter, several seeds each.
+
+    Returns:
+        [`Noise`].
+    """
+    arms = by_arm(records)
+    reference = arms.get(REFERENCE, [])
+    if not reference:
+        return Noise()
+    limit = _SAME_LEAGUE * Spread.of(metric_of(record, METRIC) for record in reference).mean
+    near = [
+        differences(group, reference, METRIC)
+        for arm, group in arms.items()
+        if arm != REFERENCE and Spread.of(metric_of(record, METRIC) for record in group).mean < limit
+    ]
+    found = pooled_std(near)
+    return Noise() if found is None else Noise(*found)
+
+
+def verdict(claim: Claim, arms: Mapping[str, Sequence[Record]], noise: Noise) -> tuple[Spread | None, str]:
+    """What the runs say of a claim.
+
+    Args:
+        claim: about two arms.
+        arms: arm → records.
+        noise: that a difference must exceed.
+
+    Returns:
+        `(KL of the worse − KL of the better, words)`; None where one of them was not run.
+    """
+    found = differences(arms.get(claim.worse, ()), arms.get(claim.better, ()), METRIC)
+    if not found:
+        missing = [f"`{arm}`" for arm in (claim.worse, claim.better) if not arms.get(arm)]
+        return None, f"not run: {', '.join(missing) or 'no seed in common'}"
+    spread = Spread.of(found)
+    if noise.std is None:
+        return spread, "undecided: the noise was not measured"
+    return spread, {1: "**reproduced**", -1: "**not reproduced**", 0: "within noise"}[noise.sign(found)]
+
+
+def points_below(lower: Sequence[Record], upper: Sequence[Record]) -> tuple[int, int]:
+    """At how many evaluations one arm's mean KL is below another's.
+
+    Args:
+        lower: records of an arm that prunes gradually.
+        upper: records of the arm that it is compared with.
+
+    Returns:
+        `(points below, points)`, of those after the first student was pruned that both have.
+    """
+    curves = [_mean_curve(group) for group in (lower, upper)]
+    steps = [step for step in sorted(curves[0].keys() & curves[1].keys()) if step > 0]
+    return sum(curves[0][step] < curves[1][step] for step in steps), len(steps)
+
+
+def _mean_curve(group: Sequence[Record]) -> dict[int, float]:
+    curves = [{row["step"]: row["kl"] for row in record["evaluations"]} for record in group]
+    steps = set.intersection(*map(set, curves)) if curves else set()
+    return {step: Spread.of(curve[step] for curve in curves).mean for step in steps}
