@@ -12,8 +12,9 @@ from datasets import Dataset
 from tiny_bert import random_student
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
+from homodistil_hf.evaluation import squad
 from homodistil_hf.evaluation.answers import RankedAnswers, rank_answers
-from homodistil_hf.evaluation.finetuning import fresh_answerer
+from homodistil_hf.evaluation.finetuning import FineTuned, fresh_answerer
 from homodistil_hf.evaluation.models import EvaluatedModel, load_model
 from homodistil_hf.evaluation.settings import GlueSettings
 from homodistil_hf.evaluation.squad import (
@@ -197,6 +198,27 @@ def test_seeds_are_measured_once(folder, tmp_path):
     again = evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results", say=lines.append)
     assert again == summary
     assert [line.endswith("(read from an earlier evaluation)") for line in lines] == [False, False, True, True]
+
+
+def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def measured(evaluated, task, rows, measured_on, *, settings, seed):
+        seen.append((settings.learning_rate, set(rows["context"][:]), measured_on))
+        return {name: {"f1": 100 * settings.learning_rate} for name in measured_on}, FineTuned(None, 1, 0.0)
+
+    rows = [row | {"context": context} for row, context in zip(questions(40, seed=0), "abcde" * 8, strict=True)]
+    rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
+    for name in ("train", "validation"):
+        Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
+    monkeypatch.setattr(squad, "answer_metrics", measured)
+    settings = {**TINY.compared(), "data_dir": str(tmp_path), "seeds": 0, "learning_rates": (0.5, 0.25)}
+    evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results")
+    for _, learned_from, measured_on in seen[:2]:
+        held_out = set(measured_on["held_out"]["context"][:])
+        assert (len(held_out), len(learned_from), held_out & learned_from) == (1, 4, set())
+    assert [rate for rate, _, _ in seen] == [0.25, 0.5, 0.5]
+    assert seen[2][2].keys() == {"validation"}
 
 
 def test_questions_of_one_context_are_held_out_together():

@@ -200,7 +200,8 @@ class _TaskRun:
         return best
 
     def _tried_record(self, tried: dict[str, Any]) -> dict[str, Any]:
-        rows, held_out = with_held_out(training_rows(self.data.train, self.settings.max_train_samples))
+        rows = training_rows(self.data.train, self.settings.max_train_samples)
+        rows, held_out = with_held_out(rows, self.data.group_column)
         record = {"tried": tried, "num_held_out_rows": len(held_out)}
         try:
             found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, **tried)
