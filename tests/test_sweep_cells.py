@@ -98,7 +98,10 @@ def test_a_digest_is_of_what_is_trained():
         ({"base": {"method": "one_shot"}}, "base has the unknown key 'method'"),
         ({"base": {"output_dir": "x"}}, "output_dir='x', which the sweep gives to each cell"),
         ({"cells": {"a": {"method": "homodistil", "sed": 1}}}, "unknown key 'sed' .*nearest valid: 'seed'"),
-        ({"cells": {"a": {"method": "homodistil", "method_settings": 3}}}, "method_settings=3; expected a JSON object"),
+        (
+            {"cells": {"a": {"method": "homodistil", "method_settings": 3}}},
+            "method_settings=3; expected a JSON object",
+        ),
         ({"grid": {"seed": 3}}, r"grid\['seed'\]=3 has no values; expected a list"),
         ({"grid": {"seeds": [0, 1]}}, "is no setting, and its value 0 is no object.*nearest valid: 'seed'"),
         ({"grid": {"budget": [{"max_step": 3}]}}, "unknown key 'max_step' .*nearest valid: 'max_steps'"),

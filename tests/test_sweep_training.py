@@ -1,5 +1,6 @@
 """One cell of a sweep: trained to its end from wherever it is, and everything about it in its record."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +14,25 @@ from transformers import BertForMaskedLM
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.checkpoint import sorted_checkpoints
 from homodistil_hf.launch import make_trainer
+from homodistil_hf.run_config import field_types
 from homodistil_hf.sweep import training
-from homodistil_hf.sweep.cells import TEACHER, Cell
+from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Cell, read_sweep, select_cells
+from homodistil_hf.sweep.checks import run_settings
 from homodistil_hf.sweep.records import SweepFolder, read_record, state_of
 from homodistil_hf.sweep.training import RunClock, run_cell
 
+PAPER = Path(__file__).parent.parent / "examples" / "sweeps" / "paper"
 NUM_STEPS = 12
-SAME_EVERY_TIME = ("evaluation", "teacher_evaluation", "evaluations", "losses", "plan", "models", "num_tokens", "digest")
+SAME_EVERY_TIME = (
+    "evaluation",
+    "teacher_evaluation",
+    "evaluations",
+    "losses",
+    "plan",
+    "models",
+    "num_tokens",
+    "digest",
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +118,7 @@ def test_a_record_is_a_line_a_row(whole):
 
 def test_every_source_of_held_out_text_is_evaluated(settings):
     cell = cell_of(settings)
-    asked = training.run_settings(cell, "runs/checked")
+    asked = run_settings(cell, "runs/checked")
     blocks = make_trainer(asked, lambda line: None).eval_dataset
     ids = blocks["example_id"]
     assert len(ids) == 16
@@ -146,6 +159,24 @@ def test_other_settings_begin_anew(settings, tmp_path):
     record = run(other, tmp_path)
     assert (record["digest"], record["num_sessions"], record["method"]) == (other.digest, 1, "one_shot")
     assert {row["num_compactions"] for row in record["losses"]} == {1}
+
+
+@pytest.mark.parametrize(("name", "arm"), [("homobert", "homobert-tiny"), ("ablations", "platon")])
+def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, arm):
+    sweep = read_sweep(PAPER / f"{name}.json", field_types().keys() - {"method", METHOD_SETTINGS})
+    assert "Not run here" in sweep.description
+    (cell,) = select_cells(sweep.cells, [arm])
+    recipe = run_settings(cell, "runs/checked", bf16=False, use_cpu=True).training
+    assert recipe.max_steps == 28_000
+    assert recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps == 4096
+    assert (recipe.learning_rate, recipe.adam_epsilon, recipe.student) == (6e-4, 1e-6, "homobert-tiny")
+    substitutes = {key: settings[key] for key in ("teacher", "train_data", "eval_data", "max_seq_length", "use_cpu")}
+    substitutes |= {"student": "macs=0.5", "max_steps": 2, "bf16": False, "preprocessing_num_workers": 1}
+    substitutes |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_eval_blocks": 8}
+    substitutes |= {"dataloader_num_workers": 0, "pruning_interval_steps": 1}
+    record = run(dataclasses.replace(cell, settings={**cell.settings, **substitutes}), tmp_path)
+    assert (record["num_steps"], record["num_tokens"]) == (2, 2 * 8 * 16)
+    assert record["models"]["student"]["encoder_macs"] < record["models"]["teacher"]["encoder_macs"]
 
 
 def test_evaluations_are_made_once_and_again_when_their_settings_change(whole, settings, monkeypatch):

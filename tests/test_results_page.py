@@ -1,0 +1,275 @@
+"""The page of results and a sweep's table, from records made by hand: means, spreads, verdicts, what is missing."""
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homodistil_hf.sweep.cells import TEACHER, Cell, Choice, Sweep
+from homodistil_hf.sweep.plots import COSTS, discrepancy_curves, plot_sweep, quality_points
+from homodistil_hf.sweep.records import record_head, write_record
+from homodistil_hf.sweep.statistics import Spread, best_values, chosen, differences, over_seeds, pooled_std
+from homodistil_hf.sweep.tables import sweep_table, tokens_per_second
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+MACHINE = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "system": "x", "versions": {"torch": "2.0"}}
+
+
+def record(
+    arm: str, kl: float, *, seed: int = 0, accuracy: float = 0.3, macs: int = 250, num_steps: int = 10, **settings: Any
+) -> dict[str, Any]:
+    """A finished cell: 100,000 tokens a step, 1,000 tokens a second."""
+    axes = settings.pop("axes", {})
+    method = settings.pop("method", arm)
+    values = {"student": f"macs={macs / 1000}", "max_steps": num_steps, "seed": seed, **settings, **axes}
+    cell = Cell(arm, {**axes, "seed": seed}, method, values)
+    costs = {"num_parameters": 4_000_000, "num_encoder_parameters": 1, "encoder_macs": macs, "size_bytes": 1}
+    return record_head(cell) | {
+        "status": "done",
+        "plan": {},
+        "models": {"teacher": costs | {"encoder_macs": 1000, "num_parameters": 8_000_000}, "student": costs},
+        "evaluation": {"kl": kl, "mlm_loss": 3.0, "mlm_accuracy": accuracy},
+        "teacher_evaluation": {"kl": 0.0, "mlm_loss": 2.0, "mlm_accuracy": 0.5},
+        "num_steps": num_steps,
+        "num_tokens": num_steps * 100_000,
+        "seconds": num_steps * 100.0 + 60,
+        "evaluation_seconds": 60.0,
+        "num_sessions": 1,
+        "machine": MACHINE,
+        "evaluations": [{"step": 0, "kl": 0.0}, {"step": 5, "kl": 2 * kl}, {"step": num_steps, "kl": kl}],
+        "losses": [],
+    }
+
+
+METHODS = [
+    *(record("homodistil", kl, seed=seed) for seed, kl in enumerate((0.50, 0.52, 0.54))),
+    *(record("one_shot", kl, seed=seed) for seed, kl in enumerate((0.60, 0.60, 0.66))),
+    *(record("pruned_first", kl, seed=seed) for seed, kl in enumerate((0.51, 0.52, 0.56))),
+    *(record("scratch", kl, seed=seed) for seed, kl in enumerate((3.0, 2.0, 4.0))),
+]
+# One-shot's differences are .10, .08, .12 and pruned-first's .01, .00, .02: variances .0004 and .0001, pooled .00025.
+NOISE = math.sqrt(0.00025)
+
+
+def test_seeds_are_taken_together():
+    groups = list(over_seeds(METHODS).values())
+    assert [len(group) for group in groups] == [3, 3, 3, 3]
+    spread = Spread.of(one["evaluation"]["kl"] for one in groups[0])
+    assert (spread.mean, spread.std, spread.n) == (pytest.approx(0.52), pytest.approx(0.02), 3)
+    assert str(spread) == "0.520 ± 0.020 (3)"
+    other = [record("homodistil", 0.4, seed=0, eval_steps=7)]
+    assert len(over_seeds([*METHODS, *other])) == 5
+
+
+def test_differences_are_seed_by_seed():
+    own, other = METHODS[:3], METHODS[3:5]
+    assert differences(other, own, "kl") == [pytest.approx(0.1), pytest.approx(0.08)]
+    assert differences(METHODS[5:6], own[:2], "kl") == []
+    assert pooled_std([[0.1, 0.08, 0.12], [0.01, 0.0, 0.02], [7.0]]) == (pytest.approx(NOISE), 4)
+    assert pooled_std([[1.0]]) is None
+
+
+RATES = [
+    record(arm, kl, seed=seed, axes={"learning_rate": rate}, num_steps=steps)
+    for arm, rate, steps, kls in (
+        ("a", 1e-3, 10, (0.9, 0.7)),
+        ("a", 1e-4, 10, (0.75, 0.75)),
+        ("a", 1e-3, 20, (0.5, 0.6)),
+        ("a", 1e-4, 20, (0.4, 0.6)),
+        ("b", 1e-3, 10, (0.3, 0.3)),
+    )
+    for seed, kl in enumerate(kls)
+]
+CHOICE = Choice("learning_rate", "kl", ("arm", "max_steps"))
+
+
+def test_the_best_rate_is_searched_in_each_group():
+    assert best_values(RATES, CHOICE) == {("a", 10): 1e-4, ("a", 20): 1e-4, ("b", 10): 1e-3}
+    assert [one["evaluation"]["kl"] for one in chosen(RATES, CHOICE)] == [0.75, 0.75, 0.4, 0.6, 0.3, 0.3]
+    assert chosen(RATES, None) == RATES
+    rising = [record("a", 1.0, accuracy=0.1 + rate, axes={"learning_rate": rate}) for rate in (0.1, 0.2)]
+    assert best_values(rising, Choice("learning_rate", "mlm_accuracy", ("arm",))) == {("a",): 0.2}
+
+
+def sweep_of(records: Any, **changes: Any) -> Sweep:
+    cells = tuple(
+        Cell(**{key: one[key] for key in ("arm", "axes", "method", "settings", "method_settings")}) for one in records
+    )
+    return Sweep("mine", "What it is.", "runs/mine", cells, **changes)
+
+
+def test_a_table_marks_the_best_and_names_what_is_missing():
+    records = [
+        *RATES[:4],
+        record_head(Cell("c", {"seed": 0}, "x", {})) | {"status": "impossible", "reason": "no layers"},
+        record_head(Cell("d", {"seed": 0}, "x", {})) | {"status": "failed", "error": "MemoryError"},
+    ]
+    lines = sweep_table(sweep_of([*RATES[:4], RATES[-1], *records[4:]], choose=CHOICE), records).splitlines()
+    assert lines[:3] == ["# mine", "", "What it is."]
+    assert lines[4].startswith("|  | learning_rate | parameters | encoder MACs | tokens | KL, nats | accuracy |")
+    assert lines[6] == "| teacher | – | 8.00 M | 1.000 | – | 0.000 | 0.500 | 2.000 | – |"
+    figures = "0.300 ± 0.000 (2) | 3.000 ± 0.000 (2) | 1,000 |"
+    assert lines[7] == f"| a | 0.001 | 4.00 M | 0.250 | 1.00 M | 0.800 ± 0.141 (2) | {figures}"
+    assert lines[8] == f"| a | **0.0001** | 4.00 M | 0.250 | 1.00 M | 0.750 ± 0.000 (2) | {figures}"
+    assert "- impossible: `c,seed=0`: no layers" in lines
+    assert "- failed: `d,seed=0`: MemoryError" in lines
+    assert lines[-1] == "- not run: `b,learning_rate=0.001,seed=1`"
+
+
+def test_scores_stand_beside_their_teachers():
+    students = [record("a", 0.5, seed=seed) for seed in (0, 1)]
+    for student, mean in zip(students, (0.7, 0.8), strict=True):
+        student["evaluate"] = {"glue": {"settings": {}, "results": {"mean": mean}}}
+    teacher = record_head(Cell(TEACHER, {}, TEACHER, {TEACHER: "t"})) | {"status": "done"}
+    teacher["evaluate"] = {"glue": {"settings": {}, "results": {"mean": 0.9}}}
+    sweep = sweep_of([teacher, *students], evaluate={"glue": {}})
+    lines = sweep_table(sweep, [teacher, *students]).splitlines()
+    assert lines[4].endswith("| tokens/s | glue |")
+    assert lines[6].endswith("| – | 0.900 |")
+    assert lines[7].endswith("| 1,000 | 0.750 ± 0.071 (2) |")
+    assert len(lines) == 8
+
+
+def test_a_table_of_nothing_says_so():
+    table = sweep_table(sweep_of(METHODS), [])
+    assert "- not run: none of its 12 cells" in table
+    assert "| " not in table
+
+
+def test_curves_and_points_are_means_in_millions(tmp_path):
+    curves = discrepancy_curves(METHODS[:3])
+    assert [place for place, _ in curves["homodistil"]] == [0.0, 0.5, 1.0]
+    assert [spread.mean for _, spread in curves["homodistil"]] == [pytest.approx(x) for x in (0.0, 1.04, 0.52)]
+    halves = [record("homodistil", 0.2, macs=500), record("homodistil", 0.3, num_steps=20)]
+    points = quality_points([*METHODS[:3], *halves], COSTS["tokens"])
+    assert [(place, round(spread.mean, 3)) for place, spread in points["homodistil"]] == [
+        (1, 0.52),
+        (1, 0.2),
+        (2, 0.3),
+    ]
+    assert tokens_per_second(METHODS[0]) == 1000
+    files = plot_sweep([*METHODS, *halves], tmp_path / "mine")
+    assert [file.name for file in files] == ["mine-discrepancy.png", "mine-tokens.png"]
+    assert plot_sweep([], tmp_path / "none") == []
+
+
+@pytest.fixture
+def verdicts(monkeypatch) -> dict[str, Any]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return runpy.run_path(str(BENCHMARKS / "verdicts.py"))
+
+
+def test_noise_is_that_of_paired_differences_of_methods_in_the_same_league(verdicts):
+    noise = verdicts["noise_of"](METHODS)
+    assert (noise.std, noise.freedom) == (pytest.approx(NOISE), 4)
+    assert noise.threshold() == pytest.approx(2 * NOISE)
+    assert noise.threshold(4) == pytest.approx(NOISE)
+    assert verdicts["noise_of"](METHODS[:3]) == verdicts["noise_of"]([]) == verdicts["Noise"]()
+
+
+@pytest.mark.parametrize(
+    ("worse", "expected"), [(0.55, "reproduced"), (0.53, "within noise"), (0.45, "not reproduced")]
+)
+def test_a_verdict_is_the_rules(verdicts, worse, expected):
+    """The threshold of one seed is 0.0316."""
+    claim = verdicts["Claim"]("no_kl", "default", "the KL term helps")
+    arms = {"no_kl": [record("no_kl", worse)], "default": [record("default", 0.5)]}
+    gap, words = verdicts["verdict"](claim, arms, verdicts["noise_of"](METHODS))
+    assert gap.mean == pytest.approx(worse - 0.5)
+    assert words.strip("*") == expected
+    assert verdicts["verdict"](claim, arms, verdicts["Noise"]())[1] == "undecided: the noise was not measured"
+    del arms["no_kl"]
+    assert verdicts["verdict"](claim, arms, verdicts["Noise"]()) == (None, "not run: `no_kl`")
+
+
+def test_curves_are_compared_point_by_point(verdicts):
+    assert verdicts["points_below"](METHODS[:3], METHODS[3:6]) == (2, 2)
+    assert verdicts["points_below"](METHODS[3:6], METHODS[:3]) == (0, 2)
+    assert verdicts["points_below"](METHODS[:3], []) == (0, 0)
+
+
+def test_guidance_by_hand(monkeypatch):
+    """At a quarter 60 % and 64 % of the teacher's accuracy, from 1 and 4 million tokens: 2 points a doubling."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    guidance = runpy.run_path(str(BENCHMARKS / "guidance.py"))
+    students = [
+        record("homodistil", 0.6, accuracy=0.30),
+        record("homodistil", 0.7, accuracy=0.20, learning_rate=1.0),
+        record("homodistil", 0.5, accuracy=0.32, num_steps=40),
+        record("homodistil", 0.2, accuracy=0.45, macs=510),
+        record("homodistil", 0.2, accuracy=0.45, macs=700),
+    ]
+    students[0]["evaluate"] = {"glue": {"settings": {}, "results": {"mean": 0.6}}}
+    rows = guidance["guidance_rows"](students, {"glue": 0.8})
+    assert rows[2:] == [
+        "| 1/2 | 1.00 M | 0.28 | 0.28 | 0.03 | 0.00 | 0.200 | 90.0% | – |",
+        "| 1/4 | 1.00 M | 0.28 | 0.28 | 0.03 | 0.00 | 0.600 | 60.0% | 75.0% |",
+        "| 1/4 | 4.00 M | 1.11 | 1.11 | 0.11 | 0.01 | 0.500 | 64.0% | – |",
+    ]
+    (rule,) = guidance["rule_of_thumb"](students)
+    assert rule.startswith("- 1/4: twice the tokens add 2.0 points of accuracy kept, between 1 and 4 million tokens")
+    assert guidance["guidance_rows"]([], {}) == []
+
+
+@pytest.fixture
+def page(monkeypatch, tmp_path) -> Any:
+    """Writes the page into a folder of the test and returns its text; takes words of the command line."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = runpy.run_path(str(BENCHMARKS / "write_results.py"))
+    names = script["main"].__globals__
+    monkeypatch.setitem(names, "FOLDER", tmp_path / "results")
+    monkeypatch.setitem(names, "PAGE", tmp_path / "results.md")
+    monkeypatch.setitem(names, "SWEEPS", BENCHMARKS.parent / "examples" / "sweeps")
+
+    def write(*words: Any) -> str:
+        monkeypatch.setattr(sys, "argv", ["write_results.py", *map(str, words)])
+        script["main"]()
+        return (tmp_path / "results.md").read_text(encoding="utf-8")
+
+    return write
+
+
+def test_the_page_says_what_was_not_run(page):
+    text = page()
+    assert (
+        text.count("not run: none of its") == len(list((BENCHMARKS.parent / "examples" / "sweeps").glob("*.json"))) - 1
+    )
+    assert "Not run: they need about 100 hours of an A100 a student" in text
+
+
+def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
+    kls = {"default": 0.5, "no_kl": 0.7, "platon": 0.51}
+    ablations = [record(arm, kl, method="homodistil") for arm, kl in kls.items()]
+    halves = [record("homodistil", 0.2, macs=500, accuracy=0.45)]
+    for name, records in (("methods_quarter", METHODS), ("ablations", ablations), ("methods_half", halves)):
+        for one in records:
+            write_record(tmp_path / "runs" / name / "results" / f"{one['cell']}.json", one)
+    text = page("--collect", tmp_path / "runs")
+    lines = text.splitlines()
+    assert f"Measured: *s* = {NOISE:.4f} nats, 4 degrees of freedom." in lines
+    assert "| one_shot | 0.100 ± 0.020 (3) | 0.000 ± 0.000 (3) | HomoDistil is nearer |" in lines
+    assert "| pruned_first | 0.010 ± 0.010 (3) | 0.000 ± 0.000 (3) | within noise |" in lines
+    assert "Along training, HomoDistil's KL is below that of `one_shot` at 2 of 2 evaluations." in lines
+    assert "| the KL term helps | the paper | `no_kl` − `default` | +0.200 | **reproduced** |" in lines
+    assert "| the masked-LM term helps | the paper | `no_mlm` − `default` | – | not run: `no_mlm` |" in lines
+    assert "| 1/2 | 1.00 M |" in text
+    assert "![methods-parameters](results/methods-parameters.png)" in lines
+    for image in ("methods_quarter-discrepancy", "ablations-discrepancy", "methods-parameters"):
+        assert (tmp_path / "results" / f"{image}.png").stat().st_size > 1000
+    assert page() == text
+
+
+def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):
+    (tmp_path / "results").mkdir()
+    for name in ("wikibooks_half", "wikibooks_quarter"):
+        file = BENCHMARKS.parent / "docs" / "results" / f"{name}.json"
+        (tmp_path / "results" / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    text = page()
+    results = json.loads(file.read_text(encoding="utf-8"))
+    for arm in ("homodistil", "one_shot"):
+        assert f"{results['arms'][arm]['evaluation']['eval_kl']:.3f} |" in text
+    assert "### `macs=0.25`: that share of the teacher's encoder MACs, 4.1 million tokens" in text
