@@ -196,7 +196,7 @@ def _benchmarks(facts: Mapping[str, Any]) -> str:
             tables.append("Names that end in `_part` stand for a part of a task's rows.")
     if discrepancy := found.get("discrepancy"):
         measured = [(label, discrepancy[name]) for name, label in _METRIC_LABELS.items() if name in discrepancy]
-        tables.append(_table((f"on {', '.join(discrepancy['eval_data'])}", "student"), measured))
+        tables.append(_table((f"on {', '.join(discrepancy.get('eval_data', []))}", "student"), measured))
     return "\n\n".join(tables)
 
 

@@ -331,6 +331,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     forms = facts.get("forms")
     expected = {name: isinstance(facts.get(name), dict) for name in FACTS_SECTIONS}
     expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
+    expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
     expected["forms"] = expected["forms"] and (not forms or _is_form(forms.get("compact")))
     if wrong := [name for name, is_right in expected.items() if not is_right]:
         raise ValueError(
@@ -369,6 +370,33 @@ def has_costs(section: Mapping[str, Any]) -> bool:
     """
     costs = [section.get(name) for name in COSTS]
     return all(isinstance(cost, int) and not isinstance(cost, bool) and cost > 0 for cost in costs)
+
+
+def _are_benchmarks(section: Mapping[str, Any]) -> bool:
+    """Whether tasks and discrepancy have what the card and tables of models say of them."""
+    tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
+    if not isinstance(tasks, dict) or not isinstance(discrepancy, dict):
+        return False
+    sources = discrepancy.get("eval_data", [])
+    is_named = isinstance(sources, list) and all(isinstance(source, str) for source in sources)
+    return is_named and all(map(_is_task, tasks.values()))
+
+
+def _is_task(found: Any) -> bool:
+    if not isinstance(found, dict):
+        return False
+    types: dict[str, type] = {"task": str, "seeds": list, "scores": list, "conditions": dict, "metrics": dict, "score": dict}
+    types |= {"num_train_rows": int, "num_available_rows": int}
+    if not all(isinstance(found.get(name), kind) for name, kind in types.items()):
+        return False
+    spreads = [found["score"], *found["metrics"].values()]
+    return all(isinstance(spread, dict) and _is_spread(spread) for spread in spreads) and all(
+        isinstance(score, int | float) for score in found["scores"]
+    )
+
+
+def _is_spread(spread: Mapping[str, Any]) -> bool:
+    return isinstance(spread.get("mean"), int | float) and isinstance(spread.get("std"), int | float | None)
 
 
 def _is_form(section: Any) -> bool:

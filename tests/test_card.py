@@ -72,6 +72,56 @@ def test_a_card_states_only_numbers_of_the_facts(tmp_path, format, plan):
     assert stated - numbers_of(facts) - layers == set()
 
 
+BENCHMARKS = {
+    "tasks": {
+        "rte": {
+            "task": "rte",
+            "score": {"mean": 0.53125, "std": 0.015625},
+            "metrics": {"accuracy": {"mean": 0.53125, "std": 0.015625}},
+            "seeds": [0, 1, 7],
+            "scores": [0.5, 0.53125, 0.5625],
+            "conditions": {},
+            "num_train_rows": 2490,
+            "num_available_rows": 2490,
+        },
+        "squad_v2_part": {
+            "task": "squad_v2",
+            "score": {"mean": 0.25, "std": None},
+            "metrics": {"exact": {"mean": 20.5, "std": None}, "f1": {"mean": 25.0, "std": None}},
+            "seeds": [3],
+            "scores": [0.25],
+            "conditions": {},
+            "num_train_rows": 4806,
+            "num_available_rows": 4806,
+        },
+    },
+    "discrepancy": {"kl": 0.4375, "agreement": 0.59375, "eval_data": ["text/a.txt"], "num_blocks": 1024},
+}
+
+
+def test_a_card_states_evaluations(tmp_path):
+    facts, card = facts_of(tmp_path, benchmarks=BENCHMARKS)
+    for row in (
+        "| rte | accuracy | 0.5312 | 0.01562 | 3 | 2,490 |",
+        "| squad_v2_part | exact | 20.5 | – | 1 | 4,806 |",
+        "| on text/a.txt | student |",
+        "| share of the teacher's top predictions | 0.5938 |",
+    ):
+        assert row in card
+    assert "Names that end in `_part` stand for a part of a task's rows." in card
+    results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
+    found = {(result["dataset"]["type"], result["dataset"].get("config")): result["metrics"] for result in results}
+    assert found["nyu-mll/glue", "rte"] == [
+        {"type": "accuracy", "value": 0.53125, "name": "accuracy (rte, mean of 3 fine-tunings)"}
+    ]
+    assert [metric["value"] for metric in found["rajpurkar/squad_v2", None]] == [20.5, 25.0]
+    layers = {str(index) for index in range(len(UNEVEN.layers))}
+    names = {"2", "1"}  # of squad_v2 and F1
+    assert (
+        set(NUMBER.findall(card)) - set(NUMBER.findall(card_template())) - numbers_of(facts) - layers - names == set()
+    )
+
+
 def test_the_number_test_would_notice(tmp_path):
     facts, card = facts_of(tmp_path)
     forged = card.replace(f"{facts['student']['num_parameters']:,}", "12,345,678")

@@ -16,7 +16,7 @@ from homodistil_hf.caches import cache_folder
 from homodistil_hf.cli import main
 from homodistil_hf.run_config import parse_run
 
-COMMANDS = ("distill", "plan", "export", "verify", "push", "demo", "cache")
+COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "demo", "cache")
 LINES_OF_A_SCREEN = 30
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import homodistil_hf
+import homodistil_hf.evaluation
 
 PUBLIC_NAMES = [
     "PRESETS",
@@ -28,6 +29,18 @@ PUBLIC_NAMES = [
     "resolve_plan",
     "tokenize_to_blocks",
     "verify_export",
+]
+
+EVALUATION_NAMES = [
+    "DiscrepancySettings",
+    "GlueSettings",
+    "SquadSettings",
+    "compare",
+    "evaluate_discrepancy",
+    "evaluate_glue",
+    "evaluate_squad",
+    "format_comparison",
+    "load_metric",
 ]
 
 AUTO_CLASSES = {
@@ -56,9 +69,21 @@ def test_public_names_are_listed_by_dir():
     assert set(PUBLIC_NAMES) <= set(dir(homodistil_hf))
 
 
+def test_names_of_evaluation_are_frozen():
+    assert sorted(homodistil_hf.evaluation.__all__) == sorted(EVALUATION_NAMES)
+    assert set(EVALUATION_NAMES) <= set(dir(homodistil_hf.evaluation))
+
+
+@pytest.mark.parametrize("name", EVALUATION_NAMES)
+def test_every_name_of_evaluation_is_documented(name):
+    assert re.match(r"\S.*\.", getattr(homodistil_hf.evaluation, name).__doc__)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         homodistil_hf.no_such_name  # noqa: B018
+    with pytest.raises(AttributeError, match="no_such_name.*evaluate_glue"):
+        homodistil_hf.evaluation.no_such_name  # noqa: B018
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC_NAMES if name not in ("PRESETS", "__version__")])
