@@ -1,7 +1,10 @@
 """`homodistil evaluate`: which model, which flags, where results go, and what an export says of itself afterwards."""
 
 import json
+import re
 import shutil
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from tiny_glue import FakeMeasure, write_task
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
+from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
 from homodistil_hf.evaluation.models import (
     load_model,
     model_folder,
@@ -190,6 +194,15 @@ def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
     found = error_of(capsys, folder / "teacher", "--task", "rte", "cola", "--data_dir", data_dir)
     assert "has no folder cola and no cola_part, but rte" in found
     assert not (folder / "evaluations").exists()
+
+
+@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings))
+def test_every_setting_is_documented_with_its_default(settings):
+    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for entry in fields(settings):
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `--{entry.name}` |")]
+        if isinstance(entry.default, int | float):
+            assert str(entry.default) in re.split(r"[ |;`]+", row)
 
 
 # Models
