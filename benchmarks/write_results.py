@@ -21,7 +21,7 @@ from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep, read_swee
 from homodistil_hf.sweep.plots import COSTS, draw, plot_sweep, quality_points
 from homodistil_hf.sweep.records import read_records, trained
 from homodistil_hf.sweep.statistics import Record, Spread, chosen, differences
-from homodistil_hf.sweep.tables import cell_rows, choice_notes, markdown_table, missing_notes, task_means
+from homodistil_hf.sweep.tables import cell_rows, choice_notes, in_order, markdown_table, missing_notes, task_means
 
 PAGE = Path("docs/results.md")
 FOLDER = Path("docs/results")
@@ -80,7 +80,7 @@ def collect(source: Path, sweeps: dict[str, Sweep]) -> None:
 
 
 def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
-    records = {name: read_records(FOLDER / name) for name in sweeps}
+    records = {name: in_order(sweep.cells, read_records(FOLDER / name)) for name, sweep in sweeps.items()}
     noise = noise_of(trained(records.get("methods_quarter", [])))
     sections = []
     for name, write in SECTIONS.items():

@@ -509,13 +509,14 @@ def _add_sweep(commands: Any) -> None:
     parser.add_argument("--list", action="store_true", help="say how far each cell has come, and train nothing")
     parser.add_argument("--output", metavar="DIR", help="folder of the sweep (default: the file's output_dir)")
     parser.add_argument("--results", metavar="FILE", help="table to write, plots beside it (default: DIR/results.md)")
+    parser.add_argument("--train_only", action="store_true", help="leave the file's evaluations for another call")
     parser.add_argument("--overwrite", action="store_true", help="train cells anew that were run with other settings")
 
 
 def _sweep(flags: argparse.Namespace) -> int:
     from .sweep.running import prepare_sweep, run_sweep, write_table
 
-    run = prepare_sweep(flags.file, only=flags.only, output=flags.output)
+    run = prepare_sweep(flags.file, only=flags.only, output=flags.output, train_only=flags.train_only)
     if flags.list:
         for cell in run.cells:
             print(f"{run.state(cell):<10}  {cell.name}")

@@ -1,6 +1,7 @@
 """A sweep's file becomes cells: axes multiply, mistakes are named, and everything is checked before it is trained."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def test_a_digest_is_of_what_is_trained():
         ({"base": {"learnin_rate": 1}}, "base has the unknown key 'learnin_rate' .*nearest valid: 'learning_rate'"),
         ({"base": {"method": "one_shot"}}, "base has the unknown key 'method'"),
         ({"base": {"output_dir": "x"}}, "output_dir='x', which the sweep gives to each cell"),
+        ({"base": {"hub_token": "hf_x"}}, "base has hub_token, a secret that records would hold; set HF_TOKEN"),
         ({"cells": {"a": {"method": "homodistil", "sed": 1}}}, "unknown key 'sed' .*nearest valid: 'seed'"),
         (
             {"cells": {"a": {"method": "homodistil", "method_settings": 3}}},
@@ -207,3 +209,13 @@ def test_every_example_is_valid(path):
         settings = run_settings(cell, "runs/checked", bf16=False, use_cpu=True)
         assert settings.training.student is not None
         assert settings.training.report_to == []
+
+
+def test_the_documented_file_is_valid(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mine.json").write_text(text, encoding="utf-8")
+    sweep = read_sweep(tmp_path / "mine.json", SETTING_NAMES)
+    assert len(sweep.cells) == 1 + 2 * 12 + 4
+    assert "`one_shot,max_steps=300,learning_rate=0.0008,seed=0`" in page
+    assert "one_shot,max_steps=300,learning_rate=0.0008,seed=0" in {cell.name for cell in sweep.cells}

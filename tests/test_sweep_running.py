@@ -142,7 +142,9 @@ def test_a_cell_in_other_hands_is_left_alone(sweep_file, processes):
         assert is_ours
         assert states(sweep_file)["a,seed=0"] == "running"
         assert holder(run.folder.lock(run.cells[0])) == os.getpid()
-        assert run_sweep(run, print) == 0
+        lines: list[str] = []
+        assert run_sweep(run, lines.append) == 0
+        assert lines[-1] == f"[1/2] a,seed=0: left to process {os.getpid()}"
         assert processes.cells == ["a,seed=1"]
         assert worker.main(worker.task_text(run.cells[0], run.folder, {})) == worker.TAKEN_STATUS
     assert states(sweep_file)["a,seed=0"] == "waiting"
@@ -190,6 +192,9 @@ def test_an_evaluation_that_fails_leaves_the_training_done(sweep_file, processes
     run = prepare_sweep(sweep_file, only=["a,seed=0"])
     write_record(run.folder.record(cell), finished(cell))
     assert run.state(cell) == "trained"
+    train_only = prepare_sweep(sweep_file, only=["a,seed=0"], train_only=True)
+    assert prepare_sweep(sweep_file).cells[0].name == "teacher"
+    assert [train_only.state(one) for one in train_only.cells] == ["done"]
     processes.statuses = {"a,seed=0": [1]}
     assert run_sweep(run, print) == 1
     record = read_record(run.folder.record(cell)) or {}
@@ -220,6 +225,15 @@ def test_the_command_lists_runs_and_says_what_failed(sweep_file, processes, caps
     assert (tmp_path / "tables" / "table-discrepancy.png").stat().st_size > 1000
     assert main(["sweep", str(sweep_file), "--only", "z"]) == 2
     assert "only='z' matches no cell" in capsys.readouterr().err
+
+
+def test_the_commands_help_fits_a_screen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit, match="0"):
+        main(["sweep", "--help"])
+    text = capsys.readouterr().out
+    assert "example: homodistil sweep examples/sweeps/smoke.json" in text
+    assert len(text.splitlines()) <= 30
 
 
 def test_sigterm_saves_a_checkpoint_that_the_next_call_goes_on_with(sweep_file, tmp_path, base):

@@ -249,6 +249,8 @@ def _check_settings(
     for name, value in settings.items():
         if name in SETTINGS_OF_THE_SWEEP:
             raise ValueError(f"{label} has {name}={shown(value)}, which the sweep gives to each cell; leave it out")
+        if name.endswith("token"):
+            raise ValueError(f"{label} has {name}, a secret that records would hold; set HF_TOKEN instead")
         if name not in valid and name not in also:
             raise ValueError(
                 f"{label} has the unknown key {shown(name)} (value {shown(value)}); "

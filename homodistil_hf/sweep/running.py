@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -22,6 +22,7 @@ from . import worker
 from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, read_sweep, select_cells
 from .checks import check_cells
 from .evaluations import check_evaluations
+from .locks import holder
 from .plots import plot_sweep
 from .records import (
     DONE,
@@ -36,7 +37,7 @@ from .records import (
     trained,
     write_record,
 )
-from .tables import sweep_table
+from .tables import in_order, sweep_table
 from .worker import TAKEN_STATUS, task_text
 
 _POLL_SECONDS = 1.0
@@ -71,13 +72,16 @@ class SweepRun:
         return IMPOSSIBLE if cell.name in self.impossible else state_of(cell, self.folder, self.sweep.evaluate)
 
 
-def prepare_sweep(path: str | Path, *, only: Sequence[str] = (), output: str | Path | None = None) -> SweepRun:
+def prepare_sweep(
+    path: str | Path, *, only: Sequence[str] = (), output: str | Path | None = None, train_only: bool = False
+) -> SweepRun:
     """Read a sweep and check every cell of it.
 
     Args:
         path: JSON file.
         only: cells, arms or patterns of such; none for all.
         output: folder of the sweep; default: its `output_dir`.
+        train_only: leave the evaluations in `evaluate` for another time.
 
     Returns:
         [`SweepRun`].
@@ -88,6 +92,9 @@ def prepare_sweep(path: str | Path, *, only: Sequence[str] = (), output: str | P
     """
     sweep = read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS})
     check_evaluations(sweep.evaluate)
+    if train_only:
+        students = tuple(cell for cell in sweep.cells if cell.method != TEACHER)
+        sweep = replace(sweep, evaluate={}, cells=students)
     cells = select_cells(sweep.cells, only)
     return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells))
 
@@ -126,6 +133,8 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
             _tell(run, cell, status, say)
             if stop.is_made:
                 stop.leave()
+    for cell in to_do:
+        say(f"{_place(run, cell)} {cell.name}: left to process {holder(run.folder.lock(cell))}")
     return sum(run.state(cell) == FAILED for cell in run.cells)
 
 
@@ -141,8 +150,7 @@ def write_table(run: SweepRun, file: str | Path | None = None) -> list[Path]:
     """
     file = Path(file or run.folder.root / "results.md")
     file.parent.mkdir(parents=True, exist_ok=True)
-    names = {cell.name for cell in run.sweep.cells}
-    records = [record for record in read_records(run.folder.records) if record["cell"] in names]
+    records = in_order(run.sweep.cells, read_records(run.folder.records))
     plots = plot_sweep(records, file.with_suffix(""), run.sweep.choose) if can_plot() else []
     images = [f"![{image.stem}]({image.name})\n" for image in plots]
     note = [] if plots or not trained(records) else ["No plots: they need `pip install 'homodistil-hf[report]'`.\n"]

@@ -54,6 +54,20 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     return markdown_table(["", *axes, *_HEADINGS, *sweep.evaluate], rows)
 
 
+def in_order(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put records in their sweep's order.
+
+    Args:
+        cells: of the sweep.
+        records: of any cells.
+
+    Returns:
+        `list`: those of the sweep's cells.
+    """
+    known = {record["cell"]: dict(record) for record in records}
+    return [known[cell.name] for cell in cells if cell.name in known]
+
+
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     r"""Lay cells out as Markdown.
 
@@ -89,7 +103,11 @@ def missing_notes(cells: Sequence[Cell], records: Iterable[Record]) -> list[str]
     """
     records = list(records)
     known = {record["cell"] for record in records}
-    notes = [f"- {IMPOSSIBLE}: `{one['cell']}`: {one['reason']}" for one in records if one["status"] == IMPOSSIBLE]
+    reasons: dict[str, list[str]] = {}
+    for record in records:
+        if record["status"] == IMPOSSIBLE:
+            reasons.setdefault(record["reason"], []).append(f"`{record['cell']}`")
+    notes = [f"- {IMPOSSIBLE}: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     notes += [f"- {FAILED}: `{one['cell']}`: {one[ERROR]}" for one in records if ERROR in one]
     absent = [f"`{cell.name}`" for cell in cells if cell.name not in known]
     if absent and len(absent) == len(cells):
