@@ -112,18 +112,24 @@ def noise_of(records: Iterable[Record]) -> Noise:
     return Noise() if found is None else Noise(*found)
 
 
-def verdict(claim: Claim, arms: Mapping[str, Sequence[Record]], noise: Noise) -> tuple[Spread | None, str]:
+def verdict(
+    claim: Claim, arms: Mapping[str, Sequence[Record]], noise: Noise, failed: Mapping[str, str] | None = None
+) -> tuple[Spread | None, str]:
     """What the runs say of a claim.
 
     Args:
         claim: about two arms.
         arms: arm → records.
         noise: that a difference must exceed.
+        failed: arm → why its run ended early.
 
     Returns:
         `(KL of the worse − KL of the better, words)`; None where one of them was not run.
     """
     found = differences(arms.get(claim.worse, ()), arms.get(claim.better, ()), METRIC)
+    errors = [f"`{arm}` failed: {failed[arm]}" for arm in (claim.worse, claim.better) if failed and arm in failed]
+    if not found and errors:
+        return None, "; ".join(errors)
     if not found:
         missing = [f"`{arm}`" for arm in (claim.worse, claim.better) if not arms.get(arm)]
         return None, f"not run: {', '.join(missing) or 'no seed in common'}"

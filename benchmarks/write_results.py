@@ -18,8 +18,8 @@ from verdicts import CLAIMS, REFERENCE, RULE, Noise, by_arm, noise_of, points_be
 
 from homodistil_hf.run_config import field_types
 from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep, read_sweep
-from homodistil_hf.sweep.plots import COSTS, draw, plot_sweep, quality_points
-from homodistil_hf.sweep.records import read_records, trained
+from homodistil_hf.sweep.plots import COSTS, draw, draw_discrepancy, plot_sweep, quality_points
+from homodistil_hf.sweep.records import FAILED, read_records, trained
 from homodistil_hf.sweep.statistics import Record, Spread, chosen, differences
 from homodistil_hf.sweep.tables import cell_rows, choice_notes, in_order, markdown_table, missing_notes, task_means
 
@@ -41,6 +41,9 @@ one-shot pruning takes its scores from come on top. A ± is a standard deviation
 **One-shot** is the hard baseline: the same scores taken from 16 batches, the student cut to the plan at once, then
 distilled with the same loss, learning-rate curve, batches and number of tokens.
 """
+
+PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first")
+"""Those whose discrepancy over training is drawn apart."""
 
 GUIDANCE_TITLE = "## Tokens and hours against quality"
 
@@ -111,13 +114,17 @@ def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
 def methods_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     arms = by_arm(trained(records))
     lines = [*cell_rows(sweep, records), "", *noise_lines(noise), "", *difference_rows(arms, noise), ""]
-    for other in ("one_shot", "pruned_first"):
+    for other in PRUNED_ARMS[1:]:
         below, points = points_below(arms.get(REFERENCE, []), arms.get(other, []))
         if points:
             lines += [
                 f"Along training, HomoDistil's KL is below that of `{other}` at {below} of {points} evaluations."
             ]
-    return lines
+    pruned = [record for arm in PRUNED_ARMS for record in arms.get(arm, [])]
+    if not pruned:
+        return lines
+    file = draw_discrepancy(pruned, FOLDER / f"{sweep.name}-pruned.png")
+    return [*lines, "", f"![{file.stem}](results/{file.name})"]
 
 
 def noise_lines(noise: Noise) -> list[str]:
@@ -164,9 +171,10 @@ def budget_rows(best: dict[str, list[Record]], num_tokens: int, noise: Noise) ->
 
 def ablations_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     arms = by_arm(trained(records))
+    failed = {record["arm"]: record["error"] for record in records if record["status"] == FAILED}
     rows = []
     for claim in CLAIMS:
-        spread, words = verdict(claim, arms, noise)
+        spread, words = verdict(claim, arms, noise, failed)
         gap = "–" if spread is None else f"{spread.mean:+.3f}"
         origin = "this package" if claim.is_ours else "the paper"
         rows.append([claim.text, origin, f"`{claim.worse}` − `{claim.better}`", gap, words])

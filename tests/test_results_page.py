@@ -183,6 +183,9 @@ def test_a_verdict_is_the_rules(verdicts, worse, expected):
     assert words.strip("*") == expected
     assert verdicts["verdict"](claim, arms, verdicts["Noise"]())[1] == "undecided: the noise was not measured"
     del arms["no_kl"]
+    failed = {"no_kl": "FloatingPointError: gradients"}
+    words = "`no_kl` failed: FloatingPointError: gradients"
+    assert verdicts["verdict"](claim, arms, verdicts["Noise"](), failed) == (None, words)
     assert verdicts["verdict"](claim, arms, verdicts["Noise"]()) == (None, "not run: `no_kl`")
 
 
@@ -258,7 +261,12 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert "| the masked-LM term helps | the paper | `no_mlm` − `default` | – | not run: `no_mlm` |" in lines
     assert "| 1/2 | 1.00 M |" in text
     assert "![methods-parameters](results/methods-parameters.png)" in lines
-    for image in ("methods_quarter-discrepancy", "ablations-discrepancy", "methods-parameters"):
+    for image in (
+        "methods_quarter-discrepancy",
+        "methods_quarter-pruned",
+        "ablations-discrepancy",
+        "methods-parameters",
+    ):
         assert (tmp_path / "results" / f"{image}.png").stat().st_size > 1000
     assert page() == text
 

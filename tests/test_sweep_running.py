@@ -236,6 +236,7 @@ def test_the_commands_help_fits_a_screen(capsys, monkeypatch):
     assert len(text.splitlines()) <= 30
 
 
+@pytest.mark.timeout(600)
 def test_sigterm_saves_a_checkpoint_that_the_next_call_goes_on_with(sweep_file, tmp_path, base):
     content = json.loads(sweep_file.read_text(encoding="utf-8"))
     content["base"] |= {"max_steps": 4000, "save_steps": 5, "save_total_limit": 1, "eval_strategy": "no"}

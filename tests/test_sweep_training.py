@@ -18,7 +18,7 @@ from homodistil_hf.run_config import field_types
 from homodistil_hf.sweep import training
 from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Cell, read_sweep, select_cells
 from homodistil_hf.sweep.checks import run_settings
-from homodistil_hf.sweep.records import SweepFolder, read_record, state_of
+from homodistil_hf.sweep.records import SweepFolder, read_record, state_of, write_record
 from homodistil_hf.sweep.training import RunClock, run_cell
 
 PAPER = Path(__file__).parent.parent / "examples" / "sweeps" / "paper"
@@ -114,6 +114,13 @@ def test_a_record_is_a_line_a_row(whole):
     lines = (root / "results" / "mine,seed=3.json").read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) < 3000
     assert sum('"step": ' in line for line in lines) == 4 + 3
+
+
+def test_a_logged_value_that_is_not_finite_can_be_recorded(tmp_path):
+    row = training._rounded({"step": 3, "grad_norm": float("nan"), "loss": 1.23456789})
+    assert row == {"step": 3, "grad_norm": None, "loss": 1.23457}
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_record(tmp_path / "record.json", {"kl": float("inf")})
 
 
 def test_every_source_of_held_out_text_is_evaluated(settings):

@@ -16,6 +16,7 @@ Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
 
 _KL = "held-out KL to the teacher, nats a masked token"
 _SIZE = (7.0, 4.2)
+_HEADROOM = 1.15
 
 
 def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = None) -> list[Path]:
@@ -32,12 +33,27 @@ def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = No
     done = chosen(trained(records), choice)
     if not done:
         return []
-    files = [draw(discrepancy_curves(done), stem.with_name(f"{stem.name}-discrepancy.png"), xlabel="million tokens")]
+    files = [draw_discrepancy(done, stem.with_name(f"{stem.name}-discrepancy.png"))]
     for name, value_of in COSTS.items():
         if len({value_of(record) for record in done}) > 1:
             points = quality_points(done, value_of)
             files.append(draw(points, stem.with_name(f"{stem.name}-{name}.png"), xlabel=f"million {name}"))
     return files
+
+
+def draw_discrepancy(records: Iterable[Record], file: Path) -> Path:
+    """Draw the held-out KL along each run.
+
+    Args:
+        records: of students.
+        file: image to write. Where a student was cut before training, its first point may stand above the picture.
+
+    Returns:
+        `Path`: the image.
+    """
+    curves = discrepancy_curves(records)
+    later = [spread.mean for points in curves.values() for _, spread in points[1:]]
+    return draw(curves, file, xlabel="million tokens", top=_HEADROOM * max(later) if later else None)
 
 
 def discrepancy_curves(records: Iterable[Record]) -> Points:
@@ -88,13 +104,14 @@ def label_of(record: Record) -> str:
     return ",".join(part for part in record["cell"].split(",") if not part.startswith("seed="))
 
 
-def draw(points: Points, file: Path, *, xlabel: str) -> Path:
+def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -> Path:
     """Draw one line for each name.
 
     Args:
         points: name → (place, KL).
         file: image to write.
         xlabel: what the places are.
+        top: of the picture, nats; default: what the points need.
 
     Returns:
         `Path`: the image.
@@ -109,7 +126,7 @@ def draw(points: Points, file: Path, *, xlabel: str) -> Path:
         places, means = [place for place, _ in values], [spread.mean for _, spread in values]
         bars = [spread.std or 0.0 for _, spread in values]
         axes.errorbar(places, means, yerr=bars, marker="o", markersize=3, capsize=2, label=label)
-    axes.set(xlabel=xlabel, ylabel=_KL, ylim=(0, None))
+    axes.set(xlabel=xlabel, ylabel=_KL, ylim=(0, top))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(file, dpi=110)

@@ -4,6 +4,7 @@ The caller holds the cell's lock. `worker.py` gives each cell a process of its o
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -181,5 +182,9 @@ def _without_times(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Six digits are enough for a curve."""
-    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in entry.items()}
+    """Six digits are enough for a curve; None for what was not finite, which JSON can't say."""
+    return {name: _short(value) if isinstance(value, float) else value for name, value in entry.items()}
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
