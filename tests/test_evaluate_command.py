@@ -15,7 +15,9 @@ from tiny_glue import FakeMeasure, write_task
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
+from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings, command
+from homodistil_hf.evaluation.glue_data import GLUE_TASKS
+from homodistil_hf.evaluation.metrics import METRIC_TASKS
 from homodistil_hf.evaluation.models import (
     load_model,
     model_folder,
@@ -149,6 +151,22 @@ def test_results_go_where_they_are_wanted(folder, data_dir, tmp_path):
     assert not (folder / "evaluations").exists()
 
 
+def test_tasks_evaluated_elsewhere_stay_in_the_facts(folder, tmp_path):
+    for task in ("rte", "qnli"):
+        write_task(tmp_path / "data", task)
+        words = ["--task", task, "--data_dir", tmp_path / "data", "--seeds", 0, "--max_length", 24]
+        assert main(["evaluate", *map(str, [folder / "compact", *words, "--output_dir", tmp_path / task])]) == 0
+    assert read_facts(folder / "compact")["benchmarks"]["tasks"].keys() == {"rte", "qnli"}
+
+
+def test_results_of_a_replaced_export_are_not_shown(folder, data_dir, capsys):
+    words = ["--task", "rte", "--data_dir", data_dir, "--seeds", 0, "--max_length", 24]
+    assert main(["evaluate", *map(str, [folder / "compact", *words])]) == 0
+    other = random_student(HomoBertForMaskedLM, vocab_size=96)
+    export_student(other, folder / "compact", "compact", tokenizer=tiny_tokenizer(), overwrite=True)
+    assert "nothing has been evaluated" in error_of(capsys, "--compare", folder / "compact")
+
+
 def test_flags_reach_the_settings(folder, data_dir, fake):
     words = ["--learning_rates", "1e-3", "1e-4", "--max_train_samples", "10", "--max_length", "24", "--seeds", "1"]
     assert main(["evaluate", str(folder / "teacher"), "--task", "rte", "--data_dir", str(data_dir), *words]) == 0
@@ -190,6 +208,11 @@ def test_wrong_words_are_told_before_anything_is_loaded(words, message, capsys):
     assert message in error_of(capsys, *words)
 
 
+def test_the_command_knows_all_tasks():
+    assert tuple(GLUE_TASKS) == command._GLUE
+    assert (*command._GLUE, *command._SQUAD) == METRIC_TASKS
+
+
 def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
     found = error_of(capsys, folder / "teacher", "--task", "rte", "cola", "--data_dir", data_dir)
     assert "has no folder cola and no cola_part, but rte" in found
@@ -229,6 +252,12 @@ def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
     assert teacher_plan(loaded.model.config) == kept
     assert (loaded.name, loaded.export) == ("run/checkpoint-3", None)
     assert loaded.results == (tmp_path / "run" / "evaluations" / "checkpoint-3").resolve()
+
+
+def test_a_runs_own_config_is_no_model(folder):
+    shutil.copytree(folder / "compact", folder / "run" / "student")
+    (folder / "run" / "config.json").write_text('{"teacher": "x"}')
+    assert model_folder(folder / "run") == folder / "run" / "student"
 
 
 def test_names_on_the_hub_have_results_in_the_working_folder():

@@ -1,6 +1,6 @@
 """One table of models that have been evaluated, with everything that makes it less than a fair comparison said below.
 
-Numbers are read from the summaries beside the models, or from `facts.json`; nothing is measured here.
+Numbers are read from the facts of exports and the summaries beside other models; nothing is measured here.
 """
 
 import statistics
@@ -113,12 +113,12 @@ def _is_results(source: str) -> bool:
 
 
 def _summary(source: str) -> dict[str, Any]:
-    summary = read_summary(Path(source) if _is_results(source) else results_folder(source))
-    if summary is not None:
-        return summary
+    """Of an export its facts, which are never of earlier weights than its own; else what lies beside the model."""
+    if _is_results(source):
+        return read_summary(Path(source)) or {}
     folder = model_folder(source)
     if folder is None or not (folder / FACTS_FILE).is_file():
-        return {"model": {}, "tasks": {}}
+        return read_summary(results_folder(source)) or {"model": {}, "tasks": {}}
     facts = read_export_facts(folder)
     return {"model": facts["student"], "tasks": {}, **facts.get(BENCHMARKS, {})}
 

@@ -6,10 +6,11 @@ Light to import, because the command line shows these settings in its help; `dis
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..widths import nearest_name, shown
+from ..widths import shown
+from .settings import check_names
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,7 @@ class DiscrepancySettings:
         """
         if isinstance(values, DiscrepancySettings):
             return values
-        known = [entry.name for entry in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ValueError(
-                    f"settings have the unknown name {shown(name)}; nearest valid: {nearest_name(name, known)!r}"
-                )
+        check_names(values, cls)
         return cls(**values)
 
     def compared(self) -> dict[str, Any]:

@@ -129,8 +129,10 @@ def model_folder(source: str | Path) -> Path | None:
             raise ValueError(f"model={str(source)!r} does not exist; expected {_EXPECTED}")
         return None
     for candidate in (folder, folder / STUDENT_FOLDER):
-        if (candidate / "config.json").is_file():
+        if (candidate / FACTS_FILE).is_file():
             return candidate
+    if (folder / "config.json").is_file():
+        return folder
     raise ValueError(f"model={str(source)!r} holds no config.json and no {STUDENT_FOLDER}/; expected {_EXPECTED}")
 
 

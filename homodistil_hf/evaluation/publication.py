@@ -15,9 +15,13 @@ from .models import EvaluatedModel
 
 logger = logging.getLogger(__name__)
 
+_OF_THE_FILE = ("format", "model")
+
 
 def publish(evaluated: EvaluatedModel, summary: Mapping[str, Any]) -> None:
     """Write the results of an export into its facts and its card; nothing for models that are no export of ours.
+
+    What the facts tell of other tasks stays: it is of the same weights, as a new export has new facts.
 
     Args:
         evaluated: what was evaluated.
@@ -25,12 +29,14 @@ def publish(evaluated: EvaluatedModel, summary: Mapping[str, Any]) -> None:
     """
     if evaluated.export is None:
         return
-    section = {name: value for name, value in summary.items() if name not in ("format", "model")}
     facts = read_export_facts(evaluated.export)
+    told = facts.get(BENCHMARKS, {})
+    section = {**told, **summary, "tasks": {**told.get("tasks", {}), **summary["tasks"]}}
+    section = {name: value for name, value in section.items() if name not in _OF_THE_FILE}
     published = facts | run_facts({BENCHMARKS: section})
     if published == facts:
         return
     text = json.dumps(published, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(evaluated.export / FACTS_FILE, text)
     write_text(evaluated.export / CARD_FILE, render_card(published))
-    logger.info("%s: facts.json and the card tell of the evaluations", evaluated.export)
+    logger.debug("%s: facts.json and the card tell of the evaluations", evaluated.export)

@@ -95,12 +95,7 @@ class GlueSettings:
             if not isinstance(values, cls):
                 raise ValueError(f"settings are {type(values).__name__}; expected {cls.__name__}, or values by name")
             return values
-        known = [entry.name for entry in fields(cls)]
-        for name in values or {}:
-            if name not in known:
-                raise ValueError(
-                    f"settings have the unknown name {shown(name)}; nearest valid: {nearest_name(name, known)!r}"
-                )
+        check_names(values or {}, cls)
         return cls(**values or {})
 
     def compared(self) -> dict[str, Any]:
@@ -110,6 +105,24 @@ class GlueSettings:
             `dict`: name → plain value.
         """
         return {name: value for name, value in asdict(self).items() if name not in _SHOWN_ONLY}
+
+
+def check_names(values: Mapping[str, Any], settings: type) -> None:
+    """Refuse names that a dataclass of settings does not have.
+
+    Args:
+        values: some of them by name.
+        settings: the dataclass.
+
+    Raises:
+        ValueError: an unknown name; the message has the nearest valid one.
+    """
+    known = [entry.name for entry in fields(settings)]
+    for name in values:
+        if name not in known:
+            raise ValueError(
+                f"settings have the unknown name {shown(name)}; nearest valid: {nearest_name(name, known)!r}"
+            )
 
 
 def _is_whole(value: Any, least: int) -> bool:
