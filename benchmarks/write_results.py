@@ -17,8 +17,9 @@ from guidance import guidance_rows, rule_of_thumb
 from verdicts import CLAIMS, REFERENCE, RULE, Noise, by_arm, noise_of, points_below, verdict
 
 from homodistil_hf.run_config import field_types
-from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep, read_sweep
+from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
 from homodistil_hf.sweep.plots import COSTS, draw, draw_discrepancy, plot_sweep, quality_points
+from homodistil_hf.sweep.reading import read_sweep
 from homodistil_hf.sweep.records import FAILED, read_records, trained
 from homodistil_hf.sweep.statistics import Record, Spread, chosen, differences
 from homodistil_hf.sweep.tables import cell_rows, choice_notes, in_order, markdown_table, missing_notes, task_means

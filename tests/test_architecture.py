@@ -68,7 +68,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("registry",),
     ("launch",),
     ("sweep", "sweep.cells", "sweep.locks"),
-    ("sweep.records", "sweep.checks", "sweep.evaluations"),
+    ("sweep.reading", "sweep.records", "sweep.checks", "sweep.evaluations"),
     ("sweep.training", "sweep.statistics"),
     ("sweep.worker", "sweep.tables"),
     ("sweep.plots",),

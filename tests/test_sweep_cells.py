@@ -9,9 +9,10 @@ import pytest
 from tiny_files import write_teacher
 
 from homodistil_hf.run_config import field_types
-from homodistil_hf.sweep.cells import METHOD_SETTINGS, Cell, read_sweep, select_cells
+from homodistil_hf.sweep.cells import METHOD_SETTINGS, Cell, select_cells
 from homodistil_hf.sweep.checks import check_cells, run_settings
 from homodistil_hf.sweep.evaluations import check_evaluations
+from homodistil_hf.sweep.reading import read_sweep
 
 SWEEPS = sorted((Path(__file__).parent.parent / "examples" / "sweeps").rglob("*.json"))
 SETTING_NAMES = field_types().keys() - {"method", METHOD_SETTINGS}

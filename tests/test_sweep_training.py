@@ -16,8 +16,9 @@ from homodistil_hf.checkpoint import sorted_checkpoints
 from homodistil_hf.launch import make_trainer
 from homodistil_hf.run_config import field_types
 from homodistil_hf.sweep import training
-from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Cell, read_sweep, select_cells
+from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Cell, select_cells
 from homodistil_hf.sweep.checks import run_settings
+from homodistil_hf.sweep.reading import read_sweep
 from homodistil_hf.sweep.records import SweepFolder, read_record, state_of, write_record
 from homodistil_hf.sweep.training import RunClock, run_cell
 

@@ -19,11 +19,12 @@ from ..report import can_plot
 from ..run_config import field_types
 from ..stopping import EXIT_STATUS, StopRequest
 from . import worker
-from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, read_sweep, select_cells
+from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, select_cells
 from .checks import check_cells
 from .evaluations import check_evaluations
 from .locks import holder
 from .plots import plot_sweep
+from .reading import read_sweep
 from .records import (
     DONE,
     ERROR,
