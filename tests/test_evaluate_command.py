@@ -266,6 +266,16 @@ def test_names_on_the_hub_have_results_in_the_working_folder():
     assert recorded_teacher("google-bert/bert-base-uncased") is None
 
 
+def test_a_folder_that_is_not_there_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert model_folder("runs/x") is None
+    (tmp_path / "runs").mkdir()
+    for source in ("runs/x", "./x", "a/b/c", str(tmp_path / "x")):
+        with pytest.raises(ValueError, match=f"model='{source}' does not exist; expected an export"):
+            model_folder(source)
+    assert model_folder("bert-base-uncased") is None
+
+
 def test_teachers_are_recorded_by_runs_and_exports(folder):
     assert recorded_teacher(folder / "standard") is None  # a teacher without a name
     (folder / "settings.json").write_text(json.dumps({"teacher": "somebody/a-bert"}))

@@ -206,6 +206,13 @@ def test_a_summary_is_made_of_all_records(evaluate, rte, tmp_path):
     )
 
 
+def test_other_files_in_the_folder_are_no_results(evaluate, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine.json").write_text('{"model": "x", "seed": 3}')
+    (tmp_path / "results" / "list.json").write_text("[]")
+    assert evaluate()["tasks"].keys() == {"rte"}
+
+
 def test_no_summary_is_none_and_a_foreign_one_an_error(tmp_path):
     assert read_summary(tmp_path) is None
     (tmp_path / "summary.json").write_text('{"tasks": 3}')

@@ -125,7 +125,7 @@ def model_folder(source: str | Path) -> Path | None:
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        if folder.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+        if _is_path(str(source)):
             raise ValueError(f"model={str(source)!r} does not exist; expected {_EXPECTED}")
         return None
     for candidate in (folder, folder / STUDENT_FOLDER):
@@ -196,6 +196,15 @@ def recorded_teacher(source: str | Path) -> str | None:
 
 
 _EXPECTED = "an export, a finished run, a checkpoint-N, the folder of a BERT model, or its name on the Hub"
+
+
+def _is_path(source: str) -> bool:
+    """Whether a name of nothing on this disk was meant as a path, not as a name on the Hub."""
+    path = Path(source).expanduser()
+    if path.is_absolute() or source.startswith((".", "~")):
+        return True
+    # `runs/my-student` could be on the Hub, but not where there is a folder runs/.
+    return len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
 
 
 def _hub_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -78,7 +78,8 @@ class Records:
         summary: dict[str, Any] = {"format": _FORMAT, "model": {**self.model.costs(), "sha256": self.model.sha256}}
         for path in sorted(self.model.results.glob("*.json")):
             record = _read_record(path)
-            if record.get("model", {}).get("sha256") != self.model.sha256:
+            told = record.get("model")
+            if not isinstance(told, dict) or told.get("sha256") != self.model.sha256:
                 continue
             if "seed" in record:
                 tasks.setdefault(record["data"], []).append(record)
