@@ -9,6 +9,7 @@ manifest is and how folders are published is `checkpoint.py`'s.
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -20,6 +21,8 @@ from .durable import publish
 from .hub import commit_to
 from .hub_errors import hub_errors, persistently
 from .json_files import read_json_object
+from .weight_files import stays_inside
+from .widths import shown
 
 LAST_CHECKPOINT = "last-checkpoint"
 """Folder of the repository that holds the newest checkpoint, as `transformers.Trainer` has it."""
@@ -178,7 +181,9 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
     check_address(address, token=token)
     at = parse_address(address)
     with _fetch_errors(address, token):
-        commit = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision).sha)
+        found = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
+        commit = found.sha
+        _check_names([file.rfilename for file in found.siblings or ()], address)
         # Named after the commit: what an earlier attempt has left belongs to the same one, or is not looked at.
         aside = Path(output_dir) / STAGING_NAME / f"hub-{commit}"
         persistently(
@@ -189,6 +194,16 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
     if problem := manifest_problem(aside / at.folder):
         raise ValueError(f"resume_from_checkpoint={address!r} can't be used: {problem}; name another revision")
     return _placed(aside / at.folder, Path(output_dir), address)
+
+
+def _check_names(names: Iterable[str], address: str) -> None:
+    # huggingface_hub's newer clients refuse such names too; 1.5 writes to wherever they lead.
+    for name in names:
+        if not stays_inside(name):
+            raise ValueError(
+                f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, {shown(name)}; "
+                "name another repository"
+            )
 
 
 def _placed(staged: Path, output_dir: Path, address: str) -> Path:
