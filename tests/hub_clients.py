@@ -30,7 +30,7 @@ class Outcome:
     """What a call in the other process came to.
 
     Args:
-        value: what it returned.
+        value: what it returned; its text, where that does not survive pickling (the commits of huggingface_hub 1.5).
         error: name of the exception's class, or None.
         message: of the exception.
         output: all log lines down to DEBUG, standard output and error.
@@ -141,11 +141,25 @@ def _captured(action: Callable[..., Any], arguments: tuple[Any, ...], settings: 
 
 def _outcome(action: Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
     try:
-        value = action(*arguments, **settings)
-        pickle.dumps(value)
-        return {"value": value}
+        return {"value": _portable(action(*arguments, **settings))}
     except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
         return {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}
+
+
+def _portable(value: Any) -> Any:
+    # What can't be read again at the other end would break the pool, and all later calls with it.
+    try:
+        pickle.loads(pickle.dumps(value))
+    except TypeError:
+        return str(value)
+    return value
+
+
+def repeats_cut_requests() -> bool:
+    """Whether this client makes a request again when the Hub hangs up; huggingface_hub 1.5 gives up."""
+    from huggingface_hub.utils import _http
+
+    return any(error.__name__ == "RemoteProtocolError" for error in _http._DEFAULT_RETRY_ON_EXCEPTIONS)
 
 
 def release(url: str, signal: str) -> None:

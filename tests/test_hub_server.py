@@ -8,11 +8,15 @@ from typing import Any
 
 import hub_clients
 import pytest
-from hub_clients import Client, Outcome
+from hub_clients import Client, Outcome, repeats_cut_requests
 from hub_server import Fault, requests_to
 
 LARGE = bytes(range(256)) * 40
 FILES = {"README.md": b"---\nlicense: mit\ntags: [small]\n---\n# Words\n", "a/b/deep.txt": b"deep", "w.bin": LARGE}
+
+if_cuts_are_repeated = pytest.mark.skipif(
+    not repeats_cut_requests(), reason="this huggingface_hub gives up when the Hub hangs up; our requests are repeated"
+)
 
 
 @pytest.fixture
@@ -191,9 +195,9 @@ def test_a_header_that_is_no_yaml_is_refused(hub, client):
     ("fault", "expected"),
     [
         (Fault("POST", "/preupload/", status=503, times=3), [1, 2, 4]),
-        (Fault("POST", "/preupload/", status=429, headers={"Retry-After": "7"}), [8]),
+        (Fault("POST", "/preupload/", status=429, headers={"RateLimit": '"api";r=0;t=7'}), [8]),
         (Fault("POST", "/objects/batch", status=502), [1]),
-        (Fault("PUT", "/storage/.*/part/2", cut_after_bytes=1000), [1]),
+        pytest.param(Fault("PUT", "/storage/.*/part/2", cut_after_bytes=1000), [1], marks=if_cuts_are_repeated),
     ],
 )
 def test_the_client_tries_again_and_waits_longer_each_time(hub, client, folder, fault, expected):
@@ -203,6 +207,7 @@ def test_the_client_tries_again_and_waits_longer_each_time(hub, client, folder, 
     assert hub.files("me/words") == dict(sorted(FILES.items()))
 
 
+@if_cuts_are_repeated
 def test_an_answer_that_breaks_off_is_asked_for_from_there(hub, call):
     hub.put("me/words", FILES)
     hub.faults.append(Fault("GET", "^/storage/", stop_after_bytes=1500))
