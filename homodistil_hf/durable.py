@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -19,8 +20,10 @@ OUTDATED_SUFFIX = ".outdated"
 _REMOVED_SUFFIX = ".removed"
 _MODEL_FILE = "model.safetensors"
 _ERRNO = re.compile(r"os error (\d+)")
-# Rust's libraries end their messages with a number, torch.save tells where in its own code or its streams it failed.
-_FAILED_TO_WRITE = re.compile(rf"{_ERRNO.pattern}|inline_container\.cc|iostream error")
+# Rust's libraries end their messages with a number, torch.save tells where in its own code or its streams it failed,
+# or (2.6) that it could not even begin.
+_FAILED_TO_WRITE = re.compile(rf"{_ERRNO.pattern}|inline_container\.cc|iostream error|^File .* cannot be opened\.$")
+_ARCHIVE_SUFFIXES = (".pt", ".pth")
 _LITTLE_SPACE_BYTES = 1 << 20
 
 
@@ -143,6 +146,23 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(written)) from error
 
 
+def check_archives(folder: Path) -> None:
+    """Look whether what torch has saved below a folder is there to the end.
+
+    torch 2.6 leaves out the last bytes without an error where a file can't grow, at a quota for instance.
+
+    Args:
+        folder: written to its end.
+
+    Raises:
+        OSError: with `errno`, `strerror` and `filename`.
+    """
+    for path in folder.rglob("*"):
+        if path.suffix in _ARCHIVE_SUFFIXES and not zipfile.is_zipfile(path):
+            number = _unspoken_number(folder)
+            raise OSError(number, os.strerror(number), str(path))
+
+
 def _says_too_little(error: Exception) -> bool:
     """Whether this is a failure to write that doesn't name the file."""
     if isinstance(error, OSError):
@@ -156,9 +176,17 @@ def _error_number(error: Exception, folder: Path) -> int:
     if found := _ERRNO.search(str(error)):
         return int(found.group(1))
     # torch keeps the reason to itself.
-    if os.strerror(errno.EROFS) in str(error):
+    if os.strerror(errno.EROFS) in str(error) or _is_read_only(folder):
         return errno.EROFS
+    return _unspoken_number(folder)
+
+
+def _unspoken_number(folder: Path) -> int:
     return errno.ENOSPC if shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES else errno.EIO
+
+
+def _is_read_only(folder: Path) -> bool:
+    return os.name != "nt" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _file_being_written(error: Exception, folder: Path) -> str:

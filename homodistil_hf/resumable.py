@@ -22,7 +22,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from .checkpoint import STAGING_NAME, check_manifest, last_checkpoint, rotate, sorted_checkpoints, write_manifest
-from .durable import naming_the_file, publish
+from .durable import check_archives, naming_the_file, publish
 from .stopping import StopRequest, start_worker
 
 logger = logging.getLogger(__name__)
@@ -154,6 +154,7 @@ class ResumableTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             self._name_best_checkpoint(staging / name, run_dir / name)
             if self.args.should_save:
+                check_archives(staging / name)
                 self.write_state(staging / name, logs)
                 write_manifest(staging / name)
                 publish(staging / name, run_dir / name)

@@ -14,6 +14,7 @@ from small_disk import read_only, room_for, small_disk
 
 from homodistil_hf import durable
 from homodistil_hf.durable import (
+    check_archives,
     naming_the_file,
     outdated_name,
     publish,
@@ -206,6 +207,17 @@ def test_a_file_that_may_not_grow_is_named(tmp_path, name, reason):
     expected = f"{reason}: '.*/{name}'$"
     with limited_file_size(1 << 20), pytest.raises(OSError, match=expected), naming_the_file(tmp_path):
         WRITERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("num_missing", [1, 100, 1000])
+def test_an_archive_that_lacks_its_end_is_named(tmp_path, num_missing):
+    path = tmp_path / "checkpoint-4" / "optimizer.pt"
+    path.parent.mkdir()
+    torch.save(TENSORS, path)
+    check_archives(tmp_path)
+    os.truncate(path, path.stat().st_size - num_missing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*/checkpoint-4/optimizer.pt'$"):
+        check_archives(tmp_path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("ranks differ"), OSError("no Hub"), ValueError("no plan")])
