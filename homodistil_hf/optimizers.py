@@ -44,6 +44,8 @@ def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, s
         group["params"] = [own[names[parameter]] for parameter in group["params"] if names[parameter] in own]
     projections = [parameter for name, parameter in own.items() if name.startswith(f"{PROJECTIONS}.")]
     optimizer.param_groups[0]["params"].extend(projections)
+    for projection in projections:
+        optimizer.state.update(_state_from_the_start(optimizer, projection))
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -85,11 +87,18 @@ def _stepped(
     parameter = nn.Parameter(weight.to(device))
     trial = copy.copy(optimizer)
     trial.param_groups = [group | {"params": [parameter], "lr": 0.1}]
-    trial.state = defaultdict(dict)
+    trial.state = defaultdict(dict, _state_from_the_start(optimizer, parameter))
     for gradient in gradients:
         parameter.grad = gradient.to(device, copy=True)
         trial.step()
     return parameter.detach(), trial.state[parameter]
+
+
+def _state_from_the_start(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[nn.Parameter, dict]:
+    # The others make their state at their first step; Adagrad does so too in newer versions of torch.
+    if not isinstance(optimizer, torch.optim.Adagrad):
+        return {}
+    return dict(torch.optim.Adagrad([parameter], **optimizer.defaults).state)
 
 
 def _refusal(optimizer: torch.optim.Optimizer, reason: str) -> str:
