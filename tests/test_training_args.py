@@ -2,9 +2,9 @@ import dataclasses
 import json
 import math
 
+import accelerate
 import pytest
 import torch
-from accelerate import ParallelismConfig
 from transformers import HfArgumentParser, TrainingArguments
 
 from homodistil_hf import HomoDistilTrainingArguments
@@ -114,14 +114,6 @@ def test_unknown_choices_are_refused(name, value):
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
         ({"deepspeed": {"zero_optimization": {"stage": 1}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
         ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
-        (
-            {"parallelism_config": ParallelismConfig(tp_size=2)},
-            r"(?s)^parallelism_config=.*tp_size=2.* is not supported .*; use DDP \(torchrun .*, which needs none",
-        ),
-        (
-            {"parallelism_config": ParallelismConfig(cp_size=2)},
-            "(?s)^parallelism_config=.*cp_size=2.* is not supported .*whole parameters and whole sequences on every",
-        ),
         ({"use_liger_kernel": True}, "^use_liger_kernel=True is not supported .*; its fused losses"),
         ({"neftune_noise_alpha": 5}, "^neftune_noise_alpha=5 is not supported .*; noise on the student's"),
         (
@@ -146,6 +138,24 @@ def test_unknown_choices_are_refused(name, value):
 def test_settings_that_can_not_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         make_args(**settings)
+
+
+@pytest.mark.skipif(
+    not hasattr(accelerate, "ParallelismConfig"), reason="this accelerate has no ParallelismConfig to refuse"
+)
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"tp_size": 2},
+            r"(?s)^parallelism_config=.*tp_size=2.* is not supported .*; use DDP \(torchrun .*, which needs",
+        ),
+        ({"cp_size": 2}, "(?s)^parallelism_config=.*cp_size=2.* not supported .*whole parameters and whole sequences"),
+    ],
+)
+def test_parallelism_within_a_model_is_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        make_args(parallelism_config=accelerate.ParallelismConfig(**sizes))
 
 
 @pytest.mark.parametrize(
