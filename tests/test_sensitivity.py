@@ -420,7 +420,7 @@ def test_sums_of_nothing_are_zero():
 @pytest.mark.parametrize("num_elements", [1, 7, 64, 1 << 18])
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_few_rows_at_a_time_give_the_same_scores(metric, num_elements, monkeypatch):
-    def scored() -> dict[str, torch.Tensor]:
+    def scored(metric: str) -> dict[str, torch.Tensor]:
         student = make_student()
         loss_of(student).backward()
         groups, parameters = encoder_groups(student), dict(student.named_parameters())
@@ -428,9 +428,11 @@ def test_a_few_rows_at_a_time_give_the_same_scores(metric, num_elements, monkeyp
         scores.update(parameters, groups)
         return scores.scores(parameters, groups)
 
-    whole = scored()
+    whole, sizes = scored(metric), scored("sensitivity")
     monkeypatch.setattr(sensitivity, "CPU_CHUNK_ELEMENTS", num_elements)
-    parts = scored()
+    parts = scored(metric)
     assert parts.keys() == whole.keys()
     for name, values in whole.items():
-        torch.testing.assert_close(parts[name], values, rtol=1e-5, atol=1e-8 * float(values.abs().max()))
+        # Products of either sign cancel in movement's sums: rounding goes with the sum of their sizes.
+        atol = 1e-6 * float(sizes[name].max()) if metric == "movement" else 1e-8 * float(values.abs().max())
+        torch.testing.assert_close(parts[name], values, rtol=1e-5, atol=atol)
