@@ -56,7 +56,7 @@ def export_onnx(module: nn.Module, inputs: Sequence[torch.Tensor], path: Path) -
             module,
             examples,
             dynamo=True,
-            dynamic_shapes=tuple({0: "batch", 1: "tokens"} for _ in examples),
+            dynamic_shapes=tuple(dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for _ in examples),
             input_names=[f"input_{index}" for index in range(len(examples))],
             output_names=["output"],
             verbose=False,
