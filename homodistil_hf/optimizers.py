@@ -6,6 +6,7 @@ of settings (`training_args.py`).
 
 import copy
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,7 +95,7 @@ def _stepped(
     return parameter.detach(), trial.state[parameter]
 
 
-def _state_from_the_start(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[nn.Parameter, dict]:
+def _state_from_the_start(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[torch.Tensor, Any]:
     # The others make their state at their first step; Adagrad does so too in newer versions of torch.
     if not isinstance(optimizer, torch.optim.Adagrad):
         return {}
