@@ -78,7 +78,8 @@ for name in auto_classes.split(","):
 save_file({name: tensor.float().contiguous() for name, tensor in found.items()}, outputs)
 num_tokens = 0
 if os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
-    num_tokens = len(transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    # The configuration that it would make is of no class in particular; transformers 5.14 can't check its widths.
+    num_tokens = len(transformers.AutoTokenizer.from_pretrained(folder, config=model.config, trust_remote_code=False))
 print(json.dumps({"classes": classes, "num_tokens": num_tokens}))
 """
 
