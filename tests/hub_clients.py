@@ -178,7 +178,8 @@ def logits_from(name: str, auto_class: str, **settings: Any) -> dict[str, Any]:
     Args:
         name: of the repository.
         auto_class: of transformers.
-        settings: of `from_pretrained`.
+        settings: of `from_pretrained`; `token` counts for everything that is read meanwhile, for transformers 5.14
+            does not hand it on to where it reads the configuration.
 
     Returns:
         `dict`: full name of the `class`, and the `logits` at the probe's positions.
@@ -189,9 +190,10 @@ def logits_from(name: str, auto_class: str, **settings: Any) -> dict[str, Any]:
     import transformers
     from huggingface_hub import hf_hub_download
 
-    model = getattr(transformers, auto_class).from_pretrained(name, **settings).eval()
-    where = {key: settings[key] for key in ("revision", "token") if key in settings}
-    probe = json.loads(Path(hf_hub_download(name, "facts.json", **where)).read_text())["probe"]
+    with mock.patch.dict(os.environ, {"HF_TOKEN": settings["token"]} if "token" in settings else {}):
+        model = getattr(transformers, auto_class).from_pretrained(name, **settings).eval()
+        facts = hf_hub_download(name, "facts.json", revision=settings.get("revision"))
+    probe = json.loads(Path(facts).read_text())["probe"]
     inputs = {key: torch.tensor(probe[key]) for key in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad():
         logits = model(**inputs).logits.flatten()[probe["positions"]]
