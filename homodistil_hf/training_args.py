@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from .compiling import compiling_problem
 from .json_files import parse_json
 from .passes import DEFAULT_CPU_BUDGET_MB
 from .schedule import DEADLINE_FRACTION
@@ -387,6 +388,8 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         if value:
             given = shown(value) if isinstance(value, str) else repr(value)
             raise ValueError(f"{name}={given} is not supported by HomoDistilTrainer; {remedy}")
+    if args.torch_compile and (problem := compiling_problem()):
+        raise ValueError(f"torch_compile=True is not supported here: {problem}, or leave it off")
     for name in _LAUNCHES_THAT_SPLIT:
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
             raise ValueError(f"{name}={os.environ[name]} is not supported by HomoDistilTrainer; {remedies['fsdp']}")

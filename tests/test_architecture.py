@@ -24,6 +24,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "projections",
         "durable",
         "stopping",
+        "compiling",
         "evaluation.glue_metrics",
         "evaluation.squad_metrics",
     ),

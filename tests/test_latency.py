@@ -9,6 +9,7 @@ from conftest import make_teacher, randomized, tiny_config
 from torch import nn
 from transformers import BertConfig, BertModel
 
+from homodistil_hf.compiling import compiling_problem
 from homodistil_hf.conversion import to_student
 from homodistil_hf.latency import backends, onnx_graph
 from homodistil_hf.latency.backends import (
@@ -27,6 +28,7 @@ from homodistil_hf.latency.onnx_graph import export_onnx, missing_packages, onnx
 from homodistil_hf.latency.timing import Latency, SpeedUp, speed_ups, time_in_turns
 from homodistil_hf.modeling import HomoBertConfig, HomoBertForMaskedLM
 
+if_torch_compiles = pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="the [onnx] extra is not installed")
 
 UNEVEN = HomoBertConfig(
@@ -199,6 +201,7 @@ def test_a_graph_of_any_length_needs_two_tokens(tmp_path):
         export_onnx(FirstOutput(model), model_inputs(model.config, 1, 1), tmp_path / "model.onnx")
 
 
+@if_torch_compiles
 def test_compiled_outputs_are_checked(monkeypatch, tmp_path):
     # Dynamo with its own interpreter of graphs: the C++ compiler would take half a minute.
     compiled = []
@@ -241,6 +244,10 @@ def test_an_unknown_backend_names_the_nearest():
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_graph.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
     assert missing_reason("torch") is None
+    monkeypatch.setattr(torch, "__version__", "2.6.0")
+    assert missing_reason("compiled") == (
+        "torch 2.6.0 cannot compile BERT of transformers 5; install torch 2.7 or newer"
+    )
     assert missing_reason("onnxruntime") == "onnxruntime not installed: pip install 'homodistil-hf[onnx]'"
     with pytest.raises(ValueError, match="onnxruntime not installed; install with pip install "):
         export_onnx(FirstOutput(make_teacher()), model_inputs(tiny_config(), 1, 8), tmp_path / "model.onnx")
@@ -309,6 +316,7 @@ def test_where_torch_cannot_compile_the_table_says_so(monkeypatch):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler\nfound")
 
     monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(backends, "compiling_problem", lambda: None)
     grid = small_grid(batch_sizes=(1,), lengths=(8,), backends=("compiled", "torch"))
     results = compare_latencies({"model": make_teacher()}, grid)
     compiled, eager = results["cells"]

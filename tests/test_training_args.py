@@ -176,6 +176,14 @@ def test_launches_that_split_parameters_are_refused(name, value, monkeypatch):
     make_args()
 
 
+def test_compiling_is_refused_where_torch_is_too_old(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+    with pytest.raises(ValueError, match=r"^torch_compile=True is not supported here: torch 2.6.0\+.* leave it off"):
+        make_args(torch_compile=True)
+    monkeypatch.setattr(torch, "__version__", "2.7.0")
+    make_args(torch_compile=True)
+
+
 # What is accepted
 
 

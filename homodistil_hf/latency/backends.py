@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..compiling import compiling_problem
 from ..widths import nearest_name
 from .onnx_graph import export_onnx, missing_packages, onnx_runner
 from .timing import Latency, Pass, time_in_turns
@@ -69,8 +70,10 @@ def missing_reason(backend: str) -> str | None:
         backend: a name of `BACKENDS`.
 
     Returns:
-        `str` that names the packages and how to install them, or None.
+        `str` that names what is missing and how to install it, or None.
     """
+    if backend == "compiled":
+        return compiling_problem()
     if backend != "onnxruntime" or not (missing := missing_packages()):
         return None
     return f"{', '.join(missing)} not installed: pip install 'homodistil-hf[onnx]'"

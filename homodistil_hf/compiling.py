@@ -1,0 +1,32 @@
+"""Whether torch can compile the models here.
+
+Without it, `training_args.py` refuses `torch_compile` and `latency/backends.py` leaves the compiled form out.
+"""
+
+import torch
+
+_OLDEST_TORCH = (2, 7)  # torch 2.6 loses what the encoder of transformers' BERT returns
+
+
+def compiling_problem(version: str | None = None) -> str | None:
+    """Say why torch can't compile the models of transformers here.
+
+    Args:
+        version: of torch; default: the one that is installed.
+
+    Returns:
+        `str` that names the version there is and the one it takes, or None.
+
+    Example:
+    ```python
+    >>> compiling_problem("2.6.0+cu124")
+    'torch 2.6.0+cu124 cannot compile BERT of transformers 5; install torch 2.7 or newer'
+    >>> compiling_problem("2.10.0") is None
+    True
+
+    ```
+    """
+    version = version or torch.__version__
+    if tuple(int(part) for part in version.split(".")[:2]) >= _OLDEST_TORCH:
+        return None
+    return f"torch {version} cannot compile BERT of transformers 5; install torch 2.7 or newer"
