@@ -181,6 +181,35 @@ def test_a_run_that_is_going_on_can_be_evaluated_later(folder, data_dir, capsys)
     assert not (folder / "evaluations").exists()
 
 
+def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
+    asked = {}
+
+    def evaluate_squad(model, tasks, **arguments):
+        asked.update(arguments, model=model, tasks=tasks)
+
+    monkeypatch.setattr("homodistil_hf.evaluation.squad.evaluate_squad", evaluate_squad)
+    words = [
+        "--task",
+        "squad_v2",
+        "rte",
+        "squad",
+        "--data_dir",
+        data_dir,
+        "--seeds",
+        1,
+        "--stride",
+        8,
+        "--max_length",
+        24,
+    ]
+    assert main(["evaluate", *map(str, [folder / "teacher", *words, "--max_question_tokens", 4])]) == 0
+    assert asked["tasks"] == ["squad_v2", "squad"]
+    assert asked["settings"] == SquadSettings(
+        data_dir=str(data_dir), seeds=(1,), stride=8, max_length=24, max_question_tokens=4
+    )
+    assert json.loads((folder / "evaluations" / "teacher" / "summary.json").read_text())["tasks"].keys() == {"rte"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
