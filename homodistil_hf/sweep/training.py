@@ -73,6 +73,7 @@ def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict
     checkpoint = last_checkpoint(run_folder)
     settings = run_settings(cell, str(run_folder), overwrite_output_dir=checkpoint is None)
     settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+    settings.training.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
     trainer = make_trainer(settings, say, METHODS[cell.method], **cell.method_settings)
     clock = RunClock(run_folder / _CLOCK_FILE)
     trainer.add_callback(clock)
