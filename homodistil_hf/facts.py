@@ -385,8 +385,8 @@ def _are_benchmarks(section: Mapping[str, Any]) -> bool:
 def _is_task(found: Any) -> bool:
     if not isinstance(found, dict):
         return False
-    types: dict[str, type] = {"task": str, "seeds": list, "scores": list, "conditions": dict, "metrics": dict, "score": dict}
-    types |= {"num_train_rows": int, "num_available_rows": int}
+    types: dict[str, type] = {"task": str, "num_train_rows": int, "num_available_rows": int}
+    types |= {"seeds": list, "scores": list, "conditions": dict, "metrics": dict, "score": dict}
     if not all(isinstance(found.get(name), kind) for name, kind in types.items()):
         return False
     spreads = [found["score"], *found["metrics"].values()]
