@@ -14,6 +14,7 @@ from pathlib import Path
 
 from compared import compared_sections
 from guidance import guidance_rows, rule_of_thumb
+from task_results import task_model_sections
 from verdicts import CLAIMS, REFERENCE, RULE, Noise, by_arm, noise_of, points_below, verdict
 
 from homodistil_hf.run_config import field_types
@@ -65,9 +66,8 @@ def main() -> None:
     }
     if options.collect:
         collect(options.collect, sweeps)
-    PAGE.write_text(
-        "\n".join([INTRODUCTION, *sweep_sections(sweeps), PAPER, *compared_sections(FOLDER)]), encoding="utf-8"
-    )
+    parts = [*sweep_sections(sweeps), *task_model_sections(FOLDER), PAPER, *compared_sections(FOLDER)]
+    PAGE.write_text("\n".join([INTRODUCTION, *parts]), encoding="utf-8")
 
 
 def sweep_files() -> list[Path]:
