@@ -182,25 +182,28 @@ class Study:
 
     def _measured(self, run: Run, model: PreTrainedModel) -> dict[str, Any]:
         logits, labels = (torch.from_numpy(part) for part in predict(model, run.rows.measured, self.tokenizer))
-        teacher = AutoModelForSequenceClassification.from_pretrained(run.teacher)
-        guide = torch.from_numpy(predict(teacher, run.rows.measured, self.tokenizer)[0])
-        arm = self.arms[run.arm]
         costs = model_facts(model)
+        is_search = run.rows is self.search_rows
         return {
             "arm": run.arm,
             "seed": run.seed,
-            "is_search": run.rows is self.search_rows,
+            "is_search": is_search,
             "learning_rate": run.learning_rate,
             "accuracy": (logits.argmax(-1) == labels).double().mean().item(),
-            "agreement": (logits.argmax(-1) == guide.argmax(-1)).double().mean().item(),
-            "kl": kl(guide, logits),
+            **({} if is_search else self._beside_teacher(run, logits)),
             "num_rows_seen": run.num_epochs * len(run.rows.train),
             "num_task_tokens": run.num_epochs * sum(run.rows.train["length"][:]),
-            "num_general_tokens": arm.num_general_tokens,
+            "num_general_tokens": self.arms[run.arm].num_general_tokens,
             "num_encoder_parameters": costs["num_encoder_parameters"],
             "encoder_macs": costs["encoder_macs"],
             "options": plain(self.options),
         }
+
+    def _beside_teacher(self, run: Run, logits_RC: torch.Tensor) -> dict[str, float]:
+        teacher = AutoModelForSequenceClassification.from_pretrained(run.teacher)
+        guide_RC = torch.from_numpy(predict(teacher, run.rows.measured, self.tokenizer)[0])
+        agreement = (logits_RC.argmax(-1) == guide_RC.argmax(-1)).double().mean().item()
+        return {"agreement": agreement, "kl": kl(guide_RC, logits_RC)}
 
     def _fine_tuner(self, model: EvaluatedModel) -> Callable[[Run], tuple[PreTrainedModel, int]]:
         def make(run: Run) -> tuple[PreTrainedModel, int]:
