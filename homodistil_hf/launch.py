@@ -1,7 +1,7 @@
 """One run of `homodistil distill`: check everything cheap, tokenize, train, evaluate, export, write the results down.
 
 What the settings are is `run_config.py`'s, the training `trainer.py`'s. Nothing here prints: words for the user go to
-a callable that `cli.py` gives.
+a callable that `commands/distill.py` gives.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Every setting of a HomoDistil run, on top of `transformers.TrainingArguments`.
 
 The dataclass only holds and checks values; `trainer.py` turns them into stages. Where data come from is the command
-line's business (`cli.py`), what a width plan means is `plans.py`'s.
+line's business (`run_config.py`), what a width plan means is `plans.py`'s.
 """
 
 import json

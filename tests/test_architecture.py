@@ -80,6 +80,17 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("bench.speed", "bench.chart", "bench.growth"),
     ("demo_teacher",),
     ("demo",),
+    ("commands", "commands.parsing"),
+    (
+        "commands.bench",
+        "commands.demo",
+        "commands.distill",
+        "commands.evaluate",
+        "commands.export",
+        "commands.plan",
+        "commands.push",
+        "commands.sweep",
+    ),
     ("cli",),
     ("__main__",),
 )
@@ -96,6 +107,7 @@ SETTINGS_READERS = (
     "sweep.*",
     "bench.*",
     "demo",
+    "commands.*",
     "cli",
 )
 TRAINER_USERS = (

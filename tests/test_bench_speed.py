@@ -16,7 +16,8 @@ from homodistil_hf.bench.settings import SHAPES, BenchSettings
 from homodistil_hf.bench.speed import run_bench
 from homodistil_hf.bench.tables import format_bench
 from homodistil_hf.bench.totals import MASKED, REFERENCE, START, Way, summary, way_of, whole_schedule
-from homodistil_hf.cli import _BENCH_FLAGS, main
+from homodistil_hf.cli import main
+from homodistil_hf.commands.bench import FLAGS
 from homodistil_hf.cost import encoder_macs
 from homodistil_hf.widths import LayerWidths, WidthPlan
 
@@ -142,7 +143,7 @@ def test_named_shapes_have_their_widths():
 
 def test_every_setting_is_a_flag():
     others = {"compiled", "with_reference"}
-    assert set(BenchSettings.__dataclass_fields__) - others == set(_BENCH_FLAGS)
+    assert set(BenchSettings.__dataclass_fields__) - others == set(FLAGS)
 
 
 def test_the_command_prints_writes_and_draws(tmp_path, capsys):

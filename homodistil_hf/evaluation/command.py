@@ -1,6 +1,6 @@
 """The flags of `homodistil evaluate`, and what they ask for: evaluations, then one table.
 
-`cli.py` prints. What is measured and how is said in `discrepancy.py`, `glue.py` and `squad.py`, tables in
+`commands/evaluate.py` prints. What is measured and how is said in `discrepancy.py`, `glue.py` and `squad.py`, tables in
 `comparison.py`; they are imported when the command runs.
 """
 

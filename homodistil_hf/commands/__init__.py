@@ -1,0 +1,1 @@
+"""The commands of `homodistil`, one file each: flags, then a call of the package, then what is printed."""

@@ -1,0 +1,86 @@
+"""`homodistil plan`: how wide a student will be and what it costs."""
+
+import argparse
+import json
+from typing import Any
+
+from .parsing import add_command, show_logs
+
+
+def add_plan(commands: Any) -> None:
+    """Add the command.
+
+    Args:
+        commands: what `add_subparsers` made.
+    """
+    parser = add_command(
+        commands,
+        "plan",
+        _plan,
+        help="say how wide a student will be and what it costs, from the teacher's configuration alone",
+        example="homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25",
+    )
+    parser.add_argument("--teacher", required=True, help="Hub name or folder of a BERT model")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--student", help="preset, budget (params=14M, macs=0.25), JSON file or JSON object")
+    asked.add_argument("--latency_ms", type=float, help="milliseconds of a forward pass on this machine, no head")
+    parser.add_argument("--batch_size", type=int, help="latency_ms: sequences a forward pass (default: 1)")
+    parser.add_argument("--length", type=int, help="latency_ms: tokens a sequence (default: 128)")
+    parser.add_argument("--backend", help="latency_ms: torch (default) or onnxruntime")
+    parser.add_argument("--no_measurement", action="store_true", help="latency_ms: don't time the chosen plan itself")
+    parser.add_argument("--teacher_revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--width_multiple", type=int, default=8, help="budgets: round widths to multiples (default: 8)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def _plan(flags: argparse.Namespace) -> int:
+    from ..conversion import load_teacher_config
+    from ..facts import cost_fractions, planned_facts
+    from ..plans import resolve_plan
+    from ..report import format_plan
+
+    config = load_teacher_config(flags.teacher, revision=flags.teacher_revision)
+    latency = _planned_latency(flags, config)
+    plan = latency["plan"] if latency else resolve_plan(flags.student, config, multiple=flags.width_multiple)
+    architecture = (config.architectures or ["BertForMaskedLM"])[0]
+    costs: dict[str, dict[str, Any]] = {
+        "teacher": planned_facts(config, architecture),
+        "student": planned_facts(config, architecture, plan),
+        "padded": planned_facts(config, architecture, plan.padded()),
+    }
+    costs["cost_fractions"] = cost_fractions(costs["student"], costs["teacher"])
+    if not latency:
+        print(json.dumps(costs, indent=2) if flags.json else format_plan(costs))
+        return 0
+    from ..latency.layout import format_planned_latency
+
+    if flags.json:
+        print(json.dumps(costs | {"latency": latency["facts"]}, indent=2))
+        return 0
+    print(f"{format_plan(costs)}\n\n{format_planned_latency(latency['facts'])}")
+    return 0
+
+
+def _planned_latency(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
+    """The plan for `--latency_ms` and what is known of its latency; empty for any other student."""
+    from ..latency.planning import LATENCY_BUDGET, LatencyBudget, is_latency_budget, measure_plan, plan_within
+
+    conditions = {name: getattr(flags, name) for name in ("batch_size", "length", "backend")}
+    given = {name: value for name, value in conditions.items() if value is not None}
+    if flags.latency_ms is None and (given or flags.no_measurement):
+        name = next(iter(given), "no_measurement")
+        raise ValueError(f"--{name} says how a latency is measured; give --latency_ms with it")
+    student = flags.student
+    if flags.latency_ms is not None:
+        student = ",".join(f"{name}={value}" for name, value in {LATENCY_BUDGET: flags.latency_ms, **given}.items())
+    if not is_latency_budget(student):
+        return {}
+    show_logs()
+    budget = LatencyBudget.parse(student)
+    found = plan_within(budget, config, multiple=flags.width_multiple)
+    facts = found.facts(budget)
+    if not flags.no_measurement:
+        facts["measured"] = measure_plan(found.plan, config, budget.conditions)
+    return {"plan": found.plan, "facts": facts}
