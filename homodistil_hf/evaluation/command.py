@@ -1,7 +1,7 @@
 """The flags of `homodistil evaluate`, and what they ask for: evaluations, then one table.
 
-`commands/evaluate.py` prints. What is measured and how is said in `discrepancy.py`, `glue.py` and `squad.py`, tables in
-`comparison.py`; they are imported when the command runs.
+`commands/evaluate.py` prints. What is measured and how is said in `discrepancy.py`, `glue.py` and `squad.py`, tables
+in `comparison.py`; they are imported when the command runs.
 """
 
 import argparse
