@@ -26,8 +26,8 @@ from transformers import (
 
 from homodistil_hf import HomoDistilTrainingArguments, conversion, preparation
 from homodistil_hf.attention import HALF_CPU_ATTENTION
-from homodistil_hf.compiling import compiling_problem
 from homodistil_hf.compaction import compact
+from homodistil_hf.compiling import compiling_problem
 from homodistil_hf.preparation import Preparation, check_data, check_output_dir, existing_files, prepare
 from homodistil_hf.widths import WidthPlan, teacher_plan
 
