@@ -138,6 +138,8 @@ class Study:
             tokens = general_tokens(student)
             name = f"general_{tokens / 1e6:.1f}M"
             epochs = options.num_train_epochs
+            if f"{name}_fine_tuned" in arms:
+                raise ValueError(f"--general has two students of {tokens:,} tokens; give each an --output_dir")
             arms[f"{name}_fine_tuned"] = Arm(epochs, self._fine_tuner(student), num_general_tokens=tokens)
             arms[f"{name}_distilled"] = Arm(epochs, self._distiller(student), num_general_tokens=tokens)
         return arms

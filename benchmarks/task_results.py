@@ -139,10 +139,20 @@ def searches(results: Mapping[str, Any]) -> list[str]:
     rows = []
     for arm, described in results["arms"].items():
         if described["rate_of"] != arm:
-            rows.append([arm, *[f"that of `{described['rate_of']}`"], *["" for _ in rates[1:]]])
+            rows.append([arm, f"that of `{described['rate_of']}`", *("" for _ in rates[1:])])
         elif any((arm, rate) in found for rate in rates):
             rows.append([arm, *(f"{found[arm, rate]:.3f}" if (arm, rate) in found else "–" for rate in rates)])
-    return markdown_table(["", *(f"{rate:g}" for rate in rates)], rows)
+    return markdown_table(["", *(f"{rate:g}" for rate in rates)], rows) + edges(rates, found)
+
+
+def edges(rates: Sequence[float], found: Mapping[tuple[str, float], float]) -> list[str]:
+    """Arms whose best learning rate may lie beyond those that were tried."""
+    arms = []
+    for arm in dict.fromkeys(arm for arm, _ in found):
+        accuracies = [found.get((arm, rate), math.nan) for rate in rates]
+        if max(accuracies) in (accuracies[0], accuracies[-1]) and not any(map(math.isnan, accuracies)):
+            arms.append(f"`{arm}`")
+    return ["", f"Best at the first or last of them, so perhaps better beyond: {', '.join(arms)}."] if arms else []
 
 
 def missing(results: Mapping[str, Any], runs: Runs) -> list[str]:

@@ -99,6 +99,8 @@ def test_every_arm_runs_once(script, monkeypatch, make_trainer, tokenizer, tmp_p
     assert again["records"] == results["records"]  # seconds too: nothing was trained again
     with pytest.raises(ValueError, match="name another --output_dir"):
         run(script, monkeypatch, tmp_path, *words, max_length=10)
+    with pytest.raises(ValueError, match="two students of 256 tokens"):
+        run(script, monkeypatch, tmp_path, "--learning_rates", 1e-3, "--general", student, student)
 
 
 def test_rows_of_like_length_follow_each_other(script):
@@ -191,6 +193,7 @@ def test_the_page_says_which_way_is_better_and_what_is_missing(monkeypatch, tmp_
     )
     assert "| `pruned_on_task` − `pruned_on_task_no_labels` | 0.010 | 0.029 | within noise |" in lines
     assert "| pruned_on_task | 0.700 | 0.710 |" in lines
+    assert "Best at the first or last of them, so perhaps better beyond: `pruned_on_task`." in lines
     assert "| pruned_on_task_no_labels | that of `pruned_on_task` |  |" in lines
     assert "Not run: `pruned_on_task_no_labels,seed=1`." in lines
 
