@@ -311,9 +311,9 @@ def plain(options: Options) -> dict[str, Any]:
 
 
 def collect(study: Study, results: Path, seeds: list[int]) -> None:
-    """Write all records that are there, and which arms and seeds are meant, to one file."""
+    """Write all records of its arms that are there, and which arms and seeds are meant, to one file."""
     files = sorted((study.output_dir / "records").glob("*.json"))
-    records = [read_json_object(file, file.name) for file in files]
+    records = [record for file in files if (record := read_json_object(file, file.name))["arm"] in study.arms]
     found: Mapping[str, Any] = {
         "options": plain(study.options),
         "data": study.data_facts,
