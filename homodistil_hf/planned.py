@@ -35,6 +35,7 @@ class PlannedTrainer(HomoDistilTrainer, ABC):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Start at the plan unless resuming, then train; arguments and return as [`HomoDistilTrainer.train`]."""
         self.claim_output_folder(resume_from_checkpoint)
+        self.prepare_heads(resume_from_checkpoint)
         if not resume_from_checkpoint and not self.has_started:
             self.start_at_plan()
         self.has_started = True
@@ -91,6 +92,13 @@ class FreshTrainer(PlannedTrainer):
         self.model.config.softmax_head_dim = None
         if mlm_trains == "head":
             self.model.get_submodule(_MLM_TRANSFORM).register_forward_pre_hook(_without_gradient)
+
+    def prepare_heads(self, resume_from_checkpoint: str | bool | None) -> None:
+        """Nothing: random weights have no bases that are better than others.
+
+        Args:
+            resume_from_checkpoint: unused.
+        """
 
     def start_at_plan(self) -> None:
         """Cut the student to the plan, no matter which units, and draw its weights anew from the run's seed."""

@@ -7,14 +7,14 @@ log, evaluate, save (Trainer). Each stage has a file of its own; this one knows 
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import is_compiled_module
+from accelerate.utils import broadcast, is_compiled_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
@@ -31,6 +31,7 @@ from .pruning import Pruner, PruningSettings
 from .pushing import PushingTrainer
 from .ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
 from .resolution import STUDENT_KEY
+from .rotation import head_moments, rotate_heads, rotated_layers
 from .run_state import (
     METHOD_KEY,
     check_method,
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
+
+_NUM_ROTATION_TOKENS = 8192
 
 _COUNTERS = ("logged_step", "num_summed_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
 
@@ -86,6 +89,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
     schedule: PruningSchedule
     lr_scheduler: Any
     _signature_columns: list[str]
+    has_prepared_heads = False
 
     def __init__(
         self,
@@ -187,6 +191,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
                 overwrite.
         """
         self.claim_output_folder(resume_from_checkpoint)
+        self.prepare_heads(resume_from_checkpoint)
         set_seed(self.args.seed)  # whatever was drawn since this trainer was made
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -210,6 +215,37 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         for checkpoint in sorted_checkpoints(self.args.output_dir) if self.args.should_save else ():
             logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
             remove_folder(checkpoint)
+
+    def prepare_heads(self, resume_from_checkpoint: str | bool | None) -> None:
+        """With `rotate_heads`: choose the bases inside heads, once, before anything is scored or trained.
+
+        Args:
+            resume_from_checkpoint: as given to `train`; a checkpoint has its bases already.
+        """
+        if not self.args.rotate_heads or self.has_prepared_heads:
+            return
+        self.has_prepared_heads = True
+        layers = [] if resume_from_checkpoint else rotated_layers(self.pruner.present, self.plan)
+        if not layers:
+            return
+        moments = head_moments(self.model, self._first_batches(_NUM_ROTATION_TOKENS), layers)
+        if self.args.world_size > 1:
+            moments = {layer: self.accelerator.reduce(found.to(self.args.device)) for layer, found in moments.items()}
+        rotate_heads(self.model, moments)
+        for parameter in self.model.parameters():  # machines may differ in the last bits
+            broadcast(parameter.data)
+        logger.info("bases inside heads are chosen in %d layers", len(layers))
+
+    def _first_batches(self, num_tokens: int) -> Iterator[dict[str, Any]]:
+        """This rank's share of the first training batches, until all ranks have seen so many tokens."""
+        batches, num_seen = iter(self.get_train_dataloader()), 0
+        while num_seen < num_tokens:
+            fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
+            if self.batch_counts is None or not self.batch_counts[1]:
+                return
+            num_seen += int(self.batch_counts[1])
+            if not self.repeats_only:
+                yield from (self._prepare_inputs(batch) for batch in fetched)
 
     # One optimizer step
 

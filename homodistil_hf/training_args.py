@@ -146,6 +146,10 @@ class HomoDistilTrainingArguments(TrainingArguments):
     importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = field(
         default="sensitivity", metadata={"help": "Score of a unit; movement is kept for the ablation, it diverges."}
     )
+    rotate_heads: bool = field(
+        default=False,
+        metadata={"help": "Start with heads in bases of uncorrelated channels: same function, but easier to prune."},
+    )
     sensitivity_smoothing: float = field(
         default=0.85, metadata={"help": "β1 in [0, 1) of the scores' moving average; 0 = the last step alone."}
     )

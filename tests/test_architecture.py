@@ -41,7 +41,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("budgets", "sensitivity", "masks", "compaction", "recording", "optimizers", "evaluation.finetuning"),
     ("latency.parts", "latency.comparison"),
     ("latency.planning",),
-    ("plans", "conversion", "depth", "pruning", "distillation", "discrepancy", "data"),
+    ("plans", "conversion", "depth", "pruning", "distillation", "discrepancy", "data", "rotation"),
     # Folders on disk.
     ("stored_state",),
     ("facts", "run_state", "snapshot_plans"),
