@@ -17,7 +17,7 @@ from torch import nn
 from .modeling import HomoBertPreTrainedModel
 from .widths import WidthPlan
 
-_RANK_TOLERANCE = 1e-6
+_RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13
 _ENCODER_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
@@ -151,7 +151,8 @@ def paired_bases(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tenso
 
 def _root(moments: torch.Tensor) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(moments)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    values = torch.where(values > _ROUNDING * values[-1], values, 0.0)
+    return (vectors * values.sqrt()) @ vectors.T
 
 
 @torch.no_grad()
@@ -163,9 +164,11 @@ def rotate_heads(model: HomoBertPreTrainedModel, moments: Mapping[int, torch.Ten
 
     Args:
         model: a student whose heads are all there.
-        moments: layer index → what `head_moments` found.
+        moments: layer index → what `head_moments` found. A layer that has seen no token keeps its bases.
     """
     for layer, found in moments.items():
+        if found[0, 0, -1, -1] == 0:
+            continue
         attention = _attention(model, layer)
         query, key, context = found.cpu()
         centre_values(attention.self.value, attention.output.dense, means=_mean(context).flatten())

@@ -17,6 +17,7 @@ from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, Masked
 from homodistil_hf.methods.minilm import MiniLMv2Trainer
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+NARROW_HEADS = PLAN | {"num_attention_heads": 4, "head_dim": 4}
 GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SAVED = 8, 70, 12, 5
 WORLD_SIZES = (1, 4, 2)
 DEVICE = os.environ.get("HOMODISTIL_TEST_DEVICE", "cpu")
@@ -25,6 +26,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2, "importance_metric": "platon"},
     "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
     "one-shot": {"trainer_class": OneShotTrainer, "num_scoring_batches": 3},
+    "rotated": {"rotate_heads": True, "student": NARROW_HEADS, "attention_weight": 0.1},
     "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
 }
 """Runs of the same global batch on any number of ranks. A pass has 9 steps, the last of which is not full."""

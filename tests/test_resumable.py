@@ -37,6 +37,11 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "several shuffled epochs": {"max_steps": -1, "num_train_epochs": 2.4, "per_device_train_batch_size": 13},
     "bfloat16": {"bf16": True},
     "evaluations": {"eval_strategy": "steps", "eval_steps": 2, "student_dropout": 0.1},
+    "rotated heads": {
+        "rotate_heads": True,
+        "attention_weight": 0.1,
+        "student": {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32},
+    },
     "everything else": {
         "attention_weight": 0.1,
         "projection_init": "random",
