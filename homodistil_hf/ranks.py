@@ -4,6 +4,7 @@ A check that fails on one rank only would leave the others waiting in a collecti
 all of them. The arithmetic of rows is `sharing.py`'s; DDP and what it reduces are `trainer.py`'s.
 """
 
+import gc
 import logging
 import secrets
 import socket
@@ -169,6 +170,16 @@ def on_every_rank(check: Callable[[], T]) -> T:
         if message:
             raise ValueError(f"rank {rank} stopped with {message}")
     return result
+
+
+def leave_process_group() -> None:
+    """End the process group of this process, and with it its threads; nothing where there is none.
+
+    Wrapped models hold the group in reference cycles, so it outlives `destroy_process_group` until those are
+    collected. A thread of it that is still there when the interpreter ends may abort the process.
+    """
+    PartialState().destroy_process_group()
+    gc.collect()
 
 
 def check_launch(args: TrainingArguments) -> None:

@@ -1,6 +1,8 @@
 """What is refused before ranks do anything together; ranks that run: `test_distributed.py`."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.ranks import check_whole_model, on_every_rank
+from homodistil_hf.ranks import check_whole_model, leave_process_group, on_every_rank
 
 DDP = "use DDP .torchrun or accelerate launch.: pruning needs whole parameters on every rank"
 
@@ -98,3 +100,32 @@ def test_going_on_with_another_global_batch_is_told(make_trainer, tmp_path, capl
     )
     same.train(str(tmp_path / "run" / "checkpoint-2"))
     assert "rows a step" not in caplog.text
+
+
+LEAVING = """
+import os
+import torch
+from pathlib import Path
+from homodistil_hf.ranks import leave_process_group
+
+def threads():
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+layer = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+layer.itself = [layer]
+assert any("gloo" in name for name in threads()), threads()
+del layer
+leave_process_group()
+assert not any("gloo" in name for name in threads()), threads()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="names of threads are read from Linux's /proc")
+def test_a_process_group_leaves_no_thread_behind():
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_leaving_without_a_process_group():
+    leave_process_group()

@@ -61,17 +61,15 @@ def run_distill(words: Sequence[str]) -> int:
         print(RunParser().format_help())
         return 0
     settings = parse_run(words)
-    from accelerate import PartialState
-
     from ..launch import distill
+    from ..ranks import leave_process_group
     from ..report import format_results
 
     show_logs(settings.training.process_index == 0)
     results = distill(settings, print)
     if results:
         print(format_results(results, settings.training.output_dir))
-    # Or threads of the process group may still be waiting when the interpreter ends, which aborts the process.
-    PartialState().destroy_process_group()
+    leave_process_group()
     return 0
 
 
