@@ -114,7 +114,8 @@ def threads():
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 layer = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
 layer.itself = [layer]
-assert any("gloo" in name for name in threads()), threads()
+if not any("gloo" in name for name in threads()):
+    raise SystemExit(77)
 del layer
 leave_process_group()
 assert not any("gloo" in name for name in threads()), threads()
@@ -124,6 +125,8 @@ assert not any("gloo" in name for name in threads()), threads()
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="names of threads are read from Linux's /proc")
 def test_a_process_group_leaves_no_thread_behind():
     done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip(f"torch {torch.__version__} gives the threads of a process group no names")
     assert done.returncode == 0, done.stderr
 
 
