@@ -118,6 +118,29 @@ def tokenize_to_blocks(
     return _pack_table(dataset, packer, num_proc)
 
 
+def some_blocks(blocks: Dataset | IterableDataset, num_blocks: int) -> Dataset:
+    """The blocks that are evaluated on: spread evenly, or the first of several sources would be the only one.
+
+    Args:
+        blocks: of held-out text; of a stream the first ones are taken.
+        num_blocks: at most so many, ≥ 1.
+
+    Returns:
+        `Dataset`.
+
+    Example:
+    ```python
+    >>> some_blocks(Dataset.from_dict({"example_id": range(10)}), 4)["example_id"][:]
+    [0, 2, 5, 7]
+
+    ```
+    """
+    if isinstance(blocks, IterableDataset):
+        return Dataset.from_list(list(blocks.take(num_blocks)), features=blocks.features)
+    num_blocks = min(num_blocks, len(blocks))
+    return blocks.select([index * len(blocks) // num_blocks for index in range(num_blocks)])
+
+
 def repeat_stream(blocks: IterableDataset) -> IterableDataset:
     """Repeat a stream of blocks without end; `example_id` keeps counting, so that every pass gets new masks.
 

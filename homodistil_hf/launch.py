@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 from .caches import keep_datasets_here
 from .checkpoint import STAGING_NAME, check_manifest, sorted_checkpoints
 from .conversion import load_teacher, load_teacher_config
-from .data import check_tokenizer, load_text, repeat_stream, tokenize_to_blocks
+from .data import check_tokenizer, load_text, repeat_stream, some_blocks, tokenize_to_blocks
 from .discrepancy import DiscrepancyMeter
 from .durable import write_text
 from .export import check_target
@@ -257,7 +257,7 @@ def _load_blocks(settings: RunConfig, sources: Sources, say: Say) -> tuple[Block
     blocks = _tokenized(documents, settings, sources, argument="train_data")
     if run.streaming:
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
-    return blocks, _some_blocks(
+    return blocks, some_blocks(
         _tokenized(eval_documents, settings, sources, argument="eval_data"), run.max_eval_blocks
     )
 
@@ -293,14 +293,6 @@ def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources, *, argu
     except ValueError as error:
         source = getattr(run, argument) or run.train_data
         raise ValueError(f"{argument}={source}: {error}") from error
-
-
-def _some_blocks(blocks: Blocks, num_blocks: int) -> Dataset:
-    if isinstance(blocks, IterableDataset):
-        return Dataset.from_list(list(blocks.take(num_blocks)), features=blocks.features)
-    num_blocks = min(num_blocks, len(blocks))
-    # Evenly, or the first of several sources would be the only one.
-    return blocks.select([index * len(blocks) // num_blocks for index in range(num_blocks)])
 
 
 def held_out_metrics(evaluation: Mapping[str, float]) -> dict[str, float]:

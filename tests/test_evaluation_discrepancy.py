@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from conftest import make_blocks, make_teacher, randomized, tiny_tokenizer
-from tiny_files import own_cache, write_teacher, write_text
+from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertForMaskedLM
 
 from homodistil_hf.collator import MaskedLMCollator
@@ -15,6 +15,8 @@ from homodistil_hf.discrepancy import DiscrepancyMeter
 from homodistil_hf.evaluation import DiscrepancySettings, evaluate_discrepancy
 from homodistil_hf.evaluation.discrepancy import AgreementMeter, held_out_blocks, pseudo_perplexity
 from homodistil_hf.evaluation.models import load_model
+from homodistil_hf.launch import make_trainer
+from homodistil_hf.run_config import parse_run
 from homodistil_hf.tasks import task_of
 from homodistil_hf.teacher import FrozenTeacher
 
@@ -91,6 +93,19 @@ def test_a_teacher_is_measured_against_itself(folder, tmp_path):
     assert (discrepancy["kl"], discrepancy["agreement"], discrepancy["teacher"]) == (0.0, 1.0, "teacher")
     assert discrepancy["num_blocks"] == 40
     assert discrepancy["eval_data"] == [f"{folder.name}/eval.txt"]
+
+
+def settings_of_the_run(settings):
+    return {name: settings[name] for name in ("eval_data", "max_seq_length", "max_eval_blocks")}
+
+
+def test_blocks_are_those_of_a_run(folder, tmp_path):
+    """Of several sources none may be left out, whoever evaluates."""
+    settings = settings_of(folder)
+    trainer = make_trainer(parse_run([str(write_config(tmp_path, **settings_of_the_run(settings)))]), print)
+    found = held_out_blocks(DiscrepancySettings(**settings), load_model(folder / "student", tmp_path))
+    assert [row["input_ids"] for row in found] == [row["input_ids"] for row in trainer.eval_dataset]
+    assert len(found) == 40
 
 
 def test_figures_are_the_trainers_own(folder, tmp_path):

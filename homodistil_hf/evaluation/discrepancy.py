@@ -23,7 +23,7 @@ from ..caches import keep_datasets_here
 from ..collator import MaskedLMCollator, unmaskable_ids
 from ..conversion import load_teacher, to_student
 from ..corpus import load_text
-from ..data import tokenize_to_blocks
+from ..data import some_blocks, tokenize_to_blocks
 from ..discrepancy import DiscrepancyMeter
 from ..modeling import HomoBertForMaskedLM, HomoBertPreTrainedModel
 from ..tasks import task_of
@@ -112,7 +112,7 @@ def evaluate_discrepancy(
 
 
 def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) -> Dataset:
-    """The first blocks of the held-out text.
+    """The blocks of the held-out text that a run with the same settings evaluates on.
 
     Args:
         settings: which text, how long blocks are and how many.
@@ -134,7 +134,7 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
         max_seq_length=settings.max_seq_length,
         max_positions=evaluated.model.config.max_position_embeddings,
     )
-    return blocks.select(range(min(settings.max_eval_blocks, len(blocks))))
+    return some_blocks(blocks, settings.max_eval_blocks)
 
 
 @torch.inference_mode()
