@@ -99,17 +99,9 @@ class SoftDistillation(Distillation):
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
-        """Each term on its own, unweighted.
+        """`mlm`, `kl` (at temperature 1, for the log only), `soft_kl` and `cosine`, unweighted.
 
-        Args:
-            model: the student as it is wrapped for training.
-            inputs: a batch with labels.
-            counts: what `count` gives, summed over the global batch.
-            autocast: context for the decoders.
-
-        Returns:
-            `(terms, outputs)`: `mlm`, `kl` (at temperature 1, for the log only), `soft_kl` and `cosine`, see
-                [`Distillation.terms`]; and the student's output.
+        Arguments and return as [`Distillation.terms`].
         """
         num_predictions, num_tokens, _ = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs)

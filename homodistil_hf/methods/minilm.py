@@ -198,17 +198,9 @@ class RelationDistillation(Distillation):
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
-        """Each term on its own, unweighted.
+        """Those of [`Distillation.terms`] and the relations, each averaged over the tokens of the global batch.
 
-        Args:
-            model: the student as it is wrapped for training.
-            inputs: a batch with labels.
-            counts: what `count` gives, summed over the global batch.
-            autocast: context for the decoders.
-
-        Returns:
-            `(terms, outputs)`: those of [`Distillation.terms`] and the relations, each averaged over the tokens of the
-                global batch; and the student's output.
+        Arguments and return as there.
         """
         with self.sides["teacher"].recording() as theirs, self.sides["student"].recording() as own:
             terms, outputs = super().terms(model, inputs, counts, autocast=autocast)

@@ -50,17 +50,7 @@ class OwnLoss(Distillation):
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
-        """The masked-LM loss of one batch.
-
-        Args:
-            model: the student as it is wrapped for training.
-            inputs: a batch with labels.
-            counts: what `count` gives, summed over the global batch.
-            autocast: context for the decoder.
-
-        Returns:
-            `(terms, outputs)`: `mlm`, see [`Distillation.terms`]; and the student's output.
-        """
+        """The masked-LM loss `mlm` of one batch; arguments and return as [`Distillation.terms`]."""
         outputs = model(**self.task.model_inputs(inputs), skip_decoder=True)
         with autocast():
             head = decoder_of(self.student.get_output_embeddings(), outputs["decoder_inputs"])
