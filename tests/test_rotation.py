@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_teacher, tiny_tokenizer
+from conftest import make_teacher
+from distributed_runs import RecordingCollator
 from students import (
     FULL,
     TOLERANCE,
@@ -19,7 +20,7 @@ from students import (
 )
 from transformers import BertForMaskedLM, PreTrainedModel
 
-from homodistil_hf import HomoDistilTrainer, MaskedLMCollator, OneShotTrainer
+from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.compaction import compact
 from homodistil_hf.losses import attention_scores
 from homodistil_hf.masks import apply_masks, full_masks
@@ -207,18 +208,6 @@ def test_a_plan_that_keeps_channels_trains_as_without(make_trainer, tmp_path):
         trainer.train()
     one, other = (trainer.model.state_dict() for trainer in trainers)
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
-class RecordingCollator(MaskedLMCollator):
-    """Remembers which rows it was given."""
-
-    def __init__(self) -> None:
-        super().__init__(tiny_tokenizer())
-        self.rows: list[list[int]] = []
-
-    def __call__(self, rows: Any) -> dict[str, torch.Tensor]:
-        self.rows.append([int(row["example_id"]) for row in rows])
-        return super().__call__(rows)
 
 
 def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_path):
