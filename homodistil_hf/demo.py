@@ -143,7 +143,7 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     start = time.perf_counter()
     folder = Path(settings.output_dir)
     claim_folder(folder)
-    print("1/4  teacher: docstrings of this machine, vocabulary, masked-LM training (cached)")
+    print("1/4  teacher: docstrings of this machine, vocabulary, masked-LM training; kept for the next demo")
     lesson = prepare_lesson(settings.teacher)
     shutil.rmtree(folder / "teacher", ignore_errors=True)
     shutil.copytree(lesson.folder, folder / "teacher")
