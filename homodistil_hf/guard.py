@@ -12,8 +12,10 @@ class DiscrepancyGuard:
     """Pauses pruning while the student is too far from the teacher.
 
     The KL of training is smoothed; when it stands above `ratio` times its value before the last pruning step (and
-    above a floor: near 0 any ratio is large), pruning waits until it has come back or `patience_steps` have gone, then
-    catches up with the schedule. Everything here is plain numbers, so a checkpoint holds it exactly.
+    above a floor: near 0 any ratio is large), pruning waits until it has come back or `patience_steps` have gone. It
+    then goes on where it stopped and catches up with the schedule little by little (`moment`): dropping at once what
+    was held back would open the gap that the pause was meant to close. Everything here is plain numbers, so a
+    checkpoint holds it exactly.
 
     Args:
         ratio: allowed rise, > 1.
@@ -29,6 +31,8 @@ class DiscrepancyGuard:
     >>> guard.observe(2.0)
     >>> guard.allows(10), guard.allows(40)
     (False, True)
+    >>> [guard.moment(step, end_step=100, deadline_step=190) for step in (40, 70, 100)]
+    [10.0, 55.0, 100]
 
     ```
     """
@@ -40,6 +44,9 @@ class DiscrepancyGuard:
     smoothed_kl: float | None = None
     reference_kl: float | None = None
     paused_at_step: int | None = None
+    paused_at_moment: float = 0.0
+    clock_set_at_step: int = 0
+    clock_set_to: float = 0.0
     num_pauses: int = 0
 
     def observe(self, kl: float) -> None:
@@ -54,31 +61,62 @@ class DiscrepancyGuard:
             kl if self.smoothed_kl is None else self.smoothing * self.smoothed_kl + (1 - self.smoothing) * kl
         )
 
-    def allows(self, step: int) -> bool:
-        """Whether masks may shrink now; remembers when a pause began.
+    def moment(self, step: int, *, end_step: float, deadline_step: int) -> float:
+        """Where on the schedule pruning stands: on the step itself, or behind it after a pause.
+
+        From the end of a pause it runs evenly to the schedule's end, or to as long after the pause as that had lasted
+        if that is later, but not past the deadline.
 
         Args:
             step: completed optimizer steps.
+            end_step: at which the schedule ends.
+            deadline_step: from which on no pause counts.
+
+        Returns:
+            `float`: ≤ step.
+        """
+        start, behind = self.clock_set_at_step, self.clock_set_to
+        end = min(max(end_step, 2 * start - behind), deadline_step)
+        if step >= end:
+            return step
+        return behind + (step - start) * (end_step - behind) / (end - start)
+
+    def set_clock(self, step: int, *, moment: float) -> None:
+        """Let pruning go on at a moment of the schedule.
+
+        Args:
+            step: completed optimizer steps.
+            moment: ≤ step.
+        """
+        self.clock_set_at_step, self.clock_set_to = step, moment
+
+    def allows(self, step: int, *, moment: float | None = None) -> bool:
+        """Whether masks may shrink now; remembers when a pause began, and sets the clock when it ends.
+
+        Args:
+            step: completed optimizer steps.
+            moment: where on the schedule pruning stands; default: on the step.
 
         Returns:
             `bool`: False while paused.
         """
-        if not self._stands_too_high():
-            self.paused_at_step = None
-            return True
+        is_too_high = self._stands_too_high()
         if self.paused_at_step is None:
-            self.paused_at_step = step
-            self.num_pauses += 1
-        if step - self.paused_at_step < self.patience_steps:
+            if is_too_high:
+                self.paused_at_step, self.paused_at_moment = step, float(step if moment is None else moment)
+                self.num_pauses += 1
+            return not is_too_high
+        if is_too_high and step - self.paused_at_step < self.patience_steps:
             return False
         self.paused_at_step = None
+        self.set_clock(step, moment=self.paused_at_moment)
         return True
 
     def mark_pruned(self) -> None:
         """Remember the KL that the next rise is measured against; called just before units are dropped."""
         self.reference_kl = self.smoothed_kl
 
-    def state_dict(self) -> dict[str, float | int | None]:
+    def state_dict(self) -> dict[str, float | None]:
         """Everything that a checkpoint must hold.
 
         Returns:
@@ -86,7 +124,7 @@ class DiscrepancyGuard:
         """
         return {name: value for name, value in asdict(self).items() if name in _GUARD_STATE}
 
-    def load_state_dict(self, state: dict[str, float | int | None]) -> None:
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
         """Continue from a checkpoint.
 
         Args:
@@ -101,4 +139,12 @@ class DiscrepancyGuard:
         return self.smoothed_kl > max(self.floor_nats, self.ratio * self.reference_kl)
 
 
-_GUARD_STATE = ("smoothed_kl", "reference_kl", "paused_at_step", "num_pauses")
+_GUARD_STATE = (
+    "smoothed_kl",
+    "reference_kl",
+    "paused_at_step",
+    "paused_at_moment",
+    "clock_set_at_step",
+    "clock_set_to",
+    "num_pauses",
+)

@@ -173,9 +173,9 @@ class Pruner:
         if self.plan_reached or step <= self.rests_until_step or not schedule.is_due(step):
             return False
         leg = self.num_waypoints_reached
-        if step < schedule.deadline_of_leg(leg) and self.guard is not None and not self.guard.allows(step):
+        if self._is_held_back(step, schedule):
             return False
-        progress = schedule.progress(step, leg=leg)
+        progress = schedule.progress(self._moment(step, schedule), leg=leg)
         stations = (self.full, *self.waypoints, self.target)
         plan = self._plan_between(stations[leg], stations[leg + 1], progress)
         if all(value == 1 for value in progress.values()):
@@ -311,12 +311,28 @@ class Pruner:
             raise ValueError(f"checkpoint masks of {len(self.masks)} groups don't fit the student's widths {sizes}")
         masking.apply_masks(self.model, self.groups, self.masks)
 
+    def _is_held_back(self, step: int, schedule: PruningSchedule) -> bool:
+        if self.guard is None or step >= schedule.deadline_of_leg(self.num_waypoints_reached):
+            return False
+        return not self.guard.allows(step, moment=self._moment(step, schedule))
+
+    def _moment(self, step: int, schedule: PruningSchedule) -> float:
+        if self.guard is None:
+            return step
+        leg = self.num_waypoints_reached
+        return self.guard.moment(step, end_step=schedule.end_of_leg(leg), deadline_step=schedule.deadline_of_leg(leg))
+
     def _arrive(self, step: int, schedule: PruningSchedule) -> None:
-        if self.num_waypoints_reached == len(self.waypoints):
+        reached = self.num_waypoints_reached
+        if reached == len(self.waypoints):
             self.plan_reached = True
             return
         self.num_waypoints_reached += 1
         self.rests_until_step = step + schedule.recovery_steps
+        if self.guard is not None:
+            # The next leg begins where it was to begin, however late this one ends.
+            begins = min(step, schedule.waypoint_steps[reached]) + schedule.recovery_steps
+            self.guard.set_clock(self.rests_until_step, moment=begins)
 
     def _plan_between(self, start: WidthPlan, end: WidthPlan, progress: Mapping[str, float]) -> WidthPlan:
         present, multiple = self.kept, self.settings.multiple

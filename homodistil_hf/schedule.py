@@ -141,14 +141,25 @@ class PruningSchedule:
         """
         return self.deadline_step - (len(self.waypoint_steps) - leg) * (self.recovery_steps + 1)
 
-    def progress(self, step: int, *, leg: int = 0) -> dict[str, float]:
+    def end_of_leg(self, leg: int) -> float:
+        """Step at which a leg ends unless the guard delays it.
+
+        Args:
+            leg: 0 … number of waypoints.
+
+        Returns:
+            `float`: for the last leg `end_step`.
+        """
+        return self.waypoint_steps[leg] if leg < len(self.waypoint_steps) else self.end_step
+
+    def progress(self, step: float, *, leg: int = 0) -> dict[str, float]:
         """How far each kind has come on a leg; without waypoints that is p(t).
 
         On a leg from p₀ to p₁ it is (p(t) − p₀)/(p₁ − p₀). A kind whose own window is closed all that time goes
         evenly, so that a waypoint is reached in all its widths at once.
 
         Args:
-            step: completed optimizer steps.
+            step: completed optimizer steps, or the moment that they stand for after a pause.
             leg: 0 … number of waypoints.
 
         Returns:
@@ -194,7 +205,7 @@ class PruningSchedule:
     def _leg_end(self, leg: int) -> float:
         return self._on_curve(self.waypoint_steps[leg]) if leg < len(self.waypoint_steps) else self._period[1]
 
-    def _on_curve(self, step: int) -> float:
+    def _on_curve(self, step: float) -> float:
         """The moment of a run without rests at which the curve is where it is now."""
         num_rested = sum(min(max(step - reached, 0), self.recovery_steps) for reached in self.waypoint_steps)
         return _stretched(step - num_rested, self._period, len(self.waypoint_steps) * self.recovery_steps)

@@ -92,15 +92,65 @@ def test_a_small_kl_never_pauses():
     assert not observed(watch, 0.11).allows(20)
 
 
-def test_catching_up_goes_where_the_schedule_is_by_then():
+def moment(watch: DiscrepancyGuard, step: int, *, end_step: float = 100, deadline_step: int = 190) -> float:
+    return watch.moment(step, end_step=end_step, deadline_step=deadline_step)
+
+
+def paused(watch: DiscrepancyGuard, *, since: int, until: int) -> DiscrepancyGuard:
+    watch.smoothing = 0.0
+    watch.observe(1.0)
+    watch.mark_pruned()
+    watch.observe(9.0)
+    assert not watch.allows(since, moment=moment(watch, since))
+    watch.observe(1.0)
+    assert watch.allows(until, moment=moment(watch, until))
+    return watch
+
+
+def test_without_a_pause_the_moment_is_the_step():
+    assert [moment(guard(), step) for step in (0, 1, 99, 100, 150)] == [0, 1, 99, 100, 150]
+
+
+def test_after_a_pause_pruning_goes_on_where_it_stopped_and_arrives_with_the_schedule():
+    watch = paused(guard(), since=20, until=40)
+    assert [moment(watch, step) for step in (40, 70, 100, 101)] == pytest.approx([20, 60, 100, 101])
+
+
+def test_catching_up_drops_little_by_little():
     watch = observed(guard(smoothing=0.0), 1.0)
-    pruning, reached = PruningSchedule({"hidden": (0.0, 1.0)}, interval_steps=10, total_steps=100), []
-    for step in range(10, 60, 10):
-        observed(watch, 9.0 if step in (20, 30) else 1.0)
-        if watch.allows(step):
+    pruning, reached = PruningSchedule({"hidden": (0.0, 1.0)}, interval_steps=10, total_steps=200), []
+    for step in range(10, 210, 10):
+        observed(watch, 9.0 if step in (20, 30, 40, 50) else 1.0)
+        if watch.allows(step, moment=moment(watch, step, end_step=200)):
             watch.mark_pruned()
-            reached.append(pruning.progress(step)["hidden"])
-    assert reached == pytest.approx([1 - (1 - step / 100) ** 3 for step in (10, 40, 50)])
+            reached.append(pruning.progress(moment(watch, step, end_step=200))["hidden"])
+    falls = [after - before for before, after in zip([0.0, *reached], reached, strict=False)]
+    assert reached[-1] == 1.0
+    assert max(falls) == falls[0]  # the cubic's first, and none of those that catch up
+
+
+def test_a_second_pause_starts_from_where_catching_up_had_come():
+    watch = paused(guard(), since=20, until=40)
+    stood = moment(watch, 70)
+    watch = paused(watch, since=70, until=80)
+    assert moment(watch, 80) == pytest.approx(stood)
+    assert moment(watch, 100) == 100
+
+
+@pytest.mark.parametrize("until", [95, 100, 130])
+def test_a_pause_over_the_end_leaves_as_long_to_catch_up(until):
+    watch = paused(guard(), since=90, until=until)
+    end = max(100, until + (until - 90))
+    moments = [moment(watch, step) for step in (until, (until + end) / 2, end - 1, end)]
+    assert moments[0] == 90
+    assert moments[1] == pytest.approx(95)
+    assert 95 < moments[2] < 100 <= moments[3]
+
+
+def test_catching_up_ends_at_the_deadline():
+    watch = paused(guard(), since=90, until=160)
+    assert moment(watch, 175, deadline_step=190) == pytest.approx(95)
+    assert moment(watch, 190, deadline_step=190) == 190
 
 
 def test_the_state_survives_json_in_the_middle_of_a_pause():
@@ -108,7 +158,15 @@ def test_the_state_survives_json_in_the_middle_of_a_pause():
     watch.mark_pruned()
     assert not observed(watch, 7.0 / 3.0).allows(20)
     state = json.loads(json.dumps(watch.state_dict()))
-    assert set(state) == {"smoothed_kl", "reference_kl", "paused_at_step", "num_pauses"}
+    assert state == {
+        "smoothed_kl": watch.smoothed_kl,
+        "reference_kl": 1.0 / 3.0,
+        "paused_at_step": 20,
+        "paused_at_moment": 20.0,
+        "clock_set_at_step": 0,
+        "clock_set_to": 0.0,
+        "num_pauses": 1,
+    }
     other = guard()
     other.load_state_dict(state)
     assert other == watch

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -202,6 +203,20 @@ def test_the_plan_is_reached_by_the_deadline_whatever_the_guard_says():
     assert pruner.status()["num_guard_pauses"] == 1
 
 
+def test_after_a_pause_the_widths_fall_little_by_little():
+    pruner = make_pruner(guard=never_calm(), multiple=1)
+    pruner.guard.patience_steps = 12
+    schedule, hidden = PruningSchedule(dict.fromkeys(WINDOWS, (0.0, 0.5)), 1, 100), []
+    for step in range(1, 60):
+        pruner.guard.observe(2.0 if 3 <= step < 15 else 1.0)
+        pruner.step(step, schedule)
+        hidden.append(pruner.kept.hidden_size)
+    falls = [before - after for before, after in pairwise(hidden)]
+    assert hidden[2:14] == [hidden[1]] * 12
+    assert max(falls[13:]) <= 2  # on the schedule itself, the cubic has gone on by a quarter meanwhile
+    assert pruner.kept == TARGET
+
+
 def copy_of(pruner: Pruner, **changes: object) -> Pruner:
     """Another pruner of another copy of the same student, through what a checkpoint would hold."""
     student = type(pruner.model)(copy.deepcopy(pruner.model.config))
@@ -289,14 +304,14 @@ def pruner_through(*waypoints: WidthPlan, guard: DiscrepancyGuard | None = None,
     )
 
 
-def walk(pruner: Pruner, schedule: PruningSchedule, *, kls: float | None = None) -> dict[int, WidthPlan]:
+def walk(pruner: Pruner, schedule: PruningSchedule, *, kl_at: Callable[[int], float] = float) -> dict[int, WidthPlan]:
     """Score once and step through a run of 40 steps; the kept widths after each."""
     backward(pruner)
     pruner.score()
     plans = {}
     for step in range(1, 41):
-        if pruner.guard is not None and kls is not None:
-            pruner.guard.observe(kls**step)
+        if pruner.guard is not None:
+            pruner.guard.observe(kl_at(step))
         pruner.step(step, schedule)
         plans[step] = pruner.kept
     return plans
@@ -338,7 +353,7 @@ def test_a_waypoint_is_due_when_its_rest_is_over():
 def test_a_guard_delays_waypoints_but_not_past_their_deadlines():
     pruner = pruner_through(HALF_WAY, NEARLY_THERE, guard=never_calm(), multiple=1)
     schedule = PruningSchedule(WINDOWS, 1, 40, waypoint_steps=(5, 12), recovery_steps=2)
-    plans = walk(pruner, schedule, kls=2.0)
+    plans = walk(pruner, schedule, kl_at=lambda step: 2.0**step)
     assert [schedule.deadline_of_leg(leg) for leg in range(3)] == [32, 35, 38]
     assert plans[1] == plans[31] != HALF_WAY
     assert [plans[step] for step in (32, 34, 35, 37, 38)] == [HALF_WAY] * 2 + [NEARLY_THERE] * 2 + [TARGET]
@@ -348,9 +363,10 @@ def test_a_delayed_waypoint_still_has_its_whole_rest():
     pruner = pruner_through(HALF_WAY, guard=never_calm(), multiple=1)
     pruner.guard.patience_steps = 6
     schedule = PruningSchedule(WINDOWS, 1, 40, waypoint_steps=(5,), recovery_steps=4)
-    plans = walk(pruner, schedule, kls=2.0)
+    plans = walk(pruner, schedule, kl_at=lambda step: 9.0 if 2 <= step < 20 else 1.0)
+    assert plans[1] == plans[7] != plans[8]  # pruned once at step 1, held back from step 2 on
     reached = min(step for step, plan in plans.items() if plan == HALF_WAY)
-    assert reached == 8  # pruned once at step 1, held back from step 2 on
+    assert reached == 14  # as long after the pause as it lasted
     assert [plans[step] for step in range(reached, reached + 5)] == [HALF_WAY] * 5
     assert pruner.rests_until_step == reached + 4
     assert plans[40] == TARGET
