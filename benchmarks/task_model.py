@@ -131,7 +131,7 @@ class Study:
             "pruned_on_task": Arm(options.num_pruning_epochs, self._pruner(HomoDistilTrainer)),
             "one_shot_on_task": Arm(options.num_pruning_epochs, self._pruner(OneShotTrainer)),
             "pruned_on_task_no_labels": Arm(
-                options.num_pruning_epochs, self._pruner(HomoDistilTrainer, mlm_weight=0.0), "pruned_on_task"
+                options.num_pruning_epochs, self._pruner(HomoDistilTrainer, task_weight=0.0), "pruned_on_task"
             ),
         }
         for student in general:

@@ -16,7 +16,7 @@ WORDS = {
     TASK_TEACHER: "the teacher, fine-tuned",
     ON_TASK: "it, pruned while distilled on the task",
     "one_shot_on_task": "it, pruned at once, then distilled on the task",
-    NO_LABELS: "as `pruned_on_task`, without the task's own loss (`mlm_weight=0`)",
+    NO_LABELS: "as `pruned_on_task`, without the task's own loss (`task_weight=0`)",
     FINE_TUNED: "pruned on general text, then fine-tuned with the labels",
     DISTILLED: "pruned on general text, then distilled from the fine-tuned teacher, with the labels",
 }

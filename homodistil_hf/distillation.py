@@ -42,7 +42,7 @@ class Distillation:
         self.student = student
         self.teacher = teacher
         self.task = task_of(student)
-        self.weights = dict(weights) | {"task": weights["mlm"]}
+        self.weights = dict(weights)
         self.kept_heads = kept_heads
         self.recorders: dict[str, AttentionRecorder] = {}
         if weights["attention"]:
@@ -67,7 +67,7 @@ class Distillation:
         """The weighted sum of all terms.
 
         L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
-        + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3)
+        + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
 
         Args:
             terms: name → scalar.

@@ -64,8 +64,8 @@ class FreshTrainer(PlannedTrainer):
 
     Args:
         model: the teacher.
-        args: the run's settings; the five loss weights in it are HomoDistil's and are replaced by the method's.
-        loss_weights: of the five terms, those that the method has.
+        args: the run's settings; the loss weights in it are HomoDistil's and are replaced by the method's.
+        loss_weights: of the loss's terms, those that the method has.
         mlm_trains: `"student"`: the masked-LM loss trains the whole student; `"head"`: only the masked-LM head and the
             word embeddings that are tied to it, and the rest learns from the method's own terms alone.
         kwargs: as in [`HomoDistilTrainer`].

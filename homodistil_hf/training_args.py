@@ -28,7 +28,7 @@ _LAUNCHES_THAT_SPLIT = (
     "ACCELERATE_USE_PARALLELISM_CONFIG",
 )
 PRUNING_KINDS = ("hidden", "attention", "ffn")
-LOSS_TERMS = ("mlm", "kl", "hidden", "embedding", "attention")
+LOSS_TERMS = ("mlm", "task", "kl", "hidden", "embedding", "attention")
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
     "adamw_torch_fused",
@@ -88,8 +88,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
 
     # Parameters that control the loss
-    mlm_weight: float = field(
-        default=1.0, metadata={"help": "Factor ≥ 0 of the masked-LM loss, or of a task model's own loss."}
+    mlm_weight: float = field(default=0.0, metadata={"help": "Factor ≥ 0 of the masked-LM loss, nats a prediction."})
+    task_weight: float = field(
+        default=1.0, metadata={"help": "Factor ≥ 0 of a task model's own loss, the one of the labels."}
     )
     kl_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction."})
     hidden_weight: float = field(
@@ -147,7 +148,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
         default="sensitivity", metadata={"help": "Score of a unit; movement is kept for the ablation, it diverges."}
     )
     rotate_heads: bool = field(
-        default=False,
+        default=True,
         metadata={"help": "Start with heads in bases of uncorrelated channels: same function, but easier to prune."},
     )
     sensitivity_smoothing: float = field(
@@ -169,7 +170,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
 
     # Parameters that control the discrepancy guard
     discrepancy_guard: bool = field(
-        default=True, metadata={"help": "Pause pruning while the smoothed KL stands far above its last value."}
+        default=False, metadata={"help": "Pause pruning while the smoothed KL stands far above its last value."}
     )
     guard_ratio: float = field(
         default=1.5, metadata={"help": "Pause when KL exceeds this ratio > 1 of its value before the last pruning."}
@@ -313,7 +314,7 @@ def _check_loss_weights(args: HomoDistilTrainingArguments) -> None:
     for name in LOSS_TERMS:
         _check_range(args, f"{name}_weight", low=0.0)
     if not any(getattr(args, f"{name}_weight") for name in LOSS_TERMS):
-        raise ValueError("all five loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
+        raise ValueError("all loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
 
 
 def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:

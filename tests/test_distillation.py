@@ -14,7 +14,7 @@ from homodistil_hf.projections import Projections
 from homodistil_hf.structure import PROJECTIONS, encoder_groups
 from homodistil_hf.teacher import FrozenTeacher
 
-ALL = {"mlm": 1.0, "kl": 1.0, "hidden": 1.0, "embedding": 1.0, "attention": 1.0}
+ALL = {"mlm": 1.0, "task": 1.0, "kl": 1.0, "hidden": 1.0, "embedding": 1.0, "attention": 1.0}
 NUM_HEADS = 4
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
@@ -239,11 +239,11 @@ def test_a_batch_without_labels_teaches_by_its_states_alone(task):
 
 
 def test_the_total_is_the_weighted_sum():
-    weights = {"mlm": 2.0, "kl": 3.0, "hidden": 5.0, "embedding": 7.0, "attention": 11.0}
+    weights = {"mlm": 2.0, "kl": 3.0, "hidden": 5.0, "embedding": 7.0, "attention": 11.0, "task": 13.0}
     distillation = make_pair(make_student(), weights=weights)
     powers = {name: torch.tensor(10.0**i) for i, name in enumerate(weights)}
-    assert float(distillation.total(powers)) == 2 + 30 + 500 + 7_000 + 110_000
-    assert float(distillation.total({"task": torch.tensor(4.0), "kl": torch.tensor(1.0)})) == 8 + 3
+    assert float(distillation.total(powers)) == 2 + 30 + 500 + 7_000 + 110_000 + 1_300_000
+    assert float(distillation.total({"task": torch.tensor(4.0), "kl": torch.tensor(1.0)})) == 52 + 3
 
 
 @pytest.mark.parametrize("off", ["hidden", "embedding", "attention"])

@@ -23,7 +23,8 @@ def make_args(**settings: object) -> HomoDistilTrainingArguments:
 
 NUMBERS = {
     # name: (range, default, values out of it)
-    "mlm_weight": (r"\[0, inf\)", 1.0, (-1e-9, -1, math.inf, math.nan)),
+    "mlm_weight": (r"\[0, inf\)", 0.0, (-1e-9, -1, math.inf, math.nan)),
+    "task_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "kl_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "hidden_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "embedding_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
@@ -103,7 +104,7 @@ def test_unknown_choices_are_refused(name, value):
             {"ffn_start_fraction": 0.97, "ffn_end_fraction": 1.0},
             "^ffn_start_fraction=0.97 is not below 0.95, the share of all steps .*; start earlier",
         ),
-        ({f"{name}_weight": 0.0 for name in LOSS_TERMS}, "^all five loss weights are 0, .*; set kl_weight=1.0"),
+        ({f"{name}_weight": 0.0 for name in LOSS_TERMS}, "^all loss weights are 0, .*; set kl_weight=1.0"),
         ({"auto_find_batch_size": True}, "^auto_find_batch_size=True is not supported .*; set per_device_train_batch"),
         (
             {"label_smoothing_factor": 0.1},
@@ -190,7 +191,7 @@ def test_compiling_is_refused_where_torch_is_too_old(monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"mlm_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
+        {"task_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
         {"student_dropout": None},
         {"student_dropout": 0.1},
         {"compaction_threshold": 0.0},
