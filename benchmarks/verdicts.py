@@ -68,7 +68,7 @@ CLAIMS = (
     Claim("movement", "default", "movement is unstable"),
     Claim("end_0.9", "default", "a late end of pruning (0.9 T) hurts"),
     Claim("end_0.9", "end_0.7", "0.9 T is later than good, 0.7 T is not"),
-    Claim("no_mlm", "default", "the masked-LM term helps"),
+    Claim("no_mlm", "mlm_1", "the masked-LM term helps"),
     Claim("no_kl", "default", "the KL term helps"),
     Claim("no_hidden", "default", "the hidden-state term helps"),
     Claim("no_embedding", "default", "the embedding term helps"),
@@ -77,7 +77,11 @@ CLAIMS = (
     Claim("random_projections", "default", "projections should start as the identity", is_ours=True),
     Claim("teacher_dropout", "default", "the student should have no dropout", is_ours=True),
     Claim("default", "global_widths", "layers should compete for widths", is_ours=True),
-    Claim("no_guard", "default", "the discrepancy guard helps", is_ours=True),
+    Claim("default", "guard", "the discrepancy guard helps", is_ours=True),
+    Claim("no_rotation", "default", "heads should be rotated before they are pruned", is_ours=True),
+    Claim("mlm_1", "default", "the masked-LM term should weigh little", is_ours=True),
+    Claim("hidden_1", "default", "the hidden-state term should weigh much", is_ours=True),
+    Claim("linear_rate", "default", "the learning rate should be held until pruning is over", is_ours=True),
 )
 
 

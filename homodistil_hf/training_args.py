@@ -88,13 +88,13 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
 
     # Parameters that control the loss
-    mlm_weight: float = field(default=0.0, metadata={"help": "Factor ≥ 0 of the masked-LM loss, nats a prediction."})
+    mlm_weight: float = field(default=0.1, metadata={"help": "Factor ≥ 0 of the masked-LM loss, nats a prediction."})
     task_weight: float = field(
         default=1.0, metadata={"help": "Factor ≥ 0 of a task model's own loss, the one of the labels."}
     )
     kl_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction."})
     hidden_weight: float = field(
-        default=1.0, metadata={"help": "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers."}
+        default=10.0, metadata={"help": "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers."}
     )
     embedding_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of the embedding error, mean square."})
     attention_weight: float = field(

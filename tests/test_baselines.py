@@ -42,7 +42,7 @@ def test_has_the_plans_widths_from_the_first_step_on(one_shot):
 
 @pytest.mark.parametrize("num_scoring_batches", [1, 3, 100])
 def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, num_scoring_batches):
-    trainer = one_shot(num_scoring_batches=num_scoring_batches)
+    trainer = one_shot(num_scoring_batches=num_scoring_batches, mlm_weight=1.0, rotate_heads=False)
     teacher = trainer.model
     scores = SensitivityScores(trainer.pruner.groups)
     groups, masks = trainer.pruner.groups, trainer.pruner.masks

@@ -80,7 +80,9 @@ def test_resumed_equals_uninterrupted(trainer_of, method, settings, tmp_path):
 def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
     seen: dict[str, list[Any]] = {}
     for method in ("homodistil", "pruned_first", "distilbert", "minilm_v2"):
-        trainer = trainer_of(method, output_dir=str(tmp_path / method), max_steps=3, student_dropout=0.1)
+        trainer = trainer_of(
+            method, output_dir=str(tmp_path / method), max_steps=3, student_dropout=0.1, rotate_heads=False
+        )
         batches = seen.setdefault(method, [])
         count = trainer.distillation.count
         trainer.distillation.count = lambda batch, batches=batches, count=count: batches.append(batch) or count(batch)

@@ -258,7 +258,7 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert "| pruned_first | 0.010 ± 0.010 (3) | 0.000 ± 0.000 (3) | within noise |" in lines
     assert "Along training, HomoDistil's KL is below that of `one_shot` at 2 of 2 evaluations." in lines
     assert "| the KL term helps | the paper | `no_kl` − `default` | +0.200 | **reproduced** |" in lines
-    assert "| the masked-LM term helps | the paper | `no_mlm` − `default` | – | not run: `no_mlm` |" in lines
+    assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
     assert "| 1/2 | 1.00 M |" in text
     assert "![methods-parameters](results/methods-parameters.png)" in lines
     for image in (
