@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from compared import compared_sections
+from family import family_rows
 from guidance import guidance_rows, rule_of_thumb
 from task_results import task_model_sections
 from verdicts import CLAIMS, REFERENCE, RULE, Noise, by_arm, noise_of, points_below, verdict
@@ -190,6 +191,10 @@ def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
     return [*cell_rows(sweep, records), "", *choice_notes(sweep.choose)]
 
 
+def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    return [*cell_rows(sweep, records), "", *family_rows(trained(records))]
+
+
 def guidance_section(records: Sequence[Record]) -> str:
     """HomoDistil's students of all sweeps but the ablations, whose arms have other names."""
     students = [record for record in trained(records) if record["method"] == record["arm"] == REFERENCE]
@@ -239,7 +244,7 @@ SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
     "methods_rates": plain_section,
     "tokens": tokens_section,
     "ablations": ablations_section,
-    "sizes": plain_section,
+    "sizes": sizes_section,
 }
 
 

@@ -73,6 +73,24 @@ def test_differences_are_seed_by_seed():
     assert pooled_std([[1.0]]) is None
 
 
+def test_a_family_stands_beside_runs_of_their_own():
+    rows_of = runpy.run_path(str(BENCHMARKS / "family.py"))["family_rows"]
+    alone = [record("homodistil", kl, macs=macs, num_steps=10) for macs, kl in ((500, 0.2), (250, 0.4))]
+    family = record("family", 0.9, macs=125, num_steps=30, accuracy=0.2)
+    evaluation = {"kl": 0.25, "mlm_accuracy": 0.41}
+    family["snapshots"] = [
+        {"name": "a", "step": 6, "encoder_macs": 505, "evaluation": evaluation},
+        {"name": "b", "step": 12, "encoder_macs": 250, "evaluation": evaluation | {"kl": 0.5}},
+    ]
+    assert rows_of(alone) == []
+    lines = rows_of([*alone, family])
+    assert lines[-3:] == [
+        "| 0.505 | 0.60 M tokens | 0.250 | 0.410 | 1.00 M tokens | 0.200 | 0.300 |",
+        "| 0.250 | 1.20 M tokens | 0.500 | 0.410 | 1.00 M tokens | 0.400 | 0.300 |",
+        "| 0.125 | 3.00 M tokens | 0.900 | 0.200 | not run | – | – |",
+    ]
+
+
 RATES = [
     record(arm, kl, seed=seed, axes={"learning_rate": rate}, num_steps=steps)
     for arm, rate, steps, kls in (

@@ -110,6 +110,18 @@ def test_a_record_tells_everything(whole, settings):
     assert sorted_checkpoints(root / "mine,seed=3") == []
 
 
+def test_a_record_tells_of_a_family(settings, tmp_path):
+    wide = {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 8, "intermediate_size": 48}
+    record = run(cell_of(settings, snapshots=[json.dumps(wide)]), tmp_path)
+    (row,) = record["snapshots"]
+    assert row["plan"]["hidden_size"] == 24
+    assert 0 < row["step"] < NUM_STEPS
+    assert row["encoder_macs"] > record["models"]["student"]["encoder_macs"]
+    assert row["evaluation"]["kl"] == pytest.approx(
+        next(entry["kl"] for entry in record["evaluations"] if entry["step"] == row["step"]), rel=1e-5
+    )
+
+
 def test_a_record_is_a_line_a_row(whole):
     _, root = whole
     lines = (root / "results" / "mine,seed=3.json").read_text(encoding="utf-8").splitlines()

@@ -168,7 +168,15 @@ def _outcome(
         "own_settings": _own_settings(settings.training),
         "evaluations": [_rounded({"step": step, **values}) for step, values in evaluations.items()],
         "losses": [_rounded(_without_times(entry)) for entry in history if "loss" in entry],
+        **_snapshots(trainer),
     }
+
+
+def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
+    """The family that a run has left on its way, if any."""
+    names = ("name", "step", "plan", "encoder_macs", "num_parameters")
+    rows = [{name: row[name] for name in (*names, "evaluation")} for row in trainer.snapshot_rows]
+    return {"snapshots": rows} if rows else {}
 
 
 def _own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""One run that leaves several sizes, beside a run for each of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from homodistil_hf.sweep.statistics import Record
+from homodistil_hf.sweep.tables import markdown_table
+
+_SAME_SIZE = 0.03
+"""How far the encoder MACs of two students of one size may be apart, as a share."""
+
+
+def family_rows(records: Sequence[Record]) -> list[str]:
+    """Lay out the family of a run beside students that were trained alone.
+
+    Args:
+        records: of students; those with `snapshots` are runs that have left a family.
+
+    Returns:
+        `list[str]`: Markdown lines; none where no family was run.
+    """
+    rows = [row for record in records if record.get("snapshots") for row in _rows_of(record, records)]
+    if not rows:
+        return []
+    headings = [
+        "encoder MACs",
+        "from the family, after",
+        "KL, nats",
+        "accuracy",
+        "alone, after",
+        "KL, nats",
+        "accuracy",
+    ]
+    text = (
+        "**One run, a family of sizes.** Snapshots of a run on its way to the smallest, each after a rest, beside the "
+        "students of runs of their own whose tokens together are those of the family's run."
+    )
+    return [text, "", *markdown_table(headings, rows)]
+
+
+def _rows_of(family: Record, records: Sequence[Record]) -> list[list[str]]:
+    last = {"step": family["num_steps"], "evaluation": family["evaluation"]}
+    members = [*family["snapshots"], last | {"encoder_macs": family["models"]["student"]["encoder_macs"]}]
+    share = family["num_tokens"] // len(members)
+    tokens_a_step = family["num_tokens"] / family["num_steps"]
+    rows = []
+    for member in members:
+        alone = _alone(records, member["encoder_macs"], num_tokens=share, seed=family["axes"].get("seed"))
+        fraction = member["encoder_macs"] / family["models"]["teacher"]["encoder_macs"]
+        rows.append(
+            [
+                f"{fraction:.3f}",
+                *_figures(member["step"] * tokens_a_step, member["evaluation"]),
+                *(["not run", "–", "–"] if alone is None else _figures(alone["num_tokens"], alone["evaluation"])),
+            ]
+        )
+    return rows
+
+
+def _figures(num_tokens: float, evaluation: dict[str, Any]) -> list[str]:
+    return [f"{num_tokens / 1e6:.2f} M tokens", f"{evaluation['kl']:.3f}", f"{evaluation['mlm_accuracy']:.3f}"]
+
+
+def _alone(records: Sequence[Record], encoder_macs: float, *, num_tokens: int, seed: int | None) -> Record | None:
+    fitting = (
+        record
+        for record in records
+        if not record.get("snapshots")
+        and record["num_tokens"] == num_tokens
+        and record["axes"].get("seed") == seed
+        and abs(record["models"]["student"]["encoder_macs"] / encoder_macs - 1) <= _SAME_SIZE
+    )
+    return next(fitting, None)
