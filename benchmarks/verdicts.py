@@ -81,6 +81,8 @@ CLAIMS = (
     Claim("no_rotation", "default", "heads should be rotated before they are pruned", is_ours=True),
     Claim("mlm_1", "default", "the masked-LM term should weigh little", is_ours=True),
     Claim("hidden_1", "default", "the hidden-state term should weigh much", is_ours=True),
+    Claim("default", "five_layers", "one layer of six should be dropped as well", is_ours=True),
+    Claim("default", "four_layers", "two layers of six should be dropped as well", is_ours=True),
     Claim("linear_rate", "default", "the learning rate should be held until pruning is over", is_ours=True),
 )
 

@@ -83,6 +83,29 @@ def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
     return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
 
 
+def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """The teacher's layer behind which a shallow student's hidden states should look alike, for each of its layers.
+
+    A kept layer has the weights that expect what the teacher's layer before it gives, so whatever stands in for the
+    layers between two kept ones should end where these end.
+
+    Args:
+        layers: rising indices of the kept layers.
+        num_layers: layers of the teacher.
+
+    Returns:
+        `tuple[int, ...]`: one index into the teacher's layers for each of the student's.
+
+    Example:
+    ```python
+    >>> matched_layers((0, 1, 3, 5), num_layers=6), matched_layers((0, 1), num_layers=2)
+    ((0, 2, 4, 5), (0, 1))
+
+    ```
+    """
+    return (*(following - 1 for following in layers[1:]), num_layers - 1)
+
+
 def keep_layers(model: HomoBertPreTrainedModel, layers: Sequence[int]) -> HomoBertPreTrainedModel:
     """Copy a model with some of its layers only.
 

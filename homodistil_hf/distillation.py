@@ -3,7 +3,7 @@
 Knows models and tasks, not Trainer: weights, wrapping and accumulation are handed in. The formulas are in `losses.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -29,6 +29,7 @@ class Distillation:
         teacher: frozen.
         weights: term → factor; hidden, embedding and attention terms with factor 0 are not computed.
         kept_heads: layer → indices of the same heads in teacher and student.
+        matched_layers: the teacher's layer that each of the student's should look like; None = the same one.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Distillation:
         *,
         weights: Mapping[str, float],
         kept_heads: HeadPairs,
+        matched_layers: Sequence[int] | None = None,
     ):
         self.student = student
         self.teacher = teacher
         self.task = task_of(student)
         self.weights = dict(weights)
         self.kept_heads = kept_heads
+        self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
         self.recorders: dict[str, AttentionRecorder] = {}
         if weights["attention"]:
             self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
@@ -135,13 +138,15 @@ class Distillation:
             weights=(self.weights[self.task.name], self.weights["kl"]),
         )
 
-    def _projected(self, hidden_states: tuple[torch.Tensor, ...]) -> dict[str, tuple[range, list[torch.Tensor]]]:
-        """Term → (indices into the hidden states, the student's states there in the teacher's space)."""
+    def _projected(
+        self, hidden_states: tuple[torch.Tensor, ...]
+    ) -> dict[str, tuple[Sequence[int], list[torch.Tensor]]]:
+        """Term → (indices into the teacher's hidden states, the student's own for these in the teacher's space)."""
         projections = self.student.projections
-        projected = {}
+        projected: dict[str, tuple[Sequence[int], list[torch.Tensor]]] = {}
         if self.weights["hidden"]:
             states = zip(projections.hidden, hidden_states[1:], strict=True)
-            layers = range(1, len(hidden_states))
+            layers = [layer + 1 for layer in self.matched_layers]
             projected["hidden"] = layers, [projection(state) for projection, state in states]
         if self.weights["embedding"]:
             projected["embedding"] = range(1), [projections.embedding(hidden_states[0])]

@@ -4,7 +4,7 @@ Cheap things first: the plan is checked against the teacher's configuration befo
 """
 
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,11 @@ class Preparation:
 
 
 def prepare(
-    model: str | PreTrainedModel, args: HomoDistilTrainingArguments, *, teacher: str | PreTrainedModel | None = None
+    model: str | PreTrainedModel,
+    args: HomoDistilTrainingArguments,
+    *,
+    teacher: str | PreTrainedModel | None = None,
+    matched_layers: Sequence[int] | None = None,
 ) -> Preparation:
     """Make the student, the teacher and the plan of a run.
 
@@ -52,6 +56,7 @@ def prepare(
         model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings.
         teacher: who it learns from; default: a frozen copy of `model`.
+        matched_layers: the teacher's layer for each of the student's, where the teacher has more.
 
     Returns:
         [`Preparation`].
@@ -74,7 +79,7 @@ def prepare(
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
             attentive.set_attn_implementation("eager" if args.torch_compile else HALF_CPU_ATTENTION)
-    _check_pair(student, guide, args)
+    _check_pair(student, guide, args, by_layer=matched_layers is None)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
     return Preparation(
@@ -194,9 +199,13 @@ def _loaded(teacher: str | PreTrainedModel | None, *, default: PreTrainedModel, 
 
 
 def _check_pair(
-    student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, args: HomoDistilTrainingArguments
+    student: HomoBertPreTrainedModel,
+    teacher: HomoBertPreTrainedModel,
+    args: HomoDistilTrainingArguments,
+    *,
+    by_layer: bool,
 ) -> None:
-    by_layer = args.hidden_weight > 0 or args.attention_weight > 0
+    by_layer = args.attention_weight > 0 or (by_layer and args.hidden_weight > 0)
     for what, given, expected in (
         ("class", type(teacher).__name__, type(student).__name__),
         ("vocab_size", teacher.config.vocab_size, student.config.vocab_size),

@@ -13,6 +13,7 @@ from .methods.baselines import OneShotTrainer, PrunedFirstTrainer
 from .methods.distilbert import DistilBertTrainer, no_number_of_layers
 from .methods.minilm import MiniLMTrainer, MiniLMv2Trainer, other_last_heads
 from .methods.scratch import ScratchTrainer
+from .methods.shallow import ShallowTrainer, no_layer_to_spare
 from .methods.tinybert import TinyBertTrainer
 from .planned import other_heads
 from .trainer import HomoDistilTrainer
@@ -20,6 +21,7 @@ from .widths import WidthPlan, nearest_name, shown
 
 METHODS: dict[str, type[HomoDistilTrainer]] = {
     "homodistil": HomoDistilTrainer,
+    "shallow": ShallowTrainer,
     "one_shot": OneShotTrainer,
     "pruned_first": PrunedFirstTrainer,
     "scratch": ScratchTrainer,
@@ -30,6 +32,7 @@ METHODS: dict[str, type[HomoDistilTrainer]] = {
 }
 
 _CONDITIONS: dict[str, Callable[[WidthPlan, WidthPlan], str | None]] = {
+    "shallow": no_layer_to_spare,
     "distilbert": no_number_of_layers,
     "tinybert": other_heads,
     "minilm": other_last_heads,

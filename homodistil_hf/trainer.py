@@ -7,7 +7,7 @@ log, evaluate, save (Trainer). Each stage has a file of its own; this one knows 
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -90,6 +90,8 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
     lr_scheduler: Any
     _signature_columns: list[str]
     has_prepared_heads = False
+    matched_layers: Sequence[int] | None = None
+    """The teacher's layer for each of the student's, where the teacher has more."""
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         earlier_files = names_on_all_ranks(existing_files(args.output_dir))
         self.earlier_files = [name for name in earlier_files if name != STAGING_NAME]
         check_shared_folder(args.output_dir, save_on_each_node=args.save_on_each_node)
-        parts = prepare(model, args, teacher=teacher)
+        parts = prepare(model, args, teacher=teacher, matched_layers=self.matched_layers)
         check_data(
             {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")},
             processing_class,
@@ -176,7 +178,13 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
             [`Distillation`].
         """
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
-        return Distillation(self.model, teacher, weights=weights, kept_heads=self.pruner.kept_heads)
+        return Distillation(
+            self.model,
+            teacher,
+            weights=weights,
+            kept_heads=self.pruner.kept_heads,
+            matched_layers=self.matched_layers,
+        )
 
     @property
     def plan(self) -> WidthPlan:

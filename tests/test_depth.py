@@ -6,7 +6,14 @@ from students import UNEVEN, make_batch, make_student, masked, unlabelled
 
 from homodistil_hf.compaction import compact
 from homodistil_hf.cost import encoder_macs
-from homodistil_hf.depth import MACS_TOLERANCE, chosen, keep_layers, shallow_plan, spread_layers
+from homodistil_hf.depth import (
+    MACS_TOLERANCE,
+    chosen,
+    keep_layers,
+    matched_layers,
+    shallow_plan,
+    spread_layers,
+)
 from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
 
 BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
@@ -78,3 +85,10 @@ def test_layers_of_other_widths_keep_them():
     assert teacher_plan(shallow.config) == chosen(UNEVEN, (1,))
     states = shallow(**unlabelled(make_batch()), output_hidden_states=True).hidden_states
     assert len(states) == 2
+
+
+def test_a_layer_is_matched_with_the_one_in_front_of_the_next_kept_layer():
+    assert matched_layers((0, 1, 2, 4, 5), num_layers=6) == (0, 1, 3, 4, 5)
+    assert matched_layers((0, 2), num_layers=4) == (1, 3)
+    assert matched_layers((0,), num_layers=3) == (2,)
+    assert matched_layers(range(4), num_layers=4) == (0, 1, 2, 3)

@@ -1,0 +1,82 @@
+"""HomoDistil on fewer layers: some of the teacher's layers are dropped at once, the others pruned in width.
+
+For the same encoder MACs a student of fewer layers may be wider. Everything but the start and the matching of hidden
+states is [`HomoDistilTrainer`]'s.
+"""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..conversion import load_teacher, to_student
+from ..cost import encoder_macs
+from ..depth import chosen, keep_layers, matched_layers, spread_layers
+from ..planned import check_no_snapshots, check_possible, with_settings
+from ..resolution import resolve_student
+from ..trainer import HomoDistilTrainer
+from ..training_args import HomoDistilTrainingArguments
+from ..widths import WidthPlan, teacher_plan
+
+
+class ShallowTrainer(HomoDistilTrainer):
+    """Distil and prune a student of fewer layers to the encoder MACs of the plan that is asked for.
+
+    The layers that stay are spread evenly, the first and the last among them. A student layer's hidden states are
+    compared with the teacher's in front of the next kept layer.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
+        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
+        kwargs: as in [`HomoDistilTrainer`].
+
+    Raises:
+        ValueError: no such number of layers, too few of them for these MACs, `attention_weight` or `snapshots`.
+    """
+
+    method = "shallow"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        num_layers: int | None = None,
+        **kwargs: Any,
+    ):
+        check_no_snapshots(args)
+        teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+        full = teacher_plan(teacher.config)
+        check_possible(self.method, no_layer_to_spare(full, full))
+        kept = spread_layers(_checked(num_layers, len(full.layers)), len(full.layers))
+        share = encoder_macs(resolve_student(args, teacher.config)) / encoder_macs(chosen(full, kept))
+        if share > 1:
+            raise ValueError(
+                f"num_layers={len(kept)} of the teacher's {len(full.layers)} layers have only {1 / share:.2f} of the "
+                f"encoder MACs that student={args.student} asks for; keep more layers"
+            )
+        self.matched_layers = matched_layers(kept, len(full.layers))
+        self.method_settings = {"num_layers": len(kept)}
+        narrow = with_settings(args, student=f"macs={share:.6f}")
+        super().__init__(keep_layers(teacher, kept), narrow, **{"teacher": teacher} | kwargs)
+
+
+def no_layer_to_spare(plan: WidthPlan, teacher: WidthPlan) -> str | None:
+    """Why no student can have fewer layers than its teacher.
+
+    Args:
+        plan: unused, any plan.
+        teacher: the teacher's widths.
+
+    Returns:
+        `str`, or None where one can.
+    """
+    return "the teacher has one layer, none to spare; use HomoDistil itself" if len(teacher.layers) == 1 else None
+
+
+def _checked(num_layers: int | None, num_all: int) -> int:
+    if num_layers is None:
+        num_layers = num_all - 1
+    if not 1 <= num_layers < num_all:
+        raise ValueError(f"num_layers={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student")
+    return num_layers
