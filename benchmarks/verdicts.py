@@ -83,6 +83,7 @@ CLAIMS = (
     Claim("hidden_1", "default", "the hidden-state term should weigh much", is_ours=True),
     Claim("default", "five_layers", "one layer of six should be dropped as well", is_ours=True),
     Claim("default", "four_layers", "two layers of six should be dropped as well", is_ours=True),
+    Claim("default", "smoothing_0.97", "scores should be averaged over more batches", is_ours=True),
     Claim("linear_rate", "default", "the learning rate should be held until pruning is over", is_ours=True),
 )
 

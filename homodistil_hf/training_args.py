@@ -88,7 +88,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
 
     # Parameters that control the loss
-    mlm_weight: float = field(default=0.1, metadata={"help": "Factor ≥ 0 of the masked-LM loss, nats a prediction."})
+    mlm_weight: float = field(default=0.01, metadata={"help": "Factor ≥ 0 of the masked-LM loss, nats a prediction."})
     task_weight: float = field(
         default=1.0, metadata={"help": "Factor ≥ 0 of a task model's own loss, the one of the labels."}
     )

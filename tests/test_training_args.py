@@ -23,7 +23,7 @@ def make_args(**settings: object) -> HomoDistilTrainingArguments:
 
 NUMBERS = {
     # name: (range, default, values out of it)
-    "mlm_weight": (r"\[0, inf\)", 0.1, (-1e-9, -1, math.inf, math.nan)),
+    "mlm_weight": (r"\[0, inf\)", 0.01, (-1e-9, -1, math.inf, math.nan)),
     "task_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "kl_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "hidden_weight": (r"\[0, inf\)", 10.0, (-0.5,)),
