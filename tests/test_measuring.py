@@ -38,8 +38,8 @@ def slow_metrics(trainer: HomoDistilTrainer, *, batch_size: int) -> dict[str, fl
 
 
 def trained(make_trainer: Any, **settings: Any) -> HomoDistilTrainer:
-    defaults = {"max_steps": 6, "learning_rate": 5e-3, "eval_dataset": make_blocks(21, seed=1)}
-    trainer = make_trainer(**defaults | settings)
+    defaults = {"max_steps": 6, "learning_rate": 5e-3, "mlm_weight": 1.0, "discrepancy_guard": True}
+    trainer = make_trainer(**defaults | {"eval_dataset": make_blocks(21, seed=1)} | settings)
     trainer.train()
     return trainer
 

@@ -49,6 +49,10 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
 def _our_arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     return _arguments(settings, folder) | {
         "student": settings.target.to_json(),
+        # The reference's: every term with weight 1, heads as the teacher has them.
+        "mlm_weight": 1.0,
+        "hidden_weight": 1.0,
+        "rotate_heads": False,
         "attention_weight": settings.attention_weight,
         "importance_metric": settings.importance_metric,
         "teacher_dtype": settings.dtype,
