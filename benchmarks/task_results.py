@@ -42,6 +42,7 @@ def task_model_sections(folder: Path) -> list[str]:
         "",
         conditions(results),
         "",
+        *(line for note in results.get("notes", ()) for line in (note, "")),
         *table(results, runs),
         "",
         *readings(results, runs),
