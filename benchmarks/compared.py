@@ -13,8 +13,8 @@ ARM_NAMES = {"homodistil": "HomoDistil", "one_shot": "one-shot"}
 HEAD = """## Longer runs of two arms
 
 One seed each: differences of a few hundredths of a nat are noise until more seeds say otherwise. These runs evaluate
-on 256 blocks drawn from all held-out text, those of the sweeps on 256 blocks spread evenly over it. They are older than
-today's defaults, and the distance to the sweeps above is what these have brought: to run them again, add
+on 256 blocks drawn from all held-out text, those of the sweeps on 256 blocks spread evenly over it. They are older
+than today's defaults, and the distance to the sweeps above is what these have brought: to run them again, add
 `"mlm_weight": 1, "hidden_weight": 1, "rotate_heads": false, "discrepancy_guard": true` to the configs.
 """
 
