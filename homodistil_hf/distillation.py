@@ -14,7 +14,7 @@ from .decoding import decoded_terms, decoder_of
 from .losses import attention_error, attention_scores, hidden_error
 from .modeling import HomoBertPreTrainedModel
 from .recording import AttentionRecorder, Recorded
-from .tasks import Inputs, task_of
+from .tasks import OWN_TERMS, Inputs, task_of
 from .teacher import FrozenTeacher
 
 Terms = dict[str, torch.Tensor]
@@ -30,6 +30,9 @@ class Distillation:
         weights: term → factor; hidden, embedding and attention terms with factor 0 are not computed.
         kept_heads: layer → indices of the same heads in teacher and student.
         matched_layers: the teacher's layer that each of the student's should look like; None = the same one.
+
+    Raises:
+        ValueError: no term that a student of this task has counts.
     """
 
     def __init__(
@@ -45,11 +48,21 @@ class Distillation:
         self.teacher = teacher
         self.task = task_of(student)
         self.weights = dict(weights)
+        self._check_something_is_learnt()
         self.kept_heads = kept_heads
         self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
         self.recorders: dict[str, AttentionRecorder] = {}
         if weights["attention"]:
             self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
+
+    def _check_something_is_learnt(self) -> None:
+        (foreign,) = OWN_TERMS - {self.task.name}
+        if not any(weight for name, weight in self.weights.items() if name != foreign):
+            names = ", ".join(f"{name}_weight" for name in self.weights if name != foreign)
+            raise ValueError(
+                f"{names} are 0, all that count for a {type(self.student).__name__}, so nothing would be learnt; set "
+                "kl_weight=1.0, for instance"
+            )
 
     def count(self, inputs: Inputs) -> torch.Tensor:
         """What the terms of a batch are averaged over.

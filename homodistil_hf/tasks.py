@@ -17,6 +17,9 @@ Inputs = Mapping[str, torch.Tensor]
 Outputs = Mapping[str, torch.Tensor]
 Terms = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
+OWN_TERMS = frozenset(("mlm", "task"))
+"""Names of the loss of the labels: every task has one of them."""
+
 
 @dataclass(frozen=True)
 class Task:

@@ -259,6 +259,13 @@ def test_what_weighs_nothing_is_not_computed(off):
     assert bool(distillation.recorders) == (off != "attention")
 
 
+@pytest.mark.parametrize(("task", "foreign"), [("masked_lm", "task"), ("sequence_classification", "mlm")])
+def test_the_loss_of_another_task_teaches_nothing(task, foreign):
+    weights = dict.fromkeys(ALL, 0.0) | {foreign: 1.0}
+    with pytest.raises(ValueError, match=r"_weight are 0, all that count for a HomoBertFor.*; set kl_weight=1\.0"):
+        make_pair(make_student(task), task, weights=weights)
+
+
 def test_without_state_terms_no_states_are_kept():
     distillation = make_pair(make_student(), weights=ALL | {"hidden": 0.0, "embedding": 0.0, "attention": 0.0})
     terms, outputs = distillation.terms(distillation.student, make_batch(), torch.ones(3))
