@@ -25,8 +25,6 @@ from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
 
 SETTINGS = {
     "learning_rate": 1.6e-3,
-    "mlm_weight": 0.0,
-    "discrepancy_guard": False,
     "max_steps": 300,
     "eval_steps": 75,
     "save_steps": 75,

@@ -4,7 +4,7 @@ A small state machine of plain numbers; when masks are due otherwise is `schedul
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 
 
 @dataclass
@@ -122,7 +122,7 @@ class DiscrepancyGuard:
         Returns:
             `dict` of plain numbers.
         """
-        return {name: value for name, value in asdict(self).items() if name in _GUARD_STATE}
+        return {name: value for name, value in asdict(self).items() if name in STATE_NAMES}
 
     def load_state_dict(self, state: dict[str, float | None]) -> None:
         """Continue from a checkpoint.
@@ -130,7 +130,7 @@ class DiscrepancyGuard:
         Args:
             state: what `state_dict` returned.
         """
-        for name in _GUARD_STATE:
+        for name in STATE_NAMES:
             setattr(self, name, state[name])
 
     def _stands_too_high(self) -> bool:
@@ -139,12 +139,5 @@ class DiscrepancyGuard:
         return self.smoothed_kl > max(self.floor_nats, self.ratio * self.reference_kl)
 
 
-_GUARD_STATE = (
-    "smoothed_kl",
-    "reference_kl",
-    "paused_at_step",
-    "paused_at_moment",
-    "clock_set_at_step",
-    "clock_set_to",
-    "num_pauses",
-)
+STATE_NAMES = tuple(entry.name for entry in fields(DiscrepancyGuard) if entry.default is not MISSING)
+"""What a run changes, the settings left out."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from .guard import STATE_NAMES
 from .pruning import PruningSettings
 from .sensitivity import METRICS
 from .structure import Group
@@ -62,8 +63,7 @@ def check_pruner_values(state: Mapping[str, Any], label: str) -> None:
             "true or false, and a whole number"
         )
     _check_way(pruner, label)
-    if not isinstance(pruner.get("guard"), dict | None):
-        raise ValueError(f"{label} has guard={shown(pruner['guard'])}; expected an object or null")
+    _check_guard(pruner.get("guard"), label)
     _check_settings(pruner["settings"], label)
 
 
@@ -120,6 +120,20 @@ def _check_way(pruner: Mapping[str, Any], label: str) -> None:
         count: Any = pruner.get(name)
         if not _is_whole(count) or not 0 <= count <= most:
             raise ValueError(f"{label} has {name}={shown(count)}; expected a whole number of at most {most}")
+
+
+def _check_guard(guard: Any, label: str) -> None:
+    if guard is None:
+        return
+    if not isinstance(guard, dict):
+        raise ValueError(f"{label} has guard={shown(guard)}; expected an object or null")
+    if different := sorted(guard.keys() ^ set(STATE_NAMES)):
+        raise ValueError(
+            f"{label} has guard={shown(guard)}; {shown(different[0])} is unknown or missing, which no run of this "
+            "version has written"
+        )
+    if wrong := [name for name, value in guard.items() if isinstance(value, bool | str | list | dict)]:
+        raise ValueError(f"{label} has guard {wrong[0]}={shown(guard[wrong[0]])}; expected a number or null")
 
 
 def _check_settings(settings: Mapping[str, Any], label: str) -> None:

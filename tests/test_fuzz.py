@@ -33,6 +33,7 @@ from homodistil_hf.collator import MaskedLMCollator
 from homodistil_hf.config_files import check_config_values
 from homodistil_hf.conversion import load_teacher, load_teacher_config
 from homodistil_hf.export import check_target, convert_export
+from homodistil_hf.guard import STATE_NAMES
 from homodistil_hf.json_files import parse_json, read_json
 from homodistil_hf.outcome import checkpoint_pruner
 from homodistil_hf.packing import TextPacker
@@ -490,6 +491,11 @@ def test_a_checkpoint_that_agrees_is_read(copied):
         (lambda state: state["pruner"].update(num_waypoints_reached=1), "num_waypoints_reached=1; .* at most 0"),
         (lambda state: state["pruner"].update(rests_until_step=-1), "rests_until_step=-1; expected a whole number"),
         (lambda state: state["pruner"].update(guard=5), "guard=5; expected an object or null"),
+        (lambda state: state["pruner"].update(guard={"num_pauses": 1}), "'clock_set_at_step' is unknown or missing"),
+        (
+            lambda state: state["pruner"].update(guard=dict.fromkeys(STATE_NAMES) | {"num_pauses": "1"}),
+            "guard num_pauses='1'; expected a number or null",
+        ),
         (lambda state: state["pruner"]["settings"].update(metric="size"), "settings metric='size'"),
         (lambda state: state["pruner"]["settings"].update(extra=1), "'extra' is unknown or missing"),
         (lambda state: state["pruner"]["settings"].update(multiple=0), "settings multiple=0"),
