@@ -30,9 +30,6 @@ class Distillation:
         weights: term → factor; hidden, embedding and attention terms with factor 0 are not computed.
         kept_heads: layer → indices of the same heads in teacher and student.
         matched_layers: the teacher's layer that each of the student's should look like; None = the same one.
-
-    Raises:
-        ValueError: no term that a student of this task has counts.
     """
 
     def __init__(
@@ -48,21 +45,11 @@ class Distillation:
         self.teacher = teacher
         self.task = task_of(student)
         self.weights = dict(weights)
-        self._check_something_is_learnt()
         self.kept_heads = kept_heads
         self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
         self.recorders: dict[str, AttentionRecorder] = {}
         if weights["attention"]:
             self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
-
-    def _check_something_is_learnt(self) -> None:
-        (foreign,) = OWN_TERMS - {self.task.name}
-        if not any(weight for name, weight in self.weights.items() if name != foreign):
-            names = ", ".join(f"{name}_weight" for name in self.weights if name != foreign)
-            raise ValueError(
-                f"{names} are 0, all that count for a {type(self.student).__name__}, so nothing would be learnt; set "
-                "kl_weight=1.0, for instance"
-            )
 
     def count(self, inputs: Inputs) -> torch.Tensor:
         """What the terms of a batch are averaged over.
@@ -185,3 +172,22 @@ class Distillation:
 
     def _recording(self, name: str) -> AbstractContextManager[list[Recorded]]:
         return self.recorders[name].recording() if name in self.recorders else nullcontext([])
+
+
+def check_weights(weights: Mapping[str, float], student: HomoBertPreTrainedModel) -> None:
+    """Refuse weights with which a student would learn nothing.
+
+    Args:
+        weights: term → factor ≥ 0.
+        student: what it predicts says which loss is its own.
+
+    Raises:
+        ValueError: of the terms that a student of this task has, each has factor 0.
+    """
+    (foreign,) = OWN_TERMS - {task_of(student).name}
+    counting = [name for name in weights if name != foreign]
+    if not any(weights[name] for name in counting):
+        raise ValueError(
+            f"{', '.join(f'{name}_weight' for name in counting)} are 0, all that count for a "
+            f"{type(student).__name__}, so nothing would be learnt; set kl_weight=1.0, for instance"
+        )

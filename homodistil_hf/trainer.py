@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
 from .collator import MaskedLMCollator
-from .distillation import Distillation, Terms
+from .distillation import Distillation, Terms, check_weights
 from .durable import remove_folder
 from .guard import DiscrepancyGuard
 from .optimizers import adopt_optimizer, check_optimizer
@@ -176,8 +176,12 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
 
         Returns:
             [`Distillation`].
+
+        Raises:
+            ValueError: none of the terms that a student of this task has counts.
         """
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
+        check_weights(weights, self.model)
         return Distillation(
             self.model,
             teacher,

@@ -8,7 +8,7 @@ from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, m
 
 from homodistil_hf.compaction import compact
 from homodistil_hf.conversion import to_student
-from homodistil_hf.distillation import Distillation
+from homodistil_hf.distillation import Distillation, check_weights
 from homodistil_hf.modeling import HomoBertPreTrainedModel
 from homodistil_hf.projections import Projections
 from homodistil_hf.structure import PROJECTIONS, encoder_groups
@@ -263,7 +263,8 @@ def test_what_weighs_nothing_is_not_computed(off):
 def test_the_loss_of_another_task_teaches_nothing(task, foreign):
     weights = dict.fromkeys(ALL, 0.0) | {foreign: 1.0}
     with pytest.raises(ValueError, match=r"_weight are 0, all that count for a HomoBertFor.*; set kl_weight=1\.0"):
-        make_pair(make_student(task), task, weights=weights)
+        check_weights(weights, make_student(task))
+    check_weights(weights | {"kl": 0.1}, make_student(task))
 
 
 def test_without_state_terms_no_states_are_kept():

@@ -702,6 +702,10 @@ REFUSALS: dict[str, tuple[Any, str]] = {
     ),
     "tokenizer of another vocabulary": (lambda make: make(model=make_teacher(vocab_size=90)), "96.*90|90.*96"),
     "factored optimizer": (lambda make: make(optim="adafactor"), "optim='adafactor' keeps state"),
+    "only the weight of another task": (
+        lambda make: make(mlm_weight=0, kl_weight=0, hidden_weight=0, embedding_weight=0),
+        "mlm_weight, kl_weight, .* are 0, all that count for a HomoBertForMaskedLM",
+    ),
     "unsupported encoder": (lambda make: make(model=other_encoder()), "RobertaForMaskedLM"),
 }
 
