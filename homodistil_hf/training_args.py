@@ -94,7 +94,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     kl_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction."})
     hidden_weight: float = field(
-        default=10.0, metadata={"help": "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers."}
+        default=30.0, metadata={"help": "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers."}
     )
     embedding_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of the embedding error, mean square."})
     attention_weight: float = field(

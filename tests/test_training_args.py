@@ -26,7 +26,7 @@ NUMBERS = {
     "mlm_weight": (r"\[0, inf\)", 0.01, (-1e-9, -1, math.inf, math.nan)),
     "task_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "kl_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
-    "hidden_weight": (r"\[0, inf\)", 10.0, (-0.5,)),
+    "hidden_weight": (r"\[0, inf\)", 30.0, (-0.5,)),
     "embedding_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "attention_weight": (r"\[0, inf\)", 0.0, (-0.5,)),
     "mlm_probability": (r"\(0, 1\)", 0.15, (0, 0.0, 1, 1.5, -0.1)),
