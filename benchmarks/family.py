@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from homodistil_hf.depth import MACS_TOLERANCE
 from homodistil_hf.sweep.statistics import Record
 from homodistil_hf.sweep.tables import markdown_table
-
-_SAME_SIZE = 0.03
-"""How far the encoder MACs of two students of one size may be apart, as a share."""
 
 
 def family_rows(records: Sequence[Record]) -> list[str]:
@@ -68,6 +66,6 @@ def _alone(records: Sequence[Record], encoder_macs: float, *, num_tokens: int, s
         if not record.get("snapshots")
         and record["num_tokens"] == num_tokens
         and record["axes"].get("seed") == seed
-        and abs(record["models"]["student"]["encoder_macs"] / encoder_macs - 1) <= _SAME_SIZE
+        and abs(record["models"]["student"]["encoder_macs"] / encoder_macs - 1) <= MACS_TOLERANCE
     )
     return next(fitting, None)

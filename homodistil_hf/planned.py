@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
+from .latency.planning import is_latency_budget
 from .structure import PROJECTIONS
 from .trainer import HomoDistilTrainer
 from .training_args import LOSS_TERMS, HomoDistilTrainingArguments
@@ -160,6 +161,22 @@ def check_no_snapshots(args: HomoDistilTrainingArguments) -> None:
     if args.snapshots:
         raise ValueError(
             f"snapshots={args.snapshots!r} are passed by gradual pruning only; drop them, or use HomoDistilTrainer"
+        )
+
+
+def check_no_latency_budget(args: HomoDistilTrainingArguments) -> None:
+    """Refuse milliseconds that would be measured on other widths than the student's.
+
+    Args:
+        args: of a method whose student has fewer layers than the plan that is asked for.
+
+    Raises:
+        ValueError: the student is a latency budget.
+    """
+    if is_latency_budget(args.student):
+        raise ValueError(
+            f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer and "
+            "wider ones; ask for a share of the encoder MACs, such as macs=0.5"
         )
 
 

@@ -79,7 +79,7 @@ def prepare(
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
             attentive.set_attn_implementation("eager" if args.torch_compile else HALF_CPU_ATTENTION)
-    _check_pair(student, guide, args, by_layer=matched_layers is None)
+    _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
     return Preparation(
@@ -203,9 +203,9 @@ def _check_pair(
     teacher: HomoBertPreTrainedModel,
     args: HomoDistilTrainingArguments,
     *,
-    by_layer: bool,
+    has_same_layers: bool,
 ) -> None:
-    by_layer = args.attention_weight > 0 or (by_layer and args.hidden_weight > 0)
+    by_layer = args.attention_weight > 0 or (has_same_layers and args.hidden_weight > 0)
     for what, given, expected in (
         ("class", type(teacher).__name__, type(student).__name__),
         ("vocab_size", teacher.config.vocab_size, student.config.vocab_size),

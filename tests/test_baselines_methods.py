@@ -64,6 +64,7 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
     ("method", "settings"),
     [
         ("pruned_first", {}),
+        ("shallow", {"student": "macs=0.25"}),
         ("distilbert", {"student_dropout": 0.1}),
         ("tinybert", {"mlm_trains": "head"}),
         ("minilm_v2", {"student_dropout": 0.1, "mlm_trains": "head"}),
@@ -93,6 +94,12 @@ def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
         for batch, other in zip(batches, expected, strict=True):
             assert torch.equal(batch["input_ids"], other["input_ids"])
             assert torch.equal(batch["labels"], other["labels"])
+
+
+@pytest.mark.parametrize("method", ["distilbert", "shallow"])
+def test_milliseconds_say_nothing_of_fewer_layers(trainer_of, method):
+    with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
+        trainer_of(method, student="latency_ms=5")
 
 
 def test_a_checkpoint_of_another_method_is_refused(trainer_of, tmp_path):

@@ -27,6 +27,7 @@ def test_fewer_layers_have_the_macs_that_were_asked_for(shallow, kept, expected)
     teacher = teacher_plan(trainer.distillation.teacher.exact.config)
     assert len(teacher.layers) == 4
     assert encoder_macs(trainer.plan) == pytest.approx(0.25 * encoder_macs(teacher), rel=0.05)
+    assert trainer.args.student == trainer.plan.to_json()
 
 
 def test_hidden_states_are_matched_in_front_of_the_next_kept_layer(shallow):

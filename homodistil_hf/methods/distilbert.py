@@ -20,7 +20,7 @@ from ..decoding import Decoder, decoded_terms, decoder_of
 from ..depth import keep_layers, shallow_plan
 from ..distillation import Distillation, Terms
 from ..modeling import HomoBertPreTrainedModel
-from ..planned import check_masked_lm, check_no_snapshots, check_possible, with_settings
+from ..planned import check_masked_lm, check_no_latency_budget, check_no_snapshots, check_possible, with_settings
 from ..resolution import resolve_student
 from ..tasks import Inputs
 from ..teacher import FrozenTeacher
@@ -45,7 +45,7 @@ class DistilBertTrainer(HomoDistilTrainer):
         kwargs: as in [`HomoDistilTrainer`].
 
     Raises:
-        ValueError: no number of layers has those MACs, or a setting is out of range.
+        ValueError: no number of layers has those MACs, the student is a latency budget, or a setting is out of range.
     """
 
     method = "distilbert"
@@ -63,6 +63,7 @@ class DistilBertTrainer(HomoDistilTrainer):
     ):
         weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
         check_no_snapshots(args)
+        check_no_latency_budget(args)
         _check_settings(weights, temperature)
         self.loss_weights, self.temperature = weights, temperature
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from ..conversion import load_teacher, to_student
 from ..cost import encoder_macs
 from ..depth import chosen, keep_layers, matched_layers, spread_layers
-from ..planned import check_no_snapshots, check_possible, with_settings
+from ..planned import check_no_latency_budget, check_no_snapshots, check_possible, with_settings
+from ..plans import resolve_plan
 from ..resolution import resolve_student
 from ..trainer import HomoDistilTrainer
 from ..training_args import HomoDistilTrainingArguments
@@ -31,7 +32,8 @@ class ShallowTrainer(HomoDistilTrainer):
         kwargs: as in [`HomoDistilTrainer`].
 
     Raises:
-        ValueError: no such number of layers, too few of them for these MACs, `attention_weight` or `snapshots`.
+        ValueError: no such number of layers, too few of them for these MACs, a latency budget, `attention_weight` or
+            `snapshots`.
     """
 
     method = "shallow"
@@ -45,6 +47,7 @@ class ShallowTrainer(HomoDistilTrainer):
         **kwargs: Any,
     ):
         check_no_snapshots(args)
+        check_no_latency_budget(args)
         teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
         full = teacher_plan(teacher.config)
         check_possible(self.method, no_layer_to_spare(full, full))
@@ -57,8 +60,9 @@ class ShallowTrainer(HomoDistilTrainer):
             )
         self.matched_layers = matched_layers(kept, len(full.layers))
         self.method_settings = {"num_layers": len(kept)}
-        narrow = with_settings(args, student=f"macs={share:.6f}")
-        super().__init__(keep_layers(teacher, kept), narrow, **{"teacher": teacher} | kwargs)
+        student = keep_layers(teacher, kept)
+        plan = resolve_plan(f"macs={share:.6f}", student.config, multiple=args.width_multiple).to_json()
+        super().__init__(student, with_settings(args, student=plan), **{"teacher": teacher} | kwargs)
 
 
 def no_layer_to_spare(plan: WidthPlan, teacher: WidthPlan) -> str | None:
