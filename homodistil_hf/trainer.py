@@ -17,17 +17,18 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast, is_compiled_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
+from .accounting import AccountingTrainer
 from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
 from .collator import MaskedLMCollator
-from .distillation import Distillation, Terms, check_weights
+from .distillation import Distillation, check_weights
 from .durable import remove_folder
-from .guard import DiscrepancyGuard
+from .from_settings import check_arguments, discrepancy_guard, masking_collator, pin_data_order, pruning_settings
 from .optimizers import adopt_optimizer, check_optimizer
 from .passes import activation_bytes, num_parts, split_rows
 from .preparation import check_data, check_output_dir, existing_files, prepare
-from .pruning import Pruner, PruningSettings
+from .pruning import Pruner
 from .pushing import PushingTrainer
 from .ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
 from .resolution import STUDENT_KEY
@@ -54,10 +55,8 @@ EXAMPLE_ID = "example_id"
 
 _NUM_ROTATION_TOKENS = 8192
 
-_COUNTERS = ("logged_step", "num_summed_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
 
-
-class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
+class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
 
     Args:
@@ -103,7 +102,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         data_collator: Any = None,
         **kwargs: Any,
     ):
-        _check_arguments(args, kwargs)
+        check_arguments(args, kwargs)
         check_launch(args)
         on_every_rank(lambda: check_output_dir(args.output_dir))
         earlier_files = names_on_all_ranks(existing_files(args.output_dir))
@@ -119,9 +118,9 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
             args.snapshots, parts.student.config, parts.plan, multiple=args.width_multiple
         )
         check_snapshot_folders(args.output_dir, self.snapshots)
-        _pin_data_order(args)
+        pin_data_order(args)
         if data_collator is None and type(parts.student).__name__ == "HomoBertForMaskedLM":
-            data_collator = _masking_collator(processing_class, args)
+            data_collator = masking_collator(processing_class, args)
         super().__init__(
             model=parts.student, args=args, processing_class=processing_class, data_collator=data_collator, **kwargs
         )
@@ -130,8 +129,8 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         self.pruner = Pruner(
             self.model,
             parts.plan,
-            settings=_pruning_settings(args),
-            guard=_guard(args),
+            settings=pruning_settings(args),
+            guard=discrepancy_guard(args),
             waypoints=[snapshot.plan for snapshot in self.snapshots],
         )
         if args.max_steps > 0:
@@ -140,11 +139,9 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         if args.torch_compile:
             self.distillation.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         self.batch_counts: torch.Tensor | None = None
-        self.term_sums: Terms = {}
-        self.step_terms: Terms = {}
         self.step_loss: torch.Tensor | None = None
-        self.logged_step = self.num_summed_steps = self.epoch_number = 0
-        self.num_bad_steps = self.num_bad_steps_in_row = self.num_skipped_tokens = 0
+        self.epoch_number = 0
+        self.open_accounts()
         self.num_asked_to_stop = torch.zeros(())
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _StepCallback(self))
@@ -328,7 +325,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
             terms = {name: 0.0 * term for name, term in terms.items()}
         loss = self.distillation.total(terms) * self.accelerator.num_processes
         if model.training:
-            self._remember(terms)
+            self.take_in(terms)
             # A loss that is not finite may have finite gradients; the factor spoils them, so that every rank sees it.
             loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         return (loss, outputs) if return_outputs else loss
@@ -373,56 +370,15 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
 
     def _take_gradients(self) -> bool:
         """Gradients are complete, averaged over ranks and not clipped: score the units, or drop a bad step."""
-        terms, self.step_terms = self.step_terms, {}
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not bool(norm.isfinite()):
-            self._drop_bad_step()
+            self.drop_bad_step(num_tokens=0 if self.batch_counts is None else int(self.batch_counts[1]))
             return False
-        scaler = self.accelerator.scaler
-        self.num_bad_steps_in_row = 0
-        self.num_summed_steps += 1
-        for name, value in terms.items():
-            self.term_sums[name] = self.term_sums[name] + value if name in self.term_sums else value
+        terms, scaler = self.close_step(), self.accelerator.scaler
         self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
         if self.pruner.guard is not None and "kl" in terms:
             self.pruner.guard.observe(float(self.accelerator.reduce(terms["kl"], reduction="sum")))
         return True
-
-    def _drop_bad_step(self) -> None:
-        self.num_bad_steps += 1
-        self.num_bad_steps_in_row += 1
-        num_tokens = 0 if self.batch_counts is None else int(self.batch_counts[1])
-        self.num_skipped_tokens += num_tokens
-        step, in_row = self.state.global_step + 1, self.num_bad_steps_in_row
-        logger.warning(
-            "step %d is skipped: gradients are not finite (%d in a row), %d tokens", step, in_row, num_tokens
-        )
-        if self.accelerator.scaler is None:
-            self.model.zero_grad(set_to_none=True)
-        else:
-            # A gradient scaler skips the step itself; it looks at single gradients, which may be finite where their
-            # norm is not.
-            next(p.grad for p in self.model.parameters() if p.grad is not None).fill_(math.inf)
-        if in_row > self.args.max_bad_steps:
-            raise FloatingPointError(
-                f"gradients were not finite for {in_row} steps in a row (max_bad_steps={self.args.max_bad_steps}); "
-                f"lower learning_rate or check the data. Last good checkpoint: {self._last_good_checkpoint(step)}"
-            )
-
-    def _last_good_checkpoint(self, step: int) -> Path | None:
-        """The newest checkpoint from before the bad steps that end at `step`, if possible one that a good step left.
-
-        Weights may be finite and yet so large that nothing can be computed with them: a step that was done with them
-        shows that it can.
-        """
-        first_bad_step = step - self.num_bad_steps_in_row + 1
-        proven = last_checkpoint(self.args.output_dir, before_step=first_bad_step - 1)
-        return proven or last_checkpoint(self.args.output_dir, before_step=first_bad_step)
-
-    def checkpoints_to_keep(self) -> list[Path]:
-        """Beside the best one, the last good one while steps are bad; see [`ResumableTrainer.checkpoints_to_keep`]."""
-        good = self._last_good_checkpoint(self.state.global_step) if self.num_bad_steps_in_row else None
-        return super().checkpoints_to_keep() + ([] if good is None else [good])
 
     def finish_step(self) -> None:
         """At the end of a step, before log, evaluate and save: choose masks, compact."""
@@ -482,9 +438,8 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
     def begin_training(self) -> None:
         """Training begins and the length of the run is known: lay out the schedule, restore running averages."""
         self.schedule = self._schedule(self.state.max_steps)
-        self.term_sums, self.step_terms, self.step_loss = {}, {}, None
-        self.logged_step, self.num_summed_steps = self.state.global_step, 0
-        self.num_bad_steps = self.num_bad_steps_in_row = self.num_skipped_tokens = 0
+        self.step_loss = None
+        self.open_accounts()
         self.epoch_number = int(self.state.epoch or 0)
         self.restore_log_state()
         if self._ddp is not None:
@@ -530,39 +485,9 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
             recovery_steps=self.args.snapshot_recovery_steps,
         )
 
-    def _remember(self, terms: Terms) -> None:
-        for name, term in terms.items():
-            value = term.detach()
-            self.step_terms[name] = self.step_terms[name] + value if name in self.step_terms else value
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with every term of the loss and the kept fractions beside Trainer's own training logs.
-
-        Args:
-            logs: what Trainer logs.
-            start_time: passed on.
-        """
-        if "loss" in logs:
-            averages = self._averages(logs["loss"])
-            if averages:
-                logs |= averages
-            else:
-                del logs["loss"]
-            counts = {"num_bad_steps": self.num_bad_steps, "num_skipped_tokens": self.num_skipped_tokens}
-            logs |= counts | self.pruner.status()
-            self.term_sums, self.num_summed_steps, self.logged_step = {}, 0, self.state.global_step
-        super().log(logs, start_time)
-
-    def _averages(self, loss: float) -> dict[str, float]:
-        """Loss and terms over the steps that were not skipped since the last log; nothing if all were."""
-        if self.num_summed_steps == 0:
-            return {}
-        names = sorted(self.term_sums)
-        sums = self.accelerator.reduce(torch.stack([self.term_sums[name] for name in names]), reduction="sum")
-        averages = {"loss": loss * ((self.state.global_step - self.logged_step) / self.num_summed_steps)}
-        return averages | {
-            f"loss_{name}": value / self.num_summed_steps for name, value in zip(names, sums.tolist(), strict=True)
-        }
+    def status(self) -> dict[str, float]:
+        """Kept fractions and compactions; see [`Pruner.status`]."""
+        return self.pruner.status()
 
     # Checkpoints
 
@@ -602,26 +527,6 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer):
         self._wrap_again()
         return logs
 
-    def log_state(self) -> dict[str, Any]:
-        """Running averages and counters, exact; called on all ranks.
-
-        Returns:
-            `dict` of JSON values.
-        """
-        sums = {name: self.of_every_rank(value) for name, value in self.term_sums.items()}
-        return super().log_state() | {"term_sums": sums} | {name: getattr(self, name) for name in _COUNTERS}
-
-    def restore_log_state(self) -> None:
-        """Put running averages and counters back once training has begun."""
-        super().restore_log_state()
-        if self.resumed_logs is None:
-            return
-        for name, values in self.resumed_logs["term_sums"].items():
-            value = self.own_value(values, otherwise=sum(values) / self.args.world_size)
-            self.term_sums[name] = torch.tensor(value, device=self.args.device)
-        for name in _COUNTERS:
-            setattr(self, name, self.resumed_logs[name])
-
 
 class _StepCallback(TrainerCallback):
     """The moments of a step that Trainer offers as callbacks only."""
@@ -642,68 +547,5 @@ class _StepCallback(TrainerCallback):
         self.trainer.finish_step()
 
 
-def _check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:
-    """What only shows once settings and arguments of the trainer meet."""
-    if kwargs.get("compute_loss_func") is not None:
-        raise ValueError(
-            f"compute_loss_func={kwargs['compute_loss_func']!r} would replace the distillation loss; leave it out, "
-            "and weight the loss's terms with mlm_weight, kl_weight, …"
-        )
-    for name in ("fp16_full_eval", "bf16_full_eval"):
-        if getattr(args, name):
-            raise ValueError(f"{name}=True would round the student's weights for good; evaluation is in float32")
-
-
-def _pin_data_order(args: HomoDistilTrainingArguments) -> None:
-    """Make which rows a step sees a function of the settings alone, on any number of ranks."""
-    loading = args.accelerator_config
-    if args.train_sampling_strategy not in ("random", "sequential"):
-        raise ValueError(
-            f"train_sampling_strategy={args.train_sampling_strategy!r} draws from the global random state, so a "
-            "resumed run would see other batches; use 'random' or 'sequential'"
-        )
-    if not loading.use_seedable_sampler or loading.dispatch_batches:
-        raise ValueError(
-            f"accelerator_config has use_seedable_sampler={loading.use_seedable_sampler} and dispatch_batches="
-            f"{loading.dispatch_batches}; every rank must make its own batches in a seeded order: leave both out"
-        )
-    loading.dispatch_batches = False
-    # From pinned memory a transfer need not hold up the host; elsewhere there is nothing to wait for.
-    loading.non_blocking = loading.non_blocking or (args.dataloader_pin_memory and args.device.type == "cuda")
-    if args.data_seed is None:
-        args.data_seed = args.seed
-
-
-def _masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> MaskedLMCollator:
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(
-            f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
-            "or a data_collator that gives labels"
-        )
-    return MaskedLMCollator(tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
-
-
 def _follows_metrics(scheduler: Any) -> bool:
     return type(scheduler).__name__ in ("ReduceLROnPlateau", "GreedyLR")
-
-
-def _pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
-    return PruningSettings(
-        metric=args.importance_metric,
-        width_allocation=args.width_allocation,
-        multiple=args.width_multiple,
-        compaction_threshold=args.compaction_threshold,
-        sensitivity_smoothing=args.sensitivity_smoothing,
-        uncertainty_smoothing=args.uncertainty_smoothing,
-    )
-
-
-def _guard(args: HomoDistilTrainingArguments) -> DiscrepancyGuard | None:
-    if not args.discrepancy_guard:
-        return None
-    return DiscrepancyGuard(
-        ratio=args.guard_ratio,
-        floor_nats=args.guard_floor_nats,
-        patience_steps=args.guard_patience_steps,
-        smoothing=args.guard_smoothing,
-    )
