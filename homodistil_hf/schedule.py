@@ -66,7 +66,7 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
     Args:
         step: completed optimizer steps, ≥ 0.
         warmup_steps: steps of linear warm-up, ≥ 0.
-        end_step: step at which the last kind of group reaches the plan.
+        end_step: last step at the full rate; by default the one at which the last kind of group reaches the plan.
         total_steps: steps of the run, ≥ 1.
 
     Returns:

@@ -464,7 +464,8 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
         if self.lr_scheduler is not None or not self.args.follows_pruning:
             return super().create_scheduler(num_training_steps, optimizer)
         warmup_steps = self.args.get_warmup_steps(num_training_steps)
-        end_step = self._schedule(num_training_steps).end_step
+        held = self.args.learning_rate_hold_fraction
+        end_step = self._schedule(num_training_steps).end_step if held is None else held * num_training_steps
 
         def factor(step: int) -> float:
             return pruning_learning_rate(

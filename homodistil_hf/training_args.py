@@ -188,6 +188,10 @@ class HomoDistilTrainingArguments(TrainingArguments):
             "help": "pruning: warm up, hold to the plan, fall; trainer: lr_scheduler_type; auto: pruning if linear."
         },
     )
+    learning_rate_hold_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Share in [0, 1] of all steps from which on that rate falls; default: where pruning ends."},
+    )
     max_bad_steps: int = field(
         default=20, metadata={"help": "Stop after this many steps in a row with non-finite gradients, ≥ 1."}
     )
@@ -216,6 +220,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
         self.snapshots = plan_texts(self.snapshots)
         _check_settings(self)
         _refuse_unsupported(self)
+        _refuse_two_curves(self)
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         super().__post_init__()
@@ -297,6 +302,8 @@ def _check_settings(args: HomoDistilTrainingArguments) -> None:
         _check_range(args, "student_dropout", low=0.0, high=1.0, open_high=True)
     _check_range(args, "mlm_probability", low=0.0, high=1.0, open_low=True, open_high=True)
     _check_range(args, "compaction_threshold", low=0.0, high=1.0)
+    if args.learning_rate_hold_fraction is not None:
+        _check_range(args, "learning_rate_hold_fraction", low=0.0, high=1.0)
     if args.activation_budget_mb is not None:
         _check_range(args, "activation_budget_mb", low=0)
     _check_range(args, "guard_ratio", low=1.0, open_low=True)
@@ -404,10 +411,18 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
             f"optim={optimizer!r} keeps state or weights that can't be pruned with the student; use one of "
             f"{', '.join(SLICEABLE_OPTIMIZERS)}"
         )
+
+
+def _refuse_two_curves(args: HomoDistilTrainingArguments) -> None:
     if args.follows_pruning and args.lr_scheduler_kwargs:
         raise ValueError(
             f"lr_scheduler_kwargs={args.lr_scheduler_kwargs!r} would be ignored by the learning rate tied to pruning; "
             "set learning_rate_curve='trainer', or drop them"
+        )
+    if not args.follows_pruning and args.learning_rate_hold_fraction is not None:
+        raise ValueError(
+            f"learning_rate_hold_fraction={args.learning_rate_hold_fraction} would be ignored by lr_scheduler_type="
+            f"{args.lr_scheduler_type}; set learning_rate_curve='pruning', or leave it out"
         )
 
 

@@ -39,6 +39,7 @@ NUMBERS = {
     "attention_end_fraction": (r"\[0, 1\]", None, (1.1,)),
     "ffn_start_fraction": (r"\[0, 1\]", None, (-0.1,)),
     "ffn_end_fraction": (r"\[0, 1\]", None, (1.1,)),
+    "learning_rate_hold_fraction": (r"\[0, 1\]", None, (1.1, -0.1)),
     "sensitivity_smoothing": (r"\[0, 1\)", 0.85, (1.0, -0.1)),
     "uncertainty_smoothing": (r"\[0, 1\)", 0.95, (1.0, -0.1)),
     "guard_smoothing": (r"\[0, 1\)", 0.9, (1.0, -0.1)),
@@ -125,6 +126,14 @@ def test_unknown_choices_are_refused(name, value):
         ({"optim": "adafactor"}, "^optim='adafactor' keeps state .*; use one of adamw_torch, adamw_torch_fused"),
         ({"optim": "adamw_bnb_8bit"}, "^optim='adamw_bnb_8bit' keeps state .*; use one of adamw_torch"),
         ({"optim": "schedule_free_adamw"}, "^optim='schedule_free_adamw' keeps state .*; use one of adamw_torch"),
+        (
+            {"learning_rate_hold_fraction": 0.6, "lr_scheduler_type": "cosine"},
+            "^learning_rate_hold_fraction=0.6 would be ignored by lr_scheduler_type=.*cosine.*; set learning_rate_",
+        ),
+        (
+            {"lr_scheduler_kwargs": {"power": 2}},
+            "^lr_scheduler_kwargs={'power': 2} would be ignored by the learning rate tied to pruning; set learning",
+        ),
         (
             {
                 "gradient_checkpointing": True,
