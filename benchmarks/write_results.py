@@ -11,6 +11,7 @@ import argparse
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from compared import compared_sections
 from family import family_rows
@@ -221,13 +222,16 @@ def images(sweep: Sweep, records: Sequence[Record]) -> list[str]:
 
 def machine_line(done: Sequence[Record]) -> str:
     minutes = [record["seconds"] / 60 for record in done]
-    machine = done[-1]["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    machines = " and ".join(dict.fromkeys(machine_words(record["machine"]) for record in done))
     return (
-        f"Machine: {machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores; "
-        f"{versions}. {len(done)} cells took {sum(minutes):,.0f} minutes together, {min(minutes):.1f} to "
+        f"Machine: {machines}. {len(done)} cells took {sum(minutes):,.0f} minutes together, {min(minutes):.1f} to "
         f"{max(minutes):.1f} each, with evaluations and beside other work."
     )
+
+
+def machine_words(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    return f"{machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores; {versions}"
 
 
 TITLES = {

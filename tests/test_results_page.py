@@ -265,6 +265,7 @@ def test_the_page_says_what_was_not_run(page):
 def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     kls = {"default": 0.5, "no_kl": 0.7, "platon": 0.51}
     ablations = [record(arm, kl, method="homodistil") for arm, kl in kls.items()]
+    ablations[1]["machine"] = MACHINE | {"processor": "another"}
     halves = [record("homodistil", 0.2, macs=500, accuracy=0.45)]
     for name, records in (("methods_quarter", METHODS), ("ablations", ablations), ("methods_half", halves)):
         for one in records:
@@ -278,6 +279,8 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert "| the KL term helps | the paper | `no_kl` − `default` | +0.200 | **reproduced** |" in lines
     assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
     assert "| 1/2 | 1.00 M |" in text
+    machines = ("a processor, 1 thread(s) of 2 cores; torch 2.0", "another, 1 thread(s) of 2 cores; torch 2.0")
+    assert f"Machine: {machines[0]} and {machines[1]}. 3 cells took" in text
     assert "![methods-parameters](results/methods-parameters.png)" in lines
     for image in (
         "methods_quarter-discrepancy",
