@@ -8,28 +8,41 @@ and what `benchmarks/compare.py` wrote. Cells that were not run are named, which
 """
 
 import argparse
+import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compared import compared_sections
 from family import family_rows
-from guidance import guidance_rows, rule_of_thumb
+from guidance import guidance_rows, kept, rule_of_thumb
 from task_results import task_model_sections
 from verdicts import CLAIMS, REFERENCE, RULE, Noise, by_arm, noise_of, points_below, verdict
 
+from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.advice import ADVICE_FILE as ADVICE
+from homodistil_hf.advice import Measured, to_json
 from homodistil_hf.run_config import field_types
 from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
 from homodistil_hf.sweep.plots import COSTS, draw, draw_discrepancy, plot_sweep, quality_points
 from homodistil_hf.sweep.reading import read_sweep
 from homodistil_hf.sweep.records import FAILED, read_records, trained
 from homodistil_hf.sweep.statistics import Record, Spread, chosen, differences
-from homodistil_hf.sweep.tables import cell_rows, choice_notes, in_order, markdown_table, missing_notes, task_means
+from homodistil_hf.sweep.tables import (
+    cell_rows,
+    choice_notes,
+    in_order,
+    macs_fraction,
+    markdown_table,
+    missing_notes,
+    task_means,
+)
 
 PAGE = Path("docs/results.md")
 FOLDER = Path("docs/results")
 SWEEPS = Path("examples/sweeps")
+TEACHER_WORDS = "6 layers × 384, trained on 20 million tokens"
 
 INTRODUCTION = """# Results
 
@@ -70,6 +83,46 @@ def main() -> None:
         collect(options.collect, sweeps)
     parts = [*sweep_sections(sweeps), *task_model_sections(FOLDER), PAPER, *compared_sections(FOLDER)]
     PAGE.write_text("\n".join([INTRODUCTION, *parts]), encoding="utf-8")
+    write_advice(sweeps)
+
+
+def write_advice(sweeps: dict[str, Sweep]) -> None:
+    """What `homodistil plan` tells of a budget: HomoDistil beside one-shot pruning wherever both were run."""
+    records = {name: trained(read_records(FOLDER / name)) for name in sweeps}
+    noise = noise_of(records.get("methods_quarter", []))
+    found: dict[tuple[float, int], Measured] = {}
+    for name in ("methods_quarter", "methods_half", "tokens"):
+        sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
+        for point in measured_points(sweep_records, noise):
+            key = (point.encoder_macs, point.num_tokens)
+            if key not in found or found[key].num_seeds < point.num_seeds:
+                found[key] = point
+    content = to_json(TEACHER_WORDS, list(found.values()))
+    ADVICE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measured]:
+    """One for each size and budget."""
+    groups: dict[tuple[float, int], dict[str, list[Record]]] = {}
+    for record in records:
+        if record["arm"] in (REFERENCE, "one_shot"):
+            size = round(macs_fraction(record), 2)
+            groups.setdefault((size, record["num_tokens"]), {}).setdefault(record["arm"], []).append(record)
+    for (size, num_tokens), arms in groups.items():
+        own, other = arms.get(REFERENCE, []), arms.get("one_shot", [])
+        if not (found := differences(other, own, "kl")):
+            continue
+        verdicts = {1: REFERENCE, -1: "one_shot", 0: "level"}
+        yield Measured(
+            encoder_macs=size,
+            num_tokens=num_tokens,
+            num_seeds=len(found),
+            learning_rate=own[0]["settings"].get("learning_rate", HomoDistilTrainingArguments.learning_rate),
+            kl=round(Spread.of(record["evaluation"]["kl"] for record in own).mean, 4),
+            one_shot_kl=round(Spread.of(record["evaluation"]["kl"] for record in other).mean, 4),
+            accuracy_kept=round(Spread.of(kept(record) for record in own).mean, 4),
+            verdict=None if noise.std is None else verdicts[noise.sign(found)],
+        )
 
 
 def sweep_files() -> list[Path]:

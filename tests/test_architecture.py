@@ -29,7 +29,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "evaluation.squad_metrics",
     ),
     ("json_files", "hub_errors", "evaluation.metrics", "evaluation.settings"),
-    ("checkpoint", "config_files", "weight_files"),
+    ("advice", "checkpoint", "config_files", "weight_files"),
     ("evaluation.discrepancy_settings", "evaluation.squad_settings", "evaluation.glue_data"),
     ("evaluation.squad_features",),
     ("evaluation.squad_data", "evaluation.answers"),

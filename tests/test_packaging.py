@@ -94,7 +94,12 @@ def metadata_of(files: dict[str, str]) -> email.message.Message:
 def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
     shipped = {name for name in files_in(wheel) if ".dist-info/" not in name}
     assert shipped == package_files()
-    assert {"homodistil_hf/modeling.py", "homodistil_hf/py.typed", "homodistil_hf/MODEL_CARD_TEMPLATE.md"} <= shipped
+    assert {
+        "homodistil_hf/modeling.py",
+        "homodistil_hf/py.typed",
+        "homodistil_hf/advice.json",
+        "homodistil_hf/MODEL_CARD_TEMPLATE.md",
+    } <= shipped
 
 
 @pytest.mark.slow

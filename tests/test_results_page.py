@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from homodistil_hf.advice import read_advice
 from homodistil_hf.sweep.cells import TEACHER, Cell, Choice, Sweep
 from homodistil_hf.sweep.plots import COSTS, discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.sweep.records import record_head, write_record
@@ -244,6 +245,7 @@ def page(monkeypatch, tmp_path) -> Any:
     names = script["main"].__globals__
     monkeypatch.setitem(names, "FOLDER", tmp_path / "results")
     monkeypatch.setitem(names, "PAGE", tmp_path / "results.md")
+    monkeypatch.setitem(names, "ADVICE", tmp_path / "advice.json")
     monkeypatch.setitem(names, "SWEEPS", BENCHMARKS.parent / "examples" / "sweeps")
 
     def write(*words: Any) -> str:
@@ -290,6 +292,10 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     ):
         assert (tmp_path / "results" / f"{image}.png").stat().st_size > 1000
     assert page() == text
+    teacher, (point,) = read_advice(tmp_path / "advice.json")
+    assert "6 layers × 384" in teacher
+    assert (point.encoder_macs, point.num_tokens, point.num_seeds) == (0.25, 1_000_000, 3)
+    assert (point.kl, point.one_shot_kl, point.accuracy_kept, point.verdict) == (0.52, 0.62, 0.6, "homodistil")
 
 
 def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from .parsing import add_command, show_logs
@@ -28,6 +29,7 @@ def add_plan(commands: Any) -> None:
     parser.add_argument("--length", type=int, help="latency_ms: tokens a sequence (default: 128)")
     parser.add_argument("--backend", help="latency_ms: torch (default) or onnxruntime")
     parser.add_argument("--no_measurement", action="store_true", help="latency_ms: don't time the chosen plan itself")
+    parser.add_argument("--num_tokens", type=float, help="to train on, e.g. 2e6: what was measured of such a budget")
     parser.add_argument("--teacher_revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--width_multiple", type=int, default=8, help="budgets: round widths to multiples (default: 8)"
@@ -36,11 +38,13 @@ def add_plan(commands: Any) -> None:
 
 
 def _plan(flags: argparse.Namespace) -> int:
+    from ..advice import check_num_tokens
     from ..conversion import load_teacher_config
     from ..facts import cost_fractions, planned_facts
     from ..plans import resolve_plan
-    from ..report import format_plan
 
+    if flags.num_tokens is not None:
+        check_num_tokens(flags.num_tokens)
     config = load_teacher_config(flags.teacher, revision=flags.teacher_revision)
     latency = _planned_latency(flags, config)
     plan = latency["plan"] if latency else resolve_plan(flags.student, config, multiple=flags.width_multiple)
@@ -51,16 +55,33 @@ def _plan(flags: argparse.Namespace) -> int:
         "padded": planned_facts(config, architecture, plan.padded()),
     }
     costs["cost_fractions"] = cost_fractions(costs["student"], costs["teacher"])
-    if not latency:
-        print(json.dumps(costs, indent=2) if flags.json else format_plan(costs))
-        return 0
-    from ..latency.layout import format_planned_latency
-
+    if latency:
+        costs["latency"] = latency["facts"]
+    advice = None if flags.num_tokens is None else _advice(costs["cost_fractions"], flags.num_tokens)
     if flags.json:
-        print(json.dumps(costs | {"latency": latency["facts"]}, indent=2))
+        print(json.dumps(costs if advice is None else costs | {"advice": advice}, indent=2))
         return 0
-    print(f"{format_plan(costs)}\n\n{format_planned_latency(latency['facts'])}")
+    print("\n\n".join(_paragraphs(costs, advice)))
     return 0
+
+
+def _paragraphs(costs: dict[str, dict[str, Any]], advice: str | None) -> Iterator[str]:
+    from ..latency.layout import format_planned_latency
+    from ..report import format_plan
+
+    latency = costs.pop("latency", None)
+    yield format_plan(costs)
+    if latency:
+        yield format_planned_latency(latency)
+    if advice:
+        yield advice
+
+
+def _advice(fractions: dict[str, Any], num_tokens: float) -> str:
+    from ..advice import advise, read_advice
+
+    teacher, measured = read_advice()
+    return advise(fractions["encoder_macs"], num_tokens, measured=measured, teacher=teacher)
 
 
 def _planned_latency(flags: argparse.Namespace, config: Any) -> dict[str, Any]:

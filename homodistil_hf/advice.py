@@ -1,0 +1,141 @@
+"""What was measured of a size and a budget of tokens: which way to prune, and what is kept.
+
+The measurements are those of docs/results.md, with one teacher on general text; `benchmarks/write_results.py` writes
+them into `advice.json` beside this file. Whatever is not measured is said to be so.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .json_files import read_json_object
+
+ADVICE_FILE = Path(__file__).with_name("advice.json")
+
+_SAME_SIZE = math.log(1.4)
+_NEAR_BUDGET = math.log(2)
+_VERDICTS = {
+    "homodistil": "prune gradually: method=homodistil, the default",
+    "one_shot": "prune at once: method=one_shot",
+    "level": "within noise of each other: take either",
+    None: "one seed, so no verdict: the default is method=homodistil",
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What HomoDistil and one-shot pruning reached with one size and one budget.
+
+    Args:
+        encoder_macs: share of the teacher's, in (0, 1].
+        num_tokens: of a run.
+        num_seeds: runs of each method.
+        learning_rate: of HomoDistil's.
+        kl: HomoDistil's mean distance from its teacher, nats a masked token.
+        one_shot_kl: that of one-shot pruning.
+        accuracy_kept: HomoDistil's masked-LM accuracy as a share of its teacher's.
+        verdict: `homodistil`, `one_shot` or `level`: who is nearer to the teacher; None = too few seeds to say.
+    """
+
+    encoder_macs: float
+    num_tokens: int
+    num_seeds: int
+    learning_rate: float
+    kl: float
+    one_shot_kl: float
+    accuracy_kept: float
+    verdict: str | None
+
+
+def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
+    """Read what was measured.
+
+    Args:
+        path: the file.
+
+    Returns:
+        `(words for the teacher, measurements)`.
+
+    Raises:
+        ValueError: no such file, or other content.
+    """
+    content = read_json_object(path, "the package's advice.json")
+    return content["teacher"], [Measured(**point) for point in content["points"]]
+
+
+def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], teacher: str) -> str:
+    """Tell what is known of a student and a budget.
+
+    Args:
+        fraction: the student's encoder MACs as a share of its teacher's, in (0, 1].
+        num_tokens: to be trained on, > 0.
+        measured: what there is.
+        teacher: words for the teacher that it was measured with.
+
+    Returns:
+        `str`: lines.
+
+    Raises:
+        ValueError: no positive number of tokens.
+
+    Example:
+    ```python
+    >>> point = Measured(0.25, 2_048_000, 3, 1.1e-3, kl=0.32, one_shot_kl=0.33, accuracy_kept=0.91, verdict="level")
+    >>> print(advise(0.25, 2e6, measured=[point], teacher="a small one"))
+    advice for 2.00 M tokens, from runs of 2.05 M tokens at 0.25 of the encoder MACs (3 seeds, teacher: a small one):
+      HomoDistil ended 0.320 nats from its teacher, one-shot pruning 0.330; within noise of each other: take either
+      HomoDistil kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011
+      docs/results.md has the runs; `homodistil sweep` measures your own teacher and text
+
+    ```
+    """
+    check_num_tokens(num_tokens)
+    budget = f"{num_tokens / 1e6:.2f} M tokens"
+    sized = [point for point in measured if abs(math.log(point.encoder_macs / fraction)) < _SAME_SIZE]
+    if not sized:
+        sizes = ", ".join(f"{size:.2f}" for size in sorted({round(point.encoder_macs, 2) for point in measured}))
+        return (
+            f"advice for {budget}: none, students of {fraction:.2f} of the encoder MACs were not measured (measured: "
+            f"{sizes or 'nothing yet'})"
+        )
+    nearest = min(sized, key=lambda point: abs(math.log(point.num_tokens / num_tokens)))
+    lines = [
+        f"advice for {budget}, from runs of {nearest.num_tokens / 1e6:.2f} M tokens at {nearest.encoder_macs:.2f} of "
+        f"the encoder MACs ({nearest.num_seeds} seed{'s'[: nearest.num_seeds - 1]}, teacher: {teacher}):",
+        f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
+        f"{_VERDICTS[nearest.verdict]}",
+        f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
+        f"{nearest.learning_rate:g}".replace("%", " %"),
+    ]
+    if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
+        lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
+    return "\n".join([*lines, "  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text"])
+
+
+def check_num_tokens(num_tokens: float) -> None:
+    """Refuse a budget that is none.
+
+    Args:
+        num_tokens: to be trained on.
+
+    Raises:
+        ValueError: not above 0, or not finite.
+    """
+    if not 0 < num_tokens < math.inf:
+        raise ValueError(f"num_tokens={num_tokens} is not a positive number; give what you will train on, e.g. 2e6")
+
+
+def to_json(teacher: str, measured: Sequence[Measured]) -> dict[str, Any]:
+    """Lay measurements out as `read_advice` reads them.
+
+    Args:
+        teacher: words for the teacher.
+        measured: in any order.
+
+    Returns:
+        `dict` of JSON values.
+    """
+    points = sorted(measured, key=lambda point: (point.encoder_macs, point.num_tokens))
+    return {"teacher": teacher, "points": [vars(point) for point in points]}

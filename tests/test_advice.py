@@ -1,0 +1,79 @@
+"""What `homodistil plan` says of a budget of tokens: the nearest measurement, and no more than was measured."""
+
+import json
+import re
+
+import pytest
+from conftest import make_teacher
+
+from homodistil_hf.advice import Measured, advise, read_advice, to_json
+from homodistil_hf.cli import main
+
+
+def point(**values):
+    given = {"encoder_macs": 0.25, "num_tokens": 2_000_000, "num_seeds": 3, "learning_rate": 1e-3, "kl": 0.3}
+    return Measured(**{**given, "one_shot_kl": 0.4, "accuracy_kept": 0.912, "verdict": "homodistil"} | values)
+
+
+POINTS = [
+    point(),
+    point(num_tokens=500_000, kl=0.7, one_shot_kl=0.6, verdict="one_shot"),
+    point(encoder_macs=0.5, num_seeds=1, verdict=None),
+]
+
+
+def advice(fraction: float, num_tokens: float) -> str:
+    return advise(fraction, num_tokens, measured=POINTS, teacher="a small one")
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "expected"),
+    [
+        (3e6, "0.300 nats from its teacher, one-shot pruning 0.400; prune gradually: method=homodistil, the default"),
+        (4e5, "0.700 nats from its teacher, one-shot pruning 0.600; prune at once: method=one_shot"),
+    ],
+)
+def test_the_nearest_budget_decides(num_tokens, expected):
+    text = advice(0.24, num_tokens)
+    assert expected in text
+    assert "3 seeds, teacher: a small one" in text
+    assert "kept 91 % of its teacher's" in text
+    assert "as a direction only" not in text
+
+
+def test_far_from_what_was_measured_it_is_a_direction_only():
+    assert "within a factor of 2 of your tokens" in advice(0.25, 1e9)
+
+
+def test_one_seed_gives_no_verdict():
+    assert "(1 seed, teacher" in advice(0.5, 2e6)
+    assert "one seed, so no verdict" in advice(0.5, 2e6)
+
+
+def test_a_size_that_was_not_measured_has_no_advice():
+    assert re.search(r"none, students of 0\.10 of .* were not measured \(measured: 0\.25, 0\.50\)$", advice(0.1, 1e6))
+    assert advise(0.1, 1e6, measured=[], teacher="x").endswith("(measured: nothing yet)")
+
+
+@pytest.mark.parametrize("num_tokens", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_budget_that_is_none_is_refused(num_tokens):
+    with pytest.raises(
+        ValueError, match=f"num_tokens={num_tokens} is not a positive number; give what you will train"
+    ):
+        advice(0.25, num_tokens)
+
+
+def test_measurements_survive_their_file(tmp_path):
+    (path := tmp_path / "advice.json").write_text(json.dumps(to_json("x", POINTS)))
+    assert read_advice(path) == ("x", [POINTS[1], POINTS[0], POINTS[2]])
+
+
+def test_plan_tells_it(tmp_path, capsys):
+    make_teacher().config.save_pretrained(tmp_path)
+    words = ["plan", "--teacher", str(tmp_path), "--student", "macs=0.25", "--num_tokens", "2e6"]
+    assert main(words) == 0
+    assert "\nadvice for 2.00 M tokens" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["advice"].startswith("advice for 2.00 M tokens")
+    assert main([*words[:-1], "-5"]) != 0
+    assert "num_tokens=-5.0 is not a positive number" in capsys.readouterr().err
