@@ -150,7 +150,7 @@ def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
         done = trained(records[name])
         if done:
             lines += [*write(sweeps[name], records[name], noise), "", *images(sweeps[name], records[name])]
-        lines += [*missing_notes(sweeps[name].cells, records[name]), ""]
+        lines += [*missing_notes(sweeps[name], records[name]), ""]
         lines += [machine_line(done), ""] if done else []
         sections.append("\n".join(lines))
     every = [record for group in records.values() for record in group]

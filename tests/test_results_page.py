@@ -151,6 +151,8 @@ def test_scores_stand_beside_their_teachers():
     assert lines[6].endswith("| – | 0.900 |")
     assert lines[7].endswith("| 1,000 | 0.750 ± 0.071 (2) |")
     assert len(lines) == 8
+    del students[1]["evaluate"], teacher["evaluate"]
+    assert sweep_table(sweep, [teacher, *students]).splitlines()[-1] == "- glue not run: `teacher`, `a,seed=1`"
 
 
 def test_a_table_of_nothing_says_so():

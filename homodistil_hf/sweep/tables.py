@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .cells import TEACHER, Cell, Choice, Sweep
-from .records import ERROR, FAILED, IMPOSSIBLE, as_cell, trained
+from .records import DONE, ERROR, FAILED, IMPOSSIBLE, as_cell, trained
 from .statistics import SEED, Record, Spread, best_values, group_of, metric_of, over_seeds
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
@@ -25,7 +25,7 @@ def sweep_table(sweep: Sweep, records: Iterable[Record]) -> str:
     """
     records = list(records)
     rows = cell_rows(sweep, records)
-    notes = [*choice_notes(sweep.choose), *missing_notes(sweep.cells, records)]
+    notes = [*choice_notes(sweep.choose), *missing_notes(sweep, records)]
     description = [sweep.description, ""] if sweep.description else []
     return "\n".join([f"# {sweep.name}", "", *description, *rows, "", *notes]).rstrip() + "\n"
 
@@ -91,17 +91,17 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def missing_notes(cells: Sequence[Cell], records: Iterable[Record]) -> list[str]:
-    """Say which cells the table lacks.
+def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
+    """Say which cells and evaluations the table lacks.
 
     Args:
-        cells: of the sweep.
+        sweep: its cells, and what they should be evaluated on.
         records: those that there are.
 
     Returns:
-        `list[str]`: Markdown lines: impossible, failed and not run cells.
+        `list[str]`: Markdown lines: impossible, failed and not run cells, and students without an evaluation.
     """
-    records = list(records)
+    records, cells = list(records), sweep.cells
     known = {record["cell"] for record in records}
     reasons: dict[str, list[str]] = {}
     for record in records:
@@ -112,7 +112,12 @@ def missing_notes(cells: Sequence[Cell], records: Iterable[Record]) -> list[str]
     absent = [f"`{cell.name}`" for cell in cells if cell.name not in known]
     if absent and len(absent) == len(cells):
         return [f"- not run: none of its {len(cells)} cells"]
-    return notes + ([f"- not run: {', '.join(absent)}"] if absent else [])
+    notes += [f"- not run: {', '.join(absent)}"] if absent else []
+    for name in sweep.evaluate:
+        done = (record for record in records if record["status"] == DONE)
+        without = [f"`{record['cell']}`" for record in done if name not in record.get("evaluate", {})]
+        notes += [f"- {name} not run: {', '.join(without)}"] if without else []
+    return notes
 
 
 def choice_notes(choice: Choice | None) -> list[str]:
