@@ -279,7 +279,10 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert f"Measured: *s* = {NOISE:.4f} nats, 4 degrees of freedom." in lines
     assert "| one_shot | 0.100 ± 0.020 (3) | 0.000 ± 0.000 (3) | HomoDistil is nearer |" in lines
     assert "| pruned_first | 0.010 ± 0.010 (3) | 0.000 ± 0.000 (3) | within noise |" in lines
-    assert "Along training, HomoDistil's KL is below that of `one_shot` at 2 of 2 evaluations." in lines
+    along = lines.index("Along training, HomoDistil's KL is below that of `one_shot` at 2 of 2 evaluations.")
+    assert lines[along + 1] == "The paper: at every one, once pruning has begun: **reproduced**."
+    along = lines.index("Along training, HomoDistil's KL is below that of `pruned_first` at 2 of 2 evaluations.")
+    assert lines[along + 1] == "The paper: at every one, once pruning has begun: **reproduced**."
     assert "| the KL term helps | the paper | `no_kl` − `default` | +0.200 | **reproduced** |" in lines
     assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
     assert "| 1/2 | 1.00 M |" in text
