@@ -14,7 +14,7 @@ from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 
 from homodistil_hf.conversion import to_student
-from homodistil_hf.evaluation import evaluate_glue
+from homodistil_hf.evaluation import evaluate_glue, glue
 from homodistil_hf.evaluation.finetuning import fine_tune, fresh_classifier, predict
 from homodistil_hf.evaluation.glue_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from homodistil_hf.evaluation.glue_metrics import GLUE_METRICS
@@ -193,6 +193,20 @@ def test_a_classifier_takes_the_encoder_and_nothing_else(kind):
     assert not torch.equal(pooler.weight, other.base_model.pooler.dense.weight)
     assert float(pooler.weight.detach().std()) == pytest.approx(source.config.initializer_range, rel=0.1)
     assert pooler.bias.count_nonzero() == classifier.classifier.bias.count_nonzero() == 0
+
+
+def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model, tmp_path, monkeypatch):
+    started = []
+
+    def fine_tune_and_look(classifier, *args, **kwargs):
+        started.append(classifier.classifier.bias.detach().clone())
+        return fine_tune(classifier, *args, **kwargs)
+
+    monkeypatch.setattr(glue, "fine_tune", fine_tune_and_look)
+    settings = {**QUICK, "data_dir": str(data_dir), "seeds": [0]}
+    evaluate_glue(model, ["stsb", "rte"], settings=settings, output_dir=tmp_path)
+    labels = load_glue("stsb", data_dir).train["label"][:]
+    assert [bias.tolist() for bias in started] == [[pytest.approx(sum(labels) / NUM_TRAIN, rel=1e-6)], [0.0, 0.0]]
 
 
 def test_a_models_own_pooler_and_head_are_left_behind():

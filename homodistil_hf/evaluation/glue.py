@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..widths import shown
-from .finetuning import FineTuned, fine_tune, fresh_classifier, predict
+from .finetuning import FineTuned, fine_tune, fresh_classifier, predict, start_at_mean
 from .glue_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from .metrics import load_metric
 from .models import EvaluatedModel, load_model
@@ -90,6 +90,8 @@ def classification_metrics(
         evaluated.model.base_model, described.num_labels, dropout=settings.dropout_fraction, seed=seed
     )
     encoded = encode(rows, described, tokenizer, settings.max_length)
+    if described.num_labels == 1:
+        start_at_mean(classifier, encoded["labels"][:])
     trained = fine_tune(classifier, encoded, tokenizer, settings=settings, seed=seed)
     found = {}
     for name, dev in measured_on.items():
