@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from .guard import STATE_NAMES
+from .guard import NAMES_OF_NONE, STATE_NAMES
 from .pruning import PruningSettings
 from .sensitivity import METRICS
 from .structure import Group
@@ -132,8 +132,11 @@ def _check_guard(guard: Any, label: str) -> None:
             f"{label} has guard={shown(guard)}; {shown(different[0])} is unknown or missing, which no run of this "
             "version has written"
         )
-    if wrong := [name for name, value in guard.items() if isinstance(value, bool | str | list | dict)]:
-        raise ValueError(f"{label} has guard {wrong[0]}={shown(guard[wrong[0]])}; expected a number or null")
+    for name, value in guard.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number and not (value is None and name in NAMES_OF_NONE):
+            allowed = "a number or null" if name in NAMES_OF_NONE else "a number"
+            raise ValueError(f"{label} has guard {name}={shown(value)}; expected {allowed}")
 
 
 def _check_settings(settings: Mapping[str, Any], label: str) -> None:

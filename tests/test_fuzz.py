@@ -493,8 +493,16 @@ def test_a_checkpoint_that_agrees_is_read(copied):
         (lambda state: state["pruner"].update(guard=5), "guard=5; expected an object or null"),
         (lambda state: state["pruner"].update(guard={"num_pauses": 1}), "'clock_set_at_step' is unknown or missing"),
         (
-            lambda state: state["pruner"].update(guard=dict.fromkeys(STATE_NAMES) | {"num_pauses": "1"}),
-            "guard num_pauses='1'; expected a number or null",
+            lambda state: state["pruner"].update(guard=dict.fromkeys(STATE_NAMES, 0) | {"num_pauses": "1"}),
+            "guard num_pauses='1'; expected a number",
+        ),
+        (
+            lambda state: state["pruner"].update(guard=dict.fromkeys(STATE_NAMES, 0) | {"smoothed_kl": True}),
+            "guard smoothed_kl=True; expected a number or null",
+        ),
+        (
+            lambda state: state["pruner"].update(guard=dict.fromkeys(STATE_NAMES)),
+            "guard paused_at_moment=None; expected a number",
         ),
         (lambda state: state["pruner"]["settings"].update(metric="size"), "settings metric='size'"),
         (lambda state: state["pruner"]["settings"].update(extra=1), "'extra' is unknown or missing"),
