@@ -86,6 +86,9 @@ class FreshTrainer(PlannedTrainer):
         for name, weight in loss_weights.items():
             if not weight >= 0:
                 raise ValueError(f"{name}_weight={shown(weight)} is below 0; leave it at its default or set it to 0")
+        if not any(loss_weights.values()):
+            names = ", ".join(f"{name}_weight" for name in loss_weights)
+            raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")
         weights = {f"{name}_weight": loss_weights.get(name, 0.0) for name in LOSS_TERMS}
         super().__init__(model, with_settings(args, projection_init="random", **weights), **kwargs)
         check_masked_lm(self)

@@ -1,6 +1,7 @@
 """What every method shares: data, counts, checkpoints, exports; and what they are called."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,13 @@ def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
         for batch, other in zip(batches, expected, strict=True):
             assert torch.equal(batch["input_ids"], other["input_ids"])
             assert torch.equal(batch["labels"], other["labels"])
+
+
+@pytest.mark.parametrize("method", ["tinybert", "minilm", "minilm_v2"])
+def test_weights_of_nothing_are_refused(make_trainer, method):
+    weights = {name: 0.0 for name in default_settings(method) if name.endswith("_weight")}
+    with pytest.raises(ValueError, match=r"mlm_weight.* are all 0, so nothing would be learnt; leave one of them at"):
+        make_trainer(trainer_class=partial(METHODS[method], **weights), student=SAME_HEADS)
 
 
 @pytest.mark.parametrize("method", ["distilbert", "shallow"])
