@@ -20,7 +20,7 @@ _VERDICTS = {
     "homodistil": "prune gradually: method=homodistil, the default",
     "one_shot": "prune at once: method=one_shot",
     "level": "within noise of each other: take either",
-    None: "one seed, so no verdict: the default is method=homodistil",
+    None: "no verdict, as the noise was not measured: the default is method=homodistil",
 }
 
 
@@ -36,7 +36,7 @@ class Measured:
         kl: HomoDistil's mean distance from its teacher, nats a masked token.
         one_shot_kl: that of one-shot pruning.
         accuracy_kept: HomoDistil's masked-LM accuracy as a share of its teacher's.
-        verdict: `homodistil`, `one_shot` or `level`: who is nearer to the teacher; None = too few seeds to say.
+        verdict: `homodistil`, `one_shot` or `level`: who is nearer to the teacher; None = the noise was not measured.
     """
 
     encoder_macs: float
@@ -59,10 +59,16 @@ def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
         `(words for the teacher, measurements)`.
 
     Raises:
-        ValueError: no such file, or other content.
+        ValueError: other content than the package came with.
+        OSError: it can't be read.
     """
-    content = read_json_object(path, "the package's advice.json")
-    return content["teacher"], [Measured(**point) for point in content["points"]]
+    content = read_json_object(path, f"the package's file={str(path)!r}")
+    try:
+        return content["teacher"], [Measured(**point) for point in content["points"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"file={str(path)!r} is not what the package came with ({error}); install it again"
+        ) from error
 
 
 def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], teacher: str) -> str:
@@ -84,7 +90,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     ```python
     >>> point = Measured(0.25, 2_048_000, 3, 1.1e-3, kl=0.32, one_shot_kl=0.33, accuracy_kept=0.91, verdict="level")
     >>> print(advise(0.25, 2e6, measured=[point], teacher="a small one"))
-    advice for 2.00 M tokens, from runs of 2.05 M tokens at 0.25 of the encoder MACs (3 seeds, teacher: a small one):
+    advice for 2 M tokens, from runs of 2.05 M tokens at 0.25 of the encoder MACs (3 seeds, teacher: a small one):
       HomoDistil ended 0.320 nats from its teacher, one-shot pruning 0.330; within noise of each other: take either
       HomoDistil kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011
       docs/results.md has the runs; `homodistil sweep` measures your own teacher and text
@@ -92,7 +98,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     ```
     """
     check_num_tokens(num_tokens)
-    budget = f"{num_tokens / 1e6:.2f} M tokens"
+    budget = f"{num_tokens / 1e6:.3g} M tokens"
     sized = [point for point in measured if abs(math.log(point.encoder_macs / fraction)) < _SAME_SIZE]
     if not sized:
         sizes = ", ".join(f"{size:.2f}" for size in sorted({round(point.encoder_macs, 2) for point in measured}))
@@ -102,7 +108,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         )
     nearest = min(sized, key=lambda point: abs(math.log(point.num_tokens / num_tokens)))
     lines = [
-        f"advice for {budget}, from runs of {nearest.num_tokens / 1e6:.2f} M tokens at {nearest.encoder_macs:.2f} of "
+        f"advice for {budget}, from runs of {nearest.num_tokens / 1e6:.3g} M tokens at {nearest.encoder_macs:.2f} of "
         f"the encoder MACs ({nearest.num_seeds} seed{'s'[: nearest.num_seeds - 1]}, teacher: {teacher}):",
         f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",

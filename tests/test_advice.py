@@ -45,9 +45,9 @@ def test_far_from_what_was_measured_it_is_a_direction_only():
     assert "within a factor of 2 of your tokens" in advice(0.25, 1e9)
 
 
-def test_one_seed_gives_no_verdict():
+def test_without_a_measured_noise_there_is_no_verdict():
     assert "(1 seed, teacher" in advice(0.5, 2e6)
-    assert "one seed, so no verdict" in advice(0.5, 2e6)
+    assert "no verdict, as the noise was not measured" in advice(0.5, 2e6)
 
 
 def test_a_size_that_was_not_measured_has_no_advice():
@@ -68,12 +68,23 @@ def test_measurements_survive_their_file(tmp_path):
     assert read_advice(path) == ("x", [POINTS[1], POINTS[0], POINTS[2]])
 
 
+@pytest.mark.parametrize("content", [{}, {"teacher": "x"}, {"teacher": "x", "points": [{"kl": 1.0}]}])
+def test_other_content_is_refused(tmp_path, content):
+    (path := tmp_path / "advice.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="advice.json' is not what the package came with .*; install it again"):
+        read_advice(path)
+
+
+def test_small_budgets_keep_their_digits():
+    assert advice(0.25, 4000).startswith("advice for 0.004 M tokens")
+
+
 def test_plan_tells_it(tmp_path, capsys):
     make_teacher().config.save_pretrained(tmp_path)
     words = ["plan", "--teacher", str(tmp_path), "--student", "macs=0.25", "--num_tokens", "2e6"]
     assert main(words) == 0
-    assert "\nadvice for 2.00 M tokens" in capsys.readouterr().out
+    assert "\nadvice for 2 M tokens" in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["advice"].startswith("advice for 2.00 M tokens")
+    assert json.loads(capsys.readouterr().out)["advice"].startswith("advice for 2 M tokens")
     assert main([*words[:-1], "-5"]) != 0
     assert "num_tokens=-5.0 is not a positive number" in capsys.readouterr().err
