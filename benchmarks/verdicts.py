@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from homodistil_hf.sweep.statistics import Record, Spread, differences, metric_of, pooled_std
+from homodistil_hf.sweep.statistics import Record, Spread, differences, metric_of, pooled_std, seed_of
 
 METRIC = "kl"
 REFERENCE = "homodistil"
@@ -80,6 +80,9 @@ CLAIMS = (
     Claim("default", "guard", "the discrepancy guard helps", is_ours=True),
     Claim("no_rotation", "default", "heads should be rotated before they are pruned", is_ours=True),
     Claim("mlm_1", "default", "the masked-LM term should weigh little", is_ours=True),
+    Claim("hidden_10", "default", "the hidden-state term should weigh more than ten", is_ours=True),
+    Claim("hidden_100", "default", "the hidden-state term should weigh less than a hundred", is_ours=True),
+    Claim("default", "end_0.3_held", "pruning should end early and the learning rate be held", is_ours=True),
     Claim("hidden_1", "default", "the hidden-state term should weigh much", is_ours=True),
     Claim("default", "five_layers", "one layer of six should be dropped as well", is_ours=True),
     Claim("default", "four_layers", "two layers of six should be dropped as well", is_ours=True),
@@ -159,6 +162,35 @@ def points_below(lower: Sequence[Record], upper: Sequence[Record]) -> tuple[int,
     curves = [_mean_curve(group) for group in (lower, upper)]
     steps = [step for step in sorted(curves[0].keys() & curves[1].keys()) if step > 0]
     return sum(curves[0][step] < curves[1][step] for step in steps), len(steps)
+
+
+def along_training(lower: Sequence[Record], upper: Sequence[Record], noise: Noise) -> str:
+    """What the evaluations of runs say of one arm staying below another.
+
+    Args:
+        lower: records of the arm that should be below.
+        upper: records of the other.
+        noise: that a mean difference of seeds must exceed.
+
+    Returns:
+        `str`: words.
+    """
+    if noise.std is None:
+        return "undecided: the noise was not measured"
+    lower, upper = with_common_seeds(lower, upper)
+    pairs = [(_mean_curve([one]), _mean_curve([other])) for one, other in zip(lower, upper, strict=True)]
+    steps = set.intersection(*(one.keys() & other.keys() for one, other in pairs)) if pairs else set()
+    signs = {noise.sign([other[step] - one[step] for one, other in pairs]) for step in steps if step > 0}
+    if not signs:
+        return "not run: no evaluation in common"
+    return "**not reproduced**" if -1 in signs else "within noise" if 0 in signs else "**reproduced**"
+
+
+def with_common_seeds(records: Sequence[Record], others: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Those records of two arms whose seeds both have, in the same order."""
+    by_seed = [{seed_of(record): record for record in group} for group in (records, others)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    return [by_seed[0][seed] for seed in seeds], [by_seed[1][seed] for seed in seeds]
 
 
 def _mean_curve(group: Sequence[Record]) -> dict[int, float]:

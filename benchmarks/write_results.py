@@ -18,7 +18,18 @@ from compared import compared_sections
 from family import family_rows
 from guidance import guidance_rows, kept, rule_of_thumb
 from task_results import task_model_sections
-from verdicts import CLAIMS, REFERENCE, RULE, Noise, by_arm, noise_of, points_below, verdict
+from verdicts import (
+    CLAIMS,
+    REFERENCE,
+    RULE,
+    Noise,
+    along_training,
+    by_arm,
+    noise_of,
+    points_below,
+    verdict,
+    with_common_seeds,
+)
 
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.advice import ADVICE_FILE as ADVICE
@@ -88,7 +99,7 @@ def main() -> None:
 
 def write_advice(sweeps: dict[str, Sweep]) -> None:
     """What `homodistil plan` tells of a budget: HomoDistil beside one-shot pruning wherever both were run."""
-    records = {name: trained(read_records(FOLDER / name)) for name in sweeps}
+    records = {name: trained(in_order(sweep.cells, read_records(FOLDER / name))) for name, sweep in sweeps.items()}
     noise = noise_of(records.get("methods_quarter", []))
     found: dict[tuple[float, int], Measured] = {}
     for name in ("methods_quarter", "methods_half", "tokens"):
@@ -109,7 +120,7 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             size = round(macs_fraction(record), 2)
             groups.setdefault((size, record["num_tokens"]), {}).setdefault(record["arm"], []).append(record)
     for (size, num_tokens), arms in groups.items():
-        own, other = arms.get(REFERENCE, []), arms.get("one_shot", [])
+        own, other = with_common_seeds(arms.get(REFERENCE, []), arms.get("one_shot", []))
         if not (found := differences(other, own, "kl")):
             continue
         verdicts = {1: REFERENCE, -1: "one_shot", 0: "level"}
@@ -173,9 +184,10 @@ def methods_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> li
     for other in PRUNED_ARMS[1:]:
         below, points = points_below(arms.get(REFERENCE, []), arms.get(other, []))
         if points:
+            order = along_training(arms[REFERENCE], arms[other], noise)
             lines += [
                 f"Along training, HomoDistil's KL is below that of `{other}` at {below} of {points} evaluations.",
-                f"The paper: at every one, once pruning has begun: **{'' if below == points else 'not '}reproduced**.",
+                f"The paper: at every one, once pruning has begun: {order}.",
                 "",
             ]
     pruned = [record for arm in PRUNED_ARMS for record in arms.get(arm, [])]

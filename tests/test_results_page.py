@@ -216,6 +216,20 @@ def test_curves_are_compared_point_by_point(verdicts):
     assert verdicts["points_below"](METHODS[:3], []) == (0, 0)
 
 
+def test_an_order_along_training_obeys_the_rule(verdicts):
+    order, noise = verdicts["along_training"], verdicts["Noise"](NOISE, 4)
+    assert order(METHODS[:3], METHODS[3:6], noise) == "**reproduced**"
+    assert order(METHODS[3:6], METHODS[:3], noise) == "**not reproduced**"
+    assert order(METHODS[:3], METHODS[6:9], noise) == "within noise"
+    assert order(METHODS[:3], METHODS[3:6], verdicts["Noise"]()) == "undecided: the noise was not measured"
+    assert order(METHODS[:1], METHODS[4:5], noise) == "not run: no evaluation in common"
+
+
+def test_arms_are_paired_by_seed(verdicts):
+    own, other = verdicts["with_common_seeds"](METHODS[:3], [METHODS[5], METHODS[3]])
+    assert [record["axes"]["seed"] for record in own] == [record["axes"]["seed"] for record in other] == [0, 2]
+
+
 def test_guidance_by_hand(monkeypatch):
     """At a quarter 60 % and 64 % of the teacher's accuracy, from 1 and 4 million tokens: 2 points a doubling."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -282,7 +296,7 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     along = lines.index("Along training, HomoDistil's KL is below that of `one_shot` at 2 of 2 evaluations.")
     assert lines[along + 1] == "The paper: at every one, once pruning has begun: **reproduced**."
     along = lines.index("Along training, HomoDistil's KL is below that of `pruned_first` at 2 of 2 evaluations.")
-    assert lines[along + 1] == "The paper: at every one, once pruning has begun: **reproduced**."
+    assert lines[along + 1] == "The paper: at every one, once pruning has begun: within noise."
     assert "| the KL term helps | the paper | `no_kl` − `default` | +0.200 | **reproduced** |" in lines
     assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
     assert "| 1/2 | 1.00 M |" in text

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .cells import TEACHER, Cell, Choice, Sweep
-from .records import DONE, ERROR, FAILED, IMPOSSIBLE, as_cell, trained
+from .records import DONE, ERROR, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
 from .statistics import SEED, Record, Spread, best_values, group_of, metric_of, over_seeds
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
@@ -99,7 +99,7 @@ def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
         records: those that there are.
 
     Returns:
-        `list[str]`: Markdown lines: impossible, failed and not run cells, and students without an evaluation.
+        `list[str]`: Markdown lines: impossible, failed and not run cells, and cells without an evaluation.
     """
     records, cells = list(records), sweep.cells
     known = {record["cell"] for record in records}
@@ -114,8 +114,8 @@ def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
         return [f"- not run: none of its {len(cells)} cells"]
     notes += [f"- not run: {', '.join(absent)}"] if absent else []
     for name in sweep.evaluate:
-        done = (record for record in records if record["status"] == DONE)
-        without = [f"`{record['cell']}`" for record in done if name not in record.get("evaluate", {})]
+        done = (record for record in records if record["status"] == DONE and ERROR not in record)
+        without = [f"`{record['cell']}`" for record in done if name in missing_evaluations(record, sweep.evaluate)]
         notes += [f"- {name} not run: {', '.join(without)}"] if without else []
     return notes
 
