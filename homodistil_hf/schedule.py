@@ -58,10 +58,10 @@ def kept_fraction(progress: float, final_fraction: float) -> float:
 
 
 def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, total_steps: int) -> float:
-    """Learning-rate factor tied to pruning: warm up, hold until the plan is reached, then linear to zero.
+    """Learning-rate factor tied to pruning: warm up, hold until `end_step`, then linear to zero.
 
     While widths still fall the student keeps meeting new gaps, which takes a learning rate that has not decayed yet
-    (measured: docs/results.md).
+    (docs/method.md, Defaults).
 
     Args:
         step: completed optimizer steps, ≥ 0.
