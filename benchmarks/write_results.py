@@ -16,6 +16,7 @@ from typing import Any
 
 from compared import compared_sections
 from family import family_rows
+from glue_table import glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb
 from task_results import task_model_sections
 from verdicts import (
@@ -180,7 +181,8 @@ def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
 
 def methods_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     arms = by_arm(trained(records))
-    lines = [*cell_rows(sweep, records), "", *noise_lines(noise), "", *difference_rows(arms, noise), ""]
+    lines = [*cell_rows(sweep, records), "", *glue_rows(records), "", *noise_lines(noise), ""]
+    lines += [*difference_rows(arms, noise), ""]
     for other in PRUNED_ARMS[1:]:
         below, points = points_below(arms.get(REFERENCE, []), arms.get(other, []))
         if points:

@@ -225,6 +225,27 @@ def test_an_order_along_training_obeys_the_rule(verdicts):
     assert order(METHODS[:1], METHODS[4:5], noise) == "not run: no evaluation in common"
 
 
+def test_tasks_one_by_one_beside_their_teacher(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    glue_rows = runpy.run_path(str(BENCHMARKS / "glue_table.py"))["glue_rows"]
+
+    def graded(one: dict[str, Any], cola: float, rte: float) -> dict[str, Any]:
+        tasks = {"cola": {"mean": cola}, "rte": {"mean": rte}}
+        return one | {"evaluate": {"glue": {"settings": {}, "results": {"mean": (cola + rte) / 2, "tasks": tasks}}}}
+
+    teacher = record_head(Cell(TEACHER, {}, TEACHER, {TEACHER: "t"})) | {"status": "done"}
+    students = [graded(METHODS[0], 0.2, 0.5), graded(METHODS[1], 0.4, 0.7)]
+    lines = glue_rows([graded(teacher, 0.4, 0.8), *students, METHODS[3]])
+    assert lines[2:] == [
+        "|  | CoLA | RTE | mean | kept |",
+        "| --- | --- | --- | --- | --- |",
+        "| teacher | 0.400 | 0.800 | 0.600 | 100.0% |",
+        "| homodistil | 0.300 ± 0.141 (2) | 0.600 ± 0.141 (2) | 0.450 ± 0.141 (2) | 75.0% |",
+    ]
+    assert glue_rows(students)[-1].endswith("| – |")
+    assert glue_rows(METHODS) == []
+
+
 def test_arms_are_paired_by_seed(verdicts):
     own, other = verdicts["with_common_seeds"](METHODS[:3], [METHODS[5], METHODS[3]])
     assert [record["axes"]["seed"] for record in own] == [record["axes"]["seed"] for record in other] == [0, 2]

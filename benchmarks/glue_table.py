@@ -1,0 +1,49 @@
+"""Scores of the tasks one by one, and what a student keeps of its teacher's mean."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from verdicts import by_arm
+
+from homodistil_hf.sweep.cells import TEACHER
+from homodistil_hf.sweep.statistics import Record, Spread
+from homodistil_hf.sweep.tables import markdown_table
+
+_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
+
+
+def glue_rows(records: Sequence[Record]) -> list[str]:
+    """Lay out GLUE scores, each the mean over pre-training seeds.
+
+    Args:
+        records: of teacher and students; those without GLUE are left out.
+
+    Returns:
+        `list[str]`: Markdown lines; none where nothing was evaluated.
+    """
+    graded = {
+        arm: [_results(record) for record in group if _results(record)] for arm, group in by_arm(records).items()
+    }
+    graded = {arm: group for arm, group in graded.items() if group}
+    if not graded:
+        return []
+    tasks = [
+        task for task in _NAMES if all(task in results["tasks"] for group in graded.values() for results in group)
+    ]
+    teacher = Spread.of(results["mean"] for results in graded[TEACHER]).mean if TEACHER in graded else None
+    rows = []
+    for arm, group in graded.items():
+        scores = [str(Spread.of(results["tasks"][task]["mean"] for results in group)) for task in tasks]
+        means = Spread.of(results["mean"] for results in group)
+        rows.append([arm, *scores, str(means), "–" if teacher is None else f"{means.mean / teacher:.1%}"])
+    text = (
+        "Dev sets after fine-tuning, one seed of it for each student, SST-2 on 10,000 of its rows: Matthews correlation "
+        "(CoLA), accuracy (SST-2, RTE), the mean of accuracy and F1 (MRPC), of Pearson and Spearman (STS-B). *Kept* is "
+        "the share of the teacher's mean."
+    )
+    return [text, "", *markdown_table(["", *(_NAMES[task] for task in tasks), "mean", "kept"], rows)]
+
+
+def _results(record: Record) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = record.get("evaluate", {}).get("glue", {}).get("results")
+    return found if found and "tasks" in found else None
