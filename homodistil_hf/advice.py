@@ -98,7 +98,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     ```
     """
     check_num_tokens(num_tokens)
-    budget = f"{num_tokens / 1e6:.3g} M tokens"
+    budget = _millions(num_tokens)
     sized = [point for point in measured if abs(math.log(point.encoder_macs / fraction)) < _SAME_SIZE]
     if not sized:
         sizes = ", ".join(f"{size:.2f}" for size in sorted({round(point.encoder_macs, 2) for point in measured}))
@@ -108,7 +108,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         )
     nearest = min(sized, key=lambda point: abs(math.log(point.num_tokens / num_tokens)))
     lines = [
-        f"advice for {budget}, from runs of {nearest.num_tokens / 1e6:.3g} M tokens at {nearest.encoder_macs:.2f} of "
+        f"advice for {budget}, from runs of {_millions(nearest.num_tokens)} at {nearest.encoder_macs:.2f} of "
         f"the encoder MACs ({nearest.num_seeds} seed{'s'[: nearest.num_seeds - 1]}, teacher: {teacher}):",
         f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",
@@ -118,6 +118,11 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
     return "\n".join([*lines, "  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text"])
+
+
+def _millions(num_tokens: float) -> str:
+    value = num_tokens / 1e6
+    return f"{value:,.0f} M tokens" if value >= 100 else f"{value:.3g} M tokens"
 
 
 def check_num_tokens(num_tokens: float) -> None:

@@ -75,8 +75,9 @@ def test_other_content_is_refused(tmp_path, content):
         read_advice(path)
 
 
-def test_small_budgets_keep_their_digits():
+def test_budgets_keep_their_digits():
     assert advice(0.25, 4000).startswith("advice for 0.004 M tokens")
+    assert advice(0.25, 14.7e9).startswith("advice for 14,700 M tokens")
 
 
 def test_plan_tells_it(tmp_path, capsys):
