@@ -222,7 +222,7 @@ def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
 
 def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     best = by_arm(chosen(trained(records), sweep.choose))
-    lines = [*cell_rows(sweep, records), "", *choice_notes(sweep.choose), ""]
+    lines = [*cell_rows(sweep, records), "", *choice_notes(sweep.choose, records), ""]
     budgets = sorted({record["num_tokens"] for group in best.values() for record in group})
     rows = [row for num_tokens in budgets for row in budget_rows(best, num_tokens, noise)]
     return [*lines, *markdown_table(["tokens", "KL of one-shot − KL of HomoDistil, best rates", "by KL"], rows)]
@@ -258,7 +258,7 @@ def ablations_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> 
 
 
 def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
-    return [*cell_rows(sweep, records), "", *choice_notes(sweep.choose)]
+    return [*cell_rows(sweep, records), "", *choice_notes(sweep.choose, records)]
 
 
 def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:

@@ -13,7 +13,15 @@ from homodistil_hf.advice import read_advice
 from homodistil_hf.sweep.cells import TEACHER, Cell, Choice, Sweep
 from homodistil_hf.sweep.plots import COSTS, discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.sweep.records import record_head, write_record
-from homodistil_hf.sweep.statistics import Spread, best_values, chosen, differences, over_seeds, pooled_std
+from homodistil_hf.sweep.statistics import (
+    Spread,
+    at_the_edge,
+    best_values,
+    chosen,
+    differences,
+    over_seeds,
+    pooled_std,
+)
 from homodistil_hf.sweep.tables import sweep_table, tokens_per_second
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -112,6 +120,17 @@ def test_the_best_rate_is_searched_in_each_group():
     assert chosen(RATES, None) == RATES
     rising = [record("a", 1.0, accuracy=0.1 + rate, axes={"learning_rate": rate}) for rate in (0.1, 0.2)]
     assert best_values(rising, Choice("learning_rate", "mlm_accuracy", ("arm",))) == {("a",): 0.2}
+
+
+def test_a_best_value_at_the_edge_is_told():
+    rates = [record("a", kl, axes={"learning_rate": rate}) for rate, kl in ((1e-4, 0.5), (2e-4, 0.4), (4e-4, 0.6))]
+    search = Choice("learning_rate", "kl", ("arm",))
+    assert at_the_edge(rates, search) == []
+    assert at_the_edge(rates[:2], search) == [("a",)]
+    assert at_the_edge(rates[:1], search) == []
+    note = "- best at the lowest or highest value tried, so perhaps better beyond: a"
+    assert note in sweep_table(sweep_of(rates[:2], choose=search), rates[:2])
+    assert note not in sweep_table(sweep_of(rates, choose=search), rates)
 
 
 def sweep_of(records: Any, **changes: Any) -> Sweep:

@@ -156,6 +156,26 @@ def best_values(records: Iterable[Record], choice: Choice) -> dict[Key, Any]:
     }
 
 
+def at_the_edge(records: Iterable[Record], choice: Choice) -> list[Key]:
+    """Groups whose best value is the lowest or highest that was tried, so that a better one may lie beyond.
+
+    Args:
+        records: of cells that are done.
+        choice: the search.
+
+    Returns:
+        `list`: values of `choice.within`.
+    """
+    records = list(records)
+    tried: dict[Key, set[Any]] = {}
+    for record in records:
+        value = _plain(record["axes"].get(choice.axis))
+        if value is not None:
+            tried.setdefault(group_of(record, choice), set()).add(value)
+    best = best_values(records, choice)
+    return [key for key, values in tried.items() if len(values) > 1 and best[key] in (min(values), max(values))]
+
+
 def group_of(record: Record, choice: Choice) -> Key:
     """The group of a search that a record is in.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .cells import TEACHER, Cell, Choice, Sweep
 from .records import DONE, ERROR, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
-from .statistics import SEED, Record, Spread, best_values, group_of, metric_of, over_seeds
+from .statistics import SEED, Record, Spread, at_the_edge, best_values, group_of, metric_of, over_seeds
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
 
@@ -25,7 +25,7 @@ def sweep_table(sweep: Sweep, records: Iterable[Record]) -> str:
     """
     records = list(records)
     rows = cell_rows(sweep, records)
-    notes = [*choice_notes(sweep.choose), *missing_notes(sweep, records)]
+    notes = [*choice_notes(sweep.choose, records), *missing_notes(sweep, records)]
     description = [sweep.description, ""] if sweep.description else []
     return "\n".join([f"# {sweep.name}", "", *description, *rows, "", *notes]).rstrip() + "\n"
 
@@ -120,11 +120,12 @@ def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
     return notes
 
 
-def choice_notes(choice: Choice | None) -> list[str]:
-    """Say how the best values of an axis were found.
+def choice_notes(choice: Choice | None, records: Iterable[Record]) -> list[str]:
+    """Say how the best values of an axis were found, and where a better one may lie beyond those tried.
 
     Args:
         choice: the search, or None.
+        records: those that there are.
 
     Returns:
         `list[str]`: Markdown lines.
@@ -132,7 +133,11 @@ def choice_notes(choice: Choice | None) -> list[str]:
     if choice is None:
         return []
     within = ", ".join(choice.within)
-    return [f"- **bold**: the best `{choice.axis}` by {choice.metric}, among the same values for every {within}"]
+    notes = [f"- **bold**: the best `{choice.axis}` by {choice.metric}, among the same values for every {within}"]
+    edges = [" ".join(map(str, key)) for key in at_the_edge(trained(records), choice)]
+    if edges:
+        notes.append(f"- best at the lowest or highest value tried, so perhaps better beyond: {', '.join(edges)}")
+    return notes
 
 
 def task_means(record: Record) -> dict[str, float]:
