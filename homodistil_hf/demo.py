@@ -234,6 +234,8 @@ def _training_arguments(output_dir: str, settings: DemoSettings) -> HomoDistilTr
         learning_rate=settings.learning_rate,
         adam_beta2=0.98,
         pruning_interval_steps=settings.pruning_interval_steps,
+        # Students of this small teacher end so near to it that the default would drown out the KL.
+        hidden_weight=10.0,
         mlm_probability=0.15,
         bf16=multiplies_bfloat16(torch.device("cpu")),
         use_cpu=True,
