@@ -21,9 +21,7 @@ def glue_rows(records: Sequence[Record]) -> list[str]:
     Returns:
         `list[str]`: Markdown lines; none where nothing was evaluated.
     """
-    graded = {
-        arm: [_results(record) for record in group if _results(record)] for arm, group in by_arm(records).items()
-    }
+    graded = {arm: [results for results in map(_results, group) if results] for arm, group in by_arm(records).items()}
     graded = {arm: group for arm, group in graded.items() if group}
     if not graded:
         return []
