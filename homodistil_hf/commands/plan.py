@@ -69,10 +69,9 @@ def _paragraphs(costs: dict[str, dict[str, Any]], advice: str | None) -> Iterato
     from ..latency.layout import format_planned_latency
     from ..report import format_plan
 
-    latency = costs.pop("latency", None)
     yield format_plan(costs)
-    if latency:
-        yield format_planned_latency(latency)
+    if "latency" in costs:
+        yield format_planned_latency(costs["latency"])
     if advice:
         yield advice
 
