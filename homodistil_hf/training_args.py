@@ -193,7 +193,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     learning_rate_curve: Literal["auto", "pruning", "rewound", "paced", "trainer"] = field(
         default="auto",
         metadata={
-            "help": "pruning: hold, fall; rewound: fall twice; paced: as widths; trainer: its own; auto: pruning unless it's set."
+            "help": "pruning: hold, fall; rewound: fall twice; paced: as widths; trainer: its own; auto: see docs."
         },
     )
     learning_rate_hold_fraction: float | None = field(

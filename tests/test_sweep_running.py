@@ -21,6 +21,7 @@ from homodistil_hf.sweep.records import SweepFolder, read_record, record_head, s
 from homodistil_hf.sweep.running import prepare_sweep, run_sweep, write_table
 
 METRICS = {"kl": 0.5, "mlm_loss": 4.0, "mlm_accuracy": 0.25}
+RTE = {"tasks": ["rte"]}
 COSTS = {"num_parameters": 4_000_000, "num_encoder_parameters": 2_000_000, "encoder_macs": 1000, "size_bytes": 1}
 
 
@@ -124,6 +125,60 @@ def test_a_cell_that_fails_is_recorded_and_tried_again_by_the_next_call(sweep_fi
     assert run_sweep(prepare_sweep(sweep_file), print) == 1
     assert processes.cells[5:] == ["a,seed=0", "b,seed=0"]
     assert "not run" not in write_table(prepare_sweep(sweep_file))[0].read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def second_sweep(sweep_file, base, processes) -> Any:
+    """A sweep beside one that is done: `same` is the first one's `a,seed=0`, `other` is a run of its own."""
+    first = prepare_sweep(sweep_file)
+    run_sweep(first, lambda line: None)
+    processes.cells.clear()
+    record = read_record(first.folder.record(first.cells[0]))
+    evaluated = {"glue": {"settings": RTE, "tasks": {}}, "older": {}}
+    write_record(first.folder.record(first.cells[0]), record | {"evaluate": evaluated, "seconds": 99.0})
+
+    def make(**content: Any) -> Path:
+        arm = {"method": "homodistil"}
+        content |= {"output_dir": str(first.folder.root.parent / "second"), "base": base | {"seed": 0}}
+        content["cells"] = {"same": arm, "other": arm | {"max_steps": 5}}
+        path = sweep_file.with_name("second.json")
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return path
+
+    return make
+
+
+def test_a_run_that_another_sweep_has_made_is_taken_over(second_sweep, processes):
+    path, lines = second_sweep(), []
+    run = prepare_sweep(path)
+    run_sweep(run, lines.append)
+    assert processes.cells == ["other"]
+    assert "[1/2] same: the same run as out/a,seed=0, taken over" in lines
+    taken = read_record(run.folder.record(run.cells[0]))
+    assert (taken["cell"], taken["arm"], taken["axes"], taken["seconds"]) == ("same", "same", {}, 99.0)
+    assert taken["taken_from"] == "out/a,seed=0"
+    assert "evaluate" not in taken
+    assert states(path) == {"same": "done", "other": "done"}
+
+
+@pytest.mark.parametrize(
+    ("glue", "trained"), [(RTE, ["other"]), ({"tasks": ["rte", "mrpc"]}, ["same", "other"])], ids=["same", "others"]
+)
+def test_a_run_is_taken_over_with_its_evaluations_or_not_at_all(second_sweep, processes, glue, trained):
+    run = prepare_sweep(second_sweep(evaluate={"glue": glue}), train_only=True)
+    run_sweep(run, lambda line: None)
+    assert processes.cells == trained
+    record = read_record(run.folder.record(run.cells[0]))
+    assert record.get("evaluate") == ({"glue": {"settings": RTE, "tasks": {}}} if glue == RTE else None)
+
+
+def test_a_file_that_is_no_record_is_passed_over(second_sweep, processes):
+    path = second_sweep()
+    strange = prepare_sweep(path).folder.root.parent / "a" / "results" / "notes.json"
+    strange.parent.mkdir(parents=True)
+    strange.write_text("[]", encoding="utf-8")
+    run_sweep(prepare_sweep(path), lambda line: None)
+    assert processes.cells == ["other"]
 
 
 def test_a_stopped_cell_is_no_failure(sweep_file, processes):

@@ -20,8 +20,14 @@ FORMAT = 1
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
 """What a record says of its cell."""
 
+WAITING = "waiting"
+"""How far a cell has come that was not begun."""
+
 ERROR = "error"
 """Key of what went wrong with a cell, or with an evaluation of one that is done."""
+
+EVALUATE = "evaluate"
+"""Key of what a sweep's evaluations gave for a cell."""
 
 CELL_FILE = "cell.json"
 
@@ -106,7 +112,7 @@ def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> st
         return "changed"
     record = read_record(folder.record(cell))
     if record is None:
-        return "stopped" if sorted_checkpoints(folder.run(cell)) else "waiting"
+        return "stopped" if sorted_checkpoints(folder.run(cell)) else WAITING
     if record["status"] == DONE and missing_evaluations(record, evaluate):
         return FAILED if ERROR in record else "trained"
     return record["status"]
@@ -139,7 +145,7 @@ def missing_evaluations(record: Mapping[str, Any], evaluate: Mapping[str, Any]) 
     Returns:
         `list[str]`: names.
     """
-    present = record.get("evaluate", {})
+    present = record.get(EVALUATE, {})
     return [name for name, settings in evaluate.items() if present.get(name, {}).get("settings") != settings]
 
 

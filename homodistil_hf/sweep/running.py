@@ -7,7 +7,7 @@ whenever a process is done.
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from .records import (
     ERROR,
     FAILED,
     IMPOSSIBLE,
+    WAITING,
     SweepFolder,
     read_record,
     read_records,
@@ -39,6 +40,7 @@ from .records import (
     write_record,
 )
 from .tables import in_order, sweep_table
+from .twins import take_over
 from .worker import TAKEN_STATUS, task_text
 
 _POLL_SECONDS = 1.0
@@ -54,12 +56,14 @@ class SweepRun:
         cells: those that were asked for.
         folder: where they go.
         impossible: name of each cell that can't exist → why.
+        evaluate: evaluations of the file, also those that are left for another time.
     """
 
     sweep: Sweep
     cells: Sequence[Cell]
     folder: SweepFolder
     impossible: dict[str, str]
+    evaluate: Mapping[str, Any]
 
     def state(self, cell: Cell) -> str:
         """How far a cell has come.
@@ -93,11 +97,12 @@ def prepare_sweep(
     """
     sweep = read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS})
     check_evaluations(sweep.evaluate)
+    evaluate = sweep.evaluate
     if train_only:
         students = tuple(cell for cell in sweep.cells if cell.method != TEACHER)
         sweep = replace(sweep, evaluate={}, cells=students)
     cells = select_cells(sweep.cells, only)
-    return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells))
+    return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells), evaluate)
 
 
 def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = False) -> int:
@@ -126,6 +131,9 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
             state = run.state(cell)
             if state == DONE or (state == FAILED and cell.name not in failed_before):
                 continue  # another process was faster
+            if state == WAITING and (source := take_over(cell, run.folder, run.evaluate)):
+                say(f"{_place(run, cell)} {cell.name}: the same run as {source}, taken over")
+                continue
             say(f"{_place(run, cell)} {cell.name}: {state}, log in {run.folder.log(cell)}")
             status = _train(run, cell, stop)
             if status == TAKEN_STATUS:
