@@ -1,4 +1,4 @@
-"""Write docs/results.md and its plots from the JSON files in docs/results/.
+"""Write docs/results.md, its plots and the README's table from the JSON files in docs/results/.
 
     homodistil sweep examples/sweeps/ablations.json
     python benchmarks/write_results.py --collect runs/sweeps
@@ -18,6 +18,7 @@ from compared import compared_sections
 from family import family_rows
 from glue_table import glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb
+from readme_table import write_readme
 from task_results import task_model_sections
 from verdicts import (
     CLAIMS,
@@ -50,8 +51,10 @@ from homodistil_hf.sweep.tables import (
     missing_notes,
     task_means,
 )
+from homodistil_hf.sweep.twins import TAKEN_FROM
 
 PAGE = Path("docs/results.md")
+README = Path("README.md")
 FOLDER = Path("docs/results")
 SWEEPS = Path("examples/sweeps")
 TEACHER_WORDS = "6 layers × 384, trained on 20 million tokens"
@@ -96,6 +99,7 @@ def main() -> None:
     parts = [*sweep_sections(sweeps), *task_model_sections(FOLDER), PAPER, *compared_sections(FOLDER)]
     PAGE.write_text("\n".join([INTRODUCTION, *parts]), encoding="utf-8")
     write_advice(sweeps)
+    write_readme(README, {name: read_records(FOLDER / name) for name in sweeps})
 
 
 def write_advice(sweeps: dict[str, Sweep]) -> None:
@@ -267,7 +271,8 @@ def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
 
 def guidance_section(records: Sequence[Record]) -> str:
     """HomoDistil's students of all sweeps but the ablations, whose arms have other names."""
-    students = [record for record in trained(records) if record["method"] == record["arm"] == REFERENCE]
+    own = [record for record in trained(records) if TAKEN_FROM not in record]
+    students = [record for record in own if record["method"] == record["arm"] == REFERENCE]
     teachers = [record for record in records if record["method"] == TEACHER]
     scores = {name: mean for record in teachers for name, mean in task_means(record).items()}
     rows = guidance_rows(students, scores)

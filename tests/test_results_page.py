@@ -302,6 +302,9 @@ def page(monkeypatch, tmp_path) -> Any:
     monkeypatch.setitem(names, "FOLDER", tmp_path / "results")
     monkeypatch.setitem(names, "PAGE", tmp_path / "results.md")
     monkeypatch.setitem(names, "ADVICE", tmp_path / "advice.json")
+    monkeypatch.setitem(names, "README", tmp_path / "README.md")
+    marks = script["write_readme"].__globals__
+    (tmp_path / "README.md").write_text(f"# Ours\n\n{marks['BEGIN']}\nold\n{marks['END']}\n\nThe rest.\n")
     monkeypatch.setitem(names, "SWEEPS", BENCHMARKS.parent / "examples" / "sweeps")
 
     def write(*words: Any) -> str:
@@ -355,6 +358,44 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert "6 layers × 384" in teacher
     assert (point.encoder_macs, point.num_tokens, point.num_seeds) == (0.25, 1_000_000, 3)
     assert (point.kl, point.one_shot_kl, point.accuracy_kept, point.verdict) == (0.52, 0.62, 0.6, "homodistil")
+
+
+def test_the_readme_gets_its_table(page, tmp_path):
+    records = [*METHODS, record("distilbert", 0.3, macs=500, accuracy=0.45)]
+    for one, name in [(one, "methods_quarter") for one in records[:-1]] + [(records[-1], "methods_half")]:
+        write_record(tmp_path / "results" / name / f"{one['cell']}.json", one)
+    teacher = record_head(Cell("teacher", {}, "teacher", {})) | {"status": "done"}
+    glue = {"glue": {"settings": {}, "results": {"mean": 0.8}}}
+    write_record(tmp_path / "results" / "methods_quarter" / "teacher.json", teacher | {"evaluate": glue})
+    graded = METHODS[0] | {"evaluate": {"glue": {"settings": {}, "results": {"mean": 0.6}}}}
+    write_record(tmp_path / "results" / "methods_quarter" / f"{graded['cell']}.json", graded)
+    page()
+    lines = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# Ours"
+    assert lines[-1] == "The rest."
+    assert "old" not in lines
+    assert lines[lines.index("| --- | --- | --- | --- | --- | --- |") + 1 :][:5] == [
+        "| 1/2 | DistilBERT's recipe | 4.0 M | 0.300 | 90.0% | – |",
+        "| 1/4 | **HomoDistil** | 4.0 M | 0.520 ± 0.020 (3) | 60.0% | 75.0% (1) |",
+        "| 1/4 | pruned by magnitude first, then distilled | 4.0 M | 0.530 ± 0.026 (3) | 60.0% | – |",
+        "| 1/4 | pruned at once, then distilled | 4.0 M | 0.620 ± 0.035 (3) | 60.0% | – |",
+        "| 1/4 | trained from scratch | 4.0 M | 3.000 ± 1.000 (3) | 60.0% | – |",
+    ]
+    assert any(line.endswith("is higher than HomoDistil's by 0.100 ± 0.020 (3) nats.") for line in lines)
+
+
+def test_a_readme_without_marks_is_refused(page, tmp_path):
+    (tmp_path / "README.md").write_text("# Ours\n")
+    with pytest.raises(ValueError, match="README.md lacks '<!-- written by"):
+        page()
+
+
+def test_runs_that_were_taken_over_are_counted_once(page, tmp_path):
+    for one in METHODS[:3]:
+        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+    twin = METHODS[0] | {"taken_from": "methods_quarter/homodistil,seed=0"}
+    write_record(tmp_path / "results" / "sizes" / "homodistil,student=0.25,max_steps=1000,seed=0.json", twin)
+    assert "| 1/4 | 1.00 M | 0.28 | 0.28 | 0.03 | 0.00 | 0.520 ± 0.020 (3) | 60.0% |" in page()
 
 
 def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):

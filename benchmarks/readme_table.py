@@ -1,0 +1,109 @@
+"""The README's table of what the method reached, from the records of the methods at a quarter and at a half."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from guidance import kept
+from verdicts import REFERENCE, by_arm
+
+from homodistil_hf.durable import write_text
+from homodistil_hf.sweep.cells import TEACHER
+from homodistil_hf.sweep.records import trained
+from homodistil_hf.sweep.statistics import Record, Spread, differences
+from homodistil_hf.sweep.tables import markdown_table, task_means
+
+BEGIN = "<!-- written by benchmarks/write_results.py -->"
+END = "<!-- up to here -->"
+
+_NAMES = {
+    REFERENCE: "**HomoDistil**",
+    "one_shot": "pruned at once, then distilled",
+    "pruned_first": "pruned by magnitude first, then distilled",
+    "distilbert": "DistilBERT's recipe",
+    "tinybert": "TinyBERT's recipe",
+    "minilm": "MiniLM's recipe",
+    "minilm_v2": "MiniLMv2's recipe",
+    "scratch": "trained from scratch",
+}
+_SIZES = {"methods_half": "1/2", "methods_quarter": "1/4"}
+_HEADINGS = (
+    "encoder MACs",
+    "student",
+    "parameters",
+    "KL to the teacher, nats",
+    "masked-LM accuracy kept",
+    "mean of five GLUE tasks kept",
+)
+
+
+def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What the README says was reached.
+
+    Args:
+        records: sweep → all of its records.
+
+    Returns:
+        `list[str]`: Markdown lines; none where HomoDistil was not run at a quarter.
+    """
+    own = by_arm(trained(records.get("methods_quarter", []))).get(REFERENCE, [])
+    if not own:
+        return []
+    rows = [row for name, size in _SIZES.items() for row in _rows(size, records.get(name, []))]
+    minutes = statistics.median(record["seconds"] - record["evaluation_seconds"] for record in own) / 60
+    text = (
+        f"A BERT of 6 layers × 384 ({own[0]['models'][TEACHER]['num_parameters'] / 1e6:.1f} M parameters), distilled "
+        f"on {own[0]['num_tokens'] / 1e6:.2f} million tokens, {minutes:.0f} minutes of one CPU core for a quarter of "
+        "its size. All students of a size have the same encoder MACs, tokens, batches and learning rate. A ± is a "
+        "standard deviation over seeds, their number in brackets."
+    )
+    return [text, "", *markdown_table(_HEADINGS, rows), "", *_nearer(records.get("methods_quarter", []))]
+
+
+def write_readme(file: Path, records: Mapping[str, Sequence[Record]]) -> None:
+    """Replace what stands between the marks.
+
+    Args:
+        file: the README.
+        records: sweep → all of its records.
+
+    Raises:
+        ValueError: it has no marks.
+    """
+    lines = readme_lines(records)
+    head, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{file} lacks {BEGIN!r} or {END!r}; write them where the table belongs")
+    if lines:
+        write_text(file, "\n".join([head + BEGIN, "", *lines, END + tail]))
+
+
+def _rows(size: str, records: Sequence[Record]) -> list[list[str]]:
+    teachers = [task_means(record).get("glue") for record in records if record["method"] == TEACHER]
+    teacher = teachers[0] if teachers else None
+    arms = by_arm(trained(records))
+    nearest_first = sorted(arms.items(), key=lambda item: statistics.fmean(r["evaluation"]["kl"] for r in item[1]))
+    return [[size, _NAMES[arm], *_figures(group, teacher)] for arm, group in nearest_first if arm in _NAMES]
+
+
+def _figures(group: Sequence[Record], teacher: float | None) -> list[str]:
+    scores = [means["glue"] for means in map(task_means, group) if "glue" in means]
+    return [
+        f"{group[0]['models']['student']['num_parameters'] / 1e6:.1f} M",
+        str(Spread.of(record["evaluation"]["kl"] for record in group)),
+        f"{Spread.of(map(kept, group)).mean:.1%}",
+        f"{statistics.fmean(scores) / teacher:.1%} ({len(scores)})" if scores and teacher else "–",
+    ]
+
+
+def _nearer(records: Sequence[Record]) -> list[str]:
+    arms = by_arm(trained(records))
+    found = differences(arms.get("one_shot", []), arms[REFERENCE], "kl")
+    if not found:
+        return []
+    return [
+        "Seed by seed, at a quarter, the KL of the student pruned at once is higher than HomoDistil's by "
+        f"{Spread.of(found)} nats.",
+        "",
+    ]
