@@ -70,7 +70,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("launch",),
     ("sweep", "sweep.cells", "sweep.locks"),
     ("sweep.reading", "sweep.records", "sweep.checks", "sweep.evaluations"),
-    ("sweep.training", "sweep.statistics"),
+    ("sweep.training", "sweep.statistics", "sweep.twins"),
     ("sweep.worker", "sweep.tables"),
     ("sweep.plots",),
     ("sweep.running",),
