@@ -88,10 +88,6 @@ CLAIMS = (
     Claim("default", "four_layers", "two layers of six should be dropped as well", is_ours=True),
     Claim("default", "smoothing_0.97", "scores should be averaged over more batches", is_ours=True),
     Claim("default", "end_0.3", "pruning should end early (0.3 T)", is_ours=True),
-    Claim("default", "relative_12", "every layer's hidden error should count alike", is_ours=True),
-    Claim("default", "unmasked_kl", "KL should count at unmasked tokens too", is_ours=True),
-    Claim("default", "rewound_rate", "the learning rate should be rewound when pruning is over", is_ours=True),
-    Claim("default", "paced_rate", "the learning rate should follow the speed of pruning", is_ours=True),
     Claim("linear_rate", "default", "the learning rate should be held until pruning is over", is_ours=True),
 )
 

@@ -37,11 +37,9 @@ class MaskedLMCollator:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the rows; needs a mask token.
         mlm_probability (`float`, defaults to 0.15): Share of the maskable tokens to predict, in (0, 1).
         seed (`int`, defaults to 0): Seed of the masks, 0 … 2⁶⁴ − 1.
-        unmasked_fraction (`float`, defaults to 0): Share of the other maskable tokens, in [0, 1], that are predicted
-            as they stand: they are among `masked_positions`, without a label.
 
     Raises:
-        ValueError: `mlm_probability`, `unmasked_fraction` or `seed` out of range, or a tokenizer without a mask token.
+        ValueError: `mlm_probability` or `seed` out of range, or a tokenizer without a mask token.
 
     Example:
     ```python
@@ -57,21 +55,12 @@ class MaskedLMCollator:
     ```
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        mlm_probability: float = 0.15,
-        seed: int = 0,
-        unmasked_fraction: float = 0.0,
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, mlm_probability: float = 0.15, seed: int = 0) -> None:
         if not 0.0 < mlm_probability < 1.0:
             raise ValueError(
                 f"mlm_probability={mlm_probability} is out of range; expected a number between 0 and 1, "
                 "both excluded (BERT: 0.15)"
             )
-        if not 0.0 <= unmasked_fraction <= 1.0:
-            raise ValueError(f"unmasked_fraction={unmasked_fraction} is out of range; expected a number from 0 to 1")
         if not 0 <= seed <= _WORD_MASK:
             raise ValueError(f"seed={seed} is out of range; expected 0 … 2**64 - 1")
         if tokenizer.mask_token_id is None:
@@ -81,7 +70,6 @@ class MaskedLMCollator:
             )
         self.mlm_probability = mlm_probability
         self.seed = seed
-        self.unmasked_fraction = unmasked_fraction
         self.mask_token_id: int = tokenizer.mask_token_id
         self.pad_token_id: int | None = tokenizer.pad_token_id
         self._unmaskable_ids_S = unmaskable_ids(tokenizer)
@@ -122,9 +110,8 @@ class MaskedLMCollator:
 
         Returns:
             `dict[str, torch.Tensor]`: all int64. `input_ids` (B, T); `labels` (B, T), -100 where nothing is predicted;
-            `masked_positions` (M,), the positions to predict in the flattened B·T, ascending: the labelled ones and
-            those of `unmasked_fraction`; `attention_mask` (B, T) only where some row is padded; `token_type_ids`
-            (B, T) only where the rows have them.
+            `masked_positions` (M,), the labelled positions in the flattened B·T, ascending; `attention_mask` (B, T)
+            only where some row is padded; `token_type_ids` (B, T) only where the rows have them.
 
         Raises:
             ValueError: no rows, a row without `input_ids`, columns that are no integers or of other lengths, or rows
@@ -135,8 +122,12 @@ class MaskedLMCollator:
         ids = [_row_ids(row) for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         input_BT = _stacked(ids, fill=self._padding_for(ids))
-        label_BT, predicted_BT = self._mask_(input_BT, attention_BT, [_counter(row) for row in rows])
-        batch = {"input_ids": input_BT, "labels": label_BT, "masked_positions": np.flatnonzero(predicted_BT)}
+        label_BT = self._mask_(input_BT, attention_BT, [_counter(row) for row in rows])
+        batch = {
+            "input_ids": input_BT,
+            "labels": label_BT,
+            "masked_positions": np.flatnonzero(label_BT != IGNORED_LABEL),
+        }
         if not attention_BT.all():
             batch["attention_mask"] = attention_BT
         if all("token_type_ids" in row for row in rows):
@@ -154,37 +145,31 @@ class MaskedLMCollator:
             )
         return 0
 
-    def _mask_(
-        self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Replace the chosen tokens of `input_BT` in place; return the labels, and what is to be predicted."""
+    def _mask_(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
+        """Replace the chosen tokens of `input_BT` in place and return the labels."""
         label_BT = np.full_like(input_BT, IGNORED_LABEL)
-        predicted_BT = np.zeros(input_BT.shape, dtype=bool)
         maskable_BT = ~np.isin(input_BT, self._unmaskable_ids_S) & (attention_BT == 1)
         key = np.array([self.seed, self.epoch], dtype=np.uint64)
-        rows = zip(input_BT, label_BT, predicted_BT, maskable_BT, counters, strict=True)
-        for input_T, label_T, predicted_T, maskable_T, counter in rows:
+        for input_T, label_T, maskable_T, counter in zip(input_BT, label_BT, maskable_BT, counters, strict=True):
             positions = np.flatnonzero(maskable_T)
             if len(positions) > 0:
                 generator = np.random.Philox(key=key, counter=np.array(counter, dtype=np.uint64))
-                predicted_T[self._mask_row_(input_T, label_T, positions, generator)] = True
-        return label_BT, predicted_BT
+                self._mask_row_(input_T, label_T, positions, generator)
+        return label_BT
 
     def _mask_row_(
         self, input_T: np.ndarray, label_T: np.ndarray, positions: np.ndarray, generator: np.random.Philox
-    ) -> np.ndarray:
+    ) -> None:
         # Raw words, because numpy keeps those the same in all versions, and the values drawn from distributions not.
         num_chosen = max(1, round(self.mlm_probability * len(positions)))
         words = generator.random_raw(len(positions) + 2 * num_chosen)
         order, action, choice = np.split(words, [len(positions), len(positions) + num_chosen])
-        shuffled = positions[np.argsort(order, kind="stable")]
-        chosen = shuffled[:num_chosen]
+        chosen = positions[np.argsort(order, kind="stable")[:num_chosen]]
         label_T[chosen] = input_T[chosen]
         action = np.ldexp(action, -64)  # uniform in [0, 1)
         random_ids = self._random_ids[choice % np.uint64(len(self._random_ids))]
         replaced = np.where(action < _MASK_FRACTION + _RANDOM_FRACTION, random_ids, input_T[chosen])
         input_T[chosen] = np.where(action < _MASK_FRACTION, self.mask_token_id, replaced)
-        return shuffled[: num_chosen + round(self.unmasked_fraction * (len(positions) - num_chosen))]
 
 
 def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .decoding import decoded_terms, decoder_of
-from .losses import attention_error, attention_scores, hidden_error, relative_error
+from .losses import attention_error, attention_scores, hidden_error
 from .modeling import HomoBertPreTrainedModel
 from .recording import AttentionRecorder, Recorded
 from .tasks import OWN_TERMS, Inputs, task_of
@@ -30,7 +30,6 @@ class Distillation:
         weights: term → factor; hidden, embedding and attention terms with factor 0 are not computed.
         kept_heads: layer → indices of the same heads in teacher and student.
         matched_layers: the teacher's layer that each of the student's should look like; None = the same one.
-        relative_hidden: hidden and embedding errors are shares of the teacher's squares, see [`relative_error`].
     """
 
     def __init__(
@@ -41,7 +40,6 @@ class Distillation:
         weights: Mapping[str, float],
         kept_heads: HeadPairs,
         matched_layers: Sequence[int] | None = None,
-        relative_hidden: bool = False,
     ):
         self.student = student
         self.teacher = teacher
@@ -49,7 +47,6 @@ class Distillation:
         self.weights = dict(weights)
         self.kept_heads = kept_heads
         self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
-        self.state_error = relative_error if relative_hidden else hidden_error
         self.recorders: dict[str, AttentionRecorder] = {}
         if weights["attention"]:
             self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
@@ -121,7 +118,7 @@ class Distillation:
                 projected = self._projected(student.hidden_states)
             for name, (layers, states) in projected.items():
                 errors = [
-                    self.state_error(teacher.hidden_states[i], h, mask_BT) for i, h in zip(layers, states, strict=True)
+                    hidden_error(teacher.hidden_states[i], h, mask_BT) for i, h in zip(layers, states, strict=True)
                 ]
                 terms[name] = torch.stack(errors).sum() / num_tokens
         if self.recorders:

@@ -3,7 +3,7 @@
 What takes a model to make, `preparation.py` makes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from .collator import MaskedLMCollator
 from .guard import DiscrepancyGuard
 from .pruning import PruningSettings
-from .schedule import PruningSchedule, paced_learning_rate, pruning_learning_rate, rewound_learning_rate
 from .training_args import HomoDistilTrainingArguments
 
 
@@ -80,44 +79,7 @@ def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> Maske
             f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
             "or a data_collator that gives labels"
         )
-    return MaskedLMCollator(
-        tokenizer,
-        mlm_probability=args.mlm_probability,
-        seed=args.seed,
-        unmasked_fraction=args.unmasked_kl_fraction,
-    )
-
-
-def learning_rate_factor(args: HomoDistilTrainingArguments, schedule: PruningSchedule) -> Callable[[int], float]:
-    """Make the learning-rate curve that follows pruning.
-
-    Args:
-        args: the run's settings, with [`~HomoDistilTrainingArguments.follows_pruning`].
-        schedule: of the run.
-
-    Returns:
-        Completed optimizer steps → factor in [0, 1] of `learning_rate`.
-    """
-    warmup_steps, total_steps = args.get_warmup_steps(schedule.total_steps), schedule.total_steps
-    held, end_step = args.learning_rate_hold_fraction, schedule.end_step
-
-    def rewound(step: int) -> float:
-        return rewound_learning_rate(step, warmup_steps=warmup_steps, end_step=end_step, total_steps=total_steps)
-
-    def paced(step: int) -> float:
-        return paced_learning_rate(
-            step,
-            warmup_steps=warmup_steps,
-            start_step=schedule.start_step,
-            end_step=end_step,
-            total_steps=total_steps,
-        )
-
-    def pruning(step: int) -> float:
-        held_until = end_step if held is None else held * total_steps
-        return pruning_learning_rate(step, warmup_steps=warmup_steps, end_step=held_until, total_steps=total_steps)
-
-    return {"rewound": rewound, "paced": paced}.get(args.learning_rate_curve, pruning)
+    return MaskedLMCollator(tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
 
 
 def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:

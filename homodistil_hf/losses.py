@@ -17,9 +17,6 @@ CPU_CHUNK_ELEMENTS = 1 << 18
 CHUNK_ELEMENTS = 1 << 22
 """Logits that one chunk of [`prediction_terms`] may hold: its float32 temporaries stay at 16 MB each."""
 
-SMALLEST_SQUARE = 1e-6
-"""Mean square of a token's hidden state below which its error is not made relative any further."""
-
 
 def prediction_terms(
     student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_R: torch.Tensor
@@ -191,36 +188,6 @@ def hidden_error(
     """
     mask_BT1 = None if token_mask_BT is None else token_mask_BT[..., None]
     return _SquaredError.apply(projected_BTH, teacher_BTH, mask_BT1) / teacher_BTH.shape[-1]
-
-
-def relative_error(
-    teacher_BTH: torch.Tensor, projected_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Squared error of one layer's hidden states as a share of the teacher's own squares, summed over tokens.
-
-    Σ_tokens ‖H_t − H_s·W‖² / ‖H_t‖²: [`hidden_error`] with every token's error divided by the mean square of the
-    teacher's state there, so that layers of small states count as much as those of large ones, and the sum does not
-    depend on how a batch is cut.
-
-    Args:
-        teacher_BTH: the teacher's states.
-        projected_BTH: the student's, projected to the teacher's hidden size.
-        token_mask_BT: 1 = token, 0 = padding; default: no padding.
-
-    Returns:
-        `torch.Tensor`: scalar, float32 or float64.
-
-    Example:
-    ```python
-    >>> teacher, projected = torch.full((1, 2, 4), 2.0), torch.ones(1, 2, 4)
-    >>> float(relative_error(teacher, projected)), float(hidden_error(teacher, projected))
-    (0.5, 2.0)
-
-    ```
-    """
-    squares_BT1 = teacher_BTH.to(exact_dtype(teacher_BTH)).square().mean(-1, keepdim=True)
-    scale_BT1 = squares_BT1.clamp(min=SMALLEST_SQUARE).rsqrt()
-    return hidden_error(teacher_BTH * scale_BT1, projected_BTH * scale_BT1, token_mask_BT)
 
 
 class _SquaredError(torch.autograd.Function):

@@ -111,7 +111,6 @@ class MeasuringTrainer(RankedTrainer):
             if self.evaluation_collator is None:
                 self.evaluation_collator = copy.deepcopy(collator)
                 self.evaluation_collator.set_epoch(0)
-                self.evaluation_collator.unmasked_fraction = 0.0
             self.data_collator = self.evaluation_collator
         try:
             yield

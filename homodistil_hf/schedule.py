@@ -87,65 +87,6 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
     return max(0.0, (total_steps - step) / max(1.0, total_steps - hold_until))
 
 
-def rewound_learning_rate(step: int, *, warmup_steps: int, end_step: float, total_steps: int) -> float:
-    """Learning-rate factor that begins anew once the plan is reached: linear decay, rewound at `end_step`.
-
-    Learning-rate rewinding (Renda et al., arXiv 2003.02389), with one rewinding: until `end_step` the rate falls as if
-    to zero at the end of the run; there it goes back to the peak, and falls to zero in the steps that are left.
-
-    Args:
-        step: completed optimizer steps, ≥ 0.
-        warmup_steps: steps of linear warm-up, ≥ 0.
-        end_step: the step at which the last kind of group reaches the plan.
-        total_steps: steps of the run, ≥ 1.
-
-    Returns:
-        `float` in [0, 1].
-
-    Example:
-    ```python
-    >>> [rewound_learning_rate(s, warmup_steps=0, end_step=50, total_steps=100) for s in (0, 25, 50, 75, 100)]
-    [1.0, 0.75, 1.0, 0.5, 0.0]
-
-    ```
-    """
-    rewound_at = max(end_step, warmup_steps)
-    if step >= rewound_at:
-        return pruning_learning_rate(step, warmup_steps=0, end_step=rewound_at, total_steps=total_steps)
-    return pruning_learning_rate(step, warmup_steps=warmup_steps, end_step=warmup_steps, total_steps=total_steps)
-
-
-def paced_learning_rate(
-    step: int, *, warmup_steps: int, start_step: float, end_step: float, total_steps: int
-) -> float:
-    """Learning-rate factor that follows the speed of pruning: full where widths fall fastest, half at the end.
-
-    ½ + ½·(1 − u)² with u the share of the pruning period that is over: (1 − u)² is the cubic's slope, relative to its
-    greatest. From `end_step` on the rate falls linearly from a half to zero.
-
-    Args:
-        step: completed optimizer steps, ≥ 0.
-        warmup_steps: steps of linear warm-up, ≥ 0.
-        start_step: t_i.
-        end_step: t_f ≥ t_i.
-        total_steps: steps of the run, ≥ 1.
-
-    Returns:
-        `float` in [0, 1].
-
-    Example:
-    ```python
-    >>> settings = {"warmup_steps": 0, "start_step": 0, "end_step": 50, "total_steps": 100}
-    >>> [paced_learning_rate(step, **settings) for step in (0, 25, 50, 75, 100)]
-    [1.0, 0.625, 0.5, 0.25, 0.0]
-
-    ```
-    """
-    held = pruning_learning_rate(step, warmup_steps=warmup_steps, end_step=end_step, total_steps=total_steps)
-    slope = (1.0 - _share(step, start_step, end_step, otherwise=1.0)) ** 2
-    return held * (0.5 + 0.5 * slope)
-
-
 DEADLINE_FRACTION = 0.95
 """Share of a run by which the plan is reached, whatever the guard says."""
 
@@ -183,11 +124,6 @@ class PruningSchedule:
     def deadline_step(self) -> int:
         """Last step at which the plan must be reached: 0.95·T, at least 1."""
         return max(1, int(DEADLINE_FRACTION * self.total_steps))
-
-    @property
-    def start_step(self) -> float:
-        """Step after which the first kind of group begins to fall."""
-        return self._period[0]
 
     @property
     def end_step(self) -> float:

@@ -70,8 +70,6 @@ class Task:
             `torch.Tensor`: int64 scalar; 0 for a batch without labels that count.
         """
         labels = self.labels(inputs)
-        if self.has_vocabulary:
-            return (labels != IGNORED_LABEL).sum()  # unmasked tokens may be compared beside the masked ones
         return torch.tensor(len(labels), device=labels.device)
 
 

@@ -24,14 +24,7 @@ from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
 from .collator import MaskedLMCollator
 from .distillation import Distillation, check_weights
 from .durable import remove_folder
-from .from_settings import (
-    check_arguments,
-    discrepancy_guard,
-    learning_rate_factor,
-    masking_collator,
-    pin_data_order,
-    pruning_settings,
-)
+from .from_settings import check_arguments, discrepancy_guard, masking_collator, pin_data_order, pruning_settings
 from .optimizers import adopt_optimizer, check_optimizer
 from .passes import activation_bytes, num_parts, split_rows
 from .preparation import check_data, check_output_dir, existing_files, prepare
@@ -48,7 +41,7 @@ from .run_state import (
     save_run_state,
     weights_without_projections,
 )
-from .schedule import PruningSchedule
+from .schedule import PruningSchedule, pruning_learning_rate
 from .snapshot_plans import resolve_snapshots, schedule_through
 from .snapshots import SnapshotTrainer, check_snapshot_folders
 from .teacher import FrozenTeacher
@@ -192,7 +185,6 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
             weights=weights,
             kept_heads=self.pruner.kept_heads,
             matched_layers=self.matched_layers,
-            relative_hidden=self.args.relative_hidden,
         )
 
     @property
@@ -471,7 +463,15 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
         """
         if self.lr_scheduler is not None or not self.args.follows_pruning:
             return super().create_scheduler(num_training_steps, optimizer)
-        factor = learning_rate_factor(self.args, self._schedule(num_training_steps))
+        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        held = self.args.learning_rate_hold_fraction
+        end_step = self._schedule(num_training_steps).end_step if held is None else held * num_training_steps
+
+        def factor(step: int) -> float:
+            return pruning_learning_rate(
+                step, warmup_steps=warmup_steps, end_step=end_step, total_steps=num_training_steps
+            )
+
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         self._created_lr_scheduler = True
         return self.lr_scheduler

@@ -96,10 +96,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
     hidden_weight: float = field(
         default=30.0, metadata={"help": "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers."}
     )
-    relative_hidden: bool = field(
-        default=False,
-        metadata={"help": "Hidden and embedding errors as shares of the teacher's squares at each token."},
-    )
     embedding_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of the embedding error, mean square."})
     attention_weight: float = field(
         default=0.0, metadata={"help": "Factor ≥ 0 of the attention-score errors, mean square, summed over layers."}
@@ -112,10 +108,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     mlm_probability: float = field(
         default=0.15, metadata={"help": "Share in (0, 1) of the tokens that are predicted, when the trainer masks."}
-    )
-    unmasked_kl_fraction: float = field(
-        default=0.0,
-        metadata={"help": "Share in [0, 1] of the unmasked tokens that count in KL too; sums stay per masked token."},
     )
     student_dropout: float | None = field(
         default=0.0,
@@ -190,10 +182,10 @@ class HomoDistilTrainingArguments(TrainingArguments):
     guard_smoothing: float = field(default=0.9, metadata={"help": "Moving average of the KL, in [0, 1)."})
 
     # Parameters that control the run
-    learning_rate_curve: Literal["auto", "pruning", "rewound", "paced", "trainer"] = field(
+    learning_rate_curve: Literal["auto", "pruning", "trainer"] = field(
         default="auto",
         metadata={
-            "help": "pruning: hold, fall; rewound: fall twice; paced: as widths; trainer: its own; auto: see docs."
+            "help": "pruning: warm up, hold to the plan, fall; trainer: lr_scheduler_type; auto: pruning if linear."
         },
     )
     learning_rate_hold_fraction: float | None = field(
@@ -259,7 +251,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     def follows_pruning(self) -> bool:
         """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
         if self.learning_rate_curve != "auto":
-            return self.learning_rate_curve != "trainer"
+            return self.learning_rate_curve == "pruning"
         return self.lr_scheduler_type == "linear"
 
     @property
@@ -304,7 +296,14 @@ def plan_texts(plans: Any) -> list[str]:
 
 def _check_settings(args: HomoDistilTrainingArguments) -> None:
     _check_loss_weights(args)
-    _check_shares(args)
+    for name in ("sensitivity_smoothing", "uncertainty_smoothing", "guard_smoothing"):
+        _check_range(args, name, low=0.0, high=1.0, open_high=True)
+    if args.student_dropout is not None:
+        _check_range(args, "student_dropout", low=0.0, high=1.0, open_high=True)
+    _check_range(args, "mlm_probability", low=0.0, high=1.0, open_low=True, open_high=True)
+    _check_range(args, "compaction_threshold", low=0.0, high=1.0)
+    if args.learning_rate_hold_fraction is not None:
+        _check_range(args, "learning_rate_hold_fraction", low=0.0, high=1.0)
     if args.activation_budget_mb is not None:
         _check_range(args, "activation_budget_mb", low=0)
     _check_range(args, "guard_ratio", low=1.0, open_low=True)
@@ -316,18 +315,6 @@ def _check_settings(args: HomoDistilTrainingArguments) -> None:
         _check_choice(args, name)
     for kind in PRUNING_KINDS:
         _check_window(args, kind)
-
-
-def _check_shares(args: HomoDistilTrainingArguments) -> None:
-    for name in ("sensitivity_smoothing", "uncertainty_smoothing", "guard_smoothing"):
-        _check_range(args, name, low=0.0, high=1.0, open_high=True)
-    if args.student_dropout is not None:
-        _check_range(args, "student_dropout", low=0.0, high=1.0, open_high=True)
-    _check_range(args, "mlm_probability", low=0.0, high=1.0, open_low=True, open_high=True)
-    for name in ("unmasked_kl_fraction", "compaction_threshold"):
-        _check_range(args, name, low=0.0, high=1.0)
-    if args.learning_rate_hold_fraction is not None:
-        _check_range(args, "learning_rate_hold_fraction", low=0.0, high=1.0)
 
 
 def _check_loss_weights(args: HomoDistilTrainingArguments) -> None:
@@ -432,18 +419,11 @@ def _refuse_two_curves(args: HomoDistilTrainingArguments) -> None:
             f"lr_scheduler_kwargs={args.lr_scheduler_kwargs!r} would be ignored by the learning rate tied to pruning; "
             "set learning_rate_curve='trainer', or drop them"
         )
-    if args.learning_rate_hold_fraction is None:
-        return
-    if args.learning_rate_curve in ("rewound", "paced"):
-        ignoring = f"learning_rate_curve={args.learning_rate_curve!r}"
-    elif not args.follows_pruning:
-        ignoring = f"lr_scheduler_type={args.lr_scheduler_type}"
-    else:
-        return
-    raise ValueError(
-        f"learning_rate_hold_fraction={args.learning_rate_hold_fraction} would be ignored by {ignoring}; set "
-        "learning_rate_curve='pruning', or leave it out"
-    )
+    if not args.follows_pruning and args.learning_rate_hold_fraction is not None:
+        raise ValueError(
+            f"learning_rate_hold_fraction={args.learning_rate_hold_fraction} would be ignored by lr_scheduler_type="
+            f"{args.lr_scheduler_type}; set learning_rate_curve='pruning', or leave it out"
+        )
 
 
 def _refuse_reentrant_checkpointing(args: HomoDistilTrainingArguments) -> None:

@@ -1,7 +1,6 @@
 """Masks are a function of (seed, epoch, row), and have BERT's statistics."""
 
 import copy
-import math
 import multiprocessing
 import pickle
 
@@ -69,27 +68,6 @@ def test_masks_stay_the_same_between_versions(tokenizer):
     batch = MaskedLMCollator(tokenizer, mlm_probability=0.5, seed=3)([row])
     assert batch["masked_positions"].tolist() == [3, 4, 7, 8, 9, 11, 13, 14, 17, 19]
     assert batch["input_ids"][0, batch["masked_positions"]].tolist() == [MASK, 8, *[MASK] * 8]
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
-def test_unmasked_tokens_are_predicted_beside_the_masked_ones(tokenizer, fraction):
-    rows = make_rows(6)
-    plain = MaskedLMCollator(tokenizer, mlm_probability=0.2, seed=5)(rows)
-    batch = MaskedLMCollator(tokenizer, mlm_probability=0.2, seed=5, unmasked_fraction=fraction)(rows)
-    assert torch.equal(batch["input_ids"], plain["input_ids"])
-    assert torch.equal(batch["labels"], plain["labels"])
-    positions = batch["masked_positions"]
-    assert positions.tolist() == sorted(set(positions.tolist()))
-    assert set(plain["masked_positions"].tolist()) <= set(positions.tolist())
-    assert not torch.isin(batch["input_ids"].flatten()[positions], torch.tensor([PAD, CLS, SEP])).any()
-    num_maskable, num_masked = 34 - 3, round(0.2 * 31)
-    assert len(positions) == 6 * (num_masked + round(fraction * (num_maskable - num_masked)))
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
-def test_an_unmasked_fraction_out_of_range_is_refused(tokenizer, fraction):
-    with pytest.raises(ValueError, match=f"^unmasked_fraction={fraction} is out of range; expected a number from 0"):
-        MaskedLMCollator(tokenizer, unmasked_fraction=fraction)
 
 
 def test_types_shapes_and_masked_positions(tokenizer):

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from homodistil_hf.schedule import (
     PruningSchedule,
     kept_fraction,
-    paced_learning_rate,
     pruning_learning_rate,
     pruning_progress,
-    rewound_learning_rate,
     through_waypoints,
 )
 
@@ -103,26 +101,9 @@ def test_learning_rate_of_odd_runs(settings, curve):
     assert [pruning_learning_rate(step, **settings) for step in range(len(curve))] == pytest.approx(curve)
 
 
-def test_a_rewound_learning_rate_by_hand():
-    curve = [rewound_learning_rate(step, warmup_steps=2, end_step=6, total_steps=10) for step in range(11)]
-    assert curve == [0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 1, 0.75, 0.5, 0.25, 0]
-
-
-def test_a_paced_learning_rate_by_hand():
-    settings = {"warmup_steps": 2, "start_step": 2.0, "end_step": 6.0, "total_steps": 10}
-    curve = [paced_learning_rate(step, **settings) for step in range(11)]
-    slopes = [1, 9 / 16, 4 / 16, 1 / 16]
-    assert curve == [0, 0.5, *(0.5 + slope / 2 for slope in slopes), 0.5, 0.375, 0.25, 0.125, 0]
-
-
-def paced_from_the_start(step, **settings):
-    return paced_learning_rate(step, start_step=0.0, **settings)
-
-
-@pytest.mark.parametrize("curve", [pruning_learning_rate, rewound_learning_rate, paced_from_the_start])
 @given(st.integers(0, 60), st.floats(0, 50), st.integers(1, 60), st.integers(0, 80))
-def test_learning_rate_is_a_share(curve, warmup_steps, end_step, total_steps, step):
-    rate = curve(step, warmup_steps=warmup_steps, end_step=end_step, total_steps=total_steps)
+def test_learning_rate_is_a_share(warmup_steps, end_step, total_steps, step):
+    rate = pruning_learning_rate(step, warmup_steps=warmup_steps, end_step=end_step, total_steps=total_steps)
     assert 0 <= rate <= 1
 
 

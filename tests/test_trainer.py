@@ -541,27 +541,6 @@ def test_the_learning_rate_may_be_held_longer_than_pruning_lasts(make_trainer):
     assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("rewound", [0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 1, 0.75, 0.5, 0.25]),
-        ("paced", [0, 0.5, 1, 25 / 32, 5 / 8, 17 / 32, 0.5, 0.375, 0.25, 0.125]),
-    ],
-)
-def test_other_curves_that_follow_pruning(make_trainer, name, expected):
-    trainer = make_trainer(
-        max_steps=10,
-        warmup_steps=2,
-        pruning_start_fraction=0.2,
-        pruning_end_fraction=0.6,
-        learning_rate=1.0,
-        learning_rate_curve=name,
-    )
-    trainer.train()
-    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
-    assert rates == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant_with_warmup"])
 def test_schedulers_of_trainer(make_trainer, name):
     trainer = make_trainer(

@@ -39,7 +39,6 @@ NUMBERS = {
     "attention_end_fraction": (r"\[0, 1\]", None, (1.1,)),
     "ffn_start_fraction": (r"\[0, 1\]", None, (-0.1,)),
     "ffn_end_fraction": (r"\[0, 1\]", None, (1.1,)),
-    "unmasked_kl_fraction": (r"\[0, 1\]", 0.0, (1.1, -0.1)),
     "learning_rate_hold_fraction": (r"\[0, 1\]", None, (1.1, -0.1)),
     "sensitivity_smoothing": (r"\[0, 1\)", 0.85, (1.0, -0.1)),
     "uncertainty_smoothing": (r"\[0, 1\)", 0.95, (1.0, -0.1)),
@@ -55,7 +54,7 @@ CHOICES = {
     "projection_init": "identity, random",
     "teacher_dtype": "auto, float32, bfloat16, float16",
     "importance_metric": "sensitivity, platon, magnitude, movement",
-    "learning_rate_curve": "auto, pruning, rewound, paced, trainer",
+    "learning_rate_curve": "auto, pruning, trainer",
 }
 
 
@@ -130,10 +129,6 @@ def test_unknown_choices_are_refused(name, value):
         (
             {"learning_rate_hold_fraction": 0.6, "lr_scheduler_type": "cosine"},
             "^learning_rate_hold_fraction=0.6 would be ignored by lr_scheduler_type=.*cosine.*; set learning_rate_",
-        ),
-        (
-            {"learning_rate_hold_fraction": 0.6, "learning_rate_curve": "rewound"},
-            "^learning_rate_hold_fraction=0.6 would be ignored by learning_rate_curve='rewound'; set learning_rate_",
         ),
         (
             {"lr_scheduler_kwargs": {"power": 2}},
@@ -265,8 +260,6 @@ def test_windows_of_kinds_fall_back_on_the_common_ones():
         ({"lr_scheduler_type": "cosine"}, False),
         ({"lr_scheduler_type": "cosine", "learning_rate_curve": "pruning"}, True),
         ({"learning_rate_curve": "trainer"}, False),
-        ({"learning_rate_curve": "rewound"}, True),
-        ({"lr_scheduler_type": "cosine", "learning_rate_curve": "paced"}, True),
     ],
 )
 def test_the_learning_rate_follows_pruning_unless_told_otherwise(settings, expected):
