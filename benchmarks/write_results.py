@@ -40,7 +40,7 @@ from homodistil_hf.run_config import field_types
 from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
 from homodistil_hf.sweep.plots import COSTS, draw, draw_discrepancy, plot_sweep, quality_points
 from homodistil_hf.sweep.reading import read_sweep
-from homodistil_hf.sweep.records import FAILED, read_records, trained
+from homodistil_hf.sweep.records import FAILED, TAKEN_FROM, read_records, trained
 from homodistil_hf.sweep.statistics import Record, Spread, chosen, differences
 from homodistil_hf.sweep.tables import (
     cell_rows,
@@ -51,7 +51,6 @@ from homodistil_hf.sweep.tables import (
     missing_notes,
     task_means,
 )
-from homodistil_hf.sweep.twins import TAKEN_FROM
 
 PAGE = Path("docs/results.md")
 README = Path("README.md")
@@ -271,8 +270,8 @@ def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
 
 def guidance_section(records: Sequence[Record]) -> str:
     """HomoDistil's students of all sweeps but the ablations, whose arms have other names."""
-    own = [record for record in trained(records) if TAKEN_FROM not in record]
-    students = [record for record in own if record["method"] == record["arm"] == REFERENCE]
+    students = [record for record in trained(records) if record["method"] == record["arm"] == REFERENCE]
+    students = list({record["digest"]: record for record in reversed(students)}.values())[::-1]  # one of each run
     teachers = [record for record in records if record["method"] == TEACHER]
     scores = {name: mean for record in teachers for name, mean in task_means(record).items()}
     rows = guidance_rows(students, scores)
@@ -295,6 +294,7 @@ def images(sweep: Sweep, records: Sequence[Record]) -> list[str]:
 
 
 def machine_line(done: Sequence[Record]) -> str:
+    done = [record for record in done if TAKEN_FROM not in record] or done
     minutes = [record["seconds"] / 60 for record in done]
     machines = " and ".join(dict.fromkeys(machine_words(record["machine"]) for record in done))
     return (

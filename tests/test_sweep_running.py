@@ -172,6 +172,33 @@ def test_a_run_is_taken_over_with_its_evaluations_or_not_at_all(second_sweep, pr
     assert record.get("evaluate") == ({"glue": {"settings": RTE, "tasks": {}}} if glue == RTE else None)
 
 
+@pytest.mark.parametrize(("hidden_weight", "trained"), [(1.0, ["same", "other"]), (30.0, ["other"])])
+def test_a_run_with_other_defaults_is_no_twin(second_sweep, processes, tmp_path, hidden_weight, trained):
+    source = tmp_path / "out" / "results" / "a,seed=0.json"
+    path = second_sweep()
+    defaults = {"hidden_weight": hidden_weight, "no_longer_known": 3}
+    write_record(source, read_record(source) | {"own_settings": defaults})
+    run_sweep(prepare_sweep(path), lambda line: None)
+    assert processes.cells == trained
+
+
+def test_a_cell_in_other_hands_is_not_taken_over(second_sweep, processes, monkeypatch):
+    run = prepare_sweep(second_sweep())
+    with held(run.folder.lock(run.cells[0])):
+        assert running._take_over(run, run.cells[0]) is None
+    assert not run.folder.record(run.cells[0]).exists()
+
+
+def test_an_evaluation_that_is_added_later_trains_what_was_taken_over(second_sweep, processes):
+    path = second_sweep()
+    run_sweep(prepare_sweep(path), lambda line: None)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"evaluate": {"glue": {"tasks": ["mrpc"]}}}))
+    assert states(path)["same"] == "waiting"
+    processes.cells.clear()
+    run_sweep(prepare_sweep(path, only=["same"]), lambda line: None)
+    assert processes.cells == ["same"]
+
+
 def test_a_file_that_is_no_record_is_passed_over(second_sweep, processes):
     path = second_sweep()
     strange = prepare_sweep(path).folder.root.parent / "a" / "results" / "notes.json"

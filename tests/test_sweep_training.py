@@ -19,7 +19,7 @@ from homodistil_hf.sweep import training
 from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Cell, select_cells
 from homodistil_hf.sweep.checks import run_settings
 from homodistil_hf.sweep.reading import read_sweep
-from homodistil_hf.sweep.records import SweepFolder, read_record, state_of, write_record
+from homodistil_hf.sweep.records import SweepFolder, read_record, record_head, state_of, write_record
 from homodistil_hf.sweep.training import RunClock, run_cell
 
 PAPER = Path(__file__).parent.parent / "examples" / "sweeps" / "paper"
@@ -169,6 +169,20 @@ def test_a_finished_cell_is_not_trained_again(whole, settings, monkeypatch):
     record, root = whole
     monkeypatch.setattr(training, "train_cell", None)
     assert run(cell_of(settings), root) == record
+
+
+def test_a_record_that_was_taken_over_has_no_student_to_evaluate(settings, tmp_path, monkeypatch):
+    cell, folder = cell_of(settings), SweepFolder(tmp_path)
+    taken = record_head(cell) | {"status": "done", "taken_from": "other/cell", "evaluate": {}}
+    write_record(folder.record(cell), taken)
+    monkeypatch.setattr(training, "train_cell", lambda cell, run_folder, say: record_head(cell) | {"status": "done"})
+    monkeypatch.setitem(training.EVALUATIONS, "glue", lambda model, settings, output_dir: {"mean": 0.5})
+    run_cell(cell, folder, {}, lambda line: None)
+    assert read_record(folder.record(cell)) == taken
+    run_cell(cell, folder, {"glue": {"tasks": ["rte"]}}, lambda line: None)
+    record = read_record(folder.record(cell))
+    assert "taken_from" not in record
+    assert record["evaluate"]["glue"]["results"] == {"mean": 0.5}
 
 
 def test_other_settings_begin_anew(settings, tmp_path):

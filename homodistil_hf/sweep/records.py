@@ -26,6 +26,9 @@ WAITING = "waiting"
 ERROR = "error"
 """Key of what went wrong with a cell, or with an evaluation of one that is done."""
 
+TAKEN_FROM = "taken_from"
+"""Key of the run that a record was taken over from, as `SWEEP/CELL`; its student lies there."""
+
 EVALUATE = "evaluate"
 """Key of what a sweep's evaluations gave for a cell."""
 
@@ -114,6 +117,8 @@ def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> st
     if record is None:
         return "stopped" if sorted_checkpoints(folder.run(cell)) else WAITING
     if record["status"] == DONE and missing_evaluations(record, evaluate):
+        if TAKEN_FROM in record:
+            return WAITING
         return FAILED if ERROR in record else "trained"
     return record["status"]
 

@@ -22,7 +22,7 @@ from . import worker
 from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, select_cells
 from .checks import check_cells
 from .evaluations import check_evaluations
-from .locks import holder
+from .locks import held, holder
 from .plots import plot_sweep
 from .reading import read_sweep
 from .records import (
@@ -131,7 +131,7 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
             state = run.state(cell)
             if state == DONE or (state == FAILED and cell.name not in failed_before):
                 continue  # another process was faster
-            if state == WAITING and (source := take_over(cell, run.folder, run.evaluate)):
+            if state == WAITING and (source := _take_over(run, cell)):
                 say(f"{_place(run, cell)} {cell.name}: the same run as {source}, taken over")
                 continue
             say(f"{_place(run, cell)} {cell.name}: {state}, log in {run.folder.log(cell)}")
@@ -183,6 +183,11 @@ def _cells_to_do(run: SweepRun, *, overwrite: bool) -> list[Cell]:
             "pass --overwrite to train them anew, or another --output"
         )
     return [cell for cell in run.cells if states[cell.name] not in (DONE, IMPOSSIBLE)]
+
+
+def _take_over(run: SweepRun, cell: Cell) -> str | None:
+    with held(run.folder.lock(cell)) as is_ours:
+        return take_over(cell, run.folder, run.evaluate) if is_ours else None
 
 
 def _train(run: SweepRun, cell: Cell, stop: StopRequest) -> int:

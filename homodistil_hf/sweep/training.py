@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,20 @@ from ..registry import METHODS
 from ..run_config import RunConfig
 from ..run_folder import STUDENT_FOLDER
 from ..trainer import HomoDistilTrainer
-from ..training_args import HomoDistilTrainingArguments
 from .cells import TEACHER, Cell
-from .checks import run_settings
+from .checks import own_settings, run_settings
 from .evaluations import EVALUATIONS
-from .records import CELL_FILE, DONE, ERROR, SweepFolder, missing_evaluations, read_record, record_head, write_record
+from .records import (
+    CELL_FILE,
+    DONE,
+    ERROR,
+    TAKEN_FROM,
+    SweepFolder,
+    missing_evaluations,
+    read_record,
+    record_head,
+    write_record,
+)
 
 _CLOCK_FILE = "clock.json"
 _TIMES = ("runtime", "per_second", "preparation_time", "epoch", "total_flos")
@@ -44,7 +52,7 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
     """
     run_folder = folder.run(cell)
     record = read_record(folder.record(cell))
-    if record is None or record["status"] != DONE or record["digest"] != cell.digest:
+    if record is None or not _is_trained(cell, record, evaluate):
         is_teacher = cell.method == TEACHER
         record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, say)
         write_record(folder.record(cell), record)
@@ -56,6 +64,12 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
         record.pop(ERROR, None)
         record["evaluate"] = record.get("evaluate", {}) | {name: {"settings": evaluate[name], "results": results}}
         write_record(folder.record(cell), record)
+
+
+def _is_trained(cell: Cell, record: Mapping[str, Any], evaluate: Mapping[str, Any]) -> bool:
+    if record["status"] != DONE or record["digest"] != cell.digest:
+        return False
+    return TAKEN_FROM not in record or not missing_evaluations(record, evaluate)  # else the student is missing
 
 
 def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -165,7 +179,7 @@ def _outcome(
         "evaluation_seconds": round(clock.evaluation_seconds, 1),
         "num_sessions": clock.num_sessions,
         "machine": machine_facts(),
-        "own_settings": _own_settings(settings.training),
+        "own_settings": own_settings(settings.training),
         "evaluations": [_rounded({"step": step, **values}) for step, values in evaluations.items()],
         "losses": [_rounded(_without_times(entry)) for entry in history if "loss" in entry],
         **_snapshots(trainer),
@@ -177,13 +191,6 @@ def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
     names = ("name", "step", "plan", "encoder_macs", "num_parameters")
     rows = [{name: row[name] for name in (*names, "evaluation")} for row in trainer.snapshot_rows]
     return {"snapshots": rows} if rows else {}
-
-
-def _own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:
-    """Every setting of this package's as it was, defaults included: a later version may have others."""
-    names = HomoDistilTrainingArguments.__annotations__.keys() & {entry.name for entry in fields(args) if entry.init}
-    hidden = ("overwrite_output_dir",)
-    return {name: getattr(args, name) for name in sorted(names) if name not in hidden}
 
 
 def _without_times(entry: Mapping[str, Any]) -> dict[str, Any]:
