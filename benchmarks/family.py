@@ -43,7 +43,7 @@ def _rows_of(family: Record, records: Sequence[Record]) -> list[list[str]]:
     tokens_a_step = family["num_tokens"] / family["num_steps"]
     rows = []
     for member in members:
-        alone = _alone(records, member["encoder_macs"], num_tokens=share, seed=family["axes"].get("seed"))
+        alone = _alone(records, family, encoder_macs=member["encoder_macs"], num_tokens=share)
         fraction = member["encoder_macs"] / family["models"]["teacher"]["encoder_macs"]
         rows.append(
             [
@@ -59,13 +59,14 @@ def _figures(num_tokens: float, evaluation: dict[str, Any]) -> list[str]:
     return [f"{num_tokens / 1e6:.2f} M tokens", f"{evaluation['kl']:.3f}", f"{evaluation['mlm_accuracy']:.3f}"]
 
 
-def _alone(records: Sequence[Record], encoder_macs: float, *, num_tokens: int, seed: int | None) -> Record | None:
+def _alone(records: Sequence[Record], family: Record, *, encoder_macs: float, num_tokens: int) -> Record | None:
     fitting = (
         record
         for record in records
         if not record.get("snapshots")
+        and record["method"] == family["method"]
         and record["num_tokens"] == num_tokens
-        and record["axes"].get("seed") == seed
+        and record["axes"].get("seed") == family["axes"].get("seed")
         and abs(record["models"]["student"]["encoder_macs"] / encoder_macs - 1) <= MACS_TOLERANCE
     )
     return next(fitting, None)

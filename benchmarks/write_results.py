@@ -17,7 +17,7 @@ from typing import Any
 from compared import compared_sections
 from family import family_rows
 from glue_table import glue_rows
-from guidance import guidance_rows, kept, rule_of_thumb
+from guidance import guidance_rows, kept, rule_of_thumb, size_of
 from readme_table import write_readme
 from task_results import task_model_sections
 from verdicts import (
@@ -239,9 +239,13 @@ def budget_rows(best: dict[str, list[Record]], num_tokens: int, noise: Noise) ->
     found = differences(other, own, "kl")
     if not found:
         return []
+    return [[f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), words_of(found, noise)]]
+
+
+def words_of(found: Sequence[float], noise: Noise) -> str:
+    """What differences in KL, one-shot's less HomoDistil's, say by the rule."""
     words = {1: "HomoDistil is nearer", -1: "one-shot is nearer", 0: "within noise"}
-    read = words[noise.sign(found)] if noise.std is not None else "undecided"
-    return [[f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), read]]
+    return words[noise.sign(found)] if noise.std is not None else "undecided"
 
 
 def ablations_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
@@ -265,7 +269,23 @@ def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
 
 
 def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
-    return [*cell_rows(sweep, records), "", *family_rows(trained(records))]
+    done = trained(records)
+    return [*cell_rows(sweep, records), "", *gap_rows(done, noise), "", *family_rows(done)]
+
+
+def gap_rows(done: Sequence[Record], noise: Noise) -> list[str]:
+    """One-shot pruning beside HomoDistil at each size and budget."""
+    arms = by_arm(done)
+    rows = []
+    for size, num_tokens in dict.fromkeys((size_of(record), record["num_tokens"]) for record in done):
+        own, other = (
+            [record for record in arms.get(arm, []) if (size_of(record), record["num_tokens"]) == (size, num_tokens)]
+            for arm in (REFERENCE, "one_shot")
+        )
+        if found := differences(other, own, "kl"):
+            rows.append([size or "–", f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), words_of(found, noise)])
+    headings = ["encoder MACs", "tokens", "KL of one-shot − KL of HomoDistil", "by KL"]
+    return markdown_table(headings, rows) if rows else []
 
 
 def guidance_section(records: Sequence[Record]) -> str:

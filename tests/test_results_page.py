@@ -61,6 +61,7 @@ METHODS = [
     *(record("scratch", kl, seed=seed) for seed, kl in enumerate((3.0, 2.0, 4.0))),
 ]
 # One-shot's differences are .10, .08, .12 and pruned-first's .01, .00, .02: variances .0004 and .0001, pooled .00025.
+SIZE = "student=0.25,max_steps=1000"
 NOISE = math.sqrt(0.00025)
 
 
@@ -85,14 +86,15 @@ def test_differences_are_seed_by_seed():
 def test_a_family_stands_beside_runs_of_their_own():
     rows_of = runpy.run_path(str(BENCHMARKS / "family.py"))["family_rows"]
     alone = [record("homodistil", kl, macs=macs, num_steps=10) for macs, kl in ((500, 0.2), (250, 0.4))]
-    family = record("family", 0.9, macs=125, num_steps=30, accuracy=0.2)
+    family = record("family", 0.9, macs=125, num_steps=30, accuracy=0.2, method="homodistil")
     evaluation = {"kl": 0.25, "mlm_accuracy": 0.41}
     family["snapshots"] = [
         {"name": "a", "step": 6, "encoder_macs": 505, "evaluation": evaluation},
         {"name": "b", "step": 12, "encoder_macs": 250, "evaluation": evaluation | {"kl": 0.5}},
     ]
     assert rows_of(alone) == []
-    lines = rows_of([*alone, family])
+    at_once = record("one_shot", 0.3, macs=250, num_steps=10)
+    lines = rows_of([at_once, *alone, family])
     assert lines[-3:] == [
         "| 0.505 | 0.60 M tokens | 0.250 | 0.410 | 1.00 M tokens | 0.200 | 0.300 |",
         "| 0.250 | 1.20 M tokens | 0.500 | 0.410 | 1.00 M tokens | 0.400 | 0.300 |",
@@ -393,9 +395,18 @@ def test_a_readme_without_marks_is_refused(page, tmp_path):
 def test_runs_that_were_taken_over_are_counted_once(page, tmp_path):
     for one in METHODS[:3]:
         write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
-    twin = METHODS[0] | {"taken_from": "methods_quarter/homodistil,seed=0"}
-    write_record(tmp_path / "results" / "sizes" / "homodistil,student=0.25,max_steps=1000,seed=0.json", twin)
-    assert "| 1/4 | 1.00 M | 0.28 | 0.28 | 0.03 | 0.00 | 0.520 ± 0.020 (3) | 60.0% |" in page()
+    twin = METHODS[0] | {"taken_from": "methods_quarter/homodistil,seed=0", "cell": f"homodistil,{SIZE},seed=0"}
+    write_record(tmp_path / "results" / "sizes" / f"{twin['cell']}.json", twin)
+    text = page()
+    assert text.count("\n| homodistil |") == 2  # in the tables of both sweeps
+    assert "| 1/4 | 1.00 M | 0.28 | 0.28 | 0.03 | 0.00 | 0.520 ± 0.020 (3) | 60.0% |" in text
+
+
+def test_one_shot_pruning_stands_beside_every_size(page, tmp_path):
+    for arm, kl in (("homodistil", 1.0), ("one_shot", 1.25)):
+        one = record(arm, kl, macs=250) | {"cell": f"{arm},{SIZE},seed=0"}
+        write_record(tmp_path / "results" / "sizes" / f"{one['cell']}.json", one)
+    assert "| 1/4 | 1.00 M | 0.250 | undecided |" in page()
 
 
 def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):
