@@ -8,17 +8,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy.stats import t as student_t
+
 from homodistil_hf.sweep.statistics import Record, Spread, differences, metric_of, pooled_std, seed_of
 
 METRIC = "kl"
 REFERENCE = "homodistil"
-_STANDARD_DEVIATIONS = 2
+_CONFIDENCE = 0.95
 _SAME_LEAGUE = 2.0  # methods beyond this multiple of HomoDistil's KL say nothing about the noise near it
 
 RULE = (
     "**Noise.** *s* is the standard deviation over seeds of the difference in KL, seed by seed, between a method and "
     "HomoDistil at a quarter of the MACs, pooled over the methods whose KL is below twice HomoDistil's. The mean "
-    f"difference of *n* seeds counts when it is beyond {_STANDARD_DEVIATIONS}·*s*/√*n*; all else is *within noise*."
+    "difference of *n* seeds counts when it is beyond *t*·*s*/√*n*, *t* of Student's distribution for *s*' degrees "
+    f"of freedom at {_CONFIDENCE:.0%}; all else is *within noise*."
 )
 
 
@@ -36,7 +39,10 @@ class Noise:
 
     def threshold(self, num_seeds: int = 1) -> float:
         """What the mean difference of some seeds must exceed to count; infinite where the noise is unknown."""
-        return math.inf if self.std is None else _STANDARD_DEVIATIONS * self.std / math.sqrt(num_seeds)
+        if self.std is None:
+            return math.inf
+        quantile = float(student_t.ppf((1 + _CONFIDENCE) / 2, self.freedom))
+        return quantile * self.std / math.sqrt(num_seeds)
 
     def sign(self, differences: Sequence[float]) -> int:
         """1 or -1 for a mean difference that counts, 0 for noise."""
