@@ -1,6 +1,7 @@
 """The README's table of what the method reached, from the records of the methods at a quarter and at a half."""
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,11 +54,17 @@ def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
     minutes = statistics.median(record["seconds"] - record["evaluation_seconds"] for record in own) / 60
     text = (
         f"A BERT of 6 layers × 384 ({own[0]['models'][TEACHER]['num_parameters'] / 1e6:.1f} M parameters), distilled "
-        f"on {own[0]['num_tokens'] / 1e6:.2f} million tokens, {minutes:.0f} minutes of one CPU core for a quarter of "
-        "its size. All students of a size have the same encoder MACs, tokens, batches and learning rate. A ± is a "
-        "standard deviation over seeds, their number in brackets."
+        f"on {own[0]['num_tokens'] / 1e6:.2f} million tokens, {minutes:.0f} minutes of one CPU core for a "
+        "quarter of its encoder MACs. All students of a size have the same encoder MACs, tokens, batches and learning "
+        "rate. A ± is a standard deviation over seeds, their number in brackets."
     )
-    return [text, "", *markdown_table(_HEADINGS, rows), "", *_nearer(records.get("methods_quarter", []))]
+    return [
+        *textwrap.wrap(text, 120),
+        "",
+        *markdown_table(_HEADINGS, rows),
+        "",
+        *_nearer(records.get("methods_quarter", [])),
+    ]
 
 
 def write_readme(file: Path, records: Mapping[str, Sequence[Record]]) -> None:
