@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .cells import TEACHER, Cell, Choice, Sweep
-from .records import DONE, ERROR, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
+from .records import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
 from .statistics import SEED, Record, Spread, at_the_edge, best_values, group_of, metric_of, over_seeds
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
@@ -149,7 +149,7 @@ def task_means(record: Record) -> dict[str, float]:
     Returns:
         `dict`: name of the evaluation → mean.
     """
-    found = record.get("evaluate", {})
+    found = record.get(EVALUATE, {})
     return {name: entry["results"]["mean"] for name, entry in found.items() if "mean" in entry["results"]}
 
 

@@ -29,6 +29,7 @@ from .records import (
     CELL_FILE,
     DONE,
     ERROR,
+    EVALUATE,
     TAKEN_FROM,
     SweepFolder,
     missing_evaluations,
@@ -62,7 +63,7 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
         say(f"evaluation: {name}")
         results = EVALUATIONS[name](model, evaluate[name], run_folder / "evaluations")
         record.pop(ERROR, None)
-        record["evaluate"] = record.get("evaluate", {}) | {name: {"settings": evaluate[name], "results": results}}
+        record[EVALUATE] = record.get(EVALUATE, {}) | {name: {"settings": evaluate[name], "results": results}}
         write_record(folder.record(cell), record)
 
 

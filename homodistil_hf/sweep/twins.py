@@ -4,12 +4,11 @@ Such a record is taken over, with the name of the run that it came from, unless 
 student, which stays where it is.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .cells import TEACHER, Cell
+from .cells import Cell
 from .checks import own_settings, run_settings
 from .records import (
     DONE,
@@ -61,7 +60,8 @@ def _done(file: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def _has_todays_defaults(record: Mapping[str, Any], cell: Cell) -> bool:
-    if cell.method == TEACHER:
-        return True
-    now = json.loads(json.dumps(own_settings(run_settings(cell, output_dir="unused").training)))
-    return all(now.get(name, value) == value for name, value in record.get("own_settings", {}).items())
+    recorded = record.get("own_settings")
+    if not recorded:
+        return True  # of a teacher, which is only evaluated
+    now = own_settings(run_settings(cell, output_dir="unused").training)
+    return all(now.get(name, value) == value for name, value in recorded.items())
