@@ -106,7 +106,7 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
     records = {name: trained(in_order(sweep.cells, read_records(FOLDER / name))) for name, sweep in sweeps.items()}
     noise = noise_of(records.get("methods_quarter", []))
     found: dict[tuple[float, int], Measured] = {}
-    for name in ("methods_quarter", "methods_half", "tokens"):
+    for name in ("methods_quarter", "methods_half", "tokens", "sizes"):
         sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
         for point in measured_points(sweep_records, noise):
             key = (point.encoder_macs, point.num_tokens)
