@@ -77,13 +77,11 @@ def write_readme(file: Path, records: Mapping[str, Sequence[Record]]) -> None:
     Raises:
         ValueError: it has no marks.
     """
-    lines = readme_lines(records)
     head, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{file} lacks {BEGIN!r} or {END!r}; write them where the table belongs")
-    if lines:
-        write_text(file, "\n".join([head + BEGIN, "", *lines, END + tail]))
+    write_text(file, "\n".join([head + BEGIN, "", *readme_lines(records), END + tail]))
 
 
 def _rows(size: str, records: Sequence[Record]) -> list[list[str]]:

@@ -215,10 +215,8 @@ def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
         found = differences(group, arms.get(REFERENCE, []), "kl")
         if arm == REFERENCE or not found:
             continue
-        words = {1: "HomoDistil is nearer", -1: f"`{arm}` is nearer", 0: "within noise"}
-        read = words[noise.sign(found)] if noise.std is not None else "undecided"
         accuracy = Spread.of(differences(group, arms[REFERENCE], "mlm_accuracy"))
-        rows.append([arm, str(Spread.of(found)), str(accuracy), read])
+        rows.append([arm, str(Spread.of(found)), str(accuracy), words_of(found, noise, f"`{arm}`")])
     headings = ["beside HomoDistil, seed by seed", "difference in KL", "difference in accuracy", "by KL"]
     return markdown_table(headings, rows) if rows else []
 
@@ -242,9 +240,9 @@ def budget_rows(best: dict[str, list[Record]], num_tokens: int, noise: Noise) ->
     return [[f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), words_of(found, noise)]]
 
 
-def words_of(found: Sequence[float], noise: Noise) -> str:
-    """What differences in KL, one-shot's less HomoDistil's, say by the rule."""
-    words = {1: "HomoDistil is nearer", -1: "one-shot is nearer", 0: "within noise"}
+def words_of(found: Sequence[float], noise: Noise, other: str = "one-shot") -> str:
+    """What differences in KL, another method's less HomoDistil's, say by the rule."""
+    words = {1: "HomoDistil is nearer", -1: f"{other} is nearer", 0: "within noise"}
     return words[noise.sign(found)] if noise.std is not None else "undecided"
 
 

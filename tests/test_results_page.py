@@ -386,6 +386,13 @@ def test_the_readme_gets_its_table(page, tmp_path):
     assert any(line.endswith("is higher than HomoDistil's by 0.100 ± 0.020 (3) nats.") for line in lines)
 
 
+def test_without_records_the_readme_claims_nothing(page, tmp_path):
+    page()
+    lines = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line] == ["# Ours", lines[2], lines[4], "The rest."]
+    assert (lines[2][:4], lines[4][:4]) == ("<!--", "<!--")
+
+
 def test_a_readme_without_marks_is_refused(page, tmp_path):
     (tmp_path / "README.md").write_text("# Ours\n")
     with pytest.raises(ValueError, match="README.md lacks '<!-- written by"):
