@@ -222,22 +222,8 @@ def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
 
 
 def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
-    best = by_arm(chosen(trained(records), sweep.choose))
-    lines = [*cell_rows(sweep, records), "", *choice_notes(sweep.choose, records), ""]
-    budgets = sorted({record["num_tokens"] for group in best.values() for record in group})
-    rows = [row for num_tokens in budgets for row in budget_rows(best, num_tokens, noise)]
-    return [*lines, *markdown_table(["tokens", "KL of one-shot − KL of HomoDistil, best rates", "by KL"], rows)]
-
-
-def budget_rows(best: dict[str, list[Record]], num_tokens: int, noise: Noise) -> list[list[str]]:
-    own, other = (
-        [record for record in best.get(arm, []) if record["num_tokens"] == num_tokens]
-        for arm in (REFERENCE, "one_shot")
-    )
-    found = differences(other, own, "kl")
-    if not found:
-        return []
-    return [[f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), words_of(found, noise)]]
+    best = chosen(trained(records), sweep.choose)
+    return [*plain_section(sweep, records, noise), "", "At each arm's best rate:", "", *gap_rows(best, noise)]
 
 
 def words_of(found: Sequence[float], noise: Noise, other: str = "one-shot") -> str:
@@ -275,15 +261,20 @@ def gap_rows(done: Sequence[Record], noise: Noise) -> list[str]:
     """One-shot pruning beside HomoDistil at each size and budget."""
     arms = by_arm(done)
     rows = []
-    for size, num_tokens in dict.fromkeys((size_of(record), record["num_tokens"]) for record in done):
+    for size, num_tokens in sorted({budget_of(record) for record in done}):
         own, other = (
-            [record for record in arms.get(arm, []) if (size_of(record), record["num_tokens"]) == (size, num_tokens)]
+            [record for record in arms.get(arm, []) if budget_of(record) == (size, num_tokens)]
             for arm in (REFERENCE, "one_shot")
         )
         if found := differences(other, own, "kl"):
-            rows.append([size or "–", f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), words_of(found, noise)])
+            rows.append([size, f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), words_of(found, noise)])
     headings = ["encoder MACs", "tokens", "KL of one-shot − KL of HomoDistil", "by KL"]
     return markdown_table(headings, rows) if rows else []
+
+
+def budget_of(record: Record) -> tuple[str, int]:
+    """A student's size and its tokens."""
+    return size_of(record) or "–", record["num_tokens"]
 
 
 def guidance_section(records: Sequence[Record]) -> str:
