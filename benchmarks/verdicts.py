@@ -71,7 +71,7 @@ CLAIMS = (
     Claim("one_shot", "default", "gradual pruning ends nearer to the teacher than one-shot pruning"),
     Claim("magnitude", "default", "sensitivity is ahead of magnitude"),
     Claim("magnitude", "platon", "PLATON is ahead of magnitude"),
-    Claim("movement", "default", "movement is unstable"),
+    Claim("movement", "default", "movement falls behind sensitivity"),
     Claim("end_0.9", "default", "a late end of pruning (0.9 T) hurts"),
     Claim("end_0.9", "end_0.7", "0.9 T is later than good, 0.7 T is not"),
     Claim("no_mlm", "mlm_1", "the masked-LM term helps"),
