@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from scipy.stats import t as student_t
 
+from homodistil_hf.depth import MACS_TOLERANCE
 from homodistil_hf.sweep.statistics import Record, Spread, differences, metric_of, pooled_std, seed_of
+from homodistil_hf.sweep.tables import macs_fraction
 
 METRIC = "kl"
 REFERENCE = "homodistil"
@@ -151,6 +153,9 @@ def verdict(
         missing = [f"`{arm}`" for arm in (claim.worse, claim.better) if not arms.get(arm)]
         return None, f"not run: {', '.join(missing) or 'no seed in common'}"
     spread = Spread.of(found)
+    sizes = [macs_fraction(arms[arm][0]) for arm in (claim.worse, claim.better)]
+    if abs(sizes[0] / sizes[1] - 1) > MACS_TOLERANCE:
+        return spread, "undecided: {:.3f} against {:.3f} of the encoder MACs".format(*sizes)
     if noise.std is None:
         return spread, "undecided: the noise was not measured"
     return spread, {1: "**reproduced**", -1: "**not reproduced**", 0: "within noise"}[noise.sign(found)]

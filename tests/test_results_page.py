@@ -231,6 +231,23 @@ def test_a_verdict_is_the_rules(verdicts, worse, expected):
     assert verdicts["verdict"](claim, arms, verdicts["Noise"]()) == (None, "not run: `no_kl`")
 
 
+def test_students_of_different_sizes_decide_nothing(verdicts):
+    claim = verdicts["Claim"]("no_kl", "default", "the KL term helps")
+    arms = {"no_kl": [record("no_kl", 0.9, macs=260)], "default": [record("default", 0.5)]}
+    gap, words = verdicts["verdict"](claim, arms, verdicts["noise_of"](METHODS))
+    assert (round(gap.mean, 6), words) == (0.4, "undecided: 0.260 against 0.250 of the encoder MACs")
+
+
+def test_layers_of_different_widths_count_without_their_padding(verdicts):
+    uneven = record("global_widths", 0.9, macs=411)
+    uneven["models"]["compact"] = uneven["models"]["student"] | {"encoder_macs": 250, "num_parameters": 3_000_000}
+    claim = verdicts["Claim"]("default", "global_widths", "layers should compete for widths")
+    arms = {"global_widths": [uneven], "default": [record("default", 0.5)]}
+    assert verdicts["verdict"](claim, arms, verdicts["noise_of"](METHODS))[1] == "**not reproduced**"
+    table = sweep_table(sweep_of([uneven]), [uneven])
+    assert "| global_widths | 3.00 M (4.00 padded) | 0.250 (0.411 padded) |" in table
+
+
 def test_curves_are_compared_point_by_point(verdicts):
     assert verdicts["points_below"](METHODS[:3], METHODS[3:6]) == (2, 2)
     assert verdicts["points_below"](METHODS[3:6], METHODS[:3]) == (0, 2)

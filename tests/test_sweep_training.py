@@ -122,6 +122,15 @@ def test_a_record_tells_of_a_family(settings, tmp_path):
     )
 
 
+def test_a_record_tells_a_students_own_costs_from_those_of_its_padded_export(whole, settings, tmp_path):
+    layers = [{"num_attention_heads": 2, "head_dim": 8, "intermediate_size": width} for width in (24, 16)]
+    record = run(cell_of(settings, student=json.dumps({"hidden_size": 16, "layers": layers})), tmp_path)
+    costs = record["models"]
+    assert costs["compact"].keys() == costs["student"].keys()
+    assert costs["compact"]["encoder_macs"] < costs["student"]["encoder_macs"] < costs["teacher"]["encoder_macs"]
+    assert "compact" not in whole[0]["models"]  # nothing to pad
+
+
 def test_a_record_is_a_line_a_row(whole):
     _, root = whole
     lines = (root / "results" / "mine,seed=3.json").read_text(encoding="utf-8").splitlines()

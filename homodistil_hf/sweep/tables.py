@@ -166,28 +166,39 @@ def tokens_per_second(record: Record) -> float:
 
 
 def macs_fraction(record: Record) -> float:
-    """Encoder MACs of the student, as a share of the teacher's.
+    """Encoder MACs of the student at its own widths, as a share of the teacher's.
 
     Args:
         record: of a cell that is done.
 
     Returns:
-        `float`.
+        `float`: without what a standard export adds where layers differ in width.
     """
     models: Mapping[str, Any] = record["models"]
-    return models["student"]["encoder_macs"] / models["teacher"]["encoder_macs"]
+    return models.get("compact", models["student"])["encoder_macs"] / models["teacher"]["encoder_macs"]
 
 
 def _figures(group: Sequence[Record], evaluate: Iterable[str]) -> list[str]:
     record = group[0]
     metrics = [str(Spread.of(metric_of(one, name) for one in group)) for name in ("kl", "mlm_accuracy", "mlm_loss")]
     return [
-        f"{record['models']['student']['num_parameters'] / 1e6:.2f} M",
-        f"{macs_fraction(record):.3f}",
+        *_size(record["models"]),
         f"{record['num_tokens'] / 1e6:.2f} M",
         *metrics,
         f"{Spread.of(tokens_per_second(one) for one in group).mean:,.0f}",
         *(_score(group, name) for name in evaluate),
+    ]
+
+
+def _size(models: Mapping[str, Any]) -> list[str]:
+    """Parameters and share of the MACs, with those of a padded export where that has more."""
+    shares = {name: costs["encoder_macs"] / models["teacher"]["encoder_macs"] for name, costs in models.items()}
+    if "compact" not in models:
+        return [f"{models['student']['num_parameters'] / 1e6:.2f} M", f"{shares['student']:.3f}"]
+    parameters = [models[name]["num_parameters"] / 1e6 for name in ("compact", "student")]
+    return [
+        f"{parameters[0]:.2f} M ({parameters[1]:.2f} padded)",
+        f"{shares['compact']:.3f} ({shares['student']:.3f} padded)",
     ]
 
 

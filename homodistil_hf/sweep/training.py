@@ -171,7 +171,7 @@ def _outcome(
     evaluations = {entry["step"]: held_out_metrics(entry) for entry in history if "eval_kl" in entry}
     return {
         "plan": facts["student"]["plan"],
-        "models": {model: {cost: facts[model][cost] for cost in COSTS} for model in ("teacher", "student")},
+        "models": _costs(facts),
         "evaluation": dict(metrics),
         "teacher_evaluation": dict(trainer.teacher_evaluation),
         "num_steps": num_steps,
@@ -185,6 +185,14 @@ def _outcome(
         "losses": [_rounded(_without_times(entry)) for entry in history if "loss" in entry],
         **_snapshots(trainer),
     }
+
+
+def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those of the teacher, of the exported student and, where layers differ in width, of the student unpadded."""
+    models = {model: facts[model] for model in ("teacher", "student")}
+    if facts.get("forms"):
+        models["compact"] = facts["forms"]["compact"]
+    return {model: {cost: costs[cost] for cost in COSTS} for model, costs in models.items()}
 
 
 def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
