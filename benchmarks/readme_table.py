@@ -56,7 +56,7 @@ def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
         f"A BERT of 6 layers × 384 ({own[0]['models'][TEACHER]['num_parameters'] / 1e6:.1f} M parameters), distilled "
         f"on {own[0]['num_tokens'] / 1e6:.2f} million tokens, {minutes:.0f} minutes of one CPU core for a "
         "quarter of its encoder MACs. All students of a size have the same encoder MACs, tokens and batches, and each "
-        "method the learning rate that suits it of those tried. A ± is a standard deviation over seeds, their number in "
+        "method the best learning rate of those tried for it. A ± is a standard deviation over seeds, their number in "
         "brackets."
     )
     return [

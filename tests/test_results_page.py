@@ -130,9 +130,13 @@ def test_a_best_value_at_the_edge_is_told():
     assert at_the_edge(rates, search) == []
     assert at_the_edge(rates[:2], search) == [("a",)]
     assert at_the_edge(rates[:1], search) == []
+    alone = sweep_table(sweep_of(rates[:1], choose=search), rates[:1])
+    assert "- one value tried, so not searched: a" in alone
+    assert "| **" not in alone
     note = "- best at the lowest or highest value tried, so perhaps better beyond: a"
     assert note in sweep_table(sweep_of(rates[:2], choose=search), rates[:2])
     assert note not in sweep_table(sweep_of(rates, choose=search), rates)
+    assert "| **0.0002** |" in sweep_table(sweep_of(rates, choose=search), rates)
 
 
 def sweep_of(records: Any, **changes: Any) -> Sweep:

@@ -143,17 +143,7 @@ def best_values(records: Iterable[Record], choice: Choice) -> dict[Key, Any]:
     Returns:
         `dict`: values of `choice.within` → the axis' best value there, by the metric's mean.
     """
-    groups: dict[Key, dict[Any, list[float]]] = {}
-    for record in records:
-        value = _plain(record["axes"].get(choice.axis))
-        if value is not None:
-            group = groups.setdefault(group_of(record, choice), {})
-            group.setdefault(value, []).append(metric_of(record, choice.metric))
-    sign = -1 if METRICS[choice.metric] else 1
-    return {
-        key: min(values, key=lambda value, values=values: sign * statistics.fmean(values[value]))  # type: ignore[misc]
-        for key, values in groups.items()
-    }
+    return {key: _best(values, choice) for key, values in _values_tried(records, choice).items()}
 
 
 def at_the_edge(records: Iterable[Record], choice: Choice) -> list[Key]:
@@ -166,14 +156,23 @@ def at_the_edge(records: Iterable[Record], choice: Choice) -> list[Key]:
     Returns:
         `list`: values of `choice.within`.
     """
-    records = list(records)
-    tried: dict[Key, set[Any]] = {}
-    for record in records:
-        value = _plain(record["axes"].get(choice.axis))
-        if value is not None:
-            tried.setdefault(group_of(record, choice), set()).add(value)
-    best = best_values(records, choice)
-    return [key for key, values in tried.items() if len(values) > 1 and best[key] in (min(values), max(values))]
+    tried = _values_tried(records, choice)
+    return [
+        key for key, values in tried.items() if len(values) > 1 and _best(values, choice) in (min(values), max(values))
+    ]
+
+
+def not_searched(records: Iterable[Record], choice: Choice) -> list[Key]:
+    """Groups of which one value alone was tried, so that nothing says that it is the best.
+
+    Args:
+        records: of cells that are done.
+        choice: the search.
+
+    Returns:
+        `list`: values of `choice.within`.
+    """
+    return [key for key, values in _values_tried(records, choice).items() if len(values) == 1]
 
 
 def group_of(record: Record, choice: Choice) -> Key:
@@ -209,6 +208,22 @@ def chosen(records: Iterable[Record], choice: Choice | None) -> list[Record]:
         for record in records
         if choice.axis not in record["axes"] or _plain(record["axes"][choice.axis]) == best[group_of(record, choice)]
     ]
+
+
+def _values_tried(records: Iterable[Record], choice: Choice) -> dict[Key, dict[Any, list[float]]]:
+    """Group → value of the axis → the metric of its runs."""
+    groups: dict[Key, dict[Any, list[float]]] = {}
+    for record in records:
+        value = _plain(record["axes"].get(choice.axis))
+        if value is not None:
+            group = groups.setdefault(group_of(record, choice), {})
+            group.setdefault(value, []).append(metric_of(record, choice.metric))
+    return groups
+
+
+def _best(values: Mapping[Any, Sequence[float]], choice: Choice) -> Any:
+    sign = -1 if METRICS[choice.metric] else 1
+    return min(values, key=lambda value: sign * statistics.fmean(values[value]))
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,18 @@ from typing import Any
 
 from .cells import TEACHER, Cell, Choice, Sweep
 from .records import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
-from .statistics import SEED, Record, Spread, at_the_edge, best_values, group_of, metric_of, over_seeds
+from .statistics import (
+    SEED,
+    Key,
+    Record,
+    Spread,
+    at_the_edge,
+    best_values,
+    group_of,
+    metric_of,
+    not_searched,
+    over_seeds,
+)
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
 
@@ -44,7 +55,7 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     if not done:
         return []
     axes = [axis for axis in dict.fromkeys(axis for cell in sweep.cells for axis in cell.axes) if axis != SEED]
-    best = {} if choice is None else best_values(done, choice)
+    best = {} if choice is None else _searched(done, choice)
     rows = [_teacher_row(records, axes, sweep.evaluate)]
     for group in over_seeds(done).values():
         is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
@@ -52,6 +63,12 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
         shown = [_axis_cell(group[0], axis, marks.get(axis, "")) for axis in axes]
         rows.append([group[0]["arm"], *shown, *_figures(group, sweep.evaluate)])
     return markdown_table(["", *axes, *_HEADINGS, *sweep.evaluate], rows)
+
+
+def _searched(done: Sequence[Record], choice: Choice) -> dict[Key, Any]:
+    """The best value of each group that had a choice."""
+    single = not_searched(done, choice)
+    return {key: value for key, value in best_values(done, choice).items() if key not in single}
 
 
 def in_order(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -134,9 +151,14 @@ def choice_notes(choice: Choice | None, records: Iterable[Record]) -> list[str]:
         return []
     within = ", ".join(choice.within)
     notes = [f"- **bold**: the best `{choice.axis}` by {choice.metric}, among the same values for every {within}"]
-    edges = [" ".join(map(str, key)) for key in at_the_edge(trained(records), choice)]
-    if edges:
-        notes.append(f"- best at the lowest or highest value tried, so perhaps better beyond: {', '.join(edges)}")
+    done = trained(records)
+    doubts = {
+        "best at the lowest or highest value tried, so perhaps better beyond": at_the_edge(done, choice),
+        "one value tried, so not searched": not_searched(done, choice),
+    }
+    for words, groups in doubts.items():
+        if groups:
+            notes.append(f"- {words}: {', '.join(' '.join(map(str, group)) for group in groups)}")
     return notes
 
 
