@@ -86,6 +86,7 @@ CLAIMS = (
     Claim("teacher_dropout", "default", "the student should have no dropout", is_ours=True),
     Claim("default", "global_widths", "layers should compete for widths", is_ours=True),
     Claim("default", "guard", "the discrepancy guard helps", is_ours=True),
+    Claim("default", "guard_tight", "a discrepancy guard that pauses at 1.05 helps", is_ours=True),
     Claim("no_rotation", "default", "heads should be rotated before they are pruned", is_ours=True),
     Claim("mlm_1", "default", "the masked-LM term should weigh little", is_ours=True),
     Claim("hidden_10", "default", "the hidden-state term should weigh more than ten", is_ours=True),
@@ -156,6 +157,8 @@ def verdict(
     sizes = [macs_fraction(arms[arm][0]) for arm in (claim.worse, claim.better)]
     if abs(sizes[0] / sizes[1] - 1) > MACS_TOLERANCE:
         return spread, "undecided: {:.3f} against {:.3f} of the encoder MACs".format(*sizes)
+    if not any(found):
+        return spread, "no difference at all: the setting never acted"
     if noise.std is None:
         return spread, "undecided: the noise was not measured"
     return spread, {1: "**reproduced**", -1: "**not reproduced**", 0: "within noise"}[noise.sign(found)]

@@ -235,6 +235,13 @@ def test_a_verdict_is_the_rules(verdicts, worse, expected):
     assert verdicts["verdict"](claim, arms, verdicts["Noise"]()) == (None, "not run: `no_kl`")
 
 
+def test_a_setting_that_never_acted_decides_nothing(verdicts):
+    claim = verdicts["Claim"]("default", "guard", "the discrepancy guard helps")
+    arms = {"guard": [record("guard", 0.5)], "default": [record("default", 0.5)]}
+    _, words = verdicts["verdict"](claim, arms, verdicts["noise_of"](METHODS))
+    assert words == "no difference at all: the setting never acted"
+
+
 def test_students_of_different_sizes_decide_nothing(verdicts):
     claim = verdicts["Claim"]("no_kl", "default", "the KL term helps")
     arms = {"no_kl": [record("no_kl", 0.9, macs=260)], "default": [record("default", 0.5)]}
