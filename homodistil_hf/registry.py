@@ -13,7 +13,7 @@ from .methods.baselines import OneShotTrainer, PrunedFirstTrainer
 from .methods.distilbert import DistilBertTrainer, no_number_of_layers
 from .methods.minilm import MiniLMTrainer, MiniLMv2Trainer, other_last_heads
 from .methods.scratch import ScratchTrainer
-from .methods.shallow import ShallowTrainer, no_layer_to_spare
+from .methods.shallow import ShallowOneShotTrainer, ShallowTrainer, no_layer_to_spare
 from .methods.tinybert import TinyBertTrainer
 from .planned import other_heads
 from .trainer import HomoDistilTrainer
@@ -23,6 +23,7 @@ METHODS: dict[str, type[HomoDistilTrainer]] = {
     "homodistil": HomoDistilTrainer,
     "shallow": ShallowTrainer,
     "one_shot": OneShotTrainer,
+    "shallow_one_shot": ShallowOneShotTrainer,
     "pruned_first": PrunedFirstTrainer,
     "scratch": ScratchTrainer,
     "distilbert": DistilBertTrainer,
@@ -33,6 +34,7 @@ METHODS: dict[str, type[HomoDistilTrainer]] = {
 
 _CONDITIONS: dict[str, Callable[[WidthPlan, WidthPlan], str | None]] = {
     "shallow": no_layer_to_spare,
+    "shallow_one_shot": no_layer_to_spare,
     "distilbert": no_number_of_layers,
     "tinybert": other_heads,
     "minilm": other_last_heads,

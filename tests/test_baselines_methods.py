@@ -66,6 +66,7 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
     [
         ("pruned_first", {}),
         ("shallow", {"student": "macs=0.25"}),
+        ("shallow_one_shot", {"student": "macs=0.25"}),
         ("distilbert", {"student_dropout": 0.1}),
         ("tinybert", {"mlm_trains": "head"}),
         ("minilm_v2", {"student_dropout": 0.1, "mlm_trains": "head"}),
@@ -104,7 +105,7 @@ def test_weights_of_nothing_are_refused(make_trainer, method):
         make_trainer(trainer_class=partial(METHODS[method], **weights), student=SAME_HEADS)
 
 
-@pytest.mark.parametrize("method", ["distilbert", "shallow"])
+@pytest.mark.parametrize("method", ["distilbert", "shallow", "shallow_one_shot"])
 def test_milliseconds_say_nothing_of_fewer_layers(trainer_of, method):
     with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
         trainer_of(method, student="latency_ms=5")

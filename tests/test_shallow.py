@@ -1,5 +1,7 @@
 """HomoDistil on fewer layers: the MACs that were asked for, and hidden states matched across the gap."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import make_blocks, make_teacher
@@ -7,7 +9,7 @@ from conftest import make_blocks, make_teacher
 from homodistil_hf.conversion import to_student
 from homodistil_hf.cost import encoder_macs
 from homodistil_hf.depth import keep_layers
-from homodistil_hf.methods.shallow import ShallowTrainer
+from homodistil_hf.methods.shallow import ShallowOneShotTrainer, ShallowTrainer
 from homodistil_hf.widths import teacher_plan
 
 
@@ -49,6 +51,21 @@ def test_widths_fall_while_it_learns(shallow):
     before = trainer.pruner.present
     trainer.train()
     assert encoder_macs(trainer.pruner.present) == encoder_macs(trainer.plan) < encoder_macs(before)
+
+
+def test_a_shallow_student_can_be_pruned_at_once(make_trainer):
+    trainer = make_trainer(
+        model=make_teacher(num_hidden_layers=4),
+        trainer_class=partial(ShallowOneShotTrainer, num_layers=2, num_scoring_batches=1),
+        student="macs=0.25",
+        max_steps=1,
+    )
+    assert trainer.method_settings == {"num_layers": 2, "num_scoring_batches": 1}
+    full = encoder_macs(trainer.pruner.present)
+    trainer.start_at_plan()
+    assert trainer.matched_layers == (2, 3)
+    assert trainer.pruner.present == trainer.plan
+    assert encoder_macs(trainer.plan) < full
 
 
 @pytest.mark.parametrize("num_layers", [0, 4, 5])

@@ -1,7 +1,7 @@
 """HomoDistil on fewer layers: some of the teacher's layers are dropped at once, the others pruned in width.
 
 For the same encoder MACs a student of fewer layers may be wider. Everything but the start and the matching of hidden
-states is [`HomoDistilTrainer`]'s.
+states is [`HomoDistilTrainer`]'s, or [`OneShotTrainer`]'s where the widths are pruned at once.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ from ..resolution import resolve_student
 from ..trainer import HomoDistilTrainer
 from ..training_args import HomoDistilTrainingArguments
 from ..widths import WidthPlan, teacher_plan
+from .baselines import OneShotTrainer
 
 
 class ShallowTrainer(HomoDistilTrainer):
@@ -59,10 +60,35 @@ class ShallowTrainer(HomoDistilTrainer):
                 f"encoder MACs that student={args.student} asks for; keep more layers"
             )
         self.matched_layers = matched_layers(kept, len(full.layers))
-        self.method_settings = {"num_layers": len(kept)}
         student = keep_layers(teacher, kept)
         plan = resolve_plan(f"macs={share:.6f}", student.config, multiple=args.width_multiple).to_json()
         super().__init__(student, with_settings(args, student=plan), **{"teacher": teacher} | kwargs)
+        self.method_settings = self.method_settings | {"num_layers": len(kept)}
+
+
+class ShallowOneShotTrainer(ShallowTrainer, OneShotTrainer):
+    """Drop layers as [`ShallowTrainer`] does and prune the others at once, as [`OneShotTrainer`] does.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
+        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
+        num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    method = "shallow_one_shot"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        num_layers: int | None = None,
+        num_scoring_batches: int = 16,
+        **kwargs: Any,
+    ):
+        super().__init__(model, args, num_layers=num_layers, num_scoring_batches=num_scoring_batches, **kwargs)
 
 
 def no_layer_to_spare(plan: WidthPlan, teacher: WidthPlan) -> str | None:
