@@ -258,17 +258,16 @@ def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
 
 
 def gap_rows(done: Sequence[Record], noise: Noise) -> list[str]:
-    """One-shot pruning beside HomoDistil at each size and budget."""
-    arms = by_arm(done)
+    """Every other arm beside HomoDistil at each size and budget."""
     rows = []
     for size, num_tokens in sorted({budget_of(record) for record in done}):
-        own, other = (
-            [record for record in arms.get(arm, []) if budget_of(record) == (size, num_tokens)]
-            for arm in (REFERENCE, "one_shot")
-        )
-        if found := differences(other, own, "kl"):
-            rows.append([size, f"{num_tokens / 1e6:.2f} M", str(Spread.of(found)), words_of(found, noise)])
-    headings = ["encoder MACs", "tokens", "KL of one-shot − KL of HomoDistil", "by KL"]
+        arms = by_arm(record for record in done if budget_of(record) == (size, num_tokens))
+        own = arms.pop(REFERENCE, [])
+        for arm, other in arms.items():
+            if found := differences(other, own, "kl"):
+                words = words_of(found, noise, f"`{arm}`")
+                rows.append([size, f"{num_tokens / 1e6:.2f} M", arm, str(Spread.of(found)), words])
+    headings = ["encoder MACs", "tokens", "beside HomoDistil", "difference in KL", "by KL"]
     return markdown_table(headings, rows) if rows else []
 
 

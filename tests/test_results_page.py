@@ -437,11 +437,12 @@ def test_runs_that_were_taken_over_are_counted_once(page, tmp_path):
     assert "| 1/4 | 1.00 M | 0.28 | 0.28 | 0.03 | 0.00 | 0.520 ± 0.020 (3) | 60.0% |" in text
 
 
-def test_one_shot_pruning_stands_beside_every_size(page, tmp_path):
-    for arm, kl in (("homodistil", 1.0), ("one_shot", 1.25)):
-        one = record(arm, kl, macs=250) | {"cell": f"{arm},{SIZE},seed=0"}
-        write_record(tmp_path / "results" / "sizes" / f"{one['cell']}.json", one)
-    assert "| 1/4 | 1.00 M | 0.250 | undecided |" in page()
+@pytest.mark.parametrize(("arm", "size", "macs"), [("one_shot", "1/4", 250), ("five_layers", "1/8", 125)])
+def test_other_arms_stand_beside_every_size(page, tmp_path, arm, size, macs):
+    for name, kl in (("homodistil", 1.0), (arm, 1.25)):
+        cell = f"{name},student={macs / 1000},max_steps=1000,seed=0"
+        write_record(tmp_path / "results" / "sizes" / f"{cell}.json", record(name, kl, macs=macs) | {"cell": cell})
+    assert f"| {size} | 1.00 M | {arm} | 0.250 | undecided |" in page()
 
 
 def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):
