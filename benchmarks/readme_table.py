@@ -19,7 +19,9 @@ END = "<!-- up to here -->"
 
 _NAMES = {
     REFERENCE: "**HomoDistil**",
+    "five_layers": "**HomoDistil on five of the six layers** (`method=shallow`)",
     "one_shot": "pruned at once, then distilled",
+    "one_shot_five_layers": "five of the six layers pruned at once, then distilled",
     "pruned_first": "pruned by magnitude first, then distilled",
     "distilbert": "DistilBERT's recipe",
     "tinybert": "TinyBERT's recipe",

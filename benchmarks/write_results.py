@@ -110,34 +110,52 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
         sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
         for point in measured_points(sweep_records, noise):
             key = (point.encoder_macs, point.num_tokens)
-            if key not in found or found[key].num_seeds < point.num_seeds:
+            if key not in found or _evidence(found[key]) < _evidence(point):
                 found[key] = point
     content = to_json(TEACHER_WORDS, list(found.values()))
     ADVICE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _evidence(point: Measured) -> tuple[int, int]:
+    return point.num_seeds, len(point.fewer_layers)
+
+
 def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measured]:
     """One for each size and budget."""
-    groups: dict[tuple[float, int], dict[str, list[Record]]] = {}
+    groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
-        if record["arm"] in (REFERENCE, "one_shot"):
-            size = round(macs_fraction(record), 2)
-            groups.setdefault((size, record["num_tokens"]), {}).setdefault(record["arm"], []).append(record)
-    for (size, num_tokens), arms in groups.items():
+        groups.setdefault((record["settings"]["student"], record["num_tokens"]), []).append(record)
+    for group in groups.values():
+        arms = by_arm(group)
         own, other = with_common_seeds(arms.get(REFERENCE, []), arms.get("one_shot", []))
         if not (found := differences(other, own, "kl")):
             continue
         verdicts = {1: REFERENCE, -1: "one_shot", 0: "level"}
         yield Measured(
-            encoder_macs=size,
-            num_tokens=num_tokens,
+            encoder_macs=round(macs_fraction(own[0]), 2),
+            num_tokens=own[0]["num_tokens"],
             num_seeds=len(found),
             learning_rate=own[0]["settings"].get("learning_rate", HomoDistilTrainingArguments.learning_rate),
-            kl=round(Spread.of(record["evaluation"]["kl"] for record in own).mean, 4),
-            one_shot_kl=round(Spread.of(record["evaluation"]["kl"] for record in other).mean, 4),
+            kl=mean_kl(own),
+            one_shot_kl=mean_kl(other),
             accuracy_kept=round(Spread.of(kept(record) for record in own).mean, 4),
             verdict=None if noise.std is None else verdicts[noise.sign(found)],
+            fewer_layers=fewer_layers(group, own),
         )
+
+
+def fewer_layers(records: Sequence[Record], own: Sequence[Record]) -> dict[str, float]:
+    """Layers of shallow students → KL, of those that have HomoDistil's seeds."""
+    layers: dict[str, list[Record]] = {}
+    for record in records:
+        if record["method"] == "shallow":
+            layers.setdefault(str(record["method_settings"]["num_layers"]), []).append(record)
+    paired = {num_layers: with_common_seeds(group, own)[0] for num_layers, group in layers.items()}
+    return {num_layers: mean_kl(group) for num_layers, group in paired.items() if len(group) == len(own)}
+
+
+def mean_kl(records: Sequence[Record]) -> float:
+    return round(Spread.of(record["evaluation"]["kl"] for record in records).mean, 4)
 
 
 def sweep_files() -> list[Path]:

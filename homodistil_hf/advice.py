@@ -5,8 +5,8 @@ them into `advice.json` beside this file. Whatever is not measured is said to be
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Measured:
         one_shot_kl: that of one-shot pruning.
         accuracy_kept: HomoDistil's masked-LM accuracy as a share of its teacher's.
         verdict: `homodistil`, `one_shot` or `level`: who is nearer to the teacher; None = the noise was not measured.
+        fewer_layers: what HomoDistil on fewer layers reached, layers → KL in nats; empty where it was not run.
     """
 
     encoder_macs: float
@@ -47,6 +48,7 @@ class Measured:
     one_shot_kl: float
     accuracy_kept: float
     verdict: str | None
+    fewer_layers: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
@@ -114,6 +116,11 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
         f"{nearest.learning_rate:g}".replace("%", " %"),
+        *(
+            f"  on {num_layers} layers, wider ones for the same encoder MACs, it ended {kl:.3f} nats from its "
+            f'teacher: method=shallow, method_settings={{"num_layers": {num_layers}}}'
+            for num_layers, kl in nearest.fewer_layers.items()
+        ),
     ]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")

@@ -18,7 +18,7 @@ def point(**values):
 POINTS = [
     point(),
     point(num_tokens=500_000, kl=0.7, one_shot_kl=0.6, verdict="one_shot"),
-    point(encoder_macs=0.5, num_seeds=1, verdict=None),
+    point(encoder_macs=0.5, num_seeds=1, verdict=None, fewer_layers={"4": 0.5}),
 ]
 
 
@@ -39,6 +39,16 @@ def test_the_nearest_budget_decides(num_tokens, expected):
     assert "3 seeds, teacher: a small one" in text
     assert "kept 91 % of its teacher's" in text
     assert "as a direction only" not in text
+
+
+def test_fewer_layers_are_told_where_they_were_measured():
+    measured = [point(fewer_layers={"5": 0.28})]
+    lines = advise(0.25, 2e6, measured=measured, teacher="x").splitlines()
+    assert lines[-2] == (
+        "  on 5 layers, wider ones for the same encoder MACs, it ended 0.280 nats from its teacher: method=shallow, "
+        'method_settings={"num_layers": 5}'
+    )
+    assert "layers" not in advice(0.25, 2e6)
 
 
 def test_far_from_what_was_measured_it_is_a_direction_only():

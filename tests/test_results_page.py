@@ -358,12 +358,18 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     ablations = [record(arm, kl, method="homodistil") for arm, kl in kls.items()]
     ablations[1]["machine"] = MACHINE | {"processor": "another"}
     halves = [record("homodistil", 0.2, macs=500, accuracy=0.45)]
-    for name, records in (("methods_quarter", METHODS), ("ablations", ablations), ("methods_half", halves)):
+    five = [
+        record("five_layers", 0.4 + 0.01 * seed, seed=seed, method="shallow") | {"method_settings": {"num_layers": 5}}
+        for seed in range(3)
+    ]
+    quarters = [*METHODS, *five]
+    for name, records in (("methods_quarter", quarters), ("ablations", ablations), ("methods_half", halves)):
         for one in records:
             write_record(tmp_path / "runs" / name / "results" / f"{one['cell']}.json", one)
     text = page("--collect", tmp_path / "runs")
     lines = text.splitlines()
-    assert f"Measured: *s* = {NOISE:.4f} nats, 4 degrees of freedom." in lines
+    # Five layers' differences are -.10, -.11, -.12: another variance of .0001, pooled .0002.
+    assert f"Measured: *s* = {math.sqrt(0.0002):.4f} nats, 6 degrees of freedom." in lines
     assert "| one_shot | 0.100 ± 0.020 (3) | 0.000 ± 0.000 (3) | HomoDistil is nearer |" in lines
     assert "| pruned_first | 0.010 ± 0.010 (3) | 0.000 ± 0.000 (3) | within noise |" in lines
     along = lines.index("Along training, HomoDistil's KL is below that of `one_shot` at 2 of 2 evaluations.")
@@ -388,6 +394,7 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert "6 layers × 384" in teacher
     assert (point.encoder_macs, point.num_tokens, point.num_seeds) == (0.25, 1_000_000, 3)
     assert (point.kl, point.one_shot_kl, point.accuracy_kept, point.verdict) == (0.52, 0.62, 0.6, "homodistil")
+    assert point.fewer_layers == {"5": 0.41}
 
 
 def test_the_readme_gets_its_table(page, tmp_path):
