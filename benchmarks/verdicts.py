@@ -19,11 +19,15 @@ REFERENCE = "homodistil"
 _CONFIDENCE = 0.95
 _SAME_LEAGUE = 2.0  # methods beyond this multiple of HomoDistil's KL say nothing about the noise near it
 
+_MIN_SEEDS = 3
+
 RULE = (
     "**Noise.** *s* is the standard deviation over seeds of the difference in KL, seed by seed, between a method and "
-    "HomoDistil at a quarter of the MACs, pooled over the methods whose KL is below twice HomoDistil's. The mean "
-    "difference of *n* seeds counts when it is beyond *t*·*s*/√*n*, *t* of Student's distribution for *s*' degrees "
-    f"of freedom at {_CONFIDENCE:.0%}; all else is *within noise*."
+    "HomoDistil at a quarter of the MACs, pooled over the methods with three seeds or more whose KL is below twice "
+    "HomoDistil's. The mean difference of *n* seeds counts when it is beyond *t*·*s*/√*n*, *t* of Student's "
+    f"distribution for *s*' degrees of freedom at {_CONFIDENCE:.0%}; all else is *within noise*. The methods share "
+    "HomoDistil's runs, so these degrees of freedom are a generous count. Other sizes, other budgets and the "
+    "ablations borrow this noise, most with one seed: of twenty such verdicts expect one to be wrong."
 )
 
 
@@ -111,7 +115,7 @@ def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def noise_of(records: Iterable[Record]) -> Noise:
-    """Measure the noise, as `RULE` says.
+    """Measure the noise at the end of the runs, as `RULE` says.
 
     Args:
         records: of the methods at a quarter, several seeds each.
@@ -120,16 +124,38 @@ def noise_of(records: Iterable[Record]) -> Noise:
         [`Noise`].
     """
     arms = by_arm(records)
+    return _noise([differences(group, arms.get(REFERENCE, []), METRIC) for group in _same_league(arms)])
+
+
+def noise_along(records: Iterable[Record]) -> dict[int, Noise]:
+    """The same at every evaluation on the way.
+
+    Args:
+        records: of the methods at a quarter, several seeds each.
+
+    Returns:
+        `dict`: step → [`Noise`].
+    """
+    arms = by_arm(records)
+    gaps = [_gaps(arms[REFERENCE], group) for group in _same_league(arms)]
+    steps = {step for group in gaps for step in group}
+    return {step: _noise([group.get(step, []) for group in gaps]) for step in sorted(steps)}
+
+
+def _same_league(arms: Mapping[str, Sequence[Record]]) -> list[Sequence[Record]]:
     reference = arms.get(REFERENCE, [])
     if not reference:
-        return Noise()
+        return []
     limit = _SAME_LEAGUE * Spread.of(metric_of(record, METRIC) for record in reference).mean
-    near = [
-        differences(group, reference, METRIC)
+    return [
+        group
         for arm, group in arms.items()
         if arm != REFERENCE and Spread.of(metric_of(record, METRIC) for record in group).mean < limit
     ]
-    found = pooled_std(near)
+
+
+def _noise(groups: Iterable[Sequence[float]]) -> Noise:
+    found = pooled_std(group for group in groups if len(group) >= _MIN_SEEDS)
     return Noise() if found is None else Noise(*found)
 
 
@@ -165,41 +191,52 @@ def verdict(
     return spread, {1: "**reproduced**", -1: "**not reproduced**", 0: "within noise"}[noise.sign(found)]
 
 
-def points_below(lower: Sequence[Record], upper: Sequence[Record]) -> tuple[int, int]:
-    """At how many evaluations one arm's mean KL is below another's.
+@dataclass(frozen=True)
+class Along:
+    """At how many evaluations one arm is nearer to its teacher than another, the first without any pruning left out.
 
     Args:
-        lower: records of an arm that prunes gradually.
-        upper: records of the arm that it is compared with.
-
-    Returns:
-        `(points below, points)`, of those after the first student was pruned that both have.
+        nearer: beyond the noise of that step.
+        farther: the other is.
+        level: within the noise of that step.
     """
-    curves = [_mean_curve(group) for group in (lower, upper)]
-    steps = [step for step in sorted(curves[0].keys() & curves[1].keys()) if step > 0]
-    return sum(curves[0][step] < curves[1][step] for step in steps), len(steps)
+
+    nearer: int
+    farther: int
+    level: int
+
+    @property
+    def words(self) -> str:
+        """Whether the first arm stays nearer, as the paper says."""
+        return "**not reproduced**" if self.farther else "within noise" if self.level else "**reproduced**"
 
 
-def along_training(lower: Sequence[Record], upper: Sequence[Record], noise: Noise) -> str:
-    """What the evaluations of runs say of one arm staying below another.
+def along_training(lower: Sequence[Record], upper: Sequence[Record], noises: Mapping[int, Noise]) -> Along | None:
+    """What the evaluations of runs say of one arm staying nearer to its teacher than another.
 
     Args:
-        lower: records of the arm that should be below.
+        lower: records of the arm that should be nearer.
         upper: records of the other.
-        noise: that a mean difference of seeds must exceed.
+        noises: step → what a mean difference of seeds must exceed there.
 
     Returns:
-        `str`: words.
+        [`Along`]; None where no step has both arms and a noise.
     """
-    if noise.std is None:
-        return "undecided: the noise was not measured"
-    lower, upper = with_common_seeds(lower, upper)
-    pairs = [(_mean_curve([one]), _mean_curve([other])) for one, other in zip(lower, upper, strict=True)]
-    steps = set.intersection(*(one.keys() & other.keys() for one, other in pairs)) if pairs else set()
-    signs = {noise.sign([other[step] - one[step] for one, other in pairs]) for step in steps if step > 0}
-    if not signs:
-        return "not run: no evaluation in common"
-    return "**not reproduced**" if -1 in signs else "within noise" if 0 in signs else "**reproduced**"
+    gaps = _gaps(lower, upper)
+    measured = {step: noise for step, noise in noises.items() if step > 0 and step in gaps and noise.std is not None}
+    signs = [noise.sign(gaps[step]) for step, noise in measured.items()]
+    return Along(signs.count(1), signs.count(-1), signs.count(0)) if signs else None
+
+
+def _gaps(own: Sequence[Record], other: Sequence[Record]) -> dict[int, list[float]]:
+    """Step → the other arm's KL − the own, for each seed that both have."""
+    pairs = [(_curve(one), _curve(two)) for one, two in zip(*with_common_seeds(own, other), strict=True)]
+    steps = set.intersection(*(one.keys() & two.keys() for one, two in pairs)) if pairs else set()
+    return {step: [two[step] - one[step] for one, two in pairs] for step in sorted(steps)}
+
+
+def _curve(record: Record) -> dict[int, float]:
+    return {row["step"]: row["kl"] for row in record["evaluations"]}
 
 
 def with_common_seeds(records: Sequence[Record], others: Sequence[Record]) -> tuple[list[Record], list[Record]]:
@@ -207,9 +244,3 @@ def with_common_seeds(records: Sequence[Record], others: Sequence[Record]) -> tu
     by_seed = [{seed_of(record): record for record in group} for group in (records, others)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     return [by_seed[0][seed] for seed in seeds], [by_seed[1][seed] for seed in seeds]
-
-
-def _mean_curve(group: Sequence[Record]) -> dict[int, float]:
-    curves = [{row["step"]: row["kl"] for row in record["evaluations"]} for record in group]
-    steps = set.intersection(*map(set, curves)) if curves else set()
-    return {step: Spread.of(curve[step] for curve in curves).mean for step in steps}

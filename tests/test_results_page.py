@@ -11,7 +11,7 @@ import pytest
 
 from homodistil_hf.advice import read_advice
 from homodistil_hf.sweep.cells import TEACHER, Cell, Choice, Sweep
-from homodistil_hf.sweep.plots import COSTS, discrepancy_curves, plot_sweep, quality_points
+from homodistil_hf.sweep.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.sweep.records import record_head, write_record
 from homodistil_hf.sweep.statistics import (
     Spread,
@@ -191,12 +191,12 @@ def test_curves_and_points_are_means_in_millions(tmp_path):
     assert [place for place, _ in curves["homodistil"]] == [0.0, 0.5, 1.0]
     assert [spread.mean for _, spread in curves["homodistil"]] == [pytest.approx(x) for x in (0.0, 1.04, 0.52)]
     halves = [record("homodistil", 0.2, macs=500), record("homodistil", 0.3, num_steps=20)]
-    points = quality_points([*METHODS[:3], *halves], COSTS["tokens"])
-    assert [(place, round(spread.mean, 3)) for place, spread in points["homodistil"]] == [
-        (1, 0.52),
-        (1, 0.2),
-        (2, 0.3),
-    ]
+    points = quality_points([*METHODS[:3], *halves], "tokens")
+    assert {label: [(place, round(spread.mean, 3)) for place, spread in line] for label, line in points.items()} == {
+        "homodistil, macs=0.25": [(1, 0.52), (2, 0.3)],
+        "homodistil, macs=0.5": [(1, 0.2)],
+    }
+    assert list(quality_points([*METHODS[:3], halves[0]], "parameters")) == ["homodistil"]
     assert tokens_per_second(METHODS[0]) == 1000
     files = plot_sweep([*METHODS, *halves], tmp_path / "mine")
     assert [file.name for file in files] == ["mine-discrepancy.png", "mine-tokens.png"]
@@ -259,19 +259,23 @@ def test_layers_of_different_widths_count_without_their_padding(verdicts):
     assert "| global_widths | 3.00 M (4.00 padded) | 0.250 (0.411 padded) |" in table
 
 
-def test_curves_are_compared_point_by_point(verdicts):
-    assert verdicts["points_below"](METHODS[:3], METHODS[3:6]) == (2, 2)
-    assert verdicts["points_below"](METHODS[3:6], METHODS[:3]) == (0, 2)
-    assert verdicts["points_below"](METHODS[:3], []) == (0, 0)
+def test_an_order_along_training_obeys_the_noise_of_each_step(verdicts):
+    order, words = verdicts["along_training"], "**reproduced**"
+    noises = verdicts["noise_along"](METHODS)
+    assert noises[10] == verdicts["noise_of"](METHODS)
+    assert noises[5].std == pytest.approx(2 * NOISE)  # every KL is twice the last there
+    assert noises[0].std == 0
+    along = order(METHODS[:3], METHODS[3:6], noises)
+    assert (along.nearer, along.farther, along.level, along.words) == (2, 0, 0, words)
+    assert order(METHODS[3:6], METHODS[:3], noises).words == "**not reproduced**"
+    assert order(METHODS[:3], METHODS[6:9], noises).words == "within noise"
+    assert order(METHODS[:3], METHODS[3:6], {}) is None
+    assert order(METHODS[:3], [], noises) is None
 
 
-def test_an_order_along_training_obeys_the_rule(verdicts):
-    order, noise = verdicts["along_training"], verdicts["Noise"](NOISE, 4)
-    assert order(METHODS[:3], METHODS[3:6], noise) == "**reproduced**"
-    assert order(METHODS[3:6], METHODS[:3], noise) == "**not reproduced**"
-    assert order(METHODS[:3], METHODS[6:9], noise) == "within noise"
-    assert order(METHODS[:3], METHODS[3:6], verdicts["Noise"]()) == "undecided: the noise was not measured"
-    assert order(METHODS[:1], METHODS[4:5], noise) == "not run: no evaluation in common"
+def test_two_seeds_measure_no_noise(verdicts):
+    two = [one for one in METHODS if one["axes"]["seed"] < 2]
+    assert verdicts["noise_of"](two) == verdicts["Noise"]()
 
 
 def test_tasks_one_by_one_beside_their_teacher(monkeypatch):
@@ -372,10 +376,11 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert f"Measured: *s* = {math.sqrt(0.0002):.4f} nats, 6 degrees of freedom." in lines
     assert "| one_shot | 0.100 ± 0.020 (3) | 0.000 ± 0.000 (3) | HomoDistil is nearer |" in lines
     assert "| pruned_first | 0.010 ± 0.010 (3) | 0.000 ± 0.000 (3) | within noise |" in lines
-    along = lines.index("Along training, HomoDistil's KL is below that of `one_shot` at 2 of 2 evaluations.")
-    assert lines[along + 1] == "The paper: at every one, once pruning has begun: **reproduced**."
-    along = lines.index("Along training, HomoDistil's KL is below that of `pruned_first` at 2 of 2 evaluations.")
-    assert lines[along + 1] == "The paper: at every one, once pruning has begun: within noise."
+    at_each = "Along training, by the noise of each evaluation at 1/4: HomoDistil is nearer than"
+    along = lines.index(f"{at_each} `one_shot` at 2, farther at 0, level at 0.")
+    assert lines[along + 1] == "The paper: nearer at every one, once pruning has begun: **reproduced**."
+    along = lines.index(f"{at_each} `pruned_first` at 0, farther at 0, level at 2.")
+    assert lines[along + 1] == "The paper: nearer at every one, once pruning has begun: within noise."
     assert "| the KL term helps | the paper | `no_kl` − `default` | +0.200 | **reproduced** |" in lines
     assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
     assert "| 1/2 | 1.00 M |" in text

@@ -5,6 +5,7 @@ drawing needs the `[report]` extra, see [`can_plot`].
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from .statistics import Record, Spread, chosen, metric_of, over_seeds
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
 
 _KL = "held-out KL to the teacher, nats a masked token"
-_SIZE = (7.0, 4.2)
+_WIDTH, _HEIGHT, _LEGEND_LINE = 9.0, 4.2, 0.2  # inches
 _HEADROOM = 1.15
 
 
@@ -28,15 +29,15 @@ def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = No
         choice: the search; only its best values are drawn.
 
     Returns:
-        `list`: those that were drawn. The last two need students of several sizes, or of several budgets.
+        `list`: those that were drawn. The last two need an arm of several sizes, or of several budgets.
     """
     done = chosen(trained(records), choice)
     if not done:
         return []
     files = [draw_discrepancy(done, stem.with_name(f"{stem.name}-discrepancy.png"))]
-    for name, value_of in COSTS.items():
-        if len({value_of(record) for record in done}) > 1:
-            points = quality_points(done, value_of)
+    for name in COSTS:
+        points = quality_points(done, name)
+        if any(len({place for place, _ in values}) > 1 for values in points.values()):
             files.append(draw(points, stem.with_name(f"{stem.name}-{name}.png"), xlabel=f"million {name}"))
     return files
 
@@ -75,21 +76,25 @@ def discrepancy_curves(records: Iterable[Record]) -> Points:
     return curves
 
 
-def quality_points(records: Iterable[Record], value_of: Callable[[Record], float]) -> Points:
+def quality_points(records: Iterable[Record], cost: str) -> Points:
     """The final KL of each arm against a cost.
 
     Args:
         records: of students.
-        value_of: the cost, in millions.
+        cost: a key of `COSTS`.
 
     Returns:
-        `dict`: arm → (cost, spread over seeds), by cost.
+        `dict`: arm, and its size or budget where these vary and are not the cost → (cost, spread over seeds), by cost.
     """
+    records = list(records)
+    fixed = COSTS["tokens" if cost == "parameters" else "parameters"]
+    varies = len({fixed.words(record) for record in records}) > 1
     points: dict[str, list[tuple[float, Spread]]] = {}
     for group in over_seeds(records).values():
         spread = Spread.of(metric_of(record, "kl") for record in group)
-        points.setdefault(group[0]["arm"], []).append((value_of(group[0]), spread))
-    return {arm: sorted(values, key=lambda point: point[0]) for arm, values in points.items()}
+        label = f"{group[0]['arm']}, {fixed.words(group[0])}" if varies else group[0]["arm"]
+        points.setdefault(label, []).append((COSTS[cost].millions(group[0]), spread))
+    return {label: sorted(values, key=lambda point: point[0]) for label, values in points.items()}
 
 
 def label_of(record: Record) -> str:
@@ -119,7 +124,7 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=(_WIDTH, max(_HEIGHT, _LEGEND_LINE * len(points))), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
     for label, values in points.items():
@@ -128,9 +133,22 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
         axes.errorbar(places, means, yerr=bars, marker="o", markersize=3, capsize=2, label=label)
     axes.set(xlabel=xlabel, ylabel=_KL, ylim=(0, top))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(file, dpi=110)
     return file
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a student, or its training, costs.
+
+    Args:
+        millions: of a record.
+        words: the same for a legend, equal where the costs were asked to be.
+    """
+
+    millions: Callable[[Record], float]
+    words: Callable[[Record], str]
 
 
 def _num_parameters(record: Record) -> float:
@@ -141,5 +159,8 @@ def _num_tokens(record: Record) -> float:
     return record["num_tokens"] / 1e6
 
 
-COSTS: dict[str, Callable[[Record], float]] = {"parameters": _num_parameters, "tokens": _num_tokens}
-"""Name of a cost → a record's, in millions."""
+COSTS = {
+    "parameters": Cost(_num_parameters, lambda record: str(record["settings"]["student"])),
+    "tokens": Cost(_num_tokens, lambda record: f"{_num_tokens(record):.2g} M tokens"),
+}
+"""Name of a cost → a record's."""

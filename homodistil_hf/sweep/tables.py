@@ -19,6 +19,7 @@ from .statistics import (
     metric_of,
     not_searched,
     over_seeds,
+    seed_of,
 )
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
@@ -150,7 +151,7 @@ def choice_notes(choice: Choice | None, records: Iterable[Record]) -> list[str]:
     if choice is None:
         return []
     within = ", ".join(choice.within)
-    notes = [f"- **bold**: the best `{choice.axis}` by {choice.metric}, among the same values for every {within}"]
+    notes = [f"- **bold**: the best `{choice.axis}` by {choice.metric} of those tried for each {within}"]
     done = trained(records)
     doubts = {
         "best at the lowest or highest value tried, so perhaps better beyond": at_the_edge(done, choice),
@@ -227,7 +228,7 @@ def _size(models: Mapping[str, Any]) -> list[str]:
 def _teacher_row(records: Sequence[Record], axes: Sequence[str], evaluate: Iterable[str]) -> list[str]:
     done = trained(records)
     cost = done[0]["models"]["teacher"]
-    measured = [record["teacher_evaluation"] for record in done]  # the masks are the seed's
+    measured = list({seed_of(record): record["teacher_evaluation"] for record in done}.values())  # the masks differ
     names = ("mlm_accuracy", "mlm_loss")
     itself = [record for record in records if record["method"] == TEACHER]
     return [
