@@ -1,13 +1,14 @@
 """Tokens and hours against quality kept: the table that users ask for, and the rule of thumb that it supports."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
-from homodistil_hf.sweep.statistics import Record, Spread, over_seeds
+from homodistil_hf.sweep.statistics import Record, Spread, over_seeds, seed_of
 from homodistil_hf.sweep.tables import macs_fraction, markdown_table, task_means, tokens_per_second
 
 RATES = (1_000, 10_000, 100_000)
-"""Tokens a second of other machines, for which hours are computed."""
+"""Tokens a second of other machines, for which times are computed."""
 
 _SIZES = (1 / 2, 1 / 4, 1 / 8)
 _SIZE_TOLERANCE = 0.15
@@ -38,22 +39,22 @@ def guidance_rows(records: Iterable[Record], teacher_scores: dict[str, float]) -
     groups = _by_size_and_tokens(records)
     if not groups:
         return []
-    other = [f"hours at {rate:,} tokens/s" for rate in RATES]
+    other = [f"minutes at {rate:,} tokens/s" for rate in RATES]
     names = [f"{name} kept" for name in teacher_scores]
-    headings = ["encoder MACs", "tokens", "hours, measured", *other, "KL, nats", "accuracy kept", *names]
+    headings = ["encoder MACs", "tokens", "minutes, measured", *other, "KL, nats", "accuracy kept", *names]
     rows = []
     for (size, num_tokens), group in groups.items():
         measured = Spread.of(tokens_per_second(record) for record in group).mean
-        hours = [f"{num_tokens / rate / 3600:.2f}" for rate in (measured, *RATES)]
+        minutes = [f"{num_tokens / rate / 60:.1f}" for rate in (measured, *RATES)]
         accuracy = Spread.of(kept(record) for record in group).mean
         scores = [_score_kept(group, name, teacher) for name, teacher in teacher_scores.items()]
         kl = str(Spread.of(record["evaluation"]["kl"] for record in group))
-        rows.append([size, f"{num_tokens / 1e6:.2f} M", *hours, kl, f"{accuracy:.1%}", *scores])
+        rows.append([size, f"{num_tokens / 1e6:.2f} M", *minutes, kl, f"{accuracy:.1%}", *scores])
     return markdown_table(headings, rows)
 
 
 def rule_of_thumb(records: Iterable[Record]) -> list[str]:
-    """What doubling the tokens gives, by a least-squares line over the logarithm of the tokens.
+    """What each step from one budget to the next gives, with the seeds that both have.
 
     Args:
         records: of HomoDistil's students.
@@ -64,25 +65,18 @@ def rule_of_thumb(records: Iterable[Record]) -> list[str]:
     groups = _by_size_and_tokens(records)
     lines = []
     for size in dict.fromkeys(size for size, _ in groups):
-        points = [
-            (math.log2(num_tokens), Spread.of(kept(record) for record in group).mean)
-            for (own, num_tokens), group in groups.items()
-            if own == size
-        ]
-        if len(points) > 1:
-            gain = slope(points)
-            low, high = (2 ** points[index][0] / 1e6 for index in (0, -1))
-            lines.append(
-                f"- {size}: twice the tokens add {100 * gain:.1f} points of accuracy kept, between {low:.2g} and "
-                f"{high:.2g} million tokens ({len(points)} budgets); nothing is known beyond."
-            )
+        budgets = [(num_tokens, group) for (own, num_tokens), group in groups.items() if own == size]
+        gains = [_gain(less, more) for less, more in itertools.pairwise(budgets)]
+        if gains:
+            lines.append(f"- {size}: {', then '.join(gains)} points of accuracy kept; nothing is known beyond.")
     return lines
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Slope of the least-squares line through points."""
-    mean_x, mean_y = (sum(point[index] for point in points) / len(points) for index in (0, 1))
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+def _gain(less: tuple[int, Sequence[Record]], more: tuple[int, Sequence[Record]]) -> str:
+    seeds = [{seed_of(record): kept(record) for record in group} for _, group in (less, more)]
+    common = seeds[0].keys() & seeds[1].keys()
+    gain = Spread.of(seeds[1][seed] - seeds[0][seed] for seed in common).mean if common else math.nan
+    return f"{less[0] / 1e6:.2g} → {more[0] / 1e6:.2g} M tokens {100 * gain:+.1f}"
 
 
 def _by_size_and_tokens(records: Iterable[Record]) -> dict[tuple[str, int], list[Record]]:

@@ -58,12 +58,33 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     axes = [axis for axis in dict.fromkeys(axis for cell in sweep.cells for axis in cell.axes) if axis != SEED]
     best = {} if choice is None else _searched(done, choice)
     rows = [_teacher_row(records, axes, sweep.evaluate)]
-    for group in over_seeds(done).values():
+    for group in _by_axes(list(over_seeds(done).values()), axes, choice):
         is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
         marks = {choice.axis: "**"} if choice is not None and is_best else {}
         shown = [_axis_cell(group[0], axis, marks.get(axis, "")) for axis in axes]
         rows.append([group[0]["arm"], *shown, *_figures(group, sweep.evaluate)])
     return markdown_table(["", *axes, *_HEADINGS, *sweep.evaluate], rows)
+
+
+def _by_axes(groups: list[list[Record]], axes: Sequence[str], choice: Choice | None) -> list[list[Record]]:
+    """Put together what is compared: sizes and budgets first, then arms, then the values of a search."""
+    searched = None if choice is None else choice.axis
+    places = {axis: _order(as_cell(group[0]).value(axis) for group in groups) for axis in axes}
+    arms = list(dict.fromkeys(group[0]["arm"] for group in groups))
+
+    def place(group: list[Record]) -> list[int]:
+        where = {axis: places[axis].index(str(as_cell(group[0]).value(axis))) for axis in axes}
+        last = where.pop(searched, 0) if searched else 0
+        return [*where.values(), arms.index(group[0]["arm"]), last]
+
+    return sorted(groups, key=place)
+
+
+def _order(values: Iterable[Any]) -> list[str]:
+    """Numbers rise; anything else stays in the order of the sweep."""
+    found = dict.fromkeys(values)
+    numbers = [value for value in found if isinstance(value, int | float)]
+    return [str(value) for value in (sorted(numbers) if len(numbers) == len(found) else found)]
 
 
 def _searched(done: Sequence[Record], choice: Choice) -> dict[Key, Any]:
