@@ -72,13 +72,13 @@ right, both in float32. A single accuracy has a standard error of 0.007. Methods
 
 Every method has the same batches, the same number of tokens and, within 3 %, the same encoder MACs; tokens that
 one-shot pruning takes its scores from come on top. All train in bf16 with Adam's β₂ at 0.98 instead of its default.
-HomoDistil and one-shot pruning have the same loss weights, which were tuned for neither alone; the other methods have
-those of their papers, and had only their learning rate searched. **One-shot** is the hard baseline: the same scores
-taken from 16 batches, the student cut to the plan at once, then distilled with the same loss, learning-rate curve,
-batches and number of tokens.
+HomoDistil and one-shot pruning have the same loss weights, chosen by HomoDistil's runs; the other methods have those
+of their papers, and had only their learning rate searched. **One-shot** is the hard baseline: the same scores taken
+from 16 batches, the student cut to the plan at once, then distilled with the same loss, learning-rate curve, batches
+and number of tokens.
 
 A ± is a standard deviation over seeds, their number in brackets. Tokens a second were measured beside other work on
-the same machine, which moved them by up to 40 %: [performance](performance.md) has speeds.
+the same machine, which moved them by a third: [performance](performance.md) has speeds.
 """
 
 PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first")

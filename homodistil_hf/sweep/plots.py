@@ -18,6 +18,7 @@ Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
 _KL = "held-out KL to the teacher, nats a masked token"
 _WIDTH, _HEIGHT, _LEGEND_LINE = 9.0, 4.2, 0.2  # inches
 _HEADROOM = 1.15
+_LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = None) -> list[Path]:
@@ -121,12 +122,15 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
     Returns:
         `Path`: the image.
     """
+    from cycler import cycler
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, max(_HEIGHT, _LEGEND_LINE * len(points))), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
+    axes.set_prop_cycle(cycler(linestyle=_LINE_STYLES) * rcParams["axes.prop_cycle"])
     for label, values in points.items():
         places, means = [place for place, _ in values], [spread.mean for _, spread in values]
         bars = [spread.std or 0.0 for _, spread in values]
