@@ -37,7 +37,7 @@ def glue_rows(records: Sequence[Record]) -> list[str]:
     text = (
         "Dev sets after fine-tuning with one seed and the package's defaults (learning rate 1e-4, 3 epochs, batches "
         "of 32), SST-2 on 10,000 of its rows: Matthews correlation (CoLA), "
-        " accuracy (SST-2, RTE), the mean of accuracy and F1 (MRPC), of Pearson and Spearman "
+        "accuracy (SST-2, RTE), the mean of accuracy and F1 (MRPC), of Pearson and Spearman "
         "(STS-B). *Kept* is the share of the teacher's mean."
     )
     return [text, "", *markdown_table(["", *(_NAMES[task] for task in tasks), "mean", "kept"], rows)]
