@@ -111,8 +111,9 @@ def readings(results: Mapping[str, Any], runs: Runs) -> list[str]:
     if not rows:
         return []
     note = (
-        "An accuracy *p* on *n* dev rows has the standard error √(p(1 − p)/n), whatever the seed; a difference counts "
-        "beyond two of those."
+        "The difference of two accuracies near *p* on *n* dev rows has the standard error √(2p(1 − p)/n), as if each "
+        "had rows of its own, which is too much rather than too little; it counts beyond two of those. What another "
+        "training would change is not in it."
     )
     return [note, "", *markdown_table(["difference in accuracy, seed by seed", "", "two standard errors", ""], rows)]
 
@@ -131,7 +132,7 @@ def difference_row(runs: Runs, first: str, second: str, results: Mapping[str, An
 
 def two_standard_errors(accuracies: Sequence[float], num_rows: int) -> float:
     accuracy = sum(accuracies) / len(accuracies)
-    return 2 * math.sqrt(accuracy * (1 - accuracy) / num_rows)
+    return 2 * math.sqrt(2 * accuracy * (1 - accuracy) / num_rows)
 
 
 def searches(results: Mapping[str, Any]) -> list[str]:
