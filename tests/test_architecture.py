@@ -25,6 +25,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "durable",
         "stopping",
         "compiling",
+        "origins",
         "evaluation.glue_metrics",
         "evaluation.squad_metrics",
     ),
