@@ -1,7 +1,7 @@
 """The text of a model card: `MODEL_CARD_TEMPLATE.md` filled with the facts of an export and with nothing else.
 
-So a card states no number that `facts.json` does not have. What the facts are is decided in `facts.py`, what a folder
-holds in `export.py`; `hub.py` uploads it.
+So a card states no number that `facts.json` does not have. What the facts are is decided in `facts.py`, what is said
+of a training method in `origins.py`, what a folder holds in `export.py`; `hub.py` uploads it.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from .facts import BENCHMARKS, COSTS
+from .origins import NAMESAKE, ORIGINS, Origin
 
 UNKNOWN_LICENCE = "unknown"
 
@@ -83,9 +84,11 @@ def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
         widths=_widths(facts),
         usage=_usage(facts),
         format_note=_format_note(facts),
+        how=_how(facts),
         training=_training(facts),
         settings=_settings(facts),
         licence=_licence(facts),
+        paper=_paper(facts),
         versions=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
     )
 
@@ -103,16 +106,25 @@ def _head(facts: Mapping[str, Any]) -> tuple[str, str, str]:
     return _HEADS[facts["student"]["architecture"].removeprefix("Homo")]
 
 
+def _method(facts: Mapping[str, Any]) -> Any:
+    return (facts.get("training") or {}).get("method")
+
+
+def _origin(facts: Mapping[str, Any]) -> Origin | None:
+    return ORIGINS.get(str(_method(facts)))
+
+
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     teacher = facts["teacher"] or {}
     pipeline, _, _ = _head(facts)
+    origin = _origin(facts)
     results = [*_eval_results(facts, pipeline), *_benchmark_results(facts)]
     return ModelCardData(
         license=teacher.get("licence"),
         base_model=teacher.get("hub_id"),
         library_name="transformers",
         pipeline_tag=pipeline,
-        tags=["homodistil", "bert", "pruning", "distillation"],
+        tags=["homodistil", "bert", *(origin.tags if origin else ())],
         model_name=_title(facts) if results else None,
         eval_results=results or None,
     )
@@ -155,18 +167,19 @@ def _benchmark_results(facts: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _title(facts: Mapping[str, Any]) -> str:
-    teacher = facts["teacher"]
-    return f"HomoDistil student of {teacher['name']}" if teacher else "HomoDistil student"
+    teacher, origin = facts["teacher"], _origin(facts)
+    student = origin.student if origin else "Student"
+    return f"{student} of {teacher['name']}" if teacher else student
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
     _, kind, _ = _head(facts)
-    teacher = facts["teacher"]
-    source = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
-    return (
-        f"This is a {kind}: a BERT of {facts['student']['num_hidden_layers']} layers that was made from {source} by "
-        f"pruning its width while distilling it."
-    )
+    teacher, origin = facts["teacher"], _origin(facts)
+    told = f"This is a {kind}: a BERT of {facts['student']['num_hidden_layers']} layers"
+    named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
+    if origin:
+        return f"{told} that was {origin.made.format(teacher=named)}."
+    return f"{told} whose teacher is {named}." if teacher else f"{told}."
 
 
 def _comparison(facts: Mapping[str, Any]) -> str:
@@ -246,6 +259,15 @@ def _format_note(facts: Mapping[str, Any]) -> str:
     return f"{note}\n\n" + _table(("", "compact form", "padded to stock BERT"), rows)
 
 
+def _how(facts: Mapping[str, Any]) -> str:
+    if origin := _origin(facts):
+        return origin.how
+    method = _method(facts)
+    if method is None:
+        return "By which method the student was trained is not recorded."
+    return f"The student's training method, {_shown(method)}, is not known to the version that wrote this card."
+
+
 def _training(facts: Mapping[str, Any]) -> str:
     training = facts.get("training")
     if not training:
@@ -263,10 +285,15 @@ def _settings(facts: Mapping[str, Any]) -> str:
 def _licence(facts: Mapping[str, Any]) -> str:
     teacher = facts["teacher"]
     if not teacher:
-        return "The weights derive from a teacher that is not recorded here; its licence applies."
+        return "The student derives from a teacher that is not recorded here; its licence applies."
     if teacher["licence"] == UNKNOWN_LICENCE:
-        return f"The weights derive from `{teacher['name']}`, whose licence could not be found; ask its authors."
-    return f"The weights derive from `{teacher['name']}`, whose licence is {teacher['licence']}."
+        return f"The student derives from `{teacher['name']}`, whose licence could not be found; ask its authors."
+    return f"The student derives from `{teacher['name']}`, whose licence is {teacher['licence']}."
+
+
+def _paper(facts: Mapping[str, Any]) -> str:
+    origin = _origin(facts)
+    return f"{origin.paper if origin else NAMESAKE}:"
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:

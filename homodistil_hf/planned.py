@@ -153,17 +153,17 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
 
 
 def check_no_snapshots(args: HomoDistilTrainingArguments) -> None:
-    """Refuse students on the way where there is no way.
+    """Refuse students on the way, which HomoDistil alone passes.
 
     Args:
-        args: of a method that doesn't prune gradually.
+        args: of another method.
 
     Raises:
         ValueError: there are snapshots.
     """
     if args.snapshots:
         raise ValueError(
-            f"snapshots={args.snapshots!r} are passed by gradual pruning only; drop them, or use HomoDistilTrainer"
+            f"snapshots={args.snapshots!r} are passed by method='homodistil' only; drop them, or use HomoDistilTrainer"
         )
 
 

@@ -9,11 +9,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .methods.baselines import OneShotTrainer, PrunedFirstTrainer
+from .fewer_layers import no_layer_to_spare
+from .methods.baselines import OneShotTrainer, PrunedFirstTrainer, ShallowOneShotTrainer
 from .methods.distilbert import DistilBertTrainer, no_number_of_layers
 from .methods.minilm import MiniLMTrainer, MiniLMv2Trainer, other_last_heads
 from .methods.scratch import ScratchTrainer
-from .methods.shallow import ShallowOneShotTrainer, ShallowTrainer, no_layer_to_spare
+from .methods.shallow import ShallowTrainer
 from .methods.tinybert import TinyBertTrainer
 from .planned import other_heads
 from .trainer import HomoDistilTrainer

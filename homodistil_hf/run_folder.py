@@ -13,7 +13,7 @@ from .export import convert_export, export_student
 from .facts import FACTS_FILE
 from .json_files import read_json_object
 from .outcome import checkpoint_pruner, compacted_copy
-from .run_state import STATE_FILE
+from .run_state import METHOD_KEY, STATE_FILE, read_state_file
 from .tokenizer_files import stored_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,10 @@ def export_folder(
         format,
         tokenizer=stored_tokenizer(checkpoint),
         teacher=teacher or _reachable_teacher(settings),
-        facts={"settings": settings, "training": {"checkpoint": checkpoint.name, **pruner.status()}},
+        facts={
+            "settings": settings,
+            "training": {**_recorded_method(checkpoint), "checkpoint": checkpoint.name, **pruner.status()},
+        },
         overwrite=overwrite,
     )
 
@@ -101,6 +104,11 @@ def _newest_checkpoint(folder: Path) -> Path:
     if checkpoint != sorted_checkpoints(folder)[0]:
         logger.warning("newer checkpoints than %s are incomplete or damaged and left out", checkpoint)
     return checkpoint
+
+
+def _recorded_method(checkpoint: Path) -> dict[str, Any]:
+    trainer = read_state_file(checkpoint)["trainer"]
+    return {"method": trainer[METHOD_KEY]} if METHOD_KEY in trainer else {}
 
 
 def _read_settings(run_folder: Path) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     pruning_interval_steps: int = field(default=10, metadata={"help": "Steps ≥ 1 between two choices of masks."})
     importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = field(
-        default="sensitivity", metadata={"help": "Score of a unit; movement is kept for the ablation, it diverges."}
+        default="sensitivity", metadata={"help": "Score of a unit; movement, for the ablation, ends far behind."}
     )
     rotate_heads: bool = field(
         default=True,

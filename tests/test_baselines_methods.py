@@ -196,8 +196,8 @@ def test_methods_without_a_meaning_for_other_heads_say_so(make_trainer):
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "homodistil"])
-def test_snapshots_are_gradual_prunings_alone(trainer_of, method):
-    with pytest.raises(ValueError, match="are passed by gradual pruning only; drop them, or use HomoD"):
+def test_snapshots_are_homodistils_alone(trainer_of, method):
+    with pytest.raises(ValueError, match="are passed by method='homodistil' only; drop them, or use HomoD"):
         trainer_of(method, snapshots=["macs=0.5"])
 
 

@@ -13,6 +13,8 @@ from homodistil_hf.conversion import STUDENT_CLASSES
 from homodistil_hf.export import export_student
 from homodistil_hf.facts import read_facts
 from homodistil_hf.modeling import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+from homodistil_hf.origins import ORIGINS
+from homodistil_hf.registry import METHODS
 
 RUN = {
     "settings": {
@@ -25,7 +27,7 @@ RUN = {
         "lr_scheduler_kwargs": {"power": 2},
         "run_name": None,
     },
-    "training": {"num_steps": 28_000, "num_tokens": 114_688_000},
+    "training": {"method": "homodistil", "num_steps": 28_000, "num_tokens": 114_688_000},
     "evaluation": {"kl": 0.31250001, "mlm_accuracy": 0.5625, "task_f1": 0.875},
     "teacher_evaluation": {"kl": 0.0, "mlm_accuracy": 0.6875},
 }
@@ -214,16 +216,101 @@ def test_uneven_widths_state_two_costs(tmp_path):
 def test_a_bare_export_has_a_card(tmp_path):
     folder = export_student(random_student(HomoBertForMaskedLM, UNIFORM), tmp_path / "student")
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "# HomoDistil student\n" in card
+    assert "# Student\n" in card
+    assert "a BERT of 2 layers.\n" in card
     assert "No record of the training run came with this export." in card
     assert "No settings came with this export." in card
     assert "a teacher that is not recorded here" in card
     assert yaml.safe_load(card.split("---")[1]).keys() == {"library_name", "pipeline_tag", "tags"}
 
 
+# How the student was made
+
+OF_HOMODISTIL = (
+    "HomoDistil student",
+    "by pruning its width while distilling it",
+    "exact copy of its teacher",
+    "were dropped a few at a time",
+    "The student was made by HomoDistil, the method of",
+)
+BY_HAND = {"num_steps": 3}
+
+
+def header_of(card):
+    return yaml.safe_load(card.split("---")[1])
+
+
+def test_every_method_has_its_words():
+    assert ORIGINS.keys() == METHODS.keys()
+    assert len({origin.student for origin in ORIGINS.values()}) == len(METHODS)
+    assert len({origin.how for origin in ORIGINS.values()}) == len(METHODS)
+
+
+def test_a_card_of_homodistil_says_so(tmp_path):
+    _, card = facts_of(tmp_path)
+    assert [words for words in OF_HOMODISTIL if words not in card] == []
+    assert header_of(card)["tags"] == ["homodistil", "bert", "pruning", "distillation"]
+
+
+@pytest.mark.parametrize(
+    ("method", "title", "made", "tags"),
+    [
+        (
+            "one_shot",
+            "One-shot pruned student of somebody/a-bert",
+            "was made from `somebody/a-bert` (licence: unknown) by pruning its width at once and distilling it after",
+            ["pruning", "distillation"],
+        ),
+        (
+            "scratch",
+            "From-scratch counterpart of somebody/a-bert",
+            "was trained from random weights on masked words, as a counterpart of `somebody/a-bert` (licence: unkn",
+            [],
+        ),
+        (
+            "distilbert",
+            "DistilBERT-style student of somebody/a-bert",
+            "was made from whole layers of `somebody/a-bert` (licence: unknown) and distilled from it.",
+            ["distillation"],
+        ),
+    ],
+)
+def test_a_card_of_another_method_does_not_say_homodistil(tmp_path, method, title, made, tags):
+    _, card = facts_of(tmp_path, training={"method": method})
+    assert f"\n# {title}\n" in card
+    assert made in card
+    assert f"## How it was made\n\n{ORIGINS[method].how}\n\n- method: {method}\n" in card
+    assert f"## Citation\n\n{ORIGINS[method].paper}:\n\n```bibtex\n@inproceedings{{liang2023homodistil," in card
+    assert [words for words in OF_HOMODISTIL if words in card] == []
+    assert header_of(card)["tags"] == ["homodistil", "bert", *tags]
+    assert header_of(card)["model-index"][0]["name"] == title
+
+
+@pytest.mark.parametrize(
+    ("training", "how"),
+    [
+        (BY_HAND, "By which method the student was trained is not recorded."),
+        (BY_HAND | {"method": "later"}, "The student's training method, later, is not known to the version that"),
+        (BY_HAND | {"method": ["one_shot"]}, 'The student\'s training method, ["one_shot"], is not known to the vers'),
+    ],
+)
+def test_a_card_says_of_an_unknown_method_only_what_is_known(tmp_path, training, how):
+    _, card = facts_of(tmp_path, training=training)
+    assert "\n# Student of somebody/a-bert\n" in card
+    assert "a BERT of 2 layers whose teacher is `somebody/a-bert` (licence: unknown).\n" in card
+    assert f"## How it was made\n\n{how}" in card
+    assert "- num steps: 3" in card
+    assert "HomoDistil, which `homodistil_hf` is named after, is the method of:\n" in card
+    assert [words for words in OF_HOMODISTIL if words in card] == []
+    assert header_of(card)["tags"] == ["homodistil", "bert"]
+
+
+# Templates and code
+
+
 def test_a_template_of_ones_own(tmp_path):
     facts, _ = facts_of(tmp_path)
-    assert render_card(facts, "$title / $licence").startswith("HomoDistil student of somebody/a-bert / The weights")
+    assert render_card(facts, "$title / $licence").startswith("HomoDistil student of somebody/a-bert / The student")
 
 
 def test_a_place_that_no_fact_fills_is_an_error(tmp_path):

@@ -449,6 +449,7 @@ def test_the_last_checkpoint_is_the_student(finished, tmp_path):
     facts = json.loads((tmp_path / "student" / "facts.json").read_text())
     assert facts["teacher"]["name"] == "teacher"
     assert facts["settings"]["pruning_interval_steps"] == 2
+    assert (facts["training"]["method"], facts["training"]["checkpoint"]) == ("homodistil", "checkpoint-12")
 
 
 def test_an_unfinished_student_needs_permission(finished, tmp_path, capsys):

@@ -9,7 +9,8 @@ from conftest import make_blocks, make_teacher
 from homodistil_hf.conversion import to_student
 from homodistil_hf.cost import encoder_macs
 from homodistil_hf.depth import keep_layers
-from homodistil_hf.methods.shallow import ShallowOneShotTrainer, ShallowTrainer
+from homodistil_hf.methods.baselines import ShallowOneShotTrainer
+from homodistil_hf.methods.shallow import ShallowTrainer
 from homodistil_hf.widths import teacher_plan
 
 

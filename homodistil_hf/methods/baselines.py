@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..fewer_layers import FewerLayersTrainer
 from ..planned import PlannedTrainer, with_settings
 from ..training_args import HomoDistilTrainingArguments
 
@@ -64,6 +65,31 @@ class OneShotTrainer(PlannedTrainer):
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
         self.pruner.score()
         self.model.zero_grad(set_to_none=True)
+
+
+class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
+    """Drop layers as [`FewerLayersTrainer`] does and prune the others at once, as [`OneShotTrainer`] does.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
+        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
+        num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    method = "shallow_one_shot"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        num_layers: int | None = None,
+        num_scoring_batches: int = 16,
+        **kwargs: Any,
+    ):
+        super().__init__(model, args, num_layers=num_layers, num_scoring_batches=num_scoring_batches, **kwargs)
 
 
 class PrunedFirstTrainer(PlannedTrainer):

@@ -1,112 +1,12 @@
-"""HomoDistil on fewer layers: some of the teacher's layers are dropped at once, the others pruned in width.
+"""HomoDistil on fewer layers: some of the teacher's layers are dropped at once, the others pruned in width."""
 
-For the same encoder MACs a student of fewer layers may be wider. Everything but the start and the matching of hidden
-states is [`HomoDistilTrainer`]'s, or [`OneShotTrainer`]'s where the widths are pruned at once.
-"""
-
-from typing import Any
-
-from transformers import PreTrainedModel
-
-from ..conversion import load_teacher, to_student
-from ..cost import encoder_macs
-from ..depth import chosen, keep_layers, matched_layers, spread_layers
-from ..planned import check_no_latency_budget, check_no_snapshots, check_possible, with_settings
-from ..plans import resolve_plan
-from ..resolution import resolve_student
-from ..trainer import HomoDistilTrainer
-from ..training_args import HomoDistilTrainingArguments
-from ..widths import WidthPlan, teacher_plan
-from .baselines import OneShotTrainer
+from ..fewer_layers import FewerLayersTrainer
 
 
-class ShallowTrainer(HomoDistilTrainer):
-    """Distil and prune a student of fewer layers to the encoder MACs of the plan that is asked for.
+class ShallowTrainer(FewerLayersTrainer):
+    """Drop layers at the start, then prune the others to the plan's encoder MACs while they are distilled.
 
-    The layers that stay are spread evenly, the first and the last among them. A student layer's hidden states are
-    compared with the teacher's in front of the next kept layer.
-
-    Args:
-        model: the teacher.
-        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
-        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
-        kwargs: as in [`HomoDistilTrainer`].
-
-    Raises:
-        ValueError: no such number of layers, too few of them for these MACs, a latency budget, `attention_weight` or
-            `snapshots`.
+    Arguments and errors as in [`FewerLayersTrainer`]; the loss, the schedule and all else are [`HomoDistilTrainer`]'s.
     """
 
     method = "shallow"
-
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        num_layers: int | None = None,
-        **kwargs: Any,
-    ):
-        check_no_snapshots(args)
-        check_no_latency_budget(args)
-        teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
-        full = teacher_plan(teacher.config)
-        check_possible(self.method, no_layer_to_spare(full, full))
-        kept = spread_layers(_checked(num_layers, len(full.layers)), len(full.layers))
-        share = encoder_macs(resolve_student(args, teacher.config)) / encoder_macs(chosen(full, kept))
-        if share > 1:
-            raise ValueError(
-                f"num_layers={len(kept)} of the teacher's {len(full.layers)} layers have only {1 / share:.2f} of the "
-                f"encoder MACs that student={args.student} asks for; keep more layers"
-            )
-        self.matched_layers = matched_layers(kept, len(full.layers))
-        student = keep_layers(teacher, kept)
-        plan = resolve_plan(f"macs={share:.6f}", student.config, multiple=args.width_multiple).to_json()
-        super().__init__(student, with_settings(args, student=plan), **{"teacher": teacher} | kwargs)
-        self.method_settings = self.method_settings | {"num_layers": len(kept)}
-
-
-class ShallowOneShotTrainer(ShallowTrainer, OneShotTrainer):
-    """Drop layers as [`ShallowTrainer`] does and prune the others at once, as [`OneShotTrainer`] does.
-
-    Args:
-        model: the teacher.
-        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
-        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
-        num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
-        kwargs: as in [`HomoDistilTrainer`].
-    """
-
-    method = "shallow_one_shot"
-
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        num_layers: int | None = None,
-        num_scoring_batches: int = 16,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, num_layers=num_layers, num_scoring_batches=num_scoring_batches, **kwargs)
-
-
-def no_layer_to_spare(plan: WidthPlan, teacher: WidthPlan) -> str | None:
-    """Why no student can have fewer layers than its teacher.
-
-    Args:
-        plan: unused, any plan.
-        teacher: the teacher's widths.
-
-    Returns:
-        `str`, or None where one can.
-    """
-    return "the teacher has one layer, none to spare; use HomoDistil itself" if len(teacher.layers) == 1 else None
-
-
-def _checked(num_layers: int | None, num_all: int) -> int:
-    if num_layers is None:
-        num_layers = num_all - 1
-    if not 1 <= num_layers < num_all:
-        raise ValueError(f"num_layers={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student")
-    return num_layers
