@@ -116,15 +116,16 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
         f"{nearest.learning_rate:g}".replace("%", " %"),
-        *(
-            f"  on {num_layers} layers, wider ones for the same encoder MACs, it ended {kl:.3f} nats from its "
-            f'teacher: method=shallow, method_settings={{"num_layers": {num_layers}}}'
-            for num_layers, kl in nearest.fewer_layers.items()
-        ),
+        *(_of_fewer_layers(num_layers, kl, nearest.kl) for num_layers, kl in nearest.fewer_layers.items()),
     ]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
     return "\n".join([*lines, "  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text"])
+
+
+def _of_fewer_layers(num_layers: str, kl: float, kl_of_all: float) -> str:
+    words = f'method=shallow, method_settings={{"num_layers": {num_layers}}}' if kl < kl_of_all else "keep all layers"
+    return f"  on {num_layers} layers, wider ones for the same encoder MACs, it ended {kl:.3f} nats away: {words}"
 
 
 def _millions(num_tokens: float) -> str:

@@ -45,9 +45,11 @@ def test_fewer_layers_are_told_where_they_were_measured():
     measured = [point(fewer_layers={"5": 0.28})]
     lines = advise(0.25, 2e6, measured=measured, teacher="x").splitlines()
     assert lines[-2] == (
-        "  on 5 layers, wider ones for the same encoder MACs, it ended 0.280 nats from its teacher: method=shallow, "
+        "  on 5 layers, wider ones for the same encoder MACs, it ended 0.280 nats away: method=shallow, "
         'method_settings={"num_layers": 5}'
     )
+    farther = [point(fewer_layers={"5": 0.32})]
+    assert "it ended 0.320 nats away: keep all layers" in advise(0.25, 2e6, measured=farther, teacher="x")
     assert "layers" not in advice(0.25, 2e6)
 
 
