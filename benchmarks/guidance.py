@@ -10,6 +10,9 @@ from homodistil_hf.sweep.tables import macs_fraction, markdown_table, task_means
 RATES = (1_000, 10_000, 100_000)
 """Tokens a second of other machines, for which times are computed."""
 
+ALL = "all"
+"""Layers of a student that keeps its teacher's."""
+
 _SIZES = (1 / 2, 1 / 4, 1 / 8)
 _SIZE_TOLERANCE = 0.15
 
@@ -36,20 +39,20 @@ def guidance_rows(records: Iterable[Record], teacher_scores: dict[str, float]) -
     Returns:
         `list[str]`: Markdown lines; none where there are no such students.
     """
-    groups = _by_size_and_tokens(records)
+    groups = _by_size_layers_and_tokens(records)
     if not groups:
         return []
     other = [f"minutes at {rate:,} tokens/s" for rate in RATES]
     names = [f"{name} kept" for name in teacher_scores]
-    headings = ["encoder MACs", "tokens", "minutes, measured", *other, "KL, nats", "accuracy kept", *names]
+    headings = ["encoder MACs", "layers", "tokens", "minutes, measured", *other, "KL, nats", "accuracy kept", *names]
     rows = []
-    for (size, num_tokens), group in groups.items():
+    for (size, layers, num_tokens), group in groups.items():
         measured = Spread.of(tokens_per_second(record) for record in group).mean
         minutes = [f"{num_tokens / rate / 60:.1f}" for rate in (measured, *RATES)]
         accuracy = Spread.of(kept(record) for record in group).mean
         scores = [_score_kept(group, name, teacher) for name, teacher in teacher_scores.items()]
         kl = str(Spread.of(record["evaluation"]["kl"] for record in group))
-        rows.append([size, f"{num_tokens / 1e6:.2f} M", *minutes, kl, f"{accuracy:.1%}", *scores])
+        rows.append([size, layers, f"{num_tokens / 1e6:.2f} M", *minutes, kl, f"{accuracy:.1%}", *scores])
     return markdown_table(headings, rows)
 
 
@@ -62,10 +65,12 @@ def rule_of_thumb(records: Iterable[Record]) -> list[str]:
     Returns:
         `list[str]`: a Markdown line for each size that has two budgets or more.
     """
-    groups = _by_size_and_tokens(records)
+    groups = _by_size_layers_and_tokens(records)
     lines = []
-    for size in dict.fromkeys(size for size, _ in groups):
-        budgets = [(num_tokens, group) for (own, num_tokens), group in groups.items() if own == size]
+    for size in dict.fromkeys(size for size, *_ in groups):
+        budgets = [
+            (num_tokens, group) for (own, layers, num_tokens), group in groups.items() if (own, layers) == (size, ALL)
+        ]
         gains = [_gain(less, more) for less, more in itertools.pairwise(budgets)]
         if gains:
             lines.append(f"- {size}: {', then '.join(gains)} points of accuracy kept; nothing is known beyond.")
@@ -79,17 +84,17 @@ def _gain(less: tuple[int, Sequence[Record]], more: tuple[int, Sequence[Record]]
     return f"{less[0] / 1e6:.2g} → {more[0] / 1e6:.2g} M tokens {100 * gain:+.1f}"
 
 
-def _by_size_and_tokens(records: Iterable[Record]) -> dict[tuple[str, int], list[Record]]:
-    """Of cells of the same size and budget only those of the best arm and axes, by KL."""
-    found: dict[tuple[str, int], list[Record]] = {}
+def _by_size_layers_and_tokens(records: Iterable[Record]) -> dict[tuple[str, str, int], list[Record]]:
+    """Of cells of the same size, depth and budget only those of the best arm and axes, by KL."""
+    found: dict[tuple[str, str, int], list[Record]] = {}
     for group in over_seeds(records).values():
         size = size_of(group[0])
         if size is None:
             continue
-        key = (size, group[0]["num_tokens"])
+        key = (size, str(group[0]["method_settings"].get("num_layers", ALL)), group[0]["num_tokens"])
         if key not in found or _mean_kl(group) < _mean_kl(found[key]):
             found[key] = group
-    return dict(sorted(found.items(), key=lambda item: (int(item[0][0][2:]), item[0][1])))
+    return dict(sorted(found.items(), key=lambda item: (int(item[0][0][2:]), item[0][2], item[0][1] != ALL)))
 
 
 def _mean_kl(group: Sequence[Record]) -> float:

@@ -309,8 +309,12 @@ def budget_of(record: Record) -> tuple[str, int]:
 
 
 def guidance_section(records: Sequence[Record]) -> str:
-    """HomoDistil's students of all sweeps but the ablations, whose arms have other names."""
-    students = [record for record in trained(records) if record["method"] == record["arm"] == REFERENCE]
+    """HomoDistil's students of all sweeps, on all layers or fewer; of the ablations only those are called so."""
+    students = [
+        record
+        for record in trained(records)
+        if record["method"] == record["arm"] == REFERENCE or record["method"] == "shallow"
+    ]
     students = list({record["digest"]: record for record in reversed(students)}.values())[::-1]  # one of each run
     teachers = [record for record in records if record["method"] == TEACHER]
     scores = {name: mean for record in teachers for name, mean in task_means(record).items()}
@@ -319,9 +323,9 @@ def guidance_section(records: Sequence[Record]) -> str:
         return f"{GUIDANCE_TITLE}\n\nNot run.\n"
     thumb = rule_of_thumb(students) or ["- One budget a size: no rule of thumb follows from that."]
     text = (
-        "Students of HomoDistil, of each size and budget the best that was run. *Kept* is a student's masked-LM "
-        "accuracy, or mean score, as a share of its teacher's. Measured minutes are those of one core of the machine "
-        "named above beside other work, evaluations left out; the others are the tokens divided by a speed."
+        "Students of HomoDistil, of each size, depth and budget the best that was run. *Kept* is a student's "
+        "masked-LM accuracy, or mean score, as a share of its teacher's. Measured minutes are those of one core of "
+        "the machine named above beside other work, evaluations left out; the others are tokens divided by a speed."
     )
     return "\n".join([GUIDANCE_TITLE, "", text, "", *rows, "", "Rule of thumb:", "", *thumb, ""])
 
