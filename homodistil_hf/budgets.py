@@ -26,6 +26,7 @@ TOLERANCE = 0.03
 
 _EXAMPLES = {"params": "14M", "macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
+_HEADS = re.compile(r"\s*num_attention_heads\s*=\s*(\d{1,6})\s*", re.ASCII)
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 16
@@ -37,7 +38,8 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     Args:
         budget (`str`):
             `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
-            a fraction of the teacher's encoder MACs at 128 tokens.
+            a fraction of the teacher's encoder MACs at 128 tokens. Either may name the heads of a layer as well:
+            `"macs=0.25,num_attention_heads=8"`; else they are as many as the teacher's where that is sensible.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
 
@@ -48,8 +50,8 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
-    kind, target = _parse(budget)
-    search = _Search(teacher_plan(teacher_config), multiple)
+    kind, target, num_heads = _parse(budget)
+    search = _Search(teacher_plan(teacher_config), multiple, num_heads)
     measures: dict[str, Callable[[WidthPlan], float]] = {
         "params": lambda plan: count_parameters(plan, teacher_config),
         "macs": search.macs_fraction,
@@ -60,7 +62,8 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     if not smallest <= target <= largest:
         raise ValueError(
             f"student={shown(budget)} is out of this teacher's reach; nearest valid: from "
-            f"'{kind}={_rounded(smallest, math.ceil)}' to '{kind}={_rounded(largest, math.floor)}'"
+            f"'{kind}={_rounded(smallest, math.ceil)}{heads_of(budget)}' to "
+            f"'{kind}={_rounded(largest, math.floor)}{heads_of(budget)}'"
         )
 
     def distance(plan: WidthPlan) -> tuple[float, float]:
@@ -69,6 +72,26 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
 
     candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
     return min(candidates, key=distance)
+
+
+def heads_of(budget: str) -> str:
+    """What a budget says of the heads, to be said of another budget too.
+
+    Args:
+        budget (`str`): Any way to name a student.
+
+    Returns:
+        `str`: Such as `",num_attention_heads=8"`; empty where it says nothing.
+
+    Example:
+    ```python
+    >>> heads_of("macs=0.25, num_attention_heads=8"), heads_of("macs=0.25"), heads_of("homobert-tiny")
+    (',num_attention_heads=8', '', '')
+
+    ```
+    """
+    match = _HEADS.fullmatch(budget.partition(",")[2]) if len(budget) <= _MAX_BUDGET_CHARS else None
+    return f",num_attention_heads={match[1]}" if match else ""
 
 
 def plan_for_latency(
@@ -134,8 +157,12 @@ class _Search:
 
     teacher: WidthPlan
     multiple: int
+    num_heads: int | None = None
 
     def __post_init__(self) -> None:
+        most = self.limit.num_attention_heads
+        if self.num_heads is not None and not 1 <= self.num_heads <= most:
+            raise ValueError(f"num_attention_heads={self.num_heads} is outside [1, {most}], the teacher's heads")
         if not 1 <= self.multiple <= LARGEST_WIDTH:
             nearest = 1 if self.multiple < 1 else LARGEST_WIDTH
             raise ValueError(f"multiple={shown(self.multiple)} is no width to round to; nearest valid: {nearest}")
@@ -161,7 +188,8 @@ class _Search:
         if not plans:
             raise ValueError(
                 f"multiple={self.multiple} leaves no hidden size that splits into "
-                f"{self.limit.num_attention_heads} heads of {self.limit.head_dim} or fewer; nearest valid: 1"
+                f"{self.num_heads or self.limit.num_attention_heads} heads of {self.limit.head_dim} or fewer; nearest "
+                "valid: 1"
             )
         return plans
 
@@ -202,7 +230,7 @@ class _Search:
         """Return the teacher's number of heads where it divides the hidden size sensibly, else the best near it."""
         choices = [
             num_heads
-            for num_heads in range(1, self.limit.num_attention_heads + 1)
+            for num_heads in ([self.num_heads] if self.num_heads else range(1, self.limit.num_attention_heads + 1))
             if hidden_size % num_heads == 0 and hidden_size // num_heads <= self.limit.head_dim
         ]
 
@@ -230,9 +258,11 @@ class _Search:
         return min(max(num_steps, 1) * self.multiple, self.limit.intermediate_size)
 
 
-def _parse(budget: str) -> tuple[str, float]:
+def _parse(budget: str) -> tuple[str, float, int | None]:
     # Longer ones mean nothing, and matching them takes time that grows with the square of their length.
-    match = _BUDGET.fullmatch(budget) if len(budget) <= _MAX_BUDGET_CHARS else None
+    heads = heads_of(budget)
+    cost = budget.partition(",")[0] if heads else budget
+    match = _BUDGET.fullmatch(cost) if len(cost) <= _MAX_BUDGET_CHARS else None
     kind = budget.partition("=")[0].strip()
     if kind not in _EXAMPLES:
         nearest = nearest_name(kind, _EXAMPLES)
@@ -242,9 +272,10 @@ def _parse(budget: str) -> tuple[str, float]:
     if match is None or (kind == "macs" and match[3]):
         raise ValueError(
             f"student={shown(budget)} is no number of {kind}; expected a positive number, for params with an optional "
-            f"suffix k, M or B, for macs a fraction of the teacher's encoder; for example '{kind}={_EXAMPLES[kind]}'"
+            f"suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than num_attention_heads "
+            f"behind it; for example '{kind}={_EXAMPLES[kind]}' or '{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
         )
-    return kind, float(match[2]) * _SUFFIXES[match[3]]
+    return kind, float(match[2]) * _SUFFIXES[match[3]], int(heads.partition("=")[2]) if heads else None
 
 
 def _with_ffn(plan: WidthPlan, intermediate_size: int) -> WidthPlan:

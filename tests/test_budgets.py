@@ -168,6 +168,26 @@ def test_a_quarter_of_a_six_layer_teacher():
     assert plan == WidthPlan.uniform(192, 6, LayerWidths(12, 16, 704))
 
 
+@pytest.mark.parametrize(("num_heads", "head_dim"), [(8, 24), (6, 32)])
+def test_heads_can_be_named_beside_a_budget(num_heads, head_dim):
+    plan = plan_for_budget(f"macs=0.25, num_attention_heads={num_heads}", TEACHERS["six layers"])
+    assert plan == WidthPlan.uniform(192, 6, LayerWidths(num_heads, head_dim, 704))
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("macs=0.25,num_attention_heads=13", r"num_attention_heads=13 is outside \[1, 12\], the teacher's heads"),
+        ("macs=0.25,num_attention_heads=0", r"num_attention_heads=0 is outside \[1, 12\]"),
+        ("macs=0.25,head_dim=8", "is no number of macs; .* and no more than num_attention_heads behind it"),
+        ("macs=0.9,num_attention_heads=6", "out of this teacher's reach; .* to 'macs=0.26\\d*,num_attention_heads=6'"),
+    ],
+)
+def test_impossible_heads_are_refused(budget, message):
+    with pytest.raises(ValueError, match=message):
+        plan_for_budget(budget, TEACHERS["six layers"])
+
+
 def test_the_multiple_is_the_rounding():
     plan = plan_for_budget("macs=0.3", bert(768, 12), multiple=64)
     assert plan.hidden_size % 64 == plan.layers[0].intermediate_size % 64 == 0

@@ -54,6 +54,10 @@ def test_widths_fall_while_it_learns(shallow):
     assert encoder_macs(trainer.pruner.present) == encoder_macs(trainer.plan) < encoder_macs(before)
 
 
+def test_heads_that_a_budget_names_are_those_of_the_wider_layers_too(shallow):
+    assert shallow(student="macs=0.25,num_attention_heads=2").plan.layers[0].num_attention_heads == 2
+
+
 def test_a_shallow_student_can_be_pruned_at_once(make_trainer):
     trainer = make_trainer(
         model=make_teacher(num_hidden_layers=4),
