@@ -224,7 +224,7 @@ def test_a_folder_that_holds_something_else_is_not_replaced(make_trainer, tmp_pa
 
 
 def test_one_shot_pruning_passes_no_snapshots(make_trainer):
-    with pytest.raises(ValueError, match="snapshots=.* are passed by gradual pruning only; drop them"):
+    with pytest.raises(ValueError, match="snapshots=.* are passed by method='homodistil' only; drop them"):
         make_trainer(trainer_class=OneShotTrainer, **SETTINGS)
 
 
