@@ -61,7 +61,7 @@ def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
         f"on {own[0]['num_tokens'] / 1e6:.2f} million tokens, {minutes:.0f} minutes of one CPU core for a "
         "quarter of its encoder MACs. All students of a size have the same encoder MACs, tokens and batches, and each "
         "method the best learning rate of those tried for it. A ± is a standard deviation over seeds, their number in "
-        "brackets."
+        "brackets; what has none is of seed 0."
     )
     return [
         *textwrap.wrap(text, 120),
