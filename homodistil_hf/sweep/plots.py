@@ -19,6 +19,7 @@ _KL = "held-out KL to the teacher, nats a masked token"
 _WIDTH, _HEIGHT, _LEGEND_LINE = 9.0, 4.2, 0.2  # inches
 _HEADROOM = 1.15
 _LINE_STYLES = ("-", "--", ":", "-.")
+_NUM_COLOURS = 10  # of matplotlib's cycle; then they come again
 
 
 def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = None) -> list[Path]:
@@ -122,19 +123,17 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
     Returns:
         `Path`: the image.
     """
-    from cycler import cycler
-    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, max(_HEIGHT, _LEGEND_LINE * len(points))), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    axes.set_prop_cycle(cycler(linestyle=_LINE_STYLES) * rcParams["axes.prop_cycle"])
-    for label, values in points.items():
+    for index, (label, values) in enumerate(points.items()):
         places, means = [place for place, _ in values], [spread.mean for _, spread in values]
         bars = [spread.std or 0.0 for _, spread in values]
-        axes.errorbar(places, means, yerr=bars, marker="o", markersize=3, capsize=2, label=label)
+        style = _LINE_STYLES[index // _NUM_COLOURS % len(_LINE_STYLES)]
+        axes.errorbar(places, means, yerr=bars, linestyle=style, marker="o", markersize=3, capsize=2, label=label)
     axes.set(xlabel=xlabel, ylabel=_KL, ylim=(0, top))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
