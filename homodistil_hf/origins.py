@@ -3,10 +3,11 @@
 Which places of the card they fill is `card.py`'s business; what the methods do is told in `methods/`.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Origin(NamedTuple):
+@dataclass(frozen=True)
+class Origin:
     """What a card says of a method.
 
     Args:
