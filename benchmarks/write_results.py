@@ -231,6 +231,9 @@ def along_lines(arms: Mapping[str, Sequence[Record]]) -> list[str]:
                 f"The paper: nearer at every one, once pruning has begun: {along.words}.",
                 "",
             ]
+        elif arms.get(REFERENCE) and arms.get(other):
+            undecided = "undecided, no evaluation in common has a measured noise."
+            lines += [f"Along training, beside `{other}`: {undecided}", ""]
     return lines
 
 

@@ -466,6 +466,14 @@ def test_runs_that_were_taken_over_are_counted_once(page, tmp_path):
     assert "| 1/4 | all | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.520 ± 0.020 (3) | 60.0% |" in text
 
 
+def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp_path):
+    for one in (METHODS[0], METHODS[3]):
+        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+    text = page()
+    assert "Along training, beside `one_shot`: undecided, no evaluation in common has a measured noise." in text
+    assert "beside `pruned_first`" not in text
+
+
 @pytest.mark.parametrize(("arm", "size", "macs"), [("one_shot", "1/4", 250), ("five_layers", "1/8", 125)])
 def test_other_arms_stand_beside_every_size(page, tmp_path, arm, size, macs):
     for name, kl in (("homodistil", 1.0), (arm, 1.25)):
