@@ -1,4 +1,4 @@
-"""Tokens and hours against quality kept: the table that users ask for, and the rule of thumb that it supports."""
+"""Tokens and time against quality kept: the table that users ask for, and the rule of thumb that it supports."""
 
 import itertools
 import math
