@@ -24,6 +24,11 @@ def size_of(record: Record) -> str | None:
     return f"1/{round(1 / size)}" if abs(fraction / size - 1) < _SIZE_TOLERANCE else None
 
 
+def heads_of(record: Record) -> int:
+    """Heads of a student's layers, as planned."""
+    return int(record["plan"]["num_attention_heads"])
+
+
 def kept(record: Record) -> float:
     """Masked-LM accuracy of a student as a share of its teacher's, on the same masks."""
     return record["evaluation"]["mlm_accuracy"] / record["teacher_evaluation"]["mlm_accuracy"]
@@ -39,25 +44,28 @@ def guidance_rows(records: Iterable[Record], teacher_scores: dict[str, float]) -
     Returns:
         `list[str]`: Markdown lines; none where there are no such students.
     """
-    groups = _by_size_layers_and_tokens(records)
+    groups = _best(records)
     if not groups:
         return []
     other = [f"minutes at {rate:,} tokens/s" for rate in RATES]
     names = [f"{name} kept" for name in teacher_scores]
-    headings = ["encoder MACs", "layers", "tokens", "minutes, measured", *other, "KL, nats", "accuracy kept", *names]
+    headings = ["encoder MACs", "layers", "heads", "tokens", "minutes, measured", *other, "KL, nats", "accuracy kept", *names]
     rows = []
-    for (size, layers, num_tokens), group in groups.items():
+    for (size, layers, _, num_tokens), group in groups.items():
         measured = Spread.of(tokens_per_second(record) for record in group).mean
         minutes = [f"{num_tokens / rate / 60:.1f}" for rate in (measured, *RATES)]
         accuracy = Spread.of(kept(record) for record in group).mean
         scores = [_score_kept(group, name, teacher) for name, teacher in teacher_scores.items()]
         kl = str(Spread.of(record["evaluation"]["kl"] for record in group))
-        rows.append([size, layers, f"{num_tokens / 1e6:.2f} M", *minutes, kl, f"{accuracy:.1%}", *scores])
+        tokens = f"{num_tokens / 1e6:.2f} M"
+        rows.append([size, layers, str(heads_of(group[0])), tokens, *minutes, kl, f"{accuracy:.1%}", *scores])
     return markdown_table(headings, rows)
 
 
 def rule_of_thumb(records: Iterable[Record]) -> list[str]:
-    """What each step from one budget to the next gives, with the seeds that both have.
+    """What each step from one budget to the next gives, with the seeds that both have, on all layers.
+
+    Of each size the number of heads counts that has the most budgets.
 
     Args:
         records: of HomoDistil's students.
@@ -65,15 +73,17 @@ def rule_of_thumb(records: Iterable[Record]) -> list[str]:
     Returns:
         `list[str]`: a Markdown line for each size that has two budgets or more.
     """
-    groups = _by_size_layers_and_tokens(records)
+    budgets: dict[tuple[str, int], list[tuple[int, list[Record]]]] = {}
+    for (size, layers, heads, num_tokens), group in _best(records, by_heads=True).items():
+        if layers == ALL:
+            budgets.setdefault((size, heads), []).append((num_tokens, group))
     lines = []
-    for size in dict.fromkeys(size for size, *_ in groups):
-        budgets = [
-            (num_tokens, group) for (own, layers, num_tokens), group in groups.items() if (own, layers) == (size, ALL)
-        ]
-        gains = [_gain(less, more) for less, more in itertools.pairwise(budgets)]
+    for size in dict.fromkeys(size for size, _ in budgets):
+        _, heads = max((shape for shape in budgets if shape[0] == size), key=lambda shape: len(budgets[shape]))
+        gains = [_gain(less, more) for less, more in itertools.pairwise(budgets[size, heads])]
         if gains:
-            lines.append(f"- {size}: {', then '.join(gains)} points of accuracy kept; nothing is known beyond.")
+            shape = f"{size}, {heads} heads"
+            lines.append(f"- {shape}: {', then '.join(gains)} points of accuracy kept; nothing is known beyond.")
     return lines
 
 
@@ -84,17 +94,18 @@ def _gain(less: tuple[int, Sequence[Record]], more: tuple[int, Sequence[Record]]
     return f"{less[0] / 1e6:.2g} → {more[0] / 1e6:.2g} M tokens {100 * gain:+.1f}"
 
 
-def _by_size_layers_and_tokens(records: Iterable[Record]) -> dict[tuple[str, str, int], list[Record]]:
-    """Of cells of the same size, depth and budget only those of the best arm and axes, by KL."""
-    found: dict[tuple[str, str, int], list[Record]] = {}
+def _best(records: Iterable[Record], *, by_heads: bool = False) -> dict[tuple[str, str, int, int], list[Record]]:
+    """Of cells of the same size, depth, heads (if they count) and budget those of the best arm and axes, by KL."""
+    found: dict[tuple[str, str, int, int], list[Record]] = {}
     for group in over_seeds(records).values():
         size = size_of(group[0])
         if size is None:
             continue
-        key = (size, str(group[0]["method_settings"].get("num_layers", ALL)), group[0]["num_tokens"])
+        layers = str(group[0]["method_settings"].get("num_layers", ALL))
+        key = (size, layers, heads_of(group[0]) if by_heads else 0, group[0]["num_tokens"])
         if key not in found or _mean_kl(group) < _mean_kl(found[key]):
             found[key] = group
-    return dict(sorted(found.items(), key=lambda item: (int(item[0][0][2:]), item[0][2], item[0][1] != ALL)))
+    return dict(sorted(found.items(), key=lambda item: (int(item[0][0][2:]), item[0][3], item[0][1] != ALL)))
 
 
 def _mean_kl(group: Sequence[Record]) -> float:

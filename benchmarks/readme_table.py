@@ -20,9 +20,9 @@ END = "<!-- up to here -->"
 _NAMES = {
     REFERENCE: "**HomoDistil**",
     "five_layers": "**HomoDistil on five of the six layers** (`method=shallow`)",
-    "eight_heads": "**HomoDistil with 8 heads of 24 channels** instead of 12 of 16",
+    "twelve_heads": "HomoDistil with the teacher's 12 heads, of 16 channels",
     "one_shot": "pruned at once, then distilled",
-    "one_shot_eight_heads": "8 heads of 24 channels, pruned at once, then distilled",
+    "one_shot_twelve_heads": "12 heads of 16 channels, pruned at once, then distilled",
     "one_shot_five_layers": "five of the six layers pruned at once, then distilled",
     "pruned_first": "pruned by magnitude first, then distilled",
     "distilbert": "DistilBERT's recipe",

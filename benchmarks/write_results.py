@@ -8,6 +8,7 @@ and what `benchmarks/compare.py` wrote. Cells that were not run are named, which
 """
 
 import argparse
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 from compared import compared_sections
 from family import family_rows
 from glue_table import glue_rows
-from guidance import guidance_rows, kept, rule_of_thumb, size_of
+from guidance import guidance_rows, heads_of, kept, rule_of_thumb, size_of
 from readme_table import write_readme
 from task_results import task_model_sections
 from verdicts import (
@@ -118,21 +119,19 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
         sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
         for point in measured_points(sweep_records, noise):
             key = (point.encoder_macs, point.num_tokens)
-            if key not in found or _evidence(found[key]) < _evidence(point):
+            if key not in found or found[key].num_seeds < point.num_seeds:
                 found[key] = point
+            elif point.num_attention_heads == found[key].num_attention_heads and not found[key].fewer_layers:
+                found[key] = dataclasses.replace(found[key], fewer_layers=point.fewer_layers)
     content = to_json(TEACHER_WORDS, list(found.values()))
     ADVICE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _evidence(point: Measured) -> tuple[int, int]:
-    return point.num_seeds, len(point.fewer_layers)
 
 
 def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measured]:
     """One for each size and budget."""
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
-        groups.setdefault((record["settings"]["student"], record["num_tokens"]), []).append(record)
+        groups.setdefault(budget_of(record), []).append(record)
     for group in groups.values():
         arms = by_arm(group)
         own, other = with_common_seeds(arms.get(REFERENCE, []), arms.get("one_shot", []))
@@ -143,12 +142,14 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             encoder_macs=round(macs_fraction(own[0]), 2),
             num_tokens=own[0]["num_tokens"],
             num_seeds=len(found),
+            num_attention_heads=heads_of(own[0]),
             learning_rate=own[0]["settings"].get("learning_rate", HomoDistilTrainingArguments.learning_rate),
             kl=mean_kl(own),
             one_shot_kl=mean_kl(other),
             accuracy_kept=round(Spread.of(kept(record) for record in own).mean, 4),
             verdict=None if noise.std is None else verdicts[noise.sign(found)],
             fewer_layers=fewer_layers(group, own),
+            threshold=None if noise.std is None else round(noise.threshold(len(found)), 4),
         )
 
 
@@ -287,6 +288,28 @@ def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
     return [*cell_rows(sweep, records), "", *choice_notes(sweep.choose, records)]
 
 
+def heads_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    """Each number of heads beside the first of its size, which is the nearest to the teacher's."""
+    sizes: dict[str, list[Record]] = {}
+    for record in trained(records):
+        sizes.setdefault(size_of(record) or "–", []).append(record)
+    rows = []
+    for size, (first, *others) in sizes.items():
+        for record in others:
+            found = differences([record], [first], "kl")
+            words = {1: "farther", -1: "nearer", 0: "within noise"}[noise.sign(found)]
+            rows.append([size, shape_of(record), shape_of(first), f"{found[0]:+.3f}", words])
+    headings = ["encoder MACs", "hidden size, heads, FFN size", "beside", "difference in KL", "to the teacher"]
+    return [*cell_rows(sweep, records), "", *(markdown_table(headings, rows) if rows else [])]
+
+
+def shape_of(record: Record) -> str:
+    """A uniform student's widths, such as `192, 8 × 24, 704`."""
+    plan = record["plan"]
+    heads = f"{plan['num_attention_heads']} × {plan['head_dim']}"
+    return f"{plan['hidden_size']}, {heads}, {plan['intermediate_size']:,}"
+
+
 def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     done = trained(records)
     return [*cell_rows(sweep, records), "", *gap_rows(done, noise), "", *family_rows(done)]
@@ -312,11 +335,12 @@ def budget_of(record: Record) -> tuple[str, int]:
 
 
 def guidance_section(records: Sequence[Record]) -> str:
-    """HomoDistil's students of all sweeps, on all layers or fewer; of the ablations only those are called so."""
+    """HomoDistil's students of all sweeps, with other heads or layers too; of the ablations only those."""
     students = [
         record
         for record in trained(records)
-        if record["method"] == record["arm"] == REFERENCE or record["method"] == "shallow"
+        if (record["method"] == REFERENCE and (record["arm"] == REFERENCE or record["arm"].endswith("_heads")))
+        or record["method"] == "shallow"
     ]
     students = list({record["digest"]: record for record in reversed(students)}.values())[::-1]  # one of each run
     teachers = [record for record in records if record["method"] == TEACHER]
@@ -326,7 +350,7 @@ def guidance_section(records: Sequence[Record]) -> str:
         return f"{GUIDANCE_TITLE}\n\nNot run.\n"
     thumb = rule_of_thumb(students) or ["- One budget a size: no rule of thumb follows from that."]
     text = (
-        "Students of HomoDistil, of each size, depth and budget the best that was run. *Kept* is a student's "
+        "Students of HomoDistil, of each size, depth and budget those with the best heads and rate that were run. *Kept* is a student's "
         "masked-LM accuracy, or mean score, as a share of its teacher's. Measured minutes are those of one core of "
         "the machine named above beside other work, evaluations left out; the others are tokens divided by a speed."
     )
@@ -358,6 +382,7 @@ TITLES = {
     "methods_half": "Every method at 1/2",
     "methods_rates": "Learning rates of the methods",
     "tokens": "Quality against tokens",
+    "heads": "Heads",
     "ablations": "Ablations",
     "sizes": "Sizes",
 }
@@ -366,6 +391,7 @@ SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
     "methods_half": methods_section,
     "methods_rates": plain_section,
     "tokens": tokens_section,
+    "heads": heads_section,
     "ablations": ablations_section,
     "sizes": sizes_section,
 }

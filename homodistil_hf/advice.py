@@ -32,23 +32,27 @@ class Measured:
         encoder_macs: share of the teacher's, in (0, 1].
         num_tokens: of a run.
         num_seeds: runs of each method.
+        num_attention_heads: of their layers.
         learning_rate: of HomoDistil's.
         kl: HomoDistil's mean distance from its teacher, nats a masked token.
         one_shot_kl: that of one-shot pruning.
         accuracy_kept: HomoDistil's masked-LM accuracy as a share of its teacher's.
         verdict: `homodistil`, `one_shot` or `level`: who is nearer to the teacher; None = the noise was not measured.
         fewer_layers: what HomoDistil on fewer layers reached, layers → KL in nats; empty where it was not run.
+        threshold: that a difference between means in nats must exceed to count; None = the noise was not measured.
     """
 
     encoder_macs: float
     num_tokens: int
     num_seeds: int
+    num_attention_heads: int
     learning_rate: float
     kl: float
     one_shot_kl: float
     accuracy_kept: float
     verdict: str | None
     fewer_layers: Mapping[str, float] = field(default_factory=dict)
+    threshold: float | None = None
 
 
 def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
@@ -90,9 +94,9 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
 
     Example:
     ```python
-    >>> point = Measured(0.25, 2_048_000, 3, 1.1e-3, kl=0.32, one_shot_kl=0.33, accuracy_kept=0.91, verdict="level")
+    >>> point = Measured(0.25, 2_048_000, 3, 8, 1.1e-3, kl=0.32, one_shot_kl=0.33, accuracy_kept=0.91, verdict="level")
     >>> print(advise(0.25, 2e6, measured=[point], teacher="a small one"))
-    advice for 2 M tokens, from runs of 2.05 M tokens at 0.25 of the encoder MACs (3 seeds, teacher: a small one):
+    advice for 2 M tokens, from runs of 2.05 M tokens at 0.25 of the encoder MACs (8 heads, 3 seeds, teacher: a small one):
       HomoDistil ended 0.320 nats from its teacher, one-shot pruning 0.330; within noise of each other: take either
       HomoDistil kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011
       docs/results.md has the runs; `homodistil sweep` measures your own teacher and text
@@ -111,20 +115,28 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     nearest = min(sized, key=lambda point: abs(math.log(point.num_tokens / num_tokens)))
     lines = [
         f"advice for {budget}, from runs of {_millions(nearest.num_tokens)} at {nearest.encoder_macs:.2f} of "
-        f"the encoder MACs ({nearest.num_seeds} seed{'s'[: nearest.num_seeds - 1]}, teacher: {teacher}):",
+        f"the encoder MACs ({nearest.num_attention_heads} heads, {nearest.num_seeds} "
+        f"seed{'s'[: nearest.num_seeds - 1]}, teacher: {teacher}):",
         f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
         f"{nearest.learning_rate:g}".replace("%", " %"),
-        *(_of_fewer_layers(num_layers, kl, nearest.kl) for num_layers, kl in nearest.fewer_layers.items()),
+        *(_of_fewer_layers(num_layers, kl, nearest) for num_layers, kl in nearest.fewer_layers.items()),
     ]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
     return "\n".join([*lines, "  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text"])
 
 
-def _of_fewer_layers(num_layers: str, kl: float, kl_of_all: float) -> str:
-    words = f'method=shallow, method_settings={{"num_layers": {num_layers}}}' if kl < kl_of_all else "keep all layers"
+def _of_fewer_layers(num_layers: str, kl: float, beside: Measured) -> str:
+    if beside.threshold is None:
+        words = "no verdict, as the noise was not measured: the default is to keep all layers"
+    elif abs(kl - beside.kl) <= beside.threshold:
+        words = "within noise: keep all layers"
+    elif kl < beside.kl:
+        words = f'method=shallow, method_settings={{"num_layers": {num_layers}}}'
+    else:
+        words = "keep all layers"
     return f"  on {num_layers} layers, wider ones for the same encoder MACs, it ended {kl:.3f} nats away: {words}"
 
 

@@ -29,7 +29,7 @@ _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(
 _HEADS = re.compile(r"\s*num_attention_heads\s*=\s*(\d{1,6})\s*", re.ASCII)
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
-_SMALLEST_SENSIBLE_HEAD_DIM = 16
+_SMALLEST_SENSIBLE_HEAD_DIM = 24
 
 
 def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: int = 8) -> WidthPlan:
@@ -39,7 +39,7 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
         budget (`str`):
             `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
             a fraction of the teacher's encoder MACs at 128 tokens. Either may name the heads of a layer as well:
-            `"macs=0.25,num_attention_heads=8"`; else they are as many as the teacher's where that is sensible.
+            `"macs=0.25,num_attention_heads=8"`; else they are as many as the teacher's while each keeps 24 channels, and fewer below.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
 
@@ -245,7 +245,7 @@ class _Search:
         # Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest.
         awkward = 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
         too_thin = max(0.0, math.log(self._sensible_head_dim / head_dim))
-        return awkward + 0.1 * math.log(self.limit.num_attention_heads / num_heads) + 0.5 * too_thin
+        return awkward + 0.1 * math.log(self.limit.num_attention_heads / num_heads) + 0.15 * too_thin
 
     @property
     def _sensible_head_dim(self) -> int:

@@ -12,13 +12,14 @@ from homodistil_hf.cli import main
 
 def point(**values):
     given = {"encoder_macs": 0.25, "num_tokens": 2_000_000, "num_seeds": 3, "learning_rate": 1e-3, "kl": 0.3}
+    given |= {"num_attention_heads": 8, "threshold": 0.01}
     return Measured(**{**given, "one_shot_kl": 0.4, "accuracy_kept": 0.912, "verdict": "homodistil"} | values)
 
 
 POINTS = [
     point(),
     point(num_tokens=500_000, kl=0.7, one_shot_kl=0.6, verdict="one_shot"),
-    point(encoder_macs=0.5, num_seeds=1, verdict=None, fewer_layers={"4": 0.5}),
+    point(encoder_macs=0.5, num_seeds=1, verdict=None, threshold=None, fewer_layers={"4": 0.5}),
 ]
 
 
@@ -36,7 +37,7 @@ def advice(fraction: float, num_tokens: float) -> str:
 def test_the_nearest_budget_decides(num_tokens, expected):
     text = advice(0.24, num_tokens)
     assert expected in text
-    assert "3 seeds, teacher: a small one" in text
+    assert "(8 heads, 3 seeds, teacher: a small one)" in text
     assert "kept 91 % of its teacher's" in text
     assert "as a direction only" not in text
 
@@ -48,8 +49,9 @@ def test_fewer_layers_are_told_where_they_were_measured():
         "  on 5 layers, wider ones for the same encoder MACs, it ended 0.280 nats away: method=shallow, "
         'method_settings={"num_layers": 5}'
     )
-    farther = [point(fewer_layers={"5": 0.32})]
-    assert "it ended 0.320 nats away: keep all layers" in advise(0.25, 2e6, measured=farther, teacher="x")
+    for kl, words in ((0.32, "keep all layers"), (0.295, "within noise: keep all layers")):
+        text = advise(0.25, 2e6, measured=[point(fewer_layers={"5": kl})], teacher="x")
+        assert f"it ended {kl:.3f} nats away: {words}\n" in text
     assert "layers" not in advice(0.25, 2e6)
 
 
@@ -58,8 +60,8 @@ def test_far_from_what_was_measured_it_is_a_direction_only():
 
 
 def test_without_a_measured_noise_there_is_no_verdict():
-    assert "(1 seed, teacher" in advice(0.5, 2e6)
-    assert "no verdict, as the noise was not measured" in advice(0.5, 2e6)
+    assert "(8 heads, 1 seed, teacher" in advice(0.5, 2e6)
+    assert advice(0.5, 2e6).count("no verdict, as the noise was not measured") == 2
 
 
 def test_a_size_that_was_not_measured_has_no_advice():

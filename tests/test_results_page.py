@@ -33,13 +33,13 @@ def record(
 ) -> dict[str, Any]:
     """A finished cell: 100,000 tokens a step, 1,000 tokens a second."""
     axes = settings.pop("axes", {})
-    method = settings.pop("method", arm)
+    method, heads = settings.pop("method", arm), settings.pop("heads", 8)
     values = {"student": f"macs={macs / 1000}", "max_steps": num_steps, "seed": seed, **settings, **axes}
     cell = Cell(arm, {**axes, "seed": seed}, method, values)
     costs = {"num_parameters": 4_000_000, "num_encoder_parameters": 1, "encoder_macs": macs, "size_bytes": 1}
     return record_head(cell) | {
         "status": "done",
-        "plan": {},
+        "plan": {"hidden_size": 192, "num_attention_heads": heads, "head_dim": 24, "intermediate_size": 704},
         "models": {"teacher": costs | {"encoder_macs": 1000, "num_parameters": 8_000_000}, "student": costs},
         "evaluation": {"kl": kl, "mlm_loss": 3.0, "mlm_accuracy": accuracy},
         "teacher_evaluation": {"kl": 0.0, "mlm_loss": 2.0, "mlm_accuracy": 0.5},
@@ -61,7 +61,7 @@ METHODS = [
     *(record("scratch", kl, seed=seed) for seed, kl in enumerate((3.0, 2.0, 4.0))),
 ]
 # One-shot's differences are .10, .08, .12 and pruned-first's .01, .00, .02: variances .0004 and .0001, pooled .00025.
-SIZE = "student=0.25,max_steps=1000"
+SIZE = "student=0.25_heads=12,max_steps=1000"
 NOISE = math.sqrt(0.00025)
 
 
@@ -236,8 +236,8 @@ def test_noise_is_that_of_paired_differences_of_methods_in_the_same_league(verdi
 )
 def test_a_verdict_is_the_rules(verdicts, worse, expected):
     """The threshold of one seed is 0.0439."""
-    claim = verdicts["Claim"]("no_kl", "default", "the KL term helps")
-    arms = {"no_kl": [record("no_kl", worse)], "default": [record("default", 0.5)]}
+    claim = verdicts["Claim"]("no_kl", "homodistil", "the KL term helps")
+    arms = {"no_kl": [record("no_kl", worse)], "homodistil": [record("homodistil", 0.5)]}
     gap, words = verdicts["verdict"](claim, arms, verdicts["noise_of"](METHODS))
     assert gap.mean == pytest.approx(worse - 0.5)
     assert words.strip("*") == expected
@@ -250,15 +250,15 @@ def test_a_verdict_is_the_rules(verdicts, worse, expected):
 
 
 def test_a_setting_that_never_acted_decides_nothing(verdicts):
-    claim = verdicts["Claim"]("default", "guard", "the discrepancy guard helps")
-    arms = {"guard": [record("guard", 0.5)], "default": [record("default", 0.5)]}
+    claim = verdicts["Claim"]("homodistil", "guard", "the discrepancy guard helps")
+    arms = {"guard": [record("guard", 0.5)], "homodistil": [record("homodistil", 0.5)]}
     _, words = verdicts["verdict"](claim, arms, verdicts["noise_of"](METHODS))
     assert words == "no difference at all: the setting never acted"
 
 
 def test_students_of_different_sizes_decide_nothing(verdicts):
-    claim = verdicts["Claim"]("no_kl", "default", "the KL term helps")
-    arms = {"no_kl": [record("no_kl", 0.9, macs=260)], "default": [record("default", 0.5)]}
+    claim = verdicts["Claim"]("no_kl", "homodistil", "the KL term helps")
+    arms = {"no_kl": [record("no_kl", 0.9, macs=260)], "homodistil": [record("homodistil", 0.5)]}
     gap, words = verdicts["verdict"](claim, arms, verdicts["noise_of"](METHODS))
     assert (round(gap.mean, 6), words) == (0.4, "undecided: 0.260 against 0.250 of the encoder MACs")
 
@@ -266,8 +266,8 @@ def test_students_of_different_sizes_decide_nothing(verdicts):
 def test_layers_of_different_widths_count_without_their_padding(verdicts):
     uneven = record("global_widths", 0.9, macs=411)
     uneven["models"]["compact"] = uneven["models"]["student"] | {"encoder_macs": 250, "num_parameters": 3_000_000}
-    claim = verdicts["Claim"]("default", "global_widths", "layers should compete for widths")
-    arms = {"global_widths": [uneven], "default": [record("default", 0.5)]}
+    claim = verdicts["Claim"]("homodistil", "global_widths", "layers should compete for widths")
+    arms = {"global_widths": [uneven], "homodistil": [record("homodistil", 0.5)]}
     assert verdicts["verdict"](claim, arms, verdicts["noise_of"](METHODS))[1] == "**not reproduced**"
     table = sweep_table(sweep_of([uneven]), [uneven])
     assert "| global_widths | 3.00 M (4.00 padded) | 0.250 (0.411 padded) |" in table
@@ -326,6 +326,7 @@ def test_guidance_by_hand(monkeypatch):
         record("homodistil", 0.6, accuracy=0.30),
         record("homodistil", 0.7, accuracy=0.20, learning_rate=1.0),
         record("homodistil", 0.5, accuracy=0.32, num_steps=40),
+        record("homodistil", 0.45, accuracy=0.33, num_steps=40, heads=6, student="six"),
         record("homodistil", 0.2, accuracy=0.45, macs=510),
         record("homodistil", 0.2, accuracy=0.45, macs=700),
         record("five_layers", 0.55, accuracy=0.35, method="shallow") | {"method_settings": {"num_layers": 5}},
@@ -333,13 +334,13 @@ def test_guidance_by_hand(monkeypatch):
     students[0]["evaluate"] = {"glue": {"settings": {}, "results": {"mean": 0.6}}}
     rows = guidance["guidance_rows"](students, {"glue": 0.8})
     assert rows[2:] == [
-        "| 1/2 | all | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.200 | 90.0% | – |",
-        "| 1/4 | all | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.600 | 60.0% | 75.0% |",
-        "| 1/4 | 5 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.550 | 70.0% | – |",
-        "| 1/4 | all | 4.00 M | 66.7 | 66.7 | 6.7 | 0.7 | 0.500 | 64.0% | – |",
+        "| 1/2 | all | 8 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.200 | 90.0% | – |",
+        "| 1/4 | all | 8 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.600 | 60.0% | 75.0% |",
+        "| 1/4 | 5 | 8 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.550 | 70.0% | – |",
+        "| 1/4 | all | 6 | 4.00 M | 66.7 | 66.7 | 6.7 | 0.7 | 0.450 | 66.0% | – |",
     ]
     (rule,) = guidance["rule_of_thumb"](students)
-    assert rule == "- 1/4: 1 → 4 M tokens +4.0 points of accuracy kept; nothing is known beyond."
+    assert rule == "- 1/4, 8 heads: 1 → 4 M tokens +4.0 points of accuracy kept; nothing is known beyond."
     assert guidance["guidance_rows"]([], {}) == []
 
 
@@ -374,7 +375,7 @@ def test_the_page_says_what_was_not_run(page):
 
 
 def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
-    kls = {"default": 0.5, "no_kl": 0.7, "platon": 0.51}
+    kls = {"homodistil": 0.5, "no_kl": 0.7, "platon": 0.51}
     ablations = [record(arm, kl, method="homodistil") for arm, kl in kls.items()]
     ablations[1]["machine"] = MACHINE | {"processor": "another"}
     halves = [record("homodistil", 0.2, macs=500, accuracy=0.45)]
@@ -397,9 +398,9 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert lines[along + 1] == "The paper: nearer at every one, once pruning has begun: **reproduced**."
     along = lines.index(f"{at_each} `pruned_first` at 0, farther at 0, level at 2.")
     assert lines[along + 1] == "The paper: nearer at every one, once pruning has begun: within noise."
-    assert "| the KL term helps | the paper | `no_kl` − `default` | +0.200 | **reproduced** |" in lines
+    assert "| the KL term helps | the paper | `no_kl` − `homodistil` | +0.200 | **reproduced** |" in lines
     assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
-    assert "| 1/2 | all | 1.00 M |" in text
+    assert "| 1/2 | all | 8 | 1.00 M |" in text
     machines = ("a processor, 1 thread(s) of 2 cores; torch 2.0", "another, 1 thread(s) of 2 cores; torch 2.0")
     assert f"Machine: {machines[0]} and {machines[1]}. 3 cells took" in text
     assert "![methods-parameters](results/methods-parameters.png)" in lines
@@ -463,7 +464,7 @@ def test_runs_that_were_taken_over_are_counted_once(page, tmp_path):
     write_record(tmp_path / "results" / "sizes" / f"{twin['cell']}.json", twin)
     text = page()
     assert text.count("\n| homodistil |") == 2  # in the tables of both sweeps
-    assert "| 1/4 | all | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.520 ± 0.020 (3) | 60.0% |" in text
+    assert "| 1/4 | all | 8 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.520 ± 0.020 (3) | 60.0% |" in text
 
 
 def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp_path):
@@ -474,10 +475,13 @@ def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp
     assert "beside `pruned_first`" not in text
 
 
-@pytest.mark.parametrize(("arm", "size", "macs"), [("one_shot", "1/4", 250), ("five_layers", "1/8", 125)])
-def test_other_arms_stand_beside_every_size(page, tmp_path, arm, size, macs):
-    for name, kl in (("homodistil", 1.0), (arm, 1.25)):
-        cell = f"{name},student={macs / 1000},max_steps=1000,seed=0"
+@pytest.mark.parametrize(
+    ("arm", "size", "macs", "students"),
+    [("one_shot", "1/4", 250, ("0.25_heads=12",) * 2), ("five_layers", "1/8", 125, ("0.125_heads=8", "0.125_heads=9"))],
+)
+def test_other_arms_stand_beside_every_size(page, tmp_path, arm, size, macs, students):
+    for name, student, kl in zip(("homodistil", arm), students, (1.0, 1.25), strict=True):
+        cell = f"{name},student={student},max_steps=1000,seed=0"
         write_record(tmp_path / "results" / "sizes" / f"{cell}.json", record(name, kl, macs=macs) | {"cell": cell})
     assert f"| {size} | 1.00 M | {arm} | 0.250 | undecided |" in page()
 
@@ -491,4 +495,4 @@ def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):
     results = json.loads(file.read_text(encoding="utf-8"))
     for arm in ("homodistil", "one_shot"):
         assert f"{results['arms'][arm]['evaluation']['eval_kl']:.3f} |" in text
-    assert "### `macs=0.25`: that share of the teacher's encoder MACs, 4.1 million tokens" in text
+    assert "### `macs=0.25,num_attention_heads=12`: that share of the teacher's encoder MACs, 4.1 million tokens" in text

@@ -141,4 +141,4 @@ def _axis_label(axis: str, value: Any) -> str:
     if isinstance(value, dict) and value and not isinstance(next(iter(value.values())), dict | list):
         axis, value = next(iter(value.items()))
     text = value if isinstance(value, str) else json.dumps(value)
-    return _UNSAFE.sub("_", f"{axis}={text}".replace("macs=", ""))
+    return _UNSAFE.sub("_", f"{axis}={text}".replace("macs=", "").replace(",num_attention_heads=", "_heads="))
