@@ -148,7 +148,8 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
         return None
     return (
         f"the student's heads {heads[0]} are not as many as the teacher's {heads[1]}, and this method compares them "
-        "one by one; choose a plan with the teacher's number of heads"
+        "one by one; choose a plan with the teacher's number of heads, such as a budget that names it: "
+        f"student='macs=0.25,num_attention_heads={max(heads[1])}'"
     )
 
 
