@@ -288,8 +288,8 @@ def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
     return [*cell_rows(sweep, records), "", *choice_notes(sweep.choose, records)]
 
 
-def heads_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
-    """Each number of heads beside the first of its size, which is the nearest to the teacher's."""
+def shapes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    """Each shape beside the first of its size, whose heads are those of the other sweeps."""
     sizes: dict[str, list[Record]] = {}
     for record in trained(records):
         sizes.setdefault(size_of(record) or "–", []).append(record)
@@ -382,7 +382,7 @@ TITLES = {
     "methods_half": "Every method at 1/2",
     "methods_rates": "Learning rates of the methods",
     "tokens": "Quality against tokens",
-    "heads": "Heads",
+    "shapes": "Shapes",
     "ablations": "Ablations",
     "sizes": "Sizes",
 }
@@ -391,7 +391,7 @@ SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
     "methods_half": methods_section,
     "methods_rates": plain_section,
     "tokens": tokens_section,
-    "heads": heads_section,
+    "shapes": shapes_section,
     "ablations": ablations_section,
     "sizes": sizes_section,
 }

@@ -26,7 +26,7 @@ TOLERANCE = 0.03
 
 _EXAMPLES = {"params": "14M", "macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
-_HEADS = re.compile(r"\s*num_attention_heads\s*=\s*(\d{1,6})\s*", re.ASCII)
+_NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", re.ASCII)
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
@@ -38,8 +38,9 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     Args:
         budget (`str`):
             `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
-            a fraction of the teacher's encoder MACs at 128 tokens. Either may name the heads of a layer as well:
-            `"macs=0.25,num_attention_heads=8"`; else they are as many as the teacher's while each keeps 24 channels, and fewer below.
+            a fraction of the teacher's encoder MACs at 128 tokens. Either may name the hidden size and the heads of a
+            layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. Else the hidden size is near the
+            teacher's proportion, and heads are as many as the teacher's while each keeps 24 channels, fewer below.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
 
@@ -50,20 +51,20 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
-    kind, target, num_heads = _parse(budget)
-    search = _Search(teacher_plan(teacher_config), multiple, num_heads)
+    kind, target, named = _parse(budget)
+    search = _Search(teacher_plan(teacher_config), multiple, **named)
     measures: dict[str, Callable[[WidthPlan], float]] = {
         "params": lambda plan: count_parameters(plan, teacher_config),
         "macs": search.macs_fraction,
     }
     measure = measures[kind]
     proportional = search.proportional_plans()
-    smallest, largest = measure(proportional[0]), measure(proportional[-1])
+    smallest, largest = map(measure, search.ends(proportional))
     if not smallest <= target <= largest:
         raise ValueError(
             f"student={shown(budget)} is out of this teacher's reach; nearest valid: from "
-            f"'{kind}={_rounded(smallest, math.ceil)}{heads_of(budget)}' to "
-            f"'{kind}={_rounded(largest, math.floor)}{heads_of(budget)}'"
+            f"'{kind}={_rounded(smallest, math.ceil)}{named_widths(budget)}' to "
+            f"'{kind}={_rounded(largest, math.floor)}{named_widths(budget)}'"
         )
 
     def distance(plan: WidthPlan) -> tuple[float, float]:
@@ -74,24 +75,23 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     return min(candidates, key=distance)
 
 
-def heads_of(budget: str) -> str:
-    """What a budget says of the heads, to be said of another budget too.
+def named_widths(budget: str) -> str:
+    """What a budget says of hidden size and heads, to be said of another budget too.
 
     Args:
         budget (`str`): Any way to name a student.
 
     Returns:
-        `str`: Such as `",num_attention_heads=8"`; empty where it says nothing.
+        `str`: Such as `",num_attention_heads=8"`; empty where it says nothing, or nothing that is understood.
 
     Example:
     ```python
-    >>> heads_of("macs=0.25, num_attention_heads=8"), heads_of("macs=0.25"), heads_of("homobert-tiny")
+    >>> named_widths("macs=0.25, num_attention_heads=8"), named_widths("macs=0.25"), named_widths("homobert-tiny")
     (',num_attention_heads=8', '', '')
 
     ```
     """
-    match = _HEADS.fullmatch(budget.partition(",")[2]) if len(budget) <= _MAX_BUDGET_CHARS else None
-    return f",num_attention_heads={match[1]}" if match else ""
+    return "".join(f",{name}={width}" for name, width in _named(budget).items())
 
 
 def plan_for_latency(
@@ -157,12 +157,15 @@ class _Search:
 
     teacher: WidthPlan
     multiple: int
-    num_heads: int | None = None
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
 
     def __post_init__(self) -> None:
-        most = self.limit.num_attention_heads
-        if self.num_heads is not None and not 1 <= self.num_heads <= most:
-            raise ValueError(f"num_attention_heads={self.num_heads} is outside [1, {most}], the teacher's heads")
+        limits = {"hidden_size": self.teacher.hidden_size, "num_attention_heads": self.limit.num_attention_heads}
+        for name, most in limits.items():
+            width = getattr(self, name)
+            if width is not None and not 1 <= width <= most:
+                raise ValueError(f"{name}={width} is outside [1, {most}]; the teacher has {most}")
         if not 1 <= self.multiple <= LARGEST_WIDTH:
             nearest = 1 if self.multiple < 1 else LARGEST_WIDTH
             raise ValueError(f"multiple={shown(self.multiple)} is no width to round to; nearest valid: {nearest}")
@@ -178,6 +181,8 @@ class _Search:
     def proportional_plans(self) -> list[WidthPlan]:
         """Return, from narrow to wide, the plan of each hidden size with the teacher's ratio of FFN to hidden size."""
         hidden_sizes = [*range(self.multiple, self.teacher.hidden_size, self.multiple), self.teacher.hidden_size]
+        if self.hidden_size:
+            hidden_sizes = [self.hidden_size]
         plans = []
         for hidden_size in hidden_sizes:
             num_heads = self._num_heads(hidden_size)
@@ -186,12 +191,20 @@ class _Search:
                 layer = LayerWidths(num_heads, hidden_size // num_heads, self._ffn_size(num_steps))
                 plans.append(WidthPlan.uniform(hidden_size, len(self.teacher.layers), layer))
         if not plans:
-            raise ValueError(
-                f"multiple={self.multiple} leaves no hidden size that splits into "
-                f"{self.num_heads or self.limit.num_attention_heads} heads of {self.limit.head_dim} or fewer; nearest "
-                "valid: 1"
-            )
+            num_heads = self.num_attention_heads or self.limit.num_attention_heads
+            heads = f"{num_heads} heads of {self.limit.head_dim} or fewer"
+            if self.hidden_size:
+                raise ValueError(f"hidden_size={self.hidden_size} doesn't split into {heads}; name other heads or none")
+            raise ValueError(f"multiple={self.multiple} leaves no hidden size that splits into {heads}; nearest valid: 1")
         return plans
+
+    def ends(self, plans: list[WidthPlan]) -> tuple[WidthPlan, WidthPlan]:
+        """Return the smallest and the largest plan that may be chosen, where the hidden size is named by the FFN."""
+        if not self.hidden_size:
+            return plans[0], plans[-1]
+        num_steps = plans[0].layers[0].intermediate_size / self.multiple
+        smallest, largest = (self._ffn_size(round(num_steps * factor)) for factor in (0.5, 2))
+        return _with_ffn(plans[0], smallest), _with_ffn(plans[0], largest)
 
     def ffn_variants(
         self, plan: WidthPlan, target: float, measure: Callable[[WidthPlan], float]
@@ -230,8 +243,9 @@ class _Search:
         """Return the teacher's number of heads where it divides the hidden size sensibly, else the best near it."""
         choices = [
             num_heads
-            for num_heads in ([self.num_heads] if self.num_heads else range(1, self.limit.num_attention_heads + 1))
-            if hidden_size % num_heads == 0 and hidden_size // num_heads <= self.limit.head_dim
+            for num_heads in range(1, self.limit.num_attention_heads + 1)
+            if self.num_attention_heads in (None, num_heads)
+            and hidden_size % num_heads == 0 and hidden_size // num_heads <= self.limit.head_dim
         ]
 
         def preference(num_heads: int) -> tuple[bool, float]:
@@ -258,10 +272,17 @@ class _Search:
         return min(max(num_steps, 1) * self.multiple, self.limit.intermediate_size)
 
 
-def _parse(budget: str) -> tuple[str, float, int | None]:
+def _named(budget: str) -> dict[str, int]:
     # Longer ones mean nothing, and matching them takes time that grows with the square of their length.
-    heads = heads_of(budget)
-    cost = budget.partition(",")[0] if heads else budget
+    parts = budget.split(",")[1:] if len(budget) <= _MAX_BUDGET_CHARS else []
+    matches = [_NAMED.fullmatch(part) for part in parts]
+    named = {match[1]: int(match[2]) for match in matches if match}
+    return named if len(named) == len(parts) else {}
+
+
+def _parse(budget: str) -> tuple[str, float, dict[str, int]]:
+    named = _named(budget)
+    cost = budget.partition(",")[0] if named else budget
     match = _BUDGET.fullmatch(cost) if len(cost) <= _MAX_BUDGET_CHARS else None
     kind = budget.partition("=")[0].strip()
     if kind not in _EXAMPLES:
@@ -272,10 +293,11 @@ def _parse(budget: str) -> tuple[str, float, int | None]:
     if match is None or (kind == "macs" and match[3]):
         raise ValueError(
             f"student={shown(budget)} is no number of {kind}; expected a positive number, for params with an optional "
-            f"suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than num_attention_heads "
-            f"behind it; for example '{kind}={_EXAMPLES[kind]}' or '{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
+            "suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than hidden_size and "
+            f"num_attention_heads behind it; for example '{kind}={_EXAMPLES[kind]}' or "
+            f"'{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
         )
-    return kind, float(match[2]) * _SUFFIXES[match[3]], int(heads.partition("=")[2]) if heads else None
+    return kind, float(match[2]) * _SUFFIXES[match[3]], named
 
 
 def _with_ffn(plan: WidthPlan, intermediate_size: int) -> WidthPlan:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from .budgets import heads_of
+from .budgets import named_widths
 from .conversion import load_teacher, to_student
 from .cost import encoder_macs
 from .depth import chosen, keep_layers, matched_layers, spread_layers
@@ -59,8 +59,8 @@ class FewerLayersTrainer(HomoDistilTrainer):
             )
         self.matched_layers = matched_layers(kept, len(full.layers))
         student = keep_layers(teacher, kept)
-        heads = heads_of(args.student or "")
-        plan = resolve_plan(f"macs={share:.6f}{heads}", student.config, multiple=args.width_multiple).to_json()
+        named = named_widths(args.student or "")
+        plan = resolve_plan(f"macs={share:.6f}{named}", student.config, multiple=args.width_multiple).to_json()
         super().__init__(student, with_settings(args, student=plan), **{"teacher": teacher} | kwargs)
         self.method_settings = self.method_settings | {"num_layers": len(kept)}
 

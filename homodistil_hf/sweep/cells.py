@@ -21,6 +21,7 @@ TEACHER = "teacher"
 METRICS = {"kl": False, "mlm_loss": False, "mlm_accuracy": True}
 """Held-out metric → whether more is better."""
 
+_SHORT = {"macs=": "", "hidden_size=": "hidden=", "num_attention_heads=": "heads="}
 _UNSAFE = re.compile(r"[^\w.+=-]+")
 
 
@@ -141,4 +142,6 @@ def _axis_label(axis: str, value: Any) -> str:
     if isinstance(value, dict) and value and not isinstance(next(iter(value.values())), dict | list):
         axis, value = next(iter(value.items()))
     text = value if isinstance(value, str) else json.dumps(value)
-    return _UNSAFE.sub("_", f"{axis}={text}".replace("macs=", "").replace(",num_attention_heads=", "_heads="))
+    for long, short in _SHORT.items():
+        text = text.replace(long, short)
+    return _UNSAFE.sub("_", f"{axis}={text}")
