@@ -49,7 +49,17 @@ def guidance_rows(records: Iterable[Record], teacher_scores: dict[str, float]) -
         return []
     other = [f"minutes at {rate:,} tokens/s" for rate in RATES]
     names = [f"{name} kept" for name in teacher_scores]
-    headings = ["encoder MACs", "layers", "heads", "tokens", "minutes, measured", *other, "KL, nats", "accuracy kept", *names]
+    headings = [
+        "encoder MACs",
+        "layers",
+        "heads",
+        "tokens",
+        "minutes, measured",
+        *other,
+        "KL, nats",
+        "accuracy kept",
+        *names,
+    ]
     rows = []
     for (size, layers, _, num_tokens), group in groups.items():
         measured = Spread.of(tokens_per_second(record) for record in group).mean

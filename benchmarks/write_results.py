@@ -350,9 +350,10 @@ def guidance_section(records: Sequence[Record]) -> str:
         return f"{GUIDANCE_TITLE}\n\nNot run.\n"
     thumb = rule_of_thumb(students) or ["- One budget a size: no rule of thumb follows from that."]
     text = (
-        "Students of HomoDistil, of each size, depth and budget those with the best heads and rate that were run. *Kept* is a student's "
-        "masked-LM accuracy, or mean score, as a share of its teacher's. Measured minutes are those of one core of "
-        "the machine named above beside other work, evaluations left out; the others are tokens divided by a speed."
+        "Students of HomoDistil, of each size, depth and budget those with the best shape and rate that were run. "
+        "*Kept* is a student's masked-LM accuracy, or mean score, as a share of its teacher's. Measured minutes are "
+        "those of one core of the machine named above beside other work, evaluations left out; the others are tokens "
+        "divided by a speed."
     )
     return "\n".join([GUIDANCE_TITLE, "", text, "", *rows, "", "Rule of thumb:", "", *thumb, ""])
 

@@ -95,8 +95,8 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     Example:
     ```python
     >>> point = Measured(0.25, 2_048_000, 3, 8, 1.1e-3, kl=0.32, one_shot_kl=0.33, accuracy_kept=0.91, verdict="level")
-    >>> print(advise(0.25, 2e6, measured=[point], teacher="a small one"))
-    advice for 2 M tokens, from runs of 2.05 M tokens at 0.25 of the encoder MACs (8 heads, 3 seeds, teacher: a small one):
+    >>> print(advise(0.25, 2e6, measured=[point], teacher="mine"))
+    advice for 2 M tokens, from runs of 2.05 M tokens at 0.25 of the encoder MACs (8 heads, 3 seeds, teacher: mine):
       HomoDistil ended 0.320 nats from its teacher, one-shot pruning 0.330; within noise of each other: take either
       HomoDistil kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011
       docs/results.md has the runs; `homodistil sweep` measures your own teacher and text

@@ -194,8 +194,12 @@ class _Search:
             num_heads = self.num_attention_heads or self.limit.num_attention_heads
             heads = f"{num_heads} heads of {self.limit.head_dim} or fewer"
             if self.hidden_size:
-                raise ValueError(f"hidden_size={self.hidden_size} doesn't split into {heads}; name other heads or none")
-            raise ValueError(f"multiple={self.multiple} leaves no hidden size that splits into {heads}; nearest valid: 1")
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} doesn't split into {heads}; name other heads or none"
+                )
+            raise ValueError(
+                f"multiple={self.multiple} leaves no hidden size that splits into {heads}; nearest valid: 1"
+            )
         return plans
 
     def ends(self, plans: list[WidthPlan]) -> tuple[WidthPlan, WidthPlan]:
@@ -245,7 +249,8 @@ class _Search:
             num_heads
             for num_heads in range(1, self.limit.num_attention_heads + 1)
             if self.num_attention_heads in (None, num_heads)
-            and hidden_size % num_heads == 0 and hidden_size // num_heads <= self.limit.head_dim
+            and hidden_size % num_heads == 0
+            and hidden_size // num_heads <= self.limit.head_dim
         ]
 
         def preference(num_heads: int) -> tuple[bool, float]:

@@ -194,11 +194,17 @@ def test_the_hidden_size_can_be_named_beside_a_budget(named, hidden_size, num_he
     [
         ("macs=0.25,num_attention_heads=13", r"num_attention_heads=13 is outside \[1, 12\]; the teacher has 12"),
         ("macs=0.25,hidden_size=392", r"hidden_size=392 is outside \[1, 384\]; the teacher has 384"),
-        ("macs=0.25,hidden_size=216,num_attention_heads=7", "hidden_size=216 doesn't split into 7 heads of 32 or fewer"),
+        (
+            "macs=0.25,hidden_size=216,num_attention_heads=7",
+            "hidden_size=216 doesn't split into 7 heads of 32 or fewer",
+        ),
         ("macs=0.5,hidden_size=192", "to 'macs=0.42\\d*,hidden_size=192'"),
         ("macs=0.25,num_attention_heads=8,num_attention_heads=6", "is no number of macs"),
         ("macs=0.25,num_attention_heads=0", r"num_attention_heads=0 is outside \[1, 12\]"),
-        ("macs=0.25,head_dim=8", "is no number of macs; .* and no more than hidden_size and num_attention_heads behind it"),
+        (
+            "macs=0.25,head_dim=8",
+            "is no number of macs; .* and no more than hidden_size and num_attention_heads behind it",
+        ),
         ("macs=0.9,num_attention_heads=6", "out of this teacher's reach; .* to 'macs=0.26\\d*,num_attention_heads=6'"),
     ],
 )
