@@ -290,24 +290,20 @@ def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
 
 def shapes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     """Each shape beside the first of its size, whose heads are those of the other sweeps."""
-    sizes: dict[str, list[Record]] = {}
+    groups: dict[tuple[str, str], list[Record]] = {}
     for record in trained(records):
-        sizes.setdefault(size_of(record) or "–", []).append(record)
+        groups.setdefault((size_of(record) or "–", record["arm"]), []).append(record)
     rows = []
-    for size, (first, *others) in sizes.items():
+    for (size, arm), (first, *others) in groups.items():
         for record in others:
             found = differences([record], [first], "kl")
             words = {1: "farther", -1: "nearer", 0: "within noise"}[noise.sign(found)]
-            rows.append([size, shape_of(record), shape_of(first), f"{found[0]:+.3f}", words])
-    headings = ["encoder MACs", "hidden size, heads, FFN size", "beside", "difference in KL", "to the teacher"]
-    return [*cell_rows(sweep, records), "", *(markdown_table(headings, rows) if rows else [])]
-
-
-def shape_of(record: Record) -> str:
-    """A uniform student's widths, such as `192, 8 × 24, 704`."""
-    plan = record["plan"]
-    heads = f"{plan['num_attention_heads']} × {plan['head_dim']}"
-    return f"{plan['hidden_size']}, {heads}, {plan['intermediate_size']:,}"
+            verdict = words if noise.std is not None else "undecided"
+            shapes = [one["settings"]["student"] for one in (record, first)]
+            rows.append([size, arm, *shapes, f"{found[0]:+.3f}", verdict])
+    text = "A shape is hidden size, heads × channels of a head, and FFN size, of every layer."
+    headings = ["encoder MACs", "", "shape", "beside", "difference in KL", "to the teacher"]
+    return [*cell_rows(sweep, records), "", text, "", *(markdown_table(headings, rows) if rows else [])]
 
 
 def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:

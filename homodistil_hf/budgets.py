@@ -30,6 +30,9 @@ _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", 
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
+_FFN_POWER = (
+    1.75  # of the kept share of the hidden size, for the kept share of the FFN size; measured, see docs/method.md
+)
 
 
 def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: int = 8) -> WidthPlan:
@@ -52,7 +55,9 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
     kind, target, named = _parse(budget)
-    search = _Search(teacher_plan(teacher_config), multiple, **named)
+    # Parameters count embeddings, which grow with the hidden size alone, so there it keeps the teacher's proportion.
+    ffn_power = 1.0 if kind == "params" else _FFN_POWER
+    search = _Search(teacher_plan(teacher_config), multiple, **named, ffn_power=ffn_power)
     measures: dict[str, Callable[[WidthPlan], float]] = {
         "params": lambda plan: count_parameters(plan, teacher_config),
         "macs": search.macs_fraction,
@@ -159,6 +164,7 @@ class _Search:
     multiple: int
     hidden_size: int | None = None
     num_attention_heads: int | None = None
+    ffn_power: float = _FFN_POWER
 
     def __post_init__(self) -> None:
         limits = {"hidden_size": self.teacher.hidden_size, "num_attention_heads": self.limit.num_attention_heads}
@@ -187,7 +193,7 @@ class _Search:
         for hidden_size in hidden_sizes:
             num_heads = self._num_heads(hidden_size)
             if num_heads:
-                num_steps = round(self._proportional_ffn(hidden_size) / self.multiple)
+                num_steps = round(self._wanted_ffn(hidden_size) / self.multiple)
                 layer = LayerWidths(num_heads, hidden_size // num_heads, self._ffn_size(num_steps))
                 plans.append(WidthPlan.uniform(hidden_size, len(self.teacher.layers), layer))
         if not plans:
@@ -203,12 +209,10 @@ class _Search:
         return plans
 
     def ends(self, plans: list[WidthPlan]) -> tuple[WidthPlan, WidthPlan]:
-        """Return the smallest and the largest plan that may be chosen, where the hidden size is named by the FFN."""
-        if not self.hidden_size:
-            return plans[0], plans[-1]
-        num_steps = plans[0].layers[0].intermediate_size / self.multiple
-        smallest, largest = (self._ffn_size(round(num_steps * factor)) for factor in (0.5, 2))
-        return _with_ffn(plans[0], smallest), _with_ffn(plans[0], largest)
+        """Return the smallest and the largest plan that may be chosen."""
+        smallest, largest = self._ffn_range(plans[0].hidden_size)[0], self._ffn_range(plans[-1].hidden_size)[1]
+        sizes = (self._ffn_size(math.ceil(size / self.multiple)) for size in (smallest, largest))
+        return _with_ffn(plans[0], next(sizes)), _with_ffn(plans[-1], next(sizes))
 
     def ffn_variants(
         self, plan: WidthPlan, target: float, measure: Callable[[WidthPlan], float]
@@ -217,10 +221,10 @@ class _Search:
         yield plan
         ffn_size = plan.layers[0].intermediate_size
         cost = measure(plan)
-        # Every cost is linear in the FFN size. Beyond half and twice the proportion it is another shape of model.
+        # Every cost is linear in the FFN size.
         slope = measure(_with_ffn(plan, ffn_size + self.multiple)) - cost
-        num_steps = ffn_size / self.multiple + (target - cost) / slope
-        num_steps = min(max(num_steps, ffn_size / self.multiple / 2), 2 * ffn_size / self.multiple)
+        smallest, largest = self._ffn_range(plan.hidden_size)
+        num_steps = min(max(ffn_size + (target - cost) / slope * self.multiple, smallest), largest) / self.multiple
         yield _with_ffn(plan, self._ffn_size(math.floor(num_steps)))
         yield _with_ffn(plan, self._ffn_size(math.ceil(num_steps)))
 
@@ -228,9 +232,9 @@ class _Search:
         self, plan: WidthPlan, limit: float, predict: Callable[[WidthPlan], float]
     ) -> Iterator[WidthPlan]:
         """Yield the plan if it stays below `limit`, and the one whose FFN size uses the limit up, if there is one."""
-        ffn_size = plan.layers[0].intermediate_size
-        smallest, largest = max(1, ffn_size // self.multiple // 2), math.ceil(2 * ffn_size / self.multiple)
-        sizes = sorted({ffn_size, *map(self._ffn_size, range(smallest, largest + 1))})
+        smallest, largest = (size / self.multiple for size in self._ffn_range(plan.hidden_size))
+        steps = range(max(1, math.floor(smallest)), math.ceil(largest) + 1)
+        sizes = sorted({plan.layers[0].intermediate_size, *map(self._ffn_size, steps)})
         # Bisection takes costs to rise with the size; measured ones may not quite, so what is found is checked too.
         position = bisect.bisect_right(sizes, limit, key=lambda size: predict(_with_ffn(plan, size)))
         for candidate in (plan, _with_ffn(plan, sizes[max(position - 1, 0)])):
@@ -238,10 +242,12 @@ class _Search:
                 yield candidate
 
     def unlikeness(self, plan: WidthPlan) -> float:
-        """How far the plan's proportions and heads are from the teacher's: 0 where both are kept."""
+        """How far the plan is from the proportions and heads that are wanted: 0 where it has them."""
         layer = plan.layers[0]
-        distortion = abs(math.log(layer.intermediate_size / self._proportional_ffn(plan.hidden_size)))
-        return distortion + self._head_penalty(layer.num_attention_heads, layer.head_dim)
+        distortion = abs(math.log(layer.intermediate_size / self._wanted_ffn(plan.hidden_size)))
+        return (0.0 if self.hidden_size else distortion) + self._head_penalty(
+            layer.num_attention_heads, layer.head_dim
+        )
 
     def _num_heads(self, hidden_size: int) -> int | None:
         """Return the teacher's number of heads where it divides the hidden size sensibly, else the best near it."""
@@ -270,8 +276,15 @@ class _Search:
     def _sensible_head_dim(self) -> int:
         return min(_SMALLEST_SENSIBLE_HEAD_DIM, self.limit.head_dim)
 
-    def _proportional_ffn(self, hidden_size: int) -> float:
-        return hidden_size / self.teacher.hidden_size * self.limit.intermediate_size
+    def _wanted_ffn(self, hidden_size: int) -> float:
+        return (hidden_size / self.teacher.hidden_size) ** self.ffn_power * self.limit.intermediate_size
+
+    def _ffn_range(self, hidden_size: int) -> tuple[float, float]:
+        """Beyond half of what is wanted and twice the teacher's proportion it is another shape of model."""
+        if self.hidden_size:
+            return self.multiple, self.limit.intermediate_size
+        proportional = hidden_size / self.teacher.hidden_size * self.limit.intermediate_size
+        return self._wanted_ffn(hidden_size) / 2, 2 * proportional
 
     def _ffn_size(self, num_steps: int) -> int:
         return min(max(num_steps, 1) * self.multiple, self.limit.intermediate_size)

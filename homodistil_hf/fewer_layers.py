@@ -4,6 +4,7 @@ For the same encoder MACs a student of fewer layers may be wider. How its widths
 (`methods/`).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -11,13 +12,13 @@ from transformers import PreTrainedModel
 from .budgets import named_widths
 from .conversion import load_teacher, to_student
 from .cost import encoder_macs
-from .depth import chosen, keep_layers, matched_layers, spread_layers
+from .depth import MACS_TOLERANCE, chosen, keep_layers, matched_layers, spread_layers
 from .planned import check_no_latency_budget, check_no_snapshots, check_possible, with_settings
 from .plans import resolve_plan
 from .resolution import resolve_student
 from .trainer import HomoDistilTrainer
 from .training_args import HomoDistilTrainingArguments
-from .widths import WidthPlan, teacher_plan
+from .widths import WidthPlan, shown, teacher_plan
 
 
 class FewerLayersTrainer(HomoDistilTrainer):
@@ -30,11 +31,12 @@ class FewerLayersTrainer(HomoDistilTrainer):
         model: the teacher.
         args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
         num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
+        widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
         kwargs: as in [`HomoDistilTrainer`].
 
     Raises:
-        ValueError: no such number of layers, too few of them for these MACs, a latency budget, `attention_weight` or
-            `snapshots`.
+        ValueError: no such number of layers, too few of them for these MACs, `widths` with other MACs, a latency
+            budget, `attention_weight` or `snapshots`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class FewerLayersTrainer(HomoDistilTrainer):
         args: HomoDistilTrainingArguments,
         *,
         num_layers: int | None = None,
+        widths: str | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         check_no_snapshots(args)
@@ -59,10 +62,17 @@ class FewerLayersTrainer(HomoDistilTrainer):
             )
         self.matched_layers = matched_layers(kept, len(full.layers))
         student = keep_layers(teacher, kept)
-        named = named_widths(args.student or "")
-        plan = resolve_plan(f"macs={share:.6f}{named}", student.config, multiple=args.width_multiple).to_json()
-        super().__init__(student, with_settings(args, student=plan), **{"teacher": teacher} | kwargs)
-        self.method_settings = self.method_settings | {"num_layers": len(kept)}
+        budget = f"macs={share:.6f}{named_widths(args.student or '')}"
+        plan = resolve_plan(budget if widths is None else widths, student.config, multiple=args.width_multiple)
+        error = encoder_macs(plan) / encoder_macs(teacher_plan(student.config)) / share - 1
+        if widths is not None and abs(error) > MACS_TOLERANCE:
+            raise ValueError(
+                f"widths={shown(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} asks "
+                f"for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
+            )
+        super().__init__(student, with_settings(args, student=plan.to_json()), **{"teacher": teacher} | kwargs)
+        given = {} if widths is None else {"widths": widths}
+        self.method_settings = self.method_settings | {"num_layers": len(kept)} | given
 
 
 def no_layer_to_spare(plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,12 @@ PRESETS = {
     "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
 }
 
+_SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
+_SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
 _BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
 _KINDS_OF_STUDENT = (
     f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
-    "a JSON file, or a plan such as " + PRESETS["homobert-tiny"].to_json()
+    "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()
 )
 
 
@@ -67,7 +70,8 @@ def resolve_plan(
             A preset's name; a budget, `"params=14M"` (embeddings and encoder; suffixes k, M, B) or `"macs=0.25"` (of
             the teacher's encoder at 128 tokens), either with `",num_attention_heads=8"` or
             `",hidden_size=216"` behind it, or `"latency_ms=5"` (on this machine, see `LatencyBudget.parse`); a JSON
-            file; or a plan, as JSON text that begins with `{` or as a mapping, see `WidthPlan.from_dict`.
+            file; or a plan: short, `"192-8x24-704"` for hidden size, heads × head size and FFN size of every layer, as
+            JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
 
@@ -93,6 +97,8 @@ def resolve_plan(
         return _preset_plan(student, teacher, multiple)
     if isinstance(student, str) and is_latency_budget(student):
         return plan_within(LatencyBudget.parse(student), teacher_config, multiple=multiple).plan
+    if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
+        student = dict(zip(_SHORT_PLAN_WIDTHS, map(int, short.groups()), strict=True))
     if isinstance(student, str) and _looks_like_budget(student):
         return plan_for_budget(student, teacher_config, multiple=multiple)
     plan = WidthPlan.from_dict(_written_plan(student), len(teacher.layers))

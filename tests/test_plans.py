@@ -64,6 +64,14 @@ def test_budgets_are_understood():
     assert resolve_plan("macs=0.25", BASE, multiple=64).hidden_size % 64 == 0
 
 
+def test_a_plan_can_be_short():
+    assert resolve_plan("32-4x8-96", SMALL).to_dict() == UNIFORM | {"head_dim": 8}
+    with pytest.raises(ValueError, match="is unknown; nearest valid"):
+        resolve_plan("32-4x8", SMALL)
+    with pytest.raises(ValueError, match="student hidden_size=9999 .*; nearest valid plan: "):
+        resolve_plan("9999-4x8-96", SMALL)
+
+
 def test_the_teachers_own_widths_are_a_plan():
     assert resolve_plan(teacher_plan(SMALL).to_dict(), SMALL) == teacher_plan(SMALL)
 

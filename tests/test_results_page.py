@@ -61,7 +61,7 @@ METHODS = [
     *(record("scratch", kl, seed=seed) for seed, kl in enumerate((3.0, 2.0, 4.0))),
 ]
 # One-shot's differences are .10, .08, .12 and pruned-first's .01, .00, .02: variances .0004 and .0001, pooled .00025.
-SIZE = "student=0.25_heads=12,max_steps=1000"
+SIZE = "student=192-12x16-704,max_steps=1000"
 NOISE = math.sqrt(0.00025)
 
 
@@ -476,14 +476,14 @@ def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp
 
 
 @pytest.mark.parametrize(
-    ("arm", "size", "macs", "students"),
+    ("arm", "size", "macs", "student"),
     [
-        ("one_shot", "1/4", 250, ("0.25_heads=12", "0.25_heads=12")),
-        ("five_layers", "1/8", 125, ("0.125_heads=8", "0.125_heads=9")),
+        ("one_shot", "1/4", 250, "192-12x16-704"),
+        ("eighth_on_five_layers", "1/8", 125, "128-8x16-512"),
     ],
 )
-def test_other_arms_stand_beside_every_size(page, tmp_path, arm, size, macs, students):
-    for name, student, kl in zip(("homodistil", arm), students, (1.0, 1.25), strict=True):
+def test_other_arms_stand_beside_every_size(page, tmp_path, arm, size, macs, student):
+    for name, kl in (("homodistil", 1.0), (arm, 1.25)):
         cell = f"{name},student={student},max_steps=1000,seed=0"
         write_record(tmp_path / "results" / "sizes" / f"{cell}.json", record(name, kl, macs=macs) | {"cell": cell})
     assert f"| {size} | 1.00 M | {arm} | 0.250 | undecided |" in page()

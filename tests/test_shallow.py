@@ -58,6 +58,16 @@ def test_heads_that_a_budget_names_are_those_of_the_wider_layers_too(shallow):
     assert shallow(student="macs=0.25,num_attention_heads=2").plan.layers[0].num_attention_heads == 2
 
 
+def test_widths_can_be_written_out(shallow):
+    trainer = shallow(width_multiple=1)
+    widths = trainer.plan.to_dict() | {"intermediate_size": trainer.plan.layers[0].intermediate_size - 1}
+    written = shallow(width_multiple=1, widths=widths)
+    assert written.plan.to_dict() == widths
+    assert written.method_settings == {"num_layers": 3, "widths": widths}
+    with pytest.raises(ValueError, match=r"widths=.* have 0\.\d+ of the encoder MACs .*; nearest valid: within 3%"):
+        shallow(width_multiple=1, widths=widths | {"intermediate_size": 1})
+
+
 def test_a_shallow_student_can_be_pruned_at_once(make_trainer):
     trainer = make_trainer(
         model=make_teacher(num_hidden_layers=4),

@@ -5,6 +5,7 @@ the final width; but it starts far away from the teacher (HomoDistil, section 4.
 weight magnitudes needs no data at all.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -74,6 +75,7 @@ class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
         model: the teacher.
         args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
         num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
+        widths: of the layers that stay, see [`FewerLayersTrainer`].
         num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
         kwargs: as in [`HomoDistilTrainer`].
     """
@@ -86,10 +88,12 @@ class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
         args: HomoDistilTrainingArguments,
         *,
         num_layers: int | None = None,
+        widths: str | Mapping[str, Any] | None = None,
         num_scoring_batches: int = 16,
         **kwargs: Any,
     ):
-        super().__init__(model, args, num_layers=num_layers, num_scoring_batches=num_scoring_batches, **kwargs)
+        shape = {"num_layers": num_layers, "widths": widths}
+        super().__init__(model, args, **shape, num_scoring_batches=num_scoring_batches, **kwargs)
 
 
 class PrunedFirstTrainer(PlannedTrainer):

@@ -21,7 +21,6 @@ TEACHER = "teacher"
 METRICS = {"kl": False, "mlm_loss": False, "mlm_accuracy": True}
 """Held-out metric → whether more is better."""
 
-_SHORT = {"macs=": "", "hidden_size=": "hidden=", "num_attention_heads=": "heads="}
 _UNSAFE = re.compile(r"[^\w.+=-]+")
 
 
@@ -142,6 +141,4 @@ def _axis_label(axis: str, value: Any) -> str:
     if isinstance(value, dict) and value and not isinstance(next(iter(value.values())), dict | list):
         axis, value = next(iter(value.items()))
     text = value if isinstance(value, str) else json.dumps(value)
-    for long, short in _SHORT.items():
-        text = text.replace(long, short)
-    return _UNSAFE.sub("_", f"{axis}={text}")
+    return _UNSAFE.sub("_", f"{axis}={text}".replace("macs=", ""))
