@@ -35,9 +35,10 @@ def compared_section(file: Path, results: dict[str, Any]) -> str:
     config, arms, machine = results["config"], results["arms"], results["machine"]
     some_arm = next(iter(arms.values()))
     tokens = some_arm["num_tokens"]
+    macs = results["models"]["homodistil"]["encoder_macs"] / results["models"]["teacher"]["encoder_macs"]
     command = f"python benchmarks/compare.py examples/configs/{file.name} --arms {' '.join(arms)}"
     lines = [
-        f"### `{config['student']}`: that share of the teacher's encoder MACs, {tokens / 1e6:.1f} million tokens",
+        f"### `{config['student']}`, {macs:.2f} of the teacher's encoder MACs, {tokens / 1e6:.1f} million tokens",
         "",
         f"`{command}`",
         "",

@@ -42,7 +42,7 @@ TEACHER = BertConfig(
     intermediate_size=512,
     max_position_embeddings=SEQUENCE_LENGTH,
 )
-STUDENT = "macs=0.25"
+STUDENT = "64-4x16-200"
 PAPER_SETTINGS = {
     "num_steps": 30,
     "interval_steps": 2,

@@ -124,7 +124,7 @@ class ChangedRun:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="teacher6x384")
-    parser.add_argument("--student", default="macs=0.25,num_attention_heads=12")
+    parser.add_argument("--student", default="192-12x16-704")
     parser.add_argument("--only", nargs="+", choices=[name for name in CHANGES if name != WHOLE])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--pages", type=int, metavar="N", help="N pairs of processes, with large pages and without")

@@ -54,7 +54,7 @@ PREDICTION_TERMS = {"hidden_weight": 0.0, "embedding_weight": 0.0}
 class Options:
     """What all arms have in common; results of other options can't stand beside them."""
 
-    student: str = "macs=0.25,num_attention_heads=12"
+    student: str = "192-12x16-704"
     max_train_samples: int = 10_000
     max_length: int = 64
     batch_size: int = 64

@@ -64,7 +64,7 @@ def conditions(results: Mapping[str, Any]) -> str:
     learned, held_out = data["num_search_rows"]
     return (
         f"SST-2 with its training rows capped at {data['num_train_rows']:,} (of 67,349; always the same), measured on "
-        f"the {data['num_dev_rows']:,} dev rows. Students: `{options['student']}` of the teacher's encoder MACs. "
+        f"the {data['num_dev_rows']:,} dev rows. Students: `{options['student']}`. "
         f"Batches of {options['batch_size']} rows of at most {options['max_length']} tokens, bf16; epochs of "
         f"fine-tuning: {options['num_train_epochs']}, of pruning on the task: {options['num_pruning_epochs']}. "
         f"Each learning rate was chosen with seed 0 in {options['num_search_epochs']} epoch(s) on {learned:,} of the "

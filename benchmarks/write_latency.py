@@ -32,7 +32,8 @@ Attention blocks, FFN blocks and embeddings of random weights are measured once 
 on a quiet machine) and kept in the cache, by processor, threads, versions and conditions. What a plan takes is
 interpolated between them and summed; the largest plan within the budget is then run once, and both times are printed.
 `"student": "latency_ms=5,length=128,backend=onnxruntime"` does the same in the settings of a run: the widths are
-resolved when it starts, stand in every checkpoint, and are read from there when it goes on, wherever that is.
+resolved when it starts, stand in every checkpoint, and are read from there when it goes on, wherever that is. The
+methods with fewer layers (`distilbert`, `shallow`) take no such budget: it is measured with all of them.
 
 ## ONNX graphs
 

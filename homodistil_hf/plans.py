@@ -88,7 +88,7 @@ def resolve_plan(
     >>> resolve_plan("params=14M", BertConfig()) == PRESETS["homobert-tiny"]
     True
     >>> resolve_plan("macs=0.25", BertConfig()).to_dict()
-    {'hidden_size': 384, 'num_attention_heads': 12, 'head_dim': 32, 'intermediate_size': 1536}
+    {'hidden_size': 432, 'num_attention_heads': 12, 'head_dim': 36, 'intermediate_size': 1120}
 
     ```
     """

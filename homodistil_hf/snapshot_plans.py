@@ -64,7 +64,7 @@ def resolve_snapshots(
     >>> from transformers import BertConfig
     >>> family = resolve_snapshots(["macs=0.25", "homobert-base"], BertConfig(), PRESETS["homobert-tiny"])
     >>> [(snapshot.name, snapshot.plan.hidden_size) for snapshot in family]
-    [('homobert-base', 576), ('macs-0.25', 384)]
+    [('homobert-base', 576), ('macs-0.25', 432)]
 
     ```
     """

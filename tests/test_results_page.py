@@ -498,4 +498,4 @@ def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):
     results = json.loads(file.read_text(encoding="utf-8"))
     for arm in ("homodistil", "one_shot"):
         assert f"{results['arms'][arm]['evaluation']['eval_kl']:.3f} |" in text
-    assert "### `macs=0.25,num_attention_heads=12`: that share of the teacher's encoder MACs, 4.1 million" in text
+    assert "### `192-12x16-704`, 0.25 of the teacher's encoder MACs, 4.1 million tokens" in text
