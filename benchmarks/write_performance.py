@@ -58,8 +58,8 @@ WHERE_THE_TIME_GOES = """## What makes it fast
   threshold of a tenth of the MACs leaves the student's mean cost 4 % above the ideal on the way to homobert-tiny,
   with 21 compactions; what they cost is in the tables.
 - **The teacher** runs in inference mode, with matrices in bfloat16 where the hardware multiplies it, and is compiled
-  when the student is (`torch_compile`, which takes torch 2.7 or newer). On a CPU compiling gains nothing: nearly all of
-  its time is matrix products.
+  when the student is (`torch_compile`, which takes torch 2.7 or newer). On a CPU compiling gains nothing: nearly all
+  of its time is matrix products.
 - **Nothing twice**: one cast for query, key and value; dropped slices looked up once for each choice of masks; no
   scores once the plan is reached; attention scores for the loss only where it is on and only for the heads in it;
   PLATON's averages in place; gradients are read where they are.

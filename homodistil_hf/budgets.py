@@ -3,8 +3,8 @@
 A budget fixes one number and a plan has four. The search takes the shape whose students end nearest to their teacher
 (docs/method.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
 embeddings aren't counted, a hidden size that falls less than the FFN size. Only plans that need no padding are
-considered. Costs come from `cost.py`, milliseconds from whoever calls; presets, written plans and the check against the teacher
-are in `plans.py`.
+considered. Costs come from `cost.py`, milliseconds from whoever calls; presets, written plans and the check against
+the teacher are in `plans.py`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", 
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
-_FFN_POWER = (
-    1.75  # of the kept share of the hidden size, for the kept share of the FFN size; measured, see docs/method.md
-)
+# The kept share of the FFN size is that of the hidden size to this power; measured, see docs/method.md.
+_FFN_POWER = 1.75
 
 
 def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: int = 8) -> WidthPlan:

@@ -71,8 +71,7 @@ class FewerLayersTrainer(HomoDistilTrainer):
                 f"for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
             )
         super().__init__(student, with_settings(args, student=plan.to_json()), **{"teacher": teacher} | kwargs)
-        given = {} if widths is None else {"widths": widths}
-        self.method_settings = self.method_settings | {"num_layers": len(kept)} | given
+        self.method_settings = self.method_settings | {"num_layers": len(kept), "widths": widths}
 
 
 def no_layer_to_spare(plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -75,7 +75,7 @@ def test_a_shallow_student_can_be_pruned_at_once(make_trainer):
         student="macs=0.25",
         max_steps=1,
     )
-    assert trainer.method_settings == {"num_layers": 2, "num_scoring_batches": 1}
+    assert trainer.method_settings == {"num_layers": 2, "widths": None, "num_scoring_batches": 1}
     full = encoder_macs(trainer.pruner.present)
     trainer.start_at_plan()
     assert trainer.matched_layers == (2, 3)

@@ -41,8 +41,8 @@ def test_plans_are_read_from_files_with_the_multiple_of_the_run(tmp_path):
     path.write_text(plan_text())
     (snapshot,) = resolve_snapshots([str(path)], BASE, TINY)
     assert (snapshot.name, snapshot.plan) == ("My-plan-2", resolve_plan(plan_text(), BASE))
-    (coarse,) = resolve_snapshots(["macs=0.5"], BASE, TINY, multiple=64)
-    assert coarse.plan == resolve_plan("macs=0.5", BASE, multiple=64) != resolve_plan("macs=0.5", BASE)
+    (coarse,) = resolve_snapshots(["macs=0.25"], BASE, TINY, multiple=64)
+    assert coarse.plan == resolve_plan("macs=0.25", BASE, multiple=64) != resolve_plan("macs=0.25", BASE)
 
 
 @pytest.mark.parametrize(
