@@ -209,7 +209,9 @@ class _Search:
         return plans
 
     def ends(self, plans: list[WidthPlan]) -> tuple[WidthPlan, WidthPlan]:
-        """Return the smallest and the largest plan that may be chosen."""
+        """Return the smallest and the largest plan that may be asked for; where widths are named, by any FFN size."""
+        if not (self.hidden_size or self.num_attention_heads):
+            return plans[0], plans[-1]
         smallest, largest = self._ffn_range(plans[0].hidden_size)[0], self._ffn_range(plans[-1].hidden_size)[1]
         sizes = (self._ffn_size(math.ceil(size / self.multiple)) for size in (smallest, largest))
         return _with_ffn(plans[0], next(sizes)), _with_ffn(plans[-1], next(sizes))
