@@ -20,11 +20,14 @@ END = "<!-- up to here -->"
 _NAMES = {
     REFERENCE: "**HomoDistil**",
     "five_layers": "**HomoDistil on five of the six layers** (`method=shallow`)",
-    "twelve_heads": "HomoDistil with the teacher's 12 heads, of 16 channels",
+    "eight_heads": "HomoDistil to a narrower shape, `192-8x24-704`",
+    "twelve_heads": "HomoDistil to that with the teacher's number of heads, `192-12x16-704`",
     "one_shot": "pruned at once, then distilled",
-    "one_shot_twelve_heads": "12 heads of 16 channels, pruned at once, then distilled",
+    "one_shot_eight_heads": "`192-8x24-704`, pruned at once, then distilled",
+    "one_shot_twelve_heads": "`192-12x16-704`, pruned at once, then distilled",
     "one_shot_five_layers": "five of the six layers pruned at once, then distilled",
     "pruned_first": "pruned by magnitude first, then distilled",
+    "pruned_first_twelve_heads": "`192-12x16-704`, pruned by magnitude first, then distilled",
     "distilbert": "DistilBERT's recipe",
     "tinybert": "TinyBERT's recipe",
     "minilm": "MiniLM's recipe",
@@ -115,7 +118,7 @@ def _share(values: Sequence[float]) -> str:
 def _nearer(records: Sequence[Record]) -> list[str]:
     """Seed by seed at a quarter: what going at once costs, and what other heads or fewer layers do."""
     arms = by_arm(trained(records))
-    names = {"one_shot": "pruned at once", "twelve_heads": "with 12 heads", "five_layers": "on five layers"}
+    names = {"one_shot": "pruned at once", "eight_heads": "`192-8x24-704`", "five_layers": "on five layers"}
     parts = []
     for arm, name in names.items():
         if found := differences(arms.get(arm, []), arms[REFERENCE], "kl"):

@@ -92,8 +92,8 @@ class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
         num_scoring_batches: int = 16,
         **kwargs: Any,
     ):
-        shape = {"num_layers": num_layers, "widths": widths}
-        super().__init__(model, args, **shape, num_scoring_batches=num_scoring_batches, **kwargs)
+        kwargs |= {"num_layers": num_layers, "widths": widths}
+        super().__init__(model, args, num_scoring_batches=num_scoring_batches, **kwargs)
 
 
 class PrunedFirstTrainer(PlannedTrainer):
