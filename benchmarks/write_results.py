@@ -18,7 +18,7 @@ from typing import Any
 from compared import compared_sections
 from family import family_rows
 from glue_table import glue_rows
-from guidance import guidance_rows, heads_of, kept, rule_of_thumb, size_of
+from guidance import guidance_rows, kept, rule_of_thumb, size_of
 from readme_table import write_readme
 from task_results import task_model_sections
 from verdicts import (
@@ -121,7 +121,7 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
             key = (point.encoder_macs, point.num_tokens)
             if key not in found or found[key].num_seeds < point.num_seeds:
                 found[key] = point
-            elif point.num_attention_heads == found[key].num_attention_heads and not found[key].fewer_layers:
+            elif point.shape == found[key].shape and not found[key].fewer_layers:
                 found[key] = dataclasses.replace(found[key], fewer_layers=point.fewer_layers)
     content = to_json(TEACHER_WORDS, list(found.values()))
     ADVICE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -142,7 +142,7 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             encoder_macs=round(macs_fraction(own[0]), 2),
             num_tokens=own[0]["num_tokens"],
             num_seeds=len(found),
-            num_attention_heads=heads_of(own[0]),
+            shape=own[0]["settings"]["student"],
             learning_rate=own[0]["settings"].get("learning_rate", HomoDistilTrainingArguments.learning_rate),
             kl=mean_kl(own),
             one_shot_kl=mean_kl(other),

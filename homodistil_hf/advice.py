@@ -32,7 +32,7 @@ class Measured:
         encoder_macs: share of the teacher's, in (0, 1].
         num_tokens: of a run.
         num_seeds: runs of each method.
-        num_attention_heads: of their layers.
+        shape: of their layers, a short plan such as `216-9x24-528`.
         learning_rate: of HomoDistil's.
         kl: HomoDistil's mean distance from its teacher, nats a masked token.
         one_shot_kl: that of one-shot pruning.
@@ -45,7 +45,7 @@ class Measured:
     encoder_macs: float
     num_tokens: int
     num_seeds: int
-    num_attention_heads: int
+    shape: str
     learning_rate: float
     kl: float
     one_shot_kl: float
@@ -94,9 +94,10 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
 
     Example:
     ```python
-    >>> point = Measured(0.25, 2_048_000, 3, 8, 1.1e-3, kl=0.32, one_shot_kl=0.33, accuracy_kept=0.91, verdict="level")
-    >>> print(advise(0.25, 2e6, measured=[point], teacher="mine"))
-    advice for 2 M tokens, from runs of 2.05 M tokens at 0.25 of the encoder MACs (8 heads, 3 seeds, teacher: mine):
+    >>> figures = {"kl": 0.32, "one_shot_kl": 0.33, "accuracy_kept": 0.91, "verdict": "level"}
+    >>> point = Measured(0.25, 2_048_000, 3, "192-8x24-704", 1.1e-3, **figures)
+    >>> print(advise(0.25, 2e6, measured=[point], teacher="x"))
+    advice for 2 M tokens, from runs of 2.05 M tokens to 192-8x24-704, 0.25 of the encoder MACs (3 seeds, teacher: x):
       HomoDistil ended 0.320 nats from its teacher, one-shot pruning 0.330; within noise of each other: take either
       HomoDistil kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011
       docs/results.md has the runs; `homodistil sweep` measures your own teacher and text
@@ -114,9 +115,9 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         )
     nearest = min(sized, key=lambda point: abs(math.log(point.num_tokens / num_tokens)))
     lines = [
-        f"advice for {budget}, from runs of {_millions(nearest.num_tokens)} at {nearest.encoder_macs:.2f} of "
-        f"the encoder MACs ({nearest.num_attention_heads} heads, {nearest.num_seeds} "
-        f"seed{'s'[: nearest.num_seeds - 1]}, teacher: {teacher}):",
+        f"advice for {budget}, from runs of {_millions(nearest.num_tokens)} to {nearest.shape}, "
+        f"{nearest.encoder_macs:.2f} of the encoder MACs ({nearest.num_seeds} seed{'s'[: nearest.num_seeds - 1]}, "
+        f"teacher: {teacher}):",
         f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "

@@ -12,7 +12,7 @@ from homodistil_hf.cli import main
 
 def point(**values):
     given = {"encoder_macs": 0.25, "num_tokens": 2_000_000, "num_seeds": 3, "learning_rate": 1e-3, "kl": 0.3}
-    given |= {"num_attention_heads": 8, "threshold": 0.01}
+    given |= {"shape": "192-8x24-704", "threshold": 0.01}
     return Measured(**{**given, "one_shot_kl": 0.4, "accuracy_kept": 0.912, "verdict": "homodistil"} | values)
 
 
@@ -37,7 +37,7 @@ def advice(fraction: float, num_tokens: float) -> str:
 def test_the_nearest_budget_decides(num_tokens, expected):
     text = advice(0.24, num_tokens)
     assert expected in text
-    assert "(8 heads, 3 seeds, teacher: a small one)" in text
+    assert "to 192-8x24-704, 0.25 of the encoder MACs (3 seeds, teacher: a small one)" in text
     assert "kept 91 % of its teacher's" in text
     assert "as a direction only" not in text
 
@@ -60,7 +60,7 @@ def test_far_from_what_was_measured_it_is_a_direction_only():
 
 
 def test_without_a_measured_noise_there_is_no_verdict():
-    assert "(8 heads, 1 seed, teacher" in advice(0.5, 2e6)
+    assert "to 192-8x24-704, 0.50 of the encoder MACs (1 seed, teacher" in advice(0.5, 2e6)
     assert advice(0.5, 2e6).count("no verdict, as the noise was not measured") == 2
 
 
