@@ -20,8 +20,8 @@ END = "<!-- up to here -->"
 _NAMES = {
     REFERENCE: "**HomoDistil**",
     "five_layers": "**HomoDistil on five of the six layers** (`method=shallow`)",
-    "eight_heads": "HomoDistil to a narrower shape, `192-8x24-704`",
-    "twelve_heads": "HomoDistil to that with the teacher's number of heads, `192-12x16-704`",
+    "eight_heads": "HomoDistil to the shape `192-8x24-704`",
+    "twelve_heads": "HomoDistil to `192-12x16-704`, with the teacher's number of heads",
     "one_shot": "pruned at once, then distilled",
     "one_shot_eight_heads": "`192-8x24-704`, pruned at once, then distilled",
     "one_shot_twelve_heads": "`192-12x16-704`, pruned at once, then distilled",
