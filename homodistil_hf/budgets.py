@@ -42,13 +42,14 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
         budget (`str`):
             `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
             a fraction of the teacher's encoder MACs at 128 tokens. Either may name the hidden size and the heads of a
-            layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. Else the hidden size is near the
-            teacher's proportion, and heads are as many as the teacher's while each keeps 24 channels, fewer below.
+            layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. Else heads are as many as the
+            teacher's while each keeps 24 channels, fewer below; and the FFN keeps the share of the hidden size, of
+            MACs that share to the power of 1.75.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
 
     Returns:
-        `WidthPlan`: Of the plans within 3 % of the budget the one most like the teacher; where there is none, as the
+        `WidthPlan`: Of the plans within 3 % of the budget the one nearest to that shape; where there is none, as the
         hidden size moves in steps that are larger, the one nearest to the budget.
 
     Raises:
@@ -212,9 +213,12 @@ class _Search:
         """Return the smallest and the largest plan that may be asked for; where widths are named, by any FFN size."""
         if not (self.hidden_size or self.num_attention_heads):
             return plans[0], plans[-1]
-        smallest, largest = self._ffn_range(plans[0].hidden_size)[0], self._ffn_range(plans[-1].hidden_size)[1]
-        sizes = (self._ffn_size(math.ceil(size / self.multiple)) for size in (smallest, largest))
-        return _with_ffn(plans[0], next(sizes)), _with_ffn(plans[-1], next(sizes))
+        smallest, _ = self._ffn_range(plans[0].hidden_size)
+        _, largest = self._ffn_range(plans[-1].hidden_size)
+        return (
+            _with_ffn(plans[0], self._ffn_size(math.ceil(smallest / self.multiple))),
+            _with_ffn(plans[-1], self._ffn_size(math.ceil(largest / self.multiple))),
+        )
 
     def ffn_variants(
         self, plan: WidthPlan, target: float, measure: Callable[[WidthPlan], float]

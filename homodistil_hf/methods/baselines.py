@@ -92,8 +92,9 @@ class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
         num_scoring_batches: int = 16,
         **kwargs: Any,
     ):
-        kwargs |= {"num_layers": num_layers, "widths": widths}
-        super().__init__(model, args, num_scoring_batches=num_scoring_batches, **kwargs)
+        super().__init__(
+            model, args, num_layers=num_layers, widths=widths, num_scoring_batches=num_scoring_batches, **kwargs
+        )
 
 
 class PrunedFirstTrainer(PlannedTrainer):
