@@ -24,9 +24,9 @@ def size_of(record: Record) -> str | None:
     return f"1/{round(1 / size)}" if abs(fraction / size - 1) < _SIZE_TOLERANCE else None
 
 
-def heads_of(record: Record) -> int:
-    """Heads of a student's layers, as planned."""
-    return int(record["plan"]["num_attention_heads"])
+def shape_of(record: Record) -> str:
+    """A uniform student's widths as a short plan, such as `192-8x24-704`."""
+    return "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**record["plan"])
 
 
 def kept(record: Record) -> float:
@@ -52,7 +52,7 @@ def guidance_rows(records: Iterable[Record], teacher_scores: dict[str, float]) -
     headings = [
         "encoder MACs",
         "layers",
-        "heads",
+        "shape",
         "tokens",
         "minutes, measured",
         *other,
@@ -68,14 +68,14 @@ def guidance_rows(records: Iterable[Record], teacher_scores: dict[str, float]) -
         scores = [_score_kept(group, name, teacher) for name, teacher in teacher_scores.items()]
         kl = str(Spread.of(record["evaluation"]["kl"] for record in group))
         tokens = f"{num_tokens / 1e6:.2f} M"
-        rows.append([size, layers, str(heads_of(group[0])), tokens, *minutes, kl, f"{accuracy:.1%}", *scores])
+        rows.append([size, layers, shape_of(group[0]), tokens, *minutes, kl, f"{accuracy:.1%}", *scores])
     return markdown_table(headings, rows)
 
 
 def rule_of_thumb(records: Iterable[Record]) -> list[str]:
     """What each step from one budget to the next gives, with the seeds that both have, on all layers.
 
-    Of each size the number of heads counts that has the most budgets.
+    Of each size the shape counts that has the most budgets.
 
     Args:
         records: of HomoDistil's students.
@@ -83,17 +83,18 @@ def rule_of_thumb(records: Iterable[Record]) -> list[str]:
     Returns:
         `list[str]`: a Markdown line for each size that has two budgets or more.
     """
-    budgets: dict[tuple[str, int], list[tuple[int, list[Record]]]] = {}
-    for (size, layers, heads, num_tokens), group in _best(records, by_heads=True).items():
+    budgets: dict[tuple[str, str], list[tuple[int, list[Record]]]] = {}
+    for (size, layers, shape, num_tokens), group in _best(records, by_shape=True).items():
         if layers == ALL:
-            budgets.setdefault((size, heads), []).append((num_tokens, group))
+            budgets.setdefault((size, shape), []).append((num_tokens, group))
     lines = []
     for size in dict.fromkeys(size for size, _ in budgets):
-        _, heads = max((shape for shape in budgets if shape[0] == size), key=lambda shape: len(budgets[shape]))
-        gains = [_gain(less, more) for less, more in itertools.pairwise(budgets[size, heads])]
+        _, shape = max((key for key in budgets if key[0] == size), key=lambda key: len(budgets[key]))
+        gains = [_gain(less, more) for less, more in itertools.pairwise(budgets[size, shape])]
         if gains:
-            shape = f"{size}, {heads} heads"
-            lines.append(f"- {shape}: {', then '.join(gains)} points of accuracy kept; nothing is known beyond.")
+            lines.append(
+                f"- {size}, {shape}: {', then '.join(gains)} points of accuracy kept; nothing is known beyond."
+            )
     return lines
 
 
@@ -104,15 +105,15 @@ def _gain(less: tuple[int, Sequence[Record]], more: tuple[int, Sequence[Record]]
     return f"{less[0] / 1e6:.2g} → {more[0] / 1e6:.2g} M tokens {100 * gain:+.1f}"
 
 
-def _best(records: Iterable[Record], *, by_heads: bool = False) -> dict[tuple[str, str, int, int], list[Record]]:
-    """Of cells of the same size, depth, heads (if they count) and budget those of the best arm and axes, by KL."""
-    found: dict[tuple[str, str, int, int], list[Record]] = {}
+def _best(records: Iterable[Record], *, by_shape: bool = False) -> dict[tuple[str, str, str, int], list[Record]]:
+    """Of cells of the same size, depth, shape (if it counts) and budget those of the best arm and axes, by KL."""
+    found: dict[tuple[str, str, str, int], list[Record]] = {}
     for group in over_seeds(records).values():
         size = size_of(group[0])
         if size is None:
             continue
         layers = str(group[0]["method_settings"].get("num_layers", ALL))
-        key = (size, layers, heads_of(group[0]) if by_heads else 0, group[0]["num_tokens"])
+        key = (size, layers, shape_of(group[0]) if by_shape else "", group[0]["num_tokens"])
         if key not in found or _mean_kl(group) < _mean_kl(found[key]):
             found[key] = group
     return dict(sorted(found.items(), key=lambda item: (int(item[0][0][2:]), item[0][3], item[0][1] != ALL)))

@@ -334,13 +334,13 @@ def test_guidance_by_hand(monkeypatch):
     students[0]["evaluate"] = {"glue": {"settings": {}, "results": {"mean": 0.6}}}
     rows = guidance["guidance_rows"](students, {"glue": 0.8})
     assert rows[2:] == [
-        "| 1/2 | all | 8 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.200 | 90.0% | – |",
-        "| 1/4 | all | 8 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.600 | 60.0% | 75.0% |",
-        "| 1/4 | 5 | 8 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.550 | 70.0% | – |",
-        "| 1/4 | all | 6 | 4.00 M | 66.7 | 66.7 | 6.7 | 0.7 | 0.450 | 66.0% | – |",
+        "| 1/2 | all | 192-8x24-704 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.200 | 90.0% | – |",
+        "| 1/4 | all | 192-8x24-704 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.600 | 60.0% | 75.0% |",
+        "| 1/4 | 5 | 192-8x24-704 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.550 | 70.0% | – |",
+        "| 1/4 | all | 192-6x24-704 | 4.00 M | 66.7 | 66.7 | 6.7 | 0.7 | 0.450 | 66.0% | – |",
     ]
     (rule,) = guidance["rule_of_thumb"](students)
-    assert rule == "- 1/4, 8 heads: 1 → 4 M tokens +4.0 points of accuracy kept; nothing is known beyond."
+    assert rule == "- 1/4, 192-8x24-704: 1 → 4 M tokens +4.0 points of accuracy kept; nothing is known beyond."
     assert guidance["guidance_rows"]([], {}) == []
 
 
@@ -400,7 +400,7 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert lines[along + 1] == "The paper: nearer at every one, once pruning has begun: within noise."
     assert "| the KL term helps | the paper | `no_kl` − `homodistil` | +0.200 | **reproduced** |" in lines
     assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
-    assert "| 1/2 | all | 8 | 1.00 M |" in text
+    assert "| 1/2 | all | 192-8x24-704 | 1.00 M |" in text
     machines = ("a processor, 1 thread(s) of 2 cores; torch 2.0", "another, 1 thread(s) of 2 cores; torch 2.0")
     assert f"Machine: {machines[0]} and {machines[1]}. 3 cells took" in text
     assert "![methods-parameters](results/methods-parameters.png)" in lines
@@ -464,7 +464,7 @@ def test_runs_that_were_taken_over_are_counted_once(page, tmp_path):
     write_record(tmp_path / "results" / "sizes" / f"{twin['cell']}.json", twin)
     text = page()
     assert text.count("\n| homodistil |") == 2  # in the tables of both sweeps
-    assert "| 1/4 | all | 8 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.520 ± 0.020 (3) | 60.0% |" in text
+    assert "| 1/4 | all | 192-8x24-704 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.520 ± 0.020 (3) | 60.0% |" in text
 
 
 def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp_path):
