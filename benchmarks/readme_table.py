@@ -22,6 +22,8 @@ _NAMES = {
     "five_layers": "**HomoDistil on five of the six layers** (`method=shallow`)",
     "eight_heads": "HomoDistil to the shape `192-8x24-704`",
     "twelve_heads": "HomoDistil to `192-12x16-704`, with the teacher's number of heads",
+    "narrower": "HomoDistil to the shape `264-12x22-1112`",
+    "one_shot_narrower": "`264-12x22-1112`, pruned at once, then distilled",
     "one_shot": "pruned at once, then distilled",
     "one_shot_eight_heads": "`192-8x24-704`, pruned at once, then distilled",
     "one_shot_twelve_heads": "`192-12x16-704`, pruned at once, then distilled",

@@ -114,12 +114,12 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
     """What `homodistil plan` tells of a budget: HomoDistil beside one-shot pruning wherever both were run."""
     records = {name: trained(in_order(sweep.cells, read_records(FOLDER / name))) for name, sweep in sweeps.items()}
     noise = noise_of(records.get("methods_quarter", []))
-    found: dict[tuple[float, int], Measured] = {}
-    for name in ("methods_quarter", "methods_half", "tokens", "sizes"):
+    found: dict[tuple[int, int], Measured] = {}
+    for name in ("methods_quarter", "methods_half", "tokens", "tokens_planned", "shapes", "sizes"):
         sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
         for point in measured_points(sweep_records, noise):
-            key = (point.encoder_macs, point.num_tokens)
-            if key not in found or found[key].num_seeds < point.num_seeds:
+            key = (round(1 / point.encoder_macs), point.num_tokens)  # 1/8 holds those of 0.123 and of 0.126
+            if key not in found or (found[key].num_seeds, -found[key].kl) < (point.num_seeds, -point.kl):
                 found[key] = point
             elif point.shape == found[key].shape and not found[key].fewer_layers:
                 found[key] = dataclasses.replace(found[key], fewer_layers=point.fewer_layers)
@@ -128,12 +128,12 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
 
 
 def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measured]:
-    """One for each size and budget."""
+    """One for each size, budget and shape that both were run with."""
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         groups.setdefault(budget_of(record), []).append(record)
-    for group in groups.values():
-        arms = by_arm(group)
+    for group, shape in [(group, shape) for group in groups.values() for shape in students_of(group)]:
+        arms = by_arm(record for record in group if record["settings"]["student"] == shape)
         own, other = with_common_seeds(arms.get(REFERENCE, []), arms.get("one_shot", []))
         if not (found := differences(other, own, "kl")):
             continue
@@ -142,7 +142,7 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             encoder_macs=round(macs_fraction(own[0]), 2),
             num_tokens=own[0]["num_tokens"],
             num_seeds=len(found),
-            shape=own[0]["settings"]["student"],
+            shape=shape,
             learning_rate=own[0]["settings"].get("learning_rate", HomoDistilTrainingArguments.learning_rate),
             kl=mean_kl(own),
             one_shot_kl=mean_kl(other),
@@ -151,6 +151,10 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             fewer_layers=fewer_layers(group, own),
             threshold=None if noise.std is None else round(noise.threshold(len(found)), 4),
         )
+
+
+def students_of(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(record["settings"]["student"] for record in records))
 
 
 def fewer_layers(records: Sequence[Record], own: Sequence[Record]) -> dict[str, float]:
@@ -201,7 +205,7 @@ def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
 
 def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
     done = [record for name in ("methods_half", "methods_quarter") for record in trained(records.get(name, []))]
-    if len({record["settings"]["student"] for record in done}) < 2:
+    if len(students_of(done)) < 2:
         return []
     points = quality_points(done, "parameters")
     file = draw(points, FOLDER / "methods-parameters.png", xlabel="million parameters")
@@ -260,6 +264,10 @@ def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
 def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     best = chosen(trained(records), sweep.choose)
     return [*plain_section(sweep, records, noise), "", "At each arm's best rate:", "", *gap_rows(best, noise)]
+
+
+def budgets_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    return [*plain_section(sweep, records, noise), "", *gap_rows(trained(records), noise)]
 
 
 def words_of(found: Sequence[float], noise: Noise, other: str = "one-shot") -> str:
@@ -378,7 +386,8 @@ TITLES = {
     "methods_quarter": "Every method at 1/4",
     "methods_half": "Every method at 1/2",
     "methods_rates": "Learning rates of the methods",
-    "tokens": "Quality against tokens",
+    "tokens_planned": "Quality against tokens",
+    "tokens": "Quality against tokens, with a search of the rate and the former shape",
     "shapes": "Shapes",
     "ablations": "Ablations",
     "sizes": "Sizes",
@@ -387,6 +396,7 @@ SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
     "methods_quarter": methods_section,
     "methods_half": methods_section,
     "methods_rates": plain_section,
+    "tokens_planned": budgets_section,
     "tokens": tokens_section,
     "shapes": shapes_section,
     "ablations": ablations_section,

@@ -419,6 +419,23 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert point.fewer_layers == {"5": 0.41}
 
 
+def test_advice_lays_methods_beside_each_other_shape_by_shape_and_takes_the_better_shape(page, tmp_path):
+    for arm, student, kl in [
+        ("homodistil", "144-6x24-400", 0.5),
+        ("one_shot", "144-6x24-400", 0.6),
+        ("homodistil", "160-8x20-288", 0.4),
+        ("one_shot", "160-8x20-288", 0.45),
+        ("homodistil", "128-4x32-512", 0.3),  # without a run of one-shot pruning beside it
+    ]:
+        one = record(arm, kl, method=arm)
+        one["settings"] = one["settings"] | {"student": student}
+        one["cell"] = f"{arm},student={student},seed=0"
+        write_record(tmp_path / "results" / "shapes" / f"{one['cell']}.json", one)
+    page()
+    _, (point,) = read_advice(tmp_path / "advice.json")
+    assert (point.shape, point.kl, point.one_shot_kl) == ("160-8x20-288", 0.4, 0.45)
+
+
 def test_the_readme_gets_its_table(page, tmp_path):
     records = [*METHODS, record("distilbert", 0.3, macs=500, accuracy=0.45)]
     for one, name in [(one, "methods_quarter") for one in records[:-1]] + [(records[-1], "methods_half")]:
