@@ -132,7 +132,7 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         groups.setdefault(budget_of(record), []).append(record)
-    for group, shape in [(group, shape) for group in groups.values() for shape in students_of(group)]:
+    for group, shape in ((budget, shape) for budget in groups.values() for shape in students_of(budget)):
         arms = by_arm(record for record in group if record["settings"]["student"] == shape)
         own, other = with_common_seeds(arms.get(REFERENCE, []), arms.get("one_shot", []))
         if not (found := differences(other, own, "kl")):
