@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +129,15 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
 
 def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measured]:
     """One for each size, budget and shape that both were run with."""
-    groups: dict[tuple[str, int], list[Record]] = {}
-    for record in records:
-        groups.setdefault(budget_of(record), []).append(record)
-    for group, shape in ((budget, shape) for budget in groups.values() for shape in students_of(budget)):
-        arms = by_arm(record for record in group if record["settings"]["student"] == shape)
+    for (_, num_tokens, shape), group in by_student(records).items():
+        arms = by_arm(group)
         own, other = with_common_seeds(arms.get(REFERENCE, []), arms.get("one_shot", []))
         if not (found := differences(other, own, "kl")):
             continue
         verdicts = {1: REFERENCE, -1: "one_shot", 0: "level"}
         yield Measured(
             encoder_macs=round(macs_fraction(own[0]), 2),
-            num_tokens=own[0]["num_tokens"],
+            num_tokens=num_tokens,
             num_seeds=len(found),
             shape=shape,
             learning_rate=own[0]["settings"].get("learning_rate", HomoDistilTrainingArguments.learning_rate),
@@ -148,20 +145,16 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             one_shot_kl=mean_kl(other),
             accuracy_kept=round(Spread.of(kept(record) for record in own).mean, 4),
             verdict=None if noise.std is None else verdicts[noise.sign(found)],
-            fewer_layers=fewer_layers(group, own),
+            fewer_layers=fewer_layers(records, own),
             threshold=None if noise.std is None else round(noise.threshold(len(found)), 4),
         )
 
 
-def students_of(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(record["settings"]["student"] for record in records))
-
-
 def fewer_layers(records: Sequence[Record], own: Sequence[Record]) -> dict[str, float]:
-    """Layers of shallow students → KL, of those that have HomoDistil's seeds."""
+    """Layers of shallow students → KL, of those that have HomoDistil's size, tokens and seeds."""
     layers: dict[str, list[Record]] = {}
     for record in records:
-        if record["method"] == "shallow":
+        if record["method"] == "shallow" and budget_of(record) == budget_of(own[0]):
             layers.setdefault(str(record["method_settings"]["num_layers"]), []).append(record)
     paired = {num_layers: with_common_seeds(group, own)[0] for num_layers, group in layers.items()}
     return {num_layers: mean_kl(group) for num_layers, group in paired.items() if len(group) == len(own)}
@@ -205,7 +198,7 @@ def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
 
 def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
     done = [record for name in ("methods_half", "methods_quarter") for record in trained(records.get(name, []))]
-    if len(students_of(done)) < 2:
+    if len({record["settings"]["student"] for record in done}) < 2:
         return []
     points = quality_points(done, "parameters")
     file = draw(points, FOLDER / "methods-parameters.png", xlabel="million parameters")
@@ -311,7 +304,8 @@ def shapes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> lis
             rows.append([size, arm, *shapes, f"{found[0]:+.3f}", verdict])
     text = "A shape is hidden size, heads × channels of a head, and FFN size, of every layer."
     headings = ["encoder MACs", "", "shape", "beside", "difference in KL", "to the teacher"]
-    return [*cell_rows(sweep, records), "", text, "", *(markdown_table(headings, rows) if rows else [])]
+    table = markdown_table(headings, rows) if rows else []
+    return [*cell_rows(sweep, records), "", text, "", *table, "", *gap_rows(trained(records), noise)]
 
 
 def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
@@ -320,17 +314,25 @@ def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list
 
 
 def gap_rows(done: Sequence[Record], noise: Noise) -> list[str]:
-    """Every other arm beside HomoDistil at each size and budget."""
+    """Every other arm beside HomoDistil at each size and budget, shape by shape."""
     rows = []
-    for size, num_tokens in sorted({budget_of(record) for record in done}):
-        arms = by_arm(record for record in done if budget_of(record) == (size, num_tokens))
+    for (size, num_tokens, shape), group in sorted(by_student(done).items()):
+        arms = by_arm(group)
         own = arms.pop(REFERENCE, [])
         for arm, other in arms.items():
             if found := differences(other, own, "kl"):
                 words = words_of(found, noise, f"`{arm}`")
-                rows.append([size, f"{num_tokens / 1e6:.2f} M", arm, str(Spread.of(found)), words])
-    headings = ["encoder MACs", "tokens", "beside HomoDistil", "difference in KL", "by KL"]
+                rows.append([size, shape, f"{num_tokens / 1e6:.2f} M", arm, str(Spread.of(found)), words])
+    headings = ["encoder MACs", "student", "tokens", "beside HomoDistil", "difference in KL", "by KL"]
     return markdown_table(headings, rows) if rows else []
+
+
+def by_student(records: Iterable[Record]) -> dict[tuple[str, int, str], list[Record]]:
+    """Records by size, tokens and the student that was asked for."""
+    groups: dict[tuple[str, int, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((*budget_of(record), record["settings"]["student"]), []).append(record)
+    return groups
 
 
 def budget_of(record: Record) -> tuple[str, int]:

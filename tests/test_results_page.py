@@ -502,8 +502,11 @@ def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp
 def test_other_arms_stand_beside_every_size(page, tmp_path, arm, size, macs, student):
     for name, kl in (("homodistil", 1.0), (arm, 1.25)):
         cell = f"{name},student={student},max_steps=1000,seed=0"
-        write_record(tmp_path / "results" / "sizes" / f"{cell}.json", record(name, kl, macs=macs) | {"cell": cell})
-    assert f"| {size} | 1.00 M | {arm} | 0.250 | undecided |" in page()
+        write_record(
+            tmp_path / "results" / "sizes" / f"{cell}.json",
+            record(name, kl, macs=macs, student=student) | {"cell": cell},
+        )
+    assert f"| {size} | {student} | 1.00 M | {arm} | 0.250 | undecided |" in page()
 
 
 def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):
