@@ -15,8 +15,8 @@ HEAD = """## Older runs, with earlier defaults
 One seed each, and no noise was measured with these defaults, so no verdict. These runs evaluate on 256 blocks drawn
 from all held-out text, those of the sweeps on 256 blocks spread evenly over it. The distance to the sweeps above is
 what learning rate, batch and today's defaults have brought together: to run them again, add
-`"mlm_weight": 1, "hidden_weight": 1, "rotate_heads": false, "discrepancy_guard": true` to the configs, with the shape
-as their `"student"`.
+`"mlm_weight": 1, "hidden_weight": 1, "rotate_heads": false, "discrepancy_guard": true, "pruning_end_fraction": 0.5` to
+the configs, with the shape as their `"student"`.
 """
 
 

@@ -19,6 +19,8 @@ END = "<!-- up to here -->"
 
 _NAMES = {
     REFERENCE: "**HomoDistil**",
+    "end_0.2": "HomoDistil that prunes until 0.2 of the run",
+    "end_0.5": "HomoDistil that prunes until half of the run",
     "five_layers": "**HomoDistil on five of the six layers** (`method=shallow`)",
     "eight_heads": "HomoDistil to the shape `192-8x24-704`",
     "twelve_heads": "HomoDistil to `192-12x16-704`, with the teacher's number of heads",
@@ -36,7 +38,7 @@ _NAMES = {
     "minilm_v2": "MiniLMv2's recipe",
     "scratch": "trained from scratch",
 }
-_SIZES = {"methods_half": "1/2", "methods_quarter": "1/4"}
+_SIZES = {"methods_half": "1/2", "methods_quarter": "1/4", "methods_eighth": "1/8"}
 _HEADINGS = (
     "encoder MACs",
     "student",

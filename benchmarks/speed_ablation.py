@@ -134,7 +134,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    settings = BenchSettings(shape=options.shape, student=options.student, rounds=options.rounds)
+    settings = BenchSettings(
+        shape=options.shape, student=options.student, rounds=options.rounds, pruning_end_fraction=0.5
+    )
     if options.print_seconds:
         print(json.dumps(measure(settings, [WHOLE])["seconds"][WHOLE]))
         return

@@ -82,6 +82,7 @@ A ± is a standard deviation over seeds, their number in brackets. Tokens a seco
 the same machine, which moved them by a third: [performance](performance.md) has speeds.
 """
 
+METHODS = ("methods_half", "methods_quarter", "methods_eighth")
 PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first")
 """Those whose discrepancy over training is drawn apart."""
 
@@ -115,7 +116,7 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
     records = {name: trained(in_order(sweep.cells, read_records(FOLDER / name))) for name, sweep in sweeps.items()}
     noise = noise_of(records.get("methods_quarter", []))
     found: dict[tuple[int, int], Measured] = {}
-    for name in ("methods_quarter", "methods_half", "tokens", "tokens_planned", "shapes", "sizes"):
+    for name in (*METHODS, "tokens", "tokens_planned", "shapes", "sizes"):
         sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
         for point in measured_points(sweep_records, noise):
             key = (round(1 / point.encoder_macs), point.num_tokens)  # 1/8 holds those of 0.123 and of 0.126
@@ -197,7 +198,7 @@ def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
 
 
 def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    done = [record for name in ("methods_half", "methods_quarter") for record in trained(records.get(name, []))]
+    done = [record for name in METHODS for record in trained(records.get(name, []))]
     if len({record["settings"]["student"] for record in done}) < 2:
         return []
     points = quality_points(done, "parameters")
@@ -387,6 +388,7 @@ def machine_words(machine: Mapping[str, Any]) -> str:
 TITLES = {
     "methods_quarter": "Every method at 1/4",
     "methods_half": "Every method at 1/2",
+    "methods_eighth": "HomoDistil and one-shot pruning at 1/8",
     "methods_rates": "Learning rates of the methods",
     "tokens_planned": "Quality against tokens",
     "tokens": "Quality against tokens, with a search of the rate and the former shape",
@@ -397,6 +399,7 @@ TITLES = {
 SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
     "methods_quarter": methods_section,
     "methods_half": methods_section,
+    "methods_eighth": methods_section,
     "methods_rates": plain_section,
     "tokens_planned": budgets_section,
     "tokens": tokens_section,

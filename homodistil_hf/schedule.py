@@ -8,6 +8,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+LEARNING_RATE_HOLD_FRACTION = 0.5
+"""Share of the run for which the learning rate is held at least, also where pruning ends earlier."""
+
 
 def pruning_progress(step: float, start_step: float, end_step: float) -> float:
     """How far pruning has come, 0 before `start_step` and 1 from `end_step` on.
@@ -66,7 +69,8 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
     Args:
         step: completed optimizer steps, ≥ 0.
         warmup_steps: steps of linear warm-up, ≥ 0.
-        end_step: last step at the full rate; by default the one at which the last kind of group reaches the plan.
+        end_step: last step at the full rate; by default that of `LEARNING_RATE_HOLD_FRACTION`, or if later the one at
+            which the last kind of group reaches the plan.
         total_steps: steps of the run, ≥ 1.
 
     Returns:

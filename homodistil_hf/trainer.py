@@ -41,7 +41,7 @@ from .run_state import (
     save_run_state,
     weights_without_projections,
 )
-from .schedule import PruningSchedule, pruning_learning_rate
+from .schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
 from .snapshot_plans import resolve_snapshots, schedule_through
 from .snapshots import SnapshotTrainer, check_snapshot_folders
 from .teacher import FrozenTeacher
@@ -465,7 +465,12 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
             return super().create_scheduler(num_training_steps, optimizer)
         warmup_steps = self.args.get_warmup_steps(num_training_steps)
         held = self.args.learning_rate_hold_fraction
-        end_step = self._schedule(num_training_steps).end_step if held is None else held * num_training_steps
+        if held is None:
+            end_step = max(
+                self._schedule(num_training_steps).end_step, LEARNING_RATE_HOLD_FRACTION * num_training_steps
+            )
+        else:
+            end_step = held * num_training_steps
 
         def factor(step: int) -> float:
             return pruning_learning_rate(

@@ -123,7 +123,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "Share in [0, 1) of all steps before the first unit is dropped."}
     )
     pruning_end_fraction: float = field(
-        default=0.5, metadata={"help": "Share in (start, 1] of all steps at which the plan is reached."}
+        default=0.3, metadata={"help": "Share in (start, 1] of all steps at which the plan is reached."}
     )
     hidden_start_fraction: float | None = field(
         default=None, metadata={"help": "Start for hidden channels, in [0, 1); default pruning_start_fraction."}
@@ -190,7 +190,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     learning_rate_hold_fraction: float | None = field(
         default=None,
-        metadata={"help": "Share in [0, 1] of all steps from which on that rate falls; default: where pruning ends."},
+        metadata={
+            "help": "Share in [0, 1] of all steps from which on that rate falls; default: 0.5, or where pruning ends."
+        },
     )
     max_bad_steps: int = field(
         default=20, metadata={"help": "Stop after this many steps in a row with non-finite gradients, ≥ 1."}

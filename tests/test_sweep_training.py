@@ -101,7 +101,7 @@ def test_a_record_tells_everything(whole, settings):
     assert [row["step"] for row in record["losses"]] == [4, 8, 12]
     assert set(record["losses"][0]) >= {"loss", "loss_kl", "loss_mlm", "loss_hidden", "kept_fraction_ffn"}
     assert record["teacher_evaluation"]["kl"] == 0
-    assert record["own_settings"]["pruning_end_fraction"] == 0.5  # a default
+    assert record["own_settings"]["pruning_end_fraction"] == 0.3  # a default
     assert record["seconds"] >= record["evaluation_seconds"] >= 0  # tenths of a second
     assert record["num_sessions"] == 1
     assert record["machine"]["versions"]["torch"]

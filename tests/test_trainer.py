@@ -532,6 +532,13 @@ def test_the_learning_rate_follows_pruning_by_default(make_trainer):
     assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
 
 
+def test_an_early_end_of_pruning_leaves_the_learning_rate_up_for_half_of_the_run(make_trainer):
+    trainer = make_trainer(max_steps=10, warmup_steps=2, pruning_end_fraction=0.2, learning_rate=1.0)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
+
+
 def test_the_learning_rate_may_be_held_longer_than_pruning_lasts(make_trainer):
     trainer = make_trainer(
         max_steps=10, pruning_end_fraction=0.2, learning_rate_hold_fraction=0.6, learning_rate=1.0, warmup_steps=2

@@ -32,7 +32,7 @@ NUMBERS = {
     "mlm_probability": (r"\(0, 1\)", 0.15, (0, 0.0, 1, 1.5, -0.1)),
     "student_dropout": (r"\[0, 1\)", 0.0, (1.0, -0.1, 2)),
     "pruning_start_fraction": (r"\[0, 1\]", 0.0, (-0.1, 1.1)),
-    "pruning_end_fraction": (r"\[0, 1\]", 0.5, (1.1, -0.1)),
+    "pruning_end_fraction": (r"\[0, 1\]", 0.3, (1.1, -0.1)),
     "hidden_start_fraction": (r"\[0, 1\]", None, (-0.1, 1.1)),
     "hidden_end_fraction": (r"\[0, 1\]", None, (1.1,)),
     "attention_start_fraction": (r"\[0, 1\]", None, (-0.1,)),
@@ -88,10 +88,10 @@ def test_unknown_choices_are_refused(name, value):
     [
         (
             {"pruning_start_fraction": 0.5},
-            "^pruning_start_fraction=0.5 is not below pruning_end_fraction=0.5; pruning needs a start before its end",
+            "^pruning_start_fraction=0.5 is not below pruning_end_fraction=0.3; pruning needs a start before its end",
         ),
-        ({"pruning_start_fraction": 0.6}, "^pruning_start_fraction=0.6 is not below pruning_end_fraction=0.5"),
-        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is not below pruning_end_fraction=0.5"),
+        ({"pruning_start_fraction": 0.6}, "^pruning_start_fraction=0.6 is not below pruning_end_fraction=0.3"),
+        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is not below pruning_end_fraction=0.3"),
         ({"ffn_end_fraction": 0.0}, "^pruning_start_fraction=0.0 is not below ffn_end_fraction=0.0"),
         (
             {"attention_start_fraction": 0.4, "attention_end_fraction": 0.3},
