@@ -150,7 +150,12 @@ def family(folder: Path, num_ranks: int) -> dict[str, Any]:
     """Snapshots on the way, and the same run resumed between them."""
     wide = {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 8, "intermediate_size": 44}
     narrow = {"hidden_size": 20, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 36}
-    settings = {"snapshots": [narrow, wide], "snapshot_recovery_steps": 1, "max_steps": 16}
+    settings = {
+        "snapshots": [narrow, wide],
+        "snapshot_recovery_steps": 1,
+        "max_steps": 16,
+        "pruning_end_fraction": 0.5,
+    }
     whole = make_trainer(folder / f"family on {num_ranks}", num_ranks, callbacks=[SaveAt(4)], **settings)
     whole.train()
     resumed = make_trainer(folder / f"family resumed on {num_ranks}", num_ranks, **settings)

@@ -29,7 +29,7 @@ def _own_cache(monkeypatch, tmp_path):
 def folder(tmp_path_factory):
     """Teacher, text and config of a run."""
     folder = tmp_path_factory.mktemp("run of a test")
-    write_config(folder)
+    write_config(folder, pruning_end_fraction=0.5)
     return folder
 
 

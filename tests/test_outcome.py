@@ -78,7 +78,8 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths(format, expected):
 
 @pytest.mark.parametrize("metric", ["sensitivity", "platon"])
 def test_a_checkpoint_becomes_a_student_without_a_trainer(make_trainer, metric, tmp_path):
-    trainer = make_trainer(max_steps=12, save_strategy="steps", save_steps=4, importance_metric=metric)
+    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "pruning_end_fraction": 0.5}
+    trainer = make_trainer(importance_metric=metric, **settings)
     trainer.train()
     final = checkpoint_pruner(tmp_path / "run" / "checkpoint-12")
     assert final.plan_reached

@@ -219,6 +219,7 @@ def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_pa
             rotate_heads=on,
             attention_weight=1.0,
             pruning_start_fraction=0.4,
+            pruning_end_fraction=0.5,
             max_steps=4,
             data_collator=collator,
             output_dir=str(tmp_path / str(on)),
