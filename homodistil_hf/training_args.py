@@ -191,7 +191,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     learning_rate_hold_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "Share in [0, 1] of all steps after which that rate falls; default: 0.5, or pruning's end if later."
+            "help": "Share in [0, 1] of all steps after which it falls; default: 0.5, or pruning's end if later."
         },
     )
     max_bad_steps: int = field(
