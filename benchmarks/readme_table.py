@@ -19,12 +19,12 @@ END = "<!-- up to here -->"
 
 _NAMES = {
     REFERENCE: "**HomoDistil**",
-    "end_0.2": "HomoDistil that prunes until 0.2 of the run",
-    "end_0.5": "HomoDistil that prunes until half of the run",
-    "five_layers": "**HomoDistil on five of the six layers** (`method=shallow`)",
-    "eight_heads": "HomoDistil to the shape `192-8x24-704`",
-    "twelve_heads": "HomoDistil to `192-12x16-704`, with the teacher's number of heads",
-    "narrower": "HomoDistil to the shape `264-12x22-1112`",
+    "end_0.2": "HomoDistil, pruning until 0.2 of the run",
+    "end_0.5": "HomoDistil, pruning until half of the run",
+    "five_layers": "HomoDistil on five of the six layers (`method=shallow`), until half of the run",
+    "eight_heads": "HomoDistil to `192-8x24-704`, until half of the run",
+    "twelve_heads": "HomoDistil to `192-12x16-704`, until half of the run",
+    "narrower": "HomoDistil to `264-12x22-1112`, until half of the run",
     "one_shot_narrower": "`264-12x22-1112`, pruned at once, then distilled",
     "one_shot": "pruned at once, then distilled",
     "one_shot_eight_heads": "`192-8x24-704`, pruned at once, then distilled",
@@ -67,8 +67,8 @@ def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
         f"A BERT of 6 layers × 384 ({own[0]['models'][TEACHER]['num_parameters'] / 1e6:.1f} M parameters), distilled "
         f"on {own[0]['num_tokens'] / 1e6:.2f} million tokens, {minutes:.0f} minutes of one CPU core for a "
         "quarter of its encoder MACs. All students of a size have the same encoder MACs, tokens and batches, and each "
-        "method the best learning rate of those tried for it. A ± is a standard deviation over seeds, their number in "
-        "brackets; what has none is of seed 0."
+        "method the best rate of those tried for it; HomoDistil's end of pruning was chosen by these runs. A ± is "
+        "a standard deviation over seeds, their number in brackets; what has none is of seed 0."
     )
     return [
         *textwrap.wrap(text, 120),
@@ -120,9 +120,9 @@ def _share(values: Sequence[float]) -> str:
 
 
 def _nearer(records: Sequence[Record]) -> list[str]:
-    """Seed by seed at a quarter: what going at once costs, and what other heads or fewer layers do."""
+    """Seed by seed at a quarter: what going at once costs, or more slowly."""
     arms = by_arm(trained(records))
-    names = {"one_shot": "pruned at once", "eight_heads": "`192-8x24-704`", "five_layers": "on five layers"}
+    names = {"one_shot": "pruned at once", "end_0.5": "pruned until half of the run"}
     parts = []
     for arm, name in names.items():
         if found := differences(arms.get(arm, []), arms[REFERENCE], "kl"):

@@ -58,7 +58,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     ```python
     >>> args = HomoDistilTrainingArguments(output_dir="out", student="macs=0.25", max_steps=100, report_to="none")
     >>> args.pruning_window("ffn")
-    (0.0, 0.5)
+    (0.0, 0.3)
 
     ```
     """
@@ -185,7 +185,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     learning_rate_curve: Literal["auto", "pruning", "trainer"] = field(
         default="auto",
         metadata={
-            "help": "pruning: warm up, hold to the plan, fall; trainer: lr_scheduler_type; auto: pruning if linear."
+            "help": "pruning: warm up, hold, fall; trainer: lr_scheduler_type; auto: pruning if that is linear."
         },
     )
     learning_rate_hold_fraction: float | None = field(
