@@ -261,7 +261,7 @@ def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> lis
 
 
 def budgets_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
-    return [*plain_section(sweep, records, noise), "", *gap_rows(trained(records), noise)]
+    return [*cell_rows(sweep, records), "", *gap_rows(trained(records), noise)]
 
 
 def words_of(found: Sequence[float], noise: Noise, other: str = "one-shot") -> str:
