@@ -38,7 +38,9 @@ _NAMES = {
     "minilm_v2": "MiniLMv2's recipe",
     "scratch": "trained from scratch",
 }
-_SIZES = {"methods_half": "1/2", "methods_quarter": "1/4", "methods_eighth": "1/8"}
+SIZES = {"methods_half": "1/2", "methods_quarter": "1/4", "methods_eighth": "1/8"}
+"""Sweep of methods → the size of its students."""
+
 _HEADINGS = (
     "encoder MACs",
     "student",
@@ -61,7 +63,7 @@ def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
     own = by_arm(trained(records.get("methods_quarter", []))).get(REFERENCE, [])
     if not own:
         return []
-    rows = [row for name, size in _SIZES.items() for row in _rows(size, records.get(name, []))]
+    rows = [row for name, size in SIZES.items() for row in _rows(size, records.get(name, []))]
     minutes = statistics.median(record["seconds"] - record["evaluation_seconds"] for record in own) / 60
     text = (
         f"A BERT of 6 layers × 384 ({own[0]['models'][TEACHER]['num_parameters'] / 1e6:.1f} M parameters), distilled "

@@ -19,7 +19,7 @@ from compared import compared_sections
 from family import family_rows
 from glue_table import glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb, size_of
-from readme_table import write_readme
+from readme_table import SIZES, write_readme
 from task_results import task_model_sections
 from verdicts import (
     CLAIMS,
@@ -82,7 +82,6 @@ A ± is a standard deviation over seeds, their number in brackets. Tokens a seco
 the same machine, which moved them by a third: [performance](performance.md) has speeds.
 """
 
-METHODS = ("methods_half", "methods_quarter", "methods_eighth")
 PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first")
 """Those whose discrepancy over training is drawn apart."""
 
@@ -116,7 +115,7 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
     records = {name: trained(in_order(sweep.cells, read_records(FOLDER / name))) for name, sweep in sweeps.items()}
     noise = noise_of(records.get("methods_quarter", []))
     found: dict[tuple[int, int], Measured] = {}
-    for name in (*METHODS, "tokens", "tokens_planned", "shapes", "sizes"):
+    for name in (*SIZES, "tokens", "tokens_planned", "shapes", "sizes"):
         sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
         for point in measured_points(sweep_records, noise):
             key = (round(1 / point.encoder_macs), point.num_tokens)  # 1/8 holds those of 0.123 and of 0.126
@@ -198,7 +197,7 @@ def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
 
 
 def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    done = [record for name in METHODS for record in trained(records.get(name, []))]
+    done = [record for name in SIZES for record in trained(records.get(name, []))]
     if len({record["settings"]["student"] for record in done}) < 2:
         return []
     points = quality_points(done, "parameters")
