@@ -248,7 +248,7 @@ class Study:
                 output_dir=str(folder),
                 num_train_epochs=1,  # the rows come once for each epoch
                 train_sampling_strategy="sequential",
-                pruning_end_fraction=0.5,
+                pruning_end_fraction=0.5,  # as in the study that is recorded
                 per_device_train_batch_size=self.options.batch_size,
                 learning_rate=run.learning_rate,
                 bf16=training_dtype("auto") == "bfloat16",

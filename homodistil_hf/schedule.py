@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 LEARNING_RATE_HOLD_FRACTION = 0.5
-"""Share of the run for which the learning rate is held at least, also where pruning ends earlier."""
+"""Share of the run for which the learning rate is held by default, also where pruning ends earlier."""
 
 
 def pruning_progress(step: float, start_step: float, end_step: float) -> float:
