@@ -9,7 +9,7 @@ from homodistil_hf.sweep.cells import TEACHER
 from homodistil_hf.sweep.statistics import Record, Spread
 from homodistil_hf.sweep.tables import markdown_table
 
-_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
+TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 
 
 def glue_rows(records: Sequence[Record]) -> list[str]:
@@ -26,7 +26,7 @@ def glue_rows(records: Sequence[Record]) -> list[str]:
     if not graded:
         return []
     tasks = [
-        task for task in _NAMES if all(task in results["tasks"] for group in graded.values() for results in group)
+        task for task in TASK_NAMES if all(task in results["tasks"] for group in graded.values() for results in group)
     ]
     teacher = Spread.of(results["mean"] for results in graded[TEACHER]).mean if TEACHER in graded else None
     rows = []
@@ -40,7 +40,7 @@ def glue_rows(records: Sequence[Record]) -> list[str]:
         "accuracy (SST-2, RTE), the mean of accuracy and F1 (MRPC), of Pearson and Spearman "
         "(STS-B). *Kept* is the share of the teacher's mean."
     )
-    return [text, "", *markdown_table(["", *(_NAMES[task] for task in tasks), "mean", "kept"], rows)]
+    return [text, "", *markdown_table(["", *(TASK_NAMES[task] for task in tasks), "mean", "kept"], rows)]
 
 
 def _results(record: Record) -> dict[str, Any] | None:

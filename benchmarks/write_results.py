@@ -17,6 +17,7 @@ from typing import Any
 
 from compared import compared_sections
 from family import family_rows
+from fine_tuning_results import fine_tuning_sections
 from glue_table import glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb, size_of
 from readme_table import SIZES, write_readme
@@ -104,7 +105,13 @@ def main() -> None:
     }
     if options.collect:
         collect(options.collect, sweeps)
-    parts = [*sweep_sections(sweeps), *task_model_sections(FOLDER), PAPER, *compared_sections(FOLDER)]
+    parts = [
+        *sweep_sections(sweeps),
+        *fine_tuning_sections(FOLDER),
+        *task_model_sections(FOLDER),
+        PAPER,
+        *compared_sections(FOLDER),
+    ]
     PAGE.write_text("\n".join([INTRODUCTION, *parts]), encoding="utf-8")
     write_advice(sweeps)
     write_readme(README, {name: read_records(FOLDER / name) for name in sweeps})
