@@ -341,6 +341,9 @@ def test_guidance_by_hand(monkeypatch):
     ]
     (rule,) = guidance["rule_of_thumb"](students)
     assert rule == "- 1/4, 192-8x24-704: 1 → 4 M tokens +4.0 points of accuracy kept; nothing is known beyond."
+    wider = [record("homodistil", 0.4, heads=9, student="nine", num_steps=steps, accuracy=0.4) for steps in (10, 40)]
+    (rule,) = guidance["rule_of_thumb"]([*students, *wider])
+    assert rule.startswith("- 1/4, 192-9x24-704: 1 → 4 M tokens +0.0 points")  # as many budgets, nearer to the teacher
     assert guidance["guidance_rows"]([], {}) == []
 
 
