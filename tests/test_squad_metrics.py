@@ -1,5 +1,6 @@
 """Exact match and F1 against hand-computed cases, and the threshold search against a slow loop."""
 
+import random
 import string
 
 import numpy as np
@@ -210,3 +211,74 @@ def test_scores_are_no_probabilities(probability):
         ValueError, match=rf"no_answer_probability={probability} is not in \[0, 1\]; of a score s, give"
     ):
         second_version([(prediction("a", "x", probability), reference("a", "x"))])
+
+
+WORDS = (
+    "the The a an An cat cats black-cat U.S. 1,000 1000 Oxford, “quoted” ÉCOLE école naïve sat. sat 東京 to be or not "
+    "a.b ab — x-ray"
+).split()
+
+
+def made_up_questions(seed, number, *, second):
+    """Id, golds, prediction, probability of no answer; many predictions are near a gold, of the second version some
+    questions have no gold and some texts are nothing but articles."""
+    draw = random.Random(seed)
+    rows = []
+    for index in range(number):
+        golds = [" ".join(draw.choices(WORDS, k=draw.randint(1, 5))) for _ in range(draw.randint(1, 3))]
+        if second and draw.random() < 0.35:
+            golds = []
+        if not second:
+            golds = [f"{gold} cat" for gold in golds]
+        words = (draw.choice(golds) if golds else draw.choice(WORDS)).split()
+        kind = draw.random()
+        if kind < 0.3:
+            words = words[: draw.randint(1, len(words))]
+        elif kind < 0.6:
+            words.insert(draw.randint(0, len(words)), draw.choice(WORDS))
+        elif kind < 0.75 and second:
+            words = []
+        rows.append((f"q{index}", golds, " ".join(words), draw.random()))
+    return rows
+
+
+OFFICIAL = {
+    1.0: {
+        "exact": 40.333333333333336,
+        "f1": 55.320298220298234,
+        "HasAns_f1": 71.40788077296013,
+        "NoAns_f1": 27.92792792792793,
+    },
+    0.5: {
+        "exact": 39.333333333333336,
+        "f1": 47.02573352573353,
+        "HasAns_f1": 38.6651854905823,
+        "NoAns_f1": 61.26126126126126,
+    },
+}
+BEST = {
+    "best_exact": 40.333333333333336,
+    "best_exact_thresh": 0.24709640398768273,
+    "best_f1": 50.4240019240019,
+    "best_f1_thresh": 0.9625770244136284,
+}
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.5])
+def test_the_second_version_equals_the_official_script(threshold):
+    """`OFFICIAL` and `BEST` are what its port in transformers 4.57.1, `squad_evaluate`, gives for these rows."""
+    rows = made_up_questions(0, 300, second=True)
+    pairs = [(prediction(name, text, none), reference(name, *golds)) for name, golds, text, none in rows]
+    results = second_version(pairs, no_answer_threshold=threshold)
+    assert results == pytest.approx(results | OFFICIAL[threshold] | BEST)
+    assert (results["HasAns_total"], results["NoAns_total"]) == (189, 111)
+
+
+def test_the_first_version_equals_the_official_script():
+    """The values are those of its port in torchmetrics 1.9.0, `SQuAD`, in float32."""
+    rows = made_up_questions(1, 300, second=False)
+    results = load_metric("squad").compute(
+        predictions=[prediction(name, text) for name, _, text, _ in rows],
+        references=[reference(name, *golds) for name, golds, _, _ in rows],
+    )
+    assert results == pytest.approx({"exact_match": 57.0, "f1": 89.32539367675781}, rel=1e-6)
