@@ -1,7 +1,6 @@
 """The part of docs/results.md that comes from `benchmarks/fine_tunings.py`: how much one fine-tuning says."""
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glue_table import TASK_NAMES
-from scipy.stats import t as student_t
+from verdicts import paired_threshold
 
 from homodistil_hf.sweep.statistics import Spread, pooled_std
 from homodistil_hf.sweep.tables import markdown_table
@@ -74,7 +73,7 @@ def difference_rows(arms: Mapping[str, Scores]) -> list[str]:
         found = paired(arms[one], arms[other])
         if len(found) > 1:
             spread = Spread.of(found)
-            threshold = float(student_t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
+            threshold = paired_threshold(found)
             better = one if spread.mean > 0 else other
             verdict = "within noise" if abs(spread.mean) <= threshold else f"`{better}` is better"
             rows.append([f"`{one}` − `{other}`", str(spread), f"{threshold:.3f}", verdict])

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from homodistil_hf.sweep.statistics import Record, Spread, over_seeds, seed_of
 from homodistil_hf.sweep.tables import macs_fraction, markdown_table, task_means, tokens_per_second
@@ -34,17 +34,20 @@ def kept(record: Record) -> float:
     return record["evaluation"]["mlm_accuracy"] / record["teacher_evaluation"]["mlm_accuracy"]
 
 
-def guidance_rows(records: Iterable[Record], teacher_scores: dict[str, float]) -> list[str]:
+def guidance_rows(
+    records: Iterable[Record], teacher_scores: dict[str, float], planned: Container[str] = ()
+) -> list[str]:
     """Lay out what a budget of tokens gives at each size.
 
     Args:
         records: of HomoDistil's students.
         teacher_scores: evaluation → mean of the teacher.
+        planned: shapes that are planned by default; of a size and budget they come before others.
 
     Returns:
         `list[str]`: Markdown lines; none where there are no such students.
     """
-    groups = _best(records)
+    groups = _best(records, planned)
     if not groups:
         return []
     other = [f"minutes at {rate:,} tokens/s" for rate in RATES]
@@ -106,8 +109,17 @@ def _gain(less: tuple[int, Sequence[Record]], more: tuple[int, Sequence[Record]]
     return f"{less[0] / 1e6:.2g} → {more[0] / 1e6:.2g} M tokens {100 * gain:+.1f}"
 
 
-def _best(records: Iterable[Record], *, by_shape: bool = False) -> dict[tuple[str, str, str, int], list[Record]]:
-    """Of cells of the same size, depth, shape (if it counts) and budget those of the best arm and axes, by KL."""
+def _best(
+    records: Iterable[Record], planned: Container[str] = (), *, by_shape: bool = False
+) -> dict[tuple[str, str, str, int], list[Record]]:
+    """Of cells of the same size, depth, shape (if it counts) and budget those of the best arm and axes, by KL.
+
+    Those of a planned shape come before all others.
+    """
+
+    def rank(group: Sequence[Record]) -> tuple[bool, float]:
+        return shape_of(group[0]) not in planned, _mean_kl(group)
+
     found: dict[tuple[str, str, str, int], list[Record]] = {}
     for group in over_seeds(records).values():
         size = size_of(group[0])
@@ -115,7 +127,7 @@ def _best(records: Iterable[Record], *, by_shape: bool = False) -> dict[tuple[st
             continue
         layers = str(group[0]["method_settings"].get("num_layers", ALL))
         key = (size, layers, shape_of(group[0]) if by_shape else "", group[0]["num_tokens"])
-        if key not in found or _mean_kl(group) < _mean_kl(found[key]):
+        if key not in found or rank(group) < rank(found[key]):
             found[key] = group
     return dict(sorted(found.items(), key=lambda item: (int(item[0][0][2:]), item[0][3], item[0][1] != ALL)))
 

@@ -27,6 +27,7 @@ _NAMES = {
     "narrower": "HomoDistil to `264-12x22-1112`, until half of the run",
     "one_shot_narrower": "`264-12x22-1112`, pruned at once, then distilled",
     "one_shot": "pruned at once, then distilled",
+    "one_shot_same_compute": "pruned at once, then distilled with as much computation as HomoDistil",
     "one_shot_eight_heads": "`192-8x24-704`, pruned at once, then distilled",
     "one_shot_twelve_heads": "`192-12x16-704`, pruned at once, then distilled",
     "one_shot_five_layers": "five of the six layers pruned at once, then distilled",
@@ -68,9 +69,10 @@ def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
     text = (
         f"A BERT of 6 layers × 384 ({own[0]['models'][TEACHER]['num_parameters'] / 1e6:.1f} M parameters), distilled "
         f"on {own[0]['num_tokens'] / 1e6:.2f} million tokens, {minutes:.0f} minutes of one CPU core for a "
-        "quarter of its encoder MACs. All students of a size have the same encoder MACs, tokens and batches, and each "
-        "method the best rate of those tried for it; HomoDistil's end of pruning was chosen by these runs. A ± is "
-        "a standard deviation over seeds, their number in brackets; what has none is of seed 0."
+        "quarter of its encoder MACs. All students of a size have the same encoder MACs, and but where it says so the "
+        "same tokens and batches; HomoDistil's end of pruning was chosen by these runs. How rates were chosen stands "
+        "in the results. A ± is a standard deviation over seeds, their number in brackets; what has none is of "
+        "seed 0."
     )
     return [
         *textwrap.wrap(text, 120),

@@ -5,6 +5,7 @@ evaluated on the same masks.
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,8 @@ CLAIMS = (
     Claim("magnitude", "homodistil", "sensitivity is ahead of magnitude"),
     Claim("magnitude", "platon", "PLATON is ahead of magnitude"),
     Claim("movement", "homodistil", "movement falls behind sensitivity"),
-    Claim("end_0.9", "homodistil", "a late end of pruning (0.9 T) hurts"),
+    Claim("movement", "magnitude", "movement is the unstable one: it falls behind magnitude too"),
+    Claim("end_0.9", "homodistil", "a late end of pruning (0.9 T, the rate held as long) hurts"),
     Claim("end_0.9", "end_0.7", "0.7 T is a better end of pruning than 0.9 T"),
     Claim("end_0.7", "homodistil", "0.5 T is a better end of pruning than 0.7 T", is_ours=True),
     Claim("no_mlm", "mlm_1", "the masked-LM term helps"),
@@ -100,12 +102,27 @@ CLAIMS = (
     Claim("hidden_1", "homodistil", "the hidden-state term should weigh much", is_ours=True),
     Claim("homodistil", "eight_heads", "8 heads of 24 channels are better than 12 of 16", is_ours=True),
     Claim("homodistil", "six_heads", "6 heads of 32 channels are better than 12 of 16", is_ours=True),
-    Claim("homodistil", "five_layers", "one layer of six should be dropped as well", is_ours=True),
-    Claim("homodistil", "four_layers", "two layers of six should be dropped as well", is_ours=True),
+    Claim("eight_heads", "five_layers", "one layer of six should be dropped too, at heads alike", is_ours=True),
+    Claim("eight_heads", "four_layers", "two layers of six should be dropped too, at heads alike", is_ours=True),
     Claim("homodistil", "smoothing_0.97", "scores should be averaged over more batches", is_ours=True),
     Claim("homodistil", "end_0.3", "pruning should end early (0.3 T)", is_ours=True),
     Claim("linear_rate", "homodistil", "the learning rate should be held until pruning is over", is_ours=True),
 )
+
+
+def paired_threshold(differences: Sequence[float]) -> float:
+    """What a mean of paired differences must exceed to be no accident at 95 %, by their own spread (Student's t).
+
+    Args:
+        differences: of two arms, one a seed.
+
+    Returns:
+        `float`: infinite of a single one.
+    """
+    n = len(differences)
+    if n < 2:
+        return math.inf
+    return float(student_t.ppf((1 + _CONFIDENCE) / 2, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
 
 
 def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -209,7 +226,7 @@ class Along:
 
     @property
     def words(self) -> str:
-        """Whether the first arm stays nearer, as the paper says."""
+        """Whether the first arm stays nearer, as the paper says of its own schedule."""
         return "**not reproduced**" if self.farther else "within noise" if self.level else "**reproduced**"
 
 

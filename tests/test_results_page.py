@@ -339,6 +339,8 @@ def test_guidance_by_hand(monkeypatch):
         "| 1/4 | 5 | 192-8x24-704 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.550 | 70.0% | – |",
         "| 1/4 | all | 192-6x24-704 | 4.00 M | 66.7 | 66.7 | 6.7 | 0.7 | 0.450 | 66.0% | – |",
     ]
+    rows = guidance["guidance_rows"](students[2:4], {}, planned={"192-8x24-704"})
+    assert rows[2:] == ["| 1/4 | all | 192-8x24-704 | 4.00 M | 66.7 | 66.7 | 6.7 | 0.7 | 0.500 | 64.0% |"]
     (rule,) = guidance["rule_of_thumb"](students)
     assert rule == "- 1/4, 192-8x24-704: 1 → 4 M tokens +4.0 points of accuracy kept; nothing is known beyond."
     wider = [record("homodistil", 0.4, heads=9, student="nine", num_steps=steps, accuracy=0.4) for steps in (10, 40)]
@@ -394,13 +396,13 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     lines = text.splitlines()
     # Five layers' differences are -.10, -.11, -.12: another variance of .0001, pooled .0002.
     assert f"Measured: *s* = {math.sqrt(0.0002):.4f} nats, 6 degrees of freedom." in lines
-    assert "| one_shot | 0.100 ± 0.020 (3) | 0.000 ± 0.000 (3) | HomoDistil is nearer |" in lines
-    assert "| pruned_first | 0.010 ± 0.010 (3) | 0.000 ± 0.000 (3) | within noise |" in lines
-    at_each = "Along training, by the noise of each evaluation at 1/4: HomoDistil is nearer than"
-    along = lines.index(f"{at_each} `one_shot` at 2, farther at 0, level at 0.")
-    assert lines[along + 1] == "The paper: nearer at every one, once pruning has begun: **reproduced**."
-    along = lines.index(f"{at_each} `pruned_first` at 0, farther at 0, level at 2.")
-    assert lines[along + 1] == "The paper: nearer at every one, once pruning has begun: within noise."
+    assert (
+        "| one_shot | 0.100 ± 0.020 (3) | HomoDistil is nearer | 0.000 ± 0.000 (3) | within noise | – | – |" in lines
+    )
+    assert "| pruned_first | 0.010 ± 0.010 (3) | within noise | 0.000 ± 0.000 (3) | within noise | – | – |" in lines
+    at_each = "Along training, by the noise of each evaluation at 1/4: `homodistil` is nearer than"
+    assert f"{at_each} `one_shot` at 2, farther at 0, level at 0." in lines
+    assert f"{at_each} `pruned_first` at 0, farther at 0, level at 2." in lines
     assert "| the KL term helps | the paper | `no_kl` − `homodistil` | +0.200 | **reproduced** |" in lines
     assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
     assert "| 1/2 | all | 192-8x24-704 | 1.00 M |" in text
@@ -491,8 +493,64 @@ def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp
     for one in (METHODS[0], METHODS[3]):
         write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
     text = page()
-    assert "Along training, beside `one_shot`: undecided, no evaluation in common has a measured noise." in text
+    assert (
+        "Along training, `homodistil` beside `one_shot`: undecided, no evaluation in common has a measured noise."
+        in text
+    )
     assert "beside `pruned_first`" not in text
+
+
+def test_the_papers_order_is_judged_in_the_papers_window(page, tmp_path):
+    late = [record("end_0.5", kl, seed=seed, method="homodistil") for seed, kl in enumerate((0.51, 0.53, 0.55))]
+    for one in [*METHODS, *late]:
+        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+    lines = page().splitlines()
+    paper = "The paper, where pruning ends at 0.5 T to 0.9 T: nearer at every one, once pruning has begun"
+    along = lines.index(
+        "Along training, by the noise of each evaluation at 1/4: `end_0.5` is nearer than `one_shot` at 2, farther at "
+        "0, level at 0."
+    )
+    assert lines[along + 1] == f"{paper}: **reproduced**."
+    assert sum(line.startswith("The paper, where") for line in lines) == 2  # beside one-shot and pruned-first
+
+
+def test_accuracy_and_tasks_decide_by_their_own_spread(page, tmp_path):
+    """Gains of .02 and .03: Student's t of one degree of freedom is 12.7, so .025 does not exceed 12.7 · .005."""
+
+    def graded(one: dict[str, Any], mean: float) -> dict[str, Any]:
+        return one | {"evaluate": {"glue": {"settings": {}, "results": {"mean": mean, "tasks": {}}}}}
+
+    own = [graded(record("homodistil", 0.5, seed=seed), 0.6) for seed in range(3)]
+    other = [record("one_shot", 0.6, seed=seed, accuracy=0.2 + 0.001 * seed) for seed in range(3)]
+    other[:2] = [graded(one, mean) for one, mean in zip(other, (0.62, 0.63), strict=False)]
+    single = record("scratch", 3.0, accuracy=0.4)
+    for one in [*own, *other, single]:
+        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+    text = page()
+    gains = "| -0.099 ± 0.001 (3) | HomoDistil is better | 0.025 ± 0.007 (2) | within noise |"
+    assert f"| one_shot | 0.100 ± 0.000 (3) | HomoDistil is nearer {gains}" in text
+    assert "| 0.100 | one seed | – | – |" in text
+
+
+def test_wide_steps_count_as_what_they_cost(monkeypatch):
+    """A layer of 4 · 192² + 2 · 192 · 704 + 2 · 128 · 192 MACs, twice as wide in half of the steps."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    computation = runpy.run_path(str(BENCHMARKS / "computation.py"))
+    narrow, wide = (
+        dict.fromkeys(("kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn"), fraction)
+        for fraction in (0.5, 1.0)
+    )
+    slow = record("homodistil", 0.5) | {"losses": [narrow | wide | {"step": 5}, narrow | {"step": 10}]}
+    once = record("one_shot", 0.5) | {"losses": [narrow | {"step": 5}, narrow | {"step": 10}]}
+    layer = 4 * 192 * 192 + 2 * 192 * 704 + 2 * 128 * 192
+    doubled = 4 * 384 * 384 + 2 * 384 * 1408 + 2 * 128 * 384
+    macs = 5 * (1000 + 3 * 250 * doubled / layer) + 5 * (1000 + 3 * 250)
+    assert computation["run_macs"](slow) == pytest.approx(macs)
+    assert computation["run_macs"](once) == pytest.approx(10 * (1000 + 3 * 250) + 16 * 4 * 1000)
+    line, _ = computation["computation_line"]({"homodistil": [slow], "one_shot": [once]}, "homodistil")
+    assert line.endswith(f"as a share of `homodistil`'s: `one_shot` {81500 / macs:.2f}.")
+    assert computation["computation_line"]({"homodistil": [slow]}, "homodistil") == []
+    assert computation["computation_line"]({"one_shot": [once]}, "homodistil") == []
 
 
 @pytest.mark.parametrize(

@@ -213,32 +213,32 @@ def test_scores_are_no_probabilities(probability):
         second_version([(prediction("a", "x", probability), reference("a", "x"))])
 
 
-WORDS = (
+TEXT = (
     "the The a an An cat cats black-cat U.S. 1,000 1000 Oxford, “quoted” ÉCOLE école naïve sat. sat 東京 to be or not "
     "a.b ab — x-ray"
-).split()
+)
 
 
 def made_up_questions(seed, number, *, second):
     """Id, golds, prediction, probability of no answer; many predictions are near a gold, of the second version some
     questions have no gold and some texts are nothing but articles."""
-    draw = random.Random(seed)
+    draw, words = random.Random(seed), TEXT.split()
     rows = []
     for index in range(number):
-        golds = [" ".join(draw.choices(WORDS, k=draw.randint(1, 5))) for _ in range(draw.randint(1, 3))]
+        golds = [" ".join(draw.choices(words, k=draw.randint(1, 5))) for _ in range(draw.randint(1, 3))]
         if second and draw.random() < 0.35:
             golds = []
         if not second:
             golds = [f"{gold} cat" for gold in golds]
-        words = (draw.choice(golds) if golds else draw.choice(WORDS)).split()
+        given = (draw.choice(golds) if golds else draw.choice(words)).split()
         kind = draw.random()
         if kind < 0.3:
-            words = words[: draw.randint(1, len(words))]
+            given = given[: draw.randint(1, len(given))]
         elif kind < 0.6:
-            words.insert(draw.randint(0, len(words)), draw.choice(WORDS))
+            given.insert(draw.randint(0, len(given)), draw.choice(words))
         elif kind < 0.75 and second:
-            words = []
-        rows.append((f"q{index}", golds, " ".join(words), draw.random()))
+            given = []
+        rows.append((f"q{index}", golds, " ".join(given), draw.random()))
     return rows
 
 

@@ -2,7 +2,7 @@
 
 One-shot pruning is the hard opponent: the student is cut to the plan before training, so all its tokens are spent on
 the final width; but it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning"). Cutting by
-weight magnitudes needs no data at all.
+weight magnitudes needs no data but the first batches by which heads are rotated, where they are.
 """
 
 from collections.abc import Mapping
@@ -98,7 +98,7 @@ class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
 
 
 class PrunedFirstTrainer(PlannedTrainer):
-    """Prune the teacher to the plan by the magnitudes of its weights, which takes no data, then distil.
+    """Prune the teacher to the plan by the magnitudes of its weights, which needs no scores of data, then distil.
 
     The loss, its weights and all else are [`HomoDistilTrainer`]'s; `importance_metric` is always `magnitude`.
 

@@ -18,6 +18,7 @@ Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
 _KL = "held-out KL to the teacher, nats a masked token"
 _WIDTH, _HEIGHT, _LEGEND_LINE = 9.0, 4.2, 0.2  # inches
 _HEADROOM = 1.15
+_LOGARITHMIC_FROM = 5.0
 _LINE_STYLES = ("-", "--", ":", "-.")
 _NUM_COLOURS = 10  # of matplotlib's cycle; then they come again
 
@@ -118,7 +119,8 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
         points: name → (place, KL).
         file: image to write.
         xlabel: what the places are.
-        top: of the picture, nats; default: what the points need.
+        top: of the picture, nats; default: what the points need, on a logarithmic axis if the farthest student has
+            five times the KL of the nearest.
 
     Returns:
         `Path`: the image.
@@ -134,7 +136,12 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
         bars = [spread.std or 0.0 for _, spread in values]
         style = _LINE_STYLES[index // _NUM_COLOURS % len(_LINE_STYLES)]
         axes.errorbar(places, means, yerr=bars, linestyle=style, marker="o", markersize=3, capsize=2, label=label)
-    axes.set(xlabel=xlabel, ylabel=_KL, ylim=(0, top))
+    axes.set(xlabel=xlabel, ylabel=_KL)
+    kls = [spread.mean for values in points.values() for _, spread in values]
+    if top is None and 0 < min(kls, default=0) < max(kls) / _LOGARITHMIC_FROM:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, top)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(file, dpi=110)

@@ -1,0 +1,84 @@
+"""What a run computes, from the widths that it logged: students that are wide at first cost more than narrow ones."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from homodistil_hf.cost import encoder_macs
+from homodistil_hf.sweep.statistics import Record
+from homodistil_hf.widths import LayerWidths, WidthPlan
+
+PRUNED_METHODS = ("homodistil", "one_shot", "pruned_first")
+"""Their students are cut out of the teacher, so that kept fractions say how wide they are."""
+
+FORWARD_AND_BACKWARD = 3
+"""A step of training in forward passes."""
+
+_DEFAULT_SCORING_BATCHES = 16
+_KINDS = ("hidden", "attention", "ffn")
+
+
+def run_macs(record: Record) -> float:
+    """Multiply–accumulates of both encoders in a whole run, a token of its batches each.
+
+    The teacher's forward pass, the student's forward and backward as three, at the widths that are kept (compaction
+    follows a little later), and the scores that one-shot pruning takes from the whole teacher first.
+
+    Args:
+        record: of a method in `PRUNED_METHODS`.
+
+    Returns:
+        `float`: steps × MACs.
+    """
+    teacher = record["models"]["teacher"]["encoder_macs"]
+    total, last = 0.0, 0
+    for row in record["losses"]:
+        step_macs = teacher + FORWARD_AND_BACKWARD * _student_macs(record, row)
+        total += (row["step"] - last) * step_macs
+        last = row["step"]
+    total *= record["num_steps"] / last
+    if record["method"] == "one_shot":
+        num_batches = record["method_settings"].get("num_scoring_batches", _DEFAULT_SCORING_BATCHES)
+        total += num_batches * (1 + FORWARD_AND_BACKWARD) * teacher
+    return total
+
+
+def computation_line(arms: Mapping[str, Sequence[Record]], reference: str) -> list[str]:
+    """What the runs of pruned students compute beside the reference's, in a sentence; none without it."""
+    own = _mean(arms.get(reference, []))
+    shares = {
+        arm: _mean(group) / own
+        for arm, group in arms.items()
+        if own and arm != reference and group[0]["method"] in PRUNED_METHODS and _mean(group)
+    }
+    if not shares:
+        return []
+    words = ", ".join(f"`{arm}` {share:.2f}" for arm, share in shares.items())
+    return [
+        "Multiply–accumulates of both encoders in a whole run (the teacher's forward pass, the student's forward and "
+        f"backward as three, one-shot's scores), as a share of `{reference}`'s: {words}.",
+        "",
+    ]
+
+
+def _mean(records: Sequence[Record]) -> float:
+    logged = [record for record in records if record["losses"] and _is_logged(record["losses"][0])]
+    return fmean(run_macs(record) for record in logged) if logged else 0.0
+
+
+def _is_logged(row: Record) -> bool:
+    return all(f"kept_fraction_{kind}" in row for kind in _KINDS)
+
+
+def _student_macs(record: Record, row: Record) -> float:
+    """Encoder MACs of the student at a step: those that it ends with, times what its layers cost more there."""
+    end = record["losses"][-1]
+    wider = {kind: row[f"kept_fraction_{kind}"] / end[f"kept_fraction_{kind}"] for kind in _KINDS}
+    macs = [encoder_macs(_layer(record["plan"], fractions)) for fractions in (wider, dict.fromkeys(_KINDS, 1.0))]
+    return float(record["models"]["student"]["encoder_macs"] * macs[0] / macs[1])
+
+
+def _layer(plan: Mapping[str, int], wider: Mapping[str, float]) -> WidthPlan:
+    """One layer of a plan, each width multiplied."""
+    attention_size = round(wider["attention"] * plan["num_attention_heads"] * plan["head_dim"])
+    layer = LayerWidths(1, attention_size, round(wider["ffn"] * plan["intermediate_size"]))
+    return WidthPlan.uniform(round(wider["hidden"] * plan["hidden_size"]), 1, layer)
