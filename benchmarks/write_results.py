@@ -21,6 +21,7 @@ from family import family_rows
 from fine_tuning_results import fine_tuning_sections
 from glue_table import glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb, shape_of, size_of
+from held_out_results import held_out_sections
 from readme_table import SIZES, write_readme
 from task_results import task_model_sections
 from verdicts import (
@@ -120,6 +121,7 @@ def main() -> None:
         collect(options.collect, sweeps)
     parts = [
         *sweep_sections(sweeps),
+        *held_out_sections(FOLDER),
         *fine_tuning_sections(FOLDER),
         *task_model_sections(FOLDER),
         PAPER,

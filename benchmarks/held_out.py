@@ -1,0 +1,70 @@
+"""The claim on text that no choice was made on: students of a sweep on all held-out blocks, with masks of their own.
+
+    homodistil sweep examples/sweeps/methods_quarter.json
+    python benchmarks/held_out.py runs/sweeps/methods_quarter --arms homodistil one_shot
+
+The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
+chosen too. Here every block of it counts, and the masks are those of another seed. What is measured lies beside each
+student and is not repeated; all of it is written to --results, which `benchmarks/write_results.py` reads.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fine_tunings import Model, models_of
+
+from homodistil_hf.durable import write_text
+from homodistil_hf.evaluation import evaluate_discrepancy
+from homodistil_hf.latency.machine import machine_facts
+from homodistil_hf.sweep.records import read_records, trained
+
+ALL_BLOCKS = 1_000_000
+MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_masked_tokens")
+
+
+def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -> dict[str, Any]:
+    """Measure one student.
+
+    Args:
+        model: see [`fine_tunings.models_of`].
+        teacher: whose predictions it is compared with.
+        eval_data: files of held-out text.
+        mask_seed: of the masks.
+
+    Returns:
+        `dict`: arm, seed of the run, and what `MEASURED` names.
+    """
+    settings = {
+        "eval_data": eval_data,
+        "max_eval_blocks": ALL_BLOCKS,
+        "mask_seed": mask_seed,
+        "pseudo_perplexity_blocks": 0,
+    }
+    summary = evaluate_discrepancy(
+        model.folder, teacher=teacher, settings=settings, output_dir=model.evaluations, say=print
+    )
+    found = summary["discrepancy"]
+    return {"arm": model.arm, "seed": model.seed} | {name: found[name] for name in MEASURED}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep_folder", type=Path, help="output of a sweep")
+    parser.add_argument("--arms", nargs="+", required=True)
+    parser.add_argument("--mask_seed", type=int, default=1234)
+    parser.add_argument("--results", type=Path, default=Path("docs/results/held_out.json"))
+    given = parser.parse_args()
+    teacher, *students = models_of(given.sweep_folder, given.arms)
+    record = next(one for one in trained(read_records(given.sweep_folder / "results")) if one["arm"] in given.arms)
+    done = []
+    for student in students:
+        done.append(measure(student, teacher.folder, record["settings"]["eval_data"], given.mask_seed))
+        facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "mask_seed": given.mask_seed}
+        facts |= {"num_chosen_on": record["settings"]["max_eval_blocks"], "machine": machine_facts(), "models": done}
+        write_text(given.results, json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
