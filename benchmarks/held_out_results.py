@@ -33,8 +33,8 @@ def held_out_sections(folder: Path) -> list[str]:
         "",
         f"Students of the sweep `{results['sweep']}` on all {one['num_blocks']:,} blocks of the held-out text "
         f"({one['num_masked_tokens']:,} masked tokens, masks of seed {results['mask_seed']} for all). Choices were "
-        f"made on {results['num_chosen_on']} of them, with other masks. *Agreement* is how often the first choice is the "
-        "teacher's.",
+        f"made on {results['num_chosen_on']} of them, with other masks. *Agreement* is how often the first choice is "
+        "the teacher's.",
         "",
         *markdown_table(["", *METRICS.values()], [[arm, *spreads(students)] for arm, students in arms.items()]),
         "",
