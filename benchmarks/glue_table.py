@@ -1,6 +1,7 @@
 """Scores of the tasks one by one, and what a student keeps of its teacher's mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from verdicts import by_arm
@@ -12,11 +13,12 @@ from homodistil_hf.sweep.tables import markdown_table
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 
 
-def glue_rows(records: Sequence[Record]) -> list[str]:
+def glue_rows(records: Sequence[Record], constant: Mapping[str, float] | None = None) -> list[str]:
     """Lay out GLUE scores, each the mean over pre-training seeds.
 
     Args:
         records: of teacher and students; those without GLUE are left out.
+        constant: task → score of a model that gives every row the same label, for a last row.
 
     Returns:
         `list[str]`: Markdown lines; none where nothing was evaluated.
@@ -34,11 +36,16 @@ def glue_rows(records: Sequence[Record]) -> list[str]:
         scores = [str(Spread.of(results["tasks"][task]["mean"] for results in group)) for task in tasks]
         means = Spread.of(results["mean"] for results in group)
         rows.append([arm, *scores, str(means), "–" if teacher is None else f"{means.mean / teacher:.1%}"])
+    if constant and all(task in constant for task in tasks):
+        mean = fmean(constant[task] for task in tasks)
+        share = "–" if teacher is None else f"{mean / teacher:.1%}"
+        rows.append(["the same for every row", *(f"{constant[task]:.3f}" for task in tasks), f"{mean:.3f}", share])
     text = (
         "Dev sets after fine-tuning with one seed and the package's defaults (learning rate 1e-4, 3 epochs, batches "
         "of 32), SST-2 on 10,000 of its rows: Matthews correlation (CoLA), "
         "accuracy (SST-2, RTE), the mean of accuracy and F1 (MRPC), of Pearson and Spearman "
-        "(STS-B). *Kept* is the share of the teacher's mean."
+        "(STS-B). *Kept* is the share of the teacher's mean, of one fine-tuning with these defaults too; "
+        "the last row is what the most frequent label keeps without having learned anything."
     )
     return [text, "", *markdown_table(["", *(TASK_NAMES[task] for task in tasks), "mean", "kept"], rows)]
 

@@ -231,13 +231,19 @@ def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
 
 def methods_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     arms = by_arm(trained(records))
-    lines = [*cell_rows(sweep, records), "", *glue_rows(records), "", *noise_lines(noise), ""]
+    lines = [*cell_rows(sweep, records), "", *glue_rows(records, constant_scores()), "", *noise_lines(noise), ""]
     lines += [*difference_rows(arms, noise), "", *computation_line(arms, REFERENCE), *along_lines(arms)]
     pruned = [record for arm in PRUNED_ARMS for record in arms.get(arm, [])]
     if not pruned:
         return lines
     file = draw_discrepancy(pruned, FOLDER / f"{sweep.name}-pruned.png")
     return [*lines, "", f"![{file.stem}](results/{file.name})"]
+
+
+def constant_scores() -> dict[str, float]:
+    """Task → score of the most frequent label, if it was measured."""
+    file = FOLDER / "constant_predictions.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def along_lines(arms: Mapping[str, Sequence[Record]]) -> list[str]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from tiny_files import write_teacher
 from tiny_glue import write_task
@@ -99,3 +100,20 @@ def test_the_page_tells_fine_tunings_from_students(monkeypatch, tmp_path):
 
 def test_without_fine_tunings_the_page_says_nothing(monkeypatch, tmp_path):
     assert page_lines(monkeypatch, tmp_path) == []
+
+
+def test_a_model_that_learned_nothing_scores_as_the_most_frequent_label(monkeypatch, tmp_path):
+    for task in ("cola", "rte", "stsb"):
+        write_task(tmp_path / "data", task)
+    labels = {
+        split: pyarrow.parquet.read_table(tmp_path / "data" / "rte" / f"{split}.parquet")["label"].to_pylist()
+        for split in ("train", "validation")
+    }
+    most = max(set(labels["train"]), key=labels["train"].count)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    results = tmp_path / "constant_predictions.json"
+    argv = ["constant_predictions.py", "--tasks", "cola", "rte", "stsb", "--data_dir", tmp_path / "data"]
+    monkeypatch.setattr(sys, "argv", [*map(str, argv), "--results", str(results)])
+    runpy.run_path(str(BENCHMARKS / "constant_predictions.py"))["main"]()
+    share = labels["validation"].count(most) / len(labels["validation"])
+    assert json.loads(results.read_text()) == {"cola": 0.0, "rte": pytest.approx(share, abs=1e-4), "stsb": 0.0}

@@ -310,6 +310,8 @@ def test_tasks_one_by_one_beside_their_teacher(monkeypatch):
         "| homodistil | 0.300 ± 0.141 (2) | 0.600 ± 0.141 (2) | 0.450 ± 0.141 (2) | 75.0% |",
     ]
     assert glue_rows(students)[-1].endswith("| – |")
+    lines = glue_rows([graded(teacher, 0.4, 0.8), *students], {"cola": 0.0, "rte": 0.6, "sst2": 0.5})
+    assert lines[-1] == "| the same for every row | 0.000 | 0.600 | 0.300 | 50.0% |"
     assert glue_rows(METHODS) == []
 
 
