@@ -140,6 +140,8 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
     kls = [spread.mean for values in points.values() for _, spread in values]
     if top is None and 0 < min(kls, default=0) < max(kls) / _LOGARITHMIC_FROM:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     else:
         axes.set_ylim(0, top)
     axes.grid(alpha=0.3)
