@@ -126,7 +126,11 @@ def _share(values: Sequence[float]) -> str:
 def _nearer(records: Sequence[Record]) -> list[str]:
     """Seed by seed at a quarter: what going at once costs, or more slowly."""
     arms = by_arm(trained(records))
-    names = {"one_shot": "pruned at once", "end_0.5": "pruned until half of the run"}
+    names = {
+        "one_shot": "pruned at once",
+        "one_shot_same_compute": "with as much computation as HomoDistil",
+        "end_0.5": "pruned until half of the run",
+    }
     parts = []
     for arm, name in names.items():
         if found := differences(arms.get(arm, []), arms[REFERENCE], "kl"):
