@@ -11,67 +11,14 @@ are written to --results, which `benchmarks/write_results.py` reads.
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sweep_models import Model, models_of
 
 from homodistil_hf.durable import write_text
 from homodistil_hf.evaluation import evaluate_glue
 from homodistil_hf.latency.machine import machine_facts
-from homodistil_hf.sweep.cells import TEACHER
-from homodistil_hf.sweep.records import read_records, trained
-from homodistil_hf.sweep.statistics import seed_of
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model to be fine-tuned.
-
-    Args:
-        arm: of the sweep; `"teacher"` for the teacher.
-        seed: of the student's run; None for the teacher.
-        folder: of its weights.
-        evaluations: folder that its fine-tunings are written to.
-    """
-
-    arm: str
-    seed: int | None
-    folder: Path
-    evaluations: Path
-
-
-def models_of(sweep_folder: Path, arms: Sequence[str]) -> list[Model]:
-    """The teacher and all students of some arms.
-
-    Args:
-        sweep_folder: output of `homodistil sweep`, with its students.
-        arms: of the sweep.
-
-    Returns:
-        `list[Model]`: the teacher first.
-
-    Raises:
-        ValueError: an arm or a student is not there.
-    """
-    records = [record for record in trained(read_records(sweep_folder / "results")) if record["arm"] in arms]
-    folders = {record["cell"]: sweep_folder / record["cell"] for record in records}
-    absent = [arm for arm in arms if arm not in {record["arm"] for record in records}]
-    absent += [cell for cell, folder in folders.items() if not (folder / "student").is_dir()]
-    if absent:
-        raise ValueError(
-            f"arms={list(arms)}: {sweep_folder} has no student of {', '.join(absent)}; run the sweep first"
-        )
-    teacher = Model(TEACHER, None, Path(records[0]["settings"][TEACHER]), sweep_folder / TEACHER / "evaluations")
-    students = [
-        Model(
-            record["arm"],
-            seed_of(record),
-            folders[record["cell"]] / "student",
-            folders[record["cell"]] / "evaluations",
-        )
-        for record in sorted(records, key=lambda record: (arms.index(record["arm"]), seed_of(record)))
-    ]
-    return [teacher, *students]
 
 
 def fine_tune(models: Sequence[Model], tasks: Sequence[str], settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

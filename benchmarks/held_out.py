@@ -13,12 +13,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fine_tunings import Model, models_of
+from sweep_models import Model, models_of
 
 from homodistil_hf.durable import write_text
 from homodistil_hf.evaluation import evaluate_discrepancy
 from homodistil_hf.latency.machine import machine_facts
-from homodistil_hf.sweep.records import read_records, trained
+from homodistil_hf.sweep.records import SweepFolder, read_records, trained
 
 ALL_BLOCKS = 1_000_000
 MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_masked_tokens")
@@ -28,7 +28,7 @@ def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -
     """Measure one student.
 
     Args:
-        model: see [`fine_tunings.models_of`].
+        model: see [`sweep_models.models_of`].
         teacher: whose predictions it is compared with.
         eval_data: files of held-out text.
         mask_seed: of the masks.
@@ -57,7 +57,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("docs/results/held_out.json"))
     given = parser.parse_args()
     teacher, *students = models_of(given.sweep_folder, given.arms)
-    record = next(one for one in trained(read_records(given.sweep_folder / "results")) if one["arm"] in given.arms)
+    record = next(
+        one for one in trained(read_records(SweepFolder(given.sweep_folder).records)) if one["arm"] in given.arms
+    )
     done = []
     for student in students:
         done.append(measure(student, teacher.folder, record["settings"]["eval_data"], given.mask_seed))

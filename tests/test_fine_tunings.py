@@ -30,6 +30,7 @@ def run(monkeypatch: Any, folder: Path, *arms: str) -> dict[str, Any]:
     paths = ["--data_dir", folder / "data", "--results", results]
     argv = ["fine_tunings.py", folder / "sweep", "--arms", *arms, "--seeds", "0", "1", *paths]
     monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     runpy.run_path(str(BENCHMARKS / "fine_tunings.py"))["main"]()
     return json.loads(results.read_text())
 

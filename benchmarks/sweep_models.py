@@ -1,0 +1,61 @@
+"""The teacher and the students that a sweep left, for what is measured of them afterwards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from homodistil_hf.sweep.cells import TEACHER
+from homodistil_hf.sweep.records import SweepFolder, as_cell, read_records, trained
+from homodistil_hf.sweep.statistics import seed_of
+
+
+@dataclass(frozen=True)
+class Model:
+    """A teacher or student of a sweep, to be measured once more.
+
+    Args:
+        arm: of the sweep; `"teacher"` for the teacher.
+        seed: of the student's run; None for the teacher.
+        folder: of its weights.
+        evaluations: folder that what is measured is written to.
+    """
+
+    arm: str
+    seed: int | None
+    folder: Path
+    evaluations: Path
+
+
+def models_of(sweep_folder: Path, arms: Sequence[str]) -> list[Model]:
+    """The teacher and all students of some arms.
+
+    Args:
+        sweep_folder: output of `homodistil sweep`, with its students.
+        arms: of the sweep.
+
+    Returns:
+        `list[Model]`: the teacher first.
+
+    Raises:
+        ValueError: an arm or a student is not there.
+    """
+    sweep = SweepFolder(sweep_folder)
+    records = [record for record in trained(read_records(sweep.records)) if record["arm"] in arms]
+    folders = {record["cell"]: sweep.run(as_cell(record)) for record in records}
+    absent = [arm for arm in arms if arm not in {record["arm"] for record in records}]
+    absent += [cell for cell, folder in folders.items() if not (folder / "student").is_dir()]
+    if absent:
+        raise ValueError(
+            f"arms={list(arms)}: {sweep_folder} has no student of {', '.join(absent)}; run the sweep first"
+        )
+    teacher = Model(TEACHER, None, Path(records[0]["settings"][TEACHER]), sweep_folder / TEACHER / "evaluations")
+    students = [
+        Model(
+            record["arm"],
+            seed_of(record),
+            folders[record["cell"]] / "student",
+            folders[record["cell"]] / "evaluations",
+        )
+        for record in sorted(records, key=lambda record: (arms.index(record["arm"]), seed_of(record)))
+    ]
+    return [teacher, *students]
