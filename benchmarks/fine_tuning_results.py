@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glue_table import TASK_NAMES
-from verdicts import paired_threshold
+from verdicts import better_words, paired_threshold
 
 from homodistil_hf.sweep.statistics import Spread, pooled_std
 from homodistil_hf.sweep.tables import markdown_table
@@ -72,11 +72,9 @@ def difference_rows(arms: Mapping[str, Scores]) -> list[str]:
     for one, other in combinations(arms, 2):
         found = paired(arms[one], arms[other])
         if len(found) > 1:
-            spread = Spread.of(found)
-            threshold = paired_threshold(found)
-            better = one if spread.mean > 0 else other
-            verdict = "within noise" if abs(spread.mean) <= threshold else f"`{better}` is better"
-            rows.append([f"`{one}` − `{other}`", str(spread), f"{threshold:.3f}", verdict])
+            threshold = f"{paired_threshold(found):.3f}"
+            verdict = better_words(found, f"`{one}`", f"`{other}`")
+            rows.append([f"`{one}` − `{other}`", str(Spread.of(found)), threshold, verdict])
     headings = ["difference of means, seed by seed of the runs", "", "counts beyond (95 %)", ""]
     return markdown_table(headings, rows) if rows else []
 

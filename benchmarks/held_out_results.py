@@ -61,7 +61,8 @@ def difference_rows(arms: Mapping[str, Students]) -> list[str]:
         row = [f"`{arm}` − `{REFERENCE}`"]
         for metric in METRICS:
             found = [students[seed][metric] - own[seed][metric] for seed in seeds]
-            row.append(f"{Spread.of(found)}{'*' if abs(Spread.of(found).mean) > paired_threshold(found) else ''}")
+            spread = Spread.of(found)
+            row.append(f"{spread}{'*' if abs(spread.mean) > paired_threshold(found) else ''}")
         rows.append(row)
     text = "\\* beyond chance: Student's *t* of the differences at 95%."
     return [*markdown_table(["seed by seed", *METRICS.values()], rows), "", text] if rows else []

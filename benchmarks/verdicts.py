@@ -125,6 +125,23 @@ def paired_threshold(differences: Sequence[float]) -> float:
     return float(student_t.ppf((1 + _CONFIDENCE) / 2, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
 
 
+def better_words(gains: Sequence[float], one: str, other: str) -> str:
+    """Which of two arms is better by paired differences' own spread; of a single seed nothing follows.
+
+    Args:
+        gains: of the one over the other, one a seed.
+        one: name of an arm.
+        other: of the other.
+
+    Returns:
+        `str`: words for a table.
+    """
+    if len(gains) < 2:
+        return "one seed"
+    mean = Spread.of(gains).mean
+    return "within noise" if abs(mean) <= paired_threshold(gains) else f"{one if mean > 0 else other} is better"
+
+
 def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Records of students, arm by arm."""
     arms: dict[str, list[Record]] = {}

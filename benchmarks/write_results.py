@@ -30,10 +30,10 @@ from verdicts import (
     RULE,
     Noise,
     along_training,
+    better_words,
     by_arm,
     noise_along,
     noise_of,
-    paired_threshold,
     verdict,
     with_common_seeds,
 )
@@ -282,7 +282,7 @@ def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
             continue
         row = [arm, str(Spread.of(found)), words_of(found, noise, f"`{arm}`")]
         for gains in (differences(group, own, "mlm_accuracy"), glue_differences(group, own)):
-            row += [str(Spread.of(gains)), better_words(gains, f"`{arm}`")] if gains else ["–", "–"]
+            row += [str(Spread.of(gains)), better_words(gains, f"`{arm}`", "HomoDistil")] if gains else ["–", "–"]
         rows.append(row)
     headings = ["beside HomoDistil, seed by seed", "difference in KL", "by KL"]
     headings += ["difference in accuracy", "by accuracy", "difference in GLUE", "by GLUE"]
@@ -294,16 +294,6 @@ def glue_differences(records: Sequence[Record], others: Sequence[Record]) -> lis
     """By how much an arm's mean over the tasks is above another's, for each seed that both were fine-tuned of."""
     scores = [[task_means(record).get("glue") for record in group] for group in with_common_seeds(records, others)]
     return [own - other for own, other in zip(*scores, strict=True) if own is not None and other is not None]
-
-
-def better_words(gains: Sequence[float], other: str) -> str:
-    """What another method's gains over HomoDistil say by their own spread; of one seed nothing."""
-    if len(gains) < 2:
-        return "one seed"
-    mean = Spread.of(gains).mean
-    return (
-        "within noise" if abs(mean) <= paired_threshold(gains) else f"{other if mean > 0 else 'HomoDistil'} is better"
-    )
 
 
 def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
