@@ -1,8 +1,10 @@
 """What a run computes, from the widths that it logged: students that are wide at first cost more than narrow ones."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from statistics import fmean
 
+from homodistil_hf import OneShotTrainer
 from homodistil_hf.cost import encoder_macs
 from homodistil_hf.sweep.statistics import Record
 from homodistil_hf.widths import LayerWidths, WidthPlan
@@ -13,7 +15,7 @@ PRUNED_METHODS = ("homodistil", "one_shot", "pruned_first")
 FORWARD_AND_BACKWARD = 3
 """A step of training in forward passes."""
 
-_DEFAULT_SCORING_BATCHES = 16
+_DEFAULT_SCORING_BATCHES = signature(OneShotTrainer).parameters["num_scoring_batches"].default
 _KINDS = ("hidden", "attention", "ffn")
 
 
@@ -44,15 +46,12 @@ def run_macs(record: Record) -> float:
 
 def computation_line(arms: Mapping[str, Sequence[Record]], reference: str) -> list[str]:
     """What the runs of pruned students compute beside the reference's, in a sentence; none without it."""
-    own = _mean(arms.get(reference, []))
-    shares = {
-        arm: _mean(group) / own
-        for arm, group in arms.items()
-        if own and arm != reference and group[0]["method"] in PRUNED_METHODS and _mean(group)
-    }
-    if not shares:
+    pruned = {arm: group for arm, group in arms.items() if group[0]["method"] in PRUNED_METHODS}
+    means = {arm: fmean(map(run_macs, logged)) for arm, group in pruned.items() if (logged := _with_widths(group))}
+    own = means.pop(reference, None)
+    if own is None or not means:
         return []
-    words = ", ".join(f"`{arm}` {share:.2f}" for arm, share in shares.items())
+    words = ", ".join(f"`{arm}` {mean / own:.2f}" for arm, mean in means.items())
     return [
         "Multiply–accumulates of both encoders in a whole run (the teacher's forward pass, the student's forward and "
         f"backward as three, one-shot's scores), as a share of `{reference}`'s: {words}.",
@@ -60,13 +59,10 @@ def computation_line(arms: Mapping[str, Sequence[Record]], reference: str) -> li
     ]
 
 
-def _mean(records: Sequence[Record]) -> float:
-    logged = [record for record in records if record["losses"] and _is_logged(record["losses"][0])]
-    return fmean(run_macs(record) for record in logged) if logged else 0.0
-
-
-def _is_logged(row: Record) -> bool:
-    return all(f"kept_fraction_{kind}" in row for kind in _KINDS)
+def _with_widths(records: Sequence[Record]) -> list[Record]:
+    """Those that logged their widths."""
+    names = {f"kept_fraction_{kind}" for kind in _KINDS}
+    return [record for record in records if record["losses"] and names <= record["losses"][0].keys()]
 
 
 def _student_macs(record: Record, row: Record) -> float:
