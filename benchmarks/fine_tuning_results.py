@@ -10,6 +10,8 @@ from typing import Any
 from glue_table import TASK_NAMES
 from verdicts import better_words, paired_threshold
 
+from homodistil_hf.evaluation.glue_data import PART_SUFFIX
+from homodistil_hf.sweep.cells import TEACHER
 from homodistil_hf.sweep.statistics import Spread, pooled_std
 from homodistil_hf.sweep.tables import markdown_table
 
@@ -18,32 +20,56 @@ Scores = dict[int | None, list[float]]
 
 
 def fine_tuning_sections(folder: Path) -> list[str]:
-    """The section, if the fine-tunings were begun."""
-    file = folder / "fine_tunings.json"
-    if not file.is_file():
-        return []
-    results = json.loads(file.read_text(encoding="utf-8"))
-    machine = results["machine"]
+    """One section for each file of fine-tunings that is there, the one with several seeds first."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("fine_tunings*.json"))]
+    return [section(results) for results in sorted(found, key=lambda results: -len(results["seeds"]))]
+
+
+def section(results: Mapping[str, Any]) -> str:
+    machine, num_seeds = results["machine"], len(results["seeds"])
+    tasks = list(results["models"][0]["scores"])
+    command = f"python benchmarks/fine_tunings.py runs/sweeps/{results['sweep']} --arms {' '.join(results['arms'])}"
+    if results.get("run_seeds"):
+        command += f" --run_seeds {' '.join(map(str, results['run_seeds']))}"
+    command += f" --tasks {' '.join(results['tasks'])} --seeds {' '.join(map(str, results['seeds']))}"
     lines = [
-        "## What one fine-tuning says",
+        f"## {'What one fine-tuning says' if num_seeds > 1 else 'Other tasks'}",
         "",
-        f"`python benchmarks/fine_tunings.py runs/sweeps/{results['sweep']} --arms {' '.join(results['arms'])} "
-        f"--tasks {' '.join(results['tasks'])}`",
+        f"`{command}`",
         "",
-        f"Students of the sweep `{results['sweep']}` and their teacher, each fine-tuned with {len(results['seeds'])} "
-        f"seeds (head, order of rows, dropout) on at most {results['max_train_samples']:,} rows. A student's score is "
-        "the mean of its fine-tunings. *Between fine-tunings* is the standard deviation of one student's, pooled over "
-        "the students of an arm; *between students* that of their means.",
+        f"Students of the sweep `{results['sweep']}` and their teacher, each fine-tuned with "
+        f"{f'{num_seeds} seeds' if num_seeds > 1 else 'one seed'} (head, order of rows, dropout) on at most "
+        f"{results['max_train_samples']:,} rows. A student's score is the mean of its fine-tunings, *kept* its arm's "
+        "share of the teacher's. *Between fine-tunings* is the standard deviation of one student's, pooled over the "
+        "students of an arm; *between students* that of their means.",
         "",
     ]
-    for task in results["tasks"]:
-        arms = scores_by_arm(results, task)
-        lines += [*spread_rows(TASK_NAMES[task], arms), "", *difference_rows(arms), ""]
+    for name, arms in tables(results, tasks).items():
+        lines += [*spread_rows(name, arms), ""]
+        differences = difference_rows(arms)
+        lines += [*differences, ""] if differences else []
     lines += [
         f"Machine: {machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores.",
         "",
     ]
-    return ["\n".join(lines)]
+    return "\n".join(lines)
+
+
+def tables(results: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, dict[str, Scores]]:
+    """Name → arm → scores: each task, and the mean over all of them, fine-tuning by fine-tuning."""
+    found = {task_name(task): scores_by_arm(results, task) for task in tasks}
+    if len(found) > 1:
+        arms: dict[str, Scores] = {}
+        for model in results["models"]:
+            of_seeds = zip(*model["scores"].values(), strict=True)
+            arms.setdefault(model["arm"], {})[model["seed"]] = [statistics.fmean(scores) for scores in of_seeds]
+        found[f"mean of {len(tasks)}"] = arms
+    return found
+
+
+def task_name(task: str) -> str:
+    name = task.removesuffix(PART_SUFFIX)
+    return TASK_NAMES.get(name, name.upper()) + (", a part" if task.endswith(PART_SUFFIX) else "")
 
 
 def scores_by_arm(results: Mapping[str, Any], task: str) -> dict[str, Scores]:
@@ -54,16 +80,18 @@ def scores_by_arm(results: Mapping[str, Any], task: str) -> dict[str, Scores]:
 
 
 def spread_rows(task: str, arms: Mapping[str, Scores]) -> list[str]:
+    teacher = [statistics.fmean(scores) for scores in arms.get(TEACHER, {}).values()]
     rows = []
     for arm, students in arms.items():
         every = [score for scores in students.values() for score in scores]
         means = [statistics.fmean(scores) for scores in students.values()]
         within, between = pooled_std(students.values()), pooled_std([means])
         stds = ["–" if std is None else f"{std[0]:.3f}" for std in (within, between)]
-        rows.append(
-            [arm, str(len(means)), f"{Spread.of(means).mean:.3f}", f"{min(every):.3f} to {max(every):.3f}", *stds]
-        )
-    return markdown_table([task, "models", "mean", "single scores", "between fine-tunings", "between students"], rows)
+        mean = Spread.of(means).mean
+        kept = f"{mean / teacher[0]:.1%}" if teacher else "–"
+        rows.append([arm, str(len(means)), f"{mean:.3f}", kept, f"{min(every):.3f} to {max(every):.3f}", *stds])
+    headings = [task, "models", "mean", "kept", "single scores", "between fine-tunings", "between students"]
+    return markdown_table(headings, rows)
 
 
 def difference_rows(arms: Mapping[str, Scores]) -> list[str]:

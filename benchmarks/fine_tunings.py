@@ -2,6 +2,8 @@
 
     homodistil sweep examples/sweeps/methods_quarter.json
     python benchmarks/fine_tunings.py runs/sweeps/methods_quarter --arms homodistil one_shot
+    python benchmarks/fine_tunings.py runs/sweeps/methods_quarter --arms homodistil one_shot --run_seeds 0 \
+        --tasks qnli qqp mnli --seeds 0 --results docs/results/fine_tunings_parts.json
 
 Every fine-tuning is `homodistil_hf.evaluation`'s and has a file of its own beside the student, so a command that was
 stopped goes on, and the sweep's own fine-tunings, which have seed 0, are not repeated. After each model all scores
@@ -18,6 +20,7 @@ from sweep_models import Model, models_of
 
 from homodistil_hf.durable import write_text
 from homodistil_hf.evaluation import evaluate_glue
+from homodistil_hf.evaluation.glue_data import PART_SUFFIX
 from homodistil_hf.latency.machine import machine_facts
 
 
@@ -30,18 +33,25 @@ def fine_tune(models: Sequence[Model], tasks: Sequence[str], settings: Mapping[s
         settings: of [`homodistil_hf.evaluation.GlueSettings`].
 
     Yields:
-        `dict`: arm, seed of the run, and `scores`: task → one for each seed of the fine-tunings.
+        `dict`: arm, seed of the run, and `scores`: task (`…_part` of a part of its rows) → one for each seed of the
+        fine-tunings.
     """
     for model in models:
         summary = evaluate_glue(model.folder, tasks, settings=settings, output_dir=model.evaluations, say=print)
-        scores = {task: summary["tasks"][task]["scores"] for task in tasks}
+        scores = {name: summary["tasks"][name]["scores"] for name in measured_names(summary, tasks)}
         yield {"arm": model.arm, "seed": model.seed, "scores": scores}
+
+
+def measured_names(summary: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    """What a summary calls tasks: a part of a task's rows has a name of its own."""
+    return [name for task in tasks for name in (task, f"{task}{PART_SUFFIX}") if name in summary["tasks"]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep_folder", type=Path, help="output of a sweep")
     parser.add_argument("--arms", nargs="+", required=True)
+    parser.add_argument("--run_seeds", nargs="+", type=int, help="only students of runs with these seeds")
     parser.add_argument("--tasks", nargs="+", default=["cola"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--data_dir", default="../shared/data/glue", help="folder with cola/, …")
@@ -50,9 +60,15 @@ def main() -> None:
     given = parser.parse_args()
     settings = {name: getattr(given, name) for name in ("seeds", "data_dir", "max_train_samples")}
     done: list[dict[str, Any]] = []
-    for found in fine_tune(models_of(given.sweep_folder, given.arms), given.tasks, settings):
+    models = [
+        model
+        for model in models_of(given.sweep_folder, given.arms)
+        if model.seed is None or not given.run_seeds or model.seed in given.run_seeds
+    ]
+    for found in fine_tune(models, given.tasks, settings):
         done.append(found)
-        facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "tasks": given.tasks, "seeds": given.seeds}
+        facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "run_seeds": given.run_seeds}
+        facts |= {"tasks": given.tasks, "seeds": given.seeds}
         facts |= {"max_train_samples": given.max_train_samples, "machine": machine_facts(), "models": done}
         write_text(given.results, json.dumps(facts, indent=1) + "\n")
 

@@ -3,7 +3,9 @@
 import json
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet
@@ -24,11 +26,11 @@ def add_student(sweep_folder: Path, teacher: Path, arm: str, seed: int) -> None:
     write_teacher(sweep_folder / cell.name / "student", num_hidden_layers=1, max_position_embeddings=128)
 
 
-def run(monkeypatch: Any, folder: Path, *arms: str) -> dict[str, Any]:
+def run(monkeypatch: Any, folder: Path, *arms: str, more: Sequence[str] = ()) -> dict[str, Any]:
     """What the command writes."""
     results = folder / "fine_tunings.json"
     paths = ["--data_dir", folder / "data", "--results", results]
-    argv = ["fine_tunings.py", folder / "sweep", "--arms", *arms, "--seeds", "0", "1", *paths]
+    argv = ["fine_tunings.py", folder / "sweep", "--arms", *arms, "--seeds", "0", "1", *paths, *more]
     monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     runpy.run_path(str(BENCHMARKS / "fine_tunings.py"))["main"]()
@@ -49,6 +51,24 @@ def test_teacher_and_students_are_fine_tuned_with_every_seed_once(monkeypatch, t
     assert len(written) == 8
     assert run(monkeypatch, tmp_path, "one_shot", "homodistil")["models"] == results["models"]
     assert {file: file.stat().st_mtime_ns for file in written} == written
+
+
+def test_parts_of_tasks_and_the_students_of_some_runs(monkeypatch, tmp_path):
+    teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
+    write_task(tmp_path / "data", "rte")
+    write_task(tmp_path / "data", "qnli")
+    (tmp_path / "data" / "qnli").rename(tmp_path / "data" / "qnli_part")
+    for seed in (0, 1):
+        add_student(tmp_path / "sweep", teacher, "homodistil", seed)
+    results = run(monkeypatch, tmp_path, "homodistil", more=("--tasks", "rte", "qnli", "--run_seeds", "1"))
+    assert [(model["arm"], model["seed"]) for model in results["models"]] == [("teacher", None), ("homodistil", 1)]
+    assert [list(model["scores"]) for model in results["models"]] == [["rte", "qnli_part"]] * 2
+    lines = page_lines(monkeypatch, tmp_path)
+    headings = [line.split(" | ")[0] for line in lines if "between students" in line and line.startswith("|")]
+    assert headings == ["| RTE", "| QNLI, a part", "| mean of 2"]
+    rte, qnli = results["models"][1]["scores"].values()
+    assert lines[-3].startswith(f"| homodistil | 1 | {fmean([*rte, *qnli]):.3f} | ")
+    assert any("--run_seeds 1 --tasks rte qnli --seeds 0 1`" in line for line in lines)
 
 
 def test_an_arm_or_a_student_that_is_missing_is_named(monkeypatch, tmp_path):
@@ -85,9 +105,9 @@ def test_the_page_tells_fine_tunings_from_students(monkeypatch, tmp_path):
     (tmp_path / "fine_tunings.json").write_text(json.dumps(content))
     lines = page_lines(monkeypatch, tmp_path)
     # Within: √((0 + 0.02)/2) of one_shot; between its means 0.1 and 0.2: 0.071.
-    assert "| teacher | 1 | 0.400 | 0.300 to 0.500 | 0.141 | – |" in lines
-    assert "| homodistil | 2 | 0.250 | 0.100 to 0.400 | 0.141 | 0.071 |" in lines
-    assert "| one_shot | 2 | 0.150 | 0.100 to 0.300 | 0.100 | 0.071 |" in lines
+    assert "| teacher | 1 | 0.400 | 100.0% | 0.300 to 0.500 | 0.141 | – |" in lines
+    assert "| homodistil | 2 | 0.250 | 62.5% | 0.100 to 0.400 | 0.141 | 0.071 |" in lines
+    assert "| one_shot | 2 | 0.150 | 37.5% | 0.100 to 0.300 | 0.100 | 0.071 |" in lines
     # Both students are 0.1 better, without any spread.
     assert "| `homodistil` − `one_shot` | 0.100 ± 0.000 (2) | 0.000 | `homodistil` is better |" in lines
 
