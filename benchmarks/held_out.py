@@ -5,7 +5,8 @@
 
 The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
 chosen too. Here every block of it counts, and the masks are those of another seed. What is measured lies beside each
-student and is not repeated; all of it is written to --results, which `benchmarks/write_results.py` reads.
+student and is not repeated; all of it is written to --results, one file a sweep, by default docs/results/held_out/
+and the sweep's name, which `benchmarks/write_results.py` reads.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -
         mask_seed: of the masks.
 
     Returns:
-        `dict`: arm, seed of the run, and what `MEASURED` names.
+        `dict`: arm, other axes, seed of the run, and what `MEASURED` names.
     """
     settings = {
         "eval_data": eval_data,
@@ -46,7 +47,7 @@ def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -
         model.folder, teacher=teacher, settings=settings, output_dir=model.evaluations, say=print
     )
     found = summary["discrepancy"]
-    return {"arm": model.arm, "seed": model.seed} | {name: found[name] for name in MEASURED}
+    return {"arm": model.arm, "axes": model.axes, "seed": model.seed} | {name: found[name] for name in MEASURED}
 
 
 def main() -> None:
@@ -54,18 +55,20 @@ def main() -> None:
     parser.add_argument("sweep_folder", type=Path, help="output of a sweep")
     parser.add_argument("--arms", nargs="+", required=True)
     parser.add_argument("--mask_seed", type=int, default=1234)
-    parser.add_argument("--results", type=Path, default=Path("docs/results/held_out.json"))
+    parser.add_argument("--results", type=Path)
     given = parser.parse_args()
+    results = given.results or Path("docs/results/held_out", f"{given.sweep_folder.name}.json")
     teacher, *students = models_of(given.sweep_folder, given.arms)
     record = next(
         one for one in trained(read_records(SweepFolder(given.sweep_folder).records)) if one["arm"] in given.arms
     )
+    results.parent.mkdir(parents=True, exist_ok=True)
     done = []
     for student in students:
         done.append(measure(student, teacher.folder, record["settings"]["eval_data"], given.mask_seed))
         facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "mask_seed": given.mask_seed}
         facts |= {"num_chosen_on": record["settings"]["max_eval_blocks"], "machine": machine_facts(), "models": done}
-        write_text(given.results, json.dumps(facts, indent=1) + "\n")
+        write_text(results, json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,68 +1,118 @@
-"""The part of docs/results.md that comes from `benchmarks/held_out.py`: the claim on all held-out text."""
+"""The part of docs/results.md that comes from `benchmarks/held_out.py`: the claims on all held-out text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from verdicts import REFERENCE, paired_threshold
+from verdicts import REFERENCE, SAME_LEAGUE, Noise, noise_of_groups, paired_threshold
 
 from homodistil_hf.sweep.statistics import Spread
 from homodistil_hf.sweep.tables import markdown_table
 
 METRICS = {"kl": "KL, nats", "agreement": "agreement", "mlm_accuracy": "accuracy", "mlm_loss": "MLM loss, nats"}
+SWEEPS = ("methods_quarter", "methods_half", "methods_eighth", "tokens_planned")
 
-Students = dict[int, Mapping[str, Any]]
+Students: TypeAlias = dict[int, Mapping[str, Any]]
 """Seed of a student's run → what was measured."""
+
+Arms: TypeAlias = dict[tuple[str, str], Students]
+"""Arm and its cells' other axes → students."""
 
 
 def held_out_sections(folder: Path) -> list[str]:
-    """The section, if it was measured."""
-    file = folder / "held_out.json"
-    if not file.is_file():
+    """The section, if any sweep was measured."""
+    files = {name: folder / "held_out" / f"{name}.json" for name in SWEEPS}
+    sweeps = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+    if not sweeps:
         return []
-    results = json.loads(file.read_text(encoding="utf-8"))
-    arms: dict[str, Students] = {}
-    for model in results["models"]:
-        arms.setdefault(model["arm"], {})[model["seed"]] = model
-    one, machine = results["models"][0], results["machine"]
+    first = next(iter(sweeps.values()))
+    one = first["models"][0]
+    noises = noises_of(arms_of(sweeps["methods_quarter"])) if "methods_quarter" in sweeps else {}
     lines = [
         "## On all held-out text",
         "",
-        f"`python benchmarks/held_out.py runs/sweeps/{results['sweep']} --arms {' '.join(results['arms'])}`",
+        f"Students of sweeps on all {one['num_blocks']:,} blocks of the held-out text "
+        f"({one['num_masked_tokens']:,} masked tokens, masks of seed {first['mask_seed']} for all). Choices were "
+        f"made on {first['num_chosen_on']} of them, with other masks. *Agreement* is how often the first choice is "
+        "the teacher's. Differences are those of runs with one seed.",
         "",
-        f"Students of the sweep `{results['sweep']}` on all {one['num_blocks']:,} blocks of the held-out text "
-        f"({one['num_masked_tokens']:,} masked tokens, masks of seed {results['mask_seed']} for all). Choices were "
-        f"made on {results['num_chosen_on']} of them, with other masks. *Agreement* is how often the first choice is "
-        "the teacher's.",
-        "",
-        *markdown_table(["", *METRICS.values()], [[arm, *spreads(students)] for arm, students in arms.items()]),
-        "",
-        *difference_rows(arms),
-        "",
-        f"Machine: {machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores.",
+        "\\* beyond chance: a mean of several differences beyond Student's *t* of their own spread at 95%, a single "
+        f"one beyond that of {borrowed_words(noises)}.",
         "",
     ]
+    for name, results in sweeps.items():
+        arms = arms_of(results)
+        command = f"python benchmarks/held_out.py runs/sweeps/{name} --arms {' '.join(results['arms'])}"
+        lines += [f"### `{name}`", "", f"`{command}`", ""]
+        rows = [[label(key), *spreads(students)] for key, students in arms.items()]
+        lines += [*markdown_table(["", *METRICS.values()], rows), ""]
+        differences = difference_rows(arms, noises)
+        lines += [*differences, ""] if differences else []
+        machine = results["machine"]
+        lines += [
+            f"Machine: {machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores.",
+            "",
+        ]
     return ["\n".join(lines)]
+
+
+def arms_of(results: Mapping[str, Any]) -> Arms:
+    arms: Arms = {}
+    for model in results["models"]:
+        arms.setdefault((model["arm"], model["axes"]), {})[model["seed"]] = model
+    return arms
+
+
+def label(key: tuple[str, str]) -> str:
+    return ", ".join(word for word in key if word)
 
 
 def spreads(students: Students) -> list[str]:
     return [str(Spread.of(found[metric] for found in students.values())) for metric in METRICS]
 
 
-def difference_rows(arms: Mapping[str, Students]) -> list[str]:
-    """Each arm less HomoDistil, seed by seed; a mean difference counts beyond Student's t at 95 %."""
-    own = arms.get(REFERENCE, {})
+def noises_of(arms: Arms) -> dict[str, Noise]:
+    """Metric → the noise of a difference between two runs of one seed, as `verdicts.RULE` has it, on this text."""
+    own = arms.get((REFERENCE, ""), {})
+    limit = SAME_LEAGUE * mean_kl(own) if own else 0.0
+    near = [students for key, students in arms.items() if key != (REFERENCE, "") and mean_kl(students) < limit]
+    return {metric: noise_of_groups([gaps(students, own, metric) for students in near]) for metric in METRICS}
+
+
+def mean_kl(students: Students) -> float:
+    return Spread.of(found["kl"] for found in students.values()).mean
+
+
+def borrowed_words(noises: Mapping[str, Noise]) -> str:
+    """What the noise of single differences is, for the text."""
+    noise = noises.get("kl", Noise())
+    if noise.std is None:
+        return "the differences at a quarter, which were not measured with three seeds"
+    return (
+        f"the differences at a quarter, pooled over the methods whose KL is below twice HomoDistil's (in KL "
+        f"{noise.std:.4f} nats, {noise.freedom} degrees of freedom)"
+    )
+
+
+def gaps(students: Students, own: Students, metric: str) -> list[float]:
+    return [students[seed][metric] - own[seed][metric] for seed in sorted(students.keys() & own.keys())]
+
+
+def difference_rows(arms: Arms, noises: Mapping[str, Noise]) -> list[str]:
+    """Each arm less HomoDistil with the same axes."""
     rows = []
-    for arm, students in arms.items():
-        seeds = sorted(students.keys() & own.keys())
-        if arm == REFERENCE or not seeds:
+    for (arm, axes), students in arms.items():
+        own = arms.get((REFERENCE, axes), {})
+        if arm == REFERENCE or not students.keys() & own.keys():
             continue
-        row = [f"`{arm}` − `{REFERENCE}`"]
-        for metric in METRICS:
-            found = [students[seed][metric] - own[seed][metric] for seed in seeds]
-            spread = Spread.of(found)
-            row.append(f"{spread}{'*' if abs(spread.mean) > paired_threshold(found) else ''}")
-        rows.append(row)
-    text = "\\* beyond chance: Student's *t* of the differences at 95%."
-    return [*markdown_table(["seed by seed", *METRICS.values()], rows), "", text] if rows else []
+        words = [counted(gaps(students, own, metric), noises.get(metric, Noise())) for metric in METRICS]
+        rows.append([f"`{arm}` − `{REFERENCE}`{f', {axes}' if axes else ''}", *words])
+    return markdown_table(["difference", *METRICS.values()], rows) if rows else []
+
+
+def counted(found: Sequence[float], noise: Noise) -> str:
+    """A mean difference, with a star if it is beyond chance."""
+    spread = Spread.of(found)
+    threshold = paired_threshold(found) if len(found) > 1 else noise.threshold()
+    return f"{spread}{'*' if abs(spread.mean) > threshold else ''}"

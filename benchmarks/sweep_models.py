@@ -1,12 +1,13 @@
 """The teacher and the students that a sweep left, for what is measured of them afterwards."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from homodistil_hf.sweep.cells import TEACHER
-from homodistil_hf.sweep.records import SweepFolder, as_cell, read_records, trained
-from homodistil_hf.sweep.statistics import seed_of
+from homodistil_hf.sweep.records import TAKEN_FROM, SweepFolder, as_cell, read_records, trained
+from homodistil_hf.sweep.statistics import SEED, Record, seed_of
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,14 @@ class Model:
 
     Args:
         arm: of the sweep; `"teacher"` for the teacher.
+        axes: the other axes of its cell but for the seed, as in the cell's name: `"max_steps=500"`; mostly empty.
         seed: of the student's run; None for the teacher.
         folder: of its weights.
         evaluations: folder that what is measured is written to.
     """
 
     arm: str
+    axes: str
     seed: int | None
     folder: Path
     evaluations: Path
@@ -41,21 +44,35 @@ def models_of(sweep_folder: Path, arms: Sequence[str]) -> list[Model]:
     """
     sweep = SweepFolder(sweep_folder)
     records = [record for record in trained(read_records(sweep.records)) if record["arm"] in arms]
-    folders = {record["cell"]: sweep.run(as_cell(record)) for record in records}
+    folders = {record["cell"]: run_folder(sweep, record) for record in records}
     absent = [arm for arm in arms if arm not in {record["arm"] for record in records}]
     absent += [cell for cell, folder in folders.items() if not (folder / "student").is_dir()]
     if absent:
         raise ValueError(
             f"arms={list(arms)}: {sweep_folder} has no student of {', '.join(absent)}; run the sweep first"
         )
-    teacher = Model(TEACHER, None, Path(records[0]["settings"][TEACHER]), sweep_folder / TEACHER / "evaluations")
+    teacher = Path(records[0]["settings"][TEACHER])
     students = [
         Model(
             record["arm"],
+            other_axes(record),
             seed_of(record),
             folders[record["cell"]] / "student",
             folders[record["cell"]] / "evaluations",
         )
         for record in sorted(records, key=lambda record: (arms.index(record["arm"]), seed_of(record)))
     ]
-    return [teacher, *students]
+    return [Model(TEACHER, "", None, teacher, sweep_folder / TEACHER / "evaluations"), *students]
+
+
+def run_folder(sweep: SweepFolder, record: Record) -> Path:
+    """Where a record's student was trained: in this sweep, or in the one beside it that had the cell already."""
+    source = record.get(TAKEN_FROM)
+    return sweep.run(as_cell(record)) if source is None else sweep.root.parent / source
+
+
+def other_axes(record: Record) -> str:
+    """`Model.axes` of a record."""
+    cell = as_cell(record)
+    axes = {axis: value for axis, value in cell.axes.items() if axis != SEED}
+    return dataclasses.replace(cell, axes=axes).name.removeprefix(cell.arm).removeprefix(",")

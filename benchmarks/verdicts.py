@@ -18,7 +18,7 @@ from homodistil_hf.sweep.tables import macs_fraction
 METRIC = "kl"
 REFERENCE = "homodistil"
 _CONFIDENCE = 0.95
-_SAME_LEAGUE = 2.0  # methods beyond this multiple of HomoDistil's KL say nothing about the noise near it
+SAME_LEAGUE = 2.0  # methods beyond this multiple of HomoDistil's KL say nothing about the noise near it
 
 _MIN_SEEDS = 3
 
@@ -160,7 +160,7 @@ def noise_of(records: Iterable[Record]) -> Noise:
         [`Noise`].
     """
     arms = by_arm(records)
-    return _noise([differences(group, arms.get(REFERENCE, []), METRIC) for group in _same_league(arms)])
+    return noise_of_groups([differences(group, arms.get(REFERENCE, []), METRIC) for group in _same_league(arms)])
 
 
 def noise_along(records: Iterable[Record]) -> dict[int, Noise]:
@@ -175,14 +175,14 @@ def noise_along(records: Iterable[Record]) -> dict[int, Noise]:
     arms = by_arm(records)
     gaps = [_gaps(arms[REFERENCE], group) for group in _same_league(arms)]
     steps = {step for group in gaps for step in group}
-    return {step: _noise([group.get(step, []) for group in gaps]) for step in sorted(steps)}
+    return {step: noise_of_groups([group.get(step, []) for group in gaps]) for step in sorted(steps)}
 
 
 def _same_league(arms: Mapping[str, Sequence[Record]]) -> list[Sequence[Record]]:
     reference = arms.get(REFERENCE, [])
     if not reference:
         return []
-    limit = _SAME_LEAGUE * Spread.of(metric_of(record, METRIC) for record in reference).mean
+    limit = SAME_LEAGUE * Spread.of(metric_of(record, METRIC) for record in reference).mean
     return [
         group
         for arm, group in arms.items()
@@ -190,7 +190,15 @@ def _same_league(arms: Mapping[str, Sequence[Record]]) -> list[Sequence[Record]]
     ]
 
 
-def _noise(groups: Iterable[Sequence[float]]) -> Noise:
+def noise_of_groups(groups: Iterable[Sequence[float]]) -> Noise:
+    """The noise of single differences.
+
+    Args:
+        groups: the differences of each arm, one a seed; arms with less than three tell too little.
+
+    Returns:
+        [`Noise`].
+    """
     found = pooled_std(group for group in groups if len(group) >= _MIN_SEEDS)
     return Noise() if found is None else Noise(*found)
 

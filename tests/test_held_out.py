@@ -23,7 +23,7 @@ def test_every_student_is_measured_on_all_blocks_with_the_same_masks(monkeypatch
         write_record(tmp_path / "sweep" / "results" / f"{cell.name}.json", record_head(cell) | {"status": "done"})
         write_teacher(tmp_path / "sweep" / cell.name / "student", num_hidden_layers=1, max_position_embeddings=128)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    results = tmp_path / "held_out.json"
+    results = tmp_path / "held_out" / "methods_quarter.json"
     argv = ["held_out.py", tmp_path / "sweep", "--arms", "homodistil", "one_shot", "--results", results]
     monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
     runpy.run_path(str(BENCHMARKS / "held_out.py"))["main"]()
@@ -46,23 +46,60 @@ def page_lines(monkeypatch: Any, folder: Path) -> list[str]:
     return "\n".join(sections).splitlines()
 
 
+def model(arm: str, seed: int, kl: float, axes: str = "") -> dict[str, Any]:
+    counts = {"num_blocks": 1000, "num_masked_tokens": 20_000}
+    found = {"kl": kl, "agreement": 0.7, "mlm_accuracy": 0.4, "mlm_loss": 3.0}
+    return {"arm": arm, "axes": axes, "seed": seed} | found | counts
+
+
+def write_results(folder: Path, sweep: str, models: list[dict[str, Any]]) -> None:
+    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1}
+    facts = {"sweep": sweep, "arms": ["homodistil", "one_shot"], "mask_seed": 1, "num_chosen_on": 256}
+    (folder / "held_out").mkdir(exist_ok=True)
+    (folder / "held_out" / f"{sweep}.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
+
+
 @pytest.mark.parametrize(("kls", "words"), [((0.60, 0.62), "0.110 ± 0.000 (2)*"), ((0.50, 0.60), "0.050 ± 0.057 (2)")])
 def test_a_difference_is_marked_where_it_is_beyond_chance(monkeypatch, tmp_path, kls, words):
     """Of two seeds a mean counts beyond 12.7 standard errors."""
 
-    def model(arm: str, seed: int, kl: float) -> dict[str, Any]:
-        counts = {"num_blocks": 1000, "num_masked_tokens": 20_000}
-        return {"arm": arm, "seed": seed, "kl": kl, "agreement": 0.7, "mlm_accuracy": 0.4, "mlm_loss": 3.0} | counts
-
     models = [model("homodistil", seed, kl) for seed, kl in enumerate((0.49, 0.51))]
     models += [model("one_shot", seed, kl) for seed, kl in enumerate(kls)]
-    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1}
-    facts = {"sweep": "s", "arms": ["homodistil", "one_shot"], "mask_seed": 1, "num_chosen_on": 256}
-    (tmp_path / "held_out.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
+    write_results(tmp_path, "methods_quarter", models)
     lines = page_lines(monkeypatch, tmp_path)
     row = f"| `one_shot` − `homodistil` | {words} | 0.000 ± 0.000 (2) | 0.000 ± 0.000 (2) | 0.000 ± 0.000 (2) |"
     assert row in lines
     assert "| homodistil | 0.500 ± 0.014 (2) | 0.700 ± 0.000 (2) | 0.400 ± 0.000 (2) | 3.000 ± 0.000 (2) |" in lines
+
+
+def test_single_runs_are_paired_by_budget_and_borrow_the_noise_of_a_quarter(monkeypatch, tmp_path):
+    """Gaps of 0.00, 0.01 and 0.02 nats: s = 0.01, 2 degrees of freedom, so that 0.043 is chance and 0.044 is not."""
+    models = [model("homodistil", seed, 0.5) for seed in range(3)]
+    models += [model("one_shot", seed, 0.50 + 0.01 * seed) for seed in range(3)]
+    models += [model("scratch", seed, 3.0 + seed) for seed in range(3)]
+    write_results(tmp_path, "methods_quarter", models)
+    single = {"max_steps=250": (0.7, 0.743), "max_steps=500": (0.6, 0.556)}
+    arms = ("homodistil", "one_shot")
+    models = [model(arm, 0, kls[arms.index(arm)], axes) for arm in arms for axes, kls in single.items()]
+    write_results(tmp_path, "tokens_planned", models)
+    lines = page_lines(monkeypatch, tmp_path)
+    assert any("(in KL 0.0100 nats, 2 degrees of freedom)" in line for line in lines)
+    assert any(line.startswith("| homodistil, max_steps=250 | 0.700 |") for line in lines)
+    assert any(line.startswith("| `one_shot` − `homodistil`, max_steps=250 | 0.043 |") for line in lines)
+    assert any(line.startswith("| `one_shot` − `homodistil`, max_steps=500 | -0.044* |") for line in lines)
+
+
+def test_a_student_taken_from_another_sweep_is_found_there(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    models_of = runpy.run_path(str(BENCHMARKS / "sweep_models.py"))["models_of"]
+    budget = {"max_steps": 7, "eval_steps": 1}
+    cell = Cell("homodistil", {"budget": budget, "seed": 3}, "homodistil", {"teacher": "t", "seed": 3})
+    source = {"status": "done", "taken_from": "other/homodistil,seed=3"}
+    write_record(tmp_path / "here" / "results" / f"{cell.name}.json", record_head(cell) | source)
+    student = tmp_path / "other" / "homodistil,seed=3" / "student"
+    student.mkdir(parents=True)
+    _, found = models_of(tmp_path / "here", ["homodistil"])
+    assert (found.folder, found.axes, found.seed) == (student, "max_steps=7", 3)
 
 
 def test_without_it_the_page_says_nothing(monkeypatch, tmp_path):
