@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glue_table import TASK_NAMES
+from machine_words import machine_words
 from verdicts import better_words, paired_threshold
 
 from homodistil_hf.evaluation.glue_data import PART_SUFFIX
@@ -26,7 +27,7 @@ def fine_tuning_sections(folder: Path) -> list[str]:
 
 
 def section(results: Mapping[str, Any]) -> str:
-    machine, num_seeds = results["machine"], len(results["seeds"])
+    num_seeds = len(results["seeds"])
     tasks = list(results["models"][0]["scores"])
     command = f"python benchmarks/fine_tunings.py runs/sweeps/{results['sweep']} --arms {' '.join(results['arms'])}"
     if results.get("run_seeds"):
@@ -49,7 +50,7 @@ def section(results: Mapping[str, Any]) -> str:
         differences = difference_rows(arms)
         lines += [*differences, ""] if differences else []
     lines += [
-        f"Machine: {machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores.",
+        f"Machine: {machine_words(results['machine'])}.",
         "",
     ]
     return "\n".join(lines)

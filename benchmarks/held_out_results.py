@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from machine_words import machine_words
 from verdicts import REFERENCE, SAME_LEAGUE, Noise, noise_of_groups, paired_threshold
 
 from homodistil_hf.sweep.statistics import Spread
@@ -49,11 +50,7 @@ def held_out_sections(folder: Path) -> list[str]:
         lines += [*markdown_table(["", *METRICS.values()], rows), ""]
         differences = difference_rows(arms, noises)
         lines += [*differences, ""] if differences else []
-        machine = results["machine"]
-        lines += [
-            f"Machine: {machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores.",
-            "",
-        ]
+        lines += [f"Machine: {machine_words(results['machine'])}.", ""]
     return ["\n".join(lines)]
 
 

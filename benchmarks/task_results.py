@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from machine_words import machine_words
+
 from homodistil_hf.sweep.statistics import Spread
 from homodistil_hf.sweep.tables import markdown_table
 
@@ -165,10 +167,9 @@ def missing(results: Mapping[str, Any], runs: Runs) -> list[str]:
 
 
 def machine_line(results: Mapping[str, Any]) -> str:
-    machine = results["machine"]
     minutes = sum(record["seconds"] for record in results["records"]) / 60
     return (
-        f"Machine: {machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores. "
+        f"Machine: {machine_words(results['machine'])}. "
         f"{len(results['records'])} trainings took {minutes:.0f} minutes together, searches and measuring included, "
         "beside other work."
     )

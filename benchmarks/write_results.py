@@ -13,7 +13,6 @@ import json
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from compared import compared_sections
 from computation import computation_line
@@ -22,6 +21,7 @@ from fine_tuning_results import fine_tuning_sections
 from glue_table import glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb, shape_of, size_of
 from held_out_results import held_out_sections
+from machine_words import machine_words
 from readme_table import SIZES, write_readme
 from task_results import task_model_sections
 from verdicts import (
@@ -420,11 +420,6 @@ def machine_line(done: Sequence[Record]) -> str:
         f"Machine: {machines}. {len(done)} cells took {sum(minutes):,.0f} minutes together, {min(minutes):.1f} to "
         f"{max(minutes):.1f} each, with evaluations and beside other work."
     )
-
-
-def machine_words(machine: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    return f"{machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores; {versions}"
 
 
 TITLES = {

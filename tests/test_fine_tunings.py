@@ -99,7 +99,7 @@ def test_the_page_tells_fine_tunings_from_students(monkeypatch, tmp_path):
         model("one_shot", 0, 0.1, 0.1),
         model("one_shot", 1, 0.1, 0.3),
     ]
-    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1}
+    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
     facts = {"sweep": "s", "arms": ["homodistil", "one_shot"], "tasks": ["cola"], "seeds": [0, 1]}
     content = facts | {"max_train_samples": 10_000, "machine": machine, "models": models}
     (tmp_path / "fine_tunings.json").write_text(json.dumps(content))
@@ -138,3 +138,16 @@ def test_a_model_that_learned_nothing_scores_as_the_most_frequent_label(monkeypa
     runpy.run_path(str(BENCHMARKS / "constant_predictions.py"))["main"]()
     share = labels["validation"].count(most) / len(labels["validation"])
     assert json.loads(results.read_text()) == {"cola": 0.0, "rte": pytest.approx(share, abs=1e-4), "stsb": 0.0}
+
+
+def test_the_page_in_the_repository_is_of_the_records_beside_it(monkeypatch):
+    folder = BENCHMARKS.parent / "docs" / "results"
+    lines = page_lines(monkeypatch, folder)
+    assert "\n".join(lines) in (folder.parent / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_committed_floor_is_that_of_the_data(monkeypatch, real_data):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    score = runpy.run_path(str(BENCHMARKS / "constant_predictions.py"))["constant_score"]
+    committed = json.loads((BENCHMARKS.parent / "docs" / "results" / "constant_predictions.json").read_text())
+    assert committed == {task: pytest.approx(score(task, str(real_data / "glue")), abs=1e-4) for task in committed}

@@ -53,7 +53,7 @@ def model(arm: str, seed: int, kl: float, axes: str = "") -> dict[str, Any]:
 
 
 def write_results(folder: Path, sweep: str, models: list[dict[str, Any]]) -> None:
-    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1}
+    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
     facts = {"sweep": sweep, "arms": ["homodistil", "one_shot"], "mask_seed": 1, "num_chosen_on": 256}
     (folder / "held_out").mkdir(exist_ok=True)
     (folder / "held_out" / f"{sweep}.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
@@ -104,3 +104,9 @@ def test_a_student_taken_from_another_sweep_is_found_there(monkeypatch, tmp_path
 
 def test_without_it_the_page_says_nothing(monkeypatch, tmp_path):
     assert page_lines(monkeypatch, tmp_path) == []
+
+
+def test_the_page_in_the_repository_is_of_the_records_beside_it(monkeypatch):
+    folder = BENCHMARKS.parent / "docs" / "results"
+    lines = page_lines(monkeypatch, folder)
+    assert "\n".join(lines) in (folder.parent / "results.md").read_text(encoding="utf-8")

@@ -155,7 +155,7 @@ def page_results(*records: dict[str, Any]) -> dict[str, Any]:
         "data": {"num_train_rows": 10_000, "num_search_rows": [9000, 1000], "num_dev_rows": 900},
         "arms": {arm: {"rate_of": "pruned_on_task" if "no_labels" in arm else arm} for arm in arms},
         "seeds": [0, 1],
-        "machine": {"processor": "a processor", "num_cores": 2, "num_threads": 1},
+        "machine": {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}},
         "records": list(records),
     }
 
