@@ -162,7 +162,8 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             num_tokens=num_tokens,
             num_seeds=len(found),
             shape=shape,
-            learning_rate=own[0]["settings"].get("learning_rate", HomoDistilTrainingArguments.learning_rate),
+            learning_rate=setting(own[0], "learning_rate"),
+            pruning_end_fraction=setting(own[0], "pruning_end_fraction"),
             kl=mean_kl(own),
             one_shot_kl=mean_kl(other),
             accuracy_kept=round(Spread.of(kept(record) for record in own).mean, 4),
@@ -170,6 +171,11 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             fewer_layers=fewer_layers(records, own),
             threshold=None if noise.std is None else round(noise.threshold(len(found)), 4),
         )
+
+
+def setting(record: Record, name: str) -> float:
+    """What a run was given, or had by default."""
+    return float(record["settings"].get(name, getattr(HomoDistilTrainingArguments, name)))
 
 
 def fewer_layers(records: Sequence[Record], own: Sequence[Record]) -> dict[str, float]:

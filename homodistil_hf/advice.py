@@ -34,6 +34,7 @@ class Measured:
         num_seeds: runs of each method.
         shape: of their layers, a short plan such as `216-9x24-528`.
         learning_rate: of HomoDistil's.
+        pruning_end_fraction: of HomoDistil's, the share of the run at which pruning is over, in (0, 1].
         kl: HomoDistil's mean distance from its teacher, nats a masked token.
         one_shot_kl: that of one-shot pruning.
         accuracy_kept: HomoDistil's masked-LM accuracy as a share of its teacher's.
@@ -47,6 +48,7 @@ class Measured:
     num_seeds: int
     shape: str
     learning_rate: float
+    pruning_end_fraction: float
     kl: float
     one_shot_kl: float
     accuracy_kept: float
@@ -95,11 +97,11 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     Example:
     ```python
     >>> figures = {"kl": 0.32, "one_shot_kl": 0.33, "accuracy_kept": 0.91, "verdict": "level"}
-    >>> point = Measured(0.25, 2_048_000, 3, "192-8x24-704", 1.1e-3, **figures)
+    >>> point = Measured(0.25, 2_048_000, 3, "192-8x24-704", 1.1e-3, 0.3, **figures)
     >>> print(advise(0.25, 2e6, measured=[point], teacher="x"))
     advice for 2 M tokens, from runs of 2.05 M tokens to 192-8x24-704, 0.25 of the encoder MACs (3 seeds, teacher: x):
       HomoDistil ended 0.320 nats from its teacher, one-shot pruning 0.330; within noise of each other: take either
-      HomoDistil kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011
+      HomoDistil kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011, pruning until 0.3 of the run
       docs/results.md has the runs; `homodistil sweep` measures your own teacher and text
 
     ```
@@ -121,7 +123,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
-        f"{nearest.learning_rate:g}".replace("%", " %"),
+        f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run".replace("%", " %"),
         *(_of_fewer_layers(num_layers, kl, nearest) for num_layers, kl in nearest.fewer_layers.items()),
     ]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:

@@ -12,7 +12,7 @@ from homodistil_hf.cli import main
 
 def point(**values):
     given = {"encoder_macs": 0.25, "num_tokens": 2_000_000, "num_seeds": 3, "learning_rate": 1e-3, "kl": 0.3}
-    given |= {"shape": "192-8x24-704", "threshold": 0.01}
+    given |= {"shape": "192-8x24-704", "threshold": 0.01, "pruning_end_fraction": 0.4}
     return Measured(**{**given, "one_shot_kl": 0.4, "accuracy_kept": 0.912, "verdict": "homodistil"} | values)
 
 
