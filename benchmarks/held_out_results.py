@@ -12,7 +12,7 @@ from homodistil_hf.sweep.statistics import Spread
 from homodistil_hf.sweep.tables import markdown_table
 
 METRICS = {"kl": "KL, nats", "agreement": "agreement", "mlm_accuracy": "accuracy", "mlm_loss": "MLM loss, nats"}
-SWEEPS = ("methods_quarter", "methods_half", "methods_eighth", "tokens_planned")
+SWEEPS = ("methods_quarter", "computation", "methods_half", "methods_eighth", "tokens_planned")
 
 Students: TypeAlias = dict[int, Mapping[str, Any]]
 """Seed of a student's run → what was measured."""

@@ -302,6 +302,11 @@ def glue_differences(records: Sequence[Record], others: Sequence[Record]) -> lis
     return [own - other for own, other in zip(*scores, strict=True) if own is not None and other is not None]
 
 
+def computation_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    arms = by_arm(trained(records))
+    return [*cell_rows(sweep, records), "", *difference_rows(arms, noise), "", *computation_line(arms, REFERENCE)]
+
+
 def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     best = chosen(trained(records), sweep.choose)
     return [*plain_section(sweep, records, noise), "", "At each arm's best rate:", "", *gap_rows(best, noise)]
@@ -430,6 +435,7 @@ def machine_line(done: Sequence[Record]) -> str:
 
 TITLES = {
     "methods_quarter": "Every method at 1/4",
+    "computation": "Equal tokens, equal computation",
     "methods_half": "Every method at 1/2",
     "methods_eighth": "HomoDistil and one-shot pruning at 1/8",
     "methods_rates": "Learning rates of the methods",
@@ -441,6 +447,7 @@ TITLES = {
 }
 SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
     "methods_quarter": methods_section,
+    "computation": computation_section,
     "methods_half": methods_section,
     "methods_eighth": methods_section,
     "methods_rates": plain_section,
