@@ -97,7 +97,7 @@ def rule_of_thumb(records: Iterable[Record]) -> list[str]:
         gains = [_gain(less, more) for less, more in itertools.pairwise(of_shapes[shape])]
         if gains:
             lines.append(
-                f"- {size}, {shape}: {', then '.join(gains)} points of accuracy kept; nothing is known beyond."
+                f"- {size}, {shape}: {', then '.join(gains)} points of accuracy kept; not run with more tokens."
             )
     return lines
 

@@ -13,7 +13,9 @@ from homodistil_hf.sweep.tables import markdown_table
 
 TASK_TEACHER, ON_TASK, NO_LABELS = "teacher", "pruned_on_task", "pruned_on_task_no_labels"
 FINE_TUNED, DISTILLED = "_fine_tuned", "_distilled"
-COMMAND = "`python benchmarks/task_model.py --general …/student`"
+COMMAND = (
+    "`python benchmarks/task_model.py --general 'runs/sweeps/methods_quarter/twelve_heads,seed=0/student' --seeds 0`"
+)
 WORDS = {
     TASK_TEACHER: "the teacher, fine-tuned",
     ON_TASK: "it, pruned while distilled on the task",

@@ -23,12 +23,13 @@ SAME_LEAGUE = 2.0  # methods beyond this multiple of HomoDistil's KL say nothing
 _MIN_SEEDS = 3
 
 RULE = (
-    "**Noise.** *s* is the standard deviation over seeds of the difference in KL, seed by seed, between a method and "
-    "HomoDistil at a quarter of the MACs, pooled over the methods with three seeds or more whose KL is below twice "
-    "HomoDistil's. The mean difference of *n* seeds counts when it is beyond *t*·*s*/√*n*, *t* of Student's "
-    f"distribution for *s*' degrees of freedom at {_CONFIDENCE:.0%}; all else is *within noise*. The methods share "
-    "HomoDistil's runs, so these degrees of freedom are a generous count. Other sizes, other budgets and the "
-    "ablations borrow this noise, most with one seed: of twenty such verdicts expect one to be wrong."
+    f"**Verdicts.** A difference between methods is taken seed by seed. With {_MIN_SEEDS} seeds or more its mean counts "
+    f"beyond Student's *t* of the differences' own spread at {_CONFIDENCE:.0%}. With fewer it borrows a spread *s*: "
+    "that of the difference in KL between a method and HomoDistil at a quarter of the MACs, pooled over the methods "
+    f"with {_MIN_SEEDS} seeds or more whose KL is below twice HomoDistil's; the mean of *n* seeds counts beyond "
+    "*t*·*s*/√*n*, *t* for *s*' degrees of freedom. All else is *within noise*. The methods share HomoDistil's runs, "
+    "so these degrees of freedom are a generous count; other sizes, other budgets and the ablations borrow *s* too, "
+    "most with one seed: of twenty such verdicts expect one to be wrong."
 )
 
 
@@ -52,9 +53,19 @@ class Noise:
         return quantile * self.std / math.sqrt(num_seeds)
 
     def sign(self, differences: Sequence[float]) -> int:
-        """1 or -1 for a mean difference that counts, 0 for noise."""
-        mean = sum(differences) / len(differences)
-        return 0 if abs(mean) <= self.threshold(len(differences)) else int(math.copysign(1, mean))
+        """1 or -1 for a mean difference that counts by `RULE`, 0 for noise."""
+        if len(differences) >= _MIN_SEEDS:
+            return _sign(differences, paired_threshold(differences))
+        return self.borrowed_sign(differences)
+
+    def borrowed_sign(self, differences: Sequence[float]) -> int:
+        """The same by this noise alone, however many the differences are."""
+        return _sign(differences, self.threshold(len(differences)))
+
+
+def _sign(differences: Sequence[float], threshold: float) -> int:
+    mean = statistics.fmean(differences)
+    return 0 if abs(mean) <= threshold else int(math.copysign(1, mean))
 
 
 @dataclass(frozen=True)
@@ -268,7 +279,7 @@ def along_training(lower: Sequence[Record], upper: Sequence[Record], noises: Map
     """
     gaps = _gaps(lower, upper)
     measured = {step: noise for step, noise in noises.items() if step > 0 and step in gaps and noise.std is not None}
-    signs = [noise.sign(gaps[step]) for step, noise in measured.items()]
+    signs = [noise.borrowed_sign(gaps[step]) for step, noise in measured.items()]
     return Along(signs.count(1), signs.count(-1), signs.count(0)) if signs else None
 
 

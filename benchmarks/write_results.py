@@ -279,21 +279,49 @@ def noise_lines(noise: Noise) -> list[str]:
 
 
 def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
-    """Each method beside HomoDistil, seed by seed; above 0: farther from the teacher, or better at words or tasks."""
-    rows = []
-    for arm, group in arms.items():
-        own = arms.get(REFERENCE, [])
-        found = differences(group, own, "kl")
-        if arm == REFERENCE or not found:
-            continue
-        row = [arm, str(Spread.of(found)), words_of(found, noise, f"`{arm}`")]
-        for gains in (differences(group, own, "mlm_accuracy"), glue_differences(group, own)):
-            row += [str(Spread.of(gains)), better_words(gains, f"`{arm}`", "HomoDistil")] if gains else ["–", "–"]
-        rows.append(row)
-    headings = ["beside HomoDistil, seed by seed", "difference in KL", "by KL"]
-    headings += ["difference in accuracy", "by accuracy", "difference in GLUE", "by GLUE"]
-    text = "Accuracy and GLUE decide by their own spread: a mean difference counts beyond Student's *t* at 95%."
-    return [*markdown_table(headings, rows), "", text] if rows else []
+    """Each method beside HomoDistil, then those of other shapes beside the gradual one of their own shape."""
+    own = arms.get(REFERENCE, [])
+    rows = [
+        [f"`{arm}`", shape_of(group[0]), *difference_cells(group, own, noise, (f"`{arm}`", f"`{REFERENCE}`"))]
+        for arm, group in arms.items()
+        if arm != REFERENCE and differences(group, own, "kl")
+    ]
+    headings = ["difference in KL", "by KL", "difference in accuracy", "by accuracy", "difference in GLUE", "by GLUE"]
+    text = (
+        "Differences are the method's less HomoDistil's: above 0 is farther from the teacher, or better at words and "
+        "tasks. Accuracy and GLUE decide by their own spread, as KL does with three seeds. A method of another shape "
+        "differs by that too."
+    )
+    lines = [text, "", *markdown_table([f"beside `{REFERENCE}`", "shape", *headings], rows)] if rows else []
+    pairs = [
+        [f"`{one}` − `{other}`", *difference_cells(arms[one], arms[other], noise, (f"`{one}`", f"`{other}`"))]
+        for one, other in same_shape_pairs(arms)
+        if differences(arms[one], arms[other], "kl")
+    ]
+    if pairs:
+        lines += ["", "Pairs of one shape:", "", *markdown_table(["", *headings], pairs)]
+    return lines
+
+
+def difference_cells(
+    group: Sequence[Record], own: Sequence[Record], noise: Noise, names: tuple[str, str]
+) -> list[str]:
+    """Differences and verdicts of two arms, seed by seed: KL, accuracy, GLUE."""
+    found = differences(group, own, "kl")
+    cells = [str(Spread.of(found)), words_of(found, noise, *names)]
+    for gains in (differences(group, own, "mlm_accuracy"), glue_differences(group, own)):
+        cells += [str(Spread.of(gains)), better_words(gains, *names)] if gains else ["–", "–"]
+    return cells
+
+
+def same_shape_pairs(arms: Mapping[str, Sequence[Record]]) -> list[tuple[str, str]]:
+    """`one_shot_X` or `pruned_first_X` and the gradual `X`, for each X that is not the reference."""
+    return [
+        (arm, arm.removeprefix(f"{way}_"))
+        for arm in arms
+        for way in PRUNED_ARMS[1:]
+        if arm.removeprefix(f"{way}_") in arms.keys() - {arm}
+    ]
 
 
 def glue_differences(records: Sequence[Record], others: Sequence[Record]) -> list[float]:
@@ -316,9 +344,9 @@ def budgets_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> li
     return [*cell_rows(sweep, records), "", *gap_rows(trained(records), noise)]
 
 
-def words_of(found: Sequence[float], noise: Noise, other: str = "one-shot") -> str:
+def words_of(found: Sequence[float], noise: Noise, other: str = "one-shot", own: str = "HomoDistil") -> str:
     """What differences in KL, another method's less HomoDistil's, say by the rule."""
-    words = {1: "HomoDistil is nearer", -1: f"{other} is nearer", 0: "within noise"}
+    words = {1: f"{own} is nearer", -1: f"{other} is nearer", 0: "within noise"}
     return words[noise.sign(found)] if noise.std is not None else "undecided"
 
 

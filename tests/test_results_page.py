@@ -344,7 +344,7 @@ def test_guidance_by_hand(monkeypatch):
     rows = guidance["guidance_rows"](students[2:4], {}, planned={"192-8x24-704"})
     assert rows[2:] == ["| 1/4 | all | 192-8x24-704 | 4.00 M | 66.7 | 66.7 | 6.7 | 0.7 | 0.500 | 64.0% |"]
     (rule,) = guidance["rule_of_thumb"](students)
-    assert rule == "- 1/4, 192-8x24-704: 1 → 4 M tokens +4.0 points of accuracy kept; nothing is known beyond."
+    assert rule == "- 1/4, 192-8x24-704: 1 → 4 M tokens +4.0 points of accuracy kept; not run with more tokens."
     wider = [record("homodistil", 0.4, heads=9, student="nine", num_steps=steps, accuracy=0.4) for steps in (10, 40)]
     (rule,) = guidance["rule_of_thumb"]([*students, *wider])
     assert rule.startswith("- 1/4, 192-9x24-704: 1 → 4 M tokens +0.0 points")  # as many budgets, nearer to the teacher
@@ -398,10 +398,9 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     lines = text.splitlines()
     # Five layers' differences are -.10, -.11, -.12: another variance of .0001, pooled .0002.
     assert f"Measured: *s* = {math.sqrt(0.0002):.4f} nats, 6 degrees of freedom." in lines
-    assert (
-        "| one_shot | 0.100 ± 0.020 (3) | HomoDistil is nearer | 0.000 ± 0.000 (3) | within noise | – | – |" in lines
-    )
-    assert "| pruned_first | 0.010 ± 0.010 (3) | within noise | 0.000 ± 0.000 (3) | within noise | – | – |" in lines
+    level = "| 0.000 ± 0.000 (3) | within noise | – | – |"
+    assert f"| `one_shot` | 192-8x24-704 | 0.100 ± 0.020 (3) | `homodistil` is nearer {level}" in lines
+    assert f"| `pruned_first` | 192-8x24-704 | 0.010 ± 0.010 (3) | within noise {level}" in lines
     at_each = "Along training, by the noise of each evaluation at 1/4: `homodistil` is nearer than"
     assert f"{at_each} `one_shot` at 2, farther at 0, level at 0." in lines
     assert f"{at_each} `pruned_first` at 0, farther at 0, level at 2." in lines
@@ -516,6 +515,30 @@ def test_the_papers_order_is_judged_in_the_papers_window(page, tmp_path):
     assert sum(line.startswith("The paper, where") for line in lines) == 2  # beside one-shot and pruned-first
 
 
+def test_other_shapes_stand_beside_their_own_gradual_student(page, tmp_path):
+    narrow = [record("eight_heads", 0.7, heads=4, method="homodistil"), record("one_shot_eight_heads", 0.8, heads=4)]
+    for one in [*METHODS, *narrow]:
+        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+    lines = page().splitlines()
+    single = "| 0.000 | one seed | – | – |"
+    assert f"| `one_shot_eight_heads` | 192-4x24-704 | 0.300 | `homodistil` is nearer {single}" in lines
+    assert f"| `one_shot_eight_heads` − `eight_heads` | 0.100 | `eight_heads` is nearer {single}" in lines
+    assert not any("`one_shot` − " in line for line in lines)
+
+
+def test_three_seeds_decide_by_their_own_spread_fewer_borrow_one(verdicts):
+    """Of .01, .02, .03 Student's t of two degrees of freedom asks .0248; the borrowed one .043 of one and .030 of two."""
+    noise = verdicts["Noise"](std=0.01, freedom=2)
+    assert [noise.sign([0.01, 0.02, 0.03]), noise.sign([0.02, 0.03, 0.04])] == [0, 1]
+    assert [noise.borrowed_sign([0.02, 0.03, 0.04]), noise.borrowed_sign([0.01, 0.02, 0.03])] == [1, 0]
+    assert [noise.sign([-0.044]), noise.sign([-0.042]), noise.sign([0.03, 0.032]), noise.sign([0.03, 0.028])] == [
+        -1,
+        0,
+        1,
+        0,
+    ]
+
+
 def test_accuracy_and_tasks_decide_by_their_own_spread(page, tmp_path):
     """Gains of .02 and .03: Student's t of one degree of freedom is 12.7, so .025 does not exceed 12.7 · .005."""
 
@@ -529,8 +552,8 @@ def test_accuracy_and_tasks_decide_by_their_own_spread(page, tmp_path):
     for one in [*own, *other, single]:
         write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
     text = page()
-    gains = "| -0.099 ± 0.001 (3) | HomoDistil is better | 0.025 ± 0.007 (2) | within noise |"
-    assert f"| one_shot | 0.100 ± 0.000 (3) | HomoDistil is nearer {gains}" in text
+    gains = "| -0.099 ± 0.001 (3) | `homodistil` is better | 0.025 ± 0.007 (2) | within noise |"
+    assert f"| `one_shot` | 192-8x24-704 | 0.100 ± 0.000 (3) | `homodistil` is nearer {gains}" in text
     assert "| 0.100 | one seed | – | – |" in text
 
 
