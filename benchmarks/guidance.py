@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Container, Iterable, Sequence
 
+from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.sweep.statistics import Record, Spread, over_seeds, seed_of
 from homodistil_hf.sweep.tables import macs_fraction, markdown_table, task_means, tokens_per_second
 
@@ -27,6 +28,11 @@ def size_of(record: Record) -> str | None:
 def shape_of(record: Record) -> str:
     """A uniform student's widths as a short plan, such as `192-8x24-704`."""
     return "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**record["plan"])
+
+
+def setting_of(record: Record, name: str) -> float:
+    """What a run was given, or had by default."""
+    return float(record["settings"].get(name, getattr(HomoDistilTrainingArguments, name)))
 
 
 def kept(record: Record) -> float:

@@ -5,12 +5,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from guidance import kept
+from glue_table import TASK_NAMES
+from guidance import kept, setting_of
 from verdicts import REFERENCE, by_arm
 
+from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.durable import write_text
 from homodistil_hf.sweep.cells import TEACHER
-from homodistil_hf.sweep.records import trained
+from homodistil_hf.sweep.records import IMPOSSIBLE, trained
 from homodistil_hf.sweep.statistics import Record, Spread, differences
 from homodistil_hf.sweep.tables import markdown_table, task_means
 
@@ -42,11 +44,12 @@ _HEADINGS = (
 )
 
 
-def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
+def readme_lines(records: Mapping[str, Sequence[Record]], floor: Mapping[str, float]) -> list[str]:
     """What the README says was reached.
 
     Args:
         records: sweep → all of its records.
+        floor: task → score of the most frequent label; may be empty.
 
     Returns:
         `list[str]`: Markdown lines; none where HomoDistil was not run at a quarter.
@@ -60,9 +63,13 @@ def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
         f"A BERT of 6 layers × 384 ({own[0]['models'][TEACHER]['num_parameters'] / 1e6:.1f} M parameters), distilled "
         f"on {own[0]['num_tokens'] / 1e6:.2f} million tokens, {minutes:.0f} minutes of one CPU core for a "
         "quarter of its encoder MACs. All students of a size have the same encoder MACs, and but where it says so the "
-        "same tokens and batches; HomoDistil's end of pruning was chosen by these runs. How rates were chosen stands "
-        "in the results. A ± is a standard deviation over seeds, their number in brackets; what has none is of "
-        "seed 0."
+        "same tokens and batches; HomoDistil's end of pruning was chosen by these runs. Learning rate and Adam's β₂ "
+        f"were {setting_of(own[0], 'learning_rate'):g} and {setting_of(own[0], 'adam_beta2'):g} instead of the "
+        f"defaults ({HomoDistilTrainingArguments.learning_rate:g}, {HomoDistilTrainingArguments.adam_beta2:g}): "
+        "search the rate for runs as short as these. How rates were chosen stands in the results. The tasks are "
+        f"{', '.join(TASK_NAMES.values())}, one fine-tuning a student{_floor(floor, records)}. A ± is a standard "
+        "deviation over seeds, their number in brackets; what has none is of seed 0."
+        f"{_impossible(records.get('methods_quarter', []))}"
     )
     return [
         *textwrap.wrap(text, 120),
@@ -73,12 +80,13 @@ def readme_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
     ]
 
 
-def write_readme(file: Path, records: Mapping[str, Sequence[Record]]) -> None:
+def write_readme(file: Path, records: Mapping[str, Sequence[Record]], floor: Mapping[str, float]) -> None:
     """Replace what stands between the marks.
 
     Args:
         file: the README.
         records: sweep → all of its records.
+        floor: see [`readme_lines`].
 
     Raises:
         ValueError: it has no marks.
@@ -87,15 +95,32 @@ def write_readme(file: Path, records: Mapping[str, Sequence[Record]]) -> None:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{file} lacks {BEGIN!r} or {END!r}; write them where the table belongs")
-    write_text(file, "\n".join([head + BEGIN, "", *readme_lines(records), END + tail]))
+    write_text(file, "\n".join([head + BEGIN, "", *readme_lines(records, floor), END + tail]))
 
 
 def _rows(size: str, records: Sequence[Record]) -> list[list[str]]:
-    teachers = [task_means(record).get("glue") for record in records if record["method"] == TEACHER]
-    teacher = teachers[0] if teachers else None
+    teacher = _teachers_mean(records)
     arms = by_arm(trained(records))
     nearest_first = sorted(arms.items(), key=lambda item: statistics.fmean(r["evaluation"]["kl"] for r in item[1]))
     return [[size, _NAMES[arm], *_figures(group, teacher)] for arm, group in nearest_first if arm in _NAMES]
+
+
+def _teachers_mean(records: Sequence[Record]) -> float | None:
+    return next((task_means(record).get("glue") for record in records if record["method"] == TEACHER), None)
+
+
+def _floor(floor: Mapping[str, float], records: Mapping[str, Sequence[Record]]) -> str:
+    teacher = _teachers_mean(records.get("methods_quarter", []))
+    if not teacher or not floor.keys() >= TASK_NAMES.keys():
+        return ""
+    share = statistics.fmean(floor[task] for task in TASK_NAMES) / teacher
+    return f"; a model that gives every row the most frequent label keeps {share:.0%} of the teacher's mean"
+
+
+def _impossible(records: Sequence[Record]) -> str:
+    names = dict.fromkeys(_NAMES[record["arm"]] for record in records if record["status"] == IMPOSSIBLE)
+    words = "no whole layers add up to a quarter"
+    return "".join(f" {name} is missing at a quarter: {words}." for name in names)
 
 
 def _figures(group: Sequence[Record], teacher: float | None) -> list[str]:
@@ -103,7 +128,7 @@ def _figures(group: Sequence[Record], teacher: float | None) -> list[str]:
     return [
         f"{group[0]['models']['student']['num_parameters'] / 1e6:.1f} M",
         str(Spread.of(record["evaluation"]["kl"] for record in group)),
-        f"{Spread.of(map(kept, group)).mean:.1%}",
+        _share([kept(record) for record in group]),
         _share(scores) if scores else "–",
     ]
 

@@ -19,7 +19,7 @@ from computation import computation_line
 from family import family_rows
 from fine_tuning_results import fine_tuning_sections
 from glue_table import glue_rows
-from guidance import guidance_rows, kept, rule_of_thumb, shape_of, size_of
+from guidance import guidance_rows, kept, rule_of_thumb, setting_of, shape_of, size_of
 from held_out_results import held_out_sections
 from machine_words import machine_words
 from readme_table import SIZES, write_readme
@@ -38,7 +38,6 @@ from verdicts import (
     with_common_seeds,
 )
 
-from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.advice import ADVICE_FILE as ADVICE
 from homodistil_hf.advice import Measured, to_json
 from homodistil_hf.run_config import field_types
@@ -129,7 +128,7 @@ def main() -> None:
     ]
     PAGE.write_text("\n".join([INTRODUCTION, *parts]), encoding="utf-8")
     write_advice(sweeps)
-    write_readme(README, {name: read_records(FOLDER / name) for name in sweeps})
+    write_readme(README, {name: read_records(FOLDER / name) for name in sweeps}, constant_scores())
 
 
 def write_advice(sweeps: dict[str, Sweep]) -> None:
@@ -162,8 +161,8 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             num_tokens=num_tokens,
             num_seeds=len(found),
             shape=shape,
-            learning_rate=setting(own[0], "learning_rate"),
-            pruning_end_fraction=setting(own[0], "pruning_end_fraction"),
+            learning_rate=setting_of(own[0], "learning_rate"),
+            pruning_end_fraction=setting_of(own[0], "pruning_end_fraction"),
             kl=mean_kl(own),
             one_shot_kl=mean_kl(other),
             accuracy_kept=round(Spread.of(kept(record) for record in own).mean, 4),
@@ -171,11 +170,6 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             fewer_layers=fewer_layers(records, own),
             threshold=None if noise.std is None else round(noise.threshold(len(found)), 4),
         )
-
-
-def setting(record: Record, name: str) -> float:
-    """What a run was given, or had by default."""
-    return float(record["settings"].get(name, getattr(HomoDistilTrainingArguments, name)))
 
 
 def fewer_layers(records: Sequence[Record], own: Sequence[Record]) -> dict[str, float]:

@@ -451,17 +451,25 @@ def test_the_readme_gets_its_table(page, tmp_path):
     write_record(tmp_path / "results" / "methods_quarter" / "teacher.json", teacher | {"evaluate": glue})
     graded = METHODS[0] | {"evaluate": {"glue": {"settings": {}, "results": {"mean": 0.6}}}}
     write_record(tmp_path / "results" / "methods_quarter" / f"{graded['cell']}.json", graded)
+    absent = record_head(Cell("distilbert", {"seed": 0}, "distilbert", {})) | {"status": "impossible", "reason": "no"}
+    write_record(tmp_path / "results" / "methods_quarter" / f"{absent['cell']}.json", absent)
+    floor = dict.fromkeys(("cola", "sst2", "mrpc", "rte", "stsb"), 0.4)
+    (tmp_path / "results" / "constant_predictions.json").write_text(json.dumps(floor))
     page()
     lines = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
+    words = " ".join(lines)
+    assert "the most frequent label keeps 50% of the teacher's mean" in words
+    assert "DistilBERT's recipe is missing at a quarter" in words
+    assert "were 0.0006 and 0.999 instead of the defaults (0.0006, 0.999)" in words  # these runs have the defaults
     assert lines[0] == "# Ours"
     assert lines[-1] == "The rest."
     assert "old" not in lines
     assert lines[lines.index("| --- | --- | --- | --- | --- | --- |") + 1 :][:5] == [
         "| 1/2 | DistilBERT's recipe | 4.0 M | 0.300 | 90.0% | – |",
-        "| 1/4 | **HomoDistil** | 4.0 M | 0.520 ± 0.020 (3) | 60.0% | 75.0% |",
-        "| 1/4 | pruned by magnitude first, then distilled | 4.0 M | 0.530 ± 0.026 (3) | 60.0% | – |",
-        "| 1/4 | pruned at once, then distilled | 4.0 M | 0.620 ± 0.035 (3) | 60.0% | – |",
-        "| 1/4 | trained from scratch | 4.0 M | 3.000 ± 1.000 (3) | 60.0% | – |",
+        "| 1/4 | **HomoDistil** | 4.0 M | 0.520 ± 0.020 (3) | 60.0% ± 0.0% (3) | 75.0% |",
+        "| 1/4 | pruned by magnitude first, then distilled | 4.0 M | 0.530 ± 0.026 (3) | 60.0% ± 0.0% (3) | – |",
+        "| 1/4 | pruned at once, then distilled | 4.0 M | 0.620 ± 0.035 (3) | 60.0% ± 0.0% (3) | – |",
+        "| 1/4 | trained from scratch | 4.0 M | 3.000 ± 1.000 (3) | 60.0% ± 0.0% (3) | – |",
     ]
     beside = "KL at a quarter less that of HomoDistil with the same seed, in nats: pruned at once +0.100 ± 0.020 (3)."
     assert beside in lines
@@ -527,7 +535,7 @@ def test_other_shapes_stand_beside_their_own_gradual_student(page, tmp_path):
 
 
 def test_three_seeds_decide_by_their_own_spread_fewer_borrow_one(verdicts):
-    """Of .01, .02, .03 Student's t of two degrees of freedom asks .0248; the borrowed one .043 of one and .030 of two."""
+    """Of .01, .02, .03 Student's t asks .0248 of the mean; the borrowed noise .043 of one difference, .030 of two."""
     noise = verdicts["Noise"](std=0.01, freedom=2)
     assert [noise.sign([0.01, 0.02, 0.03]), noise.sign([0.02, 0.03, 0.04])] == [0, 1]
     assert [noise.borrowed_sign([0.02, 0.03, 0.04]), noise.borrowed_sign([0.01, 0.02, 0.03])] == [1, 0]
