@@ -24,12 +24,12 @@ _MIN_SEEDS = 3
 
 RULE = (
     f"**Verdicts.** A difference between methods is taken seed by seed. With {_MIN_SEEDS} seeds or more its mean "
-    f"counts beyond Student's *t* of the differences' own spread at {_CONFIDENCE:.0%}. With fewer it borrows "
-    "a spread *s*: that of the difference in KL between a method and HomoDistil at a quarter of the MACs, pooled over "
-    f"the methods with {_MIN_SEEDS} seeds or more whose KL is below twice HomoDistil's; the mean of *n* seeds counts "
-    "beyond *t*·*s*/√*n*, *t* for *s*' degrees of freedom. All else is *within noise*. The methods share HomoDistil's runs, "
-    "so these degrees of freedom are a generous count; other sizes, other budgets and the ablations borrow *s* too, "
-    "most with one seed: of twenty such verdicts expect one to be wrong."
+    f"counts beyond Student's *t* of the differences' own spread at {_CONFIDENCE:.0%}. With fewer it borrows a "
+    "spread *s*: that of the difference in KL between a method and HomoDistil at a quarter of the MACs, pooled "
+    f"over the methods with {_MIN_SEEDS} seeds or more whose KL is below twice HomoDistil's; the mean of *n* seeds "
+    "counts beyond *t*·*s*/√*n*, *t* for *s*' degrees of freedom. All else is *within noise*. The methods share "
+    "HomoDistil's runs, so these degrees of freedom are a generous count; other sizes, other budgets and the "
+    "ablations borrow *s* too, most with one seed: of twenty such verdicts expect one to be wrong."
 )
 
 

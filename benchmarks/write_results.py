@@ -72,7 +72,8 @@ known `all-MiniLM-L6-v2`, trained on with a masked-LM head for 20 million tokens
 English Wikipedia and novels; held out: 256 blocks of 128 tokens, with the masks of the run's seed, some 4,900 masked
 tokens. Neither students nor the teacher's last 20 million tokens hold these documents; what its encoder had read
 before is not known to us. The same blocks served to choose learning rates, loss weights, shapes and the end of
-pruning, so these figures are of choices made on them.
+pruning, so these figures are of choices made on them. Teacher and text lie in `../shared/data/` and don't come with
+the package; [a sweep's file](sweeps.md) takes other paths.
 **KL** is KL(teacher ‖ student) in nats per masked token, **accuracy** the share of masked tokens that are predicted
 right, both in float32. A single accuracy has a standard error of 0.007. Methods without a KL term (`scratch`,
 `tinybert`, the MiniLMs) are not trained for the first; compare them by accuracy and tasks.
