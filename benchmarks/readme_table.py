@@ -98,19 +98,27 @@ def write_readme(file: Path, records: Mapping[str, Sequence[Record]], floor: Map
     write_text(file, "\n".join([head + BEGIN, "", *readme_lines(records, floor), END + tail]))
 
 
+def teachers_mean(records: Sequence[Record]) -> float | None:
+    """The teacher's mean over the tasks.
+
+    Args:
+        records: of a sweep.
+
+    Returns:
+        `float`, or None where it was not fine-tuned.
+    """
+    return next((task_means(record).get("glue") for record in records if record["method"] == TEACHER), None)
+
+
 def _rows(size: str, records: Sequence[Record]) -> list[list[str]]:
-    teacher = _teachers_mean(records)
+    teacher = teachers_mean(records)
     arms = by_arm(trained(records))
     nearest_first = sorted(arms.items(), key=lambda item: statistics.fmean(r["evaluation"]["kl"] for r in item[1]))
     return [[size, _NAMES[arm], *_figures(group, teacher)] for arm, group in nearest_first if arm in _NAMES]
 
 
-def _teachers_mean(records: Sequence[Record]) -> float | None:
-    return next((task_means(record).get("glue") for record in records if record["method"] == TEACHER), None)
-
-
 def _floor(floor: Mapping[str, float], records: Mapping[str, Sequence[Record]]) -> str:
-    teacher = _teachers_mean(records.get("methods_quarter", []))
+    teacher = teachers_mean(records.get("methods_quarter", []))
     if not teacher or not floor.keys() >= TASK_NAMES.keys():
         return ""
     share = statistics.fmean(floor[task] for task in TASK_NAMES) / teacher

@@ -22,7 +22,7 @@ from glue_table import glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb, setting_of, shape_of, size_of
 from held_out_results import held_out_sections
 from machine_words import machine_words
-from readme_table import SIZES, write_readme
+from readme_table import SIZES, teachers_mean, write_readme
 from task_results import task_model_sections
 from verdicts import (
     CLAIMS,
@@ -139,7 +139,7 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
     found: dict[tuple[int, int], Measured] = {}
     for name in (*SIZES, "tokens", "tokens_planned", "shapes", "sizes"):
         sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
-        for point in measured_points(sweep_records, noise):
+        for point in measured_points(sweep_records, noise, teachers_mean(read_records(FOLDER / name))):
             key = (round(1 / point.encoder_macs), point.num_tokens)  # 1/8 holds those of 0.123 and of 0.126
             if key not in found or (found[key].num_seeds, -found[key].kl) < (point.num_seeds, -point.kl):
                 found[key] = point
@@ -149,7 +149,7 @@ def write_advice(sweeps: dict[str, Sweep]) -> None:
     ADVICE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measured]:
+def measured_points(records: Sequence[Record], noise: Noise, teacher: float | None) -> Iterator[Measured]:
     """One for each size, budget and shape that both were run with."""
     for (_, num_tokens, shape), group in by_student(records).items():
         arms = by_arm(group)
@@ -170,7 +170,16 @@ def measured_points(records: Sequence[Record], noise: Noise) -> Iterator[Measure
             verdict=None if noise.std is None else verdicts[noise.sign(found)],
             fewer_layers=fewer_layers(records, own),
             threshold=None if noise.std is None else round(noise.threshold(len(found)), 4),
+            glue_kept=glue_kept(own, teacher),
+            one_shot_glue_kept=glue_kept(other, teacher),
         )
+
+
+def glue_kept(records: Sequence[Record], teacher: float | None) -> float | None:
+    """The mean over tasks as a share of the teacher's, if every student was fine-tuned."""
+    scores = [task_means(record).get("glue") for record in records]
+    found = [score for score in scores if score is not None]
+    return round(Spread.of(found).mean / teacher, 4) if teacher and len(found) == len(scores) else None
 
 
 def fewer_layers(records: Sequence[Record], own: Sequence[Record]) -> dict[str, float]:

@@ -38,6 +38,8 @@ class Measured:
         kl: HomoDistil's mean distance from its teacher, nats a masked token.
         one_shot_kl: that of one-shot pruning.
         accuracy_kept: HomoDistil's masked-LM accuracy as a share of its teacher's.
+        glue_kept: its mean over five GLUE tasks, likewise; None = not fine-tuned.
+        one_shot_glue_kept: that of one-shot pruning.
         verdict: `homodistil`, `one_shot` or `level`: who is nearer to the teacher; None = the noise was not measured.
         fewer_layers: what HomoDistil on fewer layers reached, layers → KL in nats; empty where it was not run.
         threshold: that a difference between means in nats must exceed to count; None = the noise was not measured.
@@ -55,6 +57,8 @@ class Measured:
     verdict: str | None
     fewer_layers: Mapping[str, float] = field(default_factory=dict)
     threshold: float | None = None
+    glue_kept: float | None = None
+    one_shot_glue_kept: float | None = None
 
 
 def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
@@ -124,11 +128,22 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
         f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run".replace("%", " %"),
+        *_fine_tuned(nearest),
         *(_of_fewer_layers(num_layers, kl, nearest) for num_layers, kl in nearest.fewer_layers.items()),
     ]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
     return "\n".join([*lines, "  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text"])
+
+
+def _fine_tuned(nearest: Measured) -> list[str]:
+    if nearest.glue_kept is None or nearest.one_shot_glue_kept is None:
+        return []
+    line = (
+        f"  fine-tuned it kept {nearest.glue_kept:.0%} of its teacher's mean over five GLUE tasks, one-shot pruning "
+        f"{nearest.one_shot_glue_kept:.0%}"
+    )
+    return [line.replace("%", " %")]
 
 
 def _of_fewer_layers(num_layers: str, kl: float, beside: Measured) -> str:

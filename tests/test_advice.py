@@ -23,6 +23,13 @@ POINTS = [
 ]
 
 
+def test_fine_tuned_students_are_told_of_where_both_are_known():
+    both = point(glue_kept=0.949, one_shot_glue_kept=0.951)
+    text = advise(0.25, 2e6, measured=[both], teacher="x")
+    assert "fine-tuned it kept 95 % of its teacher's mean over five GLUE tasks, one-shot pruning 95 %" in text
+    assert "fine-tuned" not in advise(0.25, 2e6, measured=[point(glue_kept=0.9)], teacher="x")
+
+
 def advice(fraction: float, num_tokens: float) -> str:
     return advise(fraction, num_tokens, measured=POINTS, teacher="a small one")
 

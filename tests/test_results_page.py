@@ -439,7 +439,21 @@ def test_advice_lays_methods_beside_each_other_shape_by_shape_and_takes_the_bett
         write_record(tmp_path / "results" / "shapes" / f"{one['cell']}.json", one)
     page()
     _, (point,) = read_advice(tmp_path / "advice.json")
+    assert (point.glue_kept, point.one_shot_glue_kept) == (None, None)
     assert (point.shape, point.kl, point.one_shot_kl) == ("160-8x20-288", 0.4, 0.45)
+
+
+def test_advice_holds_what_is_kept_on_tasks(page, tmp_path):
+    def graded(one: dict[str, Any], mean: float) -> dict[str, Any]:
+        return one | {"evaluate": {"glue": {"settings": {}, "results": {"mean": mean, "tasks": {}}}}}
+
+    teacher = record_head(Cell("teacher", {}, "teacher", {})) | {"status": "done"}
+    runs = [graded(record("homodistil", 0.5), 0.6), graded(record("one_shot", 0.6), 0.5), graded(teacher, 0.8)]
+    for one in runs:
+        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+    page()
+    _, (point,) = read_advice(tmp_path / "advice.json")
+    assert (point.glue_kept, point.one_shot_glue_kept) == (0.75, 0.625)
 
 
 def test_the_readme_gets_its_table(page, tmp_path):
