@@ -21,6 +21,7 @@ from fine_tuning_results import fine_tuning_sections
 from glue_table import glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb, setting_of, shape_of, size_of
 from held_out_results import held_out_sections
+from levers import lever_sections
 from machine_words import machine_words
 from readme_table import SIZES, teachers_mean, write_readme
 from task_results import task_model_sections
@@ -121,6 +122,7 @@ def main() -> None:
         collect(options.collect, sweeps)
     parts = [
         *sweep_sections(sweeps),
+        *lever_sections(FOLDER, noise_of(trained(read_records(FOLDER / "methods_quarter")))),
         *held_out_sections(FOLDER),
         *fine_tuning_sections(FOLDER),
         *task_model_sections(FOLDER),
