@@ -1,14 +1,14 @@
-"""Scores of the tasks one by one, and what a student keeps of its teacher's mean."""
+"""Scores of the tasks one by one, what a student keeps of its teacher's mean, and differences of means."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from verdicts import by_arm
+from verdicts import by_arm, with_common_seeds
 
 from homodistil_hf.sweep.cells import TEACHER
 from homodistil_hf.sweep.statistics import Record, Spread
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.sweep.tables import markdown_table, task_means
 
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 
@@ -48,6 +48,12 @@ def glue_rows(records: Sequence[Record], constant: Mapping[str, float] | None = 
         "the last row is what the most frequent label keeps without having learned anything."
     )
     return [text, "", *markdown_table(["", *(TASK_NAMES[task] for task in tasks), "mean", "kept"], rows)]
+
+
+def glue_differences(records: Sequence[Record], others: Sequence[Record]) -> list[float]:
+    """By how much an arm's mean over the tasks is above another's, for each seed that both were fine-tuned of."""
+    scores = [[task_means(record).get("glue") for record in group] for group in with_common_seeds(records, others)]
+    return [own - other for own, other in zip(*scores, strict=True) if own is not None and other is not None]
 
 
 def _results(record: Record) -> dict[str, Any] | None:

@@ -13,12 +13,14 @@ import json
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from answers import PAPERS_WINDOW, along_text, answers_section
 from compared import compared_sections
 from computation import computation_line
 from family import family_rows
 from fine_tuning_results import fine_tuning_sections
-from glue_table import glue_rows
+from glue_table import glue_differences, glue_rows
 from guidance import guidance_rows, kept, rule_of_thumb, setting_of, shape_of, size_of
 from held_out_results import held_out_sections
 from levers import lever_sections
@@ -95,9 +97,6 @@ the same machine, which moved them by a third: [performance](performance.md) has
 PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first")
 """Those whose discrepancy over training is drawn apart."""
 
-PAPERS_WINDOW = "end_0.5"
-"""HomoDistil with an end of pruning that the paper uses too."""
-
 THE_PAPER = "The paper, where pruning ends at 0.5 T to 0.9 T: nearer at every one, once pruning has begun"
 
 GUIDANCE_TITLE = "## Tokens and time against quality"
@@ -115,12 +114,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", type=Path, metavar="DIR", help="first copy the records of DIR/SWEEP/results")
     options = parser.parse_args()
-    sweeps = {
-        path.stem: read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS}) for path in sweep_files()
-    }
+    sweeps = read_sweeps()
     if options.collect:
         collect(options.collect, sweeps)
     parts = [
+        *answers_section(records_of(sweeps), FOLDER),
         *sweep_sections(sweeps),
         *lever_sections(FOLDER, noise_of(trained(read_records(FOLDER / "methods_quarter")))),
         *held_out_sections(FOLDER),
@@ -198,8 +196,10 @@ def mean_kl(records: Sequence[Record]) -> float:
     return round(Spread.of(record["evaluation"]["kl"] for record in records).mean, 4)
 
 
-def sweep_files() -> list[Path]:
-    return sorted(path for path in SWEEPS.glob("*.json") if path.stem in SECTIONS)
+def read_sweeps() -> dict[str, Sweep]:
+    """Name → the sweep, of those that have a section."""
+    files = sorted(path for path in SWEEPS.glob("*.json") if path.stem in SECTIONS)
+    return {path.stem: read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS}) for path in files}
 
 
 def collect(source: Path, sweeps: dict[str, Sweep]) -> None:
@@ -211,8 +211,13 @@ def collect(source: Path, sweeps: dict[str, Sweep]) -> None:
                 shutil.copy2(record, FOLDER / name / record.name)
 
 
+def records_of(sweeps: dict[str, Sweep]) -> dict[str, list[dict[str, Any]]]:
+    """Sweep → records of its cells."""
+    return {name: in_order(sweep.cells, read_records(FOLDER / name)) for name, sweep in sweeps.items()}
+
+
 def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
-    records = {name: in_order(sweep.cells, read_records(FOLDER / name)) for name, sweep in sweeps.items()}
+    records = records_of(sweeps)
     noise = noise_of(trained(records.get("methods_quarter", [])))
     sections = []
     for name, write in SECTIONS.items():
@@ -267,8 +272,7 @@ def along_lines(arms: Mapping[str, Sequence[Record]]) -> list[str]:
             along = along_training(arms.get(own, []), arms.get(other, []), noises)
             if along:
                 lines += [
-                    f"Along training, by the noise of each evaluation at 1/4: `{own}` is nearer than `{other}` at "
-                    f"{along.nearer}, farther at {along.farther}, level at {along.level}.",
+                    f"Along training, by the noise of each evaluation at 1/4: {along_text(own, other, along)}.",
                     *([f"{THE_PAPER}: {along.words}."] if own == PAPERS_WINDOW else []),
                     "",
                 ]
@@ -328,12 +332,6 @@ def same_shape_pairs(arms: Mapping[str, Sequence[Record]]) -> list[tuple[str, st
         for way in PRUNED_ARMS[1:]
         if arm.removeprefix(f"{way}_") in arms.keys() - {arm}
     ]
-
-
-def glue_differences(records: Sequence[Record], others: Sequence[Record]) -> list[float]:
-    """By how much an arm's mean over the tasks is above another's, for each seed that both were fine-tuned of."""
-    scores = [[task_means(record).get("glue") for record in group] for group in with_common_seeds(records, others)]
-    return [own - other for own, other in zip(*scores, strict=True) if own is not None and other is not None]
 
 
 def computation_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:

@@ -402,8 +402,8 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert f"| `one_shot` | 192-8x24-704 | 0.100 ± 0.020 (3) | `homodistil` is nearer {level}" in lines
     assert f"| `pruned_first` | 192-8x24-704 | 0.010 ± 0.010 (3) | within noise {level}" in lines
     at_each = "Along training, by the noise of each evaluation at 1/4: `homodistil` is nearer than"
-    assert f"{at_each} `one_shot` at 2, farther at 0, level at 0." in lines
-    assert f"{at_each} `pruned_first` at 0, farther at 0, level at 2." in lines
+    assert f"{at_each} `one_shot` at 2 of 2 evaluations, farther at 0, level at 0." in lines
+    assert f"{at_each} `pruned_first` at 0 of 2 evaluations, farther at 0, level at 2." in lines
     assert "| the KL term helps | the paper | `no_kl` − `homodistil` | +0.200 | **reproduced** |" in lines
     assert "| the masked-LM term helps | the paper | `no_mlm` − `mlm_1` | – | not run: `no_mlm`, `mlm_1` |" in lines
     assert "| 1/2 | all | 192-8x24-704 | 1.00 M |" in text
@@ -530,8 +530,8 @@ def test_the_papers_order_is_judged_in_the_papers_window(page, tmp_path):
     lines = page().splitlines()
     paper = "The paper, where pruning ends at 0.5 T to 0.9 T: nearer at every one, once pruning has begun"
     along = lines.index(
-        "Along training, by the noise of each evaluation at 1/4: `end_0.5` is nearer than `one_shot` at 2, farther at "
-        "0, level at 0."
+        "Along training, by the noise of each evaluation at 1/4: `end_0.5` is nearer than `one_shot` at 2 of 2 "
+        "evaluations, farther at 0, level at 0."
     )
     assert lines[along + 1] == f"{paper}: **reproduced**."
     assert sum(line.startswith("The paper, where") for line in lines) == 2  # beside one-shot and pruned-first

@@ -1,0 +1,255 @@
+"""The part of docs/results.md that stands first: the questions that the runs were for, and what they say.
+
+The words are fixed, numbers and verdicts come from the records; a question whose runs are missing is left out. The
+tables that the answers come from are laid out by `write_results.py` and `held_out_results.py`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from glue_table import glue_differences
+from held_out_results import arms_of, gaps
+from readme_table import SIZES
+from verdicts import REFERENCE, Along, Noise, along_training, better_words, by_arm, noise_along, noise_of
+
+from homodistil_hf.sweep.cells import TEACHER
+from homodistil_hf.sweep.records import TAKEN_FROM, trained
+from homodistil_hf.sweep.statistics import Record, Spread, differences
+from homodistil_hf.sweep.tables import markdown_table, task_means
+
+PAPERS_WINDOW = "end_0.5"
+"""HomoDistil with an end of pruning that the paper uses too."""
+
+BARS = {"methods_half": ("a half", 0.97), "methods_quarter": ("a quarter", 0.92)}
+"""Sweep → its students' size, and the share of the teacher's mean that they should keep."""
+
+HELD_OUT_METRICS = {"KL": ("kl", -1), "agreement": ("agreement", 1), "accuracy": ("mlm_accuracy", 1)}
+"""Name → metric on all held-out text, and 1 where more is better."""
+
+_QUARTER = "methods_quarter"
+_ONE_SHOT = "one_shot"
+_SAME_COMPUTATION = "one_shot_same_compute"
+_OURS = "HomoDistil"
+_NOT_RUN = "not run"
+
+Sweeps: TypeAlias = Mapping[str, Sequence[Record]]
+"""Sweep → records."""
+
+Arms: TypeAlias = Mapping[str, Sequence[Record]]
+
+Row: TypeAlias = tuple[str, str, str]
+"""Question, what was measured, answer."""
+
+Found: TypeAlias = Mapping[str, Sequence[float]]
+"""What stands beside HomoDistil → differences, one a seed."""
+
+TEXT = (
+    "Computed from the records of the sections below. Differences are the other method's less HomoDistil's with the "
+    "same seed: above 0 is farther from the teacher in KL, better in accuracy, agreement and GLUE. What has no ± is "
+    "of one seed. *Within noise* is as the sections define it."
+)
+
+
+def answers_section(sweeps: Sweeps, folder: Path) -> list[str]:
+    """The section, if any question has an answer.
+
+    Args:
+        sweeps: of the page.
+        folder: of the results, for those on all held-out text.
+
+    Returns:
+        `list[str]`: one Markdown text, or none.
+    """
+    quarter = trained(sweeps.get(_QUARTER, []))
+    noise = noise_of(quarter)
+    rows = [
+        *kept_rows(sweeps),
+        *baseline_rows(by_arm(quarter), noise),
+        *computation_rows(folder),
+        *size_rows(sweeps, noise),
+        *budget_rows(trained(sweeps.get("tokens_planned", [])), noise),
+        *order_rows(quarter),
+        *hours_rows(sweeps),
+    ]
+    table = markdown_table(["question", "measured", "answer"], rows)
+    return ["\n".join(["## In short", "", TEXT, "", *table, ""])] if rows else []
+
+
+def kept_rows(sweeps: Sweeps) -> list[Row]:
+    """Whether students keep enough of their teacher's mean over the tasks."""
+    rows = []
+    for name, (size, bar) in BARS.items():
+        records = sweeps.get(name, [])
+        teachers = [task_means(record)["glue"] for record in records if is_graded(record) and is_teacher(record)]
+        own = [record for record in by_arm(trained(records)).get(REFERENCE, []) if is_graded(record)]
+        if teachers and own:
+            shares = [task_means(record)["glue"] / teachers[0] for record in own]
+            seeds = "one seed" if len(own) == 1 else f"by the mean of {len(own)} seeds"
+            question = f"Does {size} keep {100 * bar:.0f} % of its teacher's mean over five GLUE tasks?"
+            answer = f"**{'yes' if Spread.of(shares).mean >= bar else 'no'}**, {seeds}"
+            rows.append((question, measured(shares, ".1%"), answer))
+    return rows
+
+
+def is_graded(record: Record) -> bool:
+    return "glue" in task_means(record)
+
+
+def is_teacher(record: Record) -> bool:
+    return bool(record["method"] == TEACHER)
+
+
+def baseline_rows(arms: Arms, noise: Noise) -> list[Row]:
+    """HomoDistil beside every baseline of a quarter: arms that carry the name of another method.
+
+    Those of other shapes, depths and numbers of steps have names of their own.
+    """
+    own = arms.get(REFERENCE, [])
+    others = {arm: group for arm, group in arms.items() if arm != REFERENCE and arm == group[0]["method"]}
+    by_metric: dict[str, Found] = {
+        metric: {f"`{arm}`": differences(group, own, metric) for arm, group in others.items()}
+        for metric in ("kl", "mlm_accuracy")
+    }
+    by_tasks = {f"`{arm}`": glue_differences(group, own) for arm, group in others.items()}
+    compared = {
+        "Is a quarter nearer to its teacher than by any baseline with the same tokens? By KL, nats": (
+            by_metric["kl"],
+            kl_words(by_metric["kl"], noise, "the baseline"),
+        ),
+        "The same by masked-LM accuracy": (by_metric["mlm_accuracy"], gain_words(by_metric["mlm_accuracy"])),
+        "The same by the mean of the GLUE tasks": (by_tasks, gain_words(by_tasks)),
+    }
+    return [
+        (question, differences_text(found), f"**{over_all(words)}**; {grouped(words)}")
+        for question, (found, words) in compared.items()
+        if any(found.values())
+    ]
+
+
+def gain_words(found: Found) -> dict[str, str]:
+    """Each baseline → the verdict on what it gains."""
+    return {name: better_words(gains, "the baseline", _OURS) if gains else _NOT_RUN for name, gains in found.items()}
+
+
+def kl_words(found: Found, noise: Noise, other: str) -> dict[str, str]:
+    """Each of what stands beside HomoDistil → the verdict on its differences in KL."""
+    words = {1: f"{_OURS} is nearer", -1: f"{other} is nearer", 0: "within noise"}
+    return {
+        name: _NOT_RUN if not gap else "undecided" if noise.std is None else words[noise.sign(gap)]
+        for name, gap in found.items()
+    }
+
+
+def over_all(words: Mapping[str, str]) -> str:
+    """Whether HomoDistil is ahead of all."""
+    if all(verdict.startswith(_OURS) for verdict in words.values()):
+        return "yes"
+    is_behind = any(verdict.startswith("the baseline") for verdict in words.values())
+    return "no" if is_behind else "not shown for all"
+
+
+def computation_rows(folder: Path) -> list[Row]:
+    """One-shot pruning with as many steps as cost what HomoDistil's cost, on all held-out text."""
+    for name in ("computation", _QUARTER):
+        file = folder / "held_out" / f"{name}.json"
+        arms = arms_of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        own, other = arms.get((REFERENCE, ""), {}), arms.get((_SAME_COMPUTATION, ""), {})
+        if own.keys() & other.keys():
+            found = {name: gaps(other, own, metric) for name, (metric, _) in HELD_OUT_METRICS.items()}
+            gains = {name: [sign * gap for gap in found[name]] for name, (_, sign) in HELD_OUT_METRICS.items()}
+            words = {name: better_words(gain, "one-shot", _OURS) for name, gain in gains.items()}
+            question = "And with the same computation instead of the same tokens, beside one-shot pruning?"
+            return [(question, f"{differences_text(found)}, on all held-out text", grouped(words))]
+    return []
+
+
+def size_rows(sweeps: Sweeps, noise: Noise) -> list[Row]:
+    """One-shot pruning at the sizes that the baselines are not compared at."""
+    found = {size: one_shot_gaps(sweeps.get(name, [])) for name, size in SIZES.items() if name != _QUARTER}
+    return one_shot_rows("And at a half, at an eighth? One-shot pruning, by KL, nats", found, noise)
+
+
+def budget_rows(done: Sequence[Record], noise: Noise) -> list[Row]:
+    """One-shot pruning at each budget of tokens."""
+    budgets = sorted({record["num_tokens"] for record in done})
+    found = {
+        f"{budget / 1e6:.2f} M": one_shot_gaps([record for record in done if record["num_tokens"] == budget])
+        for budget in budgets
+    }
+    return one_shot_rows("With how many tokens do slow and one-shot pruning meet? By KL, nats", found, noise)
+
+
+def one_shot_gaps(records: Iterable[Record]) -> list[float]:
+    arms = by_arm(trained(records))
+    return differences(arms.get(_ONE_SHOT, []), arms.get(REFERENCE, []), "kl")
+
+
+def one_shot_rows(question: str, found: Found, noise: Noise) -> list[Row]:
+    found = {place: gap for place, gap in found.items() if gap}
+    seeds = "; one seed each" if all(len(gap) == 1 for gap in found.values()) else ""
+    answer = f"{grouped(kl_words(found, noise, 'one-shot'))}{seeds}"
+    return [(question, differences_text(found), answer)] if found else []
+
+
+def order_rows(quarter: Sequence[Record]) -> list[Row]:
+    """HomoDistil beside one-shot pruning along training, in the paper's window."""
+    arms = by_arm(quarter)
+    along = along_training(arms.get(PAPERS_WINDOW, []), arms.get(_ONE_SHOT, []), noise_along(quarter))
+    question = "Is the paper's order reproduced at every point of training (iterative nearer than one-shot)?"
+    return [(question, along_text(PAPERS_WINDOW, _ONE_SHOT, along), along.words)] if along else []
+
+
+def along_text(own: str, other: str, along: Along) -> str:
+    """At how many evaluations one arm is nearer than another, in words."""
+    num_evaluations = along.nearer + along.farther + along.level
+    return (
+        f"`{own}` is nearer than `{other}` at {along.nearer} of {num_evaluations} evaluations, farther at "
+        f"{along.farther}, level at {along.level}"
+    )
+
+
+def hours_rows(sweeps: Sweeps) -> list[Row]:
+    """What the trainings took, and those that lay slow and one-shot pruning beside each other."""
+    every = own_seconds(record for records in sweeps.values() for record in records)
+    if not every:
+        return []
+    beside = own_seconds(
+        record
+        for name, records in sweeps.items()
+        if name.startswith(("methods_", "tokens")) or name == "computation"
+        for record in records
+        if record["arm"] in (REFERENCE, _ONE_SHOT) or record["arm"].startswith(f"{_ONE_SHOT}_")
+    )
+    hours, share = sum(every.values()) / 3600, sum(beside.values()) / sum(every.values())
+    answer = (
+        f"{share:.0%} of these hours for slow beside one-shot pruning (`{REFERENCE}`, `{_ONE_SHOT}…` of the methods, "
+        "budgets and equal computation); fine-tunings on GLUE come on top, they were not timed"
+    )
+    return [("What did all of it take?", f"{hours:.1f} hours, {len(every)} trainings with their evaluations", answer)]
+
+
+def own_seconds(records: Iterable[Record]) -> dict[str, float]:
+    """Run → seconds; a run whose record stands in several sweeps counts once."""
+    return {record["digest"]: record["seconds"] for record in trained(records) if TAKEN_FROM not in record}
+
+
+def differences_text(found: Found) -> str:
+    return ", ".join(f"{name} {measured(gap, '+.3f')}" for name, gap in found.items() if gap)
+
+
+def grouped(words: Mapping[str, str]) -> str:
+    """Verdicts behind the names that they are about."""
+    names: dict[str, list[str]] = {}
+    for name, verdict in words.items():
+        names.setdefault(verdict, []).append(name)
+    return "; ".join(f"{', '.join(group)}: {verdict}" for verdict, group in names.items())
+
+
+def measured(values: Iterable[float], form: str) -> str:
+    """Mean ± standard deviation and number of seeds, in a format."""
+    spread = Spread.of(values)
+    if spread.std is None:
+        return f"{spread.mean:{form}}"
+    return f"{spread.mean:{form}} ± {spread.std:{form.lstrip('+')}} ({spread.n})"
