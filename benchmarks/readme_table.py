@@ -76,7 +76,7 @@ def readme_lines(records: Mapping[str, Sequence[Record]], floor: Mapping[str, fl
         "",
         *markdown_table(_HEADINGS, rows),
         "",
-        *_nearer(records.get("methods_quarter", [])),
+        *_nearer([records.get(name, []) for name in ("computation", "methods_quarter")]),
     ]
 
 
@@ -146,17 +146,19 @@ def _share(values: Sequence[float]) -> str:
     return f"{spread.mean:.1%}" if spread.std is None else f"{spread.mean:.1%} ± {spread.std:.1%} ({spread.n})"
 
 
-def _nearer(records: Sequence[Record]) -> list[str]:
-    """Seed by seed at a quarter: what going at once costs, or more slowly."""
-    arms = by_arm(trained(records))
+def _nearer(sweeps: Sequence[Sequence[Record]]) -> list[str]:
+    """Seed by seed at a quarter: what going at once costs, by the sweep with the most seeds."""
     names = {
         "one_shot": "pruned at once",
         "one_shot_same_compute": "with as much computation as HomoDistil",
-        "end_0.5": "pruned until half of the run",
     }
     parts = []
     for arm, name in names.items():
-        if found := differences(arms.get(arm, []), arms[REFERENCE], "kl"):
+        every = [
+            differences(arms.get(arm, []), arms.get(REFERENCE, []), "kl")
+            for arms in (by_arm(trained(records)) for records in sweeps)
+        ]
+        if found := max(every, key=len):
             spread = Spread.of(found)
             over = "" if spread.std is None else f" ± {spread.std:.3f} ({spread.n})"
             parts.append(f"{name} {spread.mean:+.3f}{over}")
