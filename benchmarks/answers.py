@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from glue_table import glue_differences
-from held_out_results import arms_of, gaps
+from held_out_results import QUARTERS, arms_of, gaps
 from readme_table import SIZES
 from verdicts import REFERENCE, Along, Noise, along_training, better_words, by_arm, noise_along, noise_of
 
@@ -152,7 +152,7 @@ def over_all(words: Mapping[str, str]) -> str:
 
 def computation_rows(folder: Path) -> list[Row]:
     """One-shot pruning with as many steps as cost what HomoDistil's cost, on all held-out text."""
-    for name in ("computation", _QUARTER):
+    for name in QUARTERS:
         file = folder / "held_out" / f"{name}.json"
         arms = arms_of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
         own, other = arms.get((REFERENCE, ""), {}), arms.get((_SAME_COMPUTATION, ""), {})

@@ -12,7 +12,8 @@ from homodistil_hf.sweep.statistics import Spread
 from homodistil_hf.sweep.tables import markdown_table
 
 METRICS = {"kl": "KL, nats", "agreement": "agreement", "mlm_accuracy": "accuracy", "mlm_loss": "MLM loss, nats"}
-SWEEPS = ("methods_quarter", "computation", "methods_half", "methods_eighth", "tokens_planned")
+QUARTERS = ("computation", "methods_quarter")
+SWEEPS = (*QUARTERS, "methods_half", "methods_eighth", "tokens_planned")
 
 Students: TypeAlias = dict[int, Mapping[str, Any]]
 """Seed of a student's run → what was measured."""
@@ -29,7 +30,8 @@ def held_out_sections(folder: Path) -> list[str]:
         return []
     first = next(iter(sweeps.values()))
     one = first["models"][0]
-    noises = noises_of(arms_of(sweeps["methods_quarter"])) if "methods_quarter" in sweeps else {}
+    quarter = next((sweeps[name] for name in QUARTERS if name in sweeps), None)
+    noises = noises_of(arms_of(quarter)) if quarter else {}
     lines = [
         "## On all held-out text",
         "",
