@@ -9,18 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from glue_table import glue_differences
+from glue_table import glue_differences, tasks_kept, teachers_mean
 from held_out_results import QUARTERS, arms_of, gaps
 from readme_table import SIZES
-from verdicts import REFERENCE, Along, Noise, along_training, better_words, by_arm, noise_along, noise_of
+from verdicts import PAPERS_WINDOW, REFERENCE, Noise, along_training, better_words, by_arm, noise_along, noise_of
 
-from homodistil_hf.sweep.cells import TEACHER
 from homodistil_hf.sweep.records import TAKEN_FROM, trained
 from homodistil_hf.sweep.statistics import Record, Spread, differences
-from homodistil_hf.sweep.tables import markdown_table, task_means
-
-PAPERS_WINDOW = "end_0.5"
-"""HomoDistil with an end of pruning that the paper uses too."""
+from homodistil_hf.sweep.tables import markdown_table
 
 BARS = {"methods_half": ("a half", 0.97), "methods_quarter": ("a quarter", 0.92)}
 """Sweep → its students' size, and the share of the teacher's mean that they should keep."""
@@ -82,23 +78,12 @@ def kept_rows(sweeps: Sweeps) -> list[Row]:
     rows = []
     for name, (size, bar) in BARS.items():
         records = sweeps.get(name, [])
-        teachers = [task_means(record)["glue"] for record in records if is_graded(record) and is_teacher(record)]
-        own = [record for record in by_arm(trained(records)).get(REFERENCE, []) if is_graded(record)]
-        if teachers and own:
-            shares = [task_means(record)["glue"] / teachers[0] for record in own]
-            seeds = "one seed" if len(own) == 1 else f"by the mean of {len(own)} seeds"
+        if shares := tasks_kept(by_arm(trained(records)).get(REFERENCE, []), teachers_mean(records)):
+            seeds = "one seed" if len(shares) == 1 else f"by the mean of {len(shares)} seeds"
             question = f"Does {size} keep {100 * bar:.0f} % of its teacher's mean over five GLUE tasks?"
-            answer = f"**{'yes' if Spread.of(shares).mean >= bar else 'no'}**, {seeds}"
-            rows.append((question, measured(shares, ".1%"), answer))
+            kept = Spread.of(shares)
+            rows.append((question, f"{kept:.1%}", f"**{'yes' if kept.mean >= bar else 'no'}**, {seeds}"))
     return rows
-
-
-def is_graded(record: Record) -> bool:
-    return "glue" in task_means(record)
-
-
-def is_teacher(record: Record) -> bool:
-    return bool(record["method"] == TEACHER)
 
 
 def baseline_rows(arms: Arms, noise: Noise) -> list[Row]:
@@ -135,11 +120,7 @@ def gain_words(found: Found) -> dict[str, str]:
 
 def kl_words(found: Found, noise: Noise, other: str) -> dict[str, str]:
     """Each of what stands beside HomoDistil → the verdict on its differences in KL."""
-    words = {1: f"{_OURS} is nearer", -1: f"{other} is nearer", 0: "within noise"}
-    return {
-        name: _NOT_RUN if not gap else "undecided" if noise.std is None else words[noise.sign(gap)]
-        for name, gap in found.items()
-    }
+    return {name: noise.words(gap, other, _OURS) if gap else _NOT_RUN for name, gap in found.items()}
 
 
 def over_all(words: Mapping[str, str]) -> str:
@@ -198,16 +179,7 @@ def order_rows(quarter: Sequence[Record]) -> list[Row]:
     arms = by_arm(quarter)
     along = along_training(arms.get(PAPERS_WINDOW, []), arms.get(_ONE_SHOT, []), noise_along(quarter))
     question = "Is the paper's order reproduced at every point of training (iterative nearer than one-shot)?"
-    return [(question, along_text(PAPERS_WINDOW, _ONE_SHOT, along), along.words)] if along else []
-
-
-def along_text(own: str, other: str, along: Along) -> str:
-    """At how many evaluations one arm is nearer than another, in words."""
-    num_evaluations = along.nearer + along.farther + along.level
-    return (
-        f"`{own}` is nearer than `{other}` at {along.nearer} of {num_evaluations} evaluations, farther at "
-        f"{along.farther}, level at {along.level}"
-    )
+    return [(question, along.told(PAPERS_WINDOW, _ONE_SHOT), along.words)] if along else []
 
 
 def hours_rows(sweeps: Sweeps) -> list[Row]:
@@ -236,7 +208,7 @@ def own_seconds(records: Iterable[Record]) -> dict[str, float]:
 
 
 def differences_text(found: Found) -> str:
-    return ", ".join(f"{name} {measured(gap, '+.3f')}" for name, gap in found.items() if gap)
+    return ", ".join(f"{name} {Spread.of(gap):+.3f}" for name, gap in found.items() if gap)
 
 
 def grouped(words: Mapping[str, str]) -> str:
@@ -245,11 +217,3 @@ def grouped(words: Mapping[str, str]) -> str:
     for name, verdict in words.items():
         names.setdefault(verdict, []).append(name)
     return "; ".join(f"{', '.join(group)}: {verdict}" for verdict, group in names.items())
-
-
-def measured(values: Iterable[float], form: str) -> str:
-    """Mean ± standard deviation and number of seeds, in a format."""
-    spread = Spread.of(values)
-    if spread.std is None:
-        return f"{spread.mean:{form}}"
-    return f"{spread.mean:{form}} ± {spread.std:{form.lstrip('+')}} ({spread.n})"

@@ -1,6 +1,6 @@
 """Scores of the tasks one by one, what a student keeps of its teacher's mean, and differences of means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -54,6 +54,32 @@ def glue_differences(records: Sequence[Record], others: Sequence[Record]) -> lis
     """By how much an arm's mean over the tasks is above another's, for each seed that both were fine-tuned of."""
     scores = [[task_means(record).get("glue") for record in group] for group in with_common_seeds(records, others)]
     return [own - other for own, other in zip(*scores, strict=True) if own is not None and other is not None]
+
+
+def teachers_mean(records: Sequence[Record]) -> float | None:
+    """The teacher's mean over the tasks.
+
+    Args:
+        records: of a sweep.
+
+    Returns:
+        `float`, or None where it was not fine-tuned.
+    """
+    return next((task_means(record).get("glue") for record in records if record["method"] == TEACHER), None)
+
+
+def tasks_kept(records: Iterable[Record], teacher: float | None) -> list[float]:
+    """Students' means over the tasks as shares of their teacher's.
+
+    Args:
+        records: of students; those that were not fine-tuned are left out.
+        teacher: see [`teachers_mean`].
+
+    Returns:
+        `list[float]`: none without a teacher's.
+    """
+    scores = [means["glue"] for means in map(task_means, records) if "glue" in means]
+    return [score / teacher for score in scores] if teacher else []
 
 
 def _results(record: Record) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from glue_table import TASK_NAMES
+from glue_table import TASK_NAMES, tasks_kept, teachers_mean
 from guidance import kept, setting_of
 from verdicts import REFERENCE, by_arm
 
@@ -14,7 +14,7 @@ from homodistil_hf.durable import write_text
 from homodistil_hf.sweep.cells import TEACHER
 from homodistil_hf.sweep.records import IMPOSSIBLE, trained
 from homodistil_hf.sweep.statistics import Record, Spread, differences
-from homodistil_hf.sweep.tables import markdown_table, task_means
+from homodistil_hf.sweep.tables import markdown_table
 
 BEGIN = "<!-- written by benchmarks/write_results.py -->"
 END = "<!-- up to here -->"
@@ -98,18 +98,6 @@ def write_readme(file: Path, records: Mapping[str, Sequence[Record]], floor: Map
     write_text(file, "\n".join([head + BEGIN, "", *readme_lines(records, floor), END + tail]))
 
 
-def teachers_mean(records: Sequence[Record]) -> float | None:
-    """The teacher's mean over the tasks.
-
-    Args:
-        records: of a sweep.
-
-    Returns:
-        `float`, or None where it was not fine-tuned.
-    """
-    return next((task_means(record).get("glue") for record in records if record["method"] == TEACHER), None)
-
-
 def _rows(size: str, records: Sequence[Record]) -> list[list[str]]:
     teacher = teachers_mean(records)
     arms = by_arm(trained(records))
@@ -126,24 +114,19 @@ def _floor(floor: Mapping[str, float], records: Mapping[str, Sequence[Record]]) 
 
 
 def _impossible(records: Sequence[Record]) -> str:
-    names = dict.fromkeys(_NAMES[record["arm"]] for record in records if record["status"] == IMPOSSIBLE)
+    arms = dict.fromkeys(record["arm"] for record in records if record["status"] == IMPOSSIBLE)
     words = "no whole layers add up to a quarter"
-    return "".join(f" {name} is missing at a quarter: {words}." for name in names)
+    return "".join(f" {_NAMES[arm]} is missing at a quarter: {words}." for arm in arms if arm in _NAMES)
 
 
 def _figures(group: Sequence[Record], teacher: float | None) -> list[str]:
-    scores = [means["glue"] / teacher for means in map(task_means, group) if "glue" in means] if teacher else []
+    shares = tasks_kept(group, teacher)
     return [
         f"{group[0]['models']['student']['num_parameters'] / 1e6:.1f} M",
         str(Spread.of(record["evaluation"]["kl"] for record in group)),
-        _share([kept(record) for record in group]),
-        _share(scores) if scores else "–",
+        f"{Spread.of(kept(record) for record in group):.1%}",
+        f"{Spread.of(shares):.1%}" if shares else "–",
     ]
-
-
-def _share(values: Sequence[float]) -> str:
-    spread = Spread.of(values)
-    return f"{spread.mean:.1%}" if spread.std is None else f"{spread.mean:.1%} ± {spread.std:.1%} ({spread.n})"
 
 
 def _nearer(sweeps: Sequence[Sequence[Record]]) -> list[str]:
@@ -159,8 +142,6 @@ def _nearer(sweeps: Sequence[Sequence[Record]]) -> list[str]:
             for arms in (by_arm(trained(records)) for records in sweeps)
         ]
         if found := max(every, key=len):
-            spread = Spread.of(found)
-            over = "" if spread.std is None else f" ± {spread.std:.3f} ({spread.n})"
-            parts.append(f"{name} {spread.mean:+.3f}{over}")
+            parts.append(f"{name} {Spread.of(found):+.3f}")
     text = f"KL at a quarter less that of HomoDistil with the same seed, in nats: {', '.join(parts)}."
     return [*textwrap.wrap(text, 120), ""] if parts else []

@@ -17,6 +17,9 @@ from homodistil_hf.sweep.tables import macs_fraction
 
 METRIC = "kl"
 REFERENCE = "homodistil"
+PAPERS_WINDOW = "end_0.5"
+"""HomoDistil with an end of pruning that the paper uses too."""
+
 _CONFIDENCE = 0.95
 SAME_LEAGUE = 2.0  # methods beyond this multiple of HomoDistil's KL say nothing about the noise near it
 
@@ -57,6 +60,11 @@ class Noise:
         if len(differences) >= _MIN_SEEDS:
             return _sign(differences, paired_threshold(differences))
         return self.borrowed_sign(differences)
+
+    def words(self, differences: Sequence[float], other: str = "one-shot", own: str = "HomoDistil") -> str:
+        """What differences in KL, another arm's less the own, say by `RULE`."""
+        verdicts = {1: f"{own} is nearer", -1: f"{other} is nearer", 0: "within noise"}
+        return "undecided" if self.std is None else verdicts[self.sign(differences)]
 
     def borrowed_sign(self, differences: Sequence[float]) -> int:
         """The same by this noise alone, however many the differences are."""
@@ -264,6 +272,13 @@ class Along:
     def words(self) -> str:
         """Whether the first arm stays nearer, as the paper says of its own schedule."""
         return "**not reproduced**" if self.farther else "within noise" if self.level else "**reproduced**"
+
+    def told(self, own: str, other: str) -> str:
+        """At how many evaluations the arm of the first name is nearer than that of the second."""
+        return (
+            f"`{own}` is nearer than `{other}` at {self.nearer} of {self.nearer + self.farther + self.level} "
+            f"evaluations, farther at {self.farther}, level at {self.level}"
+        )
 
 
 def along_training(lower: Sequence[Record], upper: Sequence[Record], noises: Mapping[int, Noise]) -> Along | None:

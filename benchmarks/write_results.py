@@ -15,20 +15,21 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from answers import PAPERS_WINDOW, along_text, answers_section
+from answers import answers_section
 from compared import compared_sections
 from computation import computation_line
 from family import family_rows
 from fine_tuning_results import fine_tuning_sections
-from glue_table import glue_differences, glue_rows
+from glue_table import glue_differences, glue_rows, tasks_kept, teachers_mean
 from guidance import guidance_rows, kept, rule_of_thumb, setting_of, shape_of, size_of
 from held_out_results import held_out_sections
 from levers import lever_sections
 from machine_words import machine_words
-from readme_table import SIZES, teachers_mean, write_readme
+from readme_table import SIZES, write_readme
 from task_results import task_model_sections
 from verdicts import (
     CLAIMS,
+    PAPERS_WINDOW,
     REFERENCE,
     RULE,
     Noise,
@@ -177,9 +178,8 @@ def measured_points(records: Sequence[Record], noise: Noise, teacher: float | No
 
 def glue_kept(records: Sequence[Record], teacher: float | None) -> float | None:
     """The mean over tasks as a share of the teacher's, if every student was fine-tuned."""
-    scores = [task_means(record).get("glue") for record in records]
-    found = [score for score in scores if score is not None]
-    return round(Spread.of(found).mean / teacher, 4) if teacher and len(found) == len(scores) else None
+    shares = tasks_kept(records, teacher)
+    return round(Spread.of(shares).mean, 4) if shares and len(shares) == len(records) else None
 
 
 def fewer_layers(records: Sequence[Record], own: Sequence[Record]) -> dict[str, float]:
@@ -272,7 +272,7 @@ def along_lines(arms: Mapping[str, Sequence[Record]]) -> list[str]:
             along = along_training(arms.get(own, []), arms.get(other, []), noises)
             if along:
                 lines += [
-                    f"Along training, by the noise of each evaluation at 1/4: {along_text(own, other, along)}.",
+                    f"Along training, by the noise of each evaluation at 1/4: {along.told(own, other)}.",
                     *([f"{THE_PAPER}: {along.words}."] if own == PAPERS_WINDOW else []),
                     "",
                 ]
@@ -318,7 +318,7 @@ def difference_cells(
 ) -> list[str]:
     """Differences and verdicts of two arms, seed by seed: KL, accuracy, GLUE."""
     found = differences(group, own, "kl")
-    cells = [str(Spread.of(found)), words_of(found, noise, *names)]
+    cells = [str(Spread.of(found)), noise.words(found, *names)]
     for gains in (differences(group, own, "mlm_accuracy"), glue_differences(group, own)):
         cells += [str(Spread.of(gains)), better_words(gains, *names)] if gains else ["–", "–"]
     return cells
@@ -346,12 +346,6 @@ def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> lis
 
 def budgets_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     return [*cell_rows(sweep, records), "", *gap_rows(trained(records), noise)]
-
-
-def words_of(found: Sequence[float], noise: Noise, other: str = "one-shot", own: str = "HomoDistil") -> str:
-    """What differences in KL, another method's less HomoDistil's, say by the rule."""
-    words = {1: f"{own} is nearer", -1: f"{other} is nearer", 0: "within noise"}
-    return words[noise.sign(found)] if noise.std is not None else "undecided"
 
 
 def ablations_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
@@ -406,7 +400,7 @@ def gap_rows(done: Sequence[Record], noise: Noise) -> list[str]:
         own = arms.pop(REFERENCE, [])
         for arm, other in arms.items():
             if found := differences(other, own, "kl"):
-                words = words_of(found, noise, f"`{arm}`")
+                words = noise.words(found, f"`{arm}`")
                 rows.append([size, shape, f"{num_tokens / 1e6:.2f} M", arm, str(Spread.of(found)), words])
     headings = ["encoder MACs", "student", "tokens", "beside HomoDistil", "difference in KL", "by KL"]
     return markdown_table(headings, rows) if rows else []

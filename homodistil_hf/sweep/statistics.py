@@ -28,6 +28,8 @@ class Spread:
     ```python
     >>> print(Spread.of([0.1, 0.2, 0.3]), "|", Spread.of([0.25]))
     0.200 ± 0.100 (3) | 0.250
+    >>> print(f"{Spread.of([0.1, 0.2, 0.3]):+.1%}")
+    +20.0% ± 10.0% (3)
 
     ```
     """
@@ -50,7 +52,20 @@ class Spread:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.std is None else f"{self.mean:.3f} ± {self.std:.3f} ({self.n})"
+        return f"{self:.3f}"
+
+    def __format__(self, format_spec: str) -> str:
+        """The mean, with the spread and the number of measurements where there are several.
+
+        Args:
+            format_spec: of the mean; the spread has the same without a `+`. Empty for that of `str`.
+
+        Returns:
+            `str`.
+        """
+        form = format_spec or ".3f"
+        mean = format(self.mean, form)
+        return mean if self.std is None else f"{mean} ± {format(self.std, form.lstrip('+'))} ({self.n})"
 
 
 def over_seeds(records: Iterable[Record]) -> dict[Key, list[Record]]:
