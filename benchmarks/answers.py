@@ -4,14 +4,14 @@ The words are fixed, numbers and verdicts come from the records; a question whos
 tables that the answers come from are laid out by `write_results.py` and `held_out_results.py`.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from glue_table import glue_differences, tasks_kept, teachers_mean
-from held_out_results import QUARTERS, arms_of, gaps
+from held_out_results import HeldOut
 from readme_table import SIZES
+from sweep_models import other_axes
 from verdicts import PAPERS_WINDOW, REFERENCE, Noise, along_training, better_words, by_arm, noise_along, noise_of
 
 from homodistil_hf.sweep.records import TAKEN_FROM, trained
@@ -24,7 +24,9 @@ BARS = {"methods_half": ("a half", 0.97), "methods_quarter": ("a quarter", 0.92)
 HELD_OUT_METRICS = {"KL": ("kl", -1), "agreement": ("agreement", 1), "accuracy": ("mlm_accuracy", 1)}
 """Name → metric on all held-out text, and 1 where more is better."""
 
+ALL_TEXT = "on all held-out text"
 _QUARTER = "methods_quarter"
+_BUDGETS = "tokens_planned"
 _ONE_SHOT = "one_shot"
 _SAME_COMPUTATION = "one_shot_same_compute"
 _OURS = "HomoDistil"
@@ -44,7 +46,8 @@ Found: TypeAlias = Mapping[str, Sequence[float]]
 TEXT = (
     "Computed from the records of the sections below. Differences are the other method's less HomoDistil's with the "
     "same seed: above 0 is farther from the teacher in KL, better in accuracy, agreement and GLUE. What has no ± is "
-    "of one seed. *Within noise* is as the sections define it."
+    "of one seed. Figures are of the sweeps' 256 blocks unless all held-out text is named. *Within noise* is as the "
+    "sections define it."
 )
 
 
@@ -59,13 +62,13 @@ def answers_section(sweeps: Sweeps, folder: Path) -> list[str]:
         `list[str]`: one Markdown text, or none.
     """
     quarter = trained(sweeps.get(_QUARTER, []))
-    noise = noise_of(quarter)
+    noise, held_out = noise_of(quarter), HeldOut.read(folder)
     rows = [
         *kept_rows(sweeps),
         *baseline_rows(by_arm(quarter), noise),
-        *computation_rows(folder),
-        *size_rows(sweeps, noise),
-        *budget_rows(trained(sweeps.get("tokens_planned", [])), noise),
+        *computation_rows(held_out),
+        *size_rows(held_out),
+        *budget_rows(trained(sweeps.get(_BUDGETS, [])), held_out),
         *order_rows(quarter),
         *hours_rows(sweeps),
     ]
@@ -131,47 +134,40 @@ def over_all(words: Mapping[str, str]) -> str:
     return "no" if is_behind else "not shown for all"
 
 
-def computation_rows(folder: Path) -> list[Row]:
+def computation_rows(held_out: HeldOut) -> list[Row]:
     """One-shot pruning with as many steps as cost what HomoDistil's cost, on all held-out text."""
-    for name in QUARTERS:
-        file = folder / "held_out" / f"{name}.json"
-        arms = arms_of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-        own, other = arms.get((REFERENCE, ""), {}), arms.get((_SAME_COMPUTATION, ""), {})
-        if own.keys() & other.keys():
-            found = {name: gaps(other, own, metric) for name, (metric, _) in HELD_OUT_METRICS.items()}
-            gains = {name: [sign * gap for gap in found[name]] for name, (_, sign) in HELD_OUT_METRICS.items()}
-            words = {name: better_words(gain, "one-shot", _OURS) for name, gain in gains.items()}
-            question = "And with the same computation instead of the same tokens, beside one-shot pruning?"
-            return [(question, f"{differences_text(found)}, on all held-out text", grouped(words))]
-    return []
-
-
-def size_rows(sweeps: Sweeps, noise: Noise) -> list[Row]:
-    """One-shot pruning at the sizes that the baselines are not compared at."""
-    found = {size: one_shot_gaps(sweeps.get(name, [])) for name, size in SIZES.items() if name != _QUARTER}
-    return one_shot_rows("And at a half, at an eighth? One-shot pruning, by KL, nats", found, noise)
-
-
-def budget_rows(done: Sequence[Record], noise: Noise) -> list[Row]:
-    """One-shot pruning at each budget of tokens."""
-    budgets = sorted({record["num_tokens"] for record in done})
     found = {
-        f"{budget / 1e6:.2f} M": one_shot_gaps([record for record in done if record["num_tokens"] == budget])
-        for budget in budgets
+        name: held_out.gaps(_QUARTER, _SAME_COMPUTATION, metric=metric)
+        for name, (metric, _) in HELD_OUT_METRICS.items()
     }
-    return one_shot_rows("With how many tokens do slow and one-shot pruning meet? By KL, nats", found, noise)
+    if not any(found.values()):
+        return []
+    gains = {name: [sign * gap for gap in found[name]] for name, (_, sign) in HELD_OUT_METRICS.items()}
+    words = {name: better_words(gain, "one-shot", _OURS) for name, gain in gains.items()}
+    question = "And with the same computation instead of the same tokens, beside one-shot pruning?"
+    return [(question, f"{differences_text(found)}, {ALL_TEXT}", grouped(words))]
 
 
-def one_shot_gaps(records: Iterable[Record]) -> list[float]:
-    arms = by_arm(trained(records))
-    return differences(arms.get(_ONE_SHOT, []), arms.get(REFERENCE, []), "kl")
+def size_rows(held_out: HeldOut) -> list[Row]:
+    """One-shot pruning at the sizes that the baselines are not compared at."""
+    found = {size: held_out.gaps(name, _ONE_SHOT) for name, size in SIZES.items() if name != _QUARTER}
+    return one_shot_rows("And at a half, at an eighth? One-shot pruning, by KL, nats", found, held_out)
 
 
-def one_shot_rows(question: str, found: Found, noise: Noise) -> list[Row]:
+def budget_rows(done: Sequence[Record], held_out: HeldOut) -> list[Row]:
+    """One-shot pruning at each budget of tokens."""
+    own = sorted((record for record in done if record["arm"] == REFERENCE), key=lambda record: record["num_tokens"])
+    found = {
+        f"{record['num_tokens'] / 1e6:.2f} M": held_out.gaps(_BUDGETS, _ONE_SHOT, other_axes(record)) for record in own
+    }
+    return one_shot_rows("With how many tokens do slow and one-shot pruning meet? By KL, nats", found, held_out)
+
+
+def one_shot_rows(question: str, found: Found, held_out: HeldOut) -> list[Row]:
     found = {place: gap for place, gap in found.items() if gap}
     seeds = "; one seed each" if all(len(gap) == 1 for gap in found.values()) else ""
-    answer = f"{grouped(kl_words(found, noise, 'one-shot'))}{seeds}"
-    return [(question, differences_text(found), answer)] if found else []
+    answer = f"{grouped(kl_words(found, held_out.noise, 'one-shot'))}{seeds}"
+    return [(question, f"{differences_text(found)}, {ALL_TEXT}", answer)] if found else []
 
 
 def order_rows(quarter: Sequence[Record]) -> list[Row]:

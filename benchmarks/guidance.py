@@ -30,6 +30,19 @@ def shape_of(record: Record) -> str:
     return "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**record["plan"])
 
 
+def by_student(records: Iterable[Record]) -> dict[tuple[str, int, str], list[Record]]:
+    """Records by size, tokens and the student that was asked for."""
+    groups: dict[tuple[str, int, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((*budget_of(record), record["settings"]["student"]), []).append(record)
+    return groups
+
+
+def budget_of(record: Record) -> tuple[str, int]:
+    """A student's size and its tokens."""
+    return size_of(record) or "–", record["num_tokens"]
+
+
 def setting_of(record: Record, name: str) -> float:
     """What a run was given, or had by default."""
     return float(record["settings"].get(name, getattr(HomoDistilTrainingArguments, name)))

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from machine_words import machine_words
+from sweep_models import other_axes
 from verdicts import REFERENCE, SAME_LEAGUE, Noise, noise_of_groups, paired_threshold
 
-from homodistil_hf.sweep.statistics import Spread
+from homodistil_hf.sweep.statistics import Record, Spread, seed_of
 from homodistil_hf.sweep.tables import markdown_table
 
 METRICS = {"kl": "KL, nats", "agreement": "agreement", "mlm_accuracy": "accuracy", "mlm_loss": "MLM loss, nats"}
@@ -22,16 +24,65 @@ Arms: TypeAlias = dict[tuple[str, str], Students]
 """Arm and its cells' other axes → students."""
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Students of sweeps on all held-out text.
+
+    Args:
+        files: sweep → what `benchmarks/held_out.py` wrote.
+    """
+
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "HeldOut":
+        """Read those files that are there.
+
+        Args:
+            folder: of the results.
+
+        Returns:
+            [`HeldOut`].
+        """
+        files = {name: folder / "held_out" / f"{name}.json" for name in SWEEPS}
+        return cls({name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()})
+
+    @property
+    def noises(self) -> dict[str, Noise]:
+        """Metric → the noise of a difference between two runs of one seed, as `verdicts.RULE` has it, on this text."""
+        return noises_of(next(iter(self._arms(QUARTERS[0])), {}))
+
+    @property
+    def noise(self) -> Noise:
+        """That of KL."""
+        return self.noises["kl"]
+
+    def gaps(self, sweep: str, arm: str, axes: str = "", metric: str = "kl") -> list[float]:
+        """An arm's figures less HomoDistil's, seed by seed; none where they were not measured."""
+        every = (
+            gaps(arms.get((arm, axes), {}), arms.get((REFERENCE, axes), {}), metric) for arms in self._arms(sweep)
+        )
+        return next(filter(None, every), [])
+
+    def kl(self, sweep: str, record: Record) -> float | None:
+        """KL of the student that a record is about, None where it was not measured."""
+        students = (arms.get((record["arm"], other_axes(record)), {}) for arms in self._arms(sweep))
+        return next((float(found[seed_of(record)]["kl"]) for found in students if seed_of(record) in found), None)
+
+    def _arms(self, sweep: str) -> list[Arms]:
+        """Students of a sweep, a quarter's of both sweeps that have the same runs."""
+        names = QUARTERS if sweep in QUARTERS else (sweep,)
+        return [arms_of(self.files[name]) for name in names if name in self.files]
+
+
 def held_out_sections(folder: Path) -> list[str]:
     """The section, if any sweep was measured."""
-    files = {name: folder / "held_out" / f"{name}.json" for name in SWEEPS}
-    sweeps = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
-    if not sweeps:
+    held_out = HeldOut.read(folder)
+    if not held_out.files:
         return []
-    first = next(iter(sweeps.values()))
+    first = next(iter(held_out.files.values()))
     one = first["models"][0]
-    quarter = next((sweeps[name] for name in QUARTERS if name in sweeps), None)
-    noises = noises_of(arms_of(quarter)) if quarter else {}
+    noises = held_out.noises
     lines = [
         "## On all held-out text",
         "",
@@ -44,7 +95,7 @@ def held_out_sections(folder: Path) -> list[str]:
         f"one beyond that of {borrowed_words(noises)}.",
         "",
     ]
-    for name, results in sweeps.items():
+    for name, results in held_out.files.items():
         arms = arms_of(results)
         command = f"python benchmarks/held_out.py runs/sweeps/{name} --arms {' '.join(results['arms'])}"
         lines += [f"### `{name}`", "", f"`{command}`", ""]
@@ -72,7 +123,6 @@ def spreads(students: Students) -> list[str]:
 
 
 def noises_of(arms: Arms) -> dict[str, Noise]:
-    """Metric → the noise of a difference between two runs of one seed, as `verdicts.RULE` has it, on this text."""
     own = arms.get((REFERENCE, ""), {})
     limit = SAME_LEAGUE * mean_kl(own) if own else 0.0
     near = [students for key, students in arms.items() if key != (REFERENCE, "") and mean_kl(students) < limit]

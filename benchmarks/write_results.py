@@ -8,20 +8,20 @@ and what `benchmarks/compare.py` wrote. Cells that were not run are named, which
 """
 
 import argparse
-import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from advice_points import advice_points
 from answers import answers_section
 from compared import compared_sections
 from computation import computation_line
 from family import family_rows
 from fine_tuning_results import fine_tuning_sections
-from glue_table import glue_differences, glue_rows, tasks_kept, teachers_mean
-from guidance import guidance_rows, kept, rule_of_thumb, setting_of, shape_of, size_of
+from glue_table import glue_differences, glue_rows
+from guidance import by_student, guidance_rows, rule_of_thumb, shape_of, size_of
 from held_out_results import held_out_sections
 from levers import lever_sections
 from machine_words import machine_words
@@ -39,11 +39,10 @@ from verdicts import (
     noise_along,
     noise_of,
     verdict,
-    with_common_seeds,
 )
 
 from homodistil_hf.advice import ADVICE_FILE as ADVICE
-from homodistil_hf.advice import Measured, to_json
+from homodistil_hf.advice import to_json
 from homodistil_hf.run_config import field_types
 from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
 from homodistil_hf.sweep.plots import draw, draw_discrepancy, plot_sweep, quality_points
@@ -54,7 +53,6 @@ from homodistil_hf.sweep.tables import (
     cell_rows,
     choice_notes,
     in_order,
-    macs_fraction,
     markdown_table,
     missing_notes,
     task_means,
@@ -135,65 +133,8 @@ def main() -> None:
 
 def write_advice(sweeps: dict[str, Sweep]) -> None:
     """What `homodistil plan` tells of a budget: HomoDistil beside one-shot pruning wherever both were run."""
-    records = {name: trained(in_order(sweep.cells, read_records(FOLDER / name))) for name, sweep in sweeps.items()}
-    noise = noise_of(records.get("methods_quarter", []))
-    found: dict[tuple[int, int], Measured] = {}
-    for name in (*SIZES, "tokens", "tokens_planned", "shapes", "sizes"):
-        sweep_records = chosen(records.get(name, []), sweeps[name].choose) if name in sweeps else []
-        for point in measured_points(sweep_records, noise, teachers_mean(read_records(FOLDER / name))):
-            key = (round(1 / point.encoder_macs), point.num_tokens)  # 1/8 holds those of 0.123 and of 0.126
-            if key not in found or (found[key].num_seeds, -found[key].kl) < (point.num_seeds, -point.kl):
-                found[key] = point
-            elif point.shape == found[key].shape and not found[key].fewer_layers:
-                found[key] = dataclasses.replace(found[key], fewer_layers=point.fewer_layers)
-    content = to_json(TEACHER_WORDS, list(found.values()))
+    content = to_json(TEACHER_WORDS, advice_points(sweeps, FOLDER))
     ADVICE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def measured_points(records: Sequence[Record], noise: Noise, teacher: float | None) -> Iterator[Measured]:
-    """One for each size, budget and shape that both were run with."""
-    for (_, num_tokens, shape), group in by_student(records).items():
-        arms = by_arm(group)
-        own, other = with_common_seeds(arms.get(REFERENCE, []), arms.get("one_shot", []))
-        if not (found := differences(other, own, "kl")):
-            continue
-        verdicts = {1: REFERENCE, -1: "one_shot", 0: "level"}
-        yield Measured(
-            encoder_macs=round(macs_fraction(own[0]), 2),
-            num_tokens=num_tokens,
-            num_seeds=len(found),
-            shape=shape,
-            learning_rate=setting_of(own[0], "learning_rate"),
-            pruning_end_fraction=setting_of(own[0], "pruning_end_fraction"),
-            kl=mean_kl(own),
-            one_shot_kl=mean_kl(other),
-            accuracy_kept=round(Spread.of(kept(record) for record in own).mean, 4),
-            verdict=None if noise.std is None else verdicts[noise.sign(found)],
-            fewer_layers=fewer_layers(records, own),
-            threshold=None if noise.std is None else round(noise.threshold(len(found)), 4),
-            glue_kept=glue_kept(own, teacher),
-            one_shot_glue_kept=glue_kept(other, teacher),
-        )
-
-
-def glue_kept(records: Sequence[Record], teacher: float | None) -> float | None:
-    """The mean over tasks as a share of the teacher's, if every student was fine-tuned."""
-    shares = tasks_kept(records, teacher)
-    return round(Spread.of(shares).mean, 4) if shares and len(shares) == len(records) else None
-
-
-def fewer_layers(records: Sequence[Record], own: Sequence[Record]) -> dict[str, float]:
-    """Layers of shallow students → KL, of those that have HomoDistil's size, tokens and seeds."""
-    layers: dict[str, list[Record]] = {}
-    for record in records:
-        if record["method"] == "shallow" and budget_of(record) == budget_of(own[0]):
-            layers.setdefault(str(record["method_settings"]["num_layers"]), []).append(record)
-    paired = {num_layers: with_common_seeds(group, own)[0] for num_layers, group in layers.items()}
-    return {num_layers: mean_kl(group) for num_layers, group in paired.items() if len(group) == len(own)}
-
-
-def mean_kl(records: Sequence[Record]) -> float:
-    return round(Spread.of(record["evaluation"]["kl"] for record in records).mean, 4)
 
 
 def read_sweeps() -> dict[str, Sweep]:
@@ -404,19 +345,6 @@ def gap_rows(done: Sequence[Record], noise: Noise) -> list[str]:
                 rows.append([size, shape, f"{num_tokens / 1e6:.2f} M", arm, str(Spread.of(found)), words])
     headings = ["encoder MACs", "student", "tokens", "beside HomoDistil", "difference in KL", "by KL"]
     return markdown_table(headings, rows) if rows else []
-
-
-def by_student(records: Iterable[Record]) -> dict[tuple[str, int, str], list[Record]]:
-    """Records by size, tokens and the student that was asked for."""
-    groups: dict[tuple[str, int, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((*budget_of(record), record["settings"]["student"]), []).append(record)
-    return groups
-
-
-def budget_of(record: Record) -> tuple[str, int]:
-    """A student's size and its tokens."""
-    return size_of(record) or "–", record["num_tokens"]
 
 
 def guidance_section(records: Sequence[Record], planned: Container[str]) -> str:

@@ -35,14 +35,14 @@ class Measured:
         shape: of their layers, a short plan such as `216-9x24-528`.
         learning_rate: of HomoDistil's.
         pruning_end_fraction: of HomoDistil's, the share of the run at which pruning is over, in (0, 1].
-        kl: HomoDistil's mean distance from its teacher, nats a masked token.
+        kl: HomoDistil's mean distance from its teacher, nats a masked token, on all held-out text if so measured.
         one_shot_kl: that of one-shot pruning.
         accuracy_kept: HomoDistil's masked-LM accuracy as a share of its teacher's.
         glue_kept: its mean over five GLUE tasks, likewise; None = not fine-tuned.
         one_shot_glue_kept: that of one-shot pruning.
         verdict: `homodistil`, `one_shot` or `level`: who is nearer to the teacher; None = the noise was not measured.
-        fewer_layers: what HomoDistil on fewer layers reached, layers → KL in nats; empty where it was not run.
-        threshold: that a difference between means in nats must exceed to count; None = the noise was not measured.
+        fewer_layers: of HomoDistil on fewer layers, layers → KL less that on all, in nats; empty where it was not run.
+        threshold: that these must exceed to count; None = the noise was not measured.
     """
 
     encoder_macs: float
@@ -129,7 +129,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
         f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run".replace("%", " %"),
         *_fine_tuned(nearest),
-        *(_of_fewer_layers(num_layers, kl, nearest) for num_layers, kl in nearest.fewer_layers.items()),
+        *(_of_fewer_layers(num_layers, gap, nearest) for num_layers, gap in nearest.fewer_layers.items()),
     ]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
@@ -146,16 +146,18 @@ def _fine_tuned(nearest: Measured) -> list[str]:
     return [line.replace("%", " %")]
 
 
-def _of_fewer_layers(num_layers: str, kl: float, beside: Measured) -> str:
+def _of_fewer_layers(num_layers: str, gap: float, beside: Measured) -> str:
     if beside.threshold is None:
         words = "no verdict, as the noise was not measured: the default is to keep all layers"
-    elif abs(kl - beside.kl) <= beside.threshold:
+    elif abs(gap) <= beside.threshold:
         words = "within noise: keep all layers"
-    elif kl < beside.kl:
+    elif gap < 0:
         words = f'method=shallow, method_settings={{"num_layers": {num_layers}}}'
     else:
         words = "keep all layers"
-    return f"  on {num_layers} layers, wider ones for the same encoder MACs, it ended {kl:.3f} nats away: {words}"
+    return (
+        f"  on {num_layers} layers, wider ones for the same encoder MACs, it ended {gap:+.3f} nats from there: {words}"
+    )
 
 
 def _millions(num_tokens: float) -> str:

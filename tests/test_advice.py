@@ -19,7 +19,7 @@ def point(**values):
 POINTS = [
     point(),
     point(num_tokens=500_000, kl=0.7, one_shot_kl=0.6, verdict="one_shot"),
-    point(encoder_macs=0.5, num_seeds=1, verdict=None, threshold=None, fewer_layers={"4": 0.5}),
+    point(encoder_macs=0.5, num_seeds=1, verdict=None, threshold=None, fewer_layers={"4": 0.2}),
 ]
 
 
@@ -50,15 +50,15 @@ def test_the_nearest_budget_decides(num_tokens, expected):
 
 
 def test_fewer_layers_are_told_where_they_were_measured():
-    measured = [point(fewer_layers={"5": 0.28})]
+    measured = [point(fewer_layers={"5": -0.02})]
     lines = advise(0.25, 2e6, measured=measured, teacher="x").splitlines()
     assert lines[-2] == (
-        "  on 5 layers, wider ones for the same encoder MACs, it ended 0.280 nats away: method=shallow, "
+        "  on 5 layers, wider ones for the same encoder MACs, it ended -0.020 nats from there: method=shallow, "
         'method_settings={"num_layers": 5}'
     )
-    for kl, words in ((0.32, "keep all layers"), (0.295, "within noise: keep all layers")):
-        text = advise(0.25, 2e6, measured=[point(fewer_layers={"5": kl})], teacher="x")
-        assert f"it ended {kl:.3f} nats away: {words}\n" in text
+    for gap, words in ((0.02, "keep all layers"), (-0.005, "within noise: keep all layers")):
+        text = advise(0.25, 2e6, measured=[point(fewer_layers={"5": gap})], teacher="x")
+        assert f"it ended {gap:+.3f} nats from there: {words}\n" in text
     assert "layers" not in advice(0.25, 2e6)
 
 

@@ -127,26 +127,36 @@ def test_equal_computation_is_judged_on_all_held_out_text_by_its_own_spread(answ
     assert the_row(answers(), "same computation")[0].startswith("KL +0.050")
 
 
-def test_other_sizes_borrow_the_noise_of_a_quarter(answers):
-    halves = [record(arm, kl) for arm, kl in (("homodistil", 0.20), ("one_shot", 0.24), ("pruned_first", 0.9))]
-    eighths = [record(arm, kl) for arm, kl in (("homodistil", 0.80), ("one_shot", 0.75), ("end_0.5", 0.1))]
-    rows = answers(methods_half=halves, methods_eighth=eighths, methods_quarter=NEAR)
-    measured, answer = the_row(rows, "And at a half, at an eighth?")
-    assert (measured, answer) == (
-        "1/2 +0.040, 1/8 -0.050",
-        "1/2: within noise; 1/8: one-shot is nearer; one seed each",
-    )
-    measured, answer = the_row(answers(methods_eighth=eighths), "And at a half, at an eighth?")
-    assert (measured, answer) == ("1/8 -0.050", "1/8: undecided; one seed each")
+def near_quarters(folder: Path) -> None:
+    """One-shot is 0.00, 0.01 and 0.02 nats farther: s = 0.01, 2 degrees of freedom, so that 0.043 is noise."""
+    models = [model("homodistil", seed, 0.5) for seed in range(3)]
+    write_results(folder, "computation", models + [model("one_shot", seed, 0.5 + 0.01 * seed) for seed in range(3)])
 
 
-def test_budgets_rise_and_have_a_verdict_each(answers):
+def test_other_sizes_borrow_the_noise_of_a_quarter(answers, tmp_path):
+    for name, kls in (("methods_half", (0.20, 0.24, 0.9)), ("methods_eighth", (0.80, 0.75, 0.1))):
+        arms = ("homodistil", "one_shot", "end_0.5")
+        write_results(tmp_path, name, [model(arm, 0, kl) for arm, kl in zip(arms, kls, strict=True)])
+    measured, answer = the_row(answers(), "And at a half, at an eighth?")
+    assert measured == "1/2 +0.040, 1/8 -0.050, on all held-out text"
+    assert answer == "1/2, 1/8: undecided; one seed each"
+    near_quarters(tmp_path)
+    _, answer = the_row(answers(), "And at a half, at an eighth?")
+    assert answer == "1/2: within noise; 1/8: one-shot is nearer; one seed each"
+
+
+def test_budgets_rise_and_have_a_verdict_each(answers, tmp_path):
+    """The sweep's own blocks, where one-shot is farther throughout, don't count."""
     gaps = {40: 0.05, 5: -0.05, 10: 0.04, 20: 0.06}
-    budgets = [record("homodistil", 1 / steps, num_steps=steps) for steps in gaps]
-    budgets += [record("one_shot", 1 / steps + gap, num_steps=steps) for steps, gap in gaps.items()]
-    budgets += [record("one_shot", 1.0, num_steps=80)]
-    measured, answer = the_row(answers(methods_quarter=NEAR, tokens_planned=budgets), "With how many tokens")
-    assert measured == "0.50 M -0.050, 1.00 M +0.040, 2.00 M +0.060, 4.00 M +0.050"
+    axes = {steps: {"budget": {"max_steps": steps}} for steps in (*gaps, 80)}
+    budgets = [record("homodistil", 0.5, num_steps=steps, axes=axes[steps]) for steps in gaps]
+    budgets += [record("one_shot", 0.9, num_steps=steps, axes=axes[steps]) for steps in axes]
+    near_quarters(tmp_path)
+    models = [model("homodistil", 0, 0.5, f"max_steps={steps}") for steps in gaps]
+    models += [model("one_shot", 0, 0.5 + gap, f"max_steps={steps}") for steps, gap in gaps.items()]
+    write_results(tmp_path, "tokens_planned", models)
+    measured, answer = the_row(answers(tokens_planned=budgets), "With how many tokens")
+    assert measured == "0.50 M -0.050, 1.00 M +0.040, 2.00 M +0.060, 4.00 M +0.050, on all held-out text"
     verdicts = "0.50 M: one-shot is nearer; 1.00 M: within noise; 2.00 M, 4.00 M: HomoDistil is nearer"
     assert answer == f"{verdicts}; one seed each"
 

@@ -422,7 +422,7 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
     assert "6 layers × 384" in teacher
     assert (point.encoder_macs, point.num_tokens, point.num_seeds) == (0.25, 1_000_000, 3)
     assert (point.kl, point.one_shot_kl, point.accuracy_kept, point.verdict) == (0.52, 0.62, 0.6, "homodistil")
-    assert point.fewer_layers == {"5": 0.41}
+    assert point.fewer_layers == {"5": -0.11}
 
 
 def test_advice_lays_methods_beside_each_other_shape_by_shape_and_takes_the_better_shape(page, tmp_path):
