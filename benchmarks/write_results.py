@@ -26,6 +26,7 @@ from held_out_results import held_out_sections
 from levers import lever_sections
 from machine_words import machine_words
 from readme_table import SIZES, write_readme
+from repeats import repeat_sections
 from task_results import task_model_sections
 from verdicts import (
     CLAIMS,
@@ -121,6 +122,7 @@ def main() -> None:
         *sweep_sections(sweeps),
         *lever_sections(FOLDER, noise_of(trained(read_records(FOLDER / "methods_quarter")))),
         *held_out_sections(FOLDER),
+        *repeat_sections(FOLDER),
         *fine_tuning_sections(FOLDER),
         *task_model_sections(FOLDER),
         PAPER,
