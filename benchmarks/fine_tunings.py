@@ -60,11 +60,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = {name: getattr(given, name) for name in ("seeds", "data_dir", "max_train_samples")}
     done: list[dict[str, Any]] = []
-    models = [
-        model
-        for model in models_of(given.sweep_folder, given.arms)
-        if model.seed is None or not given.run_seeds or model.seed in given.run_seeds
-    ]
+    models = models_of(given.sweep_folder, given.arms, given.run_seeds)
     for found in fine_tune(models, given.tasks, settings):
         done.append(found)
         facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "run_seeds": given.run_seeds}

@@ -103,7 +103,8 @@ def held_out_sections(folder: Path) -> list[str]:
         lines += [*markdown_table(["", *METRICS.values()], rows), ""]
         differences = difference_rows(arms, noises)
         lines += [*differences, ""] if differences else []
-        lines += [f"Machine: {machine_words(results['machine'])}.", ""]
+        machines = dict.fromkeys(machine_words(model["machine"]) for model in results["models"])
+        lines += [f"Machine: {' and '.join(machines)}.", ""]
     return ["\n".join(lines)]
 
 

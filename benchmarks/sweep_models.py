@@ -29,12 +29,13 @@ class Model:
     evaluations: Path
 
 
-def models_of(sweep_folder: Path, arms: Sequence[str]) -> list[Model]:
+def models_of(sweep_folder: Path, arms: Sequence[str], seeds: Sequence[int] | None = None) -> list[Model]:
     """The teacher and all students of some arms.
 
     Args:
         sweep_folder: output of `homodistil sweep`, with its students.
         arms: of the sweep.
+        seeds: of the students' runs; None for all.
 
     Returns:
         `list[Model]`: the teacher first.
@@ -43,7 +44,11 @@ def models_of(sweep_folder: Path, arms: Sequence[str]) -> list[Model]:
         ValueError: an arm or a student is not there.
     """
     sweep = SweepFolder(sweep_folder)
-    records = [record for record in trained(read_records(sweep.records)) if record["arm"] in arms]
+    records = [
+        record
+        for record in trained(read_records(sweep.records))
+        if record["arm"] in arms and (seeds is None or seed_of(record) in seeds)
+    ]
     folders = {record["cell"]: run_folder(sweep, record) for record in records}
     absent = [arm for arm in arms if arm not in {record["arm"] for record in records}]
     absent += [cell for cell, folder in folders.items() if not (folder / "student").is_dir()]

@@ -307,6 +307,21 @@ def ablations_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> 
     return [*cell_rows(sweep, records), "", *threshold, *markdown_table(headings, rows)]
 
 
+def variants_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+    """Each variant of a method beside the method as it is, which is the arm that carries its name."""
+    arms = by_arm(trained(records))
+    rows = []
+    for arm, group in arms.items():
+        method = group[0]["method"]
+        found = differences(group, arms.get(method, []), "kl") if arm != method else []
+        if found:
+            rows.append(
+                [f"`{arm}` − `{method}`", str(Spread.of(found)), noise.words(found, f"`{arm}`", f"`{method}`")]
+            )
+    table = markdown_table(["", "difference in KL, nats", "by KL"], rows) if rows else []
+    return [*cell_rows(sweep, records), "", *table]
+
+
 def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
     return [*cell_rows(sweep, records), "", *choice_notes(sweep.choose, records)]
 
@@ -398,6 +413,7 @@ TITLES = {
     "tokens_planned": "Quality against tokens",
     "tokens": "Quality against tokens, with a search of the rate and the former shape",
     "shapes": "Shapes",
+    "holds": "How long the learning rate is held",
     "ablations": "Ablations",
     "sizes": "Sizes",
 }
@@ -410,6 +426,7 @@ SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
     "tokens_planned": budgets_section,
     "tokens": tokens_section,
     "shapes": shapes_section,
+    "holds": variants_section,
     "ablations": ablations_section,
     "sizes": sizes_section,
 }

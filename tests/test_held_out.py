@@ -38,6 +38,15 @@ def test_every_student_is_measured_on_all_blocks_with_the_same_masks(monkeypatch
     assert models[0]["num_blocks"] > content["num_chosen_on"] == 2
     assert all(model["kl"] > 0 and 0 <= model["agreement"] <= 1 for model in models)
     assert page_lines(monkeypatch, tmp_path)[0] == "## On all held-out text"
+    (tmp_path / "sweep" / "homodistil,seed=1" / "student" / "config.json").unlink()  # measured, and not needed again
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--run_seeds", "0"])
+    runpy.run_path(str(BENCHMARKS / "held_out.py"))["main"]()
+    assert json.loads(results.read_text()) == content
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--mask_seed", "5"])
+    with pytest.raises(
+        ValueError, match="methods_quarter.json is of {'mask_seed': 1234}, not of .*; name another file"
+    ):
+        runpy.run_path(str(BENCHMARKS / "held_out.py"))["main"]()
 
 
 def page_lines(monkeypatch: Any, folder: Path) -> list[str]:
@@ -49,14 +58,14 @@ def page_lines(monkeypatch: Any, folder: Path) -> list[str]:
 def model(arm: str, seed: int, kl: float, axes: str = "") -> dict[str, Any]:
     counts = {"num_blocks": 1000, "num_masked_tokens": 20_000}
     found = {"kl": kl, "agreement": 0.7, "mlm_accuracy": 0.4, "mlm_loss": 3.0}
-    return {"arm": arm, "axes": axes, "seed": seed} | found | counts
+    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
+    return {"arm": arm, "axes": axes, "seed": seed, "machine": machine} | found | counts
 
 
 def write_results(folder: Path, sweep: str, models: list[dict[str, Any]]) -> None:
-    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
     facts = {"sweep": sweep, "arms": ["homodistil", "one_shot"], "mask_seed": 1, "num_chosen_on": 256}
     (folder / "held_out").mkdir(exist_ok=True)
-    (folder / "held_out" / f"{sweep}.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
+    (folder / "held_out" / f"{sweep}.json").write_text(json.dumps(facts | {"models": models}))
 
 
 @pytest.mark.parametrize(("kls", "words"), [((0.60, 0.62), "0.110 ± 0.000 (2)*"), ((0.50, 0.60), "0.050 ± 0.057 (2)")])

@@ -627,3 +627,13 @@ def test_longer_runs_of_two_arms_stay_on_the_page(page, tmp_path):
     for arm in ("homodistil", "one_shot"):
         assert f"{results['arms'][arm]['evaluation']['eval_kl']:.3f} |" in text
     assert "### `192-12x16-704`, 0.25 of the teacher's encoder MACs, 4.1 million tokens" in text
+
+
+def test_variants_stand_beside_the_method_as_it_is(page, tmp_path):
+    kls = {"homodistil": 0.30, "one_shot": 0.35, "homodistil_hold_0.7": 0.28, "one_shot_hold_0.7": 0.45}
+    held = [record(arm, kl, method=arm.split("_hold")[0]) for arm, kl in kls.items()]
+    for one, name in [(one, "holds") for one in held] + [(one, "methods_quarter") for one in METHODS]:
+        write_record(tmp_path / "results" / name / f"{one['cell']}.json", one)
+    lines = page().splitlines()
+    assert "| `homodistil_hold_0.7` − `homodistil` | -0.020 | within noise |" in lines
+    assert "| `one_shot_hold_0.7` − `one_shot` | 0.100 | `one_shot` is nearer |" in lines
