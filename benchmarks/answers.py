@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from glue_table import glue_differences, tasks_kept, teachers_mean
+from glue_table import glue_differences, noises_of, tasks_kept, teachers_mean
 from held_out_results import HeldOut
 from readme_table import SIZES
 from sweep_models import other_axes
-from verdicts import PAPERS_WINDOW, REFERENCE, Noise, along_training, better_words, by_arm, noise_along, noise_of
+from verdicts import PAPERS_WINDOW, REFERENCE, Noise, Noises, along_training, better_words, by_arm, noise_along
 
 from homodistil_hf.sweep.records import TAKEN_FROM, trained
 from homodistil_hf.sweep.statistics import Record, Spread, differences
@@ -62,10 +62,10 @@ def answers_section(sweeps: Sweeps, folder: Path) -> list[str]:
         `list[str]`: one Markdown text, or none.
     """
     quarter = trained(sweeps.get(_QUARTER, []))
-    noise, held_out = noise_of(quarter), HeldOut.read(folder)
+    held_out = HeldOut.read(folder)
     rows = [
         *kept_rows(sweeps),
-        *baseline_rows(by_arm(quarter), noise),
+        *baseline_rows(by_arm(quarter), noises_of(quarter)),
         *computation_rows(held_out),
         *size_rows(held_out),
         *budget_rows(trained(sweeps.get(_BUDGETS, [])), held_out),
@@ -89,7 +89,7 @@ def kept_rows(sweeps: Sweeps) -> list[Row]:
     return rows
 
 
-def baseline_rows(arms: Arms, noise: Noise) -> list[Row]:
+def baseline_rows(arms: Arms, noises: Noises) -> list[Row]:
     """HomoDistil beside every baseline of a quarter: arms that carry the name of another method.
 
     Those of other shapes, depths and numbers of steps have names of their own.
@@ -104,10 +104,13 @@ def baseline_rows(arms: Arms, noise: Noise) -> list[Row]:
     compared = {
         "Is a quarter nearer to its teacher than by any baseline with the same tokens? By KL, nats": (
             by_metric["kl"],
-            kl_words(by_metric["kl"], noise, "the baseline"),
+            kl_words(by_metric["kl"], noises.kl, "the baseline"),
         ),
-        "The same by masked-LM accuracy": (by_metric["mlm_accuracy"], gain_words(by_metric["mlm_accuracy"])),
-        "The same by the mean of the GLUE tasks": (by_tasks, gain_words(by_tasks)),
+        "The same by masked-LM accuracy": (
+            by_metric["mlm_accuracy"],
+            gain_words(by_metric["mlm_accuracy"], noises.accuracy),
+        ),
+        "The same by the mean of the GLUE tasks": (by_tasks, gain_words(by_tasks, noises.tasks)),
     }
     return [
         (question, differences_text(found), f"**{over_all(words)}**; {grouped(words)}")
@@ -116,9 +119,11 @@ def baseline_rows(arms: Arms, noise: Noise) -> list[Row]:
     ]
 
 
-def gain_words(found: Found) -> dict[str, str]:
+def gain_words(found: Found, noise: Noise) -> dict[str, str]:
     """Each baseline → the verdict on what it gains."""
-    return {name: better_words(gains, "the baseline", _OURS) if gains else _NOT_RUN for name, gains in found.items()}
+    return {
+        name: better_words(gains, "the baseline", _OURS, noise) if gains else _NOT_RUN for name, gains in found.items()
+    }
 
 
 def kl_words(found: Found, noise: Noise, other: str) -> dict[str, str]:

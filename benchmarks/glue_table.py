@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from verdicts import by_arm, with_common_seeds
+from verdicts import Noises, by_arm, noise_of, with_common_seeds
 
 from homodistil_hf.sweep.cells import TEACHER
-from homodistil_hf.sweep.statistics import Record, Spread
+from homodistil_hf.sweep.statistics import Record, Spread, differences
 from homodistil_hf.sweep.tables import markdown_table, task_means
 
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
@@ -54,6 +54,23 @@ def glue_differences(records: Sequence[Record], others: Sequence[Record]) -> lis
     """By how much an arm's mean over the tasks is above another's, for each seed that both were fine-tuned of."""
     scores = [[task_means(record).get("glue") for record in group] for group in with_common_seeds(records, others)]
     return [own - other for own, other in zip(*scores, strict=True) if own is not None and other is not None]
+
+
+def accuracy_differences(records: Sequence[Record], others: Sequence[Record]) -> list[float]:
+    """By how much an arm's masked-LM accuracy is above another's, seed by seed."""
+    return differences(records, others, "mlm_accuracy")
+
+
+def noises_of(records: Sequence[Record]) -> Noises:
+    """Measure the noise of each figure.
+
+    Args:
+        records: of the methods at a quarter, several seeds each.
+
+    Returns:
+        [`verdicts.Noises`].
+    """
+    return Noises(noise_of(records), noise_of(records, accuracy_differences), noise_of(records, glue_differences))
 
 
 def teachers_mean(records: Sequence[Record]) -> float | None:

@@ -15,9 +15,9 @@ from homodistil_hf.sweep.tables import markdown_table
 SWEEP = "methods_quarter"
 
 TEXT = (
-    "The same cells, settings, seed, batches and versions on another processor. bf16 sums are rounded otherwise there, "
-    "so a run does not repeat itself to the digit: what differs here is noise, and the differences between seeds on "
-    "this page contain it. *On the way* is the largest difference at an evaluation before the end."
+    "The same cells, settings, seed, batches and versions on another processor. bf16 sums are rounded otherwise "
+    "there, so a run does not repeat itself to the digit: what differs here is noise, and the differences between "
+    "seeds on this page contain it. *On the way* is the largest difference at an evaluation before the end."
 )
 
 
@@ -39,23 +39,21 @@ def repeat_sections(folder: Path) -> list[str]:
     if not pairs:
         return []
     cells = " ".join(again["cell"] for _, again in pairs)
+    machines = dict.fromkeys(machine_words(again["machine"]) for _, again in pairs)
     headings = ["", "KL, nats", "again", "difference", "on the way", "accuracy", "again", "processors"]
-    return [
-        "\n".join(
-            [
-                "## The same seed on another processor",
-                "",
-                f"`homodistil sweep examples/sweeps/{SWEEP}.json --train_only --only {cells}`",
-                "",
-                TEXT,
-                "",
-                *markdown_table(headings, [repeat_row(first, again) for first, again in pairs]),
-                "",
-                f"Machine of the second runs: {' and '.join({machine_words(again['machine']) for _, again in pairs})}.",
-                "",
-            ]
-        )
+    lines = [
+        "## The same seed on another processor",
+        "",
+        f"`homodistil sweep examples/sweeps/{SWEEP}.json --train_only --only {cells}`",
+        "",
+        TEXT,
+        "",
+        *markdown_table(headings, [repeat_row(first, again) for first, again in pairs]),
+        "",
+        f"Machine of the second runs: {' and '.join(machines)}.",
+        "",
     ]
+    return ["\n".join(lines)]
 
 
 def repeat_row(first: Record, again: Record) -> list[str]:

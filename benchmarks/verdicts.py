@@ -6,8 +6,9 @@ evaluated on the same masks.
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from scipy.stats import t as student_t
 
@@ -28,12 +29,17 @@ _MIN_SEEDS = 3
 RULE = (
     f"**Verdicts.** A difference between methods is taken seed by seed. With {_MIN_SEEDS} seeds or more its mean "
     f"counts beyond Student's *t* of the differences' own spread at {_CONFIDENCE:.0%}. With fewer it borrows a "
-    "spread *s*: that of the difference in KL between a method and HomoDistil at a quarter of the MACs, pooled "
-    f"over the methods with {_MIN_SEEDS} seeds or more whose KL is below twice HomoDistil's; the mean of *n* seeds "
-    "counts beyond *t*·*s*/√*n*, *t* for *s*' degrees of freedom. All else is *within noise*. The methods share "
-    "HomoDistil's runs, so these degrees of freedom are a generous count; other sizes, other budgets and the "
-    "ablations borrow *s* too, most with one seed: of twenty such verdicts expect one to be wrong."
+    "spread *s*: that of the difference between a method and HomoDistil at a quarter of the MACs, pooled over the "
+    f"methods with {_MIN_SEEDS} seeds or more whose KL is below twice HomoDistil's; the mean of *n* seeds counts "
+    "beyond *t*·*s*/√*n*, *t* for *s*' degrees of freedom. All else is *within noise*. KL, accuracy and GLUE have an "
+    "*s* each. The methods share HomoDistil's runs, so these degrees of freedom are a generous count; other sizes, "
+    "other budgets and the ablations borrow *s* too, most with one seed: of twenty such verdicts expect one to be "
+    "wrong."
 )
+
+
+Compare: TypeAlias = Callable[[Sequence[Record], Sequence[Record]], list[float]]
+"""Two arms' records → differences, one for each seed that both have."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Noise:
     """How much two runs differ for no reason.
 
     Args:
-        std: of the difference in KL between two runs of one seed; None where it was not measured.
+        std: of the difference between two runs of one seed; None where it was not measured.
         freedom: its degrees of freedom.
     """
 
@@ -74,6 +80,21 @@ class Noise:
 def _sign(differences: Sequence[float], threshold: float) -> int:
     mean = statistics.fmean(differences)
     return 0 if abs(mean) <= threshold else int(math.copysign(1, mean))
+
+
+@dataclass(frozen=True)
+class Noises:
+    """The noise of each of the figures that methods are compared by.
+
+    Args:
+        kl: in nats.
+        accuracy: of the share of masked tokens that are predicted right.
+        tasks: of the mean over the tasks.
+    """
+
+    kl: Noise = Noise()
+    accuracy: Noise = Noise()
+    tasks: Noise = Noise()
 
 
 @dataclass(frozen=True)
@@ -144,21 +165,28 @@ def paired_threshold(differences: Sequence[float]) -> float:
     return float(student_t.ppf((1 + _CONFIDENCE) / 2, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
 
 
-def better_words(gains: Sequence[float], one: str, other: str) -> str:
-    """Which of two arms is better by paired differences' own spread; of a single seed nothing follows.
+def better_words(gains: Sequence[float], one: str, other: str, noise: Noise | None = None) -> str:
+    """Which of two arms is better by `RULE`; without a noise to borrow, by paired differences' own spread.
 
     Args:
         gains: of the one over the other, one a seed.
         one: name of an arm.
         other: of the other.
+        noise: of such a gain; None, or one that was not measured, tells nothing.
 
     Returns:
-        `str`: words for a table.
+        `str`: words for a table; of a single seed nothing follows by its own spread.
     """
-    if len(gains) < 2:
+    has_noise = noise is not None and noise.std is not None
+    if len(gains) < 2 and not has_noise:
         return "one seed"
-    mean = Spread.of(gains).mean
-    return "within noise" if abs(mean) <= paired_threshold(gains) else f"{one if mean > 0 else other} is better"
+    sign = noise.sign(gains) if noise is not None and has_noise else _sign(gains, paired_threshold(gains))
+    return "within noise" if sign == 0 else f"{one if sign > 0 else other} is better"
+
+
+def kl_differences(records: Sequence[Record], others: Sequence[Record]) -> list[float]:
+    """By how much an arm ends farther from its teacher than another, seed by seed."""
+    return differences(records, others, METRIC)
 
 
 def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -169,17 +197,18 @@ def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
     return arms
 
 
-def noise_of(records: Iterable[Record]) -> Noise:
+def noise_of(records: Iterable[Record], compare: Compare = kl_differences) -> Noise:
     """Measure the noise at the end of the runs, as `RULE` says.
 
     Args:
         records: of the methods at a quarter, several seeds each.
+        compare: an arm's records and HomoDistil's → differences, one a seed.
 
     Returns:
         [`Noise`].
     """
     arms = by_arm(records)
-    return noise_of_groups([differences(group, arms.get(REFERENCE, []), METRIC) for group in _same_league(arms)])
+    return noise_of_groups([compare(group, arms.get(REFERENCE, [])) for group in _same_league(arms)])
 
 
 def noise_along(records: Iterable[Record]) -> dict[int, Noise]:

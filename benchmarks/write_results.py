@@ -20,7 +20,7 @@ from compared import compared_sections
 from computation import computation_line
 from family import family_rows
 from fine_tuning_results import fine_tuning_sections
-from glue_table import glue_differences, glue_rows
+from glue_table import accuracy_differences, glue_differences, glue_rows, noises_of
 from guidance import by_student, guidance_rows, rule_of_thumb, shape_of, size_of
 from held_out_results import held_out_sections
 from levers import lever_sections
@@ -34,6 +34,7 @@ from verdicts import (
     REFERENCE,
     RULE,
     Noise,
+    Noises,
     along_training,
     better_words,
     by_arm,
@@ -161,7 +162,7 @@ def records_of(sweeps: dict[str, Sweep]) -> dict[str, list[dict[str, Any]]]:
 
 def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
     records = records_of(sweeps)
-    noise = noise_of(trained(records.get("methods_quarter", [])))
+    noises = noises_of(trained(records.get("methods_quarter", [])))
     sections = []
     for name, write in SECTIONS.items():
         if name not in sweeps:
@@ -170,7 +171,7 @@ def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
         lines += [sweeps[name].description, ""]
         done = trained(records[name])
         if done:
-            lines += [*write(sweeps[name], records[name], noise), "", *images(sweeps[name], records[name])]
+            lines += [*write(sweeps[name], records[name], noises), "", *images(sweeps[name], records[name])]
         lines += [*missing_notes(sweeps[name], records[name]), ""]
         lines += [machine_line(done), ""] if done else []
         sections.append("\n".join(lines))
@@ -189,10 +190,10 @@ def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
     return [f"## Quality against parameters\n\n![{file.stem}](results/{file.name})\n"]
 
 
-def methods_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+def methods_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     arms = by_arm(trained(records))
-    lines = [*cell_rows(sweep, records), "", *glue_rows(records, constant_scores()), "", *noise_lines(noise), ""]
-    lines += [*difference_rows(arms, noise), "", *computation_line(arms, REFERENCE), *along_lines(arms)]
+    lines = [*cell_rows(sweep, records), "", *glue_rows(records, constant_scores()), "", *noise_lines(noises), ""]
+    lines += [*difference_rows(arms, noises), "", *computation_line(arms, REFERENCE), *along_lines(arms)]
     pruned = [record for arm in PRUNED_ARMS for record in arms.get(arm, [])]
     if not pruned:
         return lines
@@ -225,29 +226,34 @@ def along_lines(arms: Mapping[str, Sequence[Record]]) -> list[str]:
     return lines
 
 
-def noise_lines(noise: Noise) -> list[str]:
-    if noise.std is None:
-        return [RULE, "", "It was not measured: that takes two seeds or more at a quarter."]
-    return [RULE, "", f"Measured: *s* = {noise.std:.4f} nats, {noise.freedom} degrees of freedom."]
+def noise_lines(noises: Noises) -> list[str]:
+    if noises.kl.std is None:
+        return [RULE, "", "It was not measured: that takes three seeds or more at a quarter."]
+    named = {"nats of KL": noises.kl, "of accuracy": noises.accuracy, "of GLUE": noises.tasks}
+    found = [
+        f"{noise.std:.4f} {name} ({noise.freedom} degrees of freedom)"
+        for name, noise in named.items()
+        if noise.std is not None
+    ]
+    return [RULE, "", f"Measured: *s* = {', '.join(found)}."]
 
 
-def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
+def difference_rows(arms: dict[str, list[Record]], noises: Noises) -> list[str]:
     """Each method beside HomoDistil, then those of other shapes beside the gradual one of their own shape."""
     own = arms.get(REFERENCE, [])
     rows = [
-        [f"`{arm}`", shape_of(group[0]), *difference_cells(group, own, noise, (f"`{arm}`", f"`{REFERENCE}`"))]
+        [f"`{arm}`", shape_of(group[0]), *difference_cells(group, own, noises, (f"`{arm}`", f"`{REFERENCE}`"))]
         for arm, group in arms.items()
         if arm != REFERENCE and differences(group, own, "kl")
     ]
     headings = ["difference in KL", "by KL", "difference in accuracy", "by accuracy", "difference in GLUE", "by GLUE"]
     text = (
         "Differences are the method's less HomoDistil's: above 0 is farther from the teacher, or better at words and "
-        "tasks. Accuracy and GLUE decide by their own spread, as KL does with three seeds. A method of another shape "
-        "differs by that too."
+        "tasks. A method of another shape differs by that too."
     )
     lines = [text, "", *markdown_table([f"beside `{REFERENCE}`", "shape", *headings], rows)] if rows else []
     pairs = [
-        [f"`{one}` − `{other}`", *difference_cells(arms[one], arms[other], noise, (f"`{one}`", f"`{other}`"))]
+        [f"`{one}` − `{other}`", *difference_cells(arms[one], arms[other], noises, (f"`{one}`", f"`{other}`"))]
         for one, other in same_shape_pairs(arms)
         if differences(arms[one], arms[other], "kl")
     ]
@@ -257,13 +263,17 @@ def difference_rows(arms: dict[str, list[Record]], noise: Noise) -> list[str]:
 
 
 def difference_cells(
-    group: Sequence[Record], own: Sequence[Record], noise: Noise, names: tuple[str, str]
+    group: Sequence[Record], own: Sequence[Record], noises: Noises, names: tuple[str, str]
 ) -> list[str]:
     """Differences and verdicts of two arms, seed by seed: KL, accuracy, GLUE."""
     found = differences(group, own, "kl")
-    cells = [str(Spread.of(found)), noise.words(found, *names)]
-    for gains in (differences(group, own, "mlm_accuracy"), glue_differences(group, own)):
-        cells += [str(Spread.of(gains)), better_words(gains, *names)] if gains else ["–", "–"]
+    cells = [str(Spread.of(found)), noises.kl.words(found, *names)]
+    gained = (
+        (accuracy_differences(group, own), noises.accuracy),
+        (glue_differences(group, own), noises.tasks),
+    )
+    for gains, noise in gained:
+        cells += [str(Spread.of(gains)), better_words(gains, *names, noise)] if gains else ["–", "–"]
     return cells
 
 
@@ -277,37 +287,36 @@ def same_shape_pairs(arms: Mapping[str, Sequence[Record]]) -> list[tuple[str, st
     ]
 
 
-def computation_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+def computation_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     arms = by_arm(trained(records))
-    return [*cell_rows(sweep, records), "", *difference_rows(arms, noise), "", *computation_line(arms, REFERENCE)]
+    return [*cell_rows(sweep, records), "", *difference_rows(arms, noises), "", *computation_line(arms, REFERENCE)]
 
 
-def tokens_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+def tokens_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     best = chosen(trained(records), sweep.choose)
-    return [*plain_section(sweep, records, noise), "", "At each arm's best rate:", "", *gap_rows(best, noise)]
+    return [*plain_section(sweep, records, noises), "", "At each arm's best rate:", "", *gap_rows(best, noises.kl)]
 
 
-def budgets_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
-    return [*cell_rows(sweep, records), "", *gap_rows(trained(records), noise)]
+def budgets_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
+    return [*cell_rows(sweep, records), "", *gap_rows(trained(records), noises.kl)]
 
 
-def ablations_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+def ablations_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     arms = by_arm(trained(records))
     failed = {record["arm"]: record["error"] for record in records if record["status"] == FAILED}
     rows = []
     for claim in CLAIMS:
-        spread, words = verdict(claim, arms, noise, failed)
+        spread, words = verdict(claim, arms, noises.kl, failed)
         gap = "–" if spread is None else f"{spread.mean:+.3f}"
         origin = "this package" if claim.is_ours else "the paper"
         rows.append([claim.text, origin, f"`{claim.worse}` − `{claim.better}`", gap, words])
     headings = ["claim", "of", "difference in KL", "nats", "verdict"]
-    threshold = (
-        [] if noise.std is None else [f"A difference counts beyond {noise.threshold():.3f} nats (see above).", ""]
-    )
+    limit = f"A difference counts beyond {noises.kl.threshold():.3f} nats (see above)."
+    threshold = [limit, ""] if noises.kl.std is not None else []
     return [*cell_rows(sweep, records), "", *threshold, *markdown_table(headings, rows)]
 
 
-def variants_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+def variants_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     """Each variant of a method beside the method as it is, which is the arm that carries its name."""
     arms = by_arm(trained(records))
     rows = []
@@ -316,17 +325,17 @@ def variants_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> l
         found = differences(group, arms.get(method, []), "kl") if arm != method else []
         if found:
             rows.append(
-                [f"`{arm}` − `{method}`", str(Spread.of(found)), noise.words(found, f"`{arm}`", f"`{method}`")]
+                [f"`{arm}` − `{method}`", str(Spread.of(found)), noises.kl.words(found, f"`{arm}`", f"`{method}`")]
             )
     table = markdown_table(["", "difference in KL, nats", "by KL"], rows) if rows else []
     return [*cell_rows(sweep, records), "", *table]
 
 
-def plain_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+def plain_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     return [*cell_rows(sweep, records), "", *choice_notes(sweep.choose, records)]
 
 
-def shapes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+def shapes_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     """Each shape beside the first of its size, whose heads are those of the other sweeps."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in trained(records):
@@ -335,19 +344,19 @@ def shapes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> lis
     for (size, arm), (first, *others) in groups.items():
         for record in others:
             found = differences([record], [first], "kl")
-            words = {1: "farther", -1: "nearer", 0: "within noise"}[noise.sign(found)]
-            verdict = words if noise.std is not None else "undecided"
+            words = {1: "farther", -1: "nearer", 0: "within noise"}[noises.kl.sign(found)]
+            verdict = words if noises.kl.std is not None else "undecided"
             shapes = [one["settings"]["student"] for one in (record, first)]
             rows.append([size, arm, *shapes, f"{found[0]:+.3f}", verdict])
     text = "A shape is hidden size, heads × channels of a head, and FFN size, of every layer."
     headings = ["encoder MACs", "", "shape", "beside", "difference in KL", "to the teacher"]
     table = markdown_table(headings, rows) if rows else []
-    return [*cell_rows(sweep, records), "", text, "", *table, "", *gap_rows(trained(records), noise)]
+    return [*cell_rows(sweep, records), "", text, "", *table, "", *gap_rows(trained(records), noises.kl)]
 
 
-def sizes_section(sweep: Sweep, records: Sequence[Record], noise: Noise) -> list[str]:
+def sizes_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     done = trained(records)
-    return [*cell_rows(sweep, records), "", *gap_rows(done, noise), "", *family_rows(done)]
+    return [*cell_rows(sweep, records), "", *gap_rows(done, noises.kl), "", *family_rows(done)]
 
 
 def gap_rows(done: Sequence[Record], noise: Noise) -> list[str]:
@@ -417,7 +426,7 @@ TITLES = {
     "ablations": "Ablations",
     "sizes": "Sizes",
 }
-SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noise], list[str]]] = {
+SECTIONS: dict[str, Callable[[Sweep, Sequence[Record], Noises], list[str]]] = {
     "methods_quarter": methods_section,
     "computation": computation_section,
     "methods_half": methods_section,
