@@ -73,7 +73,10 @@ def advice_points(sweeps: Mapping[str, Sweep], folder: Path) -> list[Measured]:
             Distances(on_all_text, held_out.noise),
             Distances({record["cell"]: metric_of(record, METRIC) for record in done}, noise),
         )
+        same_compute = held_out.gaps(name, "one_shot_same_compute")
         for point in measured_points(done, texts, teachers_mean(records)):
+            if same_compute:
+                point = dataclasses.replace(point, same_compute_gap=rounded_mean(same_compute))
             key = (round(1 / point.encoder_macs), point.num_tokens)  # 1/8 holds those of 0.123 and of 0.126
             if key not in found or (found[key].num_seeds, -found[key].kl) < (point.num_seeds, -point.kl):
                 found[key] = point

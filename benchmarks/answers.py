@@ -14,7 +14,7 @@ from readme_table import SIZES
 from sweep_models import other_axes
 from verdicts import PAPERS_WINDOW, REFERENCE, Noise, Noises, along_training, better_words, by_arm, noise_along
 
-from homodistil_hf.sweep.records import TAKEN_FROM, trained
+from homodistil_hf.sweep.records import TAKEN_FROM, read_records, trained
 from homodistil_hf.sweep.statistics import Record, Spread, differences
 from homodistil_hf.sweep.tables import markdown_table
 
@@ -27,6 +27,9 @@ HELD_OUT_METRICS = {"KL": ("kl", -1), "agreement": ("agreement", 1), "accuracy":
 ALL_TEXT = "on all held-out text"
 _QUARTER = "methods_quarter"
 _BUDGETS = "tokens_planned"
+_OUTSIDE = ("left_out", "repeated")
+"""Folders of records of no sweep in the package: their hours count too."""
+
 _ONE_SHOT = "one_shot"
 _SAME_COMPUTATION = "one_shot_same_compute"
 _OURS = "HomoDistil"
@@ -70,7 +73,7 @@ def answers_section(sweeps: Sweeps, folder: Path) -> list[str]:
         *size_rows(held_out),
         *budget_rows(trained(sweeps.get(_BUDGETS, [])), held_out),
         *order_rows(quarter),
-        *hours_rows(sweeps),
+        *hours_rows(sweeps | {name: read_records(folder / name) for name in _OUTSIDE}),
     ]
     table = markdown_table(["question", "measured", "answer"], rows)
     return ["\n".join(["## In short", "", TEXT, "", *table, ""])] if rows else []
@@ -198,14 +201,18 @@ def hours_rows(sweeps: Sweeps) -> list[Row]:
     hours, share = sum(every.values()) / 3600, sum(beside.values()) / sum(every.values())
     answer = (
         f"{share:.0%} of these hours for slow beside one-shot pruning (`{REFERENCE}`, `{_ONE_SHOT}…` of the methods, "
-        "budgets and equal computation); fine-tunings on GLUE come on top, they were not timed"
+        "budgets and equal computation); the task model, folding, rotation and all fine-tunings come on top, the "
+        "records don't hold their times"
     )
-    return [("What did all of it take?", f"{hours:.1f} hours, {len(every)} trainings with their evaluations", answer)]
+    return [
+        ("What did the trainings take?", f"{hours:.1f} hours, {len(every)} trainings with their evaluations", answer)
+    ]
 
 
-def own_seconds(records: Iterable[Record]) -> dict[str, float]:
-    """Run → seconds; a run whose record stands in several sweeps counts once."""
-    return {record["digest"]: record["seconds"] for record in trained(records) if TAKEN_FROM not in record}
+def own_seconds(records: Iterable[Record]) -> dict[tuple[str, float], float]:
+    """Run → seconds; a run whose record stands in several sweeps counts once, one that was made twice counts twice."""
+    own = [record for record in trained(records) if TAKEN_FROM not in record]
+    return {(record["digest"], record["seconds"]): record["seconds"] for record in own}
 
 
 def differences_text(found: Found) -> str:

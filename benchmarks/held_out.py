@@ -1,4 +1,4 @@
-"""The claim on text that no choice was made on: students of a sweep on all held-out blocks, with masks of their own.
+"""The claims on all held-out text: students of a sweep on every block of it, with masks of their own.
 
     homodistil sweep examples/sweeps/methods_quarter.json
     python benchmarks/held_out.py runs/sweeps/methods_quarter --arms homodistil one_shot

@@ -19,7 +19,7 @@ from homodistil_hf.sweep.tables import markdown_table
 BEGIN = "<!-- written by benchmarks/write_results.py -->"
 END = "<!-- up to here -->"
 
-_NAMES = {  # one row a method: other shapes and windows stand in docs/results.md
+ROW_NAMES = {
     REFERENCE: "**HomoDistil**",
     "five_layers": "HomoDistil on five of the six layers (`method=shallow`), until half of the run",
     "one_shot": "pruned at once, then distilled",
@@ -31,6 +31,8 @@ _NAMES = {  # one row a method: other shapes and windows stand in docs/results.m
     "minilm_v2": "MiniLMv2's recipe",
     "scratch": "trained from scratch",
 }
+"""Arm → what its row says, one a method; other shapes and windows stand in docs/results.md."""
+
 SIZES = {"methods_half": "1/2", "methods_quarter": "1/4", "methods_eighth": "1/8"}
 """Sweep of methods → the size of its students."""
 
@@ -102,7 +104,7 @@ def _rows(size: str, records: Sequence[Record]) -> list[list[str]]:
     teacher = teachers_mean(records)
     arms = by_arm(trained(records))
     nearest_first = sorted(arms.items(), key=lambda item: statistics.fmean(r["evaluation"]["kl"] for r in item[1]))
-    return [[size, _NAMES[arm], *_figures(group, teacher)] for arm, group in nearest_first if arm in _NAMES]
+    return [[size, ROW_NAMES[arm], *_figures(group, teacher)] for arm, group in nearest_first if arm in ROW_NAMES]
 
 
 def _floor(floor: Mapping[str, float], records: Mapping[str, Sequence[Record]]) -> str:
@@ -116,7 +118,7 @@ def _floor(floor: Mapping[str, float], records: Mapping[str, Sequence[Record]]) 
 def _impossible(records: Sequence[Record]) -> str:
     arms = dict.fromkeys(record["arm"] for record in records if record["status"] == IMPOSSIBLE)
     words = "no whole layers add up to a quarter"
-    return "".join(f" {_NAMES[arm]} is missing at a quarter: {words}." for arm in arms if arm in _NAMES)
+    return "".join(f" {ROW_NAMES[arm]} is missing at a quarter: {words}." for arm in arms if arm in ROW_NAMES)
 
 
 def _figures(group: Sequence[Record], teacher: float | None) -> list[str]:

@@ -128,7 +128,11 @@ CLAIMS = (
     Claim("no_hidden", "homodistil", "the hidden-state term helps"),
     Claim("no_embedding", "homodistil", "the embedding term helps"),
     Claim("homodistil", "with_attention", "the attention term helps"),
-    Claim("outputs_late", "outputs_early", "output projections should not be pruned late"),
+    Claim(
+        "outputs_late",
+        "outputs_early",
+        "hidden size and heads should not be pruned late (the paper: output projections)",
+    ),
     Claim("random_projections", "homodistil", "projections should start as the identity", is_ours=True),
     Claim("teacher_dropout", "homodistil", "the student should have no dropout", is_ours=True),
     Claim("homodistil", "global_widths", "layers should compete for widths", is_ours=True),

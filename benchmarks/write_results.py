@@ -25,7 +25,7 @@ from guidance import by_student, guidance_rows, rule_of_thumb, shape_of, size_of
 from held_out_results import held_out_sections
 from levers import lever_sections
 from machine_words import machine_words
-from readme_table import SIZES, write_readme
+from readme_table import ROW_NAMES, SIZES, write_readme
 from repeats import repeat_sections
 from task_results import task_model_sections
 from verdicts import (
@@ -96,7 +96,7 @@ the same machine, which moved them by a third: [performance](performance.md) has
 """
 
 PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first")
-"""Those whose discrepancy over training is drawn apart."""
+"""Those whose discrepancy over training is drawn apart, with HomoDistil's in the paper's window."""
 
 THE_PAPER = "The paper, where pruning ends at 0.5 T to 0.9 T: nearer at every one, once pruning has begun"
 
@@ -106,7 +106,7 @@ PAPER = """## The paper's own figures
 
 Not run: they need about 100 hours of an A100 a student. `examples/sweeps/paper/homobert.json` (the four students of
 BERT-base, with GLUE) and `examples/sweeps/paper/ablations.json` are its recipes; the tests run them for a few steps
-with a tiny teacher (two of the ablations' arms). SQuAD, which the paper reports too, and the parts of QNLI, QQP and
+with a tiny teacher (one student and one of the ablations' arms). SQuAD, which the paper reports too, and the parts of QNLI, QQP and
 MNLI were not run with any student here; `homodistil evaluate` measures them.
 """
 
@@ -185,16 +185,17 @@ def sizes_of_methods(records: Mapping[str, Sequence[Record]]) -> list[str]:
     done = [record for name in SIZES for record in trained(records.get(name, []))]
     if len({record["settings"]["student"] for record in done}) < 2:
         return []
-    points = quality_points(done, "parameters")
+    points = quality_points([record for record in done if record["arm"] in ROW_NAMES], "parameters")
     file = draw(points, FOLDER / "methods-parameters.png", xlabel="million parameters")
-    return [f"## Quality against parameters\n\n![{file.stem}](results/{file.name})\n"]
+    text = "One line a method, as in the README's table; every student is in the tables above."
+    return [f"## Quality against parameters\n\n{text}\n\n![{file.stem}](results/{file.name})\n"]
 
 
 def methods_section(sweep: Sweep, records: Sequence[Record], noises: Noises) -> list[str]:
     arms = by_arm(trained(records))
     lines = [*cell_rows(sweep, records), "", *glue_rows(records, constant_scores()), "", *noise_lines(noises), ""]
     lines += [*difference_rows(arms, noises), "", *computation_line(arms, REFERENCE), *along_lines(arms)]
-    pruned = [record for arm in PRUNED_ARMS for record in arms.get(arm, [])]
+    pruned = [record for arm in (*PRUNED_ARMS, PAPERS_WINDOW) for record in arms.get(arm, [])]
     if not pruned:
         return lines
     file = draw_discrepancy(pruned, FOLDER / f"{sweep.name}-pruned.png")
@@ -374,14 +375,17 @@ def gap_rows(done: Sequence[Record], noise: Noise) -> list[str]:
 
 
 def guidance_section(records: Sequence[Record], planned: Container[str]) -> str:
-    """HomoDistil's students of all sweeps, with other heads or layers too; of the ablations only those."""
+    """HomoDistil's students of all sweeps, with other heads or layers too; of the ablations only those.
+
+    A run whose record stands in several sweeps counts once, by its own record, which has its evaluations.
+    """
     students = [
         record
         for record in trained(records)
         if (record["method"] == REFERENCE and (record["arm"] == REFERENCE or record["arm"].endswith("_heads")))
         or record["method"] == "shallow"
     ]
-    students = list({record["digest"]: record for record in reversed(students)}.values())[::-1]  # one of each run
+    students = list({one["digest"]: one for one in sorted(students, key=lambda one: TAKEN_FROM not in one)}.values())
     teachers = [record for record in records if record["method"] == TEACHER]
     scores = {name: mean for record in teachers for name, mean in task_means(record).items()}
     rows = guidance_rows(students, scores, planned)

@@ -40,6 +40,8 @@ class Measured:
         accuracy_kept: HomoDistil's masked-LM accuracy as a share of its teacher's.
         glue_kept: its mean over five GLUE tasks, likewise; None = not fine-tuned.
         one_shot_glue_kept: that of one-shot pruning.
+        same_compute_gap: KL of one-shot pruning with as much computation instead of as many tokens, less HomoDistil's,
+            in nats; None = not run.
         verdict: `homodistil`, `one_shot` or `level`: who is nearer to the teacher; None = the noise was not measured.
         fewer_layers: of HomoDistil on fewer layers, layers → KL less that on all, in nats; empty where it was not run.
         threshold: that these must exceed to count; None = the noise was not measured.
@@ -59,6 +61,7 @@ class Measured:
     threshold: float | None = None
     glue_kept: float | None = None
     one_shot_glue_kept: float | None = None
+    same_compute_gap: float | None = None
 
 
 def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
@@ -128,12 +131,22 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
         f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run".replace("%", " %"),
+        *_same_compute(nearest),
         *_fine_tuned(nearest),
         *(_of_fewer_layers(num_layers, gap, nearest) for num_layers, gap in nearest.fewer_layers.items()),
     ]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
     return "\n".join([*lines, "  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text"])
+
+
+def _same_compute(nearest: Measured) -> list[str]:
+    if nearest.same_compute_gap is None:
+        return []
+    return [
+        "  with as much computation instead of as many tokens one-shot pruning ended "
+        f"{nearest.same_compute_gap:+.3f} nats from HomoDistil"
+    ]
 
 
 def _fine_tuned(nearest: Measured) -> list[str]:

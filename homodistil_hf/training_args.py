@@ -67,7 +67,8 @@ class HomoDistilTrainingArguments(TrainingArguments):
     student: str | None = field(
         default=None,
         metadata={
-            "help": "Preset, budget (params=14M, macs=0.25, latency_ms=5), plan file or JSON: the widths to reach."
+            "help": "The widths to reach: preset, budget (params=14M, macs=0.25, latency_ms=5), short plan (216-9x24-528), "
+            "plan file or JSON."
         },
     )
     width_allocation: Literal["local", "global"] = field(

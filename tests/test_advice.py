@@ -30,6 +30,13 @@ def test_fine_tuned_students_are_told_of_where_both_are_known():
     assert "fine-tuned" not in advise(0.25, 2e6, measured=[point(glue_kept=0.9)], teacher="x")
 
 
+def test_equal_computation_is_told_of_where_it_was_run():
+    text = advise(0.25, 2e6, measured=[point(same_compute_gap=0.0033)], teacher="x")
+    words = "instead of as many tokens one-shot pruning ended +0.003 nats from HomoDistil"
+    assert f"  with as much computation {words}\n" in text
+    assert "computation" not in advice(0.25, 2e6)
+
+
 def advice(fraction: float, num_tokens: float) -> str:
     return advise(fraction, num_tokens, measured=POINTS, teacher="a small one")
 

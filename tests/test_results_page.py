@@ -643,3 +643,17 @@ def test_variants_stand_beside_the_method_as_it_is(page, tmp_path):
     lines = page().splitlines()
     assert "| `homodistil_hold_0.7` − `homodistil` | -0.020 | within noise |" in lines
     assert "| `one_shot_hold_0.7` − `one_shot` | 0.100 | `one_shot` is nearer |" in lines
+
+
+def test_guidance_takes_a_run_of_several_sweeps_from_the_one_that_evaluated_it(page, tmp_path):
+    """The planned shape's student stands in `computation` without its fine-tuning."""
+    teacher = record_head(Cell("teacher", {}, "teacher", {})) | {"status": "done"}
+    graded = [
+        one | {"evaluate": {"glue": {"settings": {}, "results": {"mean": mean, "tasks": {}}}}}
+        for one, mean in ((record("homodistil", 0.5), 0.6), (teacher, 0.8))
+    ]
+    copied = record("homodistil", 0.5) | {"taken_from": "methods_quarter/homodistil,seed=0"}
+    for name, one in (("methods_quarter", graded[0]), ("methods_quarter", graded[1]), ("computation", copied)):
+        write_record(tmp_path / "results" / name / f"{one['cell']}.json", one)
+    (row,) = (line for line in page().splitlines() if line.startswith("| 1/4 | all | 192-8x24-704 | 1.00 M |"))
+    assert row.endswith("| 0.500 | 60.0% | 75.0% |")
