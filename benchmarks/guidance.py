@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Container, Iterable, Sequence
 
 from homodistil_hf import HomoDistilTrainingArguments
@@ -84,7 +85,7 @@ def guidance_rows(
     ]
     rows = []
     for (size, layers, _, num_tokens), group in groups.items():
-        measured = Spread.of(tokens_per_second(record) for record in group).mean
+        measured = statistics.median(tokens_per_second(record) for record in group)
         minutes = [f"{num_tokens / rate / 60:.1f}" for rate in (measured, *RATES)]
         accuracy = Spread.of(kept(record) for record in group).mean
         scores = [_score_kept(group, name, teacher) for name, teacher in teacher_scores.items()]

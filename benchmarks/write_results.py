@@ -395,8 +395,8 @@ def guidance_section(records: Sequence[Record], planned: Container[str]) -> str:
     text = (
         "Students of HomoDistil, of each size, depth and budget those with the shape that is planned by default, or "
         "where it was not run the best of those that were. "
-        "*Kept* is a student's masked-LM accuracy, or mean score, as a share of its teacher's. Measured minutes are "
-        "those of one core of the machine named above beside other work, evaluations left out; the others are tokens "
+        "*Kept* is a student's masked-LM accuracy, or mean score, as a share of its teacher's. Measured minutes are, "
+        "as a median, those of one core of the machine named above beside other work, evaluations left out; the others are tokens "
         "divided by a speed."
     )
     return "\n".join([GUIDANCE_TITLE, "", text, "", *rows, "", "Rule of thumb:", "", *thumb, ""])
