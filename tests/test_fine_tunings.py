@@ -151,3 +151,20 @@ def test_the_committed_floor_is_that_of_the_data(monkeypatch, real_data):
     score = runpy.run_path(str(BENCHMARKS / "constant_predictions.py"))["constant_score"]
     committed = json.loads((BENCHMARKS.parent / "docs" / "results" / "constant_predictions.json").read_text())
     assert committed == {task: pytest.approx(score(task, str(real_data / "glue")), abs=1e-4) for task in committed}
+
+
+def test_one_fine_tuning_of_one_student_an_arm_is_one_table(monkeypatch, tmp_path):
+    def graded(arm: str, seed: int | None, *scores: float) -> dict[str, Any]:
+        return {"arm": arm, "seed": seed, "scores": {"qnli_part": [scores[0]], "cola": [scores[1]]}}
+
+    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
+    facts = {"sweep": "s", "arms": ["homodistil"], "tasks": ["qnli", "cola"], "seeds": [0], "max_train_samples": 10}
+    models = [graded("teacher", None, 0.8, 0.4), graded("homodistil", 0, 0.7, 0.2)]
+    (tmp_path / "fine_tunings.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
+    lines = page_lines(monkeypatch, tmp_path)
+    assert "|  | QNLI, a part | CoLA | mean of 2 | kept |" in lines
+    assert "| teacher | 0.800 | 0.400 | 0.600 | 100.0% |" in lines
+    assert "| homodistil | 0.700 | 0.200 | 0.450 | 75.0% |" in lines
+    models.append(graded("homodistil", 1, 0.7, 0.2))
+    (tmp_path / "fine_tunings.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
+    assert any("between students" in line for line in page_lines(monkeypatch, tmp_path))
