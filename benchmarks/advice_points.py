@@ -103,7 +103,8 @@ def measured_points(
         text = next(text for text in texts if text.covers([*own, *other]))
         kls, other_kls = text.of(own), text.of(other)
         sign = text.noise.sign([theirs - ours for ours, theirs in zip(kls, other_kls, strict=True)])
-        sample_noise = texts[-1].noise
+        sample_noise, shallow = texts[-1].noise, fewer_layers(records, own)
+        num_seeds = min([len(own), *(len(gaps) for gaps in shallow.values())])
         yield Measured(
             encoder_macs=round(macs_fraction(own[0]), 2),
             num_tokens=num_tokens,
@@ -115,8 +116,8 @@ def measured_points(
             one_shot_kl=rounded_mean(other_kls),
             accuracy_kept=rounded_mean(kept(record) for record in own),
             verdict=None if text.noise.std is None else _VERDICTS[sign],
-            fewer_layers=fewer_layers(records, own),
-            threshold=None if sample_noise.std is None else round(sample_noise.threshold(len(own)), 4),
+            fewer_layers={num_layers: rounded_mean(gaps) for num_layers, gaps in shallow.items()},
+            threshold=None if sample_noise.std is None else round(sample_noise.threshold(num_seeds), 4),
             glue_kept=glue_kept(own, teacher),
             one_shot_glue_kept=glue_kept(other, teacher),
         )
@@ -128,14 +129,15 @@ def glue_kept(records: Sequence[Record], teacher: float | None) -> float | None:
     return rounded_mean(shares) if shares and len(shares) == len(records) else None
 
 
-def fewer_layers(records: Iterable[Record], own: Sequence[Record]) -> dict[str, float]:
-    """Layers of shallow students → KL less HomoDistil's, of those that have its size, tokens and seeds."""
-    layers: dict[str, list[Record]] = {}
-    for record in records:
-        if record["method"] == "shallow" and budget_of(record) == budget_of(own[0]):
-            layers.setdefault(str(record["method_settings"]["num_layers"]), []).append(record)
-    gaps = {num_layers: differences(group, own, METRIC) for num_layers, group in layers.items()}
-    return {num_layers: rounded_mean(gap) for num_layers, gap in gaps.items() if len(gap) == len(own)}
+def fewer_layers(records: Iterable[Record], own: Sequence[Record]) -> dict[str, list[float]]:
+    """Layers of shallow students → KL less HomoDistil's, one a seed, of the nearest with its size and tokens."""
+    arms = by_arm(one for one in records if one["method"] == "shallow" and budget_of(one) == budget_of(own[0]))
+    found: dict[str, list[float]] = {}
+    for group in arms.values():
+        num_layers, gaps = str(group[0]["method_settings"]["num_layers"]), differences(group, own, METRIC)
+        if gaps and (num_layers not in found or rounded_mean(gaps) < rounded_mean(found[num_layers])):
+            found[num_layers] = gaps
+    return found
 
 
 def rounded_mean(values: Iterable[float]) -> float:

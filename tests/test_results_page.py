@@ -390,7 +390,8 @@ def test_the_page_is_written_from_the_records_that_there_are(page, tmp_path):
         record("five_layers", 0.4 + 0.01 * seed, seed=seed, method="shallow") | {"method_settings": {"num_layers": 5}}
         for seed in range(3)
     ]
-    quarters = [*METHODS, *five]
+    wide = record("wide_layers", 0.45, method="shallow") | {"method_settings": {"num_layers": 5}}  # farther: not told
+    quarters = [*METHODS, *five, wide]
     for name, records in (("methods_quarter", quarters), ("ablations", ablations), ("methods_half", halves)):
         for one in records:
             write_record(tmp_path / "runs" / name / "results" / f"{one['cell']}.json", one)
