@@ -21,7 +21,7 @@ END = "<!-- up to here -->"
 
 ROW_NAMES = {
     REFERENCE: "**HomoDistil**",
-    "five_layers": "HomoDistil on five of the six layers (`method=shallow`), until half of the run",
+    "five_layers_planned": "HomoDistil on five of the six layers (`method=shallow`)",
     "one_shot": "pruned at once, then distilled",
     "one_shot_same_compute": "pruned at once, then distilled with as much computation as HomoDistil",
     "pruned_first": "pruned by magnitude first, then distilled",
