@@ -60,12 +60,12 @@ def test_fewer_layers_are_told_where_they_were_measured():
     measured = [point(fewer_layers={"5": -0.02})]
     lines = advise(0.25, 2e6, measured=measured, teacher="x").splitlines()
     assert lines[-2] == (
-        "  on 5 layers, wider ones for the same encoder MACs, it ended -0.020 nats from there: method=shallow, "
+        "  HomoDistil on 5 layers, wider ones for the same encoder MACs, ended -0.020 nats from that on all: method=shallow, "
         'method_settings={"num_layers": 5}'
     )
     for gap, words in ((0.02, "keep all layers"), (-0.005, "within noise: keep all layers")):
         text = advise(0.25, 2e6, measured=[point(fewer_layers={"5": gap})], teacher="x")
-        assert f"it ended {gap:+.3f} nats from there: {words}\n" in text
+        assert f"ended {gap:+.3f} nats from that on all: {words}\n" in text
     assert "layers" not in advice(0.25, 2e6)
 
 
