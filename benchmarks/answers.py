@@ -14,7 +14,7 @@ from readme_table import SIZES
 from sweep_models import other_axes
 from verdicts import PAPERS_WINDOW, REFERENCE, Noise, Noises, along_training, better_words, by_arm, noise_along
 
-from homodistil_hf.sweep.records import TAKEN_FROM, read_records, trained
+from homodistil_hf.sweep.records import IMPOSSIBLE, TAKEN_FROM, read_records, trained
 from homodistil_hf.sweep.statistics import Record, Spread, differences
 from homodistil_hf.sweep.tables import markdown_table
 
@@ -68,7 +68,7 @@ def answers_section(sweeps: Sweeps, folder: Path) -> list[str]:
     held_out = HeldOut.read(folder)
     rows = [
         *kept_rows(sweeps),
-        *baseline_rows(by_arm(quarter), noises_of(quarter)),
+        *baseline_rows(by_arm(quarter), noises_of(quarter), impossible_arms(sweeps.get(_QUARTER, []))),
         *computation_rows(held_out),
         *size_rows(held_out),
         *budget_rows(trained(sweeps.get(_BUDGETS, [])), held_out),
@@ -92,10 +92,15 @@ def kept_rows(sweeps: Sweeps) -> list[Row]:
     return rows
 
 
-def baseline_rows(arms: Arms, noises: Noises) -> list[Row]:
+def impossible_arms(records: Sequence[Record]) -> list[str]:
+    """Arms of a sweep that can't exist."""
+    return list(dict.fromkeys(record["arm"] for record in records if record["status"] == IMPOSSIBLE))
+
+
+def baseline_rows(arms: Arms, noises: Noises, impossible: Sequence[str] = ()) -> list[Row]:
     """HomoDistil beside every baseline of a quarter: arms that carry the name of another method.
 
-    Those of other shapes, depths and numbers of steps have names of their own.
+    Those of other shapes, depths and numbers of steps have names of their own; those that can't exist are named.
     """
     own = arms.get(REFERENCE, [])
     others = {arm: group for arm, group in arms.items() if arm != REFERENCE and arm == group[0]["method"]}
@@ -115,8 +120,9 @@ def baseline_rows(arms: Arms, noises: Noises) -> list[Row]:
         ),
         "The same by the mean of the GLUE tasks": (by_tasks, gain_words(by_tasks, noises.tasks)),
     }
+    absent = "".join(f"; `{arm}`: can't exist at this size" for arm in impossible)
     return [
-        (question, differences_text(found), f"**{over_all(words)}**; {grouped(words)}")
+        (question, differences_text(found), f"**{over_all(words)}**; {grouped(words)}{absent}")
         for question, (found, words) in compared.items()
         if any(found.values())
     ]
