@@ -85,14 +85,16 @@ right, both in float32. A single accuracy has a standard error of 0.007. Methods
 Every method has the same batches, the same number of tokens and, within 3 %, the same encoder MACs; tokens that
 one-shot pruning takes its scores from come on top. All train in bf16 with Adam's β₂ at 0.98 instead of its default.
 Learning rates are not the package's default of 6e-4, which is the paper's: HomoDistil and one-shot pruning learn at
-2.2e-3, which a search with four rates found best for both at a million tokens, pruned-first and DistilBERT at the same
-one without a search of their own, the others at the best of two or three by KL. HomoDistil, one-shot pruning and
-pruned-first have the same loss weights, chosen by HomoDistil's runs; the other methods have those of their papers.
+2.2e-3, which a search of four rates, the same for both, found best for both at half a million and a million tokens, of
+three at two million and of two at four (with the shape of that time), pruned-first and DistilBERT at the same one
+without a search of their own, the others at the best of two or three by KL, from scratch and MiniLM at the lowest of
+theirs. HomoDistil, one-shot pruning and pruned-first have the same loss weights, chosen by HomoDistil's runs; the other
+methods have those of their papers.
 **One-shot** is the hard baseline: the same scores taken from 16 batches, the student cut to the plan at once, then
 distilled with the same loss, learning-rate curve, batches and number of tokens.
 
 A ± is a standard deviation over seeds, their number in brackets. Tokens a second were measured beside other work on
-the same machine, which moved them by a third: [performance](performance.md) has speeds.
+the machines that the sections name, which moved them by a third: [performance](performance.md) has speeds.
 """
 
 PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first")
