@@ -27,9 +27,9 @@ SPREAD_TEXT = (
 )
 
 SINGLE_TEXT = (
-    "Accuracy (QNLI, MNLI), the mean of accuracy and F1 (QQP); *kept* is the share of the teacher's mean. Of a part of "
-    "1,000 dev rows, as QQP's and MNLI's are, an accuracy has a standard error of about 0.015, and nothing is known of "
-    "other seeds."
+    "Accuracy (QNLI, MNLI), the mean of accuracy and F1 (QQP); *kept* is the share of the teacher's mean. Of a part "
+    "of 1,000 dev rows, as those of QQP and MNLI, an accuracy has a standard error of about 0.015; nothing is known "
+    "of other seeds."
 )
 
 

@@ -88,8 +88,8 @@ Learning rates are not the package's default of 6e-4, which is the paper's: Homo
 2.2e-3, which a search of four rates, the same for both, found best for both at half a million and a million tokens, of
 three at two million and of two at four (with the shape of that time), pruned-first and DistilBERT at the same one
 without a search of their own, the others at the best of two or three by KL, from scratch and MiniLM at the lowest of
-theirs. HomoDistil, one-shot pruning and pruned-first have the same loss weights, chosen by HomoDistil's runs; the other
-methods have those of their papers.
+theirs. HomoDistil, one-shot pruning and pruned-first have the same loss weights, chosen by HomoDistil's runs; the
+other methods have those of their papers.
 **One-shot** is the hard baseline: the same scores taken from 16 batches, the student cut to the plan at once, then
 distilled with the same loss, learning-rate curve, batches and number of tokens.
 
@@ -398,8 +398,8 @@ def guidance_section(records: Sequence[Record], planned: Container[str]) -> str:
         "Students of HomoDistil, of each size, depth and budget those with the shape that is planned by default, or "
         "where it was not run the best of those that were. "
         "*Kept* is a student's masked-LM accuracy, or mean score, as a share of its teacher's. Measured minutes are, "
-        "as a median, those of one core of the machine named above beside other work, evaluations left out; the others are tokens "
-        "divided by a speed."
+        "as a median, of one core of the machine named above beside other work, evaluations left out; the others "
+        "are tokens divided by a speed."
     )
     return "\n".join([GUIDANCE_TITLE, "", text, "", *rows, "", "Rule of thumb:", "", *thumb, ""])
 

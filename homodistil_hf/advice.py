@@ -169,8 +169,8 @@ def _of_fewer_layers(num_layers: str, gap: float, beside: Measured) -> str:
     else:
         words = "keep all layers"
     return (
-        f"  HomoDistil on {num_layers} layers, wider ones for the same encoder MACs, ended {gap:+.3f} nats from that on "
-        f"all: {words}"
+        f"  HomoDistil on {num_layers} layers, wider ones for the same encoder MACs, ended {gap:+.3f} nats from that "
+        f"on all: {words}"
     )
 
 

@@ -60,8 +60,8 @@ def test_fewer_layers_are_told_where_they_were_measured():
     measured = [point(fewer_layers={"5": -0.02})]
     lines = advise(0.25, 2e6, measured=measured, teacher="x").splitlines()
     assert lines[-2] == (
-        "  HomoDistil on 5 layers, wider ones for the same encoder MACs, ended -0.020 nats from that on all: method=shallow, "
-        'method_settings={"num_layers": 5}'
+        "  HomoDistil on 5 layers, wider ones for the same encoder MACs, ended -0.020 nats from that on all: "
+        'method=shallow, method_settings={"num_layers": 5}'
     )
     for gap, words in ((0.02, "keep all layers"), (-0.005, "within noise: keep all layers")):
         text = advise(0.25, 2e6, measured=[point(fewer_layers={"5": gap})], teacher="x")

@@ -25,8 +25,8 @@ def add_plan(commands: Any) -> None:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument(
         "--student",
-        help="preset, budget (params=14M, macs=0.25, either with ,num_attention_heads=8 or ,hidden_size=216 behind it), "
-        "short plan (216-9x24-528), JSON file or JSON object",
+        help="preset, budget (params=14M, macs=0.25, either with ,num_attention_heads=8 or ,hidden_size=216 behind "
+        "it), short plan (216-9x24-528), JSON file or JSON object",
     )
     asked.add_argument("--latency_ms", type=float, help="milliseconds of a forward pass on this machine, no head")
     parser.add_argument("--batch_size", type=int, help="latency_ms: sequences a forward pass (default: 1)")
