@@ -15,8 +15,8 @@ from homodistil_hf.sweep.tables import markdown_table
 SWEEP = "methods_quarter"
 
 TEXT = (
-    "The same cells, settings, seed, batches and versions on another processor. bf16 sums are rounded otherwise "
-    "there, so a run does not repeat itself to the digit: what differs here is noise, and the differences between "
+    "The same cells, settings, seed, batches and versions on another processor. bf16 sums may be rounded otherwise "
+    "there, and a run does not repeat itself to the digit: what differs here is noise, and the differences between "
     "seeds on this page contain it. *On the way* is the largest difference at an evaluation before the end."
 )
 

@@ -108,8 +108,8 @@ PAPER = """## The paper's own figures
 
 Not run: they need about 100 hours of an A100 a student. `examples/sweeps/paper/homobert.json` (the four students of
 BERT-base, with GLUE) and `examples/sweeps/paper/ablations.json` are its recipes; the tests run them for a few steps
-with a tiny teacher (one student and one of the ablations' arms). SQuAD,
-which the paper reports too, was not run with any student here; `homodistil evaluate` measures it.
+with a tiny teacher (one student and one of the ablations' arms). SQuAD, which the paper reports too, was not run with
+any student here; `homodistil evaluate` measures it.
 """
 
 
