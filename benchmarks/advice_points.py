@@ -15,11 +15,11 @@ from held_out_results import HeldOut
 from readme_table import SIZES
 from verdicts import METRIC, REFERENCE, Noise, by_arm, noise_of, with_common_seeds
 
-from homodistil_hf.advice import Measured
-from homodistil_hf.sweep.cells import Sweep
-from homodistil_hf.sweep.records import read_records, trained
-from homodistil_hf.sweep.statistics import Record, Spread, chosen, differences, metric_of
-from homodistil_hf.sweep.tables import in_order, macs_fraction
+from homodistil_hf.experiments.sweep.cells import Sweep
+from homodistil_hf.experiments.sweep.folder import read_records, trained
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, chosen, differences, metric_of
+from homodistil_hf.experiments.sweep.tables import in_order, macs_fraction
+from homodistil_hf.plans.advice import Measured
 
 SWEEPS = (*SIZES, "tokens", "tokens_planned", "shapes", "sizes")
 

@@ -14,9 +14,9 @@ from readme_table import SIZES
 from sweep_models import other_axes
 from verdicts import PAPERS_WINDOW, REFERENCE, Noise, Noises, along_training, better_words, by_arm, noise_along
 
-from homodistil_hf.sweep.records import IMPOSSIBLE, TAKEN_FROM, read_records, trained
-from homodistil_hf.sweep.statistics import Record, Spread, differences
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, TAKEN_FROM, read_records, trained
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, differences
+from homodistil_hf.experiments.sweep.tables import markdown_table
 
 BARS = {"methods_half": ("a half", 0.97), "methods_quarter": ("a quarter", 0.92)}
 """Sweep → its students' size, and the share of the teacher's mean that they should keep."""

@@ -29,10 +29,10 @@ from homodistil_hf import (
     tokenize_to_blocks,
     verify_export,
 )
-from homodistil_hf.checkpoint import last_checkpoint
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.latency.backends import measure_latencies
-from homodistil_hf.widths import teacher_plan
+from homodistil_hf.files.checkpoints import last_checkpoint
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.plans.latency.backends import measure_latencies
 
 ARMS = {"homodistil": HomoDistilTrainer, "one_shot": OneShotTrainer}
 DATA_KEYS = ("teacher", "train_data", "eval_data", "max_seq_length", "max_eval_blocks", "text_column")

@@ -26,10 +26,10 @@ from least_squares import compensation
 from transformers import AutoTokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, OneShotTrainer
-from homodistil_hf.discrepancy import DiscrepancyMeter
-from homodistil_hf.masks import apply_masks, choose_masks
-from homodistil_hf.structure import UnitTensors
-from homodistil_hf.widths import WidthPlan
+from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
+from homodistil_hf.models.units import UnitTensors
+from homodistil_hf.models.widths import WidthPlan
+from homodistil_hf.pruning.masks import apply_masks, choose_masks
 
 RESULTS = Path("docs/results/compensation.json")
 KINDS = {"all": (None, 0.01, 0.1, 1.0), "ffn": (None, 0.1), "attention": (None, 0.1), "hidden": (None, 0.1)}

@@ -5,9 +5,9 @@ from inspect import signature
 from statistics import fmean
 
 from homodistil_hf import OneShotTrainer
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.sweep.statistics import Record
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.experiments.sweep.statistics import Record
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 PRUNED_METHODS = ("homodistil", "one_shot", "pruned_first")
 """Their students are cut out of the teacher, so that kept fractions say how wide they are."""

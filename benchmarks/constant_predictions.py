@@ -13,10 +13,10 @@ from pathlib import Path
 
 from glue_table import TASK_NAMES
 
-from homodistil_hf.durable import write_text
 from homodistil_hf.evaluation import load_metric
-from homodistil_hf.evaluation.glue_data import GLUE_TASKS, load_glue
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS, load_glue
 from homodistil_hf.evaluation.metrics import task_score
+from homodistil_hf.files.folders import write_text
 
 
 def constant_score(task: str, data_dir: str) -> float:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from homodistil_hf.depth import MACS_TOLERANCE
-from homodistil_hf.sweep.statistics import Record
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.experiments.sweep.statistics import Record
+from homodistil_hf.experiments.sweep.tables import markdown_table
+from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE
 
 
 def family_rows(records: Sequence[Record]) -> list[str]:

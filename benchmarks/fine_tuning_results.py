@@ -11,10 +11,10 @@ from glue_table import TASK_NAMES
 from machine_words import machine_words
 from verdicts import better_words, paired_threshold
 
-from homodistil_hf.evaluation.glue_data import PART_SUFFIX
-from homodistil_hf.sweep.cells import TEACHER
-from homodistil_hf.sweep.statistics import Spread, pooled_std
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.evaluation.glue.data import PART_SUFFIX
+from homodistil_hf.experiments.sweep.cells import TEACHER
+from homodistil_hf.experiments.sweep.statistics import Spread, pooled_std
+from homodistil_hf.experiments.sweep.tables import markdown_table
 
 Scores = dict[int | None, list[float]]
 """Seed of a student's run → its scores, one for each seed of the fine-tunings."""

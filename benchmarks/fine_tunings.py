@@ -18,10 +18,10 @@ from typing import Any
 
 from sweep_models import Model, models_of
 
-from homodistil_hf.durable import write_text
 from homodistil_hf.evaluation import evaluate_glue
-from homodistil_hf.evaluation.glue_data import PART_SUFFIX
-from homodistil_hf.latency.machine import machine_facts
+from homodistil_hf.evaluation.glue.data import PART_SUFFIX
+from homodistil_hf.files.folders import write_text
+from homodistil_hf.files.provenance import machine_facts
 
 
 def fine_tune(models: Sequence[Model], tasks: Sequence[str], settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -32,22 +32,24 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
-from homodistil_hf.budgets import plan_for_budget
-from homodistil_hf.checkpoint import MANIFEST_NAME, check_manifest, last_checkpoint, write_manifest
 from homodistil_hf.cli import main
-from homodistil_hf.collator import MaskedLMCollator
-from homodistil_hf.conversion import load_teacher, load_teacher_config, to_student
-from homodistil_hf.export import check_target
-from homodistil_hf.facts import FACTS_FILE, file_facts, planned_facts, read_facts
-from homodistil_hf.outcome import checkpoint_pruner, compacted_copy
-from homodistil_hf.packing import TextPacker
-from homodistil_hf.plans import PRESETS
-from homodistil_hf.pruning import Pruner, PruningSettings
-from homodistil_hf.run_config import parse_run, read_config
-from homodistil_hf.run_state import STATE_FILE, STATE_TENSORS_FILE, save_run_state
-from homodistil_hf.tokenizer_files import stored_tokenizer
+from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.data.packing import TextPacker
+from homodistil_hf.experiments.config import parse_run, read_config
+from homodistil_hf.export.dense_student import checkpoint_pruner, compacted_copy
+from homodistil_hf.export.export_folder import check_target
+from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
+from homodistil_hf.files.checkpoints import MANIFEST_NAME, check_manifest, last_checkpoint, write_manifest
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.cost import planned_facts
+from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.tokenizers import stored_tokenizer
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.plans.budgets import plan_for_budget
+from homodistil_hf.plans.resolve import PRESETS
+from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.saved_state import STATE_FILE, STATE_TENSORS_FILE, save_run_state
 from homodistil_hf.training_args import HomoDistilTrainingArguments
-from homodistil_hf.widths import LayerWidths, WidthPlan
 
 Case = Callable[[Random], None]
 

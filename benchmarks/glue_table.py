@@ -6,9 +6,9 @@ from typing import Any
 
 from verdicts import Noises, by_arm, noise_of, with_common_seeds
 
-from homodistil_hf.sweep.cells import TEACHER
-from homodistil_hf.sweep.statistics import Record, Spread, differences
-from homodistil_hf.sweep.tables import markdown_table, task_means
+from homodistil_hf.experiments.sweep.cells import TEACHER
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, differences
+from homodistil_hf.experiments.sweep.tables import markdown_table, task_means
 
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 

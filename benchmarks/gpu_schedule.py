@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from homodistil_hf.bench.settings import BenchSettings
-from homodistil_hf.bench.speed import run_bench
-from homodistil_hf.bench.tables import format_bench
+from homodistil_hf.speed.settings import BenchSettings
+from homodistil_hf.speed.speed import run_bench
+from homodistil_hf.speed.tables import format_bench
 
 STEP_SEQUENCES = 4096
 NO_CUDA = (

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Container, Iterable, Sequence
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.sweep.statistics import Record, Spread, over_seeds, seed_of
-from homodistil_hf.sweep.tables import macs_fraction, markdown_table, task_means, tokens_per_second
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, over_seeds, seed_of
+from homodistil_hf.experiments.sweep.tables import macs_fraction, markdown_table, task_means, tokens_per_second
 
 RATES = (1_000, 10_000, 100_000)
 """Tokens a second of other machines, for which times are computed."""

@@ -18,10 +18,10 @@ from typing import Any
 
 from sweep_models import Model, models_of
 
-from homodistil_hf.durable import write_text
 from homodistil_hf.evaluation import evaluate_discrepancy
-from homodistil_hf.latency.machine import machine_facts
-from homodistil_hf.sweep.records import SweepFolder, read_records, trained
+from homodistil_hf.experiments.sweep.folder import SweepFolder, read_records, trained
+from homodistil_hf.files.folders import write_text
+from homodistil_hf.files.provenance import machine_facts
 
 ALL_BLOCKS = 1_000_000
 MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_masked_tokens")

@@ -10,8 +10,8 @@ from machine_words import machine_words
 from sweep_models import other_axes
 from verdicts import REFERENCE, SAME_LEAGUE, Noise, noise_of_groups, paired_threshold
 
-from homodistil_hf.sweep.statistics import Record, Spread, seed_of
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, seed_of
+from homodistil_hf.experiments.sweep.tables import markdown_table
 
 METRICS = {"kl": "KL, nats", "agreement": "agreement", "mlm_accuracy": "accuracy", "mlm_loss": "MLM loss, nats"}
 QUARTERS = ("computation", "methods_quarter")

@@ -25,15 +25,15 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from homodistil_hf import PRESETS, WidthPlan, export_student
-from homodistil_hf.conversion import load_teacher
-from homodistil_hf.latency.backends import FirstOutput, model_inputs
-from homodistil_hf.latency.comparison import LatencyGrid, compare_latencies
-from homodistil_hf.latency.layout import format_latencies
-from homodistil_hf.latency.onnx_graph import export_onnx, onnx_session
-from homodistil_hf.latency.parts import Conditions, latency_table
-from homodistil_hf.latency.planning import measure_plan
-from homodistil_hf.latency.timing import Latency, speed_ups
-from homodistil_hf.widths import teacher_plan
+from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies
+from homodistil_hf.evaluation.latency_layout import format_latencies
+from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.plans.latency.backends import FirstOutput, model_inputs
+from homodistil_hf.plans.latency.budget import measure_plan
+from homodistil_hf.plans.latency.onnx_graph import export_onnx, onnx_session
+from homodistil_hf.plans.latency.parts import Conditions, latency_table
+from homodistil_hf.plans.latency.timing import Latency, speed_ups
 
 RESULTS = Path("docs/results/latency.json")
 STUDENT = "homobert-tiny"

@@ -15,8 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from homodistil_hf.modeling import HomoBertLayerNorm, HomoBertOutput, HomoBertPreTrainedModel, HomoBertSelfOutput
-from homodistil_hf.structure import PROJECTIONS, Group, UnitTensors, kept_indices
+from homodistil_hf.models.families.family import PROJECTIONS
+from homodistil_hf.models.families.modeling_homobert import (
+    HomoBertLayerNorm,
+    HomoBertOutput,
+    HomoBertPreTrainedModel,
+    HomoBertSelfOutput,
+)
+from homodistil_hf.models.units import Group, UnitTensors, kept_indices
 
 Recorded = dict[str, tuple[torch.Tensor, torch.Tensor]]
 

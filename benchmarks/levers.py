@@ -12,9 +12,9 @@ from guidance import shape_of
 from machine_words import machine_words
 from verdicts import REFERENCE, Noise, by_arm
 
-from homodistil_hf.sweep.records import read_records, trained
-from homodistil_hf.sweep.statistics import Record, Spread, differences, metric_of, seed_of
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.experiments.sweep.folder import read_records, trained
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, differences, metric_of, seed_of
+from homodistil_hf.experiments.sweep.tables import markdown_table
 
 LEVERS = {
     "relative_12": "hidden errors as shares of the teacher's squares at each token, weight 12, so that every layer "

@@ -8,7 +8,7 @@ def machine_words(machine: Mapping[str, Any]) -> str:
     """Processor, threads and versions.
 
     Args:
-        machine: of [`homodistil_hf.latency.machine.machine_facts`].
+        machine: of [`homodistil_hf.files.provenance.machine_facts`].
 
     Returns:
         `str`: without a full stop.

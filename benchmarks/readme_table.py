@@ -10,11 +10,11 @@ from guidance import kept, setting_of
 from verdicts import REFERENCE, by_arm
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.durable import write_text
-from homodistil_hf.sweep.cells import TEACHER
-from homodistil_hf.sweep.records import IMPOSSIBLE, trained
-from homodistil_hf.sweep.statistics import Record, Spread, differences
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.experiments.sweep.cells import TEACHER
+from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, trained
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, differences
+from homodistil_hf.experiments.sweep.tables import markdown_table
+from homodistil_hf.files.folders import write_text
 
 BEGIN = "<!-- written by benchmarks/write_results.py -->"
 END = "<!-- up to here -->"

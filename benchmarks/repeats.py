@@ -8,9 +8,9 @@ from pathlib import Path
 from machine_words import machine_words
 from verdicts import METRIC
 
-from homodistil_hf.sweep.records import read_records, trained
-from homodistil_hf.sweep.statistics import Record, metric_of
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.experiments.sweep.folder import read_records, trained
+from homodistil_hf.experiments.sweep.statistics import Record, metric_of
+from homodistil_hf.experiments.sweep.tables import markdown_table
 
 SWEEP = "methods_quarter"
 

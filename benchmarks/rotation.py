@@ -19,9 +19,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from homodistil_hf import HomoDistilTrainingArguments, OneShotTrainer
-from homodistil_hf.conversion import load_teacher_config
-from homodistil_hf.resolution import resolve_student
-from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.loading import load_teacher_config
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.training.student_plan import resolve_student
 
 SETTINGS = {
     "learning_rate": 1.6e-3,

@@ -29,7 +29,7 @@ from torch.multiprocessing import start_processes
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator
-from homodistil_hf.plans import resolve_plan
+from homodistil_hf.plans.resolve import resolve_plan
 
 RESULTS = Path("docs/results/scaling.json")
 WORLD_SIZES = (1, 2, 4)

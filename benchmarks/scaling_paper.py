@@ -10,12 +10,12 @@ from typing import Any
 
 from transformers import BertConfig
 
-from homodistil_hf.compaction import is_worthwhile
-from homodistil_hf.cost import count_parameters, encoder_macs
-from homodistil_hf.masks import scheduled_plan
-from homodistil_hf.plans import resolve_plan
-from homodistil_hf.schedule import PruningSchedule
-from homodistil_hf.widths import WidthPlan, teacher_plan
+from homodistil_hf.models.cost import count_parameters, encoder_macs
+from homodistil_hf.models.widths import WidthPlan, teacher_plan
+from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.pruning.compaction import is_worthwhile
+from homodistil_hf.pruning.masks import scheduled_plan
+from homodistil_hf.pruning.schedule import PruningSchedule
 
 BYTES_A_GRADIENT = 4  # float32, whatever the autocast type
 BUCKET_BYTES = 25 << 20  # DDP's default

@@ -32,7 +32,7 @@ from soak_worker import MOMENTS, Board, work
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from transformers.trainer_pt_utils import safe_globals
 
-from homodistil_hf.checkpoint import last_checkpoint, manifest_problem, sorted_checkpoints
+from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem, sorted_checkpoints
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, 96))]
 SETTINGS = {

@@ -18,9 +18,16 @@ from typing import Any
 import torch
 from transformers import modeling_utils
 
-from homodistil_hf import checkpoint, cli, durable, export, exporting, launch, pruning, resumable, run_state, trainer
-from homodistil_hf.measuring import MeasuringTrainer
-from homodistil_hf.sensitivity import PlatonScores
+from homodistil_hf import cli, trainer
+from homodistil_hf.experiments import distill as launch
+from homodistil_hf.export import export_folder as export
+from homodistil_hf.files import checkpoints as checkpoint
+from homodistil_hf.files import folders as durable
+from homodistil_hf.pruning import pruner as pruning
+from homodistil_hf.pruning import saved_state as run_state
+from homodistil_hf.pruning.scores import PlatonScores
+from homodistil_hf.training import exporting, resumable
+from homodistil_hf.training.evaluation_loop import MeasuringTrainer
 
 Call = Callable[[], Any]
 

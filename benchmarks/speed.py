@@ -13,11 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from homodistil_hf.bench.chart import draw_parts
-from homodistil_hf.bench.growth import format_growth, run_growth
-from homodistil_hf.bench.settings import BenchSettings
-from homodistil_hf.bench.speed import run_bench
-from homodistil_hf.bench.tables import format_bench
+from homodistil_hf.speed.chart import draw_parts
+from homodistil_hf.speed.growth import format_growth, run_growth
+from homodistil_hf.speed.settings import BenchSettings
+from homodistil_hf.speed.speed import run_bench
+from homodistil_hf.speed.tables import format_bench
 
 RESULTS = Path("docs/results/speed.json")
 

@@ -27,15 +27,16 @@ from unittest import mock
 
 from torch.profiler import ProfilerActivity, profile
 
-from homodistil_hf import HomoDistilTrainer, modeling
-from homodistil_hf.bench import arms
-from homodistil_hf.bench.gates import GatedRun, interleave
-from homodistil_hf.bench.profiles import peak_bytes
-from homodistil_hf.bench.settings import BenchSettings, make_workload
-from homodistil_hf.bench.speed import START, summary, way_of
-from homodistil_hf.bench.tables import spread, table
-from homodistil_hf.latency.machine import machine_facts
-from homodistil_hf.teacher import FrozenTeacher
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.models.families import modeling_homobert as modeling
+from homodistil_hf.speed import arms
+from homodistil_hf.speed.gates import GatedRun, interleave
+from homodistil_hf.speed.profiles import peak_bytes
+from homodistil_hf.speed.settings import BenchSettings, make_workload
+from homodistil_hf.speed.tables import spread, table
+from homodistil_hf.speed.totals import START, summary, way_of
 
 RESULTS = Path("docs/results/speed-ablation.json")
 WHOLE = "nothing turned back"

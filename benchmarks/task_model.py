@@ -31,17 +31,18 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, OneShotTrainer
-from homodistil_hf.durable import write_text
-from homodistil_hf.evaluation.finetuning import fine_tune, fresh_classifier, predict, training_dtype
-from homodistil_hf.evaluation.glue_data import GLUE_TASKS, encode, load_glue
-from homodistil_hf.evaluation.models import EvaluatedModel, load_model
+from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
+from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_classifier, predict, training_dtype
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS, encode, load_glue
 from homodistil_hf.evaluation.settings import GlueSettings
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
-from homodistil_hf.facts import FACTS_FILE, model_facts
-from homodistil_hf.json_files import read_json_object
-from homodistil_hf.latency.machine import machine_facts
-from homodistil_hf.run_folder import SETTINGS_FILE
-from homodistil_hf.sweep.records import CELL_FILE
+from homodistil_hf.experiments.sweep.folder import CELL_FILE
+from homodistil_hf.export.facts import FACTS_FILE
+from homodistil_hf.export.student_in_folder import SETTINGS_FILE
+from homodistil_hf.files.folders import write_text
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.files.strict_json import read_json_object
+from homodistil_hf.models.cost import model_facts
 
 TASK = "sst2"
 SEARCH = "search"

@@ -8,8 +8,8 @@ from typing import Any
 
 from machine_words import machine_words
 
-from homodistil_hf.sweep.statistics import Spread
-from homodistil_hf.sweep.tables import markdown_table
+from homodistil_hf.experiments.sweep.statistics import Spread
+from homodistil_hf.experiments.sweep.tables import markdown_table
 
 TASK_TEACHER, ON_TASK, NO_LABELS = "teacher", "pruned_on_task", "pruned_on_task_no_labels"
 FINE_TUNED, DISTILLED = "_fine_tuned", "_distilled"

@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 from scipy.stats import t as student_t
 
-from homodistil_hf.depth import MACS_TOLERANCE
-from homodistil_hf.sweep.statistics import Record, Spread, differences, metric_of, pooled_std, seed_of
-from homodistil_hf.sweep.tables import macs_fraction
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, differences, metric_of, pooled_std, seed_of
+from homodistil_hf.experiments.sweep.tables import macs_fraction
+from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE
 
 METRIC = "kl"
 REFERENCE = "homodistil"

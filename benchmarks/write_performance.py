@@ -14,13 +14,13 @@ from typing import Any
 
 from speed_ablation import format_ablation
 
-from homodistil_hf.bench.growth import format_growth
-from homodistil_hf.bench.limits import StepShape
-from homodistil_hf.bench.settings import BenchSettings
-from homodistil_hf.bench.speed import way_of
-from homodistil_hf.bench.tables import format_bench, spread, table
-from homodistil_hf.latency.layout import format_latencies
-from homodistil_hf.widths import WidthPlan
+from homodistil_hf.evaluation.latency_layout import format_latencies
+from homodistil_hf.models.widths import WidthPlan
+from homodistil_hf.speed.growth import format_growth
+from homodistil_hf.speed.limits import StepShape
+from homodistil_hf.speed.settings import BenchSettings
+from homodistil_hf.speed.tables import format_bench, spread, table
+from homodistil_hf.speed.totals import way_of
 
 PAGE = Path("docs/performance.md")
 FOLDER = Path("docs/results")
@@ -37,7 +37,7 @@ data loading, optimizer, logging and callbacks included, on the same batches, an
 
 - *reference*: what a careful user of Hugging Face writes: a `Trainer` subclass with stock models, transformers'
   own choice of attention, logits at all positions, all hidden states, scores from gradients, and masks multiplied onto
-  the weights and kept to the end; the same terms in the same precision (`homodistil_hf/bench/reference.py`).
+  the weights and kept to the end; the same terms in the same precision (`homodistil_hf/speed/reference.py`).
 - *ours*: `HomoDistilTrainer`, held at places of the schedule. The whole schedule is the sum over all of its steps,
   whose widths are known beforehand, with the cost of all choices of masks and compactions.
 - *limit*: bare matrix products of the same shapes and type, measured in the same turns. *Useful FLOPs* are the

@@ -43,15 +43,13 @@ from verdicts import (
     verdict,
 )
 
-from homodistil_hf.advice import ADVICE_FILE as ADVICE
-from homodistil_hf.advice import to_json
-from homodistil_hf.run_config import field_types
-from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
-from homodistil_hf.sweep.plots import draw, draw_discrepancy, plot_sweep, quality_points
-from homodistil_hf.sweep.reading import read_sweep
-from homodistil_hf.sweep.records import FAILED, TAKEN_FROM, read_records, trained
-from homodistil_hf.sweep.statistics import Record, Spread, chosen, differences
-from homodistil_hf.sweep.tables import (
+from homodistil_hf.experiments.config import field_types
+from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
+from homodistil_hf.experiments.sweep.folder import FAILED, TAKEN_FROM, read_records, trained
+from homodistil_hf.experiments.sweep.plots import draw, draw_discrepancy, plot_sweep, quality_points
+from homodistil_hf.experiments.sweep.reading import read_sweep
+from homodistil_hf.experiments.sweep.statistics import Record, Spread, chosen, differences
+from homodistil_hf.experiments.sweep.tables import (
     cell_rows,
     choice_notes,
     in_order,
@@ -59,6 +57,8 @@ from homodistil_hf.sweep.tables import (
     missing_notes,
     task_means,
 )
+from homodistil_hf.plans.advice import ADVICE_FILE as ADVICE
+from homodistil_hf.plans.advice import to_json
 
 PAGE = Path("docs/results.md")
 README = Path("README.md")

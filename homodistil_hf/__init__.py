@@ -7,8 +7,8 @@ imported when it is first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import registration as registration
-from .modeling import (
+from .models import auto_classes as auto_classes
+from .models.families.modeling_homobert import (
     HomoBertConfig,
     HomoBertForMaskedLM,
     HomoBertForQuestionAnswering,
@@ -19,30 +19,30 @@ from .modeling import (
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .collator import MaskedLMCollator
-    from .corpus import load_text
-    from .data import tokenize_to_blocks
-    from .export import export_student
-    from .methods.baselines import OneShotTrainer
-    from .plans import PRESETS, resolve_plan
+    from .data.blocks import tokenize_to_blocks
+    from .data.corpus import load_text
+    from .data.masking import MaskedLMCollator
+    from .export.export_folder import export_student
+    from .export.verify import verify_export
+    from .methods.one_shot import OneShotTrainer
+    from .models.widths import LayerWidths, WidthPlan
+    from .plans.resolve import PRESETS, resolve_plan
     from .trainer import HomoDistilTrainer
     from .training_args import HomoDistilTrainingArguments
-    from .verify import verify_export
-    from .widths import LayerWidths, WidthPlan
 
 _LAZY = {
     "HomoDistilTrainer": "trainer",
     "HomoDistilTrainingArguments": "training_args",
-    "LayerWidths": "widths",
-    "MaskedLMCollator": "collator",
-    "OneShotTrainer": "methods.baselines",
-    "PRESETS": "plans",
-    "WidthPlan": "widths",
-    "export_student": "export",
-    "load_text": "corpus",
-    "resolve_plan": "plans",
-    "tokenize_to_blocks": "data",
-    "verify_export": "verify",
+    "LayerWidths": "models.widths",
+    "MaskedLMCollator": "data.masking",
+    "OneShotTrainer": "methods.one_shot",
+    "PRESETS": "plans.resolve",
+    "WidthPlan": "models.widths",
+    "export_student": "export.export_folder",
+    "load_text": "data.corpus",
+    "resolve_plan": "plans.resolve",
+    "tokenize_to_blocks": "data.blocks",
+    "verify_export": "export.verify",
 }
 
 __all__ = [

@@ -19,21 +19,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from .accounting import AccountingTrainer
-from .checkpoint import STAGING_NAME, last_checkpoint, sorted_checkpoints
-from .collator import MaskedLMCollator
-from .distillation import Distillation, check_weights
-from .durable import remove_folder
-from .from_settings import check_arguments, discrepancy_guard, masking_collator, pin_data_order, pruning_settings
-from .optimizers import adopt_optimizer, check_optimizer
-from .passes import activation_bytes, num_parts, split_rows
-from .preparation import check_data, check_output_dir, existing_files, prepare
-from .pruning import Pruner
-from .pushing import PushingTrainer
-from .ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
-from .resolution import STUDENT_KEY
-from .rotation import head_moments, rotate_heads, rotated_layers
-from .run_state import (
+from .data.masking import MaskedLMCollator
+from .distillation.objective import Distillation, check_weights
+from .distillation.teacher import FrozenTeacher
+from .files.checkpoints import STAGING_NAME, last_checkpoint, sorted_checkpoints
+from .files.folders import remove_folder
+from .models.widths import WidthPlan
+from .plans.snapshots import resolve_snapshots
+from .pruning.pruner import Pruner
+from .pruning.rotation import head_moments, rotate_heads, rotated_layers
+from .pruning.saved_state import (
     METHOD_KEY,
     check_method,
     load_run_state,
@@ -41,17 +36,25 @@ from .run_state import (
     save_run_state,
     weights_without_projections,
 )
-from .schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
-from .snapshot_plans import resolve_snapshots, schedule_through
-from .snapshots import SnapshotTrainer, check_snapshot_folders
-from .teacher import FrozenTeacher
+from .pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
+from .pruning.waypoints import schedule_through
+from .training.checks import check_arguments, check_data, check_output_dir, existing_files, pin_data_order
+from .training.micro_batches import activation_bytes, num_parts, split_rows
+from .training.own_optimizer import adopt_optimizer, check_optimizer
+from .training.publishing import PushingTrainer
+from .training.ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
+from .training.setup import discrepancy_guard, masking_collator, prepare, pruning_settings
+from .training.snapshots import SnapshotTrainer, check_snapshot_folders
+from .training.step_log import AccountingTrainer
+from .training.student_plan import STUDENT_KEY
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
-from .widths import WidthPlan
 
 logger = logging.getLogger(__name__)
 
+
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
+
 
 _NUM_ROTATION_TOKENS = 8192
 

@@ -15,11 +15,14 @@ import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from .compiling import compiling_problem
-from .json_files import parse_json
-from .passes import DEFAULT_CPU_BUDGET_MB
-from .schedule import DEADLINE_FRACTION
-from .widths import shown
+from .files.messages import shown
+from .files.strict_json import parse_json
+from .models.compiling import compiling_problem
+from .pruning.schedule import DEADLINE_FRACTION
+
+DEFAULT_CPU_BUDGET_MB = 1000
+"""Budget on a CPU, where smaller parts cost next to nothing; an accelerator wants large ones."""
+
 
 _LAUNCHES_THAT_SPLIT = (
     "ACCELERATE_USE_FSDP",
@@ -27,8 +30,14 @@ _LAUNCHES_THAT_SPLIT = (
     "ACCELERATE_USE_MEGATRON_LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG",
 )
+
+
 PRUNING_KINDS = ("hidden", "attention", "ffn")
+
+
 LOSS_TERMS = ("mlm", "task", "kl", "hidden", "embedding", "attention")
+
+
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
     "adamw_torch_fused",

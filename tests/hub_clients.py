@@ -105,7 +105,7 @@ def _prepare(with_package: bool) -> None:
     _http.time = file_download.time = clock
     constants.DOWNLOAD_CHUNK_SIZE = 1000  # so that small files come in several pieces
     if with_package:
-        from homodistil_hf import hub_errors
+        from homodistil_hf.files import hub_errors
 
         hub_errors.time = clock
 

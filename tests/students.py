@@ -6,12 +6,13 @@ import torch
 from conftest import VOCAB_SIZE, make_teacher
 from torch.nn import functional as F
 
-from homodistil_hf.conversion import to_student
-from homodistil_hf.masks import apply_masks, choose_masks, full_masks
-from homodistil_hf.modeling import HomoBertPreTrainedModel
-from homodistil_hf.projections import Projections
-from homodistil_hf.structure import PROJECTIONS, Group, UnitTensors, encoder_groups
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.family import PROJECTIONS
+from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.units import Group, UnitTensors, encoder_groups
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.masks import apply_masks, choose_masks, full_masks
 
 TASKS = ("masked_lm", "sequence_classification", "token_classification", "question_answering")
 KINDS = ("hidden", "head", "query_key", "value_output", "ffn")

@@ -6,8 +6,8 @@ import re
 import pytest
 from conftest import make_teacher
 
-from homodistil_hf.advice import Measured, advise, read_advice, to_json
 from homodistil_hf.cli import main
+from homodistil_hf.plans.advice import Measured, advise, read_advice, to_json
 
 
 def point(**values):

@@ -9,8 +9,8 @@ import pytest
 from test_held_out import model, write_results
 from test_results_page import METHODS, record
 
-from homodistil_hf.sweep.cells import TEACHER, Cell
-from homodistil_hf.sweep.records import record_head, write_record
+from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
+from homodistil_hf.experiments.sweep.folder import record_head, write_record
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 RESULTS = BENCHMARKS.parent / "docs" / "results"

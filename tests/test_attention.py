@@ -3,9 +3,9 @@ import torch
 from conftest import make_teacher
 from torch import nn
 
-from homodistil_hf import attention
-from homodistil_hf.attention import HALF_CPU_ATTENTION, half_cpu_attention
-from homodistil_hf.conversion import to_student
+from homodistil_hf.models import half_attention as attention
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.half_attention import HALF_CPU_ATTENTION, half_cpu_attention
 
 BATCH, TOKENS, HEADS, SIZE = 5, 7, 3, 4
 

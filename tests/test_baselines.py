@@ -10,9 +10,9 @@ from torch import nn
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
-from homodistil_hf.masks import choose_masks, mask_digest
-from homodistil_hf.methods.baselines import PrunedFirstTrainer
-from homodistil_hf.sensitivity import MagnitudeScores, SensitivityScores
+from homodistil_hf.methods.pruned_first import PrunedFirstTrainer
+from homodistil_hf.pruning.masks import choose_masks, mask_digest
+from homodistil_hf.pruning.scores import MagnitudeScores, SensitivityScores
 
 
 @pytest.fixture

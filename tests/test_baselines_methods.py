@@ -14,11 +14,11 @@ from tiny_files import own_cache, write_config
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.launch import distill
-from homodistil_hf.registry import METHODS, check_method_settings, default_settings, impossible_reason
-from homodistil_hf.run_config import parse_run
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.experiments.distill import distill
+from homodistil_hf.methods.registry import METHODS, check_method_settings, default_settings, impossible_reason
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
 HALF_THE_MACS = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
@@ -271,7 +271,9 @@ def test_a_config_chooses_the_method(tmp_path, monkeypatch):
     ],
 )
 def test_a_config_is_refused_before_any_text_is_read(tmp_path, settings, message, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.launch.load_text", lambda *args, **kwargs: pytest.fail("text was read"))
+    monkeypatch.setattr(
+        "homodistil_hf.experiments.distill.load_text", lambda *args, **kwargs: pytest.fail("text was read")
+    )
     with pytest.raises(ValueError, match=message):
         distill(parse_run([str(write_config(tmp_path, **settings))]), lambda line: None)
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from conftest import make_teacher
 
-from homodistil_hf.bench.course import Stretch, chosen_points, course, macs_and_steps, plateaus, total_seconds
-from homodistil_hf.conversion import to_student
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.pruning import Pruner, PruningSettings
-from homodistil_hf.schedule import PruningSchedule
-from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.schedule import PruningSchedule
+from homodistil_hf.speed.course import Stretch, chosen_points, course, macs_and_steps, plateaus, total_seconds
 
 KINDS = ("hidden", "attention", "ffn")
 TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 6, 24))

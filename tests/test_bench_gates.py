@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from homodistil_hf.bench.gates import GatedRun, interleave
+from homodistil_hf.speed.gates import GatedRun, interleave
 
 
 class Recorder:

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from homodistil_hf.bench.limits import LimitProbe, Product, StepShape
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.speed.limits import LimitProbe, Product, StepShape
 
 TEACHER = WidthPlan.uniform(8, 2, LayerWidths(2, 4, 16))
 STUDENT = WidthPlan(6, (LayerWidths(1, 4, 10), LayerWidths(2, 3, 12)))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from homodistil_hf.bench.gates import GatedRun
-from homodistil_hf.bench.profiles import (
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.speed.gates import GatedRun
+from homodistil_hf.speed.profiles import (
     PARTS,
     allocations_of,
     exclusive_seconds,
@@ -15,7 +16,6 @@ from homodistil_hf.bench.profiles import (
     peak_above,
     peak_bytes,
 )
-from homodistil_hf.teacher import FrozenTeacher
 
 MB = 1_000_000
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from homodistil_hf.bench import arms
-from homodistil_hf.bench.course import Stretch
-from homodistil_hf.bench.settings import BenchSettings, make_workload
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.speed import arms
+from homodistil_hf.speed.course import Stretch
+from homodistil_hf.speed.settings import BenchSettings, make_workload
 
 SHAPE = {
     "vocab_size": 120,

@@ -8,18 +8,18 @@ import pytest
 import torch
 from test_bench_reference import SHAPE
 
-from homodistil_hf.bench.chart import draw_parts
-from homodistil_hf.bench.course import Stretch
-from homodistil_hf.bench.growth import format_growth, loss_bytes, run_growth
-from homodistil_hf.bench.profiles import PARTS
-from homodistil_hf.bench.settings import SHAPES, BenchSettings
-from homodistil_hf.bench.speed import run_bench
-from homodistil_hf.bench.tables import format_bench
-from homodistil_hf.bench.totals import MASKED, REFERENCE, START, Way, summary, way_of, whole_schedule
 from homodistil_hf.cli import main
-from homodistil_hf.commands.bench import FLAGS
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.cli.bench import FLAGS
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.speed.chart import draw_parts
+from homodistil_hf.speed.course import Stretch
+from homodistil_hf.speed.growth import format_growth, loss_bytes, run_growth
+from homodistil_hf.speed.profiles import PARTS
+from homodistil_hf.speed.settings import SHAPES, BenchSettings
+from homodistil_hf.speed.speed import run_bench
+from homodistil_hf.speed.tables import format_bench
+from homodistil_hf.speed.totals import MASKED, REFERENCE, START, Way, summary, way_of, whole_schedule
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -165,7 +165,7 @@ def test_growth_is_measured_and_the_loss_stays_small():
 
 
 def test_memory_of_the_loss_is_measured_where_logits_would_be(monkeypatch):
-    monkeypatch.setattr("homodistil_hf.decoding.LOGITS_BYTES", 1 << 16)
+    monkeypatch.setattr("homodistil_hf.distillation.vocabulary_loss.LOGITS_BYTES", 1 << 16)
     sizes = {"vocab_size": 512, "hidden_size": 8, "dtype": torch.float32}
     few, many = (loss_bytes(num_predictions=n, device=torch.device("cpu"), **sizes) for n in (256, 1024))
     assert many - few < 768 * 512 * 4 / 2

@@ -5,11 +5,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from homodistil_hf.budgets import nearest_macs_budget, plan_for_budget
-from homodistil_hf.cost import count_parameters, encoder_macs
-from homodistil_hf.modeling import HomoBertConfig
-from homodistil_hf.plans import PRESETS, check_plan
-from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.cost import count_parameters, encoder_macs
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.plans.budgets import nearest_macs_budget, plan_for_budget
+from homodistil_hf.plans.resolve import PRESETS, check_plan
 
 
 def bert(

@@ -8,13 +8,13 @@ from huggingface_hub import ModelCard
 from tiny_bert import UNEVEN, UNIFORM, random_student, random_teacher
 from transformers import BertForMaskedLM
 
-from homodistil_hf.card import card_template, render_card
-from homodistil_hf.conversion import STUDENT_CLASSES
-from homodistil_hf.export import export_student
-from homodistil_hf.facts import read_facts
-from homodistil_hf.modeling import HomoBertForMaskedLM, HomoBertForQuestionAnswering
-from homodistil_hf.origins import ORIGINS
-from homodistil_hf.registry import METHODS
+from homodistil_hf.export.card import card_template, render_card
+from homodistil_hf.export.export_folder import export_student
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.export.origins import ORIGINS
+from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.models.families.bert import STUDENT_CLASSES
+from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
 RUN = {
     "settings": {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from homodistil_hf.checkpoint import (
+from homodistil_hf.files.checkpoints import (
     MANIFEST_NAME,
     check_manifest,
     file_digest,
@@ -15,7 +15,7 @@ from homodistil_hf.checkpoint import (
     sorted_checkpoints,
     write_manifest,
 )
-from homodistil_hf.durable import publish, remove_folder
+from homodistil_hf.files.folders import publish, remove_folder
 
 
 def make_checkpoint(parent: Path, step: int) -> Path:
@@ -177,7 +177,7 @@ def test_what_rotation_leaves(tmp_path, limit, kept, left):
 def test_rotation_that_was_killed_is_finished_by_the_next(tmp_path, monkeypatch):
     for step in (4, 8, 12):
         make_checkpoint(tmp_path, step)
-    monkeypatch.setattr("homodistil_hf.durable.shutil.rmtree", lambda path: pytest.exit("killed"))
+    monkeypatch.setattr("homodistil_hf.files.folders.shutil.rmtree", lambda path: pytest.exit("killed"))
     with pytest.raises(BaseException, match="killed"):
         rotate(tmp_path, limit=1, keep=[tmp_path / "checkpoint-12"])
     monkeypatch.undo()

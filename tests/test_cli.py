@@ -12,9 +12,9 @@ from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, __version__
-from homodistil_hf.caches import cache_folder
 from homodistil_hf.cli import main
-from homodistil_hf.run_config import parse_run
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.files.caches import cache_folder
 
 COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "demo", "cache")
 LINES_OF_A_SCREEN = 30

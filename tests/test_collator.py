@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
-from homodistil_hf.collator import IGNORED_LABEL, MaskedLMCollator
+from homodistil_hf.data.masking import IGNORED_LABEL, MaskedLMCollator
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, UNK, CLS, SEP, MASK = range(5)

@@ -21,15 +21,16 @@ from students import (
 )
 from torch import nn
 
-from homodistil_hf.compaction import compact, is_worthwhile, replace_parameters, set_widths, write_plan
-from homodistil_hf.conversion import to_student
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.distillation import Distillation
-from homodistil_hf.masks import apply_masks, choose_masks, full_masks, gradients, kept_plan, zero_dropped
-from homodistil_hf.modeling import HomoBertConfig, HomoBertLayerNorm, layer_config
-from homodistil_hf.structure import encoder_groups, kept_indices, modules_of
-from homodistil_hf.teacher import FrozenTeacher
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.distillation.objective import Distillation
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertLayerNorm, layer_config
+from homodistil_hf.models.resizing import replace_parameters, set_widths, write_plan
+from homodistil_hf.models.units import encoder_groups, kept_indices, modules_of
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.compaction import compact, is_worthwhile
+from homodistil_hf.pruning.masks import apply_masks, choose_masks, full_masks, gradients, kept_plan, zero_dropped
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 

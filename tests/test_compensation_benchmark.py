@@ -9,9 +9,9 @@ import torch
 from students import UNEVEN, UNIFORM, assert_same_logits, logits_of, make_batch, make_student, masked, random_scores
 from torch.nn import functional as F
 
-from homodistil_hf.compaction import compact
-from homodistil_hf.masks import apply_masks, choose_masks, full_masks, kept_plan
-from homodistil_hf.structure import encoder_groups, kept_indices
+from homodistil_hf.models.units import encoder_groups, kept_indices
+from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.masks import apply_masks, choose_masks, full_masks, kept_plan
 
 SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "least_squares.py"))
 least_squares, weighted_moments = SCRIPT["least_squares"], SCRIPT["weighted_moments"]

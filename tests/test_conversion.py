@@ -33,17 +33,15 @@ from transformers import (
     RobertaConfig,
 )
 
-from homodistil_hf.conversion import (
-    STOCK_CLASSES,
-    STUDENT_CLASSES,
-    load_teacher,
-    load_teacher_config,
-    remove_padding,
-    to_stock,
-    to_student,
+from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
+from homodistil_hf.models.families.bert import STOCK_CLASSES, STUDENT_CLASSES
+from homodistil_hf.models.families.modeling_homobert import (
+    HomoBertConfig,
+    HomoBertForMaskedLM,
+    HomoBertForSequenceClassification,
 )
-from homodistil_hf.modeling import HomoBertConfig, HomoBertForMaskedLM, HomoBertForSequenceClassification
-from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
 
 TEACHER_CLASSES = (
     BertForMaskedLM,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 
-from homodistil_hf.corpus import load_text
+from homodistil_hf.data.corpus import load_text
 
 BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 

@@ -15,11 +15,11 @@ from datasets.distributed import split_dataset_by_node
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from homodistil_hf import data
-from homodistil_hf.collator import MaskedLMCollator
-from homodistil_hf.corpus import load_text
-from homodistil_hf.data import check_tokenizer, repeat_stream, tokenize_to_blocks
-from homodistil_hf.packing import TextPacker
+from homodistil_hf.data import blocks as data
+from homodistil_hf.data.blocks import check_tokenizer, repeat_stream, tokenize_to_blocks
+from homodistil_hf.data.corpus import load_text
+from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.data.packing import TextPacker
 
 REAL_TEXT = Path(__file__).resolve().parents[2] / "shared" / "data" / "corpora" / "wikipedia" / "validation.parquet"
 SENTENCES = [

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from homodistil_hf import decoding
-from homodistil_hf.decoding import Decoder, decoded_terms, decoder_of
-from homodistil_hf.losses import prediction_terms
+from homodistil_hf.distillation import vocabulary_loss as decoding
+from homodistil_hf.distillation.losses import prediction_terms
+from homodistil_hf.distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
 
 MASKED, STUDENT_SIZE, TEACHER_SIZE, WORDS = 11, 5, 6, 17
 LABELS = torch.tensor([0, 16, 3, -100, 2, 17, 5, -1, 1, 4, 3])

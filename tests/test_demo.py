@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from tiny_files import own_cache
 from transformers import AutoTokenizer, BertForMaskedLM
 
-from homodistil_hf import report
-from homodistil_hf.caches import cache_folder, cached, clear_caches
+from homodistil_hf import tables as report
 from homodistil_hf.cli import main
-from homodistil_hf.demo import DemoSettings, claim_folder, demo_settings
-from homodistil_hf.demo_teacher import train_tokenizer
-from homodistil_hf.demo_text import collect_text, english_paragraphs, fingerprint, is_english, source_files
-from homodistil_hf.facts import model_facts
-from homodistil_hf.verify import verify_export
+from homodistil_hf.experiments.demo.run import DemoSettings, claim_folder, demo_settings
+from homodistil_hf.experiments.demo.teacher import train_tokenizer
+from homodistil_hf.experiments.demo.text import collect_text, english_paragraphs, fingerprint, is_english, source_files
+from homodistil_hf.export.verify import verify_export
+from homodistil_hf.files.caches import cache_folder, cached, clear_caches
+from homodistil_hf.models.cost import model_facts
 
 ROW_KEYS = ["name", "num_parameters", "encoder_macs", "size_bytes", "latency_ms", "kl", "mlm_accuracy"]
 SENTENCE = "Return the number of bytes that are left in the buffer."
@@ -116,7 +116,7 @@ def test_the_fingerprint_follows_the_files(tmp_path):
 @pytest.mark.slow
 def test_the_vocabulary_is_the_same_in_every_process(tmp_path):
     code = (
-        "from homodistil_hf.demo_teacher import train_tokenizer\n"
+        "from homodistil_hf.experiments.demo.teacher import train_tokenizer\n"
         "words = [f'{a}{b}{c}ing the {b}{a}' for a in 'abcdefg' for b in 'hijklm' for c in 'nopqrst']\n"
         "print(sorted(train_tokenizer(words, 120, 16).get_vocab().items()))"
     )

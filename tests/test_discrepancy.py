@@ -6,11 +6,11 @@ from conftest import make_teacher
 from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked
 from test_tasks import make_case
 
-from homodistil_hf.conversion import to_student
-from homodistil_hf.discrepancy import DiscrepancyMeter
-from homodistil_hf.modeling import HomoBertPreTrainedModel
-from homodistil_hf.tasks import task_of
-from homodistil_hf.teacher import FrozenTeacher
+from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
+from homodistil_hf.distillation.tasks import task_of
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
 
 
 def make_pair(

@@ -15,10 +15,11 @@ from runs import SaveAt, assert_same_run
 from small_disk import read_only, room_for, small_disk
 from test_durable import limited_file_size
 
-from homodistil_hf import HomoDistilTrainer, checkpoint, export_student
-from homodistil_hf.checkpoint import last_checkpoint, manifest_problem
-from homodistil_hf.durable import remove_folder
-from homodistil_hf.verify import verify_export
+from homodistil_hf import HomoDistilTrainer, export_student
+from homodistil_hf.export.verify import verify_export
+from homodistil_hf.files import checkpoints as checkpoint
+from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
+from homodistil_hf.files.folders import remove_folder
 
 SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1, "compaction_threshold": 0.3}
 

@@ -6,13 +6,14 @@ import torch
 from conftest import make_teacher
 from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked, unlabelled
 
-from homodistil_hf.compaction import compact
-from homodistil_hf.conversion import to_student
-from homodistil_hf.distillation import Distillation, check_weights
-from homodistil_hf.modeling import HomoBertPreTrainedModel
-from homodistil_hf.projections import Projections
-from homodistil_hf.structure import PROJECTIONS, encoder_groups
-from homodistil_hf.teacher import FrozenTeacher
+from homodistil_hf.distillation.objective import Distillation, check_weights
+from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.family import PROJECTIONS
+from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.pruning.compaction import compact
 
 ALL = {"mlm": 1.0, "task": 1.0, "kl": 1.0, "hidden": 1.0, "embedding": 1.0, "attention": 1.0}
 NUM_HEADS = 4

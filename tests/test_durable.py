@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from small_disk import read_only, room_for, small_disk
 
-from homodistil_hf import durable
-from homodistil_hf.durable import (
+from homodistil_hf.files import folders as durable
+from homodistil_hf.files.folders import (
     check_archives,
     naming_the_file,
     outdated_name,

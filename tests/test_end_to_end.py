@@ -14,13 +14,8 @@ from datasets import load_dataset
 from runs import Interrupt, SaveAt, logs_of
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, BertForSequenceClassification
 
-from homodistil_hf import (
-    HomoDistilTrainer,
-    HomoDistilTrainingArguments,
-    load_text,
-    tokenize_to_blocks,
-)
-from homodistil_hf import pushing as pushing_module
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, load_text, tokenize_to_blocks
+from homodistil_hf.training import publishing as pushing_module
 
 INPUT_IDS = torch.randint(5, 96, (3, 12), generator=torch.Generator().manual_seed(3))
 UNEVEN = {

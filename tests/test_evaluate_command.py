@@ -14,11 +14,10 @@ from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import FakeMeasure, write_task
 from transformers import BertForMaskedLM
 
+from homodistil_hf.cli import evaluate_flags as command
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings, command
-from homodistil_hf.evaluation.glue_data import GLUE_TASKS
-from homodistil_hf.evaluation.metrics import METRIC_TASKS
-from homodistil_hf.evaluation.models import (
+from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
+from homodistil_hf.evaluation.evaluated_model import (
     load_model,
     model_folder,
     model_name,
@@ -26,12 +25,14 @@ from homodistil_hf.evaluation.models import (
     results_folder,
     weights_digest,
 )
-from homodistil_hf.export import convert_export, export_student
-from homodistil_hf.facts import read_facts
-from homodistil_hf.modeling import HomoBertForMaskedLM
-from homodistil_hf.outcome import checkpoint_pruner
-from homodistil_hf.verify import verify_export
-from homodistil_hf.widths import teacher_plan
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS
+from homodistil_hf.evaluation.metrics import METRIC_TASKS
+from homodistil_hf.export.dense_student import checkpoint_pruner
+from homodistil_hf.export.export_folder import convert_export, export_student
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.export.verify import verify_export
+from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.widths import teacher_plan
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def _cache(monkeypatch, tmp_path):
 def fake(monkeypatch):
     """Nothing is trained here; what a training gives is tested in test_glue.py."""
     measure = FakeMeasure(lambda learning_rate, seed: (0.5, 0.75, 0.7)[seed])
-    monkeypatch.setattr("homodistil_hf.evaluation.glue.classification_metrics", measure)
+    monkeypatch.setattr("homodistil_hf.evaluation.glue.evaluate.classification_metrics", measure)
     return measure
 
 
@@ -187,7 +188,7 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
     def evaluate_squad(model, tasks, **arguments):
         asked.update(arguments, model=model, tasks=tasks)
 
-    monkeypatch.setattr("homodistil_hf.evaluation.squad.evaluate_squad", evaluate_squad)
+    monkeypatch.setattr("homodistil_hf.evaluation.squad.evaluate.evaluate_squad", evaluate_squad)
     words = [
         "--task",
         "squad_v2",

@@ -7,9 +7,9 @@ from tiny_bert import random_student, random_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf.evaluation import compare, format_comparison
-from homodistil_hf.export import convert_export, export_student
-from homodistil_hf.facts import read_export_facts, read_facts, write_facts
-from homodistil_hf.modeling import HomoBertForMaskedLM
+from homodistil_hf.export.export_folder import convert_export, export_student
+from homodistil_hf.export.facts import read_export_facts, read_facts, write_facts
+from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 
 COSTS = {"num_parameters": 1000, "num_encoder_parameters": 900, "encoder_macs": 5000, "size_bytes": 4000}
 DISCREPANCY = {

@@ -9,16 +9,17 @@ from conftest import make_blocks, make_teacher, randomized, tiny_tokenizer
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertForMaskedLM
 
-from homodistil_hf.collator import MaskedLMCollator
-from homodistil_hf.conversion import load_teacher, to_student
-from homodistil_hf.discrepancy import DiscrepancyMeter
+from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
+from homodistil_hf.distillation.tasks import task_of
+from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.evaluation import DiscrepancySettings, evaluate_discrepancy
-from homodistil_hf.evaluation.discrepancy import AgreementMeter, held_out_blocks, pseudo_perplexity
-from homodistil_hf.evaluation.models import load_model
-from homodistil_hf.launch import make_trainer
-from homodistil_hf.run_config import parse_run
-from homodistil_hf.tasks import task_of
-from homodistil_hf.teacher import FrozenTeacher
+from homodistil_hf.evaluation.evaluated_model import load_model
+from homodistil_hf.evaluation.held_out_text import AgreementMeter, held_out_blocks, pseudo_perplexity
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.experiments.distill import make_trainer
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.loading import load_teacher
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,7 +157,7 @@ def test_without_a_teacher_its_figures_are_left_out(folder, tmp_path, recorded, 
 def test_a_measurement_is_not_repeated(folder, tmp_path, monkeypatch):
     arguments = {"teacher": folder / "teacher", "output_dir": tmp_path}
     first = evaluate_discrepancy(folder / "student", settings=settings_of(folder), **arguments)
-    monkeypatch.setattr("homodistil_hf.evaluation.discrepancy._measured", lambda *args, **kwargs: {"again": True})
+    monkeypatch.setattr("homodistil_hf.evaluation.held_out_text._measured", lambda *args, **kwargs: {"again": True})
     assert evaluate_discrepancy(folder / "student", settings=settings_of(folder), **arguments) == first
     for change in ({"max_eval_blocks": 8}, {"mask_seed": 1}, {"mlm_probability": 0.3}):
         other = evaluate_discrepancy(folder / "student", settings=settings_of(folder, **change), **arguments)

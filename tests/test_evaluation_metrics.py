@@ -11,10 +11,11 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from homodistil_hf.evaluation import glue_metrics, squad_metrics
 from homodistil_hf.evaluation import metrics as task_metrics
-from homodistil_hf.evaluation.glue_metrics import GLUE_METRICS, GlueMetric
+from homodistil_hf.evaluation.glue import metrics as glue_metrics
+from homodistil_hf.evaluation.glue.metrics import GLUE_METRICS, GlueMetric
 from homodistil_hf.evaluation.metrics import METRIC_TASKS, load_metric, main_metrics, task_score
+from homodistil_hf.evaluation.squad import metrics as squad_metrics
 
 CLASSIFICATION = [task for task in GLUE_METRICS if task != "stsb"]
 REFERENCE = {

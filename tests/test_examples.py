@@ -13,9 +13,9 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 import homodistil_hf
 from homodistil_hf import PRESETS, resolve_plan
 from homodistil_hf.cli import main
-from homodistil_hf.cost import count_parameters, encoder_macs
-from homodistil_hf.run_config import parse_run
-from homodistil_hf.widths import teacher_plan
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.models.cost import count_parameters, encoder_macs
+from homodistil_hf.models.widths import teacher_plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CONFIGS = sorted((EXAMPLES / "configs").glob("*.json"))

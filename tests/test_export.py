@@ -31,13 +31,21 @@ from transformers import (
     BertPreTrainedModel,
 )
 
-import homodistil_hf.export
-from homodistil_hf.checkpoint import file_digest, write_manifest
-from homodistil_hf.conversion import STUDENT_CLASSES, to_stock
-from homodistil_hf.export import AUTO_CLASSES, FORMATS, MODELING_FILE, convert_export, export_student, load_export
-from homodistil_hf.facts import read_facts
-from homodistil_hf.modeling import HomoBertForMaskedLM
-from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.export.export_folder import (
+    AUTO_CLASSES,
+    FORMATS,
+    MODELING_FILE,
+    convert_export,
+    export_student,
+    load_export,
+)
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.files.checkpoints import file_digest, write_manifest
+from homodistil_hf.models.conversion import to_stock
+from homodistil_hf.models.families import modeling_homobert
+from homodistil_hf.models.families.bert import STUDENT_CLASSES
+from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
 
 STUDENTS = {cls.__name__: cls for cls in STUDENT_CLASSES.values()}
 # Three layers of any widths; stock BERT holds none of them as they are.
@@ -53,7 +61,7 @@ LOADER = """
 import json, sys
 sys.modules["homodistil_hf"] = None
 try:
-    import homodistil_hf.modeling
+    import homodistil_hf.models.families.modeling_homobert
     raise SystemExit("homodistil_hf can be imported")
 except ImportError:
     pass
@@ -169,7 +177,7 @@ def test_the_compact_configuration_names_every_auto_class(tmp_path, student):
         "AutoModelForTokenClassification": "modeling_homobert.HomoBertForTokenClassification",
         "AutoModelForQuestionAnswering": "modeling_homobert.HomoBertForQuestionAnswering",
     }
-    source = Path(homodistil_hf.export.__file__).with_name("modeling.py")
+    source = Path(modeling_homobert.__file__)
     assert (folder / MODELING_FILE).read_bytes() == source.read_bytes()
 
 
@@ -250,7 +258,7 @@ def test_a_failure_halfway_leaves_no_trace(tmp_path, student, monkeypatch, had_o
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(homodistil_hf.export, "render_card", full_disk)
+    monkeypatch.setattr("homodistil_hf.export.export_folder.render_card", full_disk)
     with pytest.raises(OSError, match="No space left"):
         export_student(student, tmp_path / "student", overwrite=True)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in names_in(tmp_path)} == before

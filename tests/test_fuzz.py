@@ -27,19 +27,19 @@ from fuzz_targets import PLAN, SHAPE, TARGETS, make_checkpoint, make_export, tin
 from transformers import BertConfig
 
 from homodistil_hf import HomoDistilTrainingArguments, load_text, resolve_plan
-from homodistil_hf.budgets import plan_for_budget
-from homodistil_hf.checkpoint import check_manifest, write_manifest
-from homodistil_hf.collator import MaskedLMCollator
-from homodistil_hf.config_files import check_config_values
-from homodistil_hf.conversion import load_teacher, load_teacher_config
-from homodistil_hf.export import check_target, convert_export
-from homodistil_hf.guard import STATE_NAMES
-from homodistil_hf.json_files import parse_json, read_json
-from homodistil_hf.outcome import checkpoint_pruner
-from homodistil_hf.packing import TextPacker
-from homodistil_hf.run_config import parse_run
-from homodistil_hf.tokenizer_files import check_tokenizer_files, stored_tokenizer
-from homodistil_hf.weight_files import read_header, stays_inside
+from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.data.packing import TextPacker
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.export.dense_student import checkpoint_pruner
+from homodistil_hf.export.export_folder import check_target, convert_export
+from homodistil_hf.files.checkpoints import check_manifest, write_manifest
+from homodistil_hf.files.strict_json import parse_json, read_json
+from homodistil_hf.files.tensors import read_header, stays_inside
+from homodistil_hf.models.config_checks import check_config_values
+from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.tokenizers import check_tokenizer_files, stored_tokenizer
+from homodistil_hf.plans.budgets import plan_for_budget
+from homodistil_hf.pruning.guard import STATE_NAMES
 
 SLOW = ("corpora", "tokenizers", "states", "facts", "flags", "indexes", "texts")
 CASES = dict.fromkeys(TARGETS, 60) | dict.fromkeys(SLOW, 12) | {"command_lines": 6}
@@ -65,7 +65,7 @@ def no_process(*args):
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_hostile_input_ends_in_success_or_our_own_error(name, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.verify._load_fresh", no_process)
+    monkeypatch.setattr("homodistil_hf.export.verify._load_fresh", no_process)
     results = {"seed": 7, "targets": {}}
     fuzz.fuzz(name, CASES[name], results, None)
     assert results["targets"][name]["failures"] == []

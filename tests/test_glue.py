@@ -13,14 +13,15 @@ from tiny_bert import random_student
 from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 
-from homodistil_hf.conversion import to_student
-from homodistil_hf.evaluation import evaluate_glue, glue
-from homodistil_hf.evaluation.finetuning import fine_tune, fresh_classifier, predict
-from homodistil_hf.evaluation.glue_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
-from homodistil_hf.evaluation.glue_metrics import GLUE_METRICS
+from homodistil_hf.evaluation import evaluate_glue
+from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_classifier, predict
+from homodistil_hf.evaluation.glue import evaluate as glue
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
+from homodistil_hf.evaluation.glue.metrics import GLUE_METRICS
 from homodistil_hf.evaluation.settings import GlueSettings
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
-from homodistil_hf.modeling import HomoBertForMaskedLM
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 
 QUICK = {"num_train_epochs": 1, "batch_size": 8, "max_length": 24}
 
@@ -269,7 +270,9 @@ def test_similarities_are_a_regression(data_dir, model, tmp_path):
 
 
 def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.evaluation.glue.fine_tune", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "homodistil_hf.evaluation.glue.evaluate.fine_tune", lambda *args, **kwargs: pytest.fail("trained")
+    )
     settings = {"data_dir": str(data_dir), "max_length": 64}
     with pytest.raises(
         ValueError, match="max_length=64 is over the model's max_position_embeddings=32; nearest valid: 32"

@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from homodistil_hf.guard import DiscrepancyGuard
-from homodistil_hf.schedule import PruningSchedule
+from homodistil_hf.pruning.guard import DiscrepancyGuard
+from homodistil_hf.pruning.schedule import PruningSchedule
 
 
 def guard(**settings: float) -> DiscrepancyGuard:

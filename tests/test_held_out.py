@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tiny_files import write_teacher, write_text
 
-from homodistil_hf.sweep.cells import Cell
-from homodistil_hf.sweep.records import record_head, write_record
+from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.folder import record_head, write_record
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

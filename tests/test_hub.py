@@ -15,13 +15,13 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from tiny_bert import UNEVEN, random_student, random_teacher
 from transformers import BertForMaskedLM
 
-from homodistil_hf.conversion import load_teacher_config
-from homodistil_hf.export import export_student
-from homodistil_hf.facts import read_facts
-from homodistil_hf.hub import ensure_repo, push_export, tag_commit, teacher_licence
-from homodistil_hf.hub_errors import hub_errors
-from homodistil_hf.modeling import HomoBertForMaskedLM
-from homodistil_hf.verify import verify_export
+from homodistil_hf.export.export_folder import export_student
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.export.hub import ensure_repo, push_export, tag_commit, teacher_licence
+from homodistil_hf.export.verify import verify_export
+from homodistil_hf.files.hub_errors import hub_errors
+from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.loading import load_teacher_config
 
 SENTINEL = "hf_sentinelSENTINELsentinel"
 
@@ -367,7 +367,7 @@ def test_a_private_teacher_and_its_revisions(hub, hub_client, tmp_path):
 
 
 def teacher_size(name: str, **settings: Any) -> tuple[int, int]:
-    from homodistil_hf.conversion import load_teacher
+    from homodistil_hf.models.loading import load_teacher
 
     config, model = load_teacher_config(name, **settings), load_teacher(name, **settings)
     return config.hidden_size, model.get_input_embeddings().weight.shape[1]
@@ -430,7 +430,7 @@ def test_the_code_of_a_teacher_never_runs(hub, hub_client, tmp_path, model_type)
 
 
 def tokenizer_of(name: str) -> None:
-    from homodistil_hf.launch import _load_tokenizer
+    from homodistil_hf.experiments.distill import _load_tokenizer
 
     run = SimpleNamespace(tokenizer=None, teacher=name, teacher_revision=None)
     _load_tokenizer(SimpleNamespace(run=run, training=SimpleNamespace(hub_token=None)))

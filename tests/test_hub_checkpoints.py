@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hub_server import Fault, Hub
 
-from homodistil_hf.checkpoint import MANIFEST_NAME, manifest_problem, write_manifest
-from homodistil_hf.hub_checkpoints import (
+from homodistil_hf.files.checkpoints import MANIFEST_NAME, manifest_problem, write_manifest
+from homodistil_hf.training.hub_checkpoints import (
     HubAddress,
     check_address,
     fetch_checkpoint,

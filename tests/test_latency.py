@@ -9,10 +9,14 @@ from conftest import make_teacher, randomized, tiny_config
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from homodistil_hf.compiling import compiling_problem
-from homodistil_hf.conversion import to_student
-from homodistil_hf.latency import backends, onnx_graph
-from homodistil_hf.latency.backends import (
+from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies
+from homodistil_hf.evaluation.latency_layout import format_latencies
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
+from homodistil_hf.plans.latency import backends, onnx_graph
+from homodistil_hf.plans.latency.backends import (
     FirstOutput,
     check_backend,
     check_equal,
@@ -21,12 +25,8 @@ from homodistil_hf.latency.backends import (
     missing_reason,
     model_inputs,
 )
-from homodistil_hf.latency.comparison import LatencyGrid, compare_latencies
-from homodistil_hf.latency.layout import format_latencies
-from homodistil_hf.latency.machine import machine_facts
-from homodistil_hf.latency.onnx_graph import export_onnx, missing_packages, onnx_runner
-from homodistil_hf.latency.timing import Latency, SpeedUp, speed_ups, time_in_turns
-from homodistil_hf.modeling import HomoBertConfig, HomoBertForMaskedLM
+from homodistil_hf.plans.latency.onnx_graph import export_onnx, missing_packages, onnx_runner
+from homodistil_hf.plans.latency.timing import Latency, SpeedUp, speed_ups, time_in_turns
 
 if_torch_compiles = pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="the [onnx] extra is not installed")
@@ -56,7 +56,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 0.0
-        monkeypatch.setattr("homodistil_hf.latency.timing.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("homodistil_hf.plans.latency.timing.time.perf_counter", lambda: self.now)
 
 
 def test_figures_by_hand():

@@ -11,18 +11,25 @@ from conftest import make_teacher, tiny_config
 from transformers import BertConfig
 
 from homodistil_hf import resolve_plan
-from homodistil_hf.budgets import plan_for_budget, plan_for_latency
-from homodistil_hf.caches import cache_folder, cache_sizes
 from homodistil_hf.cli import main
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.latency import parts, planning
-from homodistil_hf.latency.backends import model_inputs
-from homodistil_hf.latency.layout import format_planned_latency
-from homodistil_hf.latency.parts import AttentionBlocks, Conditions, FeedForwardBlocks, latency_table, measure_table
-from homodistil_hf.latency.planning import LatencyBudget, is_latency_budget, measure_plan, plan_within
-from homodistil_hf.latency.tables import AXES, LatencyTable, PartsGrid
-from homodistil_hf.modeling import HomoBertConfig, HomoBertModel
-from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.evaluation.latency_layout import format_planned_latency
+from homodistil_hf.files.caches import cache_folder, cache_sizes
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertModel
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.plans.budgets import plan_for_budget, plan_for_latency
+from homodistil_hf.plans.latency import budget as planning
+from homodistil_hf.plans.latency import parts
+from homodistil_hf.plans.latency.backends import model_inputs
+from homodistil_hf.plans.latency.budget import LatencyBudget, is_latency_budget, measure_plan, plan_within
+from homodistil_hf.plans.latency.parts import (
+    AttentionBlocks,
+    Conditions,
+    FeedForwardBlocks,
+    latency_table,
+    measure_table,
+)
+from homodistil_hf.plans.latency.tables import AXES, LatencyTable, PartsGrid
 
 BASE = teacher_plan(BertConfig())
 FORMULAS = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from homodistil_hf.sweep.cells import Cell
-from homodistil_hf.sweep.records import read_records, record_head, trained, write_record
+from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.folder import read_records, record_head, trained, write_record
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 VERSIONS = {"homodistil_hf": "1", "python": "3", "torch": "2", "transformers": "5"}

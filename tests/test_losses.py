@@ -5,8 +5,8 @@ import torch
 from conftest import make_teacher
 from students import make_batch, unlabelled
 
-from homodistil_hf import losses
-from homodistil_hf.losses import (
+from homodistil_hf.distillation import losses
+from homodistil_hf.distillation.losses import (
     attention_error,
     attention_scores,
     hidden_error,

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from students import FULL, UNEVEN, UNIFORM, make_batch, make_student, masked, random_scores
 
-from homodistil_hf.masks import (
+from homodistil_hf.models.families.modeling_homobert import HomoBertLayerNorm
+from homodistil_hf.models.units import Group, encoder_groups, modules_of
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.masks import (
     apply_masks,
     choose_masks,
     compete_across_layers,
@@ -19,11 +22,8 @@ from homodistil_hf.masks import (
     scheduled_plan,
     zero_dropped,
 )
-from homodistil_hf.modeling import HomoBertLayerNorm
-from homodistil_hf.pruning import Pruner, PruningSettings
-from homodistil_hf.schedule import PruningSchedule
-from homodistil_hf.structure import Group, encoder_groups, modules_of
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.schedule import PruningSchedule
 
 KINDS = ("hidden", "attention", "ffn")
 QUICK = settings(max_examples=60, deadline=None)

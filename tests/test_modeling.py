@@ -19,10 +19,9 @@ from students import (
 from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig
 
-from homodistil_hf import modeling
-from homodistil_hf.compaction import compact, write_plan
-from homodistil_hf.conversion import to_student
-from homodistil_hf.modeling import (
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families import modeling_homobert as modeling
+from homodistil_hf.models.families.modeling_homobert import (
     HomoBertConfig,
     HomoBertForMaskedLM,
     HomoBertLayerNorm,
@@ -30,8 +29,10 @@ from homodistil_hf.modeling import (
     layer_config,
     layer_head_dim,
 )
-from homodistil_hf.structure import modules_of
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.models.resizing import write_plan
+from homodistil_hf.models.units import modules_of
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.compaction import compact
 
 # LayerNorm over kept channels
 

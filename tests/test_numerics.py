@@ -14,7 +14,7 @@ from runs import SaveAt, assert_same_run, differences, logs_of, state_of
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.checkpoint import last_checkpoint
+from homodistil_hf.files.checkpoints import last_checkpoint
 
 BAD = 3
 NUM_TOKENS = 8 * 16

@@ -7,7 +7,7 @@ from runs import logs_of, state_of
 from torch import nn
 from transformers.optimization import Adafactor
 
-from homodistil_hf.optimizers import adopt_optimizer, check_optimizer
+from homodistil_hf.training.own_optimizer import adopt_optimizer, check_optimizer
 
 ELEMENTWISE = {
     "AdamW": (torch.optim.AdamW, {"weight_decay": 0.1}),

@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import make_teacher
 
-from homodistil_hf.conversion import to_stock, to_student
-from homodistil_hf.outcome import checkpoint_pruner, compacted_copy
-from homodistil_hf.pruning import Pruner
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.export.dense_student import checkpoint_pruner, compacted_copy
+from homodistil_hf.models.conversion import to_stock, to_student
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.pruner import Pruner
 
 INPUT_IDS = torch.randint(5, 96, (4, 16), generator=torch.Generator().manual_seed(3))
 TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))

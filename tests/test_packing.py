@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from homodistil_hf import packing
-from homodistil_hf.packing import TextPacker
+from homodistil_hf.data import packing
+from homodistil_hf.data.packing import TextPacker
 
 CLS, SEP, MASK = 2, 3, 4
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##c", "[", "]", "mask"]

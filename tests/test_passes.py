@@ -3,8 +3,8 @@ import torch
 from conftest import make_teacher
 from test_trainer import differences, logs_of
 
-from homodistil_hf.passes import activation_bytes, num_parts, split_rows
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.training.micro_batches import activation_bytes, num_parts, split_rows
 
 
 def test_bytes_by_hand():

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from test_bench_speed import TINY
 
-from homodistil_hf.bench.growth import run_growth
-from homodistil_hf.bench.settings import BenchSettings
-from homodistil_hf.bench.speed import run_bench
+from homodistil_hf.speed.growth import run_growth
+from homodistil_hf.speed.settings import BenchSettings
+from homodistil_hf.speed.speed import run_bench
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -24,12 +24,15 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from homodistil_hf import HomoDistilTrainingArguments, conversion, preparation
-from homodistil_hf.attention import HALF_CPU_ATTENTION
-from homodistil_hf.compaction import compact
-from homodistil_hf.compiling import compiling_problem
-from homodistil_hf.preparation import Preparation, check_data, check_output_dir, existing_files, prepare
-from homodistil_hf.widths import WidthPlan, teacher_plan
+from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.models import conversion
+from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.models.half_attention import HALF_CPU_ATTENTION
+from homodistil_hf.models.widths import WidthPlan, teacher_plan
+from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.training import setup as preparation
+from homodistil_hf.training.checks import check_data, check_output_dir, existing_files
+from homodistil_hf.training.setup import Preparation, prepare
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 5, "intermediate_size": 24}
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from homodistil_hf.projections import Projections
+from homodistil_hf.distillation.projections import Projections
 
 
 def matrices(projections: Projections) -> list[torch.nn.Linear]:

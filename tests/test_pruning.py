@@ -12,13 +12,13 @@ import torch
 from conftest import make_teacher
 from torch import nn
 
-from homodistil_hf.conversion import to_student
-from homodistil_hf.guard import DiscrepancyGuard
-from homodistil_hf.masks import kept_plan
-from homodistil_hf.pruning import Pruner, PruningSettings
-from homodistil_hf.schedule import PruningSchedule
-from homodistil_hf.structure import kept_indices
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.units import kept_indices
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.guard import DiscrepancyGuard
+from homodistil_hf.pruning.masks import kept_plan
+from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.schedule import PruningSchedule
 
 FULL = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
 TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))

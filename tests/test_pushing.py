@@ -14,9 +14,9 @@ from tiny_files import write_config
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.checkpoint import last_checkpoint
 from homodistil_hf.cli import main
-from homodistil_hf.facts import read_facts
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.files.checkpoints import last_checkpoint
 
 SENTINEL = "hf_sentinelSENTINELsentinel"
 STUDENT = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}

@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.ranks import check_whole_model, leave_process_group, on_every_rank
+from homodistil_hf.training.ranks import check_whole_model, leave_process_group, on_every_rank
 
 DDP = "use DDP .torchrun or accelerate launch.: pruning needs whole parameters on every rank"
 
@@ -106,7 +106,7 @@ LEAVING = """
 import os
 import torch
 from pathlib import Path
-from homodistil_hf.ranks import leave_process_group
+from homodistil_hf.training.ranks import leave_process_group
 
 def threads():
     return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]

@@ -2,9 +2,9 @@ import pytest
 import torch
 from students import FULL, UNEVEN, make_batch, make_student, masked, unlabelled
 
-from homodistil_hf.compaction import compact
-from homodistil_hf.modeling import HomoBertPreTrainedModel
-from homodistil_hf.recording import AttentionRecorder
+from homodistil_hf.distillation.attention_recorder import AttentionRecorder
+from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.pruning.compaction import compact
 
 
 def expected_query_keys(student: HomoBertPreTrainedModel) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig
 
-from homodistil_hf.plans import resolve_plan
+from homodistil_hf.plans.resolve import resolve_plan
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_results_page import MACHINE, record
 
-from homodistil_hf.sweep.records import write_record
+from homodistil_hf.experiments.sweep.folder import write_record
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from homodistil_hf.report import format_plan, format_results, format_table, plot_discrepancy
+from homodistil_hf.tables import format_plan, format_results, format_table, plot_discrepancy
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 COSTS = {

@@ -7,10 +7,12 @@ import pytest
 from conftest import make_teacher, tiny_config
 from runs import Interrupt, SaveAt, assert_same_run
 
-from homodistil_hf import HomoDistilTrainingArguments, plans, resolution
-from homodistil_hf.resolution import recorded_plan, resolve_student
-from homodistil_hf.run_state import read_state_file
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.plans import resolve as plans
+from homodistil_hf.pruning.saved_state import read_state_file
+from homodistil_hf.training import student_plan as resolution
+from homodistil_hf.training.student_plan import recorded_plan, resolve_student
 
 FAST, SLOW = (WidthPlan.uniform(size, 2, LayerWidths(2, size // 2, 2 * size)) for size in (16, 24))
 BUDGET = "latency_ms=5,length=16"

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from homodistil_hf.advice import read_advice
-from homodistil_hf.sweep.cells import TEACHER, Cell, Choice, Sweep
-from homodistil_hf.sweep.plots import discrepancy_curves, plot_sweep, quality_points
-from homodistil_hf.sweep.records import record_head, write_record
-from homodistil_hf.sweep.statistics import (
+from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice, Sweep
+from homodistil_hf.experiments.sweep.folder import record_head, write_record
+from homodistil_hf.experiments.sweep.plots import discrepancy_curves, plot_sweep, quality_points
+from homodistil_hf.experiments.sweep.statistics import (
     Spread,
     at_the_edge,
     best_values,
@@ -22,7 +21,8 @@ from homodistil_hf.sweep.statistics import (
     over_seeds,
     pooled_std,
 )
-from homodistil_hf.sweep.tables import sweep_table, tokens_per_second
+from homodistil_hf.experiments.sweep.tables import sweep_table, tokens_per_second
+from homodistil_hf.plans.advice import read_advice
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 MACHINE = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "system": "x", "versions": {"torch": "2.0"}}

@@ -13,9 +13,9 @@ from runs import Interrupt, SaveAt, assert_same_run, differences, logs_of, state
 from transformers import AutoModelForMaskedLM, TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf import resumable as resumable_module
-from homodistil_hf.checkpoint import last_checkpoint, manifest_problem
-from homodistil_hf.measuring import MeasuringTrainer
+from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
+from homodistil_hf.training import resumable as resumable_module
+from homodistil_hf.training.evaluation_loop import MeasuringTrainer
 
 BEFORE, COMPACTED, MASKED, AFTER, END = 1, 3, 5, 10, 12
 POINTS = (BEFORE, COMPACTED, MASKED, AFTER)

@@ -21,12 +21,12 @@ from students import (
 from transformers import BertForMaskedLM, PreTrainedModel
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
-from homodistil_hf.compaction import compact
-from homodistil_hf.losses import attention_scores
-from homodistil_hf.masks import apply_masks, full_masks
-from homodistil_hf.rotation import head_moments, moments_of, paired_bases, rotate_heads, rotated_layers
-from homodistil_hf.structure import encoder_groups
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.distillation.losses import attention_scores
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.masks import apply_masks, full_masks
+from homodistil_hf.pruning.rotation import head_moments, moments_of, paired_bases, rotate_heads, rotated_layers
 
 RANK = 3
 NARROW = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": RANK, "intermediate_size": 64}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.run_state import (
+from homodistil_hf.pruning.saved_state import (
     PROJECTIONS_FILE,
     STATE_FILE,
     STATE_TENSORS_FILE,

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homodistil_hf.schedule import (
-    PruningSchedule,
-    kept_fraction,
-    pruning_learning_rate,
-    pruning_progress,
-    through_waypoints,
-)
+from homodistil_hf.pruning.schedule import PruningSchedule, kept_fraction, pruning_learning_rate, pruning_progress
+from homodistil_hf.pruning.waypoints import through_waypoints
 
 # Kept fractions
 

@@ -3,11 +3,12 @@ import torch
 from students import UNEVEN, make_batch, make_student, masked
 from torch import nn
 
-from homodistil_hf import sensitivity
-from homodistil_hf.compaction import compact
-from homodistil_hf.masks import full_masks, zero_dropped
-from homodistil_hf.modeling import HomoBertPreTrainedModel
-from homodistil_hf.sensitivity import (
+from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.units import Group, Slice, UnitTensors, encoder_groups
+from homodistil_hf.pruning import scores as sensitivity
+from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.masks import full_masks, zero_dropped
+from homodistil_hf.pruning.scores import (
     METRICS,
     MagnitudeScores,
     MovementScores,
@@ -15,7 +16,6 @@ from homodistil_hf.sensitivity import (
     SensitivityScores,
     unit_sums,
 )
-from homodistil_hf.structure import Group, Slice, UnitTensors, encoder_groups
 
 Weights = dict[str, torch.Tensor]
 

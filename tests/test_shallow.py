@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import make_blocks, make_teacher
 
-from homodistil_hf.conversion import to_student
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.depth import keep_layers
-from homodistil_hf.methods.baselines import ShallowOneShotTrainer
+from homodistil_hf.methods.one_shot import ShallowOneShotTrainer
 from homodistil_hf.methods.shallow import ShallowTrainer
-from homodistil_hf.widths import teacher_plan
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.resizing import keep_layers
+from homodistil_hf.models.widths import teacher_plan
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from homodistil_hf.sharing import WholeSteps, first_rows, num_own_rows
+from homodistil_hf.training.rows import WholeSteps, first_rows, num_own_rows
 
 
 @pytest.mark.parametrize(("num_rows", "kept"), [(8, 8), (9, 8), (15, 8), (16, 16)])

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from homodistil_hf.cost import encoder_macs
-from homodistil_hf.masks import scheduled_plan
-from homodistil_hf.plans import PRESETS, check_plan, resolve_plan
-from homodistil_hf.schedule import PruningSchedule
-from homodistil_hf.snapshot_plans import resolve_snapshots, schedule_through
-from homodistil_hf.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.plans.resolve import PRESETS, check_plan, resolve_plan
+from homodistil_hf.plans.snapshots import resolve_snapshots
+from homodistil_hf.pruning.masks import scheduled_plan
+from homodistil_hf.pruning.schedule import PruningSchedule
+from homodistil_hf.pruning.waypoints import schedule_through
 
 BASE = BertConfig()
 TINY = PRESETS["homobert-tiny"]

@@ -14,10 +14,11 @@ from transformers import BertForMaskedLM, TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.cli import main
-from homodistil_hf.facts import COSTS, read_facts
-from homodistil_hf.run_config import parse_run
-from homodistil_hf.snapshots import SNAPSHOTS_FILE
-from homodistil_hf.widths import WidthPlan
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.models.cost import COSTS
+from homodistil_hf.models.widths import WidthPlan
+from homodistil_hf.training.snapshots import SNAPSHOTS_FILE
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "configs" / "family.json"
 WIDE = {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 8, "intermediate_size": 44}
@@ -140,7 +141,7 @@ def test_killed_in_the_middle_of_a_snapshot(make_trainer, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     checkpoint = None
-    for place in ("exporting.export_student", "export.publish", "snapshots.write_text"):
+    for place in ("training.exporting.export_student", "export.export_folder.publish", "training.snapshots.write_text"):
         killed = make_trainer(callbacks=[SaveAt(3)], **SETTINGS)
         with monkeypatch.context() as patched:
             patched.setattr(f"homodistil_hf.{place}", stop)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homodistil_hf.evaluation.answers import RankedAnswers, rank_answers
-from homodistil_hf.evaluation.squad_features import Window
+from homodistil_hf.evaluation.squad.answers import RankedAnswers, rank_answers
+from homodistil_hf.evaluation.squad.windows import Window
 
 WORDS = [f"{letter}{index}" for index, letter in enumerate("abcdefghijklmnopqrst")]
 CONTEXT = " ".join(WORDS)

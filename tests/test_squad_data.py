@@ -5,8 +5,8 @@ import json
 import pytest
 from datasets import Dataset
 
-from homodistil_hf.evaluation import squad_data
-from homodistil_hf.evaluation.squad_data import load_squad
+from homodistil_hf.evaluation.squad import data as squad_data
+from homodistil_hf.evaluation.squad.data import load_squad
 
 CONTEXT = "Normandy is a region in France. “É” – and 東京."
 

@@ -6,8 +6,8 @@ from conftest import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homodistil_hf.evaluation.squad_features import check_rows, labelled_inputs, make_windows
-from homodistil_hf.evaluation.squad_settings import WindowSettings
+from homodistil_hf.evaluation.squad.settings import WindowSettings
+from homodistil_hf.evaluation.squad.windows import check_rows, labelled_inputs, make_windows
 
 TOKENIZER = tiny_tokenizer()
 SHORT = WindowSettings(max_length=12, stride=2, max_question_tokens=3)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homodistil_hf.evaluation.metrics import load_metric
-from homodistil_hf.evaluation.squad_metrics import best_threshold, exact_match, normalize_answer, token_f1
+from homodistil_hf.evaluation.squad.metrics import best_threshold, exact_match, normalize_answer, token_f1
 
 
 def reference(identity, *texts):

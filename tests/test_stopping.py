@@ -20,8 +20,8 @@ from tiny_files import write_config
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.checkpoint import last_checkpoint, manifest_problem
-from homodistil_hf.stopping import EXIT_STATUS, StopRequest, start_worker
+from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
+from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, start_worker
 
 SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1, "compaction_threshold": 0.3}
 

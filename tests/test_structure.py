@@ -2,23 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from homodistil_hf.compaction import write_plan
-from homodistil_hf.conversion import STUDENT_CLASSES
-from homodistil_hf.modeling import HomoBertConfig, HomoBertLayerNorm, HomoBertPreTrainedModel
-from homodistil_hf.projections import Projections
-from homodistil_hf.structure import (
-    BERT,
-    FAMILIES,
-    PROJECTIONS,
-    Group,
-    Slice,
-    encoder_groups,
-    kept_indices,
-    modules_of,
-    sums_along,
-    units_of,
-)
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.families.bert import BERT, STUDENT_CLASSES
+from homodistil_hf.models.families.family import PROJECTIONS
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertLayerNorm, HomoBertPreTrainedModel
+from homodistil_hf.models.resizing import write_plan
+from homodistil_hf.models.units import Group, Slice, encoder_groups, kept_indices, modules_of, sums_along, units_of
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 # Every width is another number, so a dimension's size tells what it is made of.
 PLAN = WidthPlan(22, (LayerWidths(3, 5, 40), LayerWidths(2, 7, 37)))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from tiny_files import write_teacher
 
-from homodistil_hf.run_config import field_types
-from homodistil_hf.sweep.cells import METHOD_SETTINGS, Cell, select_cells
-from homodistil_hf.sweep.checks import check_cells, run_settings
-from homodistil_hf.sweep.evaluations import check_evaluations
-from homodistil_hf.sweep.reading import read_sweep
+from homodistil_hf.experiments.config import field_types
+from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, Cell, select_cells
+from homodistil_hf.experiments.sweep.checks import check_cells, run_settings
+from homodistil_hf.experiments.sweep.evaluations import check_evaluations
+from homodistil_hf.experiments.sweep.reading import read_sweep
 
 SWEEPS = sorted((Path(__file__).parent.parent / "examples" / "sweeps").rglob("*.json"))
 SETTING_NAMES = field_types().keys() - {"method", METHOD_SETTINGS}

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from tiny_files import own_cache, write_config
 
-from homodistil_hf.checkpoint import sorted_checkpoints
 from homodistil_hf.cli import main
-from homodistil_hf.sweep import running, worker
-from homodistil_hf.sweep.cells import Cell
-from homodistil_hf.sweep.locks import held, holder
-from homodistil_hf.sweep.records import SweepFolder, read_record, record_head, state_of, write_record
-from homodistil_hf.sweep.running import prepare_sweep, run_sweep, write_table
+from homodistil_hf.experiments.sweep import running, worker
+from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.folder import SweepFolder, read_record, record_head, state_of, write_record
+from homodistil_hf.experiments.sweep.locks import held, holder
+from homodistil_hf.experiments.sweep.running import prepare_sweep, run_sweep, write_table
+from homodistil_hf.files.checkpoints import sorted_checkpoints
 
 METRICS = {"kl": 0.5, "mlm_loss": 4.0, "mlm_accuracy": 0.25}
 RTE = {"tasks": ["rte"]}
@@ -237,7 +237,7 @@ def test_a_cell_in_other_hands_is_left_alone(sweep_file, processes):
 def test_a_lock_goes_with_its_process(tmp_path):
     lock = tmp_path / "locks" / "a.lock"
     code = (
-        "import sys, time; from pathlib import Path; from homodistil_hf.sweep.locks import held\n"
+        "import sys, time; from pathlib import Path; from homodistil_hf.experiments.sweep.locks import held\n"
         "with held(Path(sys.argv[1])) as ours: print(ours, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True) as process:

@@ -12,15 +12,15 @@ from tiny_files import own_cache, write_teacher, write_text
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.checkpoint import sorted_checkpoints
-from homodistil_hf.launch import make_trainer
-from homodistil_hf.run_config import field_types
-from homodistil_hf.sweep import training
-from homodistil_hf.sweep.cells import METHOD_SETTINGS, TEACHER, Cell, select_cells
-from homodistil_hf.sweep.checks import run_settings
-from homodistil_hf.sweep.reading import read_sweep
-from homodistil_hf.sweep.records import SweepFolder, read_record, record_head, state_of, write_record
-from homodistil_hf.sweep.training import RunClock, run_cell
+from homodistil_hf.experiments.config import field_types
+from homodistil_hf.experiments.distill import make_trainer
+from homodistil_hf.experiments.sweep import training
+from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Cell, select_cells
+from homodistil_hf.experiments.sweep.checks import run_settings
+from homodistil_hf.experiments.sweep.folder import SweepFolder, read_record, record_head, state_of, write_record
+from homodistil_hf.experiments.sweep.reading import read_sweep
+from homodistil_hf.experiments.sweep.training import RunClock, run_cell
+from homodistil_hf.files.checkpoints import sorted_checkpoints
 
 PAPER = Path(__file__).parent.parent / "examples" / "sweeps" / "paper"
 NUM_STEPS = 12

@@ -15,7 +15,7 @@ from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from transformers import AutoModelForSequenceClassification
 
-from homodistil_hf.widths import teacher_plan
+from homodistil_hf.models.widths import teacher_plan
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}

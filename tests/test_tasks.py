@@ -3,9 +3,10 @@ import torch
 from conftest import make_teacher
 from students import NUM_PADDED, TASKS, WITHOUT_DROPOUT, make_batch, make_student, unlabelled
 
-from homodistil_hf.conversion import to_student
-from homodistil_hf.losses import multi_label_terms, prediction_terms, regression_terms
-from homodistil_hf.tasks import IGNORED_LABEL, Task, masked_positions, task_of
+from homodistil_hf.data.masking import IGNORED_LABEL
+from homodistil_hf.distillation.losses import multi_label_terms, prediction_terms, regression_terms
+from homodistil_hf.distillation.tasks import Task, masked_positions, task_of
+from homodistil_hf.models.conversion import to_student
 
 WIDER = {"num_labels": 3}
 # name → (head, settings of the teacher, labels)

@@ -4,10 +4,10 @@ from conftest import make_teacher
 from students import TASKS, logits_of, make_batch, unlabelled
 from torch import nn
 
-from homodistil_hf import teacher as teacher_module
-from homodistil_hf.compiling import compiling_problem
-from homodistil_hf.conversion import to_student
-from homodistil_hf.teacher import FrozenTeacher, multiplies_bfloat16, resolve_teacher_dtype
+from homodistil_hf.distillation import teacher as teacher_module
+from homodistil_hf.distillation.teacher import FrozenTeacher, multiplies_bfloat16, resolve_teacher_dtype
+from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.models.conversion import to_student
 
 CPU = torch.device("cpu")
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

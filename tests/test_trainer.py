@@ -17,10 +17,10 @@ from transformers import EarlyStoppingCallback, TrainerCallback, default_data_co
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.compiling import compiling_problem
-from homodistil_hf.sensitivity import SensitivityScores
-from homodistil_hf.structure import kept_indices
-from homodistil_hf.widths import WidthPlan
+from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.models.units import kept_indices
+from homodistil_hf.models.widths import WidthPlan
+from homodistil_hf.pruning.scores import SensitivityScores
 
 WIDE_WINDOW = {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
 

@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from tiny_bert import random_student, random_teacher
 from transformers import BertForMaskedLM
 
-import homodistil_hf.verify
-from homodistil_hf import modeling
-from homodistil_hf.checkpoint import file_digest
+import homodistil_hf.export.verify
 from homodistil_hf.cli import main
-from homodistil_hf.export import FORMATS, MODELING_FILE, export_student
-from homodistil_hf.facts import file_facts
-from homodistil_hf.modeling import HomoBertForMaskedLM, HomoBertForQuestionAnswering
-from homodistil_hf.verify import VerifyReport, verify_export
+from homodistil_hf.export.export_folder import FORMATS, MODELING_FILE, export_student
+from homodistil_hf.export.facts import file_facts
+from homodistil_hf.export.verify import VerifyReport, verify_export
+from homodistil_hf.files.checkpoints import file_digest
+from homodistil_hf.models.families import modeling_homobert as modeling
+from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def no_process(monkeypatch):
     def refuse(*args):
         raise AssertionError("a fresh process was started")
 
-    monkeypatch.setattr(homodistil_hf.verify, "_run_fresh", refuse)
+    monkeypatch.setattr(homodistil_hf.export.verify, "_run_fresh", refuse)
 
 
 def edit_json(path, change):
@@ -179,7 +179,7 @@ def test_an_edited_modelling_file_is_not_run(export):
 
 def test_the_command_shows_the_digest_of_the_code(export, capsys, monkeypatch):
     report = VerifyReport(export(), (), 0.0, code_sha256="a" * 64)
-    monkeypatch.setattr(homodistil_hf.verify, "verify_export", lambda folder: report)
+    monkeypatch.setattr(homodistil_hf.export.verify, "verify_export", lambda folder: report)
     assert main(["verify", str(report.folder)]) == 0
     assert f"its code is this package's own modelling file, sha256 {'a' * 64}\n" in capsys.readouterr().out
     report = VerifyReport(report.folder, (), 0.0)
@@ -281,24 +281,24 @@ def test_missing_weights_are_found(export):
 
 
 def test_a_process_that_fails_is_told_by_its_last_line(export, monkeypatch):
-    monkeypatch.setattr(homodistil_hf.verify, "_FRESH_PROCESS", "import homodistil_hf_not_here")
+    monkeypatch.setattr(homodistil_hf.export.verify, "_FRESH_PROCESS", "import homodistil_hf_not_here")
     (problem,) = verify_export(export("standard")).problems
     assert "ended with status 1: ModuleNotFoundError: No module named 'homodistil_hf_not_here'" in problem
 
 
 def test_a_process_that_hangs_is_stopped(export, monkeypatch):
-    monkeypatch.setattr(homodistil_hf.verify, "_FRESH_PROCESS", "import time; time.sleep(60)")
-    monkeypatch.setattr(homodistil_hf.verify, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(homodistil_hf.export.verify, "_FRESH_PROCESS", "import time; time.sleep(60)")
+    monkeypatch.setattr(homodistil_hf.export.verify, "_TIMEOUT_S", 0.5)
     assert verify_export(export("standard")).problems == ("the fresh process took more than 0.5 s",)
 
 
 def test_other_results_of_the_process_are_found(export, monkeypatch):
-    shifted = homodistil_hf.verify._FRESH_PROCESS.replace(
+    shifted = homodistil_hf.export.verify._FRESH_PROCESS.replace(
         "last_hidden_state\n", 'last_hidden_state + (name == "AutoModelForTokenClassification")\n'
     ).replace("logits[0]\n", "logits[0] * float('nan')\n")
     assert shifted.count("nan") == 1
     assert shifted.count("AutoModelForTokenClassification") == 1
-    monkeypatch.setattr(homodistil_hf.verify, "_FRESH_PROCESS", shifted)
+    monkeypatch.setattr(homodistil_hf.export.verify, "_FRESH_PROCESS", shifted)
     report = verify_export(export())
     names = [problem.split(": expected a relative difference")[0] for problem in report.problems]
     assert names == [

@@ -5,16 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from homodistil_hf.modeling import HomoBertConfig
-from homodistil_hf.widths import (
-    LayerWidths,
-    WidthPlan,
-    nearest_name,
-    nearest_paddable,
-    shown,
-    teacher_plan,
-    with_num_layers,
-)
+from homodistil_hf.files.messages import nearest_name, shown
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, nearest_paddable, teacher_plan, with_num_layers
 
 UNIFORM = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}
 LAYER = {"num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}

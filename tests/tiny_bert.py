@@ -3,10 +3,10 @@
 import torch
 from transformers import BertConfig, PreTrainedModel
 
-from homodistil_hf.compaction import write_plan
-from homodistil_hf.facts import all_logits
-from homodistil_hf.modeling import HomoBertConfig
-from homodistil_hf.widths import LayerWidths, WidthPlan
+from homodistil_hf.export.probe import all_logits
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.resizing import write_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 NUM_LAYERS = 2
 SHAPE = {

@@ -10,9 +10,9 @@ import pyarrow.parquet
 from conftest import VOCAB_SIZE, make_teacher, tiny_tokenizer
 from datasets import Dataset
 
-from homodistil_hf.evaluation.finetuning import FineTuned
-from homodistil_hf.evaluation.glue_data import GLUE_TASKS
-from homodistil_hf.evaluation.models import EvaluatedModel
+from homodistil_hf.evaluation.evaluated_model import EvaluatedModel
+from homodistil_hf.evaluation.fine_tuning import FineTuned
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS
 
 NUM_TRAIN, NUM_DEV = 40, 12
 

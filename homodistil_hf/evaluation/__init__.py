@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .comparison import compare, format_comparison
-    from .discrepancy import evaluate_discrepancy
-    from .discrepancy_settings import DiscrepancySettings
-    from .glue import evaluate_glue
+    from .glue.evaluate import evaluate_glue
+    from .held_out_settings import DiscrepancySettings
+    from .held_out_text import evaluate_discrepancy
     from .metrics import load_metric
     from .settings import GlueSettings
-    from .squad import evaluate_squad
-    from .squad_settings import SquadSettings
+    from .squad.evaluate import evaluate_squad
+    from .squad.settings import SquadSettings
 
 _LAZY = {
-    "DiscrepancySettings": "discrepancy_settings",
+    "DiscrepancySettings": "held_out_settings",
     "GlueSettings": "settings",
-    "SquadSettings": "squad_settings",
+    "SquadSettings": "squad.settings",
     "compare": "comparison",
-    "evaluate_discrepancy": "discrepancy",
-    "evaluate_glue": "glue",
-    "evaluate_squad": "squad",
+    "evaluate_discrepancy": "held_out_text",
+    "evaluate_glue": "glue.evaluate",
+    "evaluate_squad": "squad.evaluate",
     "format_comparison": "comparison",
     "load_metric": "metrics",
 }

@@ -9,11 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..facts import BENCHMARKS, COSTS, FACTS_FILE, read_export_facts
-from .models import model_folder, model_name, results_folder
+from ..export.facts import BENCHMARKS, FACTS_FILE, read_export_facts
+from ..models.cost import COSTS
+from .evaluated_model import model_folder, model_name, results_folder
 from .records import DISCREPANCY, SUMMARY_FILE, read_summary, spread
 
 DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
+
 
 _HEADINGS = {
     "num_parameters": "parameters",
@@ -26,6 +28,8 @@ _HEADINGS = {
     "mlm_accuracy": "MLM accuracy, %",
     "pseudo_perplexity": "pseudo-perplexity",
 }
+
+
 _PERCENTAGES = ("agreement", "mlm_accuracy")
 
 

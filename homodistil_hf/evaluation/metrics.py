@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import evaluate
 
-from .glue_metrics import GLUE_METRICS, GlueMetric, missing_packages
-from .squad_metrics import SquadMetric, SquadV2Metric
+from .glue.metrics import GLUE_METRICS, GlueMetric, missing_packages
+from .squad.metrics import SquadMetric, SquadV2Metric
 
 SQUAD_METRICS: dict[str, type[evaluate.Metric]] = {"squad": SquadMetric, "squad_v2": SquadV2Metric}
+
 
 METRIC_TASKS = (*GLUE_METRICS, *SQUAD_METRICS)
 """Tasks that have a metric."""

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ..card import render_card
-from ..durable import write_text
-from ..facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
-from .models import EvaluatedModel
+from ..export.card import render_card
+from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
+from ..files.folders import write_text
+from .evaluated_model import EvaluatedModel
 
 logger = logging.getLogger(__name__)
+
 
 _OF_THE_FILE = ("format", "model")
 

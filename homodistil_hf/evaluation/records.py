@@ -14,17 +14,23 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..durable import write_text
-from ..facts import version_facts
-from ..json_files import read_json_object
-from .models import EvaluatedModel
+from ..files.folders import write_text
+from ..files.provenance import version_facts
+from ..files.strict_json import read_json_object
+from .evaluated_model import EvaluatedModel
 
 SUMMARY_FILE = "summary.json"
+
+
 DISCREPANCY = "discrepancy"
+
 
 Record: TypeAlias = dict[str, Any]
 
+
 _FORMAT = 1
+
+
 _PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "format", "sha256")
 
 

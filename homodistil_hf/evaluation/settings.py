@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from ..widths import nearest_name, shown
+from ..files.messages import nearest_name, shown
 
 DTYPES = ("auto", "bfloat16", "float32")
 
+
 _Settings = TypeVar("_Settings", bound="GlueSettings")
+
 
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
 

@@ -14,17 +14,22 @@ from typing import Any, Protocol
 import numpy as np
 from datasets import Dataset
 
-from .finetuning import FineTuned, training_dtype
+from .evaluated_model import EvaluatedModel
+from .fine_tuning import FineTuned, training_dtype
 from .metrics import task_score
-from .models import EvaluatedModel
 from .publication import publish
 from .records import Records
 from .settings import GlueSettings
 
 MISMATCHED = "validation_mismatched"
 
+
 _HELD_OUT_FRACTION = 0.1
+
+
 _MAX_HELD_OUT = 1000
+
+
 _ROWS_SEED, _SLICE_SEED = 0, 1
 
 

@@ -1,1 +1,1 @@
-"""Sibling methods: baselines that share the data, the losses and the evaluation of HomoDistil."""
+"""Other ways to a student: one file a paper."""

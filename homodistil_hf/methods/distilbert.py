@@ -14,19 +14,22 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..baseline_losses import cosine_error
-from ..conversion import load_teacher, to_student
-from ..decoding import Decoder, decoded_terms, decoder_of
-from ..depth import keep_layers, shallow_plan
-from ..distillation import Distillation, Terms
-from ..modeling import HomoBertPreTrainedModel
-from ..planned import check_masked_lm, check_no_latency_budget, check_no_snapshots, check_possible, with_settings
-from ..resolution import resolve_student
-from ..tasks import Inputs
-from ..teacher import FrozenTeacher
+from ..distillation.objective import Distillation, Terms
+from ..distillation.relations import cosine_error
+from ..distillation.tasks import Inputs
+from ..distillation.teacher import FrozenTeacher
+from ..distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
+from ..files.messages import shown
+from ..models.conversion import to_student
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.loading import load_teacher
+from ..models.resizing import keep_layers
+from ..models.widths import WidthPlan, teacher_plan
+from ..plans.fewer_layers import shallow_plan
 from ..trainer import HomoDistilTrainer
+from ..training.student_plan import resolve_student
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from ..widths import WidthPlan, shown, teacher_plan
+from .conditions import check_masked_lm, check_no_latency_budget, check_no_snapshots, check_possible, with_settings
 
 
 class DistilBertTrainer(HomoDistilTrainer):

@@ -18,18 +18,20 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..baseline_losses import relation_error
-from ..depth import chosen
-from ..distillation import Distillation, Terms
-from ..planned import FreshTrainer, MlmTrains, check_possible, check_recordable, other_heads
-from ..recording import AttentionRecorder
-from ..tasks import Inputs
-from ..teacher import FrozenTeacher
+from ..distillation.attention_recorder import AttentionRecorder
+from ..distillation.objective import Distillation, Terms
+from ..distillation.relations import relation_error
+from ..distillation.tasks import Inputs
+from ..distillation.teacher import FrozenTeacher
+from ..files.messages import shown
+from ..models.widths import WidthPlan, chosen
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from ..widths import WidthPlan, shown
+from .conditions import check_possible, check_recordable, other_heads
+from .fixed_width import FreshTrainer, MlmTrains
 
 NUM_RELATION_HEADS = 48
 """MiniLMv2's for teachers of BERT-base's size."""
+
 
 _PROJECTIONS = ("query", "key", "value")
 

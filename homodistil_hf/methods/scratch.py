@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..decoding import decoded_terms, decoder_of
-from ..distillation import Distillation, Terms
-from ..planned import FreshTrainer
-from ..tasks import Inputs
-from ..teacher import FrozenTeacher
+from ..distillation.objective import Distillation, Terms
+from ..distillation.tasks import Inputs
+from ..distillation.teacher import FrozenTeacher
+from ..distillation.vocabulary_loss import decoded_terms, decoder_of
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from .fixed_width import FreshTrainer
 
 
 class ScratchTrainer(FreshTrainer):

@@ -1,6 +1,6 @@
 """HomoDistil on fewer layers: some of the teacher's layers are dropped at once, the others pruned in width."""
 
-from ..fewer_layers import FewerLayersTrainer
+from .fewer_layers import FewerLayersTrainer
 
 
 class ShallowTrainer(FewerLayersTrainer):

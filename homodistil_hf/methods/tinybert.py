@@ -11,8 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..planned import FreshTrainer, MlmTrains, check_possible, check_recordable, other_heads
 from ..training_args import HomoDistilTrainingArguments
+from .conditions import check_possible, check_recordable, other_heads
+from .fixed_width import FreshTrainer, MlmTrains
 
 
 class TinyBertTrainer(FreshTrainer):

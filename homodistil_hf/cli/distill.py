@@ -1,0 +1,92 @@
+"""`homodistil distill`: one run as a JSON file says, flags overriding it. What a run does stands in `launch.py`."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from .parsing import show_logs
+
+_DISTILL_USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
+
+Distil and prune a masked-LM teacher. CONFIG.json holds settings by name; flags of the same names override it.
+
+  homodistil distill examples/configs/smoke.json --max_steps 50
+  torchrun --nproc_per_node 8 -m homodistil_hf distill CONFIG.json --resume_from_checkpoint last
+
+The most important settings (--help_all lists every one, TrainingArguments' included):
+"""
+
+
+_MAIN_SETTINGS = (
+    "teacher",
+    "student",
+    "method",
+    "train_data",
+    "eval_data",
+    "output_dir",
+    "text_column",
+    "max_seq_length",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "pruning_end_fraction",
+    "bf16",
+    "seed",
+    "resume_from_checkpoint",
+)
+
+
+_MAIN_HELP = {
+    "output_dir": "Folder of the run: checkpoints, student/, results.json.",
+    "max_steps": "Optimizer steps; else num_train_epochs counts.",
+    "per_device_train_batch_size": "Blocks a device and micro-batch.",
+    "gradient_accumulation_steps": "Micro-batches a step.",
+    "bf16": "Train in bfloat16.",
+    "seed": "Seed of masks and data order.",
+    "resume_from_checkpoint": "last, a checkpoint folder, or hf://user/name on the Hub: go on with a run.",
+}
+
+
+def run_distill(words: Sequence[str]) -> int:
+    """Run the command; it has a parser of its own, with every setting as a flag.
+
+    Args:
+        words: after `homodistil distill`.
+
+    Returns:
+        `int`: exit status.
+    """
+    if not words or {"-h", "--help"} & set(words):
+        print(_distill_help())
+        return 0 if words else 2
+    from ..experiments.config import RunParser, parse_run
+
+    if "--help_all" in words:
+        print(RunParser().format_help())
+        return 0
+    settings = parse_run(words)
+    from ..experiments.distill import distill
+    from ..tables import format_results
+    from ..training.ranks import leave_process_group
+
+    show_logs(settings.training.process_index == 0)
+    results = distill(settings, print)
+    if results:
+        print(format_results(results, settings.training.output_dir))
+    leave_process_group()
+    return 0
+
+
+def _distill_help() -> str:
+    from ..experiments.config import RunArguments
+    from ..training_args import HomoDistilTrainingArguments
+
+    known = {
+        entry.name: entry for settings in (RunArguments, HomoDistilTrainingArguments) for entry in fields(settings)
+    }
+    width = max(map(len, _MAIN_SETTINGS))
+    lines = []
+    for name in _MAIN_SETTINGS:
+        text = _MAIN_HELP.get(name) or known[name].metadata["help"]
+        lines.append(f"  --{name.ljust(width)}  {text}")
+    return _DISTILL_USAGE + "\n".join(lines)

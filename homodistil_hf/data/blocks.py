@@ -1,0 +1,283 @@
+"""Documents → blocks of exactly `max_seq_length` tokens without padding, as a table or as a stream.
+
+`corpus.py` finds the documents, `packing.py` does the work on one batch of them, `collator.py` batches blocks and
+chooses the masked tokens. Their public names are imported here too: this file is where training gets its data from.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow.compute
+from datasets import Dataset, Features, IterableDataset, Value
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from .corpus import load_text
+from .masking import MaskedLMCollator
+from .packing import TextPacker
+
+__all__ = ["MaskedLMCollator", "check_tokenizer", "load_text", "repeat_stream", "tokenize_to_blocks"]
+
+
+logger = logging.getLogger(__name__)
+
+
+_MIN_SEQ_LENGTH = 8
+
+
+_VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
+
+
+_BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks, of which the last, incomplete one is lost
+
+
+_STREAM_DOCUMENTS = 64  # documents a step of a stream
+
+
+_STREAM_BLOCKS = 64  # blocks a step of a repeated stream
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Check that every id the tokenizer can produce means something to the teacher.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the training text.
+        config ([`~transformers.PreTrainedConfig`]): Configuration of the teacher.
+
+    Raises:
+        ValueError: ids beyond the teacher's vocabulary, or another padding id than the teacher's.
+    """
+    num_tokens = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+    remedy = "use the tokenizer that was saved with the teacher"
+    if num_tokens > config.vocab_size:
+        raise ValueError(
+            f"tokenizer has {num_tokens} tokens, but the teacher's vocab_size={config.vocab_size}; {remedy}, "
+            f"or enlarge the teacher first: teacher.resize_token_embeddings({num_tokens})"
+        )
+    padding_ids = (tokenizer.pad_token_id, config.pad_token_id)
+    if None not in padding_ids and padding_ids[0] != padding_ids[1]:
+        raise ValueError(
+            f"tokenizer has pad_token_id={padding_ids[0]}, but the teacher's pad_token_id={padding_ids[1]}; {remedy}, "
+            "or make them equal in the teacher's configuration"
+        )
+    if config.vocab_size - num_tokens >= _VOCABULARY_PADDING:
+        logger.warning(
+            "tokenizer has %d tokens, but the teacher's vocab_size=%d: are they made for each other? If not, %s",
+            num_tokens,
+            config.vocab_size,
+            remedy,
+        )
+
+
+def tokenize_to_blocks(
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_seq_length: int,
+    text_column: str = "text",
+    num_proc: int | None = None,
+    max_positions: int | None = None,
+) -> Dataset | IterableDataset:
+    """Tokenize documents and cut them into full blocks.
+
+    All documents make one stream of tokens, with a separator token after each; a block is a piece of it between the
+    class and the separator token: `[CLS] … [SEP] … [SEP]`. Empty documents leave no trace, and literal special tokens
+    in the text are plain text.
+
+    A table is tokenized in parallel, in batches of about 4 MB of text, and cached by `datasets` under a fingerprint of
+    text, tokenizer and settings. The tokens behind the last full block of a batch are lost: on average half a block of
+    some thousands. A stream loses those behind its very last block only. Ranks share a stream by taking blocks in turn
+    (`split_dataset_by_node` or accelerate, applied to the result), so that together they see what one rank would see;
+    each of them reads all of the text.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): Documents, one a row.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer with a class and a separator token.
+        max_seq_length (`int`): Tokens a block, special ones included; 8 … positions of tokenizer and teacher.
+        text_column (`str`, defaults to `"text"`): Column of strings; None and blank strings are skipped.
+        num_proc (`int`, *optional*): Processes for a table; by default one, whose tokenizer uses all cores.
+        max_positions (`int`, *optional*): Longest sequence the teacher can read, in tokens.
+
+    Returns:
+        `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` int32) and `example_id` (int64: 0, 1, 2, …).
+
+    Raises:
+        ValueError: a length, column, process count or tokenizer that can't work; text too short for one block.
+
+    Example:
+    ```python
+    >>> from transformers import BertTokenizer
+    >>> tokenizer = BertTokenizer(vocab={t: i for i, t in enumerate("[PAD] [UNK] [CLS] [SEP] [MASK] a b c".split())})
+    >>> documents = Dataset.from_dict({"text": ["a b c a", "b c", "a a a a a a"]})
+    >>> blocks = tokenize_to_blocks(documents.to_iterable_dataset(), tokenizer, max_seq_length=8)
+    >>> [tokenizer.decode(row["input_ids"]) for row in blocks]
+    ['[CLS] a b c a [SEP] b [SEP]', '[CLS] c [SEP] a a a a [SEP]']
+
+    ```
+    """
+    _check_max_seq_length(max_seq_length, tokenizer, max_positions)
+    _check_special_tokens(tokenizer)
+    if num_proc is not None and num_proc < 1:
+        raise ValueError(f"num_proc={num_proc} is no number of processes; expected 1 or more, or None")
+    packer = TextPacker(tokenizer, max_seq_length, text_column)
+    if isinstance(dataset, IterableDataset):
+        return _pack_stream(dataset, packer)
+    return _pack_table(dataset, packer, num_proc)
+
+
+def some_blocks(blocks: Dataset | IterableDataset, num_blocks: int) -> Dataset:
+    """The blocks that are evaluated on: spread evenly, or the first of several sources would be the only one.
+
+    Args:
+        blocks: of held-out text; of a stream the first ones are taken.
+        num_blocks: at most so many, ≥ 1.
+
+    Returns:
+        `Dataset`.
+
+    Example:
+    ```python
+    >>> some_blocks(Dataset.from_dict({"example_id": range(10)}), 4)["example_id"][:]
+    [0, 2, 5, 7]
+
+    ```
+    """
+    if isinstance(blocks, IterableDataset):
+        return Dataset.from_list(list(blocks.take(num_blocks)), features=blocks.features)
+    num_blocks = min(num_blocks, len(blocks))
+    return blocks.select([index * len(blocks) // num_blocks for index in range(num_blocks)])
+
+
+def repeat_stream(blocks: IterableDataset) -> IterableDataset:
+    """Repeat a stream of blocks without end; `example_id` keeps counting, so that every pass gets new masks.
+
+    Shuffle the result, not the input, to get another order in each pass.
+
+    Args:
+        blocks (`IterableDataset`): Result of [`tokenize_to_blocks`] for a stream.
+
+    Returns:
+        `IterableDataset`: the same rows again and again, `example_id` 0, 1, 2, …
+    """
+    return IterableDataset.from_generator(_endless_rows, features=blocks.features, gen_kwargs={"blocks": blocks})
+
+
+def _endless_rows(blocks: IterableDataset) -> Iterator[dict[str, Any]]:
+    first_id = 0
+    while True:
+        example_id = first_id - 1
+        for example_id, input_ids in enumerate(_rows(blocks), start=first_id):
+            yield {"input_ids": input_ids, "example_id": example_id}
+        if example_id < first_id:
+            return  # nothing came, and nothing ever will
+        first_id = example_id + 1
+
+
+def _rows(blocks: IterableDataset) -> Iterator[list[int]]:
+    # In a data loader's worker, iter() would read that worker's shards only; being one shard, we run in a single one.
+    for batch in blocks.iter(_STREAM_BLOCKS):
+        yield from batch["input_ids"]
+
+
+def _pack_table(documents: Dataset, packer: TextPacker, num_proc: int | None) -> Dataset:
+    _check_text_column(documents.column_names, packer)
+    batch_size = _batch_size(documents, packer.text_column)
+    num_proc = min(num_proc or 1, max(1, -(-len(documents) // batch_size)))
+    with _single_threaded_tokenizers(num_proc):
+        blocks = documents.map(
+            packer,
+            batched=True,
+            batch_size=batch_size,
+            input_columns=[packer.text_column],
+            remove_columns=documents.column_names,
+            features=packer.features,
+            num_proc=num_proc if num_proc > 1 else None,
+            desc=f"Tokenizing into blocks of {packer.max_seq_length}",
+        )
+    if len(blocks) == 0:
+        num_tokens = sum(len(packer.encode(batch[packer.text_column])) for batch in documents.iter(batch_size))
+        raise _too_short(num_tokens, packer)
+    return blocks.add_column("example_id", np.arange(len(blocks), dtype=np.int64))
+
+
+def _batch_size(documents: Dataset, text_column: str) -> int:
+    """Documents that make about `_BATCH_SIZE_BYTES` of text, judged by the mean without reading the text."""
+    feature = documents.features[text_column]
+    if feature not in (Value("string"), Value("large_string")):
+        raise ValueError(
+            f"text_column={text_column!r} holds {feature}, expected strings; choose another column or convert it"
+        )
+    mean_bytes = pyarrow.compute.mean(pyarrow.compute.binary_length(documents.data.column(text_column))).as_py()
+    return max(1, round(_BATCH_SIZE_BYTES / max(mean_bytes or 1.0, 1.0)))
+
+
+@contextmanager
+def _single_threaded_tokenizers(num_proc: int) -> Iterator[None]:
+    """Several processes: no threads below them, and no warnings about forks, unless the user has decided otherwise."""
+    name = "TOKENIZERS_PARALLELISM"
+    if num_proc == 1 or name in os.environ:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def _pack_stream(documents: IterableDataset, packer: TextPacker) -> IterableDataset:
+    blocks = IterableDataset.from_generator(
+        _stream_rows,
+        features=Features({**packer.features, "example_id": Value("int64")}),
+        gen_kwargs={"documents": documents, "packer": packer},
+    )
+    next(iter(blocks))  # raises now, rather than at the first step of the training, what is wrong
+    return blocks
+
+
+def _stream_rows(documents: IterableDataset, packer: TextPacker) -> Iterator[dict[str, Any]]:
+    num_blocks, left = 0, np.empty(0, dtype=np.int32)
+    for batch in documents.iter(_STREAM_DOCUMENTS):
+        _check_text_column(list(batch), packer)
+        blocks, left = packer.cut(np.concatenate([left, packer.encode(batch[packer.text_column])]))
+        for example_id, block in enumerate(blocks, start=num_blocks):
+            yield {"input_ids": block, "example_id": example_id}
+        num_blocks += len(blocks)
+    if num_blocks == 0:
+        raise _too_short(len(left), packer)
+
+
+def _too_short(num_tokens: int, packer: TextPacker) -> ValueError:
+    return ValueError(
+        f"the text has {num_tokens} tokens, but max_seq_length={packer.max_seq_length} needs "
+        f"{packer.max_seq_length - 2} for one block, besides two special ones; give more text or a smaller length"
+    )
+
+
+def _check_text_column(columns: list[str], packer: TextPacker) -> None:
+    if packer.text_column not in columns:
+        raise ValueError(f"text_column={packer.text_column!r} is missing; expected one of the columns {columns}")
+
+
+def _check_max_seq_length(max_seq_length: int, tokenizer: PreTrainedTokenizerBase, max_positions: int | None) -> None:
+    limits = {"tokenizer's model_max_length": tokenizer.model_max_length, "teacher's positions": max_positions}
+    owner, limit = min(((owner, limit) for owner, limit in limits.items() if limit), key=lambda item: item[1])
+    if max_seq_length > limit:
+        raise ValueError(
+            f"max_seq_length={max_seq_length} is over the {owner} ({limit}); expected {_MIN_SEQ_LENGTH} … {limit}"
+        )
+    if max_seq_length < _MIN_SEQ_LENGTH:
+        raise ValueError(f"max_seq_length={max_seq_length} is too short; expected {_MIN_SEQ_LENGTH} or more")
+
+
+def _check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokens = {"class token (cls_token)": tokenizer.cls_token_id, "separator token (sep_token)": tokenizer.sep_token_id}
+    for name, token_id in tokens.items():
+        if token_id is None:
+            raise ValueError(
+                f"tokenizer {type(tokenizer).__name__} has no {name}, which every block needs; "
+                "use the tokenizer that was saved with the teacher"
+            )

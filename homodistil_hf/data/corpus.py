@@ -1,0 +1,302 @@
+"""Where the text comes from: local files or the Hub → a data set with one column, `text`, one document a row.
+
+Cutting the text into blocks is left to `data.py`. Nothing here runs code that comes with a data set.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets.exceptions import DatasetsError
+from datasets.io.json import JsonDatasetReader
+from datasets.io.parquet import ParquetDatasetReader
+from datasets.io.text import TextDatasetReader
+
+# The readers behind `datasets.load_dataset`, which itself would report every use, local files included, to a server.
+_READERS: dict[str, Any] = {
+    ".parquet": ParquetDatasetReader,
+    ".json": JsonDatasetReader,
+    ".jsonl": JsonDatasetReader,
+    ".txt": TextDatasetReader,
+}
+
+
+_READER_SETTINGS: dict[Any, dict[str, Any]] = {
+    ParquetDatasetReader: {},
+    # Under its usual spelling, "utf-8", bytes are passed on undecoded, errors included.
+    JsonDatasetReader: {"encoding": "utf_8", "encoding_errors": "replace"},
+    TextDatasetReader: {
+        "sample_by": "paragraph",
+        "encoding_errors": "replace",
+        "features": Features({"text": Value("string")}),
+    },
+}
+
+
+_STRING_TYPES = ("string", "large_string", "str")
+
+
+_EXPECTED = ".parquet, .json, .jsonl or .txt"
+
+
+_FILES_PROBLEM = (
+    f"is empty or unreadable; expected {_EXPECTED} whose contents match the extension, with the same columns in all "
+    "files of one folder or glob (others can be listed)"
+)
+
+
+_HUB_PROBLEM = (
+    "is no local file and could not be loaded from the Hub; expected an existing path, or owner/name or "
+    "owner/name:configuration of a data set, and a connection"
+)
+
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
+
+
+_OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".arrow", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
+
+
+_ARCHIVES = {
+    "gzip": b"\x1f\x8b",
+    "zip": b"PK\x03\x04",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "zstandard": b"\x28\xb5\x2f\xfd",
+    "lz4": b"\x04\x22\x4d\x18",
+    "7z": b"7z\xbc\xaf\x27\x1c",
+    "rar": b"Rar!\x1a\x07",
+}
+
+
+_TAR_OFFSET = 257  # of the word "ustar"
+
+
+_SPLIT_WORDS = {
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "val", "dev"},
+    "test": {"test", "testing", "eval", "evaluation"},
+}
+
+
+TextSource = str | os.PathLike[str]
+
+
+def load_text(
+    source: TextSource | Sequence[TextSource],
+    *,
+    text_column: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    argument: str = "train_data",
+) -> Dataset | IterableDataset:
+    r"""Load documents from local files, which never reaches for the network, or from the Hub.
+
+    Parquet and JSON files hold a document a row, text files documents that are separated by empty lines; bytes which
+    are no UTF-8 become U+FFFD. Of a folder, all such files below it are read, or, where some of them are named after
+    splits (`train-00.parquet`, `validation/a.txt`), those of `split`. Files and globs are read whole, whatever they
+    are called.
+
+    Args:
+        source (`str`, path, or a sequence of those):
+            A file, a folder, a glob, or else the name of a Hub data set, with a configuration if it has several:
+            `"Salesforce/wikitext:wikitext-103-raw-v1"`. The members of a sequence follow each other.
+        text_column (`str`, *optional*):
+            Column with the documents; by default `text`, or the only column of strings.
+        split (`str`, defaults to `"train"`): Split to take from a folder or a Hub data set.
+        streaming (`bool`, defaults to `False`): Read while iterating, instead of converting everything first.
+        argument (`str`, defaults to `"train_data"`): What the user calls this source, for messages.
+
+    Returns:
+        `Dataset` or, for streaming, `IterableDataset`: one column, `text`, of strings or None.
+
+    Raises:
+        FileNotFoundError: a local source that does not exist.
+        ValueError: a source that is empty, unreadable or of an unknown extension; a missing or ambiguous text column.
+
+    Example:
+    ```python
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp(), "two.txt")
+    >>> _ = file.write_text("First document,\nsecond line.\n\nSecond document.")
+    >>> [row["text"] for row in load_text(file, streaming=True)]
+    ['First document,\nsecond line.', 'Second document.']
+
+    ```
+    """
+    if not isinstance(source, str | os.PathLike):
+        return _load_sequence(source, text_column=text_column, split=split, streaming=streaming, argument=argument)
+    label = f"{argument}={os.fspath(source)!r}"
+    files = _local_files(os.fspath(source), split, label)
+    parts = _read(files or os.fspath(source), split=split, streaming=streaming, label=label)
+    return _joined([_only_text(part, text_column, label) for part in parts])
+
+
+def _load_sequence(sources: Any, *, argument: str, **settings: Any) -> Dataset | IterableDataset:
+    if not isinstance(sources, list | tuple) or not sources:
+        raise ValueError(
+            f"{argument}={sources!r} names no text; expected a file, folder, glob or Hub data set, or a list of those"
+        )
+    return _joined([load_text(source, argument=argument, **settings) for source in sources])
+
+
+def _joined(parts: list[Any]) -> Dataset | IterableDataset:
+    """One after the other; two kinds of string, which `datasets` does not mix, become the wider one."""
+    if len({str(part.features) for part in parts}) > 1:
+        parts = [part.cast_column("text", Value("large_string")) for part in parts]
+    return datasets.concatenate_datasets(parts)
+
+
+def _local_files(source: str, split: str, label: str) -> list[Path]:
+    """The files meant by `source`, none if it is the name of a Hub data set."""
+    if not source.strip():
+        raise ValueError(f"{label} is empty; expected a file, folder, glob or Hub data set")
+    if "\0" in source:
+        raise ValueError(f"{label} has a NUL in its path; expected a file, folder, glob or Hub data set")
+    path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
+    if path.is_dir():
+        return _folder_files(path, split, label)
+    files = [path] if path.is_file() else _globbed(path)
+    files = [file for file in files if file.is_file()]
+    if not files and _is_hub_name(source):
+        return []
+    if not files:
+        raise FileNotFoundError(
+            f"{label} does not exist; expected a file, folder or glob of {_EXPECTED}, or a Hub data set such as "
+            "Salesforce/wikitext:wikitext-103-raw-v1"
+        )
+    for file in files:
+        if file.suffix.lower() not in _READERS:
+            raise ValueError(
+                f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {_EXPECTED}"
+            )
+    return _not_empty(files, label)
+
+
+def _globbed(pattern: Path) -> list[Path]:
+    """Files that match, each once: links to folders are not followed below `**`, where they might go in circles."""
+    parts = pattern.parts
+    if "**" not in parts:
+        return [Path(name) for name in sorted(glob.glob(str(pattern)))]
+    start = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    root, rest = Path(*parts[:start]), parts[start:] if parts[-1] != "**" else (*parts[start:], "*")
+    hidden_wanted = any(part.startswith(".") for part in rest)
+    return sorted(
+        file
+        for file in root.glob("/".join(rest))
+        if hidden_wanted or not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
+
+
+def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
+    """All readable files below a folder; those of one split, if any file is named after a split."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _READERS and file.is_file())
+    if not files:
+        raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
+    split_of = {file: _split_named_in(file.relative_to(folder)) for file in files}
+    named = {name for name in split_of.values() if name}
+    wanted = _split_name(split)
+    if named and wanted not in named:
+        raise ValueError(
+            f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name the files themselves"
+        )
+    return _not_empty([file for file in files if not named or split_of[file] == wanted], label)
+
+
+def _split_name(split: str) -> str:
+    return split.partition("[")[0]  # "train[:10%]" is a part of train
+
+
+def _split_named_in(path: Path) -> str | None:
+    words = set(re.split(r"[^a-z]+", str(path.with_suffix("")).lower()))
+    return next((split for split, names in _SPLIT_WORDS.items() if words & names), None)
+
+
+def _is_hub_name(source: str) -> bool:
+    is_path = source.startswith((".", "~", "/")) or Path(source).suffix.lower() in _OTHER_FILE_SUFFIXES | set(_READERS)
+    return not is_path and _HUB_NAME.fullmatch(source) is not None
+
+
+def _not_empty(files: list[Path], label: str) -> list[Path]:
+    """Leave out files without a byte, which some readers stumble over."""
+    for file in files:
+        _refuse_archive(file, label)
+    filled = [file for file in files if file.stat().st_size > 0]
+    if not filled:
+        raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in {_EXPECTED}")
+    return filled
+
+
+def _refuse_archive(file: Path, label: str) -> None:
+    """The readers would unpack it, wherever that leads and however large it gets."""
+    with open(file, "rb") as content:
+        start = content.read(_TAR_OFFSET + 5)
+    kinds = [kind for kind, magic in _ARCHIVES.items() if start.startswith(magic)]
+    kinds += ["tar"] if start[_TAR_OFFSET:] == b"ustar" else []
+    if kinds:
+        raise ValueError(f"{label}: {file.name} is a {kinds[0]} archive under another name; unpack it first")
+
+
+def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
+    """Data sets of all columns, one a kind of file, each with at least one row."""
+    try:
+        if isinstance(origin, str):
+            parts = [_read_hub(origin, split, streaming)]
+        else:
+            parts = _read_files(origin, split, streaming)
+        num_rows = sum(1 for part in parts for _ in part.take(1))
+    except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
+        reason = error.__cause__ or error
+        problem = _HUB_PROBLEM if isinstance(origin, str) else _FILES_PROBLEM
+        raise ValueError(f"{label} {problem} ({type(reason).__name__}: {reason})") from error
+    if num_rows == 0:
+        raise ValueError(f"{label} is an empty data set (0 rows); expected at least one document")
+    return parts
+
+
+def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
+    parts = []
+    for reader, settings in _READER_SETTINGS.items():
+        paths = [glob.escape(str(file.resolve())) for file in files if _READERS[file.suffix.lower()] is reader]
+        if paths:
+            parts.append(reader({_split_name(split): paths}, split=split, streaming=streaming, **settings).read())
+    return parts
+
+
+def _read_hub(source: str, split: str, streaming: bool) -> Any:
+    name, _, config = source.partition(":")
+    return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
+
+
+def _only_text(part: Any, text_column: str | None, label: str) -> Any:
+    """Keep the column with the documents, under the name `text`."""
+    types = _column_types(part)
+    strings = [name for name, kind in types.items() if kind in _STRING_TYPES]
+    column = text_column or ("text" if "text" in types else strings[0] if len(strings) == 1 else None)
+    if column is None or column not in types:
+        raise ValueError(
+            f"{label}: missing text column (text_column={text_column!r}); set text_column to one of strings among "
+            f"{', '.join(f'{name} ({kind})' for name, kind in types.items())}"
+        )
+    if types[column] not in (*_STRING_TYPES, "NoneType"):
+        raise ValueError(
+            f"{label}: column {column!r} holds {types[column]}, expected strings; the columns of strings are {strings}"
+        )
+    part = part.select_columns([column])
+    part = part if column == "text" else part.rename_column(column, "text")
+    return part if part.features else part.cast(Features({"text": Value("string")}))
+
+
+def _column_types(part: Any) -> dict[str, str]:
+    """Type of each column, from the first row where a stream does not declare them."""
+    if part.features is not None:
+        return {
+            name: feature.dtype if isinstance(feature, Value) else type(feature).__name__
+            for name, feature in part.features.items()
+        }
+    return {name: type(value).__name__ for name, value in next(iter(part)).items()}

@@ -1,0 +1,261 @@
+"""Rows of token ids → masked-LM batches whose masks depend on nothing but (seed, epoch, row).
+
+Masks come from a counter-based generator instead of a global one: the data loader collates ahead of the training step,
+in other processes, and in another order after a resume, so no sequential generator could be restored bit for bit.
+Where the rows come from is the business of `data.py`.
+
+Shapes: B batch, T tokens, M masked positions, S special tokens.
+"""
+
+import hashlib
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..files.messages import shown
+
+IGNORED_LABEL = -100  # what torch's cross entropy skips
+
+
+_WORD_MASK = (1 << 64) - 1  # Philox takes its key and counter in words of 64 bits
+
+
+_MASK_FRACTION, _RANDOM_FRACTION = 0.8, 0.1  # BERT (arXiv 1810.04805, section 3.1); the rest stays as it is
+
+
+class MaskedLMCollator:
+    """Batch rows and choose their masked tokens, reproducibly.
+
+    In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens get a label, and at least one where
+    there is any. 80 % of them become the mask token, 10 % a random ordinary token, 10 % stay. Special tokens are never
+    chosen; the unknown token is ordinary text here. The same row gets the same mask in the same epoch whatever the
+    batch, rank, worker or resume: the generator is Philox with key (seed, epoch) and the row's `example_id` in its
+    counter, or, for rows that have none, a digest of their `input_ids`.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the rows; needs a mask token.
+        mlm_probability (`float`, defaults to 0.15): Share of the maskable tokens to predict, in (0, 1).
+        seed (`int`, defaults to 0): Seed of the masks, 0 … 2⁶⁴ − 1.
+
+    Raises:
+        ValueError: `mlm_probability` or `seed` out of range, or a tokenizer without a mask token.
+
+    Example:
+    ```python
+    >>> from transformers import BertTokenizer
+    >>> tokenizer = BertTokenizer(vocab={t: i for i, t in enumerate("[PAD] [UNK] [CLS] [SEP] [MASK] a b c".split())})
+    >>> collator = MaskedLMCollator(tokenizer, mlm_probability=0.5)
+    >>> batch = collator([{"input_ids": [2, 5, 6, 7, 5, 3], "example_id": 0}])
+    >>> batch["masked_positions"].tolist()
+    [1, 3]
+    >>> batch["labels"].tolist()
+    [[-100, 5, -100, 7, -100, -100]]
+
+    ```
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, mlm_probability: float = 0.15, seed: int = 0) -> None:
+        if not 0.0 < mlm_probability < 1.0:
+            raise ValueError(
+                f"mlm_probability={mlm_probability} is out of range; expected a number between 0 and 1, "
+                "both excluded (BERT: 0.15)"
+            )
+        if not 0 <= seed <= _WORD_MASK:
+            raise ValueError(f"seed={seed} is out of range; expected 0 … 2**64 - 1")
+        if tokenizer.mask_token_id is None:
+            raise ValueError(
+                f"tokenizer {type(tokenizer).__name__} has no mask token; use the tokenizer of a masked-LM teacher, "
+                'or give it one: tokenizer.add_special_tokens({"mask_token": "[MASK]"})'
+            )
+        self.mlm_probability = mlm_probability
+        self.seed = seed
+        self.mask_token_id: int = tokenizer.mask_token_id
+        self.pad_token_id: int | None = tokenizer.pad_token_id
+        self._unmaskable_ids_S = unmaskable_ids(tokenizer)
+        self._random_ids = np.array(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
+        # In shared memory, so that a change also reaches data loader workers which are already running.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the pickled attributes; the epoch goes back into shared memory."""
+        self.__dict__.update(state)
+        self._epoch.share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose masks are drawn, 0 at first."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the masks of another epoch, in this process and in data loader workers which were started from it.
+
+        Args:
+            epoch (`int`): Number of the epoch, 0 or more.
+
+        Raises:
+            ValueError: a negative epoch.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch={epoch} is negative; expected 0 or more")
+        self._epoch.fill_(epoch)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Batch and mask rows.
+
+        Args:
+            rows (sequence of mappings): Each with `input_ids` (integers), and optionally `example_id` (an integer),
+                `attention_mask` (0 or 1) and `token_type_ids`, the last two as long as `input_ids`. Other columns are
+                ignored. Shorter rows are padded on the right.
+
+        Returns:
+            `dict[str, torch.Tensor]`: all int64. `input_ids` (B, T); `labels` (B, T), -100 where nothing is predicted;
+            `masked_positions` (M,), the labelled positions in the flattened B·T, ascending; `attention_mask` (B, T)
+            only where some row is padded; `token_type_ids` (B, T) only where the rows have them.
+
+        Raises:
+            ValueError: no rows, a row without `input_ids`, columns that are no integers or of other lengths, or rows
+                to be padded by a tokenizer without a padding token.
+        """
+        if not isinstance(rows, Sequence) or not rows:
+            raise ValueError(f"rows={shown(rows)} is no list of rows; expected at least one row with input_ids")
+        ids = [_row_ids(row) for row in rows]
+        attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
+        input_BT = _stacked(ids, fill=self._padding_for(ids))
+        label_BT = self._mask_(input_BT, attention_BT, [_counter(row) for row in rows])
+        batch = {
+            "input_ids": input_BT,
+            "labels": label_BT,
+            "masked_positions": np.flatnonzero(label_BT != IGNORED_LABEL),
+        }
+        if not attention_BT.all():
+            batch["attention_mask"] = attention_BT
+        if all("token_type_ids" in row for row in rows):
+            batch["token_type_ids"] = _stacked(_row_columns(rows, ids, "token_type_ids", default=0), fill=0)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def _padding_for(self, ids: list[np.ndarray]) -> int:
+        if self.pad_token_id is not None:
+            return self.pad_token_id
+        lengths = sorted({len(row_ids) for row_ids in ids})
+        if len(lengths) > 1:
+            raise ValueError(
+                f"tokenizer has no padding token, but rows have {lengths[0]} to {lengths[-1]} input_ids; "
+                'make them equally long, or give it one: tokenizer.add_special_tokens({"pad_token": "[PAD]"})'
+            )
+        return 0
+
+    def _mask_(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
+        """Replace the chosen tokens of `input_BT` in place and return the labels."""
+        label_BT = np.full_like(input_BT, IGNORED_LABEL)
+        maskable_BT = ~np.isin(input_BT, self._unmaskable_ids_S) & (attention_BT == 1)
+        key = np.array([self.seed, self.epoch], dtype=np.uint64)
+        for input_T, label_T, maskable_T, counter in zip(input_BT, label_BT, maskable_BT, counters, strict=True):
+            positions = np.flatnonzero(maskable_T)
+            if len(positions) > 0:
+                generator = np.random.Philox(key=key, counter=np.array(counter, dtype=np.uint64))
+                self._mask_row_(input_T, label_T, positions, generator)
+        return label_BT
+
+    def _mask_row_(
+        self, input_T: np.ndarray, label_T: np.ndarray, positions: np.ndarray, generator: np.random.Philox
+    ) -> None:
+        # Raw words, because numpy keeps those the same in all versions, and the values drawn from distributions not.
+        num_chosen = max(1, round(self.mlm_probability * len(positions)))
+        words = generator.random_raw(len(positions) + 2 * num_chosen)
+        order, action, choice = np.split(words, [len(positions), len(positions) + num_chosen])
+        chosen = positions[np.argsort(order, kind="stable")[:num_chosen]]
+        label_T[chosen] = input_T[chosen]
+        action = np.ldexp(action, -64)  # uniform in [0, 1)
+        random_ids = self._random_ids[choice % np.uint64(len(self._random_ids))]
+        replaced = np.where(action < _MASK_FRACTION + _RANDOM_FRACTION, random_ids, input_T[chosen])
+        input_T[chosen] = np.where(action < _MASK_FRACTION, self.mask_token_id, replaced)
+
+
+def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Ids that are no text: special tokens, but for the unknown one.
+
+    Args:
+        tokenizer: of the rows.
+
+    Returns:
+        `np.ndarray`: int64, ascending.
+    """
+    structural = {
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.pad_token_id,
+        tokenizer.mask_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+    }
+    # Some vocabularies use one id as unknown and as end token; there it must stay unmaskable.
+    unknown = {tokenizer.unk_token_id} - structural
+    return np.array(sorted(set(tokenizer.all_special_ids) - unknown), dtype=np.int64)
+
+
+def _row_ids(row: Mapping[str, Any]) -> np.ndarray:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"a row is {shown(row)}; expected a mapping with input_ids")
+    if "input_ids" not in row:
+        raise ValueError(
+            f"a row has columns {shown(sorted(map(str, row)))}, but no input_ids; make rows with tokenize_to_blocks, "
+            "and train with remove_unused_columns=False"
+        )
+    ids = _integers(row, "input_ids")
+    if len(ids) > 0 and ids.min() < 0:
+        raise ValueError(f"a row has {ids.min()} among its input_ids; expected token ids, 0 or more")
+    return ids
+
+
+def _row_columns(
+    rows: Sequence[Mapping[str, Any]], ids: list[np.ndarray], name: str, *, default: int
+) -> list[np.ndarray]:
+    """A column of every row, as long as its input_ids; the default where a row does not have it."""
+    columns = [
+        _integers(row, name) if name in row else np.full(len(row_ids), default)
+        for row, row_ids in zip(rows, ids, strict=True)
+    ]
+    for column, row_ids in zip(columns, ids, strict=True):
+        if len(column) != len(row_ids):
+            raise ValueError(
+                f"a row has {len(column)} values of {name}, but {len(row_ids)} input_ids; make them equal"
+            )
+    return columns
+
+
+def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
+    try:
+        values = np.asarray(row[name])
+    except (ValueError, TypeError, OverflowError, RuntimeError):  # nothing that numpy can lay out
+        values = np.empty(0, dtype=object)
+    is_empty = values.shape == (0,) and values.dtype != object
+    if values.ndim != 1 or not (is_empty or np.can_cast(values.dtype, np.int64)):
+        raise ValueError(f"a row has {name}={shown(row[name])}; expected a flat list of integers")
+    return values.astype(np.int64, copy=False)
+
+
+def _counter(row: Mapping[str, Any]) -> list[int]:
+    """Where this row's random words start: word 0 is counted up by Philox itself, so rows never overlap."""
+    if "example_id" in row:
+        return [0, _example_id(row["example_id"]) & _WORD_MASK, 0, 0]
+    digest = hashlib.blake2b(_row_ids(row).astype("<i8").tobytes(), digest_size=8).digest()
+    return [0, int.from_bytes(digest, "little"), 1, 0]
+
+
+def _example_id(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"a row has example_id={shown(value)}; expected an integer") from error
+
+
+def _stacked(rows: list[np.ndarray], *, fill: int) -> np.ndarray:
+    """Rows of different lengths → (B, longest), filled on the right."""
+    stacked_BT = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+    for target_T, row in zip(stacked_BT, rows, strict=True):
+        target_T[: len(row)] = row
+    return stacked_BT

@@ -1,0 +1,83 @@
+"""How far a student is from its teacher, and from the labels, on held-out data.
+
+Always in float32, whatever training runs in, and reduced batch by batch: nothing of size batch × length × vocabulary
+is gathered.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from .tasks import Inputs, Task
+from .teacher import FrozenTeacher
+
+
+class DiscrepancyMeter:
+    """Sums over an evaluation set.
+
+    Args:
+        task: what is predicted.
+    """
+
+    num_sums = 4
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.sums = torch.zeros(self.num_sums, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, student: HomoBertPreTrainedModel, teacher: FrozenTeacher, inputs: Inputs) -> torch.Tensor:
+        """Measure one batch.
+
+        Args:
+            student: in evaluation mode; its class's forward is called, so no autocast wrapper is in between.
+            teacher: frozen; its exact form is used.
+            inputs: a batch with labels, on the models' device.
+
+        Returns:
+            `torch.Tensor`: mean loss of the batch's predictions.
+        """
+        forward = self.task.model_inputs(inputs)
+        with torch.autocast(student.device.type, enabled=False):
+            outputs = type(student).forward(student, **forward)
+        teacher_rows = self.task.rows(teacher(exact=True, **forward), inputs)
+        sums = self.batch_sums(self.task.rows(outputs, inputs), teacher_rows, self.task.labels(inputs))
+        self.sums += torch.stack([value.double() for value in sums]).cpu()
+        return (sums[0] / sums[3].clamp(min=1)).float()
+
+    def batch_sums(
+        self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """What one batch adds; a subclass may append to it.
+
+        Args:
+            rows: logits of the student `(R, C)`.
+            teacher_rows: of the teacher.
+            labels: `(R,)`, or `(R, C)` for regression and multi-label tasks.
+
+        Returns:
+            `tuple`: `num_sums` scalars: loss, KL, right predictions, predictions.
+        """
+        loss, kl = self.task.terms(rows, teacher_rows, labels)
+        count = torch.tensor(len(labels), device=labels.device)
+        correct = (rows.argmax(-1) == labels).sum() if self.task.has_classes else torch.zeros_like(count)
+        return loss, kl, correct, count
+
+    def results(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
+        """Averages over everything measured.
+
+        Args:
+            reduce: sums over ranks.
+
+        Returns:
+            `dict`: `kl` (nats a prediction), `mlm_loss` or `task_loss`, and `mlm_accuracy` or `task_accuracy` (in
+            [0, 1]; not for regression and multi-label tasks). Empty when nothing was predicted.
+        """
+        loss, kl, correct, count = reduce(self.sums).tolist()[:4]
+        if count == 0:
+            return {}
+        results = {"kl": kl / count, f"{self.task.name}_loss": loss / count}
+        if self.task.has_classes:
+            results[f"{self.task.name}_accuracy"] = correct / count
+        return results

@@ -1,0 +1,271 @@
+"""The terms of the distillation loss, pure functions of tensors.
+
+Every function returns a *sum*; the trainer divides by what the global batch holds, so that 1×8 = 8×1 accumulation = 2
+ranks. Which rows of logits count is `tasks.py`'s business, how terms are weighted `trainer.py`'s.
+
+Shapes: B batch, T tokens, H hidden, N heads, D head size, R rows of predictions, C classes (the vocabulary for masked
+words).
+"""
+
+from typing import Any
+
+import torch
+
+from ..models.chunks import row_slices
+
+CPU_CHUNK_ELEMENTS = 1 << 18
+"""Hidden states or attention scores that are compared at a time on a CPU."""
+
+
+CHUNK_ELEMENTS = 1 << 22
+"""Logits that one chunk of [`prediction_terms`] may hold: its float32 temporaries stay at 16 MB each."""
+
+
+def prediction_terms(
+    student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy with the labels and KL(teacher ‖ student), summed over rows.
+
+    CE = −Σ_r log p_s(y_r),   KL = Σ_r Σ_c p_t(c)·(log p_t(c) − log p_s(c))   (HomoDistil, section 3: L_MLM and D_KL).
+
+    Computed in float32 (float64 inputs stay float64), chunk by chunk, and again in the backward pass, so nothing of
+    the size R × C is kept besides the logits themselves. The teacher gets no gradient.
+
+    Args:
+        student_RC: logits, any floating type.
+        teacher_RC: logits of the same shape.
+        labels_R: int64 classes; rows with a label outside [0, C) add nothing to CE, but count in KL.
+
+    Returns:
+        `(CE, KL)`: scalars, float32 (float64 for float64 logits).
+
+    Example:
+    ```python
+    >>> logits = torch.tensor([[2.0, 0.0]])
+    >>> ce, kl = prediction_terms(logits, logits, torch.tensor([0]))
+    >>> round(float(ce), 4), float(kl)
+    (0.1269, 0.0)
+
+    ```
+    """
+    return _PredictionTerms.apply(student_RC, teacher_RC, labels_R)
+
+
+class _PredictionTerms(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_R: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(student_RC, teacher_RC, labels_R)
+        exact = exact_dtype(student_RC)
+        ce = torch.zeros((), dtype=exact, device=student_RC.device)
+        kl = torch.zeros_like(ce)
+        for rows in _chunks(student_RC):
+            log_student = student_RC[rows].to(exact).log_softmax(-1)
+            log_teacher = teacher_RC[rows].to(exact).log_softmax(-1)
+            classes, valid = valid_labels(labels_R[rows], student_RC.shape[-1])
+            ce -= (log_student.gather(-1, classes[:, None])[:, 0] * valid).sum()
+            kl += (log_teacher.exp() * (log_teacher - log_student)).sum()
+        return ce, kl
+
+    @staticmethod
+    def backward(ctx: Any, grad_ce: torch.Tensor, grad_kl: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        student_RC, teacher_RC, labels_R = ctx.saved_tensors
+        exact = exact_dtype(student_RC)
+        grad_RC = torch.empty_like(student_RC)
+        for rows in _chunks(student_RC):
+            student = student_RC[rows].to(exact).softmax(-1)
+            classes, valid = valid_labels(labels_R[rows], student_RC.shape[-1])
+            # d CE = (p_s − onehot) where the label counts, d KL = p_s − p_t.
+            grad = student * (grad_ce * valid + grad_kl)[:, None]
+            grad.scatter_add_(-1, classes[:, None], -(grad_ce * valid)[:, None].to(exact))
+            grad -= teacher_RC[rows].to(exact).softmax(-1) * grad_kl
+            grad_RC[rows] = grad.to(grad_RC.dtype)
+        return grad_RC, None, None
+
+
+def _chunks(logits_RC: torch.Tensor) -> list[slice]:
+    size = max(1, CHUNK_ELEMENTS // max(1, logits_RC.shape[-1]))
+    return [slice(start, start + size) for start in range(0, len(logits_RC), size)]
+
+
+def exact_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """The type that a loss is computed in.
+
+    Args:
+        tensor: what it is computed from.
+
+    Returns:
+        `torch.dtype`: float64 for float64, else float32.
+    """
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def valid_labels(labels_R: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels that can be indexed with, and which of them count.
+
+    Args:
+        labels_R: int64.
+        num_classes: C.
+
+    Returns:
+        `(labels, valid)`: int64 in [0, C), with 0 where the label lay outside; bool, whether it lay inside.
+    """
+    valid = (labels_R >= 0) & (labels_R < num_classes)
+    return labels_R.where(valid, torch.zeros_like(labels_R)), valid
+
+
+def regression_terms(
+    student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_RC: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared error with the labels, and the KL of two unit-variance Gaussians, ½·(z_t − z_s)², summed over rows.
+
+    Args:
+        student_RC: predicted values.
+        teacher_RC: the teacher's.
+        labels_RC: floating targets of the same number of elements.
+
+    Returns:
+        `(squared error, KL)`: scalars, float32 or float64; both averaged over C.
+
+    Example:
+    ```python
+    >>> error, kl = regression_terms(torch.tensor([[1.0]]), torch.tensor([[3.0]]), torch.tensor([[0.0]]))
+    >>> float(error), float(kl)
+    (1.0, 2.0)
+
+    ```
+    """
+    exact = exact_dtype(student_RC)
+    student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
+    labels = labels_RC.to(exact).view_as(student)
+    num_values = student.shape[-1]
+    return (student - labels).square().sum() / num_values, 0.5 * (teacher - student).square().sum() / num_values
+
+
+def multi_label_terms(
+    student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_RC: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Binary cross-entropy with the labels and the KL of independent Bernoullis, averaged over C, summed over rows.
+
+    Args:
+        student_RC: logits.
+        teacher_RC: the teacher's logits.
+        labels_RC: targets in [0, 1].
+
+    Returns:
+        `(binary cross-entropy, KL)`: scalars, float32 or float64.
+    """
+    exact = exact_dtype(student_RC)
+    student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
+    num_classes = student.shape[-1]
+    with_logits = torch.nn.functional.binary_cross_entropy_with_logits
+    probability = teacher.sigmoid()
+    entropy = with_logits(teacher, probability, reduction="sum")
+    kl = with_logits(student, probability, reduction="sum") - entropy
+    return with_logits(student, labels_RC.to(exact), reduction="sum") / num_classes, kl / num_classes
+
+
+def hidden_error(
+    teacher_BTH: torch.Tensor, projected_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Squared error of one layer's hidden states, averaged over channels and summed over tokens.
+
+    Σ_tokens ‖H_t − H_s·W‖² / d_teacher (HomoDistil, section 3: L_hidn, and L_emb for the embeddings).
+
+    Args:
+        teacher_BTH: the teacher's states.
+        projected_BTH: the student's, projected to the teacher's hidden size.
+        token_mask_BT: 1 = token, 0 = padding; default: no padding.
+
+    Returns:
+        `torch.Tensor`: scalar, float32 or float64.
+
+    Example:
+    ```python
+    >>> teacher, projected = torch.zeros(1, 2, 4), torch.ones(1, 2, 4)
+    >>> float(hidden_error(teacher, projected)), float(hidden_error(teacher, projected, torch.tensor([[1, 0]])))
+    (2.0, 1.0)
+
+    ```
+    """
+    mask_BT1 = None if token_mask_BT is None else token_mask_BT[..., None]
+    return _SquaredError.apply(projected_BTH, teacher_BTH, mask_BT1) / teacher_BTH.shape[-1]
+
+
+class _SquaredError(torch.autograd.Function):
+    """Σ (a − b)² over what the mask keeps; only the difference is saved, in the type that the gradient has anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        kept = torch.empty_like(a)
+        total = torch.zeros((), dtype=exact_dtype(b), device=a.device)
+        for rows in row_slices(a, CPU_CHUNK_ELEMENTS):
+            difference = a[rows].to(total.dtype) - b[rows]
+            if mask is not None:
+                difference *= mask[rows]
+            kept[rows] = difference
+            total += torch.linalg.vector_norm(difference, dim=-1).square_().sum()
+        ctx.save_for_backward(kept)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (2 * grad), None, None
+
+
+def attention_error(
+    teacher_BNTT: torch.Tensor, student_BNTT: torch.Tensor, token_mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Squared error of one layer's attention scores, averaged over heads and summed over token pairs.
+
+    Σ_pairs ‖A_t − A_s‖² / N with A the scores before the softmax (HomoDistil, section 3: L_attn).
+
+    Args:
+        teacher_BNTT: scores of the heads in the loss.
+        student_BNTT: scores of the same heads.
+        token_mask_BT: 1 = token, 0 = padding; pairs with padding don't count. Default: no padding.
+
+    Returns:
+        `torch.Tensor`: scalar, float32 or float64.
+    """
+    mask_B1TT = None
+    if token_mask_BT is not None:
+        mask_B1TT = token_mask_BT[:, None, :, None] * token_mask_BT[:, None, None, :]
+    return _SquaredError.apply(student_BNTT, teacher_BNTT, mask_B1TT) / teacher_BNTT.shape[1]
+
+
+def attention_scores(
+    query_BTA: torch.Tensor,
+    key_BTA: torch.Tensor,
+    *,
+    num_heads: int,
+    scaling: float,
+    heads: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Scores before the softmax, q·kᵀ·scaling.
+
+    Args:
+        query_BTA: queries of all heads side by side.
+        key_BTA: keys.
+        num_heads: N; A = N × head size.
+        scaling: the softmax scale, 1/√d.
+        heads: int64 indices of the heads wanted; no others are computed. Default: all.
+
+    Returns:
+        `torch.Tensor` of shape `(B, N, T, T)`, N the heads wanted, the inputs' type.
+
+    Example:
+    ```python
+    >>> query, key = torch.ones(1, 2, 6), torch.ones(1, 2, 6)
+    >>> attention_scores(query, key, num_heads=2, scaling=0.5, heads=torch.tensor([1])).tolist()
+    [[[[1.5, 1.5], [1.5, 1.5]]]]
+
+    ```
+    """
+    query, key = (states_BTA.unflatten(-1, (num_heads, -1)) for states_BTA in (query_BTA, key_BTA))
+    if heads is not None and len(heads) < num_heads:
+        query, key = query.index_select(2, heads), key.index_select(2, heads)
+    # Scaled before the product: queries are fewer numbers than scores.
+    return (query * scaling).transpose(1, 2) @ key.permute(0, 2, 3, 1)

@@ -1,0 +1,195 @@
+"""The named loss terms of one batch: teacher forward, student forward, comparison.
+
+Knows models and tasks, not Trainer: weights, wrapping and accumulation are handed in. The formulas are in `losses.py`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from .attention_recorder import AttentionRecorder, Recorded
+from .losses import attention_error, attention_scores, hidden_error
+from .tasks import OWN_TERMS, Inputs, task_of
+from .teacher import FrozenTeacher
+from .vocabulary_loss import decoded_terms, decoder_of
+
+Terms = dict[str, torch.Tensor]
+
+
+HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Distillation:
+    """Compares a student with its teacher.
+
+    Args:
+        student: with its projections.
+        teacher: frozen.
+        weights: term → factor; hidden, embedding and attention terms with factor 0 are not computed.
+        kept_heads: layer → indices of the same heads in teacher and student.
+        matched_layers: the teacher's layer that each of the student's should look like; None = the same one.
+    """
+
+    def __init__(
+        self,
+        student: HomoBertPreTrainedModel,
+        teacher: FrozenTeacher,
+        *,
+        weights: Mapping[str, float],
+        kept_heads: HeadPairs,
+        matched_layers: Sequence[int] | None = None,
+    ):
+        self.student = student
+        self.teacher = teacher
+        self.task = task_of(student)
+        self.weights = dict(weights)
+        self.kept_heads = kept_heads
+        self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
+        self.recorders: dict[str, AttentionRecorder] = {}
+        if weights["attention"]:
+            self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
+
+    def count(self, inputs: Inputs) -> torch.Tensor:
+        """What the terms of a batch are averaged over.
+
+        Args:
+            inputs: a batch with labels.
+
+        Returns:
+            `torch.Tensor`: predictions, tokens and token pairs, float64 of shape `(3,)`; padding doesn't count.
+        """
+        tokens_BT = inputs["input_ids"]
+        mask_BT = inputs.get("attention_mask")
+        lengths_B = (torch.ones_like(tokens_BT) if mask_BT is None else mask_BT).sum(-1).double()
+        num_predictions = self.task.num_predictions(inputs).to(lengths_B)
+        return torch.stack([num_predictions, lengths_B.sum(), lengths_B.square().sum()])
+
+    def total(self, terms: Terms) -> torch.Tensor:
+        """The weighted sum of all terms.
+
+        L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
+        + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
+
+        Args:
+            terms: name → scalar.
+
+        Returns:
+            `torch.Tensor`: scalar.
+        """
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+    def terms(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        counts: torch.Tensor,
+        *,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Terms, Any]:
+        """Each term of the loss on its own, unweighted.
+
+        Args:
+            model: the student as it is wrapped for training.
+            inputs: a batch with labels.
+            counts: what `count` gives, summed over the global batch.
+            autocast: context for the projections.
+
+        Returns:
+            `(terms, outputs)`: `mlm` (or `task`), `kl`, `hidden`, `embedding`, `attention` → this batch's share of the
+            average over the global batch, float32 scalars; and the student's output.
+        """
+        num_predictions, num_tokens, num_pairs = counts.clamp(min=1).float().unbind()
+        forward: dict[str, Any] = self.task.model_inputs(inputs)
+        if self.task.has_vocabulary:
+            forward["skip_decoder"] = True
+        forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
+        with self._recording("teacher") as teacher_heads:
+            teacher = self.teacher(**forward)
+        with self._recording("student") as student_heads:
+            student = model(**forward)
+        with autocast():
+            own, kl = self._prediction_terms(student, teacher, inputs)
+        terms = {self.task.name: own / num_predictions, "kl": kl / num_predictions}
+        mask_BT = inputs.get("attention_mask")
+        if forward["output_hidden_states"]:
+            with autocast():
+                projected = self._projected(student.hidden_states)
+            for name, (layers, states) in projected.items():
+                errors = [
+                    hidden_error(teacher.hidden_states[i], h, mask_BT) for i, h in zip(layers, states, strict=True)
+                ]
+                terms[name] = torch.stack(errors).sum() / num_tokens
+        if self.recorders:
+            terms["attention"] = self._attention_term(teacher_heads, student_heads, mask_BT) / num_pairs
+        return terms, student
+
+    def _prediction_terms(self, student: Any, teacher: Any, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = self.task.labels(inputs)
+        if not self.task.has_vocabulary:
+            # A copy, because autograd saves the rows, and the teacher's tensors are of inference mode.
+            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs).clone(), labels)
+        own_head, fast = self.student.get_output_embeddings(), self.teacher.fast.get_output_embeddings()
+        return decoded_terms(
+            decoder_of(own_head, student["decoder_inputs"]),
+            decoder_of(fast, teacher["decoder_inputs"], dtype=self.teacher.dtype),
+            labels,
+            weights=(self.weights[self.task.name], self.weights["kl"]),
+        )
+
+    def _projected(
+        self, hidden_states: tuple[torch.Tensor, ...]
+    ) -> dict[str, tuple[Sequence[int], list[torch.Tensor]]]:
+        """Term → (indices into the teacher's hidden states, the student's own for these in the teacher's space)."""
+        projections = self.student.projections
+        projected: dict[str, tuple[Sequence[int], list[torch.Tensor]]] = {}
+        if self.weights["hidden"]:
+            states = zip(projections.hidden, hidden_states[1:], strict=True)
+            layers = [layer + 1 for layer in self.matched_layers]
+            projected["hidden"] = layers, [projection(state) for projection, state in states]
+        if self.weights["embedding"]:
+            projected["embedding"] = range(1), [projections.embedding(hidden_states[0])]
+        return projected
+
+    def _attention_term(
+        self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None
+    ) -> torch.Tensor:
+        errors = []
+        for layer, recorded in enumerate(zip(teacher, student, strict=True)):
+            modules = [self.recorders[name].attentions[layer] for name in ("teacher", "student")]
+            scores = [
+                attention_scores(
+                    *query_key,
+                    num_heads=module.num_attention_heads,
+                    scaling=module.scaling,
+                    heads=heads.to(query_key[0].device),
+                )
+                for query_key, module, heads in zip(recorded, modules, self.kept_heads(layer), strict=True)
+            ]
+            errors.append(attention_error(scores[0], scores[1], mask_BT))
+        return torch.stack(errors).sum()
+
+    def _recording(self, name: str) -> AbstractContextManager[list[Recorded]]:
+        return self.recorders[name].recording() if name in self.recorders else nullcontext([])
+
+
+def check_weights(weights: Mapping[str, float], student: HomoBertPreTrainedModel) -> None:
+    """Refuse weights with which a student would learn nothing.
+
+    Args:
+        weights: term → factor ≥ 0.
+        student: what it predicts says which loss is its own.
+
+    Raises:
+        ValueError: of the terms that a student of this task has, each has factor 0.
+    """
+    (foreign,) = OWN_TERMS - {task_of(student).name}
+    counting = [name for name in weights if name != foreign]
+    if not any(weights[name] for name in counting):
+        raise ValueError(
+            f"{', '.join(f'{name}_weight' for name in counting)} are 0, all that count for a "
+            f"{type(student).__name__}, so nothing would be learnt; set kl_weight=1.0, for instance"
+        )

@@ -1,0 +1,116 @@
+"""The frozen forward pass of the teacher, exact or fast.
+
+The fast form keeps matrix weights in a lower type and runs under autocast, so its numerics are those of a student
+under the same autocast: both start equal. Discrepancies are measured on the exact form.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_teacher_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of the teacher's matrix products.
+
+    Args:
+        name: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16 where the hardware multiplies it.
+        device: where the teacher runs.
+
+    Returns:
+        `torch.dtype`.
+
+    Example:
+    ```python
+    >>> resolve_teacher_dtype("float16", torch.device("cpu"))
+    torch.float16
+
+    ```
+    """
+    if name != "auto":
+        return DTYPES[name]
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices natively.
+
+    Args:
+        device: a CPU or CUDA device; False for others.
+
+    Returns:
+        `bool`.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+class FrozenTeacher:
+    """A teacher that never learns and is no submodule of anything.
+
+    Args:
+        model: same classes as the student's, full width; taken over, set to evaluation mode and frozen.
+        dtype: type of the fast form's matrix products.
+    """
+
+    def __init__(self, model: HomoBertPreTrainedModel, *, dtype: torch.dtype = torch.float32):
+        self.exact = model.eval().requires_grad_(False)
+        self.dtype = dtype
+        self.fast = self.exact if dtype == torch.float32 else _with_matrices_in(self.exact, dtype)
+
+    def to(self, device: torch.device) -> "FrozenTeacher":
+        """Move both forms.
+
+        Args:
+            device: where to.
+
+        Returns:
+            The teacher itself.
+        """
+        self.exact.to(device)
+        self.fast.to(device)
+        return self
+
+    def compile(self, **settings: Any) -> None:
+        """Compile the fast form; the first forward pass of every input shape then takes a while.
+
+        Args:
+            settings: of `torch.compile`.
+        """
+        self.fast.compile(**settings)
+
+    @torch.inference_mode()
+    def __call__(self, *, exact: bool = False, **inputs: Any) -> Any:
+        """Run the teacher in inference mode: autograd can't save what comes out, a loss that must takes a copy.
+
+        Args:
+            exact: float32 instead of the fast type.
+            inputs: what the model's forward takes, without labels.
+
+        Returns:
+            The model's output; not upcast.
+        """
+        if exact or self.dtype == torch.float32:
+            with torch.autocast(self.exact.device.type, enabled=False):
+                return self.exact(**inputs)
+        with torch.autocast(self.fast.device.type, dtype=self.dtype):
+            return self.fast(**inputs)
+
+
+def _with_matrices_in(model: HomoBertPreTrainedModel, dtype: torch.dtype) -> HomoBertPreTrainedModel:
+    # Only Linear weights change type: autocast would cast them on every call. Embeddings and norms stay exact, and the
+    # tied decoder becomes a matrix of its own.
+    shared = {id(parameter): parameter for parameter in model.parameters()}
+    twin = copy.deepcopy(model, shared)
+    for module in twin.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
+            if module.bias is not None:
+                module.bias = nn.Parameter(module.bias.to(dtype), requires_grad=False)
+    return twin

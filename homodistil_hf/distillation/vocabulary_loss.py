@@ -1,0 +1,242 @@
+"""The prediction terms of a masked-LM head, computed without ever holding all its logits.
+
+The vocabulary is by far the widest layer of a small encoder. Decoder, cross-entropy, KL and their gradients are
+computed together for some rows at a time; what is kept until the backward pass is the gradient of the decoder's
+inputs and parameters, so memory does not grow with predictions × vocabulary and nothing is computed twice. The same
+terms on logits that are there already are `losses.py`'s.
+
+Shapes: M predictions (masked positions), H hidden, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .losses import exact_dtype, valid_labels
+
+LOGITS_BYTES = 1 << 28
+"""Logits of teacher and student that are held at a time: 256 MB, however many predictions and words there are."""
+
+
+CHUNK_ELEMENTS = {"cpu": 1 << 18}
+"""Logits that are held in float32 at a time, four such temporaries: on a CPU few enough for its cache."""
+
+
+OTHER_CHUNK_ELEMENTS = 1 << 25
+"""The same on other devices, where every chunk costs the start of some kernels."""
+
+
+class Decoder(NamedTuple):
+    """The last step of a masked-LM head: logits = states·Wᵀ + b.
+
+    Args:
+        states_MH: the decoder's inputs.
+        weight_VH: its matrix.
+        bias_V: its bias, or None.
+        dtype: type of the matrix product.
+    """
+
+    states_MH: torch.Tensor
+    weight_VH: torch.Tensor
+    bias_V: torch.Tensor | None
+    dtype: torch.dtype
+
+
+def decoder_of(layer: nn.Module, states_MH: torch.Tensor, *, dtype: torch.dtype | None = None) -> Decoder:
+    """A decoder layer and its inputs.
+
+    Args:
+        layer: the linear layer that gives logits.
+        states_MH: its inputs.
+        dtype: type of the matrix product; default: what autocast says here, else the inputs' own.
+
+    Returns:
+        [`Decoder`].
+    """
+    device = states_MH.device.type
+    lowers = torch.is_autocast_enabled(device) and states_MH.dtype != torch.float64
+    default = torch.get_autocast_dtype(device) if lowers else states_MH.dtype
+    weight: Any = layer.weight
+    bias: Any = layer.bias
+    return Decoder(states_MH, weight, bias, dtype or default)
+
+
+def decoded_terms(
+    student: Decoder, teacher: Decoder, labels_M: torch.Tensor, *, weights: tuple[float, float] = (1.0, 1.0)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy with the labels and KL(teacher ‖ student), summed over predictions; see [`prediction_terms`].
+
+    Args:
+        student: gets gradients.
+        teacher: gets none.
+        labels_M: int64 words; others than [0, V) add nothing to the cross-entropy, but count in KL.
+        weights: `(a, b)`: in the loss the two terms stand as s·(a·CE + b·KL) with one s. The gradient is computed
+            along with the terms, so this must be known beforehand; a backward pass that weighs them otherwise raises.
+
+    Returns:
+        `(CE, KL)`: scalars, float32 (float64 for float64 states).
+
+    Example:
+    ```python
+    >>> states, weight = torch.tensor([[2.0, 0.0]]), torch.eye(2)
+    >>> head = Decoder(states, weight, None, torch.float32)
+    >>> ce, kl = decoded_terms(head, head, torch.tensor([0]))
+    >>> round(float(ce), 4), float(kl)
+    (0.1269, 0.0)
+
+    ```
+    """
+    learns = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in student if not isinstance(tensor, torch.dtype)
+    )
+    frozen = Decoder(*(t.detach() if isinstance(t, torch.Tensor) else t for t in teacher))  # type: ignore[arg-type]
+    return _DecodedTerms.apply(*student[:3], student.dtype, frozen, labels_M, weights if learns else None)
+
+
+class _DecodedTerms(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states_MH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        dtype: torch.dtype,
+        teacher: Decoder,
+        labels_M: torch.Tensor,
+        weights: tuple[float, float] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(states_MH.device.type, enabled=False):
+            student, teacher = _lowered(Decoder(states_MH, weight_VH, bias_V, dtype)), _lowered(teacher)
+            chunks = _row_chunks(student, teacher)
+            terms = torch.zeros(2, dtype=exact_dtype(states_MH), device=states_MH.device)
+            gradient = _Gradient(student, wanted=ctx.needs_input_grad[:3], num_chunks=len(chunks))
+            for rows in chunks:
+                logits_RV, labels_R = _product(student, rows), labels_M[rows]
+                biases = student.bias_V, teacher.bias_V
+                terms += _compare(logits_RV, _product(teacher, rows), biases, labels_R, weights)
+                if weights is not None:
+                    gradient.add(rows, logits_RV)
+                del logits_RV  # or it would live on beside the next ones
+        if weights is not None:
+            # No saved tensors: those could not be scaled in place, and the decoder's gradient is as large as it is.
+            ctx.gradients = [gradient.states_MH, gradient.weight_VH, gradient.bias_V]
+            ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (states_MH, weight_VH, bias_V)]
+            ctx.weights = weights
+        return terms[0], terms[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad_ce: torch.Tensor, grad_kl: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of these terms have been given away; compute the terms again")
+        scale = _common_scale(grad_ce, grad_kl, ctx.weights)
+        gradients, ctx.gradients = zip(ctx.gradients, ctx.dtypes, strict=True), None
+        # In the parameter's type first: a half type could not hold a small gradient times a small scale.
+        return *(None if t is None else t.to(dtype).mul_(scale) for t, dtype in gradients), *[None] * 4
+
+
+class _Gradient:
+    """Gradients of the decoder's inputs and parameters, gathered chunk by chunk."""
+
+    def __init__(self, student: Decoder, *, wanted: tuple[bool, ...], num_chunks: int):
+        self.student = student
+        # One chunk's matrix product is the gradient itself; several are added up in the exact type.
+        self.adds = num_chunks != 1
+        dtype = exact_dtype(student.states_MH) if self.adds else student.dtype
+        states, weight, bias = student[:3]
+        self.states_MH = torch.empty_like(states) if wanted[0] else None
+        self.weight_VH = (
+            (torch.zeros_like if self.adds else torch.empty_like)(weight, dtype=dtype) if wanted[1] else None
+        )
+        self.bias_V = torch.zeros_like(bias, dtype=dtype) if bias is not None and wanted[2] else None
+
+    def add(self, rows: slice, gradient_RV: torch.Tensor) -> None:
+        if self.states_MH is not None:
+            torch.mm(gradient_RV, self.student.weight_VH, out=self.states_MH[rows])
+        if self.weight_VH is not None:
+            self._add_to_weight(self.weight_VH, gradient_RV, self.student.states_MH[rows])
+        if self.bias_V is not None:
+            self.bias_V += gradient_RV.sum(0, dtype=self.bias_V.dtype)
+
+    def _add_to_weight(self, sum_VH: torch.Tensor, gradient_RV: torch.Tensor, states_RH: torch.Tensor) -> None:
+        if not self.adds:
+            torch.mm(gradient_RV.t(), states_RH, out=sum_VH)
+            return
+        bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
+        for words in _slices(len(sum_VH), max(1, LOGITS_BYTES // bytes_per_word)):
+            sum_VH[words] += gradient_RV[:, words].t() @ states_RH
+
+
+def _lowered(decoder: Decoder) -> Decoder:
+    states, weight, bias, dtype = decoder
+    # The bias too, though it is added in the exact type: a teacher in a half type keeps it rounded.
+    return Decoder(states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), dtype)
+
+
+def _product(decoder: Decoder, rows: slice) -> torch.Tensor:
+    return decoder.states_MH[rows] @ decoder.weight_VH.t()
+
+
+def _compare(
+    student_RV: torch.Tensor,
+    teacher_RV: torch.Tensor,
+    biases: tuple[torch.Tensor | None, torch.Tensor | None],
+    labels_R: torch.Tensor,
+    weights: tuple[float, float] | None,
+) -> torch.Tensor:
+    """`(CE, KL)` of some rows; with weights, the student's products are overwritten by a·dCE + b·dKL."""
+    terms = torch.zeros(2, dtype=exact_dtype(student_RV), device=student_RV.device)
+    num_elements = CHUNK_ELEMENTS.get(student_RV.device.type, OTHER_CHUNK_ELEMENTS)
+    for rows in _slices(len(student_RV), max(1, num_elements // student_RV.shape[-1])):
+        logs = [
+            _log_softmax(values[rows], bias) for values, bias in zip((student_RV, teacher_RV), biases, strict=True)
+        ]
+        terms += _compare_exactly(logs[0], logs[1], labels_R[rows], weights)
+        if weights is not None:
+            student_RV[rows] = logs[0]
+    return terms
+
+
+def _log_softmax(product_RV: torch.Tensor, bias_V: torch.Tensor | None) -> torch.Tensor:
+    # The bias is added here, where the numbers are exact and in the cache, and not by the matrix product.
+    exact = exact_dtype(product_RV)
+    return (product_RV.to(exact) if bias_V is None else product_RV + bias_V.to(exact)).log_softmax(-1)
+
+
+def _compare_exactly(
+    log_student_RV: torch.Tensor,
+    log_teacher_RV: torch.Tensor,
+    labels_R: torch.Tensor,
+    weights: tuple[float, float] | None,
+) -> torch.Tensor:
+    """`(CE, KL)`; with weights, the student's log probabilities are overwritten by the gradient of its logits."""
+    words, valid = valid_labels(labels_R, log_student_RV.shape[-1])
+    p_teacher = log_teacher_RV.exp()
+    ce = -(log_student_RV.gather(-1, words[:, None])[:, 0] * valid).sum()
+    kl = log_teacher_RV.sub_(log_student_RV).mul_(p_teacher).sum()
+    if weights is not None:
+        ce_weight, kl_weight = weights
+        # d CE = p_s − onehot where the label counts, d KL = p_s − p_t.
+        gradient = log_student_RV.exp_().mul_((ce_weight * valid + kl_weight)[:, None])
+        gradient.scatter_add_(-1, words[:, None], (-ce_weight * valid)[:, None].to(gradient.dtype))
+        gradient.sub_(p_teacher, alpha=kl_weight)
+    return torch.stack([ce, kl])
+
+
+def _common_scale(grad_ce: torch.Tensor, grad_kl: torch.Tensor, weights: tuple[float, float]) -> torch.Tensor:
+    ce_weight, kl_weight = weights
+    is_finite = grad_ce.isfinite() & grad_kl.isfinite()
+    fits = torch.isclose(grad_ce * kl_weight, grad_kl * ce_weight, rtol=1e-4) | ~is_finite
+    # Not read back: that would make the host wait for the device in every micro-batch.
+    torch._assert_async(fits, f"CE and KL do not stand in the loss as weights={weights} said")
+    # From both, so that what is not finite in either stays so.
+    return (grad_ce * ce_weight + grad_kl * kl_weight) / (ce_weight**2 + kl_weight**2 or 1.0)
+
+
+def _row_chunks(student: Decoder, teacher: Decoder) -> list[slice]:
+    bytes_per_row = len(student.weight_VH) * (student.dtype.itemsize + teacher.dtype.itemsize)
+    return _slices(len(student.states_MH), max(1, LOGITS_BYTES // max(1, bytes_per_row)))
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]

@@ -1,0 +1,216 @@
+"""What a folder or a Hub name holds that can be evaluated, and where its results go.
+
+A finished run stands for its export, a `checkpoint-N` for its student as wide as it is at that moment. What is
+measured is `glue.py`'s and `discrepancy.py`'s business.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..export.dense_student import checkpoint_pruner, compacted_copy
+from ..export.facts import FACTS_FILE, read_export_facts
+from ..export.student_in_folder import SETTINGS_FILE, STUDENT_FOLDER
+from ..files.messages import shown
+from ..files.strict_json import read_json_object
+from ..models.cost import COSTS, model_facts
+from ..models.loading import load_teacher
+from ..models.tokenizers import stored_tokenizer
+from ..pruning.saved_state import STATE_FILE
+
+EVALUATIONS_FOLDER = "evaluations"
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model that is evaluated.
+
+    Args:
+        name: how tables call it.
+        source: folder or Hub name.
+        model: stock `BertForX` or `HomoBertForX`, in float32, in evaluation mode, on the CPU.
+        tokenizer: fits it.
+        results: folder of its results.
+        export: folder with the `facts.json` and the card that tell of this model, if it has some.
+    """
+
+    name: str
+    source: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    results: Path
+    export: Path | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of weights, configuration and vocabulary, wherever they lie."""
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.sha256((weights_digest(self.model) + vocabulary).encode("utf-8")).hexdigest()
+
+    def costs(self) -> dict[str, Any]:
+        """What the model is and costs.
+
+        Returns:
+            `dict`: `name`, `architecture`, `num_hidden_layers` and the four costs.
+        """
+        counted = model_facts(self.model)
+        return {"name": self.name, **{key: counted[key] for key in ("architecture", "num_hidden_layers", *COSTS)}}
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Digest of what a model computes: all weights and the configuration.
+
+    Args:
+        model: any.
+
+    Returns:
+        `str`: SHA-256, 64 hexadecimal digits.
+    """
+    ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
+    config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
+    digest = hashlib.sha256(repr(sorted(config.items())).encode("utf-8"))
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode("utf-8"))
+        digest.update(memoryview(tensor.detach().contiguous().cpu().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def load_model(source: str | Path, output_dir: str | Path | None = None) -> EvaluatedModel:
+    """Load what is to be evaluated.
+
+    Args:
+        source: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
+        output_dir: folder of its results; default: see [`results_folder`].
+
+    Returns:
+        [`EvaluatedModel`].
+
+    Raises:
+        ValueError: there is no such folder or no model in it, or it has no tokenizer.
+        OSError: the Hub can't be reached, or a file can't be read.
+    """
+    folder = model_folder(source)
+    results = results_folder(source, output_dir)
+    name = model_name(source)
+    if folder is None:
+        model, tokenizer = load_teacher(str(source)), _hub_tokenizer(str(source))
+        return EvaluatedModel(name, str(source), model.eval(), tokenizer, results)
+    found = stored_tokenizer(folder)
+    if found is None:
+        raise ValueError(f"model={str(source)!r} has no tokenizer; copy the teacher's tokenizer files into {folder}")
+    if (folder / STATE_FILE).is_file():
+        student = compacted_copy(checkpoint_pruner(folder), format="compact", allow_partial=True)
+        return EvaluatedModel(name, str(source), student, found, results)
+    if (folder / FACTS_FILE).is_file():
+        read_export_facts(folder)  # refused here rather than after hours of fine-tuning
+    export = folder if (folder / FACTS_FILE).is_file() else None
+    return EvaluatedModel(name, str(source), load_teacher(str(folder)).eval(), found, results, export)
+
+
+def model_folder(source: str | Path) -> Path | None:
+    """The folder that holds the weights.
+
+    Args:
+        source: what [`load_model`] takes.
+
+    Returns:
+        `Path`, or None for a name on the Hub.
+
+    Raises:
+        ValueError: a path to nothing, or to a folder without a model.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if _is_path(str(source)):
+            raise ValueError(f"model={str(source)!r} does not exist; expected {_EXPECTED}")
+        return None
+    for candidate in (folder, folder / STUDENT_FOLDER):
+        if (candidate / FACTS_FILE).is_file():
+            return candidate
+    if (folder / "config.json").is_file():
+        return folder
+    raise ValueError(f"model={str(source)!r} holds no config.json and no {STUDENT_FOLDER}/; expected {_EXPECTED}")
+
+
+def results_folder(source: str | Path, output_dir: str | Path | None = None) -> Path:
+    """Where results of a model go: beside it, `…/evaluations/its name`.
+
+    Args:
+        source: what [`load_model`] takes.
+        output_dir: the folder itself.
+
+    Returns:
+        `Path`: may not exist yet; for a name on the Hub it is below the working folder.
+    """
+    if output_dir is not None:
+        return Path(output_dir)
+    folder = model_folder(source)
+    if folder is None:
+        return Path(EVALUATIONS_FOLDER, str(source).replace("/", "--"))
+    folder = folder.resolve()
+    return folder.parent / EVALUATIONS_FOLDER / folder.name
+
+
+def model_name(source: str | Path) -> str:
+    """How tables call a model.
+
+    Args:
+        source: what [`load_model`] takes.
+
+    Returns:
+        `str`: the Hub's name; of a folder its last part, with the run's before it for a student or a checkpoint.
+    """
+    folder = model_folder(source)
+    if folder is None:
+        return str(source)
+    folder = folder.resolve()
+    is_of_run = folder.name == STUDENT_FOLDER or (folder / STATE_FILE).is_file()
+    return f"{folder.parent.name}/{folder.name}" if is_of_run else folder.name
+
+
+def recorded_teacher(source: str | Path) -> str | None:
+    """The teacher that a run or an export says it had.
+
+    Args:
+        source: what [`load_model`] takes.
+
+    Returns:
+        `str`: folder or Hub name; None where nothing is recorded.
+    """
+    folder = model_folder(source)
+    if folder is None:
+        return None
+    settings = folder.resolve().parent / SETTINGS_FILE
+    if settings.is_file():
+        name = read_json_object(settings, f"{SETTINGS_FILE} in folder={str(settings.parent)!r}").get("teacher")
+        if isinstance(name, str):
+            return name
+    if not (folder / FACTS_FILE).is_file():
+        return None
+    teacher = read_export_facts(folder).get("teacher")
+    return teacher.get("hub_id") if isinstance(teacher, dict) else None
+
+
+_EXPECTED = "an export, a finished run, a checkpoint-N, the folder of a BERT model, or its name on the Hub"
+
+
+def _is_path(source: str) -> bool:
+    """Whether a name of nothing on this disk was meant as a path, not as a name on the Hub."""
+    path = Path(source).expanduser()
+    if path.is_absolute() or source.startswith((".", "~")):
+        return True
+    # `runs/my-student` could be on the Hub, but not where there is a folder runs/.
+    return len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+
+
+def _hub_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"model={shown(name)}: its tokenizer can't be loaded ({reason})") from error

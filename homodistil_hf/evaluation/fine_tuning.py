@@ -1,0 +1,263 @@
+"""One fine-tuning with the stock `Trainer`, and float32 predictions of the result.
+
+Every model gets the same treatment: its encoder under stock transformers' head, with fresh layers drawn from the seed.
+Which rows and which settings is decided in `glue.py` and `squad.py`.
+"""
+
+import copy
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..distillation.teacher import multiplies_bfloat16
+from .settings import GlueSettings
+
+_POOLER = "pooler."
+
+
+_MULTIPLE = 8  # of the padded lengths: fewer shapes for the matrix libraries to prepare for
+
+
+_PREDICTION_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What came out of a fine-tuning.
+
+    Args:
+        model: on the device that it was trained on.
+        num_steps: optimizer steps.
+        train_loss: mean over all steps.
+    """
+
+    model: PreTrainedModel
+    num_steps: int
+    train_loss: float
+
+
+def training_dtype(dtype: str) -> str:
+    """Resolve the type of the matrix products.
+
+    Args:
+        dtype: `"auto"`, `"bfloat16"` or `"float32"`.
+
+    Returns:
+        `str`: `"bfloat16"` for `"auto"` where the hardware multiplies it, else `"float32"`.
+    """
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if multiplies_bfloat16(_device()) else "float32"
+
+
+def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
+    """A stock sequence classifier around a copy of an encoder; the model's own pooler and head are left behind.
+
+    Args:
+        encoder: `BertModel` or `HomoBertModel`.
+        num_labels: classes; 1 for a regression.
+        dropout: of hidden states, attention probabilities and the classifier's input, in [0, 1).
+        seed: of pooler and output layer, drawn from N(0, `initializer_range`²), biases 0.
+
+    Returns:
+        `PreTrainedModel`: what `AutoModelForSequenceClassification` makes, in float32.
+    """
+    problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    changes = {"num_labels": num_labels, "problem_type": problem_type, "classifier_dropout": None}
+    model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
+    _draw([model.base_model.pooler.dense, model.classifier], model.config.initializer_range, seed)
+    return model
+
+
+def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
+    """Let a regression begin with the mean label as its answer, instead of 0.
+
+    An output bias moves by about a learning rate a step. Until the answers are right on average, the error says little
+    about which rows differ, and in a short fine-tuning of a narrow model that time may never come.
+
+    Args:
+        classifier: what [`fresh_classifier`] made with one label; changed in place.
+        labels: of the rows that it will learn from.
+    """
+    classifier.classifier.bias.data.fill_(float(np.mean(labels)))
+
+
+def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
+    """A stock model that marks answers, around a copy of an encoder; the model's own head is left behind.
+
+    Args:
+        encoder: `BertModel` or `HomoBertModel`.
+        dropout: of hidden states and attention probabilities, in [0, 1).
+        seed: of the output layer, drawn from N(0, `initializer_range`²), biases 0.
+
+    Returns:
+        `PreTrainedModel`: what `AutoModelForQuestionAnswering` makes, in float32.
+    """
+    model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
+    _draw([model.qa_outputs], model.config.initializer_range, seed)
+    return model
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    settings: GlueSettings,
+    seed: int,
+) -> FineTuned:
+    """Train a model with AdamW, linear warm-up and decay, batches of rows of like length.
+
+    Args:
+        model: what [`fresh_classifier`] or [`fresh_answerer`] made; changed in place.
+        rows: tokenized, with labels and `length`.
+        tokenizer: pads.
+        settings: learning rate, epochs and so on.
+        seed: of the order of rows and of dropout.
+
+    Returns:
+        [`FineTuned`].
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    set_seed(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            model=model,
+            args=_training_arguments(scratch, settings, seed),
+            train_dataset=rows,
+            data_collator=_collator(tokenizer),
+        )
+        trainer.remove_callback(PrinterCallback)
+        output = trainer.train()
+    if not np.isfinite(output.training_loss):
+        raise FloatingPointError(
+            f"training_loss={output.training_loss} at learning_rate={settings.learning_rate:g}: fine-tuning diverged; "
+            "lower learning_rate, or train in dtype=float32"
+        )
+    return FineTuned(trainer.accelerator.unwrap_model(model), output.global_step, output.training_loss)
+
+
+def predict(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a fine-tuned classifier, in float32.
+
+    Args:
+        model: set to evaluation mode.
+        rows: tokenized, with `labels` and `length`.
+        tokenizer: pads.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: logits `(rows, num_labels)` and labels `(rows,)`, both in order of length.
+
+    Raises:
+        FloatingPointError: logits are not finite.
+    """
+    by_length = rows.select(np.argsort(rows["length"][:], kind="stable").tolist()).remove_columns("length")
+    logits = [
+        outputs["logits"].float().cpu() for outputs in forward(model, by_length.remove_columns("labels"), tokenizer)
+    ]
+    logits_RC = torch.cat(logits)
+    if not bool(logits_RC.isfinite().all()):
+        raise FloatingPointError("logits are not finite: fine-tuning diverged; lower learning_rate")
+    return logits_RC.numpy(), np.asarray(by_length["labels"][:])
+
+
+@torch.inference_mode()
+def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
+    """Run a model over rows, in float32 and evaluation mode.
+
+    Args:
+        model: of any head.
+        rows: a sequence of tokenized rows, without labels; batches are fastest where rows of like length follow each
+            other.
+        tokenizer: pads.
+
+    Yields:
+        The model's output for each batch.
+    """
+    model.eval()
+    for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=_collator(tokenizer)):
+        # The class's own forward: accelerate leaves its autocast on the object's.
+        with torch.autocast(model.device.type, enabled=False):
+            yield type(model).forward(model, **batch.to(model.device))
+
+
+def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
+    """A stock model with a head around a copy of an encoder, its pooler excepted."""
+    config = copy.deepcopy(encoder.config)
+    changes = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, **changes}
+    for name, value in changes.items():
+        setattr(config, name, value)
+    model = auto_class.from_config(config, attn_implementation=_attention())
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
+    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
+    if unexpected or any(not name.startswith(_POOLER) for name in missing):
+        raise ValueError(
+            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
+        )
+    return model
+
+
+def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=std, generator=generator)
+        nn.init.zeros_(layer.bias)
+
+
+def _training_arguments(folder: str, settings: GlueSettings, seed: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.num_train_epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_fraction,
+        weight_decay=settings.weight_decay,
+        bf16=training_dtype(settings.dtype) == "bfloat16",
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        seed=seed,
+        use_cpu=_device().type == "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would hide a training that diverged
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.accelerator.is_available(),
+    )
+
+
+def _collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_MULTIPLE)
+
+
+def _attention() -> str | None:
+    """On a CPU torch's fused attention is the slow one where bfloat16 or dropout is on."""
+    return "eager" if _device().type == "cpu" else None
+
+
+def _device() -> torch.device:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")

@@ -1,0 +1,110 @@
+"""GLUE: every task fine-tuned with several seeds and measured by its official metrics.
+
+Rows come from `glue_data.py`, one fine-tuning is `finetuning.py`'s, metrics are `metrics.py`'s; seeds, learning rates
+and files are looked after in `task_runs.py`.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ...files.messages import shown
+from ..evaluated_model import EvaluatedModel, load_model
+from ..fine_tuning import FineTuned, fine_tune, fresh_classifier, predict, start_at_mean
+from ..metrics import load_metric
+from ..settings import GlueSettings
+from ..task_runs import evaluate_tasks
+from .data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_glue(
+    model: str | Path,
+    tasks: str | Sequence[str] = "glue",
+    *,
+    settings: GlueSettings | Mapping[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Fine-tune a model on GLUE tasks and measure it on their dev sets.
+
+    Each seed is a stock `Trainer` run of stock transformers' sequence classifier with a fresh pooler and output layer.
+    A (task, seed) whose result is there already, for the same weights, data and settings, is not run again; one that
+    was interrupted starts again. An export's `facts.json` and card are brought up to date.
+
+    Args:
+        model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
+        tasks: names, or `"glue"` for all nine.
+        settings: [`GlueSettings`], or some of them by name.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: what stands in `summary.json`: `model`, `tasks` (name → `score` and `metrics` with `mean` and `std`
+        over seeds, `seeds`, `conditions` …) and `discrepancy` if measured earlier. Names of parts end in `_part`.
+
+    Raises:
+        ValueError: unknown task or setting, missing data, or no model that can be evaluated.
+        OSError: a file or the Hub can't be read, or results can't be written.
+        FloatingPointError: a fine-tuning diverged.
+    """
+    names, settings = check_tasks(tasks), GlueSettings.from_values(settings)
+    for name in names:
+        load_metric(name)  # tells what is not installed before anything is trained
+        if settings.data_dir is not None:
+            data_folder(name, settings.data_dir)
+    evaluated = load_model(model, output_dir)
+    _check_length(settings, evaluated)
+    rows = (load_glue(name, settings.data_dir) for name in names)
+    return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
+
+
+def classification_metrics(
+    evaluated: EvaluatedModel,
+    task: str,
+    rows: Dataset,
+    measured_on: Mapping[str, Dataset],
+    *,
+    settings: GlueSettings,
+    seed: int,
+) -> tuple[dict[str, dict[str, float]], FineTuned]:
+    """Fine-tune once and measure.
+
+    Args:
+        evaluated: its encoder is fine-tuned, a copy of it.
+        task: name of a GLUE task.
+        rows: to learn from.
+        measured_on: name → rows to predict.
+        settings: learning rate, epochs and so on.
+        seed: of head, order of rows and dropout.
+
+    Returns:
+        `tuple`: name → metrics; what was trained. A similarity is taken as it comes, not clipped to 0 … 5.
+    """
+    described, tokenizer = GLUE_TASKS[task], evaluated.tokenizer
+    classifier = fresh_classifier(
+        evaluated.model.base_model, described.num_labels, dropout=settings.dropout_fraction, seed=seed
+    )
+    encoded = encode(rows, described, tokenizer, settings.max_length)
+    if described.num_labels == 1:
+        start_at_mean(classifier, encoded["labels"][:])
+    trained = fine_tune(classifier, encoded, tokenizer, settings=settings, seed=seed)
+    found = {}
+    for name, dev in measured_on.items():
+        logits, labels = predict(trained.model, encode(dev, described, tokenizer, settings.max_length), tokenizer)
+        predictions = logits[:, 0] if described.num_labels == 1 else logits.argmax(-1)
+        found[name] = load_metric(task).compute(predictions=predictions, references=labels)
+    return found, trained
+
+
+def _check_length(settings: GlueSettings, evaluated: EvaluatedModel) -> None:
+    positions = evaluated.model.config.max_position_embeddings
+    if settings.max_length > positions:
+        raise ValueError(
+            f"max_length={shown(settings.max_length)} is over the model's max_position_embeddings={positions}; "
+            f"nearest valid: {positions}"
+        )

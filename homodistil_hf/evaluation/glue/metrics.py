@@ -1,0 +1,128 @@
+"""The official metrics of the nine GLUE tasks, as modules that need no download.
+
+The formulas are scikit-learn's and SciPy's, the `[evaluation]` extra, imported when they are needed.
+`squad_metrics.py` has those of question answering, `metrics.py` finds a task's metric by its name.
+"""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Features, Value
+
+GLUE_METRICS: dict[str, tuple[str, ...]] = {
+    "cola": ("matthews_correlation",),
+    "sst2": ("accuracy",),
+    "mrpc": ("accuracy", "f1"),
+    "stsb": ("pearson", "spearmanr"),
+    "qqp": ("accuracy", "f1"),
+    "mnli": ("accuracy",),
+    "qnli": ("accuracy",),
+    "rte": ("accuracy",),
+    "wnli": ("accuracy",),
+}
+"""Task → names of its metrics, those of the Hub's `glue` metric."""
+
+
+_REQUIRED = {"sklearn": "scikit-learn", "scipy": "scipy"}
+
+
+def missing_packages() -> list[str]:
+    """Which packages of the `[evaluation]` extra are not installed.
+
+    Returns:
+        `list[str]`: names.
+    """
+    return [package for module, package in _REQUIRED.items() if importlib.util.find_spec(module) is None]
+
+
+class GlueMetric(evaluate.Metric):
+    """The official metrics of one GLUE task, all in [-1, 1].
+
+    Where a score is undefined it is 0, as scikit-learn has it for Matthews correlation and F1: a correlation with
+    constant predictions or references, an F1 without any positive.
+
+    Args:
+        config_name (`str`): the task, one of `GLUE_METRICS`.
+        **kwargs: those of `evaluate.Metric`, such as `keep_in_memory`.
+
+    Example:
+    ```python
+    >>> metric = GlueMetric("mrpc", keep_in_memory=True)
+    >>> metric.compute(predictions=[1, 1, 0, 1], references=[1, 0, 0, 1])
+    {'accuracy': 0.75, 'f1': 0.8}
+
+    ```
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        if self.config_name not in GLUE_METRICS:
+            raise ValueError(f"config_name={self.config_name!r} is no GLUE task; expected {', '.join(GLUE_METRICS)}")
+        value = Value("float64" if self.config_name == "stsb" else "int64")
+        return evaluate.MetricInfo(
+            description=f"Metrics of the GLUE task {self.config_name}: {', '.join(GLUE_METRICS[self.config_name])}.",
+            citation="Wang et al., GLUE, ICLR 2019, arXiv 1804.07461",
+            inputs_description="\npredictions, references: class indices, or similarities from 0 to 5 for stsb.\n",
+            features=Features({"predictions": value, "references": value}),
+        )
+
+    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        given, wanted = np.asarray(predictions), np.asarray(references)
+        if len(given) == 0:
+            raise ValueError(f"predictions of {self.config_name} are empty; expected at least one")
+        for name, values in (("predictions", given), ("references", wanted)):
+            if not np.isfinite(values).all():
+                bad = values[~np.isfinite(values)][0]
+                raise ValueError(f"{name} of {self.config_name} hold {bad}; expected finite numbers: has it diverged?")
+        return {name: _FORMULAS[name](given, wanted) for name in GLUE_METRICS[self.config_name]}
+
+
+def _accuracy(given: np.ndarray, wanted: np.ndarray) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(wanted, given))
+
+
+def _f1(given: np.ndarray, wanted: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(wanted, given, zero_division=0.0))
+
+
+def _matthews_correlation(given: np.ndarray, wanted: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A single label was found")
+        return float(matthews_corrcoef(wanted, given))
+
+
+def _pearson(given: np.ndarray, wanted: np.ndarray) -> float:
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, given, wanted)
+
+
+def _spearman(given: np.ndarray, wanted: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, given, wanted)
+
+
+def _correlation(formula: Callable[..., Any], given: np.ndarray, wanted: np.ndarray) -> float:
+    # SciPy gives NaN for constants, which JSON has no word for and which would be every average's value.
+    if np.ptp(given) == 0 or np.ptp(wanted) == 0:
+        return 0.0
+    return float(formula(given, wanted).statistic)
+
+
+_FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews_correlation": _matthews_correlation,
+    "pearson": _pearson,
+    "spearmanr": _spearman,
+}

@@ -1,0 +1,243 @@
+"""How far a masked-LM student is from its teacher and from the text, in float32.
+
+The same blocks and the same masks for every model: both depend on text, tokenizer, seed and row only. Text comes from
+`corpus.py` and `data.py`, masks from `collator.py`, the sums are those of the trainer's own evaluation.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.blocks import some_blocks, tokenize_to_blocks
+from ..data.corpus import load_text
+from ..data.masking import MaskedLMCollator, unmaskable_ids
+from ..distillation.discrepancy import DiscrepancyMeter
+from ..distillation.tasks import task_of
+from ..distillation.teacher import FrozenTeacher
+from ..files.caches import keep_datasets_here
+from ..models.conversion import to_student
+from ..models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertPreTrainedModel
+from ..models.loading import load_teacher
+from .evaluated_model import EvaluatedModel, load_model, model_name, recorded_teacher, weights_digest
+from .held_out_settings import DiscrepancySettings
+from .publication import publish
+from .records import DISCREPANCY, Records
+
+logger = logging.getLogger(__name__)
+
+
+_BATCH_SIZE = 32
+
+
+_OF_TEACHER = ("kl", "agreement")
+
+
+_METRICS = (*_OF_TEACHER, "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
+
+
+class AgreementMeter(DiscrepancyMeter):
+    """Also counts how often the student's top prediction is the teacher's; arguments as [`DiscrepancyMeter`]."""
+
+    num_sums = 5
+
+    def batch_sums(
+        self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Append the number of equal top predictions; see [`DiscrepancyMeter.batch_sums`]."""
+        return *super().batch_sums(rows, teacher_rows, labels), (rows.argmax(-1) == teacher_rows.argmax(-1)).sum()
+
+    def results(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
+        """Add `agreement`, in [0, 1]; see [`DiscrepancyMeter.results`]."""
+        results = super().results(reduce)
+        count, equal = reduce(self.sums).tolist()[3:]
+        return results | ({"agreement": equal / count} if count else {})
+
+
+def evaluate_discrepancy(
+    model: str | Path,
+    *,
+    teacher: str | Path | None = None,
+    settings: DiscrepancySettings | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Measure a masked-LM model on held-out text, beside its teacher.
+
+    Args:
+        model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
+        teacher: folder or Hub name; default: the one that the run or the export recorded. Where that can't be read,
+            `kl` and `agreement` are left out, and `say` is told.
+        settings: [`DiscrepancySettings`], or some of them by name; `eval_data` is needed.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: what stands in `summary.json`; its `discrepancy` has `kl` (nats a masked token), `agreement`,
+        `mlm_accuracy` (in [0, 1]), `mlm_loss` (nats), `pseudo_perplexity` and how much was measured.
+
+    Raises:
+        ValueError: no masked-LM model, a teacher of another vocabulary, or text that can't be used.
+        OSError: a file or the Hub can't be read, or results can't be written.
+    """
+    settings = DiscrepancySettings.from_values(settings)
+    evaluated = load_model(model, output_dir)
+    student = _masked_lm(evaluated.model, f"model={str(model)!r}")
+    found = _found_teacher(model, teacher, say=say)
+    blocks = held_out_blocks(settings, evaluated)
+    depends_on = {
+        "settings": settings.compared(),
+        "blocks_sha256": _blocks_digest(blocks),
+        "teacher_sha256": weights_digest(found) if found else None,
+    }
+    records = Records(evaluated)
+
+    def measure() -> dict[str, Any]:
+        start = time.perf_counter()
+        metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
+        teacher_name = model_name(found.name_or_path) if found else None
+        told = {"teacher": teacher_name, "eval_data": _source_names(settings.eval_data)}
+        return metrics | told | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
+
+    record, was_there = records.measured(DISCREPANCY, depends_on, measure)
+    shown = ", ".join(f"{name} {record[name]:.4g}" for name in _METRICS if name in record)
+    say(f"{DISCREPANCY}: {shown}{' (read from an earlier evaluation)' if was_there else ''}")
+    summary = records.summarize()
+    publish(evaluated, summary)
+    return summary
+
+
+def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) -> Dataset:
+    """The blocks of the held-out text that a run with the same settings evaluates on.
+
+    Args:
+        settings: which text, how long blocks are and how many.
+        evaluated: its tokenizer reads the text.
+
+    Returns:
+        `Dataset`: `input_ids` and `example_id`.
+
+    Raises:
+        ValueError: the text can't be read or is too short.
+    """
+    keep_datasets_here()
+    documents = load_text(
+        list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
+    )
+    blocks = tokenize_to_blocks(
+        documents,
+        evaluated.tokenizer,
+        max_seq_length=settings.max_seq_length,
+        max_positions=evaluated.model.config.max_position_embeddings,
+    )
+    return some_blocks(blocks, settings.max_eval_blocks)
+
+
+@torch.inference_mode()
+def pseudo_perplexity(
+    model: HomoBertForMaskedLM, blocks: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float]:
+    """Mask every token of every block in turn and predict it from all others (Salazar et al., arXiv 1910.14659).
+
+    Args:
+        model: in evaluation mode.
+        blocks: `input_ids`.
+        tokenizer: says which tokens are no text; they are never masked.
+
+    Returns:
+        `dict`: `pseudo_perplexity`, e to the mean cross-entropy; `num_pseudo_perplexity_tokens`.
+    """
+    special = torch.from_numpy(unmaskable_ids(tokenizer))
+    total, count = 0.0, 0
+    for block in tqdm(blocks, desc="masking each token in turn", disable=None, leave=False):
+        ids_T = torch.tensor(block["input_ids"])
+        for positions in (~torch.isin(ids_T, special)).nonzero().flatten().split(_BATCH_SIZE):
+            rows = torch.arange(len(positions))
+            ids_BT = ids_T.repeat(len(positions), 1)
+            ids_BT[rows, positions] = tokenizer.mask_token_id
+            flat = (rows * len(ids_T) + positions).to(model.device)
+            logits = model(input_ids=ids_BT.to(model.device), masked_positions=flat)["logits"].float()
+            labels = ids_T[positions].to(model.device)
+            total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            count += len(positions)
+    return {"pseudo_perplexity": math.exp(total / count), "num_pseudo_perplexity_tokens": count} if count else {}
+
+
+def _measured(
+    student: HomoBertForMaskedLM,
+    teacher: PreTrainedModel | None,
+    blocks: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    settings: DiscrepancySettings,
+) -> dict[str, Any]:
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    student = student.to(device)
+    beside = FrozenTeacher(student if teacher is None else _masked_lm(teacher, "teacher").to(device))
+    _check_vocabularies(student, beside.exact)
+    collator = MaskedLMCollator(tokenizer, mlm_probability=settings.mlm_probability, seed=settings.mask_seed)
+    meter = AgreementMeter(task_of(student))
+    starts = range(0, len(blocks), _BATCH_SIZE)
+    for start in tqdm(starts, desc="predicting masked tokens", disable=None, leave=False):
+        rows = blocks.select(range(start, min(start + _BATCH_SIZE, len(blocks)))).to_list()
+        meter.update(student, beside, {name: tensor.to(device) for name, tensor in collator(rows).items()})
+    results: dict[str, Any] = meter.results()
+    results |= {"num_blocks": len(blocks), "num_masked_tokens": int(meter.sums[3])}
+    if teacher is None:
+        results = {name: value for name, value in results.items() if name not in _OF_TEACHER}
+    chosen = blocks.select(range(min(settings.pseudo_perplexity_blocks, len(blocks))))
+    return results | pseudo_perplexity(student, chosen, tokenizer) | {"num_pseudo_perplexity_blocks": len(chosen)}
+
+
+def _masked_lm(model: PreTrainedModel, label: str) -> HomoBertForMaskedLM:
+    student = to_student(model).eval()
+    if not isinstance(student, HomoBertForMaskedLM):
+        raise ValueError(
+            f"{label} is a {type(model).__name__}; a discrepancy is measured between masked-LM models: name one"
+        )
+    return student
+
+
+def _found_teacher(
+    model: str | Path, teacher: str | Path | None, *, say: Callable[[str], None]
+) -> PreTrainedModel | None:
+    if teacher is not None:
+        return load_teacher(str(teacher))
+    recorded = recorded_teacher(model)
+    if recorded is None:
+        say(f"{model}: no teacher is recorded, so KL and agreement are left out; name one with --teacher")
+        return None
+    try:
+        return load_teacher(recorded)
+    except (OSError, ValueError) as error:
+        say(f"{model}: its teacher can't be read, so KL and agreement are left out; name one with --teacher ({error})")
+        return None
+
+
+def _check_vocabularies(student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel) -> None:
+    sizes = (student.config.vocab_size, teacher.config.vocab_size)
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"teacher has vocab_size={sizes[1]}, the model {sizes[0]}: their predictions can't be compared; name the "
+            "teacher that the model was made from"
+        )
+
+
+def _source_names(sources: Sequence[str]) -> list[str]:
+    # Of a path only the end: the rest is this machine's business.
+    return ["/".join(Path(source).parts[-2:]) if Path(source).exists() else source for source in sources]
+
+
+def _blocks_digest(blocks: Dataset) -> str:
+    ids = np.asarray(blocks["input_ids"][:], dtype="<i4")
+    return hashlib.sha256(json.dumps(ids.shape).encode() + ids.tobytes()).hexdigest()

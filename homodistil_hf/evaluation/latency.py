@@ -1,0 +1,179 @@
+"""Teacher and students side by side: latency by backend, batch size and length, as JSON values.
+
+`homodistil bench --latency` shows what is made here; how it is laid out is `layout.py`'s, timing `timing.py`'s, how
+models are run `backends.py`'s.
+"""
+
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..files.provenance import machine_facts
+from ..models.cost import encoder_macs
+from ..models.widths import teacher_plan
+from ..plans.latency.backends import (
+    BACKENDS,
+    FirstOutput,
+    Runner,
+    bound,
+    check_backend,
+    check_equal,
+    evaluation_mode,
+    make_runner,
+    missing_reason,
+    model_inputs,
+)
+from ..plans.latency.timing import Latency, speed_ups, time_in_turns
+
+Inputs = tuple[torch.Tensor, torch.Tensor]
+
+
+_NUM_WARMUP = 2
+
+
+_LONGEST_REASON = 160
+
+
+@dataclass(frozen=True)
+class LatencyGrid:
+    """What is compared.
+
+    Args:
+        batch_sizes: sequences a forward pass, each ≥ 1.
+        lengths: tokens a sequence, each ≥ 2.
+        backends: names of `BACKENDS`.
+        with_head: whether heads run too; default: embeddings and encoder only.
+        num_rounds: timed turns of each model, ≥ 1.
+
+    Raises:
+        ValueError: an unknown backend, or a number that is too small.
+    """
+
+    batch_sizes: Sequence[int] = (1, 32)
+    lengths: Sequence[int] = (16, 128, 512)
+    backends: Sequence[str] = BACKENDS
+    with_head: bool = False
+    num_rounds: int = 15
+
+    def __post_init__(self) -> None:
+        for backend in self.backends:
+            check_backend(backend)
+        for name, minimum in (("batch_sizes", 1), ("lengths", 2)):
+            values = list(getattr(self, name))
+            if not values or min(values) < minimum:
+                raise ValueError(f"{name}={values} needs numbers, each at least {minimum}; for example {name}=[32]")
+        if self.num_rounds < 1:
+            raise ValueError(f"num_rounds={self.num_rounds} is too small; nearest valid: 1")
+
+
+def compare_latencies(
+    models: Mapping[str, PreTrainedModel], grid: LatencyGrid, *, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Measure every model in every cell of a grid, in turns.
+
+    Args:
+        models: name → float32 model on the CPU; the first is what the others are compared with.
+        grid: what is compared.
+        say: takes a line before each cell, for the user who waits.
+
+    Returns:
+        `dict` of JSON values: `machine`, `settings`, `reference`, `models` (name → widths, encoder MACs at 128
+        tokens), and `cells`: `backend`, `batch_size`, `length`, and either `skipped`, the reason, or `latency` and
+        `speed_up`, by model as [`Latency`] and [`SpeedUp`] have them.
+
+    Raises:
+        ValueError: no models, or a backend's outputs differ from torch's.
+    """
+    if not models:
+        raise ValueError("models={} holds no model; name at least one")
+    with ExitStack() as stack, torch.no_grad():
+        for model in models.values():
+            stack.enter_context(evaluation_mode(model))
+        workshop = _Workshop(models, grid, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        cells = []
+        for backend, batch_size, length in itertools.product(grid.backends, grid.batch_sizes, grid.lengths):
+            say(f"latency: {backend}, batch {batch_size}, length {length}")
+            place = {"backend": backend, "batch_size": batch_size, "length": length}
+            cells.append(place | workshop.measure(backend, batch_size, length))
+    return {
+        "machine": machine_facts(),
+        "settings": dataclasses.asdict(grid),
+        "reference": next(iter(models)),
+        "models": {name: _facts(model) for name, model in models.items()},
+        "cells": cells,
+    }
+
+
+class _Workshop:
+    """Models ready to run; ONNX graphs are made once and serve all shapes."""
+
+    def __init__(self, models: Mapping[str, PreTrainedModel], grid: LatencyGrid, folder: Path):
+        parts = {name: model if grid.with_head else model.base_model for name, model in models.items()}
+        self.modules = {name: FirstOutput(part) for name, part in parts.items()}
+        self.configs = {name: model.config for name, model in models.items()}
+        self.num_rounds = grid.num_rounds
+        self.folder = folder
+        self.onnx_runners: dict[str, Runner] = {}
+
+    def measure(self, backend: str, batch_size: int, length: int) -> dict[str, Any]:
+        reason = missing_reason(backend) or self._too_long(length)
+        if reason:
+            return {"skipped": reason}
+        inputs = {name: model_inputs(config, batch_size, length) for name, config in self.configs.items()}
+        try:
+            runners = {name: self._runner(name, backend, inputs[name]) for name in self.modules}
+        except RuntimeError as error:
+            if backend != "compiled":
+                raise
+            return {"skipped": f"torch.compile fails here: {' '.join(str(error).split())[:_LONGEST_REASON]}"}
+        passes = {name: bound(runner, inputs[name]) for name, runner in runners.items()}
+        durations_ms = time_in_turns(passes, num_rounds=self.num_rounds, num_warmup=_NUM_WARMUP)
+        ratios = speed_ups(durations_ms, next(iter(durations_ms)))
+        return {
+            "latency": {name: dataclasses.asdict(Latency.from_durations(ms)) for name, ms in durations_ms.items()},
+            "speed_up": {name: dataclasses.asdict(ratio) for name, ratio in ratios.items()},
+        }
+
+    def _too_long(self, length: int) -> str | None:
+        for name, config in self.configs.items():
+            if length > config.max_position_embeddings:
+                return f"{name} has max_position_embeddings={config.max_position_embeddings}"
+        return None
+
+    def _runner(self, name: str, backend: str, inputs: Inputs) -> Runner:
+        module = self.modules[name]
+        if backend == "compiled" and module is next(iter(self.modules.values())):
+            torch.compiler.reset()  # each shape is compiled for itself, and their number is limited
+        runner = self.onnx_runners.get(name) if backend == "onnxruntime" else None
+        if runner is None:
+            runner = make_runner(module, backend, inputs, self.folder)
+        if backend == "onnxruntime":
+            self.onnx_runners[name] = runner
+        if backend != "torch":
+            check_equal(module, runner, _padded(inputs), backend)
+        return runner
+
+
+def _padded(inputs: Inputs) -> Inputs:
+    input_ids_BT, attention_mask_BT = inputs
+    shorter_BT = attention_mask_BT.clone()
+    shorter_BT[-1, shorter_BT.shape[1] // 2 :] = 0
+    return input_ids_BT, shorter_BT
+
+
+def _facts(model: PreTrainedModel) -> dict[str, Any]:
+    plan = teacher_plan(model.config)
+    return {
+        "architecture": type(model).__name__,
+        "num_hidden_layers": len(plan.layers),
+        "plan": plan.to_dict(),
+        "encoder_macs": encoder_macs(plan),
+    }

@@ -1,0 +1,234 @@
+"""Questions of SQuAD v1.1 and v2.0: where their rows are, and whether they are what they should be.
+
+Rows come from the Hub, or from local files: parquet or JSON with the Hub's columns, or the official nested JSON. How
+they are cut into windows is `squad_features.py`'s, fine-tuning `squad.py`'s.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+from datasets import Dataset, Features, List, Value
+from datasets.table import table_cast
+
+from ...files.hub_errors import HTTP_ERROR
+from ...files.messages import nearest_name, shown
+from ...files.strict_json import parse_json, read_json
+from .windows import SQUAD_COLUMNS, check_rows
+
+HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
+"""Task → data set on the Hub."""
+
+
+PART_SUFFIX = "_part"
+
+
+_SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
+
+
+_SUFFIXES = (".parquet", ".json", ".jsonl")
+
+
+_EXPECTED = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
+
+
+_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "context": Value("string"),
+        "question": Value("string"),
+        "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
+    }
+)
+
+
+@dataclass(frozen=True)
+class SquadData:
+    """Questions with their contexts and right answers.
+
+    Args:
+        task: `"squad"` or `"squad_v2"`.
+        name: what results are called: the task's name, with `_part` behind it for a part of its rows.
+        train: rows to learn from.
+        dev: `"validation"` → rows to measure on.
+        sha256: of all of them.
+        group_column: questions about one text belong together.
+    """
+
+    task: str
+    name: str
+    train: Dataset
+    dev: dict[str, Dataset]
+    sha256: str
+    group_column: str | None = "context"
+
+
+def check_task(task: str) -> None:
+    """Check a task's name.
+
+    Args:
+        task: `"squad"` or `"squad_v2"`.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if task not in HUB_NAMES:
+        raise ValueError(f"task={shown(task)} is unknown; nearest valid: {nearest_name(task, list(HUB_NAMES))!r}")
+
+
+def load_squad(task: str, data_dir: str | Path | None = None) -> SquadData:
+    """Load and check the questions of a task.
+
+    Args:
+        task: `"squad"` (v1.1) or `"squad_v2"`.
+        data_dir: folder with a training and a development file, or with a folder `task` or `task_part` of those. Where
+            it has only `squad_v2`, `squad` takes the questions that have an answer and counts as a part. Default: the
+            Hub.
+
+    Returns:
+        [`SquadData`].
+
+    Raises:
+        ValueError: an unknown task, missing or unreadable rows, answers that do not stand where they should.
+    """
+    check_task(task)
+    name, splits = (task, _from_hub(task)) if data_dir is None else _from_folder(task, data_dir)
+    for split, rows in splits.items():
+        _check(rows, task, f"task={task!r}: {split} of {data_dir or HUB_NAMES[task]}")
+    sha256 = _digest(splits.values())
+    return SquadData(task, name, splits.pop("train"), splits, sha256)
+
+
+def data_files(task: str, data_dir: str | Path) -> dict[str, Path]:
+    """Find a task's files; they are not read.
+
+    Args:
+        task: `"squad"` or `"squad_v2"`.
+        data_dir: see [`load_squad`].
+
+    Returns:
+        `dict[str, Path]`: `train` and `validation`.
+
+    Raises:
+        ValueError: there are none, or several for one.
+    """
+    folder = _folder_of(task, Path(data_dir))
+    return {split: _file_of(folder, words) for split, words in _SPLITS.items()}
+
+
+def _from_hub(task: str) -> dict[str, Dataset]:
+    try:
+        found = {split: datasets.load_dataset(HUB_NAMES[task], split=split) for split in _SPLITS}
+    except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"task={task!r} can't be loaded from the Hub ({HUB_NAMES[task]}: {reason[:300]}); check the connection, "
+            "or name local files with --data_dir"
+        ) from error
+    return {split: rows.select_columns(list(SQUAD_COLUMNS)) for split, rows in found.items()}
+
+
+def _from_folder(task: str, data_dir: str | Path) -> tuple[str, dict[str, Dataset]]:
+    files = data_files(task, data_dir)
+    folder = files["train"].parent
+    splits = {split: _read(path) for split, path in files.items()}
+    is_other = task == "squad" and folder.name.startswith("squad_v2")
+    if is_other:
+        splits = {split: _with_answers(rows) for split, rows in splits.items()}
+    is_part = is_other or folder.name.endswith(PART_SUFFIX)
+    return task + PART_SUFFIX * is_part, splits
+
+
+def _folder_of(task: str, data_dir: Path) -> Path:
+    if not data_dir.is_dir():
+        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with {_EXPECTED}")
+    names = [task, task + PART_SUFFIX]
+    if task == "squad":
+        names += ["squad_v2", "squad_v2" + PART_SUFFIX]
+    return next((data_dir / name for name in names if (data_dir / name).is_dir()), data_dir)
+
+
+def _file_of(folder: Path, words: tuple[str, ...]) -> Path:
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.name.lower().startswith(words)
+    )
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ValueError(f"data_dir={str(folder)!r} has {names} for {words[0]}; expected one file: {_EXPECTED}")
+    return found[0]
+
+
+def _read(path: Path) -> Dataset:
+    label = f"file={str(path)!r}"
+    try:
+        table = pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else _json_table(path, label)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{label} is unreadable ({error}); copy it again") from error
+    for column in SQUAD_COLUMNS:
+        if column not in table.column_names:
+            raise ValueError(f"{label} lacks the column {column!r}; expected {', '.join(SQUAD_COLUMNS)}")
+        if table[column].null_count:
+            raise ValueError(f"{label} has rows without {column!r}; expected empty lists where there is no answer")
+    try:
+        return Dataset(table_cast(table.select(list(SQUAD_COLUMNS)).combine_chunks(), _FEATURES.arrow_schema))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{label} has columns of other types ({error}); expected strings, and answers with the lists text and "
+            "answer_start"
+        ) from error
+
+
+def _json_table(path: Path, label: str) -> pyarrow.Table:
+    if path.suffix == ".jsonl":
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return pyarrow.Table.from_pylist([parse_json(line, label) for line in lines if line.strip()])
+    values = read_json(path, label)
+    rows = values.get("data") if isinstance(values, dict) else values
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(
+            f"{label} holds {shown(values)}; expected a list of rows, or an object with such a list, data"
+        )
+    return pyarrow.Table.from_pylist(list(_flattened(rows, label)) if "paragraphs" in rows[0] else rows)
+
+
+def _flattened(articles: list[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
+    """The official files nest questions in paragraphs in articles."""
+    try:
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    answers = {name: [answer[name] for answer in question["answers"]] for name in _ANSWER_COLUMNS}
+                    told = {"id": question["id"], "question": question["question"], "context": paragraph["context"]}
+                    yield told | {"answers": answers}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{label} is no SQuAD file: {error}; expected data, paragraphs, qas, answers") from error
+
+
+_ANSWER_COLUMNS = ("text", "answer_start")
+
+
+def _with_answers(rows: Dataset) -> Dataset:
+    return rows.select([index for index, answers in enumerate(rows["answers"][:]) if answers["text"]])
+
+
+def _check(rows: Dataset, task: str, label: str) -> None:
+    if len(rows) == 0:
+        raise ValueError(f"{label} has 0 questions; expected at least one")
+    identity, count = Counter(rows["id"][:]).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{label} has id={identity!r} {count} times; expected one row a question")
+    check_rows(rows, argument=label, need_answers=task == "squad")
+
+
+def _digest(splits: Iterable[Dataset]) -> str:
+    digest = hashlib.sha256()
+    for rows in splits:
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True).encode("utf-8"))
+    return digest.hexdigest()

@@ -1,0 +1,264 @@
+"""SQuAD v1.1 and v2.0: fine-tune a model to mark answers, let it answer the development questions, grade them.
+
+Rows come from `squad_data.py`, windows from `squad_features.py`, answers from `answers.py`, grades from
+`squad_metrics.py`; one fine-tuning is `finetuning.py`'s, seeds and files are looked after in `task_runs.py`.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...files.provenance import version_facts
+from ..evaluated_model import EvaluatedModel, load_model
+from ..fine_tuning import FineTuned, fine_tune, forward, fresh_answerer
+from ..metrics import load_metric, task_score
+from ..task_runs import evaluate_tasks, training_rows
+from .answers import RankedAnswers, rank_answers
+from .data import SquadData, check_task, data_files, load_squad
+from .settings import SquadSettings
+from .windows import Window, labelled_inputs, make_windows
+
+logger = logging.getLogger(__name__)
+
+
+_QUESTIONS_AT_ONCE = 1000
+
+
+_EVEN = 0.5  # the probability at which "no answer" and the best span have the same score
+
+
+def evaluate_squad(
+    model: str | Path,
+    tasks: str | Sequence[str] = "squad_v2",
+    *,
+    settings: SquadSettings | Mapping[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Fine-tune a model on SQuAD with several seeds and grade its answers to the development questions.
+
+    A (task, seed) whose result is there already, for the same weights, data and settings, is not run again; one that
+    was interrupted starts again. An export's `facts.json` and card are brought up to date.
+
+    Args:
+        model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
+        tasks: `"squad"` (v1.1), `"squad_v2"`, or both.
+        settings: [`SquadSettings`], or some of them by name.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: what stands in `summary.json`, see [`evaluate_glue`]; metrics as [`grade`] gives them.
+
+    Raises:
+        ValueError: unknown task or setting, missing data, lengths that do not fit, or no model that can be evaluated.
+        OSError: a file or the Hub can't be read, or results can't be written.
+        FloatingPointError: a fine-tuning diverged.
+    """
+    names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
+    settings = SquadSettings.from_values(settings)
+    for name in names:
+        check_task(name)
+        if settings.data_dir is not None:
+            data_files(name, settings.data_dir)
+    evaluated = load_model(model, output_dir)
+    _check_lengths(settings, evaluated)
+    rows = (load_squad(name, settings.data_dir) for name in names)
+    return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
+
+
+def fine_tune_squad(
+    model: str | Path | EvaluatedModel,
+    data: SquadData,
+    *,
+    settings: SquadSettings | Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Fine-tune a model on questions with one seed and grade its answers; nothing is written.
+
+    Args:
+        model: what [`evaluate_squad`] takes.
+        data: what [`load_squad`] gave.
+        settings: [`SquadSettings`], or some of them by name; `seeds` and `learning_rates` are not looked at.
+        seed: of the output layer, the order of windows and dropout.
+
+    Returns:
+        `dict`: `metrics` as [`grade`] gives them, `score` (F1, in [0, 1]), `settings`, `seed`, numbers of questions
+        and steps, `versions`.
+
+    Raises:
+        ValueError: lengths that do not fit the model or its tokenizer, or no model that can be fine-tuned.
+        FloatingPointError: the fine-tuning diverged.
+    """
+    settings = SquadSettings.from_values(settings)
+    evaluated = model if isinstance(model, EvaluatedModel) else load_model(model)
+    _check_lengths(settings, evaluated)
+    rows = training_rows(data.train, settings.max_train_samples)
+    found, trained = answer_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
+    metrics = found["validation"]
+    return {
+        "task": data.task,
+        "data": data.name,
+        "data_sha256": data.sha256,
+        "seed": seed,
+        "metrics": metrics,
+        "score": task_score(data.task, metrics),
+        "settings": {**settings.compared(), "learning_rate": settings.learning_rate},
+        "num_train_rows": len(rows),
+        "num_dev_rows": {split: len(dev) for split, dev in data.dev.items()},
+        "num_steps": trained.num_steps,
+        "train_loss": trained.train_loss,
+        "versions": version_facts(),
+    }
+
+
+def answer_metrics(
+    evaluated: EvaluatedModel,
+    task: str,
+    rows: Dataset,
+    measured_on: Mapping[str, Dataset],
+    *,
+    settings: SquadSettings,
+    seed: int,
+) -> tuple[dict[str, dict[str, float]], FineTuned]:
+    """Fine-tune once and grade.
+
+    Args:
+        evaluated: its encoder is fine-tuned, a copy of it.
+        task: `"squad"` or `"squad_v2"`.
+        rows: questions to learn from.
+        measured_on: name → questions to answer.
+        settings: learning rate, windows and so on.
+        seed: of the output layer, the order of windows and dropout.
+
+    Returns:
+        `tuple`: name → metrics; what was trained.
+    """
+    tokenizer, encoder = evaluated.tokenizer, evaluated.model.base_model
+    answerer = fresh_answerer(encoder, dropout=settings.dropout_fraction, seed=seed)
+    trained = fine_tune(answerer, training_windows(rows, tokenizer, settings), tokenizer, settings=settings, seed=seed)
+    found = {
+        name: grade(task, dev, answer_questions(trained.model, dev, tokenizer, settings))
+        for name, dev in measured_on.items()
+    }
+    return found, trained
+
+
+def training_windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings) -> Dataset:
+    """Cut questions into windows to learn from.
+
+    Args:
+        rows: questions with answers.
+        tokenizer: the model's.
+        settings: lengths.
+
+    Returns:
+        `Dataset`: model inputs, `start_positions`, `end_positions`, and `length` in tokens; unpadded.
+    """
+    parts = []
+    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
+        batch = rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
+        labelled = [
+            labelled_inputs(window, batch[window.row]) for window in make_windows(batch, tokenizer, settings.windows)
+        ]
+        parts.append(Dataset.from_list([inputs | {"length": len(inputs["input_ids"])} for inputs in labelled]))
+    return datasets.concatenate_datasets(parts)
+
+
+def answer_questions(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings
+) -> list[RankedAnswers]:
+    """Let a fine-tuned model answer.
+
+    Args:
+        model: any `AutoModelForQuestionAnswering`; set to evaluation mode, run in float32.
+        rows: questions with their contexts.
+        tokenizer: the model's.
+        settings: lengths and how many spans compete.
+
+    Returns:
+        `list[RankedAnswers]`: one a question.
+
+    Raises:
+        FloatingPointError: logits are not finite.
+    """
+    ranked = []
+    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
+        batch = rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
+        windows = make_windows(batch, tokenizer, settings.windows)
+        logits = _window_logits(model, windows, tokenizer)
+        of_row: list[list[int]] = [[] for _ in batch]
+        for index, window in enumerate(windows):
+            of_row[window.row].append(index)
+        ranked += [
+            rank_answers(
+                row["context"],
+                [windows[index] for index in indices],
+                [logits[index] for index in indices],
+                max_answer_tokens=settings.max_answer_tokens,
+                num_best=settings.num_best,
+            )
+            for row, indices in zip(batch, of_row, strict=True)
+        ]
+    return ranked
+
+
+def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
+    """Grade answers by the task's official metrics.
+
+    In SQuAD v2.0 a question counts as having no answer where the score of "no answer" is above the best span's, a
+    threshold of 0 on their difference; `best_exact` and `best_f1` are with the threshold that is best on these
+    questions. Thresholds are given as probabilities p, which stand for differences of log(p / (1 - p)).
+
+    Args:
+        task: `"squad"` or `"squad_v2"`.
+        rows: questions with `id` and `answers`.
+        ranked: one a question.
+
+    Returns:
+        `dict`: in percent; thresholds in [0, 1].
+    """
+    references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
+    predictions: list[dict[str, Any]] = [
+        {"id": reference["id"], "prediction_text": answers.text}
+        for reference, answers in zip(references, ranked, strict=True)
+    ]
+    if task == "squad":
+        return load_metric(task).compute(predictions=predictions, references=references)
+    for prediction, answers in zip(predictions, ranked, strict=True):
+        prediction["no_answer_probability"] = answers.no_answer_probability
+    graded = load_metric(task).compute(predictions=predictions, references=references, no_answer_threshold=_EVEN)
+    return {name: value for name, value in graded.items() if not name.endswith("total")}
+
+
+def _window_logits(
+    model: PreTrainedModel, windows: list[Window], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Logits of starts and ends, float32 `(T,)` each, padding included, in the order of the windows."""
+    order = sorted(range(len(windows)), key=lambda index: len(windows[index].inputs["input_ids"]))
+    logits: list[tuple[np.ndarray, np.ndarray]] = []
+    for outputs in forward(model, [dict(windows[index].inputs) for index in order], tokenizer):
+        starts, ends = (outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits"))
+        if not (np.isfinite(starts).all() and np.isfinite(ends).all()):
+            raise FloatingPointError(
+                f"logits of {type(model).__name__} are not finite: fine-tuning diverged; lower learning_rate, or "
+                "train in dtype=float32"
+            )
+        logits += zip(starts, ends, strict=True)
+    return [logits[place] for place in np.argsort(order)]
+
+
+def _check_lengths(settings: SquadSettings, evaluated: EvaluatedModel) -> None:
+    settings.windows.check(evaluated.tokenizer)
+    positions = evaluated.model.config.max_position_embeddings
+    if settings.max_length > positions:
+        raise ValueError(
+            f"max_length={settings.max_length} is over the model's max_position_embeddings={positions}; "
+            f"nearest valid: {positions}"
+        )

@@ -1,0 +1,267 @@
+"""Exact match and F1 of extracted answers, SQuAD v1.1 and v2.0, as modules that need no download.
+
+Written from the published definition (Rajpurkar et al. 2016, 2018). Inputs and names of results are those of the Hub's
+`squad` and `squad_v2` metrics, all in percent. `glue_metrics.py` has those of classification, `metrics.py` finds a
+task's metric by its name.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Features, List, Value
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+_REFERENCES = {"id": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))}}
+
+
+_CITATION = "Rajpurkar et al., SQuAD, EMNLP 2016, arXiv 1606.05250; v2.0: ACL 2018, arXiv 1806.03822"
+
+
+def normalize_answer(text: str) -> str:
+    """Lower-case a text and remove ASCII punctuation, English articles and superfluous white space, in this order.
+
+    Args:
+        text: an answer.
+
+    Returns:
+        `str`: what is compared.
+
+    Example:
+    ```python
+    >>> normalize_answer("The  Beyoncé (an artist)!")
+    'beyoncé artist'
+
+    ```
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """Whether a prediction is one of the right answers, once normalised.
+
+    Args:
+        prediction: the answer; empty for none.
+        golds: right answers, at least one.
+
+    Returns:
+        `float`: 1 or 0.
+    """
+    return float(normalize_answer(prediction) in {normalize_answer(gold) for gold in golds})
+
+
+def token_f1(prediction: str, golds: Sequence[str], *, both_empty: float = 1.0) -> float:
+    """Harmonic mean of precision and recall of normalised words; the best right answer counts.
+
+    Args:
+        prediction: the answer; empty for none.
+        golds: right answers, at least one.
+        both_empty: score where nothing is left of both: 1 in v2.0, where that means "no answer"; 0 in v1.1.
+
+    Returns:
+        `float`: in [0, 1].
+
+    Example:
+    ```python
+    >>> token_f1("the cat sat", ["a dog", "a cat sat down here"])
+    0.66...
+
+    ```
+    """
+    words = normalize_answer(prediction).split()
+    return max(_words_f1(words, normalize_answer(gold).split(), both_empty=both_empty) for gold in golds)
+
+
+def best_threshold(
+    scores: np.ndarray, no_answer_probabilities: np.ndarray, *, has_answer: np.ndarray, is_answered: np.ndarray
+) -> tuple[float, float]:
+    """Find the probability above which "no answer" should be said, by a sweep over all that occur.
+
+    Starting from nothing answered, questions are answered one after the other by rising probability of no answer,
+    equal ones in the order given. A question with an answer adds its score, one without loses its point if it gets an
+    answer.
+
+    Args:
+        scores: float `(N,)`, each question's score if the model's answer is given, in [0, 1].
+        no_answer_probabilities: float `(N,)`, the model's belief that there is no answer, in [0, 1].
+        has_answer: bool `(N,)`, whether there is one.
+        is_answered: bool `(N,)`, whether the model's answer is not empty.
+
+    Returns:
+        `tuple[float, float]`: the best mean score, in [0, 1], and the first threshold that reaches it, 0 where nothing
+        answered is best.
+
+    Example:
+    ```python
+    >>> everything = np.array([True, True])
+    >>> best_threshold(
+    ...     np.array([1.0, 0.0]), np.array([0.1, 0.8]), has_answer=np.array([True, False]), is_answered=everything
+    ... )
+    (1.0, 0.1)
+
+    ```
+    """
+    order = np.argsort(no_answer_probabilities, kind="stable")
+    gains = np.where(has_answer, scores, -np.asarray(is_answered, dtype=np.float64))[order]
+    totals = np.cumsum([np.count_nonzero(~has_answer), *gains])
+    best = int(np.argmax(totals))
+    threshold = 0.0 if best == 0 else float(no_answer_probabilities[order[best - 1]])
+    return float(totals[best]) / len(scores), threshold
+
+
+class SquadMetric(evaluate.Metric):
+    """SQuAD v1.1: `exact_match` and `f1`, in percent.
+
+    Args:
+        **kwargs: those of `evaluate.Metric`, such as `keep_in_memory`.
+
+    Example:
+    ```python
+    >>> metric = SquadMetric(keep_in_memory=True)
+    >>> metric.compute(
+    ...     predictions=[{"id": "1", "prediction_text": "in 1976"}],
+    ...     references=[{"id": "1", "answers": {"text": ["1976"], "answer_start": [97]}}],
+    ... )
+    {'exact_match': 0.0, 'f1': 66.66...}
+
+    ```
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        predictions = {"id": Value("string"), "prediction_text": Value("string")}
+        return evaluate.MetricInfo(
+            description="Exact match and F1 of SQuAD v1.1.",
+            citation=_CITATION,
+            inputs_description="\npredictions: id, prediction_text; references: id, answers (text, answer_start).\n",
+            features=Features({"predictions": predictions, "references": _REFERENCES}),
+        )
+
+    def _compute(self, predictions: Rows, references: Rows) -> dict[str, float]:
+        rows = _paired(predictions, references)
+        if without := [reference["id"] for _, reference in rows if not reference["answers"]["text"]]:
+            raise ValueError(f"references: question id={without[0]!r} has no answer; use the metric squad_v2")
+        pairs = [(row["prediction_text"], reference["answers"]["text"]) for row, reference in rows]
+        return {
+            "exact_match": _percent([exact_match(text, golds) for text, golds in pairs]),
+            "f1": _percent([token_f1(text, golds, both_empty=0.0) for text, golds in pairs]),
+        }
+
+
+class SquadV2Metric(evaluate.Metric):
+    """SQuAD v2.0, in percent: `exact` and `f1`; `HasAns_…` and `NoAns_…`, of questions with and without an answer.
+
+    `best_exact` and `best_f1` are what the best thresholds would give, `…_thresh` those thresholds.
+
+    Args:
+        **kwargs: those of `evaluate.Metric`, such as `keep_in_memory`.
+
+    Example:
+    ```python
+    >>> metric = SquadV2Metric(keep_in_memory=True)
+    >>> results = metric.compute(
+    ...     predictions=[{"id": "1", "prediction_text": "1976", "no_answer_probability": 0.7}],
+    ...     references=[{"id": "1", "answers": {"text": ["1976"], "answer_start": [97]}}],
+    ...     no_answer_threshold=0.5,
+    ... )
+    >>> results["f1"], results["best_f1"], results["best_f1_thresh"]
+    (0.0, 100.0, 0.7)
+
+    ```
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        predictions = {
+            "id": Value("string"),
+            "prediction_text": Value("string"),
+            "no_answer_probability": Value("float64"),
+        }
+        return evaluate.MetricInfo(
+            description="Exact match and F1 of SQuAD v2.0, with and without an answer, and the best thresholds.",
+            citation=_CITATION,
+            inputs_description=(
+                "\npredictions: id, prediction_text, no_answer_probability; references: id, answers (text, "
+                "answer_start).\nno_answer_threshold: above this probability the answer counts as none; default 1.\n"
+            ),
+            features=Features({"predictions": predictions, "references": _REFERENCES}),
+        )
+
+    def _compute(self, predictions: Rows, references: Rows, no_answer_threshold: float = 1.0) -> dict[str, float]:
+        pairs = _paired(predictions, references)
+        texts = [row["prediction_text"] for row, _ in pairs]
+        probabilities = np.array([row["no_answer_probability"] for row, _ in pairs])
+        _check_probabilities(probabilities)
+        has_answer = np.array([bool(reference["answers"]["text"]) for _, reference in pairs])
+        golds = [_answers_of(reference) for _, reference in pairs]
+        scores = {"exact": _scores(exact_match, texts, golds), "f1": _scores(token_f1, texts, golds)}
+        counted = {
+            name: np.where(probabilities > no_answer_threshold, ~has_answer, values) for name, values in scores.items()
+        }
+        results = _mean_scores(counted)
+        for prefix, chosen in (("HasAns", has_answer), ("NoAns", ~has_answer)):
+            if chosen.any():
+                part = _mean_scores({name: values[chosen] for name, values in counted.items()})
+                results |= {f"{prefix}_{name}": value for name, value in part.items()}
+        is_answered = np.array([bool(text) for text in texts])
+        for name, values in scores.items():
+            best, threshold = best_threshold(values, probabilities, has_answer=has_answer, is_answered=is_answered)
+            results |= {f"best_{name}": 100 * best, f"best_{name}_thresh": threshold}
+        return results
+
+
+def _words_f1(given: list[str], wanted: list[str], *, both_empty: float) -> float:
+    if not given or not wanted:
+        return both_empty if given == wanted else 0.0
+    shared = (Counter(given) & Counter(wanted)).total()
+    if shared == 0:
+        return 0.0
+    precision, recall = shared / len(given), shared / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _answers_of(reference: Mapping[str, Any]) -> list[str]:
+    """Right answers of which something is left; otherwise the empty one."""
+    return [text for text in reference["answers"]["text"] if normalize_answer(text)] or [""]
+
+
+def _scores(formula: Callable[..., float], texts: list[str], golds: list[list[str]]) -> np.ndarray:
+    return np.array([formula(text, answers) for text, answers in zip(texts, golds, strict=True)])
+
+
+def _mean_scores(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: _percent(values) for name, values in scores.items()} | {"total": len(scores["f1"])}
+
+
+def _percent(scores: Sequence[float] | np.ndarray) -> float:
+    return float(100 * np.sum(scores) / len(scores))
+
+
+def _paired(predictions: Rows, references: Rows) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Each reference's prediction, by id."""
+    by_id = {row["id"]: row for row in predictions}
+    if not predictions:
+        raise ValueError("predictions are empty; expected one for each reference")
+    for name, rows in (("predictions", predictions), ("references", references)):
+        if len({row["id"] for row in rows}) < len(rows):
+            twice, _ = Counter(row["id"] for row in rows).most_common(1)[0]
+            raise ValueError(f"{name} hold id={twice!r} more than once; expected one row a question")
+    if missing := [row["id"] for row in references if row["id"] not in by_id]:
+        raise ValueError(f"predictions lack id={missing[0]!r} of the references; predict an empty text for no answer")
+    return [(by_id[reference["id"]], reference) for reference in references]
+
+
+def _check_probabilities(probabilities: np.ndarray) -> None:
+    outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
+    if len(outside):
+        raise ValueError(f"no_answer_probability={outside[0]} is not in [0, 1]; of a score s, give 1 / (1 + exp(-s))")

@@ -1,0 +1,165 @@
+"""Questions and contexts → windows of tokens, with the answer's place in each.
+
+A context that is too long for one window is read in several that overlap. `answers.py` turns a model's logits over
+windows back into text, `squad.py` does the fine-tuning.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from .settings import WindowSettings
+
+Row = Mapping[str, Any]
+
+
+SQUAD_COLUMNS = ("id", "context", "question", "answers")
+"""Columns that a data set of questions needs; `answers` holds lists `text` and `answer_start`."""
+
+
+_ROWS_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a model reads of one question at a time.
+
+    Args:
+        inputs: name of a model input → one number a token.
+        row: index of the question's row.
+        cls_index: the token whose score stands for "no answer".
+        first_token: the first token of the context.
+        offsets: int32 `(C, 2)`, where each of its C tokens begins and ends in the context's characters.
+    """
+
+    inputs: Mapping[str, list[int]]
+    row: int
+    cls_index: int
+    first_token: int
+    offsets: np.ndarray
+
+    def tokens_of(self, begin: int, end: int) -> tuple[int, int]:
+        """First and last token of an answer; twice the `cls_index` where the window does not hold all of it.
+
+        Args:
+            begin: first character in the context.
+            end: character after the last one.
+
+        Returns:
+            `tuple[int, int]`: positions in the window.
+        """
+        inside = np.flatnonzero((self.offsets[:, 1] > begin) & (self.offsets[:, 0] < end))
+        is_whole = len(inside) and self.offsets[0, 0] <= begin and end <= self.offsets[-1, 1]
+        if not is_whole:
+            return self.cls_index, self.cls_index
+        return self.first_token + int(inside[0]), self.first_token + int(inside[-1])
+
+
+def make_windows(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings | None = None
+) -> list[Window]:
+    """Cut questions with their contexts into windows.
+
+    Args:
+        rows: each with `question` and `context`.
+        tokenizer: fast, with a `[CLS]`.
+        settings: lengths, in tokens.
+
+    Returns:
+        `list[Window]`: those of the first row, of the second, …; at least one each.
+
+    Raises:
+        ValueError: see [`WindowSettings.check`].
+    """
+    settings = settings or WindowSettings()
+    settings.check(tokenizer)
+    return [
+        window
+        for first in range(0, len(rows), _ROWS_AT_ONCE)
+        for window in _windows_of(rows[first : first + _ROWS_AT_ONCE], first, tokenizer=tokenizer, settings=settings)
+    ]
+
+
+def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
+    """What a model learns from one window: its inputs and where the first right answer begins and ends.
+
+    Args:
+        window: one of [`make_windows`].
+        row: its question, with `answers`.
+
+    Returns:
+        `dict`: the inputs, `start_positions` and `end_positions`: those of `[CLS]` where the window holds no answer.
+    """
+    start, end = window.cls_index, window.cls_index
+    texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
+    if texts and texts[0].strip():
+        begin = starts[0] + len(texts[0]) - len(texts[0].lstrip())
+        start, end = window.tokens_of(begin, begin + len(texts[0].strip()))
+    return {**window.inputs, "start_positions": start, "end_positions": end}
+
+
+def check_rows(rows: Iterable[Row], *, argument: str, need_answers: bool) -> None:
+    """Check that answers stand where they are said to stand.
+
+    Args:
+        rows: questions with `context` and `answers`.
+        argument: what the user calls them, for messages.
+        need_answers: whether every question must have an answer, as in SQuAD v1.1.
+
+    Raises:
+        ValueError: a question without an answer, an answer without a place or at a wrong one.
+    """
+    for row in rows:
+        label = f"{argument}: question id={row['id']!r}"
+        texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
+        if need_answers and not texts:
+            raise ValueError(f"{label} has no answer; take the task squad_v2, or drop such rows")
+        if len(texts) != len(starts):
+            raise ValueError(f"{label} has {len(texts)} answers and {len(starts)} answer_start; expected one for each")
+        for text, start in zip(texts, starts, strict=True):
+            if row["context"][start : start + len(text)] != text:
+                found = row["context"][start : start + len(text)]
+                raise ValueError(
+                    f"{label} has answer_start={start}, where the context reads {found!r}, not {text!r}; "
+                    "expected characters counted from 0"
+                )
+
+
+def _windows_of(
+    rows: Sequence[Row], first_row: int, *, tokenizer: PreTrainedTokenizerBase, settings: WindowSettings
+) -> Iterator[Window]:
+    encoded = tokenizer(
+        _shortened([row["question"].strip() for row in rows], tokenizer, settings.max_question_tokens),
+        [row["context"] for row in rows],
+        truncation="only_second",
+        max_length=settings.max_length,
+        stride=settings.stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    names = [name for name in tokenizer.model_input_names if name in encoded]
+    for part, row in enumerate(encoded["overflow_to_sample_mapping"]):
+        yield _window(encoded, part, row=first_row + row, names=names, cls_token_id=tokenizer.cls_token_id)
+
+
+def _window(encoded: BatchEncoding, part: int, *, row: int, names: list[str], cls_token_id: int) -> Window:
+    context = [index for index, side in enumerate(encoded.sequence_ids(part)) if side == 1]
+    offsets = np.array(encoded["offset_mapping"][part], dtype=np.int32).reshape(-1, 2)
+    return Window(
+        inputs={name: encoded[name][part] for name in names},
+        row=row,
+        cls_index=encoded["input_ids"][part].index(cls_token_id),
+        first_token=context[0] if context else 0,
+        offsets=offsets[context],
+    )
+
+
+def _shortened(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
+    encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [
+        question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
+        for question, offsets in zip(questions, encoded, strict=True)
+    ]

@@ -1,0 +1,345 @@
+"""A JSON file and flags → the settings of one run, checked key by key before anything else happens.
+
+The JSON holds the fields of [`HomoDistilTrainingArguments`] and of [`RunArguments`]; flags have the same names and
+override it. What is done with the settings is `launch.py`'s.
+"""
+
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from transformers import HfArgumentParser
+
+from ..files.messages import nearest_name, shown
+from ..files.strict_json import parse_json, read_json_object
+from ..training_args import HomoDistilTrainingArguments, plan_texts
+
+# What a JSON value may be beyond the field's own type; `_plain` turns it into that.
+_LONGEST_MESSAGE = 1000
+
+
+_ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
+    "student": dict,
+    "method_settings": dict,
+    "snapshots": (str, dict, list),
+    "train_data": str,
+    "eval_data": str,
+}
+
+
+@dataclass
+class RunArguments:
+    """Where teacher and text of a run come from; everything else is in [`HomoDistilTrainingArguments`].
+
+    Raises:
+        ValueError: a value is missing or out of range.
+    """
+
+    teacher: str = field(default="", metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."})
+    method: str = field(
+        default="homodistil",
+        metadata={"help": "homodistil, or a baseline: one_shot, pruned_first, scratch, distilbert, tinybert, …"},
+    )
+    method_settings: str | None = field(
+        default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}
+    )
+    teacher_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
+    )
+    tokenizer: str | None = field(default=None, metadata={"help": "Hub name or folder; default: the teacher's own."})
+    train_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files (.parquet, .json, .jsonl, .txt), folders, globs or Hub data sets with the text."},
+    )
+    eval_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Like train_data, for evaluation; default: a part of train_data is held out."},
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column with the text; default: text, or the only column of strings."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split of a Hub data set or folder to train on."})
+    eval_split: str = field(default="validation", metadata={"help": "Split of eval_data to evaluate on."})
+    max_seq_length: int = field(
+        default=128, metadata={"help": "Tokens a block, special ones included; 8 … the teacher's positions."}
+    )
+    max_eval_blocks: int = field(default=1024, metadata={"help": "Evaluate on at most so many blocks, ≥ 1."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read and tokenize train_data while training; needs max_steps."}
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that tokenize, ≥ 1; default: one, whose tokenizer uses all cores."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, example in (("teacher", "google-bert/bert-base-uncased"), ("train_data", "corpus/*.parquet")):
+            if not getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not set; name one in CONFIG or as --{name} {example}"
+                )
+        for name in ("max_eval_blocks", "preprocessing_num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is too small; nearest valid: 1")
+        self.own_settings()
+
+    def own_settings(self) -> dict[str, Any]:
+        """Read `method_settings`.
+
+        Returns:
+            `dict`: name → value.
+
+        Raises:
+            ValueError: no JSON object.
+        """
+        values = parse_json(self.method_settings or "{}", "method_settings")
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"method_settings={shown(self.method_settings)} is no JSON object; expected such as "
+                '{"temperature": 2.0}'
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of one run.
+
+    Args:
+        run: where teacher and text come from.
+        training: everything about the training.
+        given: name → plain value of each setting that differs from its default; as JSON it is a config of this run.
+    """
+
+    run: RunArguments
+    training: HomoDistilTrainingArguments
+    given: dict[str, Any]
+
+
+class RunParser(HfArgumentParser):
+    """Flags of both dataclasses; errors are raised, not printed with a screenful of usage."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            [RunArguments, HomoDistilTrainingArguments], allow_abbrev=False, add_help=False, prog="", **kwargs
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting.
+
+        Args:
+            message: from argparse; names the argument and the value.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{shortened(message)}; see homodistil distill --help_all")
+
+
+def parse_run(arguments: Sequence[str]) -> RunConfig:
+    """Read the settings of a run.
+
+    Args:
+        arguments: `[CONFIG.json] [--key value …]`.
+
+    Returns:
+        [`RunConfig`].
+
+    Raises:
+        ValueError: unknown keys, wrong types or values; the message names key, value and remedy.
+        OSError: CONFIG.json can't be read.
+    """
+    flags = list(arguments)
+    values = read_config(flags.pop(0)) if flags and not flags[0].startswith("-") else {}
+    return _run_of(values, flags)
+
+
+def run_of(values: Mapping[str, Any], label: str) -> RunConfig:
+    """Make the settings of a run from values that are at hand.
+
+    Args:
+        values: name of a setting → JSON value.
+        label: what the user calls them, first words of every message about a key.
+
+    Returns:
+        [`RunConfig`].
+
+    Raises:
+        ValueError: see [`parse_run`].
+    """
+    return _run_of(checked_values(values, label), [])
+
+
+def _run_of(values: Mapping[str, Any], flags: Sequence[str]) -> RunConfig:
+    parser = RunParser()
+    defaults = vars(parser.parse_args([]))
+    parser.set_defaults(**values)
+    namespace, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise _unknown_argument(unknown[0])
+    given = {name: value for name, value in vars(namespace).items() if value != defaults[name]}
+    if "output_dir" not in given:
+        raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
+    run, training = _checked(parser, vars(namespace))
+    return RunConfig(run, training, {name: value for name, value in given.items() if _belongs_to_the_run(name)})
+
+
+def _checked(parser: RunParser, values: dict[str, Any]) -> tuple[RunArguments, HomoDistilTrainingArguments]:
+    try:
+        run, training = parser.parse_dict(values)
+    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError) as error:
+        # What TrainingArguments makes of values that it does not expect.
+        raise ValueError(f"the settings can't be used ({type(error).__name__}: {shortened(str(error))})") from error
+    except ValueError as error:
+        raise ValueError(shortened(str(error))) from error
+    return run, training
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Read a JSON config and check its keys and the types of its values.
+
+    Args:
+        path: the file.
+
+    Returns:
+        `dict`: name of a setting → value, ready for the parser.
+
+    Raises:
+        ValueError: no JSON object, an unknown or repeated key, a value of a wrong type.
+        OSError: the file can't be read.
+    """
+    label = f"config={path!r}"
+    return checked_values(read_json_object(path, label), label)
+
+
+def checked_values(values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Check keys and types of settings.
+
+    Args:
+        values: name of a setting → JSON value.
+        label: what the user calls them, first words of every message.
+
+    Returns:
+        `dict`: name of a setting → value, ready for the parser.
+
+    Raises:
+        ValueError: an unknown key, or a value of a wrong type.
+    """
+    hints = field_types()
+    for name, value in values.items():
+        if name not in hints:
+            raise ValueError(
+                f"{label} has the unknown key {shown(name)} (value {_told(name, value)}); "
+                f"nearest valid: {nearest_name(name, hints)!r}"
+            )
+        if not _accepts(hints[name], value) and not isinstance(value, _ALSO_ACCEPTED.get(name, ())):
+            raise ValueError(
+                f"{label} has {name}={_told(name, value)}, of the JSON type {_json_type(value)}; "
+                f"expected {_expected(hints[name])}"
+            )
+    return {name: _plain(name, value) for name, value in values.items()}
+
+
+def shortened(message: str) -> str:
+    """Cut a message that repeats a very long value of the user's.
+
+    Args:
+        message: any text.
+
+    Returns:
+        `str`: at most some hundred characters of it, its end included.
+    """
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    return f"{message[: _LONGEST_MESSAGE // 2]} … {message[-_LONGEST_MESSAGE // 2 :]}"
+
+
+def _told(name: str, value: Any) -> str:
+    # What is meant for hub_token is a secret even if the key is misspelt or the value of another type.
+    return "<token>" if "tok" in name.lower() and name != "tokenizer" else shown(value)
+
+
+def _belongs_to_the_run(name: str) -> bool:
+    # An access token is a secret, and whether a run was interrupted is not one of its settings.
+    return not name.endswith("token") and name not in ("resume_from_checkpoint", "overwrite_output_dir")
+
+
+def field_types() -> dict[str, Any]:
+    """Every setting of a run and its type.
+
+    Returns:
+        `dict`: name → type hint.
+    """
+    types_by_name: dict[str, Any] = {}
+    for settings in (RunArguments, HomoDistilTrainingArguments):
+        hints = get_type_hints(settings)
+        types_by_name |= {entry.name: hints[entry.name] for entry in fields(settings) if entry.init}
+    return types_by_name
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    """Whether a JSON value is of a type; a whole number may stand for a fraction, a boolean for neither."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_accepts(option, value) for option in _options(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is not None:
+        items = get_args(hint) if origin is list else ()
+        return isinstance(value, origin) and all(_accepts(item, entry) for item in items for entry in value)
+    if isinstance(value, bool):
+        return hint in (bool, Any)
+    if _is_enum(hint):
+        return value in [option.value for option in hint]
+    return hint is Any or isinstance(value, (int, float) if hint is float else hint)
+
+
+def _expected(hint: Any) -> str:
+    options = _options(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return " or ".join(dict.fromkeys(_expected_one(option) for option in options))
+
+
+def _options(union: Any) -> tuple[Any, ...]:
+    """Its members; beside an enumeration `str` only says how its values are written."""
+    options = get_args(union)
+    return tuple(option for option in options if option is not str or not any(map(_is_enum, options)))
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Enum)
+
+
+def _expected_one(hint: Any) -> str:
+    if get_origin(hint) is list:
+        return f"a list, each item {_expected(get_args(hint)[0])}"
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    if _is_enum(hint):
+        return f"one of {', '.join(repr(option.value) for option in hint)}"
+    return names.get(hint) or ("a list" if hint is list else "an object")
+
+
+def _json_type(value: Any) -> str:
+    names = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+    return names.get(type(value), "null")
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name in ("student", "method_settings") and isinstance(value, dict):
+        return json.dumps(value)
+    if name == "snapshots":
+        return plan_texts(value)
+    return [value] if name in ("train_data", "eval_data") and isinstance(value, str) else value
+
+
+def _unknown_argument(argument: str) -> ValueError:
+    if not argument.startswith("--"):
+        return ValueError(f"unexpected argument {shown(argument)}; expected CONFIG.json first, then --key value …")
+    name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+    return ValueError(
+        f"unknown key {shortened(argument.partition('=')[0])}; nearest valid: --{nearest_name(name, field_types())}"
+    )

@@ -1,0 +1,1 @@
+"""`homodistil demo`: a teacher made on this machine, a student of it, a table."""

@@ -1,0 +1,335 @@
+"""One run of `homodistil distill`: check everything cheap, tokenize, train, evaluate, export, write the results down.
+
+What the settings are is `run_config.py`'s, the training `trainer.py`'s. Nothing here prints: words for the user go to
+a callable that `commands/distill.py` gives.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from datasets import Dataset, IterableDataset
+from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+
+from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
+from ..data.corpus import load_text
+from ..distillation.discrepancy import DiscrepancyMeter
+from ..export.export_folder import check_target
+from ..export.facts import read_facts
+from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.caches import keep_datasets_here
+from ..files.checkpoints import STAGING_NAME, check_manifest, sorted_checkpoints
+from ..files.folders import write_text
+from ..files.provenance import version_facts
+from ..methods.conditions import check_possible
+from ..methods.registry import METHODS, check_method_settings, impossible_reason
+from ..models.loading import load_teacher, load_teacher_config
+from ..models.widths import teacher_plan
+from ..plans.snapshots import resolve_snapshots
+from ..trainer import HomoDistilTrainer
+from ..training.checks import check_output_dir, existing_files
+from ..training.hub_checkpoints import check_address, is_hub_address
+from ..training.student_plan import resolve_student
+from .config import RunConfig
+
+Say: TypeAlias = Callable[[str], None]
+
+
+Blocks: TypeAlias = Dataset | IterableDataset
+
+
+COSTS = ("num_parameters", "encoder_macs", "size_bytes")
+
+
+_HELD_OUT_EVERY = 20  # one document in 20 …
+
+
+_MAX_HELD_OUT = 2000  # … but no more than this
+
+
+_HELD_OUT_OF_STREAM = 1000
+
+
+_STREAM_SHUFFLE_BLOCKS = 10_000
+
+
+_TIMINGS = ("runtime", "per_second", "preparation_time")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was checked before any text is read.
+
+    Args:
+        config: the teacher's configuration.
+        tokenizer: fits it.
+    """
+
+    config: BertConfig
+    tokenizer: PreTrainedTokenizerBase
+
+
+def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
+    """Run a distillation from settings to export.
+
+    Args:
+        settings: what [`parse_run`] returned.
+        say: takes lines for the user; called on the main process only.
+
+    Returns:
+        `dict`: what was written to `results.json`.
+
+    Raises:
+        ValueError: something about the settings, the data or the teacher can't work.
+        OSError: a file or a Hub repository can't be read or written.
+    """
+    start = time.perf_counter()
+    check_method_settings(settings.run.method, settings.run.own_settings())
+    trainer = make_trainer(settings, say, METHODS[settings.run.method], **settings.run.own_settings())
+    folder = Path(settings.training.output_dir)
+    if trainer.is_world_process_zero():
+        _write_json(folder / SETTINGS_FILE, settings.given)
+    trainer.train(settings.training.resume_from_checkpoint)
+    metrics = held_out_metrics(trainer.evaluate())
+    trainer.teacher_evaluation = teacher_metrics(trainer)
+    trainer.export(folder / STUDENT_FOLDER)
+    results = {}
+    if trainer.is_world_process_zero():
+        time_s = round(time.perf_counter() - start, 1)
+        results = _results(trainer, settings, metrics) | {"time_s": time_s}
+        _write_json(folder / RESULTS_FILE, results)
+    if settings.training.push_to_hub:
+        trainer.push_to_hub()  # last, as it may fail
+    return results
+
+
+def _results(trainer: HomoDistilTrainer, settings: RunConfig, metrics: dict[str, float]) -> dict[str, Any]:
+    facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
+    return {
+        "models": [
+            {"name": "teacher", **_row(facts["teacher"], trainer.teacher_evaluation)},
+            *({"name": row["name"], **_row(row, row["evaluation"])} for row in trainer.snapshot_rows),
+            {"name": "student", **_row(facts["student"], metrics)},
+        ],
+        "evaluation": metrics,
+        "plan": trainer.plan.to_dict(),
+        "snapshots": [row["folder"] for row in trainer.snapshot_rows],
+        "num_steps": trainer.state.global_step,
+        "versions": version_facts(),
+        "settings": settings.given,
+    }
+
+
+def make_trainer(
+    settings: RunConfig, say: Say, trainer_class: type[HomoDistilTrainer] = HomoDistilTrainer, **method_settings: Any
+) -> HomoDistilTrainer:
+    """Check a run from the cheapest to the dearest, then load teacher and text.
+
+    Args:
+        settings: what [`parse_run`] returned.
+        say: takes lines for the user.
+        trainer_class: the method that trains, of `registry.METHODS`.
+        method_settings: arguments of that method's own.
+
+    Returns:
+        [`HomoDistilTrainer`], ready to train.
+
+    Raises:
+        ValueError: see [`distill`].
+        OSError: see [`distill`].
+    """
+    run, training = settings.run, settings.training
+    training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
+    _check_output_folder(settings)
+    sources = check_sources(settings)
+    keep_datasets_here()
+    with training.main_process_first(desc="reading the text"):
+        train_blocks, eval_blocks = _load_blocks(
+            settings, sources, say if training.process_index == 0 else _say_nothing
+        )
+    return trainer_class(
+        load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token),
+        training,
+        train_dataset=train_blocks,
+        eval_dataset=eval_blocks,
+        processing_class=sources.tokenizer,
+        **method_settings,
+    )
+
+
+def teacher_metrics(trainer: HomoDistilTrainer) -> dict[str, float]:
+    """Evaluate the teacher on the trainer's held-out blocks, in float32; collective.
+
+    Args:
+        trainer: with an `eval_dataset`.
+
+    Returns:
+        `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0.
+    """
+    teacher = trainer.distillation.teacher
+    meter = DiscrepancyMeter(trainer.distillation.task)
+    for inputs in trainer.get_eval_dataloader():
+        meter.update(teacher.exact, teacher, trainer._prepare_inputs(inputs))
+    return meter.results(lambda sums: trainer.accelerator.reduce(sums.to(trainer.args.device), reduction="sum").cpu())
+
+
+def _check_output_folder(settings: RunConfig) -> None:
+    training = settings.training
+    output_dir, resume = training.output_dir, training.resume_from_checkpoint
+    check_output_dir(output_dir)
+    check_target(Path(output_dir) / STUDENT_FOLDER, overwrite=True)
+    if not resume:
+        earlier = [name for name in existing_files(output_dir) if name != STAGING_NAME]
+        if earlier and not training.overwrite_output_dir:
+            raise ValueError(
+                f"output_dir={output_dir!r} is not empty ({', '.join(earlier[:3])}); go on with "
+                "--resume_from_checkpoint last, pass --overwrite_output_dir, or name another folder"
+            )
+        return
+    if is_hub_address(resume):
+        check_address(str(resume), token=training.hub_token)
+        return
+    checkpoints = sorted_checkpoints(output_dir)
+    if resume == "last" and not checkpoints:
+        raise ValueError(
+            f"resume_from_checkpoint='last' finds no checkpoint-N in output_dir={output_dir!r}; start without it, or "
+            "name a checkpoint folder"
+        )
+    check_manifest(checkpoints[0] if resume == "last" else resume)
+
+
+def check_sources(settings: RunConfig) -> Sources:
+    """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched.
+
+    Args:
+        settings: of a run.
+
+    Returns:
+        [`Sources`].
+
+    Raises:
+        ValueError: what [`distill`] would raise before it reads any text.
+        OSError: the teacher or its tokenizer can't be read.
+    """
+    run, training = settings.run, settings.training
+    if run.streaming and training.max_steps <= 0:
+        raise ValueError(
+            f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
+        )
+    config = load_teacher_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
+    architecture = (config.architectures or ["BertForMaskedLM"])[0]
+    if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
+        raise ValueError(
+            f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
+            "model use HomoDistilTrainer as in examples/distill_task_model.py"
+        )
+    target = resolve_student(training, config)
+    resolve_snapshots(training.snapshots, config, target, multiple=training.width_multiple)
+    check_possible(run.method, impossible_reason(run.method, target, teacher_plan(config)))
+    if run.max_seq_length > config.max_position_embeddings:
+        raise ValueError(
+            f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
+            f"{config.max_position_embeddings}; nearest valid: {config.max_position_embeddings}"
+        )
+    tokenizer = _load_tokenizer(settings)
+    check_tokenizer(tokenizer, config)
+    return Sources(config, tokenizer)
+
+
+def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:
+    run = settings.run
+    name = run.tokenizer or run.teacher
+    revision = run.teacher_revision if run.tokenizer is None else None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", token=settings.training.hub_token, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"tokenizer={name!r} can't be loaded ({reason}); name one with --tokenizer") from error
+    # What transformers makes of a folder without a vocabulary.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ValueError(f"tokenizer={name!r} has no vocabulary beside special tokens; name one with --tokenizer")
+    return tokenizer
+
+
+def _load_blocks(settings: RunConfig, sources: Sources, say: Say) -> tuple[Blocks, Dataset]:
+    run = settings.run
+    eval_documents = None
+    if run.eval_data:
+        eval_documents = load_text(
+            run.eval_data, text_column=run.text_column, split=run.eval_split, argument="eval_data"
+        )
+    documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
+    if eval_documents is None:
+        documents, eval_documents = _hold_out(documents, say)
+    blocks = _tokenized(documents, settings, sources, argument="train_data")
+    if run.streaming:
+        blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
+    return blocks, some_blocks(
+        _tokenized(eval_documents, settings, sources, argument="eval_data"), run.max_eval_blocks
+    )
+
+
+def _hold_out(documents: Blocks, say: Say) -> tuple[Blocks, Blocks]:
+    """Split documents into those to train on and those to evaluate on, by position and so always alike."""
+    if isinstance(documents, IterableDataset):
+        say(f"eval_data is not set: the first {_HELD_OUT_OF_STREAM:,} documents of train_data are held out")
+        return documents.skip(_HELD_OUT_OF_STREAM), documents.take(_HELD_OUT_OF_STREAM)
+    num_documents = len(documents)
+    if num_documents < 2:
+        raise ValueError(
+            f"eval_data is not set and train_data has {num_documents} document, of which none can be held out; "
+            "name eval_data"
+        )
+    every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MAX_HELD_OUT)), num_documents)
+    held_out = range(every - 1, num_documents, every)
+    say(f"eval_data is not set: {len(held_out):,} of {num_documents:,} documents of train_data are held out")
+    kept = set(range(num_documents)) - set(held_out)
+    return documents.select(sorted(kept)), documents.select(held_out)
+
+
+def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources, *, argument: str) -> Blocks:
+    run = settings.run
+    try:
+        return tokenize_to_blocks(
+            documents,
+            sources.tokenizer,
+            max_seq_length=run.max_seq_length,
+            num_proc=run.preprocessing_num_workers,
+            max_positions=sources.config.max_position_embeddings,
+        )
+    except ValueError as error:
+        source = getattr(run, argument) or run.train_data
+        raise ValueError(f"{argument}={source}: {error}") from error
+
+
+def held_out_metrics(evaluation: Mapping[str, float]) -> dict[str, float]:
+    """What an evaluation measured, without its times.
+
+    Args:
+        evaluation: what `evaluate` returned or logged.
+
+    Returns:
+        `dict`: name without `eval_` → value.
+    """
+    metrics = {name.removeprefix("eval_"): value for name, value in evaluation.items() if name.startswith("eval_")}
+    return {name: value for name, value in metrics.items() if not name.endswith(_TIMINGS)}
+
+
+def _row(costs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    row = {name: costs[name] for name in COSTS}
+    return row | {name: metrics.get(name) for name in ("kl", "mlm_loss", "mlm_accuracy")}
+
+
+def _write_json(path: Path, values: Any) -> None:
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def _say_nothing(line: str) -> None:
+    return None

@@ -1,0 +1,87 @@
+"""Every cell is checked before the first is trained: its settings, its method's, and whether it can exist at all."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from ...methods.registry import check_method_settings, impossible_reason
+from ...models.widths import teacher_plan
+from ...training.student_plan import resolve_student
+from ...training_args import HomoDistilTrainingArguments
+from ..config import RunConfig, run_of
+from ..distill import Sources, check_sources
+from .cells import TEACHER, Cell
+
+_DECIDES_SOURCES = (
+    *("teacher", "teacher_revision", "tokenizer", "streaming", "max_seq_length"),
+    *("student", "width_multiple", "snapshots"),
+)
+
+
+def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
+    """Make the settings of a cell's run.
+
+    Args:
+        cell: of a sweep.
+        output_dir: the cell's folder.
+        others: settings that the sweep gives.
+
+    Returns:
+        [`RunConfig`].
+
+    Raises:
+        ValueError: a setting that no run can have.
+    """
+    values = {**cell.settings, "disable_tqdm": True, "output_dir": output_dir, **others}
+    return run_of(values, f"cell {cell.name!r}")
+
+
+def own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:
+    """Every setting of this package's as it was, defaults included: a later version may have others.
+
+    Args:
+        args: of a run.
+
+    Returns:
+        `dict` of JSON values.
+    """
+    names = HomoDistilTrainingArguments.__annotations__.keys() & {entry.name for entry in fields(args) if entry.init}
+    hidden = ("overwrite_output_dir",)
+    return {name: getattr(args, name) for name in sorted(names) if name not in hidden}
+
+
+def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
+    """Check cells without reading text or weights.
+
+    Args:
+        cells: of a sweep.
+
+    Returns:
+        `dict[str, str]`: name of each cell that can't exist → why.
+
+    Raises:
+        ValueError: settings that can't work; the message begins with the cell.
+        OSError: a teacher or tokenizer can't be read.
+    """
+    sources: dict[str, Sources] = {}
+    reasons = {}
+    for cell in (cell for cell in cells if cell.method != TEACHER):
+        try:
+            reason = _impossible_reason(cell, sources)
+        except ValueError as error:
+            label = f"cell {cell.name!r}"
+            raise ValueError(str(error) if label in str(error) else f"{label}: {error}") from error
+        if reason is not None:
+            reasons[cell.name] = reason
+    return reasons
+
+
+def _impossible_reason(cell: Cell, known: dict[str, Sources]) -> str | None:
+    check_method_settings(cell.method, cell.method_settings)
+    settings = run_settings(cell, "runs/checked")
+    key = json.dumps([cell.settings.get(name) for name in _DECIDES_SOURCES])
+    if key not in known:
+        known[key] = check_sources(settings)
+    config = known[key].config
+    return impossible_reason(cell.method, resolve_student(settings.training, config), teacher_plan(config))

@@ -1,0 +1,260 @@
+"""What a sweep leaves on the disk: a folder and one JSON record a cell, and how far each has come.
+
+What a record says is decided in `training.py`; `tables.py` and `plots.py` only ever read records.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...files.checkpoints import sorted_checkpoints
+from ...files.folders import write_text
+from ...files.messages import shown
+from ...files.strict_json import read_json_object
+from .cells import TEACHER, Cell
+from .locks import holder
+
+FORMAT = 1
+
+
+DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
+"""What a record says of its cell."""
+
+
+WAITING = "waiting"
+"""How far a cell has come that was not begun."""
+
+
+ERROR = "error"
+"""Key of what went wrong with a cell, or with an evaluation of one that is done."""
+
+
+TAKEN_FROM = "taken_from"
+"""Key of the run that a record was taken over from, as `SWEEP/CELL`; its student lies there."""
+
+
+EVALUATE = "evaluate"
+"""Key of what a sweep's evaluations gave for a cell."""
+
+
+CELL_FILE = "cell.json"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Where a sweep keeps what it makes.
+
+    Args:
+        root: the sweep's `output_dir`.
+    """
+
+    root: Path
+
+    @property
+    def records(self) -> Path:
+        """Folder of the records."""
+        return self.root / "results"
+
+    def run(self, cell: Cell) -> Path:
+        """Folder of a cell: checkpoints and student.
+
+        Args:
+            cell: of the sweep.
+
+        Returns:
+            `Path`.
+        """
+        return self.root / cell.name
+
+    def record(self, cell: Cell) -> Path:
+        """File of a cell's record.
+
+        Args:
+            cell: of the sweep.
+
+        Returns:
+            `Path`.
+        """
+        return self.records / f"{cell.name}.json"
+
+    def lock(self, cell: Cell) -> Path:
+        """File of a cell's lock.
+
+        Args:
+            cell: of the sweep.
+
+        Returns:
+            `Path`.
+        """
+        return self.root / "locks" / f"{cell.name}.lock"
+
+    def log(self, cell: Cell) -> Path:
+        """File with what a cell's processes said.
+
+        Args:
+            cell: of the sweep.
+
+        Returns:
+            `Path`.
+        """
+        return self.root / "logs" / f"{cell.name}.log"
+
+
+def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> str:
+    """How far a cell has come.
+
+    Args:
+        cell: of the sweep.
+        folder: the sweep's.
+        evaluate: the evaluations that a finished cell has.
+
+    Returns:
+        `str`: `"running"` (in some process), `"changed"` (was run with other settings), `"done"`, `"trained"` (some
+        evaluations are missing), `"failed"`, `"impossible"`, `"stopped"` (has a checkpoint to go on with) or
+        `"waiting"`.
+    """
+    if holder(folder.lock(cell)) is not None:
+        return "running"
+    digest = recorded_digest(cell, folder)
+    if digest not in (None, cell.digest):
+        return "changed"
+    record = read_record(folder.record(cell))
+    if record is None:
+        return "stopped" if sorted_checkpoints(folder.run(cell)) else WAITING
+    if record["status"] == DONE and missing_evaluations(record, evaluate):
+        if TAKEN_FROM in record:
+            return WAITING
+        return FAILED if ERROR in record else "trained"
+    return record["status"]
+
+
+def recorded_digest(cell: Cell, folder: SweepFolder) -> str | None:
+    """Digest of the settings with which a cell was run.
+
+    Args:
+        cell: of the sweep.
+        folder: the sweep's.
+
+    Returns:
+        `str`, or None where it was not begun.
+    """
+    record = read_record(folder.record(cell))
+    begun = folder.run(cell) / CELL_FILE
+    if record is None and begun.is_file():
+        record = read_json_object(begun, f"{CELL_FILE} of cell {cell.name!r}")
+    return None if record is None else record.get("digest")
+
+
+def missing_evaluations(record: Mapping[str, Any], evaluate: Mapping[str, Any]) -> list[str]:
+    """Which evaluations a record lacks, or has with other settings.
+
+    Args:
+        record: of a cell that is done.
+        evaluate: name → settings.
+
+    Returns:
+        `list[str]`: names.
+    """
+    present = record.get(EVALUATE, {})
+    return [name for name, settings in evaluate.items() if present.get(name, {}).get("settings") != settings]
+
+
+def write_record(file: Path, record: Mapping[str, Any]) -> None:
+    """Write a record: one line a key, one line a row of its histories.
+
+    Args:
+        file: its folder is made.
+        record: JSON values.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f" {json.dumps(name)}: {_value_text(value)}" for name, value in record.items()]
+    write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_record(file: Path) -> dict[str, Any] | None:
+    """Read a record.
+
+    Args:
+        file: of a cell.
+
+    Returns:
+        `dict`, or None where there is no file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    if not file.is_file():
+        return None
+    record = read_json_object(file, f"record {file.name!r}")
+    if record.get("format") != FORMAT or record.get("status") not in (DONE, FAILED, IMPOSSIBLE):
+        raise ValueError(
+            f"record {file.name!r} has format={shown(record.get('format'))} and status="
+            f"{shown(record.get('status'))}; expected one that a sweep of this version wrote: remove it"
+        )
+    return record
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Read all records of a folder.
+
+    Args:
+        folder: may be absent.
+
+    Returns:
+        `list`: by file name.
+    """
+    records = (read_record(file) for file in sorted(folder.glob("*.json")))
+    return [record for record in records if record is not None]
+
+
+def record_head(cell: Cell) -> dict[str, Any]:
+    """What every record begins with.
+
+    Args:
+        cell: of the sweep.
+
+    Returns:
+        `dict` of JSON values.
+    """
+    return {
+        "format": FORMAT,
+        "cell": cell.name,
+        "arm": cell.arm,
+        "axes": dict(cell.axes),
+        "method": cell.method,
+        "method_settings": dict(cell.method_settings),
+        "settings": dict(cell.settings),
+        "digest": cell.digest,
+    }
+
+
+def as_cell(record: Mapping[str, Any]) -> Cell:
+    """The cell that a record is of.
+
+    Args:
+        record: of a cell.
+
+    Returns:
+        [`Cell`].
+    """
+    return Cell(**{name: record[name] for name in ("arm", "axes", "method", "settings", "method_settings")})
+
+
+def trained(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records of students that there are.
+
+    Args:
+        records: of cells.
+
+    Returns:
+        `list`.
+    """
+    return [record for record in records if record["status"] == DONE and record["method"] != TEACHER]
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n  " + ",\n  ".join(json.dumps(row, allow_nan=False) for row in value) + "\n ]"
+    return json.dumps(value, allow_nan=False)

@@ -1,0 +1,210 @@
+"""A sweep's JSON file → its cells, before anything is known of models or methods.
+
+A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method`, its `method_settings` and settings
+that differ from the base) and `grid` (axes that multiply the cells); docs/sweeps.md tells the rest.
+"""
+
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...files.messages import nearest_name, shown
+from ...files.strict_json import read_json_object
+from .cells import METHOD_SETTINGS, METRICS, TEACHER, Cell, Choice, Sweep
+
+SWEEP_KEYS = ("description", "output_dir", "base", "grid", "cells", "choose", "evaluate")
+
+
+SETTINGS_OF_THE_SWEEP = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
+"""Settings of a run that a sweep gives to each cell itself."""
+
+
+_ARM_KEYS = ("method", METHOD_SETTINGS, "grid")
+
+
+_CHOICE_KEYS = ("axis", "metric", "within")
+
+
+_ARM_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+
+
+_RESERVED_NAMES = (TEACHER, "results", "locks", "logs")
+
+
+_LONGEST_NAME = 150  # of a file, with room for suffixes
+
+
+def read_sweep(path: str | Path, setting_names: Collection[str]) -> Sweep:
+    """Read a sweep and lay out its cells.
+
+    Args:
+        path: JSON file.
+        setting_names: of `homodistil distill`.
+
+    Returns:
+        [`Sweep`].
+
+    Raises:
+        ValueError: an unknown key or axis, a value of a wrong kind, two cells of one name.
+        OSError: the file can't be read.
+    """
+    label = f"sweep={str(path)!r}"
+    content = read_json_object(path, label)
+    _check_keys(content, SWEEP_KEYS, label)
+    base, grid = (_object(content, name, label) for name in ("base", "grid"))
+    arms = _object(content, "cells", label)
+    if not arms:
+        raise ValueError(f'{label} has no cells; expected them by name: {{"mine": {{"method": "homodistil"}}}}')
+    _check_settings(base, setting_names, f"{label}: base")
+    frame = _Frame(base, grid, setting_names, label)
+    by_arm = [_cells_of(name, content, frame) for name, content in arms.items()]
+    cells = tuple(cell for row in itertools.zip_longest(*by_arm) for cell in row if cell is not None)
+    _refuse_repeats(cells, label)
+    evaluate = _object(content, "evaluate", label)
+    return Sweep(
+        name=Path(path).stem,
+        description=str(content.get("description", "")),
+        output_dir=str(content.get("output_dir", f"runs/{Path(path).stem}")),
+        cells=(*(_teacher_cells(cells) if evaluate else ()), *cells),
+        choose=_choice(content.get("choose"), cells, setting_names, label),
+        evaluate=evaluate,
+    )
+
+
+def _teacher_cells(cells: Sequence[Cell]) -> list[Cell]:
+    names = dict.fromkeys(cell.settings.get(TEACHER) for cell in cells)
+    axes: list[dict[str, Any]] = [{}] if len(names) == 1 else [{TEACHER: name} for name in names]
+    return [Cell(TEACHER, axis, TEACHER, {TEACHER: name}) for name, axis in zip(names, axes, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What all arms of a file share."""
+
+    base: Mapping[str, Any]
+    grid: Mapping[str, Any]
+    setting_names: Collection[str]
+    label: str
+
+
+def _cells_of(arm: str, content: Any, frame: _Frame) -> list[Cell]:
+    label = f"{frame.label}: cells[{arm!r}]"
+    _check_arm(arm, content, label)
+    own = {name: value for name, value in content.items() if name not in _ARM_KEYS}
+    _check_settings(own, frame.setting_names, label, also=_ARM_KEYS)
+    method_settings = _object(content, METHOD_SETTINGS, label)
+    axes = {**frame.grid, **_object(content, "grid", label)}
+    for axis, values in axes.items():
+        _check_axis(axis, values, frame.setting_names, label)
+        if clash := sorted(own.keys() & _settings_of_axis(axis, values)):
+            raise ValueError(f"{label} has {clash[0]}={shown(own[clash[0]])}, which the axis {axis!r} sets; drop one")
+    cells = []
+    for values in itertools.product(*axes.values()):
+        place = dict(zip(axes, values, strict=True))
+        settings, of_method = {**frame.base, **own}, dict(method_settings)
+        for axis, value in place.items():
+            entries = dict(value) if isinstance(value, dict) and axis not in frame.setting_names else {axis: value}
+            of_method |= entries.pop(METHOD_SETTINGS, {})
+            settings |= entries
+        cells.append(Cell(arm, place, content["method"], settings, of_method))
+    return cells
+
+
+def _check_arm(arm: str, content: Any, label: str) -> None:
+    if not _ARM_NAME.fullmatch(arm) or arm in _RESERVED_NAMES:
+        raise ValueError(f"{label} can't be a folder here; expected letters, digits and . _ + -, e.g. 'no_kl'")
+    if not isinstance(content, dict):
+        raise ValueError(f'{label}={shown(content)} is no object; expected such as {{"method": "homodistil"}}')
+    if not isinstance(content.get("method"), str):
+        raise ValueError(
+            f"{label} has method={shown(content.get('method'))}; expected the name of a method, e.g. 'homodistil'"
+        )
+
+
+def _check_axis(axis: str, values: Any, setting_names: Collection[str], label: str) -> None:
+    label = f"{label}: grid[{axis!r}]"
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{label}={shown(values)} has no values; expected a list, e.g. [0, 1, 2]")
+    if axis in setting_names:
+        _check_settings({axis: values[0]}, setting_names, label)
+        return
+    if plain := [value for value in values if not isinstance(value, dict) or not value]:
+        raise ValueError(
+            f"{label} is no setting, and its value {shown(plain[0])} is no object of settings; nearest valid: "
+            f"{nearest_name(axis, setting_names)!r}"
+        )
+    for value in values:
+        _check_settings(value, setting_names, label, also=(METHOD_SETTINGS,))
+
+
+def _settings_of_axis(axis: str, values: Sequence[Any]) -> set[str]:
+    return {axis}.union(*(value.keys() for value in values if isinstance(value, dict)))
+
+
+def _check_settings(
+    settings: Mapping[str, Any], valid: Collection[str], label: str, *, also: Collection[str] = ()
+) -> None:
+    for name, value in settings.items():
+        if name in SETTINGS_OF_THE_SWEEP:
+            raise ValueError(f"{label} has {name}={shown(value)}, which the sweep gives to each cell; leave it out")
+        if name.endswith("token"):
+            raise ValueError(f"{label} has {name}, a secret that records would hold; set HF_TOKEN instead")
+        if name not in valid and name not in also:
+            raise ValueError(
+                f"{label} has the unknown key {shown(name)} (value {shown(value)}); "
+                f"nearest valid: {nearest_name(name, (*valid, *also))!r}"
+            )
+
+
+def _check_keys(content: Mapping[str, Any], valid: Collection[str], label: str) -> None:
+    for name, value in content.items():
+        if name not in valid:
+            raise ValueError(
+                f"{label} has the unknown key {shown(name)} (value {shown(value)}); "
+                f"nearest valid: {nearest_name(name, valid)!r}"
+            )
+
+
+def _object(content: Mapping[str, Any], name: str, label: str) -> dict[str, Any]:
+    value = content.get(name, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{label} has {name}={shown(value)}; expected a JSON object")
+    return value
+
+
+def _refuse_repeats(cells: Sequence[Cell], label: str) -> None:
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.name in seen:
+            raise ValueError(f"{label} has two cells of the name {cell.name!r}; give their axes values that differ")
+        if len(cell.name) > _LONGEST_NAME:
+            raise ValueError(f"{label} has a cell whose name has {len(cell.name)} letters; use fewer axes")
+        seen[cell.name] = cell
+
+
+def _choice(content: Any, cells: Sequence[Cell], setting_names: Collection[str], label: str) -> Choice | None:
+    if content is None:
+        return None
+    label = f"{label}: choose"
+    if not isinstance(content, dict):
+        raise ValueError(f"{label}={shown(content)} is no object; expected axis, metric and within")
+    _check_keys(content, _CHOICE_KEYS, label)
+    axis = content.get("axis")
+    metric = str(content.get("metric", "kl")).removeprefix("eval_")
+    within = content.get("within", ["arm"])
+    axes = {name for cell in cells for name in cell.axes}
+    if axis not in axes:
+        raise ValueError(f"{label} has axis={shown(axis)}; expected one of the grid's: {sorted(axes)}")
+    if metric not in METRICS:
+        raise ValueError(f"{label} has metric={shown(metric)}; expected one of {', '.join(METRICS)}")
+    valid = {"method", "arm"} | axes | set(setting_names)
+    for name in within if isinstance(within, list) else [within]:
+        if name not in valid:
+            raise ValueError(
+                f"{label} has within={shown(name)}; expected a list of axes or settings; "
+                f"nearest valid: {nearest_name(name, valid)!r}"
+            )
+    return Choice(axis, metric, tuple(within))

@@ -1,0 +1,255 @@
+"""A sweep from its first cell to its last: what is left to do, one process a cell, and what came of each.
+
+Any number of processes may work at one sweep: each takes cells that no other has. The table and the plots are written
+whenever a process is done.
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from ...files.folders import write_text
+from ...tables import can_plot
+from ...training.sigterm import EXIT_STATUS, StopRequest
+from ..config import field_types
+from . import worker as worker
+from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, select_cells
+from .checks import check_cells
+from .evaluations import check_evaluations
+from .folder import (
+    DONE,
+    ERROR,
+    FAILED,
+    IMPOSSIBLE,
+    WAITING,
+    SweepFolder,
+    read_record,
+    read_records,
+    record_head,
+    state_of,
+    trained,
+    write_record,
+)
+from .locks import held, holder
+from .plots import plot_sweep
+from .reading import read_sweep
+from .reuse import take_over
+from .tables import in_order, sweep_table
+from .worker import TAKEN_STATUS, task_text
+
+_POLL_SECONDS = 1.0
+
+
+_STOPPED = (EXIT_STATUS, -signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A sweep that was read and checked.
+
+    Args:
+        sweep: what its file says.
+        cells: those that were asked for.
+        folder: where they go.
+        impossible: name of each cell that can't exist → why.
+        evaluate: evaluations of the file, also those that are left for another time.
+    """
+
+    sweep: Sweep
+    cells: Sequence[Cell]
+    folder: SweepFolder
+    impossible: dict[str, str]
+    evaluate: Mapping[str, Any]
+
+    def state(self, cell: Cell) -> str:
+        """How far a cell has come.
+
+        Args:
+            cell: one of them.
+
+        Returns:
+            `str`: as [`state_of`].
+        """
+        return IMPOSSIBLE if cell.name in self.impossible else state_of(cell, self.folder, self.sweep.evaluate)
+
+
+def prepare_sweep(
+    path: str | Path, *, only: Sequence[str] = (), output: str | Path | None = None, train_only: bool = False
+) -> SweepRun:
+    """Read a sweep and check every cell of it.
+
+    Args:
+        path: JSON file.
+        only: cells, arms or patterns of such; none for all.
+        output: folder of the sweep; default: its `output_dir`.
+        train_only: leave the evaluations in `evaluate` for another time.
+
+    Returns:
+        [`SweepRun`].
+
+    Raises:
+        ValueError: anything about the file or a cell's settings that can't work.
+        OSError: the file, a teacher or a tokenizer can't be read.
+    """
+    sweep = read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS})
+    check_evaluations(sweep.evaluate)
+    evaluate = sweep.evaluate
+    if train_only:
+        students = tuple(cell for cell in sweep.cells if cell.method != TEACHER)
+        sweep = replace(sweep, evaluate={}, cells=students)
+    cells = select_cells(sweep.cells, only)
+    return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells), evaluate)
+
+
+def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = False) -> int:
+    """Train every cell that is neither done nor in another process's hands.
+
+    Cells that failed before are tried again, from their last checkpoint. At SIGTERM the cell in hand saves a
+    checkpoint, and this process ends with status 143.
+
+    Args:
+        run: what [`prepare_sweep`] returned.
+        say: takes lines for the user.
+        overwrite: train cells anew that were run with other settings.
+
+    Returns:
+        `int`: cells that failed.
+
+    Raises:
+        ValueError: a cell was run with other settings, and may not be overwritten.
+    """
+    _record_impossible(run, say)
+    to_do = _cells_to_do(run, overwrite=overwrite)
+    failed_before = {cell.name for cell in to_do if run.state(cell) == FAILED}
+    with StopRequest() as stop:
+        while cell := next((cell for cell in to_do if run.state(cell) != "running"), None):
+            to_do.remove(cell)
+            state = run.state(cell)
+            if state == DONE or (state == FAILED and cell.name not in failed_before):
+                continue  # another process was faster
+            if state == WAITING and (source := _take_over(run, cell)):
+                say(f"{_place(run, cell)} {cell.name}: the same run as {source}, taken over")
+                continue
+            say(f"{_place(run, cell)} {cell.name}: {state}, log in {run.folder.log(cell)}")
+            status = _train(run, cell, stop)
+            if status == TAKEN_STATUS:
+                to_do.append(cell)
+                continue
+            _tell(run, cell, status, say)
+            if stop.is_made:
+                stop.leave()
+    for cell in to_do:
+        say(f"{_place(run, cell)} {cell.name}: left to process {holder(run.folder.lock(cell))}")
+    return sum(run.state(cell) == FAILED for cell in run.cells)
+
+
+def write_table(run: SweepRun, file: str | Path | None = None) -> list[Path]:
+    """Write the table of a sweep and its plots, with all of its cells, whichever were asked for.
+
+    Args:
+        run: what [`prepare_sweep`] returned.
+        file: Markdown file; default: `results.md` in the sweep's folder.
+
+    Returns:
+        `list`: the files written; plots need the `[report]` extra.
+    """
+    file = Path(file or run.folder.root / "results.md")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    records = in_order(run.sweep.cells, read_records(run.folder.records))
+    plots = plot_sweep(records, file.with_suffix(""), run.sweep.choose) if can_plot() else []
+    images = [f"![{image.stem}]({image.name})\n" for image in plots]
+    note = [] if plots or not trained(records) else ["No plots: they need `pip install 'homodistil-hf[report]'`.\n"]
+    write_text(file, "\n".join([sweep_table(run.sweep, records), *images, *note]))
+    return [file, *plots]
+
+
+def _record_impossible(run: SweepRun, say: Callable[[str], None]) -> None:
+    for cell in run.cells:
+        if reason := run.impossible.get(cell.name):
+            write_record(run.folder.record(cell), record_head(cell) | {"status": IMPOSSIBLE, "reason": reason})
+            say(f"{_place(run, cell)} {cell.name}: impossible, {reason}")
+
+
+def _cells_to_do(run: SweepRun, *, overwrite: bool) -> list[Cell]:
+    states = {cell.name: run.state(cell) for cell in run.cells}
+    changed = [name for name, state in states.items() if state == "changed"]
+    if changed and not overwrite:
+        raise ValueError(
+            f"{len(changed)} cells in {str(run.folder.root)!r} were run with other settings, {changed[0]!r} for one; "
+            "pass --overwrite to train them anew, or another --output"
+        )
+    return [cell for cell in run.cells if states[cell.name] not in (DONE, IMPOSSIBLE)]
+
+
+def _take_over(run: SweepRun, cell: Cell) -> str | None:
+    with held(run.folder.lock(cell)) as is_ours:
+        return take_over(cell, run.folder, run.evaluate) if is_ours else None
+
+
+def _train(run: SweepRun, cell: Cell, stop: StopRequest) -> int:
+    """Exit status of the cell's process."""
+    log = run.folder.log(cell)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as stream, TemporaryFile("w+", encoding="utf-8") as task:
+        task.write(task_text(cell, run.folder, run.sweep.evaluate))
+        task.seek(0)
+        command = [sys.executable, "-m", worker.__name__]
+        with subprocess.Popen(command, stdin=task, stdout=stream, stderr=stream) as process:
+            try:
+                _wait(process, stop)
+            finally:
+                process.terminate()  # after an interrupt; one that has ended doesn't mind
+    return process.returncode
+
+
+def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> None:
+    was_told = False
+    while process.poll() is None:
+        if stop.is_made and not was_told:
+            process.terminate()
+            was_told = True
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+
+
+def _tell(run: SweepRun, cell: Cell, status: int, say: Callable[[str], None]) -> None:
+    place = f"{_place(run, cell)} {cell.name}"
+    if status in _STOPPED:
+        say(f"{place}: stopped by SIGTERM; the next call goes on with it")
+        return
+    if status != 0:
+        error = _error(run.folder.log(cell), status)
+        write_record(run.folder.record(cell), _failed(cell, run.folder, error))
+        say(f"{place}: failed, {error}")
+        return
+    record = read_record(run.folder.record(cell)) or {}
+    if cell.method == TEACHER:
+        say(f"{place}: evaluated")
+        return
+    metrics, minutes = record["evaluation"], record["seconds"] / 60
+    say(f"{place}: done, KL {metrics['kl']:.4f}, accuracy {metrics['mlm_accuracy']:.4f}, {minutes:.1f} min")
+
+
+def _failed(cell: Cell, folder: SweepFolder, error: str) -> dict[str, Any]:
+    """The record of a cell that failed; one that is trained stays so, as only an evaluation was left."""
+    record = read_record(folder.record(cell))
+    if record is None or record["status"] != DONE or record["digest"] != cell.digest:
+        record = record_head(cell) | {"status": FAILED}
+    return record | {ERROR: error}
+
+
+def _error(log: Path, status: int) -> str:
+    if status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}; SIGKILL may mean out of memory"
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"its process ended with status {status}"
+
+
+def _place(run: SweepRun, cell: Cell) -> str:
+    return f"[{run.cells.index(cell) + 1}/{len(run.cells)}]"

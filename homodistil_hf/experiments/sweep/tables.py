@@ -1,0 +1,269 @@
+"""A sweep as one Markdown table: every arm at every point of its axes, seeds taken together.
+
+The figures come from the records, by `statistics.py`; `plots.py` draws them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .cells import TEACHER, Cell, Choice, Sweep
+from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
+from .statistics import (
+    SEED,
+    Key,
+    Record,
+    Spread,
+    at_the_edge,
+    best_values,
+    group_of,
+    metric_of,
+    not_searched,
+    over_seeds,
+    seed_of,
+)
+
+_HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
+
+
+def sweep_table(sweep: Sweep, records: Iterable[Record]) -> str:
+    """Lay a sweep out.
+
+    Args:
+        sweep: what its file says.
+        records: of its cells; any may be missing.
+
+    Returns:
+        `str`: Markdown: the table, and what is missing from it and why.
+    """
+    records = list(records)
+    rows = cell_rows(sweep, records)
+    notes = [*choice_notes(sweep.choose, records), *missing_notes(sweep, records)]
+    description = [sweep.description, ""] if sweep.description else []
+    return "\n".join([f"# {sweep.name}", "", *description, *rows, "", *notes]).rstrip() + "\n"
+
+
+def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
+    """The rows of a table, its head included: mean ± standard deviation over the seeds, and how many there are.
+
+    Args:
+        sweep: for its axes, and its search, whose best values are set in bold.
+        records: of its cells; any may be missing.
+
+    Returns:
+        `list[str]`: Markdown lines; none where nothing is done.
+    """
+    done, choice = trained(records), sweep.choose
+    if not done:
+        return []
+    axes = [axis for axis in dict.fromkeys(axis for cell in sweep.cells for axis in cell.axes) if axis != SEED]
+    best = {} if choice is None else _searched(done, choice)
+    rows = [_teacher_row(records, axes, sweep.evaluate)]
+    for group in _by_axes(list(over_seeds(done).values()), axes, choice):
+        is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
+        marks = {choice.axis: "**"} if choice is not None and is_best else {}
+        shown = [_axis_cell(group[0], axis, marks.get(axis, "")) for axis in axes]
+        rows.append([group[0]["arm"], *shown, *_figures(group, sweep.evaluate)])
+    return markdown_table(["", *axes, *_HEADINGS, *sweep.evaluate], rows)
+
+
+def _by_axes(groups: list[list[Record]], axes: Sequence[str], choice: Choice | None) -> list[list[Record]]:
+    """Put together what is compared: sizes and budgets first, then arms, then the values of a search."""
+    searched = None if choice is None else choice.axis
+    places = {axis: _order(as_cell(group[0]).value(axis) for group in groups) for axis in axes}
+    arms = list(dict.fromkeys(group[0]["arm"] for group in groups))
+
+    def place(group: list[Record]) -> list[int]:
+        where = {axis: places[axis].index(str(as_cell(group[0]).value(axis))) for axis in axes}
+        last = where.pop(searched, 0) if searched else 0
+        return [*where.values(), arms.index(group[0]["arm"]), last]
+
+    return sorted(groups, key=place)
+
+
+def _order(values: Iterable[Any]) -> list[str]:
+    """Numbers rise; anything else stays in the order of the sweep."""
+    found = dict.fromkeys(values)
+    numbers = [value for value in found if isinstance(value, int | float)]
+    return [str(value) for value in (sorted(numbers) if len(numbers) == len(found) else found)]
+
+
+def _searched(done: Sequence[Record], choice: Choice) -> dict[Key, Any]:
+    """The best value of each group that had a choice."""
+    single = not_searched(done, choice)
+    return {key: value for key, value in best_values(done, choice).items() if key not in single}
+
+
+def in_order(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put records in their sweep's order.
+
+    Args:
+        cells: of the sweep.
+        records: of any cells.
+
+    Returns:
+        `list`: those of the sweep's cells.
+    """
+    known = {record["cell"]: dict(record) for record in records}
+    return [known[cell.name] for cell in cells if cell.name in known]
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    r"""Lay cells out as Markdown.
+
+    Args:
+        headings: of the columns.
+        rows: of as many cells.
+
+    Returns:
+        `list[str]`: lines.
+
+    Example:
+    ```python
+    >>> print("\n".join(markdown_table(["", "KL"], [["mine", "0.5"]])))
+    |  | KL |
+    | --- | --- |
+    | mine | 0.5 |
+
+    ```
+    """
+    lines = [headings, ["---"] * len(headings), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
+    """Say which cells and evaluations the table lacks.
+
+    Args:
+        sweep: its cells, and what they should be evaluated on.
+        records: those that there are.
+
+    Returns:
+        `list[str]`: Markdown lines: impossible, failed and not run cells, and cells without an evaluation.
+    """
+    records, cells = list(records), sweep.cells
+    known = {record["cell"] for record in records}
+    reasons: dict[str, list[str]] = {}
+    for record in records:
+        if record["status"] == IMPOSSIBLE:
+            reasons.setdefault(record["reason"], []).append(f"`{record['cell']}`")
+    notes = [f"- {IMPOSSIBLE}: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    notes += [f"- {FAILED}: `{one['cell']}`: {one[ERROR]}" for one in records if ERROR in one]
+    absent = [f"`{cell.name}`" for cell in cells if cell.name not in known]
+    if absent and len(absent) == len(cells):
+        return [f"- not run: none of its {len(cells)} cells"]
+    notes += [f"- not run: {', '.join(absent)}"] if absent else []
+    for name in sweep.evaluate:
+        done = (record for record in records if record["status"] == DONE and ERROR not in record)
+        without = [f"`{record['cell']}`" for record in done if name in missing_evaluations(record, sweep.evaluate)]
+        notes += [f"- {name} not run: {', '.join(without)}"] if without else []
+    return notes
+
+
+def choice_notes(choice: Choice | None, records: Iterable[Record]) -> list[str]:
+    """Say how the best values of an axis were found, and where a better one may lie beyond those tried.
+
+    Args:
+        choice: the search, or None.
+        records: those that there are.
+
+    Returns:
+        `list[str]`: Markdown lines.
+    """
+    if choice is None:
+        return []
+    within = ", ".join(choice.within)
+    notes = [f"- **bold**: the best `{choice.axis}` by {choice.metric} of those tried for each {within}"]
+    done = trained(records)
+    doubts = {
+        "best at the lowest or highest value tried, so perhaps better beyond": at_the_edge(done, choice),
+        "one value tried, so not searched": not_searched(done, choice),
+    }
+    for words, groups in doubts.items():
+        if groups:
+            notes.append(f"- {words}: {', '.join(' '.join(map(str, group)) for group in groups)}")
+    return notes
+
+
+def task_means(record: Record) -> dict[str, float]:
+    """The mean score of each evaluation of a record's student.
+
+    Args:
+        record: of a cell that is done.
+
+    Returns:
+        `dict`: name of the evaluation → mean.
+    """
+    found = record.get(EVALUATE, {})
+    return {name: entry["results"]["mean"] for name, entry in found.items() if "mean" in entry["results"]}
+
+
+def tokens_per_second(record: Record) -> float:
+    """How fast a cell was trained, evaluations left out.
+
+    Args:
+        record: of a cell that is done.
+
+    Returns:
+        `float`.
+    """
+    return record["num_tokens"] / max(record["seconds"] - record["evaluation_seconds"], 1e-9)
+
+
+def macs_fraction(record: Record) -> float:
+    """Encoder MACs of the student at its own widths, as a share of the teacher's.
+
+    Args:
+        record: of a cell that is done.
+
+    Returns:
+        `float`: without what a standard export adds where layers differ in width.
+    """
+    models: Mapping[str, Any] = record["models"]
+    return models.get("compact", models["student"])["encoder_macs"] / models["teacher"]["encoder_macs"]
+
+
+def _figures(group: Sequence[Record], evaluate: Iterable[str]) -> list[str]:
+    record = group[0]
+    metrics = [str(Spread.of(metric_of(one, name) for one in group)) for name in ("kl", "mlm_accuracy", "mlm_loss")]
+    return [
+        *_size(record["models"]),
+        f"{record['num_tokens'] / 1e6:.2f} M",
+        *metrics,
+        f"{Spread.of(tokens_per_second(one) for one in group).mean:,.0f}",
+        *(_score(group, name) for name in evaluate),
+    ]
+
+
+def _size(models: Mapping[str, Any]) -> list[str]:
+    """Parameters and share of the MACs, with those of a padded export where that has more."""
+    shares = {name: costs["encoder_macs"] / models["teacher"]["encoder_macs"] for name, costs in models.items()}
+    if "compact" not in models:
+        return [f"{models['student']['num_parameters'] / 1e6:.2f} M", f"{shares['student']:.3f}"]
+    parameters = [models[name]["num_parameters"] / 1e6 for name in ("compact", "student")]
+    return [
+        f"{parameters[0]:.2f} M ({parameters[1]:.2f} padded)",
+        f"{shares['compact']:.3f} ({shares['student']:.3f} padded)",
+    ]
+
+
+def _teacher_row(records: Sequence[Record], axes: Sequence[str], evaluate: Iterable[str]) -> list[str]:
+    done = trained(records)
+    cost = done[0]["models"]["teacher"]
+    measured = list({seed_of(record): record["teacher_evaluation"] for record in done}.values())  # the masks differ
+    names = ("mlm_accuracy", "mlm_loss")
+    itself = [record for record in records if record["method"] == TEACHER]
+    return [
+        *("teacher", *["–"] * len(axes), f"{cost['num_parameters'] / 1e6:.2f} M", "1.000", "–", "0.000"),
+        *(f"{Spread.of(values[name] for values in measured).mean:.3f}" for name in names),
+        *("–", *(_score(itself, name) for name in evaluate)),
+    ]
+
+
+def _score(records: Sequence[Record], evaluation: str) -> str:
+    scores = [task_means(record)[evaluation] for record in records if evaluation in task_means(record)]
+    return str(Spread.of(scores)) if scores else "–"
+
+
+def _axis_cell(record: Record, axis: str, mark: str) -> str:
+    value = as_cell(record).value(axis)
+    return "–" if value is None else f"{mark}{value}{mark}"

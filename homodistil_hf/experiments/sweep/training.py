@@ -1,0 +1,218 @@
+"""One cell, in this process: train or go on, export, evaluate, and say everything in one record.
+
+The caller holds the cell's lock. `worker.py` gives each cell a process of its own, `running.py` goes through cells.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ...export.facts import read_facts
+from ...export.student_in_folder import STUDENT_FOLDER
+from ...files.checkpoints import last_checkpoint, sorted_checkpoints
+from ...files.folders import remove_folder, write_text
+from ...files.provenance import machine_facts
+from ...files.strict_json import read_json_object
+from ...methods.registry import METHODS
+from ...models.cost import COSTS
+from ...trainer import HomoDistilTrainer
+from ..config import RunConfig
+from ..distill import held_out_metrics, make_trainer, teacher_metrics
+from .cells import TEACHER, Cell
+from .checks import own_settings, run_settings
+from .evaluations import EVALUATIONS
+from .folder import (
+    CELL_FILE,
+    DONE,
+    ERROR,
+    EVALUATE,
+    TAKEN_FROM,
+    SweepFolder,
+    missing_evaluations,
+    read_record,
+    record_head,
+    write_record,
+)
+
+_CLOCK_FILE = "clock.json"
+
+
+_TIMES = ("runtime", "per_second", "preparation_time", "epoch", "total_flos")
+
+
+def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Bring a cell to its end, from wherever it is.
+
+    Args:
+        cell: of a sweep.
+        folder: the sweep's.
+        evaluate: evaluations of the finished student: name → settings.
+        say: takes lines for the log.
+    """
+    run_folder = folder.run(cell)
+    record = read_record(folder.record(cell))
+    if record is None or not _is_trained(cell, record, evaluate):
+        is_teacher = cell.method == TEACHER
+        record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, say)
+        write_record(folder.record(cell), record)
+        _remove_checkpoints(run_folder)
+    model = cell.settings[TEACHER] if cell.method == TEACHER else run_folder / STUDENT_FOLDER
+    for name in missing_evaluations(record, evaluate):
+        say(f"evaluation: {name}")
+        results = EVALUATIONS[name](model, evaluate[name], run_folder / "evaluations")
+        record.pop(ERROR, None)
+        record[EVALUATE] = record.get(EVALUATE, {}) | {name: {"settings": evaluate[name], "results": results}}
+        write_record(folder.record(cell), record)
+
+
+def _is_trained(cell: Cell, record: Mapping[str, Any], evaluate: Mapping[str, Any]) -> bool:
+    if record["status"] != DONE or record["digest"] != cell.digest:
+        return False
+    return TAKEN_FROM not in record or not missing_evaluations(record, evaluate)  # else the student is missing
+
+
+def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train a cell, or go on at its last checkpoint; export and evaluate its student.
+
+    Args:
+        cell: of a sweep.
+        run_folder: the cell's; anything in it that was trained with other settings is removed.
+        say: takes lines for the log.
+
+    Returns:
+        `dict`: the cell's record.
+    """
+    _claim(cell, run_folder)
+    checkpoint = last_checkpoint(run_folder)
+    settings = run_settings(cell, str(run_folder), overwrite_output_dir=checkpoint is None)
+    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+    settings.training.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
+    trainer = make_trainer(settings, say, METHODS[cell.method], **cell.method_settings)
+    clock = RunClock(run_folder / _CLOCK_FILE)
+    trainer.add_callback(clock)
+    trainer.train(settings.training.resume_from_checkpoint)
+    metrics = held_out_metrics(trainer.evaluate())
+    trainer.teacher_evaluation = teacher_metrics(trainer)
+    student = trainer.export(run_folder / STUDENT_FOLDER)
+    return record_head(cell) | {"status": DONE} | _outcome(trainer, settings, clock, metrics, read_facts(student))
+
+
+class RunClock(TrainerCallback):
+    """Measures how long a run takes, over all the processes that it takes.
+
+    Args:
+        file: keeps the time at each checkpoint; what a killed process did after its last one isn't counted.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        known = read_json_object(file, f"{file.name} of the run") if file.is_file() else {}
+        self.marks: dict[str, float] = known.get("seconds", {})
+        self.num_sessions: int = known.get("num_sessions", 0)
+        self.seconds = self.evaluation_seconds = 0.0
+        self._earlier = 0.0
+        self._start = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on from the mark of the checkpoint.
+
+        Args:
+            args: of the run.
+            state: tells the step.
+            control: unused.
+            kwargs: unused.
+        """
+        self._start = time.perf_counter()
+        past = [seconds for step, seconds in self.marks.items() if int(step) <= state.global_step]
+        self._earlier = self.seconds = max(past, default=0.0)
+        self.num_sessions += 1
+        self._write()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set a mark; arguments as [`RunClock.on_train_begin`]."""
+        self.marks[str(state.global_step)] = round(self._earlier + time.perf_counter() - self._start, 1)
+        self._write()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop; arguments as [`RunClock.on_train_begin`]."""
+        self.seconds = self._earlier + time.perf_counter() - self._start
+        self.evaluation_seconds = sum(entry.get("eval_runtime", 0.0) for entry in state.log_history)
+
+    def _write(self) -> None:
+        write_text(self.file, json.dumps({"num_sessions": self.num_sessions, "seconds": self.marks}) + "\n")
+
+
+def _claim(cell: Cell, run_folder: Path) -> None:
+    marker = run_folder / CELL_FILE
+    if marker.is_file() and read_json_object(marker, f"{CELL_FILE} of cell {cell.name!r}")["digest"] != cell.digest:
+        remove_folder(run_folder)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    write_text(marker, json.dumps(record_head(cell), indent=1) + "\n")
+
+
+def _remove_checkpoints(run_folder: Path) -> None:
+    for checkpoint in sorted_checkpoints(run_folder):
+        remove_folder(checkpoint)
+
+
+def _outcome(
+    trainer: HomoDistilTrainer,
+    settings: RunConfig,
+    clock: RunClock,
+    metrics: Mapping[str, float],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    history = trainer.state.log_history
+    num_steps = trainer.state.global_step
+    num_tokens = num_steps * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+    num_tokens *= trainer.args.world_size * settings.run.max_seq_length
+    evaluations = {entry["step"]: held_out_metrics(entry) for entry in history if "eval_kl" in entry}
+    return {
+        "plan": facts["student"]["plan"],
+        "models": _costs(facts),
+        "evaluation": dict(metrics),
+        "teacher_evaluation": dict(trainer.teacher_evaluation),
+        "num_steps": num_steps,
+        "num_tokens": num_tokens,
+        "seconds": round(clock.seconds, 1),
+        "evaluation_seconds": round(clock.evaluation_seconds, 1),
+        "num_sessions": clock.num_sessions,
+        "machine": machine_facts(),
+        "own_settings": own_settings(settings.training),
+        "evaluations": [_rounded({"step": step, **values}) for step, values in evaluations.items()],
+        "losses": [_rounded(_without_times(entry)) for entry in history if "loss" in entry],
+        **_snapshots(trainer),
+    }
+
+
+def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those of the teacher, of the exported student and, where layers differ in width, of the student unpadded."""
+    models = {model: facts[model] for model in ("teacher", "student")}
+    if facts.get("forms"):
+        models["compact"] = facts["forms"]["compact"]
+    return {model: {cost: costs[cost] for cost in COSTS} for model, costs in models.items()}
+
+
+def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
+    """The family that a run has left on its way, if any."""
+    names = ("name", "step", "plan", "encoder_macs", "num_parameters")
+    rows = [{name: row[name] for name in (*names, "evaluation")} for row in trainer.snapshot_rows]
+    return {"snapshots": rows} if rows else {}
+
+
+def _without_times(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if not name.endswith(_TIMES)}
+
+
+def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Six digits are enough for a curve; None for what was not finite, which JSON can't say."""
+    return {name: _short(value) if isinstance(value, float) else value for name, value in entry.items()}
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None

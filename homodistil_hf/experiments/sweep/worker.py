@@ -1,0 +1,70 @@
+"""The process of one cell, run by `python -m` and told what to do by JSON on its standard input.
+
+A process a cell gives all memory back, and one that is killed takes no other cell with it. An error ends it with a
+traceback, which `running.py` finds in the cell's log.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .cells import Cell
+from .folder import SweepFolder, as_cell, record_head
+from .locks import held
+
+TAKEN_STATUS = os.EX_TEMPFAIL if os.name == "posix" else 75
+"""What the process ends with where another one is at the cell."""
+
+
+logger = logging.getLogger("homodistil_hf")
+
+
+def task_text(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> str:
+    """What a worker is told.
+
+    Args:
+        cell: of a sweep.
+        folder: the sweep's.
+        evaluate: evaluations of the finished student: name → settings.
+
+    Returns:
+        `str`: JSON.
+    """
+    return json.dumps({"cell": record_head(cell), "root": str(folder.root), "evaluate": dict(evaluate)})
+
+
+def main(text: str) -> int:
+    """Do what a text says.
+
+    Args:
+        text: of [`task_text`].
+
+    Returns:
+        `int`: exit status: 0, or `TAKEN_STATUS`.
+    """
+    task = json.loads(text)
+    cell, folder = as_cell(task["cell"]), SweepFolder(Path(task["root"]))
+    _show_logs()
+    with held(folder.lock(cell)) as is_ours:
+        if not is_ours:
+            return TAKEN_STATUS
+        from .training import run_cell
+
+        run_cell(cell, folder, task["evaluate"], logger.info)
+    return 0
+
+
+def _show_logs() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logger.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.stdin.read()))

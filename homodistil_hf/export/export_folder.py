@@ -1,0 +1,300 @@
+"""Export folders: a student as stock BERT or in its compact form, with tokenizer, facts and model card.
+
+A folder is written aside and renamed, so it is there as a whole or not at all. How widths are padded is
+`conversion.py`'s, what `facts.json` states `facts.py`'s, the card `hub.py`'s; `verify.py` checks what was written.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..files.checkpoints import MANIFEST_NAME, check_manifest, last_checkpoint
+from ..files.folders import naming_the_file, publish, recover, remove_folder
+from ..files.messages import nearest_name
+from ..files.provenance import version_facts
+from ..models.conversion import remove_padding, to_stock, to_student
+from ..models.cost import cost_fractions, model_facts
+from ..models.families import modeling_homobert as modeling
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.loading import load_teacher, load_teacher_config
+from ..models.tokenizers import stored_tokenizer
+from ..models.widths import WidthPlan, teacher_plan
+from .card import render_card
+from .facts import (
+    CARD_FILE,
+    FACTS_FILE,
+    FACTS_VERSION,
+    RUN_SECTIONS,
+    file_facts,
+    forms_facts,
+    read_export_facts,
+    run_facts,
+    stated_teacher,
+    teacher_facts,
+    write_facts,
+)
+from .hub import teacher_licence
+from .probe import probe_facts
+
+FORMATS = ("standard", "compact")
+
+
+MODELING_FILE = "modeling_homobert.py"
+
+
+AUTO_CLASSES = {
+    "AutoConfig": "HomoBertConfig",
+    "AutoModel": "HomoBertModel",
+    "AutoModelForMaskedLM": "HomoBertForMaskedLM",
+    "AutoModelForSequenceClassification": "HomoBertForSequenceClassification",
+    "AutoModelForTokenClassification": "HomoBertForTokenClassification",
+    "AutoModelForQuestionAnswering": "HomoBertForQuestionAnswering",
+}
+
+
+AUTO_MAP = {auto_class: f"{MODELING_FILE.removesuffix('.py')}.{name}" for auto_class, name in AUTO_CLASSES.items()}
+
+
+Teacher: TypeAlias = str | PreTrainedModel | Mapping[str, Any] | None
+
+
+def export_student(
+    model: PreTrainedModel,
+    folder: str | Path,
+    format: str = "standard",
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher: Teacher = None,
+    facts: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a student to a folder that loads with `from_pretrained`; its logits stay the same.
+
+    Args:
+        model: a compacted `HomoBertForX`; or a stock `BertForX`, which is exported as it is. Stored in float32.
+        folder: where to; created with its parents.
+        format: `"standard"`: stock BERT, padded with zeros where layers differ in width. `"compact"`: unpadded, with
+            its own modelling file (`trust_remote_code=True`).
+        tokenizer: saved along.
+        teacher: name, folder or model that the student was made from, for facts and card; or the `teacher` part of
+            another export's facts.
+        facts: what to tell about the run: any of the sections `settings`, `training`, `evaluation` (the student's
+            held-out metrics) and `teacher_evaluation`, each a mapping of names to plain values.
+        overwrite: replace an earlier export in the folder. A folder that holds anything else is never replaced.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: unknown format or section of facts, a folder that is not free, masked hidden channels, widths that
+            stock BERT can't hold, or logits that are not finite.
+        OSError: it can't be written; an earlier export there stays as it was.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> config = BertConfig(
+        ...     vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        ... )
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     folder = export_student(BertForMaskedLM(config), Path(parent) / "student", "compact")
+        ...     sorted(path.name for path in folder.iterdir())
+        ['README.md', 'config.json', 'facts.json', 'model.safetensors', 'modeling_homobert.py']
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r} is unknown; nearest valid: {nearest_name(format, FORMATS)!r}")
+    target = check_target(folder, overwrite=overwrite)
+    run = run_facts(facts)
+    student = to_student(model).cpu().eval()
+    if dropped := student.config.dropped_hidden_channels:
+        raise ValueError(
+            f"model has {len(dropped)} masked hidden channels (dropped_hidden_channels); compact it first"
+        )
+    exported = to_stock(student) if format == "standard" else _with_auto_map(student)
+    known = {
+        "facts_version": FACTS_VERSION,
+        "format": format,
+        "requires": {"transformers": "≥ 5.14"} if format == "compact" else {},
+        "versions": version_facts(),
+        **_cost_facts(student, exported, _teacher_section(teacher)),
+        **run,
+        "probe": probe_facts(student),
+    }
+    with _written_aside(target) as aside:
+        with _as_plain_classes(type(exported), type(exported.config)):
+            exported.save_pretrained(aside)
+        if format == "compact":
+            shutil.copyfile(modeling.__file__, aside / MODELING_FILE)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
+        known["files"] = file_facts(aside)
+        write_facts(aside, known)
+        (aside / CARD_FILE).write_text(render_card(known), encoding="utf-8")
+    return target
+
+
+def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
+    """Load an export of either format, or a training checkpoint, as a student.
+
+    Padding of a standard export is cut off again. A checkpoint's manifest is checked first; the student then has the
+    widths of that moment, and its masks are not looked at.
+
+    Args:
+        folder: an export, or `checkpoint-N`.
+
+    Returns:
+        `HomoBertForX` in float32, in evaluation mode.
+
+    Raises:
+        ValueError: no such export, or its weights or facts can't be used.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"folder={str(folder)!r} has no config.json; expected an export or a checkpoint-N")
+    if (folder / MANIFEST_NAME).is_file():
+        check_manifest(folder)
+    student = to_student(load_teacher(str(folder)))
+    forms = read_export_facts(folder)["forms"] if (folder / FACTS_FILE).is_file() else {}
+    if forms:
+        plan = WidthPlan.from_dict(forms["compact"]["plan"], student.config.num_hidden_layers)
+        if plan != teacher_plan(student.config):
+            remove_padding(student, plan)
+    return student
+
+
+def convert_export(
+    source: str | Path, folder: str | Path, format: str, *, teacher: Teacher = None, overwrite: bool = False
+) -> Path:
+    """Write an export or a compacted checkpoint again, in another format or another place.
+
+    Args:
+        source: an export, or `checkpoint-N` without masked units.
+        folder: where to.
+        format: `"standard"` or `"compact"`.
+        teacher: what the student was made from; default: as the source's facts have it.
+        overwrite: replace an earlier export in the folder.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: see [`load_export`] and [`export_student`].
+    """
+    source = Path(source)
+    student = load_export(source)
+    earlier = read_export_facts(source) if (source / FACTS_FILE).is_file() else {}
+    return export_student(
+        student,
+        folder,
+        format,
+        tokenizer=stored_tokenizer(source),
+        teacher=teacher if teacher is not None else stated_teacher(earlier),
+        facts={name: earlier[name] for name in RUN_SECTIONS if name in earlier},
+        overwrite=overwrite,
+    )
+
+
+def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Make sure that an export can go to a folder, so that a long run doesn't find out at its end.
+
+    Args:
+        folder: where to.
+        overwrite: an earlier export there may be replaced.
+
+    Returns:
+        `Path`: absolute.
+
+    Raises:
+        ValueError: it is a file, or holds something that an export would delete.
+    """
+    target = Path(folder).resolve()
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"folder={str(folder)!r} is a file; choose another name")
+    if not target.is_dir() or not any(target.iterdir()):
+        return target
+    if not (target / FACTS_FILE).is_file():
+        raise ValueError(f"folder={str(folder)!r} is not empty and holds no export; choose another or empty it")
+    if not overwrite:
+        raise ValueError(f"folder={str(folder)!r} holds an export already; pass overwrite=True to replace it")
+    written = {*read_export_facts(target)["files"], FACTS_FILE, CARD_FILE}
+    present = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    if foreign := sorted(present - written):
+        raise ValueError(
+            f"folder={str(folder)!r} holds files that no export wrote ({', '.join(foreign)}), which overwrite=True "
+            f"would delete; move them away or choose another folder"
+        )
+    return target
+
+
+@contextmanager
+def _written_aside(target: Path) -> Iterator[Path]:
+    staging = target.with_name(f".{target.name}.staging")
+    try:
+        recover(target)
+        remove_folder(staging)  # of a process that was killed
+        aside = staging / target.name
+        aside.mkdir(parents=True)
+        with naming_the_file(aside):
+            yield aside
+        publish(aside, target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; {_what_remains(target)}", error.filename) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _what_remains(target: Path) -> str:
+    earlier = ", the earlier one there is as it was" if target.is_dir() else ""
+    checkpoint = last_checkpoint(target.parent)
+    source = f"; the last good checkpoint, {checkpoint}, can be exported too" if checkpoint else ""
+    return f"no export was written to {target}{earlier}. Make room or choose another folder, then export again{source}"
+
+
+@contextmanager
+def _as_plain_classes(*classes: Any) -> Iterator[None]:
+    # A process that loaded somebody's remote code may have marked stock classes as custom; transformers would then
+    # copy its own source files into the export.
+    marks = [(marked, marked._auto_class) for marked in classes]
+    try:
+        for marked, _ in marks:
+            marked._auto_class = None
+        yield
+    finally:
+        for marked, mark in marks:
+            marked._auto_class = mark
+
+
+def _with_auto_map(student: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
+    # save_pretrained would name the instantiated class only.
+    student.config.auto_map = dict(AUTO_MAP)
+    return student
+
+
+def _cost_facts(
+    student: HomoBertPreTrainedModel, exported: PreTrainedModel, teacher: dict[str, Any] | None
+) -> dict[str, Any]:
+    costs = model_facts(exported)
+    return {
+        "student": costs,
+        "forms": forms_facts(student),
+        "teacher": teacher,
+        "cost_fractions": cost_fractions(costs, teacher),
+    }
+
+
+def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
+    if teacher is None or isinstance(teacher, Mapping):
+        return None if teacher is None else dict(teacher)
+    config: PreTrainedConfig
+    if isinstance(teacher, str):
+        config = load_teacher_config(teacher)
+        architecture = (config.architectures or ["BertForMaskedLM"])[0]
+    else:
+        config, architecture = teacher.config, type(teacher).__name__
+    return teacher_facts(config, architecture, licence=teacher_licence(config.name_or_path))

@@ -1,0 +1,310 @@
+"""What an export says about itself: `facts.json`.
+
+Every number of the model card stands here, and so does what `verify.py` needs: digests of the files and logits of the
+student as it was in memory. `export.py` gathers the parts and writes the folder, `hub.py` turns them into a card.
+"""
+
+import json
+import math
+import numbers
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..files.checkpoints import file_digest
+from ..files.messages import nearest_name, shown
+from ..files.strict_json import read_json
+from ..models.cost import COSTS, planned_facts
+from ..models.widths import teacher_plan
+
+FACTS_FILE = "facts.json"
+
+
+CARD_FILE = "README.md"
+
+
+FACTS_VERSION = 1
+
+
+FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versions")
+"""What facts never lack, each an object."""
+
+
+BENCHMARKS = "benchmarks"
+
+
+RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", BENCHMARKS)
+"""What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher; and what
+`homodistil evaluate` found out about it later: `tasks` and `discrepancy`."""
+
+
+_PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
+
+
+def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
+    """What the student costs in each export format, where that differs.
+
+    Args:
+        student: `HomoBertForX`.
+
+    Returns:
+        `dict`: `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold
+        the student, and both are left out where padding changes nothing.
+    """
+    plan = teacher_plan(student.config)
+    try:
+        padded = plan.padded()
+    except ValueError:
+        padded = None
+    if padded == plan:
+        return {}
+    architecture = type(student).__name__
+    stock_name = architecture.removeprefix("Homo")
+    return {
+        "compact": planned_facts(student.config, architecture),
+        "padded": planned_facts(student.config, stock_name, padded) if padded else None,
+    }
+
+
+def teacher_facts(config: PreTrainedConfig, architecture: str, *, licence: str) -> dict[str, Any]:
+    """What an export says about the teacher.
+
+    Args:
+        config: the teacher's; its `name_or_path` says where it came from.
+        architecture: the teacher's class.
+        licence: licence identifier, or `"unknown"`.
+
+    Returns:
+        `dict`: `name` (of a folder only its last part), `hub_id` (`None` where it is no name on the Hub), `licence`
+        and what [`planned_facts`] computes.
+    """
+    name = config.name_or_path
+    is_folder = bool(name) and Path(name).is_dir()
+    return {
+        # The path of a folder is this machine's business.
+        "name": (Path(name).resolve().name if is_folder else name) or "an unnamed teacher",
+        "hub_id": name if not is_folder and _is_hub_id(name) else None,
+        "licence": licence,
+        **planned_facts(config, architecture),
+    }
+
+
+def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Check what a run adds and make plain JSON values of it.
+
+    Args:
+        facts: any of `RUN_SECTIONS`, each a mapping of names to plain values.
+
+    Returns:
+        `dict`: the same sections; settings that hold access tokens or say where a machine keeps its files are left
+        out, and of other paths that exist here only the last part is kept.
+
+    Raises:
+        ValueError: an unknown section.
+    """
+    sections = dict(facts or {})
+    for name, section in sections.items():
+        if name not in RUN_SECTIONS:
+            raise ValueError(
+                f"facts has the unknown section {name!r}; expected some of {', '.join(RUN_SECTIONS)}; "
+                f"nearest valid: {nearest_name(name, RUN_SECTIONS)!r}"
+            )
+        if not isinstance(section, Mapping):
+            raise ValueError(f"facts[{name!r}]={section!r} is no mapping; expected names and plain values")
+    settings = sections.get("settings", {})
+    sections["settings"] = {
+        name: _without_folders(value)
+        for name, value in settings.items()
+        if not name.endswith("token") and name not in _PRIVATE_SETTINGS
+    }
+    return {name: _plain(section) for name, section in sections.items() if section}
+
+
+def file_facts(folder: Path) -> dict[str, Any]:
+    """Digest and size of every file of an export, but the facts and the card.
+
+    Args:
+        folder: the export.
+
+    Returns:
+        `dict`: path inside the folder → `sha256`, `size_bytes`; sorted.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
+        for path in paths
+        if path.name not in (FACTS_FILE, CARD_FILE)
+    }
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write `facts.json`.
+
+    Args:
+        folder: the export.
+        facts: plain JSON values.
+    """
+    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / FACTS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read `facts.json`.
+
+    Args:
+        folder: the export.
+
+    Returns:
+        `dict`: its content.
+
+    Raises:
+        ValueError: the file is missing, or no facts.
+    """
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        raise ValueError(f"folder={str(folder)!r} has no {FACTS_FILE}; expected an export of this package")
+    facts = read_json(path, f"{FACTS_FILE} in folder={str(folder)!r}")
+    if not isinstance(facts, dict) or facts.get("facts_version") != FACTS_VERSION:
+        raise ValueError(
+            f"{FACTS_FILE} in folder={str(folder)!r} is not of version {FACTS_VERSION}; export again with this package"
+        )
+    return facts
+
+
+def read_export_facts(folder: Path) -> dict[str, Any]:
+    """Read `facts.json` for use: its sections are there and of the right types.
+
+    Args:
+        folder: the export.
+
+    Returns:
+        `dict`: its content.
+
+    Raises:
+        ValueError: see [`read_facts`]; also a section that is missing or holds something else.
+    """
+    facts = read_facts(folder)
+    forms = facts.get("forms")
+    expected = {name: isinstance(facts.get(name), dict) for name in FACTS_SECTIONS}
+    expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
+    expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
+    expected["forms"] = expected["forms"] and (not forms or _is_form(forms.get("compact")))
+    if wrong := [name for name, is_right in expected.items() if not is_right]:
+        raise ValueError(
+            f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={shown(facts.get(wrong[0]))}, which no export "
+            "has; export again"
+        )
+    return facts
+
+
+def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What facts say about the teacher, ready to be told again by another export.
+
+    Args:
+        facts: what [`read_export_facts`] returned.
+
+    Returns:
+        `dict`, or None where they don't know it.
+
+    Raises:
+        ValueError: the section is not one that [`teacher_facts`] has made.
+    """
+    teacher = facts.get("teacher")
+    if teacher is not None and not _is_teacher(teacher):
+        raise ValueError(f"{FACTS_FILE} has teacher={shown(teacher)}, which no export has; export again")
+    return teacher
+
+
+def has_costs(section: Mapping[str, Any]) -> bool:
+    """Whether a section states all four `COSTS`.
+
+    Args:
+        section: of a teacher or a student.
+
+    Returns:
+        `bool`: each a whole number above 0.
+    """
+    costs = [section.get(name) for name in COSTS]
+    return all(isinstance(cost, int) and not isinstance(cost, bool) and cost > 0 for cost in costs)
+
+
+def _are_benchmarks(section: Mapping[str, Any]) -> bool:
+    """Whether tasks and discrepancy have what the card and tables of models say of them."""
+    tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
+    if not isinstance(tasks, dict) or not isinstance(discrepancy, dict):
+        return False
+    sources = discrepancy.get("eval_data", [])
+    is_named = isinstance(sources, list) and all(isinstance(source, str) for source in sources)
+    return is_named and all(map(_is_task, tasks.values()))
+
+
+def _is_task(found: Any) -> bool:
+    if not isinstance(found, dict):
+        return False
+    types: dict[str, type] = {"task": str, "num_train_rows": int, "num_available_rows": int}
+    types |= {"seeds": list, "scores": list, "conditions": dict, "metrics": dict, "score": dict}
+    if not all(isinstance(found.get(name), kind) for name, kind in types.items()):
+        return False
+    spreads = [found["score"], *found["metrics"].values()]
+    return all(isinstance(spread, dict) and _is_spread(spread) for spread in spreads) and all(
+        isinstance(score, int | float) for score in found["scores"]
+    )
+
+
+def _is_spread(spread: Mapping[str, Any]) -> bool:
+    return isinstance(spread.get("mean"), int | float) and isinstance(spread.get("std"), int | float | None)
+
+
+def _is_form(section: Any) -> bool:
+    return isinstance(section, dict) and isinstance(section.get("plan"), dict)
+
+
+def _is_teacher(section: Any) -> bool:
+    if not isinstance(section, dict) or not has_costs(section):
+        return False
+    hub_id = section.get("hub_id")
+    names = isinstance(section.get("name"), str) and isinstance(section.get("licence"), str)
+    return names and (hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id)))
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, str) and any(separator in value for separator in "/\\") and _is_local(value):
+        return Path(value).name
+    return value
+
+
+def _is_local(value: str) -> bool:
+    path = Path(value).expanduser()
+    try:
+        return path.is_absolute() or value.startswith((".", "~")) or path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL: no path
+        return False
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | str | None):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        # JSON has no nan and no inf.
+        return float(value) if math.isfinite(value) else str(float(value))
+    return str(value)

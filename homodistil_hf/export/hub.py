@@ -1,0 +1,186 @@
+"""The Hub: an export goes up in one commit, a teacher's licence comes down.
+
+Everything is done by huggingface_hub's own client; what it raises is explained in `hub_errors.py`. The text of the
+card is `card.py`'s, what a folder holds `export.py`'s; training checkpoints travel in `hub_checkpoints.py`.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+
+from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
+from ..files.strict_json import read_json
+from .card import UNKNOWN_LICENCE
+from .facts import CARD_FILE, FACTS_FILE, read_facts
+
+logger = logging.getLogger(__name__)
+
+
+_HUB_TIMEOUT_S = 5.0
+
+
+def teacher_licence(name_or_path: str, *, token: str | None = None, api: HfApi | None = None) -> str:
+    """Look up the licence of a teacher in its model card.
+
+    Args:
+        name_or_path: Hub name or folder.
+        token: Hub token; default: the logged-in one.
+        api: client; default: a new one.
+
+    Returns:
+        `str`: licence identifier such as `apache-2.0`; `"unknown"` where no card can be reached or it states none.
+    """
+    if name_or_path and Path(name_or_path).is_dir():
+        return _licence_in(Path(name_or_path) / CARD_FILE)
+    try:
+        card = (api or HfApi()).model_info(name_or_path, timeout=_HUB_TIMEOUT_S, token=token).card_data
+    except (OSError, ValueError, HTTP_ERROR) as error:
+        logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
+        return UNKNOWN_LICENCE
+    return (card.license if card else None) or UNKNOWN_LICENCE
+
+
+def push_export(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload a HomoDistil student",
+    tags: Sequence[str] = (),
+) -> CommitInfo:
+    """Upload an export to the Hub, in one commit: the repository holds the old student or the new one, never a mix.
+
+    Files of an earlier export that this one lacks are removed by the same commit; files that no export wrote stay.
+
+    Args:
+        folder: what [`export_student`] wrote. Only files that its `facts.json` lists are uploaded, the facts and card.
+        repo_id: `user/name` or `organisation/name`; created if need be.
+        private: visibility of a new repository; default: the organisation's.
+        token: Hub token; default: the logged-in one.
+        revision: branch to commit to, created if need be; default: the main one.
+        commit_message: first line of the commit.
+        tags: words for the card's header, beside its own.
+
+    Returns:
+        [`~huggingface_hub.CommitInfo`]: the address of the commit; its `oid` is the digest.
+
+    Raises:
+        ValueError: the folder holds no export, or a listed file is missing.
+        HubError: the Hub refused or can't be reached; the repository is as it was.
+    """
+    folder = Path(folder)
+    names = _listed_files(folder)
+
+    def commit(api: HfApi, name: str) -> CommitInfo:
+        additions = [CommitOperationAdd(path, folder / path) for path in names]
+        additions.append(CommitOperationAdd(CARD_FILE, _card_with(folder, tags)))
+        stale = _files_of_earlier_export(api, name, revision) - {*names, CARD_FILE}
+        deletions = [CommitOperationDelete(path) for path in sorted(stale)]
+        return api.create_commit(name, [*additions, *deletions], commit_message=commit_message, revision=revision)
+
+    remedy = f"{folder} is complete; push it again with `homodistil push {folder} {repo_id}`"
+    with hub_errors(f"repo_id={repo_id!r} can't be pushed to", token=token, remedy=remedy):
+        return commit_to(repo_id, commit, private=private, token=token, revision=revision)
+
+
+def commit_to(
+    repo_id: str,
+    commit: Callable[[HfApi, str], CommitInfo],
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> CommitInfo:
+    """Make sure that repository and branch are there, then commit; again after a passing trouble.
+
+    Args:
+        repo_id: `user/name` or `name`.
+        commit: gets the client and the repository's full name; called anew at each attempt.
+        private: visibility of a new repository.
+        token: Hub token; default: the logged-in one.
+        revision: branch, created if need be.
+
+    Returns:
+        What `commit` returned.
+    """
+    api = HfApi(token=token)
+    name = persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
+    if revision is not None:
+        persistently(lambda: api.create_branch(name, branch=revision, exist_ok=True))
+    return persistently(lambda: commit(api, name))
+
+
+def ensure_repo(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Create a repository if it is not there: a run that could not push at its end finds out at its beginning.
+
+    Args:
+        repo_id: `user/name` or `name`.
+        private: visibility of a new repository; default: the organisation's.
+        token: Hub token; default: the logged-in one.
+
+    Returns:
+        `str`: its full name.
+
+    Raises:
+        HubError: the Hub refused or can't be reached.
+    """
+    with hub_errors(f"hub_model_id={repo_id!r} can't be pushed to", token=token):
+        return persistently(lambda: HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id)
+
+
+def tag_commit(repo_id: str, tag: str, *, revision: str, token: str | None = None) -> None:
+    """Give a commit a name that stays, such as `v1.0`.
+
+    Args:
+        repo_id: `user/name`.
+        tag: the name; must be new.
+        revision: digest of the commit, or a branch.
+        token: Hub token; default: the logged-in one.
+
+    Raises:
+        HubError: the Hub refused or can't be reached.
+    """
+    with hub_errors(f"repo_id={repo_id!r} can't get the tag {tag!r}", token=token):
+        persistently(lambda: HfApi(token=token).create_tag(repo_id, tag=tag, revision=revision))
+
+
+def _licence_in(card: Path) -> str:
+    # One line of the header is read, not parsed: a card with a broken header has no licence, but does no harm.
+    header = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
+    found = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header[0], re.MULTILINE) if header else None
+    return found.group(1) if found else UNKNOWN_LICENCE
+
+
+def _listed_files(folder: Path) -> list[str]:
+    """All of an export but the card."""
+    names = [*read_facts(folder)["files"], FACTS_FILE]
+    if missing := [name for name in [*names, CARD_FILE] if not (folder / name).is_file()]:
+        raise ValueError(f"folder={str(folder)!r} lacks {', '.join(missing)}; export again")
+    return names
+
+
+def _card_with(folder: Path, tags: Iterable[str]) -> bytes:
+    text = (folder / CARD_FILE).read_text(encoding="utf-8")
+    if not tags:
+        return text.encode()
+    card = ModelCard(text)
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    return str(card).encode()
+
+
+def _files_of_earlier_export(api: HfApi, repo_id: str, revision: str | None) -> set[str]:
+    """What the repository's own `facts.json` lists, as far as it is there."""
+    present = set(api.list_repo_files(repo_id, revision=revision))
+    if FACTS_FILE not in present:
+        return set()
+    path = api.hf_hub_download(repo_id, FACTS_FILE, revision=revision)
+    try:
+        return present & set(read_json(path, FACTS_FILE)["files"])
+    except (ValueError, LookupError, TypeError):
+        logger.warning("%s of %s tells nothing about an earlier export; no file is removed", FACTS_FILE, repo_id)
+        return set()

@@ -1,0 +1,70 @@
+"""A few logits of a fixed input, by which an export is recognised wherever it is loaded."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+_NUM_PROBE_TOKENS = 16
+
+
+_NUM_PROBE_LOGITS = 64
+
+
+def probe_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Two fixed sequences of up to 16 tokens, one of them padded, with both segments where the model has them.
+
+    Args:
+        config: vocabulary, positions and segments of the model.
+
+    Returns:
+        `dict`: `input_ids`, `attention_mask` and `token_type_ids`, each `(2, tokens)` int64.
+    """
+    num_tokens = min(_NUM_PROBE_TOKENS, config.max_position_embeddings)
+    # A prime stride spreads the tokens over any vocabulary.
+    input_ids_BT = (torch.arange(2 * num_tokens) * 7919 + 1).remainder(config.vocab_size).view(2, num_tokens)
+    attention_mask_BT = torch.ones_like(input_ids_BT)
+    attention_mask_BT[1, 3 * num_tokens // 4 :] = 0
+    segments = torch.arange(num_tokens) >= num_tokens // 2
+    token_type_ids_BT = (segments.long() * (config.type_vocab_size > 1)).expand(2, -1).contiguous()
+    return {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "token_type_ids": token_type_ids_BT}
+
+
+def all_logits(outputs: ModelOutput) -> torch.Tensor:
+    """The logits of any head as one tensor.
+
+    Args:
+        outputs: what a model with a head returned.
+
+    Returns:
+        `torch.Tensor`: `logits`, or `(batch, tokens, 2)` start and end logits of a question-answering head.
+    """
+    if "start_logits" in outputs:
+        return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=-1)
+    return outputs["logits"]
+
+
+def probe_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """Logits of a model on [`probe_inputs`], evenly picked.
+
+    Args:
+        model: in evaluation mode.
+
+    Returns:
+        `dict`: the inputs as lists; `positions` in the flattened logits and the `logits` there, up to 64.
+
+    Raises:
+        ValueError: logits are not finite.
+    """
+    inputs = probe_inputs(model.config)
+    with torch.no_grad():
+        logits = all_logits(model(**inputs)).flatten()
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"model gives logits that are not finite ({int((~logits.isfinite()).sum())} of {logits.numel()} on the "
+            f"probe); its training diverged: export an earlier checkpoint"
+        )
+    positions = torch.linspace(0, logits.numel() - 1, min(_NUM_PROBE_LOGITS, logits.numel())).long()
+    lists = {name: tensor.tolist() for name, tensor in inputs.items()}
+    return {**lists, "positions": positions.tolist(), "logits": logits[positions].tolist()}

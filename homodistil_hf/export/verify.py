@@ -1,0 +1,326 @@
+"""Is an export what its facts say, and does it load without this package?
+
+`verify_export` compares files and counts with `facts.json`, then loads the folder in a fresh process in which
+`homodistil_hf` can't be imported, and compares logits with the compact form loaded here and with those that the
+student had in memory. Writing and reading folders is `export.py`'s.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from ..files.checkpoints import file_digest
+from ..files.messages import shown
+from ..files.strict_json import read_json_object
+from ..models.cost import COSTS, cost_fractions, model_facts
+from ..models.families import modeling_homobert as modeling
+from ..models.loading import load_teacher
+from .export_folder import AUTO_CLASSES, AUTO_MAP, FORMATS, MODELING_FILE, load_export
+from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs, read_facts
+from .probe import all_logits, probe_facts, probe_inputs
+
+RELATIVE_TOLERANCE = 1e-5
+"""Largest difference of float32 logits, times the largest logit or 1."""
+
+
+_WEIGHTS_FILE = "model.safetensors"
+
+
+_CONFIG_FILE = "config.json"
+
+
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+
+
+# The Hub adds the first to every repository; its client keeps the second beside what it downloads.
+_HUB_FILES = (".gitattributes", ".cache/huggingface/")
+
+
+_TIMEOUT_S = 600
+
+
+# Runs where this package can't be imported; arguments: folder, inputs, outputs, auto classes, 1 = trust remote code.
+_FRESH_PROCESS = """
+import json, os, sys
+sys.modules["homodistil_hf"] = None
+import torch, transformers
+from safetensors.torch import load_file, save_file
+folder, inputs, outputs, auto_classes, remote_code = sys.argv[1:]
+inputs, found, classes = load_file(inputs), {}, {}
+for name in auto_classes.split(","):
+    model, info = getattr(transformers, name).from_pretrained(
+        folder, trust_remote_code=remote_code == "1", output_loading_info=True
+    )
+    with torch.no_grad():
+        found[f"{name}.hidden"] = model.base_model(**inputs).last_hidden_state
+        if name != "AutoModel":
+            result = model(**inputs)
+            logits = [result[key] for key in ("logits", "start_logits", "end_logits") if key in result]
+            found[f"{name}.logits"] = torch.stack(logits, -1) if len(logits) > 1 else logits[0]
+    classes[name] = {
+        "class": type(model).__name__,
+        "module": type(model).__module__,
+        "missing_keys": sorted(info["missing_keys"]),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+save_file({name: tensor.float().contiguous() for name, tensor in found.items()}, outputs)
+num_tokens = 0
+if os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
+    # The configuration that it would make is of no class in particular; transformers 5.14 can't check its widths.
+    num_tokens = len(transformers.AutoTokenizer.from_pretrained(folder, config=model.config, trust_remote_code=False))
+print(json.dumps({"classes": classes, "num_tokens": num_tokens}))
+"""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What [`verify_export`] found.
+
+    Args:
+        folder: the export.
+        problems: one line each, with what was expected and what was found; empty where all is well.
+        max_relative_difference: largest difference between the fresh process and the compact form or the student in
+            memory, divided by the largest logit or 1; `None` where nothing could be compared.
+        code_sha256: digest of the modelling file that a compact export brings, as it lies there; `None` without one.
+    """
+
+    folder: Path
+    problems: tuple[str, ...]
+    max_relative_difference: float | None = None
+    code_sha256: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no problems."""
+        return not self.problems
+
+
+def verify_export(folder: str | Path) -> VerifyReport:
+    """Check an export against its own facts, and load it without this package.
+
+    Files come first; a folder with a damaged, missing or unexpected file is not loaded. Remote code of a compact
+    export runs only if it is this package's own modelling file.
+
+    Args:
+        folder: what [`export_student`] wrote.
+
+    Returns:
+        [`VerifyReport`].
+    """
+    folder = Path(folder)
+    try:
+        facts = read_facts(folder)
+    except ValueError as error:
+        return VerifyReport(folder, (str(error),))
+    problems = (
+        list(_shape_problems(facts)) or list(_file_problems(folder, facts)) or list(_code_problems(folder, facts))
+    )
+    report = VerifyReport(folder, tuple(problems)) if problems else _verify_model(folder, facts)
+    code = folder / MODELING_FILE
+    return replace(report, code_sha256=file_digest(code) if code.is_file() else None)
+
+
+def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
+    try:
+        exported = load_teacher(str(folder))
+        compact = load_export(folder)
+        probe = probe_facts(compact)
+    except (ValueError, RuntimeError, OSError) as error:
+        return VerifyReport(folder, (f"the export can't be loaded: {error}",))
+    problems = [*_count_problems(exported, compact, facts), *_probe_problems(facts["probe"], probe)]
+    if problems:
+        return VerifyReport(folder, tuple(problems))
+    try:
+        fresh, tensors = _load_fresh(folder, _auto_classes(exported), probe_inputs(exported.config))
+    except ValueError as error:
+        return VerifyReport(folder, (str(error),))
+    differences = _output_differences(compact, facts["probe"], tensors)
+    # A difference that is nan is one, too.
+    problems = [
+        f"{name}: expected a relative difference of at most {RELATIVE_TOLERANCE:g}, found {found:.3g}"
+        for name, found in differences.items()
+        if not found <= RELATIVE_TOLERANCE
+    ]
+    problems.extend(_class_problems(exported, facts, fresh))
+    return VerifyReport(folder, tuple(problems), max(differences.values()))
+
+
+def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
+    for name in FACTS_SECTIONS:
+        if not isinstance(facts.get(name), dict):
+            yield f"{FACTS_FILE}: expected the section {name}, found {shown(facts.get(name))}"
+    if facts.get("format") not in FORMATS:
+        yield f"{FACTS_FILE}: expected format to be one of {', '.join(FORMATS)}, found {shown(facts.get('format'))}"
+    if not isinstance(facts.get("teacher"), dict | None):
+        yield f"{FACTS_FILE}: expected teacher to be a section or null, found {shown(facts.get('teacher'))}"
+
+
+def _file_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+    present, listed = file_facts(folder), facts["files"]
+    for name in (_WEIGHTS_FILE, _CONFIG_FILE, CARD_FILE):
+        if not (folder / name).is_file():
+            yield f"{name}: expected in every export, found nothing"
+    for name in sorted(listed.keys() - present.keys() - {_WEIGHTS_FILE, _CONFIG_FILE}):
+        yield f"{name}: listed in {FACTS_FILE}, found nothing"
+    for name in sorted(present.keys() - listed.keys()):
+        if not name.startswith(_HUB_FILES):
+            kind = "pickle, expected safetensors only" if name.endswith(_PICKLE_SUFFIXES) else "file"
+            yield f"{name}: found an unexpected {kind}; {FACTS_FILE} does not list it"
+    for name in sorted(present.keys() & listed.keys()):
+        yield from _differences(listed[name], present[name], name)
+
+
+def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+    path = folder / _CONFIG_FILE
+    auto_map = read_json_object(path, _CONFIG_FILE).get("auto_map") if path.is_file() else None
+    expected_map = AUTO_MAP if facts["format"] == "compact" else None
+    if auto_map != expected_map:
+        yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {auto_map}"
+    if facts["format"] != "compact":
+        return
+    path, own = folder / MODELING_FILE, file_digest(Path(modeling.__file__))
+    if not path.is_file():
+        yield f"{MODELING_FILE}: expected in a compact export, found nothing"
+    elif (found := file_digest(path)) != own:
+        writer = facts["versions"].get("homodistil_hf")
+        yield (
+            f"{MODELING_FILE}: expected this package's own file (sha256 {own}), found another ({found}), written by "
+            f"homodistil_hf {writer}; it was not run"
+        )
+
+
+def _count_problems(exported: PreTrainedModel, compact: PreTrainedModel, facts: Mapping[str, Any]) -> Iterator[str]:
+    counted = model_facts(exported)
+    yield from _differences(facts["student"], counted, f"{FACTS_FILE} student")
+    yield from _differences(facts["forms"], forms_facts(compact), f"{FACTS_FILE} forms")
+    teacher = facts["teacher"]
+    if teacher is not None and not has_costs(teacher):
+        yield f"{FACTS_FILE} teacher: expected whole numbers {', '.join(COSTS)}, found {shown(teacher)}"
+    else:
+        fractions = cost_fractions(counted, teacher)
+        yield from _differences(facts["cost_fractions"], fractions, f"{FACTS_FILE} cost_fractions")
+
+
+def _auto_classes(exported: PreTrainedModel) -> list[str]:
+    """The auto class of the export's own head first, then all others that must load it."""
+    is_compact = isinstance(exported, modeling.HomoBertPreTrainedModel)
+    primary = f"AutoModel{type(exported).__name__.removeprefix('Homo').removeprefix('Bert')}"
+    others = [name for name in AUTO_CLASSES if name not in ("AutoConfig", primary)] if is_compact else ["AutoModel"]
+    return [primary, *others]
+
+
+def _load_fresh(
+    folder: Path, auto_classes: list[str], inputs: dict[str, torch.Tensor]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    has_remote_code = (folder / MODELING_FILE).is_file()
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs_file, outputs_file = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
+        save_file(inputs, inputs_file)
+        arguments = [folder.resolve(), inputs_file, outputs_file, ",".join(auto_classes), int(has_remote_code)]
+        stdout = _run_fresh([str(argument) for argument in arguments], scratch)
+        return json.loads(stdout.splitlines()[-1]), load_file(outputs_file)
+
+
+def _run_fresh(arguments: list[str], scratch: str) -> str:
+    # Nothing is fetched, and no copy of the remote code stays behind.
+    settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TRANSFORMERS_VERBOSITY": "error"}
+    command = [sys.executable, "-c", _FRESH_PROCESS, *arguments]
+    try:
+        process = subprocess.run(
+            command,
+            cwd=scratch,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"the fresh process took more than {_TIMEOUT_S} s") from error
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(
+            f"the process without homodistil_hf ended with status {error.returncode}: {reason}"
+        ) from error
+    return process.stdout
+
+
+def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: Mapping[str, Any]) -> Iterator[str]:
+    primary = _auto_classes(exported)[0]
+    is_compact = facts["format"] == "compact"
+    for auto_class in _auto_classes(exported):
+        stock_name = "BertModel" if auto_class == "AutoModel" else type(exported).__name__
+        expected = AUTO_CLASSES[auto_class] if is_compact else stock_name
+        module = "transformers_modules." if is_compact else "transformers.models.bert."
+        found = fresh["classes"][auto_class]
+        if found["class"] != expected or not found["module"].startswith(module):
+            yield f"{auto_class}: expected {module}…{expected}, found {found['module']}.{found['class']}"
+    if missing := fresh["classes"][primary]["missing_keys"]:
+        yield f"{primary}: expected all weights in {_WEIGHTS_FILE}, found none for {', '.join(missing)}"
+    counted = fresh["classes"][primary]["num_parameters"]
+    yield from _differences(facts["student"].get("num_parameters"), counted, f"{primary} num_parameters")
+    if (num_tokens := fresh["num_tokens"]) > exported.config.vocab_size:
+        yield f"tokenizer: expected at most vocab_size={exported.config.vocab_size} tokens, found {num_tokens}"
+
+
+def _probe_problems(stated: Mapping[str, Any], probe: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(probe.keys() - {"logits"}):
+        yield from _differences(stated.get(name), probe[name], f"{FACTS_FILE} probe {name}")
+    logits = stated.get("logits")
+    if not isinstance(logits, list) or not all(isinstance(value, float) for value in logits):
+        yield f"{FACTS_FILE} probe logits: expected numbers, found {shown(logits)}"
+        return
+    difference = _relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
+    if not difference <= RELATIVE_TOLERANCE:
+        yield (
+            f"{_WEIGHTS_FILE}: expected the logits that the student had in memory within {RELATIVE_TOLERANCE:g}, "
+            f"found a relative difference of {difference:.3g}"
+        )
+
+
+def _output_differences(
+    compact: PreTrainedModel, probe: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
+    inputs = probe_inputs(compact.config)
+    primary = _auto_classes(compact)[0]
+    with torch.no_grad():
+        hidden_BTH = compact.base_model(**inputs).last_hidden_state
+        logits = all_logits(compact(**inputs))
+    found_logits = tensors[f"{primary}.logits"]
+    in_memory = torch.tensor(probe["logits"])
+    hidden_states = {name: tensor for name, tensor in tensors.items() if name.endswith(".hidden")}
+    return {
+        f"{primary}, logits of the compact form": _relative_difference(found_logits, logits),
+        f"{primary}, logits in memory": _relative_difference(found_logits.flatten()[probe["positions"]], in_memory),
+        **{
+            f"{name.removesuffix('.hidden')}, hidden states of the compact form": _relative_difference(
+                found, hidden_BTH
+            )
+            for name, found in hidden_states.items()
+        },
+    }
+
+
+def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:
+    if isinstance(stated, dict) and isinstance(actual, dict):
+        for name in sorted(stated.keys() | actual.keys()):
+            yield from _differences(stated.get(name), actual.get(name), f"{where} {name}")
+    elif stated != actual:
+        yield f"{where}: {FACTS_FILE} says {shown(stated)}, found {shown(actual)}"
+
+
+def _relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    largest = max(1.0, float(expected.abs().max()))
+    return float((found - expected).abs().max()) / largest

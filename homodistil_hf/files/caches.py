@@ -1,0 +1,96 @@
+"""Where the package keeps what it can make again, and how to clear it.
+
+Three things are kept: `demo`, the text, tokenizer and teacher of `homodistil demo`; `datasets`, texts that
+`homodistil distill` has converted and tokenized; and `latency`, tables that were measured on this machine. Models and
+data sets from the Hub stay in the Hub's own cache.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+
+from .checkpoints import manifest_problem, write_manifest
+
+KINDS = ("demo", "datasets", "latency")
+
+
+ENVIRONMENT_VARIABLE = "HOMODISTIL_CACHE"
+
+
+def cache_folder() -> Path:
+    """The folder of all caches, `homodistil_hf` below `$HOMODISTIL_CACHE`, `$XDG_CACHE_HOME` or `~/.cache`.
+
+    It has a name of its own everywhere, so that clearing it never touches what others keep beside it.
+
+    Returns:
+        `Path`: absolute; it may not exist yet.
+    """
+    if own := os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(own).expanduser().absolute() / "homodistil_hf"
+    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(parent).expanduser().absolute() / "homodistil_hf"
+
+
+def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """Return a cached folder, building it first where it is absent or damaged.
+
+    It is built aside, gets a manifest of digests and is renamed: an interrupted build is never taken for a whole one.
+
+    Args:
+        kind: `"demo"`, `"datasets"` or `"latency"`.
+        key: name that stands for everything the content depends on.
+        build: fills an empty folder.
+
+    Returns:
+        `Path`: the folder; not to be written to.
+    """
+    folder = cache_folder() / kind / key
+    if folder.is_dir():
+        if manifest_problem(folder) is None:
+            return folder
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
+    try:
+        build(aside)
+        write_manifest(aside)
+        if not folder.is_dir():  # another process may have been faster
+            os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def keep_datasets_here() -> None:
+    """Let `datasets` convert and tokenize into our cache, unless `HF_DATASETS_CACHE` tells it where to."""
+    if "HF_DATASETS_CACHE" not in os.environ:
+        datasets.config.HF_DATASETS_CACHE = cache_folder() / "datasets"
+
+
+def cache_sizes() -> dict[str, int]:
+    """How much is kept.
+
+    Returns:
+        `dict[str, int]`: bytes of each kind, 0 where there is nothing.
+    """
+    return {kind: _size_bytes(cache_folder() / kind) for kind in KINDS}
+
+
+def clear_caches() -> int:
+    """Remove all caches of this package, and nothing else in their folder.
+
+    Returns:
+        `int`: bytes that were freed.
+    """
+    freed_bytes = sum(cache_sizes().values())
+    for kind in KINDS:
+        shutil.rmtree(cache_folder() / kind, ignore_errors=True)
+    return freed_bytes
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

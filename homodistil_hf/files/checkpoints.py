@@ -1,0 +1,188 @@
+"""The checkpoints of a run: their manifests, finding the last good one, removing old ones.
+
+A manifest holds the SHA-256 of every file of a checkpoint; it is written last and checked first, because safetensors
+has no checksum and a pickle must not be opened before it is known to be the one that was written. What goes into a
+checkpoint is decided in `resumable.py`, how folders get to the disk in `durable.py`.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from .folders import naming_the_file, outdated_name, remove_folder, remove_leftovers
+from .messages import shown
+from .strict_json import read_json_object
+
+logger = logging.getLogger(__name__)
+
+
+MANIFEST_NAME = "manifest.json"
+
+
+STAGING_NAME = ".staging"
+
+
+_PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")
+
+
+_FORMAT = 1
+
+
+_SHOWN_CHARS = 255  # of a name: no file has more
+
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.outdated")
+
+
+def write_manifest(folder: str | Path) -> None:
+    """Write the digest of every file below a folder.
+
+    Args:
+        folder: a finished checkpoint.
+    """
+    folder = Path(folder)
+    files = {name: file_digest(folder / name) for name in _file_names(folder)}
+    text = json.dumps({"format": _FORMAT, "sha256": files}, indent=2, sort_keys=True)
+    with naming_the_file(folder, file=MANIFEST_NAME):
+        (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def check_manifest(folder: str | Path) -> None:
+    """Compare a checkpoint with its manifest.
+
+    Args:
+        folder: `checkpoint-N`.
+
+    Raises:
+        ValueError: no manifest, a missing file, a file that differs, or a pickle that is not listed; the message names
+            the file and the last good checkpoint beside it.
+    """
+    folder = Path(folder)
+    if problem := manifest_problem(folder):
+        good = last_checkpoint(folder.parent, skip=folder)
+        remedy = f"resume from the last good checkpoint, {good}" if good else "there is no other checkpoint beside it"
+        raise ValueError(f"resume_from_checkpoint={str(folder)!r} can't be used: {problem}; {remedy}")
+
+
+def manifest_problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint.
+
+    Args:
+        folder: `checkpoint-N`.
+
+    Returns:
+        `str`, or None when all files are as they were written.
+    """
+    if not folder.is_dir():
+        return "there is no such folder"
+    try:
+        manifest = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)
+        expected = {str(name): str(digest) for name, digest in manifest["sha256"].items()}
+    except FileNotFoundError:
+        return f"{MANIFEST_NAME} is missing, so it was not written to the end or not by this package"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST_NAME} is damaged"
+    if manifest.get("format") != _FORMAT:
+        return (
+            f"{MANIFEST_NAME} is damaged or of another version (format={shown(manifest.get('format'))}, not {_FORMAT})"
+        )
+    present = set(_file_names(folder))
+    for name, digest in expected.items():
+        if name not in present:
+            return f"{name[:_SHOWN_CHARS]} is missing"
+        if file_digest(folder / name) != digest:
+            return f"{name} is damaged (its SHA-256 differs from the manifest's)"
+    pickles = sorted(name for name in present - expected.keys() if name.endswith(_PICKLE_SUFFIXES))
+    return f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None
+
+
+def last_checkpoint(
+    output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
+) -> Path | None:
+    """The newest checkpoint that is complete.
+
+    Args:
+        output_dir: folder of a run.
+        skip: a checkpoint known to be bad.
+        before_step: only checkpoints of steps below this.
+
+    Returns:
+        `Path` of `checkpoint-N`, or None.
+    """
+    for checkpoint in sorted_checkpoints(output_dir):
+        in_time = before_step is None or _step_of(checkpoint) < before_step
+        if in_time and checkpoint != skip and manifest_problem(checkpoint) is None:
+            return checkpoint
+    return None
+
+
+def sorted_checkpoints(output_dir: str | Path) -> list[Path]:
+    """All checkpoint folders of a run, complete or not, newest first.
+
+    A checkpoint that was being replaced when its process was killed counts, under the name it then has.
+
+    Args:
+        output_dir: folder of a run; may be absent.
+
+    Returns:
+        `list[Path]`.
+    """
+    output_dir = Path(output_dir)
+    if not output_dir.is_dir():
+        return []
+    found = [path for path in output_dir.iterdir() if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+    replaced = {outdated_name(path) for path in found}
+    return sorted((path for path in found if path not in replaced), key=_step_of, reverse=True)
+
+
+def _step_of(checkpoint: Path) -> int:
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    return int(match[1] or match[2]) if match else -1
+
+
+def rotate(output_dir: str | Path, *, limit: int | None, keep: Collection[Path]) -> None:
+    """Remove the oldest checkpoints. What can't be removed is logged and stays.
+
+    Those of steps beyond the newest to be kept go first: they are from before the run was resumed at an earlier step.
+
+    Args:
+        output_dir: folder of a run.
+        limit: number of checkpoints that stay, `keep` included; None or 0 for all.
+        keep: checkpoints that stay whatever the limit, absolute or relative to the working folder.
+    """
+    if not limit or limit < 0:
+        return
+    kept = {path.resolve() for path in keep}
+    newest_kept = max((_step_of(path) for path in kept), default=0)
+    others = [path for path in sorted_checkpoints(output_dir) if path.resolve() not in kept]
+    others.sort(key=lambda path: _step_of(path) <= newest_kept, reverse=True)
+    try:
+        remove_leftovers(Path(output_dir))
+        for checkpoint in reversed(others[max(0, limit - len(kept)) :]):
+            remove_folder(checkpoint)
+    except OSError as error:
+        logger.warning("save_total_limit=%d: an older checkpoint can't be removed: %s", limit, error)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Args:
+        path: any file.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
+    """
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _file_names(folder: Path) -> list[str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path.relative_to(folder).as_posix() for path in files if path.name != MANIFEST_NAME]

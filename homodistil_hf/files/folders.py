@@ -1,0 +1,221 @@
+"""Folders that appear, change and vanish as a whole, whatever moment the process or the machine stops at.
+
+A folder is written aside, brought to the disk and renamed; removing starts with a rename too. A failure to write ends
+in one kind of error that names the file, whichever library it comes from. What a folder holds is its writer's
+business: `checkpoint.py`, `resumable.py`, `export.py`.
+"""
+
+import errno
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+OUTDATED_SUFFIX = ".outdated"
+
+
+_REMOVED_SUFFIX = ".removed"
+
+
+_MODEL_FILE = "model.safetensors"
+
+
+_ERRNO = re.compile(r"os error (\d+)")
+
+
+# Rust's libraries end their messages with a number, torch.save tells where in its own code or its streams it failed,
+# or (2.6) that it could not even begin.
+_FAILED_TO_WRITE = re.compile(rf"{_ERRNO.pattern}|inline_container\.cc|iostream error|^File .* cannot be opened\.$")
+
+
+_ARCHIVE_SUFFIXES = (".pt", ".pth")
+
+
+_LITTLE_SPACE_BYTES = 1 << 20
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Rename a complete folder to its final name; an older folder of that name makes room first.
+
+    A process that stops between the two renames leaves the older folder as `outdated_name(final)`; see [`recover`].
+
+    Args:
+        staged: complete folder on the same file system.
+        final: where it goes.
+    """
+    sync_folder(staged)
+    if final.exists():
+        outdated = outdated_name(final)
+        remove_folder(outdated)
+        os.rename(final, outdated)
+        try:
+            os.rename(staged, final)
+        except OSError:
+            os.rename(outdated, final)
+            raise
+        remove_folder(outdated)
+    else:
+        os.rename(staged, final)
+    _sync(final.parent)
+
+
+def recover(final: Path) -> None:
+    """Bring back what a process that stopped inside [`publish`] had put out of the way.
+
+    Args:
+        final: the folder's name.
+    """
+    if not final.exists() and outdated_name(final).is_dir():
+        os.rename(outdated_name(final), final)
+
+
+def outdated_name(final: Path) -> Path:
+    """Where a folder is while another one takes its name.
+
+    Args:
+        final: the folder's name.
+
+    Returns:
+        `Path` beside it.
+    """
+    return final.with_name(f".{final.name}{OUTDATED_SUFFIX}")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that half of it is never seen under its name.
+
+    Args:
+        folder: may be absent; a half-removed one of an earlier process is removed too.
+    """
+    removed = folder.with_name(f".{folder.name.removeprefix('.')}{_REMOVED_SUFFIX}")
+    if removed.exists():
+        shutil.rmtree(removed)
+    if folder.exists():
+        os.rename(folder, removed)
+        shutil.rmtree(removed)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Finish what processes that were stopped inside [`remove_folder`] had begun.
+
+    Args:
+        parent: folder that holds the folders.
+    """
+    for path in parent.glob(f".*{_REMOVED_SUFFIX}"):
+        shutil.rmtree(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder and all it holds are on the disk, so that a rename can't get there first.
+
+    Args:
+        folder: written to its end.
+    """
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there as a whole, or as it was before.
+
+    Args:
+        path: in a folder that exists.
+        text: all of it.
+    """
+    aside = path.with_name(f".{path.name}.aside")
+    with naming_the_file(path.parent, file=path.name):
+        aside.write_text(text, encoding="utf-8")
+        _sync(aside)
+        os.replace(aside, path)
+
+
+@contextmanager
+def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
+    """Turn any library's failure to write below a folder into one `OSError` with reason and file name.
+
+    Python says what went wrong and often not where; safetensors, tokenizers and torch each raise errors of their own.
+
+    Args:
+        folder: written to inside.
+        file: the file that is written, if it is just one.
+
+    Raises:
+        OSError: with `errno`, `strerror` and `filename`.
+    """
+    try:
+        yield
+    except Exception as error:  # tokenizers raise nothing more special
+        if not _says_too_little(error):
+            raise
+        number = _error_number(error, folder)
+        written = folder / (file or _file_being_written(error, folder))
+        raise OSError(number, os.strerror(number), str(written)) from error
+
+
+def check_archives(folder: Path) -> None:
+    """Look whether what torch has saved below a folder is there to the end.
+
+    torch 2.6 leaves out the last bytes without an error where a file can't grow, at a quota for instance.
+
+    Args:
+        folder: written to its end.
+
+    Raises:
+        OSError: with `errno`, `strerror` and `filename`.
+    """
+    for path in folder.rglob("*"):
+        if path.suffix in _ARCHIVE_SUFFIXES and not zipfile.is_zipfile(path):
+            number = _unspoken_number(folder)
+            raise OSError(number, os.strerror(number), str(path))
+
+
+def _says_too_little(error: Exception) -> bool:
+    """Whether this is a failure to write that doesn't name the file."""
+    if isinstance(error, OSError):
+        return error.filename is None and error.errno is not None
+    return _FAILED_TO_WRITE.search(str(error)) is not None
+
+
+def _error_number(error: Exception, folder: Path) -> int:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if found := _ERRNO.search(str(error)):
+        return int(found.group(1))
+    # torch keeps the reason to itself.
+    if os.strerror(errno.EROFS) in str(error) or _is_read_only(folder):
+        return errno.EROFS
+    return _unspoken_number(folder)
+
+
+def _unspoken_number(folder: Path) -> int:
+    return errno.ENOSPC if shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES else errno.EIO
+
+
+def _is_read_only(folder: Path) -> bool:
+    return os.name != "nt" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _file_being_written(error: Exception, folder: Path) -> str:
+    if isinstance(error, SafetensorError):
+        return _MODEL_FILE  # written under another name first, so nothing of it is left
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
+    return newest.relative_to(folder).as_posix()
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":
+        return  # opens no folder, and syncs no file that is open for reading
+    # Some network file systems sync files but no folders.
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

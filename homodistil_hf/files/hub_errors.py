@@ -1,0 +1,169 @@
+"""What goes wrong between this machine and the Hub, told in one sentence that says what to do; no token in it.
+
+huggingface_hub's client raises errors of its own, of the HTTP library below it and of this machine. What is asked of
+the Hub is decided in `hub.py`, `hub_checkpoints.py` and `conversion.py`.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from huggingface_hub import get_token
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+logger = logging.getLogger(__name__)
+
+
+RETRY_WAITS_S = (2.0, 10.0)
+"""Before each further attempt at a request that the client does not repeat by itself: a commit, for instance."""
+
+
+HTTP_ERROR = HfHubHTTPError.__bases__[0]
+"""Base of all errors of the HTTP library that huggingface_hub uses, whichever one its version has."""
+
+
+# RuntimeError is what the client makes of any trouble with a large file; JSON is what every true answer is.
+_CLIENT_ERRORS = (OSError, RuntimeError, json.JSONDecodeError, HTTP_ERROR)
+
+
+_PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
+
+
+_REASONS = {
+    401: "the Hub knows no such token, or wants one (401); log in with `hf auth login` or set HF_TOKEN to a valid one",
+    403: "the token may not do that (403); use one with write access there, or name a repository of your own",
+    404: "there is no such repository or revision, or the token may not see it (404); check name, revision and token",
+    409: "it is there already (409); choose another name",
+    412: "somebody else has changed it meanwhile (412); try again",
+    429: "the Hub has had too many requests (429); wait some minutes and try again",
+}
+
+
+_Result = TypeVar("_Result")
+
+
+class HubError(OSError):
+    """The Hub refused something or can't be reached; the message names the repository and what to do."""
+
+
+@contextmanager
+def hub_errors(what: str, *, token: str | None = None, remedy: str = "") -> Iterator[None]:
+    """Turn what huggingface_hub's client raises into [`HubError`].
+
+    Args:
+        what: first words of the message: argument, value and what can't be done.
+        token: to be kept out of the message; the logged-in one is too.
+        remedy: last words of the message.
+
+    Raises:
+        HubError: for every error of the client.
+
+    Example:
+    ```python
+    >>> with hub_errors("teacher='me/bert' can't be read"):
+    ...     raise TimeoutError("no answer")
+    Traceback (most recent call last):
+    ...
+    homodistil_hf.files.hub_errors.HubError: teacher='me/bert' can't be read: TimeoutError: no answer
+
+    ```
+    """
+    try:
+        yield
+    except HubError:
+        raise
+    except _CLIENT_ERRORS as error:
+        # The client's own message may quote the answer of a server that quotes the token.
+        raise explained(what, error, token=token, remedy=remedy) from None
+
+
+def explained(what: str, error: BaseException, *, token: str | None = None, remedy: str = "") -> HubError:
+    """The [`HubError`] for an error of the client.
+
+    Args:
+        what: see [`hub_errors`].
+        error: of the client, maybe wrapped in others.
+        token: see [`hub_errors`].
+        remedy: see [`hub_errors`].
+
+    Returns:
+        [`HubError`], to be raised `from None`.
+    """
+    text = f"{what}: {_reason(error)}{f'. {remedy}' if remedy else ''}"
+    for secret in filter(None, (token, get_token())):
+        text = text.replace(secret, "<token>")
+    return HubError(text)
+
+
+def comes_from_hub(error: BaseException) -> bool:
+    """Whether an error is, or was caused by, one of the HTTP library.
+
+    Args:
+        error: of any kind.
+
+    Returns:
+        `bool`.
+    """
+    return isinstance(_root(error), HTTP_ERROR)
+
+
+def persistently(request: Callable[[], _Result]) -> _Result:
+    """Make a request again when the Hub is busy or the connection fails, after `RETRY_WAITS_S`.
+
+    Args:
+        request: may be made more than once.
+
+    Returns:
+        What it returned.
+    """
+    for wait_s in RETRY_WAITS_S:
+        try:
+            return request()
+        except _CLIENT_ERRORS as error:
+            if not _is_passing(error):
+                raise
+            logger.warning("the Hub does not answer as it should (%s); trying again in %g s", _short(error), wait_s)
+        time.sleep(wait_s)
+    return request()
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first error of the HTTP library in a chain, for huggingface_hub and transformers wrap what happens."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HTTP_ERROR):
+            return cause
+        cause = cause.__cause__
+    return error
+
+
+def _status(error: BaseException) -> int | None:
+    root = _root(error)
+    return root.response.status_code if isinstance(root, HfHubHTTPError) else None
+
+
+def _is_passing(error: BaseException) -> bool:
+    status = _status(error)
+    return comes_from_hub(error) if status is None else status in _PASSING_STATUSES
+
+
+def _short(error: BaseException) -> str:
+    return str(_status(error) or type(_root(error)).__name__)
+
+
+def _reason(error: BaseException) -> str:
+    status, root = _status(error), _root(error)
+    if status is not None and isinstance(root, EntryNotFoundError):
+        return f"a file is missing there ({status}); choose another repository or revision"
+    if status in _REASONS:
+        return _REASONS[status]
+    if status is not None and status >= 500:
+        return f"the Hub is in trouble ({status}); try again later"
+    if isinstance(root, json.JSONDecodeError):
+        return "what answers is no Hub; check HF_ENDPOINT and the network"
+    if status is None and comes_from_hub(error):
+        return f"the connection failed ({type(root).__name__}); check network and HF_ENDPOINT, and try again"
+    return f"{type(root).__name__}: {' '.join(str(root).split())}"

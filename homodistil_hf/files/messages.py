@@ -1,0 +1,19 @@
+"""Words that errors share: a value shown briefly, the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+
+
+def nearest_name(name: object, valid: Iterable[str]) -> str:
+    """Return the entry of `valid` that is spelled most like `name`."""
+    return difflib.get_close_matches(str(name)[:200], list(valid), n=1, cutoff=0.0)[0]
+
+
+def shown(value: object) -> str:
+    """Return a short form of a user's `value` for an error message, however large the value is."""
+    if isinstance(value, int) and abs(value) > 10**40:
+        return "an integer of more than 40 digits"
+    return reprlib.repr(value)

@@ -1,0 +1,152 @@
+"""JSON that somebody else may have written: read within bounds, or refused with a message that names the file.
+
+Every file of ours that holds JSON (configs, plans, manifests, facts, states) is read here. What its values mean is
+checked by who asks for it.
+"""
+
+import json
+import math
+import re
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .messages import shown
+
+MAX_SIZE_BYTES = 64 << 20
+"""Largest file that is read: far beyond any config or state, far below the memory of any machine."""
+
+
+_MAX_DIGITS = 400  # of a whole number: a float can't hold more, and reading takes quadratic time
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(path: str | Path, label: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: a regular file of at most `MAX_SIZE_BYTES`.
+        label: what the user calls it, first words of every message.
+
+    Returns:
+        The value: finite numbers and strings that are Unicode text, no key twice.
+
+    Raises:
+        ValueError: no regular file, too large, no UTF-8, or no such JSON.
+        OSError: the file can't be read.
+    """
+    return parse_json(_read_text(Path(path), label), label)
+
+
+def read_json_object(path: str | Path, label: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object; arguments and errors as [`read_json`].
+
+    Returns:
+        `dict`: the object.
+    """
+    values = read_json(path, label)
+    if not isinstance(values, dict):
+        raise ValueError(f'{label} holds {shown(values)}; expected a JSON object such as {{"name": "value"}}')
+    return values
+
+
+def parse_json(text: str, label: str) -> Any:
+    """Read JSON text, as strictly as [`read_json`].
+
+    Args:
+        text: all of it.
+        label: first words of every message.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, a key twice, a number that no float holds, or a lone surrogate.
+
+    Example:
+    ```python
+    >>> parse_json('{"hidden_size": 16}', "plan")
+    {'hidden_size': 16}
+    >>> parse_json('{"hidden_size": NaN}', "plan")
+    Traceback (most recent call last):
+    ...
+    ValueError: plan holds NaN, which is no JSON; expected a finite number
+
+    ```
+    """
+    try:
+        values = json.loads(
+            text,
+            object_pairs_hook=lambda pairs: _without_repeats(pairs, label),
+            parse_constant=lambda constant: _refuse_constant(constant, label),
+            parse_int=lambda digits: _whole_number(digits, label),
+            parse_float=lambda digits: _finite_number(digits, label),
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{label} is no JSON: {error.msg} in line {error.lineno}, column {error.colno}; mend that line"
+        ) from error
+    except RecursionError as error:
+        raise ValueError(f"{label} is nested too deeply (recursion); expected a flat JSON object") from error
+    if _SURROGATE.search(text):
+        _refuse_surrogates(values, label)
+    return values
+
+
+def _read_text(path: Path, label: str) -> str:
+    try:
+        _refuse_unreadable(path, label)
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{label} can't be read ({error.strerror}); name a JSON file") from error
+    except (OSError, RuntimeError) as error:  # the latter is what older versions of pathlib say of circular links
+        raise OSError(f"{label} can't be read ({getattr(error, 'strerror', error)}); name a JSON file") from error
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise ValueError(f"{label} is no UTF-8 text ({error.reason}); expected a JSON file") from error
+
+
+def _refuse_unreadable(path: Path, label: str) -> None:
+    if "\0" in str(path):
+        raise ValueError(f"{label} has a NUL in its path; name a JSON file")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{label} is a folder or device; name a JSON file")
+    if status.st_size > MAX_SIZE_BYTES:
+        raise ValueError(f"{label} has {status.st_size:,} bytes; expected JSON of at most {MAX_SIZE_BYTES:,}")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]], label: str) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{label} has the key {shown(repeated)} more than once; keep one of them")
+    return values
+
+
+def _refuse_constant(constant: str, label: str) -> NoReturn:
+    raise ValueError(f"{label} holds {constant}, which is no JSON; expected a finite number")
+
+
+def _whole_number(digits: str, label: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"{label} is no valid JSON here: a number of {len(digits)} digits; expected {_MAX_DIGITS}")
+    return int(digits)
+
+
+def _finite_number(digits: str, label: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{label} holds {digits[:40]}, which is beyond every float; expected a finite number")
+    return number
+
+
+def _refuse_surrogates(values: Any, label: str) -> None:
+    try:
+        json.dumps(values, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{label} holds half a character, {error.object[error.start]!a}; write it as one \\u pair or plainly"
+        ) from error

@@ -1,0 +1,123 @@
+"""What a method asks of its settings and its teacher, refused before any training."""
+
+import copy
+from typing import Any
+
+from ..models.widths import WidthPlan
+from ..plans.latency.budget import is_latency_budget
+from ..trainer import HomoDistilTrainer
+from ..training_args import HomoDistilTrainingArguments
+
+
+def with_settings(args: HomoDistilTrainingArguments, **values: Any) -> HomoDistilTrainingArguments:
+    """Copy settings, some of them changed.
+
+    Args:
+        args: stay as they are.
+        values: name → value.
+
+    Returns:
+        [`HomoDistilTrainingArguments`].
+    """
+    changed = copy.copy(args)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
+    """Why two models' heads can't be compared one by one.
+
+    Args:
+        plan: the student's widths.
+        teacher: the teacher's.
+
+    Returns:
+        `str`, or None where each layer has as many heads in both.
+    """
+    heads = [[layer.num_attention_heads for layer in widths.layers] for widths in (plan, teacher)]
+    if heads[0] == heads[1]:
+        return None
+    return (
+        f"the student's heads {heads[0]} are not as many as the teacher's {heads[1]}, and this method compares them "
+        "one by one; choose a plan with the teacher's number of heads, such as a budget that names it: "
+        f"student='macs=0.25,num_attention_heads={max(heads[1])}'"
+    )
+
+
+def check_no_snapshots(args: HomoDistilTrainingArguments) -> None:
+    """Refuse students on the way, which HomoDistil alone passes.
+
+    Args:
+        args: of another method.
+
+    Raises:
+        ValueError: there are snapshots.
+    """
+    if args.snapshots:
+        raise ValueError(
+            f"snapshots={args.snapshots!r} are passed by method='homodistil' only; drop them, or use HomoDistilTrainer"
+        )
+
+
+def check_no_latency_budget(args: HomoDistilTrainingArguments) -> None:
+    """Refuse milliseconds that would be measured on other widths than the student's.
+
+    Args:
+        args: of a method whose student has fewer layers than the plan that is asked for.
+
+    Raises:
+        ValueError: the student is a latency budget.
+    """
+    if is_latency_budget(args.student):
+        raise ValueError(
+            f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer and "
+            "wider ones; ask for a share of the encoder MACs, such as macs=0.5"
+        )
+
+
+def check_masked_lm(trainer: HomoDistilTrainer) -> None:
+    """Refuse a model with another head than the masked-LM one.
+
+    Args:
+        trainer: of a method that is defined for masked words only.
+
+    Raises:
+        ValueError: its student predicts something else.
+    """
+    if trainer.distillation.task.name != "mlm":
+        raise ValueError(
+            f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
+            "masked-LM model, or use HomoDistilTrainer"
+        )
+
+
+def check_recordable(args: HomoDistilTrainingArguments) -> None:
+    """Refuse gradient checkpointing that would lose the gradients of recorded queries, keys and values.
+
+    Args:
+        args: of a method that compares attention.
+
+    Raises:
+        ValueError: it is of the reentrant kind.
+    """
+    kwargs: Any = args.gradient_checkpointing_kwargs or {}
+    if args.gradient_checkpointing and kwargs.get("use_reentrant"):
+        raise ValueError(
+            f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which this method "
+            "compares; set use_reentrant to false"
+        )
+
+
+def check_possible(method: str, reason: str | None) -> None:
+    """Refuse a student that a method can't make.
+
+    Args:
+        method: its name.
+        reason: why not, or None.
+
+    Raises:
+        ValueError: there is a reason.
+    """
+    if reason is not None:
+        raise ValueError(f"method={method!r} is impossible for this student: {reason}")

@@ -1,0 +1,126 @@
+"""Students that have their final widths from the first step on: what one-shot pruning and training from scratch share.
+
+How the units or the first weights are chosen is the methods' business (`methods/`); everything else about such a run,
+from data to export, is [`HomoDistilTrainer`]'s.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from ..files.messages import shown
+from ..models.families.family import PROJECTIONS
+from ..models.widths import WidthPlan
+from ..trainer import HomoDistilTrainer
+from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from .conditions import check_masked_lm, check_no_snapshots, with_settings
+
+logger = logging.getLogger(__name__)
+
+
+MlmTrains = Literal["student", "head"]
+
+
+class PlannedTrainer(HomoDistilTrainer, ABC):
+    """A trainer that brings its student to the plan before the first step; subclasses say how in `start_at_plan`."""
+
+    has_started = False
+
+    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
+        check_no_snapshots(args)
+        super().__init__(model, args, **kwargs)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Start at the plan unless resuming, then train; arguments and return as [`HomoDistilTrainer.train`]."""
+        self.claim_output_folder(resume_from_checkpoint)
+        self.prepare_heads(resume_from_checkpoint)
+        if not resume_from_checkpoint and not self.has_started:
+            self.start_at_plan()
+        self.has_started = True
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @abstractmethod
+    def start_at_plan(self) -> None:
+        """Bring the student, a copy of the teacher so far, to the plan."""
+
+    def prune_at_once(self, plan: WidthPlan) -> None:
+        """Drop units down to a plan and remove them; nothing where the student has its widths already.
+
+        Args:
+            plan: the widths.
+        """
+        if self.pruner.plan_reached:
+            return
+        self.pruner.plan_reached = True
+        self.pruner.prune_to(plan)
+        self.pruner.compact(self.optimizer)
+        logger.info("%s: pruned to %s", self.method, self.pruner.present.to_json())
+
+
+class FreshTrainer(PlannedTrainer):
+    """A trainer whose student has the plan's widths and random weights, as BERT starts.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; the loss weights in it are HomoDistil's and are replaced by the method's.
+        loss_weights: of the loss's terms, those that the method has.
+        mlm_trains: `"student"`: the masked-LM loss trains the whole student; `"head"`: only the masked-LM head and the
+            word embeddings that are tied to it, and the rest learns from the method's own terms alone.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        loss_weights: Mapping[str, float],
+        mlm_trains: MlmTrains = "student",
+        **kwargs: Any,
+    ):
+        if mlm_trains not in ("student", "head"):
+            raise ValueError(f"mlm_trains={shown(mlm_trains)} is not one of student, head")
+        for name, weight in loss_weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name}_weight={shown(weight)} is below 0; leave it at its default or set it to 0")
+        if not any(loss_weights.values()):
+            names = ", ".join(f"{name}_weight" for name in loss_weights)
+            raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")
+        weights = {f"{name}_weight": loss_weights.get(name, 0.0) for name in LOSS_TERMS}
+        super().__init__(model, with_settings(args, projection_init="random", **weights), **kwargs)
+        check_masked_lm(self)
+        # Its heads have never seen another scale than that of their own size.
+        self.model.config.softmax_head_dim = None
+        if mlm_trains == "head":
+            self.model.get_submodule(_MLM_TRANSFORM).register_forward_pre_hook(_without_gradient)
+
+    def prepare_heads(self, resume_from_checkpoint: str | bool | None) -> None:
+        """Nothing: random weights have no bases that are better than others.
+
+        Args:
+            resume_from_checkpoint: unused.
+        """
+
+    def start_at_plan(self) -> None:
+        """Cut the student to the plan, no matter which units, and draw its weights anew from the run's seed."""
+        self.prune_at_once(self.plan)
+        torch.manual_seed(self.args.seed)
+        fresh = dict(type(self.model)(self.model.config).named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name.startswith(f"{PROJECTIONS}."):
+                    parameter.normal_(std=parameter.shape[1] ** -0.5)
+                else:
+                    parameter.copy_(fresh[name])
+
+
+_MLM_TRANSFORM = "cls.predictions.transform"
+
+
+def _without_gradient(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    # A gradient of 0 and not none at all: DDP waits for every parameter's.
+    return tuple(tensor.detach() + 0.0 * (tensor - tensor.detach()) for tensor in inputs)

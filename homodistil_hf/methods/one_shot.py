@@ -1,0 +1,97 @@
+"""Students that are cut out of the teacher before training, and then distilled with HomoDistil's loss.
+
+One-shot pruning is the hard opponent: the student is cut to the plan before training, so all its tokens are spent on
+the final width; but it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning"). Cutting by
+weight magnitudes needs no data but the first batches by which heads are rotated, where they are.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..training_args import HomoDistilTrainingArguments
+from .fewer_layers import FewerLayersTrainer
+from .fixed_width import PlannedTrainer
+
+
+class OneShotTrainer(PlannedTrainer):
+    """Score the units on a few batches without updates, prune to the plan at once, then distil with the same loss.
+
+    Constructor, settings, learning-rate curve, checkpoints and exports are those of [`HomoDistilTrainer`]; the pruning
+    windows shape the learning rate only.
+
+    Args:
+        model: the teacher.
+        args: the run's settings.
+        num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    method = "one_shot"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        num_scoring_batches: int = 16,
+        **kwargs: Any,
+    ):
+        if num_scoring_batches < 1:
+            raise ValueError(f"num_scoring_batches={num_scoring_batches} is below 1; scores need a batch, e.g. 16")
+        super().__init__(model, args, **kwargs)
+        self.num_scoring_batches = num_scoring_batches
+        self.method_settings = {"num_scoring_batches": num_scoring_batches}
+
+    def start_at_plan(self) -> None:
+        """Score the units on the first batches, and prune."""
+        if not self.pruner.plan_reached:
+            self._score()
+            self.prune_at_once(self.pruner.final_plan())
+
+    def _score(self) -> None:
+        self.model.eval()
+        batches = iter(self.get_train_dataloader())
+        for _ in range(self.num_scoring_batches):
+            fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
+            if not fetched:
+                break
+            self._score_batch(fetched[0])
+
+    def _score_batch(self, inputs: Any) -> None:
+        self.accelerator.backward(self.compute_loss(self.model, self._prepare_inputs(inputs)))
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        self.pruner.score()
+        self.model.zero_grad(set_to_none=True)
+
+
+class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
+    """Drop layers as [`FewerLayersTrainer`] does and prune the others at once, as [`OneShotTrainer`] does.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
+        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
+        widths: of the layers that stay, see [`FewerLayersTrainer`].
+        num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    method = "shallow_one_shot"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        num_layers: int | None = None,
+        widths: str | Mapping[str, Any] | None = None,
+        num_scoring_batches: int = 16,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            model, args, num_layers=num_layers, widths=widths, num_scoring_batches=num_scoring_batches, **kwargs
+        )

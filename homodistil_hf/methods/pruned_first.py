@@ -1,0 +1,31 @@
+"""Pruned first: units are chosen by the scores of the pre-training loss, then the student is distilled."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..training_args import HomoDistilTrainingArguments
+from .conditions import with_settings
+from .fixed_width import PlannedTrainer
+
+
+class PrunedFirstTrainer(PlannedTrainer):
+    """Prune the teacher to the plan by the magnitudes of its weights, which needs no scores of data, then distil.
+
+    The loss, its weights and all else are [`HomoDistilTrainer`]'s; `importance_metric` is always `magnitude`.
+
+    Args:
+        model: the teacher.
+        args: the run's settings.
+        kwargs: as in [`HomoDistilTrainer`].
+    """
+
+    method = "pruned_first"
+
+    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
+        super().__init__(model, with_settings(args, importance_metric="magnitude"), **kwargs)
+
+    def start_at_plan(self) -> None:
+        """Prune by the magnitudes of the weights as they are."""
+        if not self.pruner.plan_reached:
+            self.prune_at_once(self.pruner.final_plan())

@@ -1,0 +1,230 @@
+"""A teacher from the Hub or a folder, and what is refused of it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import BertConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from ..files.hub_errors import HTTP_ERROR, HubError, comes_from_hub, explained, hub_errors
+from ..files.messages import shown
+from ..files.strict_json import read_json_object
+from ..files.tensors import check_weights
+from .config_checks import check_config_values
+from .cost import count_parameters
+from .families.bert import LOADABLE_CLASSES
+from .families.modeling_homobert import HomoBertConfig
+from .widths import teacher_plan
+
+# What transformers, safetensors and pickle raise over content that they do not expect.
+LOADING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
+
+
+_SHOWN_CHARS = 1000  # of a name or of somebody else's message
+
+
+def load_teacher_config(name_or_path: str, *, revision: str | None = None, token: str | None = None) -> BertConfig:
+    """Read and check a teacher's configuration; no weights are loaded and no remote code runs.
+
+    Args:
+        name_or_path: Hub name or folder of a BERT checkpoint, or of a student checkpoint.
+        revision: branch, tag or commit on the Hub.
+        token: Hub token; default: the logged-in one.
+
+    Returns:
+        [`~transformers.BertConfig`] or [`HomoBertConfig`], with `architectures` naming a class that can be loaded.
+
+    Raises:
+        ValueError: no BERT, a decoder, an unsupported head or unsupported position embeddings.
+        OSError: no such checkpoint.
+    """
+    label = f"teacher={str(name_or_path)[:_SHOWN_CHARS]!r}"
+    values = _config_values(str(name_or_path), label, revision=revision, token=token)
+    model_type = values.get("model_type")
+    config_classes = {"bert": BertConfig, "homobert": HomoBertConfig}
+    if not isinstance(model_type, str) or model_type not in config_classes:
+        raise ValueError(
+            f"{label} has model_type={shown(model_type)}; supported: {', '.join(config_classes)}. "
+            f"Choose a BERT encoder such as google-bert/bert-base-uncased"
+        )
+    if model_type == "bert" and "auto_map" in values:
+        raise ValueError(
+            f"{label} brings its own modelling code (auto_map={shown(values['auto_map'])}), which "
+            f"stock BERT would ignore; choose a checkpoint of stock transformers BERT"
+        )
+    config = _built_config(config_classes[model_type], values, f"{label}: {CONFIG_NAME}")
+    config.name_or_path = str(name_or_path)
+    config.architectures = config.architectures or ["BertForMaskedLM"]
+    refuse_architecture(config.architectures[0])
+    refuse_config(config)
+    return config
+
+
+def _config_values(name: str, label: str, *, revision: str | None, token: str | None) -> dict[str, Any]:
+    path = Path(name)
+    try:
+        if path.is_dir():
+            path = path / CONFIG_NAME
+        elif not path.is_file():
+            with hub_errors(f"{label} can't be read", token=token):
+                found = cached_file(name, CONFIG_NAME, revision=revision, token=token)
+            if found is None:
+                raise FileNotFoundError(f"there is no {CONFIG_NAME}; name the repository of a model")
+            path = Path(found)
+    except HubError:
+        raise
+    except (OSError, ValueError) as error:
+        raise OSError(f"{label} can't be read: {str(error)[:_SHOWN_CHARS]}") from error
+    return read_json_object(path, f"{label}: {CONFIG_NAME}")
+
+
+def _built_config(config_class: type[BertConfig], values: dict[str, Any], label: str) -> BertConfig:
+    check_config_values(values, label)
+    try:
+        config = config_class.from_dict(values)
+        teacher_plan(config)
+    except LOADING_ERRORS as error:
+        raise ValueError(
+            f"{label} can't be used ({type(error).__name__}: {str(error)[:_SHOWN_CHARS]}); mend it"
+        ) from error
+    return config
+
+
+def load_teacher(
+    name_or_path: str, *, config: BertConfig | None = None, revision: str | None = None, token: str | None = None
+) -> PreTrainedModel:
+    """Load a teacher's weights in float32, in evaluation mode.
+
+    The class comes from `config.architectures`; `BertForMaskedLM` where there is none, and for `BertForPreTraining`,
+    whose next-sentence head is dropped.
+
+    Args:
+        name_or_path: Hub name or folder of a BERT checkpoint, or of a student checkpoint.
+        config: what [`load_teacher_config`] returned; default: read now.
+        revision: branch, tag or commit on the Hub.
+        token: Hub token; default: the logged-in one.
+
+    Returns:
+        A stock `BertForX`, or a `HomoBertForX` for a student checkpoint.
+
+    Raises:
+        ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
+        HubError: the Hub refused or can't be reached.
+    """
+    label = f"teacher={str(name_or_path)[:_SHOWN_CHARS]!r}"
+    config = config or load_teacher_config(name_or_path, revision=revision, token=token)
+    if Path(name_or_path).is_dir():
+        num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
+        check_weights(name_or_path, num_parameters, label)
+    else:
+        with hub_errors(f"{label} can't be read", token=token):
+            _fetch_weights(name_or_path, revision=revision, token=token)
+    model_class = LOADABLE_CLASSES[(config.architectures or ["BertForMaskedLM"])[0]]
+    try:
+        model, info = model_class.from_pretrained(
+            name_or_path,
+            config=config,
+            revision=revision or "main",
+            token=token,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (*LOADING_ERRORS, HTTP_ERROR) as error:
+        if comes_from_hub(error):
+            raise explained(f"{label} can't be read", error, token=token) from None
+        reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
+        raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
+    if info["missing_keys"]:
+        raise ValueError(
+            f"{label} has no weights for {some(info['missing_keys'])}, which "
+            f"{model_class.__name__} needs; name the class it was trained as in config.json's architectures, or train "
+            f"that head first"
+        )
+    return model
+
+
+def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> None:
+    # Of a Hub that does not answer from_pretrained would say that there are no weights.
+    try:
+        hf_hub_download(name, SAFE_WEIGHTS_NAME, revision=revision, token=token)
+    except RemoteEntryNotFoundError:
+        return  # they may be in other files
+    except EntryNotFoundError as error:
+        if comes_from_hub(error):
+            raise
+
+
+def refuse_architecture(class_name: str) -> None:
+    """Refuse classes that no student exists for.
+
+    Args:
+        class_name: as in `config.architectures`.
+
+    Raises:
+        ValueError: not a class that can be loaded; the message names those that can.
+    """
+    if class_name in LOADABLE_CLASSES:
+        return
+    remedies = {
+        "BertModel": "it has no head to compare logits with: load it as BertForMaskedLM if its checkpoint has that "
+        "head, or train one first",
+        "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
+    }
+    raise ValueError(
+        f"teacher class {class_name} is not supported; expected one of {', '.join(LOADABLE_CLASSES)}; "
+        + remedies.get(class_name, "choose a stock BERT encoder with one of these heads")
+    )
+
+
+def refuse_config(config: BertConfig) -> None:
+    """Refuse what a student of these widths could not repeat.
+
+    Args:
+        config: of the teacher.
+
+    Raises:
+        ValueError: a decoder, or positions of another kind.
+    """
+    if config.is_decoder or config.add_cross_attention:
+        raise ValueError(
+            f"teacher config has is_decoder={config.is_decoder}, add_cross_attention={config.add_cross_attention}; "
+            f"only encoders are supported: set both to False if the model was trained to see both directions"
+        )
+    # Position embeddings of other kinds were dropped from transformers' BERT, which would load them as absolute ones.
+    positions = getattr(config, "position_embedding_type", "absolute")
+    if positions not in (None, "absolute"):
+        raise ValueError(
+            f"teacher config has position_embedding_type={positions!r}; transformers' BERT only has 'absolute': "
+            f"choose a teacher trained with it"
+        )
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names of many, for a message.
+
+    Args:
+        names: of parameters.
+
+    Returns:
+        `str`: at most three, and how many more there are.
+    """
+    shown = sorted(names)
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -1,0 +1,107 @@
+"""Load a tokenizer that lies beside a model: nothing of it runs code, reads or names files outside its folder.
+
+Whether it fits the model is `data.py`'s business.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ..files.messages import shown
+from ..files.strict_json import read_json_object
+from ..files.tensors import stays_inside
+
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+
+
+_JSON_FILES = (TOKENIZER_CONFIG_FILE, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+
+
+_MAX_ID = 1 << 24
+
+
+_LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰ means: no limit
+
+
+_FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
+
+
+def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer of an export or a checkpoint, if it holds one.
+
+    Args:
+        folder: local.
+
+    Returns:
+        The tokenizer, or None.
+
+    Raises:
+        ValueError: a file of it is damaged, or names files outside the folder.
+    """
+    if not (folder / TOKENIZER_CONFIG_FILE).is_file():
+        return None
+    check_tokenizer_files(folder, f"folder={str(folder)!r}")
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(
+            f"folder={str(folder)!r}: its tokenizer can't be loaded ({type(error).__name__}: {_first_line(error)}); "
+            "copy it again from the teacher"
+        ) from error
+
+
+def check_tokenizer_files(folder: Path, label: str) -> None:
+    """Look at a tokenizer's files before they are used.
+
+    Args:
+        folder: local.
+        label: first words of every message.
+
+    Raises:
+        ValueError: no JSON, or a name that leads out of the folder.
+        OSError: a file can't be read.
+    """
+    contents = {
+        name: read_json_object(folder / name, f"{label}: {name}") for name in _JSON_FILES if (folder / name).is_file()
+    }
+    for name, values in contents.items():
+        _refuse_huge_ids(values, f"{label}: {name}")
+    config = contents.get(TOKENIZER_CONFIG_FILE, {})
+    for key in _FILE_KEYS:
+        value = config.get(key)
+        if isinstance(value, str) and not stays_inside(value) and os.path.lexists(value.replace("\0", "")):
+            raise ValueError(
+                f"{label}: {TOKENIZER_CONFIG_FILE} has {key}={shown(value)}, which is outside the folder; remove it"
+            )
+    for name in _template_names(config.get("chat_template")):
+        if not isinstance(name, str) or not stays_inside(name) or len(Path(name).parts) != 1 or "\\" in name:
+            raise ValueError(
+                f"{label}: {TOKENIZER_CONFIG_FILE} has a chat_template called {shown(name)}; expected a plain word"
+            )
+
+
+def _refuse_huge_ids(values: Any, label: str) -> None:
+    """The tokenizers library takes memory for every id up to the largest."""
+    left = [("", values)]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += ((name, item) for item in value)
+        elif isinstance(value, int) and abs(value) > _MAX_ID and name not in _LENGTHS:
+            raise ValueError(f"{label} has {shown(name)}={shown(value)}; expected token ids of at most {_MAX_ID}")
+
+
+def _template_names(templates: Any) -> list[Any]:
+    if isinstance(templates, dict):
+        return list(templates)
+    if isinstance(templates, list):
+        return [entry.get("name") for entry in templates if isinstance(entry, dict)]
+    return []
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -1,0 +1,357 @@
+"""Width plans: how wide a student is, layer by layer.
+
+This file holds the two types, their JSON form and the rule by which a plan is padded to what stock BERT can load.
+What a plan costs is in `cost.py`; where a plan comes from (preset, budget, file) and whether a teacher can be pruned
+to it is in `plans.py`. Nothing here knows of models or tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..files.messages import nearest_name, shown
+
+
+def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
+    """The plan of some layers of a model.
+
+    Args:
+        plan: of the model.
+        layers: indices.
+
+    Returns:
+        [`WidthPlan`].
+    """
+    return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
+
+
+LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
+
+
+UNIFORM_KEYS = ("hidden_size", *LAYER_KEYS)
+
+
+PER_LAYER_KEYS = ("hidden_size", "layers")
+
+
+LARGEST_WIDTH = 2**31 - 1
+
+
+_LAYER_EXAMPLE = '{"num_attention_heads": 8, "head_dim": 32, "intermediate_size": 1024}'
+
+
+_EXAMPLES = {
+    LAYER_KEYS: _LAYER_EXAMPLE,
+    UNIFORM_KEYS: '{"hidden_size": 256, ' + _LAYER_EXAMPLE[1:],
+    PER_LAYER_KEYS: '{"hidden_size": 256, "layers": [' + _LAYER_EXAMPLE + ", …]}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerWidths:
+    """Widths of one encoder layer.
+
+    Args:
+        num_attention_heads (`int`): Heads, at least 1.
+        head_dim (`int`): Channels of one head, at least 1.
+        intermediate_size (`int`): FFN neurons, at least 1.
+    """
+
+    num_attention_heads: int
+    head_dim: int
+    intermediate_size: int
+
+    @property
+    def attention_size(self) -> int:
+        """Output channels of the query, key and value projections: heads times head size."""
+        return self.num_attention_heads * self.head_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthPlan:
+    """Widths of a whole encoder: one hidden size, and the widths of every layer.
+
+    Args:
+        hidden_size (`int`): Hidden channels, shared by all layers.
+        layers (`tuple[LayerWidths, ...]`): One entry a layer, first layer first; never empty.
+
+    Example:
+    ```python
+    >>> plan = WidthPlan.uniform(256, 12, LayerWidths(8, 32, 1024))
+    >>> plan.is_uniform
+    True
+    >>> plan.to_dict()
+    {'hidden_size': 256, 'num_attention_heads': 8, 'head_dim': 32, 'intermediate_size': 1024}
+    >>> WidthPlan.from_dict(plan.to_dict(), num_hidden_layers=12) == plan
+    True
+
+    ```
+    """
+
+    hidden_size: int
+    layers: tuple[LayerWidths, ...]
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("a width plan with layers=() has no layer; expected at least one LayerWidths")
+
+    @classmethod
+    def uniform(cls, hidden_size: int, num_hidden_layers: int, widths: LayerWidths) -> WidthPlan:
+        """Return the plan in which all `num_hidden_layers` layers have the same `widths`."""
+        return cls(hidden_size, (widths,) * num_hidden_layers)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], num_hidden_layers: int) -> WidthPlan:
+        """Read a plan in either of its two forms.
+
+        Args:
+            values (`Mapping[str, Any]`):
+                Uniform: `hidden_size`, `num_attention_heads`, `intermediate_size` and `head_dim`, which may be left
+                out where the heads divide the hidden size. Per layer: `hidden_size` and `layers`, a list of mappings
+                with `num_attention_heads`, `head_dim` and `intermediate_size`.
+            num_hidden_layers (`int`): Layers of the encoder that the plan is for.
+
+        Returns:
+            `WidthPlan`: The plan, with one entry a layer.
+
+        Raises:
+            ValueError: A key is unknown or missing, a value is no positive integer, the heads do not divide the
+                hidden size, or the number of layers differs.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"student plan is {shown(values)}; expected e.g. {_EXAMPLES[UNIFORM_KEYS]}")
+        if "layers" in values:
+            return _read_per_layer(values, num_hidden_layers)
+        return _read_uniform(values, num_hidden_layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values: the uniform form where all layers are equal, else one entry a layer."""
+        if self.is_uniform:
+            return {"hidden_size": self.hidden_size, **dataclasses.asdict(self.layers[0])}
+        return {"hidden_size": self.hidden_size, "layers": [dataclasses.asdict(layer) for layer in self.layers]}
+
+    def to_json(self) -> str:
+        """Return `to_dict()` as one line of JSON, ready to be given as `student`."""
+        return json.dumps(self.to_dict())
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all layers have the same widths."""
+        return len(set(self.layers)) == 1
+
+    @property
+    def widest(self) -> LayerWidths:
+        """The largest number of heads, head size and FFN size over the layers, each on its own."""
+        return LayerWidths(*map(max, zip(*map(dataclasses.astuple, self.layers), strict=True)))
+
+    def padded(self) -> WidthPlan:
+        """Return the uniform plan of the stock BERT that holds this plan: heads times head size is the hidden size.
+
+        Stock BERT derives its head size from the hidden size, so heads and head channels are padded up to the
+        smallest number of heads that divides the hidden size and gives every layer room; FFN neurons are padded up
+        to the widest layer. A plan that already has this form is returned unchanged.
+
+        Returns:
+            `WidthPlan`: A uniform plan, as wide as this one or wider in every layer, of the same hidden size.
+
+        Raises:
+            ValueError: No number of heads divides the hidden size with room for all layers.
+        """
+        widest = self.widest
+        num_heads = _num_fitting_heads(self.hidden_size, widest)
+        if num_heads is None:
+            raise ValueError(
+                f"student hidden_size={self.hidden_size} cannot be split into at least {widest.num_attention_heads} "
+                f"heads of at least head_dim={widest.head_dim}, as a stock BERT needs; "
+                f"nearest valid plan: {nearest_paddable(self).to_json()}"
+            )
+        head_dim = self.hidden_size // num_heads
+        return self.uniform(
+            self.hidden_size, len(self.layers), LayerWidths(num_heads, head_dim, widest.intermediate_size)
+        )
+
+
+def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
+    """Return the widths that a BERT-shaped model has according to its config.
+
+    Args:
+        config (`PreTrainedConfig`):
+            A `BertConfig`, whose head size is `hidden_size // num_attention_heads`, or the config of a compact
+            student, whose layers have their own `num_attention_heads`, `head_dim` and `intermediate_size`.
+
+    Returns:
+        `WidthPlan`: The model's own widths.
+
+    Raises:
+        ValueError: A layer without its own head size has heads that do not divide the hidden size.
+
+    Example:
+    ```python
+    >>> from transformers import BertConfig
+    >>> teacher_plan(BertConfig()).to_dict()
+    {'hidden_size': 768, 'num_attention_heads': 12, 'head_dim': 64, 'intermediate_size': 3072}
+
+    ```
+    """
+    hidden_size = config.hidden_size
+    # In transformers 5.14 a config whose layers are all alike has no view of its single layers.
+    layers = config.per_layer_config if config.is_heterogeneous else [config] * config.num_hidden_layers
+    return WidthPlan(hidden_size, tuple(_configured_layer(layer, hidden_size) for layer in layers))
+
+
+def nearest_paddable(plan: WidthPlan) -> WidthPlan:
+    """Return the plan nearest to `plan`, nowhere wider, that `WidthPlan.padded` accepts.
+
+    Either the hidden size shrinks until the heads fit, or the heads shrink until they fit the hidden size; the one
+    that gives up the smaller share of its width is taken.
+
+    Args:
+        plan (`WidthPlan`): Any plan; returned unchanged if it can be padded.
+
+    Returns:
+        `WidthPlan`: A plan for which `padded()` exists.
+    """
+    widest = plan.widest
+    narrowed = max(_narrowed_heads(plan), key=_total_attention_size)
+    hidden_sizes = range(plan.hidden_size, widest.attention_size - 1, -1)
+    hidden_size = next((size for size in hidden_sizes if _num_fitting_heads(size, widest)), 0)
+    if _total_attention_size(narrowed) * plan.hidden_size >= hidden_size * _total_attention_size(plan):
+        return narrowed
+    return dataclasses.replace(plan, hidden_size=hidden_size)
+
+
+def _num_fitting_heads(hidden_size: int, widest: LayerWidths) -> int | None:
+    fitting = (
+        num_heads
+        for num_heads in _divisors(hidden_size)
+        if num_heads >= widest.num_attention_heads and hidden_size // num_heads >= widest.head_dim
+    )
+    return min(fitting, default=None)
+
+
+def _narrowed_heads(plan: WidthPlan) -> Iterator[WidthPlan]:
+    for num_heads in _divisors(plan.hidden_size):
+        room = LayerWidths(num_heads, plan.hidden_size // num_heads, LARGEST_WIDTH)
+        yield dataclasses.replace(plan, layers=tuple(narrowest(layer, room) for layer in plan.layers))
+
+
+def _divisors(number: int) -> set[int]:
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return {*small, *(number // divisor for divisor in small)}
+
+
+def narrowest(one: LayerWidths, other: LayerWidths) -> LayerWidths:
+    """Return the smaller of each width of two layers."""
+    return LayerWidths(*map(min, dataclasses.astuple(one), dataclasses.astuple(other)))
+
+
+def _total_attention_size(plan: WidthPlan) -> int:
+    return sum(layer.attention_size for layer in plan.layers)
+
+
+def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths:
+    num_heads = config.num_attention_heads
+    # BertConfig has no head_dim; the compact config has one, which is None where the heads fill the hidden size.
+    head_dim = getattr(config, "head_dim", None)
+    if head_dim is None and hidden_size % num_heads:
+        raise ValueError(
+            f"teacher hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; "
+            f"expected a config with head_dim, or one of {_nearest_multiples(hidden_size, num_heads)} hidden channels"
+        )
+    return LayerWidths(num_heads, head_dim or hidden_size // num_heads, config.intermediate_size)
+
+
+def with_num_layers(plan: WidthPlan, num_hidden_layers: int) -> WidthPlan:
+    """Return `plan` cut to its first `num_hidden_layers` layers, or with its last layer repeated up to as many."""
+    layers = plan.layers + plan.layers[-1:] * num_hidden_layers
+    return dataclasses.replace(plan, layers=layers[:num_hidden_layers])
+
+
+def _read_uniform(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPlan:
+    _check_keys(values, UNIFORM_KEYS, where="student plan", optional=("head_dim",))
+    hidden_size = _positive_integer(values["hidden_size"], "student hidden_size")
+    num_heads = _positive_integer(values["num_attention_heads"], "student num_attention_heads")
+    head_dim = values["head_dim"] if "head_dim" in values else _filling_head_dim(hidden_size, num_heads)
+    return WidthPlan.uniform(hidden_size, num_hidden_layers, _read_widths({**values, "head_dim": head_dim}, "student"))
+
+
+def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPlan:
+    _check_keys(values, PER_LAYER_KEYS, where="student plan with layers")
+    hidden_size = _positive_integer(values["hidden_size"], "student hidden_size")
+    entries = values["layers"]
+    if not isinstance(entries, list | tuple) or not entries:
+        raise ValueError(
+            f"student layers={shown(entries)}; expected a list of {num_hidden_layers} JSON objects with the keys "
+            + ", ".join(LAYER_KEYS)
+        )
+    layers = tuple(_read_layer(entry, f"student layers[{index}]") for index, entry in enumerate(entries))
+    plan = WidthPlan(hidden_size, layers)
+    if len(layers) != num_hidden_layers:
+        raise ValueError(
+            f"student layers has {len(layers)} entries; expected one for each of the {num_hidden_layers} layers; "
+            f"nearest valid plan: {with_num_layers(plan, num_hidden_layers).to_json()}"
+        )
+    return plan
+
+
+def _read_layer(values: Any, where: str) -> LayerWidths:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {shown(values)}; expected a JSON object with the keys {', '.join(LAYER_KEYS)}")
+    _check_keys(values, LAYER_KEYS, where=where)
+    return _read_widths(values, where)
+
+
+def _read_widths(values: Mapping[str, Any], where: str) -> LayerWidths:
+    return LayerWidths(**{key: _positive_integer(values[key], f"{where} {key}") for key in LAYER_KEYS})
+
+
+def _filling_head_dim(hidden_size: int, num_heads: int) -> int:
+    if num_heads > hidden_size:
+        raise ValueError(
+            f"student num_attention_heads={num_heads} is more than hidden_size={hidden_size} has channels; "
+            f"nearest valid: {hidden_size}"
+        )
+    if hidden_size % num_heads:
+        raise ValueError(
+            f"student hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; "
+            f"nearest valid: {_nearest_multiples(hidden_size, num_heads)}"
+        )
+    return hidden_size // num_heads
+
+
+def _nearest_multiples(number: int, divisor: int) -> str:
+    below = number // divisor * divisor
+    return f"{below}, {below + divisor}"
+
+
+def _check_keys(
+    values: Mapping[str, Any], expected: tuple[str, ...], *, where: str, optional: tuple[str, ...] = ()
+) -> None:
+    for key in values:
+        if key not in expected:
+            raise ValueError(
+                f"{where} has the unknown key {shown(key)}; nearest valid: {nearest_name(key, expected)!r}"
+            )
+    missing = [key for key in expected if key not in values and key not in optional]
+    if missing:
+        given = ", ".join(values) or "no key"
+        raise ValueError(f"{where} has {given} but lacks {', '.join(missing)}; a valid plan: {_EXAMPLES[expected]}")
+
+
+def _positive_integer(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        near = round(value) if isinstance(value, float) and math.isfinite(value) else 64
+        raise ValueError(f"{name}={shown(value)} is no integer; expected a positive integer such as {max(1, near)}")
+    number = int(value)
+    if number < 1:
+        raise ValueError(f"{name}={shown(number)} is not positive; nearest valid: 1")
+    if number > LARGEST_WIDTH:
+        raise ValueError(f"{name}={shown(number)} is beyond every model; expected at most the teacher's own width")
+    return number

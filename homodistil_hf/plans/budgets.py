@@ -1,0 +1,345 @@
+"""The uniform plan that meets a budget of parameters, encoder MACs or milliseconds, for a teacher of any size.
+
+A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
+(docs/method.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
+embeddings aren't counted, a hidden size that falls less than the FFN size. Only plans that need no padding are
+considered. Costs come from `cost.py`, milliseconds from whoever calls; presets, written plans and the check against
+the teacher are in `plans.py`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+
+from transformers import PreTrainedConfig
+
+from ..files.messages import nearest_name, shown
+from ..models.cost import count_parameters, encoder_macs
+from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, teacher_plan
+
+TOLERANCE = 0.03
+
+
+_EXAMPLES = {"params": "14M", "macs": "0.25"}
+
+
+_BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
+
+
+_NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", re.ASCII)
+
+
+_MAX_BUDGET_CHARS = 200
+
+
+_SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
+
+
+_SMALLEST_SENSIBLE_HEAD_DIM = 24
+
+
+# The kept share of the FFN size is that of the hidden size to this power; measured, see docs/method.md.
+_FFN_POWER = 1.75
+
+
+def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: int = 8) -> WidthPlan:
+    """Return the uniform plan that meets a budget within 3 % or one rounding step, whichever is larger.
+
+    Args:
+        budget (`str`):
+            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
+            a fraction of the teacher's encoder MACs at 128 tokens. Either may name the hidden size and the heads of a
+            layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. Else heads are as many as the
+            teacher's while each keeps 24 channels, fewer below; and the FFN keeps the share of the hidden size, of
+            MACs that share to the power of 1.75.
+        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
+        multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
+
+    Returns:
+        `WidthPlan`: Of the plans within 3 % of the budget the one nearest to that shape; where there is none, as the
+        hidden size moves in steps that are larger, the one nearest to the budget.
+
+    Raises:
+        ValueError: `budget` is not understood or out of reach; the message names what is valid.
+    """
+    kind, target, named = _parse(budget)
+    # Parameters count embeddings, which grow with the hidden size alone, so there it keeps the teacher's proportion.
+    ffn_power = 1.0 if kind == "params" else _FFN_POWER
+    search = _Search(teacher_plan(teacher_config), multiple, **named, ffn_power=ffn_power)
+    measures: dict[str, Callable[[WidthPlan], float]] = {
+        "params": lambda plan: count_parameters(plan, teacher_config),
+        "macs": search.macs_fraction,
+    }
+    measure = measures[kind]
+    proportional = search.proportional_plans()
+    smallest, largest = map(measure, search.ends(proportional))
+    if not smallest <= target <= largest:
+        raise ValueError(
+            f"student={shown(budget)} is out of this teacher's reach; nearest valid: from "
+            f"'{kind}={_rounded(smallest, math.ceil)}{named_widths(budget)}' to "
+            f"'{kind}={_rounded(largest, math.floor)}{named_widths(budget)}'"
+        )
+
+    def distance(plan: WidthPlan) -> tuple[float, float]:
+        error = abs(measure(plan) / target - 1)
+        return max(0.0, error - TOLERANCE), error + search.unlikeness(plan)
+
+    candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
+    return min(candidates, key=distance)
+
+
+def named_widths(budget: str) -> str:
+    """What a budget says of hidden size and heads, to be said of another budget too.
+
+    Args:
+        budget (`str`): Any way to name a student.
+
+    Returns:
+        `str`: Such as `",num_attention_heads=8"`; empty where it says nothing, or nothing that is understood.
+
+    Example:
+    ```python
+    >>> named_widths("macs=0.25, num_attention_heads=8"), named_widths("macs=0.25"), named_widths("homobert-tiny")
+    (',num_attention_heads=8', '', '')
+
+    ```
+    """
+    return "".join(f",{name}={width}" for name, width in _named(budget).items())
+
+
+def plan_for_latency(
+    limit_ms: float, teacher_config: PreTrainedConfig, *, predict: Callable[[WidthPlan], float], multiple: int = 8
+) -> WidthPlan:
+    """Return the largest uniform plan that is predicted to be fast enough.
+
+    Args:
+        limit_ms (`float`): Milliseconds of one forward pass.
+        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
+        predict (`Callable[[WidthPlan], float]`): Milliseconds that a plan takes, see `LatencyTable.latency_ms`.
+        multiple (`int`): See `plan_for_budget`.
+
+    Returns:
+        `WidthPlan`: Of the plans that take at most `limit_ms` the one with the most encoder MACs; a plan less like the
+        teacher must have more of them to be preferred.
+
+    Raises:
+        ValueError: No plan is that fast, or the teacher itself is; the message names the range.
+    """
+    search = _Search(teacher_plan(teacher_config), multiple)
+    proportional = search.proportional_plans()
+    smallest, largest = min(map(predict, proportional)), predict(search.teacher)
+    if not smallest <= limit_ms <= largest:
+        raise ValueError(
+            f"student='latency_ms={limit_ms:g}' is out of this teacher's reach on this machine; nearest valid: from "
+            f"'latency_ms={_rounded(smallest, math.ceil)}' to 'latency_ms={_rounded(largest, math.floor)}'"
+        )
+
+    def size(plan: WidthPlan) -> float:
+        return math.log(encoder_macs(plan)) - search.unlikeness(plan)
+
+    candidates = (candidate for plan in proportional for candidate in search.filled_plans(plan, limit_ms, predict))
+    return max(candidates, key=size)
+
+
+def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8) -> str:
+    """Return the budget that asks for `fraction` of the teacher's encoder MACs, or the smallest that can be met.
+
+    Args:
+        fraction (`float`): Share of the teacher's encoder MACs, in (0, 1].
+        teacher (`WidthPlan`): The teacher's widths.
+        multiple (`int`): See `plan_for_budget`.
+
+    Returns:
+        `str`: A budget that `plan_for_budget` accepts, rounded up to four decimals.
+
+    Example:
+    ```python
+    >>> nearest_macs_budget(1 / 11, WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536)))
+    'macs=0.091'
+
+    ```
+    """
+    search = _Search(teacher, multiple)
+    smallest = search.macs_fraction(search.proportional_plans()[0])
+    return f"macs={_rounded(max(fraction, smallest), math.ceil)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """The uniform plans that one teacher can be pruned to and that stock BERT holds without padding."""
+
+    teacher: WidthPlan
+    multiple: int
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    ffn_power: float = _FFN_POWER
+
+    def __post_init__(self) -> None:
+        limits = {"hidden_size": self.teacher.hidden_size, "num_attention_heads": self.limit.num_attention_heads}
+        for name, most in limits.items():
+            width = getattr(self, name)
+            if width is not None and not 1 <= width <= most:
+                raise ValueError(f"{name}={width} is outside [1, {most}]; the teacher has {most}")
+        if not 1 <= self.multiple <= LARGEST_WIDTH:
+            nearest = 1 if self.multiple < 1 else LARGEST_WIDTH
+            raise ValueError(f"multiple={shown(self.multiple)} is no width to round to; nearest valid: {nearest}")
+
+    @functools.cached_property
+    def limit(self) -> LayerWidths:
+        """What every layer of the teacher has, so that a uniform plan may have it."""
+        return functools.reduce(narrowest, self.teacher.layers)
+
+    def macs_fraction(self, plan: WidthPlan) -> float:
+        return encoder_macs(plan) / encoder_macs(self.teacher)
+
+    def proportional_plans(self) -> list[WidthPlan]:
+        """Return, from narrow to wide, the plan of each hidden size with the teacher's ratio of FFN to hidden size."""
+        hidden_sizes = [*range(self.multiple, self.teacher.hidden_size, self.multiple), self.teacher.hidden_size]
+        if self.hidden_size:
+            hidden_sizes = [self.hidden_size]
+        plans = []
+        for hidden_size in hidden_sizes:
+            num_heads = self._num_heads(hidden_size)
+            if num_heads:
+                num_steps = round(self._wanted_ffn(hidden_size) / self.multiple)
+                layer = LayerWidths(num_heads, hidden_size // num_heads, self._ffn_size(num_steps))
+                plans.append(WidthPlan.uniform(hidden_size, len(self.teacher.layers), layer))
+        if not plans:
+            num_heads = self.num_attention_heads or self.limit.num_attention_heads
+            heads = f"{num_heads} heads of {self.limit.head_dim} or fewer"
+            if self.hidden_size:
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} doesn't split into {heads}; name other heads or none"
+                )
+            raise ValueError(
+                f"multiple={self.multiple} leaves no hidden size that splits into {heads}; nearest valid: 1"
+            )
+        return plans
+
+    def ends(self, plans: list[WidthPlan]) -> tuple[WidthPlan, WidthPlan]:
+        """Return the smallest and the largest plan that may be asked for; where widths are named, by any FFN size."""
+        if not (self.hidden_size or self.num_attention_heads):
+            return plans[0], plans[-1]
+        smallest, _ = self._ffn_range(plans[0].hidden_size)
+        _, largest = self._ffn_range(plans[-1].hidden_size)
+        return (
+            _with_ffn(plans[0], self._ffn_size(math.ceil(smallest / self.multiple))),
+            _with_ffn(plans[-1], self._ffn_size(math.ceil(largest / self.multiple))),
+        )
+
+    def ffn_variants(
+        self, plan: WidthPlan, target: float, measure: Callable[[WidthPlan], float]
+    ) -> Iterator[WidthPlan]:
+        """Yield the plan, and the two with the FFN sizes on either side of the one that meets `target` exactly."""
+        yield plan
+        ffn_size = plan.layers[0].intermediate_size
+        cost = measure(plan)
+        # Every cost is linear in the FFN size.
+        slope = measure(_with_ffn(plan, ffn_size + self.multiple)) - cost
+        smallest, largest = self._ffn_range(plan.hidden_size)
+        num_steps = min(max(ffn_size + (target - cost) / slope * self.multiple, smallest), largest) / self.multiple
+        yield _with_ffn(plan, self._ffn_size(math.floor(num_steps)))
+        yield _with_ffn(plan, self._ffn_size(math.ceil(num_steps)))
+
+    def filled_plans(
+        self, plan: WidthPlan, limit: float, predict: Callable[[WidthPlan], float]
+    ) -> Iterator[WidthPlan]:
+        """Yield the plan if it stays below `limit`, and the one whose FFN size uses the limit up, if there is one."""
+        smallest, largest = (size / self.multiple for size in self._ffn_range(plan.hidden_size))
+        steps = range(max(1, math.floor(smallest)), math.ceil(largest) + 1)
+        sizes = sorted({plan.layers[0].intermediate_size, *map(self._ffn_size, steps)})
+        # Bisection takes costs to rise with the size; measured ones may not quite, so what is found is checked too.
+        position = bisect.bisect_right(sizes, limit, key=lambda size: predict(_with_ffn(plan, size)))
+        for candidate in (plan, _with_ffn(plan, sizes[max(position - 1, 0)])):
+            if predict(candidate) <= limit:
+                yield candidate
+
+    def unlikeness(self, plan: WidthPlan) -> float:
+        """How far the plan is from the proportions and heads that are wanted: 0 where it has them."""
+        layer = plan.layers[0]
+        distortion = abs(math.log(layer.intermediate_size / self._wanted_ffn(plan.hidden_size)))
+        return (0.0 if self.hidden_size else distortion) + self._head_penalty(
+            layer.num_attention_heads, layer.head_dim
+        )
+
+    def _num_heads(self, hidden_size: int) -> int | None:
+        """Return the teacher's number of heads where it divides the hidden size sensibly, else the best near it."""
+        choices = [
+            num_heads
+            for num_heads in range(1, self.limit.num_attention_heads + 1)
+            if self.num_attention_heads in (None, num_heads)
+            and hidden_size % num_heads == 0
+            and hidden_size // num_heads <= self.limit.head_dim
+        ]
+
+        def preference(num_heads: int) -> tuple[bool, float]:
+            head_dim = hidden_size // num_heads
+            kept = num_heads == self.limit.num_attention_heads and head_dim >= self._sensible_head_dim
+            return not kept, self._head_penalty(num_heads, head_dim)
+
+        return min(choices, key=preference, default=None)
+
+    def _head_penalty(self, num_heads: int, head_dim: int) -> float:
+        # Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest.
+        awkward = 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
+        too_thin = max(0.0, math.log(self._sensible_head_dim / head_dim))
+        return awkward + 0.1 * math.log(self.limit.num_attention_heads / num_heads) + 0.15 * too_thin
+
+    @property
+    def _sensible_head_dim(self) -> int:
+        return min(_SMALLEST_SENSIBLE_HEAD_DIM, self.limit.head_dim)
+
+    def _wanted_ffn(self, hidden_size: int) -> float:
+        return (hidden_size / self.teacher.hidden_size) ** self.ffn_power * self.limit.intermediate_size
+
+    def _ffn_range(self, hidden_size: int) -> tuple[float, float]:
+        """Beyond half of what is wanted and twice the teacher's proportion it is another shape of model."""
+        if self.hidden_size:
+            return self.multiple, self.limit.intermediate_size
+        proportional = hidden_size / self.teacher.hidden_size * self.limit.intermediate_size
+        return self._wanted_ffn(hidden_size) / 2, 2 * proportional
+
+    def _ffn_size(self, num_steps: int) -> int:
+        return min(max(num_steps, 1) * self.multiple, self.limit.intermediate_size)
+
+
+def _named(budget: str) -> dict[str, int]:
+    # Longer ones mean nothing, and matching them takes time that grows with the square of their length.
+    parts = budget.split(",")[1:] if len(budget) <= _MAX_BUDGET_CHARS else []
+    matches = [_NAMED.fullmatch(part) for part in parts]
+    named = {match[1]: int(match[2]) for match in matches if match}
+    return named if len(named) == len(parts) else {}
+
+
+def _parse(budget: str) -> tuple[str, float, dict[str, int]]:
+    named = _named(budget)
+    cost = budget.partition(",")[0] if named else budget
+    match = _BUDGET.fullmatch(cost) if len(cost) <= _MAX_BUDGET_CHARS else None
+    kind = budget.partition("=")[0].strip()
+    if kind not in _EXAMPLES:
+        nearest = nearest_name(kind, _EXAMPLES)
+        raise ValueError(
+            f"student={shown(budget)} limits no known cost; nearest valid: '{nearest}={_EXAMPLES[nearest]}'"
+        )
+    if match is None or (kind == "macs" and match[3]):
+        raise ValueError(
+            f"student={shown(budget)} is no number of {kind}; expected a positive number, for params with an optional "
+            "suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than hidden_size and "
+            f"num_attention_heads behind it; for example '{kind}={_EXAMPLES[kind]}' or "
+            f"'{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
+        )
+    return kind, float(match[2]) * _SUFFIXES[match[3]], named
+
+
+def _with_ffn(plan: WidthPlan, intermediate_size: int) -> WidthPlan:
+    layer = dataclasses.replace(plan.layers[0], intermediate_size=intermediate_size)
+    return WidthPlan.uniform(plan.hidden_size, len(plan.layers), layer)
+
+
+def _rounded(value: float, rounding: Callable[[float], int]) -> str:
+    return f"{rounding(value * 10_000) / 10_000:.4f}".rstrip("0").rstrip(".")

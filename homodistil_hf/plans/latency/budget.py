@@ -1,0 +1,176 @@
+"""The plan that meets a latency budget on this machine: `"latency_ms=5"`, with conditions behind it where they differ.
+
+It ties the measured table (`parts.py`) to the search (`budgets.py`). A run asks once and writes the answer down, see
+`resolution.py`: a measured time never steers a run that goes on.
+"""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel, PreTrainedConfig
+
+from ...files.messages import nearest_name, shown
+from ...models.families.modeling_homobert import HomoBertConfig, HomoBertModel
+from ...models.widths import WidthPlan, teacher_plan
+from ..budgets import plan_for_latency
+from .backends import FirstOutput, bound, make_runner, model_inputs
+from .parts import Conditions, embedding_shape, latency_table
+from .timing import Latency, speed_ups, time_in_turns
+
+LATENCY_BUDGET = "latency_ms"
+
+
+_TYPES = {"batch_size": int, "length": int, "backend": str}
+
+
+_EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
+
+
+@dataclass(frozen=True)
+class LatencyBudget:
+    """What a student may take.
+
+    Args:
+        limit_ms: milliseconds of one forward pass of embeddings and encoder, > 0.
+        conditions: what is run, and how.
+    """
+
+    limit_ms: float
+    conditions: Conditions = field(default_factory=Conditions)
+
+    @classmethod
+    def parse(cls, text: str) -> "LatencyBudget":
+        """Read a budget.
+
+        Args:
+            text: `latency_ms=…`, then any of `batch_size=…`, `length=…`, `backend=…`, separated by commas.
+
+        Returns:
+            [`LatencyBudget`].
+
+        Raises:
+            ValueError: an unknown or repeated name, or a value that can't be.
+
+        Example:
+        ```python
+        >>> LatencyBudget.parse("latency_ms=2.5,length=64")
+        LatencyBudget(limit_ms=2.5, conditions=Conditions(batch_size=1, length=64, backend='torch'))
+
+        ```
+        """
+        pairs = [part.partition("=") for part in text.replace(" ", "").split(",")]
+        values = {name: value for name, _, value in pairs}
+        if len(values) < len(pairs):
+            raise ValueError(f"student={shown(text)} says something twice; expected for example {_EXAMPLE!r}")
+        limit_ms = _number(text, values.pop(LATENCY_BUDGET, ""), float)
+        if not (math.isfinite(limit_ms) and limit_ms > 0):
+            raise ValueError(f"student={shown(text)} is no positive time; expected for example {_EXAMPLE!r}")
+        for name in values:
+            if name not in _TYPES:
+                nearest = nearest_name(name, _TYPES)
+                raise ValueError(
+                    f"student={shown(text)} has the unknown condition {name!r}; nearest valid: {nearest!r}"
+                )
+        conditions: dict[str, Any] = {name: _number(text, value, _TYPES[name]) for name, value in values.items()}
+        return cls(limit_ms, Conditions(**conditions))
+
+
+@dataclass(frozen=True)
+class LatencyPlan:
+    """A plan and what it is predicted to take.
+
+    Args:
+        plan: the widths; heads × head size is the hidden size.
+        latency_ms: predicted, of the plan.
+        teacher_latency_ms: predicted, of its teacher.
+    """
+
+    plan: WidthPlan
+    latency_ms: float
+    teacher_latency_ms: float
+
+    def facts(self, budget: LatencyBudget) -> dict[str, Any]:
+        """What was asked for and what is predicted.
+
+        Args:
+            budget: what the plan was made for.
+
+        Returns:
+            `dict` of JSON values.
+        """
+        conditions = dataclasses.asdict(budget.conditions)
+        predicted = {"student": self.latency_ms, "teacher": self.teacher_latency_ms}
+        return {"limit_ms": budget.limit_ms, "conditions": conditions, "predicted_ms": predicted}
+
+
+def is_latency_budget(student: str | Mapping[str, Any] | None) -> bool:
+    """Whether what the user calls the student is a latency budget.
+
+    Args:
+        student: preset, budget, file, plan.
+
+    Returns:
+        `bool`.
+    """
+    return isinstance(student, str) and student.partition("=")[0].strip() == LATENCY_BUDGET and "=" in student
+
+
+def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: int = 8) -> LatencyPlan:
+    """Find the largest plan that is predicted to stay within a budget on this machine.
+
+    Args:
+        budget: what the student may take.
+        config: the teacher's.
+        multiple: hidden size and FFN size are multiples of it.
+
+    Returns:
+        [`LatencyPlan`].
+
+    Raises:
+        ValueError: out of reach, the message names the range; or a length above the teacher's positions.
+    """
+    table = latency_table(config, budget.conditions)
+    plan = plan_for_latency(budget.limit_ms, config, predict=table.latency_ms, multiple=multiple)
+    return LatencyPlan(plan, table.latency_ms(plan), table.latency_ms(teacher_plan(config)))
+
+
+@torch.no_grad()
+def measure_plan(plan: WidthPlan, config: PreTrainedConfig, conditions: Conditions) -> dict[str, Any]:
+    """Time an encoder of the plan and one of its teacher's widths in turns, both of random weights.
+
+    Args:
+        plan: what [`plan_within`] found.
+        config: the teacher's.
+        conditions: what is run, and how.
+
+    Returns:
+        `dict` of JSON values: `latency` of `teacher` and `student` as [`Latency`] has it, `speed_up` as [`SpeedUp`].
+    """
+    student = BertConfig(hidden_size=plan.hidden_size, num_hidden_layers=len(plan.layers), **embedding_shape(config))
+    student.num_attention_heads = plan.layers[0].num_attention_heads
+    student.intermediate_size = plan.layers[0].intermediate_size
+    passes = {}
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        for name, shape in (("teacher", config), ("student", student)):
+            encoder = HomoBertModel if shape.model_type == HomoBertConfig.model_type else BertModel
+            inputs = model_inputs(shape, conditions.batch_size, conditions.length)
+            module = FirstOutput(encoder(shape, add_pooling_layer=False).eval())
+            passes[name] = bound(make_runner(module, conditions.backend, inputs, Path(folder)), inputs)
+        durations_ms = time_in_turns(passes)
+    return {
+        "latency": {name: dataclasses.asdict(Latency.from_durations(ms)) for name, ms in durations_ms.items()},
+        "speed_up": dataclasses.asdict(speed_ups(durations_ms, "teacher")["student"]),
+    }
+
+
+def _number(text: str, value: str, kind: type) -> Any:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ValueError(f"student={shown(text)} is no latency budget; expected for example {_EXAMPLE!r}") from error

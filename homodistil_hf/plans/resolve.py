@@ -1,0 +1,208 @@
+"""Where a student's widths come from: a preset, a budget, or a plan written out; and whether its teacher allows them.
+
+`resolve_plan` turns what the user gave into a `WidthPlan` before any weight is loaded, or refuses it with the nearest
+plan that would do. The types are in `widths.py`, the formulas of what they cost in `cost.py`, the search that meets a
+budget in `budgets.py`, what takes how long in `latency/`; all of them stand below this file and know nothing of it.
+When and how a model is brought to its plan is left to `schedule.py` and `masks.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..files.messages import nearest_name, shown
+from ..files.strict_json import parse_json, read_json
+from ..models.cost import encoder_macs
+from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
+from .budgets import nearest_macs_budget, plan_for_budget
+from .latency.budget import LatencyBudget, is_latency_budget, plan_within
+
+__all__ = [
+    "PRESETS",
+    "LayerWidths",
+    "WidthPlan",
+    "check_plan",
+    "kept_fractions",
+    "resolve_plan",
+    "teacher_plan",
+]
+
+
+# The shapes are inferred from the parameter counts that HomoDistil (arXiv 2302.09632) states for BERT-base.
+PRESETS = {
+    "homobert-base": WidthPlan.uniform(576, 12, LayerWidths(12, 48, 2304)),
+    "homobert-small": WidthPlan.uniform(256, 12, LayerWidths(8, 32, 1024)),
+    "homobert-xsmall": WidthPlan.uniform(240, 12, LayerWidths(12, 20, 960)),
+    "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
+}
+
+
+_SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
+
+
+_SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
+
+
+_BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
+
+
+_KINDS_OF_STUDENT = (
+    f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
+    "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()
+)
+
+
+def resolve_plan(
+    student: str | Mapping[str, Any], teacher_config: PreTrainedConfig, *, multiple: int = 8
+) -> WidthPlan:
+    """Turn what the user calls the student into widths that its teacher can be pruned to.
+
+    Args:
+        student (`str` or `Mapping[str, Any]`):
+            A preset's name; a budget, `"params=14M"` (embeddings and encoder; suffixes k, M, B) or `"macs=0.25"` (of
+            the teacher's encoder at 128 tokens), either with `",num_attention_heads=8"` or
+            `",hidden_size=216"` behind it, or `"latency_ms=5"` (on this machine, see `LatencyBudget.parse`); a JSON
+            file; or a plan: short, `"192-8x24-704"` for hidden size, heads × head size and FFN size of every layer, as
+            JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
+        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
+        multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
+
+    Returns:
+        `WidthPlan`: One entry for each of the teacher's layers, nowhere wider than the teacher.
+
+    Raises:
+        ValueError: `student` is not understood, or no such student of this teacher is possible; the message names the
+            nearest that is.
+
+    Example:
+    ```python
+    >>> from transformers import BertConfig
+    >>> resolve_plan("params=14M", BertConfig()) == PRESETS["homobert-tiny"]
+    True
+    >>> resolve_plan("macs=0.25", BertConfig()).to_dict()
+    {'hidden_size': 432, 'num_attention_heads': 12, 'head_dim': 36, 'intermediate_size': 1120}
+
+    ```
+    """
+    teacher = teacher_plan(teacher_config)
+    if isinstance(student, str) and student in PRESETS:
+        return _preset_plan(student, teacher, multiple)
+    if isinstance(student, str) and is_latency_budget(student):
+        return plan_within(LatencyBudget.parse(student), teacher_config, multiple=multiple).plan
+    if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
+        student = dict(zip(_SHORT_PLAN_WIDTHS, map(int, short.groups()), strict=True))
+    if isinstance(student, str) and _looks_like_budget(student):
+        return plan_for_budget(student, teacher_config, multiple=multiple)
+    plan = WidthPlan.from_dict(_written_plan(student), len(teacher.layers))
+    check_plan(plan, teacher)
+    return plan
+
+
+def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
+    """Refuse a plan that a teacher cannot be pruned to, or that stock BERT could not hold.
+
+    Args:
+        plan (`WidthPlan`): The student's widths.
+        teacher (`WidthPlan`): The teacher's widths.
+
+    Raises:
+        ValueError: The numbers of layers differ, a width exceeds the teacher's, or `plan.padded()` does not exist.
+    """
+    misfit = _misfit(plan, teacher)
+    if misfit:
+        raise ValueError(f"student {misfit}; nearest valid plan: {_nearest_possible(plan, teacher).to_json()}")
+    plan.padded()
+
+
+def kept_fractions(plan: WidthPlan, teacher: WidthPlan) -> dict[str, float]:
+    """Return the share of each group's units that a student of this plan keeps.
+
+    Args:
+        plan (`WidthPlan`): The student's widths.
+        teacher (`WidthPlan`): The teacher's widths, as many layers.
+
+    Returns:
+        `dict[str, float]`: Kept fractions in (0, 1] of `hidden` and, for each layer `l`, `head.{l}`, `query_key.{l}`,
+        `value_output.{l}` and `ffn.{l}`.
+
+    Example:
+    ```python
+    >>> teacher = WidthPlan.uniform(768, 1, LayerWidths(12, 64, 3072))
+    >>> kept_fractions(WidthPlan.uniform(384, 1, LayerWidths(12, 32, 768)), teacher)
+    {'hidden': 0.5, 'head.0': 1.0, 'query_key.0': 0.5, 'value_output.0': 0.5, 'ffn.0': 0.25}
+
+    ```
+    """
+    fractions = {"hidden": plan.hidden_size / teacher.hidden_size}
+    for index, (layer, teacher_layer) in enumerate(zip(plan.layers, teacher.layers, strict=True)):
+        fractions[f"head.{index}"] = layer.num_attention_heads / teacher_layer.num_attention_heads
+        fractions[f"query_key.{index}"] = layer.head_dim / teacher_layer.head_dim
+        fractions[f"value_output.{index}"] = layer.head_dim / teacher_layer.head_dim
+        fractions[f"ffn.{index}"] = layer.intermediate_size / teacher_layer.intermediate_size
+    return fractions
+
+
+def _misfit(plan: WidthPlan, teacher: WidthPlan) -> str | None:
+    if len(plan.layers) != len(teacher.layers):
+        return f"has {len(plan.layers)} layers, its teacher {len(teacher.layers)}"
+    if plan.hidden_size > teacher.hidden_size:
+        return f"hidden_size={plan.hidden_size} is wider than its teacher's {teacher.hidden_size}"
+    for index, (layer, teacher_layer) in enumerate(zip(plan.layers, teacher.layers, strict=True)):
+        limits = dataclasses.asdict(teacher_layer)
+        for name, width in dataclasses.asdict(layer).items():
+            if width > limits[name]:
+                return f"{name}={width} is wider than its teacher's {limits[name]} in layer {index}"
+    return None
+
+
+def _nearest_possible(plan: WidthPlan, teacher: WidthPlan) -> WidthPlan:
+    layers = with_num_layers(plan, len(teacher.layers)).layers
+    hidden_size = min(plan.hidden_size, teacher.hidden_size)
+    return nearest_paddable(WidthPlan(hidden_size, tuple(map(narrowest, layers, teacher.layers))))
+
+
+def _preset_plan(name: str, teacher: WidthPlan, multiple: int) -> WidthPlan:
+    plan = PRESETS[name]
+    misfit = _misfit(plan, teacher)
+    if misfit is None:
+        return plan
+    budget = nearest_macs_budget(encoder_macs(plan) / encoder_macs(_BERT_BASE), teacher, multiple=multiple)
+    raise ValueError(
+        f"student={name!r} {misfit}; nearest valid: student={budget!r}, the preset's share of a BERT-base encoder"
+    )
+
+
+def _looks_like_budget(student: str) -> bool:
+    return "=" in student and not _is_json_text(student) and not student.endswith(".json")
+
+
+def _is_json_text(student: str) -> bool:
+    return student.lstrip().startswith("{")
+
+
+def _written_plan(student: str | Mapping[str, Any]) -> Any:
+    if not isinstance(student, str):
+        return student
+    try:
+        return parse_json(student, "the plan") if _is_json_text(student) else _read_plan_file(student)
+    except ValueError as error:
+        raise ValueError(f"student={shown(student)} is no valid JSON ({error}); {_KINDS_OF_STUDENT}") from error
+
+
+def _read_plan_file(student: str) -> Any:
+    if not os.path.isfile(student):
+        folder = os.path.dirname(student) or "."
+        files = [str(path) for path in Path(folder).glob("*.json")] if os.path.isdir(folder) else []
+        nearest = nearest_name(student, [*PRESETS, *files])
+        raise ValueError(f"student={student[:200]!r} is unknown; nearest valid: {nearest!r}; {_KINDS_OF_STUDENT}")
+    try:
+        return read_json(student, "the file")
+    except OSError as error:
+        raise ValueError(f"student={student!r} is no readable JSON file ({error}); {_KINDS_OF_STUDENT}") from error

@@ -1,0 +1,296 @@
+"""Scores + scheduled widths → masks, and what masks do to a student that is not compacted yet.
+
+Masks are one bool a unit, True = kept, and only ever shrink. A dropped head is dropped in its channel groups too. How
+wide a student should be at a step comes from `schedule.py`; physical removal is `compaction.py`.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.families.modeling_homobert import HomoBertLayerNorm, HomoBertPreTrainedModel
+from ..models.units import Group, UnitTensors, kept_indices, modules_of
+from ..models.widths import LayerWidths, WidthPlan
+
+Slices = Mapping[str, list[tuple[int, torch.Tensor]]]
+
+
+def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
+    """Masks that keep everything.
+
+    Args:
+        groups: the student's groups.
+
+    Returns:
+        `dict[str, torch.BoolTensor]`: all True.
+    """
+    return {name: torch.ones(group.num_units, dtype=torch.bool) for name, group in groups.items()}
+
+
+def kept_plan(masks: UnitTensors) -> WidthPlan:
+    """The widths that masks leave.
+
+    Args:
+        masks: one bool a unit, for every group.
+
+    Returns:
+        [`WidthPlan`].
+    """
+    num_layers = sum(name.startswith("head.") for name in masks)
+    layers = []
+    for layer in range(num_layers):
+        num_heads = int(masks[f"head.{layer}"].sum())
+        num_channels = int(masks[f"query_key.{layer}"].sum())
+        layers.append(LayerWidths(num_heads, num_channels // num_heads, int(masks[f"ffn.{layer}"].sum())))
+    return WidthPlan(int(masks["hidden"].sum()), tuple(layers))
+
+
+def scheduled_plan(
+    full: WidthPlan, target: WidthPlan, *, progress: Mapping[str, float], present: WidthPlan, multiple: int
+) -> WidthPlan:
+    """The widths that the schedule asks for now.
+
+    Each width falls from full to target with its kind's progress; it is rounded up to the multiple, never above what
+    is still there and never below the target, and the target itself is reached exactly.
+
+    Args:
+        full: the teacher's widths.
+        target: the plan.
+        progress: kind (`hidden`, `attention`, `ffn`) → p(t) in [0, 1].
+        present: widths that the masks leave now.
+        multiple: of hidden, FFN and heads × head size, ≥ 1.
+
+    Returns:
+        [`WidthPlan`] between target and present.
+    """
+
+    def width(kind: str, full_width: int, target_width: int, present_width: int) -> int:
+        exact = _shrunk(full_width, target_width, progress[kind])
+        rounded = max(target_width, math.ceil(exact / multiple) * multiple) if progress[kind] < 1 else target_width
+        return min(present_width, rounded)
+
+    layers = []
+    for full_layer, target_layer, present_layer in zip(full.layers, target.layers, present.layers, strict=True):
+        num_heads, head_dim = _head_widths(full_layer, target_layer, present_layer, progress["attention"], multiple)
+        ffn = [layer.intermediate_size for layer in (full_layer, target_layer, present_layer)]
+        layers.append(LayerWidths(num_heads, head_dim, width("ffn", *ffn)))
+    hidden = width("hidden", full.hidden_size, target.hidden_size, present.hidden_size)
+    return WidthPlan(hidden, tuple(layers))
+
+
+def _head_widths(
+    full: LayerWidths, target: LayerWidths, present: LayerWidths, progress: float, multiple: int
+) -> tuple[int, int]:
+    num_heads = min(
+        present.num_attention_heads, _shrunk(full.num_attention_heads, target.num_attention_heads, progress)
+    )
+    head_dim = min(present.head_dim, _shrunk(full.head_dim, target.head_dim, progress))
+    if progress == 1:
+        return num_heads, head_dim
+    fitting = (size for size in range(head_dim, present.head_dim + 1) if num_heads * size % multiple == 0)
+    return num_heads, next(fitting, present.head_dim)
+
+
+def _shrunk(full: int, target: int, progress: float) -> int:
+    # A hair is taken off before rounding up, so that float noise on a whole number doesn't keep one unit more.
+    return math.ceil(full - (full - target) * progress - 1e-9)
+
+
+def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) -> UnitTensors:
+    """Keep the best units of every group, down to a plan's widths.
+
+    Ties go to the lower index, so all ranks agree. Inside each kept head the same number of channels is kept.
+
+    Args:
+        scores: float32 importance a unit.
+        masks: current masks; what is dropped stays dropped.
+        plan: widths to keep, none above what the masks still keep.
+
+    Returns:
+        `dict[str, torch.BoolTensor]`: new masks on the CPU.
+
+    Example:
+    ```python
+    >>> sizes = {"hidden": 4, "head.0": 2, "query_key.0": 4, "value_output.0": 4, "ffn.0": 3}
+    >>> masks = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
+    >>> scores = {name: torch.arange(size) for name, size in sizes.items()}
+    >>> chosen = choose_masks(scores, masks, plan=WidthPlan.uniform(3, 1, LayerWidths(1, 1, 2)))
+    >>> chosen["ffn.0"].tolist(), chosen["query_key.0"].tolist()
+    ([False, True, True], [False, False, False, True])
+
+    ```
+    """
+    cpu_scores = {name: values.detach().cpu() for name, values in scores.items()}
+    chosen = {"hidden": _best(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
+    for index, widths in enumerate(plan.layers):
+        head, ffn = f"head.{index}", f"ffn.{index}"
+        chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
+        for name in (f"query_key.{index}", f"value_output.{index}"):
+            by_head = (len(chosen[head]), -1)
+            available = masks[name].view(by_head) & chosen[head][:, None]
+            chosen[name] = _best(cpu_scores[name].view(by_head), available, widths.head_dim).flatten()
+        chosen[ffn] = _best(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
+    return chosen
+
+
+def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """Mask of the `num_kept` highest scores along the last dimension among units that `mask` keeps."""
+    ranked = _comparable(scores).masked_fill(~mask, -math.inf)
+    order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
+    return torch.zeros_like(mask).scatter_(-1, order, True) & mask
+
+
+def _comparable(scores: torch.Tensor) -> torch.Tensor:
+    """Finite float32: a score that is not a number counts least, and nothing is as low as what is dropped."""
+    return scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
+
+
+def compete_across_layers(
+    plan: WidthPlan, scores: UnitTensors, masks: UnitTensors, *, multiple: int, max_heads: int
+) -> WidthPlan:
+    """Let heads and FFN neurons of all layers compete for the plan's totals (`width_allocation="global"`).
+
+    FFN neurons compete in blocks of `multiple`: block k of a layer is its k-th best `multiple` neurons, and the last
+    block to win is cut to what the budget leaves. Every layer keeps at least one head and one block. Head sizes and
+    the hidden size stay the plan's.
+
+    Args:
+        plan: widths whose sums over layers are the budgets.
+        scores: float32 importance a unit, comparable across layers.
+        masks: current masks; no layer gets more than it still has.
+        multiple: FFN block, ≥ 1.
+        max_heads: heads that an exported layer can hold, see [`WidthPlan.padded`].
+
+    Returns:
+        [`WidthPlan`] with the same sums, as far as `masks` and `max_heads` leave that much.
+    """
+    num_layers = len(plan.layers)
+    head_budget = sum(layer.num_attention_heads for layer in plan.layers)
+    ffn_budget = sum(layer.intermediate_size for layer in plan.layers)
+    ffn_block = max(1, min(multiple, ffn_budget // num_layers))
+    heads = [_ranked_blocks(scores[f"head.{i}"], masks[f"head.{i}"], size=1)[:max_heads] for i in range(num_layers)]
+    ffn = [_ranked_blocks(scores[f"ffn.{i}"], masks[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
+    widths = zip(_share_out(heads, head_budget), _share_out(ffn, ffn_budget), plan.layers, strict=True)
+    layers = (LayerWidths(num_heads, layer.head_dim, ffn_size) for num_heads, ffn_size, layer in widths)
+    return WidthPlan(plan.hidden_size, tuple(layers))
+
+
+def _ranked_blocks(scores: torch.Tensor, mask: torch.Tensor, *, size: int) -> list[tuple[float, int]]:
+    """`(mean score, units)` of one layer's blocks, best first; the last block may have fewer units."""
+    values = _comparable(scores.detach().cpu())[mask].double().sort(descending=True).values
+    return [(float(block.mean()), len(block)) for block in values.split(size)]
+
+
+def _share_out(blocks: list[list[tuple[float, int]]], budget: int) -> list[int]:
+    """How many units each layer gets when the best blocks are chosen up to `budget` units, at least one a layer."""
+    contested = sorted(
+        (-value, layer, rank, size)
+        for layer, ranked in enumerate(blocks)
+        for rank, (value, size) in enumerate(ranked)
+        if rank > 0
+    )
+    widths = [ranked[0][1] for ranked in blocks]
+    left = budget - sum(widths)
+    for _, layer, _, size in contested:
+        widths[layer] += max(0, min(size, left))
+        left -= size
+    return widths
+
+
+def apply_masks(model: HomoBertPreTrainedModel, groups: Mapping[str, Group], masks: UnitTensors) -> None:
+    """Set everything that belongs to dropped units to exactly zero, and tell the LayerNorms.
+
+    Args:
+        model: the student; its parameters are changed in place.
+        groups: its groups.
+        masks: one bool a unit.
+    """
+    zero_dropped({name: parameter.data for name, parameter in model.named_parameters()}, groups, masks)
+    dropped = (~masks["hidden"]).nonzero().flatten().tolist()
+    model.config.dropped_hidden_channels = dropped or None
+    for norm in modules_of(model, HomoBertLayerNorm):
+        norm.set_dropped_channels(dropped)
+
+
+def zero_dropped(tensors: Mapping[str, torch.Tensor], groups: Mapping[str, Group], masks: UnitTensors) -> None:
+    """Zero the slices of dropped units, in place.
+
+    Args:
+        tensors: parameter name → tensor of the parameter's shape; names may be missing.
+        groups: the student's groups.
+        masks: one bool a unit.
+    """
+    zero_slices(tensors, dropped_slices(groups, masks))
+
+
+def dropped_slices(groups: Mapping[str, Group], masks: UnitTensors, *, device: Any = None) -> Slices:
+    """What belongs to dropped units.
+
+    Args:
+        groups: the student's groups.
+        masks: one bool a unit.
+        device: where the tensors are that will be zeroed.
+
+    Returns:
+        `dict`: parameter name → pairs of a dimension and the int64 indices dropped in it; empty if all is kept.
+    """
+    return {
+        name: [(dim, (~kept).nonzero().flatten().to(device)) for dim, kept in dims.items()]
+        for name, dims in kept_indices(dict(groups), masks).items()
+    }
+
+
+def zero_slices(tensors: Mapping[str, torch.Tensor], slices: Slices) -> None:
+    """Zero slices in place.
+
+    Run on parameters after each optimizer step (momentum must not revive a unit) and on gradients before clipping
+    (what is gone must not count in their norm).
+
+    Args:
+        tensors: parameter name → tensor of the parameter's shape; names may be missing.
+        slices: what [`dropped_slices`] gives.
+    """
+    for name, places in slices.items():
+        if name not in tensors:
+            continue
+        for dim, indices in places:
+            tensors[name].index_fill_(dim, indices.to(tensors[name].device), 0.0)
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The gradients that a model holds.
+
+    Args:
+        model: any module.
+
+    Returns:
+        `dict`: parameter name → gradient, parameters without one left out.
+    """
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def mask_digest(masks: UnitTensors) -> bytes:
+    """SHA-256 of all masks, to compare them across ranks.
+
+    Args:
+        masks: one bool a unit.
+
+    Returns:
+        `bytes`, 32 of them.
+
+    Example:
+    ```python
+    >>> mask_digest({"ffn.0": torch.tensor([True])}) == mask_digest({"ffn.0": torch.tensor([False])})
+    False
+
+    ```
+    """
+    digest = hashlib.sha256()
+    for name in sorted(masks):
+        digest.update(name.encode())
+        digest.update(bytes(masks[name].to(torch.uint8).cpu().tolist()))
+    return digest.digest()

@@ -1,0 +1,242 @@
+"""Other bases inside heads: the same function, but channels that matter come apart from channels that don't.
+
+Queries and keys of one head may be multiplied by T and T⁻ᵀ, whatever the invertible T: their products stay. So may
+values and the columns of attention-out. In a trained model, what a head does is smeared over all its channels, and
+dropping any of them hurts; in the bases chosen here, channels are uncorrelated, ordered by what they contribute on
+real text, and none of them has a mean that would be lost with it.
+
+Which layers, which text and when is the trainer's business (`trainer.py`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.widths import WidthPlan
+
+_RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13
+
+
+_ENCODER_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def rotated_layers(full: WidthPlan, target: WidthPlan) -> list[int]:
+    """The layers in which a plan drops channels inside heads; elsewhere other bases would change nothing.
+
+    Args:
+        full: the student's widths before pruning.
+        target: the widths to reach.
+
+    Returns:
+        `list[int]`: layer indices.
+    """
+    pairs = zip(full.layers, target.layers, strict=True)
+    return [index for index, (before, after) in enumerate(pairs) if after.head_dim < before.head_dim]
+
+
+@torch.no_grad()
+def head_moments(
+    model: HomoBertPreTrainedModel, batches: Iterable[Mapping[str, Any]], layers: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """Look at queries, keys and contexts on some text, padding left out.
+
+    Args:
+        model: a student; left in the mode it was in.
+        batches: inputs of the encoder, on its device; what else they hold is ignored.
+        layers: layer indices.
+
+    Returns:
+        `dict`: layer index → what `moments_of` gives of queries, keys and contexts (what attention-out reads), summed
+        over batches, `(3, num_heads, head_dim + 1, head_dim + 1)`, float64, on the CPU.
+    """
+    moments = {index: _no_moments(_attention(model, index).self) for index in layers}
+    kept: list[torch.Tensor | None] = [None]
+    hooks = [hook for index in layers for hook in _hooks(_attention(model, index), moments[index], kept)]
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            inputs = {name: batch[name] for name in _ENCODER_INPUTS if batch.get(name) is not None}
+            mask = inputs.get("attention_mask")
+            kept[0] = None if mask is None else mask.flatten().bool()
+            model.base_model(**inputs)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return moments
+
+
+def _attention(model: HomoBertPreTrainedModel, layer: int) -> Any:
+    return model.base_model.encoder.layer[layer].attention
+
+
+def _no_moments(attention: Any) -> torch.Tensor:
+    size = attention.attention_head_size + 1
+    return torch.zeros(3, attention.num_attention_heads, size, size, dtype=torch.float64)
+
+
+def _hooks(attention: Any, moments: torch.Tensor, kept: list[torch.Tensor | None]) -> list[Any]:
+    query, key, context = moments
+
+    def add(total: torch.Tensor, states: torch.Tensor) -> None:
+        total += moments_of(states.flatten(0, -2), kept[0], num_heads=len(total))
+
+    return [
+        attention.self.query.register_forward_hook(lambda module, inputs, output: add(query, output)),
+        attention.self.key.register_forward_hook(lambda module, inputs, output: add(key, output)),
+        attention.output.dense.register_forward_pre_hook(lambda module, inputs: add(context, inputs[0])),
+    ]
+
+
+def moments_of(states: torch.Tensor, kept: torch.Tensor | None, *, num_heads: int) -> torch.Tensor:
+    """Sums of x·xᵀ over tokens, with a 1 behind every state: count, sums and products in one tensor.
+
+    Args:
+        states: `(num_tokens, num_heads · head_dim)`.
+        kept: bool, the tokens that count; None = all.
+        num_heads: how many heads share the channels.
+
+    Returns:
+        `torch.DoubleTensor` of shape `(num_heads, head_dim + 1, head_dim + 1)`, on the CPU.
+
+    Example:
+    ```python
+    >>> moments_of(torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([True, True, False]), num_heads=1).tolist()
+    [[[10.0, 4.0], [4.0, 2.0]]]
+
+    ```
+    """
+    if kept is not None:
+        states = states[kept]
+    heads_THC = states.cpu().double().view(len(states), num_heads, -1)
+    heads_THC = nn.functional.pad(heads_THC, (0, 1), value=1.0)
+    return torch.einsum("thc,thd->hcd", heads_THC, heads_THC)
+
+
+def paired_bases(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bases in which products a·b of two vectors split into uncorrelated channels, the largest first.
+
+    With E[a·aᵀ] = P, E[b·bᵀ] = Q and the singular values √P·√Q = U·S·Vᵀ, the channels of A = S^-½·Vᵀ·√Q times a and of
+    A⁻ᵀ times b have the same diagonal moments S. Dropping the last channels is then the best of all approximations of
+    a·b of that rank, for independent a and b. Where S vanishes any basis of the rest will do.
+
+    Args:
+        first: P, `(channels, channels)`, positive semi-definite, float64.
+        second: Q, alike.
+
+    Returns:
+        `(A, A⁻ᵀ)`: float64; the largest entry of every row of A is positive.
+
+    Example:
+    ```python
+    >>> a, b = paired_bases(torch.diag(torch.tensor([1.0, 9.0]).double()), torch.eye(2).double())
+    >>> (a.T @ b).allclose(torch.eye(2).double()), a.abs().argmax(1).tolist()
+    (True, [1, 0])
+
+    ```
+    """
+    root_first, root_second = _root(first), _root(second)
+    left, sizes, right = torch.linalg.svd(root_first @ root_second)
+    rank = int((sizes > _RANK_TOLERANCE * sizes[0]).sum())
+    rows = (right[:rank] @ root_second) / sizes[:rank, None].sqrt()
+    opposite = (left[:, :rank].T @ root_first) / sizes[:rank, None].sqrt()
+    # What is at right angles to all that the other side sees.
+    rest = torch.linalg.svd(opposite, full_matrices=True)[2][rank:]
+    basis = torch.cat([rows, rest])
+    basis = basis * basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
+    return basis, torch.linalg.inv(basis).T
+
+
+def _root(moments: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(moments)
+    values = torch.where(values > _ROUNDING * values[-1], values, 0.0)
+    return (vectors * values.sqrt()) @ vectors.T
+
+
+@torch.no_grad()
+def rotate_heads(model: HomoBertPreTrainedModel, moments: Mapping[int, torch.Tensor]) -> None:
+    """Bring heads into their own bases, in place; the model computes the same as before.
+
+    Scores of attention stay as they are, exactly. Means of contexts move into the bias of attention-out, where they
+    arrive whole because every row of attention sums to 1.
+
+    Args:
+        model: a student whose heads are all there.
+        moments: layer index → what `head_moments` found. A layer that has seen no token keeps its bases.
+    """
+    for layer, found in moments.items():
+        if found[0, 0, -1, -1] == 0:
+            continue
+        attention = _attention(model, layer)
+        query, key, context = found.cpu()
+        centre_values(attention.self.value, attention.output.dense, means=_mean(context).flatten())
+        for head in range(attention.self.num_attention_heads):
+            size = attention.self.attention_head_size
+            channels = slice(head * size, (head + 1) * size)
+            _rotate_scores(attention.self, channels, _second(query)[head], _covariance(key)[head])
+            _rotate_values(attention, channels, _covariance(context)[head])
+
+
+def centre_values(value: nn.Linear, output: nn.Linear, *, means: torch.Tensor) -> None:
+    """Take means out of the values and give what they caused to the layer behind.
+
+    Args:
+        value: its bias loses them.
+        output: its bias gains their image.
+        means: float64, one for each channel of the values.
+    """
+    means = means.to(value.bias.device, value.bias.dtype)
+    value.bias.data -= means
+    output.bias.data += output.weight @ means
+
+
+def _rotate_scores(attention: Any, channels: slice, query: torch.Tensor, key: torch.Tensor) -> None:
+    """Softmax does not see what all keys share, so keys count around their mean."""
+    bases = paired_bases(query, key)
+    weights = [linear.weight[channels].cpu().double() for linear in (attention.query, attention.key)]
+    bases = _with_old_ratio(bases, (weights[0], weights[1]))
+    for linear, basis in zip((attention.query, attention.key), bases, strict=True):
+        _multiply(linear, channels, basis)
+
+
+def _rotate_values(attention: Any, channels: slice, context: torch.Tensor) -> None:
+    value, output = attention.self.value, attention.output.dense
+    columns = output.weight[:, channels].T.cpu().double()
+    bases = paired_bases(columns @ columns.T, context)
+    bases = _with_old_ratio(bases, (columns, value.weight[channels].cpu().double()))
+    output.weight.data[:, channels] = (bases[0] @ columns).T.to(output.weight)
+    _multiply(value, channels, bases[1])
+
+
+def _multiply(linear: nn.Linear, channels: slice, basis: torch.Tensor) -> None:
+    for parameter in (linear.weight, linear.bias):
+        parameter.data[channels] = (basis @ parameter[channels].cpu().double()).to(parameter)
+
+
+def _with_old_ratio(
+    bases: tuple[torch.Tensor, torch.Tensor], weights: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale two bases against each other, so that one learning rate goes on to suit both weights."""
+    norms = [float(weight.norm()) for weight in weights]
+    new_norms = [float((basis @ weight).norm()) for basis, weight in zip(bases, weights, strict=True)]
+    if min(*norms, *new_norms) == 0:
+        return bases
+    factor = (norms[0] / norms[1] * new_norms[1] / new_norms[0]) ** 0.5
+    return bases[0] * factor, bases[1] / factor
+
+
+def _second(total: torch.Tensor) -> torch.Tensor:
+    return total[:, :-1, :-1] / total[:, -1:, -1:]
+
+
+def _mean(total: torch.Tensor) -> torch.Tensor:
+    return total[:, :-1, -1] / total[:, -1, -1:]
+
+
+def _covariance(total: torch.Tensor) -> torch.Tensor:
+    mean = _mean(total)
+    return _second(total) - mean[:, :, None] * mean[:, None, :]

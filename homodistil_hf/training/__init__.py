@@ -1,0 +1,1 @@
+"""What transformers' Trainer lacks: setup, checks, exact checkpoints, ranks, evaluation loop, publishing."""

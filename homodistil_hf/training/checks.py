@@ -1,0 +1,144 @@
+"""What of a run follows from its settings alone: the order of its data, its masks of words, how it prunes.
+
+What takes a model to make, `preparation.py` makes.
+"""
+
+import os
+from collections.abc import Mapping, Sized
+from typing import Any
+
+import datasets
+import pyarrow.compute as pc
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from ..data.blocks import check_tokenizer
+from ..training_args import HomoDistilTrainingArguments
+
+
+def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:
+    """Refuse what only shows once settings and arguments of the trainer meet.
+
+    Args:
+        args: the run's settings.
+        kwargs: as in `transformers.Trainer`.
+
+    Raises:
+        ValueError: a loss of the user's own, or an evaluation that rounds the student.
+    """
+    if kwargs.get("compute_loss_func") is not None:
+        raise ValueError(
+            f"compute_loss_func={kwargs['compute_loss_func']!r} would replace the distillation loss; leave it out, "
+            "and weight the loss's terms with mlm_weight, kl_weight, …"
+        )
+    for name in ("fp16_full_eval", "bf16_full_eval"):
+        if getattr(args, name):
+            raise ValueError(f"{name}=True would round the student's weights for good; evaluation is in float32")
+
+
+def pin_data_order(args: HomoDistilTrainingArguments) -> None:
+    """Make which rows a step sees a function of the settings alone, on any number of ranks.
+
+    Args:
+        args: the run's settings; those of data loading are changed in place.
+
+    Raises:
+        ValueError: a setting that would draw rows from a global state.
+    """
+    loading = args.accelerator_config
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r} draws from the global random state, so a "
+            "resumed run would see other batches; use 'random' or 'sequential'"
+        )
+    if not loading.use_seedable_sampler or loading.dispatch_batches:
+        raise ValueError(
+            f"accelerator_config has use_seedable_sampler={loading.use_seedable_sampler} and dispatch_batches="
+            f"{loading.dispatch_batches}; every rank must make its own batches in a seeded order: leave both out"
+        )
+    loading.dispatch_batches = False
+    # From pinned memory a transfer need not hold up the host; elsewhere there is nothing to wait for.
+    loading.non_blocking = loading.non_blocking or (args.dataloader_pin_memory and args.device.type == "cuda")
+    if args.data_seed is None:
+        args.data_seed = args.seed
+
+
+def check_output_dir(output_dir: str) -> None:
+    """Make sure that a run can write where it is told to.
+
+    Args:
+        output_dir: created if absent.
+
+    Raises:
+        ValueError: it is a file, or can't be created or written.
+    """
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        writable = os.access(output_dir, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise ValueError(
+            f"output_dir={output_dir!r} can't be created ({error.strerror}); name a folder that you may write"
+        ) from error
+    if not writable:
+        raise ValueError(f"output_dir={output_dir!r} can't be written; change its permissions or name another folder")
+
+
+def existing_files(output_dir: str) -> list[str]:
+    """What is in an output folder before a run.
+
+    Args:
+        output_dir: may be absent.
+
+    Returns:
+        `list[str]`: sorted names.
+    """
+    return sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
+
+
+def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
+    """Look at the data before training starts.
+
+    Args:
+        data: argument name → data set, map-style or streaming, or a mapping of them; None is fine. Streams can't be
+            looked at.
+        tokenizer: checked against the teacher's vocabulary when it is one.
+        config: the student's configuration.
+
+    Raises:
+        ValueError: an empty data set, rows that are not tokenized, sequences longer than the teacher's positions, a
+            tokenizer of another vocabulary.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        check_tokenizer(tokenizer, config)
+    for name, dataset in data.items():
+        parts = dataset if isinstance(dataset, dict) else {"": dataset}
+        for part, rows in parts.items():
+            _check_rows(f"{name}[{part!r}]" if part else name, rows, config)
+
+
+def _check_rows(name: str, rows: Any, config: Any) -> None:
+    if not isinstance(rows, Sized) or isinstance(rows, IterableDataset):
+        return
+    if len(rows) == 0:
+        raise ValueError(f"{name} is empty (0 rows); check its filters, split and path")
+    table: Any = rows
+    first = table[0]
+    if isinstance(first, Mapping) and "input_ids" not in first:
+        raise ValueError(
+            f"{name} has rows of {', '.join(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "
+            "(masked words: homodistil_hf.tokenize_to_blocks)"
+        )
+    length = _longest(rows, first)
+    if length > config.max_position_embeddings:
+        raise ValueError(
+            f"{name} has sequences of {length} tokens, above the teacher's max_position_embeddings="
+            f"{config.max_position_embeddings}; set max_seq_length to at most that"
+        )
+
+
+def _longest(rows: Any, first: Any) -> int:
+    """Tokens of the longest row of a table; of any other data set only the first row is looked at."""
+    if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
+        tables = rows.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)
+        return max(pc.max(pc.list_value_length(table["input_ids"])).as_py() or 0 for table in tables)
+    return len(first["input_ids"]) if isinstance(first, Mapping) else 0

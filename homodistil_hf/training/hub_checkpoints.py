@@ -1,0 +1,251 @@
+"""Checkpoints on the Hub: `last-checkpoint/` as Trainer's users know it, and resuming from it on another machine.
+
+A checkpoint becomes a folder of the repository in one commit, with a manifest of its own. It needs the optimizer's
+state, which torch writes as pickles: they are fetched only when a run is resumed from them, opened only after their
+digests are checked, and then with `weights_only=True`. `training_args.bin`, which nothing opens, stays behind. What a
+manifest is and how folders are published is `checkpoint.py`'s.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+
+from ..export.hub import commit_to
+from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
+from ..files.folders import publish
+from ..files.hub_errors import hub_errors, persistently
+from ..files.messages import shown
+from ..files.strict_json import read_json_object
+from ..files.tensors import stays_inside
+
+LAST_CHECKPOINT = "last-checkpoint"
+"""Folder of the repository that holds the newest checkpoint, as `transformers.Trainer` has it."""
+
+
+_SCHEME = "hf://"
+
+
+_ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
+
+
+_STATE_NAME = "trainer_state.json"
+
+
+# Settings of the other machine, its folders among them; no resumed run reads them.
+_LEFT_BEHIND = "training_args.bin"
+
+
+class HubAddress(NamedTuple):
+    """Where a checkpoint lies on the Hub.
+
+    Args:
+        repo_id: `user/name`.
+        revision: branch, tag or commit; None: the main branch.
+        folder: of the repository.
+    """
+
+    repo_id: str
+    revision: str | None
+    folder: str
+
+
+def is_hub_address(value: Any) -> bool:
+    """Whether `resume_from_checkpoint` names a checkpoint on the Hub instead of a folder.
+
+    Args:
+        value: of the setting.
+
+    Returns:
+        `bool`: it begins with `hf://`.
+    """
+    return isinstance(value, str) and value.startswith(_SCHEME)
+
+
+def parse_address(address: str) -> HubAddress:
+    """Read `hf://user/name[@revision][/folder]`, as huggingface_hub writes it.
+
+    Args:
+        address: value of `resume_from_checkpoint`.
+
+    Returns:
+        [`HubAddress`].
+
+    Raises:
+        ValueError: it is no such address.
+
+    Example:
+    ```python
+    >>> parse_address("hf://me/student@v2")
+    HubAddress(repo_id='me/student', revision='v2', folder='last-checkpoint')
+
+    ```
+    """
+    found = _ADDRESS.fullmatch(address)
+    if found is None or ".." in address.split("/"):
+        raise ValueError(
+            f"resume_from_checkpoint={address!r} is no address on the Hub; expected "
+            f"hf://user/name[@revision][/folder], e.g. hf://me/my-student or hf://me/my-student@main/{LAST_CHECKPOINT}"
+        )
+    repo_id, revision, folder = found.groups()
+    return HubAddress(repo_id, unquote(revision) if revision else None, folder or LAST_CHECKPOINT)
+
+
+def push_checkpoint(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    path_in_repo: str = LAST_CHECKPOINT,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> CommitInfo:
+    """Upload a checkpoint in one commit: the folder on the Hub is the old one or the new one, never a mix.
+
+    Args:
+        folder: a complete `checkpoint-N`.
+        repo_id: `user/name`; created if need be.
+        path_in_repo: folder of the repository, replaced as a whole.
+        private: visibility of a new repository; default: the organisation's.
+        token: Hub token; default: the logged-in one.
+        revision: branch to commit to, created if need be; default: the main one.
+
+    Returns:
+        [`~huggingface_hub.CommitInfo`].
+
+    Raises:
+        ValueError: the checkpoint is incomplete or damaged.
+        HubError: the Hub refused or can't be reached; the repository is as it was.
+    """
+    folder = Path(folder)
+    if problem := manifest_problem(folder):
+        raise ValueError(f"checkpoint={str(folder)!r} can't be pushed: {problem}; push another one")
+    manifest = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)
+    manifest["sha256"].pop(_LEFT_BEHIND, None)
+    names = list(manifest["sha256"])
+
+    def commit(api: HfApi, name: str) -> CommitInfo:
+        additions = [CommitOperationAdd(f"{path_in_repo}/{path}", folder / path) for path in names]
+        additions.append(
+            CommitOperationAdd(f"{path_in_repo}/{MANIFEST_NAME}", json.dumps(manifest, indent=2).encode())
+        )
+        present = {
+            path for path in api.list_repo_files(name, revision=revision) if path.startswith(f"{path_in_repo}/")
+        }
+        stale = present - {addition.path_in_repo for addition in additions}
+        deletions = [CommitOperationDelete(path) for path in sorted(stale)]
+        message = f"Training in progress, {folder.name}"
+        return api.create_commit(name, [*additions, *deletions], commit_message=message, revision=revision)
+
+    with hub_errors(f"repo_id={repo_id!r} can't take {folder.name}", token=token, remedy="It is still on disk"):
+        return commit_to(repo_id, commit, private=private, token=token, revision=revision)
+
+
+def check_address(address: str, *, token: str | None = None) -> None:
+    """Look whether there is a checkpoint, before time is spent on anything else.
+
+    Args:
+        address: `hf://user/name[@revision][/folder]`.
+        token: Hub token; default: the logged-in one.
+
+    Raises:
+        ValueError: no such address, or no checkpoint there.
+        HubError: the Hub refused or can't be reached.
+    """
+    at = parse_address(address)
+    with _fetch_errors(address, token):
+        manifest = f"{at.folder}/{MANIFEST_NAME}"
+        found = persistently(lambda: HfApi(token=token).get_paths_info(at.repo_id, [manifest], revision=at.revision))
+    if not found:
+        raise ValueError(
+            f"resume_from_checkpoint={address!r} holds no checkpoint ({manifest} is missing); push one with "
+            "hub_strategy='checkpoint', or name another folder or revision"
+        )
+
+
+def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None = None) -> Path:
+    """Download a checkpoint into a run's folder, check it, and give it its name.
+
+    A download that is interrupted leaves no checkpoint; one of the same step that is there already is kept.
+
+    Args:
+        address: `hf://user/name[@revision][/folder]`.
+        output_dir: folder of the run.
+        token: Hub token; default: the logged-in one.
+
+    Returns:
+        `Path`: `OUTPUT_DIR/checkpoint-N`, complete and as it was pushed.
+
+    Raises:
+        ValueError: no such address, no checkpoint there, a damaged one, or another one of the same step here.
+        HubError: the Hub refused or can't be reached.
+    """
+    check_address(address, token=token)
+    at = parse_address(address)
+    with _fetch_errors(address, token):
+        found = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
+        commit = found.sha
+        _check_names([file.rfilename for file in found.siblings or ()], address)
+        # Named after the commit: what an earlier attempt has left belongs to the same one, or is not looked at.
+        aside = Path(output_dir) / STAGING_NAME / f"hub-{commit}"
+        persistently(
+            lambda: snapshot_download(
+                at.repo_id, revision=commit, allow_patterns=[f"{at.folder}/*"], local_dir=aside, token=token
+            )
+        )
+    if problem := manifest_problem(aside / at.folder):
+        raise ValueError(f"resume_from_checkpoint={address!r} can't be used: {problem}; name another revision")
+    return _placed(aside / at.folder, Path(output_dir), address)
+
+
+def _check_names(names: Iterable[str], address: str) -> None:
+    # huggingface_hub's newer clients refuse such names too; 1.5 writes to wherever they lead.
+    for name in names:
+        if not stays_inside(name):
+            raise ValueError(
+                f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, {shown(name)}; "
+                "name another repository"
+            )
+
+
+def _placed(staged: Path, output_dir: Path, address: str) -> Path:
+    final = output_dir / f"checkpoint-{_step_of(staged, address)}"
+    if not final.exists():
+        publish(staged, final)
+    elif _digests(final) != _digests(staged):
+        raise ValueError(
+            f"resume_from_checkpoint={address!r} is another {final.name} than the one in output_dir="
+            f"{str(output_dir)!r}; name another output_dir, or move that folder away"
+        )
+    shutil.rmtree(output_dir / STAGING_NAME, ignore_errors=True)
+    return final
+
+
+def _step_of(folder: Path, address: str) -> int:
+    try:
+        step = read_json_object(folder / _STATE_NAME, _STATE_NAME).get("global_step")
+    except (OSError, ValueError):
+        step = None
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ValueError(
+            f"resume_from_checkpoint={address!r} has no global_step in {_STATE_NAME}; expected a checkpoint of "
+            "HomoDistilTrainer"
+        )
+    return step
+
+
+def _digests(folder: Path) -> dict[str, str] | None:
+    """Of a complete checkpoint, without what is left behind."""
+    if manifest_problem(folder):
+        return None
+    digests = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)["sha256"]
+    return {name: digest for name, digest in digests.items() if name != _LEFT_BEHIND}
+
+
+def _fetch_errors(address: str, token: str | None) -> Any:
+    return hub_errors(f"resume_from_checkpoint={address!r} can't be fetched", token=token)

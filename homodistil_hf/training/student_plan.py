@@ -1,0 +1,77 @@
+"""The widths that a run is on its way to: resolved when it starts, read from its checkpoint when it goes on.
+
+Most students follow from the settings alone. A latency budget is measured, so its answer is written down in every
+checkpoint, and a run that goes on takes it from there: nothing measured may steer a resumed run.
+"""
+
+import logging
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedConfig
+
+from ..files.checkpoints import sorted_checkpoints
+from ..models.widths import WidthPlan, teacher_plan
+from ..plans.latency.budget import is_latency_budget
+from ..plans.resolve import resolve_plan
+from ..pruning.saved_state import STATE_FILE, read_state_file
+from ..training_args import HomoDistilTrainingArguments
+from .ranks import on_every_rank
+
+logger = logging.getLogger(__name__)
+
+
+STUDENT_KEY = "student"
+"""Where a checkpoint's state says what the user called the student."""
+
+
+def resolve_student(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
+    """Turn the setting `student` into widths, the same on all ranks. Collective for a latency budget.
+
+    Args:
+        args: the run's settings.
+        config: of the model that the student starts as.
+
+    Returns:
+        [`WidthPlan`].
+
+    Raises:
+        ValueError: see [`resolve_plan`].
+    """
+    student = args.student
+    if student is None:
+        raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
+    if not is_latency_budget(student):
+        return resolve_plan(student, config, multiple=args.width_multiple)
+
+    def measured() -> WidthPlan | None:
+        if args.process_index != 0:
+            return None
+        return recorded_plan(args, config) or resolve_plan(student, config, multiple=args.width_multiple)
+
+    plan = on_every_rank(measured)
+    (values,) = broadcast_object_list([plan and plan.to_dict()])
+    return WidthPlan.from_dict(values, config.num_hidden_layers)
+
+
+def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan | None:
+    """Look up what the same student was resolved to, in the checkpoint to go on with or in those of the output folder.
+
+    Args:
+        args: the run's settings.
+        config: of the model that the student starts as.
+
+    Returns:
+        [`WidthPlan`], or None where no checkpoint is of the same student and the same widths at its start.
+    """
+    requested = args.resume_from_checkpoint
+    named = requested if isinstance(requested, str) and requested != "last" else None
+    for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):
+        if not (folder / STATE_FILE).is_file():
+            continue
+        state = read_state_file(folder)
+        start = teacher_plan(config).to_dict()
+        if state["trainer"].get(STUDENT_KEY) == args.student and state["pruner"]["full"] == start:
+            logger.info("student=%r: the widths of %s are taken, nothing is measured", args.student, folder)
+            return WidthPlan.from_dict(state["pruner"]["target"], config.num_hidden_layers)
+    return None
