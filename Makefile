@@ -5,7 +5,7 @@
 #   NUM_WORKERS  test processes                                     make test NUM_WORKERS=0
 #   DEMO_ARGS    handed to `homodistil demo`                        make demo DEMO_ARGS="--output_dir runs/other"
 #   COMPAT_…     interpreters of `make compat` and its two sisters  make compat COMPAT_PYTHONS="python3.12 python3.13"
-#   BENCH_ARGS   handed to `homodistil bench`                       make bench BENCH_ARGS="--dtype float32"
+#   BENCH_ARGS   handed to the benchmark                           make bench BENCH_ARGS="--dtype float32"
 
 PYTHON ?= python3
 NUM_WORKERS ?= 2
@@ -27,7 +27,7 @@ COMPAT = $(PYTHON) benchmarks/compat.py --num_workers $(NUM_WORKERS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo bench test test-python compat compat-oldest compat-newest style quality docs wheel clean clean-cache
+.PHONY: help demo bench test test-python compat compat-oldest compat-newest style quality pages docs wheel clean clean-cache
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -36,7 +36,7 @@ demo: $(VENV)/.installed-report  ## train a small teacher, distil it, print the 
 	$(BIN)/homodistil demo $(DEMO_ARGS)
 
 bench: $(VENV)/.installed-report  ## measure how fast training is on this machine (some minutes on 2 cores)
-	$(BIN)/homodistil bench $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.speed.bench $(BENCH_ARGS)
 
 test: $(VENV)/.installed-test,onnx  ## run the whole test suite
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) $(PYTEST_ARGS)
@@ -58,10 +58,15 @@ style: $(VENV)/.installed-dev  ## let ruff format the code and fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-quality: $(VENV)/.installed-dev  ## check style and types, change nothing
+quality: $(VENV)/.installed-dev  ## check style, types and the import contract, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+PAGES = speed.page speed.latency_page reliability.page results.page
+pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the records in docs/results/
+	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 
 docs: $(VENV)/.installed-docs  ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict

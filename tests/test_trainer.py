@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VOCAB_SIZE, make_blocks, make_teacher
 from datasets import Dataset
-from runs import SaveAt, assert_same_run, differences, logs_of, state_of
+from run_traces import SaveAt, assert_same_run, differences, logs_of, state_of
+from tiny_models import VOCAB_SIZE, make_blocks, make_teacher
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK

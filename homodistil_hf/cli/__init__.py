@@ -1,6 +1,6 @@
 """The command `homodistil`: finds the command that is asked for, and tells errors.
 
-Each command stands in a file of its own under `commands/`, which reads its flags, calls the package and prints.
+Each command stands in a file of its own, which reads its flags, calls the package and prints.
 """
 
 import argparse
@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Sequence
 
 from ..version import __version__
-from .bench import add_bench
 from .demo import add_cache, add_demo
 from .distill import run_distill
 from .evaluate import add_evaluate
 from .export import add_export, add_verify
+from .latency import add_latency
 from .parsing import CommandParser
 from .plan import add_plan
 from .push import add_push
@@ -26,7 +26,7 @@ _COMMANDS = (
     add_verify,
     add_push,
     add_evaluate,
-    add_bench,
+    add_latency,
     add_sweep,
     add_demo,
     add_cache,

@@ -1,6 +1,6 @@
 """Teacher and students side by side: latency by backend, batch size and length, as JSON values.
 
-`homodistil bench --latency` shows what is made here; how it is laid out is `layout.py`'s, timing `timing.py`'s, how
+`homodistil latency` shows what is made here; how it is laid out is `layout.py`'s, timing `timing.py`'s, how
 models are run `backends.py`'s.
 """
 

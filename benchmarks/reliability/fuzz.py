@@ -1,0 +1,300 @@
+"""Feed hostile input to everything that reads what others wrote, and write down how each case ended.
+
+    python -m benchmarks.reliability.fuzz --cases 100000 --seed 0 --results docs/results/fuzz.json
+    python -m benchmarks.reliability.fuzz --seed 0 --only plans --case 4711
+
+A case ends in success or in one of this package's own errors: a `ValueError`, `OSError` or `FloatingPointError` from a
+`raise` statement of ours (an `OSError` of the system counts where it names its file). All else is a failure, and so is
+a case that takes too long or too much memory; each is printed as the line that repeats it. Cases are numbered, and
+what a number means follows from the seed alone: a run that was stopped goes on where its results file ends. One line
+of 50 MB is read in a process of its own, whose memory is measured.
+"""
+
+import argparse
+import faulthandler
+import json
+import linecache
+import logging
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+# Before anything of Hugging Face is imported: no case may reach for the network.
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="critical", HF_HUB_DISABLE_PROGRESS_BARS="1")
+
+import datasets
+import transformers
+
+from benchmarks.reliability.fuzz_targets import TARGETS, Case, OwnExit, tiny_tokenizer
+from benchmarks.results.compare import machine
+from homodistil_hf import load_text, tokenize_to_blocks
+
+OWN_ERRORS = (ValueError, OSError, FloatingPointError)
+MEMORY_LIMIT_MB = 1024  # more than this on top, by one case, is a failure
+ADDRESS_SPACE_GB = 16  # and this is where the system stops it
+LONGEST_MESSAGE = 5000
+GIANT_LINE_BYTES = 50_000_000
+SAVE_EVERY_S = 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=1000, help="of all targets together, or of the one in --only")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, help="JSON file; a run that it holds is continued")
+    parser.add_argument("--only", choices=sorted(TARGETS))
+    parser.add_argument("--case", type=int, help="run this one case and show where it went wrong; needs --only")
+    options = parser.parse_args()
+    quiet()
+    if options.case is not None:
+        sys.exit(show_case(options.only, options.seed, options.case))
+    results = read_results(options.results, options.seed)
+    for name, num_cases in shares(options.cases, options.only).items():
+        fuzz(name, num_cases, results, options.results)
+    if not options.only and "giant_line" not in results:
+        results["giant_line"] = giant_line()
+    report(results)
+    save(results, options.results)
+    sys.exit(1 if num_failures(results) else 0)
+
+
+def shares(num_cases: int, only: str | None = None) -> dict[str, int]:
+    """How many cases each target gets."""
+    if only:
+        return {only: num_cases}
+    total = sum(target.share for target in TARGETS.values())
+    return {name: max(1, -(-num_cases * target.share // total)) for name, target in TARGETS.items()}
+
+
+def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) -> None:
+    """Run the cases of one target that its results do not have yet."""
+    empty = {"cases": 0, "successes": 0, "own_errors": 0, "failures": [], "seconds": 0.0}
+    found = results["targets"].setdefault(name, empty | {"slowest_s": 0.0, "largest_growth_mb": 0.0})
+    saved = time.monotonic()
+    with sandbox() as folder:
+        case = TARGETS[name].make(folder)
+        while found["cases"] < num_cases:
+            number, start = found["cases"], time.monotonic()
+            outcome, growth_mb = run_case(case, name, results["seed"], number)
+            seconds = time.monotonic() - start
+            count(found, outcome, repeat_line(name, results["seed"], number))
+            found["seconds"] = round(found["seconds"] + seconds, 4)
+            found["slowest_s"] = round(max(found["slowest_s"], seconds), 3)
+            found["largest_growth_mb"] = round(max(found["largest_growth_mb"], growth_mb), 1)
+            if number % 50 == 49:
+                shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                saved = time.monotonic()
+                save(results, file)
+    save(results, file)
+    print(f"{name}: {summary(found)}", flush=True)
+
+
+def count(found: dict[str, Any], outcome: str, line: str) -> None:
+    found["cases"] += 1
+    if outcome in ("successes", "own_errors"):
+        found[outcome] += 1
+        return
+    found["failures"].append(f"{line}  # {outcome}")
+    print(found["failures"][-1], flush=True)
+
+
+def repeat_line(name: str, seed: int, number: int) -> str:
+    return f"python -m benchmarks.reliability.fuzz --seed {seed} --only {name} --case {number}"
+
+
+def run_case(case: Case, name: str, seed: int, number: int) -> tuple[str, float]:
+    """How one case ended, and by how many MB the process grew above all that it ever was."""
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    environment = dict(os.environ)
+    try:
+        with time_limit(TARGETS[name].limit_s):
+            case(draw_of(name, seed, number))
+        outcome = "successes"
+    except TimeLimit:
+        outcome = f"hang: more than {TARGETS[name].limit_s:g} s"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 — all that there is: to find those that slip through is the point
+        outcome = "own_errors" if is_own(error) else told(error)
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+    growth_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kb) / 1024
+    if growth_mb > MEMORY_LIMIT_MB:
+        outcome = f"memory: {growth_mb:.0f} MB"
+    return outcome, growth_mb
+
+
+def draw_of(name: str, seed: int, number: int) -> Random:
+    return Random(f"{seed}/{name}/{number}")
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether an error comes out of a `raise` statement of this package, with a message that can be read."""
+    if isinstance(error, OwnExit):
+        return True
+    if (
+        not isinstance(error, OWN_ERRORS)
+        or isinstance(error, UnicodeError | json.JSONDecodeError)
+        or not 0 < len(str(error)) <= LONGEST_MESSAGE
+    ):
+        return False
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    ours = str(frame.f_globals.get("__name__")).startswith("homodistil_hf.")
+    raised = linecache.getline(frame.f_code.co_filename, line).strip().startswith("raise ")
+    return (ours and raised) or (isinstance(error, OSError) and bool(error.filename))
+
+
+def told(error: BaseException) -> str:
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    place = f"{frame.f_globals.get('__name__')}:{line}"
+    return f"{type(error).__name__} in {place}: {str(error)[:160]!r}"
+
+
+class TimeLimit(BaseException):
+    """A case takes too long."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise in the middle of whatever takes too long; where nothing can be raised, the process ends with a trace."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise TimeLimit
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(10 * seconds, exit=True)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def sandbox() -> Iterator[Path]:
+    """A folder for one target; caches go there too, and the process stands in it."""
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        cache = datasets.config.HF_DATASETS_CACHE
+        datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
+        work = Path(folder).resolve() / "a" / "b"
+        work.mkdir(parents=True)
+        os.chdir(work)
+        try:
+            yield work
+        finally:
+            os.chdir(here)
+            datasets.config.HF_DATASETS_CACHE = cache
+
+
+def quiet() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    size = ADDRESS_SPACE_GB << 30
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def show_case(name: str | None, seed: int, number: int) -> int:
+    """Run one case with its traceback shown."""
+    if name is None:
+        raise SystemExit("--case needs --only")
+    with sandbox() as folder:
+        case = TARGETS[name].make(folder)
+        try:
+            with time_limit(TARGETS[name].limit_s):
+                case(draw_of(name, seed, number))
+        except BaseException as error:  # noqa: BLE001 — as above
+            traceback.print_exc()
+            return 0 if is_own(error) else 1
+    print("success")
+    return 0
+
+
+def giant_line() -> dict[str, Any]:
+    """Read one line of 50 MB, with and without spaces, each in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for kind in ("words", "one word"):
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, context.Pool(1) as pool:
+            found[kind] = pool.apply(measure_giant_line, (folder, kind))
+    return {"size_bytes": GIANT_LINE_BYTES, "read": found}
+
+
+def measure_giant_line(folder: str, kind: str) -> dict[str, Any]:
+    """Memory and time of a 50 MB line, from the file to blocks of 128 tokens."""
+    datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
+    quiet()
+    path = Path(folder) / "giant.txt"
+    path.write_bytes((b"w7 w8 w9 " if kind == "words" else b"abcdefghi") * (GIANT_LINE_BYTES // 9))
+    before_kb, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    blocks = tokenize_to_blocks(load_text(path), tiny_tokenizer(), max_seq_length=128)
+    return {
+        "blocks": len(blocks),
+        "seconds": round(time.monotonic() - start, 1),
+        "growth_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024, 1),
+    }
+
+
+# Results
+
+
+def read_results(file: Path | None, seed: int) -> dict[str, Any]:
+    if file is not None and file.is_file():
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if results["seed"] != seed:
+            raise SystemExit(f"{file} holds a run with --seed {results['seed']}; name another file")
+        return results
+    return {"machine": machine(), "seed": seed, "targets": {}}
+
+
+def save(results: dict[str, Any], file: Path | None) -> None:
+    targets = results["targets"].values()
+    for name in ("cases", "successes", "own_errors"):
+        results[name] = sum(found[name] for found in targets)
+    results["num_failures"] = num_failures(results)
+    results["seconds"] = round(sum(found["seconds"] for found in targets), 1)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def num_failures(results: dict[str, Any]) -> int:
+    return sum(len(found["failures"]) for found in results["targets"].values())
+
+
+def report(results: dict[str, Any]) -> None:
+    print()
+    for name, found in results["targets"].items():
+        print(f"{name:16} {summary(found)}")
+    for kind, found in results.get("giant_line", {}).get("read", {}).items():
+        print(f"a line of 50 MB, {kind}: {found['blocks']:,} blocks, {found['seconds']} s, {found['growth_mb']} MB")
+
+
+def summary(found: dict[str, Any]) -> str:
+    return (
+        f"{found['cases']:,} cases: {found['successes']:,} successes, {found['own_errors']:,} own errors, "
+        f"{len(found['failures'])} failures; {found['seconds']:.1f} s, slowest {found['slowest_s']} s, "
+        f"grew by {found['largest_growth_mb']} MB at most"
+    )
+
+
+if __name__ == "__main__":
+    main()

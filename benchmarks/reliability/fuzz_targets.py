@@ -1,0 +1,652 @@
+"""What hostile input is fed to: one function a target, made once in a folder of its own, called once a case.
+
+A case ends quietly, or raises; `fuzz.py` judges what it raised. How input is damaged stands in `fuzz_mutations.py`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+from benchmarks.reliability.fuzz_mutations import (
+    NUMBERS,
+    PATHS,
+    STRINGS,
+    emptied,
+    flipped,
+    hostile_value,
+    json_bytes,
+    mutated,
+    safetensors_bytes,
+    write_hostile,
+)
+from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
+from homodistil_hf.cli import main
+from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.data.packing import TextPacker
+from homodistil_hf.experiments.config import parse_run, read_config
+from homodistil_hf.export.dense_student import checkpoint_pruner, compacted_copy
+from homodistil_hf.export.export_folder import check_target
+from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
+from homodistil_hf.files.checkpoints import MANIFEST_NAME, check_manifest, last_checkpoint, write_manifest
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.cost import planned_facts
+from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.tokenizers import stored_tokenizer
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.plans.budgets import plan_for_budget
+from homodistil_hf.plans.resolve import PRESETS
+from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.saved_state import STATE_FILE, STATE_TENSORS_FILE, save_run_state
+from homodistil_hf.training_args import HomoDistilTrainingArguments
+
+Case = Callable[[Random], None]
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+PLAN = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+UNEVEN = {
+    "hidden_size": 8,
+    "layers": [
+        {"num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16},
+        {"num_attention_heads": 1, "head_dim": 3, "intermediate_size": 24},
+    ],
+}
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing that reads what others wrote: how a case is made, its share of all cases, and its time limit."""
+
+    make: Callable[[Path], Case]
+    share: int
+    limit_s: float = 20.0
+
+
+# Settings
+
+
+def run_config(folder: Path) -> dict[str, Any]:
+    return {
+        "teacher": str(folder / "teacher"),
+        "student": PLAN,
+        "train_data": [str(folder / "train.txt")],
+        "eval_data": str(folder / "eval.txt"),
+        "max_seq_length": 16,
+        "output_dir": str(folder / "run"),
+        "max_steps": 12,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "per_device_train_batch_size": 8,
+        "pruning_end_fraction": 0.5,
+        "importance_metric": "platon",
+        "mlm_probability": 0.2,
+        "report_to": "none",
+        "use_cpu": True,
+        "lr_scheduler_kwargs": {},
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "student_dropout": None,
+    }
+
+
+def config_files(folder: Path) -> Case:
+    """JSON run configs, key by key."""
+    values, path = run_config(folder), folder / "config.json"
+
+    def case(draw: Random) -> None:
+        write_hostile(_fresh(path), json_bytes(mutated(values, draw), draw), draw)
+        read_config(draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1]))
+
+    return case
+
+
+def flags(folder: Path) -> Case:
+    """Whole command lines of `distill`, config and flags."""
+    values, path = run_config(folder), folder / "config.json"
+    names = [entry.name for entry in fields(HomoDistilTrainingArguments) if entry.init]
+
+    def case(draw: Random) -> None:
+        config = mutated(values, draw) if draw.random() < 0.5 else values
+        write_hostile(_fresh(path), json_bytes(config, draw), draw)
+        words = [str(path)] if draw.random() < 0.9 else []
+        for _ in range(draw.randrange(4)):
+            name = draw.choice((*names, "teacher", "train_data", "no_such", "kl_weight", draw.choice(STRINGS)))
+            value = hostile_value(draw)
+            words += draw.choice(([f"--{name}", str(value)], [f"--{name}={value}"], [f"--{name}"], [str(value)]))
+        parse_run(words)
+
+    return case
+
+
+def arguments(folder: Path) -> Case:
+    """This package's own settings, given from Python."""
+    own = [name for name in HomoDistilTrainingArguments.__annotations__ if name != "ddp_find_unused_parameters"]
+    stock = {"learning_rate", "adam_epsilon", "warmup_steps", "logging_nan_inf_filter"}
+
+    def case(draw: Random) -> None:
+        names = draw.sample([name for name in own if name not in stock], draw.choice((1, 1, 2, 3)))
+        given = {name: hostile_value(draw) for name in names}
+        HomoDistilTrainingArguments(output_dir=str(folder / "run"), report_to="none", use_cpu=True, **given)
+
+    return case
+
+
+# Plans and budgets
+
+
+def plans(folder: Path) -> Case:
+    """Plans as mappings, as JSON text and in files; presets; misspelt ones."""
+    configs = [BertConfig(**SHAPE), BertConfig(), BertConfig(**SHAPE | {"num_hidden_layers": 5, "hidden_size": 24})]
+    path = folder / "plan.json"
+
+    def case(draw: Random) -> None:
+        values = mutated(draw.choice((PLAN, UNEVEN)), draw)
+        kind = draw.randrange(8)
+        if kind < 4:
+            student = values
+        elif kind < 6:
+            student = json_bytes(values, draw).decode("utf-8", "surrogateescape")
+        elif kind == 6:
+            write_hostile(_fresh(path), json_bytes(values, draw), draw)
+            student = str(path)
+        else:
+            student = draw.choice((*PRESETS, "homobert-tny", *STRINGS))
+        resolve_plan(student, draw.choice(configs), multiple=draw.choice((1, 3, 8, 8, 64)))
+
+    return case
+
+
+def budgets(folder: Path) -> Case:
+    """Budget strings, and what they are rounded to."""
+    configs = [BertConfig(**SHAPE), BertConfig(**SHAPE | {"hidden_size": 42, "num_attention_heads": 7})]
+
+    def case(draw: Random) -> None:
+        number = draw.choice(
+            (str(hostile_value(draw)), f"{draw.uniform(0, 1.2):.4g}", "9" * draw.randrange(1, 20_000))
+        )
+        words = (draw.choice(("params", "macs", "macs", "ms", draw.choice(STRINGS))), draw.choice(("=", " = ", "==")))
+        student = "".join(words) + number + draw.choice(("", "k", "K", "M", "B", "G", "%", "kk", "\0"))
+        multiple = draw.choice((1, 3, 8, 8, 8, *(n for n in NUMBERS if isinstance(n, int))))
+        plan_for_budget(student, draw.choice(configs), multiple=multiple)
+
+    return case
+
+
+# Models on disk
+
+
+def teacher_configs(folder: Path) -> Case:
+    """`config.json` of stock and student models, per-layer widths included."""
+    plain = tiny_student().config.to_dict()
+    uneven = tiny_student(WidthPlan.from_dict(UNEVEN, 2)).config.to_dict()
+    stock = BertConfig(**SHAPE, architectures=["BertForMaskedLM"]).to_dict()
+    path = folder / "config.json"
+
+    def case(draw: Random) -> None:
+        write_hostile(_fresh(path), json_bytes(mutated(draw.choice((stock, plain, uneven)), draw), draw), draw)
+        name = str(folder) if draw.random() < 0.95 else draw.choice(STRINGS)
+        config = load_teacher_config(name)
+        plan = resolve_plan(draw.choice(("macs=0.5", json.dumps(PLAN), "homobert-tiny")), config)
+        planned_facts(config, (config.architectures or ["BertForMaskedLM"])[0], plan)
+
+    return case
+
+
+def weights(folder: Path) -> Case:
+    """Safetensors files of a model: headers, offsets, types, shapes."""
+    tiny_teacher().save_pretrained(folder)
+    path = folder / WEIGHTS_FILE
+    content = path.read_bytes()
+
+    def case(draw: Random) -> None:
+        write_hostile(_fresh(path), safetensors_bytes(content, draw), draw)
+        load_teacher(str(folder))
+
+    return case
+
+
+def indexes(folder: Path) -> Case:
+    """Weights in several files, with an index that may name anything."""
+    tiny_teacher().save_pretrained(folder, max_shard_size="8KB")
+    path = folder / "model.safetensors.index.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+
+    def case(draw: Random) -> None:
+        damaged = mutated(values, draw)
+        if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
+            damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(PATHS)
+        write_hostile(_fresh(path), json_bytes(damaged, draw), draw)
+        load_teacher(str(folder))
+
+    return case
+
+
+def tokenizers(folder: Path) -> Case:
+    """Tokenizer files beside a model, loaded and written to an export."""
+    source = folder / "source"
+    tiny_teacher().config.save_pretrained(source)
+    tiny_tokenizer().save_pretrained(source)
+    contents = {path: path.read_bytes() for path in sorted(source.glob("*token*.json"))}
+
+    def case(draw: Random) -> None:
+        for path, content in contents.items():
+            _fresh(path).write_bytes(content)
+        path = draw.choice(list(contents))
+        values = json.loads(contents[path])
+        if path.name == "tokenizer_config.json" and draw.random() < 0.5:
+            extra = draw.choice(("chat_template", "vocab_file", "tokenizer_file", "tokenizer_class", "auto_map"))
+            values[extra] = draw.choice((draw.choice(STRINGS), {draw.choice(PATHS): "x"}, _template(draw)))
+        write_hostile(_fresh(path), json_bytes(mutated(values, draw), draw), draw)
+        tokenizer = stored_tokenizer(source)
+        if tokenizer is not None:
+            with outside_stays(folder, emptied(folder / "out")):
+                export_student(tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
+
+    return case
+
+
+def _template(draw: Random) -> list[dict[str, str]]:
+    return [{"name": draw.choice(PATHS), "template": "x"}, {"name": "default", "template": "y"}]
+
+
+# Checkpoints and exports
+
+
+def manifests(folder: Path) -> Case:
+    """`manifest.json`, and files that are not what it says."""
+    good, bad = folder / "run" / "checkpoint-5", folder / "run" / "checkpoint-10"
+    for checkpoint in (good, bad):
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "config.json").write_text("{}", encoding="utf-8")
+        (checkpoint / "optimizer.pt").write_bytes(b"moments")
+        write_manifest(checkpoint)
+    values = json.loads((bad / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+    def case(draw: Random) -> None:
+        damaged = mutated(values, draw)
+        if isinstance(damaged, dict) and isinstance(damaged.get("sha256"), dict) and draw.random() < 0.3:
+            damaged["sha256"][draw.choice(PATHS)] = "0" * 64
+        write_hostile(_fresh(bad / MANIFEST_NAME), json_bytes(damaged, draw), draw)
+        if draw.random() < 0.1:
+            write_hostile(_fresh(bad / "config.json"), draw.choice((b"{}", b"")), draw)
+        last_checkpoint(folder / "run")
+        check_manifest(draw.choice((bad, bad, bad, good, folder / draw.choice(PATHS[4:]))))
+
+    return case
+
+
+def states(folder: Path) -> Case:
+    """What a checkpoint says about pruning: JSON, masks, scores, head numbers, configuration; digests are right."""
+    source, target = folder / "source", folder / "checkpoint-4"
+    make_checkpoint(source)
+    state = json.loads((source / STATE_FILE).read_text(encoding="utf-8"))
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    tensors = load_file(source / STATE_TENSORS_FILE)
+
+    def case(draw: Random) -> None:
+        shutil.copytree(source, emptied(target), dirs_exist_ok=True)
+        kind = draw.randrange(5)
+        if kind < 2:
+            write_hostile(target / STATE_FILE, json_bytes(mutated(state, draw), draw), draw)
+        elif kind == 2:
+            save_file(damaged_tensors(tensors, draw), target / STATE_TENSORS_FILE)
+        elif kind == 3:
+            path = target / draw.choice((STATE_TENSORS_FILE, WEIGHTS_FILE))
+            write_hostile(path, safetensors_bytes(path.read_bytes(), draw), draw)
+        else:
+            write_hostile(target / "config.json", json_bytes(mutated(config, draw), draw), draw)
+        write_manifest(target)
+        compacted_copy(checkpoint_pruner(target), format=draw.choice(("standard", "compact")), allow_partial=True)
+
+    return case
+
+
+def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str, torch.Tensor]:
+    """Masks and scores of wrong groups, types, sizes and values."""
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    name = draw.choice(sorted(tensors))
+    tensor = tensors.pop(name)
+    kind = draw.randrange(9)
+    if kind == 0:
+        return tensors
+    if kind == 1:
+        name = draw.choice((name + "9", "mask.hidden.0", name.replace("0", "7"), "x"))
+    elif kind < 5:
+        tensor = draw.choice((tensor.double(), tensor.long(), tensor.bool(), tensor.half(), tensor.to(torch.int8)))
+    elif kind == 5:
+        tensor = draw.choice((tensor[:-1], tensor[None], torch.cat([tensor, tensor]), tensor[:0])).contiguous()
+    elif kind == 6:
+        tensor = torch.zeros_like(tensor)
+    elif kind == 7 and tensor.is_floating_point():
+        tensor.flatten()[0] = draw.choice((float("nan"), float("inf"), -1e30))
+    elif not tensor.is_floating_point():
+        tensor = ~tensor if tensor.dtype is torch.bool else tensor + draw.choice((1, 10**9, -5))
+    return tensors | {name: tensor}
+
+
+def facts(folder: Path) -> Case:
+    """`facts.json` of an export that is read, converted or about to be replaced."""
+    source, target = folder / "source", folder / "target"
+    values = make_export(source)
+
+    def case(draw: Random) -> None:
+        shutil.copytree(source, emptied(target), dirs_exist_ok=True)
+        write_hostile(_fresh(target / FACTS_FILE), json_bytes(mutated(values, draw), draw), draw)
+        read_facts(target)
+        check_target(target, overwrite=True)
+
+    return case
+
+
+def command_lines(folder: Path) -> Case:
+    """`homodistil verify | export | report | plan` over hostile folders, in this process."""
+    sources = {name: folder / name for name in ("standard", "compact", "run")}
+    for format in ("standard", "compact"):
+        make_export(sources[format], format)
+    make_checkpoint(sources["run"] / "checkpoint-4")
+    (sources["run"] / "settings.json").write_text(json.dumps(run_config(folder)), encoding="utf-8")
+    sandbox = folder / "sandbox"
+
+    def case(draw: Random) -> None:
+        victim, output = emptied(sandbox) / "victim", sandbox / "out"
+        shutil.copytree(sources[draw.choice(sorted(sources))], victim)
+        output.mkdir()
+        damage_folder(victim, draw)
+        with outside_stays(sandbox, output):
+            run_command(command_line(victim, output, draw))
+
+    return case
+
+
+def command_line(victim: Path, output: Path, draw: Random) -> list[str]:
+    path = str(victim) if draw.random() < 0.95 else draw.choice((*PATHS, str(victim / "config.json")))
+    checkpoint = victim / "checkpoint-4"
+    if checkpoint.is_dir() and draw.random() < 0.5:
+        path = str(checkpoint)
+    command = draw.choice(("verify", "export", "export", "export", "plan", "report"))
+    if command == "export":
+        format = draw.choice(("standard", "compact", "compact", "x"))
+        return ["export", path, "--output", str(output / "student"), "--format", format, "--allow_partial"]
+    if command == "plan":
+        student = draw.choice(("macs=0.5", json.dumps(PLAN), str(victim / "config.json"), draw.choice(STRINGS)))
+        return ["plan", "--teacher", path, "--student", student, *draw.choice(([], ["--json"]))]
+    return [command, path]
+
+
+def damage_folder(folder: Path, draw: Random) -> None:
+    """Damage one file; half of the time, digests are made to agree with it afterwards, as a careful forger would."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".py", ".md")]
+    path = draw.choice(files)
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        damaged = json_bytes(mutated(json.loads(content), draw), draw)
+    elif path.suffix == ".safetensors":
+        damaged = safetensors_bytes(content, draw)
+    else:
+        damaged = flipped(content, draw)
+    write_hostile(_fresh(path), damaged, draw)
+    if draw.random() < 0.5:
+        agree(folder, path)
+
+
+def agree(folder: Path, path: Path) -> None:
+    """Write digests anew."""
+    checkpoint = path.parent
+    if (checkpoint / MANIFEST_NAME).is_file() and path.name != MANIFEST_NAME:
+        write_manifest(checkpoint)
+    facts_file = folder / FACTS_FILE
+    if facts_file.is_file() and path != facts_file:
+        values = json.loads(facts_file.read_text(encoding="utf-8"))
+        facts_file.write_text(json.dumps(values | {"files": file_facts(folder)}), encoding="utf-8")
+
+
+def run_command(words: Sequence[str]) -> None:
+    """Run the command line; anything but its exit codes, or a traceback on its lines, is an error."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            code = main(words)
+        except SystemExit as stop:
+            code = stop.code
+    if code == 2 and "homodistil: error: " in printed.getvalue():
+        raise OwnExit
+    if code not in (0, 1):
+        raise RuntimeError(f"exit code {code!r} of {words}: {printed.getvalue()[-500:]}")
+    if "Traceback (most recent call last)" in printed.getvalue():
+        raise RuntimeError(f"a traceback was printed by {words}: {printed.getvalue()[-500:]}")
+
+
+class OwnExit(Exception):
+    """The command line told of an error in its own words and ended with 2."""
+
+
+# Text
+
+
+def rows(folder: Path) -> Case:
+    """Rows that reach the collator."""
+    collator = MaskedLMCollator(tiny_tokenizer())
+    valid = [{"input_ids": [2, 7, 8, 9, 3], "example_id": 5, "attention_mask": [1] * 5, "token_type_ids": [0] * 5}] * 2
+
+    def case(draw: Random) -> None:
+        collator(mutated(valid, draw))
+
+    return case
+
+
+def texts(folder: Path) -> Case:
+    """Texts that reach the tokenizer."""
+    packer = TextPacker(tiny_tokenizer(), 8, "text")
+
+    def case(draw: Random) -> None:
+        packer([draw.choice((hostile_text(draw), hostile_text(draw), None, hostile_value(draw))) for _ in range(3)])
+
+    return case
+
+
+def hostile_text(draw: Random) -> str:
+    """Text of every unpleasant kind, up to a hundred thousand characters."""
+    word = draw.choice(
+        ("w7", "w8 ", "unknown", " ", "\n\n", "\0", "\ud800", "\r\n", "\u2028", "[MASK]", "🙂", "e\u0301", "\ufeff")
+    )
+    return word * draw.choice((0, 1, 30, 1000, 40_000)) + draw.choice(STRINGS)
+
+
+def corpora(folder: Path) -> Case:
+    """Files, folders, globs, archives and links that are named as training text."""
+    tokenizer = tiny_tokenizer()
+    good = ("w7 w8 w9 " * 40 + "\n\n") * 3
+
+    def case(draw: Random) -> None:
+        data = emptied(folder / "data")
+        for index in range(draw.choice((1, 1, 2))):
+            name = draw.choice(("a", "train-0", "test", "ä b", "x[1]*")) + str(index)
+            content = draw.choice((file_content(draw), file_content(draw), good.encode()))
+            write_hostile(data / f"{name}{draw.choice(_SUFFIXES)}", content, draw)
+        if draw.random() < 0.2:
+            for loop in "loop", "again", "third":
+                (data / loop).symlink_to(draw.choice((data, folder, data / loop)))
+        pattern = draw.choice(("", "*", "**/*.txt", "*.txt", "**", "[", "a0.txt", "../*/*.txt", draw.choice(PATHS)))
+        source: Any = os.path.join(data, pattern) if draw.random() < 0.95 else hostile_value(draw)
+        documents = load_text(
+            source, streaming=draw.random() < 0.5, text_column=draw.choice((None, None, "text", "x"))
+        )
+        blocks = tokenize_to_blocks(documents, tokenizer, max_seq_length=16)
+        list(blocks.take(3))
+
+    return case
+
+
+_SUFFIXES = (".txt", ".txt", ".txt", ".jsonl", ".json", ".parquet", ".gz", ".zip", ".TXT", "", ".csv")
+_MAGIC = (
+    b"\x1f\x8b\x08\0",
+    b"PK\x03\x04",
+    b"BZh9",
+    b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd",
+    b"PAR1",
+    b"7z\xbc\xaf\x27\x1c",
+)
+
+
+def file_content(draw: Random) -> bytes:
+    """Bytes of a file that calls itself text."""
+    kind = draw.randrange(8)
+    if kind == 0:
+        return draw.randbytes(draw.choice((1, 100, 5000)))
+    if kind == 1:
+        return draw.choice(_MAGIC) + draw.randbytes(200)
+    if kind == 2:
+        return draw.choice((b"", b" ", b"\n\n\n\n", b"\0" * 5000, b"\xff\xfe" * 50, b"\r\n" * 100, b"\xed\xa0\x80"))
+    if kind == 3:
+        return archive(draw)
+    if kind == 4:
+        lines = [json_bytes(mutated({"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}, draw), draw) for _ in range(4)]
+        return b"\n".join(lines)
+    if kind == 5:
+        return flipped(_parquet(draw), draw)
+    return hostile_text(draw).encode("utf-8", "surrogatepass")
+
+
+def archive(draw: Random) -> bytes:
+    """A real archive whose member would land elsewhere."""
+    import gzip
+    import tarfile
+    import zipfile
+
+    buffer, kind = io.BytesIO(), draw.randrange(3)
+    if kind == 0:
+        return gzip.compress(b"w7 " * 10_000)
+    if kind == 1:
+        with zipfile.ZipFile(buffer, "w") as archive_file:
+            archive_file.writestr("../../escaped.txt", "w7 " * 100)
+        return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo(draw.choice(("../../escaped.txt", "/tmp/escaped.txt")))
+        entry.size = 30
+        tar.addfile(entry, io.BytesIO(b"w7 w8 w9 w7 w8 w9 w7 w8 w9 w7 "))
+    return buffer.getvalue()
+
+
+def _parquet(draw: Random) -> bytes:
+    buffer = io.BytesIO()
+    columns = {"text": ["w7 w8 " * 20] * 5, "n": [1] * 5}
+    Dataset.from_dict({name: columns[name] for name in draw.choice((("text",), ("n",), ("text", "n")))}).to_parquet(
+        buffer
+    )
+    return buffer.getvalue()
+
+
+# Valid input to start from
+
+
+def tiny_teacher() -> BertForMaskedLM:
+    torch.manual_seed(0)
+    return BertForMaskedLM(BertConfig(**SHAPE)).eval()
+
+
+def tiny_student(plan: WidthPlan | None = None) -> Any:
+    student = to_student(tiny_teacher())
+    if plan is None:
+        return student
+    pruner = Pruner(student, plan)
+    pruner.prune_to(plan)
+    pruner.compact()
+    return student
+
+
+def tiny_tokenizer() -> BertTokenizer:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{i}" for i in range(5, SHAPE["vocab_size"])]
+    return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+
+
+def make_checkpoint(folder: Path) -> None:
+    """A checkpoint in the middle of pruning, with PLATON's averages."""
+    folder.mkdir(parents=True)
+    student = tiny_student()
+    pruner = Pruner(student, WidthPlan.from_dict(UNEVEN, 2), settings=PruningSettings(metric="platon"))
+    student.train()(input_ids=torch.arange(5, 21)[None], labels=torch.arange(5, 21)[None]).loss.backward()
+    pruner.score()
+    pruner.prune_to(WidthPlan.uniform(12, 2, LayerWidths(2, 6, 24)))
+    student.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    save_run_state(folder, student, pruner, extra={"num_bad_steps": 0})
+    write_manifest(folder)
+
+
+def make_export(folder: Path, format: str = "standard") -> dict[str, Any]:
+    """An uneven student with all that facts may hold; returns its facts."""
+    export_student(
+        tiny_student(WidthPlan.from_dict(UNEVEN, 2)),
+        folder,
+        format,
+        tokenizer=tiny_tokenizer(),
+        teacher=tiny_teacher(),
+        facts={"settings": {"seed": 1}, "training": {"num_steps": 3}, "evaluation": {"kl": 0.5}},
+    )
+    return read_facts(folder)
+
+
+@contextlib.contextmanager
+def outside_stays(sandbox: Path, output: Path) -> Any:
+    """Nothing in `sandbox` but `output` may have changed afterwards."""
+    before = _listing(sandbox, output)
+    try:
+        yield
+    finally:
+        if (after := _listing(sandbox, output)) != before:
+            raise RuntimeError(f"written outside the output folder: {sorted(before.symmetric_difference(after))[:3]}")
+
+
+def _listing(sandbox: Path, output: Path) -> set[tuple[str, int, int]]:
+    found = set()
+    for path in sandbox.rglob("*"):
+        if path != output and output not in path.parents:
+            status = path.lstat()
+            found.add((str(path), status.st_size, status.st_mtime_ns if not path.is_dir() else 0))
+    return found
+
+
+def _fresh(path: Path) -> Path:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    return path
+
+
+TARGETS = {
+    "config_files": Target(config_files, 8_000),
+    "flags": Target(flags, 800),
+    "arguments": Target(arguments, 12_000),
+    "plans": Target(plans, 36_000),
+    "budgets": Target(budgets, 24_000),
+    "teacher_configs": Target(teacher_configs, 8_000),
+    "weights": Target(weights, 1_200),
+    "indexes": Target(indexes, 500),
+    "tokenizers": Target(tokenizers, 300),
+    "manifests": Target(manifests, 3_000),
+    "states": Target(states, 600),
+    "facts": Target(facts, 1_200),
+    "command_lines": Target(command_lines, 40, limit_s=300),
+    "rows": Target(rows, 18_000),
+    "texts": Target(texts, 800),
+    "corpora": Target(corpora, 600, limit_s=60),
+}

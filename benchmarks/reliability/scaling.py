@@ -1,0 +1,316 @@
+"""Measure runs of 1, 2 and 4 gloo ranks with the same global batch, and count all that passes between ranks.
+
+    python -m benchmarks.reliability.scaling
+
+Writes docs/results/scaling.json. On a machine of few cores ranks take turns, so times say nothing about speed-up; what
+is held against paper (`benchmarks/scaling_paper.py`) are bytes, collective calls, rows and compactions.
+"""
+
+import json
+import os
+import platform
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import Dataset, IterableDataset
+from torch import distributed
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.multiprocessing import start_processes
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+from benchmarks.reliability.scaling_paper import COUNTS_BYTES, GUARD_BYTES, large_run, steps_of_a_run
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator
+from homodistil_hf.plans.resolve import resolve_plan
+
+RESULTS = Path("docs/results/scaling.json")
+WORLD_SIZES = (1, 2, 4)
+GLOBAL_BATCH, SEQUENCE_LENGTH, NUM_ROWS, VOCAB_SIZE = 16, 32, 200, 1000
+TEACHER = BertConfig(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=512,
+    max_position_embeddings=SEQUENCE_LENGTH,
+)
+STUDENT = "64-4x16-200"
+PAPER_SETTINGS = {
+    "num_steps": 30,
+    "interval_steps": 2,
+    "start_fraction": 0.1,
+    "end_fraction": 0.7,
+    "multiple": 8,
+    "compaction_threshold": 0.15,
+}
+NUM_STREAM_STEPS = 6
+BUFFER_BYTES = 2 * 8 * SEQUENCE_LENGTH  # int64 position and token type of each position
+COUNTED = {"all_reduce": 0, "all_gather": 1, "all_gather_into_tensor": 1, "broadcast": 0, "_broadcast_coalesced": 1}
+"""Collective call → which argument holds what this rank gives."""
+
+
+class Traffic:
+    """What this rank has handed to collective calls: purpose → calls and bytes."""
+
+    def __init__(self) -> None:
+        self.purpose = "other"
+        self.calls: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    @contextmanager
+    def counted_as(self, purpose: str) -> Iterator[None]:
+        """Name what is called inside."""
+        before, self.purpose = self.purpose, purpose
+        try:
+            yield
+        finally:
+            self.purpose = before
+
+    def take(self) -> dict[str, dict[str, int]]:
+        """What came together since the last time."""
+        taken = {name: {"calls": self.calls[name], "bytes": self.bytes[name]} for name in sorted(self.calls)}
+        self.calls.clear()
+        self.bytes.clear()
+        return taken
+
+    def watch(self) -> None:
+        """Count the calls of `torch.distributed` from now on; DDP's own reductions go through a hook."""
+        for name, position in COUNTED.items():
+            setattr(distributed, name, self._counting(getattr(distributed, name), position))
+
+    def _counting(self, call: Callable[..., Any], position: int) -> Callable[..., Any]:
+        @wraps(call)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            given = args[position]
+            tensors = [given] if isinstance(given, torch.Tensor) else given
+            self.calls[self.purpose] += 1
+            self.bytes[self.purpose] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            return call(*args, **kwargs)
+
+        return counted
+
+    def reduce_bucket(self, group: Any, bucket: Any) -> Any:
+        """DDP's own reduction of a bucket."""
+        with self.counted_as("wrap" if self.purpose == "wrap" else "gradients"):
+            return allreduce_hook(group, bucket)
+
+
+class CountingTrainer(HomoDistilTrainer):
+    """Counts bytes, calls, rows and seconds of every step."""
+
+    def __init__(self, *args: Any, traffic: Traffic, **kwargs: Any):
+        self.traffic = traffic
+        self.steps: list[dict[str, Any]] = []
+        self.started_s = time.perf_counter()
+        super().__init__(*args, **kwargs)
+
+    def settle_buckets(self, model: Any) -> None:
+        """With a hook that counts."""
+        if model is not self._settled:
+            model.register_comm_hook(None, lambda _, bucket: self.traffic.reduce_bucket(None, bucket))
+        with self.traffic.counted_as("wrap"):
+            super().settle_buckets(model)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """A step begins."""
+        self.traffic.take()
+        self.started_s = time.perf_counter()
+        with self.traffic.counted_as("counts"):
+            return super().get_batch_samples(*args, **kwargs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """DDP's forward copies buffers."""
+        with self.traffic.counted_as("buffers"):
+            return super().compute_loss(*args, **kwargs)
+
+    def _take_gradients(self) -> Any:
+        with self.traffic.counted_as("guard"):
+            return super()._take_gradients()
+
+    def _check_ranks(self) -> None:
+        with self.traffic.counted_as("digest"):
+            super()._check_ranks()
+
+    def _wrap_again(self) -> None:
+        with self.traffic.counted_as("wrap"):
+            super()._wrap_again()
+
+    def finish_step(self) -> None:
+        """A step ends."""
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        num_compactions, end_s = self.pruner.num_compactions, time.perf_counter()
+        super().finish_step()
+        self.steps.append(
+            {
+                "step": self.state.global_step - 1,
+                "num_parameters": trained,
+                "seconds": end_s - self.started_s,
+                "finish_seconds": time.perf_counter() - end_s,
+                "compacted": self.pruner.num_compactions > num_compactions,
+                "traffic": self.traffic.take(),
+            }
+        )
+
+
+class CountingCollator(MaskedLMCollator):
+    """Counts the rows that a rank makes batches of."""
+
+    num_rows = 0
+
+    def __call__(self, rows: Any) -> dict[str, torch.Tensor]:
+        """Batch rows."""
+        self.num_rows += len(rows)
+        return super().__call__(rows)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        worlds = {str(size): run_world(Path(folder), size) for size in WORLD_SIZES}
+    target = resolve_plan(STUDENT, TEACHER, multiple=PAPER_SETTINGS["multiple"])
+    paper = steps_of_a_run(TEACHER, target, PAPER_SETTINGS)
+    results = {
+        "machine": machine(),
+        "settings": PAPER_SETTINGS | {"global_batch": GLOBAL_BATCH, "num_rows": NUM_ROWS, "student": STUDENT},
+        "worlds": worlds,
+        "paper": {"num_parameters": [step.num_parameters for step in paper], "large_run": large_run()},
+        "differences": differences(worlds, [step.num_parameters for step in paper]),
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: results[name] for name in ("machine", "differences")}, indent=1))
+
+
+def differences(worlds: dict[str, Any], paper: list[int]) -> dict[str, int]:
+    """How many steps, of all worlds, were not as on paper."""
+    found: Counter[str] = Counter(dict.fromkeys(("num_parameters", "gradients", "counts", "guard", "wrap"), 0))
+    for size, ranks in worlds.items():
+        for step in [step for rank in ranks for step in rank["steps"]]:
+            found["num_parameters"] += step["num_parameters"] != paper[step["step"]]
+            for purpose, num_bytes in expected_bytes(step, paper).items() if size != "1" else ():
+                found[purpose] += step["traffic"][purpose]["bytes"] != num_bytes
+    return dict(found)
+
+
+def expected_bytes(step: dict[str, Any], paper: list[int]) -> dict[str, int]:
+    """What a rank of several hands over in a step, on paper, by purpose."""
+    expected = {"gradients": 4 * paper[step["step"]], "counts": COUNTS_BYTES, "guard": GUARD_BYTES}
+    if step["compacted"]:  # DDP copies parameters and buffers; then a forward and backward pass lay out its buckets
+        expected["wrap"] = 2 * (4 * paper[step["step"] + 1] + BUFFER_BYTES)
+    return expected
+
+
+def run_world(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
+    """What each rank has counted."""
+    start_processes(run_rank, (num_ranks, free_port(), folder), num_ranks, start_method="fork")
+    files = sorted(folder.glob(f"{num_ranks}-*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def run_rank(rank: int, num_ranks: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    traffic = Traffic()
+    if num_ranks > 1:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks}
+        os.environ |= {name: str(value) for name, value in names.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        traffic.watch()
+    trainer, collator = make_trainer(folder / f"table {num_ranks}", num_ranks, traffic)
+    trainer.train()
+    rows, stream_rows = collator.num_rows, [0]
+    streamed, collator = make_trainer(
+        folder / f"stream {num_ranks}",
+        num_ranks,
+        traffic,
+        train_dataset=counted_stream(stream_rows),
+        max_steps=NUM_STREAM_STEPS,
+    )
+    streamed.train()
+    found = {
+        "rank": rank,
+        "steps": trainer.steps,
+        "rows": {"table": rows, "stream": stream_rows[0], "stream_batches": collator.num_rows},
+    }
+    (folder / f"{num_ranks}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    if num_ranks > 1:
+        distributed.destroy_process_group()
+
+
+def make_trainer(
+    folder: Path, num_ranks: int, traffic: Traffic, **settings: Any
+) -> tuple[CountingTrainer, CountingCollator]:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{index}" for index in range(5, VOCAB_SIZE)]
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    collator = CountingCollator(tokenizer)
+    data = settings.pop("train_dataset", None)
+    defaults = {
+        "output_dir": str(folder),
+        "student": STUDENT,
+        "max_steps": PAPER_SETTINGS["num_steps"],
+        "per_device_train_batch_size": GLOBAL_BATCH // num_ranks,
+        "pruning_interval_steps": PAPER_SETTINGS["interval_steps"],
+        "pruning_start_fraction": PAPER_SETTINGS["start_fraction"],
+        "pruning_end_fraction": PAPER_SETTINGS["end_fraction"],
+        "compaction_threshold": PAPER_SETTINGS["compaction_threshold"],
+        "width_multiple": PAPER_SETTINGS["multiple"],
+        "guard_floor_nats": 1e6,  # measured, but never pausing
+        "save_strategy": "no",
+        "logging_steps": 10,
+        "report_to": "none",
+        "teacher_dtype": "float32",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    torch.manual_seed(0)
+    trainer = CountingTrainer(
+        BertForMaskedLM(TEACHER),
+        HomoDistilTrainingArguments(**defaults | settings),
+        traffic=traffic,
+        train_dataset=blocks() if data is None else data,
+        processing_class=tokenizer,
+        data_collator=collator,
+    )
+    return trainer, collator
+
+
+def blocks() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    words_BT = torch.randint(5, VOCAB_SIZE, (NUM_ROWS, SEQUENCE_LENGTH - 2), generator=generator).tolist()
+    return Dataset.from_dict({"input_ids": [[2, *row, 3] for row in words_BT], "example_id": list(range(NUM_ROWS))})
+
+
+def counted_stream(num_rows: list[int]) -> IterableDataset:
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in blocks():
+            num_rows[0] += 1
+            yield row
+
+    return IterableDataset.from_generator(rows)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "num_cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "threads_a_rank": 1,
+        "backend": "gloo",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    main()

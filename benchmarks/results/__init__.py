@@ -1,0 +1,1 @@
+"""What students are worth: scripts that measure, and those that write docs/results.md from records."""

@@ -1,0 +1,104 @@
+"""The claims on all held-out text: students of a sweep on every block of it, with masks of their own.
+
+    homodistil sweep examples/sweeps/methods_quarter.json
+    python -m benchmarks.results.held_out runs/sweeps/methods_quarter --arms homodistil one_shot
+
+The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
+chosen too. Here every block of it counts, and the masks are those of another seed. What is measured lies beside each
+student and is not repeated; all of it is written to --results, one file a sweep, by default docs/results/held_out/
+and the sweep's name, which `benchmarks/write_results.py` reads. Students that the file has already, and that are not
+measured now, stay in it.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results.sweep_models import Model, models_of
+from homodistil_hf.evaluation import evaluate_discrepancy
+from homodistil_hf.experiments.sweep.folder import SweepFolder, read_records, trained
+from homodistil_hf.files.folders import write_text
+from homodistil_hf.files.provenance import machine_facts
+
+ALL_BLOCKS = 1_000_000
+MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_masked_tokens")
+
+
+def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -> dict[str, Any]:
+    """Measure one student.
+
+    Args:
+        model: see [`sweep_models.models_of`].
+        teacher: whose predictions it is compared with.
+        eval_data: files of held-out text.
+        mask_seed: of the masks.
+
+    Returns:
+        `dict`: arm, other axes, seed of the run, and what `MEASURED` names.
+    """
+    settings = {
+        "eval_data": eval_data,
+        "max_eval_blocks": ALL_BLOCKS,
+        "mask_seed": mask_seed,
+        "pseudo_perplexity_blocks": 0,
+    }
+    summary = evaluate_discrepancy(
+        model.folder, teacher=teacher, settings=settings, output_dir=model.evaluations, say=print
+    )
+    found = summary["discrepancy"]
+    return {"arm": model.arm, "axes": model.axes, "seed": model.seed} | {name: found[name] for name in MEASURED}
+
+
+def measured_before(results: Path, facts: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """What a file of results holds.
+
+    Args:
+        results: the file; it may be missing.
+        facts: what it must say of arms, masks and blocks.
+
+    Returns:
+        `dict`: place → student.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    content = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else dict(facts)
+    others = {name: content[name] for name in facts if content[name] != facts[name]}
+    if others:
+        raise ValueError(f"--results {results} is of {others}, not of {dict(facts)}; name another file")
+    return {place(model): model for model in content.get("models", [])}
+
+
+def place(model: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Arm, other axes and seed of a student."""
+    return model["arm"], model["axes"], model["seed"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep_folder", type=Path, help="output of a sweep")
+    parser.add_argument("--arms", nargs="+", required=True)
+    parser.add_argument("--run_seeds", nargs="+", type=int, help="only students of runs with these seeds")
+    parser.add_argument("--mask_seed", type=int, default=1234)
+    parser.add_argument("--results", type=Path)
+    given = parser.parse_args()
+    results = given.results or Path("docs/results/held_out", f"{given.sweep_folder.name}.json")
+    teacher, *students = models_of(given.sweep_folder, given.arms, given.run_seeds)
+    record = next(
+        one for one in trained(read_records(SweepFolder(given.sweep_folder).records)) if one["arm"] in given.arms
+    )
+    results.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "mask_seed": given.mask_seed}
+    facts |= {"num_chosen_on": record["settings"]["max_eval_blocks"]}
+    models = measured_before(results, facts)
+    for student in students:
+        found = measure(student, teacher.folder, record["settings"]["eval_data"], given.mask_seed)
+        models[place(found)] = found | {"machine": machine_facts()}
+        in_order = sorted(models.values(), key=lambda model: given.arms.index(model["arm"]))
+        write_text(results, json.dumps(facts | {"models": in_order}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

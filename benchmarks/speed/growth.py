@@ -1,0 +1,153 @@
+"""Cost as work grows: tokens a second at small and large batches, memory of the loss at large vocabularies."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.speed import arms as arms
+from benchmarks.speed.gates import GatedRun, interleave
+from benchmarks.speed.limits import MLM_PROBABILITY
+from benchmarks.speed.profiles import allocations_of, gradients_of, gradients_recorded, peak_above
+from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
+from benchmarks.speed.tables import spread, table
+from benchmarks.speed.totals import START, summary, way_of
+from homodistil_hf.distillation.vocabulary_loss import Decoder, decoded_terms
+from homodistil_hf.files.provenance import machine_facts
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    """Several steps a turn, so that all arms see as many tokens."""
+
+    run: GatedRun
+    num_steps: int
+
+    def turn(self) -> float:
+        return sum(self.run.turn() for _ in range(self.num_steps))
+
+
+def run_growth(
+    settings: BenchSettings,
+    *,
+    batch_sizes: Sequence[int] = (16, 128),
+    vocab_sizes: Sequence[int] = (30_522, 250_002),
+) -> dict[str, Any]:
+    """Measure both.
+
+    Args:
+        settings: of the benchmark; its batch size counts for the vocabularies only.
+        batch_sizes: growing, each a multiple of the first.
+        vocab_sizes: decoder rows.
+
+    Returns:
+        `dict` of JSON values: `machine`, `settings`, `batch_sizes`, `vocab_sizes`.
+    """
+    return {
+        "machine": machine_facts(),
+        "settings": asdict(settings),
+        "batch_sizes": _batch_growth(settings, batch_sizes),
+        "vocab_sizes": [_vocab_entry(settings, vocab_size, factor) for vocab_size in vocab_sizes for factor in (1, 4)],
+    }
+
+
+def _batch_growth(settings: BenchSettings, batch_sizes: Sequence[int]) -> dict[str, Any]:
+    largest = max(batch_sizes)
+    place = way_of(settings).places[START]
+    with tempfile.TemporaryDirectory() as folder:
+        steps = {size: largest // size for size in batch_sizes}
+        turns = settings.warmup_rounds + settings.rounds
+        runs: dict[str, _Repeated] = {}
+        try:
+            for size, num_steps in steps.items():
+                own = replace(settings, batch_size=size)
+                work = make_workload(own, num_steps=turns * num_steps + 2)
+                trainer = arms.our_trainer(own, work, place, Path(folder) / str(size))
+                runs[str(size)] = _Repeated(GatedRun(f"batch {size}", trainer), num_steps)
+            seconds = interleave(runs, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
+        finally:
+            for repeated in runs.values():
+                repeated.run.close()
+    smallest = seconds[str(min(batch_sizes))]
+    return {
+        name: {
+            "tokens_per_second": summary([largest * settings.length / value for value in values]),
+            "relative_speed": summary([first / value for first, value in zip(smallest, values, strict=True)]),
+        }
+        for name, values in seconds.items()
+    }
+
+
+def _vocab_entry(settings: BenchSettings, vocab_size: int, factor: int) -> dict[str, Any]:
+    num_predictions = round(factor * settings.batch_size * settings.length * MLM_PROBABILITY)
+    sizes = {"vocab_size": vocab_size, "num_predictions": num_predictions, "hidden_size": settings.full.hidden_size}
+    return sizes | {
+        "peak_memory_bytes": loss_bytes(**sizes, dtype=DTYPES[settings.dtype], device=torch.device(settings.device)),
+        "decoder_bytes": 4 * vocab_size * settings.full.hidden_size,
+        "logits_bytes": 2 * num_predictions * vocab_size * DTYPES[settings.dtype].itemsize,
+    }
+
+
+def loss_bytes(
+    *, vocab_size: int, num_predictions: int, hidden_size: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """What decoder, cross-entropy, KL and their backward pass allocate at most, above inputs, weights and gradients.
+
+    Args:
+        vocab_size: rows of the decoder.
+        num_predictions: predicted tokens.
+        hidden_size: of teacher and student.
+        dtype: of the matrix products.
+        device: where.
+
+    Returns:
+        `int`: bytes. The student's matrix in `dtype`, and its gradient until it is handed over, are among them.
+    """
+    states, theirs = (torch.randn(num_predictions, hidden_size, device=device, dtype=dtype) for _ in range(2))
+    weight = torch.randn(vocab_size, hidden_size, device=device, requires_grad=True)
+    frozen = weight.detach().to(dtype)
+    labels = torch.randint(vocab_size, (num_predictions,), device=device)
+    student = Decoder(states.requires_grad_(), weight, None, dtype)
+    session = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with gradients_recorded([states, weight]), session:
+        cross_entropy, kl = decoded_terms(student, Decoder(theirs, frozen, None, dtype), labels)
+        (cross_entropy + kl).backward()
+    return peak_above(allocations_of(session, device.type), gradients_of(session))
+
+
+def format_growth(results: Mapping[str, Any]) -> str:
+    """Lay out what `run_growth` gave.
+
+    Args:
+        results: of `run_growth`.
+
+    Returns:
+        `str`: two Markdown tables.
+    """
+    batches = [
+        (name, spread(entry["tokens_per_second"], "{:,.0f}"), spread(entry["relative_speed"], "{:.2f}"))
+        for name, entry in results["batch_sizes"].items()
+    ]
+    vocabularies = [
+        (
+            f"{entry['vocab_size']:,}",
+            f"{entry['num_predictions']:,}",
+            f"{entry['peak_memory_bytes'] / 1e6:,.0f} MB",
+            f"{entry['logits_bytes'] / 1e6:,.0f} MB",
+            f"{entry['decoder_bytes'] / 1e6:,.0f} MB",
+        )
+        for entry in results["vocab_sizes"]
+    ]
+    return "\n\n".join(
+        [
+            table(("batch size", "tokens/s", "× smallest"), batches),
+            table(
+                ("vocabulary", "predictions", "peak of the loss", "logits of both models", "decoder's matrix"),
+                vocabularies,
+            ),
+        ]
+    )

@@ -1,0 +1,155 @@
+"""The machine's own limit: how fast it multiplies matrices of a step's shapes, and how much of that a step reaches.
+
+Counted as useful: the teacher's forward, the student's forward and its backward (twice the forward) at the widths that
+the masks keep, both attention products, the heads at predicted positions, the projections. Not counted: biases, norms,
+activations, softmax, the loss itself, scores, the optimizer.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import WidthPlan
+
+MLM_PROBABILITY = 0.15
+
+
+_REPEATS = 2  # the faster one counts: it is a limit
+
+
+@dataclass(frozen=True)
+class Product:
+    """A linear layer's product, rows × inputs times inputs × outputs.
+
+    Args:
+        rows: M.
+        inputs: K.
+        outputs: N.
+    """
+
+    rows: int
+    inputs: int
+    outputs: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations, two a multiply-accumulate."""
+        return 2 * self.rows * self.inputs * self.outputs
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What the products of one step depend on.
+
+    Args:
+        teacher: its widths.
+        student: the student's widths.
+        vocab_size: rows of the decoder.
+        num_tokens: tokens of one batch.
+        length: tokens a sequence.
+    """
+
+    teacher: WidthPlan
+    student: WidthPlan
+    vocab_size: int
+    num_tokens: int
+    length: int
+
+    @property
+    def num_predictions(self) -> int:
+        """Predicted tokens a batch."""
+        return round(MLM_PROBABILITY * self.num_tokens)
+
+    @property
+    def useful_flops(self) -> int:
+        """Floating-point operations of one batch, forward and backward, that the method can't do without."""
+        teacher = encoder_macs(self.teacher, self.length) * self.num_tokens + self._head_macs(self.teacher)
+        student = encoder_macs(self.student, self.length) * self.num_tokens + self._head_macs(self.student)
+        return 2 * (teacher + 3 * (student + self._projection_macs()))
+
+    def forward_products(self) -> Counter[Product]:
+        """The student's linear layers: product → how often, in one forward pass."""
+        products = _encoder_products(self.student, self.num_tokens)
+        size = self.student.hidden_size
+        products[Product(self.num_predictions, size, size)] += 1
+        products[Product(self.num_predictions, size, self.vocab_size)] += 1
+        products[Product(self.num_tokens, size, self.teacher.hidden_size)] += len(self.student.layers) + 1
+        return products
+
+    def teacher_products(self) -> Counter[Product]:
+        """The teacher's linear layers: product → how often."""
+        products = _encoder_products(self.teacher, self.num_tokens)
+        size = self.teacher.hidden_size
+        products[Product(self.num_predictions, size, size)] += 1
+        products[Product(self.num_predictions, size, self.vocab_size)] += 1
+        return products
+
+    def _head_macs(self, plan: WidthPlan) -> int:
+        return self.num_predictions * plan.hidden_size * (plan.hidden_size + self.vocab_size)
+
+    def _projection_macs(self) -> int:
+        sizes = self.student.hidden_size * self.teacher.hidden_size
+        return self.num_tokens * sizes * (len(self.student.layers) + 1)
+
+
+def _encoder_products(plan: WidthPlan, num_tokens: int) -> Counter[Product]:
+    products: Counter[Product] = Counter()
+    for layer in plan.layers:
+        products[Product(num_tokens, plan.hidden_size, layer.attention_size)] += 3
+        products[Product(num_tokens, layer.attention_size, plan.hidden_size)] += 1
+        products[Product(num_tokens, plan.hidden_size, layer.intermediate_size)] += 1
+        products[Product(num_tokens, layer.intermediate_size, plan.hidden_size)] += 1
+    return products
+
+
+class LimitProbe:
+    """Multiplies matrices of all shapes of a step, each once a turn: forward, and the two products of backward.
+
+    Args:
+        shape: of the step.
+        dtype: of the matrices.
+        device: where.
+    """
+
+    def __init__(self, shape: StepShape, *, dtype: torch.dtype, device: torch.device):
+        self.forwards, self.teachers = shape.forward_products(), shape.teacher_products()
+        self.dtype, self.device = dtype, device
+        self.flops_per_second: list[float] = []
+
+    def turn(self) -> float:
+        """Measure once.
+
+        Returns:
+            `float`: seconds that the linear layers of a whole step take at this speed; the rate itself is kept.
+        """
+        seconds, flops = 0.0, 0
+        for product in self.forwards | self.teachers:
+            forward, backward = self._seconds(product)
+            count, teacher_count = self.forwards[product], self.teachers[product]
+            seconds += (count + teacher_count) * forward + count * backward
+            flops += (3 * count + teacher_count) * product.flops
+        self.flops_per_second.append(flops / seconds)
+        return seconds
+
+    def _seconds(self, product: Product) -> tuple[float, float]:
+        inputs = torch.rand(product.rows, product.inputs, device=self.device).to(self.dtype)
+        weight = torch.rand(product.outputs, product.inputs, device=self.device).to(self.dtype)
+        gradient = torch.rand(product.rows, product.outputs, device=self.device).to(self.dtype)
+        durations = []
+        for _ in range(_REPEATS):
+            started = self._now()
+            F.linear(inputs, weight)
+            between = self._now()
+            F.linear(gradient, weight.t())
+            F.linear(gradient.t(), inputs.t())
+            durations.append((between - started, self._now() - between))
+        return min(forward for forward, _ in durations), min(backward for _, backward in durations)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

@@ -1,0 +1,161 @@
+"""One benchmark from settings to numbers: builds the arms, lets them take turns, adds up the whole schedule."""
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.speed import arms as arms
+from benchmarks.speed.course import Stretch, plateaus
+from benchmarks.speed.gates import Arm, GatedRun, interleave
+from benchmarks.speed.limits import LimitProbe, StepShape
+from benchmarks.speed.profiles import PARTS, part_seconds, peak_bytes
+from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
+from benchmarks.speed.totals import MASKED, REFERENCE, START, Way, summary, way_of, whole_schedule
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import WidthPlan
+from homodistil_hf.trainer import HomoDistilTrainer
+
+_EXTRA_STEPS = 8
+
+
+_PROFILED_STEPS = 3
+
+
+def run_bench(settings: BenchSettings) -> dict[str, Any]:
+    """Measure.
+
+    Args:
+        settings: of the benchmark.
+
+    Returns:
+        `dict` of JSON values: `machine`, `settings`, `losses`, `arms`, `limits`, `pruning`, `schedule`.
+    """
+    way = way_of(settings)
+    with profile(activities=[ProfilerActivity.CPU]):
+        pass  # the first session must be this thread's
+    with tempfile.TemporaryDirectory() as folder:
+        runs = _start(settings, way, Path(folder))
+        try:
+            return _measure(settings, way, runs)
+        finally:
+            for run in runs.values():
+                run.close()
+
+
+def _start(settings: BenchSettings, way: Way, folder: Path) -> dict[str, GatedRun]:
+    if settings.compiled:
+        # All arms run the same code at widths of their own; beyond the limit they would not be compiled.
+        torch._dynamo.config.recompile_limit = 64
+    work = make_workload(settings, num_steps=settings.warmup_rounds + settings.rounds + _PROFILED_STEPS + _EXTRA_STEPS)
+    runs = {}
+    first: HomoDistilTrainer | None = None
+    for number, (name, place) in enumerate(way.places.items()):
+        trainer = arms.our_trainer(settings, work, place, folder / str(number))
+        if first is not None:
+            arms.share_teacher(trainer, first)
+        first = first or trainer
+        runs[name] = GatedRun(name, trainer)
+    if settings.with_reference:
+        runs[REFERENCE] = GatedRun(REFERENCE, arms.reference_trainer(settings, work, folder / REFERENCE))
+    return runs
+
+
+def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> dict[str, Any]:
+    losses = _first_losses(runs)
+    if settings.with_reference:
+        runs[REFERENCE].trainer.prune_to(settings.target)  # its masks are multiplied from here on
+    probes = {f"limit, {name}": _probe(settings, place) for name, place in way.places.items() if name != MASKED}
+    participants: dict[str, Arm] = {**runs, **probes}
+    seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
+    results: dict[str, Any] = {"machine": machine_facts(), "settings": asdict(settings), "losses": losses, "arms": {}}
+    for name, run in runs.items():
+        place = way.places.get(name, Stretch(0, settings.full, settings.full))
+        probe = probes.get(f"limit, {name}", probes[f"limit, {START}"])
+        facts = _facts(settings, seconds[name], place)
+        facts |= _ratio(seconds, name)
+        facts["useful_flops_fraction"] = _flops_fraction(settings, seconds[name], place, probe)
+        facts["peak_memory_bytes"] = peak_bytes(run)
+        facts["part_seconds"] = _median_parts(run)
+        results["arms"][name] = facts
+    results["limits"] = {name: summary(p.flops_per_second[settings.warmup_rounds :]) for name, p in probes.items()}
+    results["pruning"] = _pruning_costs(runs, way, results["arms"])
+    results["schedule"] = whole_schedule(settings, way, seconds, results["pruning"])
+    return results
+
+
+def _first_losses(runs: Mapping[str, GatedRun]) -> dict[str, dict[str, float]]:
+    """Every term at the first step, of the arms that start with the same weights and no masks."""
+    found = {}
+    for name, run in runs.items():
+        run.turn()
+        if name in (START, REFERENCE):
+            (entry,) = run.trainer.state.log_history
+            found[name] = {key: value for key, value in entry.items() if key.startswith("loss")}
+    return found
+
+
+def _probe(settings: BenchSettings, place: Stretch) -> LimitProbe:
+    return LimitProbe(
+        _shape(settings, place.present), dtype=DTYPES[settings.dtype], device=torch.device(settings.device)
+    )
+
+
+def _shape(settings: BenchSettings, student: WidthPlan) -> StepShape:
+    num_tokens = settings.batch_size * settings.length
+    return StepShape(settings.full, student, settings.config.vocab_size, num_tokens, settings.length)
+
+
+def _facts(settings: BenchSettings, seconds: Sequence[float], place: Stretch) -> dict[str, Any]:
+    return {
+        "present": place.present.to_dict(),
+        "kept": place.kept.to_dict(),
+        "encoder_macs": encoder_macs(place.present, settings.length),
+        "step_seconds": summary(seconds),
+        "tokens_per_second": summary([settings.num_tokens / value for value in seconds]),
+    }
+
+
+def _ratio(seconds: Mapping[str, Sequence[float]], name: str) -> dict[str, Any]:
+    if REFERENCE not in seconds:
+        return {}
+    pairs = zip(seconds[REFERENCE], seconds[name], strict=True)
+    return {"speedup": summary([reference / own for reference, own in pairs])}
+
+
+def _flops_fraction(
+    settings: BenchSettings, seconds: Sequence[float], place: Stretch, probe: LimitProbe
+) -> dict[str, Any]:
+    useful = settings.accumulation_steps * _shape(settings, place.kept).useful_flops
+    limits = probe.flops_per_second[settings.warmup_rounds :]
+    return summary([useful / own / limit for own, limit in zip(seconds, limits, strict=True)])
+
+
+def _median_parts(run: GatedRun) -> dict[str, float]:
+    steps = [part_seconds(run) for _ in range(_PROFILED_STEPS)]
+    return {part: statistics.median(step[part] for step in steps) for part in PARTS}
+
+
+def _pruning_costs(runs: Mapping[str, GatedRun], way: Way, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What pruning costs at every place on the way: a step's scores and masks, a choice of masks, a compaction."""
+    widths = [place.present for place in plateaus(way.stretches)]
+    following = dict(pairwise(widths))
+    costs = {}
+    for name, point in way.points.items():
+        trainer = runs[name].trainer
+        parts = facts[name]["part_seconds"]
+        share = (parts["scores"] + parts["masks"]) / sum(parts.values())
+        costs[name] = {
+            "scores_and_masks_seconds": share * facts[name]["step_seconds"]["median"],
+            "choice_seconds": arms.choice_seconds(trainer),
+        }
+        if point.present in following:
+            costs[name]["compaction_seconds"] = arms.compaction_seconds(trainer, following[point.present])
+    return costs

@@ -1,0 +1,240 @@
+"""What a profiler says about one step: the memory at its peak, and the share of each part.
+
+Memory is the allocator's own record. Parts are ranges that are put around the trainer's methods from outside while one
+step is profiled, so the trainer itself knows nothing of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import is_compiled_module
+from torch.profiler import ProfilerActivity, profile, record_function
+from transformers import Trainer
+
+from benchmarks.speed.gates import GatedRun
+from benchmarks.speed.reference import ReferenceTrainer
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.trainer import HomoDistilTrainer
+
+PARTS = ("data", "teacher", "student", "losses", "backward", "scores", "masks", "clipping", "optimizer", "other")
+"""What a step is divided into, in order. `losses` is their forward; our decoder and its gradient are computed there.
+`backward` holds all other gradients, `other` what is left: checks, logs, callbacks, learning rate."""
+
+
+_GRADIENT = "gradient:"
+
+
+_PART = "part:"
+
+
+_ALLOCATION = "[memory]"
+
+
+Moment = tuple[int, int]
+
+
+Range = tuple[str, int, int]
+
+
+def peak_bytes(run: GatedRun) -> int:
+    """Let a run do one step and record its memory.
+
+    Args:
+        run: past its first step, so that the optimizer's state exists.
+
+    Returns:
+        `int`: the most bytes that were allocated at any moment above weights, optimizer state and the gradients that
+        existed at that moment.
+    """
+    parameters = [parameter for parameter in run.trainer.model.parameters() if parameter.requires_grad]
+    with gradients_recorded(parameters):
+        session, _ = _profiled_turn(run, profile_memory=True)
+    return peak_above(allocations_of(session, run.trainer.args.device.type), gradients_of(session))
+
+
+def allocations_of(session: profile, device_type: str) -> list[Moment]:
+    """Read the allocator's record.
+
+    Args:
+        session: over, with `profile_memory=True`.
+        device_type: `cpu` or `cuda`.
+
+    Returns:
+        `list`: nanoseconds and bytes of each allocation, in order; negative where memory was freed.
+    """
+    return sorted(
+        (event.start_ns(), event.nbytes())
+        for event in _events(session)
+        if event.name() == _ALLOCATION and event.device_type().name.lower() == device_type
+    )
+
+
+def peak_above(allocations: Sequence[Moment], gradients: Sequence[Moment]) -> int:
+    """The highest running total of allocations, less what the gradients of that moment take.
+
+    Args:
+        allocations: time and bytes, negative where memory was freed.
+        gradients: time from which a gradient exists, and its bytes.
+
+    Returns:
+        `int`: bytes, ≥ 0.
+
+    Example:
+    ```python
+    >>> peak_above([(0, 10), (2, 30), (4, -10), (6, 5)], [(3, 30)])
+    40
+
+    ```
+    """
+    moments = sorted([*allocations, *((moment, -size) for moment, size in gradients)])
+    total = peak = 0
+    for _, size in moments:
+        total += size
+        peak = max(peak, total)
+    return peak
+
+
+@contextmanager
+def gradients_recorded(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Let a profiler see when gradients come into being.
+
+    Args:
+        tensors: leaves that require gradients.
+
+    Yields:
+        nothing.
+    """
+
+    def record(tensor: torch.Tensor) -> None:
+        if tensor.grad is not None:
+            with record_function(f"{_GRADIENT}{tensor.grad.nbytes}"):
+                pass
+
+    handles = [tensor.register_post_accumulate_grad_hook(record) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gradients_of(session: profile) -> list[Moment]:
+    """Read what [`gradients_recorded`] left.
+
+    Args:
+        session: over.
+
+    Returns:
+        `list`: nanoseconds from which a gradient exists, and its bytes.
+    """
+    return [
+        (event.start_ns(), int(event.name().removeprefix(_GRADIENT)))
+        for event in _events(session)
+        if event.name().startswith(_GRADIENT) and event.device_type().name == "CPU"
+    ]
+
+
+def part_seconds(run: GatedRun) -> dict[str, float]:
+    """Let a run do one step and time its parts.
+
+    Args:
+        run: past its warm-up.
+
+    Returns:
+        `dict[str, float]`: seconds of every part in `PARTS`, exclusive; their sum is the step's.
+    """
+    with ExitStack() as stack:
+        for owner, name, part in _methods(run.trainer):
+            stack.enter_context(_in_range(owner, name, part, run.trainer.args.device))
+        session, seconds = _profiled_turn(run)
+    ranges = [
+        (event.name().removeprefix(_PART), event.start_ns(), event.start_ns() + event.duration_ns())
+        for event in _events(session)
+        if event.name().startswith(_PART) and event.device_type().name == "CPU"
+    ]
+    parts = dict.fromkeys(PARTS, 0.0) | exclusive_seconds(ranges)
+    parts["other"] = seconds - sum(parts.values())
+    return parts
+
+
+def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
+    """Time inside each range that is not inside a range within it.
+
+    Args:
+        ranges: name, start and end in nanoseconds; two of them are apart, or one lies within the other.
+
+    Returns:
+        `dict[str, float]`: name → seconds, summed over its ranges.
+
+    Example:
+    ```python
+    >>> exclusive_seconds([("losses", 0, 10_000_000_000), ("teacher", 2_000_000_000, 5_000_000_000)])
+    {'losses': 7.0, 'teacher': 3.0}
+
+    ```
+    """
+    seconds: dict[str, float] = {}
+    around: list[Range] = []
+    for name, start, end in sorted(ranges, key=lambda entry: (entry[1], -entry[2])):
+        while around and around[-1][2] <= start:
+            around.pop()
+        if around:
+            seconds[around[-1][0]] -= (end - start) / 1e9
+        seconds[name] = seconds.get(name, 0.0) + (end - start) / 1e9
+        around.append((name, start, end))
+    return seconds
+
+
+def _profiled_turn(run: GatedRun, **settings: Any) -> tuple[profile, float]:
+    session = profile(activities=[ProfilerActivity.CPU], **settings)
+    return session, run.turn(within=session)
+
+
+def _events(session: Any) -> list[Any]:
+    return list(session.profiler.kineto_results.events())
+
+
+def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
+    """Owner, attribute and part of what is put into ranges."""
+    methods: list[tuple[Any, str, str]] = [
+        (trainer, "get_batch_samples", "data"),
+        (trainer, "compute_loss", "losses"),
+        (trainer.accelerator, "backward", "backward"),
+        (trainer, "_clip_grad_norm", "clipping"),
+        (trainer.optimizer, "step", "optimizer"),
+        (trainer.model, "zero_grad", "optimizer"),
+    ]
+    if not is_compiled_module(trainer.model_wrapped):  # a new forward would be compiled anew
+        methods.append((trainer.model, "forward", "student"))
+    if isinstance(trainer, HomoDistilTrainer):
+        pruner = trainer.pruner
+        methods += [(FrozenTeacher, "__call__", "teacher"), (pruner, "score", "scores")]
+        methods += [(pruner, "zero", "masks"), (pruner, "step", "masks")]
+    if isinstance(trainer, ReferenceTrainer):
+        methods += [(trainer.teacher, "forward", "teacher"), (trainer, "score", "scores")]
+        methods += [(trainer, "prune_and_mask", "masks")]
+    return methods
+
+
+@contextmanager
+def _in_range(owner: Any, name: str, part: str, device: torch.device) -> Iterator[None]:
+    original: Callable = getattr(owner, name)
+    is_own = name in vars(owner)
+
+    def ranged(*args: Any, **kwargs: Any) -> Any:
+        with record_function(f"{_PART}{part}"):
+            result = original(*args, **kwargs)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # so that the range holds the kernels that it started
+        return result
+
+    setattr(owner, name, ranged)
+    try:
+        yield
+    finally:
+        if is_own:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)

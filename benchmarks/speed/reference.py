@@ -1,0 +1,216 @@
+"""The reference: the distillation with structured pruning that a careful user of Hugging Face writes today.
+
+Stock `BertForMaskedLM` for both models, the attention that transformers picks, logits of all positions, all hidden
+states as outputs, attention scores recomputed in hooks, scores from gradients, masks multiplied onto the weights and
+kept to the end. Same terms, same precision and same schedule as `HomoDistilTrainer`; nothing of its speed.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import BertForMaskedLM, Trainer
+
+from homodistil_hf.models.units import encoder_groups, kept_indices
+from homodistil_hf.models.widths import WidthPlan, teacher_plan
+from homodistil_hf.pruning.masks import choose_masks, full_masks, kept_plan, scheduled_plan
+from homodistil_hf.pruning.schedule import PruningSchedule
+
+_SMOOTHING = 0.85
+
+
+class StudentWithProjections(nn.Module):
+    """Student and projections under one roof, so that Trainer's optimizer holds both.
+
+    Args:
+        student: stock model.
+        teacher_size: the teacher's hidden size.
+    """
+
+    def __init__(self, student: BertForMaskedLM, teacher_size: int):
+        super().__init__()
+        self.student = student
+        sizes = student.config.hidden_size, teacher_size
+        projections = [nn.Linear(*sizes, bias=False) for _ in range(student.config.num_hidden_layers + 1)]
+        for projection in projections:
+            nn.init.eye_(projection.weight)
+        self.projections = nn.ModuleList(projections)
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the student and project its hidden states.
+
+        Args:
+            inputs: of the student.
+
+        Returns:
+            `(outputs, projected hidden states)`.
+        """
+        outputs = self.student(**inputs)
+        states = zip(self.projections, outputs.hidden_states, strict=True)
+        return outputs, [projection(state) for projection, state in states]
+
+
+class QueriesAndKeys:
+    """Forward hooks that keep every layer's queries and keys.
+
+    Args:
+        model: stock BERT.
+    """
+
+    def __init__(self, model: BertForMaskedLM):
+        self.attentions = [layer.attention.self for layer in model.bert.encoder.layer]
+        self.kept: dict[nn.Module, torch.Tensor] = {}
+        for attention in self.attentions:
+            attention.query.register_forward_hook(self._keep)
+            attention.key.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self.kept[module] = output
+
+    def scores(self) -> list[torch.Tensor]:
+        """Attention scores of all layers, before the softmax.
+
+        Returns:
+            `list` of tensors `(batch, heads, tokens, tokens)`.
+        """
+        scores = []
+        for attention in self.attentions:
+            shape = (attention.num_attention_heads, attention.attention_head_size)
+            query, key = (self.kept[m].unflatten(-1, shape).transpose(1, 2) for m in (attention.query, attention.key))
+            scores.append(query @ key.transpose(-1, -2) / math.sqrt(attention.attention_head_size))
+        self.kept.clear()
+        return scores
+
+
+class ReferenceTrainer(Trainer):
+    """Distils and prunes with what transformers offers.
+
+    Args:
+        student: stock model, as the teacher at first.
+        teacher: stock model.
+        schedule: of the kept fractions.
+        target: widths to reach.
+        attention_weight: factor of the attention term; 0 = off.
+        kwargs: of `Trainer`.
+    """
+
+    def __init__(
+        self,
+        student: BertForMaskedLM,
+        teacher: BertForMaskedLM,
+        *,
+        schedule: PruningSchedule,
+        target: WidthPlan,
+        attention_weight: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(model=StudentWithProjections(student, teacher.config.hidden_size), **kwargs)
+        self.model_accepts_loss_kwargs = False  # so that Trainer divides by the number of micro-batches
+        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+        self.student = student
+        self.schedule, self.target, self.attention_weight = schedule, target, attention_weight
+        self.hooks = [QueriesAndKeys(model) for model in (self.teacher, student)] if attention_weight else []
+        self.groups = encoder_groups(student)
+        self.masks = full_masks(self.groups)
+        self.unit_scores = {name: torch.zeros(len(mask), device=self.args.device) for name, mask in self.masks.items()}
+        self.term_sums: dict[str, torch.Tensor] = {}
+        self.num_batches, self.masked_step = 0, -1
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """MLM + KL + hidden states + embeddings (+ attention scores) of one batch; see `Trainer.compute_loss`."""
+        labels = inputs["labels"]
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+        with torch.no_grad(), self.accelerator.autocast():
+            teacher = self.teacher(**inputs, output_hidden_states=True)
+        outputs, projected = model(**inputs, labels=labels, output_hidden_states=True)
+        predicted = labels != -100
+        log_student = F.log_softmax(outputs.logits[predicted].float(), dim=-1)
+        log_teacher = F.log_softmax(teacher.logits[predicted].float(), dim=-1)
+        embedding, *hidden = _errors(projected, teacher.hidden_states)
+        terms = {
+            "mlm": outputs.loss,
+            "kl": F.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean"),
+            "hidden": torch.stack(hidden).sum(),
+            "embedding": embedding,
+        }
+        loss = torch.stack(list(terms.values())).sum()
+        if self.hooks:
+            with self.accelerator.autocast():
+                teacher_scores, student_scores = (hooks.scores() for hooks in self.hooks)
+            terms["attention"] = torch.stack(_errors(student_scores, teacher_scores)).sum()
+            loss = loss + self.attention_weight * terms["attention"]
+        self.num_batches += 1
+        self.term_sums = {name: term.detach() + self.term_sums.get(name, 0.0) for name, term in terms.items()}
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Masks, forward and backward, scores; see `Trainer.training_step`."""
+        if self.masked_step != self.state.global_step:
+            self.prune_and_mask(self.state.global_step)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self.score()
+        return loss
+
+    def prune_and_mask(self, step: int) -> None:
+        """Choose masks if the schedule asks, and put dropped weights back to zero after the optimizer's step.
+
+        Args:
+            step: completed optimizer steps.
+        """
+        if step and self.schedule.is_due(step):
+            self.prune_to(self._scheduled_plan(step))
+        self.apply_masks()
+        self.masked_step = step
+
+    @torch.no_grad()
+    def score(self) -> None:
+        """Smooth |θ · ∂L/∂θ|, summed over each unit's slices."""
+        sensitivities = {n: (p * p.grad).abs() for n, p in self.student.named_parameters() if p.grad is not None}
+        for name, group in self.groups.items():
+            total = torch.zeros_like(self.unit_scores[name])
+            for piece in group.slices:
+                total += sensitivities[piece.parameter].movedim(piece.dim, 0).reshape(group.num_units, -1).sum(1)
+            self.unit_scores[name].lerp_(total, 1 - _SMOOTHING)
+
+    def prune_to(self, plan: WidthPlan) -> None:
+        """Choose masks.
+
+        Args:
+            plan: the widths that they keep.
+        """
+        self.masks = choose_masks(self.unit_scores, self.masks, plan=plan)
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        """Multiply the weights of every unit by its mask."""
+        parameters = dict(self.student.named_parameters())
+        for name, dims in kept_indices(self.groups, self.masks).items():
+            for dim, kept in dims.items():
+                parameter = parameters[name]
+                shape = [-1 if dim == other else 1 for other in range(parameter.dim())]
+                parameter.mul_(kept.to(parameter).view(shape))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the averages of the terms to what Trainer logs."""
+        logs |= {f"loss_{name}": float(total) / self.num_batches for name, total in self.term_sums.items()}
+        self.term_sums, self.num_batches = {}, 0
+        super().log(logs, start_time)
+
+    def _scheduled_plan(self, step: int) -> WidthPlan:
+        return scheduled_plan(
+            teacher_plan(self.student.config),
+            self.target,
+            progress=self.schedule.progress(step),
+            present=kept_plan(self.masks),
+            multiple=8,
+        )
+
+
+def _errors(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [F.mse_loss(one.float(), other.float()) for one, other in zip(ours, theirs, strict=True)]

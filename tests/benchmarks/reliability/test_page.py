@@ -1,0 +1,74 @@
+"""The figures of docs/reliability.md are those of the files in docs/results/, and the paper follows real schedules."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig
+
+from benchmarks.reliability import page as write_reliability
+from benchmarks.reliability import scaling_paper
+from homodistil_hf.plans.resolve import resolve_plan
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("name", ["scaling", "scaling:large_run"])
+def test_the_page_tells_what_was_measured(name):
+    page = write_reliability.PAGE.read_text(encoding="utf-8")
+    assert write_reliability.filled(page, name, write_reliability.text_of(name)) == page
+
+
+def test_nothing_measured_was_other_than_on_paper():
+    results = json.loads((write_reliability.FOLDER / "scaling.json").read_text(encoding="utf-8"))
+    assert {len(ranks) for ranks in results["worlds"].values()} == {1, 2, 4}
+    assert set(results["differences"].values()) == {0}
+
+
+def test_a_file_that_is_not_there_yet_is_said_to_be_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(write_reliability, "FOLDER", tmp_path)
+    assert (
+        "Not measured yet: `python -m benchmarks.reliability.scaling` writes `scaling.json`"
+        in write_reliability.text_of("scaling")
+    )
+
+
+def test_figures_of_kills_and_hostile_input(monkeypatch, tmp_path):
+    monkeypatch.setattr(write_reliability, "FOLDER", tmp_path)
+    soak = {"num_kills": 7, "num_runs": 3, "num_bytes_lost": 1, "num_differences": 2, "num_compared": 4321}
+    (tmp_path / "soak.json").write_text(json.dumps(soak | {"kills": {"random, step": 7}}))
+    targets = {"plans": {"cases": 1000, "successes": 10, "own_errors": 989, "failures": ["one"]}}
+    fuzz = {"cases": 1000, "successes": 10, "own_errors": 989, "num_failures": 1, "targets": targets}
+    (tmp_path / "fuzz.json").write_text(json.dumps(fuzz))
+    assert "**7 kills** with SIGKILL in 3 runs, **1 bytes**" in write_reliability.text_of("soak")
+    assert "| random, step | 7 |" in write_reliability.text_of("soak")
+    assert "| plans | 1,000 | 10 | 989 | 1 |" in write_reliability.text_of("fuzz")
+
+
+def test_a_page_without_the_place_is_an_error():
+    with pytest.raises(ValueError, match="has 0 places marked soak; expected one"):
+        write_reliability.filled("# Page", "soak", "text")
+
+
+def test_the_paper_sends_less_as_the_student_shrinks():
+    config = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)
+    settings = {
+        "num_steps": 50,
+        "interval_steps": 5,
+        "start_fraction": 0.2,
+        "end_fraction": 0.8,
+        "multiple": 8,
+        "compaction_threshold": 0.1,
+    }
+    target = resolve_plan("macs=0.25", config, multiple=8)
+    steps = scaling_paper.steps_of_a_run(config, target, settings)
+    sizes = [step.num_parameters for step in steps]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == sum(step.compacted for step in steps) + 1 > 2
+    assert sizes[-1] == scaling_paper.trained_parameters(config, target)
+    assert scaling_paper.sent_by_a_rank(100.0, 4) == 150.0

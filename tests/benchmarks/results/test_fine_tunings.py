@@ -1,0 +1,166 @@
+"""Several fine-tunings of each student of a sweep: what is trained, what is not trained twice, what the page says."""
+
+import json
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from tiny_files import write_teacher
+from tiny_glue import write_task
+
+from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.folder import record_head, write_record
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+def add_student(sweep_folder: Path, teacher: Path, arm: str, seed: int) -> None:
+    """A cell that is done, whose student is a model of its own."""
+    cell = Cell(arm, {"seed": seed}, arm, {"teacher": str(teacher), "seed": seed})
+    write_record(sweep_folder / "results" / f"{cell.name}.json", record_head(cell) | {"status": "done"})
+    write_teacher(sweep_folder / cell.name / "student", num_hidden_layers=1, max_position_embeddings=128)
+
+
+def run(monkeypatch: Any, folder: Path, *arms: str, more: Sequence[str] = ()) -> dict[str, Any]:
+    """What the command writes."""
+    results = folder / "fine_tunings.json"
+    paths = ["--data_dir", folder / "data", "--results", results]
+    argv = ["fine_tunings.py", folder / "sweep", "--arms", *arms, "--seeds", "0", "1", *paths, *more]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
+    runpy.run_path(str(BENCHMARKS / "results" / "fine_tunings.py"))["main"]()
+    return json.loads(results.read_text())
+
+
+def test_teacher_and_students_are_fine_tuned_with_every_seed_once(monkeypatch, tmp_path):
+    teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
+    write_task(tmp_path / "data", "cola")
+    for arm, seed in (("homodistil", 1), ("homodistil", 0), ("one_shot", 0), ("scratch", 0)):
+        add_student(tmp_path / "sweep", teacher, arm, seed)
+    results = run(monkeypatch, tmp_path, "one_shot", "homodistil")
+    models = [(model["arm"], model["seed"]) for model in results["models"]]
+    assert models == [("teacher", None), ("one_shot", 0), ("homodistil", 0), ("homodistil", 1)]
+    assert all(len(model["scores"]["cola"]) == 2 for model in results["models"])
+
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").rglob("cola.seed-*.json")}
+    assert len(written) == 8
+    assert run(monkeypatch, tmp_path, "one_shot", "homodistil")["models"] == results["models"]
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+
+
+def test_parts_of_tasks_and_the_students_of_some_runs(monkeypatch, tmp_path):
+    teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
+    write_task(tmp_path / "data", "rte")
+    write_task(tmp_path / "data", "qnli")
+    (tmp_path / "data" / "qnli").rename(tmp_path / "data" / "qnli_part")
+    for seed in (0, 1):
+        add_student(tmp_path / "sweep", teacher, "homodistil", seed)
+    results = run(monkeypatch, tmp_path, "homodistil", more=("--tasks", "rte", "qnli", "--run_seeds", "1"))
+    assert [(model["arm"], model["seed"]) for model in results["models"]] == [("teacher", None), ("homodistil", 1)]
+    assert [list(model["scores"]) for model in results["models"]] == [["rte", "qnli_part"]] * 2
+    lines = page_lines(monkeypatch, tmp_path)
+    headings = [line.split(" | ")[0] for line in lines if "between students" in line and line.startswith("|")]
+    assert headings == ["| RTE", "| QNLI, a part", "| mean of 2"]
+    rte, qnli = results["models"][1]["scores"].values()
+    assert lines[-3].startswith(f"| homodistil | 1 | {fmean([*rte, *qnli]):.3f} | ")
+    assert any("--run_seeds 1 --tasks rte qnli --seeds 0 1`" in line for line in lines)
+
+
+def test_an_arm_or_a_student_that_is_missing_is_named(monkeypatch, tmp_path):
+    teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
+    add_student(tmp_path / "sweep", teacher, "homodistil", 0)
+    with pytest.raises(ValueError, match="no student of one_shot; run the sweep first"):
+        run(monkeypatch, tmp_path, "homodistil", "one_shot")
+    (tmp_path / "sweep" / "homodistil,seed=0" / "student").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="no student of homodistil,seed=0"):
+        run(monkeypatch, tmp_path, "homodistil")
+
+
+def page_lines(monkeypatch: Any, folder: Path) -> list[str]:
+    sections = runpy.run_path(str(BENCHMARKS / "results" / "fine_tuning_results.py"))["fine_tuning_sections"](folder)
+    return "\n".join(sections).splitlines()
+
+
+def model(arm: str, seed: int | None, *scores: float) -> dict[str, Any]:
+    return {"arm": arm, "seed": seed, "scores": {"cola": list(scores)}}
+
+
+def test_the_page_tells_fine_tunings_from_students(monkeypatch, tmp_path):
+    models = [
+        model("teacher", None, 0.3, 0.5),
+        model("homodistil", 0, 0.1, 0.3),
+        model("homodistil", 1, 0.2, 0.4),
+        model("one_shot", 0, 0.1, 0.1),
+        model("one_shot", 1, 0.1, 0.3),
+    ]
+    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
+    facts = {"sweep": "s", "arms": ["homodistil", "one_shot"], "tasks": ["cola"], "seeds": [0, 1]}
+    content = facts | {"max_train_samples": 10_000, "machine": machine, "models": models}
+    (tmp_path / "fine_tunings.json").write_text(json.dumps(content))
+    lines = page_lines(monkeypatch, tmp_path)
+    # Within: √((0 + 0.02)/2) of one_shot; between its means 0.1 and 0.2: 0.071.
+    assert "| teacher | 1 | 0.400 | 100.0% | 0.300 to 0.500 | 0.141 | – |" in lines
+    assert "| homodistil | 2 | 0.250 | 62.5% | 0.100 to 0.400 | 0.141 | 0.071 |" in lines
+    assert "| one_shot | 2 | 0.150 | 37.5% | 0.100 to 0.300 | 0.100 | 0.071 |" in lines
+    # Both students are 0.1 better, without any spread.
+    assert "| `homodistil` − `one_shot` | 0.100 ± 0.000 (2) | 0.000 | `homodistil` is better |" in lines
+
+    models[1] = model("homodistil", 0, 0.2, 0.4)
+    (tmp_path / "fine_tunings.json").write_text(json.dumps(content))
+    # 0.2 and 0.1: 12.7 · 0.0707 / √2 = 0.635.
+    assert "| `homodistil` − `one_shot` | 0.150 ± 0.071 (2) | 0.635 | within noise |" in page_lines(
+        monkeypatch, tmp_path
+    )
+
+
+def test_without_fine_tunings_the_page_says_nothing(monkeypatch, tmp_path):
+    assert page_lines(monkeypatch, tmp_path) == []
+
+
+def test_a_model_that_learned_nothing_scores_as_the_most_frequent_label(monkeypatch, tmp_path):
+    for task in ("cola", "rte", "stsb"):
+        write_task(tmp_path / "data", task)
+    labels = {
+        split: pyarrow.parquet.read_table(tmp_path / "data" / "rte" / f"{split}.parquet")["label"].to_pylist()
+        for split in ("train", "validation")
+    }
+    most = max(set(labels["train"]), key=labels["train"].count)
+    results = tmp_path / "constant_predictions.json"
+    argv = ["constant_predictions.py", "--tasks", "cola", "rte", "stsb", "--data_dir", tmp_path / "data"]
+    monkeypatch.setattr(sys, "argv", [*map(str, argv), "--results", str(results)])
+    runpy.run_path(str(BENCHMARKS / "results" / "constant_predictions.py"))["main"]()
+    share = labels["validation"].count(most) / len(labels["validation"])
+    assert json.loads(results.read_text()) == {"cola": 0.0, "rte": pytest.approx(share, abs=1e-4), "stsb": 0.0}
+
+
+def test_the_page_in_the_repository_is_of_the_records_beside_it(monkeypatch):
+    folder = BENCHMARKS.parent / "docs" / "results"
+    lines = page_lines(monkeypatch, folder)
+    assert "\n".join(lines) in (folder.parent / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_committed_floor_is_that_of_the_data(monkeypatch, real_data):
+    score = runpy.run_path(str(BENCHMARKS / "results" / "constant_predictions.py"))["constant_score"]
+    committed = json.loads((BENCHMARKS.parent / "docs" / "results" / "constant_predictions.json").read_text())
+    assert committed == {task: pytest.approx(score(task, str(real_data / "glue")), abs=1e-4) for task in committed}
+
+
+def test_one_fine_tuning_of_one_student_an_arm_is_one_table(monkeypatch, tmp_path):
+    def graded(arm: str, seed: int | None, *scores: float) -> dict[str, Any]:
+        return {"arm": arm, "seed": seed, "scores": {"qnli_part": [scores[0]], "cola": [scores[1]]}}
+
+    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
+    facts = {"sweep": "s", "arms": ["homodistil"], "tasks": ["qnli", "cola"], "seeds": [0], "max_train_samples": 10}
+    models = [graded("teacher", None, 0.8, 0.4), graded("homodistil", 0, 0.7, 0.2)]
+    (tmp_path / "fine_tunings.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
+    lines = page_lines(monkeypatch, tmp_path)
+    assert "|  | QNLI, a part | CoLA | mean of 2 | kept |" in lines
+    assert "| teacher | 0.800 | 0.400 | 0.600 | 100.0% |" in lines
+    assert "| homodistil | 0.700 | 0.200 | 0.450 | 75.0% |" in lines
+    models.append(graded("homodistil", 1, 0.7, 0.2))
+    (tmp_path / "fine_tunings.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
+    assert any("between students" in line for line in page_lines(monkeypatch, tmp_path))

@@ -1,0 +1,96 @@
+"""The reference computes what our trainer computes: the same losses, scores and masks."""
+
+import json
+
+import pytest
+import torch
+from bench_shapes import SHAPE
+
+from benchmarks.speed import arms
+from benchmarks.speed.course import Stretch
+from benchmarks.speed.settings import BenchSettings, make_workload
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+
+
+def settings(**changes):
+    defaults = {"batch_size": 4, "length": 16, "max_steps": 10, "dtype": "float32", "multiple": 1, "rounds": 1}
+    return BenchSettings(shape=json.dumps(SHAPE), **defaults | changes)
+
+
+@pytest.fixture(params=[0.0, 1.0], ids=["attention off", "attention on"])
+def pair(request, tmp_path):
+    """Reference and our trainer after one step on the same batch."""
+    own = settings(attention_weight=request.param, accumulation_steps=2, max_steps=1)
+    work = make_workload(own, num_steps=2)
+    with torch.no_grad():  # farther apart, so that every term counts
+        for parameter in work.start.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    trainers = (
+        arms.reference_trainer(own, work, tmp_path / "reference"),
+        arms.our_trainer(own, work, Stretch(1, own.full, own.full), tmp_path / "ours"),
+    )
+    for scores in trainers[1].pruner.scores.state.values():
+        scores.zero_()  # random, to bring a student to any place
+    for trainer in trainers:
+        trainer.train()
+    return trainers
+
+
+def test_every_term_of_the_loss_is_ours(pair):
+    reference, ours = ({k: v for k, v in t.state.log_history[0].items() if k.startswith("loss")} for t in pair)
+    assert reference == pytest.approx(ours, rel=2e-5)
+    names = {"loss", "loss_mlm", "loss_kl", "loss_hidden", "loss_embedding"}
+    assert reference.keys() - {"loss_attention"} == names
+    assert min(reference.values()) > 1e-3
+    assert ("loss_attention" in reference) == bool(pair[0].attention_weight)
+
+
+def test_scores_are_ours(pair):
+    reference, ours = pair
+    for name, scores in ours.pruner.scores.state.items():
+        if name != "hidden":  # ours also counts the projections
+            torch.testing.assert_close(reference.unit_scores[name], scores, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_masks_follow_the_schedule_and_are_multiplied(tmp_path):
+    own = settings(pruning_interval_steps=2, pruning_end_fraction=0.5, student="macs=0.3")
+    trainer = arms.reference_trainer(own, make_workload(own, num_steps=12), tmp_path)
+    trainer.train()
+    for layer in range(2):
+        dropped = ~trainer.masks[f"ffn.{layer}"]
+        assert int((~dropped).sum()) == own.target.layers[layer].intermediate_size
+        trainer.apply_masks()
+        parameters = dict(trainer.student.named_parameters())
+        assert not parameters[f"bert.encoder.layer.{layer}.intermediate.dense.weight"][dropped].any()
+        assert parameters[f"bert.encoder.layer.{layer}.intermediate.dense.weight"][~dropped].any(1).all()
+        assert not parameters[f"bert.encoder.layer.{layer}.output.dense.weight"][:, dropped].any()
+
+
+@pytest.mark.parametrize("place", ["start", "masked", "compacted", "end"])
+def test_a_held_trainer_keeps_its_widths_and_its_work(place, tmp_path):
+    own = settings(pruning_interval_steps=1)
+    half = WidthPlan.uniform(24, 2, LayerWidths(4, 6, 48))
+    places = {"start": (own.full, own.full), "masked": (own.full, half), "compacted": (half, own.target)}
+    present, kept = places.get(place, (own.target, own.target))
+    trainer = arms.our_trainer(own, make_workload(own, num_steps=12), Stretch(1, present, kept), tmp_path)
+    before = {name: scores.clone() for name, scores in trainer.pruner.scores.state.items()}
+    trainer.train()
+    assert (trainer.pruner.present, trainer.pruner.kept) == (present, kept)
+    assert trainer.state.global_step == 10
+    scored = [not torch.equal(scores, before[name]) for name, scores in trainer.pruner.scores.state.items()]
+    assert all(scored) == (kept != own.target)  # nobody scores units once the plan is reached
+
+
+def test_teachers_share_their_memory(tmp_path):
+    own = settings(dtype="bfloat16")
+    work = make_workload(own, num_steps=2)
+    place = Stretch(1, own.full, own.full)
+    one, other = (arms.our_trainer(own, work, place, tmp_path / name) for name in ("one", "other"))
+    expected = one.distillation.teacher(input_ids=torch.ones(1, 4, dtype=torch.long)).logits
+    arms.share_teacher(one, other)
+    theirs = {
+        p.data_ptr() for form in ("exact", "fast") for p in getattr(other.distillation.teacher, form).parameters()
+    }
+    for form in ("exact", "fast"):
+        assert {p.data_ptr() for p in getattr(one.distillation.teacher, form).parameters()} <= theirs
+    assert torch.equal(one.distillation.teacher(input_ids=torch.ones(1, 4, dtype=torch.long)).logits, expected)

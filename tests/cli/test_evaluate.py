@@ -1,0 +1,342 @@
+"""`homodistil evaluate`: which model, which flags, where results go, and what an export says of itself afterwards."""
+
+import json
+import re
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_bert import random_student, random_teacher
+from tiny_files import own_cache, write_teacher, write_text
+from tiny_glue import FakeMeasure, write_task
+from tiny_models import make_teacher, tiny_tokenizer
+from transformers import BertForMaskedLM
+
+from homodistil_hf.cli import evaluate_flags as command
+from homodistil_hf.cli import main
+from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
+from homodistil_hf.evaluation.evaluated_model import (
+    load_model,
+    model_folder,
+    model_name,
+    recorded_teacher,
+    results_folder,
+    weights_digest,
+)
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS
+from homodistil_hf.evaluation.metrics import METRIC_TASKS
+from homodistil_hf.export.dense_student import checkpoint_pruner
+from homodistil_hf.export.export_folder import convert_export, export_student
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.export.verify import verify_export
+from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.widths import teacher_plan
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch):
+    """Nothing is trained here; what a training gives is tested in test_glue.py."""
+    measure = FakeMeasure(lambda learning_rate, seed: (0.5, 0.75, 0.7)[seed])
+    monkeypatch.setattr("homodistil_hf.evaluation.glue.evaluate.classification_metrics", measure)
+    return measure
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A tiny RTE."""
+    folder = tmp_path_factory.mktemp("glue data")
+    write_task(folder, "rte")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """`teacher`, and `standard` and `compact` exports of one student, written once."""
+    folder = tmp_path_factory.mktemp("exports")
+    write_teacher(folder / "teacher")
+    student = random_student(HomoBertForMaskedLM, vocab_size=96)
+    for format in ("standard", "compact"):
+        export_student(
+            student,
+            folder / format,
+            format,
+            tokenizer=tiny_tokenizer(),
+            teacher=random_teacher(BertForMaskedLM, vocab_size=96),
+        )
+    return folder
+
+
+@pytest.fixture
+def folder(exports, tmp_path):
+    """A fresh copy of `exports`."""
+    return shutil.copytree(exports, tmp_path / "models")
+
+
+def error_of(capsys, *words):
+    assert main(["evaluate", *map(str, words)]) == 2
+    return capsys.readouterr().err
+
+
+# The command
+
+
+def test_an_export_tells_of_its_evaluation(folder, data_dir, capsys):
+    write_text(folder / "eval.txt", seed=1)
+    export = folder / "standard"
+    before = (export / "model.safetensors").read_bytes()
+    words = ["--task", "discrepancy", "rte", "--data_dir", data_dir, "--seeds", 0, 1, "--teacher", folder / "teacher"]
+    words += ["--eval_data", folder / "eval.txt", "--max_seq_length", 16, "--pseudo_perplexity_blocks", 1]
+    assert main(["evaluate", str(export), *map(str, words), "--max_length", "24"]) == 0
+    printed = capsys.readouterr()
+    assert "| 62.5 ± 17.7 |" in printed.out
+    assert "homodistil: rte, seed 1 (2 of 2): accuracy 0.7500" in printed.err
+    found = read_facts(export)["benchmarks"]
+    assert found["tasks"]["rte"]["scores"] == [0.5, 0.75]
+    assert found["discrepancy"]["kl"] > 0
+    assert found == {
+        name: value
+        for name, value in json.loads((folder / "evaluations" / "standard" / "summary.json").read_text()).items()
+        if name not in ("format", "model")
+    }
+    assert "| rte | accuracy | 0.625 | 0.1768 | 2 | 40 |" in (export / "README.md").read_text(encoding="utf-8")
+    assert (export / "model.safetensors").read_bytes() == before
+    report = verify_export(export)
+    assert report.problems == ()
+    assert str(folder) not in (export / "facts.json").read_text(encoding="utf-8")
+    again = convert_export(export, folder / "again", "compact")
+    assert read_facts(again)["benchmarks"] == found
+
+
+def test_two_models_and_their_teacher_in_one_table(folder, data_dir, capsys, fake):
+    words = ["--task", "rte", "--data_dir", str(data_dir), "--seeds", "0", "1", "--max_length", "24"]
+    for name in ("standard", "compact", "teacher"):
+        assert main(["evaluate", str(folder / name), *words]) == 0
+    capsys.readouterr()
+    table = folder / "table.json"
+    names = [str(folder / "standard"), str(folder / "compact")]
+    assert main(["evaluate", "--compare", *names, "--teacher", str(folder / "teacher"), "--output", str(table)]) == 0
+    rows = json.loads(table.read_text())["rows"]
+    assert [(row["name"], row["kept_fraction"]) for row in rows] == [
+        ("teacher", 1.0),
+        ("standard", 1.0),
+        ("compact", 1.0),
+    ]
+    assert capsys.readouterr().out.startswith("| model | parameters |")
+    assert main(["evaluate", "--compare", *names, "--output", str(folder / "table.md")]) == 0
+    assert (folder / "table.md").read_text() == capsys.readouterr().out
+    assert len(fake.calls) == 6
+
+
+def test_results_go_where_they_are_wanted(folder, data_dir, tmp_path):
+    words = [
+        "--task",
+        "rte",
+        "--data_dir",
+        data_dir,
+        "--seeds",
+        0,
+        "--max_length",
+        24,
+        "--output_dir",
+        tmp_path / "here",
+    ]
+    assert main(["evaluate", str(folder / "teacher"), *map(str, words)]) == 0
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["rte.seed-0.json", "summary.json"]
+    assert not (folder / "evaluations").exists()
+
+
+def test_tasks_evaluated_elsewhere_stay_in_the_facts(folder, tmp_path):
+    for task in ("rte", "qnli"):
+        write_task(tmp_path / "data", task)
+        words = ["--task", task, "--data_dir", tmp_path / "data", "--seeds", 0, "--max_length", 24]
+        assert main(["evaluate", *map(str, [folder / "compact", *words, "--output_dir", tmp_path / task])]) == 0
+    assert read_facts(folder / "compact")["benchmarks"]["tasks"].keys() == {"rte", "qnli"}
+
+
+def test_results_of_a_replaced_export_are_not_shown(folder, data_dir, capsys):
+    words = ["--task", "rte", "--data_dir", data_dir, "--seeds", 0, "--max_length", 24]
+    assert main(["evaluate", *map(str, [folder / "compact", *words])]) == 0
+    other = random_student(HomoBertForMaskedLM, vocab_size=96)
+    export_student(other, folder / "compact", "compact", tokenizer=tiny_tokenizer(), overwrite=True)
+    assert "nothing has been evaluated" in error_of(capsys, "--compare", folder / "compact")
+
+
+def test_flags_reach_the_settings(folder, data_dir, fake):
+    words = ["--learning_rates", "1e-3", "1e-4", "--max_train_samples", "10", "--max_length", "24", "--seeds", "1"]
+    assert main(["evaluate", str(folder / "teacher"), "--task", "rte", "--data_dir", str(data_dir), *words]) == 0
+    assert [(call["learning_rate"], len(call["rows"])) for call in fake.calls] == [(1e-4, 9), (1e-3, 9), (1e-4, 10)]
+
+
+def test_a_run_that_is_going_on_can_be_evaluated_later(folder, data_dir, capsys):
+    """Facts are read before anything is measured, and the export's own files are left alone."""
+    (folder / "standard" / "facts.json").write_text('{"facts_version": 1}')
+    words = ["--task", "rte", "--data_dir", data_dir, "--max_length", 24]
+    assert "has student=None, which no export has" in error_of(capsys, folder / "standard", *words)
+    assert not (folder / "evaluations").exists()
+
+
+def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
+    asked = {}
+
+    def evaluate_squad(model, tasks, **arguments):
+        asked.update(arguments, model=model, tasks=tasks)
+
+    monkeypatch.setattr("homodistil_hf.evaluation.squad.evaluate.evaluate_squad", evaluate_squad)
+    words = [
+        "--task",
+        "squad_v2",
+        "rte",
+        "squad",
+        "--data_dir",
+        data_dir,
+        "--seeds",
+        1,
+        "--stride",
+        8,
+        "--max_length",
+        24,
+    ]
+    assert main(["evaluate", *map(str, [folder / "teacher", *words, "--max_question_tokens", 4])]) == 0
+    assert asked["tasks"] == ["squad_v2", "squad"]
+    assert asked["settings"] == SquadSettings(
+        data_dir=str(data_dir), seeds=(1,), stride=8, max_length=24, max_question_tokens=4
+    )
+    assert json.loads((folder / "evaluations" / "teacher" / "summary.json").read_text())["tasks"].keys() == {"rte"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x"], "MODEL='x', --task=[]: name both, or --compare MODEL …"),
+        (["x", "--task", "rtee"], "task='rtee' is unknown; nearest valid: 'rte'"),
+        (["x", "--task", "discrepency"], "task='discrepency' is unknown; nearest valid: 'discrepancy'"),
+        (["x", "--task", "discrepancy"], "eval_data is not set; name held-out text"),
+        (["x", "--task", "all"], "eval_data is not set; name held-out text"),
+        (["x", "--task", "rte", "--stride", "5"], "--stride is for squad, which --task does not name; drop it"),
+        (["x", "--task", "rte", "--eval_data", "y"], "--eval_data is for discrepancy, which --task does not name"),
+        (["x", "--task", "squad", "--mask_seed", "5"], "--mask_seed is for discrepancy, which --task does not name"),
+        (["x", "--task", "rte", "--seeds", "1", "1"], "seeds=(1, 1) has one twice"),
+        (["x", "--task", "rte", "--seeds", "one"], "--seeds: invalid int value: 'one'"),
+        (["x", "--task", "rte", "--data_dir", "/nowhere"], "data_dir='/nowhere' is no folder"),
+        (["/nowhere/at/all", "--task", "rte"], "model='/nowhere/at/all' does not exist; expected an export"),
+        (["x", "--compare", "y"], "--compare only reads results: drop MODEL='x' and --task"),
+        (["--compare", "/nowhere/at/all"], "model='/nowhere/at/all' does not exist"),
+        (
+            ["--compare", "x", "--output", "table.txt"],
+            "output='table.txt' has the suffix '.txt'; expected .md or .json",
+        ),
+    ],
+)
+def test_wrong_words_are_told_before_anything_is_loaded(words, message, capsys):
+    assert message in error_of(capsys, *words)
+
+
+def test_the_command_knows_all_tasks():
+    assert tuple(GLUE_TASKS) == command._GLUE
+    assert (*command._GLUE, *command._SQUAD) == METRIC_TASKS
+
+
+def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
+    found = error_of(capsys, folder / "teacher", "--task", "rte", "cola", "--data_dir", data_dir)
+    assert "has no folder cola and no cola_part, but rte" in found
+    assert not (folder / "evaluations").exists()
+
+
+@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings))
+def test_every_setting_is_documented_with_its_default(settings):
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for entry in fields(settings):
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `--{entry.name}` |")]
+        if isinstance(entry.default, int | float):
+            assert str(entry.default) in re.split(r"[ |;`]+", row)
+
+
+# Models
+
+
+def test_a_run_stands_for_its_export(folder):
+    run = folder / "run"
+    shutil.copytree(folder / "compact", run / "student")
+    assert model_folder(run) == run / "student"
+    assert results_folder(run) == run.resolve() / "evaluations" / "student"
+    assert model_name(run) == model_name(run / "student") == "run/student"
+    loaded = load_model(run)
+    assert loaded.export == run / "student"
+    assert loaded.sha256 == load_model(folder / "compact").sha256
+
+
+def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=6, save_strategy="steps", save_steps=3, pruning_end_fraction=0.9)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    loaded = load_model(checkpoint)
+    kept = checkpoint_pruner(checkpoint).kept
+    assert trainer.pruner.target.hidden_size < kept.hidden_size
+    assert teacher_plan(loaded.model.config) == kept
+    assert (loaded.name, loaded.export) == ("run/checkpoint-3", None)
+    assert loaded.results == (tmp_path / "run" / "evaluations" / "checkpoint-3").resolve()
+
+
+def test_a_runs_own_config_is_no_model(folder):
+    shutil.copytree(folder / "compact", folder / "run" / "student")
+    (folder / "run" / "config.json").write_text('{"teacher": "x"}')
+    assert model_folder(folder / "run") == folder / "run" / "student"
+
+
+def test_names_on_the_hub_have_results_in_the_working_folder():
+    assert model_folder("google-bert/bert-base-uncased") is None
+    assert str(results_folder("google-bert/bert-base-uncased")) == "evaluations/google-bert--bert-base-uncased"
+    assert recorded_teacher("google-bert/bert-base-uncased") is None
+
+
+def test_a_folder_that_is_not_there_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert model_folder("runs/x") is None
+    (tmp_path / "runs").mkdir()
+    for source in ("runs/x", "./x", "a/b/c", str(tmp_path / "x")):
+        with pytest.raises(ValueError, match=f"model='{source}' does not exist; expected an export"):
+            model_folder(source)
+    assert model_folder("bert-base-uncased") is None
+
+
+def test_teachers_are_recorded_by_runs_and_exports(folder):
+    assert recorded_teacher(folder / "standard") is None  # a teacher without a name
+    (folder / "settings.json").write_text(json.dumps({"teacher": "somebody/a-bert"}))
+    assert recorded_teacher(folder / "standard") == "somebody/a-bert"
+    (folder / "settings.json").unlink()
+    facts = read_facts(folder / "standard")
+    facts["teacher"] |= {"hub_id": "somebody/another-bert", "name": "a", "licence": "mit"}
+    (folder / "standard" / "facts.json").write_text(json.dumps(facts))
+    assert recorded_teacher(folder / "standard") == "somebody/another-bert"
+    assert recorded_teacher(folder / "teacher") is None
+
+
+def test_folders_without_a_model_or_tokenizer_are_named(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty' holds no config.json and no student/; expected an export"):
+        load_model(tmp_path / "empty")
+    make_teacher().save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match="bare' has no tokenizer; copy the teacher's tokenizer files into"):
+        load_model(tmp_path / "bare")
+
+
+def test_digests_are_of_weights_and_configuration():
+    model = make_teacher()
+    digest = weights_digest(model)
+    assert digest == weights_digest(make_teacher())
+    model.name_or_path = model.config.name_or_path = "elsewhere"
+    assert weights_digest(model) == digest
+    model.config.hidden_dropout_prob = 0.5
+    assert weights_digest(model) != digest
+    model = make_teacher()
+    with torch.no_grad():
+        model.bert.pooler = None
+        model.bert.embeddings.word_embeddings.weight[5, 0] += 1e-6
+    assert weights_digest(model) != digest

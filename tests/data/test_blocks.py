@@ -1,0 +1,457 @@
+"""Blocks of documents: exact, cached, the same from tables and streams, on several ranks and in several workers."""
+
+import itertools
+import os
+from functools import cache
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate.data_loader import IterableDatasetShard
+from datasets import Dataset, IterableDataset, Value
+from datasets.distributed import split_dataset_by_node
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import BertConfig, PreTrainedTokenizerFast
+
+from homodistil_hf.data import blocks as data
+from homodistil_hf.data.blocks import check_tokenizer, repeat_stream, tokenize_to_blocks
+from homodistil_hf.data.corpus import load_text
+from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.data.packing import TextPacker
+
+REAL_TEXT = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpora" / "wikipedia" / "validation.parquet"
+SENTENCES = [
+    "A student that starts as a copy of its teacher has nothing to forget.",
+    "Width is pruned while the model is distilled, a few units at a time.",
+    "The teacher stays frozen; the student follows it, block by block.",
+    "Schedules are cubic, masks only shrink, and scores are smoothed.",
+]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LENGTH = 16
+
+
+def make_documents(num_documents, *, seed=0):
+    """Documents of one to six sentences, with some missing or blank ones in between."""
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(SENTENCES, rng.integers(1, 7))) for _ in range(num_documents)]
+    texts[3::10], texts[5::10] = [None] * len(texts[3::10]), ["  \n"] * len(texts[5::10])
+    return texts
+
+
+def word_piece():
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
+
+
+@cache
+def vocabulary():
+    """A word-piece vocabulary of the sentences.
+
+    The trainer numbers the characters inside words in random order, and breaks ties by number; naming them makes two
+    trainings equal.
+    """
+    inner = [f"##{char}" for char in sorted(set("".join(SENTENCES).lower()))]
+    backend = word_piece()
+    backend.train_from_iterator(
+        SENTENCES, trainers.WordPieceTrainer(vocab_size=120, special_tokens=SPECIAL + inner, show_progress=False)
+    )
+    return backend.get_vocab()
+
+
+def make_tokenizer(**settings):
+    backend = word_piece()
+    backend.model = models.WordPiece(vocabulary(), unk_token="[UNK]")
+    names = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{**names, **settings})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return make_documents(40)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def text_files(texts, tmp_path):
+    """The documents in two files, so that the stream has two shards."""
+    paths = []
+    for i, part in enumerate((texts[:15], texts[15:])):
+        paths.append(str(tmp_path / f"{i}.jsonl"))
+        Dataset.from_dict({"text": part}).to_json(paths[-1])
+    return paths
+
+
+def token_stream(texts, tokenizer):
+    """Slow reference: tokenize one document after the other, each followed by a separator."""
+    stream = []
+    for text in texts:
+        ids = tokenizer.encode(text, add_special_tokens=False) if text and text.strip() else []
+        stream += [*ids, tokenizer.sep_token_id] if ids else []
+    return stream
+
+
+def reference_blocks(texts, tokenizer, length=LENGTH):
+    stream, step = token_stream(texts, tokenizer), length - 2
+    starts = range(0, len(stream) - step + 1, step)
+    return [[tokenizer.cls_token_id, *stream[i : i + step], tokenizer.sep_token_id] for i in starts]
+
+
+def table(texts):
+    return Dataset.from_dict({"text": texts})
+
+
+def ids_of(rows):
+    return [list(row["input_ids"]) for row in rows]
+
+
+def test_blocks_equal_the_slow_reference(tokenizer, texts):
+    blocks = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH)
+    expected = reference_blocks(texts, tokenizer)
+    assert len(expected) > 50
+    assert ids_of(blocks) == expected
+    assert list(blocks["example_id"]) == list(range(len(expected)))
+
+
+def test_block_contents_put_together_are_the_text(tokenizer, texts):
+    blocks = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH)
+    content = [token for ids in ids_of(blocks) for token in ids[1:-1]]
+    stream = token_stream(texts, tokenizer)
+    assert content == stream[: len(content)]
+    assert 0 <= len(stream) - len(content) < LENGTH - 2
+    assert content.count(tokenizer.sep_token_id) in (len([t for t in texts if t and t.strip()]) - i for i in (0, 1))
+    assert tokenizer.pad_token_id not in content
+
+
+def test_columns_and_types(tokenizer, texts):
+    documents = table(texts).add_column("input_ids", ["another column of that name"] * len(texts))
+    for dataset in (documents, documents.to_iterable_dataset()):
+        blocks = tokenize_to_blocks(dataset, tokenizer, max_seq_length=LENGTH)
+        assert list(blocks.features) == ["input_ids", "example_id"]
+        assert blocks.features["input_ids"].length == LENGTH
+        assert blocks.features["input_ids"].feature == Value("int32")
+        assert blocks.features["example_id"] == Value("int64")
+
+
+def test_another_text_column(tokenizer, texts):
+    documents = table(texts).rename_column("text", "body")
+    for dataset in (documents, documents.to_iterable_dataset()):
+        blocks = tokenize_to_blocks(dataset, tokenizer, max_seq_length=LENGTH, text_column="body")
+        assert ids_of(blocks) == reference_blocks(texts, tokenizer)
+
+
+def test_only_the_end_of_each_batch_is_lost(tokenizer, texts, monkeypatch):
+    monkeypatch.setattr(data, "_batch_size", lambda documents, text_column: 7)
+    blocks = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH)
+    batches = [texts[i : i + 7] for i in range(0, len(texts), 7)]
+    assert ids_of(blocks) == [ids for batch in batches for ids in reference_blocks(batch, tokenizer)]
+    assert list(blocks["example_id"]) == list(range(len(blocks)))
+
+
+def test_batches_have_four_megabytes_of_text_whatever_the_length_of_documents():
+    for num_chars in (50, 5_000, 3_000_000, 50_000_000):
+        documents = Dataset.from_dict({"text": ["x" * num_chars, None]})
+        num_documents = data._batch_size(documents, "text")
+        assert num_documents == max(1, round(data._BATCH_SIZE_BYTES / num_chars))
+    assert data._batch_size(Dataset.from_dict({"text": ["", ""]}), "text") == data._BATCH_SIZE_BYTES
+    assert data._batch_size(Dataset.from_dict({"text": [None, "a"]}).select([0]), "text") > 1
+
+
+def test_several_processes_give_the_same_blocks(tokenizer, texts, monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    monkeypatch.setattr(data, "_batch_size", lambda documents, text_column: 5)
+    one = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH)
+    two = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH, num_proc=2)
+    assert ids_of(one) == ids_of(two)
+    assert list(two["example_id"]) == list(range(len(one)))
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
+
+
+def test_small_tables_do_not_start_processes_that_would_lose_text(tokenizer, texts):
+    blocks = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH, num_proc=8)
+    assert ids_of(blocks) == reference_blocks(texts, tokenizer)
+
+
+def test_tokenizer_threads_are_off_below_processes_only(monkeypatch):
+    name = "TOKENIZERS_PARALLELISM"
+    monkeypatch.delenv(name, raising=False)
+    with data._single_threaded_tokenizers(1):
+        assert name not in os.environ
+    with data._single_threaded_tokenizers(2):
+        assert os.environ[name] == "false"
+    assert name not in os.environ
+    monkeypatch.setenv(name, "true")
+    with data._single_threaded_tokenizers(2):
+        assert os.environ[name] == "true"  # the user's choice
+    assert os.environ[name] == "true"
+
+
+@pytest.fixture
+def num_encoded(monkeypatch):
+    """Counts the batches that are really tokenized."""
+    counts, encode = [], TextPacker.encode
+
+    def counting(self, texts):
+        counts.append(1)
+        return encode(self, texts)
+
+    monkeypatch.setattr(TextPacker, "encode", counting)
+    return counts
+
+
+def test_second_call_reuses_the_cache(text_files, num_encoded):
+    first = tokenize_to_blocks(load_text(text_files), make_tokenizer(), max_seq_length=LENGTH)
+    assert len(num_encoded) == 1
+    used = make_tokenizer()
+    used(SENTENCES, padding="max_length", truncation=True, max_length=7)  # changes the tokenizer's inner state
+    second = tokenize_to_blocks(load_text(text_files), used, max_seq_length=LENGTH)
+    assert len(num_encoded) == 1
+    assert second.cache_files == first.cache_files
+    assert len(first.cache_files) == 1
+    assert ids_of(second) == ids_of(first)
+
+
+def test_other_texts_tokenizers_and_lengths_are_not_taken_from_the_cache(text_files, tokenizer, num_encoded):
+    other_tokenizer = make_tokenizer()
+    other_tokenizer.add_tokens(["stays frozen"])
+    base = tokenize_to_blocks(load_text(text_files), tokenizer, max_seq_length=LENGTH)
+    for documents, chosen, length in (
+        (load_text(text_files), tokenizer, LENGTH + 1),
+        (load_text(text_files), other_tokenizer, LENGTH),
+        (load_text(text_files[:1]), tokenizer, LENGTH),
+    ):
+        blocks = tokenize_to_blocks(documents, chosen, max_seq_length=length)
+        assert ids_of(blocks) != ids_of(base)
+    assert len(num_encoded) == 4
+
+
+def test_a_new_block_format_is_not_taken_from_the_cache(text_files, tokenizer, num_encoded, monkeypatch):
+    tokenize_to_blocks(load_text(text_files), tokenizer, max_seq_length=LENGTH)
+    monkeypatch.setattr(data, "TextPacker", lambda *args: TextPacker(*args, format_version=2))
+    tokenize_to_blocks(load_text(text_files), tokenizer, max_seq_length=LENGTH)
+    assert len(num_encoded) == 2
+
+
+@pytest.fixture
+def stream(text_files, tokenizer):
+    source = load_text(text_files, streaming=True)
+    assert source.num_shards == 2
+    return tokenize_to_blocks(source, tokenizer, max_seq_length=LENGTH)
+
+
+def test_streams_give_the_same_blocks_as_tables(stream, texts, tokenizer):
+    assert isinstance(stream, IterableDataset)
+    rows = list(stream)
+    assert ids_of(rows) == reference_blocks(texts, tokenizer)
+    assert [row["example_id"] for row in rows] == list(range(len(rows)))
+    assert list(stream) == rows  # once more from the beginning
+
+
+def test_streams_carry_tokens_over_from_step_to_step(text_files, texts, tokenizer, monkeypatch):
+    monkeypatch.setattr(data, "_STREAM_DOCUMENTS", 1)
+    stream = tokenize_to_blocks(load_text(text_files, streaming=True), tokenizer, max_seq_length=LENGTH)
+    assert ids_of(stream) == reference_blocks(texts, tokenizer)
+
+
+@pytest.mark.parametrize("endless", [False, True], ids=["once", "endless"])
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_share_a_stream_without_gap_or_overlap(stream, endless, num_ranks):
+    num_rows = sum(1 for _ in stream)
+    num_rows = (num_rows * 2 if endless else num_rows) // num_ranks * num_ranks
+    blocks = repeat_stream(stream) if endless else stream
+    expected = list(itertools.islice(blocks, num_rows))
+    ranks = [split_dataset_by_node(blocks, rank, num_ranks) for rank in range(num_ranks)]
+    shares = [list(itertools.islice(rank, num_rows // num_ranks)) for rank in ranks]
+    assert [row for rows in zip(*shares, strict=True) for row in rows] == expected
+
+
+def test_ranks_of_accelerate_see_the_batches_of_one_rank(stream):
+    """Two ranks with batches of 3 see, step by step, what one rank sees in batches of 6."""
+    blocks = repeat_stream(stream)
+    shards = [
+        IterableDatasetShard(blocks, batch_size=3, num_processes=2, process_index=rank, drop_last=True)
+        for rank in (0, 1)
+    ]
+    first, second = (list(itertools.islice(shard, 60)) for shard in shards)
+    steps = [first[i : i + 3] + second[i : i + 3] for i in range(0, 60, 3)]
+    assert [row["example_id"] for step in steps for row in step] == list(range(120))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_data_loader_workers_see_every_block_once(stream, num_workers):
+    expected = list(stream)
+    settings = {"batch_size": 4, "collate_fn": list, "num_workers": num_workers}
+    assert list(itertools.chain(*torch.utils.data.DataLoader(stream, **settings))) == expected
+    batches = torch.utils.data.DataLoader(repeat_stream(stream), **settings)
+    endless = list(itertools.islice(itertools.chain.from_iterable(batches), len(expected) + 5))
+    assert ids_of(endless) == ids_of([*expected, *expected[:5]])
+
+
+def test_repeated_streams_count_on(stream):
+    once = list(stream)
+    rows = list(itertools.islice(repeat_stream(stream), 3 * len(once) + 1))
+    assert ids_of(rows) == ids_of(once * 3 + once[:1])
+    assert [row["example_id"] for row in rows] == list(range(3 * len(once) + 1))
+    assert repeat_stream(stream).features == stream.features
+
+
+def test_repeated_streams_mask_every_pass_anew(stream, tokenizer):
+    num_rows = sum(1 for _ in stream)
+    rows = list(itertools.islice(repeat_stream(stream), 2 * num_rows))
+    labels = MaskedLMCollator(tokenizer)(rows)["labels"]
+    assert (labels[:num_rows] != labels[num_rows:]).any(1).float().mean() > 0.9
+
+
+def test_repeated_streams_are_the_same_after_a_restart(stream):
+    rows = list(itertools.islice(repeat_stream(stream), 200))
+    assert list(itertools.islice(repeat_stream(stream).skip(150), 50)) == rows[150:]
+
+
+def test_repeating_nothing_ends(stream):
+    assert list(repeat_stream(stream.filter(lambda row: False))) == []
+
+
+def test_repeated_streams_can_be_shuffled(stream):
+    shuffled = repeat_stream(stream).shuffle(seed=1, buffer_size=20)
+    first, again = (list(itertools.islice(shuffled, 60)) for _ in range(2))
+    ids = [row["example_id"] for row in first]
+    assert first == again
+    assert ids != sorted(ids)
+    assert len(set(ids)) == 60
+    plain = {row["example_id"]: row["input_ids"] for row in itertools.islice(repeat_stream(stream), 80)}
+    assert all(plain[row["example_id"]] == row["input_ids"] for row in first)
+
+
+def test_blocks_go_through_a_data_loader_with_the_collator(tokenizer, texts):
+    blocks = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH)
+    loader = torch.utils.data.DataLoader(blocks, batch_size=8, collate_fn=MaskedLMCollator(tokenizer), drop_last=True)
+    batches = list(loader)
+    assert len(batches) == len(blocks) // 8
+    assert all(batch["input_ids"].shape == (8, LENGTH) and "attention_mask" not in batch for batch in batches)
+
+
+@pytest.mark.parametrize("as_stream", [False, True], ids=["table", "stream"])
+@pytest.mark.parametrize(
+    "texts, num_tokens",
+    [([], 0), ([None, " "], 0), ([SENTENCES[0][:9]], 3)],
+)
+def test_too_little_text_is_refused_with_the_count(tokenizer, as_stream, texts, num_tokens):
+    documents = Dataset.from_dict({"text": texts}, features=datasets.Features({"text": Value("string")}))
+    if as_stream:
+        rows = list(documents)
+        documents = IterableDataset.from_generator(lambda: iter(rows), features=documents.features)
+    message = rf"the text has {num_tokens} tokens, but max_seq_length=16 needs 14 for one block.*give more text"
+    with pytest.raises(ValueError, match=message):
+        tokenize_to_blocks(documents, tokenizer, max_seq_length=LENGTH)
+
+
+def test_exactly_one_block_of_text_is_enough(tokenizer):
+    documents = table(["a b c d e"])  # five tokens and a separator
+    assert len(tokenize_to_blocks(documents, tokenizer, max_seq_length=8)) == 1
+    with pytest.raises(ValueError, match="the text has 6 tokens, but max_seq_length=9 needs 7"):
+        tokenize_to_blocks(documents, tokenizer, max_seq_length=9)
+
+
+@pytest.mark.parametrize("as_stream", [False, True], ids=["table", "stream"])
+def test_wrong_columns_are_refused(tokenizer, as_stream):
+    documents = Dataset.from_dict({"text": [1, 2], "n": [1.5, 2.5]})
+    documents = documents.to_iterable_dataset() if as_stream else documents
+    with pytest.raises(
+        ValueError, match=r"text_column='body' is missing; expected one of the columns \['text', 'n'\]"
+    ):
+        tokenize_to_blocks(documents, tokenizer, max_seq_length=LENGTH, text_column="body")
+    with pytest.raises(ValueError, match="text_column='text' holds .*int.*, expected strings; choose another column"):
+        tokenize_to_blocks(documents, tokenizer, max_seq_length=LENGTH)
+
+
+@pytest.mark.parametrize(
+    "length, model_max_length, max_positions, message",
+    [
+        (7, 512, 512, "max_seq_length=7 is too short; expected 8 or more"),
+        (-1, 512, None, "max_seq_length=-1 is too short; expected 8 or more"),
+        (33, 512, 32, r"max_seq_length=33 is over the teacher's positions \(32\); expected 8 … 32"),
+        (33, 32, None, r"max_seq_length=33 is over the tokenizer's model_max_length \(32\); expected 8 … 32"),
+        (33, 32, 512, r"max_seq_length=33 is over the tokenizer's model_max_length \(32\)"),
+    ],
+)
+def test_impossible_lengths_are_refused(texts, length, model_max_length, max_positions, message):
+    tokenizer = make_tokenizer(model_max_length=model_max_length)
+    with pytest.raises(ValueError, match=message):
+        tokenize_to_blocks(table(texts), tokenizer, max_seq_length=length, max_positions=max_positions)
+
+
+def test_lengths_at_the_limits_work(texts):
+    tokenizer = make_tokenizer(model_max_length=32)
+    for length in (8, 32):
+        blocks = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=length, max_positions=32)
+        assert ids_of(blocks) == reference_blocks(texts, tokenizer, length)
+
+
+@pytest.mark.parametrize("num_proc", [0, -2])
+def test_impossible_process_counts_are_refused(tokenizer, texts, num_proc):
+    with pytest.raises(ValueError, match=f"num_proc={num_proc} is no number of processes; expected 1 or more"):
+        tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH, num_proc=num_proc)
+
+
+@pytest.mark.parametrize("name", ["cls_token", "sep_token"])
+def test_tokenizers_without_block_borders_are_refused(texts, name):
+    with pytest.raises(ValueError, match=rf"^tokenizer .* has no .*\({name}\), which every block needs"):
+        tokenize_to_blocks(table(texts), make_tokenizer(**{name: None}), max_seq_length=LENGTH)
+
+
+def test_matching_tokenizers_pass(tokenizer, caplog):
+    for surplus in (0, 127):
+        check_tokenizer(tokenizer, BertConfig(vocab_size=len(tokenizer) + surplus))
+    check_tokenizer(make_tokenizer(pad_token=None), BertConfig(vocab_size=len(tokenizer), pad_token_id=7))
+    assert caplog.text == ""
+
+
+def test_vocabulary_mismatch_is_refused(tokenizer):
+    num = len(tokenizer)
+    message = f"tokenizer has {num} tokens, but the teacher's vocab_size={num - 1}; use the tokenizer .*saved with the"
+    with pytest.raises(ValueError, match=message):
+        check_tokenizer(tokenizer, BertConfig(vocab_size=num - 1))
+
+
+def test_ids_beyond_the_vocabulary_are_refused_even_if_there_are_few_tokens():
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 50}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    with pytest.raises(ValueError, match="tokenizer has 51 tokens, but the teacher's vocab_size=50"):
+        check_tokenizer(tokenizer, BertConfig(vocab_size=50))
+
+
+def test_another_padding_id_is_refused(tokenizer):
+    with pytest.raises(
+        ValueError, match="tokenizer has pad_token_id=0, but the teacher's pad_token_id=1; use the tok"
+    ):
+        check_tokenizer(tokenizer, BertConfig(vocab_size=len(tokenizer), pad_token_id=1))
+
+
+def test_a_much_larger_vocabulary_is_warned_of(tokenizer, caplog):
+    check_tokenizer(tokenizer, BertConfig(vocab_size=len(tokenizer) + 128))
+    assert f"tokenizer has {len(tokenizer)} tokens, but the teacher's vocab_size={len(tokenizer) + 128}" in caplog.text
+
+
+@pytest.mark.real_data
+def test_real_articles(tokenizer):
+    if not REAL_TEXT.is_file():
+        pytest.skip(f"no real text beside the checkout ({REAL_TEXT.name})")
+    blocks = tokenize_to_blocks(load_text(REAL_TEXT), tokenizer, max_seq_length=128)
+    articles = Dataset.from_parquet(str(REAL_TEXT))["text"][:]
+    assert ids_of(blocks) == reference_blocks(articles, tokenizer, 128)
+    stream = tokenize_to_blocks(load_text(REAL_TEXT, streaming=True), tokenizer, max_seq_length=128)
+    assert all(row == block for row, block in zip(stream, blocks, strict=True))
+    batch = MaskedLMCollator(tokenizer)(list(blocks.take(256)))
+    assert abs(len(batch["masked_positions"]) / (256 * 128) - 0.15) < 0.01

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked
+from task_cases import make_case
+from tiny_models import make_teacher
+
+from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
+from homodistil_hf.distillation.tasks import task_of
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+
+
+def make_pair(
+    task: str = "masked_lm", dtype: torch.dtype = torch.float32
+) -> tuple[HomoBertPreTrainedModel, FrozenTeacher]:
+    student = make_student(task)
+    masked(student, UNEVEN)
+    return student, FrozenTeacher(to_student(make_teacher(task, **WITHOUT_DROPOUT)), dtype=dtype)
+
+
+def measured(student: HomoBertPreTrainedModel, teacher: FrozenTeacher, *batches: dict) -> dict[str, float]:
+    meter = DiscrepancyMeter(task_of(student))
+    for batch in batches:
+        meter.update(student, teacher, batch)
+    return meter.results()
+
+
+@torch.no_grad()
+def test_masked_words_against_the_dense_formulas():
+    student, teacher = make_pair()
+    batches = [make_batch(seed=seed, num_rows=rows) for seed, rows in enumerate((4, 1, 3))]
+    kls, losses, hits = [], [], []
+    for batch in batches:
+        unlabelled = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        own, theirs = (model(**unlabelled).logits.double().log_softmax(-1) for model in (student, teacher.exact))
+        for row in range(len(batch["labels"])):
+            for token in range(12):
+                if (label := int(batch["labels"][row, token])) >= 0:
+                    p, q = theirs[row, token], own[row, token]
+                    kls.append(sum(math.exp(p[c]) * float(p[c] - q[c]) for c in range(96)))
+                    losses.append(-float(q[label]))
+                    hits.append(int(q.argmax()) == label)
+    results = measured(student, teacher, *batches)
+    assert results.keys() == {"kl", "mlm_loss", "mlm_accuracy"}
+    assert results["kl"] == pytest.approx(sum(kls) / len(kls), rel=1e-5)
+    assert results["mlm_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert results["mlm_accuracy"] == sum(hits) / len(hits)
+    assert len(kls) > 20
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_teacher_has_no_discrepancy_to_itself(task):
+    teacher = FrozenTeacher(to_student(make_teacher(task, **WITHOUT_DROPOUT)), dtype=torch.bfloat16)
+    assert measured(to_student(teacher.exact), teacher, make_batch(task))["kl"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "case", ["two classes", "token_classification", "question_answering", "several labels", "regression"]
+)
+def test_task_models_report_stock_berts_loss(case):
+    stock, student, inputs = make_case(case)
+    results = measured(student, FrozenTeacher(to_student(stock)), inputs)
+    with_classes = case not in ("several labels", "regression")
+    assert results.keys() == {"kl", "task_loss"} | ({"task_accuracy"} if with_classes else set())
+    assert results["task_loss"] == pytest.approx(float(stock(**inputs).loss.detach()), rel=1e-5)
+
+
+def test_accuracy_by_hand():
+    student, teacher = make_pair("sequence_classification")
+    inputs = make_batch("sequence_classification")
+    with torch.no_grad():
+        best = student(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.argmax(-1)
+    inputs["labels"] = torch.stack([best[0], 1 - best[1], best[2], torch.tensor(-100)])
+    assert measured(student, teacher, inputs)["task_accuracy"] == pytest.approx(2 / 3)
+
+
+def test_everything_is_float32_inside_autocast_and_past_a_wrapped_forward():
+    inputs = make_batch()
+    expected = measured(*make_pair(), inputs)
+    student, teacher = make_pair(dtype=torch.bfloat16)
+    student.forward = torch.autocast("cpu", dtype=torch.bfloat16)(student.forward)  # as accelerate wraps it
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert measured(student, teacher, inputs) == expected
+
+
+def test_each_batch_returns_its_own_mean_loss():
+    student, teacher = make_pair()
+    meter = DiscrepancyMeter(task_of(student))
+    losses = [meter.update(student, teacher, make_batch(seed=seed)) for seed in range(2)]
+    for seed, loss in enumerate(losses):
+        assert loss.dtype == torch.float32
+        assert float(loss) == pytest.approx(measured(student, teacher, make_batch(seed=seed))["mlm_loss"], rel=1e-6)
+    assert float(losses[0]) != float(losses[1])
+
+
+def test_sums_of_ranks_are_reduced_before_the_average():
+    student, teacher = make_pair()
+    meters = [DiscrepancyMeter(task_of(student)) for _ in range(2)]
+    for seed, meter in enumerate(meters):
+        meter.update(student, teacher, make_batch(seed=seed, num_rows=2 + 3 * seed))
+    reduced = meters[0].results(lambda sums: sums + meters[1].sums)
+    whole = measured(student, teacher, *(make_batch(seed=seed, num_rows=2 + 3 * seed) for seed in range(2)))
+    assert reduced == whole
+    assert reduced != meters[0].results()
+
+
+def test_nothing_measured_has_no_results():
+    student, teacher = make_pair()
+    meter = DiscrepancyMeter(task_of(student))
+    assert meter.results() == {}
+    inputs = make_batch()
+    inputs["labels"] = torch.full_like(inputs["labels"], -100)
+    assert float(meter.update(student, teacher, inputs)) == 0.0
+    assert meter.results() == {}
+
+
+def test_measuring_leaves_no_gradient():
+    student, teacher = make_pair()
+    assert not DiscrepancyMeter(task_of(student)).update(student, teacher, make_batch()).requires_grad
+    assert all(parameter.grad is None for parameter in student.parameters())

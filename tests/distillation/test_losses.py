@@ -1,0 +1,287 @@
+import math
+
+import pytest
+import torch
+from students import make_batch, unlabelled
+from tiny_models import make_teacher
+
+from homodistil_hf.distillation import losses
+from homodistil_hf.distillation.losses import (
+    attention_error,
+    attention_scores,
+    hidden_error,
+    multi_label_terms,
+    prediction_terms,
+    regression_terms,
+)
+
+HALF = (torch.bfloat16, torch.float16)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF], ids=str)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    return {"rel": 1e-12, "abs": 1e-12} if dtype == torch.float64 else {"rel": 2e-5, "abs": 1e-5}
+
+
+# Cross-entropy and KL of rows of logits
+
+
+def slow_terms(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row by row, class by class, in float64."""
+    ce = kl = torch.zeros((), dtype=torch.float64)
+    for s, t, label in zip(student.double(), teacher.double(), labels.tolist(), strict=True):
+        log_s = s - s.exp().sum().log()
+        log_t = t - t.exp().sum().log()
+        if 0 <= label < len(s):
+            ce = ce - log_s[label]
+        for c in range(len(s)):
+            kl = kl + log_t[c].exp() * (log_t[c] - log_s[c])
+    return ce, kl
+
+
+@DTYPES
+@pytest.mark.parametrize("chunk_elements", [1, 7, 35, 36, 1 << 22])
+def test_prediction_terms_are_the_dense_formulas(dtype, chunk_elements, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", chunk_elements)
+    student, teacher = normal(11, 7, dtype=dtype).requires_grad_(), normal(11, 7, dtype=dtype, seed=1).requires_grad_()
+    labels = torch.tensor([0, 6, 3, -100, 2, 7, 5, -1, 1, 4, 3])
+    ce, kl = prediction_terms(student, teacher, labels)
+    assert ce.dtype == kl.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    exact = student.detach().double().requires_grad_()
+    slow_ce, slow_kl = slow_terms(exact, teacher.detach(), labels)
+    assert float(ce.detach()) == pytest.approx(float(slow_ce.detach()), **tolerance(dtype))
+    assert float(kl.detach()) == pytest.approx(float(slow_kl.detach()), **tolerance(dtype))
+    (2 * ce + 3 * kl).backward()
+    (2 * slow_ce + 3 * slow_kl).backward()
+    assert student.grad.dtype == dtype
+    assert teacher.grad is None
+    rounding = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(student.grad.double(), exact.grad, rtol=rounding, atol=rounding)
+
+
+@pytest.mark.parametrize("term", [0, 1])
+def test_each_prediction_term_has_its_own_gradient(term):
+    student, teacher, labels = normal(5, 4).requires_grad_(), normal(5, 4, seed=1), torch.tensor([0, 3, -100, 1, 2])
+    exact = student.detach().clone().requires_grad_()
+    prediction_terms(student, teacher, labels)[term].backward()
+    slow_terms(exact, teacher, labels)[term].backward()
+    torch.testing.assert_close(student.grad, exact.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_agree_with_finite_differences(monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 8)
+    teacher, labels = normal(5, 4, seed=1), torch.tensor([0, 3, -100, 1, 2])
+    student = normal(5, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda logits: prediction_terms(logits, teacher, labels), student)
+
+
+def test_prediction_terms_by_hand():
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3.0), 0.0]])
+    ce, kl = prediction_terms(student, teacher, torch.tensor([1]))
+    assert float(ce) == pytest.approx(math.log(2))
+    assert float(kl) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+
+
+@DTYPES
+def test_equal_logits_have_no_divergence(dtype):
+    logits = normal(9, 50, dtype=dtype).requires_grad_()
+    kl = prediction_terms(logits, logits.detach().clone(), torch.zeros(9, dtype=torch.int64))[1]
+    kl.backward()
+    assert float(kl.detach()) == 0
+    assert float(logits.grad.abs().max()) == 0
+
+
+def test_huge_logits_stay_finite():
+    student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    ce, kl = prediction_terms(student, torch.tensor([[-1e4, 1e4, 0.0]]), torch.tensor([0]))
+    (ce + kl).backward()
+    assert (float(ce.detach()), float(kl.detach())) == (0.0, 2e4)
+    assert student.grad.tolist() == [[1.0, -1.0, 0.0]]
+
+
+@pytest.mark.parametrize("labels", [[], [-100, -100, -100]], ids=["no rows", "no labels"])
+def test_nothing_labelled_costs_nothing(labels):
+    student = normal(len(labels), 4).requires_grad_()
+    ce, kl = prediction_terms(student, student.detach(), torch.tensor(labels, dtype=torch.int64))
+    (ce + kl).backward()
+    assert (float(ce.detach()), float(kl.detach())) == (0.0, 0.0)
+    assert student.grad.shape == student.shape
+    assert student.grad.abs().sum() == 0
+
+
+def test_halves_are_computed_in_float32_inside_autocast_too():
+    student, teacher = normal(64, 50, dtype=torch.bfloat16), normal(64, 50, dtype=torch.bfloat16, seed=1)
+    labels = torch.arange(64) % 50
+    expected = prediction_terms(student.float(), teacher.float(), labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = prediction_terms(student, teacher, labels)
+    assert [float(term) for term in terms] == [float(term) for term in expected]
+
+
+def test_no_copy_of_all_logits_is_kept_for_the_backward_pass(monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 16)
+    student, teacher = normal(32, 8).requires_grad_(), normal(32, 8, seed=1)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda t: t
+    ):
+        prediction_terms(student, teacher, labels := torch.zeros(32, dtype=torch.int64))
+    assert kept == [student.data_ptr(), teacher.data_ptr(), labels.data_ptr()]
+
+
+# Regression and several labels
+
+
+def test_regression_by_hand():
+    student = torch.tensor([[1.0], [4.0]], dtype=torch.float64, requires_grad=True)
+    error, kl = regression_terms(student, torch.tensor([[0.0], [7.0]]), torch.tensor([[3.0], [4.5]]))
+    assert (float(error), float(kl)) == (4 + 0.25, 0.5 * (1 + 9))
+    (error + kl).backward()
+    assert student.grad.tolist() == [[2 * -2 + 1.0], [2 * -0.5 - 3.0]]
+
+
+def test_regression_of_several_values_is_averaged_over_them():
+    student, teacher, labels = normal(6, 3), normal(6, 3, seed=1), normal(6, 3, seed=2)
+    error, kl = regression_terms(student, teacher, labels)
+    assert float(error) == pytest.approx(6 * float((student - labels).square().mean()))
+    assert float(kl) == pytest.approx(6 * float(0.5 * (student - teacher).square().mean()))
+
+
+def test_the_regression_kl_is_that_of_two_gaussians():
+    student, teacher = normal(4, 1), normal(4, 1, seed=1)
+    distributions = [torch.distributions.Normal(mean, 1.0) for mean in (teacher, student)]
+    expected = torch.distributions.kl_divergence(*distributions).sum()
+    assert float(regression_terms(student, teacher, student)[1]) == pytest.approx(float(expected))
+
+
+def test_several_labels_by_hand():
+    # p_t = ¾ and ½, p_s = ½ and ¼
+    student, teacher = torch.tensor([[0.0, -math.log(3.0)]]), torch.tensor([[math.log(3.0), 0.0]])
+    loss, kl = multi_label_terms(student, teacher, torch.tensor([[1, 0]]))
+    assert float(loss) == pytest.approx((-math.log(0.5) - math.log(0.75)) / 2)
+    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    second = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert float(kl) == pytest.approx((first + second) / 2)
+
+
+def test_the_kl_of_several_labels_is_that_of_bernoullis():
+    student, teacher, labels = normal(5, 4).requires_grad_(), normal(5, 4, seed=1), torch.ones(5, 4)
+    distributions = [torch.distributions.Bernoulli(logits=logits) for logits in (teacher, student)]
+    expected = torch.distributions.kl_divergence(*distributions).sum() / 4
+    loss, kl = multi_label_terms(student, teacher, labels)
+    assert float(kl) == pytest.approx(float(expected))
+    assert float(loss) == pytest.approx(float(-student.sigmoid().log().sum() / 4))
+    exact = student.detach().clone().requires_grad_()
+    kl.backward()
+    torch.distributions.kl_divergence(distributions[0], torch.distributions.Bernoulli(logits=exact)).sum().div(
+        4
+    ).backward()
+    torch.testing.assert_close(student.grad, exact.grad)
+
+
+@pytest.mark.parametrize("terms", [regression_terms, multi_label_terms])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_other_terms_are_computed_in_float32_and_teach_only_the_student(terms, dtype):
+    student, teacher = normal(5, 3, dtype=dtype).requires_grad_(), normal(5, 3, dtype=dtype, seed=1).requires_grad_()
+    labels = torch.ones(5, 3)
+    results = terms(student, teacher, labels)
+    expected = terms(student.detach().float(), teacher.detach().float(), labels)
+    assert [result.dtype for result in results] == [torch.float32] * 2
+    assert [float(result) for result in results] == [float(value) for value in expected]
+    sum(results).backward()
+    assert teacher.grad is None
+    assert student.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("terms", [regression_terms, multi_label_terms])
+def test_other_terms_are_zero_between_equals(terms):
+    logits = normal(5, 3)
+    assert float(terms(logits, logits.clone(), torch.ones(5, 3))[1]) == pytest.approx(0.0, abs=1e-15)
+
+
+# Hidden states and attention scores
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_hidden_error_is_the_loop_over_real_tokens(padded):
+    teacher, student = normal(3, 5, 4), normal(3, 5, 4, seed=1).requires_grad_()
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]) if padded else None
+    expected = sum(
+        (teacher[b, t, h] - student[b, t, h]) ** 2 / 4
+        for b in range(3)
+        for t in range(5)
+        for h in range(4)
+        if mask is None or mask[b, t]
+    )
+    error = hidden_error(teacher, student, mask)
+    assert float(error) == pytest.approx(float(expected))
+    (gradient,) = torch.autograd.grad(error, student)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, student)[0])
+    if padded:
+        assert gradient[mask == 0].abs().max() == 0
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_error_is_the_loop_over_real_pairs(padded):
+    teacher, student = normal(2, 3, 4, 4), normal(2, 3, 4, 4, seed=1).requires_grad_()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]) if padded else None
+    expected = sum(
+        (teacher[b, n, q, k] - student[b, n, q, k]) ** 2 / 3
+        for b in range(2)
+        for n in range(3)
+        for q in range(4)
+        for k in range(4)
+        if mask is None or (mask[b, q] and mask[b, k])
+    )
+    error = attention_error(teacher, student, mask)
+    assert float(error) == pytest.approx(float(expected))
+    (gradient,) = torch.autograd.grad(error, student)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, student)[0])
+
+
+@pytest.mark.parametrize("function", [hidden_error, attention_error])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_errors_of_halves_are_summed_in_float32(function, dtype):
+    teacher, student = (normal(2, 2, 64, 64, dtype=dtype, seed=seed) for seed in (0, 1))
+    error = function(teacher, student)
+    assert error.dtype == torch.float32
+    assert float(error) == pytest.approx(float(function(teacher.double(), student.double())), rel=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_scores_are_those_of_stock_bert_before_its_softmax(padded, monkeypatch):
+    teacher = make_teacher()
+    teacher.set_attn_implementation("eager")
+    attention = teacher.bert.encoder.layer[1].attention.self
+    seen: dict[str, torch.Tensor] = {}
+    for name in ("query", "key"):
+        getattr(attention, name).register_forward_hook(lambda module, args, out, name=name: seen.update({name: out}))
+    softmax = torch.nn.functional.softmax
+    before_softmax = []
+
+    def spy(scores: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        before_softmax.append(scores)
+        return softmax(scores, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "softmax", spy)
+    inputs = unlabelled(make_batch()) if padded else {"input_ids": make_batch()["input_ids"]}
+    with torch.no_grad():
+        teacher(**inputs)
+    scores = attention_scores(seen["query"], seen["key"], num_heads=4, scaling=8**-0.5)
+    assert scores.shape == before_softmax[1].shape == (4, 4, 12, 12)
+    real = inputs.get("attention_mask", torch.ones(4, 12))[:, None, None, :].expand_as(scores).bool()
+    torch.testing.assert_close(scores[real], before_softmax[1][real], rtol=0, atol=1e-6)
+
+
+def test_attention_scores_by_hand():
+    query = torch.tensor([[[1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 0.0, 1.0]]])
+    key = torch.tensor([[[1.0, 0.0, 1.0, 1.0], [2.0, 2.0, 0.0, 1.0]]])
+    scores = attention_scores(query, key, num_heads=2, scaling=0.5)
+    assert scores.tolist() == [[[[0.5, 3.0], [0.0, 1.0]], [[3.5, 2.0], [0.5, 0.5]]]]

@@ -1,0 +1,171 @@
+"""Windows of tokens against offsets counted by hand and a search through all of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_tokenizer
+
+from homodistil_hf.evaluation.squad.settings import WindowSettings
+from homodistil_hf.evaluation.squad.windows import check_rows, labelled_inputs, make_windows
+
+TOKENIZER = tiny_tokenizer()
+SHORT = WindowSettings(max_length=12, stride=2, max_question_tokens=3)
+CONTEXT = "w10 w11 w12 w13 w14 w15 w16 w17 w18 w19"
+
+
+def question(text="w5 w6", context=CONTEXT, *answers, identity="q1"):
+    starts = [context.index(answer) for answer in answers]
+    return {
+        "id": identity,
+        "question": text,
+        "context": context,
+        "answers": {"text": list(answers), "answer_start": starts},
+    }
+
+
+def read(window, context=CONTEXT):
+    return [context[begin:end] for begin, end in window.offsets]
+
+
+def test_windows_by_hand():
+    first, second = make_windows([question()], TOKENIZER, SHORT)
+    # [CLS] w5 w6 [SEP] … [SEP]: seven places for the context, of which two are shared.
+    assert first.inputs["input_ids"] == [2, 5, 6, 3, 10, 11, 12, 13, 14, 15, 16, 3]
+    assert second.inputs["input_ids"] == [2, 5, 6, 3, 15, 16, 17, 18, 19, 3]
+    assert second.inputs["token_type_ids"] == [0] * 4 + [1] * 6
+    assert second.inputs["attention_mask"] == [1] * 10
+    assert read(second) == ["w15", "w16", "w17", "w18", "w19"]
+    assert (first.row, first.cls_index, first.first_token) == (0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "places"),
+    [
+        ("w10", [(4, 4), (0, 0)]),
+        ("w13 w14", [(7, 8), (0, 0)]),
+        ("w15 w16", [(9, 10), (4, 5)]),  # in both
+        ("w16 w17", [(0, 0), (5, 6)]),  # cut off by the first
+        ("w14 w15", [(8, 9), (0, 0)]),  # cut off by the second
+        ("w19", [(0, 0), (8, 8)]),
+        ("12 w1", [(6, 7), (0, 0)]),  # parts of words
+        (" w12 ", [(6, 6), (0, 0)]),
+        (" ", [(0, 0), (0, 0)]),
+    ],
+)
+def test_answers_are_placed_in_every_window(answer, places):
+    row = question("w5 w6", CONTEXT, answer)
+    labelled = [labelled_inputs(window, row) for window in make_windows([row], TOKENIZER, SHORT)]
+    assert [(inputs["start_positions"], inputs["end_positions"]) for inputs in labelled] == places
+    assert set(labelled[0]) == {*TOKENIZER.model_input_names, "start_positions", "end_positions"}
+
+
+def test_the_first_answer_is_learned_and_none_is_the_first_token():
+    row = question("w5 w6", CONTEXT, "w12", "w13")
+    assert labelled_inputs(make_windows([row], TOKENIZER, SHORT)[0], row)["start_positions"] == 6
+    none = question()
+    assert labelled_inputs(make_windows([none], TOKENIZER, SHORT)[0], none)["end_positions"] == 0
+
+
+words = st.lists(st.integers(7, 60).map(lambda i: f"w{i}"), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(words, st.integers(0, 4), st.data())
+def test_windows_cover_the_context_and_agree_on_the_answer(context_words, stride, data):
+    context = "  ".join(context_words)
+    first = data.draw(st.integers(0, len(context_words) - 1))
+    last = data.draw(st.integers(first, min(first + 3, len(context_words) - 1)))
+    begin = sum(len(word) + 2 for word in context_words[:first])
+    text = "  ".join(context_words[first : last + 1])
+    row = question(context=context) | {"answers": {"text": [text], "answer_start": [begin]}}
+    windows = make_windows([row], TOKENIZER, WindowSettings(max_length=12, stride=stride, max_question_tokens=3))
+    spans = [tuple(span) for window in windows for span in window.offsets]
+    assert sorted(set(spans)) == [
+        (start, start + len(word))
+        for start, word in zip(np.cumsum([0, *(len(w) + 2 for w in context_words[:-1])]), context_words, strict=True)
+    ]
+    for window in windows:
+        labelled = labelled_inputs(window, row)
+        start, end = labelled["start_positions"], labelled["end_positions"]
+        if begin >= window.offsets[0, 0] and begin + len(text) <= window.offsets[-1, 1]:
+            assert context[window.offsets[start - window.first_token, 0] :].startswith(text)
+            assert window.offsets[end - window.first_token, 1] == begin + len(text)
+        else:
+            assert (start, end) == (0, 0)
+
+
+def test_long_questions_are_cut_and_white_space_around_them_counts_nothing():
+    row = question("  w5 w6 w7 w8 w9  ")
+    window = make_windows([row], TOKENIZER, SHORT)[0]
+    assert window.inputs["input_ids"][:5] == [2, 5, 6, 7, 3]
+    short = make_windows([question("  w5  ")], TOKENIZER, SHORT)[0]
+    assert short.inputs["input_ids"][:4] == [2, 5, 3, 10]
+
+
+@pytest.mark.parametrize(("text", "context"), [("w5", ""), ("", "w7"), ("", ""), ("w5", " \n ")])
+def test_empty_texts_make_one_window(text, context):
+    (window,) = make_windows([question(text, context)], TOKENIZER, SHORT)
+    assert read(window, context) == context.split()
+    assert window.inputs["input_ids"].count(3) == 2
+
+
+def test_offsets_count_characters_whatever_their_bytes():
+    context = "😀 w10 É 東 w11 naïve"
+    (window,) = make_windows([question("w5", context)], TOKENIZER, WindowSettings(32, 0, 3))
+    assert read(window, context) == ["😀", "w10", "É", "東", "w11", "naïve"]
+    row = question("w5", context, "東 w11")
+    assert labelled_inputs(window, row)["start_positions"] == window.first_token + 3
+    assert labelled_inputs(window, row)["end_positions"] == window.first_token + 4
+
+
+def test_windows_know_their_rows():
+    rows = [question(), question(context="w10"), question(context=CONTEXT)] * 300
+    windows = make_windows(rows, TOKENIZER, SHORT)
+    assert [window.row for window in windows] == [row for row in range(900) for _ in range(1 if row % 3 == 1 else 2)]
+    assert all(read(window, rows[window.row]["context"])[0] in ("w10", "w15") for window in windows)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_length": 0}, "max_length=0 is not positive; nearest valid: 1"),
+        ({"max_question_tokens": -2}, "max_question_tokens=-2 is not positive"),
+        ({"stride": -1}, "stride=-1 is negative; nearest valid: 0"),
+    ],
+)
+def test_wrong_lengths_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        WindowSettings(**values)
+
+
+def test_windows_must_advance():
+    with pytest.raises(ValueError, match=r"max_length=12 holds no new context .*stride=6; nearest valid: 13"):
+        make_windows([question()], TOKENIZER, WindowSettings(max_length=12, stride=6, max_question_tokens=3))
+    tight = WindowSettings(max_length=13, stride=6, max_question_tokens=3)
+    assert len(make_windows([question("w5 w6 w7")], TOKENIZER, tight)) == 4  # 7 tokens, then one more each
+
+
+def test_tokenizers_need_a_first_token():
+    tokenizer = tiny_tokenizer()
+    tokenizer.cls_token = None
+    with pytest.raises(ValueError, match="tokenizer=BertTokenizer has no cls_token, which stands for no answer"):
+        make_windows([question()], tokenizer, SHORT)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"text": [], "answer_start": []}, "train_data: question id='q1' has no answer; take the task squad_v2"),
+        ({"text": ["w10"], "answer_start": []}, "'q1' has 1 answers and 0 answer_start; expected one for each"),
+        ({"text": ["w11"], "answer_start": [3]}, "answer_start=3, where the context reads ' w1', not 'w11'"),
+    ],
+)
+def test_wrong_rows_are_named(answers, message):
+    with pytest.raises(ValueError, match=message):
+        check_rows([question() | {"answers": answers}], argument="train_data", need_answers=True)
+
+
+def test_right_rows_pass():
+    check_rows([question("w5", CONTEXT, "w10", "w19")], argument="train_data", need_answers=True)
+    check_rows([question()], argument="train_data", need_answers=False)

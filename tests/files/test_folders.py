@@ -1,0 +1,219 @@
+"""Folders appear, change and vanish as a whole, and a failure to write names the file."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_disk import limited_file_size, read_only, room_for, small_disk
+
+from homodistil_hf.files import folders as durable
+from homodistil_hf.files.folders import (
+    check_archives,
+    naming_the_file,
+    outdated_name,
+    publish,
+    recover,
+    remove_folder,
+    remove_leftovers,
+    write_text,
+)
+
+
+def make_folder(path: Path, text: str = "text") -> Path:
+    path.mkdir(parents=True)
+    (path / "file").write_text(text, encoding="utf-8")
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody catches it."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, module: object, function: str, call: int) -> None:
+    """Die before the n-th call of a function, from 1."""
+    original, calls = getattr(module, function), []
+
+    def dying(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        if len(calls) == call:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, function, dying)
+
+
+# Publishing
+
+
+@pytest.mark.parametrize(
+    ("call", "left", "text"),
+    [
+        (1, ["folder", "staged"], "old"),  # before the older one is moved away
+        (2, [".folder.outdated", "staged"], "old"),
+        (3, [".folder.outdated", "folder"], "new"),  # before the older one is removed
+    ],
+)
+def test_a_kill_while_a_folder_is_replaced_leaves_one_of_both(tmp_path, monkeypatch, call, left, text):
+    final, staged = make_folder(tmp_path / "folder", "old"), make_folder(tmp_path / "staged", "new")
+    kill_at(monkeypatch, os, "rename", call)
+    with pytest.raises(Killed):
+        publish(staged, final)
+    monkeypatch.undo()
+    assert names(tmp_path) == left
+    recover(final)
+    assert (final / "file").read_text(encoding="utf-8") == text
+    publish(make_folder(tmp_path / "another", "newest"), final)
+    assert (final / "file").read_text(encoding="utf-8") == "newest"
+    assert names(tmp_path) == sorted({"folder", "staged"} & {*left, "folder"})
+
+
+def test_a_rename_that_fails_brings_the_older_folder_back(tmp_path, monkeypatch):
+    final = make_folder(tmp_path / "folder", "old")
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if source == tmp_path / "staged":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        publish(make_folder(tmp_path / "staged", "new"), final)
+    assert (final / "file").read_text(encoding="utf-8") == "old"
+
+
+def test_all_is_on_the_disk_before_the_rename(tmp_path, monkeypatch):
+    events: list[str] = []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (events.append(Path(f"/proc/self/fd/{number}").resolve().name), fsync(number))
+    )
+    monkeypatch.setattr(os, "rename", lambda *paths: (events.append("rename"), rename(*paths)))
+    staged = make_folder(tmp_path / "staged" / "inner")
+    publish(staged.parent, tmp_path / "final")
+    assert sorted(events[:3]) == ["file", "inner", "staged"]
+    assert events[3:] == ["rename", tmp_path.name]
+
+
+def test_folders_that_cannot_be_synced_are_published_all_the_same(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def failing(number: int) -> None:
+        if Path(f"/proc/self/fd/{number}").resolve().is_dir():
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    publish(make_folder(tmp_path / "staged"), tmp_path / "final")
+    assert names(tmp_path) == ["final"]
+
+
+# Removing
+
+
+def test_half_a_folder_is_never_seen_under_its_name(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "checkpoint-4")
+    kill_at(monkeypatch, durable.shutil, "rmtree", 1)
+    with pytest.raises(Killed):
+        remove_folder(folder)
+    monkeypatch.undo()
+    assert names(tmp_path) == [".checkpoint-4.removed"]
+    make_folder(folder)
+    remove_folder(folder)
+    assert names(tmp_path) == []
+
+
+def test_leftovers_of_removing_are_removed_and_nothing_else(tmp_path):
+    for name in (".checkpoint-4.removed", ".checkpoint-8.outdated", "checkpoint-8.removed", ".staging"):
+        make_folder(tmp_path / name)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".checkpoint-8.outdated", ".staging", "checkpoint-8.removed"]
+
+
+def test_outdated_names_are_hidden_and_beside():
+    assert outdated_name(Path("run/checkpoint-4")) == Path("run/.checkpoint-4.outdated")
+
+
+def test_a_text_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_text(path, "old")
+    kill_at(monkeypatch, os, "replace", 1)
+    with pytest.raises(Killed):
+        write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+    monkeypatch.undo()
+    write_text(path, "new")
+    assert names(tmp_path) == ["results.json"]
+
+
+# Failures to write
+
+TENSORS = {"weight": torch.zeros(1 << 19)}
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "model.safetensors": lambda path: save_file(TENSORS, path),
+    "optimizer.pt": lambda path: torch.save(TENSORS, path),
+    "state.json": lambda path: path.write_text("x" * (1 << 21), encoding="utf-8"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_told_alike_by_every_library(tmp_path, name):
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "config.json").write_text("{}", encoding="utf-8")
+        expected = f"No space left on device: '.*/{name}'$"
+        with room_for(disk, 1 << 20), pytest.raises(OSError, match=expected) as caught, naming_the_file(disk):
+            WRITERS[name](disk / name)
+        assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_cannot_be_written_is_told_alike_by_every_library(tmp_path, name):
+    with small_disk(tmp_path / "disk") as disk, read_only(disk):
+        with pytest.raises(OSError, match="Read-only file system") as caught, naming_the_file(disk, file=name):
+            WRITERS[name](disk / name)
+        assert (caught.value.errno, caught.value.filename) == (errno.EROFS, str(disk / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("model.safetensors", "File too large"),
+        ("optimizer.pt", "Input/output error"),  # torch doesn't tell why
+        ("state.json", "File too large"),
+    ],
+)
+def test_a_file_that_may_not_grow_is_named(tmp_path, name, reason):
+    expected = f"{reason}: '.*/{name}'$"
+    with limited_file_size(1 << 20), pytest.raises(OSError, match=expected), naming_the_file(tmp_path):
+        WRITERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("num_missing", [1, 100, 1000])
+def test_an_archive_that_lacks_its_end_is_named(tmp_path, num_missing):
+    path = tmp_path / "checkpoint-4" / "optimizer.pt"
+    path.parent.mkdir()
+    torch.save(TENSORS, path)
+    check_archives(tmp_path)
+    os.truncate(path, path.stat().st_size - num_missing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*/checkpoint-4/optimizer.pt'$"):
+        check_archives(tmp_path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("ranks differ"), OSError("no Hub"), ValueError("no plan")])
+def test_errors_that_are_not_of_the_disk_pass(tmp_path, error):
+    with pytest.raises(type(error), match=str(error)) as caught, naming_the_file(tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_an_error_that_names_its_file_keeps_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"), naming_the_file(tmp_path, file="other"):
+        (tmp_path / "absent").read_text(encoding="utf-8")

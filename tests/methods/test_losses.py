@@ -1,0 +1,271 @@
+"""The loss of each method, as its paper writes it, from logits, states and attention of stock models."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from students import WITHOUT_DROPOUT, make_batch, unlabelled
+from tiny_models import make_teacher
+from torch import nn
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.methods.distilbert import DistilBertTrainer
+from homodistil_hf.methods.minilm import MiniLMTrainer, MiniLMv2Trainer
+from homodistil_hf.methods.scratch import ScratchTrainer
+from homodistil_hf.methods.tinybert import TinyBertTrainer
+
+SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+HALF_THE_MACS = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+BATCH = make_batch()
+REAL = BATCH["attention_mask"].bool()
+LABELLED = BATCH["labels"] != -100
+
+
+@pytest.fixture
+def started(make_trainer) -> Any:
+    """A trainer whose student has its first weights, with a little noise so that biases count."""
+
+    def make(trainer_class: type[HomoDistilTrainer], **settings: Any) -> HomoDistilTrainer:
+        defaults = {"model": make_teacher(**WITHOUT_DROPOUT), "student": SAME_HEADS}
+        trainer = make_trainer(trainer_class=trainer_class, **defaults | settings)
+        if trainer_class is not DistilBertTrainer:
+            trainer.start_at_plan()
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter in trainer.model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        return trainer
+
+    return make
+
+
+def terms_of(trainer: HomoDistilTrainer) -> dict[str, float]:
+    distillation = trainer.distillation
+    with torch.no_grad():
+        terms, _ = distillation.terms(trainer.model.train(), BATCH, distillation.count(BATCH))
+    return {name: float(term) for name, term in terms.items()}
+
+
+@torch.no_grad()
+def outputs_of(trainer: HomoDistilTrainer) -> list[Any]:
+    """Teacher and student on the whole batch, with everything that they compute on the way."""
+    models = (trainer.distillation.teacher.exact, trainer.model)
+    for model in models:
+        model.set_attn_implementation("eager")
+    return [m(**unlabelled(BATCH), output_hidden_states=True, output_attentions=True) for m in models]
+
+
+def soft_kl(teacher: torch.Tensor, student: torch.Tensor, temperature: float = 1.0) -> float:
+    loss = nn.KLDivLoss(reduction="batchmean")
+    teacher, student = (logits[LABELLED] / temperature for logits in (teacher, student))
+    return float(loss(student.log_softmax(-1), teacher.softmax(-1))) * temperature**2
+
+
+def mlm_loss(student: torch.Tensor) -> float:
+    return float(nn.functional.cross_entropy(student[LABELLED], BATCH["labels"][LABELLED]))
+
+
+def test_distilberts_three_terms(started):
+    trainer = started(DistilBertTrainer, student=HALF_THE_MACS, temperature=3.0)
+    terms, (teacher, student) = terms_of(trainer), outputs_of(trainer)
+    states = [output.hidden_states[-1][REAL] for output in (teacher, student)]
+    cosine = nn.CosineEmbeddingLoss()(states[1], states[0], torch.ones(len(states[0])))
+    assert terms == {
+        "mlm": pytest.approx(mlm_loss(student.logits), rel=1e-5),
+        "kl": pytest.approx(soft_kl(teacher.logits, student.logits), rel=1e-4),
+        "soft_kl": pytest.approx(soft_kl(teacher.logits, student.logits, 3.0), rel=1e-4),
+        "cosine": pytest.approx(float(cosine), rel=1e-5),
+    }
+
+
+def test_distilberts_loss_and_its_gradient(started):
+    """Two passes over the vocabulary, at two temperatures, add up to the gradient of the plain formula."""
+    trainer = started(DistilBertTrainer, student=HALF_THE_MACS)
+    distillation, model = trainer.distillation, trainer.model
+    terms, _ = distillation.terms(model, BATCH, distillation.count(BATCH))
+    distillation.total(terms).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    teacher = distillation.teacher.exact(**unlabelled(BATCH), output_hidden_states=True)
+    student = model(**unlabelled(BATCH), output_hidden_states=True)
+    soft = [output.logits[LABELLED] / 2 for output in (student, teacher)]
+    states = [output.hidden_states[-1][REAL] for output in (student, teacher)]
+    loss = 2 * nn.functional.cross_entropy(student.logits[LABELLED], BATCH["labels"][LABELLED])
+    loss = loss + 5 * 4 * nn.KLDivLoss(reduction="batchmean")(soft[0].log_softmax(-1), soft[1].softmax(-1))
+    loss = loss + nn.CosineEmbeddingLoss()(*states, torch.ones(len(states[0])))
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_distilbert_starts_as_layers_of_its_teacher(make_trainer):
+    trainer = make_trainer(
+        trainer_class=DistilBertTrainer, model=make_teacher(num_hidden_layers=4), student=HALF_THE_MACS
+    )
+    deep, shallow = trainer.distillation.teacher.exact.bert, trainer.model.bert
+    assert trainer.method_settings["temperature"] == 2.0
+    for position, index in enumerate((0, 3)):
+        pairs = zip(shallow.encoder.layer[position].parameters(), deep.encoder.layer[index].parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+    assert torch.equal(shallow.embeddings.word_embeddings.weight, deep.embeddings.word_embeddings.weight)
+
+
+def test_distilbert_without_a_number_of_layers_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="'distilbert' is impossible for this student: no number of the teacher's 2"):
+        make_trainer(trainer_class=DistilBertTrainer, student=SAME_HEADS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0 is not above 0; the recipe's is 2.0"),
+        ({"cosine_weight": -1.0}, "cosine_weight=-1.0 is below 0"),
+        ({"mlm_weight": 0, "soft_kl_weight": 0, "cosine_weight": 0}, "all of mlm, soft_kl, cosine have weight 0"),
+    ],
+)
+def test_distilberts_settings_are_checked(make_trainer, settings, message):
+    # Bound, because the fixture takes what training arguments are called for one of them.
+    with pytest.raises(ValueError, match=message):
+        make_trainer(trainer_class=partial(DistilBertTrainer, **settings), student=HALF_THE_MACS)
+
+
+def test_scratch_is_the_plain_masked_lm_loss(started, monkeypatch):
+    trainer = started(ScratchTrainer)
+    loss = mlm_loss(outputs_of(trainer)[1].logits)
+    monkeypatch.setattr(trainer.distillation, "teacher", None)  # not even asked
+    assert terms_of(trainer) == {"mlm": pytest.approx(loss, rel=1e-5)}
+    logits = trainer.model(**unlabelled(BATCH)).logits
+    nn.functional.cross_entropy(logits[LABELLED], BATCH["labels"][LABELLED]).backward()
+    expected = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    trainer.model.zero_grad()
+    terms, _ = trainer.distillation.terms(trainer.model, BATCH, trainer.distillation.count(BATCH))
+    trainer.distillation.total(terms).backward()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(trainer.model.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_tinyberts_terms(started):
+    trainer = started(TinyBertTrainer)
+    terms, (teacher, student) = terms_of(trainer), outputs_of(trainer)
+    projections = trainer.model.projections
+    projected = [projections.embedding(student.hidden_states[0])]
+    projected += [w(h) for w, h in zip(projections.hidden, student.hidden_states[1:], strict=True)]
+    models = list(zip((trainer.distillation.teacher.exact, trainer.model), (teacher, student), strict=True))
+    errors = [
+        float((theirs - own)[REAL].detach().square().mean())
+        for theirs, own in zip(teacher.hidden_states, projected, strict=True)
+    ]
+    assert terms["embedding"] == pytest.approx(errors[0], rel=1e-4)
+    assert terms["hidden"] == pytest.approx(sum(errors[1:]), rel=1e-4)
+    pairs = (REAL[:, :, None] & REAL[:, None, :])[:, None].expand(-1, 4, -1, -1)
+    scores = [[scores_of(model, layer, output) for model, output in models] for layer in range(2)]
+    expected = sum(float((theirs - own)[pairs].square().mean()) for theirs, own in scores)
+    assert terms["attention"] == pytest.approx(expected, rel=1e-4)
+    assert terms["mlm"] == pytest.approx(mlm_loss(student.logits), rel=1e-5)
+    weights = trainer.distillation.weights
+    expected = {"mlm": 1.0, "kl": 0.0, "hidden": 1.0, "embedding": 1.0, "attention": 1.0}
+    assert {name: weights[name] for name in expected} == expected
+
+
+def self_attention(model: Any, layer: int) -> Any:
+    return model.bert.encoder.layer[layer].attention.self
+
+
+def states_of(model: Any, layer: int, name: str, output: Any) -> torch.Tensor:
+    """`(B, T, heads × head size)`, from what goes into a layer."""
+    return getattr(self_attention(model, layer), name)(output.hidden_states[layer])
+
+
+def scores_of(model: Any, layer: int, output: Any) -> torch.Tensor:
+    """Before the softmax, `(B, heads, T, T)`."""
+    heads = self_attention(model, layer).num_attention_heads
+    query, key = (states_of(model, layer, name, output).detach() for name in ("query", "key"))
+    query, key = (states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (query, key))
+    return query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+
+
+def mean_kl(teacher_BNTT: torch.Tensor, student_BNTT: torch.Tensor) -> float:
+    """Over heads and real tokens; nobody attends to padding."""
+    kl = torch.where(teacher_BNTT > 0, teacher_BNTT * (teacher_BNTT.log() - student_BNTT.log()), 0.0).sum(-1)
+    return float(kl.transpose(1, 2)[REAL].mean())
+
+
+def relation(states_BTA: torch.Tensor, num_heads: int) -> torch.Tensor:
+    heads_BNTD = states_BTA.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    products = heads_BNTD @ heads_BNTD.transpose(2, 3) / heads_BNTD.shape[-1] ** 0.5
+    return products.masked_fill(~REAL[:, None, None, :], -torch.inf).softmax(-1)
+
+
+def test_minilms_attention_and_value_relations(started):
+    trainer = started(MiniLMTrainer)
+    terms, outputs = terms_of(trainer), outputs_of(trainer)
+    models = (trainer.distillation.teacher.exact, trainer.model)
+    values = [relation(states_of(m, 1, "value", o), 4) for m, o in zip(models, outputs, strict=True)]
+    assert terms["attention_relation"] == pytest.approx(
+        mean_kl(outputs[0].attentions[-1], outputs[1].attentions[-1]), rel=1e-4
+    )
+    assert terms["value_relation"] == pytest.approx(mean_kl(*values), rel=1e-4)
+    assert terms["mlm"] == pytest.approx(mlm_loss(outputs[1].logits), rel=1e-5)
+
+
+@pytest.mark.parametrize(("num_relation_heads", "teacher_layer"), [(8, -1), (2, 0)])
+def test_minilm_v2s_relations_of_any_heads(started, num_relation_heads, teacher_layer):
+    """Here with half the teacher's heads."""
+    student = SAME_HEADS | {"num_attention_heads": 2, "head_dim": 8}
+    settings = {"num_relation_heads": num_relation_heads, "teacher_layer": teacher_layer}
+    trainer = started(MiniLMv2Trainer, student=student, **settings)
+    terms, outputs = terms_of(trainer), outputs_of(trainer)
+    models = (trainer.distillation.teacher.exact, trainer.model)
+    layers = (teacher_layer % 2, 1)
+    for name in ("query", "key", "value"):
+        relations = [
+            relation(states_of(model, layer, name, output), num_relation_heads)
+            for model, layer, output in zip(models, layers, outputs, strict=True)
+        ]
+        assert terms[f"{name}_relation"] == pytest.approx(mean_kl(*relations), rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_relation_heads": 3}, "num_relation_heads=3 does not divide .*, 16 and 32; nearest valid: 2"),
+        ({"teacher_layer": 2}, "teacher_layer=2 is no index into the teacher's 2 layers; -1 is the last"),
+        ({"mlm_trains": "neither"}, "mlm_trains='neither' is not one of student, head"),
+        ({"relation_weight": -0.5}, "relation_weight=-0.5 is below 0"),
+    ],
+)
+def test_minilm_v2s_settings_are_checked(make_trainer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(trainer_class=MiniLMv2Trainer, student=SAME_HEADS, **settings)
+
+
+def test_default_relation_heads_divide_both_widths(make_trainer):
+    trainer = make_trainer(trainer_class=MiniLMv2Trainer, student=SAME_HEADS)
+    assert trainer.method_settings["num_relation_heads"] == 16
+
+
+@pytest.mark.parametrize("trainer_class", [MiniLMTrainer, TinyBertTrainer])
+def test_checkpointing_that_loses_recordings_is_refused(make_trainer, trainer_class):
+    settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(ValueError, match="keeps no gradient of queries and keys, which this method compares; set use"):
+        make_trainer(trainer_class=trainer_class, student=SAME_HEADS, **settings)
+
+
+@pytest.mark.parametrize("trainer_class", [MiniLMv2Trainer, TinyBertTrainer])
+def test_the_masked_lm_loss_may_train_the_head_alone(started, trainer_class):
+    gradients = {}
+    for reach in ("student", "head"):
+        trainer = started(trainer_class, mlm_trains=reach)
+        distillation = trainer.distillation
+        terms, _ = distillation.terms(trainer.model, BATCH, distillation.count(BATCH))
+        terms["mlm"].backward()
+        gradients[reach] = {name: p.grad for name, p in trainer.model.named_parameters()}
+    for name, gradient in gradients["head"].items():
+        if name.startswith("cls.") or name == "bert.embeddings.word_embeddings.weight":
+            assert float(gradient.abs().max()) > 0, name
+        elif name.startswith("bert."):
+            # Zero, but there: DDP waits for every parameter's gradient.
+            assert float(gradient.abs().max()) == 0, name
+            assert float(gradients["student"][name].abs().max()) > 0, name

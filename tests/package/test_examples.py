@@ -1,0 +1,152 @@
+import ast
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from tiny_files import own_cache, write_config, write_teacher, write_text
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+import homodistil_hf
+from homodistil_hf import PRESETS, resolve_plan
+from homodistil_hf.cli import main
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.models.cost import count_parameters, encoder_macs
+from homodistil_hf.models.widths import teacher_plan
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CONFIGS = sorted((EXAMPLES / "configs").glob("*.json"))
+PAPER_CONFIGS = [path for path in CONFIGS if path.stem in PRESETS]
+PAPER_LEARNING_RATES = {"homobert-base": 3e-4, "homobert-small": 6e-4, "homobert-xsmall": 6e-4, "homobert-tiny": 6e-4}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+def run_script(monkeypatch, name, *words):
+    monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_there_is_a_config_of_each_preset_and_one_to_try():
+    names = {path.stem for path in CONFIGS}
+    assert set(PRESETS) | {"smoke"} <= names
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid(path, tmp_path):
+    settings = parse_run([str(path), "--bf16", "false", "--use_cpu"])
+    assert settings.training.output_dir == f"runs/{path.stem}"
+    assert settings.training.student is not None
+    assert settings.training.report_to == []
+
+
+@pytest.mark.parametrize("path", PAPER_CONFIGS, ids=lambda path: path.stem)
+def test_paper_configs_are_the_papers_recipe(path):
+    training = parse_run([str(path), "--bf16", "false", "--use_cpu"]).training
+    assert resolve_plan(training.student, BertConfig()) == PRESETS[path.stem]
+    assert training.learning_rate == PAPER_LEARNING_RATES[path.stem]
+    assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.999, 1e-6)
+    assert training.max_steps == 28_000
+    assert 8 * training.per_device_train_batch_size * training.gradient_accumulation_steps == 4096
+    assert 0.5 <= training.pruning_window("hidden")[1] <= 0.9
+    weights = {name: getattr(training, f"{name}_weight") for name in ("mlm", "kl", "hidden", "embedding", "attention")}
+    assert min(weights.values()) > 0
+
+
+@pytest.mark.parametrize("path", [*PAPER_CONFIGS, EXAMPLES / "configs" / "smoke.json"], ids=lambda path: path.stem)
+def test_configs_run_with_a_tiny_teacher(path, tmp_path):
+    write_config(tmp_path)  # for its teacher and text
+    substitutes = {
+        "teacher": tmp_path / "teacher",
+        "student": "macs=0.5",
+        "train_data": tmp_path / "train.txt",
+        "eval_data": tmp_path / "eval.txt",
+        "output_dir": tmp_path / "run",
+        "max_seq_length": 16,
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "preprocessing_num_workers": 1,
+        "dataloader_num_workers": 0,
+        "pruning_interval_steps": 1,
+        "bf16": "false",
+    }
+    words = [word for name, value in substitutes.items() for word in (f"--{name}", str(value))]
+    assert main(["distill", str(path), *words, "--use_cpu"]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["num_steps"] == 4
+    student = BertForMaskedLM.from_pretrained(tmp_path / "run" / "student")
+    assert student.config.hidden_size == results["plan"]["hidden_size"] < 32
+
+
+def test_masked_lm_script(tmp_path, monkeypatch, capsys):
+    teacher = write_teacher(tmp_path / "teacher")
+    text = write_text(tmp_path / "text.txt")
+    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--max_seq_length", 16, "--batch_size", 4]
+    run_script(
+        monkeypatch, "distill_masked_lm.py", "--teacher", teacher, "--text", text, "--student", "macs=0.5", *words
+    )
+    assert BertForMaskedLM.from_pretrained(tmp_path / "out" / "student").config.hidden_size < 32
+    assert "KL to the teacher" in capsys.readouterr().out
+
+
+def test_task_model_script(tmp_path, monkeypatch, capsys):
+    teacher = write_teacher(tmp_path / "teacher", task="sequence_classification")
+    rows = {"sentence": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(32)], "label": [i % 2 for i in range(32)]}
+    for name in ("train", "dev"):
+        Dataset.from_dict(rows).to_parquet(tmp_path / f"{name}.parquet")
+    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--batch_size", 4]
+    files = ["--train", tmp_path / "train.parquet", "--validation", tmp_path / "dev.parquet"]
+    run_script(monkeypatch, "distill_task_model.py", "--teacher", teacher, *files, *words)
+    student = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "student")
+    assert student.config.hidden_size < 32
+    assert "accuracy" in capsys.readouterr().out
+
+
+README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks_of(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_readmes_json_is_a_config(tmp_path):
+    (text,) = blocks_of("json")
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    settings = parse_run([str(path), "--bf16", "false", "--use_cpu"])
+    assert resolve_plan(settings.training.student, BertConfig()) == PRESETS["homobert-tiny"]
+
+
+def test_the_readmes_python_names_what_there_is():
+    (text,) = blocks_of("python")
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports if node.module == "homodistil_hf" for alias in node.names}
+    assert names == {"HomoDistilTrainer", "HomoDistilTrainingArguments", "load_text", "tokenize_to_blocks"}
+    assert names <= set(homodistil_hf.__all__)
+    assert len(text.strip().splitlines()) <= 25
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_readmes_table_is_what_the_formulas_give(name):
+    plan = PRESETS[name]
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+    widths = plan.layers[0]
+    macs = encoder_macs(teacher_plan(BertConfig())) / encoder_macs(plan)
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [
+        str(plan.hidden_size),
+        f"{widths.num_attention_heads} × {widths.head_dim}",
+        str(widths.intermediate_size),
+        f"{count_parameters(plan, BertConfig()) / 1e6:.1f} M",
+        f"1/{macs:.1f}",
+    ]
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", README) if not target.startswith("http")]
+    assert [target for target in targets if not (EXAMPLES.parent / target).exists()] == []

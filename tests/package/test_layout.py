@@ -1,0 +1,51 @@
+"""What the import contract (`.importlinter`) can't say: files that travel, Trainer by its own name, no catch-alls."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "homodistil_hf"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+STAGES = ("files", "models", "data", "plans", "distillation", "pruning", "export")
+
+# Travels inside compact exports, where the rest of the package is absent.
+SELF_CONTAINED = {
+    "models/families/modeling_homobert.py": {
+        "torch", "transformers", "collections", "contextlib", "dataclasses", "functools", "typing", "math",
+    }
+}  # fmt: skip
+
+
+def imports_of(source: str) -> Iterator[tuple[str, str]]:
+    """Every (module, name) that a file imports, lazy ones included; relative ones begin with a dot."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def test_every_way_to_import_is_seen():
+    source = "import a.b\nfrom c import d\ndef f():\n    from ..e import g"
+    assert set(imports_of(source)) == {("a.b", ""), ("c", "d"), ("..e", "g")}
+
+
+@pytest.mark.parametrize(("file", "allowed"), SELF_CONTAINED.items())
+def test_travelling_files_are_self_contained(file, allowed):
+    roots = {module.split(".")[0] for module, _ in imports_of((PACKAGE / file).read_text(encoding="utf-8"))}
+    assert roots <= allowed
+
+
+@pytest.mark.parametrize("folder", STAGES)
+def test_stages_know_nothing_of_trainer(folder):
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for module, name in imports_of(path.read_text(encoding="utf-8")):
+            assert not module.startswith(("transformers.train", "transformers.hf_argparser")), path
+            assert name not in ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser"), path
+
+
+def test_no_catch_all_modules():
+    assert {"utils", "common", "helpers"} & {part for path in SOURCES for part in (*path.parts, path.stem)} == set()

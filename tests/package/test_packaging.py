@@ -1,0 +1,234 @@
+"""What is shipped: the wheel's and the source archive's files, the requirements, the pins, the version."""
+
+import ast
+import configparser
+import email
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import homodistil_hf
+from homodistil_hf import version
+
+ROOT = Path(__file__).parents[2]
+BUILD_INPUTS = (
+    "setup.cfg",
+    "MANIFEST.in",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "MODEL_CARD_TEMPLATE.md",
+    "homodistil_hf",
+)
+
+# Import name → distribution, where they differ.
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": ""}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    pip_wheel = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder)
+    run(sys.executable, *pip_wheel, source, cwd=folder.parent)
+    (wheel,) = folder.glob("homodistil_hf-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def source_copy(tmp_path_factory):
+    """The build's inputs in a folder of their own, so that nothing is written into the checkout."""
+    folder = tmp_path_factory.mktemp("source copy")
+    for name in BUILD_INPUTS:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source_copy, tmp_path_factory):
+    return build_wheel(source_copy, tmp_path_factory.mktemp("wheel") / "out")
+
+
+@pytest.fixture(scope="module")
+def source_archive(source_copy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive")
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", build, folder, cwd=source_copy)
+    (archive,) = folder.glob("homodistil_hf-*.tar.gz")
+    return archive
+
+
+def files_in(wheel: Path) -> dict[str, str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name).decode() for name in archive.namelist()}
+
+
+def package_files() -> set[str]:
+    found = [path for path in (ROOT / "homodistil_hf").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {path.relative_to(ROOT).as_posix() for path in found}
+
+
+def metadata_of(files: dict[str, str]) -> email.message.Message:
+    (name,) = [name for name in files if name.endswith(".dist-info/METADATA")]
+    return email.message_from_string(files[name])
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
+    shipped = {name for name in files_in(wheel) if ".dist-info/" not in name}
+    assert shipped == package_files()
+    assert {
+        "homodistil_hf/models/families/modeling_homobert.py",
+        "homodistil_hf/py.typed",
+        "homodistil_hf/plans/advice.json",
+        "homodistil_hf/MODEL_CARD_TEMPLATE.md",
+    } <= shipped
+
+
+@pytest.mark.slow
+def test_wheel_carries_the_text_of_the_card_template(wheel):
+    shipped = files_in(wheel)["homodistil_hf/MODEL_CARD_TEMPLATE.md"]
+    assert shipped == (ROOT / "MODEL_CARD_TEMPLATE.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_source_archive_builds_the_same_wheel(source_archive, wheel, tmp_path):
+    rebuilt = files_in(build_wheel(source_archive, tmp_path / "out"))
+    original = files_in(wheel)
+    assert rebuilt.keys() == original.keys()
+    assert [name for name in original if not name.endswith("/RECORD") and rebuilt[name] != original[name]] == []
+
+
+@pytest.mark.slow
+def test_source_archive_has_the_template_at_the_top(source_archive):
+    with tarfile.open(source_archive) as archive:
+        assert "MODEL_CARD_TEMPLATE.md" in {name.partition("/")[2] for name in archive.getnames()}
+
+
+@pytest.mark.slow
+def test_card_template_is_found_where_the_wheel_is_installed(wheel, tmp_path):
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path, wheel, cwd=tmp_path)
+    code = (
+        "import sys, importlib.resources; sys.path.insert(0, sys.argv[1])\n"
+        "template = importlib.resources.files('homodistil_hf') / 'MODEL_CARD_TEMPLATE.md'\n"
+        "print(str(template).startswith(sys.argv[1])); print(template.read_text(encoding='utf-8'), end='')"
+    )
+    printed = run(sys.executable, "-c", code, tmp_path, cwd=tmp_path)
+    assert printed == "True\n" + (ROOT / "MODEL_CARD_TEMPLATE.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_wheel_metadata(wheel):
+    files = files_in(wheel)
+    metadata = metadata_of(files)
+    assert metadata["Name"] == "homodistil-hf"
+    assert metadata["Version"] == version.__version__
+    assert metadata["Requires-Python"] == ">=3.10"
+    (entry_points,) = [text for name, text in files.items() if name.endswith(".dist-info/entry_points.txt")]
+    assert "homodistil = homodistil_hf.cli:main" in entry_points
+    (licence,) = [text for name, text in files.items() if name.endswith("/LICENSE")]
+    assert "Apache License" in licence
+    assert "Version 2.0" in licence
+
+
+def test_card_template_has_one_source():
+    link = ROOT / "homodistil_hf" / "MODEL_CARD_TEMPLATE.md"
+    assert link.samefile(ROOT / "MODEL_CARD_TEMPLATE.md")
+
+
+def test_one_version_everywhere():
+    assert homodistil_hf.__version__ == version.__version__
+    assert importlib.metadata.version("homodistil-hf") == version.__version__
+    assert re.search(rf"^## \[?{re.escape(version.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def setup_options() -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def requirements_in(text: str) -> list[Requirement]:
+    lines = (line.strip() for line in text.splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def pins() -> dict[str, list[Requirement]]:
+    found: dict[str, list[Requirement]] = {}
+    for pin in requirements_in((ROOT / "constraints.txt").read_text(encoding="utf-8")):
+        found.setdefault(canonicalize_name(pin.name), []).append(pin)
+    return found
+
+
+def third_party_requirements() -> list[Requirement]:
+    options = setup_options()
+    texts = [options["options"]["install_requires"], *options["options.extras_require"].values()]
+    found = [requirement for text in texts for requirement in requirements_in(text)]
+    return [requirement for requirement in found if requirement.name != "homodistil-hf"]
+
+
+def test_supported_ranges_are_wide():
+    required = {r.name: r.specifier for r in requirements_in(setup_options()["options"]["install_requires"])}
+    assert set(map(str, required["transformers"])) == {">=5.14", "<6"}
+    assert set(map(str, required["torch"])) == {">=2.6"}
+    assert [str(s) for name, s in required.items() if "==" in str(s)] == []
+
+
+def version_pinned(name: str, *, python_version: str) -> str:
+    environment = {"python_version": python_version}
+    candidates = pins()[canonicalize_name(name)]
+    (pin,) = [pin for pin in candidates if pin.marker is None or pin.marker.evaluate(environment)]
+    (exact,) = pin.specifier
+    assert exact.operator == "=="
+    return exact.version
+
+
+def test_demo_and_tests_run_with_these_versions():
+    assert version_pinned("torch", python_version="3.11") == "2.13.0"
+    assert version_pinned("transformers", python_version="3.11") == "5.23.0"
+
+
+@pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("requirement", third_party_requirements(), ids=str)
+def test_every_requirement_has_one_pin_inside_its_range(requirement, python_version):
+    assert version_pinned(requirement.name, python_version=python_version) in requirement.specifier
+
+
+def imported_distributions(path: Path) -> set[str]:
+    roots = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            roots.add(node.module.split(".")[0])
+    others = roots - sys.stdlib_module_names - {"homodistil_hf"}
+    return {canonicalize_name(DISTRIBUTIONS.get(root, root)) for root in others}
+
+
+def test_everything_the_package_imports_is_required():
+    declared = {canonicalize_name(requirement.name) for requirement in third_party_requirements()}
+    for path in sorted((ROOT / "homodistil_hf").rglob("*.py")):
+        assert imported_distributions(path) - declared == set(), f"{path.name} imports what setup.cfg does not name"
+
+
+def test_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    assert re.findall(r"^([a-z-]+):.* ## ", makefile, re.MULTILINE) == phony

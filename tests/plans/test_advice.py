@@ -1,0 +1,119 @@
+"""What `homodistil plan` says of a budget of tokens: the nearest measurement, and no more than was measured."""
+
+import json
+import re
+
+import pytest
+from tiny_models import make_teacher
+
+from homodistil_hf.cli import main
+from homodistil_hf.plans.advice import Measured, advise, read_advice, to_json
+
+
+def point(**values):
+    given = {"encoder_macs": 0.25, "num_tokens": 2_000_000, "num_seeds": 3, "learning_rate": 1e-3, "kl": 0.3}
+    given |= {"shape": "192-8x24-704", "threshold": 0.01, "pruning_end_fraction": 0.4}
+    return Measured(**{**given, "one_shot_kl": 0.4, "accuracy_kept": 0.912, "verdict": "homodistil"} | values)
+
+
+POINTS = [
+    point(),
+    point(num_tokens=500_000, kl=0.7, one_shot_kl=0.6, verdict="one_shot"),
+    point(encoder_macs=0.5, num_seeds=1, verdict=None, threshold=None, fewer_layers={"4": 0.2}),
+]
+
+
+def test_fine_tuned_students_are_told_of_where_both_are_known():
+    both = point(glue_kept=0.949, one_shot_glue_kept=0.951)
+    text = advise(0.25, 2e6, measured=[both], teacher="x")
+    assert "fine-tuned it kept 95 % of its teacher's mean over five GLUE tasks, one-shot pruning 95 %" in text
+    assert "fine-tuned" not in advise(0.25, 2e6, measured=[point(glue_kept=0.9)], teacher="x")
+
+
+def test_equal_computation_is_told_of_where_it_was_run():
+    text = advise(0.25, 2e6, measured=[point(same_compute_gap=0.0033)], teacher="x")
+    words = "instead of as many tokens one-shot pruning ended +0.003 nats from HomoDistil"
+    assert f"  with as much computation {words}\n" in text
+    assert "computation" not in advice(0.25, 2e6)
+
+
+def advice(fraction: float, num_tokens: float) -> str:
+    return advise(fraction, num_tokens, measured=POINTS, teacher="a small one")
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "expected"),
+    [
+        (3e6, "0.300 nats from its teacher, one-shot pruning 0.400; prune gradually: method=homodistil, the default"),
+        (4e5, "0.700 nats from its teacher, one-shot pruning 0.600; prune at once: method=one_shot"),
+    ],
+)
+def test_the_nearest_budget_decides(num_tokens, expected):
+    text = advice(0.24, num_tokens)
+    assert expected in text
+    assert "to 192-8x24-704, 0.25 of the encoder MACs (3 seeds, teacher: a small one)" in text
+    assert "kept 91 % of its teacher's" in text
+    assert "as a direction only" not in text
+
+
+def test_fewer_layers_are_told_where_they_were_measured():
+    measured = [point(fewer_layers={"5": -0.02})]
+    lines = advise(0.25, 2e6, measured=measured, teacher="x").splitlines()
+    assert lines[-2] == (
+        "  HomoDistil on 5 layers, wider ones for the same encoder MACs, ended -0.020 nats from that on all: "
+        'method=shallow, method_settings={"num_layers": 5}'
+    )
+    for gap, words in ((0.02, "keep all layers"), (-0.005, "within noise: keep all layers")):
+        text = advise(0.25, 2e6, measured=[point(fewer_layers={"5": gap})], teacher="x")
+        assert f"ended {gap:+.3f} nats from that on all: {words}\n" in text
+    assert "layers" not in advice(0.25, 2e6)
+
+
+def test_far_from_what_was_measured_it_is_a_direction_only():
+    assert "within a factor of 2 of your tokens" in advice(0.25, 1e9)
+
+
+def test_without_a_measured_noise_there_is_no_verdict():
+    assert "to 192-8x24-704, 0.50 of the encoder MACs (1 seed, teacher" in advice(0.5, 2e6)
+    assert advice(0.5, 2e6).count("no verdict, as the noise was not measured") == 2
+
+
+def test_a_size_that_was_not_measured_has_no_advice():
+    assert re.search(r"none, students of 0\.10 of .* were not measured \(measured: 0\.25, 0\.50\)$", advice(0.1, 1e6))
+    assert advise(0.1, 1e6, measured=[], teacher="x").endswith("(measured: nothing yet)")
+
+
+@pytest.mark.parametrize("num_tokens", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_budget_that_is_none_is_refused(num_tokens):
+    with pytest.raises(
+        ValueError, match=f"num_tokens={num_tokens} is not a positive number; give what you will train"
+    ):
+        advice(0.25, num_tokens)
+
+
+def test_measurements_survive_their_file(tmp_path):
+    (path := tmp_path / "advice.json").write_text(json.dumps(to_json("x", POINTS)))
+    assert read_advice(path) == ("x", [POINTS[1], POINTS[0], POINTS[2]])
+
+
+@pytest.mark.parametrize("content", [{}, {"teacher": "x"}, {"teacher": "x", "points": [{"kl": 1.0}]}])
+def test_other_content_is_refused(tmp_path, content):
+    (path := tmp_path / "advice.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="advice.json' is not what the package came with .*; install it again"):
+        read_advice(path)
+
+
+def test_budgets_keep_their_digits():
+    assert advice(0.25, 4000).startswith("advice for 0.004 M tokens")
+    assert advice(0.25, 14.7e9).startswith("advice for 14,700 M tokens")
+
+
+def test_plan_tells_it(tmp_path, capsys):
+    make_teacher().config.save_pretrained(tmp_path)
+    words = ["plan", "--teacher", str(tmp_path), "--student", "macs=0.25", "--num_tokens", "2e6"]
+    assert main(words) == 0
+    assert "\nadvice for 2 M tokens" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["advice"].startswith("advice for 2 M tokens")
+    assert main([*words[:-1], "-5"]) != 0
+    assert "num_tokens=-5.0 is not a positive number" in capsys.readouterr().err

@@ -1,0 +1,279 @@
+"""Other bases inside heads: the same function, channels that are easier to drop, and no trace in the run's data."""
+
+import json
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from distributed_runs import RecordingCollator
+from students import (
+    FULL,
+    TOLERANCE,
+    UNEVEN,
+    assert_same_logits,
+    logits_of,
+    make_batch,
+    make_student,
+    masked,
+)
+from tiny_models import make_teacher
+from transformers import BertForMaskedLM, PreTrainedModel
+
+from homodistil_hf import HomoDistilTrainer, OneShotTrainer
+from homodistil_hf.distillation.losses import attention_scores
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.masks import apply_masks, full_masks
+from homodistil_hf.pruning.rotation import head_moments, moments_of, paired_bases, rotate_heads, rotated_layers
+
+RANK = 3
+NARROW = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": RANK, "intermediate_size": 64}
+LAYERS = range(2)
+
+
+def random_moments(size: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(50, size, generator=generator, dtype=torch.float64)
+    return states.T @ states / 50
+
+
+def rotated(student: Any) -> Any:
+    moments = head_moments(student, [make_batch(num_rows=16, seed=seed) for seed in (3, 4)], LAYERS)
+    rotate_heads(student, moments)
+    return student
+
+
+@torch.no_grad()
+def make_low_rank(model: PreTrainedModel) -> PreTrainedModel:
+    """Queries and values of each head have rank 3 of 8, mixed over all channels, biases included."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in model.base_model.encoder.layer:
+        for linear in (layer.attention.self.query, layer.attention.self.value):
+            for rows in torch.arange(linear.out_features).split(8):
+                mixing = torch.randn(8, RANK, generator=generator, dtype=linear.weight.dtype)
+                linear.weight[rows] = mixing @ linear.weight[rows[:RANK]]
+                linear.bias[rows] = mixing @ linear.bias[rows[:RANK]]
+            linear.weight *= 4.0
+    return model
+
+
+# Bases
+
+
+@pytest.mark.parametrize("ranks", [(6, 6), (2, 6), (6, 3), (2, 3), (0, 6)])
+def test_products_stay_whatever_the_ranks(ranks):
+    first, second = (random_moments(6, seed) for seed in (1, 2))
+    first[ranks[0] :], first[:, ranks[0] :], second[ranks[1] :], second[:, ranks[1] :] = 0, 0, 0, 0
+    a, b = paired_bases(first, second)
+    torch.testing.assert_close(a.T @ b, torch.eye(6).double(), rtol=0, atol=1e-12)
+
+
+def test_channels_are_uncorrelated_and_the_largest_first():
+    first, second = random_moments(6, 1), random_moments(6, 2)
+    a, b = paired_bases(first, second)
+    sizes = (a @ first @ a.T).diagonal()
+    torch.testing.assert_close(a @ first @ a.T, sizes.diag())
+    torch.testing.assert_close(b @ second @ b.T, sizes.diag())
+    assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
+
+
+def test_dropping_the_last_channels_beats_dropping_any_of_the_old_ones():
+    """E[(a·b)²] over the dropped channels, of independent a and b."""
+    first, second = random_moments(6, 1), random_moments(6, 2)
+    a, b = paired_bases(first, second)
+
+    def loss(p: torch.Tensor, q: torch.Tensor, dropped: Any) -> float:
+        return float((p * q)[list(dropped)][:, list(dropped)].sum())
+
+    new = loss(a @ first @ a.T, b @ second @ b.T, (3, 4, 5))
+    assert new < min(loss(first, second, dropped) for dropped in combinations(range(6), 3))
+
+
+def test_signs_of_bases_do_not_hang_on_the_last_bits():
+    first, second = random_moments(6, 1), random_moments(6, 2)
+    a, _ = paired_bases(first, second)
+    near, _ = paired_bases(first + 1e-12 * random_moments(6, 3), second)
+    assert (a.gather(1, a.abs().argmax(1, keepdim=True)) > 0).all()
+    torch.testing.assert_close(near, a, rtol=0, atol=1e-8)
+
+
+def test_padding_does_not_count():
+    states = torch.randn(5, 8)
+    kept = torch.tensor([True, True, False, True, False])
+    torch.testing.assert_close(moments_of(states, kept, num_heads=2), moments_of(states[kept], None, num_heads=2))
+    (query, key, context), (other, *_) = (
+        head_moments(make_student(), [batch], LAYERS)[1]
+        for batch in (make_batch(), {"input_ids": make_batch()["input_ids"]})
+    )
+    real = int(make_batch()["attention_mask"].sum())
+    assert {float(total[0, -1, -1]) for total in (query, key, context)} == {real}
+    assert float(other[0, -1, -1]) == make_batch()["input_ids"].numel() > real
+
+
+# The function
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("task", ["masked_lm", "sequence_classification"])
+def test_the_function_stays(task, dtype):
+    student = make_student(task, dtype=dtype)
+    before, inputs = [value.clone() for value in student.parameters()], make_batch(task, num_rows=6)
+    expected = logits_of(student, inputs)
+    actual = logits_of(rotated(student), inputs)
+    assert_same_logits(actual, expected)
+    if dtype == torch.float64:
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+    changed = [not torch.equal(one, other) for one, other in zip(before, student.parameters(), strict=True)]
+    assert sum(changed) == len(LAYERS) * 8
+
+
+def test_the_function_stays_where_layers_have_widths_of_their_own():
+    student = make_student(dtype=torch.float64)
+    groups, masks = masked(student, UNEVEN)
+    compact(student, groups, masks, plan=UNEVEN)
+    expected = logits_of(student, make_batch())
+    torch.testing.assert_close(logits_of(rotated(student), make_batch()), expected, rtol=0, atol=1e-10)
+
+
+def test_the_function_stays_where_the_text_says_nothing():
+    """One token, so that no key and no context varies; or none at all."""
+    student = make_student(dtype=torch.float64)
+    expected = logits_of(student, make_batch())
+    rotate_heads(student, head_moments(student, [{"input_ids": torch.tensor([[7]])}], LAYERS))
+    rotate_heads(student, head_moments(student, [], LAYERS))
+    torch.testing.assert_close(logits_of(student, make_batch()), expected, rtol=0, atol=1e-10)
+
+
+def test_scores_of_attention_stay():
+    student, found = make_student(dtype=torch.float64), []
+    attention = student.base_model.encoder.layer[0].attention.self
+    hooks = [
+        linear.register_forward_hook(lambda module, inputs, output: found.append(output.detach()))
+        for linear in (attention.query, attention.key)
+    ]
+    logits_of(student, make_batch())
+    before = list(found)
+    for hook in hooks:
+        hook.remove()
+    rotated(student)
+    after = [
+        linear(student.base_model.embeddings(make_batch()["input_ids"])) for linear in (attention.query, attention.key)
+    ]
+    scores = [
+        attention_scores(*pair, num_heads=4, scaling=attention.scaling, heads=torch.arange(4))
+        for pair in (before, after)
+    ]
+    assert not torch.allclose(before[0], after[0])
+    torch.testing.assert_close(*scores, rtol=0, atol=1e-11)
+
+
+def test_leaves_mode_and_hooks_as_they_were():
+    student = make_student().train()
+    head_moments(student, [make_batch()], LAYERS)
+    assert student.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in student.modules())
+
+
+def test_the_last_channels_of_a_low_rank_head_can_go_for_nothing():
+    student = make_low_rank(make_student(dtype=torch.float64))
+    expected = logits_of(student, make_batch())
+    changes = []
+    for model in (student, rotated(make_low_rank(make_student(dtype=torch.float64)))):
+        groups = encoder_groups(model)
+        masks = full_masks(groups)
+        for name in groups:
+            if name.startswith(("query_key", "value_output")):
+                masks[name] = torch.arange(32) % 8 < RANK
+        apply_masks(model, groups, masks)
+        changes.append(float((logits_of(model, make_batch()) - expected).abs().max()))
+    assert changes[0] > 0.01
+    assert changes[1] < 1e-9
+
+
+# Runs
+
+
+def test_only_layers_that_lose_channels_inside_heads():
+    narrow, fewer = LayerWidths(4, 5, 64), LayerWidths(2, 8, 16)
+    assert rotated_layers(FULL, FULL) == []
+    assert rotated_layers(FULL, WidthPlan(16, (fewer, narrow))) == [1]
+    assert rotated_layers(FULL, UNEVEN) == [0]
+
+
+def test_a_plan_that_keeps_channels_trains_as_without(make_trainer, tmp_path):
+    trainers = [make_trainer(output_dir=str(tmp_path / str(on)), max_steps=2, rotate_heads=on) for on in (0, 1)]
+    for trainer in trainers:
+        trainer.train()
+    one, other = (trainer.model.state_dict() for trainer in trainers)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_path):
+    rows, terms = [], []
+    for on in (False, True):
+        collator = RecordingCollator()
+        trainer = make_trainer(
+            student=NARROW,
+            rotate_heads=on,
+            attention_weight=1.0,
+            pruning_start_fraction=0.4,
+            pruning_end_fraction=0.5,
+            max_steps=4,
+            data_collator=collator,
+            output_dir=str(tmp_path / str(on)),
+        )
+        weight = trainer.model.base_model.encoder.layer[0].attention.self.query.weight
+        first = weight.detach().clone()
+        trainer.prepare_heads(None)
+        assert torch.equal(weight, first) != on
+        collator.rows.clear()
+        trainer.train()
+        rows.append(collator.rows)
+        terms.append([trainer.state.log_history[0][f"loss_{name}"] for name in ("kl", "hidden", "attention")])
+    assert rows[0] == rows[1]
+    assert max(terms[1]) < 1e-6
+
+
+@pytest.mark.parametrize("trainer_class", [OneShotTrainer, HomoDistilTrainer])
+def test_a_low_rank_teacher_loses_nothing(make_trainer, tmp_path, trainer_class):
+    """By the time that units are scored, heads are in their own bases."""
+    discrepancies = []
+    for on in (False, True):
+        trainer = make_trainer(
+            model=make_low_rank(make_teacher()),
+            trainer_class=trainer_class,
+            student=NARROW,
+            rotate_heads=on,
+            learning_rate=1e-9,
+            max_steps=4,
+            pruning_interval_steps=1,
+            output_dir=str(tmp_path / str(on)),
+        )
+        trainer.train()
+        discrepancies.append(trainer.evaluate()["eval_kl"])
+    assert discrepancies[0] > 1e-4
+    assert discrepancies[1] < 1e-6
+
+
+def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, tmp_path):
+    query = make_teacher().base_model.encoder.layer[0].attention.self.query.weight
+    for number, requests in enumerate(((None, None), ("last", None))):
+        trainer = make_trainer(student=NARROW, rotate_heads=True, output_dir=str(tmp_path / str(number)))
+        found = []
+        for request in requests:
+            trainer.prepare_heads(request)
+            found.append(trainer.model.base_model.encoder.layer[0].attention.self.query.weight.detach().clone())
+        assert torch.equal(*found)
+        assert torch.equal(found[0], query) == (requests[0] == "last")
+
+
+def test_exports_load_in_stock_bert(make_trainer, tmp_path):
+    trainer = make_trainer(trainer_class=OneShotTrainer, student=NARROW, rotate_heads=True, max_steps=2)
+    trainer.train()
+    folder = trainer.export(tmp_path / "student")
+    stock = BertForMaskedLM.from_pretrained(folder)
+    assert_same_logits(logits_of(stock, make_batch()), logits_of(trainer.model.eval(), make_batch()))
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    assert facts["settings"]["rotate_heads"] is True

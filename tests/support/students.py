@@ -1,0 +1,128 @@
+"""Tiny students, batches and masks, and a slow BERT that leaves dropped units out, to hold the stages against."""
+
+from collections.abc import Mapping
+
+import torch
+from tiny_models import VOCAB_SIZE, make_teacher
+from torch.nn import functional as F
+
+from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.family import PROJECTIONS
+from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.units import Group, UnitTensors, encoder_groups
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.masks import apply_masks, choose_masks, full_masks
+
+TASKS = ("masked_lm", "sequence_classification", "token_classification", "question_answering")
+KINDS = ("hidden", "head", "query_key", "value_output", "ffn")
+WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+NUM_TOKENS, NUM_PADDED = 12, 4
+
+FULL = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
+UNIFORM = WidthPlan.uniform(16, 2, LayerWidths(2, 5, 24))
+UNEVEN = WidthPlan(19, (LayerWidths(3, 5, 16), LayerWidths(1, 8, 41)))
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+def make_student(task: str = "masked_lm", *, dtype: torch.dtype = torch.float32, init: str = "random", **config):
+    """A student with projections and without dropout, noise on every parameter."""
+    student = to_student(make_teacher(task, **WITHOUT_DROPOUT | config))
+    size, num_layers = student.config.hidden_size, student.config.num_hidden_layers
+    student.add_module(PROJECTIONS, Projections(size, size, num_hidden_layers=num_layers, init=init))
+    return student.to(dtype)
+
+
+def make_batch(task: str = "masked_lm", *, num_rows: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random tokens, the first row padded, with the labels of a task."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int, shape: tuple[int, ...], low: int = 0) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    tokens_BT = draw(VOCAB_SIZE, (num_rows, NUM_TOKENS), low=5)
+    mask_BT = torch.ones_like(tokens_BT)
+    mask_BT[0, -NUM_PADDED:] = 0
+    tokens_BT[mask_BT == 0] = 0
+    chosen_BT = (draw(4, tokens_BT.shape) == 0) & (mask_BT == 1)
+    labels = {
+        "masked_lm": {"labels": draw(VOCAB_SIZE, tokens_BT.shape).masked_fill(~chosen_BT, -100)},
+        "sequence_classification": {"labels": draw(2, (num_rows,))},
+        "token_classification": {"labels": draw(2, tokens_BT.shape).masked_fill(mask_BT == 0, -100)},
+        "question_answering": {name: draw(8, (num_rows,)) for name in ("start_positions", "end_positions")},
+    }
+    return {"input_ids": tokens_BT, "attention_mask": mask_BT} | labels[task]
+
+
+def unlabelled(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+
+def logits_of(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The logits that stand at real tokens, flattened."""
+    with torch.no_grad():
+        outputs = model(**unlabelled(inputs))
+    logits = [outputs[name] for name in ("logits", "start_logits", "end_logits") if name in outputs]
+    mask_BT = inputs["attention_mask"].bool()
+    return torch.cat([(x[mask_BT] if x.shape[:2] == mask_BT.shape else x).flatten() for x in logits])
+
+
+def assert_same_logits(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    tolerance = TOLERANCE[expected.dtype] * max(1.0, float(expected.abs().max()))
+    assert float((actual - expected).abs().max()) <= tolerance
+
+
+def random_scores(groups: Mapping[str, Group], seed: int = 0) -> UnitTensors:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(group.num_units, generator=generator) for name, group in groups.items()}
+
+
+def masked(student: HomoBertPreTrainedModel, plan: WidthPlan, seed: int = 0) -> tuple[dict[str, Group], UnitTensors]:
+    """Mask random units down to a plan; groups and masks."""
+    groups = encoder_groups(student)
+    masks = choose_masks(random_scores(groups, seed), full_masks(groups), plan=plan)
+    apply_masks(student, groups, masks)
+    return groups, masks
+
+
+def slow_logits(
+    weights: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor], masks: UnitTensors, *, head_dim: int
+) -> torch.Tensor:
+    """BERT for masked words, written out unit by unit: what is dropped is never touched.
+
+    `weights` are those of an unmasked student, `masks` may keep any units. The logits of real tokens, flattened.
+    """
+    kept = masks["hidden"]
+
+    def linear(x: torch.Tensor, name: str, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        return x @ weights[f"{name}.weight"][rows][:, columns].T + weights[f"{name}.bias"][rows]
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        normed = centred / (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt()
+        return normed * weights[f"{name}.weight"][kept] + weights[f"{name}.bias"][kept]
+
+    tokens_BT, mask_BT = inputs["input_ids"], inputs["attention_mask"].bool()
+    words, positions, types = (
+        weights[f"bert.embeddings.{name}_embeddings.weight"][:, kept] for name in ("word", "position", "token_type")
+    )
+    x = norm(words[tokens_BT] + positions[: tokens_BT.shape[1]] + types[0], "bert.embeddings.LayerNorm")
+    for index in range(sum(name.startswith("head.") for name in masks)):
+        layer = f"bert.encoder.layer.{index}"
+        attended = weights[f"{layer}.attention.output.dense.bias"][kept]
+        for head in masks[f"head.{index}"].nonzero().flatten().tolist():
+            in_head = torch.arange(len(masks[f"query_key.{index}"])) // head_dim == head
+            compared, carried = (masks[f"{kind}.{index}"] & in_head for kind in ("query_key", "value_output"))
+            query, key = (linear(x, f"{layer}.attention.self.{name}", compared, kept) for name in ("query", "key"))
+            scores_BTT = query @ key.transpose(1, 2) / head_dim**0.5
+            scores_BTT = scores_BTT.masked_fill(~mask_BT[:, None, :], -torch.inf)
+            value = linear(x, f"{layer}.attention.self.value", carried, kept)
+            output = weights[f"{layer}.attention.output.dense.weight"][kept][:, carried]
+            attended = attended + scores_BTT.softmax(-1) @ value @ output.T
+        x = norm(x + attended, f"{layer}.attention.output.LayerNorm")
+        neurons = F.gelu(linear(x, f"{layer}.intermediate.dense", masks[f"ffn.{index}"], kept))
+        x = x + linear(neurons, f"{layer}.output.dense", kept, masks[f"ffn.{index}"])
+        x = norm(x, f"{layer}.output.LayerNorm")
+    x = F.gelu(linear(x, "cls.predictions.transform.dense", kept, kept))
+    x = norm(x, "cls.predictions.transform.LayerNorm")
+    return (x @ words.T + weights["cls.predictions.bias"])[mask_BT].flatten()

@@ -1,0 +1,57 @@
+"""Records of a sweep and of measurements on held-out text, made by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.folder import record_head
+
+MACHINE = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "system": "x", "versions": {"torch": "2.0"}}
+
+
+def record(
+    arm: str, kl: float, *, seed: int = 0, accuracy: float = 0.3, macs: int = 250, num_steps: int = 10, **settings: Any
+) -> dict[str, Any]:
+    """A finished cell: 100,000 tokens a step, 1,000 tokens a second."""
+    axes = settings.pop("axes", {})
+    method, heads = settings.pop("method", arm), settings.pop("heads", 8)
+    values = {"student": f"macs={macs / 1000}", "max_steps": num_steps, "seed": seed, **settings, **axes}
+    cell = Cell(arm, {**axes, "seed": seed}, method, values)
+    costs = {"num_parameters": 4_000_000, "num_encoder_parameters": 1, "encoder_macs": macs, "size_bytes": 1}
+    return record_head(cell) | {
+        "status": "done",
+        "plan": {"hidden_size": 192, "num_attention_heads": heads, "head_dim": 24, "intermediate_size": 704},
+        "models": {"teacher": costs | {"encoder_macs": 1000, "num_parameters": 8_000_000}, "student": costs},
+        "evaluation": {"kl": kl, "mlm_loss": 3.0, "mlm_accuracy": accuracy},
+        "teacher_evaluation": {"kl": 0.0, "mlm_loss": 2.0, "mlm_accuracy": 0.5},
+        "num_steps": num_steps,
+        "num_tokens": num_steps * 100_000,
+        "seconds": num_steps * 100.0 + 60,
+        "evaluation_seconds": 60.0,
+        "num_sessions": 1,
+        "machine": MACHINE,
+        "evaluations": [{"step": 0, "kl": 0.0}, {"step": 5, "kl": 2 * kl}, {"step": num_steps, "kl": kl}],
+        "losses": [],
+    }
+
+
+METHODS = [
+    *(record("homodistil", kl, seed=seed) for seed, kl in enumerate((0.50, 0.52, 0.54))),
+    *(record("one_shot", kl, seed=seed) for seed, kl in enumerate((0.60, 0.60, 0.66))),
+    *(record("pruned_first", kl, seed=seed) for seed, kl in enumerate((0.51, 0.52, 0.56))),
+    *(record("scratch", kl, seed=seed) for seed, kl in enumerate((3.0, 2.0, 4.0))),
+]
+
+
+def model(arm: str, seed: int, kl: float, axes: str = "") -> dict[str, Any]:
+    counts = {"num_blocks": 1000, "num_masked_tokens": 20_000}
+    found = {"kl": kl, "agreement": 0.7, "mlm_accuracy": 0.4, "mlm_loss": 3.0}
+    machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
+    return {"arm": arm, "axes": axes, "seed": seed, "machine": machine} | found | counts
+
+
+def write_results(folder: Path, sweep: str, models: list[dict[str, Any]]) -> None:
+    facts = {"sweep": sweep, "arms": ["homodistil", "one_shot"], "mask_seed": 1, "num_chosen_on": 256}
+    (folder / "held_out").mkdir(exist_ok=True)
+    (folder / "held_out" / f"{sweep}.json").write_text(json.dumps(facts | {"models": models}))

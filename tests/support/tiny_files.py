@@ -1,0 +1,62 @@
+"""A tiny teacher, its text and a config in a folder, as the command line finds them."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import VOCAB_SIZE, make_teacher
+from transformers import BertTokenizer
+
+NUM_DOCUMENTS = 120
+
+
+def write_teacher(folder: Path, **config: Any) -> Path:
+    """2 layers × 32 hidden, 96 words, with its tokenizer."""
+    make_teacher(**config).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{i}" for i in range(5, VOCAB_SIZE)]
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+def write_text(path: Path, *, seed: int = 0) -> Path:
+    """Documents of 20 words, separated by empty lines."""
+    draw = random.Random(seed)
+    documents = (" ".join(f"w{draw.randrange(5, VOCAB_SIZE)}" for _ in range(20)) for _ in range(NUM_DOCUMENTS))
+    path.write_text("\n\n".join(documents), encoding="utf-8")
+    return path
+
+
+def write_config(folder: Path, **settings: Any) -> Path:
+    """A whole run in `folder`: teacher, train.txt, eval.txt, config.json; output goes to `folder/run`."""
+    if not (folder / "teacher").is_dir():
+        write_teacher(folder / "teacher")
+        write_text(folder / "train.txt")
+        write_text(folder / "eval.txt", seed=1)
+    values = {
+        "teacher": str(folder / "teacher"),
+        "student": {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
+        "train_data": str(folder / "train.txt"),
+        "eval_data": str(folder / "eval.txt"),
+        "max_seq_length": 16,
+        "output_dir": str(folder / "run"),
+        "max_steps": 12,
+        "per_device_train_batch_size": 8,
+        "pruning_interval_steps": 2,
+        "logging_steps": 4,
+        "save_steps": 4,
+        "report_to": "none",
+        "teacher_dtype": "float32",
+        "use_cpu": True,
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(values | settings), encoding="utf-8")
+    return path
+
+
+def own_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Keep the caches of a test out of the user's, and of other tests'."""
+    monkeypatch.setenv("HOMODISTIL_CACHE", str(folder))
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")

@@ -1,0 +1,284 @@
+"""Any number of ranks makes the run that one process makes, resumes it exactly, and stops when ranks disagree.
+
+Same global batch, dropout off, float32. Only the order of sums differs, so losses and metrics agree within 1e-4,
+scores and weights after 12 steps of Adam within 1e-3 (1e-4 absolute), and a unit may be dropped in place of another
+one only where their scores are that close.
+"""
+
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed_runs import GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES, family
+from run_traces import TIMINGS
+
+# One launch, many worlds, up to four processes on as few as two busy cores.
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
+WORKER = Path(__file__).with_name("distributed_worker.py")
+SCORE_TOLERANCE = 1e-3  # relative
+MANY = [size for size in WORLD_SIZES if size > 1]
+
+
+def run_worlds(folder: Path, *names: str, **environment: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, str(WORKER), str(folder), *names],
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        | environment,
+        capture_output=True,
+        text=True,
+        timeout=850,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-5000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all worlds have left their results."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_worlds(folder)
+    return folder
+
+
+def results(folder: Path, world: str, run: str) -> list[dict[str, Any]]:
+    """What each rank has found."""
+    files = sorted((folder / world).glob(f"{run}-*.pt"))
+    return [torch.load(file, weights_only=True) for file in files]
+
+
+def assert_close_run(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Logs, scores, masks and weights of two runs of the same global batch."""
+    assert found["num_compactions"] == expected["num_compactions"] > 0
+    for entry, other in zip(found["logs"], expected["logs"], strict=True):
+        assert entry == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert found["tensors"].keys() == expected["tensors"].keys()
+    for name, tensor in expected["tensors"].items():
+        torch.testing.assert_close(found["tensors"][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def measured(metrics: dict[str, float]) -> dict[str, float]:
+    names = [name for name in metrics if not name.endswith(TIMINGS)]
+    assert {"eval_loss", "eval_kl", "eval_mlm_accuracy"} <= set(names)
+    return {name: metrics[name] for name in names}
+
+
+def swapped_units(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
+    """The first choice of masks that differs: step, group, and how far apart the scores of the swapped units are.
+
+    Later choices are between other units, and can't be compared.
+    """
+    for one, other in zip(found, expected, strict=True):
+        groups = [name for name, mask in one["masks"].items() if not torch.equal(mask, other["masks"][name])]
+        if groups:
+            return [(one["step"], name, gap(one, other, name)) for name in groups]
+    return []
+
+
+def gap(one: dict[str, Any], other: dict[str, Any], name: str) -> float:
+    swapped = other["scores"][name][one["masks"][name] != other["masks"][name]]
+    return float((swapped.max() - swapped.min()) / swapped.max())
+
+
+def test_swapped_units_are_told_with_the_distance_of_their_scores():
+    def choice(step, kept):
+        scores = {"ffn.0": torch.tensor([4.0, 3.0, 3.0003, 1.0])}
+        return {"step": step, "scores": scores, "masks": {"ffn.0": torch.tensor(kept)}}
+
+    one = [choice(1, [True] * 4), choice(2, [True, True, False, False])]
+    tie = [choice(1, [True] * 4), choice(2, [True, False, True, False])]
+    other = [choice(1, [True] * 4), choice(2, [True, False, False, True])]
+    assert swapped_units(one, one) == []
+    assert swapped_units(tie, one) == [(2, "ffn.0", pytest.approx(1e-4, rel=0.1))]
+    assert swapped_units(other, one) == [(2, "ffn.0", pytest.approx(2 / 3))]
+
+
+# The same run on any number of ranks
+
+
+@pytest.mark.parametrize("num_ranks", MANY)
+@pytest.mark.parametrize("name", SHARED)
+def test_ranks_choose_the_masks_of_one_process(folder, name, num_ranks):
+    (one,) = results(folder, "1", name)
+    for found in results(folder, str(num_ranks), name):
+        assert len(found["choices"]) == len(one["choices"]) > 0
+        swapped = swapped_units(found["choices"], one["choices"])
+        assert [entry for entry in swapped if entry[-1] > SCORE_TOLERANCE] == []
+        for choice, expected in zip(found["choices"], one["choices"], strict=True):
+            if swapped and choice["step"] >= swapped[0][0]:
+                break
+            for group, scores in expected["scores"].items():
+                torch.testing.assert_close(choice["scores"][group], scores, rtol=SCORE_TOLERANCE, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_ranks", MANY)
+@pytest.mark.parametrize("name", SHARED)
+def test_ranks_equal_one_process(folder, name, num_ranks):
+    (one,) = results(folder, "1", name)
+    ranks = results(folder, str(num_ranks), name)
+    assert len(ranks) == num_ranks
+    for found in ranks:
+        if swapped_units(found["choices"], one["choices"]):
+            pytest.skip("a tie was broken the other way, which the test of masks allows: weights are of other units")
+        assert_close_run(found, one)
+        for metrics, expected in zip(found["evaluations"], one["evaluations"], strict=True):
+            assert measured(metrics) == pytest.approx(measured(expected), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_ranks", MANY)
+@pytest.mark.parametrize("name", SHARED)
+def test_ranks_stay_equal_to_the_last_bit(folder, name, num_ranks):
+    first, *others = (result["tensors"] for result in results(folder, str(num_ranks), name))
+    for other in others:
+        assert [key for key in first if not torch.equal(first[key], other[key])] == []
+
+
+# Which rows they see
+
+
+def rows_by_step(folder: Path, num_ranks: int, name: str) -> list[list[int]]:
+    """Rows of each step, over micro-batches and ranks in order; a batch that is fetched ahead is left out."""
+    accumulation = SHARED[name].get("gradient_accumulation_steps", 1)
+    ranks = [result["rows"] for result in results(folder, str(num_ranks), name)]
+    rounds = [list(chain.from_iterable(batches)) for batches in zip(*ranks, strict=True)]
+    steps = [rounds[index : index + accumulation] for index in range(0, len(rounds), accumulation)]
+    return [list(chain.from_iterable(step)) for step in steps][:NUM_STEPS]
+
+
+@pytest.mark.parametrize("num_ranks", WORLD_SIZES)
+def test_a_stream_loses_no_row_of_a_step_and_gives_none_twice(folder, num_ranks):
+    """Though it is in four files, which accelerate would deal out to the ranks."""
+    steps_a_pass = NUM_ROWS // GLOBAL_BATCH
+    rows = [[step % steps_a_pass * GLOBAL_BATCH + row for row in range(GLOBAL_BATCH)] for step in range(NUM_STEPS)]
+    assert rows_by_step(folder, num_ranks, "stream") == rows
+
+
+@pytest.mark.parametrize("num_ranks", MANY)
+@pytest.mark.parametrize("name", ["plain", "accumulation"])
+def test_a_table_is_dealt_out_in_the_order_of_one_process(folder, name, num_ranks):
+    steps, expected = rows_by_step(folder, num_ranks, name), rows_by_step(folder, 1, name)
+    num_repeated = -NUM_ROWS % GLOBAL_BATCH
+    last = len(expected) - NUM_STEPS + NUM_ROWS // GLOBAL_BATCH
+    assert len(expected[last]) == GLOBAL_BATCH - num_repeated
+    # Ranks must be even: the last step of a pass is filled up with rows that count for nothing.
+    assert steps[last] == expected[last] + expected[0][:num_repeated]
+    assert steps[:last] + steps[last + 1 :] == expected[:last] + expected[last + 1 :]
+    assert sorted(chain.from_iterable(expected[: last + 1])) == list(range(NUM_ROWS))
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("num_ranks", MANY)
+def test_the_same_number_of_ranks_resumes_to_the_last_bit(folder, num_ranks):
+    whole = results(folder, str(num_ranks), "plain")
+    for found, expected in zip(results(folder, f"{num_ranks} more", f"resume: {num_ranks} ranks"), whole, strict=True):
+        differing = [k for k, tensor in expected["tensors"].items() if not torch.equal(found["tensors"][k], tensor)]
+        assert differing == []
+        assert found["logs"] == expected["logs"]
+
+
+@pytest.mark.parametrize(
+    ("world", "run", "name"),
+    [
+        ("2 more", "resume: 4 → 2", "plain"),
+        ("2 more", "stream: 4 → 2", "stream"),
+        ("1 more", "resume: 2 → 1", "accumulation"),
+        ("2 more", "resume: 1 → 2", "accumulation"),
+    ],
+)
+def test_another_number_of_ranks_resumes_within_tolerance(folder, world, run, name):
+    (one,) = results(folder, "1", name)
+    for found in results(folder, world, run):
+        assert_close_run(found, one)
+
+
+def test_resumed_ranks_equal_uninterrupted_ones_with_dropout(folder):
+    for result in results(folder, "2 more", "resume"):
+        assert result["differences"] == [[], []]
+        assert result["logs"] == [True, True]
+        assert result["num_logs"] == 3
+
+
+def test_every_rank_loads_the_best_model(folder):
+    for result in results(folder, "2 more", "best model"):
+        assert result["best"] == result["expected"]
+        assert result["kl"][0] == pytest.approx(result["kl"][1], rel=1e-6)
+        assert result["exported"]
+
+
+def test_ranks_make_the_family_of_one_process(folder, tmp_path):
+    one = family(tmp_path, 1)
+    names = [row["name"] for row in one["rows"]]
+    assert [row["step"] for row in one["rows"]] == [3, 7]
+    for found in results(folder, "2 more", "family"):
+        assert found["rows"] == found["resumed"] == found["table"]
+        assert (found["differences"], found["exports"]) == ([], sorted(names))
+        for row, expected in zip(found["rows"], one["rows"], strict=True):
+            evaluation, other = row.pop("evaluation"), dict(expected)
+            assert evaluation == pytest.approx(other.pop("evaluation"), rel=1e-4, abs=1e-6)
+            assert row == other
+
+
+# When something is wrong
+
+
+def test_a_loss_that_is_bad_on_one_rank_is_skipped_on_all(folder):
+    one, other = results(folder, "2 bad", "one bad rank")
+    assert one["num_bad_steps"] == other["num_bad_steps"] == 1
+    assert one["finite"]
+    assert torch.equal(one["weight"], other["weight"])
+
+
+@pytest.mark.parametrize(("world", "num_ranks"), [("2 bad", 2), ("4 more", 4)])
+def test_ranks_that_choose_other_masks_stop(folder, world, num_ranks):
+    ranks = results(folder, world, "other masks")
+    assert len(ranks) == num_ranks
+    for result in ranks:
+        assert result["error"].startswith("masks differ across ranks after step 1; all ranks must run the same")
+        assert result["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("own folders", "is not the folder that rank 0 on .* writes to.*set save_on_each_node=True", None),
+        ("a file on rank 1", "^rank 1 stopped with ValueError: output_dir=.*taken", "^output_dir=.*taken"),
+        ("no such checkpoint", "asks for the last checkpoint, but output_dir=.* has none", None),
+        ("stream to evaluate on", "to evaluate on can't be shared evenly by 2 ranks; make it a table", None),
+        ("short stream", r"a stream of 7 rows, fewer than the 8 of a step .*; give more or a smaller batch", None),
+        ("sharded optimizer", "optimizer ZeroRedundancyOptimizer .*; use one that treats every weight", None),
+    ],
+)
+def test_what_one_rank_can_not_do_is_refused_on_all(folder, name, first, second):
+    ranks = [result[name] for result in results(folder, "2 bad", "refusals")]
+    for message, expected in zip(ranks, (first, second or first), strict=True):
+        with pytest.raises(ValueError, match=expected):
+            raise ValueError(message)
+
+
+def test_nodes_may_keep_their_own_checkpoints(folder):
+    for rank, result in enumerate(results(folder, "2 nodes", "nodes")):
+        assert "name a folder that all nodes share, or set save_on_each_node=True" in result["own folders"]
+        assert "save_on_each_node=True, but the nodes of ranks [0, 1] share output_dir" in result["one folder"]
+        assert (result["differences"], result["logs"]) == ([], True)
+        assert result["left"] == ["checkpoint-3", "checkpoint-7"][: 2 - rank]
+        assert "of rank 1 is not the checkpoint that rank 0 has" in result["other checkpoint"]
+
+
+@pytest.mark.gpu
+def test_two_nccl_ranks_equal_one_process(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    run_worlds(tmp_path, "1", "2", "2 more", HOMODISTIL_TEST_DEVICE="cuda")
+    for name in SHARED:
+        (one,) = results(tmp_path, "1", name)
+        for found in results(tmp_path, "2", name):
+            assert_close_run(found, one)
+    for result in results(tmp_path, "2 more", "resume"):
+        assert result["differences"] == [[], []]

@@ -1,0 +1,197 @@
+"""Evaluations equal a slow dense computation in float32, whatever training runs in, and change nothing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from run_traces import Interrupt, differences, logs_of, state_of
+from tiny_models import make_blocks, make_teacher
+from torch import nn
+from transformers import EvalPrediction
+
+from homodistil_hf import HomoDistilTrainer
+
+KEPT = {"kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn", "num_compactions", "num_guard_pauses"}
+
+
+@torch.no_grad()
+def slow_metrics(trainer: HomoDistilTrainer, *, batch_size: int) -> dict[str, float]:
+    """KL, loss and accuracy from the logits of all tokens in float64 sums, with the stock teacher."""
+    teacher, student = make_teacher(), trainer.model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    rows = list(trainer.eval_dataset)
+    trainer.get_eval_dataloader()
+    for start in range(0, len(rows), batch_size):
+        batch = trainer.evaluation_collator(rows[start : start + batch_size])
+        labels = batch["labels"]
+        logits = [type(model).forward(model, input_ids=batch["input_ids"]).logits for model in (teacher, student)]
+        log_teacher, log_student = (values.log_softmax(-1) for values in logits)
+        for row, column in (labels != -100).nonzero().tolist():
+            kl = (log_teacher[row, column].exp() * (log_teacher - log_student)[row, column]).sum()
+            label = labels[row, column]
+            correct = logits[1][row, column].argmax() == label
+            sums += torch.stack([kl, -log_student[row, column, label], correct.float(), torch.tensor(1.0)]).double()
+    kl, loss, correct, count = sums.tolist()
+    return {"eval_kl": kl / count, "eval_mlm_loss": loss / count, "eval_mlm_accuracy": correct / count}
+
+
+def trained(make_trainer: Any, **settings: Any) -> HomoDistilTrainer:
+    defaults = {"max_steps": 6, "learning_rate": 5e-3, "mlm_weight": 1.0, "discrepancy_guard": True}
+    trainer = make_trainer(**defaults | {"eval_dataset": make_blocks(21, seed=1)} | settings)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"per_device_eval_batch_size": 8},
+        {"per_device_eval_batch_size": 5, "bf16": True, "teacher_dtype": "bfloat16"},
+        {"per_device_eval_batch_size": 21, "attention_weight": 0.1},
+    ],
+)
+def test_metrics_equal_a_slow_dense_computation(make_trainer, settings):
+    trainer = trained(make_trainer, **settings)
+    metrics = trainer.evaluate()
+    expected = slow_metrics(trainer, batch_size=4)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert metrics["eval_kl"] > 0.01
+    assert metrics["eval_loss"] == metrics["eval_mlm_loss"]
+    assert {f"eval_{name}" for name in KEPT} <= metrics.keys()
+    assert metrics["eval_kept_fraction_hidden"] == 0.5
+
+
+def test_metrics_of_a_student_with_masked_channels(make_trainer):
+    trainer = make_trainer(
+        pruning_interval_steps=1, compaction_threshold=1.0, width_multiple=1, callbacks=[Interrupt(4)]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.model.config.dropped_hidden_channels
+    metrics = trainer.evaluate()
+    expected = slow_metrics(trainer, batch_size=16)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert metrics["eval_kept_fraction_hidden"] == trainer.pruner.kept.hidden_size / 32
+
+
+def test_the_unpruned_student_is_its_teacher(make_trainer):
+    metrics = make_trainer().evaluate()
+    assert metrics["eval_kl"] == 0.0
+    assert metrics["eval_kept_fraction_ffn"] == 1.0
+
+
+def test_masks_are_the_same_in_every_evaluation(make_trainer):
+    trainer = make_trainer(max_steps=20, eval_strategy="steps", eval_steps=5, learning_rate=0.0, student="macs=1.0")
+    first = trainer.evaluate()
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in logs_of(trainer) if "eval_loss" in entry]
+    assert losses == [first["eval_loss"]] * 4
+    assert trainer.data_collator.epoch == 2
+    assert trainer.evaluation_collator.epoch == 0
+    assert trainer.evaluate()["eval_loss"] == first["eval_loss"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"bf16": True}])
+def test_evaluation_changes_no_run(make_trainer, tmp_path, settings):
+    settings = {"max_steps": 8, "student_dropout": 0.1} | settings
+    plain, measured = make_trainer(**settings), make_trainer(output_dir=str(tmp_path / "measured"), **settings)
+    measured.evaluate()
+    plain.train()
+    measured.train()
+    measured.evaluate()
+    assert set(differences(state_of(plain), state_of(measured))) <= {"random"}
+    assert [e for e in logs_of(measured) if "loss" in e] == [e for e in logs_of(plain) if "loss" in e]
+
+
+def test_evaluating_first_leaves_the_model_to_be_prepared_for_training(make_trainer):
+    trainer = make_trainer(bf16=True, max_steps=2)
+    trainer.evaluate()
+    assert trainer.model_wrapped is trainer.model
+    assert "_is_accelerate_prepared" not in vars(trainer.model)
+    trainer.train()
+    assert "_is_accelerate_prepared" in vars(trainer.model)
+    trainer.evaluate()
+    assert "_is_accelerate_prepared" in vars(trainer.model)
+
+
+def test_several_evaluation_sets(make_trainer):
+    sets = {"books": make_blocks(6, seed=1), "news": make_blocks(9, seed=2)}
+    trainer = trained(make_trainer, eval_dataset=sets, eval_strategy="steps", eval_steps=3)
+    metrics = trainer.evaluate()
+    for name, rows in sets.items():
+        alone = trainer.evaluate(rows)
+        assert metrics[f"eval_{name}_kl"] == alone["eval_kl"]
+        assert metrics[f"eval_{name}_mlm_accuracy"] == alone["eval_mlm_accuracy"]
+    assert {"eval_books_loss", "eval_news_kept_fraction_ffn"} <= {name for entry in logs_of(trainer) for name in entry}
+
+
+def test_loss_does_not_depend_on_the_batch_size(make_trainer):
+    rows = [row[: 6 + index % 7] for index, row in enumerate(make_blocks(10)["input_ids"])]
+    padded = Dataset.from_dict({"input_ids": rows, "example_id": list(range(10))})
+    losses = [
+        trained(make_trainer, eval_dataset=padded, per_device_eval_batch_size=size, max_steps=2).evaluate()[
+            "eval_loss"
+        ]
+        for size in (1, 3, 10)
+    ]
+    assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
+
+
+def test_prediction_gives_logits_of_all_tokens_and_metrics(make_trainer):
+    trainer = trained(make_trainer)
+    rows = make_blocks(5, seed=4)
+    output = trainer.predict(rows)
+    input_ids = trainer.evaluation_collator(list(rows))["input_ids"]
+    with torch.no_grad():
+        logits = trainer.model.eval()(input_ids).logits
+    np.testing.assert_allclose(output.predictions, logits.numpy(), atol=1e-5)
+    assert output.label_ids.shape == (5, 16)
+    assert output.metrics["test_kl"] == trainer.evaluate(rows)["eval_kl"]
+    assert {f"test_{name}" for name in KEPT} <= output.metrics.keys()
+
+
+def test_metrics_of_the_users_own_on_words(make_trainer):
+    def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+        predicted, labels = prediction
+        counted = labels != -100
+        return {"own_accuracy": float((predicted == labels)[counted].mean())}
+
+    trainer = trained(
+        make_trainer,
+        compute_metrics=accuracy,
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        model=make_teacher(vocab_size=96),
+        train_dataset=make_blocks(8, seed=1),
+        eval_dataset=make_blocks(8, seed=1),
+        max_steps=40,
+        learning_rate=0.02,
+    )
+    metrics = trainer.evaluate()
+    assert metrics["eval_own_accuracy"] == pytest.approx(metrics["eval_mlm_accuracy"])
+    assert metrics["eval_loss"] == metrics["eval_mlm_loss"]
+    assert metrics["eval_mlm_accuracy"] > 0
+
+
+@pytest.mark.parametrize(
+    ("end", "remainder", "rank", "expected"),
+    [(False, 5, 1, 4), (True, -1, 1, 4), (True, 0, 1, 4), (True, 5, 0, 4), (True, 5, 1, 1), (True, 3, 1, 0)],
+)
+def test_rows_that_even_out_ranks_are_left_out(make_trainer, monkeypatch, end, remainder, rank, expected):
+    """`remainder` rows of the last global batch are no repetitions; each rank has 4 of that batch."""
+    trainer = make_trainer()
+    state = type(trainer.accelerator.gradient_state)
+    monkeypatch.setattr(state, "end_of_dataloader", property(lambda _: end))
+    monkeypatch.setattr(state, "remainder", property(lambda _: remainder))
+    monkeypatch.setattr(type(trainer.args), "process_index", property(lambda _: rank))
+    trainer.meter = type("Meter", (), {"update": lambda self, student, teacher, rows: rows})()
+    batch = trainer.data_collator(list(make_blocks(4)))
+    own = trainer._measure(batch)
+    if expected == 0:
+        assert own.shape == ()
+        return
+    assert torch.equal(own["input_ids"], batch["input_ids"][:expected])
+    labels = own["labels"].flatten()[own["masked_positions"]]
+    assert torch.equal(labels, batch["labels"][:expected][batch["labels"][:expected] != -100])
+    assert nn.functional.one_hot(own["masked_positions"], 64).sum() == len(labels)

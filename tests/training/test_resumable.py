@@ -1,0 +1,373 @@
+"""A resumed run equals the uninterrupted one to the last bit, and checkpoints are complete or absent."""
+
+import errno
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_traces import Interrupt, SaveAt, assert_same_run, differences, logs_of, state_of
+from tiny_models import make_blocks, make_teacher
+from transformers import AutoModelForMaskedLM, TrainerCallback
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
+from homodistil_hf.training import resumable as resumable_module
+from homodistil_hf.training.evaluation_loop import MeasuringTrainer
+
+BEFORE, COMPACTED, MASKED, AFTER, END = 1, 3, 5, 10, 12
+POINTS = (BEFORE, COMPACTED, MASKED, AFTER)
+SETTINGS = {
+    "max_steps": END,
+    "pruning_start_fraction": 0.1,
+    "pruning_end_fraction": 0.6,
+    "pruning_interval_steps": 1,
+    "width_multiple": 1,
+    "compaction_threshold": 0.3,
+    "logging_steps": 3,
+    "weight_decay": 0.1,
+}
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "PLATON": {"importance_metric": "platon"},
+    "dropout": {"student_dropout": 0.1},
+    "accumulation": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+    "several shuffled epochs": {"max_steps": -1, "num_train_epochs": 2.4, "per_device_train_batch_size": 13},
+    "bfloat16": {"bf16": True},
+    "evaluations": {"eval_strategy": "steps", "eval_steps": 2, "student_dropout": 0.1},
+    "rotated heads": {
+        "rotate_heads": True,
+        "attention_weight": 0.1,
+        "student": {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32},
+    },
+    "everything else": {
+        "attention_weight": 0.1,
+        "projection_init": "random",
+        "width_allocation": "global",
+        "guard_floor_nats": 0.0,
+        "guard_ratio": 1.01,
+        "guard_patience_steps": 3,
+        "lr_scheduler_type": "cosine",
+        "optim": "sgd",
+        "optim_args": "momentum=0.9",
+    },
+}
+
+
+def checkpoint(tmp_path: Path, step: int) -> str:
+    return str(tmp_path / "run" / f"checkpoint-{step}")
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_resumed_equals_uninterrupted(make_trainer, tmp_path, variation):
+    settings = SETTINGS | VARIATIONS[variation]
+    whole = make_trainer(callbacks=[SaveAt(*POINTS)], **settings)
+    whole.train()
+    for step in POINTS:
+        resumed = make_trainer(output_dir=str(tmp_path / f"from-{step}"), **settings)
+        resumed.train(checkpoint(tmp_path, step))
+        assert_same_run(resumed, whole)
+
+
+def test_the_points_are_what_they_are_called(make_trainer):
+    trainer = make_trainer(**SETTINGS)
+    widths = {}
+
+    class Remember(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            pruner = trainer.pruner
+            widths[state.global_step] = pruner.present.hidden_size, pruner.kept.hidden_size, pruner.num_compactions
+
+    trainer.add_callback(Remember())
+    trainer.train()
+    assert widths[BEFORE] == (32, 32, 0)
+    assert widths[COMPACTED] == (22, 22, 1)
+    assert widths[COMPACTED - 1] == (32, 27, 0)
+    assert widths[MASKED] == (22, 17, 1)
+    assert widths[AFTER] == widths[END] == (16, 16, 2)
+
+
+@pytest.mark.parametrize("length", [{}, {"max_steps": -1, "num_train_epochs": 2}])
+def test_a_finished_run_takes_no_further_step(make_trainer, length):
+    """As after a kill in its export."""
+    settings = SETTINGS | {"save_strategy": "steps", "save_steps": 4} | length
+    whole = make_trainer(**settings)
+    whole.train()
+    resumed = make_trainer(**settings)
+    resumed.train("last")
+    assert resumed.state.global_step == whole.state.max_steps
+    assert_same_run(resumed, whole)
+
+
+def test_resumed_with_other_data_loader_workers(make_trainer, tmp_path):
+    settings = SETTINGS | {"per_device_train_batch_size": 13, "student_dropout": 0.1}
+    whole = make_trainer(callbacks=[SaveAt(MASKED)], **settings)
+    whole.train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), dataloader_num_workers=1, **settings)
+    resumed.train(checkpoint(tmp_path, MASKED))
+    assert_same_run(resumed, whole)
+
+
+def test_resumed_with_an_optimizer_of_the_users(make_trainer, tmp_path):
+    def trainer(output_dir: str) -> HomoDistilTrainer:
+        teacher = make_teacher()
+        optimizer = torch.optim.NAdam(teacher.parameters(), lr=1e-3, weight_decay=0.01)
+        return make_trainer(
+            model=teacher, optimizers=(optimizer, None), output_dir=str(tmp_path / output_dir), **settings
+        )
+
+    settings = SETTINGS | {"callbacks": [SaveAt(COMPACTED)]}
+    whole, resumed = trainer("run"), trainer("resumed")
+    whole.train()
+    resumed.train(checkpoint(tmp_path, COMPACTED))
+    assert_same_run(resumed, whole)
+
+
+def test_a_second_train_in_one_process_goes_back_to_wider_students(make_trainer, tmp_path):
+    trainer = make_trainer(callbacks=[SaveAt(BEFORE, COMPACTED)], **SETTINGS)
+    trainer.train()
+    state, logs = state_of(trainer), logs_of(trainer)
+    for step in (COMPACTED, BEFORE):
+        trainer.train(checkpoint(tmp_path, step))
+        assert differences(state_of(trainer), state) == []
+        assert logs_of(trainer) == logs
+
+
+def test_train_loss_and_rates_of_a_resumed_run(make_trainer, tmp_path):
+    whole = make_trainer(callbacks=[SaveAt(6)], **SETTINGS)
+    expected = whole.train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **SETTINGS)
+    found = resumed.train(checkpoint(tmp_path, 6))
+    assert found.training_loss == expected.training_loss
+    assert found.metrics["train_loss"] == expected.metrics["train_loss"]
+    # Half of the steps were run in this session, so its rate counts half of them.
+    assert found.metrics["train_steps_per_second"] * found.metrics["train_runtime"] == pytest.approx(6, rel=0.02)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(make_trainer, tmp_path):
+    whole = make_trainer(output_dir=str(tmp_path / "whole"), **SETTINGS)
+    whole.train()
+    settings = SETTINGS | {"save_strategy": "steps", "save_steps": 4}
+    killed = make_trainer(callbacks=[Interrupt(10)], **settings)
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-8"
+    resumed = make_trainer(**settings)
+    resumed.train("last")
+    assert differences(state_of(resumed), state_of(whole)) == []
+    assert logs_of(resumed) == logs_of(whole)
+
+
+class FullDisk:
+    """Stands for `write_state` on a disk that is full when step 8 is saved."""
+
+    def __init__(self, trainer: HomoDistilTrainer):
+        self.trainer, self.write_state = trainer, trainer.write_state
+
+    def __call__(self, folder: Path, logs: Any) -> None:
+        self.write_state(folder, logs)
+        if self.trainer.state.global_step == 8:
+            (folder / "model.safetensors").write_bytes(b"half a fi")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_failure_in_the_middle_of_saving_leaves_no_half_checkpoint(make_trainer, tmp_path):
+    settings = SETTINGS | {"save_strategy": "steps", "save_steps": 4}
+    trainer = make_trainer(**settings)
+    trainer.write_state = FullDisk(trainer)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-4"]
+    resumed = make_trainer(**settings)
+    resumed.train(True)
+    whole = make_trainer(output_dir=str(tmp_path / "whole"), **settings)
+    whole.train()
+    assert_same_run(resumed, whole)
+
+
+def test_a_staging_folder_of_a_killed_process_is_no_earlier_run(make_trainer, tmp_path):
+    (tmp_path / "run" / ".staging" / "checkpoint-4").mkdir(parents=True)
+    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=2)
+    trainer.train()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
+
+
+def test_the_manifest_is_written_last_and_checked_first(make_trainer, tmp_path, monkeypatch):
+    events = []
+
+    def watch(module: Any, name: str) -> None:
+        original = getattr(module, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            events.append((name, kwargs.get("weights_only")))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(torch, "save")
+    watch(torch, "load")
+    watch(resumable_module, "write_manifest")
+    watch(resumable_module, "check_manifest")
+    make_trainer(max_steps=2, callbacks=[SaveAt(1)]).train()
+    names = [name for name, _ in events]
+    assert names.count("save") == 4  # arguments, optimizer, scheduler, random states
+    assert names[-1] == "write_manifest"
+    events.clear()
+    make_trainer(max_steps=2, output_dir=str(tmp_path / "resumed")).train(checkpoint(tmp_path, 1))
+    assert events == [("check_manifest", None)] + [("load", True)] * 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "pruning_state.safetensors"])
+def test_a_damaged_checkpoint_is_refused_before_anything_is_loaded(make_trainer, tmp_path, monkeypatch, name):
+    make_trainer(max_steps=4, callbacks=[SaveAt(2, 4)]).train()
+    path = Path(checkpoint(tmp_path, 4)) / name
+    path.write_bytes(path.read_bytes()[:-1])
+    trainer = make_trainer(max_steps=4)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was opened"))
+    with pytest.raises(ValueError, match=f"checkpoint-4' can't be used: {name} is damaged.*checkpoint-2$"):
+        trainer.train("last")
+
+
+def test_no_checkpoint_to_resume_from(make_trainer, tmp_path):
+    trainer = make_trainer()
+    with pytest.raises(
+        ValueError, match="resume_from_checkpoint='last' asks for the last checkpoint, but .* has none"
+    ):
+        trainer.train("last")
+    with pytest.raises(ValueError, match="checkpoint-7' can't be used: there is no such folder"):
+        trainer.train(checkpoint(tmp_path, 7))
+
+
+def test_a_checkpoint_without_optimizer_is_refused(make_trainer, tmp_path):
+    make_trainer(max_steps=2, save_only_model=True, callbacks=[SaveAt(1)]).train()
+    with pytest.raises(ValueError, match="has no optimizer.pt, as it was saved with save_only_model=True"):
+        make_trainer(max_steps=2).train(checkpoint(tmp_path, 1))
+
+
+def test_moments_of_another_shape_are_refused(make_trainer, tmp_path, monkeypatch):
+    make_trainer(max_steps=2, callbacks=[SaveAt(1)]).train()
+    original = torch.load
+
+    def narrowed(path: Any, **kwargs: Any) -> Any:
+        loaded = original(path, **kwargs)
+        if str(path).endswith("optimizer.pt"):
+            state = loaded["state"][0]
+            state["exp_avg"] = state["exp_avg"][:, :8]
+        return loaded
+
+    monkeypatch.setattr(torch, "load", narrowed)
+    trainer = make_trainer(max_steps=2, output_dir=str(tmp_path / "resumed"))
+    with pytest.raises(
+        ValueError, match=r"optimizer state exp_avg of shape \(96, 8\) .* a parameter of shape \(96, 16\)"
+    ):
+        trainer.train(checkpoint(tmp_path, 1))
+
+
+def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
+    make_trainer(max_steps=2, callbacks=[SaveAt(1)]).train()
+    trainer = make_trainer(max_steps=2, student="macs=0.5")
+    with pytest.raises(ValueError, match="student plan .* differs from the checkpoint's"):
+        trainer.train(checkpoint(tmp_path, 1))
+
+
+# What checkpoints are good for besides
+
+
+@pytest.mark.parametrize("step", [MASKED, COMPACTED, AFTER])
+def test_checkpoints_load_as_any_model(make_trainer, tmp_path, step):
+    trainer = make_trainer(callbacks=[SaveAt(step), Interrupt(step + 1)], **SETTINGS)
+    input_ids = torch.tensor(make_blocks(4)["input_ids"])
+    logits = {}
+
+    class Remember(SaveAt):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with torch.no_grad():
+                logits["in memory"] = trainer.model.eval()(input_ids).logits
+
+    trainer.add_callback(Remember())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    loaded = AutoModelForMaskedLM.from_pretrained(checkpoint(tmp_path, step)).eval()
+    assert type(loaded) is type(trainer.model)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(input_ids).logits, logits["in memory"], rtol=0.0, atol=1e-5)
+    if step == MASKED:
+        assert loaded.config.dropped_hidden_channels
+
+
+def best_settings(**settings: Any) -> dict[str, Any]:
+    defaults = {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "kl",
+        "greater_is_better": False,
+    }
+    return SETTINGS | defaults | settings
+
+
+def test_the_best_model_is_one_at_the_target_plan(make_trainer, tmp_path):
+    trainer = make_trainer(**best_settings())
+    trainer.train()
+    kl = {entry["step"]: entry["eval_kl"] for entry in logs_of(trainer) if "eval_kl" in entry}
+    at_plan = {step: value for step, value in kl.items() if step >= 8}
+    assert min(kl, key=kl.get) < 8  # the unpruned student would have won
+    best = min(at_plan, key=at_plan.get)
+    assert trainer.state.best_model_checkpoint == checkpoint(tmp_path, best)
+    assert trainer.evaluate()["eval_kl"] == kl[best]
+    assert trainer.pruner.kept == trainer.plan
+
+
+def test_loading_the_best_model_rebuilds_its_widths(make_trainer, monkeypatch):
+    """Without the rule above, the best student is wider than the last one."""
+    trainer = make_trainer(**best_settings())
+    monkeypatch.delattr(MeasuringTrainer, "_determine_best_metric")
+    trainer.train()
+    kl = {entry["step"]: entry["eval_kl"] for entry in logs_of(trainer) if "eval_kl" in entry}
+    assert min(kl, key=kl.get) == 2
+    assert trainer.pruner.present == trainer.pruner.full
+    assert trainer.evaluate()["eval_kl"] == kl[min(kl, key=kl.get)]
+
+
+def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(make_trainer, tmp_path):
+    trainer = make_trainer(**best_settings(save_strategy="best"))
+    trainer.train()
+    saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "run").iterdir())
+    assert saved
+    assert saved[0] >= 8
+
+
+def test_save_total_limit_keeps_the_newest_and_the_best(make_trainer, tmp_path):
+    trainer = make_trainer(**best_settings(save_total_limit=2))
+    trainer.train()
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"checkpoint-12", Path(trainer.state.best_model_checkpoint).name} <= names
+    assert len(names) == 2
+
+
+def test_a_resumed_run_finds_the_same_best_model(make_trainer, tmp_path):
+    settings = best_settings()
+    whole = make_trainer(**settings)
+    whole.train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
+    resumed.train(checkpoint(tmp_path, 10))
+    assert resumed.state.best_metric == whole.state.best_metric
+    assert logs_of(resumed) == logs_of(whole)
+
+
+def test_steps_are_saved_in_order_and_whole(make_trainer, tmp_path):
+    make_trainer(max_steps=6, save_strategy="steps", save_steps=2).train()
+    folders = sorted((tmp_path / "run").iterdir())
+    assert [folder.name for folder in folders] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert [manifest_problem(folder) for folder in folders] == [None, None, None]
+    times = [(folder / "manifest.json").stat().st_mtime_ns for folder in folders]
+    assert all(earlier < later for earlier, later in pairwise(times))
+
+
+@pytest.mark.parametrize(("values", "expected"), [([3.0], 3.0), ([1.0, 2.0], 9.0)])
+def test_running_averages_of_another_number_of_ranks(make_trainer, values, expected):
+    assert make_trainer().own_value(values, otherwise=9.0) == expected

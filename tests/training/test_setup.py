@@ -1,0 +1,410 @@
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, masked
+from tiny_models import make_blocks, make_teacher, tiny_config
+from torch import nn
+from transformers import (
+    BatchEncoding,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BertTokenizer,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.models import conversion
+from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.models.half_attention import HALF_CPU_ATTENTION
+from homodistil_hf.models.widths import WidthPlan, teacher_plan
+from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.training import setup as preparation
+from homodistil_hf.training.checks import check_data, check_output_dir, existing_files
+from homodistil_hf.training.setup import Preparation, prepare
+
+PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 5, "intermediate_size": 24}
+
+
+def make_args(**settings: Any) -> HomoDistilTrainingArguments:
+    defaults = {"output_dir": "out", "report_to": "none", "use_cpu": True, "student": PLAN, "teacher_dtype": "float32"}
+    return HomoDistilTrainingArguments(**defaults | settings)
+
+
+# What is made
+
+
+@pytest.mark.parametrize("from_folder", [False, True])
+@pytest.mark.parametrize("task", TASKS)
+def test_student_and_teacher_start_as_the_model(task, from_folder, tmp_path):
+    model = make_teacher(task, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if from_folder:
+        model.save_pretrained(tmp_path)
+    parts = prepare(str(tmp_path) if from_folder else model, make_args())
+    assert parts.plan == UNIFORM
+    assert teacher_plan(parts.student.config) == FULL
+    inputs = make_batch(task)
+    for made in (parts.student.train(), parts.teacher.exact):
+        assert torch.equal(logits_of(made, inputs), logits_of(model, inputs))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    pointers = {id(p) for m in (model, parts.student, parts.teacher.exact) for p in m.parameters()}
+    assert len(pointers) == sum(len(list(m.parameters())) for m in (model, parts.student, parts.teacher.exact))
+    assert all(parameter.requires_grad for parameter in parts.student.parameters())
+
+
+def test_a_teacher_of_its_own_may_be_given(tmp_path):
+    other = make_teacher(hidden_size=48, intermediate_size=40)
+    other.save_pretrained(tmp_path)
+    for teacher in (other, str(tmp_path)):
+        parts = prepare(make_teacher(), make_args(), teacher=teacher)
+        assert torch.equal(logits_of(parts.teacher.exact, make_batch()), logits_of(other, make_batch()))
+        assert parts.student.projections.embedding.weight.shape == (48, 32)
+        assert parts.student.config.hidden_size == 32
+
+
+def test_half_precision_models_are_trained_in_float32():
+    parts = prepare(make_teacher().to(torch.bfloat16), make_args(), teacher=make_teacher().to(torch.float16))
+    assert {p.dtype for m in (parts.student, parts.teacher.exact) for p in m.parameters()} == {torch.float32}
+
+
+def test_a_compacted_student_can_be_pruned_further():
+    model = make_student()
+    groups, masks = masked(model, UNIFORM)
+    compact(model, groups, masks, plan=UNIFORM)
+    parts = prepare(model, make_args(student=PLAN | {"hidden_size": 12}))
+    assert teacher_plan(parts.student.config) == UNIFORM
+    assert parts.plan == WidthPlan(12, UNIFORM.layers)
+    assert torch.equal(logits_of(parts.student, make_batch()), logits_of(model, make_batch()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, {"embedding", "hidden.0", "hidden.1"}),
+        ({"hidden_weight": 0.0}, {"embedding"}),
+        ({"embedding_weight": 0.0}, {"hidden.0", "hidden.1"}),
+        ({"hidden_weight": 0.0, "embedding_weight": 0.0}, set()),
+    ],
+)
+def test_only_projections_with_a_loss_are_made(settings, names):
+    student = prepare(make_teacher(), make_args(**settings)).student
+    assert set(student.projections.state_dict()) == {f"{name}.weight" for name in names}
+
+
+def test_random_projections_follow_the_seed_and_leave_the_generator_alone():
+    def made(seed: int) -> torch.Tensor:
+        args = make_args(projection_init="random", seed=seed)
+        return prepare(make_teacher(), args).student.projections.hidden[1].weight
+
+    torch.manual_seed(123)
+    first = made(1)
+    torch.manual_seed(456)
+    assert torch.equal(made(1), first)
+    assert not torch.equal(made(2), first)
+    embeddings, drawn_after = [], []
+    for init, seed in (("identity", 1), ("random", 1), ("random", 2)):
+        model = make_teacher()
+        torch.manual_seed(9)
+        student = prepare(model, make_args(projection_init=init, seed=seed)).student
+        embeddings.append(student.projections.embedding.weight)
+        drawn_after.append(float(torch.rand(())))
+    assert torch.equal(embeddings[0], torch.eye(32))
+    assert not torch.equal(embeddings[1], torch.eye(32))
+    assert drawn_after == drawn_after[:1] * 3
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(None, {0.3, 0.2}), (0.0, {0.0}), (0.1, {0.1})])
+def test_dropout_is_set_on_modules_not_in_the_configuration(rate, expected):
+    model = make_teacher(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    student = prepare(model, make_args(student_dropout=rate)).student
+    assert {module.p for module in student.modules() if isinstance(module, nn.Dropout)} == expected
+    assert (student.config.hidden_dropout_prob, student.config.attention_probs_dropout_prob) == (0.3, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "attention"),
+    [
+        ({"teacher_dtype": "float32"}, torch.float32, "sdpa"),
+        ({"teacher_dtype": "bfloat16"}, torch.bfloat16, "sdpa"),
+        ({"teacher_dtype": "bfloat16", "bf16": True}, torch.bfloat16, HALF_CPU_ATTENTION),
+        ({"teacher_dtype": "float32", "bf16": True}, torch.float32, HALF_CPU_ATTENTION),
+        pytest.param(
+            {"teacher_dtype": "float32", "bf16": True, "torch_compile": True},
+            torch.float32,
+            "eager",
+            marks=pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem())),
+        ),
+    ],
+)
+def test_types_and_attention_fit_the_hardware(settings, dtype, attention):
+    parts = prepare(make_teacher(), make_args(**settings))
+    assert parts.teacher.dtype == dtype
+    for model in (parts.student, parts.teacher.exact, parts.teacher.fast):
+        assert model.config._attn_implementation == attention
+
+
+# What is refused
+
+
+UNSUPPORTED = {
+    "GPT2LMHeadModel": lambda: GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=96)),
+    "DistilBertForMaskedLM": lambda: DistilBertForMaskedLM(DistilBertConfig(n_layers=1, dim=32, n_heads=2)),
+    "RobertaForMaskedLM": lambda: RobertaForMaskedLM(RobertaConfig(num_hidden_layers=1, hidden_size=48)),
+    "BertModel": lambda: BertModel(tiny_config()),
+    "Linear": lambda: nn.Linear(2, 2),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+@pytest.mark.parametrize("student", ["macs=0.5", PLAN, "homobert-tiny"], ids=["budget", "plan", "preset"])
+def test_unsupported_models_are_refused(name, student):
+    message = f"^teacher class {name} is not supported; expected one of BertForPreTraining, BertForMaskedLM, .*; "
+    remedy = "it has no head to compare logits with" if name == "BertModel" else "choose a stock BERT encoder"
+    with pytest.raises(ValueError, match=message + remedy):
+        prepare(UNSUPPORTED[name](), make_args(student=student))
+
+
+def test_an_unsupported_folder_is_refused_before_its_weights_are_read(tmp_path):
+    GPT2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="^teacher='.*' has model_type='gpt2'; supported: bert, homobert. Choose"):
+        prepare(str(tmp_path), make_args())
+
+
+def test_a_decoder_is_refused():
+    with pytest.raises(ValueError, match="teacher config has is_decoder=True, .*; only encoders are supported"):
+        prepare(BertForMaskedLM(tiny_config(is_decoder=True)), make_args())
+
+
+def test_plans_are_checked_before_weights_are_loaded(tmp_path, monkeypatch):
+    make_teacher().save_pretrained(tmp_path)
+    monkeypatch.setattr(preparation, "load_teacher", lambda *args, **kwargs: pytest.fail("weights were loaded"))
+    for student, message in (
+        (PLAN | {"hidden_size": 64}, "student hidden_size=64 .*teacher"),
+        (PLAN | {"num_attention_heads": 7}, "student .*num_attention_heads=7"),
+        ("homobert-tny", "student='homobert-tny' is unknown; nearest valid: 'homobert-tiny'"),
+        ("macs=3", "student='macs=3'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare(str(tmp_path), make_args(student=student))
+
+
+def test_without_widths_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(conversion, "to_student", lambda model: pytest.fail("the model was copied"))
+    with pytest.raises(ValueError, match=r"^student=None names no widths; name a preset \(homobert-tiny\), a budget"):
+        prepare(make_teacher(), make_args(student=None))
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        (
+            "masked_lm",
+            {"vocab_size": 100},
+            "teacher has vocab_size=100, the student 96; both must agree, choose another",
+        ),
+        ("masked_lm", {"num_hidden_layers": 3}, "teacher has num_hidden_layers=3, the student 2; both must agree"),
+        (
+            "token_classification",
+            {},
+            "teacher has class=HomoBertForTokenClassification, the student HomoBertForMaskedLM; both must agree",
+        ),
+    ],
+)
+def test_teachers_that_can_not_be_compared_are_refused(task, settings, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(make_teacher(), make_args(), teacher=make_teacher(task, **settings))
+
+
+def test_a_teacher_may_be_deeper_where_no_layers_are_compared():
+    deeper = make_teacher(num_hidden_layers=3)
+    parts = prepare(make_teacher(), make_args(hidden_weight=0.0), teacher=deeper)
+    assert (parts.student.config.num_hidden_layers, parts.teacher.exact.config.num_hidden_layers) == (2, 3)
+    with pytest.raises(ValueError, match="teacher has num_hidden_layers=3, the student 2; both must agree"):
+        prepare(make_teacher(), make_args(hidden_weight=0.0, attention_weight=1.0), teacher=deeper)
+
+
+def test_teachers_of_other_labels_or_heads_are_refused():
+    task = "sequence_classification"
+    with pytest.raises(ValueError, match="teacher has num_labels=3, the student 2; both must agree"):
+        prepare(make_teacher(task), make_args(), teacher=make_teacher(task, num_labels=3))
+    other = make_teacher(num_attention_heads=2)
+    message = r"attention_weight > 0 needs the same heads in teacher \[2, 2\] and student \[4, 4\]; set it to 0"
+    with pytest.raises(ValueError, match=message):
+        prepare(make_teacher(), make_args(attention_weight=1.0), teacher=other)
+    assert isinstance(prepare(make_teacher(), make_args(), teacher=other), Preparation)
+
+
+def test_several_gpus_in_one_process_are_refused(monkeypatch):
+    monkeypatch.setattr(HomoDistilTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
+        prepare(make_teacher(), make_args())
+
+
+# Where to
+
+
+def test_an_output_folder_is_made(tmp_path):
+    folder = tmp_path / "a" / "b"
+    assert existing_files(str(folder)) == []
+    check_output_dir(str(folder))
+    check_output_dir(str(folder))
+    for name in ("b.txt", "a.txt"):
+        (folder / name).touch()
+    assert existing_files(str(folder)) == ["a.txt", "b.txt"]
+
+
+def test_a_file_is_no_output_folder(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, file / "below"):
+        with pytest.raises(
+            ValueError, match=rf"^output_dir='{re.escape(str(path))}' can't be created \(.*\); name a folder"
+        ):
+            check_output_dir(str(path))
+    assert existing_files(str(file)) == []
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(ValueError, match="^output_dir='.*' can't be written; change its permissions or name another"):
+        check_output_dir(str(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_permissions_of_the_system_are_respected(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ValueError, match="can't be written"):
+            check_output_dir(str(tmp_path))
+        with pytest.raises(ValueError, match="can't be created"):
+            check_output_dir(str(tmp_path / "below"))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+# The data
+
+
+def rows_of(length: int) -> list[dict[str, list[int]]]:
+    return [{"input_ids": [5] * length}]
+
+
+class Encoded(torch.utils.data.Dataset):
+    """A data set of the kind that tokenizers' users write."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> BatchEncoding:
+        return BatchEncoding({"input_ids": [5] * self.length})
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    """A stream that knows its length."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        return iter(rows_of(99) * 3)
+
+
+@pytest.mark.parametrize("make", [rows_of, Encoded, lambda length: Dataset.from_list(rows_of(length))])
+def test_sequences_over_the_teachers_positions_are_refused(make):
+    check_data({"train_dataset": make(32)}, None, tiny_config())
+    message = (
+        "^train_dataset has sequences of 33 tokens, above the teacher's max_position_embeddings=32; set max_seq_length"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_data({"train_dataset": make(33)}, None, tiny_config())
+
+
+@pytest.mark.parametrize("make", [list, lambda: make_blocks().select([])], ids=["list", "datasets"])
+def test_no_rows_are_refused(make):
+    with pytest.raises(ValueError, match=r"^train_dataset is empty \(0 rows\); check its filters, split and path"):
+        check_data({"train_dataset": make()}, None, tiny_config())
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [None, IterableDataset.from_generator(lambda: iter(rows_of(99))), Streamed(), [[1, 2]]],
+    ids=["none", "stream", "stream with a length", "lists"],
+)
+def test_what_can_not_be_looked_at_passes(dataset):
+    check_data({"train_dataset": dataset}, None, tiny_config())
+
+
+def test_the_longest_row_counts_wherever_it_is():
+    rows = Dataset.from_dict({"input_ids": [[5] * 8] * 10_000 + [[5] * 40, [5] * 8]})
+    with pytest.raises(ValueError, match="^train_dataset has sequences of 40 tokens"):
+        check_data({"train_dataset": rows}, None, tiny_config())
+    check_data({"train_dataset": rows.select([0, 10_001])}, None, tiny_config())
+
+
+def test_evaluation_sets_are_looked_at_too():
+    with pytest.raises(ValueError, match=r"^eval_dataset is empty \(0 rows\)"):
+        check_data({"train_dataset": make_blocks(), "eval_dataset": make_blocks().select([])}, None, tiny_config())
+    sets = {"short": make_blocks(), "long": Dataset.from_list(rows_of(40))}
+    with pytest.raises(ValueError, match=r"^eval_dataset\['long'\] has sequences of 40 tokens"):
+        check_data({"eval_dataset": sets}, None, tiny_config())
+
+
+def test_text_that_is_not_tokenized_is_refused():
+    with pytest.raises(ValueError, match="^train_dataset has rows of text, but no input_ids; tokenize it first"):
+        check_data({"train_dataset": [{"text": "words"}]}, None, tiny_config())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_frozen_parameters_stay_frozen(tied):
+    model = make_teacher(tie_word_embeddings=tied)
+    model.bert.embeddings.requires_grad_(False)
+    student = prepare(model, make_args()).student
+    frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
+    embeddings = {name for name, _ in model.named_parameters() if name.startswith("bert.embeddings.")}
+    assert frozen == embeddings | (set() if tied else {"cls.predictions.bias"})  # no gradient ever reaches that one
+
+
+def test_a_model_that_is_frozen_as_a_whole_is_refused():
+    model = make_teacher().requires_grad_(False)
+    message = (
+        r"^model has \d+ parameters, all of them frozen, so the student could not learn; call model.requires_grad_\("
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(model, make_args())
+    prepare(make_teacher(), make_args(), teacher=model)
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
+    check_data({}, tokenizer, tiny_config())
+    check_data({}, object(), tiny_config())
+    with pytest.raises(
+        ValueError, match="tokenizer has 96 tokens, but the teacher's vocab_size=90; use the tokenizer"
+    ):
+        check_data({}, tokenizer, tiny_config(vocab_size=90))
+    other = BertTokenizer(vocab={word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[PAD]"])})
+    with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the teacher's pad_token_id=0"):
+        check_data({}, other, BertConfig(vocab_size=5))
+
+
+def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
+    with pytest.raises(ValueError, match="^train_dataset is empty"):
+        make_trainer(train_dataset=make_blocks().select([]))
+    with pytest.raises(ValueError, match="^train_dataset has sequences of 40 tokens"):
+        make_trainer(train_dataset=Dataset.from_list(rows_of(40)))
+    with pytest.raises(ValueError, match="^output_dir='.*' can't be created"):
+        make_trainer(output_dir=str(Path(__file__) / "below"))
