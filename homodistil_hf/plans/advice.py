@@ -1,7 +1,7 @@
 """What was measured of a size and a budget of tokens: which way to prune, and what is kept.
 
-The measurements are those of docs/results.md, with one teacher on general text; `python -m benchmarks.results.page` writes
-them into `advice.json` beside this file. Whatever is not measured is said to be so.
+The measurements are those of docs/results.md, with one teacher on general text; `make pages` writes them into
+`advice.json` beside this file. Whatever is not measured is said to be so.
 """
 
 import math
