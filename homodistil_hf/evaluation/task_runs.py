@@ -1,7 +1,6 @@
 """A model on a task: which learning rate, every seed, one record each, and the summary of them all.
 
-What a fine-tuning is and how it is graded comes as a function: `glue.py` and `squad.py` have theirs. Rows are capped
-and held out here, files written by `records.py`.
+Rows are capped and held out here. What a fine-tuning is and how it is graded comes as a function.
 """
 
 import statistics
@@ -15,11 +14,10 @@ import numpy as np
 from datasets import Dataset
 
 from .evaluated_model import EvaluatedModel
-from .fine_tuning import FineTuned, training_dtype
+from .fine_tuning import FineTuned, GlueSettings, training_dtype
 from .metrics import task_score
 from .publication import publish
 from .records import Records
-from .settings import GlueSettings
 
 MISMATCHED = "validation_mismatched"
 
@@ -62,7 +60,7 @@ class TaskRows(Protocol):
 
 
 class Measure(Protocol):
-    """Fine-tunes a copy of a model on rows and grades it on others; see `classification_metrics` in `glue.py`."""
+    """Fine-tunes a copy of a model on rows and grades it on others."""
 
     def __call__(
         self,

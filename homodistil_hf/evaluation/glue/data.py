@@ -1,7 +1,7 @@
-"""The nine GLUE tasks: where their rows are, which columns are text, what a label may be.
+"""The nine GLUE tasks: where their rows are, which columns are text, what a label may be, how they are graded.
 
 Rows come from the Hub or from a folder of parquet files with the Hub's column names. Test rows have no labels and are
-never read. Fine-tuning is `finetuning.py`'s, metrics are `metrics.py`'s.
+never read. No formulas of metrics, no fine-tuning.
 """
 
 import hashlib
@@ -37,21 +37,23 @@ class GlueTask:
         name: as the Hub's configurations are called.
         text_columns: one, or two for pairs.
         num_labels: classes; 1 for a similarity from 0 to 5, which is a regression.
+        metrics: names, those of the Hub's `glue` metric.
     """
 
     name: str
     text_columns: tuple[str, ...]
     num_labels: int = 2
+    metrics: tuple[str, ...] = ("accuracy",)
 
 
 GLUE_TASKS: dict[str, GlueTask] = {
     task.name: task
     for task in (
-        GlueTask("cola", ("sentence",)),
+        GlueTask("cola", ("sentence",), metrics=("matthews_correlation",)),
         GlueTask("sst2", ("sentence",)),
-        GlueTask("mrpc", ("sentence1", "sentence2")),
-        GlueTask("stsb", ("sentence1", "sentence2"), num_labels=1),
-        GlueTask("qqp", ("question1", "question2")),
+        GlueTask("mrpc", ("sentence1", "sentence2"), metrics=("accuracy", "f1")),
+        GlueTask("stsb", ("sentence1", "sentence2"), num_labels=1, metrics=("pearson", "spearmanr")),
+        GlueTask("qqp", ("question1", "question2"), metrics=("accuracy", "f1")),
         GlueTask("mnli", ("premise", "hypothesis"), num_labels=3),
         GlueTask("qnli", ("question", "sentence")),
         GlueTask("rte", ("sentence1", "sentence2")),

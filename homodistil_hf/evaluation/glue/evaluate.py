@@ -1,7 +1,6 @@
 """GLUE: every task fine-tuned with several seeds and measured by its official metrics.
 
-Rows come from `glue_data.py`, one fine-tuning is `finetuning.py`'s, metrics are `metrics.py`'s; seeds, learning rates
-and files are looked after in `task_runs.py`.
+Where rows come from, the formulas of the metrics, the search for a learning rate and files of results aren't here.
 """
 
 import logging
@@ -13,9 +12,8 @@ from datasets import Dataset
 
 from ...files.messages import shown
 from ..evaluated_model import EvaluatedModel, load_model
-from ..fine_tuning import FineTuned, fine_tune, fresh_classifier, predict, start_at_mean
+from ..fine_tuning import FineTuned, GlueSettings, fine_tune, fresh_classifier, predict, start_at_mean
 from ..metrics import load_metric
-from ..settings import GlueSettings
 from ..task_runs import evaluate_tasks
 from .data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 

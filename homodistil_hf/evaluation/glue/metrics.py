@@ -1,7 +1,7 @@
 """The official metrics of the nine GLUE tasks, as modules that need no download.
 
-The formulas are scikit-learn's and SciPy's, the `[evaluation]` extra, imported when they are needed.
-`squad_metrics.py` has those of question answering, `metrics.py` finds a task's metric by its name.
+The formulas are scikit-learn's and SciPy's, the `[evaluation]` extra, imported when they are needed. Which metrics a
+task has isn't here.
 """
 
 import importlib.util
@@ -13,19 +13,7 @@ import evaluate
 import numpy as np
 from datasets import Features, Value
 
-GLUE_METRICS: dict[str, tuple[str, ...]] = {
-    "cola": ("matthews_correlation",),
-    "sst2": ("accuracy",),
-    "mrpc": ("accuracy", "f1"),
-    "stsb": ("pearson", "spearmanr"),
-    "qqp": ("accuracy", "f1"),
-    "mnli": ("accuracy",),
-    "qnli": ("accuracy",),
-    "rte": ("accuracy",),
-    "wnli": ("accuracy",),
-}
-"""Task → names of its metrics, those of the Hub's `glue` metric."""
-
+from .data import GLUE_TASKS
 
 _REQUIRED = {"sklearn": "scikit-learn", "scipy": "scipy"}
 
@@ -46,7 +34,7 @@ class GlueMetric(evaluate.Metric):
     constant predictions or references, an F1 without any positive.
 
     Args:
-        config_name (`str`): the task, one of `GLUE_METRICS`.
+        config_name (`str`): the task, one of `GLUE_TASKS`.
         **kwargs: those of `evaluate.Metric`, such as `keep_in_memory`.
 
     Example:
@@ -59,11 +47,12 @@ class GlueMetric(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in GLUE_METRICS:
-            raise ValueError(f"config_name={self.config_name!r} is no GLUE task; expected {', '.join(GLUE_METRICS)}")
+        if self.config_name not in GLUE_TASKS:
+            raise ValueError(f"config_name={self.config_name!r} is no GLUE task; expected {', '.join(GLUE_TASKS)}")
+        metrics = ", ".join(GLUE_TASKS[self.config_name].metrics)
         value = Value("float64" if self.config_name == "stsb" else "int64")
         return evaluate.MetricInfo(
-            description=f"Metrics of the GLUE task {self.config_name}: {', '.join(GLUE_METRICS[self.config_name])}.",
+            description=f"Metrics of the GLUE task {self.config_name}: {metrics}.",
             citation="Wang et al., GLUE, ICLR 2019, arXiv 1804.07461",
             inputs_description="\npredictions, references: class indices, or similarities from 0 to 5 for stsb.\n",
             features=Features({"predictions": value, "references": value}),
@@ -77,7 +66,7 @@ class GlueMetric(evaluate.Metric):
             if not np.isfinite(values).all():
                 bad = values[~np.isfinite(values)][0]
                 raise ValueError(f"{name} of {self.config_name} hold {bad}; expected finite numbers: has it diverged?")
-        return {name: _FORMULAS[name](given, wanted) for name in GLUE_METRICS[self.config_name]}
+        return {name: _FORMULAS[name](given, wanted) for name in GLUE_TASKS[self.config_name].metrics}
 
 
 def _accuracy(given: np.ndarray, wanted: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Questions of SQuAD v1.1 and v2.0: where their rows are, and whether they are what they should be.
 
-Rows come from the Hub, or from local files: parquet or JSON with the Hub's columns, or the official nested JSON. How
-they are cut into windows is `squad_features.py`'s, fine-tuning `squad.py`'s.
+Rows come from the Hub, or from local files: parquet or JSON with the Hub's columns, or the official nested JSON. They
+aren't cut into windows here.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """Exact match and F1 of extracted answers, SQuAD v1.1 and v2.0, as modules that need no download.
 
 Written from the published definition (Rajpurkar et al. 2016, 2018). Inputs and names of results are those of the Hub's
-`squad` and `squad_v2` metrics, all in percent. `glue_metrics.py` has those of classification, `metrics.py` finds a
-task's metric by its name.
+`squad` and `squad_v2` metrics, all in percent. No model is run here.
 """
 
 import re

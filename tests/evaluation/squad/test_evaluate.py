@@ -12,20 +12,20 @@ from tiny_bert import random_student
 from tiny_models import make_teacher, tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
+from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, fresh_answerer
-from homodistil_hf.evaluation.settings import GlueSettings
 from homodistil_hf.evaluation.squad import evaluate as squad
 from homodistil_hf.evaluation.squad.answers import RankedAnswers, rank_answers
 from homodistil_hf.evaluation.squad.data import SquadData, load_squad
 from homodistil_hf.evaluation.squad.evaluate import (
+    SquadSettings,
     answer_questions,
     evaluate_squad,
     fine_tune_squad,
     grade,
     training_windows,
 )
-from homodistil_hf.evaluation.squad.settings import SquadSettings
 from homodistil_hf.evaluation.squad.windows import labelled_inputs, make_windows
 from homodistil_hf.evaluation.task_runs import with_held_out
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
