@@ -16,8 +16,6 @@ Distil and prune a masked-LM teacher. CONFIG.json holds settings by name; flags 
 
 The most important settings (--help_all lists every one, TrainingArguments' included):
 """
-
-
 _MAIN_SETTINGS = (
     "teacher",
     "student",
@@ -36,8 +34,6 @@ _MAIN_SETTINGS = (
     "seed",
     "resume_from_checkpoint",
 )
-
-
 _MAIN_HELP = {
     "output_dir": "Folder of the run: checkpoints, student/, results.json.",
     "max_steps": "Optimizer steps; else num_train_epochs counts.",

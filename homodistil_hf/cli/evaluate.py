@@ -13,11 +13,7 @@ from ..files.messages import nearest_name, shown
 from .parsing import parse, show_logs, tell
 
 _USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
-
-
 _DISCREPANCY = "discrepancy"
-
-
 _MAIN_SETTINGS = (
     "eval_data",
     "data_dir",

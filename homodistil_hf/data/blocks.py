@@ -21,22 +21,12 @@ from .packing import TextPacker
 
 __all__ = ["MaskedLMCollator", "check_tokenizer", "load_text", "repeat_stream", "tokenize_to_blocks"]
 
-
 logger = logging.getLogger(__name__)
 
-
 _MIN_SEQ_LENGTH = 8
-
-
 _VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
-
-
 _BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks, of which the last, incomplete one is lost
-
-
 _STREAM_DOCUMENTS = 64  # documents a step of a stream
-
-
 _STREAM_BLOCKS = 64  # blocks a step of a repeated stream
 
 

@@ -16,11 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..files.messages import shown
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
-
-
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
-
-
 _PIECE_CHARS = 1 << 15  # longest text the tokenizer sees
 
 

@@ -18,8 +18,6 @@ from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
 
 Terms = dict[str, torch.Tensor]
-
-
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
 

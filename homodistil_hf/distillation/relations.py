@@ -12,8 +12,6 @@ import torch
 from .losses import exact_dtype
 
 Sides = tuple[torch.Tensor, torch.Tensor]
-
-
 CHUNK_ELEMENTS = 1 << 22
 """Relations of one chunk of rows: their float32 temporaries stay at 16 MB each, if one row has no more."""
 

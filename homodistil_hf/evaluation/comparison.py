@@ -16,8 +16,6 @@ from .evaluated_model import model_folder, model_name, results_folder
 from .records import DISCREPANCY, SUMMARY_FILE, read_summary, spread
 
 DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
-
-
 _HEADINGS = {
     "num_parameters": "parameters",
     "num_encoder_parameters": "without head",
@@ -29,8 +27,6 @@ _HEADINGS = {
     "mlm_accuracy": "MLM accuracy, %",
     "pseudo_perplexity": "pseudo-perplexity",
 }
-
-
 _PERCENTAGES = ("agreement", "mlm_accuracy")
 
 

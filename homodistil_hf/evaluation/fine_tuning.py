@@ -32,20 +32,10 @@ from ..distillation.teacher import multiplies_bfloat16
 from ..files.messages import nearest_name, shown
 
 _POOLER = "pooler."
-
-
 _MULTIPLE = 8  # of the padded lengths: fewer shapes for the matrix libraries to prepare for
-
-
 _PREDICTION_BATCH_SIZE = 64
-
-
 DTYPES = ("auto", "bfloat16", "float32")
-
-
 _Settings = TypeVar("_Settings", bound="GlueSettings")
-
-
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
 
 

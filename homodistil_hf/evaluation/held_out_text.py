@@ -38,13 +38,8 @@ from .records import DISCREPANCY, Records
 
 logger = logging.getLogger(__name__)
 
-
 _BATCH_SIZE = 32
-
-
 _OF_TEACHER = ("kl", "agreement")
-
-
 _METRICS = (*_OF_TEACHER, "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 
 

@@ -35,14 +35,8 @@ from ..plans.latency.timing import Latency, speed_ups, time_in_turns
 from ..tables import aligned_lines
 
 Inputs = tuple[torch.Tensor, torch.Tensor]
-
-
 _NUM_WARMUP = 2
-
-
 _LONGEST_REASON = 160
-
-
 _WIDTH = 118
 
 

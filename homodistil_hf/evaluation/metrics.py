@@ -9,8 +9,6 @@ from .glue.metrics import GlueMetric, missing_packages
 from .squad.metrics import SquadMetric, SquadV2Metric
 
 SQUAD_METRICS: dict[str, type[evaluate.Metric]] = {"squad": SquadMetric, "squad_v2": SquadV2Metric}
-
-
 METRIC_TASKS = (*GLUE_TASKS, *SQUAD_METRICS)
 """Tasks that have a metric."""
 

@@ -20,14 +20,8 @@ from .publication import publish
 from .records import Records
 
 MISMATCHED = "validation_mismatched"
-
-
 _HELD_OUT_FRACTION = 0.1
-
-
 _MAX_HELD_OUT = 1000
-
-
 _ROWS_SEED, _SLICE_SEED = 0, 1
 
 

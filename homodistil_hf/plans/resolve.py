@@ -42,17 +42,9 @@ PRESETS = {
     "homobert-xsmall": WidthPlan.uniform(240, 12, LayerWidths(12, 20, 960)),
     "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
 }
-
-
 _SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
-
-
 _SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
-
-
 _BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
-
-
 _KINDS_OF_STUDENT = (
     f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
     "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()

@@ -21,11 +21,7 @@ from ..models.widths import LayerWidths, WidthPlan, teacher_plan
 from .resolve import PRESETS, resolve_plan
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-
-
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*(.+?)\s*")
-
-
 _LONGEST_NAME = 60
 
 

@@ -18,8 +18,6 @@ from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.widths import WidthPlan
 
 _RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13
-
-
 _ENCODER_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 

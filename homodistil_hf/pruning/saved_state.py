@@ -25,17 +25,9 @@ from .pruner import Pruner
 from .saved_state_checks import check_pruner_tensors, check_pruner_values
 
 WEIGHTS_FILE = "model.safetensors"
-
-
 PROJECTIONS_FILE = "projections.safetensors"
-
-
 STATE_TENSORS_FILE = "pruning_state.safetensors"
-
-
 STATE_FILE = "pruning_state.json"
-
-
 METHOD_KEY = "method"
 """Where a checkpoint's state says which method trains the student."""
 

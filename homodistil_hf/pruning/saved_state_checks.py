@@ -18,8 +18,6 @@ from .pruner import PruningSettings
 from .scores import METRICS
 
 _FRACTIONS = ("compaction_threshold", "sensitivity_smoothing", "uncertainty_smoothing")
-
-
 _AVERAGES = ("sensitivity.", "uncertainty.")
 
 

@@ -14,17 +14,9 @@ from ..models.chunks import row_slices
 from ..models.units import Group, Slice, UnitTensors, sums_along, units_of
 
 Parameters = Mapping[str, torch.Tensor]
-
-
 Groups = Mapping[str, Group]
-
-
 Kept = Mapping[str, Mapping[int, torch.Tensor]]
-
-
 Importance = Callable[[torch.Tensor, slice], torch.Tensor | None]
-
-
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Weights of a matrix that are scored at a time on a CPU."""
 

@@ -21,11 +21,7 @@ from ...files.hub_errors import HTTP_ERROR
 from ...files.messages import nearest_name, shown
 
 HUB_NAME = "nyu-mll/glue"
-
-
 PART_SUFFIX = "_part"
-
-
 _DEV_SPLITS = ("validation", "validation_matched", "validation_mismatched")
 
 

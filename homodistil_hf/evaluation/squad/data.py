@@ -27,17 +27,9 @@ HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 
 
 PART_SUFFIX = "_part"
-
-
 _SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
-
-
 _SUFFIXES = (".parquet", ".json", ".jsonl")
-
-
 _EXPECTED = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
-
-
 _FEATURES = Features(
     {
         "id": Value("string"),

@@ -26,13 +26,8 @@ from .windows import Window, WindowSettings, labelled_inputs, make_windows
 
 logger = logging.getLogger(__name__)
 
-
 _QUESTIONS_AT_ONCE = 1000
-
-
 _EVEN = 0.5  # the probability at which "no answer" and the best span have the same score
-
-
 _LEAST = {"stride": 0, "max_question_tokens": 1, "max_answer_tokens": 1, "num_best": 1}
 
 

@@ -15,17 +15,9 @@ import numpy as np
 from datasets import Features, List, Value
 
 Rows = Sequence[Mapping[str, Any]]
-
-
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-
-
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
 _REFERENCES = {"id": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))}}
-
-
 _CITATION = "Rajpurkar et al., SQuAD, EMNLP 2016, arXiv 1606.05250; v2.0: ACL 2018, arXiv 1806.03822"
 
 

@@ -11,8 +11,6 @@ import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
-
-
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 """Columns that a data set of questions needs; `answers` holds lists `text` and `answer_start`."""
 

@@ -37,11 +37,7 @@ from ...models.families.modeling_homobert import HomoBertForMaskedLM
 from .text import collect_text, fingerprint, source_files
 
 _SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
 _HELD_OUT_EVERY = 20
-
-
 _NUM_EVAL_BLOCKS = 256
 
 

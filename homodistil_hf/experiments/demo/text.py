@@ -26,23 +26,11 @@ _FUNCTION_WORDS = frozenset(
         have was should its must than may into used but all one you any each only there they""",
     )
 )
-
-
 _MIN_WORDS = 8
-
-
 _MIN_FUNCTION_WORD_FRACTION = 0.2
-
-
 _MIN_LETTER_FRACTION = 0.85
-
-
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "idlelib"}
-
-
 _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-
 _FILES_PER_TASK = 16
 
 

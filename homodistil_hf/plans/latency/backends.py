@@ -20,8 +20,6 @@ from .onnx_graph import export_onnx, missing_packages, onnx_runner
 from .timing import Latency, Pass, time_in_turns
 
 BACKENDS = ("torch", "compiled", "onnxruntime")
-
-
 TOLERANCE = 1e-4
 """Largest difference between the outputs of two backends, as a share of the largest output (or of 1)."""
 

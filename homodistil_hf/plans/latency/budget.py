@@ -24,11 +24,7 @@ from .parts import Conditions, embedding_shape, latency_table
 from .timing import Latency, speed_ups, time_in_turns
 
 LATENCY_BUDGET = "latency_ms"
-
-
 _TYPES = {"batch_size": int, "length": int, "backend": str}
-
-
 _EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
 
 

@@ -31,19 +31,10 @@ from .timing import Pass, time_in_turns
 
 logger = logging.getLogger(__name__)
 
-
 TABLE_BACKENDS = ("torch", "onnxruntime")
-
-
 _FILE = "table.json"
-
-
 _DEPTH = 4  # blocks in a row, each with weights of its own: one alone would stay in the caches as no encoder does
-
-
 _NUM_ROUNDS = 11
-
-
 _NUM_WARMUP = 1
 
 

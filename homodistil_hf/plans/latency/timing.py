@@ -13,8 +13,6 @@ Pass = Callable[[], object]
 
 
 _LONG_MS = 250.0
-
-
 _REST_SECONDS = 0.03
 
 
