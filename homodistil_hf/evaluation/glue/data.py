@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.parquet
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ...files.hub_errors import HTTP_ERROR
 from ...files.messages import nearest_name, shown
+from ..task_data import PART_SUFFIX, TaskData, from_hub
 
 HUB_NAME = "nyu-mll/glue"
-PART_SUFFIX = "_part"
 _DEV_SPLITS = ("validation", "validation_matched", "validation_mismatched")
 
 
@@ -56,27 +54,6 @@ GLUE_TASKS: dict[str, GlueTask] = {
         GlueTask("wnli", ("sentence1", "sentence2")),
     )
 }
-
-
-@dataclass(frozen=True)
-class GlueData:
-    """Labelled rows of one task.
-
-    Args:
-        task: its name.
-        name: what results are called: the task's name, with `_part` behind it for a part of its rows.
-        train: rows to learn from.
-        dev: split → rows to measure on: `validation`; `validation_matched` and `validation_mismatched` for MNLI.
-        sha256: of all texts and labels.
-        group_column: every row stands for itself.
-    """
-
-    task: str
-    name: str
-    train: Dataset
-    dev: dict[str, Dataset]
-    sha256: str
-    group_column: str | None = None
 
 
 def check_tasks(names: str | Sequence[str]) -> list[str]:
@@ -129,7 +106,7 @@ def data_folder(task: str, data_dir: str | Path) -> Path:
     )
 
 
-def load_glue(task: str, data_dir: str | Path | None = None) -> GlueData:
+def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
     """Load and check the rows of a task.
 
     Args:
@@ -138,18 +115,22 @@ def load_glue(task: str, data_dir: str | Path | None = None) -> GlueData:
             `validation_matched.parquet`, `validation_mismatched.parquet`); default: the Hub's `nyu-mll/glue`.
 
     Returns:
-        [`GlueData`].
+        [`TaskData`].
 
     Raises:
         ValueError: unknown task, missing or unreadable rows, or labels that the task does not have.
     """
     (name,) = check_tasks([task])
     described = GLUE_TASKS[name]
-    splits, data_name = (_from_hub(name), name) if data_dir is None else _from_folder(data_folder(name, data_dir))
+    if data_dir is None:
+        dev = _DEV_SPLITS[1:] if name == "mnli" else _DEV_SPLITS[:1]
+        splits, data_name = from_hub(name, HUB_NAME, ("train", *dev), name), name
+    else:
+        splits, data_name = _from_folder(data_folder(name, data_dir))
     for split, rows in splits.items():
         _check_rows(rows, described, f"task={name!r}: {split} of {data_dir or HUB_NAME}")
     train = splits.pop("train")
-    return GlueData(name, data_name, train, splits, _digest(described, [train, *splits.values()]))
+    return TaskData(name, data_name, train, splits, _digest(described, [train, *splits.values()]))
 
 
 def encode(rows: Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
@@ -170,18 +151,6 @@ def encode(rows: Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, ma
     return Dataset.from_dict(
         {**encoded, "labels": list(map(convert, rows["label"][:])), "length": list(map(len, encoded["input_ids"]))}
     )
-
-
-def _from_hub(task: str) -> dict[str, Dataset]:
-    dev = _DEV_SPLITS[1:] if task == "mnli" else _DEV_SPLITS[:1]
-    try:
-        return {split: datasets.load_dataset(HUB_NAME, task, split=split) for split in ("train", *dev)}
-    except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"task={task!r} can't be loaded from the Hub ({HUB_NAME}: {reason[:300]}); check the connection, or name "
-            "local files with --data_dir"
-        ) from error
 
 
 def _from_folder(folder: Path) -> tuple[dict[str, Dataset], str]:

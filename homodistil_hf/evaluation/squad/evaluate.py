@@ -15,13 +15,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...files.messages import shown
-from ...files.provenance import version_facts
 from ..evaluated_model import EvaluatedModel, load_model
 from ..fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer
-from ..metrics import load_metric, task_score
-from ..task_runs import evaluate_tasks, training_rows
+from ..metrics import load_metric
+from ..task_runs import check_length, evaluate_tasks
 from .answers import RankedAnswers, rank_answers
-from .data import SquadData, check_task, data_files, load_squad
+from .data import check_task, data_files, load_squad
 from .windows import Window, WindowSettings, labelled_inputs, make_windows
 
 logger = logging.getLogger(__name__)
@@ -106,54 +105,10 @@ def evaluate_squad(
         if settings.data_dir is not None:
             data_files(name, settings.data_dir)
     evaluated = load_model(model, output_dir)
-    _check_lengths(settings, evaluated)
+    settings.windows.check(evaluated.tokenizer)
+    check_length(settings, evaluated)
     rows = (load_squad(name, settings.data_dir) for name in names)
     return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
-
-
-def fine_tune_squad(
-    model: str | Path | EvaluatedModel,
-    data: SquadData,
-    *,
-    settings: SquadSettings | Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Fine-tune a model on questions with one seed and grade its answers; nothing is written.
-
-    Args:
-        model: what [`evaluate_squad`] takes.
-        data: what [`load_squad`] gave.
-        settings: [`SquadSettings`], or some of them by name; `seeds` and `learning_rates` are not looked at.
-        seed: of the output layer, the order of windows and dropout.
-
-    Returns:
-        `dict`: `metrics` as [`grade`] gives them, `score` (F1, in [0, 1]), `settings`, `seed`, numbers of questions
-        and steps, `versions`.
-
-    Raises:
-        ValueError: lengths that do not fit the model or its tokenizer, or no model that can be fine-tuned.
-        FloatingPointError: the fine-tuning diverged.
-    """
-    settings = SquadSettings.from_values(settings)
-    evaluated = model if isinstance(model, EvaluatedModel) else load_model(model)
-    _check_lengths(settings, evaluated)
-    rows = training_rows(data.train, settings.max_train_samples)
-    found, trained = answer_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
-    metrics = found["validation"]
-    return {
-        "task": data.task,
-        "data": data.name,
-        "data_sha256": data.sha256,
-        "seed": seed,
-        "metrics": metrics,
-        "score": task_score(data.task, metrics),
-        "settings": {**settings.compared(), "learning_rate": settings.learning_rate},
-        "num_train_rows": len(rows),
-        "num_dev_rows": {split: len(dev) for split, dev in data.dev.items()},
-        "num_steps": trained.num_steps,
-        "train_loss": trained.train_loss,
-        "versions": version_facts(),
-    }
 
 
 def answer_metrics(
@@ -290,13 +245,3 @@ def _window_logits(
             )
         logits += zip(starts, ends, strict=True)
     return [logits[place] for place in np.argsort(order)]
-
-
-def _check_lengths(settings: SquadSettings, evaluated: EvaluatedModel) -> None:
-    settings.windows.check(evaluated.tokenizer)
-    positions = evaluated.model.config.max_position_embeddings
-    if settings.max_length > positions:
-        raise ValueError(
-            f"max_length={settings.max_length} is over the model's max_position_embeddings={positions}; "
-            f"nearest valid: {positions}"
-        )
