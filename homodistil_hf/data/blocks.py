@@ -1,7 +1,7 @@
 """Documents → blocks of exactly `max_seq_length` tokens without padding, as a table or as a stream.
 
-`corpus.py` finds the documents, `packing.py` does the work on one batch of them, `collator.py` batches blocks and
-chooses the masked tokens. Their public names are imported here too: this file is where training gets its data from.
+Training gets its data from here: the public names for documents and for masked batches can be imported from this file
+too. How documents are found, one batch of them is packed and tokens are masked isn't here.
 """
 
 import logging

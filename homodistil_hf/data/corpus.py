@@ -1,6 +1,6 @@
 """Where the text comes from: local files or the Hub → a data set with one column, `text`, one document a row.
 
-Cutting the text into blocks is left to `data.py`. Nothing here runs code that comes with a data set.
+No text is tokenized or cut here, and nothing runs code that comes with a data set.
 """
 
 import glob

@@ -2,7 +2,7 @@
 
 Masks come from a counter-based generator instead of a global one: the data loader collates ahead of the training step,
 in other processes, and in another order after a resume, so no sequential generator could be restored bit for bit.
-Where the rows come from is the business of `data.py`.
+Where the rows come from isn't here.
 
 Shapes: B batch, T tokens, M masked positions, S special tokens.
 """

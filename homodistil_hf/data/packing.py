@@ -1,7 +1,7 @@
 """One batch of texts → blocks of tokens: tokenize, join with separators, cut. A pure function of texts and tokenizer.
 
 The tokenizer sees pieces of bounded length, a bounded number at a time, so that documents of any size fit into memory.
-How batches come and where blocks go is left to `data.py`.
+How batches come and where blocks go isn't here.
 """
 
 import itertools

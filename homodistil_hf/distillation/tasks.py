@@ -1,7 +1,7 @@
 """What a student predicts: masked words, classes of sequences, classes of tokens, answers.
 
 A `Task` says which inputs are labels, how many predictions a batch holds, and how outputs become rows of logits that
-`losses.py` can compare. Adding a head means adding a `Task`.
+can be compared. Adding a head means adding a `Task`. No losses here.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,9 +1,7 @@
 """Where a student's widths come from: a preset, a budget, or a plan written out; and whether its teacher allows them.
 
 `resolve_plan` turns what the user gave into a `WidthPlan` before any weight is loaded, or refuses it with the nearest
-plan that would do. The types are in `widths.py`, the formulas of what they cost in `cost.py`, the search that meets a
-budget in `budgets.py`, what takes how long in `latency/`; all of them stand below this file and know nothing of it.
-When and how a model is brought to its plan is left to `schedule.py` and `masks.py`.
+plan that would do. The search that meets a budget and when and how a model is brought to its plan isn't here.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ values and the columns of attention-out. In a trained model, what a head does is
 dropping any of them hurts; in the bases chosen here, channels are uncorrelated, ordered by what they contribute on
 real text, and none of them has a mean that would be lost with it.
 
-Which layers, which text and when is the trainer's business (`trainer.py`).
+Which layers, which text and when is the trainer's business.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

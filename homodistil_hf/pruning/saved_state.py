@@ -1,7 +1,7 @@
 """What a checkpoint of a pruning run holds beside the model: projections, masks, scores, guard, counters.
 
-Tensors go to safetensors, everything else to JSON. That a checkpoint is complete and unchanged has been checked
-(`checkpoint.py`) before anything is read here.
+Tensors go to safetensors, everything else to JSON. That a checkpoint is complete and unchanged has been checked before
+anything is read here.
 """
 
 import json

@@ -1,6 +1,6 @@
 """`homodistil demo`: a real teacher, its HomoDistil student and the same width pruned at once, in one honest table.
 
-Text and teacher come from `demo_teacher.py`. Everything is a function of settings and seed, never of a clock.
+Everything is a function of settings and seed, never of a clock. How text and teacher are made isn't here.
 """
 
 import dataclasses

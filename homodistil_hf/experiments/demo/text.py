@@ -1,6 +1,6 @@
 """English text that every machine with this package has: docstrings of the standard library and of installed packages.
 
-Source files are parsed, never imported, so nothing in them runs. What is made of the text is `demo_teacher.py`'s.
+Source files are parsed, never imported, so nothing in them runs. What is made of the text isn't here.
 """
 
 import ast

@@ -1,7 +1,7 @@
 """Ways to run a model: torch as it is, torch compiled, ONNX Runtime. Outputs are compared before anything is timed.
 
-How an ONNX graph is made is `onnx_graph.py`'s, timing `timing.py`'s. Everything is float32, in evaluation mode and
-without gradients.
+Everything is float32, in evaluation mode and without gradients. How an ONNX graph is made and how passes are timed
+isn't here.
 """
 
 import contextlib

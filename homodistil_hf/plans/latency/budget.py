@@ -1,7 +1,7 @@
 """The plan that meets a latency budget on this machine: `"latency_ms=5"`, with conditions behind it where they differ.
 
-It ties the measured table (`parts.py`) to the search (`budgets.py`). A run asks once and writes the answer down, see
-`resolution.py`: a measured time never steers a run that goes on.
+It ties the measured table to the search for a plan. A run asks once and writes the answer down: a measured time never
+steers a run that goes on.
 """
 
 import dataclasses

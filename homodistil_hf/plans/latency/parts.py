@@ -1,7 +1,7 @@
 """Measures a latency table: attention blocks, FFN blocks and embeddings of random weights, at the widths of a grid.
 
 A table is measured once for a machine, its versions and its number of threads, and kept in the cache. What is made of
-it is `tables.py`'s.
+it isn't here.
 """
 
 import hashlib
