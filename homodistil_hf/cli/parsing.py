@@ -92,7 +92,8 @@ def parse(
         list(words), return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        flags = [f"--{entry.name}" for kind in kinds for entry in fields(kind) if not entry.metadata.get("positional")]
+        entries = [entry for kind in kinds for entry in fields(kind) if not entry.metadata.get("positional")]
+        flags = ["--help", *(f"--{entry.name}" for entry in entries)]
         hint = f"; nearest valid: {nearest_name(unknown[0].partition('=')[0], flags)}" * unknown[0].startswith("-")
         parser.error(f"unrecognized arguments: {shown(' '.join(unknown))}{hint}")
     return tuple(found)

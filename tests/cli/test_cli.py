@@ -113,6 +113,25 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
     assert "--help" in error_of(capsys, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "--teacher", "x", "--student", "y", "--jsn"], "'--jsn'; nearest valid: --json; see homodistil plan"),
+        (["evaluate", "x", "--sede=1"], "unrecognized arguments: '--sede=1'; nearest valid: --seeds; see homodistil"),
+        (["verify", "x", "y"], "unrecognized arguments: 'y'; see homodistil verify --help"),
+        (["plan", "--teacher", "x", "--student", "y", "--latency_ms", 5], "--latency_ms: not allowed with argument"),
+        (["cache", "--clear=no"], "argument --clear: ignored explicit argument 'no'; see homodistil cache --help"),
+    ],
+)
+def test_wrong_flags_are_told_with_a_remedy(words, message, capsys):
+    assert message in error_of(capsys, *words)
+
+
+def test_a_switch_leaves_the_next_word_alone(tmp_path, capsys):
+    told = error_of(capsys, "export", "--overwrite", tmp_path / "nowhere", "--output", tmp_path / "student")
+    assert str(tmp_path / "nowhere") in told
+
+
 def test_module_is_the_command():
     command = [sys.executable, "-m", "homodistil_hf", "plan", "--teacher", "nowhere/at all", "--student", "macs=0.5"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
