@@ -20,17 +20,9 @@ from ..files.strict_json import read_json_object
 from .evaluated_model import EvaluatedModel
 
 SUMMARY_FILE = "summary.json"
-
-
 DISCREPANCY = "discrepancy"
-
-
 Record: TypeAlias = dict[str, Any]
-
-
 _FORMAT = 1
-
-
 _PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "format", "sha256")
 
 

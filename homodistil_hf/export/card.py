@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..models.cost import COSTS
+from ..tables import markdown_table
 from .facts import BENCHMARKS
 from .origins import NAMESAKE, ORIGINS, Origin
 
@@ -306,8 +307,7 @@ def _paper(facts: Mapping[str, Any]) -> str:
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *(tuple(map(_shown, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(markdown_table(header, (list(map(_shown, row)) for row in rows)))
 
 
 def _shown(value: Any) -> str:

@@ -9,5 +9,4 @@ PRESETS = {
     "homobert-xsmall": WidthPlan.uniform(240, 12, LayerWidths(12, 20, 960)),
     "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
 }
-
 BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))

@@ -1,9 +1,7 @@
 """Where a student's widths come from: a preset, a budget, or a plan written out; and whether its teacher allows them.
 
 `resolve_plan` turns what the user gave into a `WidthPlan` before any weight is loaded, or refuses it with the nearest
-plan that would do. The types are in `widths.py`, the formulas of what they cost in `cost.py`, the search that meets a
-budget in `budgets.py`, what takes how long in `latency/`; all of them stand below this file and know nothing of it.
-When and how a model is brought to its plan is left to `schedule.py` and `masks.py`.
+plan that would do. The search that meets a budget and when and how a model is brought to its plan isn't here.
 """
 
 from __future__ import annotations
@@ -34,13 +32,8 @@ __all__ = [
     "teacher_plan",
 ]
 
-
 _SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
-
-
 _SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
-
-
 _KINDS_OF_STUDENT = (
     f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
     "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...evaluation.fine_tuning import GlueSettings
 from ...evaluation.glue.data import check_tasks, data_folder
 from ...evaluation.glue.evaluate import evaluate_glue
-from ...evaluation.settings import GlueSettings
 from ...files.messages import nearest_name, shown
 
 TASKS = "tasks"

@@ -6,6 +6,7 @@ The figures come from the records, by `statistics.py`; `plots.py` draws them.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...tables import markdown_table
 from .cells import TEACHER, Cell, Choice, Sweep
 from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
 from .statistics import (
@@ -105,29 +106,6 @@ def in_order(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]]) -> lis
     """
     known = {record["cell"]: dict(record) for record in records}
     return [known[cell.name] for cell in cells if cell.name in known]
-
-
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    r"""Lay cells out as Markdown.
-
-    Args:
-        headings: of the columns.
-        rows: of as many cells.
-
-    Returns:
-        `list[str]`: lines.
-
-    Example:
-    ```python
-    >>> print("\n".join(markdown_table(["", "KL"], [["mine", "0.5"]])))
-    |  | KL |
-    | --- | --- |
-    | mine | 0.5 |
-
-    ```
-    """
-    lines = [headings, ["---"] * len(headings), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:

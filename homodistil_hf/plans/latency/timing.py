@@ -1,6 +1,6 @@
 """The one measuring routine: several things timed in turns, summed up by medians and quartiles.
 
-What is timed is a callable; how a model becomes one is `backends.py`'s. Nothing measured here may steer a run.
+What is timed is a callable; how a model becomes one isn't here. Nothing measured here may steer a run.
 """
 
 import statistics
@@ -13,8 +13,6 @@ Pass = Callable[[], object]
 
 
 _LONG_MS = 250.0
-
-
 _REST_SECONDS = 0.03
 
 

@@ -12,7 +12,7 @@ from transformers import BertConfig
 
 from homodistil_hf import resolve_plan
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.latency_layout import format_planned_latency
+from homodistil_hf.cli.plan import format_planned_latency
 from homodistil_hf.files.caches import cache_folder, cache_sizes
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertModel
