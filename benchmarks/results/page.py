@@ -42,9 +42,9 @@ from benchmarks.results.verdicts import (
     verdict,
 )
 from homodistil_hf.experiments.config import field_types
+from homodistil_hf.experiments.plots import draw, draw_discrepancy, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
 from homodistil_hf.experiments.sweep.folder import FAILED, TAKEN_FROM, read_records, trained, write_records
-from homodistil_hf.experiments.sweep.plots import draw, draw_discrepancy, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.reading import read_sweep
 from homodistil_hf.experiments.sweep.statistics import Record, Spread, chosen, differences
 from homodistil_hf.experiments.sweep.tables import (

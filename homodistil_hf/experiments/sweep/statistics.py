@@ -4,9 +4,9 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ...evaluation.records import Spread
 from .cells import METRICS, Choice
 from .folder import as_cell
 
@@ -17,59 +17,6 @@ Record: TypeAlias = Mapping[str, Any]
 
 
 Key: TypeAlias = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Several measurements of one thing.
-
-    Args:
-        mean: of them.
-        std: their standard deviation, with n − 1; None of a single one.
-        n: how many.
-
-    Example:
-    ```python
-    >>> print(Spread.of([0.1, 0.2, 0.3]), "|", Spread.of([0.25]))
-    0.200 ± 0.100 (3) | 0.250
-    >>> print(f"{Spread.of([0.1, 0.2, 0.3]):+.1%}")
-    +20.0% ± 10.0% (3)
-
-    ```
-    """
-
-    mean: float
-    std: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
-        """Summarise values.
-
-        Args:
-            values: one or more.
-
-        Returns:
-            [`Spread`].
-        """
-        values = list(values)
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-    def __str__(self) -> str:
-        return f"{self:.3f}"
-
-    def __format__(self, format_spec: str) -> str:
-        """The mean, with the spread and the number of measurements where there are several.
-
-        Args:
-            format_spec: of the mean; the spread has the same without a `+`. Empty for that of `str`.
-
-        Returns:
-            `str`.
-        """
-        form = format_spec or ".3f"
-        mean = format(self.mean, form)
-        return mean if self.std is None else f"{mean} ± {format(self.std, form.lstrip('+'))} ({self.n})"
 
 
 def over_seeds(records: Iterable[Record]) -> dict[Key, list[Record]]:
@@ -242,7 +189,7 @@ def _values_tried(records: Iterable[Record], choice: Choice) -> dict[Key, dict[A
 
 def _best(values: Mapping[Any, Sequence[float]], choice: Choice) -> Any:
     sign = -1 if METRICS[choice.metric] else 1
-    return min(values, key=lambda value: sign * statistics.fmean(values[value]))
+    return min(values, key=lambda value: sign * Spread.of(values[value]).mean)
 
 
 def _plain(value: Any) -> Any:

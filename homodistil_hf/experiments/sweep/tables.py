@@ -6,13 +6,13 @@ The figures come from the records, by `statistics.py`; `plots.py` draws them.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...evaluation.records import Spread
 from .cells import TEACHER, Cell, Choice, Sweep
 from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
 from .statistics import (
     SEED,
     Key,
     Record,
-    Spread,
     at_the_edge,
     best_values,
     group_of,

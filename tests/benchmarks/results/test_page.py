@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sweep_records import MACHINE, METHODS, add_record, record
 
+from homodistil_hf.experiments.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice, Sweep
 from homodistil_hf.experiments.sweep.folder import record_head, write_record
-from homodistil_hf.experiments.sweep.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.statistics import (
     Spread,
     at_the_edge,
