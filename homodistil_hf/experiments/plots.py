@@ -16,41 +16,22 @@ from .sweep.folder import trained
 from .sweep.statistics import Record, chosen, metric_of, over_seeds
 
 Curve: TypeAlias = Sequence[tuple[int, float]]
-
-
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
 
-
 _KL = "held-out KL to the teacher, nats a masked token"
-
-
 _WIDTH, _HEIGHT, _LEGEND_LINE = 9.0, 4.2, 0.2  # inches
-
-
 _DPI = 110
-
-
 _PALETTE = 64
-
-
 _HEADROOM = 1.15
-
-
 _LOGARITHMIC_FROM = 5.0
-
-
 _LINE_STYLES = ("-", "--", ":", "-.")
-
-
 _NUM_COLOURS = 10  # of matplotlib's cycle; then they come again
-
 
 _MILLIONS: dict[str, Callable[[Record], float]] = {
     "parameters": lambda record: record["models"]["student"]["num_parameters"] / 1e6,
     "tokens": lambda record: record["num_tokens"] / 1e6,
 }
 """Cost → a record's, in millions."""
-
 
 _AT_EQUAL: dict[str, Callable[[Record], str]] = {
     "parameters": lambda record: f"{_MILLIONS['tokens'](record):.2g} M tokens",

@@ -15,15 +15,11 @@ from typing import Any
 from ...files.messages import nearest_name
 
 METHOD_SETTINGS = "method_settings"
-
-
 TEACHER = "teacher"
 """Method and arm of the cell in which a sweep's evaluations are made of the teacher itself."""
 
-
 METRICS = {"kl": False, "mlm_loss": False, "mlm_accuracy": True}
 """Held-out metric → whether more is better."""
-
 
 _UNSAFE = re.compile(r"[^\w.+=-]+")
 

@@ -15,8 +15,6 @@ from ...evaluation.settings import GlueSettings
 from ...files.messages import nearest_name, shown
 
 TASKS = "tasks"
-
-
 _PART_SUFFIX = "_part"
 
 

@@ -16,24 +16,13 @@ from ...files.strict_json import read_json_object
 from .cells import METHOD_SETTINGS, METRICS, TEACHER, Cell, Choice, Sweep
 
 SWEEP_KEYS = ("description", "output_dir", "base", "grid", "cells", "choose", "evaluate")
-
-
 SETTINGS_OF_THE_SWEEP = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 """Settings of a run that a sweep gives to each cell itself."""
 
-
 _ARM_KEYS = ("method", METHOD_SETTINGS, "grid")
-
-
 _CHOICE_KEYS = ("axis", "metric", "within")
-
-
 _ARM_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
-
-
 _RESERVED_NAMES = (TEACHER, "results", "locks", "logs")
-
-
 _LONGEST_NAME = 150  # of a file, with room for suffixes
 
 

@@ -45,11 +45,7 @@ from .tables import in_order, sweep_table
 from .worker import TAKEN_STATUS, task_text
 
 _POLL_SECONDS = 1.0
-
-
 _NO_PLOTS = "No plots: they need `pip install 'homodistil-hf[report]'`.\n"
-
-
 _STOPPED = (EXIT_STATUS, -signal.SIGTERM)
 
 

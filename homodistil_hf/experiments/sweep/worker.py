@@ -19,7 +19,6 @@ from .locks import held
 TAKEN_STATUS = os.EX_TEMPFAIL if os.name == "posix" else 75
 """What the process ends with where another one is at the cell."""
 
-
 logger = logging.getLogger("homodistil_hf")
 
 
