@@ -1,8 +1,4 @@
-"""The cells of a sweep: which runs there are, and how they are called.
-
-They come from a file by `reading.py`; whether their settings can work is checked in `checks.py`, what a cell does in
-`training.py`.
-"""
+"""The cells of a sweep: which runs there are, and how they are called. Not: whether they can work, or what they do."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
 """A sweep's JSON file → its cells, before anything is known of models or methods.
 
 A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method`, its `method_settings` and settings
-that differ from the base) and `grid` (axes that multiply the cells); docs/sweeps.md tells the rest.
+that differ from the base) and `grid` (axes that multiply the cells).
 """
 
 import itertools
@@ -141,11 +141,7 @@ def _check_settings(
             raise ValueError(f"{label} has {name}={shown(value)}, which the sweep gives to each cell; leave it out")
         if name.endswith("token"):
             raise ValueError(f"{label} has {name}, a secret that records would hold; set HF_TOKEN instead")
-        if name not in valid and name not in also:
-            raise ValueError(
-                f"{label} has the unknown key {shown(name)} (value {shown(value)}); "
-                f"nearest valid: {nearest_name(name, (*valid, *also))!r}"
-            )
+    _check_keys(settings, (*valid, *also), label)
 
 
 def _check_keys(content: Mapping[str, Any], valid: Collection[str], label: str) -> None:
