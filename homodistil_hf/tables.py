@@ -1,12 +1,7 @@
-"""Rows → tables, as aligned text or Markdown; the plot of discrepancies. Where the numbers come from isn't here."""
+"""Rows → tables, as aligned text or Markdown. Where the numbers come from isn't here."""
 
-import importlib.util
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-Curve = Sequence[tuple[int, float]]
-
 
 # Key of a row → heading, format.
 _COLUMNS = {
@@ -104,52 +99,6 @@ def padded(rows: Sequence[Sequence[str]], *, names: Collection[int]) -> list[lis
         ]
         for row in rows
     ]
-
-
-def can_plot() -> bool:
-    """Whether the `[report]` extra is installed.
-
-    Returns:
-        `bool`.
-    """
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path, *, end_step: int | None = None) -> Path:
-    """Draw the held-out KL to the teacher over the steps of several students.
-
-    Args:
-        curves: name of a student → (step, KL in nats), in order.
-        path: image to write; its suffix says the format.
-        end_step: step at which gradual pruning is over, marked by a line.
-
-    Returns:
-        `Path`: the image.
-
-    Raises:
-        ValueError: the `[report]` extra is not installed.
-    """
-    if not can_plot():
-        raise ValueError(
-            f"path={str(path)!r}: plots need matplotlib; install it with pip install 'homodistil-hf[report]'"
-        )
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name, points in curves.items():
-        axes.plot([step for step, _ in points], [kl for _, kl in points], marker="o", markersize=3, label=name)
-    if end_step is not None:
-        axes.axvline(end_step, color="grey", linewidth=1, linestyle=":", label="gradual pruning ends")
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("held-out KL to the teacher, nats a masked token")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    return Path(path)
 
 
 def _cell(value: Any, shape: str) -> str:

@@ -1,6 +1,4 @@
-import pytest
-
-from homodistil_hf.tables import format_table, plot_discrepancy
+from homodistil_hf.tables import format_table
 
 
 def test_columns_line_up():
@@ -16,9 +14,3 @@ def test_columns_that_nobody_has_are_left_out():
     assert "latency" not in format_table([{"name": "teacher", "kl": 0.0}])
     assert "12.50" in format_table([{"name": "teacher", "latency_ms": 12.5}])
     assert "34.5%" in format_table([{"name": "teacher", "mlm_accuracy": 0.345}])
-
-
-@pytest.mark.parametrize("end_step", [None, 5])
-def test_a_plot_is_written(tmp_path, end_step):
-    path = plot_discrepancy({"student": [(0, 0.0), (10, 0.5)]}, tmp_path / "plot.png", end_step=end_step)
-    assert path.read_bytes().startswith(b"\x89PNG")
