@@ -12,6 +12,7 @@ from typing import Any
 from ...evaluation.fine_tuning import GlueSettings
 from ...evaluation.glue.data import PART_SUFFIX, check_tasks, data_folder
 from ...evaluation.glue.evaluate import evaluate_glue
+from ...evaluation.task_data import PART_SUFFIX
 from ...files.messages import nearest_name, shown
 
 TASKS = "tasks"
