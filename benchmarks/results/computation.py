@@ -34,7 +34,7 @@ def run_macs(record: Record) -> float:
     """
     teacher = record["models"]["teacher"]["encoder_macs"]
     total, last = 0.0, 0
-    for row in record["losses"]:
+    for row in record["kept_fractions"]:
         step_macs = teacher + FORWARD_AND_BACKWARD * _student_macs(record, row)
         total += (row["step"] - last) * step_macs
         last = row["step"]
@@ -49,7 +49,7 @@ def computation_line(records: Iterable[Record]) -> list[str]:
     """What the runs of pruned students compute beside HomoDistil's, in a sentence; none without it."""
     arms: dict[str, list[float]] = {}
     for record in records:
-        if record["method"] in PRUNED_METHODS and _has_widths(record):
+        if record["method"] in PRUNED_METHODS and record["kept_fractions"]:
             arms.setdefault(record["arm"], []).append(run_macs(record))
     own = arms.pop(REFERENCE, None)
     if own is None or not arms:
@@ -62,14 +62,10 @@ def computation_line(records: Iterable[Record]) -> list[str]:
     ]
 
 
-def _has_widths(record: Record) -> bool:
-    return bool(record["losses"]) and {f"kept_fraction_{kind}" for kind in _KINDS} <= record["losses"][0].keys()
-
-
 def _student_macs(record: Record, row: Record) -> float:
     """Encoder MACs of the student at a step: those that it ends with, times what its layers cost more there."""
-    end = record["losses"][-1]
-    wider = {kind: row[f"kept_fraction_{kind}"] / end[f"kept_fraction_{kind}"] for kind in _KINDS}
+    end = record["kept_fractions"][-1]
+    wider = {kind: row[kind] / end[kind] for kind in _KINDS}
     macs = [encoder_macs(_layer(record["plan"], fractions)) for fractions in (wider, dict.fromkeys(_KINDS, 1.0))]
     return float(record["models"]["student"]["encoder_macs"] * macs[0] / macs[1])
 

@@ -9,7 +9,6 @@ named, whichever there are.
 
 import argparse
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,10 +27,10 @@ from benchmarks.results.task_model_page import task_model_lines
 from benchmarks.results.tasks import fine_tuning_lines, glue_lines
 from benchmarks.results.verdicts import CONFIDENCE, METRICS, MIN_SEEDS, REFERENCE, Noise, along_training
 from benchmarks.results.words import words
-from homodistil_hf.experiments.sweep.folder import trained
+from homodistil_hf.experiments.sweep.folder import read_records, trained, write_records
 from homodistil_hf.experiments.sweep.plots import draw, draw_discrepancy, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.statistics import Spread
-from homodistil_hf.experiments.sweep.tables import cell_rows, choice_notes, markdown_table, missing_notes
+from homodistil_hf.experiments.sweep.tables import cell_rows, choice_notes, in_order, markdown_table, missing_notes
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
 
 PAGE = Path("docs/results.md")
@@ -59,13 +58,12 @@ def main() -> None:
 
 
 def collect(source: Path) -> None:
-    """Copy the records of all sweeps that have a section."""
-    for name, sweep in Results.read(FOLDER, SWEEPS).sweeps.items():
-        for cell in sweep.cells:
-            record = source / name / "results" / f"{cell.name}.json"
-            if record.is_file():
-                (FOLDER / name).mkdir(parents=True, exist_ok=True)
-                shutil.copy2(record, FOLDER / name / record.name)
+    """Put the records of all sweeps beside those that there are."""
+    found = Results.read(FOLDER, SWEEPS)
+    for name, sweep in found.sweeps.items():
+        records = in_order(sweep.cells, [*found.records[name], *read_records(source / name / "results")])
+        if records:
+            write_records(FOLDER / f"{name}.jsonl", records)
 
 
 def page_text(results: Results) -> str:

@@ -49,7 +49,9 @@ class Results:
         known = field_types().keys() - {"method", METHOD_SETTINGS}
         files = (file for file in sorted(sweeps_folder.glob("*.json")) if file.stem != "smoke")
         sweeps = {file.stem: read_sweep(file, known) for file in files}
-        records = {name: in_order(sweep.cells, read_records(folder / name)) for name, sweep in sweeps.items()}
+        records = {
+            name: in_order(sweep.cells, read_records(folder / f"{name}.jsonl")) for name, sweep in sweeps.items()
+        }
         return cls(folder, sweeps, records)
 
     def json(self, name: str) -> Any:

@@ -7,12 +7,14 @@ whenever a process is done.
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+
+from filelock import FileLock
 
 from ...files.folders import write_text
 from ...tables import can_plot
@@ -27,7 +29,7 @@ from .folder import (
     ERROR,
     FAILED,
     IMPOSSIBLE,
-    WAITING,
+    RECORDS_SUFFIX,
     SweepFolder,
     read_record,
     read_records,
@@ -35,15 +37,18 @@ from .folder import (
     state_of,
     trained,
     write_record,
+    write_records,
 )
-from .locks import held, holder
+from .locks import holder
 from .plots import plot_sweep
 from .reading import read_sweep
-from .reuse import take_over
 from .tables import in_order, sweep_table
 from .worker import TAKEN_STATUS, task_text
 
 _POLL_SECONDS = 1.0
+
+
+_NO_PLOTS = "No plots: they need `pip install 'homodistil-hf[report]'`.\n"
 
 
 _STOPPED = (EXIT_STATUS, -signal.SIGTERM)
@@ -58,14 +63,12 @@ class SweepRun:
         cells: those that were asked for.
         folder: where they go.
         impossible: name of each cell that can't exist → why.
-        evaluate: evaluations of the file, also those that are left for another time.
     """
 
     sweep: Sweep
     cells: Sequence[Cell]
     folder: SweepFolder
     impossible: dict[str, str]
-    evaluate: Mapping[str, Any]
 
     def state(self, cell: Cell) -> str:
         """How far a cell has come.
@@ -99,12 +102,11 @@ def prepare_sweep(
     """
     sweep = read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS})
     check_evaluations(sweep.evaluate)
-    evaluate = sweep.evaluate
     if train_only:
         students = tuple(cell for cell in sweep.cells if cell.method != TEACHER)
         sweep = replace(sweep, evaluate={}, cells=students)
     cells = select_cells(sweep.cells, only)
-    return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells), evaluate)
+    return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells))
 
 
 def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = False) -> int:
@@ -133,9 +135,6 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
             state = run.state(cell)
             if state == DONE or (state == FAILED and cell.name not in failed_before):
                 continue  # another process was faster
-            if state == WAITING and (source := _take_over(run, cell)):
-                say(f"{_place(run, cell)} {cell.name}: the same run as {source}, taken over")
-                continue
             say(f"{_place(run, cell)} {cell.name}: {state}, log in {run.folder.log(cell)}")
             status = _train(run, cell, stop)
             if status == TAKEN_STATUS:
@@ -150,23 +149,29 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
 
 
 def write_table(run: SweepRun, file: str | Path | None = None) -> list[Path]:
-    """Write the table of a sweep and its plots, with all of its cells, whichever were asked for.
+    """Write the table of a sweep, its records and its plots, with all of its cells, whichever were asked for.
 
     Args:
         run: what [`prepare_sweep`] returned.
         file: Markdown file; default: `results.md` in the sweep's folder.
 
     Returns:
-        `list`: the files written; plots need the `[report]` extra.
+        `list`: the files written: the table, the records in a `.jsonl` beside it, and the plots, which need the
+        `[report]` extra.
     """
     file = Path(file or run.folder.root / "results.md")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    records = in_order(run.sweep.cells, read_records(run.folder.records))
-    plots = plot_sweep(records, file.with_suffix(""), run.sweep.choose) if can_plot() else []
-    images = [f"![{image.stem}]({image.name})\n" for image in plots]
-    note = [] if plots or not trained(records) else ["No plots: they need `pip install 'homodistil-hf[report]'`.\n"]
-    write_text(file, "\n".join([sweep_table(run.sweep, records), *images, *note]))
-    return [file, *plots]
+    records_file = file.with_suffix(RECORDS_SUFFIX)
+    lock = run.folder.root / "locks" / "results.lock"
+    for folder in (file.parent, lock.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # what another process has read must not be written after ours
+        records = in_order(run.sweep.cells, read_records(run.folder.records))
+        write_records(records_file, records)
+        plots = plot_sweep(records, file.with_suffix(""), run.sweep.choose) if can_plot() else []
+        images = [f"![{image.stem}]({image.name})\n" for image in plots]
+        note = [] if plots or not trained(records) else [_NO_PLOTS]
+        write_text(file, "\n".join([sweep_table(run.sweep, records), *images, *note]))
+    return [file, records_file, *plots]
 
 
 def _record_impossible(run: SweepRun, say: Callable[[str], None]) -> None:
@@ -185,11 +190,6 @@ def _cells_to_do(run: SweepRun, *, overwrite: bool) -> list[Cell]:
             "pass --overwrite to train them anew, or another --output"
         )
     return [cell for cell in run.cells if states[cell.name] not in (DONE, IMPOSSIBLE)]
-
-
-def _take_over(run: SweepRun, cell: Cell) -> str | None:
-    with held(run.folder.lock(cell)) as is_ours:
-        return take_over(cell, run.folder, run.evaluate) if is_ours else None
 
 
 def _train(run: SweepRun, cell: Cell, stop: StopRequest) -> int:

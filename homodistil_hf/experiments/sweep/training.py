@@ -6,7 +6,7 @@ The caller holds the cell's lock. `worker.py` gives each cell a process of its o
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...files.strict_json import read_json_object
 from ...methods.registry import METHODS
 from ...models.cost import COSTS
 from ...trainer import HomoDistilTrainer
+from ...training_args import PRUNING_KINDS
 from ..config import RunConfig
 from ..distill import held_out_metrics, make_trainer, teacher_metrics
 from .cells import TEACHER, Cell
@@ -31,7 +32,6 @@ from .folder import (
     DONE,
     ERROR,
     EVALUATE,
-    TAKEN_FROM,
     SweepFolder,
     missing_evaluations,
     read_record,
@@ -40,9 +40,6 @@ from .folder import (
 )
 
 _CLOCK_FILE = "clock.json"
-
-
-_TIMES = ("runtime", "per_second", "preparation_time", "epoch", "total_flos")
 
 
 def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -56,7 +53,7 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
     """
     run_folder = folder.run(cell)
     record = read_record(folder.record(cell))
-    if record is None or not _is_trained(cell, record, evaluate):
+    if record is None or not _is_trained(cell, record, run_folder, evaluate):
         is_teacher = cell.method == TEACHER
         record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, say)
         write_record(folder.record(cell), record)
@@ -70,10 +67,11 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
         write_record(folder.record(cell), record)
 
 
-def _is_trained(cell: Cell, record: Mapping[str, Any], evaluate: Mapping[str, Any]) -> bool:
+def _is_trained(cell: Cell, record: Mapping[str, Any], run_folder: Path, evaluate: Mapping[str, Any]) -> bool:
     if record["status"] != DONE or record["digest"] != cell.digest:
         return False
-    return TAKEN_FROM not in record or not missing_evaluations(record, evaluate)  # else the student is missing
+    has_model = cell.method == TEACHER or (run_folder / STUDENT_FOLDER).is_dir()
+    return has_model or not missing_evaluations(record, evaluate)
 
 
 def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -185,7 +183,7 @@ def _outcome(
         "machine": machine_facts(),
         "own_settings": own_settings(settings.training),
         "evaluations": [_rounded({"step": step, **values}) for step, values in evaluations.items()],
-        "losses": [_rounded(_without_times(entry)) for entry in history if "loss" in entry],
+        "kept_fractions": _kept_fractions(history),
         **_snapshots(trainer),
     }
 
@@ -205,8 +203,14 @@ def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
     return {"snapshots": rows} if rows else {}
 
 
-def _without_times(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if not name.endswith(_TIMES)}
+def _kept_fractions(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How wide the student was up to which step: the last logged row of each width."""
+    rows = {}
+    for entry in history:
+        kept = {kind: entry.get(f"kept_fraction_{kind}") for kind in PRUNING_KINDS}
+        if "loss" in entry and None not in kept.values():
+            rows[tuple(kept.values())] = _rounded({"step": entry["step"], **kept})
+    return list(rows.values())
 
 
 def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
