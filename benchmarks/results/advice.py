@@ -21,15 +21,7 @@ _VERDICTS = {1: REFERENCE, -1: _ONE_SHOT, 0: "level"}
 
 
 def advice_points(results: Results, noises: Mapping[str, Noise]) -> list[Measured]:
-    """Gather what was measured: of each size and budget the shape with the most seeds, then the nearest.
-
-    Args:
-        results: of all sweeps.
-        noises: metric → the noise of a difference.
-
-    Returns:
-        `list[Measured]`.
-    """
+    """What was measured: of each size and budget the shape with the most seeds, then the nearest."""
     found: dict[tuple[int, int], Measured] = {}
     for sweep in SWEEPS:
         for point in _points(results.of(sweep), noises):

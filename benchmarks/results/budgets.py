@@ -16,14 +16,7 @@ RATES = (1_000, 10_000, 100_000)
 
 
 def budget_lines(students: pd.DataFrame) -> list[str]:
-    """Lay the table and the rule of thumb out.
-
-    Args:
-        students: of all sweeps.
-
-    Returns:
-        `list[str]`: Markdown lines.
-    """
+    """The table and the rule of thumb, from the students of all sweeps."""
     defaults = students["sweep"].str.startswith("methods_") & (students["arm"] == REFERENCE)
     own = own_students(students)
     if own.empty:

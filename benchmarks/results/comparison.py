@@ -47,53 +47,28 @@ def its_method(name: str, names: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Found:
-    """A pair that was compared.
-
-    Args:
-        one: its differences are told.
-        other: what they are taken from.
-        place: column → value, of what both have in common.
-        differences: metric → what was found; a pair that was not measured has empty ones.
-    """
+    """A pair that was compared: one less the other."""
 
     one: str
     other: str
-    place: Mapping[str, Any]
-    differences: Mapping[str, Difference]
+    place: Mapping[str, Any]  # column → value, of what both have in common
+    differences: Mapping[str, Difference]  # by metric, empty where it was not measured
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Students beside others of the same seeds.
-
-    Args:
-        metrics: what is compared, keys of `METRICS`.
-        beside: which one each stands beside.
-        of: the column whose values are compared.
-        within: columns that both must have in common.
-        only: the arms whose differences are told; empty = all.
-        shown: columns of the first that the table tells too.
-        text: what stands above the table.
-    """
+    """Students beside others of the same seeds: one row of a table a pair."""
 
     metrics: Sequence[str] = ("kl",)
     beside: Partner = the_reference
-    of: str = "arm"
-    within: Sequence[str] = ()
-    only: Sequence[str] = ()
-    shown: Sequence[str] = ()
-    text: str = ""
+    of: str = "arm"  # the column whose values are compared
+    within: Sequence[str] = ()  # columns that both must have in common
+    only: Sequence[str] = ()  # the arms whose differences are told; empty = all
+    shown: Sequence[str] = ()  # columns of the first that the table tells too
+    text: str = ""  # above the table
 
     def found(self, students: pd.DataFrame, noises: Mapping[str, Noise]) -> Iterator[Found]:
-        """Compare.
-
-        Args:
-            students: of a sweep.
-            noises: metric → noise.
-
-        Yields:
-            [`Found`]: pairs with a seed in common.
-        """
+        """Compare pairs of a sweep's students that have a seed in common, by the noise of each metric."""
         groups = students.groupby(list(self.within)) if self.within else [((), students)]
         for key, group in groups:
             names = list(dict.fromkeys(group[self.of]))
@@ -123,19 +98,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Question:
-    """What stands first on the page: HomoDistil beside others, and whether it is ahead in all.
-
-    Args:
-        text: in words.
-        sweeps: whose students are compared.
-        comparison: with HomoDistil.
-        label: what tells the differences apart: `"arm"`, `"metric"`, or a column of `comparison.within`.
-    """
+    """What stands first on the page: HomoDistil beside others, and whether it is ahead in all."""
 
     text: str
-    sweeps: Sequence[str]
+    sweeps: Sequence[str]  # whose students are compared
     comparison: Comparison
-    label: str = "arm"
+    label: str = "arm"  # what tells the differences apart: "arm", "metric", or a column of `comparison.within`
 
     def row(self, results: Results, noises: Mapping[str, Noise]) -> list[str] | None:
         """Question, what was measured, and the answer; None where nothing was."""
@@ -162,14 +130,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Claim:
-    """One arm of the ablations is said to end farther from the teacher than another.
-
-    Args:
-        worse: the arm that should have the higher KL.
-        better: the arm that should have the lower one.
-        text: the claim in words.
-        is_ours: not the paper's, but this package's.
-    """
+    """One arm of the ablations is said to end farther from the teacher than another, by the paper or by us."""
 
     worse: str
     better: str

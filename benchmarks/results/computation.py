@@ -25,12 +25,6 @@ def run_macs(record: Record) -> float:
 
     The teacher's forward pass, the student's forward and backward as three, at the widths that are kept (compaction
     follows a little later), and the scores that one-shot pruning takes from the whole teacher first.
-
-    Args:
-        record: of a method in `PRUNED_METHODS`.
-
-    Returns:
-        `float`: steps × MACs.
     """
     teacher = record["models"]["teacher"]["encoder_macs"]
     total, last = 0.0, 0

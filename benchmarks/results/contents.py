@@ -18,19 +18,11 @@ _ON_ALL_TEXT = ("all_kl", "all_agreement", "all_mlm_accuracy", "all_mlm_loss")
 
 @dataclass(frozen=True)
 class Section:
-    """A sweep's part of the page.
-
-    Args:
-        title: above it.
-        comparisons: tables of differences.
-        is_of_methods: with tasks, computation and the order along training.
-        has_claims: with the claims of the ablations.
-        has_family: with the sizes that one run leaves.
-    """
+    """A sweep's part of the page: its tables of differences, and what else belongs to it."""
 
     title: str
     comparisons: tuple[Comparison, ...] = ()
-    is_of_methods: bool = False
+    is_of_methods: bool = False  # with the order along training
     has_claims: bool = False
     has_family: bool = False
 

@@ -10,14 +10,7 @@ from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE
 
 
 def family_lines(records: Sequence[Record]) -> list[str]:
-    """Lay the family of a run out beside students that were trained alone.
-
-    Args:
-        records: of students; those with `snapshots` are runs that have left a family.
-
-    Returns:
-        `list[str]`: Markdown lines; none where no family was run.
-    """
+    """The table: runs that have left `snapshots`, beside students that were trained alone."""
     rows = [row for record in records if record.get("snapshots") for row in _rows(record, records)]
     figures = ["KL, nats", "accuracy"]
     headings = ["encoder MACs", "from the family, after", *figures, "alone, after", *figures]

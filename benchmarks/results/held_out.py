@@ -5,9 +5,8 @@
 
 The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
 chosen too. Here every block of it counts, and the masks are those of another seed. What is measured lies beside each
-student and is not repeated; all of it is written to --results, one file a sweep, by default docs/results/held_out/
-and the sweep's name, which `benchmarks/write_results.py` reads. Students that the file has already, and that are not
-measured now, stay in it.
+student and is not repeated; all of it is written to --results, one file a sweep. Students that the file has already,
+and that are not measured now, stay in it.
 """
 
 import argparse
@@ -27,17 +26,7 @@ MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_ma
 
 
 def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -> dict[str, Any]:
-    """Measure one student.
-
-    Args:
-        model: see [`sweep_models.models_of`].
-        teacher: whose predictions it is compared with.
-        eval_data: files of held-out text.
-        mask_seed: of the masks.
-
-    Returns:
-        `dict`: arm, other axes, seed of the run, and what `MEASURED` names.
-    """
+    """Arm, other axes and seed of a student, and what `MEASURED` names, beside its teacher."""
     settings = {
         "eval_data": eval_data,
         "max_eval_blocks": ALL_BLOCKS,
@@ -52,18 +41,7 @@ def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -
 
 
 def measured_before(results: Path, facts: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """What a file of results holds.
-
-    Args:
-        results: the file; it may be missing.
-        facts: what it must say of arms, masks and blocks.
-
-    Returns:
-        `dict`: place → student.
-
-    Raises:
-        ValueError: it says something else.
-    """
+    """Place → student, of a file that may be missing and must say the same of arms, masks and blocks."""
     content = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else dict(facts)
     others = {name: content[name] for name in facts if content[name] != facts[name]}
     if others:

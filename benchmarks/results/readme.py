@@ -40,16 +40,7 @@ _GLUE_HEADING = "mean of five GLUE tasks kept"
 
 
 def write_readme(file: Path, results: Results, constant: Mapping[str, float]) -> None:
-    """Replace what stands between the marks.
-
-    Args:
-        file: the README.
-        results: of all sweeps.
-        constant: task → score of the most frequent label; may be empty.
-
-    Raises:
-        ValueError: it has no marks.
-    """
+    """Replace what stands between the marks of the README; `constant` has scores of the most frequent label."""
     head, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:

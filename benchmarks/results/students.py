@@ -31,13 +31,7 @@ _SIZE_TOLERANCE = 0.15
 
 @dataclass(frozen=True)
 class Results:
-    """All that was measured.
-
-    Args:
-        folder: of the records.
-        sweeps: name → what its file says.
-        records: name → records of its cells, in its order.
-    """
+    """All that was measured: the folder of records, and by name what a sweep's file says, and its records in order."""
 
     folder: Path
     sweeps: Mapping[str, Sweep]
@@ -78,7 +72,7 @@ class Results:
             for record in chosen(trained(self.records.get(name, [])), self.sweeps[name].choose)
         }
         keys = zip(self.students["sweep"], (record["cell"] for record in self.students["record"]), strict=True)
-        return self.students[[key in best for key in keys]]
+        return self.students[pd.Series([key in best for key in keys], index=self.students.index, dtype=bool)]
 
     def teacher_score(self, sweep: str) -> float:
         """The teacher's mean over the GLUE tasks, nan where it was not fine-tuned."""

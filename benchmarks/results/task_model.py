@@ -5,9 +5,7 @@
 
 The task is SST-2. Each arm chooses its learning rate among the same few, with seed 0, on a slice of the training rows
 that neither it nor its teacher learns from; the dev rows are only ever measured on. Every training has a record in
-OUTPUT_DIR; those that are there are not repeated, and all of them together are written to --results, which
-`benchmarks/write_results.py` reads. What a task model is distilled with is `HomoDistilTrainer`'s business, what a
-fine-tuning is `homodistil_hf.evaluation`'s.
+OUTPUT_DIR; those that are there are not repeated, and all of them together are written to --results.
 """
 
 import argparse

@@ -25,14 +25,7 @@ _WORDS = {
 
 
 def task_model_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """The section.
-
-    Args:
-        found: what the study wrote; None if it was not begun.
-
-    Returns:
-        `list[str]`: Markdown lines.
-    """
+    """The section, from what the study wrote; nothing if it was not begun."""
     if not found:
         return []
     records = pd.DataFrame(found["records"])

@@ -25,15 +25,7 @@ _NO_SEED = -1  # of the teacher, which no run of ours made
 
 
 def glue_lines(records: Sequence[Record], constant: Mapping[str, float]) -> list[str]:
-    """Lay out GLUE scores, each the mean over pre-training seeds.
-
-    Args:
-        records: of teacher and students; those without GLUE are left out.
-        constant: task → score of a model that gives every row the same label, for a last row; may be empty.
-
-    Returns:
-        `list[str]`: Markdown lines; none where nothing was evaluated.
-    """
+    """GLUE scores of teacher and students, means over seeds; `constant` has those of the most frequent label."""
     scores = pd.DataFrame([_scores(record) for record in records if _glue(record)])
     if scores.empty:
         return []
@@ -45,7 +37,7 @@ def glue_lines(records: Sequence[Record], constant: Mapping[str, float]) -> list
         [arm, *(str(Spread.of(group[name])) for name in (*tasks, "mean")), _share(group["mean"].mean(), teacher)]
         for arm, group in arms.items()
     ]
-    if constant.keys() >= set(tasks):
+    if tasks and constant.keys() >= set(tasks):
         floor = [*(constant[task] for task in tasks), fmean(constant[task] for task in tasks)]
         rows.append(["the same for every row", *(f"{score:.3f}" for score in floor), _share(floor[-1], teacher)])
     return [*markdown_table(["", *(TASK_NAMES[task] for task in tasks), "mean", "kept"], rows), ""]

@@ -44,15 +44,10 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Noise:
-    """How much two runs differ for no reason.
+    """How much two runs differ for no reason."""
 
-    Args:
-        std: of the difference between two runs of one seed; None where it was not measured.
-        freedom: its degrees of freedom.
-    """
-
-    std: float | None = None
-    freedom: int = 0
+    std: float | None = None  # of the difference between two runs of one seed; None where it was not measured
+    freedom: int = 0  # its degrees of freedom
 
     def threshold(self, num_seeds: int = 1) -> float:
         """What the mean difference of some seeds must exceed to count; infinite where the noise is unknown."""
@@ -68,13 +63,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm's figures less another's.
-
-    Args:
-        values: one a seed that both have; may be empty.
-        metric: a key of `METRICS`.
-        noise: of such a difference.
-    """
+    """One arm's figures less another's, one a seed that both have, and what follows by the noise of such ones."""
 
     values: Sequence[float]
     metric: str = "kl"
@@ -131,28 +120,13 @@ def paired(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> list[float]:
 
 
 def paired_threshold(differences: Sequence[float]) -> float:
-    """What a mean of paired differences must exceed to be no accident, by their own spread (Student's t).
-
-    Args:
-        differences: of two arms, one a seed.
-
-    Returns:
-        `float`: infinite of a single one.
-    """
+    """What a mean of paired differences must exceed to be no accident, by their own spread (Student's t)."""
     n = len(differences)
     return math.inf if n < 2 else _quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n)
 
 
 def noise_of(students: pd.DataFrame, metric: str) -> Noise:
-    """Measure the noise as the rule of the page says.
-
-    Args:
-        students: of a sweep at a quarter, several seeds each.
-        metric: a key of `METRICS`.
-
-    Returns:
-        [`Noise`].
-    """
+    """Measure the noise as the rule of the page says, with students at a quarter of several seeds each."""
     return _pooled(students, near_arms(students, "all_kl" if metric.startswith("all_") else "kl"), metric)
 
 
@@ -165,14 +139,7 @@ def near_arms(students: pd.DataFrame, kl: str = "kl") -> list[str]:
 def along_training(students: pd.DataFrame, own: str, other: str, quarter: pd.DataFrame) -> Tally:
     """At how many evaluations an arm is nearer to its teacher than another, those before any training left out.
 
-    Args:
-        students: of a sweep.
-        own: the arm that should be nearer.
-        other: the other.
-        quarter: students at a quarter, which give each evaluation's noise.
-
-    Returns:
-        [`Tally`]: of the evaluations that both have and that have a noise.
+    Those count that both have, and that have a noise by the students at a quarter.
     """
     near, noisy = near_arms(quarter), dict(iter(_curves(quarter).groupby("step")))
     signs = []
