@@ -76,20 +76,11 @@ def _row(group: pd.DataFrame) -> list[str]:
     minutes = [f"{tokens / rate / 60:.1f}" for rate in (speed, *RATES)]
     kept = [group[name].dropna().mean() for name in ("accuracy_kept", "glue_kept")]
     shares = ["–" if pd.isna(share) else f"{share:.1%}" for share in kept]
-    return [
-        *first[["size", "layers", "shape"]],
-        f"{tokens / 1e6:.2f} M",
-        *minutes,
-        str(Spread.of(group["kl"])),
-        *shares,
-    ]
+    student = [*first[["size", "layers", "shape"]], f"{tokens / 1e6:.2f} M"]
+    return [*student, *minutes, str(Spread.of(group["kl"])), *shares]
 
 
 def _gain(less: pd.DataFrame, more: pd.DataFrame) -> str:
-    gains = paired(more, less, "accuracy_kept")
+    gain = 100 * pd.Series(paired(more, less, "accuracy_kept"), dtype=float).mean()
     budgets = [f"{group['num_tokens'].iloc[0] / 1e6:.2g}" for group in (less, more)]
-    return (
-        f"{' → '.join(budgets)} M tokens {100 * Spread.of(gains).mean:+.1f}"
-        if gains
-        else f"{' → '.join(budgets)} M tokens –"
-    )
+    return f"{' → '.join(budgets)} M tokens {gain:+.1f}"

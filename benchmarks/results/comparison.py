@@ -8,7 +8,6 @@ import pandas as pd
 
 from benchmarks.results.students import QUARTER, SAME_RUNS, Results
 from benchmarks.results.verdicts import METRICS, REFERENCE, Difference, Noise, Tally, noise_of, paired
-from homodistil_hf.experiments.sweep.cells import TEACHER
 from homodistil_hf.experiments.sweep.statistics import Spread
 from homodistil_hf.experiments.sweep.tables import markdown_table
 from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE
@@ -27,12 +26,6 @@ def the_reference(name: str, names: Sequence[str]) -> str | None:
 def the_first(name: str, names: Sequence[str]) -> str | None:
     """Everything beside the first."""
     return names[0]
-
-
-def the_student_before(name: str, names: Sequence[str]) -> str | None:
-    """Everything but a teacher beside the student that stands before it."""
-    place = names.index(name)
-    return names[place - 1] if place and names[place - 1] != TEACHER else None
 
 
 def its_own_shape(name: str, names: Sequence[str]) -> str | None:
@@ -142,14 +135,8 @@ class Claim:
         arms = [students[students["arm"] == arm] for arm in (self.worse, self.better)]
         values = paired(*arms, "kl")
         spread = f"{Spread.of(values):+.3f}" if values else "–"
-        pair = f"`{self.worse}` − `{self.better}`"
-        return [
-            self.text,
-            "this package" if self.is_ours else "the paper",
-            pair,
-            spread,
-            self._verdict(arms, values, noise),
-        ]
+        claim = [self.text, "this package" if self.is_ours else "the paper", f"`{self.worse}` − `{self.better}`"]
+        return [*claim, spread, self._verdict(arms, values, noise)]
 
     def _verdict(self, arms: Sequence[pd.DataFrame], values: Sequence[float], noise: Noise) -> str:
         if not values:

@@ -24,7 +24,6 @@ class Section:
     comparisons: tuple[Comparison, ...] = ()
     is_of_methods: bool = False  # with the order along training
     has_claims: bool = False
-    has_family: bool = False
 
 
 _METHODS = (
@@ -54,7 +53,7 @@ SECTIONS = {
     "shapes": Section("Shapes", (_SHAPES, _AT_EACH_SIZE)),
     "holds": Section("How long the learning rate is held", (Comparison(beside=its_method),)),
     "ablations": Section("Ablations", has_claims=True),
-    "sizes": Section("Sizes", (_AT_EACH_SIZE,), has_family=True),
+    "sizes": Section("Sizes", (_AT_EACH_SIZE,)),
 }
 """Sweep → its section, in the order of the page."""
 

@@ -95,11 +95,8 @@ def answer_lines(results: Results, noises: Mapping[str, Noise]) -> list[str]:
     if len(runs):
         hours = f"{runs['seconds'].sum() / 3600:.1f} hours, {len(runs)} trainings with their evaluations"
         rows.append(["What did the sweeps' trainings take?", hours, "all fine-tunings and the task model come on top"])
-    return (
-        [words("in_short"), *markdown_table(["question", "measured", "answer"], rows), "", *rule_lines(noises)]
-        if rows
-        else []
-    )
+    table = markdown_table(["question", "measured", "answer"], rows)
+    return [words("in_short"), *table, "", *rule_lines(noises)] if rows else []
 
 
 def _kept_row(sweep: str, results: Results) -> list[str] | None:
@@ -123,11 +120,8 @@ def rule_lines(noises: Mapping[str, Noise]) -> list[str]:
         if noise.std is not None
     ]
     table = markdown_table(["figure", "on", "*s*", "degrees of freedom", "one seed counts beyond"], rows)
-    return [
-        words("rule", seeds=MIN_SEEDS, confidence=CONFIDENCE),
-        *(table if rows else ["It was not measured: that takes three seeds or more at a quarter."]),
-        "",
-    ]
+    unknown = ["It was not measured: that takes three seeds or more at a quarter."]
+    return [words("rule", seeds=MIN_SEEDS, confidence=CONFIDENCE), *(table if rows else unknown), ""]
 
 
 def section_lines(name: str, results: Results, noises: Mapping[str, Noise]) -> list[str]:

@@ -92,11 +92,7 @@ class Results:
     def _on_all_text(self) -> pd.DataFrame:
         keys = ["sweep", "arm", "axes", "seed"]
         rows = [
-            {
-                "sweep": sweep,
-                **{key: model[key] for key in keys[1:]},
-                **{f"all_{name}": model[name] for name in HELD_OUT},
-            }
+            [sweep, *(model[name] for name in (*keys[1:], *HELD_OUT))]
             for sweep in self.records
             for model in self.on_all_text.get(SAME_RUNS if sweep == QUARTER else sweep, {"models": ()})["models"]
         ]

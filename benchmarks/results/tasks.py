@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.machine_words import machine_words
-from benchmarks.results.comparison import Comparison, the_student_before
+from benchmarks.results.comparison import Comparison, the_first
 from benchmarks.results.students import Results
 from benchmarks.results.verdicts import Noise
 from benchmarks.results.words import words
@@ -18,10 +18,8 @@ from homodistil_hf.experiments.sweep.tables import markdown_table
 
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 
-_DIFFERENCES = Comparison(("score",), the_student_before, within=("task",))
+_DIFFERENCES = Comparison(("score",), the_first, within=("task",))
 """No noise of fine-tunings can be borrowed: a difference counts by its own spread alone."""
-
-_NO_SEED = -1  # of the teacher, which no run of ours made
 
 
 def glue_lines(records: Sequence[Record], constant: Mapping[str, float]) -> list[str]:
@@ -48,15 +46,18 @@ def fine_tuning_lines(results: Results) -> list[str]:
     lines = []
     for found in filter(None, map(results.json, ("fine_tunings", "fine_tunings_parts"))):
         table, num_seeds = _scores_of(found["models"]), len(found["seeds"])
+        title = "What one fine-tuning says" if num_seeds > 1 else "Other tasks"
         lines += [
-            f"## {'What one fine-tuning says' if num_seeds > 1 else 'Other tasks'}",
+            f"## {title}",
             "",
             f"`{_command(found)}`",
             "",
+            words("fine_tunings", **found | {"num_seeds": num_seeds}),
+            *_spread_rows(table),
+            "",
         ]
-        lines += [words("fine_tunings", **found | {"num_seeds": num_seeds}), *_spread_rows(table), ""]
-        students = table.groupby(["task", "arm", "seed"], as_index=False, sort=False)["score"].mean()
-        lines += _DIFFERENCES.lines(students, {"score": Noise()}) if num_seeds > 1 else []
+        students = table[table["arm"] != TEACHER].groupby(["task", "arm", "seed"], as_index=False, sort=False)
+        lines += _DIFFERENCES.lines(students["score"].mean(), {"score": Noise()}) if num_seeds > 1 else []
         lines += [f"Machine: {machine_words(found['machine'])}.", ""]
     return lines
 
@@ -75,33 +76,24 @@ def _share(score: float, teacher: float | None) -> str:
 
 
 def _command(found: Mapping[str, Any]) -> str:
-    options = {
-        "arms": found["arms"],
-        "run_seeds": found.get("run_seeds"),
-        "tasks": found["tasks"],
-        "seeds": found["seeds"],
-    }
-    words = [f"--{name} {' '.join(map(str, values))}" for name, values in options.items() if values]
-    return f"python -m benchmarks.results.fine_tunings runs/sweeps/{found['sweep']} {' '.join(words)}"
+    given = {name: values for name in ("arms", "run_seeds", "tasks", "seeds") if (values := found.get(name))}
+    options = "".join(f" --{name} {' '.join(map(str, values))}" for name, values in given.items())
+    return f"python -m benchmarks.results.fine_tunings runs/sweeps/{found['sweep']}{options}"
 
 
 def _scores_of(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One row a score: task, or the mean of all; arm, seed of the student, number of the fine-tuning."""
     rows = [
-        {"task": _task_name(task), "arm": model["arm"], "seed": _seed(model), "fine_tuning": number, "score": score}
+        {"task": _task_name(task), "arm": model["arm"], "seed": model["seed"], "fine_tuning": number, "score": score}
         for model in models
         for task, scores in model["scores"].items()
         for number, score in enumerate(scores)
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).fillna({"seed": -1})  # the teacher has none
     if table["task"].nunique() > 1:
         means = table.groupby(["arm", "seed", "fine_tuning"], as_index=False, sort=False)["score"].mean()
         table = pd.concat([table, means.assign(task=f"mean of {table['task'].nunique()}")])
     return table
-
-
-def _seed(model: Mapping[str, Any]) -> int:
-    return _NO_SEED if model["seed"] is None else model["seed"]
 
 
 def _task_name(task: str) -> str:
