@@ -1,16 +1,8 @@
-"""What a run shows: the table of models and the plot of discrepancies.
+"""Rows → tables of text. Where the numbers come from isn't here."""
 
-Numbers come in as plain rows and curves; where they come from is the business of `launch.py` and `demo.py`.
-"""
-
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-Curve = Sequence[tuple[int, float]]
-
 
 # Key of a row → heading, format.
 _COLUMNS = {
@@ -102,52 +94,6 @@ def format_results(results: Mapping[str, Any], output_dir: str) -> str:
   from transformers import AutoModelForMaskedLM, AutoTokenizer
   model = AutoModelForMaskedLM.from_pretrained({student!r})
   tokenizer = AutoTokenizer.from_pretrained({student!r}){_format_snapshots(results.get("snapshots", ()), folder)}"""
-
-
-def can_plot() -> bool:
-    """Whether the `[report]` extra is installed.
-
-    Returns:
-        `bool`.
-    """
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path, *, end_step: int | None = None) -> Path:
-    """Draw the held-out KL to the teacher over the steps of several students.
-
-    Args:
-        curves: name of a student → (step, KL in nats), in order.
-        path: image to write; its suffix says the format.
-        end_step: step at which gradual pruning is over, marked by a line.
-
-    Returns:
-        `Path`: the image.
-
-    Raises:
-        ValueError: the `[report]` extra is not installed.
-    """
-    if not can_plot():
-        raise ValueError(
-            f"path={str(path)!r}: plots need matplotlib; install it with pip install 'homodistil-hf[report]'"
-        )
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name, points in curves.items():
-        axes.plot([step for step, _ in points], [kl for _, kl in points], marker="o", markersize=3, label=name)
-    if end_step is not None:
-        axes.axvline(end_step, color="grey", linewidth=1, linestyle=":", label="gradual pruning ends")
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("held-out KL to the teacher, nats a masked token")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    return Path(path)
 
 
 def _format_snapshots(snapshots: Sequence[str], folder: str) -> str:

@@ -1,6 +1,4 @@
-import pytest
-
-from homodistil_hf.tables import format_plan, format_results, format_table, plot_discrepancy
+from homodistil_hf.tables import format_plan, format_results, format_table
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 COSTS = {
@@ -46,9 +44,3 @@ def test_results_end_with_lines_that_run():
     code = [line.strip() for line in text.splitlines()][-3:]
     assert code[1] == """model = AutoModelForMaskedLM.from_pretrained("runs/it's mine/student")"""
     compile("\n".join(code), "lines", "exec")
-
-
-@pytest.mark.parametrize("end_step", [None, 5])
-def test_a_plot_is_written(tmp_path, end_step):
-    path = plot_discrepancy({"student": [(0, 0.0), (10, 0.5)]}, tmp_path / "plot.png", end_step=end_step)
-    assert path.read_bytes().startswith(b"\x89PNG")

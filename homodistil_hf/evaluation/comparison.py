@@ -12,7 +12,7 @@ from typing import Any
 from ..export.facts import BENCHMARKS, FACTS_FILE, read_export_facts
 from ..models.cost import COSTS
 from .evaluated_model import model_folder, model_name, results_folder
-from .records import DISCREPANCY, SUMMARY_FILE, read_summary, spread
+from .records import DISCREPANCY, SUMMARY_FILE, Spread, read_summary
 
 DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 
@@ -146,7 +146,7 @@ def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
     seeds = tasks[0]["seeds"]
     if all(task["seeds"] == seeds for task in tasks):
         of_seeds = zip(*(task["scores"] for task in tasks), strict=True)
-        return {**spread([statistics.fmean(scores) for scores in of_seeds]), "num_seeds": len(seeds)}
+        return {**Spread.of(statistics.fmean(scores) for scores in of_seeds).facts(), "num_seeds": len(seeds)}
     return {"mean": statistics.fmean(task["score"]["mean"] for task in tasks), "std": None}
 
 

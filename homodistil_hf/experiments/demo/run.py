@@ -22,10 +22,11 @@ from ...files.provenance import version_facts
 from ...methods.one_shot import OneShotTrainer
 from ...models.cost import model_facts
 from ...plans.latency.backends import measure_latencies
-from ...tables import can_plot, format_table, plot_discrepancy
+from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training_args import HomoDistilTrainingArguments
 from ..distill import teacher_metrics
+from ..plots import can_plot, plot_discrepancy
 from .teacher import Lesson, TeacherSettings, prepare_lesson
 
 MARKER_FILE = "demo.json"

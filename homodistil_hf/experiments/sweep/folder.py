@@ -1,7 +1,4 @@
-"""What a sweep leaves on the disk: a folder and one JSON record a cell, and how far each has come.
-
-What a record says is decided in `training.py`; `tables.py` and `plots.py` only ever read records.
-"""
+"""What a sweep leaves on the disk: a folder and a record a cell, and how far each has come. Not: what records say."""
 
 import itertools
 import json
@@ -18,37 +15,25 @@ from .cells import TEACHER, Cell
 from .locks import holder
 
 FORMAT = 1
-
-
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
 """What a record says of its cell."""
-
-
-WAITING = "waiting"
-"""How far a cell has come that was not begun."""
-
 
 ERROR = "error"
 """Key of what went wrong with a cell, or with an evaluation of one that is done."""
 
-
 TAKEN_FROM = "taken_from"
 """Key of the run of another sweep that a record of before was copied from, as `SWEEP/CELL`."""
-
 
 EVALUATE = "evaluate"
 """Key of what a sweep's evaluations gave for a cell."""
 
-
 CELL_FILE = "cell.json"
-
-
 RECORDS_SUFFIX = ".jsonl"
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep keeps what it makes.
+    """Where a sweep keeps what it makes: its methods name a path each, of one of its cells.
 
     Args:
         root: the sweep's `output_dir`.
@@ -62,47 +47,19 @@ class SweepFolder:
         return self.root / "results"
 
     def run(self, cell: Cell) -> Path:
-        """Folder of a cell: checkpoints and student.
-
-        Args:
-            cell: of the sweep.
-
-        Returns:
-            `Path`.
-        """
+        """Folder of checkpoints and student."""
         return self.root / cell.name
 
     def record(self, cell: Cell) -> Path:
-        """File of a cell's record.
-
-        Args:
-            cell: of the sweep.
-
-        Returns:
-            `Path`.
-        """
+        """File of the record."""
         return self.records / f"{cell.name}.json"
 
     def lock(self, cell: Cell) -> Path:
-        """File of a cell's lock.
-
-        Args:
-            cell: of the sweep.
-
-        Returns:
-            `Path`.
-        """
+        """File of the lock."""
         return self.root / "locks" / f"{cell.name}.lock"
 
     def log(self, cell: Cell) -> Path:
-        """File with what a cell's processes said.
-
-        Args:
-            cell: of the sweep.
-
-        Returns:
-            `Path`.
-        """
+        """File with what the cell's processes said."""
         return self.root / "logs" / f"{cell.name}.log"
 
 
@@ -121,32 +78,17 @@ def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> st
     """
     if holder(folder.lock(cell)) is not None:
         return "running"
-    digest = recorded_digest(cell, folder)
-    if digest not in (None, cell.digest):
+    record, marker = read_record(folder.record(cell)), folder.run(cell) / CELL_FILE
+    begun = record or {}
+    if record is None and marker.is_file():
+        begun = read_json_object(marker, f"{CELL_FILE} of cell {cell.name!r}")
+    if begun.get("digest", cell.digest) != cell.digest:
         return "changed"
-    record = read_record(folder.record(cell))
     if record is None:
-        return "stopped" if sorted_checkpoints(folder.run(cell)) else WAITING
+        return "stopped" if sorted_checkpoints(folder.run(cell)) else "waiting"
     if record["status"] == DONE and missing_evaluations(record, evaluate):
         return FAILED if ERROR in record else "trained"
     return record["status"]
-
-
-def recorded_digest(cell: Cell, folder: SweepFolder) -> str | None:
-    """Digest of the settings with which a cell was run.
-
-    Args:
-        cell: of the sweep.
-        folder: the sweep's.
-
-    Returns:
-        `str`, or None where it was not begun.
-    """
-    record = read_record(folder.record(cell))
-    begun = folder.run(cell) / CELL_FILE
-    if record is None and begun.is_file():
-        record = read_json_object(begun, f"{CELL_FILE} of cell {cell.name!r}")
-    return None if record is None else record.get("digest")
 
 
 def missing_evaluations(record: Mapping[str, Any], evaluate: Mapping[str, Any]) -> list[str]:

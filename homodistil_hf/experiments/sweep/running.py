@@ -17,9 +17,9 @@ from typing import Any
 from filelock import FileLock
 
 from ...files.folders import write_text
-from ...tables import can_plot
 from ...training.sigterm import EXIT_STATUS, StopRequest
 from ..config import field_types
+from ..plots import can_plot, plot_sweep
 from . import worker as worker
 from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, select_cells
 from .checks import check_cells
@@ -40,17 +40,12 @@ from .folder import (
     write_records,
 )
 from .locks import holder
-from .plots import plot_sweep
 from .reading import read_sweep
 from .tables import in_order, sweep_table
 from .worker import TAKEN_STATUS, task_text
 
 _POLL_SECONDS = 1.0
-
-
 _NO_PLOTS = "No plots: they need `pip install 'homodistil-hf[report]'`.\n"
-
-
 _STOPPED = (EXIT_STATUS, -signal.SIGTERM)
 
 

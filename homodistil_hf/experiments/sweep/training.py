@@ -1,6 +1,6 @@
 """One cell, in this process: train or go on, export, evaluate, and say everything in one record.
 
-The caller holds the cell's lock. `worker.py` gives each cell a process of its own, `running.py` goes through cells.
+The caller holds the cell's lock. Going through cells isn't done here.
 """
 
 import json

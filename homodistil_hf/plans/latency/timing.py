@@ -53,7 +53,7 @@ class Latency:
 
         ```
         """
-        lower, median, upper = _quartiles(durations_ms)
+        lower, median, upper = quartiles(durations_ms)
         return cls(median, lower, upper, min(durations_ms), len(durations_ms))
 
 
@@ -133,14 +133,22 @@ def speed_ups(durations_ms: Mapping[str, Sequence[float]], reference: str) -> di
     return {
         name: SpeedUp(
             statistics.median(base) / statistics.median(own),
-            *_quartiles([slow / fast for slow, fast in zip(base, own, strict=True)])[::2],
+            *quartiles([slow / fast for slow, fast in zip(base, own, strict=True)])[::2],
         )
         for name, own in durations_ms.items()
         if name != reference
     }
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The spread of repeated timings.
+
+    Args:
+        values: one or more.
+
+    Returns:
+        `tuple[float, float, float]`: lower quartile, median, upper quartile.
+    """
     if len(values) == 1:
         return values[0], values[0], values[0]
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")

@@ -1,21 +1,21 @@
 """A sweep's figures from records made by hand: seeds taken together, searches, tables, curves, what is missing."""
 
 import math
+from typing import Any
 
 import pytest
 from sweep_records import METHODS, record, sweep_of
 
+from homodistil_hf.experiments.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice
 from homodistil_hf.experiments.sweep.folder import record_head
-from homodistil_hf.experiments.sweep.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.statistics import (
     Spread,
-    at_the_edge,
-    best_values,
     chosen,
     differences,
     over_seeds,
     pooled_std,
+    searches,
 )
 from homodistil_hf.experiments.sweep.tables import sweep_table, tokens_per_second
 
@@ -58,6 +58,14 @@ def test_the_best_rate_is_searched_in_each_group():
     assert chosen(RATES, None) == RATES
     rising = [record("a", 1.0, accuracy=0.1 + rate, axes={"learning_rate": rate}) for rate in (0.1, 0.2)]
     assert best_values(rising, Choice("learning_rate", "mlm_accuracy", ("arm",))) == {("a",): 0.2}
+
+
+def best_values(records: Any, choice: Choice) -> dict[Any, Any]:
+    return {key: search.best for key, search in searches(records, choice).items()}
+
+
+def at_the_edge(records: Any, choice: Choice) -> list[Any]:
+    return [key for key, search in searches(records, choice).items() if search.is_at_the_edge]
 
 
 def test_a_best_value_at_the_edge_is_told():

@@ -1,37 +1,69 @@
-"""A sweep's records as pictures: discrepancy over training, quality against parameters, quality against tokens.
+"""Plots of runs: discrepancy over training, quality against parameters and tokens. Not: which cells stand for an arm.
 
-Means over seeds, with a bar of one standard deviation. Which cells stand for an arm is `statistics.py`'s business;
-drawing needs the `[report]` extra, see [`can_plot`].
+Means over seeds, with a bar of one standard deviation. Drawing needs the `[report]` extra, see [`can_plot`].
 """
 
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .cells import Choice
-from .folder import trained
-from .statistics import Record, Spread, chosen, metric_of, over_seeds
+import numpy as np
 
+from ..evaluation.records import Spread
+from .sweep.cells import Choice
+from .sweep.folder import trained
+from .sweep.statistics import Record, chosen, metric_of, over_seeds
+
+Curve: TypeAlias = Sequence[tuple[int, float]]
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
 
-
 _KL = "held-out KL to the teacher, nats a masked token"
-
-
 _WIDTH, _HEIGHT, _LEGEND_LINE = 9.0, 4.2, 0.2  # inches
-
-
+_DPI = 110
+_PALETTE = 64
 _HEADROOM = 1.15
-
-
 _LOGARITHMIC_FROM = 5.0
-
-
 _LINE_STYLES = ("-", "--", ":", "-.")
-
-
 _NUM_COLOURS = 10  # of matplotlib's cycle; then they come again
+
+_MILLIONS: dict[str, Callable[[Record], float]] = {
+    "parameters": lambda record: record["models"]["student"]["num_parameters"] / 1e6,
+    "tokens": lambda record: record["num_tokens"] / 1e6,
+}
+"""Cost → a record's, in millions."""
+
+_AT_EQUAL: dict[str, Callable[[Record], str]] = {
+    "parameters": lambda record: f"{_MILLIONS['tokens'](record):.2g} M tokens",
+    "tokens": lambda record: str(record["settings"]["student"]),
+}
+"""Cost → the other one in words, equal where that was asked to be."""
+
+
+def can_plot() -> bool:
+    """Whether the `[report]` extra is installed.
+
+    Returns:
+        `bool`.
+    """
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path) -> Path:
+    """Draw the held-out KL to the teacher over the steps of several students.
+
+    Args:
+        curves: name of a student → (step, KL in nats), in order.
+        path: image to write.
+
+    Returns:
+        `Path`: the image.
+
+    Raises:
+        ValueError: the `[report]` extra is not installed.
+    """
+    points = {name: [(step, Spread.of([kl])) for step, kl in curve] for name, curve in curves.items()}
+    return draw(points, Path(path), xlabel="optimizer step")
 
 
 def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = None) -> list[Path]:
@@ -49,7 +81,7 @@ def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = No
     if not done:
         return []
     files = [draw_discrepancy(done, stem.with_name(f"{stem.name}-discrepancy.png"))]
-    for name in COSTS:
+    for name in _MILLIONS:
         points = quality_points(done, name)
         if any(len({place for place, _ in values}) > 1 for values in points.values()):
             files.append(draw(points, stem.with_name(f"{stem.name}-{name}.png"), xlabel=f"million {name}"))
@@ -78,15 +110,15 @@ def discrepancy_curves(records: Iterable[Record]) -> Points:
         records: of students.
 
     Returns:
-        `dict`: label → (million tokens, spread over seeds), from step 0 on; steps that all seeds have.
+        `dict`: cell without its seed → (million tokens, spread over seeds), from step 0 on; steps that all seeds have.
     """
     curves = {}
     for group in over_seeds(records).values():
         per_step = group[0]["num_tokens"] / max(group[0]["num_steps"], 1)
         by_step = [{row["step"]: row["kl"] for row in record["evaluations"]} for record in group]
         steps = sorted(set.intersection(*map(set, by_step)))
-        points = [(step * per_step / 1e6, Spread.of(curve[step] for curve in by_step)) for step in steps]
-        curves[label_of(group[0])] = points
+        label = ",".join(part for part in group[0]["cell"].split(",") if not part.startswith("seed="))
+        curves[label] = [(step * per_step / 1e6, Spread.of(curve[step] for curve in by_step)) for step in steps]
     return curves
 
 
@@ -95,32 +127,19 @@ def quality_points(records: Iterable[Record], cost: str) -> Points:
 
     Args:
         records: of students.
-        cost: a key of `COSTS`.
+        cost: `"parameters"` or `"tokens"`.
 
     Returns:
         `dict`: arm, and its size or budget where these vary and are not the cost → (cost, spread over seeds), by cost.
     """
     records = list(records)
-    fixed = COSTS["tokens" if cost == "parameters" else "parameters"]
-    varies = len({fixed.words(record) for record in records}) > 1
+    varies = len(set(map(_AT_EQUAL[cost], records))) > 1
     points: dict[str, list[tuple[float, Spread]]] = {}
     for group in over_seeds(records).values():
         spread = Spread.of(metric_of(record, "kl") for record in group)
-        label = f"{group[0]['arm']}, {fixed.words(group[0])}" if varies else group[0]["arm"]
-        points.setdefault(label, []).append((COSTS[cost].millions(group[0]), spread))
+        label = f"{group[0]['arm']}, {_AT_EQUAL[cost](group[0])}" if varies else group[0]["arm"]
+        points.setdefault(label, []).append((_MILLIONS[cost](group[0]), spread))
     return {label: sorted(values, key=lambda point: point[0]) for label, values in points.items()}
-
-
-def label_of(record: Record) -> str:
-    """What a record's curve is called.
-
-    Args:
-        record: of a student.
-
-    Returns:
-        `str`: its cell's name without the seed.
-    """
-    return ",".join(part for part in record["cell"].split(",") if not part.startswith("seed="))
 
 
 def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -> Path:
@@ -135,12 +154,18 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
 
     Returns:
         `Path`: the image.
+
+    Raises:
+        ValueError: the `[report]` extra is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    if not can_plot():
+        raise ValueError(
+            f"path={str(file)!r}: plots need matplotlib; install it with pip install 'homodistil-hf[report]'"
+        )
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, max(_HEIGHT, _LEGEND_LINE * len(points))), layout="constrained")
-    FigureCanvasAgg(figure)
+    height = max(_HEIGHT, _LEGEND_LINE * len(points))
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
     axes: Any = figure.add_subplot()
     for index, (label, values) in enumerate(points.items()):
         places, means = [place for place, _ in values], [spread.mean for _, spread in values]
@@ -157,33 +182,23 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
         axes.set_ylim(0, top)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(file, dpi=110)
-    return file
+    return save_figure(figure, file)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a student, or its training, costs.
+def save_figure(figure: Any, file: Path) -> Path:
+    """Write a figure with few colours, in a quarter of the bytes.
 
     Args:
-        millions: of a record.
-        words: the same for a legend, equal where the costs were asked to be.
+        figure: of matplotlib.
+        file: image to write.
+
+    Returns:
+        `Path`: the image.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
-    millions: Callable[[Record], float]
-    words: Callable[[Record], str]
-
-
-def _num_parameters(record: Record) -> float:
-    return record["models"]["student"]["num_parameters"] / 1e6
-
-
-def _num_tokens(record: Record) -> float:
-    return record["num_tokens"] / 1e6
-
-
-COSTS = {
-    "parameters": Cost(_num_parameters, lambda record: str(record["settings"]["student"])),
-    "tokens": Cost(_num_tokens, lambda record: f"{_num_tokens(record):.2g} M tokens"),
-}
-"""Name of a cost → a record's."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(_PALETTE).save(file, optimize=True)
+    return file
