@@ -4,11 +4,13 @@ Distances are those on all held-out text where every student of a point was meas
 blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from statistics import fmean
 
 import pandas as pd
 
+from benchmarks.results.comparison import Comparison
 from benchmarks.results.readme import SIZES
 from benchmarks.results.students import QUARTER, SAME_RUNS, Results, setting_of
 from benchmarks.results.verdicts import REFERENCE, Noise, paired
@@ -17,6 +19,7 @@ from homodistil_hf.plans.advice import Measured
 SWEEPS = (*SIZES, "tokens", "tokens_planned", "shapes", "sizes")
 
 _ONE_SHOT = "one_shot"
+_SAME_COMPUTE = Comparison(("all_kl",), only=("one_shot_same_compute",))
 _VERDICTS = {1: REFERENCE, -1: _ONE_SHOT, 0: "level"}
 
 
@@ -61,7 +64,7 @@ def _point(group: pd.DataFrame, students: pd.DataFrame, noises: Mapping[str, Noi
         one_shot_kl=_mean(other[kl]),
         accuracy_kept=_mean(own["accuracy_kept"]),
         verdict=None if noises[kl].std is None else _VERDICTS[noises[kl].sign(paired(other, own, kl))],
-        fewer_layers={layers: _mean(pd.Series(gaps)) for layers, gaps in fewer.items()},
+        fewer_layers={layers: _mean(gaps) for layers, gaps in fewer.items()},
         threshold=None if noises["kl"].std is None else round(noises["kl"].threshold(num_seeds), 4),
         glue_kept=None if own["glue_kept"].isna().any() else _mean(own["glue_kept"]),
         one_shot_glue_kept=None if other["glue_kept"].isna().any() else _mean(other["glue_kept"]),
@@ -70,9 +73,8 @@ def _point(group: pd.DataFrame, students: pd.DataFrame, noises: Mapping[str, Noi
 
 def _same_compute_gap(results: Results) -> float | None:
     """KL of one-shot pruning with HomoDistil's computation less HomoDistil's, on all held-out text."""
-    students = results.of(SAME_RUNS)
-    gaps = paired(*(students[students["arm"] == arm] for arm in ("one_shot_same_compute", REFERENCE)), "all_kl")
-    return _mean(pd.Series(gaps)) if gaps else None
+    found = _SAME_COMPUTE.found(results.of(SAME_RUNS), {"all_kl": Noise()})
+    return next((_mean(one.differences["all_kl"].values) for one in found), None)
 
 
 def _fewer_layers(students: pd.DataFrame, own: pd.DataFrame) -> dict[str, list[float]]:
@@ -82,10 +84,10 @@ def _fewer_layers(students: pd.DataFrame, own: pd.DataFrame) -> dict[str, list[f
     found: dict[str, list[float]] = {}
     for _, group in alike[alike["method"] == "shallow"].groupby("arm", sort=False):
         layers, gaps = group["layers"].iloc[0], paired(group, own, "kl")
-        if gaps and (layers not in found or sum(gaps) / len(gaps) < sum(found[layers]) / len(found[layers])):
+        if gaps and (layers not in found or fmean(gaps) < fmean(found[layers])):
             found[layers] = gaps
     return found
 
 
-def _mean(values: pd.Series) -> float:
-    return round(float(values.mean()), 4)
+def _mean(values: Iterable[float]) -> float:
+    return round(fmean(values), 4)

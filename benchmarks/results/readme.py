@@ -5,9 +5,10 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.results.comparison import Comparison
 from benchmarks.results.students import QUARTER, SAME_RUNS, Results, setting_of
 from benchmarks.results.tasks import TASK_NAMES
-from benchmarks.results.verdicts import REFERENCE, paired
+from benchmarks.results.verdicts import REFERENCE, Noise
 from benchmarks.results.words import words
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.sweep.statistics import Spread
@@ -35,8 +36,9 @@ SIZES = {"methods_half": "1/2", "methods_quarter": "1/4", "methods_eighth": "1/8
 """Sweep of methods → the size of its students."""
 
 _AT_ONCE = {"one_shot": "pruned at once", "one_shot_same_compute": "with as much computation as HomoDistil"}
-_HEADINGS = ("encoder MACs", "student", "parameters", "KL to the teacher, nats", "masked-LM accuracy kept")
-_GLUE_HEADING = "mean of five GLUE tasks kept"
+_BESIDE = Comparison(only=tuple(_AT_ONCE))
+_HEADINGS = ("encoder MACs", "student", "parameters", "KL to the teacher, nats")
+_KEPT = ("masked-LM accuracy kept", "mean of five GLUE tasks kept")
 
 
 def write_readme(file: Path, results: Results, constant: Mapping[str, float]) -> None:
@@ -74,7 +76,7 @@ def readme_lines(results: Results, constant: Mapping[str, float]) -> list[str]:
     return [
         *textwrap.wrap(" ".join(text.split()), 120),
         "",
-        *markdown_table([*_HEADINGS, _GLUE_HEADING], rows),
+        *markdown_table([*_HEADINGS, *_KEPT], rows),
         "",
         *([*textwrap.wrap(beside, 120), ""] if _at_once(results) else []),
     ]
@@ -96,13 +98,6 @@ def _rows(results: Results, sweep: str) -> list[list[str]]:
 
 
 def _at_once(results: Results) -> list[str]:
-    """Seed by seed at a quarter: what going at once costs, by the sweep with the most seeds."""
-    parts = []
-    for arm, name in _AT_ONCE.items():
-        every = [
-            paired(students[students["arm"] == arm], students[students["arm"] == REFERENCE], "kl")
-            for students in (results.of(SAME_RUNS), results.of(QUARTER))
-        ]
-        if found := max(every, key=len):
-            parts.append(f"{name} {Spread.of(found):+.3f}")
-    return parts
+    """Seed by seed at a quarter: what going at once costs."""
+    found = {one.one: one.differences["kl"].values for one in _BESIDE.found(results.of(SAME_RUNS), {"kl": Noise()})}
+    return [f"{name} {Spread.of(found[arm]):+.3f}" for arm, name in _AT_ONCE.items() if arm in found]

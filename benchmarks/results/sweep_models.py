@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homodistil_hf.experiments.sweep.cells import TEACHER
-from homodistil_hf.experiments.sweep.folder import TAKEN_FROM, SweepFolder, as_cell, read_records, trained
+from homodistil_hf.experiments.sweep.folder import SweepFolder, as_cell, read_records, trained
 from homodistil_hf.experiments.sweep.statistics import SEED, Record, seed_of
 
 
@@ -29,7 +29,7 @@ def models_of(sweep_folder: Path, arms: Sequence[str], seeds: Sequence[int] | No
         for record in trained(read_records(sweep.records))
         if record["arm"] in arms and (seeds is None or seed_of(record) in seeds)
     ]
-    folders = {record["cell"]: run_folder(sweep, record) for record in records}
+    folders = {record["cell"]: sweep.run(as_cell(record)) for record in records}
     absent = [arm for arm in arms if arm not in {record["arm"] for record in records}]
     absent += [cell for cell, folder in folders.items() if not (folder / "student").is_dir()]
     if absent:
@@ -42,12 +42,6 @@ def models_of(sweep_folder: Path, arms: Sequence[str], seeds: Sequence[int] | No
         parts = [folders[record["cell"]] / name for name in ("student", "evaluations")]
         students.append(Model(record["arm"], other_axes(record), seed_of(record), *parts))
     return [Model(TEACHER, "", None, teacher, sweep_folder / TEACHER / "evaluations"), *students]
-
-
-def run_folder(sweep: SweepFolder, record: Record) -> Path:
-    """Where a record's student was trained: in this sweep, or in the one beside it that had the cell already."""
-    source = record.get(TAKEN_FROM)
-    return sweep.run(as_cell(record)) if source is None else sweep.root.parent / source
 
 
 def other_axes(record: Record) -> str:

@@ -85,9 +85,9 @@ def _scores_of(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One row a score: task, or the mean of all; arm, seed of the student, number of the fine-tuning."""
     rows = [
         {"task": _task_name(task), "arm": model["arm"], "seed": model["seed"], "fine_tuning": number, "score": score}
+        for task in models[0]["scores"]
         for model in models
-        for task, scores in model["scores"].items()
-        for number, score in enumerate(scores)
+        for number, score in enumerate(model["scores"][task])
     ]
     table = pd.DataFrame(rows).fillna({"seed": -1})  # the teacher has none
     if table["task"].nunique() > 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_files import write_teacher, write_text
 
+from benchmarks.results.sweep_models import models_of
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.folder import record_head, write_record
 
@@ -46,13 +47,15 @@ def test_every_student_is_measured_on_all_blocks_with_the_same_masks(monkeypatch
         runpy.run_path(str(BENCHMARKS / "results" / "held_out.py"))["main"]()
 
 
-def test_a_student_taken_from_another_sweep_is_found_there(monkeypatch, tmp_path):
-    models_of = runpy.run_path(str(BENCHMARKS / "results" / "sweep_models.py"))["models_of"]
-    budget = {"max_steps": 7, "eval_steps": 1}
-    cell = Cell("homodistil", {"budget": budget, "seed": 3}, "homodistil", {"teacher": "t", "seed": 3})
-    source = {"status": "done", "taken_from": "other/homodistil,seed=3"}
-    write_record(tmp_path / "here" / "results" / f"{cell.name}.json", record_head(cell) | source)
-    student = tmp_path / "other" / "homodistil,seed=3" / "student"
+def test_a_student_is_told_apart_by_the_other_axes_of_its_cell(tmp_path):
+    cell = Cell(
+        "homodistil",
+        {"budget": {"max_steps": 7, "eval_steps": 1}, "seed": 3},
+        "homodistil",
+        {"teacher": "t", "seed": 3},
+    )
+    write_record(tmp_path / "results" / f"{cell.name}.json", record_head(cell) | {"status": "done"})
+    student = tmp_path / cell.name / "student"
     student.mkdir(parents=True)
-    _, found = models_of(tmp_path / "here", ["homodistil"])
+    _, found = models_of(tmp_path, ["homodistil"])
     assert (found.folder, found.axes, found.seed) == (student, "max_steps=7", 3)

@@ -165,7 +165,8 @@ def test_advice_holds_what_is_kept_on_tasks(write, tmp_path):
 def test_the_readme_gets_its_table(write, tmp_path):
     absent = record_head(Cell("distilbert", {"seed": 0}, "distilbert", {})) | {"status": "impossible", "reason": "no"}
     for one in (*METHODS[1:], graded(METHODS[0], 0.6), teacher(0.8), absent):
-        add_record(tmp_path / "results" / "methods_quarter", one)
+        for name in ("methods_quarter", "computation"):
+            add_record(tmp_path / "results" / name, one)
     add_record(tmp_path / "results" / "methods_half", record("distilbert", 0.3, macs=500, accuracy=0.45))
     floor = dict.fromkeys(("cola", "sst2", "mrpc", "rte", "stsb"), 0.4)
     (tmp_path / "results" / "constant_predictions.json").write_text(json.dumps(floor))

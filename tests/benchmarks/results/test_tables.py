@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sweep_records import METHODS, graded, record, results_of, teacher
 
-from benchmarks.results.budgets import budget_lines, own_students, rule_of_thumb
+from benchmarks.results.budgets import budget_lines, own_students
 from benchmarks.results.computation import computation_line, run_macs
 from benchmarks.results.family import family_lines
 from benchmarks.results.tasks import glue_lines
@@ -51,14 +51,6 @@ def test_the_planned_shape_comes_before_a_nearer_one():
     planned = [record("homodistil", 0.5, accuracy=0.32, num_steps=40)]
     rows = table(budget_lines(students(methods_quarter=planned, shapes=STUDENTS[3:4])))
     assert rows[1:] == ["| 1/4 | all | 192-8x24-704 | 4.00 M | 66.7 | 66.7 | 6.7 | 0.7 | 0.500 | 64.0% | – |"]
-
-
-def test_the_rule_of_thumb_is_of_the_shape_with_the_most_budgets_then_the_nearest():
-    (rule,) = rule_of_thumb(own_students(students(shapes=STUDENTS)))
-    assert rule == "- 1/4, 192-8x24-704: 1 → 4 M tokens +4.0 points of accuracy kept; not run with more tokens."
-    wider = [record("homodistil", 0.4, heads=9, student="nine", num_steps=steps, accuracy=0.4) for steps in (10, 40)]
-    (rule,) = rule_of_thumb(own_students(students(shapes=[*STUDENTS, *wider])))
-    assert rule.startswith("- 1/4, 192-9x24-704: 1 → 4 M tokens +0.0 points")  # as many budgets, nearer to the teacher
 
 
 def test_a_run_of_several_sweeps_counts_once_by_the_record_with_its_evaluations():
