@@ -1,8 +1,4 @@
-"""What `homodistil plan` tells of budgets: HomoDistil beside one-shot pruning wherever sweeps ran both.
-
-Distances are those on all held-out text where every student of a point was measured on it, else those of the sweep's
-blocks.
-"""
+"""What `homodistil plan` tells of budgets: HomoDistil beside one-shot pruning wherever sweeps ran both."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -50,6 +46,7 @@ def _point(group: pd.DataFrame, students: pd.DataFrame, noises: Mapping[str, Noi
     if own.empty:
         return None
     first = own.iloc[0]
+    # On all held-out text, if every student of the point was measured there.
     kl = "kl" if pd.concat([own, other])["all_kl"].isna().any() else "all_kl"
     fewer = _fewer_layers(students, own)
     num_seeds = min(len(own), *(len(gaps) for gaps in fewer.values())) if fewer else len(own)

@@ -10,8 +10,7 @@ from benchmarks.results.words import words
 from homodistil_hf.experiments.sweep.statistics import Spread
 from homodistil_hf.experiments.sweep.tables import markdown_table
 
-RATES = (1_000, 10_000, 100_000)
-"""Tokens a second of other machines, for which times are computed."""
+RATES = (1_000, 10_000, 100_000)  # tokens a second of other machines
 
 
 def budget_lines(students: pd.DataFrame) -> list[str]:

@@ -10,11 +10,8 @@ from homodistil_hf.experiments.sweep.statistics import Record
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
-PRUNED_METHODS = ("homodistil", "one_shot", "pruned_first")
-"""Their students are cut out of the teacher, so that kept fractions say how wide they are."""
-
-FORWARD_AND_BACKWARD = 3
-"""A step of training in forward passes."""
+PRUNED_METHODS = ("homodistil", "one_shot", "pruned_first")  # cut out of the teacher: kept fractions say how wide
+FORWARD_AND_BACKWARD = 3  # a step of training in forward passes
 
 _DEFAULT_SCORING_BATCHES = signature(OneShotTrainer).parameters["num_scoring_batches"].default
 _KINDS = ("hidden", "attention", "ffn")

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from benchmarks.results.comparison import Claim, Comparison, Question, its_method, its_own_shape, the_first
 
-PAPERS_WINDOW = "end_0.5"
-"""HomoDistil with an end of pruning that the paper uses too."""
+PAPERS_WINDOW = "end_0.5"  # HomoDistil with an end of pruning that the paper uses too
 
 ORDERS = tuple((own, other) for own in ("homodistil", PAPERS_WINDOW) for other in ("one_shot", "pruned_first"))
 """Pairs of arms: is the first nearer to the teacher than the second all along training?"""
@@ -57,8 +56,7 @@ SECTIONS = {
 }
 """Sweep → its section, in the order of the page."""
 
-HELD_OUT = Comparison(_ON_ALL_TEXT, within=("sweep", "axes"))
-"""What is compared on all held-out text."""
+HELD_OUT = Comparison(_ON_ALL_TEXT, within=("sweep", "axes"))  # on all held-out text
 
 BARS = {"methods_half": ("a half", 0.97), "methods_quarter": ("a quarter", 0.92)}
 """Sweep → its students' size, and the share of the teacher's mean over the GLUE tasks that they should keep."""

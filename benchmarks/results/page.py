@@ -39,8 +39,7 @@ FOLDER = Path("docs/results")
 SWEEPS = Path("examples/sweeps")
 
 TEACHER_WORDS = "6 layers × 384, all-MiniLM-L6-v2 trained on for 20 million tokens"
-PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first", PAPERS_WINDOW)
-"""Those whose discrepancy over training is drawn apart."""
+PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first", PAPERS_WINDOW)  # their discrepancy is drawn apart
 
 
 def main() -> None:

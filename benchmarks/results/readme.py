@@ -32,8 +32,7 @@ ROW_NAMES = {
 }
 """Arm → what its row says, one a method; other shapes and windows stand in docs/results.md."""
 
-SIZES = {"methods_half": "1/2", "methods_quarter": "1/4", "methods_eighth": "1/8"}
-"""Sweep of methods → the size of its students."""
+SIZES = {"methods_half": "1/2", "methods_quarter": "1/4", "methods_eighth": "1/8"}  # of the students of a sweep
 
 _AT_ONCE = {"one_shot": "pruned at once", "one_shot_same_compute": "with as much computation as HomoDistil"}
 _BESIDE = Comparison(only=tuple(_AT_ONCE))

@@ -20,12 +20,10 @@ from homodistil_hf.experiments.sweep.statistics import SEED, Record, chosen, see
 from homodistil_hf.experiments.sweep.tables import in_order, macs_fraction, task_means
 
 SIZES = ("1/2", "1/4", "1/8")
-HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")
-"""What was measured on all held-out text; the table calls it `all_…`."""
+HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out text; the table calls them `all_…`
 
-QUARTER, SAME_RUNS = "methods_quarter", "computation"
-"""The sweep whose seeds the noise is measured with, and another one with the same runs, measured on all text."""
-
+QUARTER = "methods_quarter"  # the sweep whose seeds the noise is measured with
+SAME_RUNS = "computation"  # another one with the same runs, measured on all held-out text
 _SIZE_TOLERANCE = 0.15
 
 

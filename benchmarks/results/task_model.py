@@ -24,7 +24,6 @@ from transformers import (
     DataCollatorWithPadding,
     HfArgumentParser,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
@@ -113,6 +112,7 @@ class Study:
     def __init__(self, teacher: str, data_dir: str, *, general: list[str], output_dir: Path, options: Options):
         self.options, self.output_dir = options, output_dir
         self.pretrained = load_model(teacher)
+        self.tokenizer = self.pretrained.tokenizer
         data = load_glue(TASK, data_dir)
         capped = training_rows(data.train, options.max_train_samples)
         learned, held_out = with_held_out(capped)
@@ -130,11 +130,6 @@ class Study:
 
     def _encoded(self, rows: Dataset) -> Dataset:
         return encode(rows, GLUE_TASKS[TASK], self.tokenizer, self.options.max_length)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's."""
-        return self.pretrained.tokenizer
 
     def _arms(self, general: list[EvaluatedModel]) -> dict[str, Arm]:
         options = self.options

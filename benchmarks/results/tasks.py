@@ -18,8 +18,7 @@ from homodistil_hf.experiments.sweep.tables import markdown_table
 
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 
-_DIFFERENCES = Comparison(("score",), the_first, within=("task",))
-"""No noise of fine-tunings can be borrowed: a difference counts by its own spread alone."""
+_DIFFERENCES = Comparison(("score",), the_first, within=("task",))  # by their own spread alone: there is no other
 
 
 def glue_lines(records: Sequence[Record], constant: Mapping[str, float]) -> list[str]:
