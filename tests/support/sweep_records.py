@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results.students import Results
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Sweep
 from homodistil_hf.experiments.sweep.folder import read_records, record_head, write_records
 
@@ -60,13 +59,6 @@ def sweep_of(records: Any, **changes: Any) -> Sweep:
     names = ("arm", "axes", "method", "settings", "method_settings")
     cells = tuple(Cell(**{key: one[key] for key in names}) for one in records)
     return Sweep("mine", "What it is.", "runs/mine", cells, **changes)
-
-
-def results_of(folder: Path, **sweeps: list[dict[str, Any]]) -> Results:
-    """The results that have just these records; on all held-out text what `write_results` wrote."""
-    names = ("methods_quarter", "methods_half", "methods_eighth", "computation", "tokens_planned")
-    records = {name: [] for name in names} | sweeps
-    return Results(folder, {name: sweep_of(found) for name, found in records.items()}, records)
 
 
 def add_record(folder: Path, one: dict[str, Any]) -> None:

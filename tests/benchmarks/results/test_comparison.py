@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_records import METHODS, graded, model, record, results_of, teacher, write_results
+from page_results import results_of
+from sweep_records import METHODS, graded, model, record, teacher, write_results
 
 from benchmarks.results.comparison import (
     Claim,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from sweep_records import results_of
+from page_results import results_of
 from tiny_files import write_teacher
 from tiny_glue import write_task
 

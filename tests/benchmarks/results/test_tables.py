@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sweep_records import METHODS, graded, record, results_of, teacher
+from page_results import results_of
+from sweep_records import METHODS, graded, record, teacher
 
 from benchmarks.results.budgets import budget_lines, own_students
 from benchmarks.results.computation import computation_line, run_macs

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sweep_records import METHODS, record, results_of
+from page_results import results_of
+from sweep_records import METHODS, record
 
 from benchmarks.results.verdicts import Difference, Noise, Tally, along_training, noise_of, paired
 
