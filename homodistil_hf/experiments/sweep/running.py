@@ -20,7 +20,7 @@ from ...files.folders import write_text
 from ...training.sigterm import EXIT_STATUS, StopRequest
 from ..config import field_types
 from ..plots import can_plot, plot_sweep
-from . import worker as worker
+from . import worker
 from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, select_cells
 from .checks import check_cells
 from .evaluations import check_evaluations
@@ -42,7 +42,6 @@ from .folder import (
 from .locks import holder
 from .reading import read_sweep
 from .tables import in_order, sweep_table
-from .worker import TAKEN_STATUS, task_text
 
 _POLL_SECONDS = 1.0
 _NO_PLOTS = "No plots: they need `pip install 'homodistil-hf[report]'`.\n"
@@ -66,14 +65,7 @@ class SweepRun:
     impossible: dict[str, str]
 
     def state(self, cell: Cell) -> str:
-        """How far a cell has come.
-
-        Args:
-            cell: one of them.
-
-        Returns:
-            `str`: as [`state_of`].
-        """
+        """How far one of the cells has come, as [`state_of`] says it."""
         return IMPOSSIBLE if cell.name in self.impossible else state_of(cell, self.folder, self.sweep.evaluate)
 
 
@@ -132,7 +124,7 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
                 continue  # another process was faster
             say(f"{_place(run, cell)} {cell.name}: {state}, log in {run.folder.log(cell)}")
             status = _train(run, cell, stop)
-            if status == TAKEN_STATUS:
+            if status == worker.TAKEN_STATUS:
                 to_do.append(cell)
                 continue
             _tell(run, cell, status, say)
@@ -192,7 +184,7 @@ def _train(run: SweepRun, cell: Cell, stop: StopRequest) -> int:
     log = run.folder.log(cell)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream, TemporaryFile("w+", encoding="utf-8") as task:
-        task.write(task_text(cell, run.folder, run.sweep.evaluate))
+        task.write(worker.task_text(cell, run.folder, run.sweep.evaluate))
         task.seek(0)
         command = [sys.executable, "-m", worker.__name__]
         with subprocess.Popen(command, stdin=task, stdout=stream, stderr=stream) as process:

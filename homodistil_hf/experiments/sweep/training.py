@@ -1,12 +1,13 @@
-"""One cell, in this process: train or go on, export, evaluate, and say everything in one record.
+"""One cell: train or go on, export, evaluate, and say everything in one record. Not: which cells there are to do.
 
-The caller holds the cell's lock. Going through cells isn't done here.
+The caller holds the cell's lock.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from ...files.strict_json import read_json_object
 from ...methods.registry import METHODS
 from ...models.cost import COSTS
 from ...trainer import HomoDistilTrainer
-from ...training_args import PRUNING_KINDS
+from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from ..config import RunConfig
 from ..distill import held_out_metrics, make_trainer, teacher_metrics
 from .cells import TEACHER, Cell
-from .checks import own_settings, run_settings
+from .checks import run_settings
 from .evaluations import EVALUATIONS
 from .folder import (
     CELL_FILE,
@@ -117,14 +118,7 @@ class RunClock(TrainerCallback):
         self._start = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Go on from the mark of the checkpoint.
-
-        Args:
-            args: of the run.
-            state: tells the step.
-            control: unused.
-            kwargs: unused.
-        """
+        """Go on from the mark of the checkpoint."""
         self._start = time.perf_counter()
         past = [seconds for step, seconds in self.marks.items() if int(step) <= state.global_step]
         self._earlier = self.seconds = max(past, default=0.0)
@@ -132,12 +126,12 @@ class RunClock(TrainerCallback):
         self._write()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set a mark; arguments as [`RunClock.on_train_begin`]."""
+        """Set a mark."""
         self.marks[str(state.global_step)] = round(self._earlier + time.perf_counter() - self._start, 1)
         self._write()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop; arguments as [`RunClock.on_train_begin`]."""
+        """Stop."""
         self.seconds = self._earlier + time.perf_counter() - self._start
         self.evaluation_seconds = sum(entry.get("eval_runtime", 0.0) for entry in state.log_history)
 
@@ -181,11 +175,17 @@ def _outcome(
         "evaluation_seconds": round(clock.evaluation_seconds, 1),
         "num_sessions": clock.num_sessions,
         "machine": machine_facts(),
-        "own_settings": own_settings(settings.training),
+        "own_settings": _own_settings(settings.training),
         "evaluations": [_rounded({"step": step, **values}) for step, values in evaluations.items()],
         "kept_fractions": _kept_fractions(history),
         **_snapshots(trainer),
     }
+
+
+def _own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:
+    """Every setting of this package's as it was, defaults included: a later version may have others."""
+    names = HomoDistilTrainingArguments.__annotations__.keys() & {entry.name for entry in fields(args) if entry.init}
+    return {name: getattr(args, name) for name in sorted(names - {"overwrite_output_dir"})}
 
 
 def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

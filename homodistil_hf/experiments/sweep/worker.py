@@ -51,7 +51,7 @@ def main(text: str) -> int:
     with held(folder.lock(cell)) as is_ours:
         if not is_ours:
             return TAKEN_STATUS
-        from .training import run_cell
+        from .training import run_cell  # seconds of imports: others should see at once who has the cell
 
         run_cell(cell, folder, task["evaluate"], logger.info)
     return 0
