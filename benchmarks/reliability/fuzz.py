@@ -38,8 +38,8 @@ import datasets
 import transformers
 
 from benchmarks.reliability.fuzz_targets import TARGETS, Case, OwnExit, tiny_tokenizer
-from benchmarks.results.compare import machine
 from homodistil_hf import load_text, tokenize_to_blocks
+from homodistil_hf.files.provenance import machine_facts
 
 OWN_ERRORS = (ValueError, OSError, FloatingPointError)
 MEMORY_LIMIT_MB = 1024  # more than this on top, by one case, is a failure
@@ -262,7 +262,7 @@ def read_results(file: Path | None, seed: int) -> dict[str, Any]:
         if results["seed"] != seed:
             raise SystemExit(f"{file} holds a run with --seed {results['seed']}; name another file")
         return results
-    return {"machine": machine(), "seed": seed, "targets": {}}
+    return {"machine": machine_facts(), "seed": seed, "targets": {}}
 
 
 def save(results: dict[str, Any], file: Path | None) -> None:

@@ -31,8 +31,8 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from transformers.trainer_pt_utils import safe_globals
 
 from benchmarks.reliability.soak_worker import MOMENTS, Board, work
-from benchmarks.results.compare import machine
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem, sorted_checkpoints
+from homodistil_hf.files.provenance import machine_facts
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, 96))]
 SETTINGS = {
@@ -123,7 +123,7 @@ class Soak:
             names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             wrong += [f"{killed.name}: {name}" for name in names]
         return {
-            "machine": machine(),
+            "machine": machine_facts(),
             "seed": self.options.seed,
             "num_kills": self.num_kills,
             "num_runs": num_runs,

@@ -1,19 +1,17 @@
 """What a run computes, from the widths that it logged: students that are wide at first cost more than narrow ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from statistics import fmean
 
+from benchmarks.results.verdicts import REFERENCE
 from homodistil_hf import OneShotTrainer
 from homodistil_hf.experiments.sweep.statistics import Record
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
-PRUNED_METHODS = ("homodistil", "one_shot", "pruned_first")
-"""Their students are cut out of the teacher, so that kept fractions say how wide they are."""
-
-FORWARD_AND_BACKWARD = 3
-"""A step of training in forward passes."""
+PRUNED_METHODS = ("homodistil", "one_shot", "pruned_first")  # cut out of the teacher: kept fractions say how wide
+FORWARD_AND_BACKWARD = 3  # a step of training in forward passes
 
 _DEFAULT_SCORING_BATCHES = signature(OneShotTrainer).parameters["num_scoring_batches"].default
 _KINDS = ("hidden", "attention", "ffn")
@@ -24,12 +22,6 @@ def run_macs(record: Record) -> float:
 
     The teacher's forward pass, the student's forward and backward as three, at the widths that are kept (compaction
     follows a little later), and the scores that one-shot pruning takes from the whole teacher first.
-
-    Args:
-        record: of a method in `PRUNED_METHODS`.
-
-    Returns:
-        `float`: steps × MACs.
     """
     teacher = record["models"]["teacher"]["encoder_macs"]
     total, last = 0.0, 0
@@ -44,24 +36,21 @@ def run_macs(record: Record) -> float:
     return total
 
 
-def computation_line(arms: Mapping[str, Sequence[Record]], reference: str) -> list[str]:
-    """What the runs of pruned students compute beside the reference's, in a sentence; none without it."""
-    pruned = {arm: group for arm, group in arms.items() if group[0]["method"] in PRUNED_METHODS}
-    means = {arm: fmean(map(run_macs, logged)) for arm, group in pruned.items() if (logged := _with_widths(group))}
-    own = means.pop(reference, None)
-    if own is None or not means:
+def computation_line(records: Iterable[Record]) -> list[str]:
+    """What the runs of pruned students compute beside HomoDistil's, in a sentence; none without it."""
+    arms: dict[str, list[float]] = {}
+    for record in records:
+        if record["method"] in PRUNED_METHODS and record["kept_fractions"]:
+            arms.setdefault(record["arm"], []).append(run_macs(record))
+    own = arms.pop(REFERENCE, None)
+    if own is None or not arms:
         return []
-    words = ", ".join(f"`{arm}` {mean / own:.2f}" for arm, mean in means.items())
+    words = ", ".join(f"`{arm}` {fmean(macs) / fmean(own):.2f}" for arm, macs in arms.items())
     return [
         "Multiply–accumulates of both encoders in a whole run (the teacher's forward pass, the student's forward and "
-        f"backward as three, one-shot's scores), as a share of `{reference}`'s: {words}.",
+        f"backward as three, one-shot's scores), as a share of `{REFERENCE}`'s: {words}.",
         "",
     ]
-
-
-def _with_widths(records: Sequence[Record]) -> list[Record]:
-    """Those that logged their widths."""
-    return [record for record in records if record["kept_fractions"]]
 
 
 def _student_macs(record: Record, row: Record) -> float:

@@ -2,8 +2,7 @@
 
     python -m benchmarks.results.constant_predictions
 
-The floor below the scores of students: written to docs/results/constant_predictions.json, which
-`benchmarks/write_results.py` reads.
+The floor below the scores of students, written to docs/results/constant_predictions.json.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import json
 import statistics
 from pathlib import Path
 
-from benchmarks.results.glue import TASK_NAMES
+from benchmarks.results.tasks import TASK_NAMES
 from homodistil_hf.evaluation import load_metric
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, load_glue
 from homodistil_hf.evaluation.metrics import task_score
@@ -19,15 +18,7 @@ from homodistil_hf.files.folders import write_text
 
 
 def constant_score(task: str, data_dir: str) -> float:
-    """Score the training rows' most frequent label, or their mean, on a task's dev rows.
-
-    Args:
-        task: of GLUE, with one dev set.
-        data_dir: folder with one folder a task.
-
-    Returns:
-        `float`: the mean of the task's metrics; 0 for a correlation, which a constant has none of.
-    """
+    """Score the training rows' most frequent label, or their mean, on a task's dev rows; a correlation is 0 then."""
     data = load_glue(task, data_dir)
     (dev,) = data.dev.values()
     labels = data.train["label"][:]

@@ -1,72 +1,43 @@
 """One run that leaves several sizes, beside a run for each of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.results.words import words
 from homodistil_hf.experiments.sweep.statistics import Record
 from homodistil_hf.experiments.sweep.tables import markdown_table
 from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE
 
 
-def family_rows(records: Sequence[Record]) -> list[str]:
-    """Lay out the family of a run beside students that were trained alone.
-
-    Args:
-        records: of students; those with `snapshots` are runs that have left a family.
-
-    Returns:
-        `list[str]`: Markdown lines; none where no family was run.
-    """
-    rows = [row for record in records if record.get("snapshots") for row in _rows_of(record, records)]
-    if not rows:
-        return []
-    headings = [
-        "encoder MACs",
-        "from the family, after",
-        "KL, nats",
-        "accuracy",
-        "alone, after",
-        "KL, nats",
-        "accuracy",
-    ]
-    text = (
-        "**One run, a family of sizes.** Snapshots of a run on its way to the smallest, each after a rest, beside the "
-        "students of runs of their own whose tokens together are those of the family's run."
-    )
-    return [text, "", *markdown_table(headings, rows)]
+def family_lines(records: Sequence[Record]) -> list[str]:
+    """The table: runs that have left `snapshots`, beside students that were trained alone."""
+    rows = [row for record in records if record.get("snapshots") for row in _rows(record, records)]
+    figures = ["KL, nats", "accuracy"]
+    headings = ["encoder MACs", "from the family, after", *figures, "alone, after", *figures]
+    return [words("family"), *markdown_table(headings, rows), ""] if rows else []
 
 
-def _rows_of(family: Record, records: Sequence[Record]) -> list[list[str]]:
+def _rows(family: Record, records: Sequence[Record]) -> Iterator[list[str]]:
+    costs = family["models"]
     last = {"step": family["num_steps"], "evaluation": family["evaluation"]}
-    members = [*family["snapshots"], last | {"encoder_macs": family["models"]["student"]["encoder_macs"]}]
-    share = family["num_tokens"] // len(members)
+    members = [*family["snapshots"], last | {"encoder_macs": costs["student"]["encoder_macs"]}]
     tokens_a_step = family["num_tokens"] / family["num_steps"]
-    rows = []
     for member in members:
-        alone = _alone(records, family, encoder_macs=member["encoder_macs"], num_tokens=share)
-        fraction = member["encoder_macs"] / family["models"]["teacher"]["encoder_macs"]
-        rows.append(
-            [
-                f"{fraction:.3f}",
-                *_figures(member["step"] * tokens_a_step, member["evaluation"]),
-                *(["not run", "–", "–"] if alone is None else _figures(alone["num_tokens"], alone["evaluation"])),
-            ]
+        fitting = (
+            record
+            for record in records
+            if not record.get("snapshots")
+            and (record["method"], record["axes"].get("seed")) == (family["method"], family["axes"].get("seed"))
+            and record["num_tokens"] == family["num_tokens"] // len(members)
+            and abs(record["models"]["student"]["encoder_macs"] / member["encoder_macs"] - 1) <= MACS_TOLERANCE
         )
-    return rows
+        alone = next(fitting, None)
+        yield [
+            f"{member['encoder_macs'] / costs['teacher']['encoder_macs']:.3f}",
+            *_figures(member["step"] * tokens_a_step, member["evaluation"]),
+            *(_figures(alone["num_tokens"], alone["evaluation"]) if alone else ["not run", "–", "–"]),
+        ]
 
 
-def _figures(num_tokens: float, evaluation: dict[str, Any]) -> list[str]:
+def _figures(num_tokens: float, evaluation: Mapping[str, Any]) -> list[str]:
     return [f"{num_tokens / 1e6:.2f} M tokens", f"{evaluation['kl']:.3f}", f"{evaluation['mlm_accuracy']:.3f}"]
-
-
-def _alone(records: Sequence[Record], family: Record, *, encoder_macs: float, num_tokens: int) -> Record | None:
-    fitting = (
-        record
-        for record in records
-        if not record.get("snapshots")
-        and record["method"] == family["method"]
-        and record["num_tokens"] == num_tokens
-        and record["axes"].get("seed") == family["axes"].get("seed")
-        and abs(record["models"]["student"]["encoder_macs"] / encoder_macs - 1) <= MACS_TOLERANCE
-    )
-    return next(fitting, None)

@@ -7,7 +7,7 @@
 
 Every fine-tuning is `homodistil_hf.evaluation`'s and has a file of its own beside the student, so a command that was
 stopped goes on, and the sweep's own fine-tunings, which have seed 0, are not repeated. After each model all scores
-are written to --results, which `benchmarks/write_results.py` reads.
+are written to --results.
 """
 
 import argparse
@@ -24,17 +24,7 @@ from homodistil_hf.files.provenance import machine_facts
 
 
 def fine_tune(models: Sequence[Model], tasks: Sequence[str], settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Fine-tune models.
-
-    Args:
-        models: see [`models_of`].
-        tasks: of GLUE.
-        settings: of [`homodistil_hf.evaluation.GlueSettings`].
-
-    Yields:
-        `dict`: arm, seed of the run, and `scores`: task (`…_part` of a part of its rows) → one for each seed of the
-        fine-tunings.
-    """
+    """Arm, seed of the run, and `scores`: task (`…_part` of a part of its rows) → one a seed of the fine-tunings."""
     for model in models:
         summary = evaluate_glue(model.folder, tasks, settings=settings, output_dir=model.evaluations, say=print)
         scores = {name: summary["tasks"][name]["scores"] for name in measured_names(summary, tasks)}

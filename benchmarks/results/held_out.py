@@ -5,9 +5,8 @@
 
 The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
 chosen too. Here every block of it counts, and the masks are those of another seed. What is measured lies beside each
-student and is not repeated; all of it is written to --results, one file a sweep, by default docs/results/held_out/
-and the sweep's name, which `benchmarks/write_results.py` reads. Students that the file has already, and that are not
-measured now, stay in it.
+student and is not repeated; all of it is written to --results, one file a sweep. Students that the file has already,
+and that are not measured now, stay in it.
 """
 
 import argparse
@@ -22,48 +21,20 @@ from homodistil_hf.experiments.sweep.folder import SweepFolder, read_records, tr
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 
-ALL_BLOCKS = 1_000_000
+EVERY_BLOCK = {"max_eval_blocks": 1_000_000, "pseudo_perplexity_blocks": 0}
 MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_masked_tokens")
 
 
 def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -> dict[str, Any]:
-    """Measure one student.
-
-    Args:
-        model: see [`sweep_models.models_of`].
-        teacher: whose predictions it is compared with.
-        eval_data: files of held-out text.
-        mask_seed: of the masks.
-
-    Returns:
-        `dict`: arm, other axes, seed of the run, and what `MEASURED` names.
-    """
-    settings = {
-        "eval_data": eval_data,
-        "max_eval_blocks": ALL_BLOCKS,
-        "mask_seed": mask_seed,
-        "pseudo_perplexity_blocks": 0,
-    }
-    summary = evaluate_discrepancy(
-        model.folder, teacher=teacher, settings=settings, output_dir=model.evaluations, say=print
-    )
-    found = summary["discrepancy"]
+    """Arm, other axes and seed of a student, and what `MEASURED` names, beside its teacher."""
+    settings = {"eval_data": eval_data, "mask_seed": mask_seed} | EVERY_BLOCK
+    places = {"teacher": teacher, "output_dir": model.evaluations}
+    found = evaluate_discrepancy(model.folder, settings=settings, say=print, **places)["discrepancy"]
     return {"arm": model.arm, "axes": model.axes, "seed": model.seed} | {name: found[name] for name in MEASURED}
 
 
 def measured_before(results: Path, facts: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """What a file of results holds.
-
-    Args:
-        results: the file; it may be missing.
-        facts: what it must say of arms, masks and blocks.
-
-    Returns:
-        `dict`: place → student.
-
-    Raises:
-        ValueError: it says something else.
-    """
+    """Place → student, of a file that may be missing and must say the same of arms, masks and blocks."""
     content = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else dict(facts)
     others = {name: content[name] for name in facts if content[name] != facts[name]}
     if others:
@@ -86,15 +57,14 @@ def main() -> None:
     given = parser.parse_args()
     results = given.results or Path("docs/results/held_out", f"{given.sweep_folder.name}.json")
     teacher, *students = models_of(given.sweep_folder, given.arms, given.run_seeds)
-    record = next(
-        one for one in trained(read_records(SweepFolder(given.sweep_folder).records)) if one["arm"] in given.arms
-    )
+    records = trained(read_records(SweepFolder(given.sweep_folder).records))
+    settings = next(one["settings"] for one in records if one["arm"] in given.arms)
     results.parent.mkdir(parents=True, exist_ok=True)
     facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "mask_seed": given.mask_seed}
-    facts |= {"num_chosen_on": record["settings"]["max_eval_blocks"]}
+    facts |= {"num_chosen_on": settings["max_eval_blocks"]}
     models = measured_before(results, facts)
     for student in students:
-        found = measure(student, teacher.folder, record["settings"]["eval_data"], given.mask_seed)
+        found = measure(student, teacher.folder, settings["eval_data"], given.mask_seed)
         models[place(found)] = found | {"machine": machine_facts()}
         in_order = sorted(models.values(), key=lambda model: given.arms.index(model["arm"]))
         write_text(results, json.dumps(facts | {"models": in_order}, indent=1) + "\n")

@@ -6,50 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homodistil_hf.experiments.sweep.cells import TEACHER
-from homodistil_hf.experiments.sweep.folder import TAKEN_FROM, SweepFolder, as_cell, read_records, trained
+from homodistil_hf.experiments.sweep.folder import SweepFolder, as_cell, read_records, trained
 from homodistil_hf.experiments.sweep.statistics import SEED, Record, seed_of
 
 
 @dataclass(frozen=True)
 class Model:
-    """A teacher or student of a sweep, to be measured once more.
-
-    Args:
-        arm: of the sweep; `"teacher"` for the teacher.
-        axes: the other axes of its cell but for the seed, as in the cell's name: `"max_steps=500"`; mostly empty.
-        seed: of the student's run; None for the teacher.
-        folder: of its weights.
-        evaluations: folder that what is measured is written to.
-    """
+    """A teacher or student of a sweep, to be measured once more."""
 
     arm: str
-    axes: str
-    seed: int | None
-    folder: Path
-    evaluations: Path
+    axes: str  # but for the seed, as in the cell's name: "max_steps=500"; mostly empty
+    seed: int | None  # of the student's run
+    folder: Path  # of its weights
+    evaluations: Path  # where what is measured is written
 
 
 def models_of(sweep_folder: Path, arms: Sequence[str], seeds: Sequence[int] | None = None) -> list[Model]:
-    """The teacher and all students of some arms.
-
-    Args:
-        sweep_folder: output of `homodistil sweep`, with its students.
-        arms: of the sweep.
-        seeds: of the students' runs; None for all.
-
-    Returns:
-        `list[Model]`: the teacher first.
-
-    Raises:
-        ValueError: an arm or a student is not there.
-    """
+    """The teacher, then all students of some arms, of the runs with these seeds or of all."""
     sweep = SweepFolder(sweep_folder)
     records = [
         record
         for record in trained(read_records(sweep.records))
         if record["arm"] in arms and (seeds is None or seed_of(record) in seeds)
     ]
-    folders = {record["cell"]: run_folder(sweep, record) for record in records}
+    folders = {record["cell"]: sweep.run(as_cell(record)) for record in records}
     absent = [arm for arm in arms if arm not in {record["arm"] for record in records}]
     absent += [cell for cell, folder in folders.items() if not (folder / "student").is_dir()]
     if absent:
@@ -57,23 +37,11 @@ def models_of(sweep_folder: Path, arms: Sequence[str], seeds: Sequence[int] | No
             f"arms={list(arms)}: {sweep_folder} has no student of {', '.join(absent)}; run the sweep first"
         )
     teacher = Path(records[0]["settings"][TEACHER])
-    students = [
-        Model(
-            record["arm"],
-            other_axes(record),
-            seed_of(record),
-            folders[record["cell"]] / "student",
-            folders[record["cell"]] / "evaluations",
-        )
-        for record in sorted(records, key=lambda record: (arms.index(record["arm"]), seed_of(record)))
-    ]
+    students = []
+    for record in sorted(records, key=lambda record: (arms.index(record["arm"]), seed_of(record))):
+        parts = [folders[record["cell"]] / name for name in ("student", "evaluations")]
+        students.append(Model(record["arm"], other_axes(record), seed_of(record), *parts))
     return [Model(TEACHER, "", None, teacher, sweep_folder / TEACHER / "evaluations"), *students]
-
-
-def run_folder(sweep: SweepFolder, record: Record) -> Path:
-    """Where a record's student was trained: in this sweep, or in the one beside it that had the cell already."""
-    source = record.get(TAKEN_FROM)
-    return sweep.run(as_cell(record)) if source is None else sweep.root.parent / source
 
 
 def other_axes(record: Record) -> str:

@@ -5,17 +5,14 @@
 
 The task is SST-2. Each arm chooses its learning rate among the same few, with seed 0, on a slice of the training rows
 that neither it nor its teacher learns from; the dev rows are only ever measured on. Every training has a record in
-OUTPUT_DIR; those that are there are not repeated, and all of them together are written to --results, which
-`benchmarks/write_results.py` reads. What a task model is distilled with is `HomoDistilTrainer`'s business, what a
-fine-tuning is `homodistil_hf.evaluation`'s.
+OUTPUT_DIR; those that are there are not repeated, and all of them together are written to --results.
 """
 
-import argparse
 import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +22,8 @@ from datasets import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
+    HfArgumentParser,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
@@ -62,7 +59,20 @@ class Options:
     num_train_epochs: int = 2
     num_pruning_epochs: int = 4
     num_search_epochs: int = 1
-    learning_rates: tuple[float, ...] = (1e-4, 2.5e-4, 6e-4)
+    learning_rates: list[float] = field(default_factory=lambda: [1e-4, 2.5e-4, 6e-4])
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is trained, and where it lies."""
+
+    teacher: str = field(default="../shared/data/teacher", metadata={"help": "masked-LM BERT"})
+    data_dir: str = field(default="../shared/data", metadata={"help": "folder with glue/sst2/"})
+    general: list[str] = field(default_factory=list, metadata={"help": "exports of students pruned on general text"})
+    output_dir: str = "runs/task_model"
+    results: str = "docs/results/task_model.json"
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    only: list[str] = field(default_factory=list, metadata={"help": "arms to run now; default: all"})
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class Study:
     def __init__(self, teacher: str, data_dir: str, *, general: list[str], output_dir: Path, options: Options):
         self.options, self.output_dir = options, output_dir
         self.pretrained = load_model(teacher)
+        self.tokenizer = self.pretrained.tokenizer
         data = load_glue(TASK, data_dir)
         capped = training_rows(data.train, options.max_train_samples)
         learned, held_out = with_held_out(capped)
@@ -119,11 +130,6 @@ class Study:
 
     def _encoded(self, rows: Dataset) -> Dataset:
         return encode(rows, GLUE_TASKS[TASK], self.tokenizer, self.options.max_length)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's."""
-        return self.pretrained.tokenizer
 
     def _arms(self, general: list[EvaluatedModel]) -> dict[str, Arm]:
         options = self.options
@@ -170,7 +176,7 @@ class Study:
         file = self.output_dir / "records" / f"{run.name}.json"
         if file.is_file():
             record = read_json_object(file, file.name)
-            if record["options"] != plain(self.options):
+            if record["options"] != asdict(self.options):
                 raise ValueError(f"{file} has options={record['options']}; name another --output_dir for other ones")
             return record
         started = time.time()
@@ -199,7 +205,7 @@ class Study:
             "num_general_tokens": self.arms[run.arm].num_general_tokens,
             "num_encoder_parameters": costs["num_encoder_parameters"],
             "encoder_macs": costs["encoder_macs"],
-            "options": plain(self.options),
+            "options": asdict(self.options),
         }
 
     def _beside_teacher(self, run: Run, logits_RC: torch.Tensor) -> dict[str, float]:
@@ -307,17 +313,12 @@ def _block_length(run_folder: Path) -> int:
     raise ValueError(f"folder={str(run_folder)!r} has no {CELL_FILE} or {SETTINGS_FILE}; expected a run's")
 
 
-def plain(options: Options) -> dict[str, Any]:
-    """Options as they are after a journey through JSON."""
-    return json.loads(json.dumps(asdict(options)))
-
-
 def collect(study: Study, results: Path, seeds: list[int]) -> None:
     """Write all records of its arms that are there, and which arms and seeds are meant, to one file."""
     files = sorted((study.output_dir / "records").glob("*.json"))
     records = [record for file in files if (record := read_json_object(file, file.name))["arm"] in study.arms]
     found: Mapping[str, Any] = {
-        "options": plain(study.options),
+        "options": asdict(study.options),
         "data": study.data_facts,
         "arms": {name: {"rate_of": arm.rate_of or name} for name, arm in study.arms.items()},
         "seeds": seeds,
@@ -329,36 +330,13 @@ def collect(study: Study, results: Path, seeds: list[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="../shared/data/teacher", help="masked-LM BERT")
-    parser.add_argument("--data_dir", default="../shared/data", help="folder with glue/sst2/")
-    parser.add_argument("--general", nargs="*", default=[], help="exports of students pruned on general text")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/task_model"))
-    parser.add_argument("--results", type=Path, default=Path("docs/results/task_model.json"))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", help="arms to run now; default: all")
-    for name, value in asdict(Options()).items():
-        several = isinstance(value, tuple)
-        parser.add_argument(
-            f"--{name}",
-            type=type(value[0]) if several else type(value),
-            default=value,
-            nargs="+" if several else None,
-        )
-    given = parser.parse_args()
-    values = {name: getattr(given, name) for name in asdict(Options())}
-    values["learning_rates"] = tuple(values["learning_rates"])
-    study = Study(
-        given.teacher,
-        given.data_dir,
-        general=given.general,
-        output_dir=given.output_dir,
-        options=Options(**values),
-    )
+    options, given = HfArgumentParser((Options, Given), description=__doc__).parse_args_into_dataclasses()
+    output_dir, results = Path(given.output_dir), Path(given.results)
+    study = Study(given.teacher, given.data_dir, general=given.general, output_dir=output_dir, options=options)
     for seed in given.seeds:
         for arm in given.only or study.arms:
             study.run(arm, seed)
-            collect(study, given.results, given.seeds)
+            collect(study, results, given.seeds)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Sweep
 from homodistil_hf.experiments.sweep.folder import read_records, record_head, write_records
 
 MACHINE = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "system": "x", "versions": {"torch": "2.0"}}
@@ -42,6 +42,23 @@ METHODS = [
     *(record("pruned_first", kl, seed=seed) for seed, kl in enumerate((0.51, 0.52, 0.56))),
     *(record("scratch", kl, seed=seed) for seed, kl in enumerate((3.0, 2.0, 4.0))),
 ]
+
+
+def graded(one: dict[str, Any], mean: float, **tasks: float) -> dict[str, Any]:
+    """A record with the scores of its fine-tuning."""
+    results = {"mean": mean, "tasks": {task: {"mean": score} for task, score in tasks.items()}}
+    return one | {"evaluate": {"glue": {"settings": {}, "results": results}}}
+
+
+def teacher(mean: float, **tasks: float) -> dict[str, Any]:
+    return graded(record_head(Cell(TEACHER, {}, TEACHER, {TEACHER: "t"})) | {"status": "done"}, mean, **tasks)
+
+
+def sweep_of(records: Any, **changes: Any) -> Sweep:
+    """The sweep that has just these cells."""
+    names = ("arm", "axes", "method", "settings", "method_settings")
+    cells = tuple(Cell(**{key: one[key] for key in names}) for one in records)
+    return Sweep("mine", "What it is.", "runs/mine", cells, **changes)
 
 
 def add_record(folder: Path, one: dict[str, Any]) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from page_results import results_of
 from tiny_files import write_teacher
 from tiny_glue import write_task
 
+from benchmarks.results.tasks import fine_tuning_lines
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.folder import record_head, write_record
 
@@ -62,11 +64,11 @@ def test_parts_of_tasks_and_the_students_of_some_runs(monkeypatch, tmp_path):
     results = run(monkeypatch, tmp_path, "homodistil", more=("--tasks", "rte", "qnli", "--run_seeds", "1"))
     assert [(model["arm"], model["seed"]) for model in results["models"]] == [("teacher", None), ("homodistil", 1)]
     assert [list(model["scores"]) for model in results["models"]] == [["rte", "qnli_part"]] * 2
-    lines = page_lines(monkeypatch, tmp_path)
-    headings = [line.split(" | ")[0] for line in lines if "between students" in line and line.startswith("|")]
-    assert headings == ["| RTE", "| QNLI, a part", "| mean of 2"]
+    lines = page_lines(tmp_path)
     rte, qnli = results["models"][1]["scores"].values()
-    assert lines[-3].startswith(f"| homodistil | 1 | {fmean([*rte, *qnli]):.3f} | ")
+    means = {"RTE": fmean(rte), "QNLI, a part": fmean(qnli), "mean of 2": fmean([*rte, *qnli])}
+    for task, mean in means.items():
+        assert any(line.startswith(f"| {task} | homodistil | 1 | {mean:.3f} | ") for line in lines)
     assert any("--run_seeds 1 --tasks rte qnli --seeds 0 1`" in line for line in lines)
 
 
@@ -80,9 +82,8 @@ def test_an_arm_or_a_student_that_is_missing_is_named(monkeypatch, tmp_path):
         run(monkeypatch, tmp_path, "homodistil")
 
 
-def page_lines(monkeypatch: Any, folder: Path) -> list[str]:
-    sections = runpy.run_path(str(BENCHMARKS / "results" / "fine_tuning_results.py"))["fine_tuning_sections"](folder)
-    return "\n".join(sections).splitlines()
+def page_lines(folder: Path) -> list[str]:
+    return fine_tuning_lines(results_of(folder))
 
 
 def model(arm: str, seed: int | None, *scores: float) -> dict[str, Any]:
@@ -101,24 +102,21 @@ def test_the_page_tells_fine_tunings_from_students(monkeypatch, tmp_path):
     facts = {"sweep": "s", "arms": ["homodistil", "one_shot"], "tasks": ["cola"], "seeds": [0, 1]}
     content = facts | {"max_train_samples": 10_000, "machine": machine, "models": models}
     (tmp_path / "fine_tunings.json").write_text(json.dumps(content))
-    lines = page_lines(monkeypatch, tmp_path)
+    lines = page_lines(tmp_path)
     # Within: √((0 + 0.02)/2) of one_shot; between its means 0.1 and 0.2: 0.071.
-    assert "| teacher | 1 | 0.400 | 100.0% | 0.300 to 0.500 | 0.141 | – |" in lines
-    assert "| homodistil | 2 | 0.250 | 62.5% | 0.100 to 0.400 | 0.141 | 0.071 |" in lines
-    assert "| one_shot | 2 | 0.150 | 37.5% | 0.100 to 0.300 | 0.100 | 0.071 |" in lines
-    # Both students are 0.1 better, without any spread.
-    assert "| `homodistil` − `one_shot` | 0.100 ± 0.000 (2) | 0.000 | `homodistil` is better |" in lines
-
-    models[1] = model("homodistil", 0, 0.2, 0.4)
+    assert "| CoLA | teacher | 1 | 0.400 | 100.0% | 0.300 to 0.500 | 0.141 | – |" in lines
+    assert "| CoLA | homodistil | 2 | 0.250 | 62.5% | 0.100 to 0.400 | 0.141 | 0.071 |" in lines
+    assert "| CoLA | one_shot | 2 | 0.150 | 37.5% | 0.100 to 0.300 | 0.100 | 0.071 |" in lines
+    # Two seeds decide nothing, as there is no noise to borrow; of three Student's t asks 0.143 of the mean.
+    assert "| `one_shot` − `homodistil` | CoLA | -0.100 ± 0.000 (2), undecided |" in lines
+    models += [model("homodistil", 2, 0.5, 0.7), model("one_shot", 2, 0.3, 0.5)]
     (tmp_path / "fine_tunings.json").write_text(json.dumps(content))
-    # 0.2 and 0.1: 12.7 · 0.0707 / √2 = 0.635.
-    assert "| `homodistil` − `one_shot` | 0.150 ± 0.071 (2) | 0.635 | within noise |" in page_lines(
-        monkeypatch, tmp_path
-    )
+    words = "| `one_shot` − `homodistil` | CoLA | -0.133 ± 0.058 (3), within noise |"
+    assert words in page_lines(tmp_path)
 
 
 def test_without_fine_tunings_the_page_says_nothing(monkeypatch, tmp_path):
-    assert page_lines(monkeypatch, tmp_path) == []
+    assert page_lines(tmp_path) == []
 
 
 def test_a_model_that_learned_nothing_scores_as_the_most_frequent_label(monkeypatch, tmp_path):
@@ -137,30 +135,22 @@ def test_a_model_that_learned_nothing_scores_as_the_most_frequent_label(monkeypa
     assert json.loads(results.read_text()) == {"cola": 0.0, "rte": pytest.approx(share, abs=1e-4), "stsb": 0.0}
 
 
-def test_the_page_in_the_repository_is_of_the_records_beside_it(monkeypatch):
-    folder = BENCHMARKS.parent / "docs" / "results"
-    lines = page_lines(monkeypatch, folder)
-    assert "\n".join(lines) in (folder.parent / "results.md").read_text(encoding="utf-8")
-
-
 def test_the_committed_floor_is_that_of_the_data(monkeypatch, real_data):
     score = runpy.run_path(str(BENCHMARKS / "results" / "constant_predictions.py"))["constant_score"]
     committed = json.loads((BENCHMARKS.parent / "docs" / "results" / "constant_predictions.json").read_text())
     assert committed == {task: pytest.approx(score(task, str(real_data / "glue")), abs=1e-4) for task in committed}
 
 
-def test_one_fine_tuning_of_one_student_an_arm_is_one_table(monkeypatch, tmp_path):
+def test_one_fine_tuning_of_one_student_has_no_spread(tmp_path):
     def graded(arm: str, seed: int | None, *scores: float) -> dict[str, Any]:
         return {"arm": arm, "seed": seed, "scores": {"qnli_part": [scores[0]], "cola": [scores[1]]}}
 
     machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
     facts = {"sweep": "s", "arms": ["homodistil"], "tasks": ["qnli", "cola"], "seeds": [0], "max_train_samples": 10}
     models = [graded("teacher", None, 0.8, 0.4), graded("homodistil", 0, 0.7, 0.2)]
-    (tmp_path / "fine_tunings.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
-    lines = page_lines(monkeypatch, tmp_path)
-    assert "|  | QNLI, a part | CoLA | mean of 2 | kept |" in lines
-    assert "| teacher | 0.800 | 0.400 | 0.600 | 100.0% |" in lines
-    assert "| homodistil | 0.700 | 0.200 | 0.450 | 75.0% |" in lines
-    models.append(graded("homodistil", 1, 0.7, 0.2))
-    (tmp_path / "fine_tunings.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
-    assert any("between students" in line for line in page_lines(monkeypatch, tmp_path))
+    (tmp_path / "fine_tunings_parts.json").write_text(json.dumps(facts | {"machine": machine, "models": models}))
+    lines = page_lines(tmp_path)
+    assert lines[0] == "## Other tasks"
+    assert "| mean of 2 | teacher | 1 | 0.600 | 100.0% | 0.600 | – | – |" in lines
+    assert "| mean of 2 | homodistil | 1 | 0.450 | 75.0% | 0.450 | – | – |" in lines
+    assert "| QNLI, a part | homodistil | 1 | 0.700 | 87.5% | 0.700 | – | – |" in lines

@@ -15,6 +15,7 @@ from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from transformers import AutoModelForSequenceClassification
 
+from benchmarks.results.task_model_page import task_model_lines
 from homodistil_hf.models.widths import teacher_plan
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
@@ -160,17 +161,8 @@ def page_results(*records: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def page_lines(monkeypatch: Any, folder: Path, results: dict[str, Any] | None) -> list[str]:
-    if results is not None:
-        (folder / "task_model.json").write_text(json.dumps(results))
-    sections = runpy.run_path(str(BENCHMARKS / "results" / "task_results.py"))["task_model_sections"](folder)
-    return "\n".join(sections).splitlines()
-
-
-def test_the_page_says_which_way_is_better_and_what_is_missing(monkeypatch, tmp_path):
-    lines = page_lines(
-        monkeypatch,
-        tmp_path,
+def test_the_page_says_which_way_is_better_and_what_is_missing():
+    lines = task_model_lines(
         page_results(
             *(page_record("teacher", 0.8, seed=seed) for seed in (0, 1)),
             *(page_record("pruned_on_task", 0.76 - 0.04 * seed, seed=seed, rate=3e-4) for seed in (0, 1)),
@@ -178,7 +170,7 @@ def test_the_page_says_which_way_is_better_and_what_is_missing(monkeypatch, tmp_
             *(page_record("general_4.1M_fine_tuned", 0.5, seed=seed) for seed in (0, 1)),
             page_record("pruned_on_task", 0.7, search=True),
             page_record("pruned_on_task", 0.71, search=True, rate=3e-4),
-        ),
+        )
     )
     row = next(line for line in lines if line.startswith("| pruned_on_task |"))
     assert row == (
@@ -186,25 +178,16 @@ def test_the_page_says_which_way_is_better_and_what_is_missing(monkeypatch, tmp_
         "0.740 ± 0.028 (2) | 0.925 ± 0.035 (2) | 0.900 ± 0.000 (2) | 0.250 ± 0.000 (2) |"
     )
     # Of 900 rows each, two standard errors of a difference near 0.5 are √2/30; near 0.75 they are 0.041.
-    assert (
-        "| `pruned_on_task` − `general_4.1M_fine_tuned` | 0.240 ± 0.028 (2) | 0.047 | `pruned_on_task` is better |"
-        in lines
-    )
-    assert "| `pruned_on_task` − `pruned_on_task_no_labels` | 0.010 | 0.041 | within noise |" in lines
+    assert "| `pruned_on_task` − `general_4.1M_fine_tuned` | +0.240 ± 0.028 (2), **better** | 0.047 |" in lines
+    assert "| `pruned_on_task` − `pruned_on_task_no_labels` | +0.010, within noise | 0.041 |" in lines
     assert "| pruned_on_task | 0.700 | 0.710 |" in lines
     assert "Best at the first or last of them, so perhaps better beyond: `pruned_on_task`." in lines
     assert "| pruned_on_task_no_labels | that of `pruned_on_task` |  |" in lines
     assert "Not run: `pruned_on_task_no_labels,seed=1`." in lines
 
 
-def test_the_page_says_nothing_of_what_was_not_begun(monkeypatch, tmp_path):
-    assert page_lines(monkeypatch, tmp_path, None) == []
-    lines = page_lines(monkeypatch, tmp_path, page_results(page_record("teacher", 0.8)))
+def test_the_page_says_nothing_of_what_was_not_begun():
+    assert task_model_lines(None) == []
+    lines = task_model_lines(page_results(page_record("teacher", 0.8)))
     assert any("Not run: `teacher,seed=1`, `pruned_on_task,seed=0`" in line for line in lines)
     assert not any("standard error" in line for line in lines)
-
-
-def test_the_page_in_the_repository_is_of_the_records_beside_it(monkeypatch):
-    folder = BENCHMARKS.parent / "docs" / "results"
-    sections = page_lines(monkeypatch, folder, None)
-    assert "\n".join(sections) in (folder.parent / "results.md").read_text(encoding="utf-8")

@@ -1,0 +1,144 @@
+"""What was measured, as one table: a row a student of a sweep, from the records in docs/results/. No statistics."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.results.sweep_models import other_axes
+from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.experiments.config import field_types
+from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
+from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, TAKEN_FROM, read_records, trained
+from homodistil_hf.experiments.sweep.reading import read_sweep
+from homodistil_hf.experiments.sweep.statistics import SEED, Record, chosen, seed_of
+from homodistil_hf.experiments.sweep.tables import in_order, macs_fraction, task_means
+
+SIZES = ("1/2", "1/4", "1/8")
+HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out text; the table calls them `all_…`
+
+QUARTER = "methods_quarter"  # the sweep whose seeds the noise is measured with
+SAME_RUNS = "computation"  # another one with the same runs, measured on all held-out text
+_SIZE_TOLERANCE = 0.15
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was measured: the folder of records, and by name what a sweep's file says, and its records in order."""
+
+    folder: Path
+    sweeps: Mapping[str, Sweep]
+    records: Mapping[str, list[Record]]
+
+    @classmethod
+    def read(cls, folder: Path, sweeps_folder: Path) -> "Results":
+        """Read all records of sweeps that have a file; any may be missing."""
+        known = field_types().keys() - {"method", METHOD_SETTINGS}
+        files = (file for file in sorted(sweeps_folder.glob("*.json")) if file.stem != "smoke")
+        sweeps = {file.stem: read_sweep(file, known) for file in files}
+        records = {
+            name: in_order(sweep.cells, read_records(folder / f"{name}.jsonl")) for name, sweep in sweeps.items()
+        }
+        return cls(folder, sweeps, records)
+
+    def json(self, name: str) -> Any:
+        """Content of a JSON file beside the records, None where it is missing."""
+        file = self.folder / f"{name}.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    @cached_property
+    def students(self) -> pd.DataFrame:
+        """One row a student and sweep; `…_kept` are shares of its teacher's, `record` is the whole record."""
+        rows = [
+            _row(name, record, self.teacher_score(name))
+            for name, records in self.records.items()
+            for record in trained(records)
+        ]
+        table = pd.DataFrame(rows, columns=_COLUMNS)
+        return table.merge(self._on_all_text, how="left", on=["sweep", "arm", "axes", "seed"])
+
+    def of(self, *sweeps: str) -> pd.DataFrame:
+        """Students of some sweeps; where a sweep searches an axis, those of its best values."""
+        best = {
+            (name, record["cell"])
+            for name in sweeps
+            for record in chosen(trained(self.records.get(name, [])), self.sweeps[name].choose)
+        }
+        keys = zip(self.students["sweep"], (record["cell"] for record in self.students["record"]), strict=True)
+        return self.students[pd.Series([key in best for key in keys], index=self.students.index, dtype=bool)]
+
+    def teacher_score(self, sweep: str) -> float:
+        """The teacher's mean over the GLUE tasks, nan where it was not fine-tuned."""
+        teachers = (record for record in self.records.get(sweep, []) if record["method"] == TEACHER)
+        return next((task_means(record)["glue"] for record in teachers if "glue" in task_means(record)), math.nan)
+
+    def impossible(self, sweep: str) -> list[str]:
+        """Arms that can't exist."""
+        return list(dict.fromkeys(one["arm"] for one in self.records.get(sweep, []) if one["status"] == IMPOSSIBLE))
+
+    @property
+    def on_all_text(self) -> dict[str, Any]:
+        """Sweep → what was measured of its students on all held-out text, of those that were."""
+        return {sweep: found for sweep in self.records if (found := self.json(f"held_out/{sweep}"))}
+
+    @cached_property
+    def _on_all_text(self) -> pd.DataFrame:
+        keys = ["sweep", "arm", "axes", "seed"]
+        rows = [
+            [sweep, *(model[name] for name in (*keys[1:], *HELD_OUT))]
+            for sweep in self.records
+            for model in self.on_all_text.get(SAME_RUNS if sweep == QUARTER else sweep, {"models": ()})["models"]
+        ]
+        return pd.DataFrame(rows, columns=[*keys, *(f"all_{name}" for name in HELD_OUT)])
+
+
+def setting_of(record: Record, name: str) -> float:
+    """What a run was given, or had by default."""
+    return float(record["settings"].get(name, getattr(HomoDistilTrainingArguments, name)))
+
+
+def shape_of(record: Record) -> str:
+    """A uniform student's widths as a short plan, such as `192-8x24-704`."""
+    return "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**record["plan"])
+
+
+def size_of(fraction: float) -> str:
+    """The nearest of the sizes that the page is about, such as `1/4`; empty for a student of another size."""
+    size = min(SIZES, key=lambda size: abs(math.log(fraction * int(size[2:]))))
+    return size if abs(fraction * int(size[2:]) - 1) < _SIZE_TOLERANCE else ""
+
+
+def _row(sweep: str, record: Record, teacher_score: float) -> dict[str, Any]:
+    found, score = record["evaluation"], task_means(record).get("glue", math.nan)
+    others = {name: value for name, value in record["settings"].items() if name != SEED}
+    return {
+        **{name: record[name] for name in ("arm", "method", "digest", "num_tokens", "seconds")},
+        **{name: found[name] for name in ("kl", "mlm_accuracy")},
+        "sweep": sweep,
+        "axes": other_axes(record),
+        "seed": seed_of(record),
+        "is_taken_over": TAKEN_FROM in record,
+        "student": record["settings"]["student"],
+        "shape": shape_of(record),
+        "encoder_macs": macs_fraction(record),
+        "size": size_of(macs_fraction(record)),
+        "layers": str(record["method_settings"].get("num_layers", "all")),
+        "glue": score,
+        "accuracy_kept": found["mlm_accuracy"] / record["teacher_evaluation"]["mlm_accuracy"],
+        "glue_kept": score / teacher_score,
+        "training_seconds": record["seconds"] - record["evaluation_seconds"],
+        "configuration": json.dumps([record["arm"], record["method_settings"], others], sort_keys=True),
+        "record": record,
+    }
+
+
+_COLUMNS = (
+    *("sweep", "arm", "axes", "seed", "method", "digest", "is_taken_over", "student", "shape", "encoder_macs"),
+    *("size", "layers", "num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "glue", "glue_kept"),
+    *("seconds", "training_seconds", "configuration", "record"),
+)

@@ -1,0 +1,15 @@
+"""What the page of results is written from, with records made by hand in place of those in docs/results/."""
+
+from pathlib import Path
+from typing import Any
+
+from sweep_records import sweep_of
+
+from benchmarks.results.students import Results
+
+
+def results_of(folder: Path, **sweeps: list[dict[str, Any]]) -> Results:
+    """The results that have just these records; on all held-out text what `write_results` wrote."""
+    names = ("methods_quarter", "methods_half", "methods_eighth", "computation", "tokens_planned")
+    records = {name: [] for name in names} | sweeps
+    return Results(folder, {name: sweep_of(found) for name, found in records.items()}, records)
