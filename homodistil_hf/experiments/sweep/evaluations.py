@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluation.fine_tuning import GlueSettings
-from ...evaluation.glue.data import PART_SUFFIX, check_tasks, data_folder
+from ...evaluation.glue.data import check_tasks, data_folder
 from ...evaluation.glue.evaluate import evaluate_glue
 from ...evaluation.task_data import PART_SUFFIX
 from ...files.messages import nearest_name, shown
