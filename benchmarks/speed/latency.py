@@ -67,7 +67,6 @@ def main() -> None:
         recorded["one_core"] = one_core_figures(models, graphs)
     if options.planner:
         recorded["planner"] = planner_figures(Conditions(backend="onnxruntime"))
-    options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     print(format_latencies(recorded))
     one_core = recorded["one_core"]["speed_up"][STUDENT]
