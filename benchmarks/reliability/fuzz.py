@@ -38,10 +38,11 @@ import datasets
 import transformers
 
 from benchmarks.reliability.fuzz_targets import TARGETS, Case, OwnExit, tiny_tokenizer
-from benchmarks.results.compare import machine
 from homodistil_hf import load_text, tokenize_to_blocks
+from homodistil_hf.files.provenance import machine_facts
 
 OWN_ERRORS = (ValueError, OSError, FloatingPointError)
+GOOD = ("successes", "own_errors")
 MEMORY_LIMIT_MB = 1024  # more than this on top, by one case, is a failure
 ADDRESS_SPACE_GB = 16  # and this is where the system stops it
 LONGEST_MESSAGE = 5000
@@ -65,9 +66,10 @@ def main() -> None:
         fuzz(name, num_cases, results, options.results)
     if not options.only and "giant_line" not in results:
         results["giant_line"] = giant_line()
-    report(results)
     save(results, options.results)
-    sys.exit(1 if num_failures(results) else 0)
+    for kind, found in results.get("giant_line", {}).get("read", {}).items():
+        print(f"a line of 50 MB, {kind}: {found['blocks']:,} blocks, {found['seconds']} s, {found['growth_mb']} MB")
+    sys.exit(int(results["num_failures"] > 0))
 
 
 def shares(num_cases: int, only: str | None = None) -> dict[str, int]:
@@ -89,7 +91,13 @@ def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) 
             number, start = found["cases"], time.monotonic()
             outcome, growth_mb = run_case(case, name, results["seed"], number)
             seconds = time.monotonic() - start
-            count(found, outcome, repeat_line(name, results["seed"], number))
+            found["cases"] += 1
+            if outcome in GOOD:
+                found[outcome] += 1
+            else:
+                line = f"python -m benchmarks.reliability.fuzz --seed {results['seed']} --only {name} --case {number}"
+                found["failures"].append(f"{line}  # {outcome}")
+                print(found["failures"][-1], flush=True)
             found["seconds"] = round(found["seconds"] + seconds, 4)
             found["slowest_s"] = round(max(found["slowest_s"], seconds), 3)
             found["largest_growth_mb"] = round(max(found["largest_growth_mb"], growth_mb), 1)
@@ -102,20 +110,7 @@ def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) 
     print(f"{name}: {summary(found)}", flush=True)
 
 
-def count(found: dict[str, Any], outcome: str, line: str) -> None:
-    found["cases"] += 1
-    if outcome in ("successes", "own_errors"):
-        found[outcome] += 1
-        return
-    found["failures"].append(f"{line}  # {outcome}")
-    print(found["failures"][-1], flush=True)
-
-
-def repeat_line(name: str, seed: int, number: int) -> str:
-    return f"python -m benchmarks.reliability.fuzz --seed {seed} --only {name} --case {number}"
-
-
-def run_case(case: Case, name: str, seed: int, number: int) -> tuple[str, float]:
+def run_case(case: Case, name: str, seed: int, number: int, *, show: bool = False) -> tuple[str, float]:
     """How one case ended, and by how many MB the process grew above all that it ever was."""
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     environment = dict(os.environ)
@@ -129,6 +124,8 @@ def run_case(case: Case, name: str, seed: int, number: int) -> tuple[str, float]
         raise
     except BaseException as error:  # noqa: BLE001 — all that there is: to find those that slip through is the point
         outcome = "own_errors" if is_own(error) else told(error)
+        if show:
+            traceback.print_exc()
     finally:
         os.environ.clear()
         os.environ.update(environment)
@@ -217,15 +214,9 @@ def show_case(name: str | None, seed: int, number: int) -> int:
     if name is None:
         raise SystemExit("--case needs --only")
     with sandbox() as folder:
-        case = TARGETS[name].make(folder)
-        try:
-            with time_limit(TARGETS[name].limit_s):
-                case(draw_of(name, seed, number))
-        except BaseException as error:  # noqa: BLE001 — as above
-            traceback.print_exc()
-            return 0 if is_own(error) else 1
-    print("success")
-    return 0
+        outcome, _ = run_case(TARGETS[name].make(folder), name, seed, number, show=True)
+    print(outcome)
+    return int(outcome not in GOOD)
 
 
 def giant_line() -> dict[str, Any]:
@@ -253,39 +244,23 @@ def measure_giant_line(folder: str, kind: str) -> dict[str, Any]:
     }
 
 
-# Results
-
-
 def read_results(file: Path | None, seed: int) -> dict[str, Any]:
     if file is not None and file.is_file():
         results = json.loads(file.read_text(encoding="utf-8"))
         if results["seed"] != seed:
             raise SystemExit(f"{file} holds a run with --seed {results['seed']}; name another file")
         return results
-    return {"machine": machine(), "seed": seed, "targets": {}}
+    return {"machine": machine_facts(), "seed": seed, "targets": {}}
 
 
 def save(results: dict[str, Any], file: Path | None) -> None:
     targets = results["targets"].values()
     for name in ("cases", "successes", "own_errors"):
         results[name] = sum(found[name] for found in targets)
-    results["num_failures"] = num_failures(results)
+    results["num_failures"] = sum(len(found["failures"]) for found in targets)
     results["seconds"] = round(sum(found["seconds"] for found in targets), 1)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-def num_failures(results: dict[str, Any]) -> int:
-    return sum(len(found["failures"]) for found in results["targets"].values())
-
-
-def report(results: dict[str, Any]) -> None:
-    print()
-    for name, found in results["targets"].items():
-        print(f"{name:16} {summary(found)}")
-    for kind, found in results.get("giant_line", {}).get("read", {}).items():
-        print(f"a line of 50 MB, {kind}: {found['blocks']:,} blocks, {found['seconds']} s, {found['growth_mb']} MB")
 
 
 def summary(found: dict[str, Any]) -> str:

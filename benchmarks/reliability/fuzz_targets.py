@@ -1,15 +1,19 @@
 """What hostile input is fed to: one function a target, made once in a folder of its own, called once a case.
 
-A case ends quietly, or raises; `fuzz.py` judges what it raised. How input is damaged stands in `fuzz_mutations.py`.
+A case ends quietly, or raises. How input is damaged is not told here.
 """
 
 import contextlib
+import gzip
 import io
 import json
 import os
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,8 +32,10 @@ from benchmarks.reliability.fuzz_mutations import (
     hostile_value,
     json_bytes,
     mutated,
+    removed,
     safetensors_bytes,
     write_hostile,
+    write_mutated,
 )
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
@@ -53,14 +59,8 @@ from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 Case = Callable[[Random], None]
 
-SHAPE = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 32,
-}
+SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
+SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
 PLAN = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
 UNEVEN = {
     "hidden_size": 8,
@@ -107,87 +107,66 @@ def run_config(folder: Path) -> dict[str, Any]:
     }
 
 
-def config_files(folder: Path) -> Case:
+def config_files(folder: Path, draw: Random) -> None:
     """JSON run configs, key by key."""
-    values, path = run_config(folder), folder / "config.json"
-
-    def case(draw: Random) -> None:
-        write_hostile(_fresh(path), json_bytes(mutated(values, draw), draw), draw)
-        read_config(draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1]))
-
-    return case
+    path = folder / "config.json"
+    write_mutated(path, run_config(folder), draw)
+    read_config(draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1]))
 
 
-def flags(folder: Path) -> Case:
+def flags(folder: Path, draw: Random) -> None:
     """Whole command lines of `distill`, config and flags."""
     values, path = run_config(folder), folder / "config.json"
     names = [entry.name for entry in fields(HomoDistilTrainingArguments) if entry.init]
-
-    def case(draw: Random) -> None:
-        config = mutated(values, draw) if draw.random() < 0.5 else values
-        write_hostile(_fresh(path), json_bytes(config, draw), draw)
-        words = [str(path)] if draw.random() < 0.9 else []
-        for _ in range(draw.randrange(4)):
-            name = draw.choice((*names, "teacher", "train_data", "no_such", "kl_weight", draw.choice(STRINGS)))
-            value = hostile_value(draw)
-            words += draw.choice(([f"--{name}", str(value)], [f"--{name}={value}"], [f"--{name}"], [str(value)]))
-        parse_run(words)
-
-    return case
+    config = mutated(values, draw) if draw.random() < 0.5 else values
+    write_hostile(path, json_bytes(config, draw), draw)
+    words = [str(path)] if draw.random() < 0.9 else []
+    for _ in range(draw.randrange(4)):
+        name = draw.choice((*names, "teacher", "train_data", "no_such", "kl_weight", draw.choice(STRINGS)))
+        value = hostile_value(draw)
+        words += draw.choice(([f"--{name}", str(value)], [f"--{name}={value}"], [f"--{name}"], [str(value)]))
+    parse_run(words)
 
 
-def arguments(folder: Path) -> Case:
+STOCK = {"ddp_find_unused_parameters", "learning_rate", "adam_epsilon", "warmup_steps", "logging_nan_inf_filter"}
+
+
+def arguments(folder: Path, draw: Random) -> None:
     """This package's own settings, given from Python."""
-    own = [name for name in HomoDistilTrainingArguments.__annotations__ if name != "ddp_find_unused_parameters"]
-    stock = {"learning_rate", "adam_epsilon", "warmup_steps", "logging_nan_inf_filter"}
-
-    def case(draw: Random) -> None:
-        names = draw.sample([name for name in own if name not in stock], draw.choice((1, 1, 2, 3)))
-        given = {name: hostile_value(draw) for name in names}
-        HomoDistilTrainingArguments(output_dir=str(folder / "run"), report_to="none", use_cpu=True, **given)
-
-    return case
+    own = [name for name in HomoDistilTrainingArguments.__annotations__ if name not in STOCK]
+    given = {name: hostile_value(draw) for name in draw.sample(own, draw.choice((1, 1, 2, 3)))}
+    HomoDistilTrainingArguments(output_dir=str(folder / "run"), report_to="none", use_cpu=True, **given)
 
 
 # Plans and budgets
 
 
-def plans(folder: Path) -> Case:
+def plans(folder: Path, draw: Random) -> None:
     """Plans as mappings, as JSON text and in files; presets; misspelt ones."""
     configs = [BertConfig(**SHAPE), BertConfig(), BertConfig(**SHAPE | {"num_hidden_layers": 5, "hidden_size": 24})]
     path = folder / "plan.json"
-
-    def case(draw: Random) -> None:
-        values = mutated(draw.choice((PLAN, UNEVEN)), draw)
-        kind = draw.randrange(8)
-        if kind < 4:
-            student = values
-        elif kind < 6:
-            student = json_bytes(values, draw).decode("utf-8", "surrogateescape")
-        elif kind == 6:
-            write_hostile(_fresh(path), json_bytes(values, draw), draw)
-            student = str(path)
-        else:
-            student = draw.choice((*PRESETS, "homobert-tny", *STRINGS))
-        resolve_plan(student, draw.choice(configs), multiple=draw.choice((1, 3, 8, 8, 64)))
-
-    return case
+    values = mutated(draw.choice((PLAN, UNEVEN)), draw)
+    kind = draw.randrange(8)
+    if kind < 4:
+        student = values
+    elif kind < 6:
+        student = json_bytes(values, draw).decode("utf-8", "surrogateescape")
+    elif kind == 6:
+        write_hostile(path, json_bytes(values, draw), draw)
+        student = str(path)
+    else:
+        student = draw.choice((*PRESETS, "homobert-tny", *STRINGS))
+    resolve_plan(student, draw.choice(configs), multiple=draw.choice((1, 3, 8, 8, 64)))
 
 
-def budgets(folder: Path) -> Case:
+def budgets(folder: Path, draw: Random) -> None:
     """Budget strings, and what they are rounded to."""
     configs = [BertConfig(**SHAPE), BertConfig(**SHAPE | {"hidden_size": 42, "num_attention_heads": 7})]
-
-    def case(draw: Random) -> None:
-        number = draw.choice(
-            (str(hostile_value(draw)), f"{draw.uniform(0, 1.2):.4g}", "9" * draw.randrange(1, 20_000))
-        )
-        words = (draw.choice(("params", "macs", "macs", "ms", draw.choice(STRINGS))), draw.choice(("=", " = ", "==")))
-        student = "".join(words) + number + draw.choice(("", "k", "K", "M", "B", "G", "%", "kk", "\0"))
-        multiple = draw.choice((1, 3, 8, 8, 8, *(n for n in NUMBERS if isinstance(n, int))))
-        plan_for_budget(student, draw.choice(configs), multiple=multiple)
-
-    return case
+    number = draw.choice((str(hostile_value(draw)), f"{draw.uniform(0, 1.2):.4g}", "9" * draw.randrange(1, 20_000)))
+    words = (draw.choice(("params", "macs", "macs", "ms", draw.choice(STRINGS))), draw.choice(("=", " = ", "==")))
+    student = "".join(words) + number + draw.choice(("", "k", "K", "M", "B", "G", "%", "kk", "\0"))
+    multiple = draw.choice((1, 3, 8, 8, 8, *(n for n in NUMBERS if isinstance(n, int))))
+    plan_for_budget(student, draw.choice(configs), multiple=multiple)
 
 
 # Models on disk
@@ -201,7 +180,7 @@ def teacher_configs(folder: Path) -> Case:
     path = folder / "config.json"
 
     def case(draw: Random) -> None:
-        write_hostile(_fresh(path), json_bytes(mutated(draw.choice((stock, plain, uneven)), draw), draw), draw)
+        write_mutated(path, draw.choice((stock, plain, uneven)), draw)
         name = str(folder) if draw.random() < 0.95 else draw.choice(STRINGS)
         config = load_teacher_config(name)
         plan = resolve_plan(draw.choice(("macs=0.5", json.dumps(PLAN), "homobert-tiny")), config)
@@ -217,7 +196,7 @@ def weights(folder: Path) -> Case:
     content = path.read_bytes()
 
     def case(draw: Random) -> None:
-        write_hostile(_fresh(path), safetensors_bytes(content, draw), draw)
+        write_hostile(path, safetensors_bytes(content, draw), draw)
         load_teacher(str(folder))
 
     return case
@@ -233,7 +212,7 @@ def indexes(folder: Path) -> Case:
         damaged = mutated(values, draw)
         if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
             damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(PATHS)
-        write_hostile(_fresh(path), json_bytes(damaged, draw), draw)
+        write_hostile(path, json_bytes(damaged, draw), draw)
         load_teacher(str(folder))
 
     return case
@@ -248,23 +227,20 @@ def tokenizers(folder: Path) -> Case:
 
     def case(draw: Random) -> None:
         for path, content in contents.items():
-            _fresh(path).write_bytes(content)
+            removed(path).write_bytes(content)
         path = draw.choice(list(contents))
         values = json.loads(contents[path])
         if path.name == "tokenizer_config.json" and draw.random() < 0.5:
             extra = draw.choice(("chat_template", "vocab_file", "tokenizer_file", "tokenizer_class", "auto_map"))
-            values[extra] = draw.choice((draw.choice(STRINGS), {draw.choice(PATHS): "x"}, _template(draw)))
-        write_hostile(_fresh(path), json_bytes(mutated(values, draw), draw), draw)
+            templates = [{"name": draw.choice(PATHS), "template": "x"}, {"name": "default", "template": "y"}]
+            values[extra] = draw.choice((draw.choice(STRINGS), {draw.choice(PATHS): "x"}, templates))
+        write_mutated(path, values, draw)
         tokenizer = stored_tokenizer(source)
         if tokenizer is not None:
             with outside_stays(folder, emptied(folder / "out")):
                 export_student(tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
 
     return case
-
-
-def _template(draw: Random) -> list[dict[str, str]]:
-    return [{"name": draw.choice(PATHS), "template": "x"}, {"name": "default", "template": "y"}]
 
 
 # Checkpoints and exports
@@ -284,9 +260,9 @@ def manifests(folder: Path) -> Case:
         damaged = mutated(values, draw)
         if isinstance(damaged, dict) and isinstance(damaged.get("sha256"), dict) and draw.random() < 0.3:
             damaged["sha256"][draw.choice(PATHS)] = "0" * 64
-        write_hostile(_fresh(bad / MANIFEST_NAME), json_bytes(damaged, draw), draw)
+        write_hostile(bad / MANIFEST_NAME, json_bytes(damaged, draw), draw)
         if draw.random() < 0.1:
-            write_hostile(_fresh(bad / "config.json"), draw.choice((b"{}", b"")), draw)
+            write_hostile(bad / "config.json", draw.choice((b"{}", b"")), draw)
         last_checkpoint(folder / "run")
         check_manifest(draw.choice((bad, bad, bad, good, folder / draw.choice(PATHS[4:]))))
 
@@ -305,14 +281,14 @@ def states(folder: Path) -> Case:
         shutil.copytree(source, emptied(target), dirs_exist_ok=True)
         kind = draw.randrange(5)
         if kind < 2:
-            write_hostile(target / STATE_FILE, json_bytes(mutated(state, draw), draw), draw)
+            write_mutated(target / STATE_FILE, state, draw)
         elif kind == 2:
             save_file(damaged_tensors(tensors, draw), target / STATE_TENSORS_FILE)
         elif kind == 3:
             path = target / draw.choice((STATE_TENSORS_FILE, WEIGHTS_FILE))
             write_hostile(path, safetensors_bytes(path.read_bytes(), draw), draw)
         else:
-            write_hostile(target / "config.json", json_bytes(mutated(config, draw), draw), draw)
+            write_mutated(target / "config.json", config, draw)
         write_manifest(target)
         compacted_copy(checkpoint_pruner(target), format=draw.choice(("standard", "compact")), allow_partial=True)
 
@@ -349,7 +325,7 @@ def facts(folder: Path) -> Case:
 
     def case(draw: Random) -> None:
         shutil.copytree(source, emptied(target), dirs_exist_ok=True)
-        write_hostile(_fresh(target / FACTS_FILE), json_bytes(mutated(values, draw), draw), draw)
+        write_mutated(target / FACTS_FILE, values, draw)
         read_facts(target)
         check_target(target, overwrite=True)
 
@@ -402,7 +378,7 @@ def damage_folder(folder: Path, draw: Random) -> None:
         damaged = safetensors_bytes(content, draw)
     else:
         damaged = flipped(content, draw)
-    write_hostile(_fresh(path), damaged, draw)
+    write_hostile(path, damaged, draw)
     if draw.random() < 0.5:
         agree(folder, path)
 
@@ -441,25 +417,16 @@ class OwnExit(Exception):
 # Text
 
 
-def rows(folder: Path) -> Case:
+def rows(folder: Path, draw: Random) -> None:
     """Rows that reach the collator."""
-    collator = MaskedLMCollator(tiny_tokenizer())
     valid = [{"input_ids": [2, 7, 8, 9, 3], "example_id": 5, "attention_mask": [1] * 5, "token_type_ids": [0] * 5}] * 2
-
-    def case(draw: Random) -> None:
-        collator(mutated(valid, draw))
-
-    return case
+    MaskedLMCollator(tiny_tokenizer())(mutated(valid, draw))
 
 
-def texts(folder: Path) -> Case:
+def texts(folder: Path, draw: Random) -> None:
     """Texts that reach the tokenizer."""
     packer = TextPacker(tiny_tokenizer(), 8, "text")
-
-    def case(draw: Random) -> None:
-        packer([draw.choice((hostile_text(draw), hostile_text(draw), None, hostile_value(draw))) for _ in range(3)])
-
-    return case
+    packer([draw.choice((hostile_text(draw), hostile_text(draw), None, hostile_value(draw))) for _ in range(3)])
 
 
 def hostile_text(draw: Random) -> str:
@@ -470,68 +437,37 @@ def hostile_text(draw: Random) -> str:
     return word * draw.choice((0, 1, 30, 1000, 40_000)) + draw.choice(STRINGS)
 
 
-def corpora(folder: Path) -> Case:
+def corpora(folder: Path, draw: Random) -> None:
     """Files, folders, globs, archives and links that are named as training text."""
-    tokenizer = tiny_tokenizer()
-    good = ("w7 w8 w9 " * 40 + "\n\n") * 3
-
-    def case(draw: Random) -> None:
-        data = emptied(folder / "data")
-        for index in range(draw.choice((1, 1, 2))):
-            name = draw.choice(("a", "train-0", "test", "ä b", "x[1]*")) + str(index)
-            content = draw.choice((file_content(draw), file_content(draw), good.encode()))
-            write_hostile(data / f"{name}{draw.choice(_SUFFIXES)}", content, draw)
-        if draw.random() < 0.2:
-            for loop in "loop", "again", "third":
-                (data / loop).symlink_to(draw.choice((data, folder, data / loop)))
-        pattern = draw.choice(("", "*", "**/*.txt", "*.txt", "**", "[", "a0.txt", "../*/*.txt", draw.choice(PATHS)))
-        source: Any = os.path.join(data, pattern) if draw.random() < 0.95 else hostile_value(draw)
-        documents = load_text(
-            source, streaming=draw.random() < 0.5, text_column=draw.choice((None, None, "text", "x"))
-        )
-        blocks = tokenize_to_blocks(documents, tokenizer, max_seq_length=16)
-        list(blocks.take(3))
-
-    return case
+    data = emptied(folder / "data")
+    for index in range(draw.choice((1, 1, 2))):
+        name = draw.choice(("a", "train-0", "test", "ä b", "x[1]*")) + str(index)
+        content = draw.choice((file_content(draw), file_content(draw), b"w7 w8 w9 " * 120))
+        write_hostile(data / f"{name}{draw.choice(_SUFFIXES)}", content, draw)
+    if draw.random() < 0.2:
+        for loop in "loop", "again", "third":
+            (data / loop).symlink_to(draw.choice((data, folder, data / loop)))
+    pattern = draw.choice(("", "*", "**/*.txt", "*.txt", "**", "[", "a0.txt", "../*/*.txt", draw.choice(PATHS)))
+    source: Any = os.path.join(data, pattern) if draw.random() < 0.95 else hostile_value(draw)
+    column = draw.choice((None, None, "text", "x"))
+    documents = load_text(source, streaming=draw.random() < 0.5, text_column=column)
+    list(tokenize_to_blocks(documents, tiny_tokenizer(), max_seq_length=16).take(3))
 
 
 _SUFFIXES = (".txt", ".txt", ".txt", ".jsonl", ".json", ".parquet", ".gz", ".zip", ".TXT", "", ".csv")
 _MAGIC = (
-    b"\x1f\x8b\x08\0",
-    b"PK\x03\x04",
-    b"BZh9",
-    b"\xfd7zXZ\0",
-    b"\x28\xb5\x2f\xfd",
-    b"PAR1",
-    b"7z\xbc\xaf\x27\x1c",
-)
+    b"\x1f\x8b\x08\0", b"PK\x03\x04", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PAR1", b"7z\xbc\xaf\x27\x1c",
+)  # fmt: skip
+_BYTES = (b"", b" ", b"\n\n\n\n", b"\0" * 5000, b"\xff\xfe" * 50, b"\r\n" * 100, b"\xed\xa0\x80")
 
 
 def file_content(draw: Random) -> bytes:
     """Bytes of a file that calls itself text."""
-    kind = draw.randrange(8)
-    if kind == 0:
-        return draw.randbytes(draw.choice((1, 100, 5000)))
-    if kind == 1:
-        return draw.choice(_MAGIC) + draw.randbytes(200)
-    if kind == 2:
-        return draw.choice((b"", b" ", b"\n\n\n\n", b"\0" * 5000, b"\xff\xfe" * 50, b"\r\n" * 100, b"\xed\xa0\x80"))
-    if kind == 3:
-        return archive(draw)
-    if kind == 4:
-        lines = [json_bytes(mutated({"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}, draw), draw) for _ in range(4)]
-        return b"\n".join(lines)
-    if kind == 5:
-        return flipped(_parquet(draw), draw)
-    return hostile_text(draw).encode("utf-8", "surrogatepass")
+    return draw.choice(_CONTENTS)(draw)
 
 
 def archive(draw: Random) -> bytes:
     """A real archive whose member would land elsewhere."""
-    import gzip
-    import tarfile
-    import zipfile
-
     buffer, kind = io.BytesIO(), draw.randrange(3)
     if kind == 0:
         return gzip.compress(b"w7 " * 10_000)
@@ -546,13 +482,27 @@ def archive(draw: Random) -> bytes:
     return buffer.getvalue()
 
 
+def _json_lines(draw: Random) -> bytes:
+    row = {"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}
+    return b"\n".join(json_bytes(mutated(row, draw), draw) for _ in range(4))
+
+
 def _parquet(draw: Random) -> bytes:
-    buffer = io.BytesIO()
-    columns = {"text": ["w7 w8 " * 20] * 5, "n": [1] * 5}
-    Dataset.from_dict({name: columns[name] for name in draw.choice((("text",), ("n",), ("text", "n")))}).to_parquet(
-        buffer
-    )
-    return buffer.getvalue()
+    buffer, columns = io.BytesIO(), {"text": ["w7 w8 " * 20] * 5, "n": [1] * 5}
+    names = draw.choice((("text",), ("n",), ("text", "n")))
+    Dataset.from_dict({name: columns[name] for name in names}).to_parquet(buffer)
+    return flipped(buffer.getvalue(), draw)
+
+
+_CONTENTS: tuple[Callable[[Random], bytes], ...] = (
+    lambda draw: draw.randbytes(draw.choice((1, 100, 5000))),
+    lambda draw: draw.choice(_MAGIC) + draw.randbytes(200),
+    lambda draw: draw.choice(_BYTES),
+    archive,
+    _json_lines,
+    _parquet,
+    *[lambda draw: hostile_text(draw).encode("utf-8", "surrogatepass")] * 2,
+)
 
 
 # Valid input to start from
@@ -573,6 +523,7 @@ def tiny_student(plan: WidthPlan | None = None) -> Any:
     return student
 
 
+@cache
 def tiny_tokenizer() -> BertTokenizer:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{i}" for i in range(5, SHAPE["vocab_size"])]
     return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
@@ -625,19 +576,17 @@ def _listing(sandbox: Path, output: Path) -> set[tuple[str, int, int]]:
     return found
 
 
-def _fresh(path: Path) -> Path:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    return path
+def plain(case: Callable[[Path, Random], None]) -> Callable[[Path], Case]:
+    """A target that prepares nothing."""
+    return partial(partial, case)
 
 
 TARGETS = {
-    "config_files": Target(config_files, 8_000),
-    "flags": Target(flags, 800),
-    "arguments": Target(arguments, 12_000),
-    "plans": Target(plans, 36_000),
-    "budgets": Target(budgets, 24_000),
+    "config_files": Target(plain(config_files), 8_000),
+    "flags": Target(plain(flags), 800),
+    "arguments": Target(plain(arguments), 12_000),
+    "plans": Target(plain(plans), 36_000),
+    "budgets": Target(plain(budgets), 24_000),
     "teacher_configs": Target(teacher_configs, 8_000),
     "weights": Target(weights, 1_200),
     "indexes": Target(indexes, 500),
@@ -646,7 +595,7 @@ TARGETS = {
     "states": Target(states, 600),
     "facts": Target(facts, 1_200),
     "command_lines": Target(command_lines, 40, limit_s=300),
-    "rows": Target(rows, 18_000),
-    "texts": Target(texts, 800),
-    "corpora": Target(corpora, 600, limit_s=60),
+    "rows": Target(plain(rows), 18_000),
+    "texts": Target(plain(texts), 800),
+    "corpora": Target(plain(corpora), 600, limit_s=60),
 }

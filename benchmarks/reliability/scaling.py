@@ -3,12 +3,11 @@
     python -m benchmarks.reliability.scaling
 
 Writes docs/results/scaling.json. On a machine of few cores ranks take turns, so times say nothing about speed-up; what
-is held against paper (`benchmarks/scaling_paper.py`) are bytes, collective calls, rows and compactions.
+is held against paper are bytes, collective calls, rows and compactions.
 """
 
 import json
 import os
-import platform
 import socket
 import tempfile
 import time
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from datasets import Dataset, IterableDataset
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -29,6 +27,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from benchmarks.reliability.scaling_paper import COUNTS_BYTES, GUARD_BYTES, large_run, steps_of_a_run
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator
+from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.plans.resolve import resolve_plan
 
 RESULTS = Path("docs/results/scaling.json")
@@ -177,7 +176,7 @@ def main() -> None:
     target = resolve_plan(STUDENT, TEACHER, multiple=PAPER_SETTINGS["multiple"])
     paper = steps_of_a_run(TEACHER, target, PAPER_SETTINGS)
     results = {
-        "machine": machine(),
+        "machine": machine_facts() | {"load_average": round(os.getloadavg()[0], 1)},
         "settings": PAPER_SETTINGS | {"global_batch": GLOBAL_BATCH, "num_rows": NUM_ROWS, "student": STUDENT},
         "worlds": worlds,
         "paper": {"num_parameters": [step.num_parameters for step in paper], "large_run": large_run()},
@@ -298,18 +297,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "num_cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "threads_a_rank": 1,
-        "backend": "gloo",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.reliability.soak --num_kills 60 --results docs/results/soak.json
 
 The run is `homodistil distill` of a tiny teacher: pruning with PLATON and the guard, several compactions, evaluations,
-a checkpoint every few steps, an export at the end. Half of the kills are forced into rare moments (`soak_worker.py`
-lists them), half come at random times. Prints kills survived, bytes lost and differences; both must be 0.
+a checkpoint every few steps, an export at the end. Half of the kills are forced into rare moments, half come at random
+times. Prints kills survived, bytes lost and differences; the last two must be 0.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from transformers.trainer_pt_utils import safe_globals
 
 from benchmarks.reliability.soak_worker import MOMENTS, Board, work
-from benchmarks.results.compare import machine
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem, sorted_checkpoints
+from homodistil_hf.files.provenance import machine_facts
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, 96))]
 SETTINGS = {
@@ -71,9 +71,7 @@ def main() -> int:
     parser.add_argument("--num_kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max_steps", type=int, default=SETTINGS["max_steps"], help="of the run")
-    parser.add_argument(
-        "--moments", nargs="+", default=None, help="parts of the names of forced moments; default: all"
-    )
+    parser.add_argument("--moments", nargs="+", help="parts of the names of forced moments; default: all")
     parser.add_argument("--results", type=Path, help="JSON file to write")
     parser.add_argument("--folder", type=Path, help="keep everything here; default: a temporary folder")
     options = parser.parse_args()
@@ -86,7 +84,6 @@ def main() -> int:
     for name, count in results["kills"].items():
         print(f"  {count:3}  {name}")
     if options.results:
-        options.results.parent.mkdir(parents=True, exist_ok=True)
         options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if options.folder is None:
         shutil.rmtree(folder)
@@ -123,7 +120,7 @@ class Soak:
             names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             wrong += [f"{killed.name}: {name}" for name in names]
         return {
-            "machine": machine(),
+            "machine": machine_facts(),
             "seed": self.options.seed,
             "num_kills": self.num_kills,
             "num_runs": num_runs,

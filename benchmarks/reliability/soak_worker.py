@@ -1,4 +1,4 @@
-"""The run that `soak.py` kills: `homodistil distill`, watched, and told where to die.
+"""The run that is killed: `homodistil distill`, watched, and told where to die.
 
 Everything here is patched into the worker's own process. Where a kill of a random time hits is read from a few shared
 bytes; the rare moments are forced: the worker sends itself SIGKILL inside the n-th call of a function.
@@ -34,20 +34,12 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Moment:
-    """A place in the code where a worker dies.
-
-    Args:
-        owner: module or class that the function is looked up in.
-        function: its name.
-        action: takes the call (as a function without arguments) and its arguments; does what has been done by then.
-        where: text that an argument must contain.
-        most_calls: the worker dies in one of the first so many calls.
-    """
+    """A function, looked up in a module or class, in one of whose first calls a worker dies."""
 
     owner: Any
     function: str
-    action: Callable[[Call, tuple[Any, ...]], None]
-    where: str = ""
+    action: Callable[[Call, tuple[Any, ...]], None]  # takes the call and its arguments, does what is done by then
+    where: str = ""  # text that an argument must contain
     most_calls: int = 1
 
 
@@ -143,17 +135,9 @@ class Board:
 
 
 def work(words: list[str], log: Path, board: Board, *, moment: str | None, call: int) -> int:
-    """Run a command of `homodistil`; in a forked process.
+    """Run a command of `homodistil` in a forked process, and die in that call (from 1) of the moment's function.
 
-    Args:
-        words: of the command line.
-        log: gets what the command prints.
-        board: gets what the worker is doing.
-        moment: key of `MOMENTS` to die at, or None.
-        call: the number of the call to die in, from 1.
-
-    Returns:
-        `int`: exit status of the command.
+    What the command prints goes to the log; its exit status is returned.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
