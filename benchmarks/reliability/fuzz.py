@@ -25,8 +25,9 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,7 +38,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="critical", HF_HUB_
 import datasets
 import transformers
 
-from benchmarks.reliability.fuzz_targets import TARGETS, Case, OwnExit, tiny_tokenizer
+from benchmarks.reliability.fuzz_targets import TARGETS, OwnExit, tiny_tokenizer
 from homodistil_hf import load_text, tokenize_to_blocks
 from homodistil_hf.files.provenance import machine_facts
 
@@ -86,7 +87,7 @@ def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) 
     found = results["targets"].setdefault(name, empty | {"slowest_s": 0.0, "largest_growth_mb": 0.0})
     saved = time.monotonic()
     with sandbox() as folder:
-        case = TARGETS[name].make(folder)
+        case = partial(TARGETS[name].case, folder)
         while found["cases"] < num_cases:
             number, start = found["cases"], time.monotonic()
             outcome, growth_mb = run_case(case, name, results["seed"], number)
@@ -110,7 +111,9 @@ def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) 
     print(f"{name}: {summary(found)}", flush=True)
 
 
-def run_case(case: Case, name: str, seed: int, number: int, *, show: bool = False) -> tuple[str, float]:
+def run_case(
+    case: Callable[[Random], None], name: str, seed: int, number: int, *, show: bool = False
+) -> tuple[str, float]:
     """How one case ended, and by how many MB the process grew above all that it ever was."""
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     environment = dict(os.environ)
@@ -214,7 +217,7 @@ def show_case(name: str | None, seed: int, number: int) -> int:
     if name is None:
         raise SystemExit("--case needs --only")
     with sandbox() as folder:
-        outcome, _ = run_case(TARGETS[name].make(folder), name, seed, number, show=True)
+        outcome, _ = run_case(partial(TARGETS[name].case, folder), name, seed, number, show=True)
     print(outcome)
     return int(outcome not in GOOD)
 

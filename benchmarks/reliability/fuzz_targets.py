@@ -1,4 +1,4 @@
-"""What hostile input is fed to: one function a target, made once in a folder of its own, called once a case.
+"""What hostile input is fed to: one function a target, called once a case, with the target's folder.
 
 A case ends quietly, or raises. How input is damaged is not told here.
 """
@@ -13,7 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -57,8 +57,6 @@ from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.saved_state import STATE_FILE, STATE_TENSORS_FILE, save_run_state
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
-Case = Callable[[Random], None]
-
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
 SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
 PLAN = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
@@ -74,9 +72,9 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that reads what others wrote: how a case is made, its share of all cases, and its time limit."""
+    """One thing that reads what others wrote, its share of all cases, and its time limit."""
 
-    make: Callable[[Path], Case]
+    case: Callable[[Path, Random], None]
     share: int
     limit_s: float = 20.0
 
@@ -172,132 +170,112 @@ def budgets(folder: Path, draw: Random) -> None:
 # Models on disk
 
 
-def teacher_configs(folder: Path) -> Case:
+def teacher_configs(folder: Path, draw: Random) -> None:
     """`config.json` of stock and student models, per-layer widths included."""
-    plain = tiny_student().config.to_dict()
-    uneven = tiny_student(WidthPlan.from_dict(UNEVEN, 2)).config.to_dict()
-    stock = BertConfig(**SHAPE, architectures=["BertForMaskedLM"]).to_dict()
-    path = folder / "config.json"
-
-    def case(draw: Random) -> None:
-        write_mutated(path, draw.choice((stock, plain, uneven)), draw)
-        name = str(folder) if draw.random() < 0.95 else draw.choice(STRINGS)
-        config = load_teacher_config(name)
-        plan = resolve_plan(draw.choice(("macs=0.5", json.dumps(PLAN), "homobert-tiny")), config)
-        planned_facts(config, (config.architectures or ["BertForMaskedLM"])[0], plan)
-
-    return case
+    write_mutated(folder / "config.json", draw.choice(_configs()), draw)
+    config = load_teacher_config(str(folder) if draw.random() < 0.95 else draw.choice(STRINGS))
+    plan = resolve_plan(draw.choice(("macs=0.5", json.dumps(PLAN), "homobert-tiny")), config)
+    planned_facts(config, (config.architectures or ["BertForMaskedLM"])[0], plan)
 
 
-def weights(folder: Path) -> Case:
+@cache
+def _configs() -> list[dict[str, Any]]:
+    students = tiny_student(), tiny_student(WidthPlan.from_dict(UNEVEN, 2))
+    stock = BertConfig(**SHAPE, architectures=["BertForMaskedLM"])
+    return [stock.to_dict(), *(student.config.to_dict() for student in students)]
+
+
+def weights(folder: Path, draw: Random) -> None:
     """Safetensors files of a model: headers, offsets, types, shapes."""
-    tiny_teacher().save_pretrained(folder)
-    path = folder / WEIGHTS_FILE
-    content = path.read_bytes()
-
-    def case(draw: Random) -> None:
-        write_hostile(path, safetensors_bytes(content, draw), draw)
-        load_teacher(str(folder))
-
-    return case
+    content = _saved(folder)[WEIGHTS_FILE]
+    write_hostile(folder / WEIGHTS_FILE, safetensors_bytes(content, draw), draw)
+    load_teacher(str(folder))
 
 
-def indexes(folder: Path) -> Case:
+def indexes(folder: Path, draw: Random) -> None:
     """Weights in several files, with an index that may name anything."""
-    tiny_teacher().save_pretrained(folder, max_shard_size="8KB")
-    path = folder / "model.safetensors.index.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-
-    def case(draw: Random) -> None:
-        damaged = mutated(values, draw)
-        if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
-            damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(PATHS)
-        write_hostile(path, json_bytes(damaged, draw), draw)
-        load_teacher(str(folder))
-
-    return case
+    name = "model.safetensors.index.json"
+    values = json.loads(_saved(folder, max_shard_size="8KB")[name])
+    damaged = mutated(values, draw)
+    if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
+        damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(PATHS)
+    write_hostile(folder / name, json_bytes(damaged, draw), draw)
+    load_teacher(str(folder))
 
 
-def tokenizers(folder: Path) -> Case:
+def tokenizers(folder: Path, draw: Random) -> None:
     """Tokenizer files beside a model, loaded and written to an export."""
     source = folder / "source"
-    tiny_teacher().config.save_pretrained(source)
-    tiny_tokenizer().save_pretrained(source)
-    contents = {path: path.read_bytes() for path in sorted(source.glob("*token*.json"))}
+    contents = {source / name: content for name, content in _saved(source).items() if "token" in name}
+    for path, content in contents.items():
+        removed(path).write_bytes(content)
+    path = draw.choice(list(contents))
+    values = json.loads(contents[path])
+    if path.name == "tokenizer_config.json" and draw.random() < 0.5:
+        extra = draw.choice(("chat_template", "vocab_file", "tokenizer_file", "tokenizer_class", "auto_map"))
+        templates = [{"name": draw.choice(PATHS), "template": "x"}, {"name": "default", "template": "y"}]
+        values[extra] = draw.choice((draw.choice(STRINGS), {draw.choice(PATHS): "x"}, templates))
+    write_mutated(path, values, draw)
+    tokenizer = stored_tokenizer(source)
+    if tokenizer is not None:
+        with outside_stays(folder, emptied(folder / "out")):
+            export_student(tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
 
-    def case(draw: Random) -> None:
-        for path, content in contents.items():
-            removed(path).write_bytes(content)
-        path = draw.choice(list(contents))
-        values = json.loads(contents[path])
-        if path.name == "tokenizer_config.json" and draw.random() < 0.5:
-            extra = draw.choice(("chat_template", "vocab_file", "tokenizer_file", "tokenizer_class", "auto_map"))
-            templates = [{"name": draw.choice(PATHS), "template": "x"}, {"name": "default", "template": "y"}]
-            values[extra] = draw.choice((draw.choice(STRINGS), {draw.choice(PATHS): "x"}, templates))
-        write_mutated(path, values, draw)
-        tokenizer = stored_tokenizer(source)
-        if tokenizer is not None:
-            with outside_stays(folder, emptied(folder / "out")):
-                export_student(tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
 
-    return case
+@cache
+def _saved(folder: Path, **settings: str) -> dict[str, bytes]:
+    """A model and its tokenizer, written once; name → content of each file."""
+    tiny_teacher().save_pretrained(folder, **settings)
+    tiny_tokenizer().save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 # Checkpoints and exports
 
 
-def manifests(folder: Path) -> Case:
+def manifests(folder: Path, draw: Random) -> None:
     """`manifest.json`, and files that are not what it says."""
     good, bad = folder / "run" / "checkpoint-5", folder / "run" / "checkpoint-10"
-    for checkpoint in (good, bad):
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "config.json").write_text("{}", encoding="utf-8")
-        (checkpoint / "optimizer.pt").write_bytes(b"moments")
-        write_manifest(checkpoint)
-    values = json.loads((bad / MANIFEST_NAME).read_text(encoding="utf-8"))
-
-    def case(draw: Random) -> None:
-        damaged = mutated(values, draw)
-        if isinstance(damaged, dict) and isinstance(damaged.get("sha256"), dict) and draw.random() < 0.3:
-            damaged["sha256"][draw.choice(PATHS)] = "0" * 64
-        write_hostile(bad / MANIFEST_NAME, json_bytes(damaged, draw), draw)
-        if draw.random() < 0.1:
-            write_hostile(bad / "config.json", draw.choice((b"{}", b"")), draw)
-        last_checkpoint(folder / "run")
-        check_manifest(draw.choice((bad, bad, bad, good, folder / draw.choice(PATHS[4:]))))
-
-    return case
+    values = [_checkpoint_of_two_files(checkpoint) for checkpoint in (good, bad)][1]
+    damaged = mutated(values, draw)
+    if isinstance(damaged, dict) and isinstance(damaged.get("sha256"), dict) and draw.random() < 0.3:
+        damaged["sha256"][draw.choice(PATHS)] = "0" * 64
+    write_hostile(bad / MANIFEST_NAME, json_bytes(damaged, draw), draw)
+    if draw.random() < 0.1:
+        write_hostile(bad / "config.json", draw.choice((b"{}", b"")), draw)
+    last_checkpoint(folder / "run")
+    check_manifest(draw.choice((bad, bad, bad, good, folder / draw.choice(PATHS[4:]))))
 
 
-def states(folder: Path) -> Case:
+@cache
+def _checkpoint_of_two_files(folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "optimizer.pt").write_bytes(b"moments")
+    write_manifest(folder)
+    return json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+
+def states(folder: Path, draw: Random) -> None:
     """What a checkpoint says about pruning: JSON, masks, scores, head numbers, configuration; digests are right."""
     source, target = folder / "source", folder / "checkpoint-4"
     make_checkpoint(source)
-    state = json.loads((source / STATE_FILE).read_text(encoding="utf-8"))
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    tensors = load_file(source / STATE_TENSORS_FILE)
-
-    def case(draw: Random) -> None:
-        shutil.copytree(source, emptied(target), dirs_exist_ok=True)
-        kind = draw.randrange(5)
-        if kind < 2:
-            write_mutated(target / STATE_FILE, state, draw)
-        elif kind == 2:
-            save_file(damaged_tensors(tensors, draw), target / STATE_TENSORS_FILE)
-        elif kind == 3:
-            path = target / draw.choice((STATE_TENSORS_FILE, WEIGHTS_FILE))
-            write_hostile(path, safetensors_bytes(path.read_bytes(), draw), draw)
-        else:
-            write_mutated(target / "config.json", config, draw)
-        write_manifest(target)
-        compacted_copy(checkpoint_pruner(target), format=draw.choice(("standard", "compact")), allow_partial=True)
-
-    return case
+    shutil.copytree(source, emptied(target), dirs_exist_ok=True)
+    kind = draw.randrange(5)
+    if kind == 2:
+        save_file(damaged_tensors(load_file(source / STATE_TENSORS_FILE), draw), target / STATE_TENSORS_FILE)
+    elif kind == 3:
+        path = target / draw.choice((STATE_TENSORS_FILE, WEIGHTS_FILE))
+        write_hostile(path, safetensors_bytes(path.read_bytes(), draw), draw)
+    else:
+        path = target / (STATE_FILE if kind < 2 else "config.json")
+        write_mutated(path, json.loads(path.read_text(encoding="utf-8")), draw)
+    write_manifest(target)
+    compacted_copy(checkpoint_pruner(target), format=draw.choice(("standard", "compact")), allow_partial=True)
 
 
 def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str, torch.Tensor]:
     """Masks and scores of wrong groups, types, sizes and values."""
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     name = draw.choice(sorted(tensors))
     tensor = tensors.pop(name)
     kind = draw.randrange(9)
@@ -318,38 +296,29 @@ def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str,
     return tensors | {name: tensor}
 
 
-def facts(folder: Path) -> Case:
+def facts(folder: Path, draw: Random) -> None:
     """`facts.json` of an export that is read, converted or about to be replaced."""
     source, target = folder / "source", folder / "target"
-    values = make_export(source)
-
-    def case(draw: Random) -> None:
-        shutil.copytree(source, emptied(target), dirs_exist_ok=True)
-        write_mutated(target / FACTS_FILE, values, draw)
-        read_facts(target)
-        check_target(target, overwrite=True)
-
-    return case
+    make_export(source)
+    shutil.copytree(source, emptied(target), dirs_exist_ok=True)
+    write_mutated(target / FACTS_FILE, read_facts(source), draw)
+    read_facts(target)
+    check_target(target, overwrite=True)
 
 
-def command_lines(folder: Path) -> Case:
+def command_lines(folder: Path, draw: Random) -> None:
     """`homodistil verify | export | report | plan` over hostile folders, in this process."""
-    sources = {name: folder / name for name in ("standard", "compact", "run")}
     for format in ("standard", "compact"):
-        make_export(sources[format], format)
-    make_checkpoint(sources["run"] / "checkpoint-4")
-    (sources["run"] / "settings.json").write_text(json.dumps(run_config(folder)), encoding="utf-8")
-    sandbox = folder / "sandbox"
-
-    def case(draw: Random) -> None:
-        victim, output = emptied(sandbox) / "victim", sandbox / "out"
-        shutil.copytree(sources[draw.choice(sorted(sources))], victim)
-        output.mkdir()
-        damage_folder(victim, draw)
-        with outside_stays(sandbox, output):
-            run_command(command_line(victim, output, draw))
-
-    return case
+        make_export(folder / format, format)
+    make_checkpoint(folder / "run" / "checkpoint-4")
+    (folder / "run" / "settings.json").write_text(json.dumps(run_config(folder)), encoding="utf-8")
+    sandbox = emptied(folder / "sandbox")
+    victim, output = sandbox / "victim", sandbox / "out"
+    shutil.copytree(folder / draw.choice(("compact", "run", "standard")), victim)
+    output.mkdir()
+    damage_folder(victim, draw)
+    with outside_stays(sandbox, output):
+        run_command(command_line(victim, output, draw))
 
 
 def command_line(victim: Path, output: Path, draw: Random) -> list[str]:
@@ -380,14 +349,9 @@ def damage_folder(folder: Path, draw: Random) -> None:
         damaged = flipped(content, draw)
     write_hostile(path, damaged, draw)
     if draw.random() < 0.5:
-        agree(folder, path)
-
-
-def agree(folder: Path, path: Path) -> None:
-    """Write digests anew."""
-    checkpoint = path.parent
-    if (checkpoint / MANIFEST_NAME).is_file() and path.name != MANIFEST_NAME:
-        write_manifest(checkpoint)
+        return
+    if (path.parent / MANIFEST_NAME).is_file() and path.name != MANIFEST_NAME:
+        write_manifest(path.parent)
     facts_file = folder / FACTS_FILE
     if facts_file.is_file() and path != facts_file:
         values = json.loads(facts_file.read_text(encoding="utf-8"))
@@ -529,6 +493,7 @@ def tiny_tokenizer() -> BertTokenizer:
     return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
 
 
+@cache
 def make_checkpoint(folder: Path) -> None:
     """A checkpoint in the middle of pruning, with PLATON's averages."""
     folder.mkdir(parents=True)
@@ -543,6 +508,7 @@ def make_checkpoint(folder: Path) -> None:
     write_manifest(folder)
 
 
+@cache
 def make_export(folder: Path, format: str = "standard") -> dict[str, Any]:
     """An uneven student with all that facts may hold; returns its facts."""
     export_student(
@@ -576,17 +542,12 @@ def _listing(sandbox: Path, output: Path) -> set[tuple[str, int, int]]:
     return found
 
 
-def plain(case: Callable[[Path, Random], None]) -> Callable[[Path], Case]:
-    """A target that prepares nothing."""
-    return partial(partial, case)
-
-
 TARGETS = {
-    "config_files": Target(plain(config_files), 8_000),
-    "flags": Target(plain(flags), 800),
-    "arguments": Target(plain(arguments), 12_000),
-    "plans": Target(plain(plans), 36_000),
-    "budgets": Target(plain(budgets), 24_000),
+    "config_files": Target(config_files, 8_000),
+    "flags": Target(flags, 800),
+    "arguments": Target(arguments, 12_000),
+    "plans": Target(plans, 36_000),
+    "budgets": Target(budgets, 24_000),
     "teacher_configs": Target(teacher_configs, 8_000),
     "weights": Target(weights, 1_200),
     "indexes": Target(indexes, 500),
@@ -595,7 +556,7 @@ TARGETS = {
     "states": Target(states, 600),
     "facts": Target(facts, 1_200),
     "command_lines": Target(command_lines, 40, limit_s=300),
-    "rows": Target(plain(rows), 18_000),
-    "texts": Target(plain(texts), 800),
-    "corpora": Target(plain(corpora), 600, limit_s=60),
+    "rows": Target(rows, 18_000),
+    "texts": Target(texts, 800),
+    "corpora": Target(corpora, 600, limit_s=60),
 }

@@ -4,8 +4,7 @@
     python -m benchmarks.speed.latency --backends onnxruntime --lengths 128 --batch_sizes 1
 
 Both models have random weights, which don't matter for speed, and are written by the exporter and loaded from its
-folders. The file also says what each kind of ONNX operator takes, and how well a latency table predicts the presets.
-Cells that are not measured keep what the file has.
+folders. The file also says what each kind of ONNX operator takes. Cells that are not measured keep what the file has.
 """
 
 import argparse
@@ -24,15 +23,12 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from homodistil_hf import PRESETS, WidthPlan, export_student
+from homodistil_hf import PRESETS, export_student
 from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies
 from homodistil_hf.evaluation.latency_layout import format_latencies
 from homodistil_hf.models.loading import load_teacher
-from homodistil_hf.models.widths import teacher_plan
 from homodistil_hf.plans.latency.backends import FirstOutput, model_inputs
-from homodistil_hf.plans.latency.budget import measure_plan
 from homodistil_hf.plans.latency.onnx_graph import export_onnx, onnx_session
-from homodistil_hf.plans.latency.parts import Conditions, latency_table
 from homodistil_hf.plans.latency.timing import Latency, speed_ups
 
 RESULTS = Path("docs/results/latency.json")
@@ -49,13 +45,11 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=grid.backends)
     parser.add_argument("--rounds", type=int, default=grid.num_rounds)
     parser.add_argument("--num_threads", type=int, default=2)
-    parser.add_argument("--planner", action="store_true", help="also record how well a latency table predicts")
-    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(options.num_threads)
     grid = LatencyGrid(options.batch_sizes, options.lengths, options.backends, num_rounds=options.rounds)
-    recorded = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
+    recorded = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         models = exported_models(Path(folder))
         recorded |= merged(recorded, compare_latencies(models, grid, say=lambda line: print(line, flush=True)))
@@ -65,9 +59,7 @@ def main() -> None:
                 export_onnx(FirstOutput(model.base_model), model_inputs(model.config, *PROFILED), graphs[name])
         recorded["operators_ms"] = {name: operators_ms(models[name], path) for name, path in graphs.items()}
         recorded["one_core"] = one_core_figures(models, graphs)
-    if options.planner:
-        recorded["planner"] = planner_figures(Conditions(backend="onnxruntime"))
-    options.results.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     print(format_latencies(recorded))
     one_core = recorded["one_core"]["speed_up"][STUDENT]
     print(f"ONNX Runtime, batch 1, length 128, processor time of one core: {one_core['ratio']:.2f}×")
@@ -76,20 +68,17 @@ def main() -> None:
 def exported_models(folder: Path) -> dict[str, PreTrainedModel]:
     """Export both models and load what was written."""
     torch.manual_seed(0)
-    for name, config in (("bert-base", BertConfig()), (STUDENT, stock_config(PRESETS[STUDENT]))):
-        export_student(BertForMaskedLM(config), folder / name)
-    return {name: load_teacher(str(folder / name)) for name in ("bert-base", STUDENT)}
-
-
-def stock_config(plan: WidthPlan) -> BertConfig:
-    """Configuration of a stock BERT of a uniform plan, of BERT's own vocabulary."""
-    layer = plan.layers[0]
-    return BertConfig(
+    plan = PRESETS[STUDENT]
+    student = BertConfig(
         hidden_size=plan.hidden_size,
         num_hidden_layers=len(plan.layers),
-        num_attention_heads=layer.num_attention_heads,
-        intermediate_size=layer.intermediate_size,
+        num_attention_heads=plan.layers[0].num_attention_heads,
+        intermediate_size=plan.layers[0].intermediate_size,
     )
+    configs = {"bert-base": BertConfig(), STUDENT: student}
+    for name, config in configs.items():
+        export_student(BertForMaskedLM(config), folder / name)
+    return {name: load_teacher(str(folder / name)) for name in configs}
 
 
 def merged(recorded: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
@@ -141,16 +130,6 @@ def run_once(session: Any, model: PreTrainedModel) -> None:
     inputs = model_inputs(model.config, *PROFILED)
     names = [entry.name for entry in session.get_inputs()]
     session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
-
-
-def planner_figures(conditions: Conditions) -> dict[str, Any]:
-    """What the latency table predicts for the presets, and what they take when they are run."""
-    table = latency_table(BertConfig(), conditions)
-    figures: dict[str, Any] = {"bert-base": {"predicted_ms": table.latency_ms(teacher_plan(BertConfig()))}}
-    for name, plan in PRESETS.items():
-        measured = measure_plan(plan, BertConfig(), conditions)
-        figures[name] = {"predicted_ms": table.latency_ms(plan), "measured": measured}
-    return {"conditions": str(conditions), "models": figures}
 
 
 if __name__ == "__main__":
