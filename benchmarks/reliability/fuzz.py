@@ -6,8 +6,7 @@
 A case ends in success or in one of this package's own errors: a `ValueError`, `OSError` or `FloatingPointError` from a
 `raise` statement of ours (an `OSError` of the system counts where it names its file). All else is a failure, and so is
 a case that takes too long or too much memory; each is printed as the line that repeats it. Cases are numbered, and
-what a number means follows from the seed alone: a run that was stopped goes on where its results file ends. One line
-of 50 MB is read in a process of its own, whose memory is measured.
+what a number means follows from the seed alone: a run that was stopped goes on where its results file ends.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import faulthandler
 import json
 import linecache
 import logging
-import multiprocessing
 import os
 import resource
 import shutil
@@ -38,8 +36,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="critical", HF_HUB_
 import datasets
 import transformers
 
-from benchmarks.reliability.fuzz_targets import TARGETS, OwnExit, tiny_tokenizer
-from homodistil_hf import load_text, tokenize_to_blocks
+from benchmarks.reliability.fuzz_targets import TARGETS, OwnExit
 from homodistil_hf.files.provenance import machine_facts
 
 OWN_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -47,7 +44,6 @@ GOOD = ("successes", "own_errors")
 MEMORY_LIMIT_MB = 1024  # more than this on top, by one case, is a failure
 ADDRESS_SPACE_GB = 16  # and this is where the system stops it
 LONGEST_MESSAGE = 5000
-GIANT_LINE_BYTES = 50_000_000
 SAVE_EVERY_S = 30
 
 
@@ -65,11 +61,7 @@ def main() -> None:
     results = read_results(options.results, options.seed)
     for name, num_cases in shares(options.cases, options.only).items():
         fuzz(name, num_cases, results, options.results)
-    if not options.only and "giant_line" not in results:
-        results["giant_line"] = giant_line()
     save(results, options.results)
-    for kind, found in results.get("giant_line", {}).get("read", {}).items():
-        print(f"a line of 50 MB, {kind}: {found['blocks']:,} blocks, {found['seconds']} s, {found['growth_mb']} MB")
     sys.exit(int(results["num_failures"] > 0))
 
 
@@ -108,7 +100,12 @@ def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) 
                 saved = time.monotonic()
                 save(results, file)
     save(results, file)
-    print(f"{name}: {summary(found)}", flush=True)
+    print(
+        f"{name}: {found['cases']:,} cases: {found['successes']:,} successes, {found['own_errors']:,} own errors, "
+        f"{len(found['failures'])} failures; {found['seconds']:.1f} s, slowest {found['slowest_s']} s, "
+        f"grew by {found['largest_growth_mb']} MB at most",
+        flush=True,
+    )
 
 
 def run_case(
@@ -222,31 +219,6 @@ def show_case(name: str | None, seed: int, number: int) -> int:
     return int(outcome not in GOOD)
 
 
-def giant_line() -> dict[str, Any]:
-    """Read one line of 50 MB, with and without spaces, each in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    found = {}
-    for kind in ("words", "one word"):
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, context.Pool(1) as pool:
-            found[kind] = pool.apply(measure_giant_line, (folder, kind))
-    return {"size_bytes": GIANT_LINE_BYTES, "read": found}
-
-
-def measure_giant_line(folder: str, kind: str) -> dict[str, Any]:
-    """Memory and time of a 50 MB line, from the file to blocks of 128 tokens."""
-    datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
-    quiet()
-    path = Path(folder) / "giant.txt"
-    path.write_bytes((b"w7 w8 w9 " if kind == "words" else b"abcdefghi") * (GIANT_LINE_BYTES // 9))
-    before_kb, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    blocks = tokenize_to_blocks(load_text(path), tiny_tokenizer(), max_seq_length=128)
-    return {
-        "blocks": len(blocks),
-        "seconds": round(time.monotonic() - start, 1),
-        "growth_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024, 1),
-    }
-
-
 def read_results(file: Path | None, seed: int) -> dict[str, Any]:
     if file is not None and file.is_file():
         results = json.loads(file.read_text(encoding="utf-8"))
@@ -264,14 +236,6 @@ def save(results: dict[str, Any], file: Path | None) -> None:
     results["seconds"] = round(sum(found["seconds"] for found in targets), 1)
     if file is not None:
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-def summary(found: dict[str, Any]) -> str:
-    return (
-        f"{found['cases']:,} cases: {found['successes']:,} successes, {found['own_errors']:,} own errors, "
-        f"{len(found['failures'])} failures; {found['seconds']:.1f} s, slowest {found['slowest_s']} s, "
-        f"grew by {found['largest_growth_mb']} MB at most"
-    )
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class Traffic:
             given = args[position]
             tensors = [given] if isinstance(given, torch.Tensor) else given
             self.calls[self.purpose] += 1
-            self.bytes[self.purpose] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.bytes[self.purpose] += sum(tensor.nbytes for tensor in tensors)
             return call(*args, **kwargs)
 
         return counted
@@ -102,6 +102,10 @@ class Traffic:
             return allreduce_hook(group, bucket)
 
 
+# Method of the trainer → what it sends is for; DDP's forward, in the loss, copies buffers.
+PURPOSES = {"compute_loss": "buffers", "_take_gradients": "guard", "_check_ranks": "digest", "_wrap_again": "wrap"}
+
+
 class CountingTrainer(HomoDistilTrainer):
     """Counts bytes, calls, rows and seconds of every step."""
 
@@ -109,6 +113,8 @@ class CountingTrainer(HomoDistilTrainer):
         self.traffic = traffic
         self.steps: list[dict[str, Any]] = []
         self.started_s = time.perf_counter()
+        for method, purpose in PURPOSES.items():
+            setattr(self, method, traffic.counted_as(purpose)(getattr(self, method)))
         super().__init__(*args, **kwargs)
 
     def settle_buckets(self, model: Any) -> None:
@@ -124,23 +130,6 @@ class CountingTrainer(HomoDistilTrainer):
         self.started_s = time.perf_counter()
         with self.traffic.counted_as("counts"):
             return super().get_batch_samples(*args, **kwargs)
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """DDP's forward copies buffers."""
-        with self.traffic.counted_as("buffers"):
-            return super().compute_loss(*args, **kwargs)
-
-    def _take_gradients(self) -> Any:
-        with self.traffic.counted_as("guard"):
-            return super()._take_gradients()
-
-    def _check_ranks(self) -> None:
-        with self.traffic.counted_as("digest"):
-            super()._check_ranks()
-
-    def _wrap_again(self) -> None:
-        with self.traffic.counted_as("wrap"):
-            super()._wrap_again()
 
     def finish_step(self) -> None:
         """A step ends."""
@@ -258,6 +247,7 @@ def make_trainer(
         "pruning_end_fraction": PAPER_SETTINGS["end_fraction"],
         "compaction_threshold": PAPER_SETTINGS["compaction_threshold"],
         "width_multiple": PAPER_SETTINGS["multiple"],
+        "discrepancy_guard": True,
         "guard_floor_nats": 1e6,  # measured, but never pausing
         "save_strategy": "no",
         "logging_steps": 10,

@@ -48,6 +48,7 @@ SETTINGS = {
     "pruning_interval_steps": 2,
     "width_multiple": 1,
     "compaction_threshold": 0.1,
+    "discrepancy_guard": True,
     "guard_floor_nats": 0.0,
     "guard_ratio": 1.05,
     "guard_patience_steps": 4,
@@ -157,17 +158,12 @@ class Soak:
     def plan(self) -> Iterator[str | None]:
         """Forced moments in random order, compactions while there are some, exports last; None is a random time."""
         wanted = [name for name in MOMENTS if any(part in name for part in self.options.moments or [""])]
-        compactions = [name for name in wanted if name.startswith("compaction")]
-        exports = [name for name in wanted if name.startswith("export")]
-        others = [name for name in wanted if name not in compactions and name not in exports]
-        for names in (compactions, others, exports):
-            self.draw.shuffle(names)
-        early = [*compactions, *others]
-        for position, name in enumerate(early):
+        self.draw.shuffle(wanted)
+        wanted.sort(key=lambda name: (name.startswith("export"), not name.startswith("compaction")))
+        for position, name in enumerate(wanted):
             yield name
-            if self.options.moments is None and position % 2:
+            if self.options.moments is None and position % 2 and not name.startswith("export"):
                 yield None
-        yield from exports
 
     def attempt(self, run: Path, *, moment: str | None = None, by_chance: bool = False) -> int:
         """Start or resume the run in a forked process; returns its exit status, negative after a signal."""

@@ -25,7 +25,6 @@ RESULTS = Path("docs/results/speed.json")
 TEACHER = {"shape": "teacher6x384", "student": "192-12x16-704", "pruning_end_fraction": 0.5}
 # Pruning ends at 0.7 of the steps: what the ceiling of compaction is stated for.
 BERT_BASE = {"shape": "bert-base", "student": "homobert-tiny", "pruning_end_fraction": 0.7, "points": 4}
-SHORT = {"rounds": 3, "warmup_rounds": 1, "points": 2}
 GROWTH = "growth"  # instead: batches of 16 and 128, vocabularies to 250,000
 CASES: dict[str, dict[str, Any]] = {
     "teacher6x384-bfloat16": TEACHER | {"rounds": 9},
@@ -33,11 +32,6 @@ CASES: dict[str, dict[str, Any]] = {
     "teacher6x384-bfloat16-attention": TEACHER | {"attention_weight": 1.0, "rounds": 5, "points": 3},
     "teacher6x384-bfloat16-platon": TEACHER | {"importance_metric": "platon", "with_reference": False, "points": 3},
     "teacher6x384-bfloat16-512": TEACHER | {"length": 512, "batch_size": 8, "rounds": 5, "points": 3},
-    "teacher6x384-float32": TEACHER | {"dtype": "float32", "rounds": 3, "points": 3},
-    "bert-base-bfloat16-attention": BERT_BASE | {"attention_weight": 1.0} | SHORT,
-    "bert-base-bfloat16-platon": BERT_BASE | {"importance_metric": "platon", "with_reference": False} | SHORT,
-    "bert-base-bfloat16-512": BERT_BASE | {"length": 512, "batch_size": 8} | SHORT,
-    "bert-base-float32": BERT_BASE | {"dtype": "float32", "batch_size": 8} | SHORT,
     GROWTH: TEACHER,
 }
 
