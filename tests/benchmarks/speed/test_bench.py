@@ -23,6 +23,7 @@ def results():
     return run_bench(BenchSettings(**TINY, dtype="float32", attention_weight=1.0))
 
 
+@pytest.mark.slow
 def test_all_arms_start_with_the_same_losses(results):
     assert results["losses"][REFERENCE] == pytest.approx(results["losses"][START], rel=2e-5)
     assert results["losses"][START]["loss_attention"] > 0
@@ -130,6 +131,7 @@ def test_every_recorded_case_is_possible(case):
     assert BenchSettings(**CASES[case]).target.hidden_size < BenchSettings(**CASES[case]).full.hidden_size
 
 
+@pytest.mark.slow
 def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     flags = [f"--{name}={value}" for name, value in (TINY | {"points": 2, "rounds": 1}).items()]
     files = [f"--output={tmp_path / 'speed.json'}", f"--chart={tmp_path / 'speed.png'}"]
@@ -155,6 +157,7 @@ def test_memory_of_the_loss_is_measured_where_logits_would_be(monkeypatch):
     assert many - few < 768 * 512 * 4 / 2
 
 
+@pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu_when_told_to(tmp_path, capsys):
     flags = {name: TINY[name] for name in ("shape", "length", "max_steps")} | {"student": "macs=0.25", "points": 2}
     flags |= {"sequences_a_step": 4, "rounds": 1, "warmup_rounds": 1, "results": tmp_path / "gpu.json"}

@@ -35,6 +35,7 @@ def test_the_pages_tell_what_was_recorded(docs, name):
     assert (docs / name).read_text(encoding="utf-8") == (DOCS / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_is_written_from_what_was_measured(docs):
     settings = BenchSettings(**TINY | {"rounds": 1})
     results = run_bench(settings) | {"date": "2000-01-01"}
