@@ -11,7 +11,6 @@ from benchmarks.marked_pages import fill_in
 
 PAGE = Path("docs/reliability.md")
 FOLDER = Path("docs/results")
-MB = 1e6
 
 
 def main() -> None:
@@ -20,7 +19,7 @@ def main() -> None:
 
 def text_of(name: str) -> str:
     """The figures of a file."""
-    return SECTIONS[name](json.loads((FOLDER / f"{name.split(':')[0]}.json").read_text(encoding="utf-8")))
+    return SECTIONS[name](json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def soak(results: dict[str, Any]) -> str:
@@ -96,27 +95,6 @@ def rank_table(worlds: dict[str, Any]) -> str:
     )
 
 
-def large_run(results: dict[str, Any]) -> str:
-    run = results["paper"]["large_run"]
-    volume, sent, messages = (run[name] for name in ("gradient_bytes", "bytes_sent_a_rank", "num_gradient_messages"))
-    rows = [
-        [network, *(f"{1000 * times[moment]:.1f}" for moment in ("first", "mean", "last"))]
-        for network, times in run["communication_s"].items()
-    ]
-    first, last = (f"{1000 * run['compute_s'][moment]:.1f}" for moment in ("first", "last"))
-    rows.append([f"matrix products at {run['gpu_tflops']:.0f} TFLOP/s a GPU", first, "", last])
-    return f"""\
-{run["settings"]["teacher"]} → {run["settings"]["student"]}, {run["settings"]["num_steps"]:,} steps, \
-{run["num_ranks"]} ranks of {run["tokens_a_rank"]:,} tokens a step. \
-Gradients are {volume["first"] / MB:.0f} MB a step at first, \
-{volume["last"] / MB:.0f} MB from the plan on and {volume["mean"] / MB:.0f} MB on average: \
-{run["all_steps_bytes_fraction"]:.0%} of what an unpruned student would send, in about {messages["first"]} messages \
-at first and {messages["last"]} at the end. A rank sends {sent["first"] / MB:.0f} → {sent["last"] / MB:.0f} MB a \
-step. {run["num_compactions"]} compactions.
-
-{table("one step, ms | first step | mean | last step", rows)}"""
-
-
 def table(header: str, rows: list[list[Any]]) -> str:
     lines = [header, " | ".join(["---"] * (header.count("|") + 1)), *(" | ".join(map(str, row)) for row in rows)]
     return "\n".join(f"| {line} |".replace("|  |", "| |") for line in lines)
@@ -126,7 +104,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / max(1, len(values))
 
 
-SECTIONS = {"soak": soak, "fuzz": fuzz, "scaling": scaling, "scaling:large_run": large_run}
+SECTIONS = {"soak": soak, "fuzz": fuzz, "scaling": scaling}
 
 if __name__ == "__main__":
     main()

@@ -25,7 +25,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.multiprocessing import start_processes
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from benchmarks.reliability.scaling_paper import COUNTS_BYTES, GUARD_BYTES, large_run, steps_of_a_run
+from benchmarks.reliability.scaling_paper import COUNTS_BYTES, GUARD_BYTES, steps_of_a_run
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.plans.resolve import resolve_plan
@@ -163,13 +163,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         worlds = {str(size): run_world(Path(folder), size) for size in WORLD_SIZES}
     target = resolve_plan(STUDENT, TEACHER, multiple=PAPER_SETTINGS["multiple"])
-    paper = steps_of_a_run(TEACHER, target, PAPER_SETTINGS)
+    paper = [step.num_parameters for step in steps_of_a_run(TEACHER, target, PAPER_SETTINGS)]
     results = {
         "machine": machine_facts() | {"load_average": round(os.getloadavg()[0], 1)},
         "settings": PAPER_SETTINGS | {"global_batch": GLOBAL_BATCH, "num_rows": NUM_ROWS, "student": STUDENT},
         "worlds": worlds,
-        "paper": {"num_parameters": [step.num_parameters for step in paper], "large_run": large_run()},
-        "differences": differences(worlds, [step.num_parameters for step in paper]),
+        "paper": {"num_parameters": paper},
+        "differences": differences(worlds, paper),
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: results[name] for name in ("machine", "differences")}, indent=1))

@@ -32,10 +32,7 @@ class _Repeated:
 
 
 def run_growth(
-    settings: BenchSettings,
-    *,
-    batch_sizes: Sequence[int] = (16, 128),
-    vocab_sizes: Sequence[int] = (30_522, 250_002),
+    settings: BenchSettings, *, batch_sizes: Sequence[int] = (16, 128), vocab_sizes: Sequence[int] = (30_522, 250_002)
 ) -> dict[str, Any]:
     """Measure both; batch sizes grow and are multiples of the first, that of the settings is the vocabularies'."""
     return {

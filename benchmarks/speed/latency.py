@@ -1,13 +1,11 @@
-"""Record how fast HomoBERT-tiny runs beside BERT-base on this machine: docs/results/latency.json.
+"""Record how fast HomoBERT-tiny runs beside BERT-base on this machine, a quiet one: docs/results/latency.json.
 
-    python -m benchmarks.speed.latency                                    # the whole grid, on a quiet machine
-    python -m benchmarks.speed.latency --backends onnxruntime --lengths 128 --batch_sizes 1
+    python -m benchmarks.speed.latency
 
 Both models have random weights, which don't matter for speed, and are written by the exporter and loaded from its
-folders. The file also says what each kind of ONNX operator takes. Cells that are not measured keep what the file has.
+folders. The file also says what each kind of ONNX operator takes.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -38,30 +36,22 @@ PROFILED_PASSES = 20
 
 
 def main() -> None:
-    grid = LatencyGrid()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_sizes", nargs="+", type=int, default=grid.batch_sizes)
-    parser.add_argument("--lengths", nargs="+", type=int, default=grid.lengths)
-    parser.add_argument("--backends", nargs="+", default=grid.backends)
-    parser.add_argument("--rounds", type=int, default=grid.num_rounds)
-    parser.add_argument("--num_threads", type=int, default=2)
-    options = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    torch.set_num_threads(options.num_threads)
-    grid = LatencyGrid(options.batch_sizes, options.lengths, options.backends, num_rounds=options.rounds)
-    recorded = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
         models = exported_models(Path(folder))
-        recorded |= merged(recorded, compare_latencies(models, grid, say=lambda line: print(line, flush=True)))
+        results = compare_latencies(models, LatencyGrid(), say=lambda line: print(line, flush=True))
+        about = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}", "load_average": round(os.getloadavg()[1], 1)}
+        results["cells"] = [cell | about for cell in results["cells"]]
         graphs = {name: Path(folder) / f"{name}.onnx" for name in models}
         for name, model in models.items():
             with torch.no_grad():
                 export_onnx(FirstOutput(model.base_model), model_inputs(model.config, *PROFILED), graphs[name])
-        recorded["operators_ms"] = {name: operators_ms(models[name], path) for name, path in graphs.items()}
-        recorded["one_core"] = one_core_figures(models, graphs)
-    RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
-    print(format_latencies(recorded))
-    one_core = recorded["one_core"]["speed_up"][STUDENT]
+        results["operators_ms"] = {name: operators_ms(models[name], path) for name, path in graphs.items()}
+        results["one_core"] = one_core_figures(models, graphs)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(format_latencies(results))
+    one_core = results["one_core"]["speed_up"][STUDENT]
     print(f"ONNX Runtime, batch 1, length 128, processor time of one core: {one_core['ratio']:.2f}×")
 
 
@@ -79,19 +69,6 @@ def exported_models(folder: Path) -> dict[str, PreTrainedModel]:
     for name, config in configs.items():
         export_student(BertForMaskedLM(config), folder / name)
     return {name: load_teacher(str(folder / name)) for name in configs}
-
-
-def merged(recorded: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """Add new cells, with their date and how busy the machine was, to those that the file has."""
-    now = {place(cell) for cell in results["cells"]}
-    kept = [cell for cell in recorded.get("cells", []) if place(cell) not in now]
-    about = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}", "load_average": round(os.getloadavg()[1], 1)}
-    return results | {"cells": sorted([*kept, *(cell | about for cell in results["cells"])], key=place)}
-
-
-def place(cell: dict[str, Any]) -> tuple[str, int, int]:
-    """What identifies a cell."""
-    return cell["backend"], cell["batch_size"], cell["length"]
 
 
 def operators_ms(model: PreTrainedModel, path: Path) -> dict[str, float]:

@@ -20,12 +20,7 @@ from homodistil_hf.training_args import PRUNING_KINDS, HomoDistilTrainingArgumen
 
 SHAPES: dict[str, dict[str, int]] = {
     "bert-base": {},
-    "teacher6x384": {
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-    },
+    "teacher6x384": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MINIMA = dict.fromkeys(("batch_size", "accumulation_steps", "rounds", "warmup_rounds", "max_steps"), 1)

@@ -64,4 +64,3 @@ def test_the_paper_sends_less_as_the_student_shrinks():
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == sum(step.compacted for step in steps) + 1 > 2
     assert sizes[-1] == scaling_paper.trained_parameters(config, target)
-    assert scaling_paper.sent_by_a_rank(100.0, 4) == 150.0
