@@ -60,13 +60,9 @@ from homodistil_hf.training_args import HomoDistilTrainingArguments
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
 SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
 PLAN = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
-UNEVEN = {
-    "hidden_size": 8,
-    "layers": [
-        {"num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16},
-        {"num_attention_heads": 1, "head_dim": 3, "intermediate_size": 24},
-    ],
-}
+LAYERS = [{name: PLAN[name] for name in PLAN if name != "hidden_size"}]
+LAYERS += [{"num_attention_heads": 1, "head_dim": 3, "intermediate_size": 24}]
+UNEVEN = {"hidden_size": 8, "layers": LAYERS}
 WEIGHTS_FILE = "model.safetensors"
 
 

@@ -148,8 +148,8 @@ class Soak:
             earlier = newest_checkpoint(run)
             if self.attempt(run, moment=moment, by_chance=moment is None) == 0:
                 return
-            phase, step, forced = self.board.read()
-            self.kills[f"forced, {moment}" if forced else f"random, {phase}"] += 1
+            phase, step = self.board.read()
+            self.kills[f"forced, {moment}" if moment else f"random, {phase}"] += 1
             self.kill_steps.append(step)
             self.num_bytes_lost += bytes_lost(run, earlier)
         if self.attempt(run) != 0:

@@ -117,21 +117,21 @@ PHASE_NAMES = ("start", *dict.fromkeys(name for name, _, _ in PHASES))
 
 
 class Board:
-    """Bytes that worker and parent share: what the worker is doing, at which step, and whether it killed itself."""
+    """Bytes that worker and parent share: what the worker is doing, and at which step."""
 
-    _LAYOUT = struct.Struct("<BIB")
+    _LAYOUT = struct.Struct("<BI")
 
     def __init__(self) -> None:
         self._bytes = mmap.mmap(-1, mmap.PAGESIZE)
 
-    def write(self, phase: str, step: int, *, forced: bool = False) -> None:
+    def write(self, phase: str, step: int) -> None:
         """Put up what the worker is doing."""
-        self._LAYOUT.pack_into(self._bytes, 0, PHASE_NAMES.index(phase), step, forced)
+        self._LAYOUT.pack_into(self._bytes, 0, PHASE_NAMES.index(phase), step)
 
-    def read(self) -> tuple[str, int, bool]:
-        """Phase, step, and whether the worker killed itself."""
-        phase, step, forced = self._LAYOUT.unpack_from(self._bytes, 0)
-        return PHASE_NAMES[phase], step, bool(forced)
+    def read(self) -> tuple[str, int]:
+        """Phase and step."""
+        phase, step = self._LAYOUT.unpack_from(self._bytes, 0)
+        return PHASE_NAMES[phase], step
 
 
 def work(words: list[str], log: Path, board: Board, *, moment: str | None, call: int) -> int:
@@ -146,7 +146,7 @@ def work(words: list[str], log: Path, board: Board, *, moment: str | None, call:
     for phase, owner, function in PHASES:
         _watch(board, phase, owner, function)
     if moment is not None:
-        _die_at(board, MOMENTS[moment], call)
+        _die_at(MOMENTS[moment], call)
     return cli.main(words)
 
 
@@ -155,7 +155,7 @@ def _watch(board: Board, phase: str, owner: Any, function: str) -> None:
 
     @functools.wraps(original)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        earlier, step, _ = board.read()
+        earlier, step = board.read()
         if args and isinstance(args[0], trainer.HomoDistilTrainer):
             step = args[0].state.global_step
         board.write(phase, step)
@@ -166,7 +166,7 @@ def _watch(board: Board, phase: str, owner: Any, function: str) -> None:
     setattr(owner, function, watched)
 
 
-def _die_at(board: Board, moment: Moment, number: int) -> None:
+def _die_at(moment: Moment, number: int) -> None:
     original = getattr(moment.owner, moment.function)
     calls = 0
 
@@ -177,8 +177,6 @@ def _die_at(board: Board, moment: Moment, number: int) -> None:
         if calls < number:
             return original(*args, **kwargs)
         moment.action(functools.partial(original, *args, **kwargs), args)
-        phase, step, _ = board.read()
-        board.write(phase, step, forced=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(moment.owner, moment.function, dying)
