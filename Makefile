@@ -27,7 +27,7 @@ COMPAT = $(PYTHON) benchmarks/compat.py --num_workers $(NUM_WORKERS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo bench test test-python compat compat-oldest compat-newest style quality pages docs wheel clean clean-cache
+.PHONY: help demo bench test test-fast test-python compat compat-oldest compat-newest style quality pages docs wheel clean clean-cache
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -40,6 +40,11 @@ bench: $(VENV)/.installed-report  ## measure how fast training is on this machin
 
 test: $(VENV)/.installed-test,onnx  ## run the whole test suite
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) $(PYTEST_ARGS)
+
+# What a change to the package is tried with again and again: neither slow tests nor those of benchmarks.
+test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take no longer than a second (90 seconds on 2 cores)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) \
+	  -m "not slow and not distributed" --ignore=tests/benchmarks $(PYTEST_ARGS)
 
 # Other interpreters and versions: an environment each in .venv-compat/, kept; docs/results/compat.json has the outcomes.
 test-python:  ## run the suite on PYTHON, in an environment of its own
@@ -64,7 +69,7 @@ quality: $(VENV)/.installed-dev  ## check style, types and the import contract, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PAGES = floors speed.page speed.latency_page reliability.page results.page
+PAGES = floors speed.page reliability.page results.page
 pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the records in docs/results/
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 

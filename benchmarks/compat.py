@@ -26,7 +26,7 @@ PAGE = Path("CONTRIBUTING.md")
 BEGIN, END = "<!-- written by benchmarks/compat.py from docs/results/compat.json -->\n", "<!-- end -->\n"
 
 # Judges the record that a run is about to change.
-JUDGE = "tests/test_compatibility.py::test_the_record_is_of_passing_runs_and_of_the_oldest_pins"
+JUDGE = "tests/package/test_compatibility.py::test_the_record_is_of_passing_runs_and_of_the_oldest_pins"
 
 CONSTRAINTS = {"oldest": "constraints-oldest.txt", "pinned": "constraints.txt", "newest": None}
 COLUMNS = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy")
@@ -50,9 +50,8 @@ def main() -> None:
 
 def version_of(python: str) -> str:
     """Full version of an interpreter; empty where it cannot be started."""
-    code = "import platform; print(platform.python_version())"
     try:
-        return printed(python, "-c", code)
+        return printed(python, "-c", "import platform; print(platform.python_version())")
     except (OSError, subprocess.CalledProcessError):
         return ""
 

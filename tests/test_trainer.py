@@ -241,6 +241,7 @@ def test_clipping_changes_no_score(make_trainer):
 # Masks, zeros, compaction
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -606,6 +607,7 @@ def test_a_stream_equals_the_same_rows_in_order(make_trainer):
     assert differences(stream.pruner.state_tensors(), table.pruner.state_tensors()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("step", [2, 3, 5])
 def test_a_stream_that_is_read_several_times_resumes_exactly(make_trainer, tmp_path, step, accumulation):

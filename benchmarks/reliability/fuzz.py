@@ -6,8 +6,7 @@
 A case ends in success or in one of this package's own errors: a `ValueError`, `OSError` or `FloatingPointError` from a
 `raise` statement of ours (an `OSError` of the system counts where it names its file). All else is a failure, and so is
 a case that takes too long or too much memory; each is printed as the line that repeats it. Cases are numbered, and
-what a number means follows from the seed alone: a run that was stopped goes on where its results file ends. One line
-of 50 MB is read in a process of its own, whose memory is measured.
+what a number means follows from the seed alone: a run that was stopped goes on where its results file ends.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import faulthandler
 import json
 import linecache
 import logging
-import multiprocessing
 import os
 import resource
 import shutil
@@ -25,8 +23,9 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,15 +36,14 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="critical", HF_HUB_
 import datasets
 import transformers
 
-from benchmarks.reliability.fuzz_targets import TARGETS, Case, OwnExit, tiny_tokenizer
-from homodistil_hf import load_text, tokenize_to_blocks
+from benchmarks.reliability.fuzz_targets import TARGETS, OwnExit
 from homodistil_hf.files.provenance import machine_facts
 
 OWN_ERRORS = (ValueError, OSError, FloatingPointError)
+GOOD = ("successes", "own_errors")
 MEMORY_LIMIT_MB = 1024  # more than this on top, by one case, is a failure
 ADDRESS_SPACE_GB = 16  # and this is where the system stops it
 LONGEST_MESSAGE = 5000
-GIANT_LINE_BYTES = 50_000_000
 SAVE_EVERY_S = 30
 
 
@@ -63,11 +61,8 @@ def main() -> None:
     results = read_results(options.results, options.seed)
     for name, num_cases in shares(options.cases, options.only).items():
         fuzz(name, num_cases, results, options.results)
-    if not options.only and "giant_line" not in results:
-        results["giant_line"] = giant_line()
-    report(results)
     save(results, options.results)
-    sys.exit(1 if num_failures(results) else 0)
+    sys.exit(int(results["num_failures"] > 0))
 
 
 def shares(num_cases: int, only: str | None = None) -> dict[str, int]:
@@ -84,12 +79,18 @@ def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) 
     found = results["targets"].setdefault(name, empty | {"slowest_s": 0.0, "largest_growth_mb": 0.0})
     saved = time.monotonic()
     with sandbox() as folder:
-        case = TARGETS[name].make(folder)
+        case = partial(TARGETS[name].case, folder)
         while found["cases"] < num_cases:
             number, start = found["cases"], time.monotonic()
             outcome, growth_mb = run_case(case, name, results["seed"], number)
             seconds = time.monotonic() - start
-            count(found, outcome, repeat_line(name, results["seed"], number))
+            found["cases"] += 1
+            if outcome in GOOD:
+                found[outcome] += 1
+            else:
+                line = f"python -m benchmarks.reliability.fuzz --seed {results['seed']} --only {name} --case {number}"
+                found["failures"].append(f"{line}  # {outcome}")
+                print(found["failures"][-1], flush=True)
             found["seconds"] = round(found["seconds"] + seconds, 4)
             found["slowest_s"] = round(max(found["slowest_s"], seconds), 3)
             found["largest_growth_mb"] = round(max(found["largest_growth_mb"], growth_mb), 1)
@@ -99,23 +100,17 @@ def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) 
                 saved = time.monotonic()
                 save(results, file)
     save(results, file)
-    print(f"{name}: {summary(found)}", flush=True)
+    print(
+        f"{name}: {found['cases']:,} cases: {found['successes']:,} successes, {found['own_errors']:,} own errors, "
+        f"{len(found['failures'])} failures; {found['seconds']:.1f} s, slowest {found['slowest_s']} s, "
+        f"grew by {found['largest_growth_mb']} MB at most",
+        flush=True,
+    )
 
 
-def count(found: dict[str, Any], outcome: str, line: str) -> None:
-    found["cases"] += 1
-    if outcome in ("successes", "own_errors"):
-        found[outcome] += 1
-        return
-    found["failures"].append(f"{line}  # {outcome}")
-    print(found["failures"][-1], flush=True)
-
-
-def repeat_line(name: str, seed: int, number: int) -> str:
-    return f"python -m benchmarks.reliability.fuzz --seed {seed} --only {name} --case {number}"
-
-
-def run_case(case: Case, name: str, seed: int, number: int) -> tuple[str, float]:
+def run_case(
+    case: Callable[[Random], None], name: str, seed: int, number: int, *, show: bool = False
+) -> tuple[str, float]:
     """How one case ended, and by how many MB the process grew above all that it ever was."""
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     environment = dict(os.environ)
@@ -129,6 +124,8 @@ def run_case(case: Case, name: str, seed: int, number: int) -> tuple[str, float]
         raise
     except BaseException as error:  # noqa: BLE001 — all that there is: to find those that slip through is the point
         outcome = "own_errors" if is_own(error) else told(error)
+        if show:
+            traceback.print_exc()
     finally:
         os.environ.clear()
         os.environ.update(environment)
@@ -217,43 +214,9 @@ def show_case(name: str | None, seed: int, number: int) -> int:
     if name is None:
         raise SystemExit("--case needs --only")
     with sandbox() as folder:
-        case = TARGETS[name].make(folder)
-        try:
-            with time_limit(TARGETS[name].limit_s):
-                case(draw_of(name, seed, number))
-        except BaseException as error:  # noqa: BLE001 — as above
-            traceback.print_exc()
-            return 0 if is_own(error) else 1
-    print("success")
-    return 0
-
-
-def giant_line() -> dict[str, Any]:
-    """Read one line of 50 MB, with and without spaces, each in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    found = {}
-    for kind in ("words", "one word"):
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, context.Pool(1) as pool:
-            found[kind] = pool.apply(measure_giant_line, (folder, kind))
-    return {"size_bytes": GIANT_LINE_BYTES, "read": found}
-
-
-def measure_giant_line(folder: str, kind: str) -> dict[str, Any]:
-    """Memory and time of a 50 MB line, from the file to blocks of 128 tokens."""
-    datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
-    quiet()
-    path = Path(folder) / "giant.txt"
-    path.write_bytes((b"w7 w8 w9 " if kind == "words" else b"abcdefghi") * (GIANT_LINE_BYTES // 9))
-    before_kb, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    blocks = tokenize_to_blocks(load_text(path), tiny_tokenizer(), max_seq_length=128)
-    return {
-        "blocks": len(blocks),
-        "seconds": round(time.monotonic() - start, 1),
-        "growth_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024, 1),
-    }
-
-
-# Results
+        outcome, _ = run_case(partial(TARGETS[name].case, folder), name, seed, number, show=True)
+    print(outcome)
+    return int(outcome not in GOOD)
 
 
 def read_results(file: Path | None, seed: int) -> dict[str, Any]:
@@ -269,31 +232,10 @@ def save(results: dict[str, Any], file: Path | None) -> None:
     targets = results["targets"].values()
     for name in ("cases", "successes", "own_errors"):
         results[name] = sum(found[name] for found in targets)
-    results["num_failures"] = num_failures(results)
+    results["num_failures"] = sum(len(found["failures"]) for found in targets)
     results["seconds"] = round(sum(found["seconds"] for found in targets), 1)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-def num_failures(results: dict[str, Any]) -> int:
-    return sum(len(found["failures"]) for found in results["targets"].values())
-
-
-def report(results: dict[str, Any]) -> None:
-    print()
-    for name, found in results["targets"].items():
-        print(f"{name:16} {summary(found)}")
-    for kind, found in results.get("giant_line", {}).get("read", {}).items():
-        print(f"a line of 50 MB, {kind}: {found['blocks']:,} blocks, {found['seconds']} s, {found['growth_mb']} MB")
-
-
-def summary(found: dict[str, Any]) -> str:
-    return (
-        f"{found['cases']:,} cases: {found['successes']:,} successes, {found['own_errors']:,} own errors, "
-        f"{len(found['failures'])} failures; {found['seconds']:.1f} s, slowest {found['slowest_s']} s, "
-        f"grew by {found['largest_growth_mb']} MB at most"
-    )
 
 
 if __name__ == "__main__":

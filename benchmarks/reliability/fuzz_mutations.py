@@ -1,7 +1,6 @@
 """Valid input → hostile input: the same draw gives the same damage, on any machine.
 
 Structure is damaged rather than bytes: values change type or size, keys are lost or doubled, names lead elsewhere.
-What the damaged input is fed to stands in `fuzz_targets.py`.
 """
 
 import copy
@@ -14,18 +13,8 @@ from random import Random
 from typing import Any
 
 PATHS = (
-    "../../escaped",
-    "/etc/passwd",
-    "~",
-    "~no_such_user/x",
-    "C:\\x",
-    "a\0b",
-    ".",
-    "..",
-    "",
-    "x" * 300,
-    "a/../../b",
-)
+    "../../escaped", "/etc/passwd", "~", "~no_such_user/x", "C:\\x", "a\0b", ".", "..", "", "x" * 300, "a/../../b",
+)  # fmt: skip
 STRINGS = (
     *PATHS, " ", "x" * 10_000, "\ud800", "🙂" * 100, "𝔘𝔫𝔦", "e\u0301\u202e", "true", "1e9", "NaN", "-1", "None",
     "${HOME}", "%s%n", "{0}", "<script>", "---\nlicense: evil", "a,b;c", "__class__", "torch.load", "evil/repo--x.Y",
@@ -157,7 +146,7 @@ def flipped(content: bytes, draw: Random) -> bytes:
 
 def write_hostile(path: Path, content: bytes, draw: Random) -> None:
     """Write a file, or now and then something else in its place: nothing, a folder, a link, a pipe."""
-    path.unlink(missing_ok=True)
+    removed(path)
     kind = draw.random()
     if kind < 0.96:
         path.write_bytes(content)
@@ -180,32 +169,39 @@ def safetensors_bytes(content: bytes, draw: Random) -> bytes:
         return draw.choice((2**63, 2**64 - 1, 10**8, length + 1, 0, length - 1)).to_bytes(8, "little") + content[8:]
     if kind == 2:
         data = draw.choice((data + b"\0" * 8, data[:-8], b"", flipped(data, draw)))
-    elif kind == 3:
-        _shift_offsets(header, draw)
-    elif kind == 4:
-        _retype(header, draw)
+    elif kind in (3, 4):
+        _damage_entry(header, kind, draw)
     else:
         header = mutated(header, draw)
     text = json_bytes(header, draw)
     return len(text).to_bytes(8, "little") + text + data
 
 
-def _shift_offsets(header: dict[str, Any], draw: Random) -> None:
+def _damage_entry(header: dict[str, Any], kind: int, draw: Random) -> None:
     entry = header[draw.choice([name for name in header if name != "__metadata__"])]
-    begin, end = entry["data_offsets"]
-    entry["data_offsets"] = draw.choice(([begin - 4, end], [0, end - begin], [end, begin], [begin, end + 2**40]))
-
-
-def _retype(header: dict[str, Any], draw: Random) -> None:
-    entry = header[draw.choice([name for name in header if name != "__metadata__"])]
-    if draw.random() < 0.5:
+    if kind == 3:
+        begin, end = entry["data_offsets"]
+        entry["data_offsets"] = draw.choice(([begin - 4, end], [0, end - begin], [end, begin], [begin, end + 2**40]))
+    elif draw.random() < 0.5:
         entry["dtype"] = draw.choice(("I32", "U32", "F16", "F64", "BOOL", "F4", "X", "f32", "C64", "F8_E4M3"))
     else:
         entry["shape"] = draw.choice((entry["shape"][::-1], [*entry["shape"], 1], [], [2**40, 2**40], [-1], [0]))
 
 
+def write_mutated(path: Path, values: Any, draw: Random) -> None:
+    """Write a damaged copy of a JSON value."""
+    write_hostile(path, json_bytes(mutated(values, draw), draw), draw)
+
+
+def removed(path: Path) -> Path:
+    """A path where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    return path
+
+
 def emptied(folder: Path) -> Path:
     """A folder without content."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    removed(folder).mkdir(parents=True)
     return folder

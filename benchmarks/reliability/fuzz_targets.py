@@ -1,15 +1,19 @@
-"""What hostile input is fed to: one function a target, made once in a folder of its own, called once a case.
+"""What hostile input is fed to: one function a target, called once a case, with the target's folder.
 
-A case ends quietly, or raises; `fuzz.py` judges what it raised. How input is damaged stands in `fuzz_mutations.py`.
+A case ends quietly, or raises. How input is damaged is not told here.
 """
 
 import contextlib
+import gzip
 import io
 import json
 import os
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,8 +32,10 @@ from benchmarks.reliability.fuzz_mutations import (
     hostile_value,
     json_bytes,
     mutated,
+    removed,
     safetensors_bytes,
     write_hostile,
+    write_mutated,
 )
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
@@ -51,32 +57,20 @@ from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.saved_state import STATE_FILE, STATE_TENSORS_FILE, save_run_state
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
-Case = Callable[[Random], None]
-
-SHAPE = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 32,
-}
+SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
+SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
 PLAN = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
-UNEVEN = {
-    "hidden_size": 8,
-    "layers": [
-        {"num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16},
-        {"num_attention_heads": 1, "head_dim": 3, "intermediate_size": 24},
-    ],
-}
+LAYERS = [{name: PLAN[name] for name in PLAN if name != "hidden_size"}]
+LAYERS += [{"num_attention_heads": 1, "head_dim": 3, "intermediate_size": 24}]
+UNEVEN = {"hidden_size": 8, "layers": LAYERS}
 WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that reads what others wrote: how a case is made, its share of all cases, and its time limit."""
+    """One thing that reads what others wrote, its share of all cases, and its time limit."""
 
-    make: Callable[[Path], Case]
+    case: Callable[[Path, Random], None]
     share: int
     limit_s: float = 20.0
 
@@ -107,221 +101,177 @@ def run_config(folder: Path) -> dict[str, Any]:
     }
 
 
-def config_files(folder: Path) -> Case:
+def config_files(folder: Path, draw: Random) -> None:
     """JSON run configs, key by key."""
-    values, path = run_config(folder), folder / "config.json"
-
-    def case(draw: Random) -> None:
-        write_hostile(_fresh(path), json_bytes(mutated(values, draw), draw), draw)
-        read_config(draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1]))
-
-    return case
+    path = folder / "config.json"
+    write_mutated(path, run_config(folder), draw)
+    read_config(draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1]))
 
 
-def flags(folder: Path) -> Case:
+def flags(folder: Path, draw: Random) -> None:
     """Whole command lines of `distill`, config and flags."""
     values, path = run_config(folder), folder / "config.json"
     names = [entry.name for entry in fields(HomoDistilTrainingArguments) if entry.init]
-
-    def case(draw: Random) -> None:
-        config = mutated(values, draw) if draw.random() < 0.5 else values
-        write_hostile(_fresh(path), json_bytes(config, draw), draw)
-        words = [str(path)] if draw.random() < 0.9 else []
-        for _ in range(draw.randrange(4)):
-            name = draw.choice((*names, "teacher", "train_data", "no_such", "kl_weight", draw.choice(STRINGS)))
-            value = hostile_value(draw)
-            words += draw.choice(([f"--{name}", str(value)], [f"--{name}={value}"], [f"--{name}"], [str(value)]))
-        parse_run(words)
-
-    return case
+    config = mutated(values, draw) if draw.random() < 0.5 else values
+    write_hostile(path, json_bytes(config, draw), draw)
+    words = [str(path)] if draw.random() < 0.9 else []
+    for _ in range(draw.randrange(4)):
+        name = draw.choice((*names, "teacher", "train_data", "no_such", "kl_weight", draw.choice(STRINGS)))
+        value = hostile_value(draw)
+        words += draw.choice(([f"--{name}", str(value)], [f"--{name}={value}"], [f"--{name}"], [str(value)]))
+    parse_run(words)
 
 
-def arguments(folder: Path) -> Case:
+STOCK = {"ddp_find_unused_parameters", "learning_rate", "adam_epsilon", "warmup_steps", "logging_nan_inf_filter"}
+
+
+def arguments(folder: Path, draw: Random) -> None:
     """This package's own settings, given from Python."""
-    own = [name for name in HomoDistilTrainingArguments.__annotations__ if name != "ddp_find_unused_parameters"]
-    stock = {"learning_rate", "adam_epsilon", "warmup_steps", "logging_nan_inf_filter"}
-
-    def case(draw: Random) -> None:
-        names = draw.sample([name for name in own if name not in stock], draw.choice((1, 1, 2, 3)))
-        given = {name: hostile_value(draw) for name in names}
-        HomoDistilTrainingArguments(output_dir=str(folder / "run"), report_to="none", use_cpu=True, **given)
-
-    return case
+    own = [name for name in HomoDistilTrainingArguments.__annotations__ if name not in STOCK]
+    given = {name: hostile_value(draw) for name in draw.sample(own, draw.choice((1, 1, 2, 3)))}
+    HomoDistilTrainingArguments(output_dir=str(folder / "run"), report_to="none", use_cpu=True, **given)
 
 
 # Plans and budgets
 
 
-def plans(folder: Path) -> Case:
+def plans(folder: Path, draw: Random) -> None:
     """Plans as mappings, as JSON text and in files; presets; misspelt ones."""
     configs = [BertConfig(**SHAPE), BertConfig(), BertConfig(**SHAPE | {"num_hidden_layers": 5, "hidden_size": 24})]
     path = folder / "plan.json"
-
-    def case(draw: Random) -> None:
-        values = mutated(draw.choice((PLAN, UNEVEN)), draw)
-        kind = draw.randrange(8)
-        if kind < 4:
-            student = values
-        elif kind < 6:
-            student = json_bytes(values, draw).decode("utf-8", "surrogateescape")
-        elif kind == 6:
-            write_hostile(_fresh(path), json_bytes(values, draw), draw)
-            student = str(path)
-        else:
-            student = draw.choice((*PRESETS, "homobert-tny", *STRINGS))
-        resolve_plan(student, draw.choice(configs), multiple=draw.choice((1, 3, 8, 8, 64)))
-
-    return case
+    values = mutated(draw.choice((PLAN, UNEVEN)), draw)
+    kind = draw.randrange(8)
+    if kind < 4:
+        student = values
+    elif kind < 6:
+        student = json_bytes(values, draw).decode("utf-8", "surrogateescape")
+    elif kind == 6:
+        write_hostile(path, json_bytes(values, draw), draw)
+        student = str(path)
+    else:
+        student = draw.choice((*PRESETS, "homobert-tny", *STRINGS))
+    resolve_plan(student, draw.choice(configs), multiple=draw.choice((1, 3, 8, 8, 64)))
 
 
-def budgets(folder: Path) -> Case:
+def budgets(folder: Path, draw: Random) -> None:
     """Budget strings, and what they are rounded to."""
     configs = [BertConfig(**SHAPE), BertConfig(**SHAPE | {"hidden_size": 42, "num_attention_heads": 7})]
-
-    def case(draw: Random) -> None:
-        number = draw.choice(
-            (str(hostile_value(draw)), f"{draw.uniform(0, 1.2):.4g}", "9" * draw.randrange(1, 20_000))
-        )
-        words = (draw.choice(("params", "macs", "macs", "ms", draw.choice(STRINGS))), draw.choice(("=", " = ", "==")))
-        student = "".join(words) + number + draw.choice(("", "k", "K", "M", "B", "G", "%", "kk", "\0"))
-        multiple = draw.choice((1, 3, 8, 8, 8, *(n for n in NUMBERS if isinstance(n, int))))
-        plan_for_budget(student, draw.choice(configs), multiple=multiple)
-
-    return case
+    number = draw.choice((str(hostile_value(draw)), f"{draw.uniform(0, 1.2):.4g}", "9" * draw.randrange(1, 20_000)))
+    words = (draw.choice(("params", "macs", "macs", "ms", draw.choice(STRINGS))), draw.choice(("=", " = ", "==")))
+    student = "".join(words) + number + draw.choice(("", "k", "K", "M", "B", "G", "%", "kk", "\0"))
+    multiple = draw.choice((1, 3, 8, 8, 8, *(n for n in NUMBERS if isinstance(n, int))))
+    plan_for_budget(student, draw.choice(configs), multiple=multiple)
 
 
 # Models on disk
 
 
-def teacher_configs(folder: Path) -> Case:
+def teacher_configs(folder: Path, draw: Random) -> None:
     """`config.json` of stock and student models, per-layer widths included."""
-    plain = tiny_student().config.to_dict()
-    uneven = tiny_student(WidthPlan.from_dict(UNEVEN, 2)).config.to_dict()
-    stock = BertConfig(**SHAPE, architectures=["BertForMaskedLM"]).to_dict()
-    path = folder / "config.json"
-
-    def case(draw: Random) -> None:
-        write_hostile(_fresh(path), json_bytes(mutated(draw.choice((stock, plain, uneven)), draw), draw), draw)
-        name = str(folder) if draw.random() < 0.95 else draw.choice(STRINGS)
-        config = load_teacher_config(name)
-        plan = resolve_plan(draw.choice(("macs=0.5", json.dumps(PLAN), "homobert-tiny")), config)
-        planned_facts(config, (config.architectures or ["BertForMaskedLM"])[0], plan)
-
-    return case
+    write_mutated(folder / "config.json", draw.choice(_configs()), draw)
+    config = load_teacher_config(str(folder) if draw.random() < 0.95 else draw.choice(STRINGS))
+    plan = resolve_plan(draw.choice(("macs=0.5", json.dumps(PLAN), "homobert-tiny")), config)
+    planned_facts(config, (config.architectures or ["BertForMaskedLM"])[0], plan)
 
 
-def weights(folder: Path) -> Case:
+@cache
+def _configs() -> list[dict[str, Any]]:
+    students = tiny_student(), tiny_student(WidthPlan.from_dict(UNEVEN, 2))
+    stock = BertConfig(**SHAPE, architectures=["BertForMaskedLM"])
+    return [stock.to_dict(), *(student.config.to_dict() for student in students)]
+
+
+def weights(folder: Path, draw: Random) -> None:
     """Safetensors files of a model: headers, offsets, types, shapes."""
-    tiny_teacher().save_pretrained(folder)
-    path = folder / WEIGHTS_FILE
-    content = path.read_bytes()
-
-    def case(draw: Random) -> None:
-        write_hostile(_fresh(path), safetensors_bytes(content, draw), draw)
-        load_teacher(str(folder))
-
-    return case
+    content = _saved(folder)[WEIGHTS_FILE]
+    write_hostile(folder / WEIGHTS_FILE, safetensors_bytes(content, draw), draw)
+    load_teacher(str(folder))
 
 
-def indexes(folder: Path) -> Case:
+def indexes(folder: Path, draw: Random) -> None:
     """Weights in several files, with an index that may name anything."""
-    tiny_teacher().save_pretrained(folder, max_shard_size="8KB")
-    path = folder / "model.safetensors.index.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-
-    def case(draw: Random) -> None:
-        damaged = mutated(values, draw)
-        if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
-            damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(PATHS)
-        write_hostile(_fresh(path), json_bytes(damaged, draw), draw)
-        load_teacher(str(folder))
-
-    return case
+    name = "model.safetensors.index.json"
+    values = json.loads(_saved(folder, max_shard_size="8KB")[name])
+    damaged = mutated(values, draw)
+    if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
+        damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(PATHS)
+    write_hostile(folder / name, json_bytes(damaged, draw), draw)
+    load_teacher(str(folder))
 
 
-def tokenizers(folder: Path) -> Case:
+def tokenizers(folder: Path, draw: Random) -> None:
     """Tokenizer files beside a model, loaded and written to an export."""
     source = folder / "source"
-    tiny_teacher().config.save_pretrained(source)
-    tiny_tokenizer().save_pretrained(source)
-    contents = {path: path.read_bytes() for path in sorted(source.glob("*token*.json"))}
-
-    def case(draw: Random) -> None:
-        for path, content in contents.items():
-            _fresh(path).write_bytes(content)
-        path = draw.choice(list(contents))
-        values = json.loads(contents[path])
-        if path.name == "tokenizer_config.json" and draw.random() < 0.5:
-            extra = draw.choice(("chat_template", "vocab_file", "tokenizer_file", "tokenizer_class", "auto_map"))
-            values[extra] = draw.choice((draw.choice(STRINGS), {draw.choice(PATHS): "x"}, _template(draw)))
-        write_hostile(_fresh(path), json_bytes(mutated(values, draw), draw), draw)
-        tokenizer = stored_tokenizer(source)
-        if tokenizer is not None:
-            with outside_stays(folder, emptied(folder / "out")):
-                export_student(tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
-
-    return case
+    contents = {source / name: content for name, content in _saved(source).items() if "token" in name}
+    for path, content in contents.items():
+        removed(path).write_bytes(content)
+    path = draw.choice(list(contents))
+    values = json.loads(contents[path])
+    if path.name == "tokenizer_config.json" and draw.random() < 0.5:
+        extra = draw.choice(("chat_template", "vocab_file", "tokenizer_file", "tokenizer_class", "auto_map"))
+        templates = [{"name": draw.choice(PATHS), "template": "x"}, {"name": "default", "template": "y"}]
+        values[extra] = draw.choice((draw.choice(STRINGS), {draw.choice(PATHS): "x"}, templates))
+    write_mutated(path, values, draw)
+    tokenizer = stored_tokenizer(source)
+    if tokenizer is not None:
+        with outside_stays(folder, emptied(folder / "out")):
+            export_student(tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
 
 
-def _template(draw: Random) -> list[dict[str, str]]:
-    return [{"name": draw.choice(PATHS), "template": "x"}, {"name": "default", "template": "y"}]
+@cache
+def _saved(folder: Path, **settings: str) -> dict[str, bytes]:
+    """A model and its tokenizer, written once; name → content of each file."""
+    tiny_teacher().save_pretrained(folder, **settings)
+    tiny_tokenizer().save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 # Checkpoints and exports
 
 
-def manifests(folder: Path) -> Case:
+def manifests(folder: Path, draw: Random) -> None:
     """`manifest.json`, and files that are not what it says."""
     good, bad = folder / "run" / "checkpoint-5", folder / "run" / "checkpoint-10"
-    for checkpoint in (good, bad):
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "config.json").write_text("{}", encoding="utf-8")
-        (checkpoint / "optimizer.pt").write_bytes(b"moments")
-        write_manifest(checkpoint)
-    values = json.loads((bad / MANIFEST_NAME).read_text(encoding="utf-8"))
-
-    def case(draw: Random) -> None:
-        damaged = mutated(values, draw)
-        if isinstance(damaged, dict) and isinstance(damaged.get("sha256"), dict) and draw.random() < 0.3:
-            damaged["sha256"][draw.choice(PATHS)] = "0" * 64
-        write_hostile(_fresh(bad / MANIFEST_NAME), json_bytes(damaged, draw), draw)
-        if draw.random() < 0.1:
-            write_hostile(_fresh(bad / "config.json"), draw.choice((b"{}", b"")), draw)
-        last_checkpoint(folder / "run")
-        check_manifest(draw.choice((bad, bad, bad, good, folder / draw.choice(PATHS[4:]))))
-
-    return case
+    values = [_checkpoint_of_two_files(checkpoint) for checkpoint in (good, bad)][1]
+    damaged = mutated(values, draw)
+    if isinstance(damaged, dict) and isinstance(damaged.get("sha256"), dict) and draw.random() < 0.3:
+        damaged["sha256"][draw.choice(PATHS)] = "0" * 64
+    write_hostile(bad / MANIFEST_NAME, json_bytes(damaged, draw), draw)
+    if draw.random() < 0.1:
+        write_hostile(bad / "config.json", draw.choice((b"{}", b"")), draw)
+    last_checkpoint(folder / "run")
+    check_manifest(draw.choice((bad, bad, bad, good, folder / draw.choice(PATHS[4:]))))
 
 
-def states(folder: Path) -> Case:
+@cache
+def _checkpoint_of_two_files(folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "optimizer.pt").write_bytes(b"moments")
+    write_manifest(folder)
+    return json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+
+def states(folder: Path, draw: Random) -> None:
     """What a checkpoint says about pruning: JSON, masks, scores, head numbers, configuration; digests are right."""
     source, target = folder / "source", folder / "checkpoint-4"
     make_checkpoint(source)
-    state = json.loads((source / STATE_FILE).read_text(encoding="utf-8"))
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    tensors = load_file(source / STATE_TENSORS_FILE)
-
-    def case(draw: Random) -> None:
-        shutil.copytree(source, emptied(target), dirs_exist_ok=True)
-        kind = draw.randrange(5)
-        if kind < 2:
-            write_hostile(target / STATE_FILE, json_bytes(mutated(state, draw), draw), draw)
-        elif kind == 2:
-            save_file(damaged_tensors(tensors, draw), target / STATE_TENSORS_FILE)
-        elif kind == 3:
-            path = target / draw.choice((STATE_TENSORS_FILE, WEIGHTS_FILE))
-            write_hostile(path, safetensors_bytes(path.read_bytes(), draw), draw)
-        else:
-            write_hostile(target / "config.json", json_bytes(mutated(config, draw), draw), draw)
-        write_manifest(target)
-        compacted_copy(checkpoint_pruner(target), format=draw.choice(("standard", "compact")), allow_partial=True)
-
-    return case
+    shutil.copytree(source, emptied(target), dirs_exist_ok=True)
+    kind = draw.randrange(5)
+    if kind == 2:
+        save_file(damaged_tensors(load_file(source / STATE_TENSORS_FILE), draw), target / STATE_TENSORS_FILE)
+    elif kind == 3:
+        path = target / draw.choice((STATE_TENSORS_FILE, WEIGHTS_FILE))
+        write_hostile(path, safetensors_bytes(path.read_bytes(), draw), draw)
+    else:
+        path = target / (STATE_FILE if kind < 2 else "config.json")
+        write_mutated(path, json.loads(path.read_text(encoding="utf-8")), draw)
+    write_manifest(target)
+    compacted_copy(checkpoint_pruner(target), format=draw.choice(("standard", "compact")), allow_partial=True)
 
 
 def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str, torch.Tensor]:
     """Masks and scores of wrong groups, types, sizes and values."""
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     name = draw.choice(sorted(tensors))
     tensor = tensors.pop(name)
     kind = draw.randrange(9)
@@ -342,38 +292,29 @@ def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str,
     return tensors | {name: tensor}
 
 
-def facts(folder: Path) -> Case:
+def facts(folder: Path, draw: Random) -> None:
     """`facts.json` of an export that is read, converted or about to be replaced."""
     source, target = folder / "source", folder / "target"
-    values = make_export(source)
-
-    def case(draw: Random) -> None:
-        shutil.copytree(source, emptied(target), dirs_exist_ok=True)
-        write_hostile(_fresh(target / FACTS_FILE), json_bytes(mutated(values, draw), draw), draw)
-        read_facts(target)
-        check_target(target, overwrite=True)
-
-    return case
+    make_export(source)
+    shutil.copytree(source, emptied(target), dirs_exist_ok=True)
+    write_mutated(target / FACTS_FILE, read_facts(source), draw)
+    read_facts(target)
+    check_target(target, overwrite=True)
 
 
-def command_lines(folder: Path) -> Case:
+def command_lines(folder: Path, draw: Random) -> None:
     """`homodistil verify | export | report | plan` over hostile folders, in this process."""
-    sources = {name: folder / name for name in ("standard", "compact", "run")}
     for format in ("standard", "compact"):
-        make_export(sources[format], format)
-    make_checkpoint(sources["run"] / "checkpoint-4")
-    (sources["run"] / "settings.json").write_text(json.dumps(run_config(folder)), encoding="utf-8")
-    sandbox = folder / "sandbox"
-
-    def case(draw: Random) -> None:
-        victim, output = emptied(sandbox) / "victim", sandbox / "out"
-        shutil.copytree(sources[draw.choice(sorted(sources))], victim)
-        output.mkdir()
-        damage_folder(victim, draw)
-        with outside_stays(sandbox, output):
-            run_command(command_line(victim, output, draw))
-
-    return case
+        make_export(folder / format, format)
+    make_checkpoint(folder / "run" / "checkpoint-4")
+    (folder / "run" / "settings.json").write_text(json.dumps(run_config(folder)), encoding="utf-8")
+    sandbox = emptied(folder / "sandbox")
+    victim, output = sandbox / "victim", sandbox / "out"
+    shutil.copytree(folder / draw.choice(("compact", "run", "standard")), victim)
+    output.mkdir()
+    damage_folder(victim, draw)
+    with outside_stays(sandbox, output):
+        run_command(command_line(victim, output, draw))
 
 
 def command_line(victim: Path, output: Path, draw: Random) -> list[str]:
@@ -402,16 +343,11 @@ def damage_folder(folder: Path, draw: Random) -> None:
         damaged = safetensors_bytes(content, draw)
     else:
         damaged = flipped(content, draw)
-    write_hostile(_fresh(path), damaged, draw)
+    write_hostile(path, damaged, draw)
     if draw.random() < 0.5:
-        agree(folder, path)
-
-
-def agree(folder: Path, path: Path) -> None:
-    """Write digests anew."""
-    checkpoint = path.parent
-    if (checkpoint / MANIFEST_NAME).is_file() and path.name != MANIFEST_NAME:
-        write_manifest(checkpoint)
+        return
+    if (path.parent / MANIFEST_NAME).is_file() and path.name != MANIFEST_NAME:
+        write_manifest(path.parent)
     facts_file = folder / FACTS_FILE
     if facts_file.is_file() and path != facts_file:
         values = json.loads(facts_file.read_text(encoding="utf-8"))
@@ -441,25 +377,16 @@ class OwnExit(Exception):
 # Text
 
 
-def rows(folder: Path) -> Case:
+def rows(folder: Path, draw: Random) -> None:
     """Rows that reach the collator."""
-    collator = MaskedLMCollator(tiny_tokenizer())
     valid = [{"input_ids": [2, 7, 8, 9, 3], "example_id": 5, "attention_mask": [1] * 5, "token_type_ids": [0] * 5}] * 2
-
-    def case(draw: Random) -> None:
-        collator(mutated(valid, draw))
-
-    return case
+    MaskedLMCollator(tiny_tokenizer())(mutated(valid, draw))
 
 
-def texts(folder: Path) -> Case:
+def texts(folder: Path, draw: Random) -> None:
     """Texts that reach the tokenizer."""
     packer = TextPacker(tiny_tokenizer(), 8, "text")
-
-    def case(draw: Random) -> None:
-        packer([draw.choice((hostile_text(draw), hostile_text(draw), None, hostile_value(draw))) for _ in range(3)])
-
-    return case
+    packer([draw.choice((hostile_text(draw), hostile_text(draw), None, hostile_value(draw))) for _ in range(3)])
 
 
 def hostile_text(draw: Random) -> str:
@@ -470,68 +397,37 @@ def hostile_text(draw: Random) -> str:
     return word * draw.choice((0, 1, 30, 1000, 40_000)) + draw.choice(STRINGS)
 
 
-def corpora(folder: Path) -> Case:
+def corpora(folder: Path, draw: Random) -> None:
     """Files, folders, globs, archives and links that are named as training text."""
-    tokenizer = tiny_tokenizer()
-    good = ("w7 w8 w9 " * 40 + "\n\n") * 3
-
-    def case(draw: Random) -> None:
-        data = emptied(folder / "data")
-        for index in range(draw.choice((1, 1, 2))):
-            name = draw.choice(("a", "train-0", "test", "ä b", "x[1]*")) + str(index)
-            content = draw.choice((file_content(draw), file_content(draw), good.encode()))
-            write_hostile(data / f"{name}{draw.choice(_SUFFIXES)}", content, draw)
-        if draw.random() < 0.2:
-            for loop in "loop", "again", "third":
-                (data / loop).symlink_to(draw.choice((data, folder, data / loop)))
-        pattern = draw.choice(("", "*", "**/*.txt", "*.txt", "**", "[", "a0.txt", "../*/*.txt", draw.choice(PATHS)))
-        source: Any = os.path.join(data, pattern) if draw.random() < 0.95 else hostile_value(draw)
-        documents = load_text(
-            source, streaming=draw.random() < 0.5, text_column=draw.choice((None, None, "text", "x"))
-        )
-        blocks = tokenize_to_blocks(documents, tokenizer, max_seq_length=16)
-        list(blocks.take(3))
-
-    return case
+    data = emptied(folder / "data")
+    for index in range(draw.choice((1, 1, 2))):
+        name = draw.choice(("a", "train-0", "test", "ä b", "x[1]*")) + str(index)
+        content = draw.choice((file_content(draw), file_content(draw), b"w7 w8 w9 " * 120))
+        write_hostile(data / f"{name}{draw.choice(_SUFFIXES)}", content, draw)
+    if draw.random() < 0.2:
+        for loop in "loop", "again", "third":
+            (data / loop).symlink_to(draw.choice((data, folder, data / loop)))
+    pattern = draw.choice(("", "*", "**/*.txt", "*.txt", "**", "[", "a0.txt", "../*/*.txt", draw.choice(PATHS)))
+    source: Any = os.path.join(data, pattern) if draw.random() < 0.95 else hostile_value(draw)
+    column = draw.choice((None, None, "text", "x"))
+    documents = load_text(source, streaming=draw.random() < 0.5, text_column=column)
+    list(tokenize_to_blocks(documents, tiny_tokenizer(), max_seq_length=16).take(3))
 
 
 _SUFFIXES = (".txt", ".txt", ".txt", ".jsonl", ".json", ".parquet", ".gz", ".zip", ".TXT", "", ".csv")
 _MAGIC = (
-    b"\x1f\x8b\x08\0",
-    b"PK\x03\x04",
-    b"BZh9",
-    b"\xfd7zXZ\0",
-    b"\x28\xb5\x2f\xfd",
-    b"PAR1",
-    b"7z\xbc\xaf\x27\x1c",
-)
+    b"\x1f\x8b\x08\0", b"PK\x03\x04", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PAR1", b"7z\xbc\xaf\x27\x1c",
+)  # fmt: skip
+_BYTES = (b"", b" ", b"\n\n\n\n", b"\0" * 5000, b"\xff\xfe" * 50, b"\r\n" * 100, b"\xed\xa0\x80")
 
 
 def file_content(draw: Random) -> bytes:
     """Bytes of a file that calls itself text."""
-    kind = draw.randrange(8)
-    if kind == 0:
-        return draw.randbytes(draw.choice((1, 100, 5000)))
-    if kind == 1:
-        return draw.choice(_MAGIC) + draw.randbytes(200)
-    if kind == 2:
-        return draw.choice((b"", b" ", b"\n\n\n\n", b"\0" * 5000, b"\xff\xfe" * 50, b"\r\n" * 100, b"\xed\xa0\x80"))
-    if kind == 3:
-        return archive(draw)
-    if kind == 4:
-        lines = [json_bytes(mutated({"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}, draw), draw) for _ in range(4)]
-        return b"\n".join(lines)
-    if kind == 5:
-        return flipped(_parquet(draw), draw)
-    return hostile_text(draw).encode("utf-8", "surrogatepass")
+    return draw.choice(_CONTENTS)(draw)
 
 
 def archive(draw: Random) -> bytes:
     """A real archive whose member would land elsewhere."""
-    import gzip
-    import tarfile
-    import zipfile
-
     buffer, kind = io.BytesIO(), draw.randrange(3)
     if kind == 0:
         return gzip.compress(b"w7 " * 10_000)
@@ -546,13 +442,27 @@ def archive(draw: Random) -> bytes:
     return buffer.getvalue()
 
 
+def _json_lines(draw: Random) -> bytes:
+    row = {"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}
+    return b"\n".join(json_bytes(mutated(row, draw), draw) for _ in range(4))
+
+
 def _parquet(draw: Random) -> bytes:
-    buffer = io.BytesIO()
-    columns = {"text": ["w7 w8 " * 20] * 5, "n": [1] * 5}
-    Dataset.from_dict({name: columns[name] for name in draw.choice((("text",), ("n",), ("text", "n")))}).to_parquet(
-        buffer
-    )
-    return buffer.getvalue()
+    buffer, columns = io.BytesIO(), {"text": ["w7 w8 " * 20] * 5, "n": [1] * 5}
+    names = draw.choice((("text",), ("n",), ("text", "n")))
+    Dataset.from_dict({name: columns[name] for name in names}).to_parquet(buffer)
+    return flipped(buffer.getvalue(), draw)
+
+
+_CONTENTS: tuple[Callable[[Random], bytes], ...] = (
+    lambda draw: draw.randbytes(draw.choice((1, 100, 5000))),
+    lambda draw: draw.choice(_MAGIC) + draw.randbytes(200),
+    lambda draw: draw.choice(_BYTES),
+    archive,
+    _json_lines,
+    _parquet,
+    *[lambda draw: hostile_text(draw).encode("utf-8", "surrogatepass")] * 2,
+)
 
 
 # Valid input to start from
@@ -573,11 +483,13 @@ def tiny_student(plan: WidthPlan | None = None) -> Any:
     return student
 
 
+@cache
 def tiny_tokenizer() -> BertTokenizer:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{i}" for i in range(5, SHAPE["vocab_size"])]
     return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
 
 
+@cache
 def make_checkpoint(folder: Path) -> None:
     """A checkpoint in the middle of pruning, with PLATON's averages."""
     folder.mkdir(parents=True)
@@ -592,6 +504,7 @@ def make_checkpoint(folder: Path) -> None:
     write_manifest(folder)
 
 
+@cache
 def make_export(folder: Path, format: str = "standard") -> dict[str, Any]:
     """An uneven student with all that facts may hold; returns its facts."""
     export_student(
@@ -623,13 +536,6 @@ def _listing(sandbox: Path, output: Path) -> set[tuple[str, int, int]]:
             status = path.lstat()
             found.add((str(path), status.st_size, status.st_mtime_ns if not path.is_dir() else 0))
     return found
-
-
-def _fresh(path: Path) -> Path:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    return path
 
 
 TARGETS = {

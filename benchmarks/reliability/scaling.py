@@ -3,12 +3,11 @@
     python -m benchmarks.reliability.scaling
 
 Writes docs/results/scaling.json. On a machine of few cores ranks take turns, so times say nothing about speed-up; what
-is held against paper (`benchmarks/scaling_paper.py`) are bytes, collective calls, rows and compactions.
+is held against paper are bytes, collective calls, rows and compactions.
 """
 
 import json
 import os
-import platform
 import socket
 import tempfile
 import time
@@ -20,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from datasets import Dataset, IterableDataset
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.multiprocessing import start_processes
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from benchmarks.reliability.scaling_paper import COUNTS_BYTES, GUARD_BYTES, large_run, steps_of_a_run
+from benchmarks.reliability.scaling_paper import COUNTS_BYTES, GUARD_BYTES, steps_of_a_run
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator
+from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.plans.resolve import resolve_plan
 
 RESULTS = Path("docs/results/scaling.json")
@@ -92,7 +91,7 @@ class Traffic:
             given = args[position]
             tensors = [given] if isinstance(given, torch.Tensor) else given
             self.calls[self.purpose] += 1
-            self.bytes[self.purpose] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.bytes[self.purpose] += sum(tensor.nbytes for tensor in tensors)
             return call(*args, **kwargs)
 
         return counted
@@ -103,6 +102,10 @@ class Traffic:
             return allreduce_hook(group, bucket)
 
 
+# Method of the trainer → what it sends is for; DDP's forward, in the loss, copies buffers.
+PURPOSES = {"compute_loss": "buffers", "_take_gradients": "guard", "_check_ranks": "digest", "_wrap_again": "wrap"}
+
+
 class CountingTrainer(HomoDistilTrainer):
     """Counts bytes, calls, rows and seconds of every step."""
 
@@ -110,6 +113,8 @@ class CountingTrainer(HomoDistilTrainer):
         self.traffic = traffic
         self.steps: list[dict[str, Any]] = []
         self.started_s = time.perf_counter()
+        for method, purpose in PURPOSES.items():
+            setattr(self, method, traffic.counted_as(purpose)(getattr(self, method)))
         super().__init__(*args, **kwargs)
 
     def settle_buckets(self, model: Any) -> None:
@@ -125,23 +130,6 @@ class CountingTrainer(HomoDistilTrainer):
         self.started_s = time.perf_counter()
         with self.traffic.counted_as("counts"):
             return super().get_batch_samples(*args, **kwargs)
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """DDP's forward copies buffers."""
-        with self.traffic.counted_as("buffers"):
-            return super().compute_loss(*args, **kwargs)
-
-    def _take_gradients(self) -> Any:
-        with self.traffic.counted_as("guard"):
-            return super()._take_gradients()
-
-    def _check_ranks(self) -> None:
-        with self.traffic.counted_as("digest"):
-            super()._check_ranks()
-
-    def _wrap_again(self) -> None:
-        with self.traffic.counted_as("wrap"):
-            super()._wrap_again()
 
     def finish_step(self) -> None:
         """A step ends."""
@@ -175,13 +163,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         worlds = {str(size): run_world(Path(folder), size) for size in WORLD_SIZES}
     target = resolve_plan(STUDENT, TEACHER, multiple=PAPER_SETTINGS["multiple"])
-    paper = steps_of_a_run(TEACHER, target, PAPER_SETTINGS)
+    paper = [step.num_parameters for step in steps_of_a_run(TEACHER, target, PAPER_SETTINGS)]
     results = {
-        "machine": machine(),
+        "machine": machine_facts() | {"load_average": round(os.getloadavg()[0], 1)},
         "settings": PAPER_SETTINGS | {"global_batch": GLOBAL_BATCH, "num_rows": NUM_ROWS, "student": STUDENT},
         "worlds": worlds,
-        "paper": {"num_parameters": [step.num_parameters for step in paper], "large_run": large_run()},
-        "differences": differences(worlds, [step.num_parameters for step in paper]),
+        "paper": {"num_parameters": paper},
+        "differences": differences(worlds, paper),
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: results[name] for name in ("machine", "differences")}, indent=1))
@@ -259,6 +247,7 @@ def make_trainer(
         "pruning_end_fraction": PAPER_SETTINGS["end_fraction"],
         "compaction_threshold": PAPER_SETTINGS["compaction_threshold"],
         "width_multiple": PAPER_SETTINGS["multiple"],
+        "discrepancy_guard": True,
         "guard_floor_nats": 1e6,  # measured, but never pausing
         "save_strategy": "no",
         "logging_steps": 10,
@@ -298,18 +287,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "num_cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "threads_a_rank": 1,
-        "backend": "gloo",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The run that `soak.py` kills: `homodistil distill`, watched, and told where to die.
+"""The run that is killed: `homodistil distill`, watched, and told where to die.
 
 Everything here is patched into the worker's own process. Where a kill of a random time hits is read from a few shared
 bytes; the rare moments are forced: the worker sends itself SIGKILL inside the n-th call of a function.
@@ -34,20 +34,12 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Moment:
-    """A place in the code where a worker dies.
-
-    Args:
-        owner: module or class that the function is looked up in.
-        function: its name.
-        action: takes the call (as a function without arguments) and its arguments; does what has been done by then.
-        where: text that an argument must contain.
-        most_calls: the worker dies in one of the first so many calls.
-    """
+    """A function, looked up in a module or class, in one of whose first calls a worker dies."""
 
     owner: Any
     function: str
-    action: Callable[[Call, tuple[Any, ...]], None]
-    where: str = ""
+    action: Callable[[Call, tuple[Any, ...]], None]  # takes the call and its arguments, does what is done by then
+    where: str = ""  # text that an argument must contain
     most_calls: int = 1
 
 
@@ -125,35 +117,27 @@ PHASE_NAMES = ("start", *dict.fromkeys(name for name, _, _ in PHASES))
 
 
 class Board:
-    """Bytes that worker and parent share: what the worker is doing, at which step, and whether it killed itself."""
+    """Bytes that worker and parent share: what the worker is doing, and at which step."""
 
-    _LAYOUT = struct.Struct("<BIB")
+    _LAYOUT = struct.Struct("<BI")
 
     def __init__(self) -> None:
         self._bytes = mmap.mmap(-1, mmap.PAGESIZE)
 
-    def write(self, phase: str, step: int, *, forced: bool = False) -> None:
+    def write(self, phase: str, step: int) -> None:
         """Put up what the worker is doing."""
-        self._LAYOUT.pack_into(self._bytes, 0, PHASE_NAMES.index(phase), step, forced)
+        self._LAYOUT.pack_into(self._bytes, 0, PHASE_NAMES.index(phase), step)
 
-    def read(self) -> tuple[str, int, bool]:
-        """Phase, step, and whether the worker killed itself."""
-        phase, step, forced = self._LAYOUT.unpack_from(self._bytes, 0)
-        return PHASE_NAMES[phase], step, bool(forced)
+    def read(self) -> tuple[str, int]:
+        """Phase and step."""
+        phase, step = self._LAYOUT.unpack_from(self._bytes, 0)
+        return PHASE_NAMES[phase], step
 
 
 def work(words: list[str], log: Path, board: Board, *, moment: str | None, call: int) -> int:
-    """Run a command of `homodistil`; in a forked process.
+    """Run a command of `homodistil` in a forked process, and die in that call (from 1) of the moment's function.
 
-    Args:
-        words: of the command line.
-        log: gets what the command prints.
-        board: gets what the worker is doing.
-        moment: key of `MOMENTS` to die at, or None.
-        call: the number of the call to die in, from 1.
-
-    Returns:
-        `int`: exit status of the command.
+    What the command prints goes to the log; its exit status is returned.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
@@ -162,7 +146,7 @@ def work(words: list[str], log: Path, board: Board, *, moment: str | None, call:
     for phase, owner, function in PHASES:
         _watch(board, phase, owner, function)
     if moment is not None:
-        _die_at(board, MOMENTS[moment], call)
+        _die_at(MOMENTS[moment], call)
     return cli.main(words)
 
 
@@ -171,7 +155,7 @@ def _watch(board: Board, phase: str, owner: Any, function: str) -> None:
 
     @functools.wraps(original)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        earlier, step, _ = board.read()
+        earlier, step = board.read()
         if args and isinstance(args[0], trainer.HomoDistilTrainer):
             step = args[0].state.global_step
         board.write(phase, step)
@@ -182,7 +166,7 @@ def _watch(board: Board, phase: str, owner: Any, function: str) -> None:
     setattr(owner, function, watched)
 
 
-def _die_at(board: Board, moment: Moment, number: int) -> None:
+def _die_at(moment: Moment, number: int) -> None:
     original = getattr(moment.owner, moment.function)
     calls = 0
 
@@ -193,8 +177,6 @@ def _die_at(board: Board, moment: Moment, number: int) -> None:
         if calls < number:
             return original(*args, **kwargs)
         moment.action(functools.partial(original, *args, **kwargs), args)
-        phase, step, _ = board.read()
-        board.write(phase, step, forced=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(moment.owner, moment.function, dying)

@@ -6,16 +6,16 @@ that all its steps cost alike; what moves a student on (choosing masks, compacti
 
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
-from benchmarks.speed.course import Stretch
 from benchmarks.speed.reference import ReferenceTrainer
 from benchmarks.speed.settings import BenchSettings, Workload
+from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.trainer import HomoDistilTrainer
@@ -23,31 +23,8 @@ from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 
 def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder: Path) -> HomoDistilTrainer:
-    """Our trainer, held at a place of the schedule.
-
-    Args:
-        settings: of the benchmark.
-        work: models and data.
-        place: widths of parameters and masks.
-        folder: empty; nothing is written to it.
-
-    Returns:
-        `HomoDistilTrainer`, not started.
-    """
-    trainer = HomoDistilTrainer(
-        work.start,
-        HomoDistilTrainingArguments(**_our_arguments(settings, folder)),
-        teacher=work.teacher,
-        train_dataset=work.blocks,
-        processing_class=work.tokenizer,
-    )
-    trainer.remove_callback(PrinterCallback)
-    hold(trainer, place)
-    return trainer
-
-
-def _our_arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
-    return _arguments(settings, folder) | {
+    """Our trainer, held at a place of the schedule; not started."""
+    own = {
         "student": settings.target.to_json(),
         # The reference's: every term with weight 1, heads as the teacher has them.
         "mlm_weight": 1.0,
@@ -61,30 +38,28 @@ def _our_arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
         "compaction_threshold": settings.compaction_threshold,
         "width_multiple": settings.multiple,
         "torch_compile": settings.compiled,
-        "learning_rate": 1e-5,
     }
+    trainer = HomoDistilTrainer(
+        work.start,
+        HomoDistilTrainingArguments(**_arguments(settings, folder) | own),
+        teacher=work.teacher,
+        train_dataset=work.blocks,
+        processing_class=work.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    _hold(trainer, place)
+    return trainer
 
 
 def reference_trainer(settings: BenchSettings, work: Workload, folder: Path) -> ReferenceTrainer:
-    """The reference.
-
-    Args:
-        settings: of the benchmark.
-        work: models and data.
-        folder: empty; nothing is written to it.
-
-    Returns:
-        `ReferenceTrainer`, not started.
-    """
+    """The reference; not started."""
     trainer = ReferenceTrainer(
         copy.deepcopy(work.start),
         work.teacher,
         schedule=settings.schedule,
         target=settings.target,
         attention_weight=settings.attention_weight,
-        args=TrainingArguments(
-            **_arguments(settings, folder), learning_rate=1e-5, adam_epsilon=1e-6, remove_unused_columns=False
-        ),
+        args=TrainingArguments(**_arguments(settings, folder), adam_epsilon=1e-6, remove_unused_columns=False),
         train_dataset=work.blocks,
         data_collator=MaskedLMCollator(work.tokenizer, seed=settings.seed),
     )
@@ -96,6 +71,7 @@ def _arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     return {
         "output_dir": str(folder),
         "max_steps": settings.max_steps,
+        "learning_rate": 1e-5,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulation_steps,
         "bf16": settings.dtype == "bfloat16",
@@ -110,13 +86,8 @@ def _arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def hold(trainer: HomoDistilTrainer, place: Stretch) -> None:
-    """Bring a student to a place of the schedule, whichever units that costs, and keep it there.
-
-    Args:
-        trainer: not started.
-        place: widths of parameters and masks.
-    """
+def _hold(trainer: HomoDistilTrainer, place: Stretch) -> None:
+    """Bring a student to a place of the schedule, whichever units that costs, and keep it there."""
     pruner = trainer.pruner
     generator = torch.Generator().manual_seed(trainer.args.seed)
     for scores in pruner.scores.state.values():
@@ -131,58 +102,30 @@ def hold(trainer: HomoDistilTrainer, place: Stretch) -> None:
 
 
 def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
-    """Let two trainers' teachers lie in the same memory.
-
-    Args:
-        trainer: whose teacher's weights go.
-        other: whose stay.
-    """
+    """Let the teacher of a trainer lie in the memory of another one's."""
     own, theirs = trainer.distillation.teacher, other.distillation.teacher
-    _share_weights(own.exact, theirs.exact)
-    _share_weights(own.fast, theirs.fast)
-
-
-def _share_weights(model: nn.Module, other: nn.Module) -> None:
-    theirs = dict(other.named_parameters())
-    for name, parameter in model.named_parameters():
-        parameter.data = theirs[name].data
+    for model, source in ((own.exact, theirs.exact), (own.fast, theirs.fast)):
+        weights = dict(source.named_parameters())
+        for name, parameter in model.named_parameters():
+            parameter.data = weights[name].data
 
 
 def choice_seconds(trainer: HomoDistilTrainer) -> float:
-    """How long one choice of masks takes, their application included.
-
-    Args:
-        trainer: held at a gate; its masks stay as wide as they are.
-
-    Returns:
-        `float`: seconds.
-    """
+    """How long one choice of masks takes, their application included; they stay as wide as they are."""
     return _timed(trainer, lambda: trainer.pruner.prune_to(trainer.pruner.kept))
 
 
 def compaction_seconds(trainer: HomoDistilTrainer, plan: WidthPlan) -> float:
-    """How long the compaction takes that ends a student's place, optimizer state included.
-
-    Args:
-        trainer: held at a gate; compacted afterwards.
-        plan: the next widths of its parameters.
-
-    Returns:
-        `float`: seconds.
-    """
-    pruner = trainer.pruner
-    pruner.prune_to(plan)
-    return _timed(trainer, lambda: pruner.compact(_bare(trainer.optimizer)))
+    """How long the compaction takes that ends a student's place, optimizer state included."""
+    trainer.pruner.prune_to(plan)
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    return _timed(trainer, lambda: trainer.pruner.compact(optimizer))
 
 
-def _timed(trainer: HomoDistilTrainer, function: Any) -> float:
+def _timed(trainer: HomoDistilTrainer, function: Callable[[], Any]) -> float:
     synchronize = torch.cuda.synchronize if trainer.args.device.type == "cuda" else (lambda: None)
     synchronize()
     started = time.perf_counter()
     function()
     synchronize()
     return time.perf_counter() - started
-
-
-def _bare(optimizer: Any) -> torch.optim.Optimizer:
-    return getattr(optimizer, "optimizer", optimizer)

@@ -1,65 +1,71 @@
-"""How fast training is on this machine, beside what a careful Trainer subclass would reach; one case, from flags.
+"""How fast training is on this machine, beside what a careful Trainer subclass would reach.
 
     python -m benchmarks.speed.bench --shape bert-base --student homobert-tiny --dtype float32 --output speed.json
+    python -m benchmarks.speed.bench --cases teacher6x384-bfloat16 growth
 
-The recorded cases are `benchmarks.speed.cases`.
+The second form records cases in docs/results/speed.json, with a bar chart each, on a quiet machine; other cases keep
+what the file has.
 """
 
-import argparse
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.chart import draw_parts
+from transformers import HfArgumentParser
+
 from benchmarks.speed.growth import format_growth, run_growth
 from benchmarks.speed.measure import run_bench
 from benchmarks.speed.settings import BenchSettings
-from benchmarks.speed.tables import format_bench
+from benchmarks.speed.tables import draw_parts, format_bench
 
-FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "shape": (str, "teacher: bert-base, teacher6x384 (default), or BertConfig values as a JSON object"),
-    "student": (str, "preset, budget or plan (default: macs=0.25)"),
-    "batch_size": (int, "sequences a batch (default: 32)"),
-    "length": (int, "tokens a sequence (default: 128)"),
-    "accumulation_steps": (int, "batches a step (default: 1)"),
-    "dtype": (str, "matrix products of all arms: bfloat16 (default) or float32"),
-    "device": (str, "cpu (default) or cuda"),
-    "attention_weight": (float, "factor of the attention term in all arms (default: 0, off)"),
-    "importance_metric": (str, "how our arms score units (default: that of distill)"),
-    "rounds": (int, "timed steps of every arm (default: 7)"),
-    "warmup_rounds": (int, "steps of every arm before those (default: 2)"),
-    "points": (int, "places of the schedule that are measured (default: 5)"),
-    "max_steps": (int, "steps of the run that is summed up (default: 28000)"),
-    "pruning_end_fraction": (float, "share of its steps at which the plan is reached (default: that of distill)"),
-    "pruning_interval_steps": (int, "steps between two choices of masks (default: that of distill)"),
-    "compaction_threshold": (float, "share of MACs that must be masked to compact (default: that of distill)"),
-    "multiple": (int, "widths in between are rounded up to this (default: that of distill)"),
-    "seed": (int, "of weights, token ids and masks (default: 0)"),
+RESULTS = Path("docs/results/speed.json")
+TEACHER = {"shape": "teacher6x384", "student": "192-12x16-704", "pruning_end_fraction": 0.5}
+# Pruning ends at 0.7 of the steps: what the ceiling of compaction is stated for.
+BERT_BASE = {"shape": "bert-base", "student": "homobert-tiny", "pruning_end_fraction": 0.7, "points": 4}
+GROWTH = "growth"  # instead: batches of 16 and 128, vocabularies to 250,000
+CASES: dict[str, dict[str, Any]] = {
+    "teacher6x384-bfloat16": TEACHER | {"rounds": 9},
+    "bert-base-bfloat16": BERT_BASE | {"rounds": 5},
+    "teacher6x384-bfloat16-attention": TEACHER | {"attention_weight": 1.0, "rounds": 5, "points": 3},
+    "teacher6x384-bfloat16-platon": TEACHER | {"importance_metric": "platon", "with_reference": False, "points": 3},
+    "teacher6x384-bfloat16-512": TEACHER | {"length": 512, "batch_size": 8, "rounds": 5, "points": 3},
+    GROWTH: TEACHER,
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, (kind, text) in FLAGS.items():
-        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
-    parser.add_argument("--compiled", action="store_true", help="run our arms under torch.compile")
-    parser.add_argument("--without_reference", action="store_true", help="measure our trainer only")
-    parser.add_argument(
-        "--growth", action="store_true", help="instead: batches of 16 and 128, vocabularies to 250,000"
-    )
-    parser.add_argument("--output", metavar="FILE", help="write all numbers as JSON")
-    parser.add_argument("--chart", metavar="FILE", help="draw the parts of a step (needs matplotlib)")
-    flags = parser.parse_args(words)
-    given = {name: getattr(flags, name) for name in FLAGS if name in flags}
-    settings = BenchSettings(**given, compiled=flags.compiled, with_reference=not flags.without_reference)
-    results = run_growth(settings) if flags.growth else run_bench(settings)
-    print(format_growth(results) if flags.growth else format_bench(results))
-    if flags.output:
-        Path(flags.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if flags.chart and not flags.growth:
-        draw_parts(results, Path(flags.chart))
+    parser = HfArgumentParser(BenchSettings, description=__doc__)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=[], help="record these instead")
+    parser.add_argument("--output", type=Path, help="write all numbers as JSON")
+    parser.add_argument("--chart", type=Path, help="draw the parts of a step (needs matplotlib)")
+    settings, options = parser.parse_args_into_dataclasses(args=words)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for case in options.cases:
+        print(f"\n# {case}\n", flush=True)
+        record(case)
+    if not options.cases:
+        results = run_bench(settings)
+        print(format_bench(results))
+        if options.output:
+            options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        if options.chart:
+            draw_parts(results, options.chart)
     return 0
+
+
+def record(case: str) -> None:
+    """Run one case and write it into the file."""
+    settings = BenchSettings(**CASES[case])
+    results = run_growth(settings) if case == GROWTH else run_bench(settings)
+    print(format_growth(results) if case == GROWTH else format_bench(results), flush=True)
+    if case != GROWTH:
+        draw_parts(results, RESULTS.with_name(f"speed-{case}.png"))
+    recorded = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    recorded[case] = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}"} | results
+    RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed import arms as arms
-from benchmarks.speed.gates import GatedRun, interleave
+from benchmarks.speed import arms
 from benchmarks.speed.limits import MLM_PROBABILITY
 from benchmarks.speed.profiles import allocations_of, gradients_of, gradients_recorded, peak_above
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
 from benchmarks.speed.tables import spread, table
-from benchmarks.speed.totals import START, summary, way_of
+from benchmarks.speed.turns import GatedRun, interleave
+from benchmarks.speed.whole_run import START, ratios, summary, way_of
 from homodistil_hf.distillation.vocabulary_loss import Decoder, decoded_terms
 from homodistil_hf.files.provenance import machine_facts
 
@@ -32,21 +32,9 @@ class _Repeated:
 
 
 def run_growth(
-    settings: BenchSettings,
-    *,
-    batch_sizes: Sequence[int] = (16, 128),
-    vocab_sizes: Sequence[int] = (30_522, 250_002),
+    settings: BenchSettings, *, batch_sizes: Sequence[int] = (16, 128), vocab_sizes: Sequence[int] = (30_522, 250_002)
 ) -> dict[str, Any]:
-    """Measure both.
-
-    Args:
-        settings: of the benchmark; its batch size counts for the vocabularies only.
-        batch_sizes: growing, each a multiple of the first.
-        vocab_sizes: decoder rows.
-
-    Returns:
-        `dict` of JSON values: `machine`, `settings`, `batch_sizes`, `vocab_sizes`.
-    """
+    """Measure both; batch sizes grow and are multiples of the first, that of the settings is the vocabularies'."""
     return {
         "machine": machine_facts(),
         "settings": asdict(settings),
@@ -59,24 +47,22 @@ def _batch_growth(settings: BenchSettings, batch_sizes: Sequence[int]) -> dict[s
     largest = max(batch_sizes)
     place = way_of(settings).places[START]
     with tempfile.TemporaryDirectory() as folder:
-        steps = {size: largest // size for size in batch_sizes}
         turns = settings.warmup_rounds + settings.rounds
         runs: dict[str, _Repeated] = {}
         try:
-            for size, num_steps in steps.items():
+            for size in batch_sizes:
                 own = replace(settings, batch_size=size)
-                work = make_workload(own, num_steps=turns * num_steps + 2)
+                work = make_workload(own, num_steps=turns * (largest // size) + 2)
                 trainer = arms.our_trainer(own, work, place, Path(folder) / str(size))
-                runs[str(size)] = _Repeated(GatedRun(f"batch {size}", trainer), num_steps)
+                runs[str(size)] = _Repeated(GatedRun(f"batch {size}", trainer), largest // size)
             seconds = interleave(runs, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
         finally:
             for repeated in runs.values():
                 repeated.run.close()
-    smallest = seconds[str(min(batch_sizes))]
     return {
         name: {
             "tokens_per_second": summary([largest * settings.length / value for value in values]),
-            "relative_speed": summary([first / value for first, value in zip(smallest, values, strict=True)]),
+            "relative_speed": ratios(seconds[str(min(batch_sizes))], values),
         }
         for name, values in seconds.items()
     }
@@ -97,15 +83,7 @@ def loss_bytes(
 ) -> int:
     """What decoder, cross-entropy, KL and their backward pass allocate at most, above inputs, weights and gradients.
 
-    Args:
-        vocab_size: rows of the decoder.
-        num_predictions: predicted tokens.
-        hidden_size: of teacher and student.
-        dtype: of the matrix products.
-        device: where.
-
-    Returns:
-        `int`: bytes. The student's matrix in `dtype`, and its gradient until it is handed over, are among them.
+    The student's matrix in `dtype`, and its gradient until it is handed over, are among it.
     """
     states, theirs = (torch.randn(num_predictions, hidden_size, device=device, dtype=dtype) for _ in range(2))
     weight = torch.randn(vocab_size, hidden_size, device=device, requires_grad=True)
@@ -120,34 +98,19 @@ def loss_bytes(
 
 
 def format_growth(results: Mapping[str, Any]) -> str:
-    """Lay out what `run_growth` gave.
-
-    Args:
-        results: of `run_growth`.
-
-    Returns:
-        `str`: two Markdown tables.
-    """
+    """Two Markdown tables of what `run_growth` gave."""
     batches = [
         (name, spread(entry["tokens_per_second"], "{:,.0f}"), spread(entry["relative_speed"], "{:.2f}"))
         for name, entry in results["batch_sizes"].items()
     ]
+    sizes = ("peak_memory_bytes", "logits_bytes", "decoder_bytes")
     vocabularies = [
         (
             f"{entry['vocab_size']:,}",
             f"{entry['num_predictions']:,}",
-            f"{entry['peak_memory_bytes'] / 1e6:,.0f} MB",
-            f"{entry['logits_bytes'] / 1e6:,.0f} MB",
-            f"{entry['decoder_bytes'] / 1e6:,.0f} MB",
+            *(f"{entry[size] / 1e6:,.0f} MB" for size in sizes),
         )
         for entry in results["vocab_sizes"]
     ]
-    return "\n\n".join(
-        [
-            table(("batch size", "tokens/s", "× smallest"), batches),
-            table(
-                ("vocabulary", "predictions", "peak of the loss", "logits of both models", "decoder's matrix"),
-                vocabularies,
-            ),
-        ]
-    )
+    header = ("vocabulary", "predictions", "peak of the loss", "logits of both models", "decoder's matrix")
+    return "\n\n".join([table(("batch size", "tokens/s", "× smallest"), batches), table(header, vocabularies)])

@@ -1,14 +1,11 @@
-"""Record how fast HomoBERT-tiny runs beside BERT-base on this machine: docs/results/latency.json.
+"""Record how fast HomoBERT-tiny runs beside BERT-base on this machine, a quiet one: docs/results/latency.json.
 
-    python -m benchmarks.speed.latency                                    # the whole grid, on a quiet machine
-    python -m benchmarks.speed.latency --backends onnxruntime --lengths 128 --batch_sizes 1
+    python -m benchmarks.speed.latency
 
 Both models have random weights, which don't matter for speed, and are written by the exporter and loaded from its
-folders. The file also says what each kind of ONNX operator takes, and how well a latency table predicts the presets.
-Cells that are not measured keep what the file has.
+folders. The file also says what each kind of ONNX operator takes.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -24,14 +21,11 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from homodistil_hf import PRESETS, WidthPlan, export_student
+from homodistil_hf import PRESETS, export_student
 from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
 from homodistil_hf.models.loading import load_teacher
-from homodistil_hf.models.widths import teacher_plan
 from homodistil_hf.plans.latency.backends import FirstOutput, model_inputs
-from homodistil_hf.plans.latency.budget import measure_plan
 from homodistil_hf.plans.latency.onnx_graph import export_onnx, onnx_session
-from homodistil_hf.plans.latency.parts import Conditions, latency_table
 from homodistil_hf.plans.latency.timing import Latency, speed_ups
 
 RESULTS = Path("docs/results/latency.json")
@@ -41,68 +35,39 @@ PROFILED_PASSES = 20
 
 
 def main() -> None:
-    grid = LatencyGrid()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_sizes", nargs="+", type=int, default=grid.batch_sizes)
-    parser.add_argument("--lengths", nargs="+", type=int, default=grid.lengths)
-    parser.add_argument("--backends", nargs="+", default=grid.backends)
-    parser.add_argument("--rounds", type=int, default=grid.num_rounds)
-    parser.add_argument("--num_threads", type=int, default=2)
-    parser.add_argument("--planner", action="store_true", help="also record how well a latency table predicts")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    torch.set_num_threads(options.num_threads)
-    grid = LatencyGrid(options.batch_sizes, options.lengths, options.backends, num_rounds=options.rounds)
-    recorded = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
+    torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
         models = exported_models(Path(folder))
-        recorded |= merged(recorded, compare_latencies(models, grid, say=lambda line: print(line, flush=True)))
+        results = compare_latencies(models, LatencyGrid(), say=lambda line: print(line, flush=True))
+        about = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}", "load_average": round(os.getloadavg()[1], 1)}
+        results["cells"] = [cell | about for cell in results["cells"]]
         graphs = {name: Path(folder) / f"{name}.onnx" for name in models}
         for name, model in models.items():
             with torch.no_grad():
                 export_onnx(FirstOutput(model.base_model), model_inputs(model.config, *PROFILED), graphs[name])
-        recorded["operators_ms"] = {name: operators_ms(models[name], path) for name, path in graphs.items()}
-        recorded["one_core"] = one_core_figures(models, graphs)
-    if options.planner:
-        recorded["planner"] = planner_figures(Conditions(backend="onnxruntime"))
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    options.results.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
-    print(format_latencies(recorded))
-    one_core = recorded["one_core"]["speed_up"][STUDENT]
+        results["operators_ms"] = {name: operators_ms(models[name], path) for name, path in graphs.items()}
+        results["one_core"] = one_core_figures(models, graphs)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(format_latencies(results))
+    one_core = results["one_core"]["speed_up"][STUDENT]
     print(f"ONNX Runtime, batch 1, length 128, processor time of one core: {one_core['ratio']:.2f}×")
 
 
 def exported_models(folder: Path) -> dict[str, PreTrainedModel]:
     """Export both models and load what was written."""
     torch.manual_seed(0)
-    for name, config in (("bert-base", BertConfig()), (STUDENT, stock_config(PRESETS[STUDENT]))):
-        export_student(BertForMaskedLM(config), folder / name)
-    return {name: load_teacher(str(folder / name)) for name in ("bert-base", STUDENT)}
-
-
-def stock_config(plan: WidthPlan) -> BertConfig:
-    """Configuration of a stock BERT of a uniform plan, of BERT's own vocabulary."""
-    layer = plan.layers[0]
-    return BertConfig(
+    plan = PRESETS[STUDENT]
+    student = BertConfig(
         hidden_size=plan.hidden_size,
         num_hidden_layers=len(plan.layers),
-        num_attention_heads=layer.num_attention_heads,
-        intermediate_size=layer.intermediate_size,
+        num_attention_heads=plan.layers[0].num_attention_heads,
+        intermediate_size=plan.layers[0].intermediate_size,
     )
-
-
-def merged(recorded: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """Add new cells, with their date and how busy the machine was, to those that the file has."""
-    now = {place(cell) for cell in results["cells"]}
-    kept = [cell for cell in recorded.get("cells", []) if place(cell) not in now]
-    about = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}", "load_average": round(os.getloadavg()[1], 1)}
-    return results | {"cells": sorted([*kept, *(cell | about for cell in results["cells"])], key=place)}
-
-
-def place(cell: dict[str, Any]) -> tuple[str, int, int]:
-    """What identifies a cell."""
-    return cell["backend"], cell["batch_size"], cell["length"]
+    configs = {"bert-base": BertConfig(), STUDENT: student}
+    for name, config in configs.items():
+        export_student(BertForMaskedLM(config), folder / name)
+    return {name: load_teacher(str(folder / name)) for name in configs}
 
 
 def operators_ms(model: PreTrainedModel, path: Path) -> dict[str, float]:
@@ -141,16 +106,6 @@ def run_once(session: Any, model: PreTrainedModel) -> None:
     inputs = model_inputs(model.config, *PROFILED)
     names = [entry.name for entry in session.get_inputs()]
     session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
-
-
-def planner_figures(conditions: Conditions) -> dict[str, Any]:
-    """What the latency table predicts for the presets, and what they take when they are run."""
-    table = latency_table(BertConfig(), conditions)
-    figures: dict[str, Any] = {"bert-base": {"predicted_ms": table.latency_ms(teacher_plan(BertConfig()))}}
-    for name, plan in PRESETS.items():
-        measured = measure_plan(plan, BertConfig(), conditions)
-        figures[name] = {"predicted_ms": table.latency_ms(plan), "measured": measured}
-    return {"conditions": str(conditions), "models": figures}
 
 
 if __name__ == "__main__":

@@ -16,20 +16,12 @@ from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan
 
 MLM_PROBABILITY = 0.15
-
-
 _REPEATS = 2  # the faster one counts: it is a limit
 
 
 @dataclass(frozen=True)
 class Product:
-    """A linear layer's product, rows × inputs times inputs × outputs.
-
-    Args:
-        rows: M.
-        inputs: K.
-        outputs: N.
-    """
+    """A linear layer's product, rows × inputs times inputs × outputs."""
 
     rows: int
     inputs: int
@@ -43,15 +35,7 @@ class Product:
 
 @dataclass(frozen=True)
 class StepShape:
-    """What the products of one step depend on.
-
-    Args:
-        teacher: its widths.
-        student: the student's widths.
-        vocab_size: rows of the decoder.
-        num_tokens: tokens of one batch.
-        length: tokens a sequence.
-    """
+    """What the products of one batch depend on."""
 
     teacher: WidthPlan
     student: WidthPlan
@@ -67,53 +51,38 @@ class StepShape:
     @property
     def useful_flops(self) -> int:
         """Floating-point operations of one batch, forward and backward, that the method can't do without."""
-        teacher = encoder_macs(self.teacher, self.length) * self.num_tokens + self._head_macs(self.teacher)
-        student = encoder_macs(self.student, self.length) * self.num_tokens + self._head_macs(self.student)
-        return 2 * (teacher + 3 * (student + self._projection_macs()))
+        sizes = self.student.hidden_size * self.teacher.hidden_size
+        projections = self.num_tokens * sizes * (len(self.student.layers) + 1)
+        return 2 * (self._macs(self.teacher) + 3 * (self._macs(self.student) + projections))
+
+    def _macs(self, plan: WidthPlan) -> int:
+        head = self.num_predictions * plan.hidden_size * (plan.hidden_size + self.vocab_size)
+        return encoder_macs(plan, self.length) * self.num_tokens + head
 
     def forward_products(self) -> Counter[Product]:
         """The student's linear layers: product → how often, in one forward pass."""
-        products = _encoder_products(self.student, self.num_tokens)
-        size = self.student.hidden_size
-        products[Product(self.num_predictions, size, size)] += 1
-        products[Product(self.num_predictions, size, self.vocab_size)] += 1
-        products[Product(self.num_tokens, size, self.teacher.hidden_size)] += len(self.student.layers) + 1
+        products = self._products(self.student)
+        projection = Product(self.num_tokens, self.student.hidden_size, self.teacher.hidden_size)
+        products[projection] += len(self.student.layers) + 1
         return products
 
     def teacher_products(self) -> Counter[Product]:
         """The teacher's linear layers: product → how often."""
-        products = _encoder_products(self.teacher, self.num_tokens)
-        size = self.teacher.hidden_size
-        products[Product(self.num_predictions, size, size)] += 1
-        products[Product(self.num_predictions, size, self.vocab_size)] += 1
+        return self._products(self.teacher)
+
+    def _products(self, plan: WidthPlan) -> Counter[Product]:
+        size = plan.hidden_size
+        products = Counter(Product(self.num_predictions, size, outputs) for outputs in (size, self.vocab_size))
+        for layer in plan.layers:
+            products[Product(self.num_tokens, size, layer.attention_size)] += 3
+            products[Product(self.num_tokens, layer.attention_size, size)] += 1
+            products[Product(self.num_tokens, size, layer.intermediate_size)] += 1
+            products[Product(self.num_tokens, layer.intermediate_size, size)] += 1
         return products
-
-    def _head_macs(self, plan: WidthPlan) -> int:
-        return self.num_predictions * plan.hidden_size * (plan.hidden_size + self.vocab_size)
-
-    def _projection_macs(self) -> int:
-        sizes = self.student.hidden_size * self.teacher.hidden_size
-        return self.num_tokens * sizes * (len(self.student.layers) + 1)
-
-
-def _encoder_products(plan: WidthPlan, num_tokens: int) -> Counter[Product]:
-    products: Counter[Product] = Counter()
-    for layer in plan.layers:
-        products[Product(num_tokens, plan.hidden_size, layer.attention_size)] += 3
-        products[Product(num_tokens, layer.attention_size, plan.hidden_size)] += 1
-        products[Product(num_tokens, plan.hidden_size, layer.intermediate_size)] += 1
-        products[Product(num_tokens, layer.intermediate_size, plan.hidden_size)] += 1
-    return products
 
 
 class LimitProbe:
-    """Multiplies matrices of all shapes of a step, each once a turn: forward, and the two products of backward.
-
-    Args:
-        shape: of the step.
-        dtype: of the matrices.
-        device: where.
-    """
+    """Multiplies matrices of all shapes of a step, each once a turn: forward, and the two products of backward."""
 
     def __init__(self, shape: StepShape, *, dtype: torch.dtype, device: torch.device):
         self.forwards, self.teachers = shape.forward_products(), shape.teacher_products()
@@ -121,11 +90,7 @@ class LimitProbe:
         self.flops_per_second: list[float] = []
 
     def turn(self) -> float:
-        """Measure once.
-
-        Returns:
-            `float`: seconds that the linear layers of a whole step take at this speed; the rate itself is kept.
-        """
+        """Seconds that the linear layers of a whole step take at this turn's speed; the rate itself is kept."""
         seconds, flops = 0.0, 0
         for product in self.forwards | self.teachers:
             forward, backward = self._seconds(product)

@@ -2,7 +2,7 @@
 
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -11,33 +11,33 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed import arms as arms
-from benchmarks.speed.course import Stretch, plateaus
-from benchmarks.speed.gates import Arm, GatedRun, interleave
+from benchmarks.speed import arms
 from benchmarks.speed.limits import LimitProbe, StepShape
 from benchmarks.speed.profiles import PARTS, part_seconds, peak_bytes
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
-from benchmarks.speed.totals import MASKED, REFERENCE, START, Way, summary, way_of, whole_schedule
+from benchmarks.speed.turns import Arm, GatedRun, interleave
+from benchmarks.speed.whole_run import (
+    MASKED,
+    REFERENCE,
+    START,
+    Stretch,
+    Way,
+    plateaus,
+    ratios,
+    summary,
+    way_of,
+    whole_schedule,
+)
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan
-from homodistil_hf.trainer import HomoDistilTrainer
 
 _EXTRA_STEPS = 8
-
-
 _PROFILED_STEPS = 3
 
 
 def run_bench(settings: BenchSettings) -> dict[str, Any]:
-    """Measure.
-
-    Args:
-        settings: of the benchmark.
-
-    Returns:
-        `dict` of JSON values: `machine`, `settings`, `losses`, `arms`, `limits`, `pruning`, `schedule`.
-    """
+    """Measure; JSON values `machine`, `settings`, `losses`, `arms`, `limits`, `pruning`, `schedule`."""
     way = way_of(settings)
     with profile(activities=[ProfilerActivity.CPU]):
         pass  # the first session must be this thread's
@@ -55,13 +55,11 @@ def _start(settings: BenchSettings, way: Way, folder: Path) -> dict[str, GatedRu
         # All arms run the same code at widths of their own; beyond the limit they would not be compiled.
         torch._dynamo.config.recompile_limit = 64
     work = make_workload(settings, num_steps=settings.warmup_rounds + settings.rounds + _PROFILED_STEPS + _EXTRA_STEPS)
-    runs = {}
-    first: HomoDistilTrainer | None = None
+    runs: dict[str, GatedRun] = {}
     for number, (name, place) in enumerate(way.places.items()):
         trainer = arms.our_trainer(settings, work, place, folder / str(number))
-        if first is not None:
-            arms.share_teacher(trainer, first)
-        first = first or trainer
+        if runs:
+            arms.share_teacher(trainer, runs[START].trainer)
         runs[name] = GatedRun(name, trainer)
     if settings.with_reference:
         runs[REFERENCE] = GatedRun(REFERENCE, arms.reference_trainer(settings, work, folder / REFERENCE))
@@ -75,17 +73,24 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
     probes = {f"limit, {name}": _probe(settings, place) for name, place in way.places.items() if name != MASKED}
     participants: dict[str, Arm] = {**runs, **probes}
     seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
+    rates = {name: probe.flops_per_second[settings.warmup_rounds :] for name, probe in probes.items()}
     results: dict[str, Any] = {"machine": machine_facts(), "settings": asdict(settings), "losses": losses, "arms": {}}
     for name, run in runs.items():
         place = way.places.get(name, Stretch(0, settings.full, settings.full))
-        probe = probes.get(f"limit, {name}", probes[f"limit, {START}"])
-        facts = _facts(settings, seconds[name], place)
-        facts |= _ratio(seconds, name)
-        facts["useful_flops_fraction"] = _flops_fraction(settings, seconds[name], place, probe)
-        facts["peak_memory_bytes"] = peak_bytes(run)
-        facts["part_seconds"] = _median_parts(run)
-        results["arms"][name] = facts
-    results["limits"] = {name: summary(p.flops_per_second[settings.warmup_rounds :]) for name, p in probes.items()}
+        useful = settings.accumulation_steps * step_shape(settings, place.kept).useful_flops
+        limits = rates.get(f"limit, {name}", rates[f"limit, {START}"])
+        results["arms"][name] = {
+            "present": place.present.to_dict(),
+            "kept": place.kept.to_dict(),
+            "encoder_macs": encoder_macs(place.present, settings.length),
+            "step_seconds": summary(seconds[name]),
+            "tokens_per_second": summary([settings.num_tokens / value for value in seconds[name]]),
+            **({"speedup": ratios(seconds[REFERENCE], seconds[name])} if REFERENCE in seconds else {}),
+            "useful_flops_fraction": ratios([useful / own for own in seconds[name]], limits),
+            "peak_memory_bytes": peak_bytes(run),
+            "part_seconds": _median_parts(run),
+        }
+    results["limits"] = {name: summary(values) for name, values in rates.items()}
     results["pruning"] = _pruning_costs(runs, way, results["arms"])
     results["schedule"] = whole_schedule(settings, way, seconds, results["pruning"])
     return results
@@ -103,39 +108,14 @@ def _first_losses(runs: Mapping[str, GatedRun]) -> dict[str, dict[str, float]]:
 
 
 def _probe(settings: BenchSettings, place: Stretch) -> LimitProbe:
-    return LimitProbe(
-        _shape(settings, place.present), dtype=DTYPES[settings.dtype], device=torch.device(settings.device)
-    )
+    shape = step_shape(settings, place.present)
+    return LimitProbe(shape, dtype=DTYPES[settings.dtype], device=torch.device(settings.device))
 
 
-def _shape(settings: BenchSettings, student: WidthPlan) -> StepShape:
+def step_shape(settings: BenchSettings, student: WidthPlan) -> StepShape:
+    """The products of a batch with a student of these widths."""
     num_tokens = settings.batch_size * settings.length
     return StepShape(settings.full, student, settings.config.vocab_size, num_tokens, settings.length)
-
-
-def _facts(settings: BenchSettings, seconds: Sequence[float], place: Stretch) -> dict[str, Any]:
-    return {
-        "present": place.present.to_dict(),
-        "kept": place.kept.to_dict(),
-        "encoder_macs": encoder_macs(place.present, settings.length),
-        "step_seconds": summary(seconds),
-        "tokens_per_second": summary([settings.num_tokens / value for value in seconds]),
-    }
-
-
-def _ratio(seconds: Mapping[str, Sequence[float]], name: str) -> dict[str, Any]:
-    if REFERENCE not in seconds:
-        return {}
-    pairs = zip(seconds[REFERENCE], seconds[name], strict=True)
-    return {"speedup": summary([reference / own for reference, own in pairs])}
-
-
-def _flops_fraction(
-    settings: BenchSettings, seconds: Sequence[float], place: Stretch, probe: LimitProbe
-) -> dict[str, Any]:
-    useful = settings.accumulation_steps * _shape(settings, place.kept).useful_flops
-    limits = probe.flops_per_second[settings.warmup_rounds :]
-    return summary([useful / own / limit for own, limit in zip(seconds, limits, strict=True)])
 
 
 def _median_parts(run: GatedRun) -> dict[str, float]:

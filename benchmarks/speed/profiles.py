@@ -13,8 +13,8 @@ from accelerate.utils import is_compiled_module
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import Trainer
 
-from benchmarks.speed.gates import GatedRun
 from benchmarks.speed.reference import ReferenceTrainer
+from benchmarks.speed.turns import GatedRun
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.trainer import HomoDistilTrainer
 
@@ -22,31 +22,15 @@ PARTS = ("data", "teacher", "student", "losses", "backward", "scores", "masks", 
 """What a step is divided into, in order. `losses` is their forward; our decoder and its gradient are computed there.
 `backward` holds all other gradients, `other` what is left: checks, logs, callbacks, learning rate."""
 
-
-_GRADIENT = "gradient:"
-
-
-_PART = "part:"
-
-
-_ALLOCATION = "[memory]"
-
-
-Moment = tuple[int, int]
-
-
-Range = tuple[str, int, int]
+_GRADIENT, _PART, _ALLOCATION = "gradient:", "part:", "[memory]"
+Moment = tuple[int, int]  # nanoseconds, bytes
+Range = tuple[str, int, int]  # name, start and end in nanoseconds
 
 
 def peak_bytes(run: GatedRun) -> int:
-    """Let a run do one step and record its memory.
+    """The most bytes in one step above weights, optimizer state and the gradients that exist at that moment.
 
-    Args:
-        run: past its first step, so that the optimizer's state exists.
-
-    Returns:
-        `int`: the most bytes that were allocated at any moment above weights, optimizer state and the gradients that
-        existed at that moment.
+    The run must be past its first step, so that the optimizer's state exists.
     """
     parameters = [parameter for parameter in run.trainer.model.parameters() if parameter.requires_grad]
     with gradients_recorded(parameters):
@@ -55,15 +39,7 @@ def peak_bytes(run: GatedRun) -> int:
 
 
 def allocations_of(session: profile, device_type: str) -> list[Moment]:
-    """Read the allocator's record.
-
-    Args:
-        session: over, with `profile_memory=True`.
-        device_type: `cpu` or `cuda`.
-
-    Returns:
-        `list`: nanoseconds and bytes of each allocation, in order; negative where memory was freed.
-    """
+    """The allocator's record of a session with `profile_memory=True`; negative where memory was freed."""
     return sorted(
         (event.start_ns(), event.nbytes())
         for event in _events(session)
@@ -72,22 +48,7 @@ def allocations_of(session: profile, device_type: str) -> list[Moment]:
 
 
 def peak_above(allocations: Sequence[Moment], gradients: Sequence[Moment]) -> int:
-    """The highest running total of allocations, less what the gradients of that moment take.
-
-    Args:
-        allocations: time and bytes, negative where memory was freed.
-        gradients: time from which a gradient exists, and its bytes.
-
-    Returns:
-        `int`: bytes, ≥ 0.
-
-    Example:
-    ```python
-    >>> peak_above([(0, 10), (2, 30), (4, -10), (6, 5)], [(3, 30)])
-    40
-
-    ```
-    """
+    """The highest running total of allocations, less what the gradients of that moment take; ≥ 0."""
     moments = sorted([*allocations, *((moment, -size) for moment, size in gradients)])
     total = peak = 0
     for _, size in moments:
@@ -98,14 +59,7 @@ def peak_above(allocations: Sequence[Moment], gradients: Sequence[Moment]) -> in
 
 @contextmanager
 def gradients_recorded(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Let a profiler see when gradients come into being.
-
-    Args:
-        tensors: leaves that require gradients.
-
-    Yields:
-        nothing.
-    """
+    """Let a profiler see when the gradients of these leaves come into being."""
 
     def record(tensor: torch.Tensor) -> None:
         if tensor.grad is not None:
@@ -121,14 +75,7 @@ def gradients_recorded(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
 
 
 def gradients_of(session: profile) -> list[Moment]:
-    """Read what [`gradients_recorded`] left.
-
-    Args:
-        session: over.
-
-    Returns:
-        `list`: nanoseconds from which a gradient exists, and its bytes.
-    """
+    """Read what [`gradients_recorded`] left: when each gradient began to exist, and its bytes."""
     return [
         (event.start_ns(), int(event.name().removeprefix(_GRADIENT)))
         for event in _events(session)
@@ -137,14 +84,7 @@ def gradients_of(session: profile) -> list[Moment]:
 
 
 def part_seconds(run: GatedRun) -> dict[str, float]:
-    """Let a run do one step and time its parts.
-
-    Args:
-        run: past its warm-up.
-
-    Returns:
-        `dict[str, float]`: seconds of every part in `PARTS`, exclusive; their sum is the step's.
-    """
+    """Let a run, past its warm-up, do one step; exclusive seconds of every part in `PARTS`, in sum the step's."""
     with ExitStack() as stack:
         for owner, name, part in _methods(run.trainer):
             stack.enter_context(_in_range(owner, name, part, run.trainer.args.device))
@@ -160,21 +100,7 @@ def part_seconds(run: GatedRun) -> dict[str, float]:
 
 
 def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
-    """Time inside each range that is not inside a range within it.
-
-    Args:
-        ranges: name, start and end in nanoseconds; two of them are apart, or one lies within the other.
-
-    Returns:
-        `dict[str, float]`: name → seconds, summed over its ranges.
-
-    Example:
-    ```python
-    >>> exclusive_seconds([("losses", 0, 10_000_000_000), ("teacher", 2_000_000_000, 5_000_000_000)])
-    {'losses': 7.0, 'teacher': 3.0}
-
-    ```
-    """
+    """Time inside each name's ranges that is not inside a range within them; no two ranges may overlap in part."""
     seconds: dict[str, float] = {}
     around: list[Range] = []
     for name, start, end in sorted(ranges, key=lambda entry: (entry[1], -entry[2])):

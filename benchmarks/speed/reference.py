@@ -23,12 +23,7 @@ _SMOOTHING = 0.85
 
 
 class StudentWithProjections(nn.Module):
-    """Student and projections under one roof, so that Trainer's optimizer holds both.
-
-    Args:
-        student: stock model.
-        teacher_size: the teacher's hidden size.
-    """
+    """Student and projections to the teacher's hidden size under one roof, so that Trainer's optimizer holds both."""
 
     def __init__(self, student: BertForMaskedLM, teacher_size: int):
         super().__init__()
@@ -40,25 +35,14 @@ class StudentWithProjections(nn.Module):
         self.projections = nn.ModuleList(projections)
 
     def forward(self, **inputs: Any) -> Any:
-        """Run the student and project its hidden states.
-
-        Args:
-            inputs: of the student.
-
-        Returns:
-            `(outputs, projected hidden states)`.
-        """
+        """Run the student and project its hidden states; returns its outputs and the projections."""
         outputs = self.student(**inputs)
         states = zip(self.projections, outputs.hidden_states, strict=True)
         return outputs, [projection(state) for projection, state in states]
 
 
 class QueriesAndKeys:
-    """Forward hooks that keep every layer's queries and keys.
-
-    Args:
-        model: stock BERT.
-    """
+    """Forward hooks that keep the queries and keys of every layer of a stock BERT."""
 
     def __init__(self, model: BertForMaskedLM):
         self.attentions = [layer.attention.self for layer in model.bert.encoder.layer]
@@ -71,11 +55,7 @@ class QueriesAndKeys:
         self.kept[module] = output
 
     def scores(self) -> list[torch.Tensor]:
-        """Attention scores of all layers, before the softmax.
-
-        Returns:
-            `list` of tensors `(batch, heads, tokens, tokens)`.
-        """
+        """Attention scores of all layers before the softmax, `(batch, heads, tokens, tokens)` each."""
         scores = []
         for attention in self.attentions:
             shape = (attention.num_attention_heads, attention.attention_head_size)
@@ -86,16 +66,7 @@ class QueriesAndKeys:
 
 
 class ReferenceTrainer(Trainer):
-    """Distils and prunes with what transformers offers.
-
-    Args:
-        student: stock model, as the teacher at first.
-        teacher: stock model.
-        schedule: of the kept fractions.
-        target: widths to reach.
-        attention_weight: factor of the attention term; 0 = off.
-        kwargs: of `Trainer`.
-    """
+    """Distils and prunes stock models with what transformers offers."""
 
     def __init__(
         self,
@@ -158,13 +129,11 @@ class ReferenceTrainer(Trainer):
         return loss
 
     def prune_and_mask(self, step: int) -> None:
-        """Choose masks if the schedule asks, and put dropped weights back to zero after the optimizer's step.
-
-        Args:
-            step: completed optimizer steps.
-        """
+        """Choose masks if the schedule asks, and put dropped weights back to zero after the optimizer's step."""
         if step and self.schedule.is_due(step):
-            self.prune_to(self._scheduled_plan(step))
+            full, present = teacher_plan(self.student.config), kept_plan(self.masks)
+            progress = self.schedule.progress(step)
+            self.prune_to(scheduled_plan(full, self.target, progress=progress, present=present, multiple=8))
         self.apply_masks()
         self.masked_step = step
 
@@ -179,11 +148,7 @@ class ReferenceTrainer(Trainer):
             self.unit_scores[name].lerp_(total, 1 - _SMOOTHING)
 
     def prune_to(self, plan: WidthPlan) -> None:
-        """Choose masks.
-
-        Args:
-            plan: the widths that they keep.
-        """
+        """Choose masks that keep these widths."""
         self.masks = choose_masks(self.unit_scores, self.masks, plan=plan)
 
     @torch.no_grad()
@@ -201,15 +166,6 @@ class ReferenceTrainer(Trainer):
         logs |= {f"loss_{name}": float(total) / self.num_batches for name, total in self.term_sums.items()}
         self.term_sums, self.num_batches = {}, 0
         super().log(logs, start_time)
-
-    def _scheduled_plan(self, step: int) -> WidthPlan:
-        return scheduled_plan(
-            teacher_plan(self.student.config),
-            self.target,
-            progress=self.schedule.progress(step),
-            present=kept_plan(self.masks),
-            multiple=8,
-        )
 
 
 def _errors(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

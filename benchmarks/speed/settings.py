@@ -1,12 +1,11 @@
-"""What one benchmark measures: shape, student, batch, type, and how often; and the models and data that follow.
+"""What one benchmark measures, a flag each; and the models and data that follow, with random weights and token ids.
 
-Weights and token ids are random: they don't matter for speed. Teacher and student start a little apart, so that every
-term of the loss has a value to compare.
+Teacher and student start a little apart, so that every term of the loss has a value to compare.
 """
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,81 +20,47 @@ from homodistil_hf.training_args import PRUNING_KINDS, HomoDistilTrainingArgumen
 
 SHAPES: dict[str, dict[str, int]] = {
     "bert-base": {},
-    "teacher6x384": {
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-    },
+    "teacher6x384": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
 }
-
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
+MINIMA = dict.fromkeys(("batch_size", "accumulation_steps", "rounds", "warmup_rounds", "max_steps"), 1)
+MINIMA |= {"length": 4, "points": 2}
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
 _START_NOISE = 1e-3
+
+
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+def _trainers(name: str, text: str) -> Any:
+    return _flag(getattr(HomoDistilTrainingArguments, name), text)
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """One benchmark.
+    """One benchmark."""
 
-    Args:
-        shape: of the teacher: a name in `SHAPES`, or `BertConfig` values as a JSON object.
-        student: preset, budget or plan, as the trainer takes it.
-        batch_size: sequences a step.
-        length: tokens a sequence.
-        accumulation_steps: batches a step.
-        dtype: `float32` or `bfloat16`: type of the matrix products of all arms.
-        device: `cpu` or `cuda`.
-        attention_weight: factor of the attention term in all arms; 0 = off.
-        importance_metric: of our arms; the reference takes sensitivity.
-        rounds: timed steps of every arm.
-        warmup_rounds: steps of every arm before those.
-        points: places of the schedule that are measured, ≥ 2.
-        max_steps: length of the run that is summed up, in steps.
-        pruning_end_fraction: share of the steps at which the plan is reached.
-        pruning_interval_steps: steps between two choices of masks.
-        compaction_threshold: as the trainer takes it.
-        multiple: widths in between are rounded up to this.
-        compiled: whether our arms run under `torch.compile`.
-        with_reference: whether the reference is measured.
-        seed: of weights, token ids, data order and masks.
-
-    Raises:
-        ValueError: an unknown shape, type or device, or a count that is too small.
-
-    Example:
-    ```python
-    >>> BenchSettings(shape="bert-base", student="homobert-tiny").target.hidden_size
-    224
-
-    ```
-    """
-
-    shape: str = "teacher6x384"
-    student: str = "macs=0.25"
-    batch_size: int = 32
-    length: int = 128
-    accumulation_steps: int = 1
-    dtype: str = "bfloat16"
-    device: str = "cpu"
-    attention_weight: float = 0.0
-    importance_metric: str = HomoDistilTrainingArguments.importance_metric
-    rounds: int = 7
-    warmup_rounds: int = 2
-    points: int = 5
-    max_steps: int = 28_000
-    pruning_end_fraction: float = HomoDistilTrainingArguments.pruning_end_fraction
-    pruning_interval_steps: int = HomoDistilTrainingArguments.pruning_interval_steps
-    compaction_threshold: float = HomoDistilTrainingArguments.compaction_threshold
-    multiple: int = HomoDistilTrainingArguments.width_multiple
-    compiled: bool = False
-    with_reference: bool = True
-    seed: int = 0
+    shape: str = _flag("teacher6x384", "teacher: bert-base, teacher6x384, or BertConfig values as a JSON object")
+    student: str = _flag("macs=0.25", "preset, budget or plan, as the trainer takes it")
+    batch_size: int = _flag(32, "sequences a batch")
+    length: int = _flag(128, "tokens a sequence")
+    accumulation_steps: int = _flag(1, "batches a step")
+    dtype: str = _flag("bfloat16", "matrix products of all arms: bfloat16 or float32")
+    device: str = _flag("cpu", "cpu or cuda")
+    attention_weight: float = _flag(0.0, "factor of the attention term in all arms; 0 is off")
+    importance_metric: str = _trainers("importance_metric", "how our arms score units; the reference: sensitivity")
+    rounds: int = _flag(7, "timed steps of every arm")
+    warmup_rounds: int = _flag(2, "steps of every arm before those")
+    points: int = _flag(5, "places of the schedule that are measured, ≥ 2")
+    max_steps: int = _flag(28_000, "steps of the run that is summed up")
+    pruning_end_fraction: float = _trainers("pruning_end_fraction", "share of them at which the plan is reached")
+    pruning_interval_steps: int = _trainers("pruning_interval_steps", "steps between two choices of masks")
+    compaction_threshold: float = _trainers("compaction_threshold", "share of MACs that must be masked to compact")
+    multiple: int = _trainers("width_multiple", "widths in between are rounded up to this")
+    compiled: bool = _flag(False, "run our arms under torch.compile")
+    with_reference: bool = _flag(True, "measure the reference too")
+    seed: int = _flag(0, "of weights, token ids, data order and masks")
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -104,21 +69,20 @@ class BenchSettings:
             raise ValueError(f"device={self.device!r} is unknown; nearest valid: cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device='cuda', but torch sees no CUDA device; use device='cpu'")
-        minima = dict.fromkeys(("batch_size", "accumulation_steps", "rounds", "warmup_rounds", "max_steps"), 1)
-        minima |= {"length": 4, "points": 2}
-        for name, minimum in minima.items():
+        for name, minimum in MINIMA.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}={getattr(self, name)} is too small; nearest valid: {minimum}")
-        if self.length > self.config.max_position_embeddings:
-            raise ValueError(
-                f"length={self.length} is above the shape's max_position_embeddings="
-                f"{self.config.max_position_embeddings}; nearest valid: {self.config.max_position_embeddings}"
-            )
+        if self.length > (longest := self.config.max_position_embeddings):
+            limit = f"the shape's max_position_embeddings={longest}"
+            raise ValueError(f"length={self.length} is above {limit}; nearest valid: {longest}")
 
     @property
     def config(self) -> BertConfig:
         """The teacher's configuration; without dropout, which would make losses differ."""
-        return BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **_shape_values(self.shape))
+        if self.shape not in SHAPES and not self.shape.startswith("{"):
+            raise ValueError(f"shape={self.shape!r} is unknown; nearest valid: {', '.join(SHAPES)}, or a JSON object")
+        values = SHAPES[self.shape] if self.shape in SHAPES else json.loads(self.shape)
+        return BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **values)
 
     @property
     def full(self) -> WidthPlan:
@@ -144,14 +108,7 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class Workload:
-    """Models and data that all arms of one benchmark share.
-
-    Args:
-        teacher: stock model in float32.
-        start: what every student starts as.
-        tokenizer: of as many words as the vocabulary has rows.
-        blocks: rows of token ids, enough for one pass.
-    """
+    """Models (stock, float32) and data that all arms of one benchmark share."""
 
     teacher: BertForMaskedLM
     start: BertForMaskedLM
@@ -159,24 +116,8 @@ class Workload:
     blocks: Dataset
 
 
-def _shape_values(shape: str) -> dict[str, Any]:
-    if shape in SHAPES:
-        return SHAPES[shape]
-    if not shape.startswith("{"):
-        raise ValueError(f"shape={shape!r} is unknown; nearest valid: {', '.join(SHAPES)}, or a JSON object")
-    return json.loads(shape)
-
-
 def make_workload(settings: BenchSettings, *, num_steps: int) -> Workload:
-    """Draw models and data.
-
-    Args:
-        settings: of the benchmark.
-        num_steps: steps that one pass over the data must last.
-
-    Returns:
-        [`Workload`].
-    """
+    """Draw models, and blocks for so many steps in one pass."""
     torch.manual_seed(settings.seed)
     config = settings.config
     teacher = BertForMaskedLM(config).eval()
@@ -186,13 +127,9 @@ def make_workload(settings: BenchSettings, *, num_steps: int) -> Workload:
             parameter.add_(torch.randn_like(parameter), alpha=_START_NOISE)
     words = [*_SPECIAL_TOKENS, *(f"w{i}" for i in range(len(_SPECIAL_TOKENS), config.vocab_size))]
     tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
-    blocks = _random_blocks(settings, num_blocks=num_steps * settings.accumulation_steps * settings.batch_size)
-    return Workload(teacher, start, tokenizer, blocks)
-
-
-def _random_blocks(settings: BenchSettings, *, num_blocks: int) -> Dataset:
+    num_blocks = num_steps * settings.accumulation_steps * settings.batch_size
     generator = np.random.default_rng(settings.seed)
-    shape = (num_blocks, settings.length)
-    ids = generator.integers(len(_SPECIAL_TOKENS), settings.config.vocab_size, shape)
+    ids = generator.integers(len(_SPECIAL_TOKENS), config.vocab_size, (num_blocks, settings.length))
     ids[:, 0], ids[:, -1] = _SPECIAL_TOKENS.index("[CLS]"), _SPECIAL_TOKENS.index("[SEP]")
-    return Dataset.from_dict({"input_ids": ids, "example_id": np.arange(num_blocks)})
+    blocks = Dataset.from_dict({"input_ids": ids, "example_id": np.arange(num_blocks)})
+    return Workload(teacher, start, tokenizer, blocks)

@@ -1,35 +1,25 @@
-"""Results of a benchmark as text: one row an arm, one a whole schedule."""
+"""Results of a benchmark as Markdown tables, and the parts of a step as a bar chart."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.profiles import PARTS
+from homodistil_hf.experiments.plots import save_figure
 from homodistil_hf.tables import markdown_table, padded
-
-_ARM_HEADER = ("arm", "tokens/s", "× reference", "useful FLOPs / limit", "peak memory")
-
-
-_SCHEDULE_HEADER = ("whole schedule", "tokens/s", "× reference", "× never compacted", "hours")
 
 
 def format_bench(results: Mapping[str, Any]) -> str:
-    """Lay out what `run_bench` gave.
-
-    Args:
-        results: of `run_bench`.
-
-    Returns:
-        `str`: Markdown tables; medians, with the quartiles in brackets.
-    """
-    parts = [_title(results["settings"]), _losses(results["losses"]), _arms(results), _schedule(results["schedule"])]
-    return "\n\n".join([*parts, _parts(results["arms"])])
+    """All tables of what `run_bench` gave; medians, with the quartiles in brackets."""
+    sections = [_title(results["settings"]), _losses(results["losses"]), _arms(results)]
+    return "\n\n".join([*sections, _schedule(results["schedule"]), _parts(results["arms"])])
 
 
 def _title(settings: Mapping[str, Any]) -> str:
     attention = "on" if settings["attention_weight"] else "off"
     return (
         f"{settings['shape']} → {settings['student']}, batch {settings['batch_size']} × {settings['length']}, "
-        f"{settings['dtype']} on {settings['device']}, attention term {attention}, "
-        f"{settings['importance_metric']}; "
+        f"{settings['dtype']} on {settings['device']}, attention term {attention}, {settings['importance_metric']}; "
         f"median (quartiles) of {settings['rounds']} interleaved steps"
     )
 
@@ -56,7 +46,7 @@ def _arms(results: Mapping[str, Any]) -> str:
         (name, "", "", f"{spread({key: value[key] / 1e9 for key in ('median', 'q1', 'q3')}, '{:,.0f}')} GFLOP/s", "")
         for name, value in results["limits"].items()
     ]
-    return table(_ARM_HEADER, rows + limits)
+    return table(("arm", "tokens/s", "× reference", "useful FLOPs / limit", "peak memory"), rows + limits)
 
 
 def _schedule(schedule: Mapping[str, Any]) -> str:
@@ -73,7 +63,7 @@ def _schedule(schedule: Mapping[str, Any]) -> str:
     ]
     pruning = schedule["pruning"]
     return (
-        table(_SCHEDULE_HEADER, rows)
+        table(("whole schedule", "tokens/s", "× reference", "× never compacted", "hours"), rows)
         + f"\n\nScores and masks, {pruning['num_choices']:,} choices of masks and {pruning['num_compactions']} "
         f"compactions together take {pruning['fraction']:.2%} of the whole."
     )
@@ -89,22 +79,7 @@ def _parts(arms: Mapping[str, Any]) -> str:
 
 
 def spread(values: Mapping[str, float] | None, form: str) -> str:
-    """A median with its quartiles.
-
-    Args:
-        values: `median`, `q1`, `q3`; None where nothing was measured.
-        form: format of each number.
-
-    Returns:
-        `str`.
-
-    Example:
-    ```python
-    >>> spread({"median": 2.0, "q1": 1.5, "q3": 2.25}, "{:.2f}")
-    '2.00 (1.50–2.25)'
-
-    ```
-    """
+    """A median with its quartiles, each in this format; a dash where nothing was measured."""
     if values is None:
         return "–"
     median, q1, q3 = (form.format(values[name]) for name in ("median", "q1", "q3"))
@@ -112,23 +87,26 @@ def spread(values: Mapping[str, float] | None, form: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of even width.
-
-    Args:
-        header: names of the columns.
-        rows: as many cells each.
-
-    Returns:
-        `str`.
-
-    Example:
-    ```python
-    >>> print(table(("a", "b"), [("x", "10")]))
-    | a | b  |
-    | - | -- |
-    | x | 10 |
-
-    ```
-    """
+    """A Markdown table with columns of even width."""
     headings, *lines = padded([header, *rows], names=range(len(header)))
     return "\n".join(markdown_table(headings, lines, rules=["-" * len(heading) for heading in headings]))
+
+
+def draw_parts(results: Mapping[str, Any], file: Path) -> None:
+    """Draw the parts of every arm's step, stacked; needs matplotlib (the extra `report`)."""
+    from matplotlib.figure import Figure
+
+    arms = results["arms"]
+    figure = Figure(figsize=(9, 1.2 + 0.5 * len(arms)), dpi=110)
+    axes = figure.subplots()
+    left = dict.fromkeys(arms, 0.0)
+    for part in PARTS:
+        milliseconds = [1000 * facts["part_seconds"][part] for facts in arms.values()]
+        axes.barh(list(arms), milliseconds, left=list(left.values()), label=part)
+        left = {name: left[name] + value for name, value in zip(arms, milliseconds, strict=True)}
+    axes.invert_yaxis()
+    axes.set_xlabel("ms a step (profiled, median)")
+    axes.set_title(_title(results["settings"]).partition(", sensitivity")[0], fontsize="medium")
+    axes.legend(fontsize="small", ncol=2)
+    figure.tight_layout()
+    save_figure(figure, file)

@@ -132,6 +132,7 @@ def test_a_switch_leaves_the_next_word_alone(tmp_path, capsys):
     assert str(tmp_path / "nowhere") in told
 
 
+@pytest.mark.slow
 def test_module_is_the_command():
     command = [sys.executable, "-m", "homodistil_hf", "plan", "--teacher", "nowhere/at all", "--student", "macs=0.5"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
@@ -395,6 +396,7 @@ def test_a_single_document_can_not_be_split(folder, tmp_path, capsys, never_trai
     )
 
 
+@pytest.mark.slow
 def test_a_streamed_run(folder, tmp_path):
     words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]
     assert main(["distill", str(folder / "config.json"), *words]) == 0
@@ -454,6 +456,7 @@ def test_an_impossible_plan(folder, capsys):
 # export, verify, cache
 
 
+@pytest.mark.slow
 def test_verify_passes_what_a_run_exported(finished, capsys):
     assert main(["verify", str(finished / "student")]) == 0
     assert "all is well" in capsys.readouterr().out

@@ -87,6 +87,7 @@ def error_of(capsys, *words):
 # The command
 
 
+@pytest.mark.slow
 def test_an_export_tells_of_its_evaluation(folder, data_dir, capsys):
     write_text(folder / "eval.txt", seed=1)
     export = folder / "standard"

@@ -130,6 +130,7 @@ def test_a_teacher_is_no_submodule():
     assert not isinstance(owner.teacher, nn.Module)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
 def test_a_compiled_teacher_says_the_same():
     plain, compiled = make_frozen(dtype=torch.bfloat16), make_frozen(dtype=torch.bfloat16)

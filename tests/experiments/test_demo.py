@@ -95,6 +95,7 @@ def test_paragraphs_are_taken_once_and_in_order(tmp_path):
     assert collect_text(files, 10) == documents[:1]
 
 
+@pytest.mark.slow
 def test_source_files_mix_packages_in_a_fixed_order():
     files = source_files()
     assert files == source_files()
@@ -194,12 +195,14 @@ def test_where_caches_are(variables, expected, monkeypatch):
 # the demo
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_what_it_says(demo):
     names = {path.name for path in demo.iterdir()}
     assert names == {"teacher", "student", "one_shot", "results.json", "demo.json", "discrepancy.png"}
     assert (demo / "discrepancy.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_rows_state_what_the_models_are(demo):
     rows = json.loads((demo / "results.json").read_text())
     assert [row["name"] for row in rows] == ["teacher", "student", "one_shot"]
@@ -215,6 +218,7 @@ def test_rows_state_what_the_models_are(demo):
     assert student["encoder_macs"] == one_shot["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
 
 
+@pytest.mark.slow
 def test_curves_start_where_they_must(demo):
     curves = json.loads((demo / "demo.json").read_text())["curves"]
     assert [step for step, _ in curves["student"]] == list(range(0, 21, 2)) == [step for step, _ in curves["one_shot"]]
@@ -222,6 +226,7 @@ def test_curves_start_where_they_must(demo):
     assert curves["one_shot"][0][1] > 1e-4
 
 
+@pytest.mark.slow
 def test_the_students_can_be_verified(demo):
     for name in ("student", "one_shot"):
         assert verify_export(demo / name).problems == ()
@@ -240,6 +245,7 @@ def test_the_same_seed_gives_the_same_student(demo, tmp_path, capsys):
     assert not same_weights(demo / "student", other / "student")
 
 
+@pytest.mark.slow
 def test_the_demo_overwrites_its_own_folder_only(demo, tmp_path, capsys):
     claim_folder(tmp_path / "new")
     claim_folder(tmp_path / "new")

@@ -111,6 +111,7 @@ def fresh_process(tmp_path_factory):
     return students, requests, load_file(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(EXPORTED)))
 def test_saved_is_loaded_where_the_package_is_absent(fresh_process, index):
     students, requests, found = fresh_process

@@ -66,6 +66,7 @@ def with_new_digests(folder):
     edit_json(folder / "facts.json", lambda facts: facts.update(files=file_facts(folder)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_good_export_has_no_problems_and_stays_as_it_was(export, format, monkeypatch, tmp_path):
     folder, modules = export(format), tmp_path / "modules"
@@ -292,6 +293,7 @@ def test_a_process_that_hangs_is_stopped(export, monkeypatch):
     assert verify_export(export("standard")).problems == ("the fresh process took more than 0.5 s",)
 
 
+@pytest.mark.slow
 def test_other_results_of_the_process_are_found(export, monkeypatch):
     shifted = homodistil_hf.export.verify._FRESH_PROCESS.replace(
         "last_hidden_state\n", 'last_hidden_state + (name == "AutoModelForTokenClassification")\n'

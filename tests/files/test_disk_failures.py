@@ -45,6 +45,7 @@ def failure(call: Callable[[], object]) -> OSError:
     return error
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_file_of_a_checkpoint(make_trainer, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         trainer = make_trainer(output_dir=str(disk / "run"), callbacks=[SaveAt(4)], **SETTINGS)
@@ -71,6 +72,7 @@ def test_a_disk_that_is_full_at_any_file_of_a_checkpoint(make_trainer, tmp_path)
         assert last_checkpoint(disk / "run").name == "checkpoint-8"
 
 
+@pytest.mark.slow
 def test_a_quota_in_the_middle_of_a_run(make_trainer, tmp_path):
     settings = SETTINGS | {"save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(**settings)
@@ -127,6 +129,7 @@ def finished(make_trainer) -> HomoDistilTrainer:
     return trainer
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_export(finished, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         folder = finished.export(disk / "run" / "student")

@@ -81,6 +81,7 @@ def test_resumed_equals_uninterrupted(trainer_of, method, settings, tmp_path):
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
     seen: dict[str, list[Any]] = {}
     for method in METHODS:

@@ -95,6 +95,7 @@ def test_text_and_a_teacher_folder_become_a_stock_student(tmp_path):
     assert facts["settings"]["student"] == "macs=0.3"
 
 
+@pytest.mark.slow
 def test_exports_load_where_this_package_cannot_be_imported(make_trainer, tmp_path):
     folders = []
     for name, plan in (("uniform", None), ("uneven", UNEVEN)):

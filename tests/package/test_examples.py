@@ -59,6 +59,7 @@ def test_paper_configs_are_the_papers_recipe(path):
     assert min(weights.values()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [*PAPER_CONFIGS, EXAMPLES / "configs" / "smoke.json"], ids=lambda path: path.stem)
 def test_configs_run_with_a_tiny_teacher(path, tmp_path):
     write_config(tmp_path)  # for its teacher and text

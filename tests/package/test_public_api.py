@@ -91,6 +91,7 @@ def test_every_public_object_is_documented(name):
     assert re.match(r"\S.*\.", getattr(homodistil_hf, name).__doc__)
 
 
+@pytest.mark.slow
 def test_import_registers_the_auto_classes():
     found = in_a_fresh_process(
         "import homodistil_hf, transformers\n"
@@ -102,6 +103,7 @@ def test_import_registers_the_auto_classes():
     assert found.split() == list(AUTO_CLASSES.values())
 
 
+@pytest.mark.slow
 def test_import_leaves_stock_bert_alone():
     found = in_a_fresh_process(
         "import homodistil_hf, transformers\n"

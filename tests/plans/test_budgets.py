@@ -108,6 +108,7 @@ def smallest_reachable(kind: str, config: BertConfig) -> float:
     return float(re.search(rf"from '{kind}=([\d.]+)'", str(error.value))[1])
 
 
+@pytest.mark.slow
 @given(
     num_heads=st.integers(1, 16),
     head_dim=st.integers(4, 80),

@@ -234,6 +234,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(values)
 @settings(deadline=None, max_examples=300)
 def test_anything_is_a_plan_or_a_value_error(value):

@@ -85,6 +85,7 @@ def test_rows_that_even_out_ranks_count_for_nothing(make_trainer):
     assert trainer.compute_loss(trainer.model, rows[0]).item() > 0.0
 
 
+@pytest.mark.slow
 def test_going_on_with_another_global_batch_is_told(make_trainer, tmp_path, caplog):
     make_trainer(max_steps=4, save_strategy="steps", save_steps=2).train()
     other = make_trainer(max_steps=4, per_device_train_batch_size=4, output_dir=str(tmp_path / "other"))
@@ -122,6 +123,7 @@ assert not any("gloo" in name for name in threads()), threads()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="names of threads are read from Linux's /proc")
 def test_a_process_group_leaves_no_thread_behind():
     done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True)

@@ -60,6 +60,7 @@ def checkpoint(tmp_path: Path, step: int) -> str:
     return str(tmp_path / "run" / f"checkpoint-{step}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_resumed_equals_uninterrupted(make_trainer, tmp_path, variation):
     settings = SETTINGS | VARIATIONS[variation]

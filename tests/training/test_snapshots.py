@@ -116,6 +116,7 @@ def test_the_table_tells_what_was_logged_and_exported(make_trainer, tmp_path):
             assert row["evaluation"][name] == evaluations[row["step"]][f"eval_{name}"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_makes_the_same_family(make_trainer, tmp_path):
     """From before, within and after a rest; at the very step of a snapshot; between the two and after both."""
     points = (1, 3, 4, 10, 13)
@@ -132,6 +133,7 @@ def test_a_resumed_run_makes_the_same_family(make_trainer, tmp_path):
         assert len(list((run / "snapshots").glob("hidden-*"))) == sum(taken > step for taken in TAKEN.values())
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_snapshot(make_trainer, tmp_path, monkeypatch):
     """Before the export, after it, before the table: each time the run comes by again, and nothing is there twice."""
     whole = make_trainer(output_dir=str(tmp_path / "whole"), **SETTINGS)
@@ -240,6 +242,7 @@ def test_a_checkpoint_of_a_run_with_other_snapshots_is_refused(make_trainer, tmp
 # The command line
 
 
+@pytest.mark.slow
 def test_the_example_tells_and_stores_its_family(tmp_path, monkeypatch, capsys):
     own_cache(monkeypatch, tmp_path / "cache")
     write_teacher(tmp_path / "teacher", hidden_size=128, num_attention_heads=2, intermediate_size=512)

@@ -104,6 +104,7 @@ def test_an_impossible_budget_stops_the_run_before_weights_are_loaded(monkeypatc
         make_trainer(student=BUDGET, model=make_teacher())
 
 
+@pytest.mark.slow
 def test_no_student_is_refused(tmp_path):
     with pytest.raises(ValueError, match="student=None names no widths; name a preset"):
         resolve_student(arguments(tmp_path), tiny_config())

@@ -103,7 +103,7 @@ def take_memory(draw):
 def test_the_fuzzer_judges_right(case, outcome, monkeypatch):
     monkeypatch.setattr(fuzz, "MEMORY_LIMIT_MB", 100)
     limit_s = 0.2 if case is take_too_long else 60.0
-    monkeypatch.setitem(fuzz.TARGETS, "some", fuzz_targets.Target(lambda folder: case, 1, limit_s=limit_s))
+    monkeypatch.setitem(fuzz.TARGETS, "some", fuzz_targets.Target(lambda folder, draw: case(draw), 1, limit_s=limit_s))
     found, _ = fuzz.run_case(case, "some", 0, 0)
     assert found.startswith(outcome)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig
 
+from benchmarks import marked_pages
 from benchmarks.reliability import page as write_reliability
 from benchmarks.reliability import scaling_paper
 from homodistil_hf.plans.resolve import resolve_plan
@@ -18,24 +19,16 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("name", ["scaling", "scaling:large_run"])
+@pytest.mark.parametrize("name", write_reliability.SECTIONS)
 def test_the_page_tells_what_was_measured(name):
     page = write_reliability.PAGE.read_text(encoding="utf-8")
-    assert write_reliability.filled(page, name, write_reliability.text_of(name)) == page
+    assert marked_pages.filled(page, name, write_reliability.text_of(name)) == page
 
 
 def test_nothing_measured_was_other_than_on_paper():
     results = json.loads((write_reliability.FOLDER / "scaling.json").read_text(encoding="utf-8"))
     assert {len(ranks) for ranks in results["worlds"].values()} == {1, 2, 4}
     assert set(results["differences"].values()) == {0}
-
-
-def test_a_file_that_is_not_there_yet_is_said_to_be_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(write_reliability, "FOLDER", tmp_path)
-    assert (
-        "Not measured yet: `python -m benchmarks.reliability.scaling` writes `scaling.json`"
-        in write_reliability.text_of("scaling")
-    )
 
 
 def test_figures_of_kills_and_hostile_input(monkeypatch, tmp_path):
@@ -52,7 +45,7 @@ def test_figures_of_kills_and_hostile_input(monkeypatch, tmp_path):
 
 def test_a_page_without_the_place_is_an_error():
     with pytest.raises(ValueError, match="has 0 places marked soak; expected one"):
-        write_reliability.filled("# Page", "soak", "text")
+        marked_pages.filled("# Page", "soak", "text")
 
 
 def test_the_paper_sends_less_as_the_student_shrinks():
@@ -71,4 +64,3 @@ def test_the_paper_sends_less_as_the_student_shrinks():
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == sum(step.compacted for step in steps) + 1 > 2
     assert sizes[-1] == scaling_paper.trained_parameters(config, target)
-    assert scaling_paper.sent_by_a_rank(100.0, 4) == 150.0

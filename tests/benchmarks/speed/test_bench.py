@@ -1,26 +1,21 @@
 """Whole benchmarks with tiny models: what they report, and how a schedule is added up."""
 
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
 from bench_shapes import TINY
 
-from benchmarks.speed.bench import FLAGS, main
-from benchmarks.speed.chart import draw_parts
-from benchmarks.speed.course import Stretch
+from benchmarks.speed import gpu
+from benchmarks.speed.bench import CASES, main
 from benchmarks.speed.growth import format_growth, loss_bytes, run_growth
 from benchmarks.speed.measure import run_bench
 from benchmarks.speed.profiles import PARTS
 from benchmarks.speed.settings import SHAPES, BenchSettings
-from benchmarks.speed.tables import format_bench
-from benchmarks.speed.totals import MASKED, REFERENCE, START, Way, summary, way_of, whole_schedule
+from benchmarks.speed.tables import draw_parts, format_bench
+from benchmarks.speed.whole_run import MASKED, REFERENCE, START, Stretch, Way, summary, way_of, whole_schedule
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +23,7 @@ def results():
     return run_bench(BenchSettings(**TINY, dtype="float32", attention_weight=1.0))
 
 
+@pytest.mark.slow
 def test_all_arms_start_with_the_same_losses(results):
     assert results["losses"][REFERENCE] == pytest.approx(results["losses"][START], rel=2e-5)
     assert results["losses"][START]["loss_attention"] > 0
@@ -130,15 +126,16 @@ def test_named_shapes_have_their_widths():
     assert set(SHAPES) == {"bert-base", "teacher6x384"}
 
 
-def test_every_setting_is_a_flag():
-    others = {"compiled", "with_reference"}
-    assert set(BenchSettings.__dataclass_fields__) - others == set(FLAGS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_recorded_case_is_possible(case):
+    assert BenchSettings(**CASES[case]).target.hidden_size < BenchSettings(**CASES[case]).full.hidden_size
 
 
+@pytest.mark.slow
 def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     flags = [f"--{name}={value}" for name, value in (TINY | {"points": 2, "rounds": 1}).items()]
     files = [f"--output={tmp_path / 'speed.json'}", f"--chart={tmp_path / 'speed.png'}"]
-    assert main([*flags, *files, "--without_reference"]) == 0
+    assert main([*flags, *files, "--no_with_reference"]) == 0
     printed = capsys.readouterr().out
     assert "× never compacted" in printed
     assert REFERENCE not in json.loads((tmp_path / "speed.json").read_text())["arms"]
@@ -160,12 +157,12 @@ def test_memory_of_the_loss_is_measured_where_logits_would_be(monkeypatch):
     assert many - few < 768 * 512 * 4 / 2
 
 
+@pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu_when_told_to(tmp_path, capsys):
-    script = runpy.run_path(str(ROOT / "benchmarks" / "speed" / "gpu.py"))
     flags = {name: TINY[name] for name in ("shape", "length", "max_steps")} | {"student": "macs=0.25", "points": 2}
     flags |= {"sequences_a_step": 4, "rounds": 1, "warmup_rounds": 1, "results": tmp_path / "gpu.json"}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    assert script["main"]([*words, "--device", "cpu", "--batch_sizes", "2", "4", "--not_compiled"]) == 0
+    assert gpu.main([*words, "--device", "cpu", "--batch_sizes", "2", "4", "--compiled", "false"]) == 0
     recorded = json.loads((tmp_path / "gpu.json").read_text())
     assert list(recorded["batch_sizes"]) == ["2", "4"]
     assert recorded["batch_sizes"]["2"]["settings"]["accumulation_steps"] == 2
@@ -174,19 +171,17 @@ def test_the_gpu_script_runs_on_a_cpu_when_told_to(tmp_path, capsys):
 
 def test_the_gpu_script_says_that_there_is_no_gpu(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert runpy.run_path(str(ROOT / "benchmarks" / "speed" / "gpu.py"))["main"]([]) == 0
+    assert gpu.main([]) == 0
     assert "no CUDA device: nothing is measured" in capsys.readouterr().out
 
 
 def test_the_gpu_script_goes_on_after_a_batch_that_does_not_fit(monkeypatch, tmp_path, capsys):
-    main = runpy.run_path(str(ROOT / "benchmarks" / "speed" / "gpu.py"))["main"]
-
     def fails(settings):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
-    monkeypatch.setitem(main.__globals__, "run_bench", fails)
+    monkeypatch.setattr(gpu, "run_bench", fails)
     words = ["--device", "cpu", "--batch_sizes", "1024", "2048", "--results", str(tmp_path / "gpu.json")]
-    assert main(words) == 0
+    assert gpu.main(words) == 0
     recorded = json.loads((tmp_path / "gpu.json").read_text())["batch_sizes"]
     assert recorded == {size: {"out_of_memory": "tried to allocate 9 GiB"} for size in ("1024", "2048")}
     assert capsys.readouterr().out.count("does not fit") == 2

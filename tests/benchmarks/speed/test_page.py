@@ -1,65 +1,50 @@
-"""The page on speed is written from results, and every thing that was turned back leaves the losses alone."""
+"""The pages on speed and latency are written from what was measured."""
 
 import json
-import runpy
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bench_shapes import TINY
 
+from benchmarks.speed import page
 from benchmarks.speed.growth import run_growth
 from benchmarks.speed.measure import run_bench
 from benchmarks.speed.settings import BenchSettings
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.fixture
-def ablation() -> dict[str, Any]:
-    return runpy.run_path(str(BENCHMARKS / "speed" / "ablation.py"))
+def docs(tmp_path, monkeypatch):
+    """A copy of the pages and of what they are written from."""
+    for name in ("performance.md", "latency.md", "results/speed.json", "results/speed-ablation.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(DOCS / name, tmp_path / name)
+    for file in (DOCS / "results").glob("*-bfloat16*.png"):
+        (tmp_path / "results" / file.name).touch()
+    shutil.copy(DOCS / "results" / "latency.json", tmp_path / "results")
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
+    return tmp_path
 
 
-def test_what_is_turned_back_changes_time_and_memory_only(ablation, monkeypatch):
-    settings = BenchSettings(**TINY | {"rounds": 1, "warmup_rounds": 1, "dtype": "float32"})
-    losses: dict[str, float] = {}
-    run = ablation["ChangedRun"]
-    turn = run.turn
-
-    def remember(self: Any) -> float:
-        seconds = turn(self)
-        logged = [entry["loss"] for entry in self.run.trainer.state.log_history if "loss" in entry]
-        losses.setdefault(self.run.name, logged[0])
-        return seconds
-
-    monkeypatch.setattr(run, "turn", remember)
-    names = [name for name in ablation["CHANGES"] if name != "teacher compiled"]
-    measured = ablation["measure"](settings, names)
-    assert list(measured["ratios"]) == names
-    assert set(losses) == set(names)
-    assert list(losses.values()) == pytest.approx([losses["nothing turned back"]] * len(names), rel=1e-5)
-    assert all(ratio["peak_memory_bytes"] > 0 for ratio in measured["ratios"].values())
-    assert measured["ratios"]["nothing turned back"]["memory"] == 1
-    table = ablation["format_ablation"](measured).splitlines()
-    assert len(table) == 2 + len(names)
+@pytest.mark.parametrize("name", ["performance.md", "latency.md"])
+def test_the_pages_tell_what_was_recorded(docs, name):
+    page.main()
+    assert (docs / name).read_text(encoding="utf-8") == (DOCS / name).read_text(encoding="utf-8")
 
 
-def test_the_page_is_written_from_what_was_measured(tmp_path, monkeypatch):
-    page = runpy.run_path(str(BENCHMARKS / "speed" / "page.py"))
-    written = page["main"].__globals__
-    monkeypatch.setitem(written, "FOLDER", tmp_path)
-    monkeypatch.setitem(written, "PAGE", tmp_path / "performance.md")
-    page["main"]()
-    empty = (tmp_path / "performance.md").read_text()
-    assert "Not measured: no CUDA device was at hand" in empty
+@pytest.mark.slow
+def test_the_page_is_written_from_what_was_measured(docs):
     settings = BenchSettings(**TINY | {"rounds": 1})
     results = run_bench(settings) | {"date": "2000-01-01"}
     growth = run_growth(settings, batch_sizes=(1, 2), vocab_sizes=(100,))
     names = ("teacher6x384-bfloat16", "bert-base-bfloat16", "bert-base-bfloat16-platon")
     speed = dict.fromkeys(names, results) | {"growth": growth}
-    (tmp_path / "speed.json").write_text(json.dumps(speed))
-    page["main"]()
-    text = (tmp_path / "performance.md").read_text()
+    (docs / "results" / "speed.json").write_text(json.dumps(speed))
+    page.main()
+    text = (docs / "performance.md").read_text(encoding="utf-8")
     arm = results["arms"]["ours, start"]
     cells = {cell.strip() for cell in text.replace("\n", "|").split("|")}
     for wanted in (
@@ -70,13 +55,17 @@ def test_the_page_is_written_from_what_was_measured(tmp_path, monkeypatch):
         "≤ 6 %",
         "## `bert-base-bfloat16-platon`",
         "## Cost as work grows",
+        "Not measured: no CUDA device was at hand",
     ):
         assert any(cell.startswith(wanted) for cell in cells), wanted
     assert "2000-01-01" in text
+    gpu = {"batch_sizes": {"1024": results, "2048": {"out_of_memory": "tried to allocate 9 GiB"}}}
+    (docs / "results" / "gpu_schedule.json").write_text(json.dumps(gpu))
+    page.main()
+    assert "**batch 2048**\n\ntried to allocate 9 GiB" in (docs / "performance.md").read_text(encoding="utf-8")
 
 
-def test_the_share_of_pruning_by_hand(monkeypatch):
-    page = runpy.run_path(str(BENCHMARKS / "speed" / "page.py"))
+def test_the_share_of_pruning_by_hand():
     arms = {
         "ours, start": {"part_seconds": {"scores": 1.0, "masks": 0.0, "backward": 99.0}},
         "ours, all masked": {"part_seconds": {"scores": 1.0, "masks": 1.0, "backward": 98.0}},
@@ -84,4 +73,4 @@ def test_the_share_of_pruning_by_hand(monkeypatch):
     }
     pruning = {"choices_seconds": 0.5, "compactions_seconds": 0.5}
     schedule = {"pruning": pruning, "ours": {"seconds": {"median": 100.0}}}
-    assert page["pruning_share"]({"arms": arms, "schedule": schedule}) == pytest.approx(0.02 + 0.01)
+    assert page.pruning_share({"arms": arms, "schedule": schedule}) == pytest.approx(0.02 + 0.01)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed.gates import GatedRun
 from benchmarks.speed.profiles import (
     PARTS,
     allocations_of,
@@ -15,6 +14,7 @@ from benchmarks.speed.profiles import (
     peak_above,
     peak_bytes,
 )
+from benchmarks.speed.turns import GatedRun
 from homodistil_hf.distillation.teacher import FrozenTeacher
 
 MB = 1_000_000

@@ -7,8 +7,8 @@ import torch
 from bench_shapes import SHAPE
 
 from benchmarks.speed import arms
-from benchmarks.speed.course import Stretch
 from benchmarks.speed.settings import BenchSettings, make_workload
+from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 

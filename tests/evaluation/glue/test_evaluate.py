@@ -235,6 +235,7 @@ def test_a_diverged_training_is_no_result(data_dir):
         fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK), seed=0)
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_seed(data_dir, model, tmp_path):
     """Real trainings: equal seeds end equal, in bfloat16 too where it is multiplied; the score is scikit-learn's."""
     settings = {**QUICK, "data_dir": str(data_dir), "learning_rate": 1e-3, "seeds": [0, 1]}

@@ -97,6 +97,7 @@ def learned(evaluated):
     return fine_tune_squad(evaluated, tiny_data(), settings=TINY, seed=0)
 
 
+@pytest.mark.slow
 def test_answers_are_learned(learned):
     assert learned["metrics"]["HasAns_exact"] > 90
     assert learned["metrics"]["NoAns_exact"] > 90

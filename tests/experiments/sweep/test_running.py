@@ -161,6 +161,7 @@ def test_a_cell_in_other_hands_is_left_alone(sweep_file, processes):
     assert processes.cells == ["a,seed=1", "a,seed=0"]
 
 
+@pytest.mark.slow
 def test_a_lock_goes_with_its_process(tmp_path):
     lock = tmp_path / "locks" / "a.lock"
     code = (
@@ -265,6 +266,7 @@ def test_the_commands_help_fits_a_screen(capsys, monkeypatch):
     assert len(text.splitlines()) <= 30
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sigterm_saves_a_checkpoint_that_the_next_call_goes_on_with(sweep_file, tmp_path, base):
     content = json.loads(sweep_file.read_text(encoding="utf-8"))

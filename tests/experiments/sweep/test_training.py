@@ -165,6 +165,7 @@ def test_every_source_of_held_out_text_is_evaluated(settings):
     assert sum(number < num_blocks / 2 for number in ids) == pytest.approx(8, abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [6, NUM_STEPS])
 def test_a_killed_cell_ends_with_the_same_numbers(whole, settings, tmp_path, monkeypatch, step):
     def interrupted(*args: Any, **kwargs: Any) -> HomoDistilTrainer:
@@ -204,6 +205,7 @@ def test_a_record_that_was_taken_over_has_no_student_to_evaluate(settings, tmp_p
     assert record["evaluate"]["glue"]["results"] == {"mean": 0.5}
 
 
+@pytest.mark.slow
 def test_other_settings_begin_anew(settings, tmp_path):
     first = cell_of(settings, max_steps=2, eval_on_start=False)
     run(first, tmp_path)

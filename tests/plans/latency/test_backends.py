@@ -173,6 +173,7 @@ def test_impossible_inputs_are_refused(sizes, message):
 # Backends
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize(("make", "with_head"), [(make_teacher, False), (uneven_student, True)])
 def test_an_onnx_graph_gives_the_same_numbers_at_any_size_and_under_any_mask(make, with_head, tmp_path):
@@ -200,6 +201,7 @@ def test_a_graph_of_any_length_needs_two_tokens(tmp_path):
         export_onnx(FirstOutput(model), model_inputs(model.config, 1, 1), tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 @if_torch_compiles
 def test_compiled_outputs_are_checked(monkeypatch, tmp_path):
     # Dynamo with its own interpreter of graphs: the C++ compiler would take half a minute.
@@ -331,6 +333,7 @@ def test_a_failure_of_another_backend_is_no_gap_in_the_table(monkeypatch):
         compare_latencies({"model": model}, small_grid())
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_one_graph_serves_all_shapes(monkeypatch):
     exports = []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import make_teacher
 
-from benchmarks.speed.course import Stretch, chosen_points, course, macs_and_steps, plateaus, total_seconds
+from benchmarks.speed.whole_run import Stretch, chosen_points, course, macs_and_steps, plateaus, total_seconds
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan

@@ -1,4 +1,4 @@
-"""Several trainers in one process, one optimizer step at a time.
+"""Several trainers in one process that take turns, one optimizer step each.
 
 Every trainer runs its own `train()` in a thread of its own. A callback holds it where a step begins; the main thread
 lets exactly one of them go on until it arrives at its next step. So what is timed is the trainer's real loop, data
@@ -42,7 +42,10 @@ class _Gate(TrainerCallback):
         self._stack = ExitStack()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._end_turn()
+        self.synchronize()
+        if self._started is not None:
+            self.seconds = time.perf_counter() - self._started
+        self._stack.close()
         self.arrived.release()
         self.released.acquire()
         if self.is_closed:
@@ -53,27 +56,9 @@ class _Gate(TrainerCallback):
         self.synchronize()
         self._started = time.perf_counter()
 
-    def _end_turn(self) -> None:
-        self.synchronize()
-        if self._started is not None:
-            self.seconds = time.perf_counter() - self._started
-        self._stack.close()
-
 
 class GatedRun:
-    """A training that goes on only when it is its turn.
-
-    Args:
-        name: of its thread.
-        trainer: not started; its data must last for all turns.
-
-    Example:
-    ```python
-    run = GatedRun("ours", trainer)
-    seconds = [run.turn() for _ in range(3)]
-    run.close()
-    ```
-    """
+    """A training that goes on only when it is its turn; the trainer is not started, its data lasts for all turns."""
 
     def __init__(self, name: str, trainer: Trainer):
         self.name = name
@@ -89,16 +74,9 @@ class GatedRun:
         self._wait()
 
     def turn(self, within: AbstractContextManager | None = None) -> float:
-        """Let the trainer do one optimizer step, up to the beginning of the next.
+        """Let the trainer do one optimizer step, up to the beginning of the next, and return its seconds.
 
-        Args:
-            within: entered in the trainer's thread before the step, left after it; not timed.
-
-        Returns:
-            `float`: seconds.
-
-        Raises:
-            RuntimeError: the training is over.
+        `within` is entered in the trainer's thread before the step and left after it, untimed.
         """
         self._gate.within = within
         self._gate.released.release()
@@ -125,26 +103,7 @@ class GatedRun:
 
 
 def interleave(arms: Mapping[str, Arm], *, rounds: int, warmup_rounds: int) -> dict[str, list[float]]:
-    """Let all arms take turns, in an order that is drawn anew every round: none always follows the same one.
-
-    Args:
-        arms: name → arm.
-        rounds: timed turns of each.
-        warmup_rounds: turns of each before those.
-
-    Returns:
-        `dict[str, list[float]]`: seconds of each arm's timed turns, round by round.
-
-    Example:
-    ```python
-    >>> class Clock:
-    ...     def turn(self):
-    ...         return 2.0
-    >>> interleave({"a": Clock(), "b": Clock()}, rounds=2, warmup_rounds=1)
-    {'a': [2.0, 2.0], 'b': [2.0, 2.0]}
-
-    ```
-    """
+    """Let all arms take turns, in an order that is drawn anew every round; returns the seconds of the timed turns."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
     for round_number in range(warmup_rounds + rounds):

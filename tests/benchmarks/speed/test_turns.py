@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.speed.gates import GatedRun, interleave
+from benchmarks.speed.turns import GatedRun, interleave
 
 
 class Recorder:
