@@ -3,13 +3,12 @@
 The section is called `benchmarks`. The files that `verify.py` checks by digest are not touched.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ..export.card import render_card
-from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
+from ..export.facts import BENCHMARKS, CARD_FILE, read_export_facts, run_facts, write_facts
 from ..files.folders import write_text
 from .evaluated_model import EvaluatedModel
 
@@ -37,7 +36,6 @@ def publish(evaluated: EvaluatedModel, summary: Mapping[str, Any]) -> None:
     published = facts | run_facts({BENCHMARKS: section})
     if published == facts:
         return
-    text = json.dumps(published, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(evaluated.export / FACTS_FILE, text)
+    write_facts(evaluated.export, published)
     write_text(evaluated.export / CARD_FILE, render_card(published))
     logger.debug("%s: facts.json and the card tell of the evaluations", evaluated.export)

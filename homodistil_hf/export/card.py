@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..files.strict_json import is_number, is_whole
 from ..models.cost import COSTS
 from .facts import BENCHMARKS
 from .origins import NAMESAKE, ORIGINS, Origin
@@ -150,7 +151,7 @@ def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
             metric_value=value,
         )
         for name, value in facts.get("evaluation", {}).items()
-        if _is_number(value)
+        if is_number(value)
     ]
 
 
@@ -313,7 +314,7 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if is_whole(value):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -323,7 +324,3 @@ def _shown(value: Any) -> str:
 
 def _words(name: str) -> str:
     return name.removeprefix("eval_").replace("_", " ")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

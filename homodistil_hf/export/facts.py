@@ -4,7 +4,6 @@ Every number of the model card stands here, and so does what `verify.py` needs: 
 student as it was in memory. `export.py` gathers the parts and writes the folder, `hub.py` turns them into a card.
 """
 
-import json
 import math
 import numbers
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.checkpoints import file_digest
 from ..files.messages import nearest_name, shown
-from ..files.strict_json import read_json
+from ..files.strict_json import is_whole, read_json, write_json
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import teacher_plan
 
@@ -148,8 +147,7 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
         folder: the export.
         facts: plain JSON values.
     """
-    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / FACTS_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / FACTS_FILE, facts)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -229,7 +227,7 @@ def has_costs(section: Mapping[str, Any]) -> bool:
         `bool`: each a whole number above 0.
     """
     costs = [section.get(name) for name in COSTS]
-    return all(isinstance(cost, int) and not isinstance(cost, bool) and cost > 0 for cost in costs)
+    return all(is_whole(cost) and cost > 0 for cost in costs)
 
 
 def _are_benchmarks(section: Mapping[str, Any]) -> bool:

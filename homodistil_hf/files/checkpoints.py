@@ -6,13 +6,13 @@ checkpoint is decided in `resumable.py`, how folders get to the disk in `durable
 """
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from .folders import naming_the_file, outdated_name, remove_folder, remove_leftovers
+from ..files.strict_json import write_json
+from .folders import outdated_name, remove_folder, remove_leftovers
 from .messages import shown
 from .strict_json import read_json_object
 
@@ -45,9 +45,7 @@ def write_manifest(folder: str | Path) -> None:
     """
     folder = Path(folder)
     files = {name: file_digest(folder / name) for name in _file_names(folder)}
-    text = json.dumps({"format": _FORMAT, "sha256": files}, indent=2, sort_keys=True)
-    with naming_the_file(folder, file=MANIFEST_NAME):
-        (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    write_json(folder / MANIFEST_NAME, {"format": _FORMAT, "sha256": files}, sort_keys=True)
 
 
 def check_manifest(folder: str | Path) -> None:

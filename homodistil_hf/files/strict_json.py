@@ -1,7 +1,6 @@
-"""JSON that somebody else may have written: read within bounds, or refused with a message that names the file.
+"""JSON files, written as a whole; those that somebody else may have written are read within bounds or refused.
 
-Every file of ours that holds JSON (configs, plans, manifests, facts, states) is read here. What its values mean is
-checked by who asks for it.
+What their values mean is checked by who asks for them.
 """
 
 import json
@@ -12,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .folders import write_text
 from .messages import shown
 
 MAX_SIZE_BYTES = 64 << 20
@@ -94,6 +94,27 @@ def parse_json(text: str, label: str) -> Any:
     if _SURROGATE.search(text):
         _refuse_surrogates(values, label)
     return values
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value of JSON is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def write_json(path: Path, values: Any, *, sort_keys: bool = False) -> None:
+    """Write a JSON file so that it is there as a whole, or as it was before.
+
+    Args:
+        path: in a folder that exists.
+        values: of plain types.
+        sort_keys: whether names are sorted.
+    """
+    write_text(path, json.dumps(values, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 
 def _read_text(path: Path, label: str) -> str:
