@@ -52,7 +52,7 @@ def _plan(flags: argparse.Namespace) -> int:
     config = load_teacher_config(flags.teacher, revision=flags.teacher_revision)
     latency = _planned_latency(flags, config)
     plan = latency["plan"] if latency else resolve_plan(flags.student, config, multiple=flags.width_multiple)
-    architecture = (config.architectures or ["BertForMaskedLM"])[0]
+    architecture = config.architectures[0]
     costs: dict[str, dict[str, Any]] = {
         "teacher": planned_facts(config, architecture),
         "student": planned_facts(config, architecture, plan),

@@ -33,7 +33,7 @@ class EvaluatedModel:
     Args:
         name: how tables call it.
         source: folder or Hub name.
-        model: stock `BertForX` or `HomoBertForX`, in float32, in evaluation mode, on the CPU.
+        model: of a stock class or a student's, in float32, in evaluation mode, on the CPU.
         tokenizer: fits it.
         results: folder of its results.
         export: folder with the `facts.json` and the card that tell of this model, if it has some.

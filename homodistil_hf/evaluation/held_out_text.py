@@ -27,7 +27,7 @@ from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
 from ..models.conversion import to_student
-from ..models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertPreTrainedModel
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model, model_name, recorded_teacher, weights_digest
 from .held_out_settings import DiscrepancySettings
@@ -145,7 +145,7 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
 
 @torch.inference_mode()
 def pseudo_perplexity(
-    model: HomoBertForMaskedLM, blocks: Dataset, tokenizer: PreTrainedTokenizerBase
+    model: HomoBertPreTrainedModel, blocks: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:
     """Mask every token of every block in turn and predict it from all others (Salazar et al., arXiv 1910.14659).
 
@@ -174,7 +174,7 @@ def pseudo_perplexity(
 
 
 def _measured(
-    student: HomoBertForMaskedLM,
+    student: HomoBertPreTrainedModel,
     teacher: PreTrainedModel | None,
     blocks: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -199,9 +199,9 @@ def _measured(
     return results | pseudo_perplexity(student, chosen, tokenizer) | {"num_pseudo_perplexity_blocks": len(chosen)}
 
 
-def _masked_lm(model: PreTrainedModel, label: str) -> HomoBertForMaskedLM:
+def _masked_lm(model: PreTrainedModel, label: str) -> HomoBertPreTrainedModel:
     student = to_student(model).eval()
-    if not isinstance(student, HomoBertForMaskedLM):
+    if task_of(student).name != "mlm":
         raise ValueError(
             f"{label} is a {type(model).__name__}; a discrepancy is measured between masked-LM models: name one"
         )

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
@@ -69,7 +69,7 @@ class Sources:
         tokenizer: fits it.
     """
 
-    config: BertConfig
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -221,7 +221,7 @@ def check_sources(settings: RunConfig) -> Sources:
             f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
         )
     config = load_teacher_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
-    architecture = (config.architectures or ["BertForMaskedLM"])[0]
+    architecture = config.architectures[0]
     if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
         raise ValueError(
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "

@@ -14,6 +14,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..files.strict_json import is_number, is_whole
 from ..models.cost import COSTS
+from ..models.families import HEADS
+from ..models.families.family import HeadKind
 from .facts import BENCHMARKS
 from .origins import NAMESAKE, ORIGINS, Origin
 
@@ -44,34 +46,6 @@ _WIDTH_LABELS = {
     "num_attention_heads": "heads",
     "head_dim": "channels a head",
     "intermediate_size": "FFN neurons",
-}
-
-
-# Stock class → pipeline tag, what the card calls the model, and how to ask `model` something.
-_HEADS = {
-    "BertForMaskedLM": (
-        "fill-mask",
-        "masked-language model",
-        'print(pipeline("fill-mask", model, tokenizer=tokenizer)(f"Paris is the {tokenizer.mask_token} of France."))',
-    ),
-    "BertForSequenceClassification": (
-        "text-classification",
-        "sequence classifier",
-        'print(pipeline("text-classification", model, tokenizer=tokenizer)("A fine piece of work."))',
-    ),
-    "BertForTokenClassification": (
-        "token-classification",
-        "token classifier",
-        'print(pipeline("token-classification", model, tokenizer=tokenizer)("Ada Lovelace lived in London."))',
-    ),
-    # transformers 5 has no question-answering pipeline.
-    "BertForQuestionAnswering": (
-        "question-answering",
-        "question-answering model",
-        'inputs = tokenizer("Where did she live?", "Ada Lovelace lived in London.", return_tensors="pt")\n'
-        "start, end = (logits.argmax() for logits in model(**inputs).to_tuple()[:2])\n"
-        'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
-    ),
 }
 
 
@@ -112,8 +86,8 @@ def card_template() -> str:
     return resources.files("homodistil_hf").joinpath(_TEMPLATE_FILE).read_text(encoding="utf-8")
 
 
-def _head(facts: Mapping[str, Any]) -> tuple[str, str, str]:
-    return _HEADS[facts["student"]["architecture"].removeprefix("Homo")]
+def _head(facts: Mapping[str, Any]) -> HeadKind:
+    return HEADS[facts["student"]["architecture"]].kind
 
 
 def _method(facts: Mapping[str, Any]) -> Any:
@@ -126,7 +100,7 @@ def _origin(facts: Mapping[str, Any]) -> Origin | None:
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     teacher = facts["teacher"] or {}
-    pipeline, _, _ = _head(facts)
+    pipeline = _head(facts).pipeline
     origin = _origin(facts)
     results = [*_eval_results(facts, pipeline), *_benchmark_results(facts)]
     return ModelCardData(
@@ -183,9 +157,8 @@ def _title(facts: Mapping[str, Any]) -> str:
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
-    _, kind, _ = _head(facts)
     teacher, origin = facts["teacher"], _origin(facts)
-    told = f"This is a {kind}: a BERT of {facts['student']['num_hidden_layers']} layers"
+    told = f"This is a {_head(facts).title}: a BERT of {facts['student']['num_hidden_layers']} layers"
     named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
     if origin:
         return f"{told} that was {origin.made.format(teacher=named)}."
@@ -234,9 +207,7 @@ def _widths(facts: Mapping[str, Any]) -> str:
 
 
 def _usage(facts: Mapping[str, Any]) -> str:
-    _, _, question = _head(facts)
-    architecture = facts["student"]["architecture"].removeprefix("Homo")
-    auto_class = f"AutoModel{architecture.removeprefix('Bert')}"
+    question, auto_class = _head(facts).question, _head(facts).auto_class
     remote_code = ", trust_remote_code=True" if facts["format"] == "compact" else ""
     return "\n".join(
         (

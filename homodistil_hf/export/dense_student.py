@@ -14,8 +14,8 @@ from ..files.checkpoints import check_manifest
 from ..files.messages import shown
 from ..files.tensors import check_weights, load_tensors
 from ..models.cost import count_parameters
-from ..models.families.bert import STUDENT_CLASSES
-from ..models.families.modeling_homobert import HomoBertConfig, HomoBertPreTrainedModel
+from ..models.families import HEADS, family_of
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher_config
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan
@@ -43,7 +43,7 @@ def compacted_copy(
         allow_partial: take a student that has not reached the plan at the nearest possible widths.
 
     Returns:
-        `HomoBertForX` in evaluation mode, on the CPU.
+        A student in evaluation mode, on the CPU.
 
     Raises:
         ValueError: the plan has not been reached and `allow_partial` is False.
@@ -106,8 +106,8 @@ def checkpoint_pruner(folder: str | Path) -> Pruner:
 
 def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
     config = load_teacher_config(str(folder))
-    student_class = {student.__name__: student for student in STUDENT_CLASSES.values()}.get(config.architectures[0])
-    if student_class is None or not isinstance(config, HomoBertConfig):
+    student_class = HEADS[config.architectures[0]].student
+    if not isinstance(config, family_of(config).student_config) or student_class.__name__ != config.architectures[0]:
         raise ValueError(f"{label} holds a {config.architectures[0]}, which is no student; export it as it is")
     num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
     check_weights(folder, num_parameters, label)

@@ -18,7 +18,7 @@ from ..files.messages import nearest_name
 from ..files.provenance import version_facts
 from ..models.conversion import remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
-from ..models.families import modeling_homobert as modeling
+from ..models.families import family_of
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.tokenizers import stored_tokenizer
@@ -43,22 +43,6 @@ from .probe import probe_facts
 FORMATS = ("standard", "compact")
 
 
-MODELING_FILE = "modeling_homobert.py"
-
-
-AUTO_CLASSES = {
-    "AutoConfig": "HomoBertConfig",
-    "AutoModel": "HomoBertModel",
-    "AutoModelForMaskedLM": "HomoBertForMaskedLM",
-    "AutoModelForSequenceClassification": "HomoBertForSequenceClassification",
-    "AutoModelForTokenClassification": "HomoBertForTokenClassification",
-    "AutoModelForQuestionAnswering": "HomoBertForQuestionAnswering",
-}
-
-
-AUTO_MAP = {auto_class: f"{MODELING_FILE.removesuffix('.py')}.{name}" for auto_class, name in AUTO_CLASSES.items()}
-
-
 Teacher: TypeAlias = str | PreTrainedModel | Mapping[str, Any] | None
 
 
@@ -75,7 +59,7 @@ def export_student(
     """Write a student to a folder that loads with `from_pretrained`; its logits stay the same.
 
     Args:
-        model: a compacted `HomoBertForX`; or a stock `BertForX`, which is exported as it is. Stored in float32.
+        model: a compacted student; or a model of a stock class, which is exported as it is. Stored in float32.
         folder: where to; created with its parents.
         format: `"standard"`: stock BERT, padded with zeros where layers differ in width. `"compact"`: unpadded, with
             its own modelling file (`trust_remote_code=True`).
@@ -128,7 +112,7 @@ def export_student(
         with _as_plain_classes(type(exported), type(exported.config)):
             exported.save_pretrained(aside)
         if format == "compact":
-            shutil.copyfile(modeling.__file__, aside / MODELING_FILE)
+            shutil.copy(family_of(student.config).modeling_file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         known["files"] = file_facts(aside)
@@ -147,7 +131,7 @@ def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
         folder: an export, or `checkpoint-N`.
 
     Returns:
-        `HomoBertForX` in float32, in evaluation mode.
+        A student in float32, in evaluation mode.
 
     Raises:
         ValueError: no such export, or its weights or facts can't be used.
@@ -272,7 +256,7 @@ def _as_plain_classes(*classes: Any) -> Iterator[None]:
 
 def _with_auto_map(student: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
     # save_pretrained would name the instantiated class only.
-    student.config.auto_map = dict(AUTO_MAP)
+    student.config.auto_map = family_of(student.config).auto_map
     return student
 
 
@@ -294,7 +278,7 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     config: PreTrainedConfig
     if isinstance(teacher, str):
         config = load_teacher_config(teacher)
-        architecture = (config.architectures or ["BertForMaskedLM"])[0]
+        architecture = config.architectures[0]
     else:
         config, architecture = teacher.config, type(teacher).__name__
     return teacher_facts(config, architecture, licence=teacher_licence(config.name_or_path))

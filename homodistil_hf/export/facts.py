@@ -18,6 +18,7 @@ from ..files.checkpoints import file_digest
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import is_whole, read_json, write_json
 from ..models.cost import COSTS, planned_facts
+from ..models.families import HEADS
 from ..models.widths import teacher_plan
 
 FACTS_FILE = "facts.json"
@@ -48,7 +49,7 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     """What the student costs in each export format, where that differs.
 
     Args:
-        student: `HomoBertForX`.
+        student: of any widths.
 
     Returns:
         `dict`: `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold
@@ -62,7 +63,7 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     if padded == plan:
         return {}
     architecture = type(student).__name__
-    stock_name = architecture.removeprefix("Homo")
+    stock_name = HEADS[architecture].stock.__name__
     return {
         "compact": planned_facts(student.config, architecture),
         "padded": planned_facts(student.config, stock_name, padded) if padded else None,

@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 
 from ..files.messages import shown
 from ..files.strict_json import is_number, is_whole
-from .families.modeling_homobert import HomoBertConfig
+from .families import CONFIG_CLASSES
 from .widths import LAYER_KEYS
 
 MAX_LAYERS = 1024
@@ -112,8 +112,9 @@ def check_config_values(values: Mapping[str, Any], label: str) -> None:
 
 def _refuse_shadow(name: str, label: str) -> None:
     """A key that would take the place of one of the class's methods or rules."""
-    attribute = getattr(HomoBertConfig, name, None) if name not in _SETTABLE_PROPERTIES else None
-    if callable(attribute) or isinstance(attribute, property) or name in _FIXED or name.startswith("__"):
+    found = [getattr(config, name, None) for config in CONFIG_CLASSES.values() if name not in _SETTABLE_PROPERTIES]
+    is_own = any(callable(attribute) or isinstance(attribute, property) for attribute in found)
+    if is_own or name in _FIXED or name.startswith("__"):
         raise ValueError(f"{label} has the key {shown(name)}, which belongs to the class itself; remove it")
 
 
