@@ -29,9 +29,8 @@ from ..files.caches import keep_datasets_here
 from ..models.conversion import to_student
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher
-from .evaluated_model import EvaluatedModel, load_model, model_name, recorded_teacher, weights_digest
+from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, weights_digest
 from .held_out_settings import DiscrepancySettings
-from .publication import publish
 from .records import DISCREPANCY, Records
 
 logger = logging.getLogger(__name__)
@@ -113,7 +112,7 @@ def evaluate_discrepancy(
     shown = ", ".join(f"{name} {record[name]:.4g}" for name in _METRICS if name in record)
     say(f"{DISCREPANCY}: {shown}{' (read from an earlier evaluation)' if was_there else ''}")
     summary = records.summarize()
-    publish(evaluated, summary)
+    evaluated.publish(summary)
     return summary
 
 
@@ -213,7 +212,8 @@ def _found_teacher(
 ) -> PreTrainedModel | None:
     if teacher is not None:
         return load_teacher(str(teacher))
-    recorded = recorded_teacher(model)
+    found = model_in(model)
+    recorded = found.teacher if found else None
     if recorded is None:
         say(f"{model}: no teacher is recorded, so KL and agreement are left out; name one with --teacher")
         return None

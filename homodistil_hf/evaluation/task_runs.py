@@ -17,7 +17,6 @@ from datasets import Dataset
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import FineTuned, training_dtype
 from .metrics import task_score
-from .publication import publish
 from .records import Records
 from .settings import GlueSettings
 
@@ -102,7 +101,7 @@ def evaluate_tasks(
     for rows in tasks:
         _TaskRun(records, rows, measure, settings, say).run()
         summary = records.summarize()
-        publish(evaluated, summary)
+        evaluated.publish(summary)
     return summary
 
 
