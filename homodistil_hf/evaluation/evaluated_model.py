@@ -26,8 +26,6 @@ from ..models.loading import load_teacher
 from ..models.tokenizers import stored_tokenizer
 
 EVALUATIONS_FOLDER = "evaluations"
-
-
 _OF_THE_FILE = ("format", "model")
 
 

@@ -1,8 +1,4 @@
-"""The text of a model card: `MODEL_CARD_TEMPLATE.md` filled with the facts of an export and with nothing else.
-
-So a card states no number that `facts.json` does not have. What the facts are is decided in `facts.py`, what is said
-of a training method in `origins.py`, what a folder holds in `export.py`; `hub.py` uploads it.
-"""
+"""The text of a model card: its template filled with the facts of an export, and no number that they lack."""
 
 import json
 import string
@@ -20,10 +16,7 @@ from .facts import BENCHMARKS
 from .origins import NAMESAKE, ORIGINS, Origin
 
 UNKNOWN_LICENCE = "unknown"
-
-
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
-
 
 _COST_LABELS = {
     "num_parameters": "parameters",
@@ -32,7 +25,6 @@ _COST_LABELS = {
     "size_bytes": "weights, bytes",
 }
 
-
 _METRIC_LABELS = {
     "kl": "held-out KL to the teacher, nats a prediction",
     "mlm_loss": "held-out masked-LM loss, nats a token",
@@ -40,7 +32,6 @@ _METRIC_LABELS = {
     "agreement": "share of the teacher's top predictions",
     "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
 }
-
 
 _WIDTH_LABELS = {
     "num_attention_heads": "heads",

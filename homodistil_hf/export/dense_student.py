@@ -1,8 +1,4 @@
-"""From a run, finished or not, to a student that can be exported.
-
-A finished run's student is compacted to the plan; one that stopped earlier is taken at the nearest widths that the
-wanted format can hold, and only if the caller says so. Folders are written by `export.py`.
-"""
+"""The dense student of a run, finished or not, ready to be exported; it writes no folder."""
 
 import copy
 from collections.abc import Mapping

@@ -1,8 +1,4 @@
-"""Export folders: a student as stock BERT or in its compact form, with tokenizer, facts and model card.
-
-A folder is written aside and renamed, so it is there as a whole or not at all. How widths are padded is
-`conversion.py`'s, what `facts.json` states `facts.py`'s, the card `hub.py`'s; `verify.py` checks what was written.
-"""
+"""Export folders: a student with tokenizer, facts and card, written whole and read back; not what facts say."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -41,8 +37,6 @@ from .hub import teacher_licence
 from .probe import probe_facts
 
 FORMATS = ("standard", "compact")
-
-
 Teacher: TypeAlias = str | PreTrainedModel | Mapping[str, Any] | None
 
 

@@ -1,8 +1,4 @@
-"""What an export says about itself: `facts.json`.
-
-Every number of the model card stands here, and so does what `verify.py` needs: digests of the files and logits of the
-student as it was in memory. `export.py` gathers the parts and writes the folder, `hub.py` turns them into a card.
-"""
+"""What an export says about itself, `facts.json`: costs, digests, what a run adds; the card tells it in words."""
 
 import math
 import numbers
@@ -22,25 +18,17 @@ from ..models.families import HEADS
 from ..models.widths import teacher_plan
 
 FACTS_FILE = "facts.json"
-
-
 CARD_FILE = "README.md"
-
-
 FACTS_VERSION = 1
-
 
 FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versions")
 """What facts never lack, each an object."""
 
-
 BENCHMARKS = "benchmarks"
-
 
 RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", BENCHMARKS)
 """What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher; and what
 `homodistil evaluate` found out about it later: `tasks` and `discrepancy`."""
-
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 

@@ -1,7 +1,4 @@
-"""What lies in a folder that a run, an export or somebody else has left, and the export of the student in it.
-
-How an export is written is not said here, nor what a checkpoint holds.
-"""
+"""What lies in a folder that a run, an export or somebody else has left, and the export of the student in it."""
 
 import logging
 from dataclasses import dataclass
@@ -20,14 +17,8 @@ from .export_folder import convert_export, export_student
 from .facts import FACTS_FILE, read_export_facts
 
 logger = logging.getLogger(__name__)
-
-
 RESULTS_FILE = "results.json"
-
-
 SETTINGS_FILE = "settings.json"
-
-
 STUDENT_FOLDER = "student"
 
 

@@ -1,8 +1,6 @@
-"""Is an export what its facts say, and does it load without this package?
+"""Is an export what its facts say, and does it load in a fresh process where this package can't be imported?
 
-`verify_export` compares files and counts with `facts.json`, then loads the folder in a fresh process in which
-`homodistil_hf` can't be imported, and compares logits with the compact form loaded here and with those that the
-student had in memory. Writing and reading folders is `export.py`'s.
+Its logits are compared with those of the compact form loaded here and with those that the student had in memory.
 """
 
 import json
@@ -32,22 +30,13 @@ from .probe import all_logits, probe_facts, probe_inputs
 RELATIVE_TOLERANCE = 1e-5
 """Largest difference of float32 logits, times the largest logit or 1."""
 
-
 _WEIGHTS_FILE = "model.safetensors"
-
-
 _CONFIG_FILE = "config.json"
-
-
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-
 
 # The Hub adds the first to every repository; its client keeps the second beside what it downloads.
 _HUB_FILES = (".gitattributes", ".cache/huggingface/")
-
-
 _TIMEOUT_S = 600
-
 
 # Runs where this package can't be imported; arguments: folder, inputs, outputs, auto classes, 1 = trust remote code.
 _FRESH_PROCESS = """

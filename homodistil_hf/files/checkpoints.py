@@ -1,8 +1,7 @@
-"""The checkpoints of a run: their manifests, finding the last good one, removing old ones.
+"""The checkpoints of a run: their manifests, finding the last good one, removing old ones; not what is in them.
 
 A manifest holds the SHA-256 of every file of a checkpoint; it is written last and checked first, because safetensors
-has no checksum and a pickle must not be opened before it is known to be the one that was written. What goes into a
-checkpoint is decided in `resumable.py`, how folders get to the disk in `durable.py`.
+has no checksum and a pickle must not be opened before it is known to be the one that was written.
 """
 
 import hashlib
@@ -17,23 +16,11 @@ from .messages import shown
 from .strict_json import read_json_object
 
 logger = logging.getLogger(__name__)
-
-
 MANIFEST_NAME = "manifest.json"
-
-
 STAGING_NAME = ".staging"
-
-
 _PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")
-
-
 _FORMAT = 1
-
-
 _SHOWN_CHARS = 255  # of a name: no file has more
-
-
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.outdated")
 
 

@@ -1,7 +1,4 @@
-"""JSON files, written as a whole; those that somebody else may have written are read within bounds or refused.
-
-What their values mean is checked by who asks for them.
-"""
+"""JSON files: written as a whole; read within bounds or refused, as somebody else may have written them."""
 
 import json
 import math
@@ -17,10 +14,7 @@ from .messages import shown
 MAX_SIZE_BYTES = 64 << 20
 """Largest file that is read: far beyond any config or state, far below the memory of any machine."""
 
-
 _MAX_DIGITS = 400  # of a whole number: a float can't hold more, and reading takes quadratic time
-
-
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 

@@ -11,14 +11,8 @@ from .messages import shown
 from .strict_json import read_json_object
 
 WEIGHTS_FILE = "model.safetensors"
-
-
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-
-
 _SPARE_PARAMETERS = 1 << 24
-
-
 _SHOWN_CHARS = 200  # of safetensors' message, which may quote a header
 
 

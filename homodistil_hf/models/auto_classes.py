@@ -1,7 +1,4 @@
-"""Registers the per-layer-width classes with transformers' Auto classes, when it is imported.
-
-Their model type is their own: registering for `bert` would hijack everybody's BERT.
-"""
+"""Registers the students' classes with transformers' Auto classes, when it is imported, under types of their own."""
 
 import transformers
 

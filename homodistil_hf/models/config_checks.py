@@ -1,7 +1,4 @@
-"""Values of a `config.json` that are refused before a model is built of it: beyond bounds, or around the class.
-
-Types that transformers' configurations check are left to them; which architectures are supported is not decided here.
-"""
+"""Values of a `config.json` that are refused before a model is built: beyond bounds or around its class; not types."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -14,19 +11,10 @@ from .families import CONFIG_CLASSES
 from .widths import LAYER_KEYS
 
 MAX_LAYERS = 1024
-
-
 MAX_WIDTH = 1 << 16
-
-
 _MAX_VOCABULARY = 1 << 24
-
-
 _MAX_LABELS = 1 << 17
-
-
 _Bounds: TypeAlias = tuple[int, int] | tuple[float, float]
-
 
 # Setting → smallest and largest value, whole numbers where these are.
 _BOUNDS: dict[str, _Bounds] = {
@@ -49,12 +37,8 @@ _BOUNDS: dict[str, _Bounds] = {
     "layer_norm_eps": (0.0, 1.0),
 }
 
-
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
-
-
 _ATTENTIONS = ("eager", "sdpa")  # others may be code to download
-
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "hidden_act": tuple(ACT2FN),
@@ -65,13 +49,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "_attn_implementation": _ATTENTIONS,
 }
 
-
 _NEVER_NULL = {"chunk_size_feed_forward"}  # of others, transformers says where null is a mistake
-
-
 _SETTABLE_PROPERTIES = {"num_labels", "output_attentions", "torch_dtype", "name_or_path", "per_layer_config"}
-
-
 _FIXED = {"attribute_map", "sub_configs", "sub_configs_defaults", "per_layer_attributes"}
 
 

@@ -14,8 +14,6 @@ from .widths import LayerWidths, WidthPlan, teacher_plan
 
 # Keys of a configuration that describe a class or a file, not the model's training.
 _CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
-
-
 _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "dropped_hidden_channels", "per_layer_config")
 
 

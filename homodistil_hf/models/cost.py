@@ -1,9 +1,4 @@
-"""What a model of given widths costs: parameters, multiply-accumulates, bytes.
-
-All are exact formulas of a width plan and a config, so they are known before any weight is loaded. What has to be
-measured, latency, is in `latency/`. Widths come from `widths.py`; choosing a plan that meets a budget is left to
-`budgets.py`.
-"""
+"""What a model of given widths costs: parameters, multiply-accumulates, bytes, by formula; not how long it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A teacher from the Hub or a folder, and what is refused of it."""
+"""A teacher from the Hub or a folder, and what is refused of it; nothing of it is changed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +35,6 @@ LOADING_ERRORS = (
     UnpicklingError,
     ValueError,
 )
-
 
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
 

@@ -1,7 +1,4 @@
-"""Load a tokenizer that lies beside a model: nothing of it runs code, reads or names files outside its folder.
-
-Whether it fits the model is `data.py`'s business.
-"""
+"""The tokenizer beside a model: nothing of it runs code, reads or names files outside its folder."""
 
 import os
 from pathlib import Path
@@ -14,17 +11,9 @@ from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-
-
 _JSON_FILES = (TOKENIZER_CONFIG_FILE, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
-
-
 _MAX_ID = 1 << 24
-
-
 _LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰ means: no limit
-
-
 _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
 
 

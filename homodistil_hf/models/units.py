@@ -1,8 +1,4 @@
-"""Which parameters belong together: groups, units and slices of an encoder family.
-
-Knowledge of an architecture is data, one `EncoderFamily` row each; no other module names a parameter path.
-Scores (`sensitivity.py`), masks (`masks.py`) and compaction (`compaction.py`) work on the groups built here.
-"""
+"""Which parameters belong together: groups, units and slices of an encoder; which of them go is decided elsewhere."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +12,6 @@ from .families.family import EncoderFamily
 from .families.modeling_homobert import HomoBertPreTrainedModel, layer_config, layer_head_dim
 
 Module = TypeVar("Module", bound=nn.Module)
-
 
 UnitTensors = dict[str, torch.Tensor]
 """What travels between stages: one tensor a group, one element a unit. Scores are float32, masks are bool."""
@@ -153,7 +148,7 @@ def units_of(sums: torch.Tensor, piece: Slice) -> torch.Tensor:
 def kept_indices(groups: dict[str, Group], masks: UnitTensors) -> dict[str, dict[int, torch.Tensor]]:
     """Which indices of every parameter are kept in every dimension.
 
-    A head that is dropped must be dropped in its channel groups as well (`masks.py` sees to that), so an index is kept
+    A head that is dropped must be dropped in its channel groups as well, so an index is kept
     where all groups that divide it agree.
 
     Args:

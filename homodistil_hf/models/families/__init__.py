@@ -7,7 +7,6 @@ from .family import EncoderFamily, Head
 
 FAMILIES = {family.model_type: family for family in (BERT,)}
 
-
 CONFIG_CLASSES: dict[str, type[PreTrainedConfig]] = {
     config_class.model_type: config_class
     for family in FAMILIES.values()

@@ -31,8 +31,6 @@ from .modeling_homobert import (
 )
 
 _LAYER = "bert.encoder.layer.{l}."
-
-
 _ANY_LAYER = r"bert\.encoder\.layer\.\d+\."
 
 
@@ -41,7 +39,6 @@ def _linear(name: str) -> tuple[str, str]:
 
 
 _MASKED_LM = Head(MASKED_LM, BertForMaskedLM, HomoBertForMaskedLM)
-
 
 BERT = EncoderFamily(
     model_type="bert",

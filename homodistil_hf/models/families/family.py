@@ -38,7 +38,6 @@ MASKED_LM = HeadKind(
     'print(pipeline("fill-mask", model, tokenizer=tokenizer)(f"Paris is the {tokenizer.mask_token} of France."))',
 )
 
-
 SEQUENCE_CLASSIFICATION = HeadKind(
     "sequence_classification",
     "AutoModelForSequenceClassification",
@@ -47,7 +46,6 @@ SEQUENCE_CLASSIFICATION = HeadKind(
     'print(pipeline("text-classification", model, tokenizer=tokenizer)("A fine piece of work."))',
 )
 
-
 TOKEN_CLASSIFICATION = HeadKind(
     "token_classification",
     "AutoModelForTokenClassification",
@@ -55,7 +53,6 @@ TOKEN_CLASSIFICATION = HeadKind(
     "token classifier",
     'print(pipeline("token-classification", model, tokenizer=tokenizer)("Ada Lovelace lived in London."))',
 )
-
 
 QUESTION_ANSWERING = HeadKind(
     "question_answering",
