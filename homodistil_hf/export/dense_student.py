@@ -7,12 +7,9 @@ from pathlib import Path
 import torch
 
 from ..files.checkpoints import check_manifest
-from ..files.messages import shown
-from ..files.tensors import check_weights, load_tensors
-from ..models.cost import count_parameters
-from ..models.families import HEADS, family_of
+from ..files.tensors import load_tensors
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
-from ..models.loading import load_teacher_config
+from ..models.loading import load_teacher
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan
 from ..plans.resolve import check_plan
@@ -21,7 +18,6 @@ from ..pruning.masks import apply_masks, choose_masks
 from ..pruning.pruner import Pruner, PruningSettings
 from ..pruning.saved_state import (
     STATE_TENSORS_FILE,
-    WEIGHTS_FILE,
     load_pruner_state,
     read_state_file,
     weights_without_projections,
@@ -101,20 +97,9 @@ def checkpoint_pruner(folder: str | Path) -> Pruner:
 
 
 def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
-    config = load_teacher_config(str(folder))
-    student_class = HEADS[config.architectures[0]].student
-    if not isinstance(config, family_of(config).student_config) or student_class.__name__ != config.architectures[0]:
-        raise ValueError(f"{label} holds a {config.architectures[0]}, which is no student; export it as it is")
-    num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
-    check_weights(folder, num_parameters, label)
-    student, tensors = student_class(config), load_tensors(folder / WEIGHTS_FILE)
-    if missing := sorted({name for name, _ in student.named_parameters()} - tensors.keys()):
-        raise ValueError(f"{label} has no weights for {shown(missing)}; take another checkpoint")
-    try:
-        student.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"{label} has weights of other shapes than its config.json says ({error})") from error
-    student.tie_weights()
+    student = load_teacher(str(folder))
+    if not isinstance(student, HomoBertPreTrainedModel):
+        raise ValueError(f"{label} holds a {type(student).__name__}, which is no student; export it as it is")
     return student
 
 
