@@ -112,9 +112,11 @@ def persistently(request: Callable[[], _Result]) -> _Result:
         try:
             return request()
         except _CLIENT_ERRORS as error:
-            if not _is_passing(error):
+            status = _status(error)
+            if not (comes_from_hub(error) if status is None else status in _PASSING_STATUSES):
                 raise
-            logger.warning("the Hub does not answer as it should (%s); trying again in %g s", _short(error), wait_s)
+            short = status or type(_root(error)).__name__
+            logger.warning("the Hub does not answer as it should (%s); trying again in %g s", short, wait_s)
         time.sleep(wait_s)
     return request()
 
@@ -132,15 +134,6 @@ def _root(error: BaseException) -> BaseException:
 def _status(error: BaseException) -> int | None:
     root = _root(error)
     return root.response.status_code if isinstance(root, HfHubHTTPError) else None
-
-
-def _is_passing(error: BaseException) -> bool:
-    status = _status(error)
-    return comes_from_hub(error) if status is None else status in _PASSING_STATUSES
-
-
-def _short(error: BaseException) -> str:
-    return str(_status(error) or type(_root(error)).__name__)
 
 
 def _reason(error: BaseException) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig
 
 from ..files.folders import naming_the_file
 from ..files.messages import shown
@@ -121,7 +120,7 @@ def load_run_state(
     projections = load_tensors(folder / PROJECTIONS_FILE)
     tensors |= {f"{PROJECTIONS}.{name}": tensor for name, tensor in projections.items()}
     _check_names(folder, model, tensors)
-    plan = teacher_plan(AutoConfig.from_pretrained(folder))
+    plan = teacher_plan(type(model.config).from_pretrained(folder))
     replace_parameters(model, tensors, plan=plan, optimizer=optimizer)
     load_pruner_state(pruner, state["pruner"], load_tensors(folder / STATE_TENSORS_FILE), label=f"checkpoint {folder}")
     return state["trainer"]

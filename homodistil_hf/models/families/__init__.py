@@ -23,8 +23,16 @@ def family_of(config: PreTrainedConfig) -> EncoderFamily:
 
     Returns:
         [`EncoderFamily`].
+
+    Raises:
+        ValueError: there is none for this model type.
     """
-    return next(family for family in FAMILIES.values() if family.knows(config.model_type))
+    for family in FAMILIES.values():
+        if family.knows(config.model_type):
+            return family
+    raise ValueError(
+        f"model_type={config.model_type!r} is of no family here; expected one of {', '.join(CONFIG_CLASSES)}"
+    )
 
 
 HEADS: dict[str, Head] = {name: head for family in FAMILIES.values() for name, head in family.heads_by_name.items()}
