@@ -20,7 +20,7 @@ from ..export.dense_student import checkpoint_pruner, compacted_copy
 from ..export.facts import BENCHMARKS, CARD_FILE, read_export_facts, run_facts, write_facts
 from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, student_in
 from ..files.folders import write_text
-from ..files.messages import shown
+from ..files.messages import first_line, shown
 from ..models.cost import COSTS, model_facts
 from ..models.loading import load_teacher
 from ..models.tokenizers import stored_tokenizer
@@ -213,5 +213,5 @@ def _hub_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"model={shown(name)}: its tokenizer can't be loaded ({reason})") from error

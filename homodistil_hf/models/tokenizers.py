@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..files.messages import shown
+from ..files.messages import first_line, shown
 from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
 
@@ -36,7 +36,7 @@ def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
-            f"folder={str(folder)!r}: its tokenizer can't be loaded ({type(error).__name__}: {_first_line(error)}); "
+            f"folder={str(folder)!r}: its tokenizer can't be loaded ({type(error).__name__}: {first_line(error)}); "
             "copy it again from the teacher"
         ) from error
 
@@ -90,7 +90,3 @@ def _template_names(templates: Any) -> list[Any]:
     if isinstance(templates, list):
         return [entry.get("name") for entry in templates if isinstance(entry, dict)]
     return []
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
