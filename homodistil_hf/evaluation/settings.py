@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from ..files.messages import nearest_name, shown
-from ..files.strict_json import is_number, is_whole
 
 DTYPES = ("auto", "bfloat16", "float32")
 
@@ -129,11 +128,11 @@ def check_names(values: Mapping[str, Any], settings: type) -> None:
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return is_whole(value) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _is_number(value: Any) -> bool:
-    return is_number(value) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _CHECKS: tuple[tuple[str, Any, str], ...] = (

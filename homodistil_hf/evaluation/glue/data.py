@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ...files.hub_errors import HTTP_ERROR
-from ...files.messages import first_line, nearest_name, shown
+from ...files.messages import nearest_name, shown
 
 HUB_NAME = "nyu-mll/glue"
 
@@ -179,7 +179,7 @@ def _from_hub(task: str) -> dict[str, Dataset]:
     try:
         return {split: datasets.load_dataset(HUB_NAME, task, split=split) for split in ("train", *dev)}
     except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
-        reason = first_line(error)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"task={task!r} can't be loaded from the Hub ({HUB_NAME}: {reason[:300]}); check the connection, or name "
             "local files with --data_dir"

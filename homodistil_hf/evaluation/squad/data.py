@@ -18,7 +18,7 @@ from datasets import Dataset, Features, List, Value
 from datasets.table import table_cast
 
 from ...files.hub_errors import HTTP_ERROR
-from ...files.messages import first_line, nearest_name, shown
+from ...files.messages import nearest_name, shown
 from ...files.strict_json import parse_json, read_json
 from .windows import SQUAD_COLUMNS, check_rows
 
@@ -126,7 +126,7 @@ def _from_hub(task: str) -> dict[str, Dataset]:
     try:
         found = {split: datasets.load_dataset(HUB_NAMES[task], split=split) for split in _SPLITS}
     except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
-        reason = first_line(error)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"task={task!r} can't be loaded from the Hub ({HUB_NAMES[task]}: {reason[:300]}); check the connection, "
             "or name local files with --data_dir"

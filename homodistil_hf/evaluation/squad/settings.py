@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedTokenizerBase
 
 from ...files.messages import shown
-from ...files.strict_json import is_whole
 from ..settings import GlueSettings
 
 _LEAST = {"stride": 0, "max_question_tokens": 1, "max_answer_tokens": 1, "num_best": 1}
@@ -96,7 +95,7 @@ class SquadSettings(GlueSettings):
         super().__post_init__()
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not is_whole(value) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number, {least} or more")
 
     @property
