@@ -17,10 +17,11 @@ from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
 from ..export.dense_student import checkpoint_pruner, compacted_copy
-from ..export.facts import BENCHMARKS, CARD_FILE, read_export_facts, run_facts, write_facts
+from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
 from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, student_in
 from ..files.folders import write_text
 from ..files.messages import first_line, shown
+from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..models.loading import load_teacher
 from ..models.tokenizers import stored_tokenizer
@@ -81,7 +82,7 @@ class EvaluatedModel:
         section = {name: value for name, value in section.items() if name not in _OF_THE_FILE}
         published = facts | run_facts({BENCHMARKS: section})
         if published != facts:
-            write_facts(self.export, published)
+            write_json(self.export / FACTS_FILE, published)
             write_text(self.export / CARD_FILE, render_card(published))
 
 

@@ -12,6 +12,7 @@ from ..files.checkpoints import MANIFEST_NAME, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file, publish, recover, remove_folder
 from ..files.messages import nearest_name
 from ..files.provenance import version_facts
+from ..files.strict_json import write_json
 from ..models.conversion import remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
 from ..models.families import family_of
@@ -31,7 +32,6 @@ from .facts import (
     run_facts,
     stated_teacher,
     teacher_facts,
-    write_facts,
 )
 from .hub import teacher_licence
 from .probe import probe_facts
@@ -110,7 +110,7 @@ def export_student(
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         known["files"] = file_facts(aside)
-        write_facts(aside, known)
+        write_json(aside / FACTS_FILE, known)
         (aside / CARD_FILE).write_text(render_card(known), encoding="utf-8")
     return target
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.checkpoints import file_digest
 from ..files.messages import nearest_name, shown
-from ..files.strict_json import is_whole, read_json, write_json
+from ..files.strict_json import is_whole, read_json
 from ..models.cost import COSTS, planned_facts
 from ..models.families import HEADS
 from ..models.widths import teacher_plan
@@ -127,16 +127,6 @@ def file_facts(folder: Path) -> dict[str, Any]:
         for path in paths
         if path.name not in (FACTS_FILE, CARD_FILE)
     }
-
-
-def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `facts.json`.
-
-    Args:
-        folder: the export.
-        facts: plain JSON values.
-    """
-    write_json(folder / FACTS_FILE, facts)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
