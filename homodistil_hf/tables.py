@@ -1,16 +1,7 @@
-"""What a run shows: the table of models and the plot of discrepancies.
+"""Rows → tables, as aligned text or Markdown. Where the numbers come from isn't here."""
 
-Numbers come in as plain rows and curves; where they come from is the business of `launch.py` and `demo.py`.
-"""
-
-import importlib.util
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
-
-Curve = Sequence[tuple[int, float]]
-
 
 # Key of a row → heading, format.
 _COLUMNS = {
@@ -24,9 +15,6 @@ _COLUMNS = {
     "mlm_loss": ("MLM loss, nats", "{:.3f}"),
     "mlm_accuracy": ("MLM accuracy", "{:.1%}"),
 }
-
-
-_COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -51,115 +39,67 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = {key: shape for key, shape in _COLUMNS.items() if any(key in row for row in rows)}
     cells = [[heading for heading, _ in columns.values()]]
     cells += [[_cell(row.get(key), shape) for key, (_, shape) in columns.items()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(_line(line, widths) for line in cells)
+    return "\n".join(aligned_lines(cells))
 
 
-def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tell what a student will be and cost beside its teacher.
+def aligned_lines(rows: Sequence[Sequence[str]], *, names: Collection[int] = (0,)) -> list[str]:
+    """Lay cells out as text: columns of even width, two spaces apart.
 
     Args:
-        costs: `teacher`, `student` and `padded` (the student as a stock BERT), each as [`planned_facts`] has it, and
-            `cost_fractions`.
+        rows: of as many cells each, the headings first.
+        names: indices of the columns that start on the left; the others, numbers, end on the right.
 
     Returns:
-        `str`: lines.
+        `list[str]`: lines.
     """
-    names = {"teacher": "teacher", "student": "student", "padded": "padded to stock BERT"}
-    if costs["padded"]["plan"] == costs["student"]["plan"]:
-        del names["padded"]
-    widths = [
-        f"{name}: {facts['architecture']}, {facts['num_hidden_layers']} layers, {json.dumps(facts['plan'])}"
-        for name, facts in costs.items()
-        if name in ("teacher", "student")
+    return ["  ".join(row).rstrip() for row in padded(rows, names=names)]
+
+
+def markdown_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, rules: Sequence[str] | None = None
+) -> list[str]:
+    r"""Lay cells out as Markdown.
+
+    Args:
+        headings: of the columns.
+        rows: of as many cells.
+        rules: what stands below the headings; default: `---`, to the left.
+
+    Returns:
+        `list[str]`: lines.
+
+    Example:
+    ```python
+    >>> print("\n".join(markdown_table(["", "KL"], [["mine", "0.5"]])))
+    |  | KL |
+    | --- | --- |
+    | mine | 0.5 |
+
+    ```
+    """
+    lines = [headings, rules or ["---"] * len(headings), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def padded(rows: Sequence[Sequence[str]], *, names: Collection[int]) -> list[list[str]]:
+    """Bring the cells of each column to the width of its widest.
+
+    Args:
+        rows: of as many cells each.
+        names: indices of the columns that start on the left.
+
+    Returns:
+        `list[list[str]]`: the rows.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [
+            cell.ljust(width) if index in names else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
     ]
-    rows = [{"name": label, **{key: costs[name].get(key) for key in _COSTS}} for name, label in names.items()]
-    fractions = costs["cost_fractions"]
-    shares = (
-        f"student / teacher: parameters {fractions['num_parameters']:.3f}, MACs {fractions['encoder_macs']:.3f}\n"
-        "(encoder MACs: multiply-accumulates of one token through all layers at length 128; bytes: float32)"
-    )
-    return "\n".join([*widths, "", format_table(rows), "", shares])
-
-
-def format_results(results: Mapping[str, Any], output_dir: str) -> str:
-    """Tell how a run ended and how its student is loaded.
-
-    Args:
-        results: content of the run's `results.json`.
-        output_dir: folder of the run.
-
-    Returns:
-        `str`: lines.
-    """
-    folder = output_dir.rstrip("/")
-    student = f"{folder}/student"
-    return f"""
-{format_table(results["models"])}
-
-{results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
-
-  from transformers import AutoModelForMaskedLM, AutoTokenizer
-  model = AutoModelForMaskedLM.from_pretrained({student!r})
-  tokenizer = AutoTokenizer.from_pretrained({student!r}){_format_snapshots(results.get("snapshots", ()), folder)}"""
-
-
-def can_plot() -> bool:
-    """Whether the `[report]` extra is installed.
-
-    Returns:
-        `bool`.
-    """
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path, *, end_step: int | None = None) -> Path:
-    """Draw the held-out KL to the teacher over the steps of several students.
-
-    Args:
-        curves: name of a student → (step, KL in nats), in order.
-        path: image to write; its suffix says the format.
-        end_step: step at which gradual pruning is over, marked by a line.
-
-    Returns:
-        `Path`: the image.
-
-    Raises:
-        ValueError: the `[report]` extra is not installed.
-    """
-    if not can_plot():
-        raise ValueError(
-            f"path={str(path)!r}: plots need matplotlib; install it with pip install 'homodistil-hf[report]'"
-        )
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name, points in curves.items():
-        axes.plot([step for step, _ in points], [kl for _, kl in points], marker="o", markersize=3, label=name)
-    if end_step is not None:
-        axes.axvline(end_step, color="grey", linewidth=1, linestyle=":", label="gradual pruning ends")
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("held-out KL to the teacher, nats a masked token")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    return Path(path)
-
-
-def _format_snapshots(snapshots: Sequence[str], folder: str) -> str:
-    if not snapshots:
-        return ""
-    return "\n\nStudents on the way, loaded alike:\n\n" + "\n".join(f"  {folder}/{name}" for name in snapshots)
 
 
 def _cell(value: Any, shape: str) -> str:
     return "–" if value is None else shape.format(value)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    name, *values = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    return "  ".join([name.strip().ljust(widths[0]), *values]).rstrip()

@@ -62,10 +62,10 @@ def advice_points(sweeps: Mapping[str, Sweep], folder: Path) -> list[Measured]:
         `list[Measured]`.
     """
     held_out = HeldOut.read(folder)
-    noise = noise_of(trained(read_records(folder / "methods_quarter")))
+    noise = noise_of(trained(read_records(folder / "methods_quarter.jsonl")))
     found: dict[tuple[int, int], Measured] = {}
     for name in (name for name in SWEEPS if name in sweeps):
-        records = in_order(sweeps[name].cells, read_records(folder / name))
+        records = in_order(sweeps[name].cells, read_records(folder / f"{name}.jsonl"))
         done = chosen(trained(records), sweeps[name].choose)
         on_all_text = {record["cell"]: kl for record in done if (kl := held_out.kl(name, record)) is not None}
         texts = (

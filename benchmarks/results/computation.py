@@ -33,7 +33,7 @@ def run_macs(record: Record) -> float:
     """
     teacher = record["models"]["teacher"]["encoder_macs"]
     total, last = 0.0, 0
-    for row in record["losses"]:
+    for row in record["kept_fractions"]:
         step_macs = teacher + FORWARD_AND_BACKWARD * _student_macs(record, row)
         total += (row["step"] - last) * step_macs
         last = row["step"]
@@ -61,14 +61,13 @@ def computation_line(arms: Mapping[str, Sequence[Record]], reference: str) -> li
 
 def _with_widths(records: Sequence[Record]) -> list[Record]:
     """Those that logged their widths."""
-    names = {f"kept_fraction_{kind}" for kind in _KINDS}
-    return [record for record in records if record["losses"] and names <= record["losses"][0].keys()]
+    return [record for record in records if record["kept_fractions"]]
 
 
 def _student_macs(record: Record, row: Record) -> float:
     """Encoder MACs of the student at a step: those that it ends with, times what its layers cost more there."""
-    end = record["losses"][-1]
-    wider = {kind: row[f"kept_fraction_{kind}"] / end[f"kept_fraction_{kind}"] for kind in _KINDS}
+    end = record["kept_fractions"][-1]
+    wider = {kind: row[kind] / end[kind] for kind in _KINDS}
     macs = [encoder_macs(_layer(record["plan"], fractions)) for fractions in (wider, dict.fromkeys(_KINDS, 1.0))]
     return float(record["models"]["student"]["encoder_macs"] * macs[0] / macs[1])
 

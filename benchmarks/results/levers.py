@@ -72,7 +72,7 @@ def swept_lines(folder: Path, noise: Noise) -> list[str]:
     arms = {arm: found[arm] for arm in LEVERS if arm in found}
     if not arms:
         return []
-    own = by_arm(trained(read_records(folder / "ablations"))).get(REFERENCE, [])
+    own = by_arm(trained(read_records(folder / "ablations.jsonl"))).get(REFERENCE, [])
     every = [record for group in arms.values() for record in group]
     rows = [[REFERENCE, "the ablations' own", *figures(own), "–", "–"]] if own else []
     rows += [[arm, LEVERS[arm], *figures(group), *beside(group, own, noise)] for arm, group in arms.items()]

@@ -3,13 +3,12 @@
     homodistil sweep examples/sweeps/ablations.json
     python -m benchmarks.results.page --collect runs/sweeps
 
-Every number on the page comes from a file: records of sweeps in docs/results/SWEEP/, where --collect copies them to,
-and what `benchmarks/compare.py` wrote. Cells that were not run are named, whichever there are.
+Every number on the page comes from a file: records of sweeps in docs/results/SWEEP.jsonl, where --collect copies them
+to, and what `benchmarks/compare.py` wrote. Cells that were not run are named, whichever there are.
 """
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,9 +42,9 @@ from benchmarks.results.verdicts import (
     verdict,
 )
 from homodistil_hf.experiments.config import field_types
+from homodistil_hf.experiments.plots import draw, draw_discrepancy, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
-from homodistil_hf.experiments.sweep.folder import FAILED, TAKEN_FROM, read_records, trained
-from homodistil_hf.experiments.sweep.plots import draw, draw_discrepancy, plot_sweep, quality_points
+from homodistil_hf.experiments.sweep.folder import FAILED, TAKEN_FROM, read_records, trained, write_records
 from homodistil_hf.experiments.sweep.reading import read_sweep
 from homodistil_hf.experiments.sweep.statistics import Record, Spread, chosen, differences
 from homodistil_hf.experiments.sweep.tables import (
@@ -68,7 +67,7 @@ TEACHER_WORDS = "6 layers × 384, all-MiniLM-L6-v2 trained on for 20 million tok
 INTRODUCTION = """# Results
 
 Written by `python -m benchmarks.results.page` from the JSON files beside this page, which hold the settings, every
-evaluation, every logged loss, versions and machine. What was not run is named.
+evaluation, versions and machine. What was not run is named.
 
 **Teacher**: a BERT masked-LM of 6 layers × 384 (12 heads, FFN 1,536, 22.7 M parameters): the encoder of the publicly
 known `all-MiniLM-L6-v2`, trained on with a masked-LM head for 20 million tokens; a real but modest model. **Text**:
@@ -122,7 +121,7 @@ def main() -> None:
     parts = [
         *answers_section(records_of(sweeps), FOLDER),
         *sweep_sections(sweeps),
-        *lever_sections(FOLDER, noise_of(trained(read_records(FOLDER / "methods_quarter")))),
+        *lever_sections(FOLDER, noise_of(trained(read_records(FOLDER / "methods_quarter.jsonl")))),
         *held_out_sections(FOLDER),
         *repeat_sections(FOLDER),
         *fine_tuning_sections(FOLDER),
@@ -132,7 +131,7 @@ def main() -> None:
     ]
     PAGE.write_text("\n".join([INTRODUCTION, *parts]), encoding="utf-8")
     write_advice(sweeps)
-    write_readme(README, {name: read_records(FOLDER / name) for name in sweeps}, constant_scores())
+    write_readme(README, {name: read_records(FOLDER / f"{name}.jsonl") for name in sweeps}, constant_scores())
 
 
 def write_advice(sweeps: dict[str, Sweep]) -> None:
@@ -149,16 +148,15 @@ def read_sweeps() -> dict[str, Sweep]:
 
 def collect(source: Path, sweeps: dict[str, Sweep]) -> None:
     for name, sweep in sweeps.items():
-        for cell in sweep.cells:
-            record = source / name / "results" / f"{cell.name}.json"
-            if record.is_file():
-                (FOLDER / name).mkdir(parents=True, exist_ok=True)
-                shutil.copy2(record, FOLDER / name / record.name)
+        file = FOLDER / f"{name}.jsonl"
+        records = in_order(sweep.cells, [*read_records(file), *read_records(source / name / "results")])
+        if records:
+            write_records(file, records)
 
 
 def records_of(sweeps: dict[str, Sweep]) -> dict[str, list[dict[str, Any]]]:
     """Sweep → records of its cells."""
-    return {name: in_order(sweep.cells, read_records(FOLDER / name)) for name, sweep in sweeps.items()}
+    return {name: in_order(sweep.cells, read_records(FOLDER / f"{name}.jsonl")) for name, sweep in sweeps.items()}
 
 
 def sweep_sections(sweeps: dict[str, Sweep]) -> list[str]:
@@ -211,7 +209,7 @@ def constant_scores() -> dict[str, float]:
 
 def along_lines(arms: Mapping[str, Sequence[Record]]) -> list[str]:
     """Whether HomoDistil is nearer to the teacher all the way, by the noise of each step at a quarter."""
-    noises = noise_along(trained(read_records(FOLDER / "methods_quarter")))
+    noises = noise_along(trained(read_records(FOLDER / "methods_quarter.jsonl")))
     lines = []
     for own in (REFERENCE, PAPERS_WINDOW):
         for other in PRUNED_ARMS[1:]:

@@ -29,7 +29,7 @@ def repeat_sections(folder: Path) -> list[str]:
     Returns:
         `list[str]`: one Markdown text, or none.
     """
-    firsts = {record["cell"]: record for record in trained(read_records(folder / SWEEP))}
+    firsts = {record["cell"]: record for record in trained(read_records(folder / f"{SWEEP}.jsonl"))}
     pairs = [
         (firsts[again["cell"]], again)
         for again in trained(read_records(folder / "repeated"))

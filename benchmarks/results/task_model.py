@@ -31,10 +31,10 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, OneShotTrainer
+from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_classifier, predict, training_dtype
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, encode, load_glue
-from homodistil_hf.evaluation.settings import GlueSettings
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
 from homodistil_hf.experiments.sweep.folder import CELL_FILE
 from homodistil_hf.export.facts import FACTS_FILE

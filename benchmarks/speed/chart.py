@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.profiles import PARTS
+from homodistil_hf.experiments.plots import save_figure
 
 
 def draw_parts(results: Mapping[str, Any], file: Path) -> None:
@@ -22,7 +23,7 @@ def draw_parts(results: Mapping[str, Any], file: Path) -> None:
     except ImportError as error:
         raise ValueError(f"{file} can't be drawn without matplotlib; pip install homodistil-hf[report]") from error
     arms = results["arms"]
-    figure = Figure(figsize=(9, 1.2 + 0.5 * len(arms)))
+    figure = Figure(figsize=(9, 1.2 + 0.5 * len(arms)), dpi=110)
     axes = figure.subplots()
     left = dict.fromkeys(arms, 0.0)
     for part in PARTS:
@@ -38,4 +39,4 @@ def draw_parts(results: Mapping[str, Any], file: Path) -> None:
     )
     axes.legend(fontsize="small", ncol=2)
     figure.tight_layout()
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file)

@@ -25,8 +25,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from homodistil_hf import PRESETS, WidthPlan, export_student
-from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies
-from homodistil_hf.evaluation.latency_layout import format_latencies
+from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.widths import teacher_plan
 from homodistil_hf.plans.latency.backends import FirstOutput, model_inputs

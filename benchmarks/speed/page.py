@@ -18,7 +18,7 @@ from benchmarks.speed.limits import StepShape
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench, spread, table
 from benchmarks.speed.totals import way_of
-from homodistil_hf.evaluation.latency_layout import format_latencies
+from homodistil_hf.evaluation.latency import format_latencies
 from homodistil_hf.models.widths import WidthPlan
 
 PAGE = Path("docs/performance.md")

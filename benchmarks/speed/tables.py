@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from homodistil_hf.tables import markdown_table, padded
+
 _ARM_HEADER = ("arm", "tokens/s", "× reference", "useful FLOPs / limit", "peak memory")
 
 
@@ -128,9 +130,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     ```
     """
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    headings, *lines = padded([header, *rows], names=range(len(header)))
+    return "\n".join(markdown_table(headings, lines, rules=["-" * len(heading) for heading in headings]))

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from benchmarks.speed.course import Stretch, chosen_points, course, macs_and_steps, plateaus, total_seconds
 from benchmarks.speed.settings import BenchSettings
 from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.plans.latency.timing import quartiles
 
 REFERENCE, START, MASKED = "reference", "ours, start", "ours, all masked"
 
@@ -148,5 +147,5 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
     ```
     """
-    q1, median, q3 = (float(value) for value in np.percentile(values, [25, 50, 75]))
+    q1, median, q3 = quartiles(values)
     return {"median": median, "q1": q1, "q3": q3, "values": list(values)}

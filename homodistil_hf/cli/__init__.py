@@ -1,7 +1,4 @@
-"""The command `homodistil`: finds the command that is asked for, and tells errors.
-
-Each command stands in a file of its own, which reads its flags, calls the package and prints.
-"""
+"""The command `homodistil`: finds the command that is asked for, and tells errors. No command's flags are here."""
 
 import argparse
 import os
@@ -10,27 +7,33 @@ import traceback
 from collections.abc import Sequence
 
 from ..version import __version__
-from .demo import add_cache, add_demo
+from .demo import Cache, Demo
 from .distill import run_distill
-from .evaluate import add_evaluate
-from .export import add_export, add_verify
-from .latency import add_latency
-from .parsing import CommandParser
-from .plan import add_plan
-from .push import add_push
-from .sweep import add_sweep
+from .evaluate import Evaluate, run_evaluate
+from .export import Export, Verify
+from .latency import Latency
+from .parsing import Command, CommandParser, parse
+from .plan import Plan
+from .push import Push
+from .sweep import Sweep
 
-_COMMANDS = (
-    add_plan,
-    add_export,
-    add_verify,
-    add_push,
-    add_evaluate,
-    add_latency,
-    add_sweep,
-    add_demo,
-    add_cache,
-)
+_COMMANDS: dict[str, type[Command]] = {
+    "plan": Plan,
+    "export": Export,
+    "verify": Verify,
+    "push": Push,
+    "latency": Latency,
+    "sweep": Sweep,
+    "demo": Demo,
+    "cache": Cache,
+}
+
+
+# Commands whose flags are settings of the package.
+_OTHERS = {
+    "distill": ("Distil and prune a teacher as a JSON file says.", run_distill),
+    "evaluate": (Evaluate.__doc__, run_evaluate),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,10 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # thousands of page faults each (docs/performance.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        if words[:1] == ["distill"]:
-            return run_distill(words[1:])
-        namespace = _parser().parse_args(words)
-        return namespace.command(namespace)
+        return _run(words)
     except (ValueError, OSError, FloatingPointError) as error:
         if _is_a_bug(error):
             raise
@@ -60,6 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("homodistil: interrupted", file=sys.stderr)
         return 130
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["bench"]:
+        raise ValueError(
+            "'bench' is no command any more; for the latency of exports: homodistil latency FOLDER …, for the speed "
+            "of training: make bench in a checkout"
+        )
+    name = _parser().parse_args(words[:1]).name
+    if name in _OTHERS:
+        return _OTHERS[name][1](words[1:])
+    (command,) = parse(name, words[1:], _COMMANDS[name])
+    return command.run()
 
 
 def _is_a_bug(error: Exception) -> bool:
@@ -71,6 +84,7 @@ def _is_a_bug(error: Exception) -> bool:
 
 
 def _parser() -> CommandParser:
+    """Knows the commands' names; each reads the words behind its name by itself."""
     parser = CommandParser(
         prog="homodistil",
         description="Prune the width of a BERT encoder while distilling it.",
@@ -78,8 +92,9 @@ def _parser() -> CommandParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"homodistil_hf {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    commands.add_parser("distill", help="distil and prune a teacher as a JSON file says", add_help=False)
-    for add in _COMMANDS:
-        add(commands)
+    commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
+    told = {name: text for name, (text, _) in _OTHERS.items()}
+    told |= {name: command.__doc__ for name, command in _COMMANDS.items()}
+    for name, text in told.items():
+        commands.add_parser(name, help=text and text[0].lower() + text[1:].removesuffix("."), add_help=False)
     return parser

@@ -1,8 +1,10 @@
-"""`homodistil distill`: one run as a JSON file says, flags overriding it. What a run does stands in `launch.py`."""
+"""`homodistil distill`: one run as a JSON file says, flags overriding it. What a run does isn't here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
+from ..tables import format_table
 from .parsing import show_logs
 
 _DISTILL_USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
@@ -14,8 +16,6 @@ Distil and prune a masked-LM teacher. CONFIG.json holds settings by name; flags 
 
 The most important settings (--help_all lists every one, TrainingArguments' included):
 """
-
-
 _MAIN_SETTINGS = (
     "teacher",
     "student",
@@ -34,8 +34,6 @@ _MAIN_SETTINGS = (
     "seed",
     "resume_from_checkpoint",
 )
-
-
 _MAIN_HELP = {
     "output_dir": "Folder of the run: checkpoints, student/, results.json.",
     "max_steps": "Optimizer steps; else num_train_epochs counts.",
@@ -66,7 +64,6 @@ def run_distill(words: Sequence[str]) -> int:
         return 0
     settings = parse_run(words)
     from ..experiments.distill import distill
-    from ..tables import format_results
     from ..training.ranks import leave_process_group
 
     show_logs(settings.training.process_index == 0)
@@ -75,6 +72,28 @@ def run_distill(words: Sequence[str]) -> int:
         print(format_results(results, settings.training.output_dir))
     leave_process_group()
     return 0
+
+
+def format_results(results: Mapping[str, Any], output_dir: str) -> str:
+    """Tell how a run ended and how its student is loaded.
+
+    Args:
+        results: content of the run's `results.json`.
+        output_dir: folder of the run.
+
+    Returns:
+        `str`: lines.
+    """
+    folder = output_dir.rstrip("/")
+    student = f"{folder}/student"
+    return f"""
+{format_table(results["models"])}
+
+{results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
+
+  from transformers import AutoModelForMaskedLM, AutoTokenizer
+  model = AutoModelForMaskedLM.from_pretrained({student!r})
+  tokenizer = AutoTokenizer.from_pretrained({student!r}){_format_snapshots(results.get("snapshots", ()), folder)}"""
 
 
 def _distill_help() -> str:
@@ -90,3 +109,9 @@ def _distill_help() -> str:
         text = _MAIN_HELP.get(name) or known[name].metadata["help"]
         lines.append(f"  --{name.ljust(width)}  {text}")
     return _DISTILL_USAGE + "\n".join(lines)
+
+
+def _format_snapshots(snapshots: Sequence[str], folder: str) -> str:
+    if not snapshots:
+        return ""
+    return "\n\nStudents on the way, loaded alike:\n\n" + "\n".join(f"  {folder}/{name}" for name in snapshots)

@@ -1,33 +1,182 @@
-"""`homodistil evaluate`: flags and work are in `evaluation/command.py`."""
+"""`homodistil evaluate`: which evaluations its flags ask for, then one table. How something is measured isn't here."""
 
 import argparse
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from .parsing import add_command, show_logs, tell
+from ..files.folders import write_text
+from ..files.messages import nearest_name, shown
+from .parsing import parse, show_logs, tell
+
+_USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
+_DISCREPANCY = "discrepancy"
+_MAIN_SETTINGS = (
+    "eval_data",
+    "data_dir",
+    "seeds",
+    "learning_rate",
+    "learning_rates",
+    "num_train_epochs",
+    "max_train_samples",
+    "dtype",
+)
 
 
-def add_evaluate(commands: Any) -> None:
-    """Add the command.
+@dataclass(kw_only=True)
+class Evaluate:
+    """Measure a model: discrepancy to its teacher, GLUE, SQuAD; or compare what was measured."""
+
+    example: ClassVar[str] = "homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2"
+    model: str | None = field(
+        default=None,
+        metadata={
+            "positional": True,
+            "nargs": "?",
+            "metavar": "MODEL",
+            "help": "export, run, checkpoint-N, BERT folder or Hub name",
+        },
+    )
+    task: list[str] = field(default_factory=list, metadata={"metavar": "TASK", "help": "what to measure, names below"})
+    teacher: str | None = field(
+        default=None, metadata={"help": "for discrepancy (default: the recorded one) and for --compare"}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"metavar": "DIR", "help": "results (default: evaluations/NAME beside the model)"}
+    )
+    compare: list[str] = field(
+        default_factory=list, metadata={"metavar": "MODEL", "help": "one table of models evaluated before"}
+    )
+    output: str | None = field(default=None, metadata={"metavar": "FILE", "help": "write the table, as .md or .json"})
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of the evaluations: its tasks, the class of its settings, what measures."""
+
+    tasks: tuple[str, ...]
+    settings: Any
+    evaluate: Callable[..., Any]
+
+    def setting_names(self) -> list[str]:
+        return [entry.name for entry in fields(self.settings)]
+
+
+def run_evaluate(words: Sequence[str]) -> int:
+    """Run the command; every setting of its evaluations is a flag.
 
     Args:
-        commands: what `add_subparsers` made.
+        words: after `homodistil evaluate`.
+
+    Returns:
+        `int`: exit status.
+
+    Raises:
+        ValueError: flags that don't go together, an unknown task, or what the evaluations raise.
+        OSError: a file or the Hub can't be read or written.
     """
-    from .evaluate_flags import add_flags
-
-    add_flags(
-        add_command(
-            commands,
-            "evaluate",
-            _evaluate,
-            help="measure a model: discrepancy to its teacher, GLUE, SQuAD; or compare what was measured",
-            example="homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2",
-        )
+    kinds = _kinds()
+    groups = {kind: found.tasks for kind, found in kinds.items() if kind == "glue"}
+    groups["all"] = tuple(task for found in kinds.values() for task in found.tasks)
+    settings = _settings_flags(kinds)
+    rare = " ".join(f"--{entry.name}" for entry in fields(settings) if entry.name not in _MAIN_SETTINGS)
+    flags, given = parse(
+        "evaluate",
+        words,
+        Evaluate,
+        settings,
+        usage=_USAGE,
+        epilog=f"\ntasks: {' '.join([*groups['all'], *groups])}\nfurther settings (docs/evaluation.md): {rare}",
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
     )
-
-
-def _evaluate(flags: argparse.Namespace) -> int:
-    from .evaluate_flags import run
-
     show_logs()
-    print(run(flags, tell))
+    _check(flags)
+    if flags.compare:
+        print(_table(flags.compare, flags.teacher, flags.output))
+        return 0
+    chosen = _chosen(flags.task, kinds, groups)
+    given = {name: value for name, value in vars(given).items() if value is not None}
+    for kind, values in _settings(given, kinds, chosen).items():
+        asked = {"teacher": flags.teacher} if kind == _DISCREPANCY else {"tasks": chosen[kind]}
+        kinds[kind].evaluate(flags.model, **asked, settings=values, output_dir=flags.output_dir, say=tell)
+    print(_table([flags.output_dir or flags.model], None, flags.output))
     return 0
+
+
+def _kinds() -> dict[str, _Kind]:
+    from ..evaluation.glue.data import GLUE_TASKS
+    from ..evaluation.glue.evaluate import GlueSettings, evaluate_glue
+    from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
+    from ..evaluation.metrics import SQUAD_METRICS
+    from ..evaluation.squad.evaluate import SquadSettings, evaluate_squad
+
+    return {
+        _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy),
+        "glue": _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
+        "squad": _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
+    }
+
+
+def _settings_flags(kinds: Mapping[str, _Kind]) -> type:
+    """A dataclass of all settings, None where one isn't given; the first kind that has it describes it."""
+    found: dict[str, tuple[str, Any, Any]] = {}
+    for kind in kinds.values():
+        hints = get_type_hints(kind.settings)
+        for entry in fields(kind.settings):
+            told = entry.metadata["help"] if entry.name in _MAIN_SETTINGS else argparse.SUPPRESS
+            default = field(default=None, metadata={"metavar": "X", "help": told})
+            found.setdefault(entry.name, (entry.name, _flag_type(hints[entry.name]), default))
+    return make_dataclass("Settings", sorted(found.values(), key=lambda flag: flag[0]))
+
+
+def _flag_type(hint: Any) -> Any:
+    return list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
+
+
+def _check(flags: Evaluate) -> None:
+    suffix = Path(flags.output or "table.md").suffix
+    if suffix not in (".md", ".json"):
+        raise ValueError(f"output={flags.output!r} has the suffix {suffix!r}; expected .md or .json")
+    if flags.compare and (flags.model or flags.task):
+        raise ValueError(f"--compare only reads results: drop MODEL={flags.model!r} and --task, or run it afterwards")
+    if not flags.compare and not (flags.model and flags.task):
+        raise ValueError(f"MODEL={flags.model!r}, --task={flags.task}: name both, or --compare MODEL …")
+
+
+def _chosen(
+    names: Sequence[str], kinds: Mapping[str, _Kind], groups: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[str]]:
+    """Kind of evaluation → its tasks, in the order of the kinds."""
+    valid = [*groups["all"], *groups]
+    for name in names:
+        if name not in valid:
+            raise ValueError(f"task={shown(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
+    wanted = dict.fromkeys(task for name in names for task in groups.get(name, (name,)))
+    chosen = {kind: [task for task in wanted if task in found.tasks] for kind, found in kinds.items()}
+    return {kind: tasks for kind, tasks in chosen.items() if tasks}
+
+
+def _settings(given: Mapping[str, Any], kinds: Mapping[str, _Kind], chosen: Iterable[str]) -> dict[str, Any]:
+    """Kind → its settings; a flag that none of the chosen ones has is an error."""
+    for name in given:
+        having = [kind for kind, found in kinds.items() if name in found.setting_names()]
+        if not set(having) & set(chosen):
+            raise ValueError(f"--{name} is for {' and '.join(having)}, which --task does not name; drop it")
+    return {
+        kind: kinds[kind].settings(**{name: given[name] for name in kinds[kind].setting_names() if name in given})
+        for kind in chosen
+    }
+
+
+def _table(models: Sequence[str], teacher: str | None, output: str | None) -> str:
+    from ..evaluation.comparison import compare, format_comparison
+
+    comparison = compare(models, teacher=teacher)
+    text = format_comparison(comparison)
+    if output is not None:
+        content = json.dumps(comparison, indent=2, ensure_ascii=False) if output.endswith(".json") else text
+        write_text(Path(output), content + "\n")
+    return text

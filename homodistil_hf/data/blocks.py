@@ -1,7 +1,7 @@
 """Documents → blocks of exactly `max_seq_length` tokens without padding, as a table or as a stream.
 
-`corpus.py` finds the documents, `packing.py` does the work on one batch of them, `collator.py` batches blocks and
-chooses the masked tokens. Their public names are imported here too: this file is where training gets its data from.
+Training gets its data from here: the public names for documents and for masked batches can be imported from this file
+too. How documents are found, one batch of them is packed and tokens are masked isn't here.
 """
 
 import logging
@@ -21,22 +21,12 @@ from .packing import TextPacker
 
 __all__ = ["MaskedLMCollator", "check_tokenizer", "load_text", "repeat_stream", "tokenize_to_blocks"]
 
-
 logger = logging.getLogger(__name__)
 
-
 _MIN_SEQ_LENGTH = 8
-
-
 _VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
-
-
 _BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks, of which the last, incomplete one is lost
-
-
 _STREAM_DOCUMENTS = 64  # documents a step of a stream
-
-
 _STREAM_BLOCKS = 64  # blocks a step of a repeated stream
 
 

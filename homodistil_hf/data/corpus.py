@@ -1,6 +1,6 @@
 """Where the text comes from: local files or the Hub → a data set with one column, `text`, one document a row.
 
-Cutting the text into blocks is left to `data.py`. Nothing here runs code that comes with a data set.
+No text is tokenized or cut here, and nothing runs code that comes with a data set.
 """
 
 import glob
@@ -24,8 +24,6 @@ _READERS: dict[str, Any] = {
     ".jsonl": JsonDatasetReader,
     ".txt": TextDatasetReader,
 }
-
-
 _READER_SETTINGS: dict[Any, dict[str, Any]] = {
     ParquetDatasetReader: {},
     # Under its usual spelling, "utf-8", bytes are passed on undecoded, errors included.
@@ -36,32 +34,18 @@ _READER_SETTINGS: dict[Any, dict[str, Any]] = {
         "features": Features({"text": Value("string")}),
     },
 }
-
-
 _STRING_TYPES = ("string", "large_string", "str")
-
-
 _EXPECTED = ".parquet, .json, .jsonl or .txt"
-
-
 _FILES_PROBLEM = (
     f"is empty or unreadable; expected {_EXPECTED} whose contents match the extension, with the same columns in all "
     "files of one folder or glob (others can be listed)"
 )
-
-
 _HUB_PROBLEM = (
     "is no local file and could not be loaded from the Hub; expected an existing path, or owner/name or "
     "owner/name:configuration of a data set, and a connection"
 )
-
-
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
-
-
 _OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".arrow", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
-
-
 _ARCHIVES = {
     "gzip": b"\x1f\x8b",
     "zip": b"PK\x03\x04",
@@ -72,18 +56,12 @@ _ARCHIVES = {
     "7z": b"7z\xbc\xaf\x27\x1c",
     "rar": b"Rar!\x1a\x07",
 }
-
-
 _TAR_OFFSET = 257  # of the word "ustar"
-
-
 _SPLIT_WORDS = {
     "train": {"train", "training"},
     "validation": {"validation", "valid", "val", "dev"},
     "test": {"test", "testing", "eval", "evaluation"},
 }
-
-
 TextSource = str | os.PathLike[str]
 
 

@@ -2,7 +2,7 @@
 
 Masks come from a counter-based generator instead of a global one: the data loader collates ahead of the training step,
 in other processes, and in another order after a resume, so no sequential generator could be restored bit for bit.
-Where the rows come from is the business of `data.py`.
+Where the rows come from isn't here.
 
 Shapes: B batch, T tokens, M masked positions, S special tokens.
 """
@@ -19,11 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..files.messages import shown
 
 IGNORED_LABEL = -100  # what torch's cross entropy skips
-
-
 _WORD_MASK = (1 << 64) - 1  # Philox takes its key and counter in words of 64 bits
-
-
 _MASK_FRACTION, _RANDOM_FRACTION = 0.8, 0.1  # BERT (arXiv 1810.04805, section 3.1); the rest stays as it is
 
 

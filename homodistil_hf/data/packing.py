@@ -1,7 +1,7 @@
 """One batch of texts → blocks of tokens: tokenize, join with separators, cut. A pure function of texts and tokenizer.
 
 The tokenizer sees pieces of bounded length, a bounded number at a time, so that documents of any size fit into memory.
-How batches come and where blocks go is left to `data.py`.
+How batches come and where blocks go isn't here.
 """
 
 import itertools
@@ -16,11 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..files.messages import shown
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
-
-
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
-
-
 _PIECE_CHARS = 1 << 15  # longest text the tokenizer sees
 
 

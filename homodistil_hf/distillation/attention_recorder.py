@@ -1,7 +1,7 @@
 """Queries, keys and values of a forward pass, for terms that compare attention, without `output_attentions`.
 
-Hooks sit on the projections that are asked for only, so the forward itself stays on fused attention; scores are
-computed from the recordings (`losses.attention_scores`, `baseline_losses.relation_error`), layer by layer.
+Hooks sit on the projections that are asked for only, so the forward itself stays on fused attention. What is computed
+from the recordings isn't here.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """The terms of the distillation loss, pure functions of tensors.
 
 Every function returns a *sum*; the trainer divides by what the global batch holds, so that 1×8 = 8×1 accumulation = 2
-ranks. Which rows of logits count is `tasks.py`'s business, how terms are weighted `trainer.py`'s.
+ranks. Which rows of logits count and how terms are weighted isn't here.
 
 Shapes: B batch, T tokens, H hidden, N heads, D head size, R rows of predictions, C classes (the vocabulary for masked
 words).

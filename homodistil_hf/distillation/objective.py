@@ -1,6 +1,6 @@
 """The named loss terms of one batch: teacher forward, student forward, comparison.
 
-Knows models and tasks, not Trainer: weights, wrapping and accumulation are handed in. The formulas are in `losses.py`.
+Knows models and tasks, not Trainer: weights, wrapping and accumulation are handed in. No formulas of losses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,6 @@ from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
 
 Terms = dict[str, torch.Tensor]
-
-
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
 

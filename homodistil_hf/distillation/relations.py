@@ -1,6 +1,6 @@
-"""Terms of the baselines' losses, pure functions of tensors; HomoDistil's own are in `losses.py`.
+"""Terms of the baselines' losses, pure functions of tensors: cosine and relation errors; none of HomoDistil's own.
 
-As there, every function returns a *sum* over tokens, which the trainer divides by the tokens of the global batch.
+Every function returns a *sum* over tokens, which the trainer divides by the tokens of the global batch.
 
 Shapes: B batch, T tokens, H hidden, A channels of all heads side by side, N heads, D channels of one head.
 """
@@ -13,8 +13,6 @@ from ..models.chunks import slices
 from .losses import exact_dtype
 
 Sides = tuple[torch.Tensor, torch.Tensor]
-
-
 CHUNK_ELEMENTS = 1 << 22
 """Relations of one chunk of rows: their float32 temporaries stay at 16 MB each, if one row has no more."""
 

@@ -1,7 +1,7 @@
 """What a student predicts: masked words, classes of sequences, classes of tokens, answers.
 
 A `Task` says which inputs are labels, how many predictions a batch holds, and how outputs become rows of logits that
-`losses.py` can compare. Adding a head means adding a `Task`.
+can be compared. Adding a head means adding a `Task`. No losses here.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,14 +16,8 @@ from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from .losses import multi_label_terms, prediction_terms, regression_terms
 
 Inputs = Mapping[str, torch.Tensor]
-
-
 Outputs = Mapping[str, torch.Tensor]
-
-
 Terms = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-
-
 OWN_TERMS = frozenset(("mlm", "task"))
 """Names of the loss of the labels: every task has one of them."""
 
@@ -162,8 +156,6 @@ _TASKS = {
     TOKEN_CLASSIFICATION: Task("task", ("labels", "masked_positions"), _token_rows, _labels_at_positions),
     QUESTION_ANSWERING: Task("task", ("start_positions", "end_positions"), _answer_rows, _answer_labels),
 }
-
-
 _SEQUENCE_TASKS = {
     "single_label_classification": Task("task", ("labels",), _sequence_rows, _labels_at_positions),
     "regression": Task("task", ("labels",), _logits, _value_labels, regression_terms, has_classes=False),

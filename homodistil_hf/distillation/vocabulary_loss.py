@@ -2,8 +2,8 @@
 
 The vocabulary is by far the widest layer of a small encoder. Decoder, cross-entropy, KL and their gradients are
 computed together for some rows at a time; what is kept until the backward pass is the gradient of the decoder's
-inputs and parameters, so memory does not grow with predictions × vocabulary and nothing is computed twice. The same
-terms on logits that are there already are `losses.py`'s.
+inputs and parameters, so memory does not grow with predictions × vocabulary and nothing is computed twice. Terms of
+logits that are there already aren't here.
 
 Shapes: M predictions (masked positions), H hidden, V vocabulary.
 """

@@ -1,32 +1,11 @@
-"""What a model is worth: discrepancy to a teacher, GLUE and SQuAD, and tables of many models side by side.
+"""What a model is worth: discrepancy to a teacher, GLUE and SQuAD, latency, tables of many models; no distillation."""
 
-Public names are imported when they are first asked for.
-"""
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .comparison import compare, format_comparison
-    from .glue.evaluate import evaluate_glue
-    from .held_out_settings import DiscrepancySettings
-    from .held_out_text import evaluate_discrepancy
-    from .metrics import load_metric
-    from .settings import GlueSettings
-    from .squad.evaluate import evaluate_squad
-    from .squad.settings import SquadSettings
-
-_LAZY = {
-    "DiscrepancySettings": "held_out_settings",
-    "GlueSettings": "settings",
-    "SquadSettings": "squad.settings",
-    "compare": "comparison",
-    "evaluate_discrepancy": "held_out_text",
-    "evaluate_glue": "glue.evaluate",
-    "evaluate_squad": "squad.evaluate",
-    "format_comparison": "comparison",
-    "load_metric": "metrics",
-}
+from .comparison import compare, format_comparison
+from .fine_tuning import GlueSettings
+from .glue.evaluate import evaluate_glue
+from .held_out_text import DiscrepancySettings, evaluate_discrepancy
+from .metrics import load_metric
+from .squad.evaluate import SquadSettings, evaluate_squad
 
 __all__ = [
     "DiscrepancySettings",
@@ -39,13 +18,3 @@ __all__ = [
     "format_comparison",
     "load_metric",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its names are {', '.join(__all__)}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -11,12 +11,11 @@ from typing import Any
 
 from ..export.facts import BENCHMARKS, read_export_facts
 from ..models.cost import COSTS
+from ..tables import markdown_table
 from .evaluated_model import model_in, model_name, results_folder
-from .records import DISCREPANCY, SUMMARY_FILE, read_summary, spread
+from .records import DISCREPANCY, SUMMARY_FILE, Spread, read_summary
 
 DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
-
-
 _HEADINGS = {
     "num_parameters": "parameters",
     "num_encoder_parameters": "without head",
@@ -28,8 +27,6 @@ _HEADINGS = {
     "mlm_accuracy": "MLM accuracy, %",
     "pseudo_perplexity": "pseudo-perplexity",
 }
-
-
 _PERCENTAGES = ("agreement", "mlm_accuracy")
 
 
@@ -82,22 +79,16 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     """
     rows, tasks, common = comparison["rows"], comparison["tasks"], comparison["common_tasks"]
     known = [name for name in _HEADINGS if any(row.get(name) is not None for row in rows)]
-    header = ["model", *(_HEADINGS[name] for name in known), *tasks]
-    lines = [[row["name"], *(_cell(name, row.get(name)) for name in known)] for row in rows]
-    for line, row in zip(lines, rows, strict=True):
-        line += [_score(row["tasks"].get(task)) for task in tasks]
+    columns = {_HEADINGS[name]: [_cell(name, row.get(name)) for row in rows] for name in known}
+    columns |= {task: [_score(row["tasks"].get(task)) for row in rows] for task in tasks}
     if common:
-        header.append(f"mean of {len(common)}")
-        for line, row in zip(lines, rows, strict=True):
-            line.append(_score(row["mean"]))
-        if comparison["teacher"]:
-            header.append("of teacher's, %")
-            for line, row in zip(lines, rows, strict=True):
-                line.append("–" if row["kept_fraction"] is None else f"{100 * row['kept_fraction']:.1f}")
-    table = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    about = _about(common)
-    return "\n".join([text, "", *about, *(f"- {note}" for note in comparison["notes"])]).rstrip()
+        columns[f"mean of {len(common)}"] = [_score(row["mean"]) for row in rows]
+    if common and comparison["teacher"]:
+        columns["of teacher's, %"] = [_percent(row["kept_fraction"]) for row in rows]
+    header = ["model", *columns]
+    lines = list(zip([row["name"] for row in rows], *columns.values(), strict=True))
+    table = markdown_table(header, lines, rules=["---", *["---:"] * (len(header) - 1)])
+    return "\n".join([*table, "", *_about(common), *(f"- {note}" for note in comparison["notes"])]).rstrip()
 
 
 def _about(common: list[str]) -> list[str]:
@@ -146,7 +137,7 @@ def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
     seeds = tasks[0]["seeds"]
     if all(task["seeds"] == seeds for task in tasks):
         of_seeds = zip(*(task["scores"] for task in tasks), strict=True)
-        return {**spread([statistics.fmean(scores) for scores in of_seeds]), "num_seeds": len(seeds)}
+        return {**Spread.of(statistics.fmean(scores) for scores in of_seeds).facts(), "num_seeds": len(seeds)}
     return {"mean": statistics.fmean(task["score"]["mean"] for task in tasks), "std": None}
 
 
@@ -218,11 +209,13 @@ def _differing(conditions: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "–"
-    if name in _PERCENTAGES:
-        return f"{100 * value:.1f}"
+    if value is None or name in _PERCENTAGES:
+        return _percent(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.1f}"
 
 
 def _score(entry: Mapping[str, Any] | None) -> str:

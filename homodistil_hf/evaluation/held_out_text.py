@@ -1,7 +1,7 @@
-"""How far a masked-LM student is from its teacher and from the text, in float32.
+"""How far a masked-LM student is from its teacher and from held-out text, in float32: settings and measurement.
 
-The same blocks and the same masks for every model: both depend on text, tokenizer, seed and row only. Text comes from
-`corpus.py` and `data.py`, masks from `collator.py`, the sums are those of the trainer's own evaluation.
+The same blocks and the same masks for every model: both depend on text, tokenizer, seed and row only. The sums are
+those of the trainer's own evaluation, and aren't made here.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,84 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
+from ..files.messages import shown
 from ..models.conversion import to_student
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, weights_digest
-from .held_out_settings import DiscrepancySettings
+from .fine_tuning import check_names
 from .records import DISCREPANCY, Records
 
 logger = logging.getLogger(__name__)
 
-
 _BATCH_SIZE = 32
-
-
 _OF_TEACHER = ("kl", "agreement")
-
-
 _METRICS = (*_OF_TEACHER, "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
+
+
+@dataclass(frozen=True)
+class DiscrepancySettings:
+    """Settings of [`evaluate_discrepancy`]; the defaults for masks and blocks are those of `homodistil distill`.
+
+    Raises:
+        ValueError: a value is missing or out of range.
+
+    Example:
+    ```python
+    >>> DiscrepancySettings(eval_data="held-out.txt").eval_data
+    ('held-out.txt',)
+
+    ```
+    """
+
+    eval_data: tuple[str, ...] = field(
+        default=(), metadata={"help": "Held-out text: files, folders, globs or Hub data sets."}
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column with the text; default: text."})
+    eval_split: str = field(default="validation", metadata={"help": "Split of a Hub data set or folder."})
+    max_seq_length: int = field(default=128, metadata={"help": "Tokens a block of held-out text."})
+    max_eval_blocks: int = field(default=1024, metadata={"help": "Measure on at most so many blocks, ≥ 1."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that are masked, in (0, 1)."})
+    mask_seed: int = field(default=42, metadata={"help": "Seed of the masks; the same for every model compared."})
+    pseudo_perplexity_blocks: int = field(
+        default=16, metadata={"help": "Blocks whose tokens are masked one at a time, ≥ 0."}
+    )
+
+    def __post_init__(self) -> None:
+        given = self.eval_data
+        object.__setattr__(self, "eval_data", (given,) if isinstance(given, str) else tuple(given))
+        if not self.eval_data:
+            raise ValueError("eval_data is not set; name held-out text, e.g. --eval_data corpus/validation.parquet")
+        for name, least in (("max_eval_blocks", 1), ("pseudo_perplexity_blocks", 0), ("max_seq_length", 8)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name}={shown(value)} is too small; nearest valid: {least}")
+
+    @classmethod
+    def from_values(cls, values: "DiscrepancySettings | Mapping[str, Any]") -> "DiscrepancySettings":
+        """Make settings of what a caller gave.
+
+        Args:
+            values: settings, or some of them by name.
+
+        Returns:
+            [`DiscrepancySettings`].
+
+        Raises:
+            ValueError: an unknown name, or a value out of range.
+        """
+        if isinstance(values, DiscrepancySettings):
+            return values
+        check_names(values, cls)
+        return cls(**values)
+
+    def compared(self) -> dict[str, Any]:
+        """What must be equal for two results to be comparable, the text apart.
+
+        Returns:
+            `dict`: name → plain value.
+        """
+        left_out = ("eval_data", "text_column", "eval_split")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 class AgreementMeter(DiscrepancyMeter):
@@ -109,8 +171,8 @@ def evaluate_discrepancy(
         return metrics | told | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
 
     record, was_there = records.measured(DISCREPANCY, depends_on, measure)
-    shown = ", ".join(f"{name} {record[name]:.4g}" for name in _METRICS if name in record)
-    say(f"{DISCREPANCY}: {shown}{' (read from an earlier evaluation)' if was_there else ''}")
+    figures = ", ".join(f"{name} {record[name]:.4g}" for name in _METRICS if name in record)
+    say(f"{DISCREPANCY}: {figures}{' (read from an earlier evaluation)' if was_there else ''}")
     summary = records.summarize()
     evaluated.publish(summary)
     return summary

@@ -1,12 +1,12 @@
-"""Teacher and students side by side: latency by backend, batch size and length, as JSON values.
+"""Teacher and students side by side: latency by backend, batch size and length, as JSON values and as a table.
 
-`homodistil latency` shows what is made here; how it is laid out is `layout.py`'s, timing `timing.py`'s, how
-models are run `backends.py`'s.
+How models are run and timed isn't here.
 """
 
 import dataclasses
 import itertools
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,14 +32,12 @@ from ..plans.latency.backends import (
     model_inputs,
 )
 from ..plans.latency.timing import Latency, speed_ups, time_in_turns
+from ..tables import aligned_lines
 
 Inputs = tuple[torch.Tensor, torch.Tensor]
-
-
 _NUM_WARMUP = 2
-
-
 _LONGEST_REASON = 160
+_WIDTH = 118
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,33 @@ def compare_latencies(
     }
 
 
+def format_latencies(results: Mapping[str, Any]) -> str:
+    """Lay a comparison out as a table.
+
+    Args:
+        results: what [`compare_latencies`] returned.
+
+    Returns:
+        `str`: one line a cell and model: median and quartiles in ms, speed-up over the reference with the quartiles
+        of its rounds; skipped cells with their reason.
+    """
+    rows = [("backend", "batch", "length", "model", "median, ms", "quartiles, ms", "speed-up", "quartiles")]
+    notes = []
+    for cell in results["cells"]:
+        place = (cell["backend"], str(cell["batch_size"]), str(cell["length"]))
+        if "skipped" in cell:
+            notes.append(f"skipped: {cell['backend']}, batch {place[1]}, length {place[2]}: {cell['skipped']}")
+            continue
+        rows += [(*place, *_figures(name, cell)) for name in cell["latency"]]
+    machine = results["machine"]
+    about = (
+        f"float32, {machine['num_threads']} threads on {machine['processor']}; medians over "
+        f"{results['settings']['num_rounds']} rounds in turns; "
+        + ("whole models" if results["settings"]["with_head"] else "embeddings and encoder, no head")
+    )
+    return "\n".join([*aligned_lines(rows, names={0, 3}), "", *notes, *textwrap.wrap(about, _WIDTH)])
+
+
 class _Workshop:
     """Models ready to run; ONNX graphs are made once and serve all shapes."""
 
@@ -177,3 +202,13 @@ def _facts(model: PreTrainedModel) -> dict[str, Any]:
         "plan": plan.to_dict(),
         "encoder_macs": encoder_macs(plan),
     }
+
+
+def _figures(name: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
+    latency = cell["latency"][name]
+    spread = f"{latency['lower_quartile_ms']:.2f} – {latency['upper_quartile_ms']:.2f}"
+    ratio = cell["speed_up"].get(name)
+    if ratio is None:
+        return name, f"{latency['median_ms']:.2f}", spread, "", ""
+    quartiles = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
+    return name, f"{latency['median_ms']:.2f}", spread, f"{ratio['ratio']:.2f}×", quartiles

@@ -1,19 +1,15 @@
-"""A task's metric by its name, and the one score by which models are compared on it.
-
-The metrics themselves stand in `glue_metrics.py` and `squad_metrics.py`.
-"""
+"""A task's metric by its name, and the one score by which models are compared on it; no formulas."""
 
 from collections.abc import Mapping
 
 import evaluate
 
-from .glue.metrics import GLUE_METRICS, GlueMetric, missing_packages
+from .glue.data import GLUE_TASKS
+from .glue.metrics import GlueMetric, missing_packages
 from .squad.metrics import SquadMetric, SquadV2Metric
 
 SQUAD_METRICS: dict[str, type[evaluate.Metric]] = {"squad": SquadMetric, "squad_v2": SquadV2Metric}
-
-
-METRIC_TASKS = (*GLUE_METRICS, *SQUAD_METRICS)
+METRIC_TASKS = (*GLUE_TASKS, *SQUAD_METRICS)
 """Tasks that have a metric."""
 
 
@@ -67,7 +63,7 @@ def main_metrics(task: str) -> tuple[str, ...]:
     ```
     """
     _check_task(task)
-    return GLUE_METRICS.get(task, ("f1",))
+    return GLUE_TASKS[task].metrics if task in GLUE_TASKS else ("f1",)
 
 
 def task_score(task: str, results: Mapping[str, float]) -> float:

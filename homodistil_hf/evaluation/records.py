@@ -8,7 +8,7 @@ settings is replaced.
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,18 +19,71 @@ from ..files.strict_json import read_json_object, write_json
 from .evaluated_model import EvaluatedModel
 
 SUMMARY_FILE = "summary.json"
-
-
 DISCREPANCY = "discrepancy"
-
-
 Record: TypeAlias = dict[str, Any]
-
-
 _FORMAT = 1
-
-
 _PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "format", "sha256")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several measurements of one thing.
+
+    Args:
+        mean: of them.
+        std: their standard deviation, with n − 1; None of a single one.
+        n: how many.
+
+    Example:
+    ```python
+    >>> print(Spread.of([0.1, 0.2, 0.3]), "|", Spread.of([0.25]))
+    0.200 ± 0.100 (3) | 0.250
+    >>> print(f"{Spread.of([0.1, 0.2, 0.3]):+.1%}")
+    +20.0% ± 10.0% (3)
+
+    ```
+    """
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Summarise values.
+
+        Args:
+            values: one or more.
+
+        Returns:
+            [`Spread`].
+        """
+        values = list(values)
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    def facts(self) -> dict[str, float | None]:
+        """Those that a summary tells.
+
+        Returns:
+            `dict`: `mean` and `std`.
+        """
+        return {"mean": self.mean, "std": self.std}
+
+    def __str__(self) -> str:
+        return f"{self:.3f}"
+
+    def __format__(self, format_spec: str) -> str:
+        """The mean, with the spread and the number of measurements where there are several.
+
+        Args:
+            format_spec: of the mean; the spread has the same without a `+`. Empty for that of `str`.
+
+        Returns:
+            `str`.
+        """
+        form = format_spec or ".3f"
+        mean = format(self.mean, form)
+        return mean if self.std is None else f"{mean} ± {format(self.std, form.lstrip('+'))} ({self.n})"
 
 
 @dataclass(frozen=True)
@@ -118,27 +171,6 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary
 
 
-def spread(values: list[float]) -> dict[str, float | None]:
-    """Mean and standard deviation over seeds.
-
-    Args:
-        values: one a seed.
-
-    Returns:
-        `dict`: `mean`; `std` of the sample, with n - 1, and None for a single seed.
-
-    Example:
-    ```python
-    >>> spread([0.5, 0.7])
-    {'mean': 0.6, 'std': 0.141...}
-    >>> spread([0.5])
-    {'mean': 0.5, 'std': None}
-
-    ```
-    """
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
-
-
 def _summary(records: list[Record]) -> dict[str, Any]:
     newest = max(records, key=lambda record: record["finished"])
     # Records of an earlier run with other settings are no further seeds of this one.
@@ -146,8 +178,8 @@ def _summary(records: list[Record]) -> dict[str, Any]:
     same.sort(key=lambda record: record["seed"])
     conditions = {key: value for key, value in newest.items() if key not in _PER_SEED}
     return {
-        "score": spread([record["score"] for record in same]),
-        "metrics": {name: spread([record["metrics"][name] for record in same]) for name in newest["metrics"]},
+        "score": Spread.of(record["score"] for record in same).facts(),
+        "metrics": {name: Spread.of(record["metrics"][name] for record in same).facts() for name in newest["metrics"]},
         "seeds": [record["seed"] for record in same],
         "scores": [record["score"] for record in same],
         **conditions,

@@ -1,7 +1,6 @@
 """A model on a task: which learning rate, every seed, one record each, and the summary of them all.
 
-What a fine-tuning is and how it is graded comes as a function: `glue.py` and `squad.py` have theirs. Rows are capped
-and held out here, files written by `records.py`.
+Rows are capped and held out here. What a fine-tuning is and how it is graded comes as a function.
 """
 
 import statistics
@@ -14,54 +13,21 @@ from typing import Any, Protocol
 import numpy as np
 from datasets import Dataset
 
+from ..files.messages import shown
 from .evaluated_model import EvaluatedModel
-from .fine_tuning import FineTuned, training_dtype
+from .fine_tuning import FineTuned, GlueSettings, training_dtype
 from .metrics import task_score
 from .records import Records
-from .settings import GlueSettings
+from .task_data import TaskData
 
 MISMATCHED = "validation_mismatched"
-
-
 _HELD_OUT_FRACTION = 0.1
-
-
 _MAX_HELD_OUT = 1000
-
-
 _ROWS_SEED, _SLICE_SEED = 0, 1
 
 
-class TaskRows(Protocol):
-    """Labelled rows of a task."""
-
-    @property
-    def task(self) -> str:
-        """Name that its metric is known by."""
-
-    @property
-    def name(self) -> str:
-        """What results are called: the task, with `_part` behind it for a part of its rows."""
-
-    @property
-    def train(self) -> Dataset:
-        """Rows to learn from."""
-
-    @property
-    def dev(self) -> dict[str, Dataset]:
-        """Split → rows to measure on."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of all rows."""
-
-    @property
-    def group_column(self) -> str | None:
-        """Column whose value rows share that must not be torn apart, such as the questions of one text."""
-
-
 class Measure(Protocol):
-    """Fine-tunes a copy of a model on rows and grades it on others; see `classification_metrics` in `glue.py`."""
+    """Fine-tunes a copy of a model on rows and grades it on others."""
 
     def __call__(
         self,
@@ -76,9 +42,27 @@ class Measure(Protocol):
         """Return name → metrics, and what was trained."""
 
 
+def check_length(settings: GlueSettings, evaluated: EvaluatedModel) -> None:
+    """Check that rows fit a model.
+
+    Args:
+        settings: how long rows may be.
+        evaluated: the model.
+
+    Raises:
+        ValueError: it has fewer positions.
+    """
+    positions = evaluated.model.config.max_position_embeddings
+    if settings.max_length > positions:
+        raise ValueError(
+            f"max_length={shown(settings.max_length)} is over the model's max_position_embeddings={positions}; "
+            f"nearest valid: {positions}"
+        )
+
+
 def evaluate_tasks(
     evaluated: EvaluatedModel,
-    tasks: Iterable[TaskRows],
+    tasks: Iterable[TaskData],
     measure: Measure,
     *,
     settings: GlueSettings,
@@ -155,7 +139,7 @@ class _TaskRun:
     """One task of one model; `settings.learning_rates` are still to choose from."""
 
     records: Records
-    data: TaskRows
+    data: TaskData
     measure: Measure
     settings: GlueSettings
     say: Callable[[str], None]

@@ -12,6 +12,7 @@ from ..files.strict_json import is_number, is_whole
 from ..models.cost import COSTS
 from ..models.families import HEADS
 from ..models.families.family import HeadKind
+from ..tables import markdown_table
 from .facts import BENCHMARKS
 from .origins import NAMESAKE, ORIGINS, Origin
 
@@ -269,8 +270,7 @@ def _paper(facts: Mapping[str, Any]) -> str:
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *(tuple(map(_shown, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(markdown_table(header, (list(map(_shown, row)) for row in rows)))
 
 
 def _shown(value: Any) -> str:

@@ -13,14 +13,8 @@ from typing import Any
 from ..files.strict_json import read_json_object
 
 ADVICE_FILE = Path(__file__).with_name("advice.json")
-
-
 _SAME_SIZE = math.log(1.4)
-
-
 _NEAR_BUDGET = math.log(2)
-
-
 _VERDICTS = {
     "homodistil": "prune gradually: method=homodistil, the default",
     "one_shot": "prune at once: method=one_shot",

@@ -3,8 +3,7 @@
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
 (docs/method.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
 embeddings aren't counted, a hidden size that falls less than the FFN size. Only plans that need no padding are
-considered. Costs come from `cost.py`, milliseconds from whoever calls; presets, written plans and the check against
-the teacher are in `plans.py`.
+considered. Formulas of costs, presets, written plans and the check against the teacher aren't here.
 """
 
 from __future__ import annotations
@@ -23,23 +22,11 @@ from ..models.cost import count_parameters, encoder_macs
 from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, teacher_plan
 
 TOLERANCE = 0.03
-
-
 _EXAMPLES = {"params": "14M", "macs": "0.25"}
-
-
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
-
-
 _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", re.ASCII)
-
-
 _MAX_BUDGET_CHARS = 200
-
-
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
-
-
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
 
 

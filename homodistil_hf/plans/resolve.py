@@ -1,9 +1,7 @@
 """Where a student's widths come from: a preset, a budget, or a plan written out; and whether its teacher allows them.
 
 `resolve_plan` turns what the user gave into a `WidthPlan` before any weight is loaded, or refuses it with the nearest
-plan that would do. The types are in `widths.py`, the formulas of what they cost in `cost.py`, the search that meets a
-budget in `budgets.py`, what takes how long in `latency/`; all of them stand below this file and know nothing of it.
-When and how a model is brought to its plan is left to `schedule.py` and `masks.py`.
+plan that would do. The search that meets a budget and when and how a model is brought to its plan isn't here.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from ..models.cost import encoder_macs
 from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
 from .budgets import nearest_macs_budget, plan_for_budget
 from .latency.budget import LatencyBudget, is_latency_budget, plan_within
+from .presets import BERT_BASE, PRESETS
 
 __all__ = [
-    "PRESETS",
     "LayerWidths",
     "WidthPlan",
     "check_plan",
@@ -34,25 +32,8 @@ __all__ = [
     "teacher_plan",
 ]
 
-
-# The shapes are inferred from the parameter counts that HomoDistil (arXiv 2302.09632) states for BERT-base.
-PRESETS = {
-    "homobert-base": WidthPlan.uniform(576, 12, LayerWidths(12, 48, 2304)),
-    "homobert-small": WidthPlan.uniform(256, 12, LayerWidths(8, 32, 1024)),
-    "homobert-xsmall": WidthPlan.uniform(240, 12, LayerWidths(12, 20, 960)),
-    "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
-}
-
-
 _SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
-
-
 _SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
-
-
-_BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
-
-
 _KINDS_OF_STUDENT = (
     f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
     "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()
@@ -173,7 +154,7 @@ def _preset_plan(name: str, teacher: WidthPlan, multiple: int) -> WidthPlan:
     misfit = _misfit(plan, teacher)
     if misfit is None:
         return plan
-    budget = nearest_macs_budget(encoder_macs(plan) / encoder_macs(_BERT_BASE), teacher, multiple=multiple)
+    budget = nearest_macs_budget(encoder_macs(plan) / encoder_macs(BERT_BASE), teacher, multiple=multiple)
     raise ValueError(
         f"student={name!r} {misfit}; nearest valid: student={budget!r}, the preset's share of a BERT-base encoder"
     )

@@ -1,8 +1,7 @@
 """The family of a run: students on the way to the last one, named, checked and put into the schedule.
 
 What the user gave becomes plans that lie on one way from the teacher to the student, from wide to narrow, or is
-refused. How a plan is read is `plans.py`'s, when widths fall `schedule.py`'s, what happens at a snapshot
-`snapshots.py`'s business.
+refused. How one plan is read, when widths fall and what happens at a snapshot isn't here.
 """
 
 import dataclasses
@@ -18,14 +17,11 @@ from transformers import PreTrainedConfig
 from ..files.messages import shown
 from ..models.cost import encoder_macs
 from ..models.widths import LayerWidths, WidthPlan, teacher_plan
-from .resolve import PRESETS, resolve_plan
+from .presets import PRESETS
+from .resolve import resolve_plan
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-
-
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*(.+?)\s*")
-
-
 _LONGEST_NAME = 60
 
 

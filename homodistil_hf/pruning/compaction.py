@@ -1,8 +1,8 @@
 """Masks → a smaller dense student, in place: same modules, same optimizer, new parameters.
 
 Everything that holds one number a unit follows: parameters, Adam's moments, tied weights, LayerNorm sizes, the
-configuration. Which units go was decided in `masks.py`; the trainer decides when, by [`is_worthwhile`] alone, which
-sees only masks and a fixed cost model.
+configuration. Which units go was decided before; when is decided by [`is_worthwhile`] alone, which sees only masks and
+a fixed cost model.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """What holds pruning back while the student is too far from its teacher.
 
-A small state machine of plain numbers; when masks are due otherwise is `schedule.py`'s.
+A small state machine of plain numbers; when masks are due otherwise isn't here.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Scores + scheduled widths → masks, and what masks do to a student that is not compacted yet.
 
-Masks are one bool a unit, True = kept, and only ever shrink. A dropped head is dropped in its channel groups too. How
-wide a student should be at a step comes from `schedule.py`; physical removal is `compaction.py`.
+Masks are one bool a unit, True = kept, and only ever shrink. A dropped head is dropped in its channel groups too. No
+schedule and no physical removal here.
 """
 
 import hashlib

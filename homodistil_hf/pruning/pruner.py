@@ -24,10 +24,7 @@ from .scores import METRICS, SensitivityScores
 
 logger = logging.getLogger(__name__)
 
-
 _OTHER_SETTING = "resumed with %s=%s, the checkpoint has %s: the run will differ from an uninterrupted one"
-
-
 _SCORE_PREFIX, _MASK_PREFIX, _HEAD_PREFIX = "score.", "mask.", "heads."
 
 

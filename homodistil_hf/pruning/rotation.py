@@ -5,7 +5,7 @@ values and the columns of attention-out. In a trained model, what a head does is
 dropping any of them hurts; in the bases chosen here, channels are uncorrelated, ordered by what they contribute on
 real text, and none of them has a mean that would be lost with it.
 
-Which layers, which text and when is the trainer's business (`trainer.py`).
+Which layers, which text and when is the trainer's business.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,6 @@ from ..models.families.modeling_homobert import HomoBertPreTrainedModel, layer_c
 from ..models.widths import WidthPlan
 
 _RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13
-
-
 _ENCODER_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 

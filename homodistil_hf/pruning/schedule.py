@@ -1,6 +1,6 @@
 """When to prune, and how much: kept fractions over the steps, waypoints, the learning-rate curve.
 
-Small pure functions of the step; widths become masks in `masks.py`, and what holds pruning back is `guard.py`.
+Small pure functions of the step; no masks, and nothing that holds pruning back.
 """
 
 import math

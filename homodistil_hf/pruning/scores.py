@@ -1,8 +1,7 @@
 """Scores: how much the loss would miss each unit.
 
 One class a metric, all with the same three methods: `update` after a backward pass, `scores` when masks are chosen,
-`keep` when units are physically removed. What belongs to a unit is `structure.py`'s business, who survives is
-`masks.py`'s.
+`keep` when units are physically removed. What belongs to a unit and who survives isn't here.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,17 +13,9 @@ from ..models.chunks import row_slices
 from ..models.units import Group, Slice, UnitTensors, sums_along, units_of
 
 Parameters = Mapping[str, torch.Tensor]
-
-
 Groups = Mapping[str, Group]
-
-
 Kept = Mapping[str, Mapping[int, torch.Tensor]]
-
-
 Importance = Callable[[torch.Tensor, slice], torch.Tensor | None]
-
-
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Weights of a matrix that are scored at a time on a CPU."""
 
@@ -76,7 +67,7 @@ class SensitivityScores:
 
         Args:
             masks: one bool a unit, for every group.
-            kept: parameter → dimension → bool, as [`~structure.kept_indices`] gives them.
+            kept: parameter → dimension → bool, as [`~models.units.kept_indices`] gives them.
         """
         self.state = {name: values[masks[name].to(values.device)] for name, values in self.state.items()}
 

@@ -13,11 +13,24 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, __version__
 from homodistil_hf.cli import main
+from homodistil_hf.cli.distill import format_results
+from homodistil_hf.cli.plan import format_plan
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
 
 COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "demo", "cache")
 LINES_OF_A_SCREEN = 30
+PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+COSTS = {
+    "architecture": "BertForMaskedLM",
+    "num_hidden_layers": 2,
+    "plan": PLAN,
+    "num_parameters": 1234567,
+    "num_encoder_parameters": 1000000,
+    "encoder_macs": 4096,
+    "size_bytes": 4938268,
+}
+FRACTIONS = {"num_parameters": 0.25, "encoder_macs": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +111,25 @@ def test_version(capsys):
 @pytest.mark.parametrize("words", [[], ["distil"], ["plan", "--teacher", "x"], ["plan", "--studnt", "x"]])
 def test_wrong_words_are_told_without_a_traceback(words, capsys):
     assert "--help" in error_of(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "--teacher", "x", "--student", "y", "--jsn"], "'--jsn'; nearest valid: --json; see homodistil plan"),
+        (["evaluate", "x", "--sede=1"], "unrecognized arguments: '--sede=1'; nearest valid: --seeds; see homodistil"),
+        (["verify", "x", "y"], "unrecognized arguments: 'y'; see homodistil verify --help"),
+        (["plan", "--teacher", "x", "--student", "y", "--latency_ms", 5], "--latency_ms: not allowed with argument"),
+        (["cache", "--clear=no"], "argument --clear: ignored explicit argument 'no'; see homodistil cache --help"),
+    ],
+)
+def test_wrong_flags_are_told_with_a_remedy(words, message, capsys):
+    assert message in error_of(capsys, *words)
+
+
+def test_a_switch_leaves_the_next_word_alone(tmp_path, capsys):
+    told = error_of(capsys, "export", "--overwrite", tmp_path / "nowhere", "--output", tmp_path / "student")
+    assert str(tmp_path / "nowhere") in told
 
 
 def test_module_is_the_command():
@@ -505,3 +537,30 @@ def test_large_tensors_go_into_large_pages_unless_told_otherwise(given, expected
         monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
     assert main(["cache"]) == 0
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == expected
+
+
+@pytest.mark.parametrize("words", [["bench"], ["bench", "--latency", "folder"], ["bench", "--help"]])
+def test_a_command_that_moved_says_where_to(words, capsys):
+    assert main(words) == 2
+    assert "homodistil latency FOLDER" in capsys.readouterr().err
+
+
+# tables
+
+
+def test_the_padded_form_shows_only_where_it_differs():
+    costs = {"teacher": COSTS, "student": COSTS, "padded": COSTS, "cost_fractions": FRACTIONS}
+    assert "padded" not in format_plan(costs)
+    padded = {**costs, "padded": {**COSTS, "plan": {**PLAN, "intermediate_size": 64}, "encoder_macs": 8192}}
+    assert "padded to stock BERT" in format_plan(padded)
+    assert "8,192" in format_plan(padded)
+    assert "parameters 0.250, MACs 0.500" in format_plan(padded)
+
+
+def test_results_end_with_lines_that_run():
+    results = {"models": [{"name": "student", "kl": 0.5}], "num_steps": 1200, "time_s": 61.4}
+    text = format_results(results, "runs/it's mine/")
+    assert "1,200 steps, 61 s; see runs/it's mine/results.json" in text
+    code = [line.strip() for line in text.splitlines()][-3:]
+    assert code[1] == """model = AutoModelForMaskedLM.from_pretrained("runs/it's mine/student")"""
+    compile("\n".join(code), "lines", "exec")

@@ -14,7 +14,7 @@ from tiny_glue import FakeMeasure, write_task
 from tiny_models import make_teacher, tiny_tokenizer
 from transformers import BertForMaskedLM
 
-from homodistil_hf.cli import evaluate_flags as command
+from homodistil_hf.cli import evaluate as command
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
 from homodistil_hf.evaluation.evaluated_model import (
@@ -238,8 +238,9 @@ def test_wrong_words_are_told_before_anything_is_loaded(words, message, capsys):
 
 
 def test_the_command_knows_all_tasks():
-    assert tuple(GLUE_TASKS) == command._GLUE
-    assert (*command._GLUE, *command._SQUAD) == METRIC_TASKS
+    kinds = command._kinds()
+    assert tuple(GLUE_TASKS) == kinds["glue"].tasks
+    assert (*kinds["glue"].tasks, *kinds["squad"].tasks) == METRIC_TASKS
 
 
 def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):

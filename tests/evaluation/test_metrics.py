@@ -13,10 +13,12 @@ from sklearn import metrics
 
 from homodistil_hf.evaluation import metrics as task_metrics
 from homodistil_hf.evaluation.glue import metrics as glue_metrics
-from homodistil_hf.evaluation.glue.metrics import GLUE_METRICS, GlueMetric
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS
+from homodistil_hf.evaluation.glue.metrics import GlueMetric
 from homodistil_hf.evaluation.metrics import METRIC_TASKS, load_metric, main_metrics, task_score
 from homodistil_hf.evaluation.squad import metrics as squad_metrics
 
+GLUE_METRICS = {task.name: task.metrics for task in GLUE_TASKS.values()}
 CLASSIFICATION = [task for task in GLUE_METRICS if task != "stsb"]
 REFERENCE = {
     "accuracy": lambda given, wanted: np.mean(np.asarray(given) == np.asarray(wanted)),

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_glue import NUM_DEV, NUM_TRAIN, FakeMeasure, tiny_evaluated, write_task
 
+from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.glue.data import load_glue
 from homodistil_hf.evaluation.records import Records, read_summary
-from homodistil_hf.evaluation.settings import GlueSettings
 from homodistil_hf.evaluation.task_runs import evaluate_tasks
 
 

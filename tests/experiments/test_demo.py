@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from tiny_files import own_cache
 from transformers import AutoTokenizer, BertForMaskedLM
 
-from homodistil_hf import tables as report
 from homodistil_hf.cli import main
 from homodistil_hf.experiments.demo.run import DemoSettings, claim_folder, demo_settings
 from homodistil_hf.experiments.demo.teacher import train_tokenizer
@@ -253,12 +252,6 @@ def test_the_demo_overwrites_its_own_folder_only(demo, tmp_path, capsys):
         claim_folder(tmp_path / "foreign")
     with pytest.raises(ValueError, match="is a file; name a folder"):
         claim_folder(tmp_path / "foreign" / "thesis.tex")
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "can_plot", lambda: False)
-    with pytest.raises(ValueError, match=r"pip install 'homodistil-hf\[report\]'"):
-        report.plot_discrepancy({"student": [(0, 0.0)]}, tmp_path / "plot.png")
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,12 @@ BUILD_INPUTS = (
     "README.md",
     "LICENSE",
     "MODEL_CARD_TEMPLATE.md",
+    "docs",
     "homodistil_hf",
 )
 
 # Import name → distribution, where they differ.
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -114,6 +115,14 @@ def test_source_archive_builds_the_same_wheel(source_archive, wheel, tmp_path):
     original = files_in(wheel)
     assert rebuilt.keys() == original.keys()
     assert [name for name in original if not name.endswith("/RECORD") and rebuilt[name] != original[name]] == []
+
+
+@pytest.mark.slow
+def test_source_archive_has_the_pages_without_the_records(source_archive):
+    with tarfile.open(source_archive) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert {"docs/results.md", "docs/sweeps.md"} <= set(names)
+    assert [name for name in names if name.startswith("docs/results/")] == []
 
 
 @pytest.mark.slow

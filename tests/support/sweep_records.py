@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.folder import record_head
+from homodistil_hf.experiments.sweep.folder import read_records, record_head, write_records
 
 MACHINE = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "system": "x", "versions": {"torch": "2.0"}}
 
@@ -32,7 +32,7 @@ def record(
         "num_sessions": 1,
         "machine": MACHINE,
         "evaluations": [{"step": 0, "kl": 0.0}, {"step": 5, "kl": 2 * kl}, {"step": num_steps, "kl": kl}],
-        "losses": [],
+        "kept_fractions": [],
     }
 
 
@@ -42,6 +42,12 @@ METHODS = [
     *(record("pruned_first", kl, seed=seed) for seed, kl in enumerate((0.51, 0.52, 0.56))),
     *(record("scratch", kl, seed=seed) for seed, kl in enumerate((3.0, 2.0, 4.0))),
 ]
+
+
+def add_record(folder: Path, one: dict[str, Any]) -> None:
+    """To `FOLDER.jsonl`, in the place of a record of the same cell."""
+    file = folder.with_name(f"{folder.name}.jsonl")
+    write_records(file, {known["cell"]: known for known in (*read_records(file), one)}.values())
 
 
 def model(arm: str, seed: int, kl: float, axes: str = "") -> dict[str, Any]:

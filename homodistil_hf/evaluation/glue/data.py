@@ -1,7 +1,7 @@
-"""The nine GLUE tasks: where their rows are, which columns are text, what a label may be.
+"""The nine GLUE tasks: where their rows are, which columns are text, what a label may be, how they are graded.
 
 Rows come from the Hub or from a folder of parquet files with the Hub's column names. Test rows have no labels and are
-never read. Fine-tuning is `finetuning.py`'s, metrics are `metrics.py`'s.
+never read. No formulas of metrics, no fine-tuning.
 """
 
 import hashlib
@@ -11,21 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.parquet
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ...files.hub_errors import HTTP_ERROR
 from ...files.messages import nearest_name, shown
+from ..task_data import PART_SUFFIX, TaskData, from_hub
 
 HUB_NAME = "nyu-mll/glue"
-
-
-PART_SUFFIX = "_part"
-
-
 _DEV_SPLITS = ("validation", "validation_matched", "validation_mismatched")
 
 
@@ -37,48 +31,29 @@ class GlueTask:
         name: as the Hub's configurations are called.
         text_columns: one, or two for pairs.
         num_labels: classes; 1 for a similarity from 0 to 5, which is a regression.
+        metrics: names, those of the Hub's `glue` metric.
     """
 
     name: str
     text_columns: tuple[str, ...]
     num_labels: int = 2
+    metrics: tuple[str, ...] = ("accuracy",)
 
 
 GLUE_TASKS: dict[str, GlueTask] = {
     task.name: task
     for task in (
-        GlueTask("cola", ("sentence",)),
+        GlueTask("cola", ("sentence",), metrics=("matthews_correlation",)),
         GlueTask("sst2", ("sentence",)),
-        GlueTask("mrpc", ("sentence1", "sentence2")),
-        GlueTask("stsb", ("sentence1", "sentence2"), num_labels=1),
-        GlueTask("qqp", ("question1", "question2")),
+        GlueTask("mrpc", ("sentence1", "sentence2"), metrics=("accuracy", "f1")),
+        GlueTask("stsb", ("sentence1", "sentence2"), num_labels=1, metrics=("pearson", "spearmanr")),
+        GlueTask("qqp", ("question1", "question2"), metrics=("accuracy", "f1")),
         GlueTask("mnli", ("premise", "hypothesis"), num_labels=3),
         GlueTask("qnli", ("question", "sentence")),
         GlueTask("rte", ("sentence1", "sentence2")),
         GlueTask("wnli", ("sentence1", "sentence2")),
     )
 }
-
-
-@dataclass(frozen=True)
-class GlueData:
-    """Labelled rows of one task.
-
-    Args:
-        task: its name.
-        name: what results are called: the task's name, with `_part` behind it for a part of its rows.
-        train: rows to learn from.
-        dev: split → rows to measure on: `validation`; `validation_matched` and `validation_mismatched` for MNLI.
-        sha256: of all texts and labels.
-        group_column: every row stands for itself.
-    """
-
-    task: str
-    name: str
-    train: Dataset
-    dev: dict[str, Dataset]
-    sha256: str
-    group_column: str | None = None
 
 
 def check_tasks(names: str | Sequence[str]) -> list[str]:
@@ -131,7 +106,7 @@ def data_folder(task: str, data_dir: str | Path) -> Path:
     )
 
 
-def load_glue(task: str, data_dir: str | Path | None = None) -> GlueData:
+def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
     """Load and check the rows of a task.
 
     Args:
@@ -140,18 +115,22 @@ def load_glue(task: str, data_dir: str | Path | None = None) -> GlueData:
             `validation_matched.parquet`, `validation_mismatched.parquet`); default: the Hub's `nyu-mll/glue`.
 
     Returns:
-        [`GlueData`].
+        [`TaskData`].
 
     Raises:
         ValueError: unknown task, missing or unreadable rows, or labels that the task does not have.
     """
     (name,) = check_tasks([task])
     described = GLUE_TASKS[name]
-    splits, data_name = (_from_hub(name), name) if data_dir is None else _from_folder(data_folder(name, data_dir))
+    if data_dir is None:
+        dev = _DEV_SPLITS[1:] if name == "mnli" else _DEV_SPLITS[:1]
+        splits, data_name = from_hub(name, HUB_NAME, ("train", *dev), name), name
+    else:
+        splits, data_name = _from_folder(data_folder(name, data_dir))
     for split, rows in splits.items():
         _check_rows(rows, described, f"task={name!r}: {split} of {data_dir or HUB_NAME}")
     train = splits.pop("train")
-    return GlueData(name, data_name, train, splits, _digest(described, [train, *splits.values()]))
+    return TaskData(name, data_name, train, splits, _digest(described, [train, *splits.values()]))
 
 
 def encode(rows: Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
@@ -172,18 +151,6 @@ def encode(rows: Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, ma
     return Dataset.from_dict(
         {**encoded, "labels": list(map(convert, rows["label"][:])), "length": list(map(len, encoded["input_ids"]))}
     )
-
-
-def _from_hub(task: str) -> dict[str, Dataset]:
-    dev = _DEV_SPLITS[1:] if task == "mnli" else _DEV_SPLITS[:1]
-    try:
-        return {split: datasets.load_dataset(HUB_NAME, task, split=split) for split in ("train", *dev)}
-    except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"task={task!r} can't be loaded from the Hub ({HUB_NAME}: {reason[:300]}); check the connection, or name "
-            "local files with --data_dir"
-        ) from error
 
 
 def _from_folder(folder: Path) -> tuple[dict[str, Dataset], str]:

@@ -1,7 +1,6 @@
 """GLUE: every task fine-tuned with several seeds and measured by its official metrics.
 
-Rows come from `glue_data.py`, one fine-tuning is `finetuning.py`'s, metrics are `metrics.py`'s; seeds, learning rates
-and files are looked after in `task_runs.py`.
+Where rows come from, the formulas of the metrics, the search for a learning rate and files of results aren't here.
 """
 
 import logging
@@ -11,12 +10,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from ...files.messages import shown
 from ..evaluated_model import EvaluatedModel, load_model
-from ..fine_tuning import FineTuned, fine_tune, fresh_classifier, predict, start_at_mean
+from ..fine_tuning import FineTuned, GlueSettings, fine_tune, fresh_classifier, predict, start_at_mean
 from ..metrics import load_metric
-from ..settings import GlueSettings
-from ..task_runs import evaluate_tasks
+from ..task_runs import check_length, evaluate_tasks
 from .data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 
 logger = logging.getLogger(__name__)
@@ -58,7 +55,7 @@ def evaluate_glue(
         if settings.data_dir is not None:
             data_folder(name, settings.data_dir)
     evaluated = load_model(model, output_dir)
-    _check_length(settings, evaluated)
+    check_length(settings, evaluated)
     rows = (load_glue(name, settings.data_dir) for name in names)
     return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
 
@@ -99,12 +96,3 @@ def classification_metrics(
         predictions = logits[:, 0] if described.num_labels == 1 else logits.argmax(-1)
         found[name] = load_metric(task).compute(predictions=predictions, references=labels)
     return found, trained
-
-
-def _check_length(settings: GlueSettings, evaluated: EvaluatedModel) -> None:
-    positions = evaluated.model.config.max_position_embeddings
-    if settings.max_length > positions:
-        raise ValueError(
-            f"max_length={shown(settings.max_length)} is over the model's max_position_embeddings={positions}; "
-            f"nearest valid: {positions}"
-        )

@@ -1,31 +1,20 @@
 """The official metrics of the nine GLUE tasks, as modules that need no download.
 
-The formulas are scikit-learn's and SciPy's, the `[evaluation]` extra, imported when they are needed.
-`squad_metrics.py` has those of question answering, `metrics.py` finds a task's metric by its name.
+The formulas are scikit-learn's and SciPy's, the `[evaluation]` extra, imported when they are needed. Which metrics a
+task has isn't here.
 """
 
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import evaluate
 import numpy as np
 from datasets import Features, Value
 
-GLUE_METRICS: dict[str, tuple[str, ...]] = {
-    "cola": ("matthews_correlation",),
-    "sst2": ("accuracy",),
-    "mrpc": ("accuracy", "f1"),
-    "stsb": ("pearson", "spearmanr"),
-    "qqp": ("accuracy", "f1"),
-    "mnli": ("accuracy",),
-    "qnli": ("accuracy",),
-    "rte": ("accuracy",),
-    "wnli": ("accuracy",),
-}
-"""Task → names of its metrics, those of the Hub's `glue` metric."""
-
+from .data import GLUE_TASKS
 
 _REQUIRED = {"sklearn": "scikit-learn", "scipy": "scipy"}
 
@@ -46,7 +35,7 @@ class GlueMetric(evaluate.Metric):
     constant predictions or references, an F1 without any positive.
 
     Args:
-        config_name (`str`): the task, one of `GLUE_METRICS`.
+        config_name (`str`): the task, one of `GLUE_TASKS`.
         **kwargs: those of `evaluate.Metric`, such as `keep_in_memory`.
 
     Example:
@@ -59,11 +48,12 @@ class GlueMetric(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in GLUE_METRICS:
-            raise ValueError(f"config_name={self.config_name!r} is no GLUE task; expected {', '.join(GLUE_METRICS)}")
+        if self.config_name not in GLUE_TASKS:
+            raise ValueError(f"config_name={self.config_name!r} is no GLUE task; expected {', '.join(GLUE_TASKS)}")
+        metrics = ", ".join(GLUE_TASKS[self.config_name].metrics)
         value = Value("float64" if self.config_name == "stsb" else "int64")
         return evaluate.MetricInfo(
-            description=f"Metrics of the GLUE task {self.config_name}: {', '.join(GLUE_METRICS[self.config_name])}.",
+            description=f"Metrics of the GLUE task {self.config_name}: {metrics}.",
             citation="Wang et al., GLUE, ICLR 2019, arXiv 1804.07461",
             inputs_description="\npredictions, references: class indices, or similarities from 0 to 5 for stsb.\n",
             features=Features({"predictions": value, "references": value}),
@@ -77,52 +67,28 @@ class GlueMetric(evaluate.Metric):
             if not np.isfinite(values).all():
                 bad = values[~np.isfinite(values)][0]
                 raise ValueError(f"{name} of {self.config_name} hold {bad}; expected finite numbers: has it diverged?")
-        return {name: _FORMULAS[name](given, wanted) for name in GLUE_METRICS[self.config_name]}
+        formulas = _formulas()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A single label was found")
+            return {name: float(formulas[name](wanted, given)) for name in GLUE_TASKS[self.config_name].metrics}
 
 
-def _accuracy(given: np.ndarray, wanted: np.ndarray) -> float:
-    from sklearn.metrics import accuracy_score
+def _formulas() -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
+    """Name of a metric → formula of what is right and what was predicted."""
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    return float(accuracy_score(wanted, given))
-
-
-def _f1(given: np.ndarray, wanted: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(wanted, given, zero_division=0.0))
-
-
-def _matthews_correlation(given: np.ndarray, wanted: np.ndarray) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="A single label was found")
-        return float(matthews_corrcoef(wanted, given))
+    return {
+        "accuracy": accuracy_score,
+        "f1": partial(f1_score, zero_division=0.0),
+        "matthews_correlation": matthews_corrcoef,
+        "pearson": partial(_correlation, pearsonr),
+        "spearmanr": partial(_correlation, spearmanr),
+    }
 
 
-def _pearson(given: np.ndarray, wanted: np.ndarray) -> float:
-    from scipy.stats import pearsonr
-
-    return _correlation(pearsonr, given, wanted)
-
-
-def _spearman(given: np.ndarray, wanted: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    return _correlation(spearmanr, given, wanted)
-
-
-def _correlation(formula: Callable[..., Any], given: np.ndarray, wanted: np.ndarray) -> float:
+def _correlation(formula: Callable[..., Any], wanted: np.ndarray, given: np.ndarray) -> float:
     # SciPy gives NaN for constants, which JSON has no word for and which would be every average's value.
     if np.ptp(given) == 0 or np.ptp(wanted) == 0:
         return 0.0
-    return float(formula(given, wanted).statistic)
-
-
-_FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "matthews_correlation": _matthews_correlation,
-    "pearson": _pearson,
-    "spearmanr": _spearman,
-}
+    return formula(given, wanted).statistic

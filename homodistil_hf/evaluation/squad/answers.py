@@ -1,7 +1,7 @@
 """A model's logits over the windows of a question → its answer, and how likely it is that there is none.
 
-The score of a span is the logit of its first token as a start plus that of its last token as an end. What windows are
-is `squad_features.py`'s, how answers are graded `squad_metrics.py`'s.
+The score of a span is the logit of its first token as a start plus that of its last token as an end. No cutting into
+windows, no grades.
 """
 
 from collections.abc import Sequence

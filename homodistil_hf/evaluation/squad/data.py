@@ -1,43 +1,32 @@
 """Questions of SQuAD v1.1 and v2.0: where their rows are, and whether they are what they should be.
 
-Rows come from the Hub, or from local files: parquet or JSON with the Hub's columns, or the official nested JSON. How
-they are cut into windows is `squad_features.py`'s, fine-tuning `squad.py`'s.
+Rows come from the Hub, or from local files: parquet or JSON with the Hub's columns, or the official nested JSON. They
+aren't cut into windows here.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow.parquet
 from datasets import Dataset, Features, List, Value
 from datasets.table import table_cast
 
-from ...files.hub_errors import HTTP_ERROR
 from ...files.messages import nearest_name, shown
 from ...files.strict_json import parse_json, read_json
+from ..task_data import PART_SUFFIX, TaskData, from_hub
 from .windows import SQUAD_COLUMNS, check_rows
 
 HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 """Task → data set on the Hub."""
 
 
-PART_SUFFIX = "_part"
-
-
 _SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
-
-
 _SUFFIXES = (".parquet", ".json", ".jsonl")
-
-
 _EXPECTED = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
-
-
 _FEATURES = Features(
     {
         "id": Value("string"),
@@ -46,27 +35,6 @@ _FEATURES = Features(
         "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
     }
 )
-
-
-@dataclass(frozen=True)
-class SquadData:
-    """Questions with their contexts and right answers.
-
-    Args:
-        task: `"squad"` or `"squad_v2"`.
-        name: what results are called: the task's name, with `_part` behind it for a part of its rows.
-        train: rows to learn from.
-        dev: `"validation"` → rows to measure on.
-        sha256: of all of them.
-        group_column: questions about one text belong together.
-    """
-
-    task: str
-    name: str
-    train: Dataset
-    dev: dict[str, Dataset]
-    sha256: str
-    group_column: str | None = "context"
 
 
 def check_task(task: str) -> None:
@@ -82,7 +50,7 @@ def check_task(task: str) -> None:
         raise ValueError(f"task={shown(task)} is unknown; nearest valid: {nearest_name(task, list(HUB_NAMES))!r}")
 
 
-def load_squad(task: str, data_dir: str | Path | None = None) -> SquadData:
+def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
     """Load and check the questions of a task.
 
     Args:
@@ -92,17 +60,21 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> SquadData:
             Hub.
 
     Returns:
-        [`SquadData`].
+        [`TaskData`].
 
     Raises:
         ValueError: an unknown task, missing or unreadable rows, answers that do not stand where they should.
     """
     check_task(task)
-    name, splits = (task, _from_hub(task)) if data_dir is None else _from_folder(task, data_dir)
+    if data_dir is None:
+        found = from_hub(task, HUB_NAMES[task], tuple(_SPLITS))
+        name, splits = task, {split: rows.select_columns(list(SQUAD_COLUMNS)) for split, rows in found.items()}
+    else:
+        name, splits = _from_folder(task, data_dir)
     for split, rows in splits.items():
         _check(rows, task, f"task={task!r}: {split} of {data_dir or HUB_NAMES[task]}")
     sha256 = _digest(splits.values())
-    return SquadData(task, name, splits.pop("train"), splits, sha256)
+    return TaskData(task, name, splits.pop("train"), splits, sha256, group_column="context")
 
 
 def data_files(task: str, data_dir: str | Path) -> dict[str, Path]:
@@ -120,18 +92,6 @@ def data_files(task: str, data_dir: str | Path) -> dict[str, Path]:
     """
     folder = _folder_of(task, Path(data_dir))
     return {split: _file_of(folder, words) for split, words in _SPLITS.items()}
-
-
-def _from_hub(task: str) -> dict[str, Dataset]:
-    try:
-        found = {split: datasets.load_dataset(HUB_NAMES[task], split=split) for split in _SPLITS}
-    except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"task={task!r} can't be loaded from the Hub ({HUB_NAMES[task]}: {reason[:300]}); check the connection, "
-            "or name local files with --data_dir"
-        ) from error
-    return {split: rows.select_columns(list(SQUAD_COLUMNS)) for split, rows in found.items()}
 
 
 def _from_folder(task: str, data_dir: str | Path) -> tuple[str, dict[str, Dataset]]:

@@ -1,11 +1,11 @@
-"""SQuAD v1.1 and v2.0: fine-tune a model to mark answers, let it answer the development questions, grade them.
+"""SQuAD v1.1 and v2.0: settings; fine-tune a model to mark answers, let it answer development questions, grade it.
 
-Rows come from `squad_data.py`, windows from `squad_features.py`, answers from `answers.py`, grades from
-`squad_metrics.py`; one fine-tuning is `finetuning.py`'s, seeds and files are looked after in `task_runs.py`.
+Where rows come from, how windows are cut and spans ranked, and the formulas of the grades aren't here.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,60 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...files.provenance import version_facts
+from ...files.messages import shown
 from ..evaluated_model import EvaluatedModel, load_model
-from ..fine_tuning import FineTuned, fine_tune, forward, fresh_answerer
-from ..metrics import load_metric, task_score
-from ..task_runs import evaluate_tasks, training_rows
+from ..fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer
+from ..metrics import load_metric
+from ..task_runs import check_length, evaluate_tasks
 from .answers import RankedAnswers, rank_answers
-from .data import SquadData, check_task, data_files, load_squad
-from .settings import SquadSettings
-from .windows import Window, labelled_inputs, make_windows
+from .data import check_task, data_files, load_squad
+from .windows import Window, WindowSettings, labelled_inputs, make_windows
 
 logger = logging.getLogger(__name__)
 
-
 _QUESTIONS_AT_ONCE = 1000
-
-
 _EVEN = 0.5  # the probability at which "no answer" and the best span have the same score
+_LEAST = {"stride": 0, "max_question_tokens": 1, "max_answer_tokens": 1, "num_best": 1}
+
+
+@dataclass(frozen=True)
+class SquadSettings(GlueSettings):
+    """Settings of SQuAD fine-tuning, the same for every model of a comparison.
+
+    Raises:
+        ValueError: a value is out of range.
+
+    Example:
+    ```python
+    >>> SquadSettings(stride=64).windows
+    WindowSettings(max_length=384, stride=64, max_question_tokens=64)
+
+    ```
+    """
+
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder with squad_v2/train.parquet …; default: rajpurkar/squad_v2, Hub."}
+    )
+    max_length: int = field(default=384, metadata={"help": "Tokens a window, ≥ 8; longer contexts take several."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on at most so many questions, ≥ 8: always the same ones."}
+    )
+    stride: int = field(default=128, metadata={"help": "Tokens that two windows of a context share, ≥ 0."})
+    max_question_tokens: int = field(default=64, metadata={"help": "Tokens of a question that are read, ≥ 1."})
+    max_answer_tokens: int = field(default=30, metadata={"help": "Longest answer, in tokens, ≥ 1."})
+    num_best: int = field(default=20, metadata={"help": "Spans of each window that compete, ≥ 1."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number, {least} or more")
+
+    @property
+    def windows(self) -> WindowSettings:
+        """How texts are cut."""
+        return WindowSettings(self.max_length, self.stride, self.max_question_tokens)
 
 
 def evaluate_squad(
@@ -68,54 +105,10 @@ def evaluate_squad(
         if settings.data_dir is not None:
             data_files(name, settings.data_dir)
     evaluated = load_model(model, output_dir)
-    _check_lengths(settings, evaluated)
+    settings.windows.check(evaluated.tokenizer)
+    check_length(settings, evaluated)
     rows = (load_squad(name, settings.data_dir) for name in names)
     return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
-
-
-def fine_tune_squad(
-    model: str | Path | EvaluatedModel,
-    data: SquadData,
-    *,
-    settings: SquadSettings | Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Fine-tune a model on questions with one seed and grade its answers; nothing is written.
-
-    Args:
-        model: what [`evaluate_squad`] takes.
-        data: what [`load_squad`] gave.
-        settings: [`SquadSettings`], or some of them by name; `seeds` and `learning_rates` are not looked at.
-        seed: of the output layer, the order of windows and dropout.
-
-    Returns:
-        `dict`: `metrics` as [`grade`] gives them, `score` (F1, in [0, 1]), `settings`, `seed`, numbers of questions
-        and steps, `versions`.
-
-    Raises:
-        ValueError: lengths that do not fit the model or its tokenizer, or no model that can be fine-tuned.
-        FloatingPointError: the fine-tuning diverged.
-    """
-    settings = SquadSettings.from_values(settings)
-    evaluated = model if isinstance(model, EvaluatedModel) else load_model(model)
-    _check_lengths(settings, evaluated)
-    rows = training_rows(data.train, settings.max_train_samples)
-    found, trained = answer_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
-    metrics = found["validation"]
-    return {
-        "task": data.task,
-        "data": data.name,
-        "data_sha256": data.sha256,
-        "seed": seed,
-        "metrics": metrics,
-        "score": task_score(data.task, metrics),
-        "settings": {**settings.compared(), "learning_rate": settings.learning_rate},
-        "num_train_rows": len(rows),
-        "num_dev_rows": {split: len(dev) for split, dev in data.dev.items()},
-        "num_steps": trained.num_steps,
-        "train_loss": trained.train_loss,
-        "versions": version_facts(),
-    }
 
 
 def answer_metrics(
@@ -252,13 +245,3 @@ def _window_logits(
             )
         logits += zip(starts, ends, strict=True)
     return [logits[place] for place in np.argsort(order)]
-
-
-def _check_lengths(settings: SquadSettings, evaluated: EvaluatedModel) -> None:
-    settings.windows.check(evaluated.tokenizer)
-    positions = evaluated.model.config.max_position_embeddings
-    if settings.max_length > positions:
-        raise ValueError(
-            f"max_length={settings.max_length} is over the model's max_position_embeddings={positions}; "
-            f"nearest valid: {positions}"
-        )

@@ -1,8 +1,7 @@
 """Exact match and F1 of extracted answers, SQuAD v1.1 and v2.0, as modules that need no download.
 
 Written from the published definition (Rajpurkar et al. 2016, 2018). Inputs and names of results are those of the Hub's
-`squad` and `squad_v2` metrics, all in percent. `glue_metrics.py` has those of classification, `metrics.py` finds a
-task's metric by its name.
+`squad` and `squad_v2` metrics, all in percent. No model is run here.
 """
 
 import re
@@ -16,17 +15,9 @@ import numpy as np
 from datasets import Features, List, Value
 
 Rows = Sequence[Mapping[str, Any]]
-
-
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-
-
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
 _REFERENCES = {"id": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))}}
-
-
 _CITATION = "Rajpurkar et al., SQuAD, EMNLP 2016, arXiv 1606.05250; v2.0: ACL 2018, arXiv 1806.03822"
 
 

@@ -1,7 +1,6 @@
-"""Questions and contexts → windows of tokens, with the answer's place in each.
+"""Questions and contexts → windows of tokens, with the answer's place in each; no logits, no fine-tuning.
 
-A context that is too long for one window is read in several that overlap. `answers.py` turns a model's logits over
-windows back into text, `squad.py` does the fine-tuning.
+A context that is too long for one window is read in several that overlap.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,16 +10,60 @@ from typing import Any
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from .settings import WindowSettings
-
 Row = Mapping[str, Any]
-
-
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 """Columns that a data set of questions needs; `answers` holds lists `text` and `answer_start`."""
 
 
 _ROWS_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How texts are cut into windows.
+
+    Args:
+        max_length: tokens of a window, question and special ones included.
+        stride: tokens that two windows of a context share.
+        max_question_tokens: tokens of a question that are read; the rest of it is not.
+
+    Raises:
+        ValueError: the windows would leave no room for more context than they share.
+    """
+
+    max_length: int = 384
+    stride: int = 128
+    max_question_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "max_question_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not positive; nearest valid: 1")
+        if self.stride < 0:
+            raise ValueError(f"stride={self.stride} is negative; nearest valid: 0")
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that windows advance and that the tokenizer can tell where its tokens come from.
+
+        Args:
+            tokenizer: the model's.
+
+        Raises:
+            ValueError: no fast tokenizer, no token for the beginning, or no room.
+        """
+        name = type(tokenizer).__name__
+        if not tokenizer.is_fast:
+            raise ValueError(f"tokenizer={name} has no offsets; expected a fast one, with a tokenizer.json")
+        if tokenizer.cls_token_id is None:
+            raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
+        num_special = tokenizer.num_special_tokens_to_add(pair=True)
+        shortest = self.max_question_tokens + num_special + self.stride + 1
+        if self.max_length < shortest:
+            raise ValueError(
+                f"max_length={self.max_length} holds no new context beside max_question_tokens="
+                f"{self.max_question_tokens}, {num_special} special tokens and stride={self.stride}; "
+                f"nearest valid: {shortest}, or a smaller stride"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`homodistil demo`: a real teacher, its HomoDistil student and the same width pruned at once, in one honest table.
 
-Text and teacher come from `demo_teacher.py`. Everything is a function of settings and seed, never of a clock.
+Everything is a function of settings and seed, never of a clock. How text and teacher are made isn't here.
 """
 
 import dataclasses
@@ -23,33 +23,20 @@ from ...files.strict_json import write_json
 from ...methods.one_shot import OneShotTrainer
 from ...models.cost import model_facts
 from ...plans.latency.backends import measure_latencies
-from ...tables import can_plot, format_table, plot_discrepancy
+from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training_args import HomoDistilTrainingArguments
 from ..distill import teacher_metrics
+from ..plots import can_plot, plot_discrepancy
 from .teacher import Lesson, TeacherSettings, prepare_lesson
 
 MARKER_FILE = "demo.json"
-
-
 RESULTS_FILE = "results.json"
-
-
 PLOT_FILE = "discrepancy.png"
-
-
 _TRAINERS: dict[str, type[HomoDistilTrainer]] = {"student": HomoDistilTrainer, "one_shot": OneShotTrainer}
-
-
 _MADE_BY = "homodistil demo"
-
-
 _LATENCY_BLOCKS = 16
-
-
 _NUM_PREDICTIONS = 3
-
-
 _SENTENCES = (
     "Return the [MASK] of the given array.",
     "If the file does not [MASK], an error is raised.",

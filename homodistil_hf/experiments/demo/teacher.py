@@ -1,7 +1,7 @@
 """The demo's teacher: a WordPiece vocabulary and a small BERT, both trained on the docstrings of this machine.
 
-The text comes from `demo_text.py`; everything is kept in a cache (`caches.py`) under a digest of text and settings, so
-the second demo starts with its students. Those are `demo.py`'s.
+Everything is kept in a cache under a digest of text and settings, so the second demo starts with its students, of
+which nothing is here.
 """
 
 import dataclasses
@@ -37,11 +37,7 @@ from ...models.families.modeling_homobert import HomoBertForMaskedLM
 from .text import collect_text, fingerprint, source_files
 
 _SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
 _HELD_OUT_EVERY = 20
-
-
 _NUM_EVAL_BLOCKS = 256
 
 

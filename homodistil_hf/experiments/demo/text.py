@@ -1,6 +1,6 @@
 """English text that every machine with this package has: docstrings of the standard library and of installed packages.
 
-Source files are parsed, never imported, so nothing in them runs. What is made of the text is `demo_teacher.py`'s.
+Source files are parsed, never imported, so nothing in them runs. What is made of the text isn't here.
 """
 
 import ast
@@ -26,23 +26,11 @@ _FUNCTION_WORDS = frozenset(
         have was should its must than may into used but all one you any each only there they""",
     )
 )
-
-
 _MIN_WORDS = 8
-
-
 _MIN_FUNCTION_WORD_FRACTION = 0.2
-
-
 _MIN_LETTER_FRACTION = 0.85
-
-
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "idlelib"}
-
-
 _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-
 _FILES_PER_TASK = 16
 
 

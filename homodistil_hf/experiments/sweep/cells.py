@@ -1,8 +1,4 @@
-"""The cells of a sweep: which runs there are, and how they are called.
-
-They come from a file by `reading.py`; whether their settings can work is checked in `checks.py`, what a cell does in
-`training.py`.
-"""
+"""The cells of a sweep: which runs there are, and how they are called. Not: whether they can work, or what they do."""
 
 import hashlib
 import json
@@ -15,15 +11,11 @@ from typing import Any
 from ...files.messages import nearest_name
 
 METHOD_SETTINGS = "method_settings"
-
-
 TEACHER = "teacher"
 """Method and arm of the cell in which a sweep's evaluations are made of the teacher itself."""
 
-
 METRICS = {"kl": False, "mlm_loss": False, "mlm_accuracy": True}
 """Held-out metric → whether more is better."""
-
 
 _UNSAFE = re.compile(r"[^\w.+=-]+")
 

@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any
 
 from ...methods.registry import check_method_settings, impossible_reason
 from ...models.widths import teacher_plan
 from ...training.student_plan import resolve_student
-from ...training_args import HomoDistilTrainingArguments
 from ..config import RunConfig, run_of
 from ..distill import Sources, check_sources
 from .cells import TEACHER, Cell
@@ -35,20 +33,6 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     """
     values = {**cell.settings, "disable_tqdm": True, "output_dir": output_dir, **others}
     return run_of(values, f"cell {cell.name!r}")
-
-
-def own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:
-    """Every setting of this package's as it was, defaults included: a later version may have others.
-
-    Args:
-        args: of a run.
-
-    Returns:
-        `dict` of JSON values.
-    """
-    names = HomoDistilTrainingArguments.__annotations__.keys() & {entry.name for entry in fields(args) if entry.init}
-    hidden = ("overwrite_output_dir",)
-    return {name: getattr(args, name) for name in sorted(names) if name not in hidden}
 
 
 def check_cells(cells: Iterable[Cell]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What is asked of a finished student beside its discrepancy, which every cell has: GLUE.
 
 Each evaluation takes the folder of a model and the settings that stand in the sweep's file, and gives JSON values with
-a `mean` over all that was measured. The work is done in `homodistil_hf.evaluation`.
+a `mean` over all that was measured.
 """
 
 import statistics
@@ -9,15 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.glue.data import check_tasks, data_folder
+from ...evaluation.fine_tuning import GlueSettings
+from ...evaluation.glue.data import PART_SUFFIX, check_tasks, data_folder
 from ...evaluation.glue.evaluate import evaluate_glue
-from ...evaluation.settings import GlueSettings
 from ...files.messages import nearest_name, shown
 
 TASKS = "tasks"
-
-
-_PART_SUFFIX = "_part"
 
 
 def check_evaluations(evaluate: Mapping[str, Any]) -> None:
@@ -56,7 +53,7 @@ def glue_scores(model: str | Path, settings: Mapping[str, Any], output_dir: Path
     tasks = {
         name: {**found["score"], "scores": found["scores"], "metrics": found["metrics"]}
         for name, found in summary[TASKS].items()
-        if name.removesuffix(_PART_SUFFIX) in asked
+        if name.removesuffix(PART_SUFFIX) in asked
     }
     return {"mean": statistics.fmean(task["mean"] for task in tasks.values()), TASKS: tasks}
 

@@ -1,8 +1,6 @@
-"""What a sweep leaves on the disk: a folder and one JSON record a cell, and how far each has come.
+"""What a sweep leaves on the disk: a folder and a record a cell, and how far each has come. Not: what records say."""
 
-What a record says is decided in `training.py`; `tables.py` and `plots.py` only ever read records.
-"""
-
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,39 +10,30 @@ from typing import Any
 from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import write_text
 from ...files.messages import shown
-from ...files.strict_json import read_json_object
+from ...files.strict_json import parse_json, read_json_object
 from .cells import TEACHER, Cell
 from .locks import holder
 
 FORMAT = 1
-
-
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
 """What a record says of its cell."""
-
-
-WAITING = "waiting"
-"""How far a cell has come that was not begun."""
-
 
 ERROR = "error"
 """Key of what went wrong with a cell, or with an evaluation of one that is done."""
 
-
 TAKEN_FROM = "taken_from"
-"""Key of the run that a record was taken over from, as `SWEEP/CELL`; its student lies there."""
-
+"""Key of the run of another sweep that a record of before was copied from, as `SWEEP/CELL`."""
 
 EVALUATE = "evaluate"
 """Key of what a sweep's evaluations gave for a cell."""
 
-
 CELL_FILE = "cell.json"
+RECORDS_SUFFIX = ".jsonl"
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep keeps what it makes.
+    """Where a sweep keeps what it makes: its methods name a path each, of one of its cells.
 
     Args:
         root: the sweep's `output_dir`.
@@ -58,47 +47,19 @@ class SweepFolder:
         return self.root / "results"
 
     def run(self, cell: Cell) -> Path:
-        """Folder of a cell: checkpoints and student.
-
-        Args:
-            cell: of the sweep.
-
-        Returns:
-            `Path`.
-        """
+        """Folder of checkpoints and student."""
         return self.root / cell.name
 
     def record(self, cell: Cell) -> Path:
-        """File of a cell's record.
-
-        Args:
-            cell: of the sweep.
-
-        Returns:
-            `Path`.
-        """
+        """File of the record."""
         return self.records / f"{cell.name}.json"
 
     def lock(self, cell: Cell) -> Path:
-        """File of a cell's lock.
-
-        Args:
-            cell: of the sweep.
-
-        Returns:
-            `Path`.
-        """
+        """File of the lock."""
         return self.root / "locks" / f"{cell.name}.lock"
 
     def log(self, cell: Cell) -> Path:
-        """File with what a cell's processes said.
-
-        Args:
-            cell: of the sweep.
-
-        Returns:
-            `Path`.
-        """
+        """File with what the cell's processes said."""
         return self.root / "logs" / f"{cell.name}.log"
 
 
@@ -117,34 +78,17 @@ def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> st
     """
     if holder(folder.lock(cell)) is not None:
         return "running"
-    digest = recorded_digest(cell, folder)
-    if digest not in (None, cell.digest):
+    record, marker = read_record(folder.record(cell)), folder.run(cell) / CELL_FILE
+    begun = record or {}
+    if record is None and marker.is_file():
+        begun = read_json_object(marker, f"{CELL_FILE} of cell {cell.name!r}")
+    if begun.get("digest", cell.digest) != cell.digest:
         return "changed"
-    record = read_record(folder.record(cell))
     if record is None:
-        return "stopped" if sorted_checkpoints(folder.run(cell)) else WAITING
+        return "stopped" if sorted_checkpoints(folder.run(cell)) else "waiting"
     if record["status"] == DONE and missing_evaluations(record, evaluate):
-        if TAKEN_FROM in record:
-            return WAITING
         return FAILED if ERROR in record else "trained"
     return record["status"]
-
-
-def recorded_digest(cell: Cell, folder: SweepFolder) -> str | None:
-    """Digest of the settings with which a cell was run.
-
-    Args:
-        cell: of the sweep.
-        folder: the sweep's.
-
-    Returns:
-        `str`, or None where it was not begun.
-    """
-    record = read_record(folder.record(cell))
-    begun = folder.run(cell) / CELL_FILE
-    if record is None and begun.is_file():
-        record = read_json_object(begun, f"{CELL_FILE} of cell {cell.name!r}")
-    return None if record is None else record.get("digest")
 
 
 def missing_evaluations(record: Mapping[str, Any], evaluate: Mapping[str, Any]) -> list[str]:
@@ -162,19 +106,29 @@ def missing_evaluations(record: Mapping[str, Any], evaluate: Mapping[str, Any]) 
 
 
 def write_record(file: Path, record: Mapping[str, Any]) -> None:
-    """Write a record: one line a key, one line a row of its histories.
+    """Write the record of one cell.
 
     Args:
         file: its folder is made.
         record: JSON values.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f" {json.dumps(name)}: {_value_text(value)}" for name, value in record.items()]
-    write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
+    write_text(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def write_records(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write the records of a sweep, one a line.
+
+    Args:
+        file: `SWEEP.jsonl`; its folder is made.
+        records: JSON values.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """Read a record.
+    """Read the record of one cell.
 
     Args:
         file: of a cell.
@@ -185,28 +139,28 @@ def read_record(file: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: the file holds something else.
     """
-    if not file.is_file():
-        return None
-    record = read_json_object(file, f"record {file.name!r}")
-    if record.get("format") != FORMAT or record.get("status") not in (DONE, FAILED, IMPOSSIBLE):
-        raise ValueError(
-            f"record {file.name!r} has format={shown(record.get('format'))} and status="
-            f"{shown(record.get('status'))}; expected one that a sweep of this version wrote: remove it"
-        )
-    return record
+    label = f"record {file.name!r}"
+    return _checked(read_json_object(file, label), label) if file.is_file() else None
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Read all records of a folder.
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a sweep.
 
     Args:
-        folder: may be absent.
+        path: `SWEEP.jsonl`, a record a line, or a folder of `CELL.json`; may be absent.
 
     Returns:
-        `list`: by file name.
+        `list`: by line or by file name.
+
+    Raises:
+        ValueError: a file or line holds something else.
     """
-    records = (read_record(file) for file in sorted(folder.glob("*.json")))
-    return [record for record in records if record is not None]
+    if path.suffix != RECORDS_SUFFIX:
+        records = (read_record(file) for file in sorted(path.glob("*.json")))
+        return [record for record in records if record is not None]
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    labels = (f"line {number} of {path.name!r}" for number in itertools.count(1))
+    return [_checked(parse_json(line, label), label) for line, label in zip(lines, labels, strict=False)]
 
 
 def record_head(cell: Cell) -> dict[str, Any]:
@@ -254,7 +208,11 @@ def trained(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [record for record in records if record["status"] == DONE and record["method"] != TEACHER]
 
 
-def _value_text(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "[\n  " + ",\n  ".join(json.dumps(row, allow_nan=False) for row in value) + "\n ]"
-    return json.dumps(value, allow_nan=False)
+def _checked(record: Any, label: str) -> dict[str, Any]:
+    found: dict[str, Any] = record if isinstance(record, dict) else {}
+    if found.get("format") != FORMAT or found.get("status") not in (DONE, FAILED, IMPOSSIBLE):
+        raise ValueError(
+            f"{label} has format={shown(found.get('format'))} and status={shown(found.get('status'))}; "
+            "expected one that a sweep of this version wrote: remove it"
+        )
+    return found

@@ -1,7 +1,7 @@
 """A sweep's JSON file → its cells, before anything is known of models or methods.
 
 A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method`, its `method_settings` and settings
-that differ from the base) and `grid` (axes that multiply the cells); docs/sweeps.md tells the rest.
+that differ from the base) and `grid` (axes that multiply the cells).
 """
 
 import itertools
@@ -16,24 +16,13 @@ from ...files.strict_json import read_json_object
 from .cells import METHOD_SETTINGS, METRICS, TEACHER, Cell, Choice, Sweep
 
 SWEEP_KEYS = ("description", "output_dir", "base", "grid", "cells", "choose", "evaluate")
-
-
 SETTINGS_OF_THE_SWEEP = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 """Settings of a run that a sweep gives to each cell itself."""
 
-
 _ARM_KEYS = ("method", METHOD_SETTINGS, "grid")
-
-
 _CHOICE_KEYS = ("axis", "metric", "within")
-
-
 _ARM_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
-
-
 _RESERVED_NAMES = (TEACHER, "results", "locks", "logs")
-
-
 _LONGEST_NAME = 150  # of a file, with room for suffixes
 
 
@@ -152,11 +141,7 @@ def _check_settings(
             raise ValueError(f"{label} has {name}={shown(value)}, which the sweep gives to each cell; leave it out")
         if name.endswith("token"):
             raise ValueError(f"{label} has {name}, a secret that records would hold; set HF_TOKEN instead")
-        if name not in valid and name not in also:
-            raise ValueError(
-                f"{label} has the unknown key {shown(name)} (value {shown(value)}); "
-                f"nearest valid: {nearest_name(name, (*valid, *also))!r}"
-            )
+    _check_keys(settings, (*valid, *also), label)
 
 
 def _check_keys(content: Mapping[str, Any], valid: Collection[str], label: str) -> None:

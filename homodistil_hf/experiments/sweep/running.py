@@ -7,18 +7,20 @@ whenever a process is done.
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from filelock import FileLock
+
 from ...files.folders import write_text
-from ...tables import can_plot
 from ...training.sigterm import EXIT_STATUS, StopRequest
 from ..config import field_types
-from . import worker as worker
+from ..plots import can_plot, plot_sweep
+from . import worker
 from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, select_cells
 from .checks import check_cells
 from .evaluations import check_evaluations
@@ -27,7 +29,7 @@ from .folder import (
     ERROR,
     FAILED,
     IMPOSSIBLE,
-    WAITING,
+    RECORDS_SUFFIX,
     SweepFolder,
     read_record,
     read_records,
@@ -35,17 +37,14 @@ from .folder import (
     state_of,
     trained,
     write_record,
+    write_records,
 )
-from .locks import held, holder
-from .plots import plot_sweep
+from .locks import holder
 from .reading import read_sweep
-from .reuse import take_over
 from .tables import in_order, sweep_table
-from .worker import TAKEN_STATUS, task_text
 
 _POLL_SECONDS = 1.0
-
-
+_NO_PLOTS = "No plots: they need `pip install 'homodistil-hf[report]'`.\n"
 _STOPPED = (EXIT_STATUS, -signal.SIGTERM)
 
 
@@ -58,24 +57,15 @@ class SweepRun:
         cells: those that were asked for.
         folder: where they go.
         impossible: name of each cell that can't exist → why.
-        evaluate: evaluations of the file, also those that are left for another time.
     """
 
     sweep: Sweep
     cells: Sequence[Cell]
     folder: SweepFolder
     impossible: dict[str, str]
-    evaluate: Mapping[str, Any]
 
     def state(self, cell: Cell) -> str:
-        """How far a cell has come.
-
-        Args:
-            cell: one of them.
-
-        Returns:
-            `str`: as [`state_of`].
-        """
+        """How far one of the cells has come, as [`state_of`] says it."""
         return IMPOSSIBLE if cell.name in self.impossible else state_of(cell, self.folder, self.sweep.evaluate)
 
 
@@ -99,12 +89,11 @@ def prepare_sweep(
     """
     sweep = read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS})
     check_evaluations(sweep.evaluate)
-    evaluate = sweep.evaluate
     if train_only:
         students = tuple(cell for cell in sweep.cells if cell.method != TEACHER)
         sweep = replace(sweep, evaluate={}, cells=students)
     cells = select_cells(sweep.cells, only)
-    return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells), evaluate)
+    return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells))
 
 
 def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = False) -> int:
@@ -133,12 +122,9 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
             state = run.state(cell)
             if state == DONE or (state == FAILED and cell.name not in failed_before):
                 continue  # another process was faster
-            if state == WAITING and (source := _take_over(run, cell)):
-                say(f"{_place(run, cell)} {cell.name}: the same run as {source}, taken over")
-                continue
             say(f"{_place(run, cell)} {cell.name}: {state}, log in {run.folder.log(cell)}")
             status = _train(run, cell, stop)
-            if status == TAKEN_STATUS:
+            if status == worker.TAKEN_STATUS:
                 to_do.append(cell)
                 continue
             _tell(run, cell, status, say)
@@ -150,23 +136,29 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
 
 
 def write_table(run: SweepRun, file: str | Path | None = None) -> list[Path]:
-    """Write the table of a sweep and its plots, with all of its cells, whichever were asked for.
+    """Write the table of a sweep, its records and its plots, with all of its cells, whichever were asked for.
 
     Args:
         run: what [`prepare_sweep`] returned.
         file: Markdown file; default: `results.md` in the sweep's folder.
 
     Returns:
-        `list`: the files written; plots need the `[report]` extra.
+        `list`: the files written: the table, the records in a `.jsonl` beside it, and the plots, which need the
+        `[report]` extra.
     """
     file = Path(file or run.folder.root / "results.md")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    records = in_order(run.sweep.cells, read_records(run.folder.records))
-    plots = plot_sweep(records, file.with_suffix(""), run.sweep.choose) if can_plot() else []
-    images = [f"![{image.stem}]({image.name})\n" for image in plots]
-    note = [] if plots or not trained(records) else ["No plots: they need `pip install 'homodistil-hf[report]'`.\n"]
-    write_text(file, "\n".join([sweep_table(run.sweep, records), *images, *note]))
-    return [file, *plots]
+    records_file = file.with_suffix(RECORDS_SUFFIX)
+    lock = run.folder.root / "locks" / "results.lock"
+    for folder in (file.parent, lock.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # what another process has read must not be written after ours
+        records = in_order(run.sweep.cells, read_records(run.folder.records))
+        write_records(records_file, records)
+        plots = plot_sweep(records, file.with_suffix(""), run.sweep.choose) if can_plot() else []
+        images = [f"![{image.stem}]({image.name})\n" for image in plots]
+        note = [] if plots or not trained(records) else [_NO_PLOTS]
+        write_text(file, "\n".join([sweep_table(run.sweep, records), *images, *note]))
+    return [file, records_file, *plots]
 
 
 def _record_impossible(run: SweepRun, say: Callable[[str], None]) -> None:
@@ -187,17 +179,12 @@ def _cells_to_do(run: SweepRun, *, overwrite: bool) -> list[Cell]:
     return [cell for cell in run.cells if states[cell.name] not in (DONE, IMPOSSIBLE)]
 
 
-def _take_over(run: SweepRun, cell: Cell) -> str | None:
-    with held(run.folder.lock(cell)) as is_ours:
-        return take_over(cell, run.folder, run.evaluate) if is_ours else None
-
-
 def _train(run: SweepRun, cell: Cell, stop: StopRequest) -> int:
     """Exit status of the cell's process."""
     log = run.folder.log(cell)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream, TemporaryFile("w+", encoding="utf-8") as task:
-        task.write(task_text(cell, run.folder, run.sweep.evaluate))
+        task.write(worker.task_text(cell, run.folder, run.sweep.evaluate))
         task.seek(0)
         command = [sys.executable, "-m", worker.__name__]
         with subprocess.Popen(command, stdin=task, stdout=stream, stderr=stream) as process:

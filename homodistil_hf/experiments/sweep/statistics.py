@@ -1,4 +1,4 @@
-"""Records → means, spreads, differences by seed, the best value of an axis. Numbers only; see `tables.py`."""
+"""Records → groups over seeds, differences by seed, the best value of an axis. Numbers only."""
 
 import json
 import math
@@ -7,69 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ...evaluation.records import Spread
 from .cells import METRICS, Choice
 from .folder import as_cell
 
 SEED = "seed"
-
-
 Record: TypeAlias = Mapping[str, Any]
-
-
 Key: TypeAlias = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Several measurements of one thing.
-
-    Args:
-        mean: of them.
-        std: their standard deviation, with n − 1; None of a single one.
-        n: how many.
-
-    Example:
-    ```python
-    >>> print(Spread.of([0.1, 0.2, 0.3]), "|", Spread.of([0.25]))
-    0.200 ± 0.100 (3) | 0.250
-    >>> print(f"{Spread.of([0.1, 0.2, 0.3]):+.1%}")
-    +20.0% ± 10.0% (3)
-
-    ```
-    """
-
-    mean: float
-    std: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
-        """Summarise values.
-
-        Args:
-            values: one or more.
-
-        Returns:
-            [`Spread`].
-        """
-        values = list(values)
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-    def __str__(self) -> str:
-        return f"{self:.3f}"
-
-    def __format__(self, format_spec: str) -> str:
-        """The mean, with the spread and the number of measurements where there are several.
-
-        Args:
-            format_spec: of the mean; the spread has the same without a `+`. Empty for that of `str`.
-
-        Returns:
-            `str`.
-        """
-        form = format_spec or ".3f"
-        mean = format(self.mean, form)
-        return mean if self.std is None else f"{mean} ± {format(self.std, form.lstrip('+'))} ({self.n})"
 
 
 def over_seeds(records: Iterable[Record]) -> dict[Key, list[Record]]:
@@ -152,7 +96,25 @@ def pooled_std(groups: Iterable[Sequence[float]]) -> tuple[float, int] | None:
     return math.sqrt(sum(statistics.variance(group) * (len(group) - 1) for group in groups) / freedom), freedom
 
 
-def best_values(records: Iterable[Record], choice: Choice) -> dict[Key, Any]:
+@dataclass(frozen=True)
+class Search:
+    """What was tried of an axis in one group of cells.
+
+    Args:
+        best: the axis' best value, by the metric's mean.
+        tried: all its values.
+    """
+
+    best: Any
+    tried: frozenset[Any]
+
+    @property
+    def is_at_the_edge(self) -> bool:
+        """Whether the best value is the lowest or highest tried, so that a better one may lie beyond."""
+        return len(self.tried) > 1 and self.best in (min(self.tried), max(self.tried))
+
+
+def searches(records: Iterable[Record], choice: Choice) -> dict[Key, Search]:
     """Search an axis: which of its values is best in each group.
 
     Args:
@@ -160,38 +122,16 @@ def best_values(records: Iterable[Record], choice: Choice) -> dict[Key, Any]:
         choice: axis, metric and groups.
 
     Returns:
-        `dict`: values of `choice.within` → the axis' best value there, by the metric's mean.
+        `dict`: values of `choice.within` → what was tried there; a single value was not searched.
     """
-    return {key: _best(values, choice) for key, values in _values_tried(records, choice).items()}
-
-
-def at_the_edge(records: Iterable[Record], choice: Choice) -> list[Key]:
-    """Groups whose best value is the lowest or highest that was tried, so that a better one may lie beyond.
-
-    Args:
-        records: of cells that are done.
-        choice: the search.
-
-    Returns:
-        `list`: values of `choice.within`.
-    """
-    tried = _values_tried(records, choice)
-    return [
-        key for key, values in tried.items() if len(values) > 1 and _best(values, choice) in (min(values), max(values))
-    ]
-
-
-def not_searched(records: Iterable[Record], choice: Choice) -> list[Key]:
-    """Groups of which one value alone was tried, so that nothing says that it is the best.
-
-    Args:
-        records: of cells that are done.
-        choice: the search.
-
-    Returns:
-        `list`: values of `choice.within`.
-    """
-    return [key for key, values in _values_tried(records, choice).items() if len(values) == 1]
+    groups: dict[Key, dict[Any, list[float]]] = {}
+    for record in records:
+        if (value := _plain(record["axes"].get(choice.axis))) is not None:
+            metrics = groups.setdefault(group_of(record, choice), {})
+            metrics.setdefault(value, []).append(metric_of(record, choice.metric))
+    best = max if METRICS[choice.metric] else min
+    means = {key: {value: Spread.of(found).mean for value, found in group.items()} for key, group in groups.items()}
+    return {key: Search(best(group, key=group.__getitem__), frozenset(group)) for key, group in means.items()}
 
 
 def group_of(record: Record, choice: Choice) -> Key:
@@ -221,28 +161,12 @@ def chosen(records: Iterable[Record], choice: Choice | None) -> list[Record]:
     records = list(records)
     if choice is None:
         return records
-    best = best_values(records, choice)
-    return [
-        record
-        for record in records
-        if choice.axis not in record["axes"] or _plain(record["axes"][choice.axis]) == best[group_of(record, choice)]
-    ]
+    found = searches(records, choice)
 
+    def is_best(record: Record) -> bool:
+        return _plain(record["axes"][choice.axis]) == found[group_of(record, choice)].best
 
-def _values_tried(records: Iterable[Record], choice: Choice) -> dict[Key, dict[Any, list[float]]]:
-    """Group → value of the axis → the metric of its runs."""
-    groups: dict[Key, dict[Any, list[float]]] = {}
-    for record in records:
-        value = _plain(record["axes"].get(choice.axis))
-        if value is not None:
-            group = groups.setdefault(group_of(record, choice), {})
-            group.setdefault(value, []).append(metric_of(record, choice.metric))
-    return groups
-
-
-def _best(values: Mapping[Any, Sequence[float]], choice: Choice) -> Any:
-    sign = -1 if METRICS[choice.metric] else 1
-    return min(values, key=lambda value: sign * statistics.fmean(values[value]))
+    return [record for record in records if choice.axis not in record["axes"] or is_best(record)]
 
 
 def _plain(value: Any) -> Any:

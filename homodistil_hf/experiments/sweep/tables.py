@@ -1,24 +1,19 @@
-"""A sweep as one Markdown table: every arm at every point of its axes, seeds taken together.
-
-The figures come from the records, by `statistics.py`; `plots.py` draws them.
-"""
+"""A sweep as one Markdown table: every arm at every point of its axes, seeds taken together."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...evaluation.records import Spread
+from ...tables import markdown_table
 from .cells import TEACHER, Cell, Choice, Sweep
 from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
 from .statistics import (
     SEED,
-    Key,
     Record,
-    Spread,
-    at_the_edge,
-    best_values,
     group_of,
     metric_of,
-    not_searched,
     over_seeds,
+    searches,
     seed_of,
 )
 
@@ -56,7 +51,8 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     if not done:
         return []
     axes = [axis for axis in dict.fromkeys(axis for cell in sweep.cells for axis in cell.axes) if axis != SEED]
-    best = {} if choice is None else _searched(done, choice)
+    found = {} if choice is None else searches(done, choice)
+    best = {key: search.best for key, search in found.items() if len(search.tried) > 1}
     rows = [_teacher_row(records, axes, sweep.evaluate)]
     for group in _by_axes(list(over_seeds(done).values()), axes, choice):
         is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
@@ -87,12 +83,6 @@ def _order(values: Iterable[Any]) -> list[str]:
     return [str(value) for value in (sorted(numbers) if len(numbers) == len(found) else found)]
 
 
-def _searched(done: Sequence[Record], choice: Choice) -> dict[Key, Any]:
-    """The best value of each group that had a choice."""
-    single = not_searched(done, choice)
-    return {key: value for key, value in best_values(done, choice).items() if key not in single}
-
-
 def in_order(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Put records in their sweep's order.
 
@@ -105,29 +95,6 @@ def in_order(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]]) -> lis
     """
     known = {record["cell"]: dict(record) for record in records}
     return [known[cell.name] for cell in cells if cell.name in known]
-
-
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    r"""Lay cells out as Markdown.
-
-    Args:
-        headings: of the columns.
-        rows: of as many cells.
-
-    Returns:
-        `list[str]`: lines.
-
-    Example:
-    ```python
-    >>> print("\n".join(markdown_table(["", "KL"], [["mine", "0.5"]])))
-    |  | KL |
-    | --- | --- |
-    | mine | 0.5 |
-
-    ```
-    """
-    lines = [headings, ["---"] * len(headings), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
@@ -173,15 +140,13 @@ def choice_notes(choice: Choice | None, records: Iterable[Record]) -> list[str]:
         return []
     within = ", ".join(choice.within)
     notes = [f"- **bold**: the best `{choice.axis}` by {choice.metric} of those tried for each {within}"]
-    done = trained(records)
+    found = {" ".join(map(str, key)): search for key, search in searches(trained(records), choice).items()}
     doubts = {
-        "best at the lowest or highest value tried, so perhaps better beyond": at_the_edge(done, choice),
-        "one value tried, so not searched": not_searched(done, choice),
+        "best at the lowest or highest value tried, so perhaps better beyond": lambda search: search.is_at_the_edge,
+        "one value tried, so not searched": lambda search: len(search.tried) == 1,
     }
-    for words, groups in doubts.items():
-        if groups:
-            notes.append(f"- {words}: {', '.join(' '.join(map(str, group)) for group in groups)}")
-    return notes
+    groups = {words: [key for key in found if doubt(found[key])] for words, doubt in doubts.items()}
+    return notes + [f"- {words}: {', '.join(keys)}" for words, keys in groups.items() if keys]
 
 
 def task_means(record: Record) -> dict[str, float]:

@@ -1,12 +1,13 @@
-"""One cell, in this process: train or go on, export, evaluate, and say everything in one record.
+"""One cell: train or go on, export, evaluate, and say everything in one record. Not: which cells there are to do.
 
-The caller holds the cell's lock. `worker.py` gives each cell a process of its own, `running.py` goes through cells.
+The caller holds the cell's lock.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,17 @@ from ...files.strict_json import read_json_object
 from ...methods.registry import METHODS
 from ...models.cost import COSTS
 from ...trainer import HomoDistilTrainer
+from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from ..config import RunConfig
 from ..distill import held_out_metrics, make_trainer, teacher_metrics
 from .cells import TEACHER, Cell
-from .checks import own_settings, run_settings
+from .checks import run_settings
 from .evaluations import EVALUATIONS
 from .folder import (
     CELL_FILE,
     DONE,
     ERROR,
     EVALUATE,
-    TAKEN_FROM,
     SweepFolder,
     missing_evaluations,
     read_record,
@@ -40,9 +41,6 @@ from .folder import (
 )
 
 _CLOCK_FILE = "clock.json"
-
-
-_TIMES = ("runtime", "per_second", "preparation_time", "epoch", "total_flos")
 
 
 def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -56,7 +54,7 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
     """
     run_folder = folder.run(cell)
     record = read_record(folder.record(cell))
-    if record is None or not _is_trained(cell, record, evaluate):
+    if record is None or not _is_trained(cell, record, run_folder, evaluate):
         is_teacher = cell.method == TEACHER
         record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, say)
         write_record(folder.record(cell), record)
@@ -70,10 +68,11 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
         write_record(folder.record(cell), record)
 
 
-def _is_trained(cell: Cell, record: Mapping[str, Any], evaluate: Mapping[str, Any]) -> bool:
+def _is_trained(cell: Cell, record: Mapping[str, Any], run_folder: Path, evaluate: Mapping[str, Any]) -> bool:
     if record["status"] != DONE or record["digest"] != cell.digest:
         return False
-    return TAKEN_FROM not in record or not missing_evaluations(record, evaluate)  # else the student is missing
+    has_model = cell.method == TEACHER or (run_folder / STUDENT_FOLDER).is_dir()
+    return has_model or not missing_evaluations(record, evaluate)
 
 
 def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -119,14 +118,7 @@ class RunClock(TrainerCallback):
         self._start = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Go on from the mark of the checkpoint.
-
-        Args:
-            args: of the run.
-            state: tells the step.
-            control: unused.
-            kwargs: unused.
-        """
+        """Go on from the mark of the checkpoint."""
         self._start = time.perf_counter()
         past = [seconds for step, seconds in self.marks.items() if int(step) <= state.global_step]
         self._earlier = self.seconds = max(past, default=0.0)
@@ -134,12 +126,12 @@ class RunClock(TrainerCallback):
         self._write()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set a mark; arguments as [`RunClock.on_train_begin`]."""
+        """Set a mark."""
         self.marks[str(state.global_step)] = round(self._earlier + time.perf_counter() - self._start, 1)
         self._write()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop; arguments as [`RunClock.on_train_begin`]."""
+        """Stop."""
         self.seconds = self._earlier + time.perf_counter() - self._start
         self.evaluation_seconds = sum(entry.get("eval_runtime", 0.0) for entry in state.log_history)
 
@@ -183,11 +175,17 @@ def _outcome(
         "evaluation_seconds": round(clock.evaluation_seconds, 1),
         "num_sessions": clock.num_sessions,
         "machine": machine_facts(),
-        "own_settings": own_settings(settings.training),
+        "own_settings": _own_settings(settings.training),
         "evaluations": [_rounded({"step": step, **values}) for step, values in evaluations.items()],
-        "losses": [_rounded(_without_times(entry)) for entry in history if "loss" in entry],
+        "kept_fractions": _kept_fractions(history),
         **_snapshots(trainer),
     }
+
+
+def _own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:
+    """Every setting of this package's as it was, defaults included: a later version may have others."""
+    names = HomoDistilTrainingArguments.__annotations__.keys() & {entry.name for entry in fields(args) if entry.init}
+    return {name: getattr(args, name) for name in sorted(names - {"overwrite_output_dir"})}
 
 
 def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -205,8 +203,14 @@ def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
     return {"snapshots": rows} if rows else {}
 
 
-def _without_times(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if not name.endswith(_TIMES)}
+def _kept_fractions(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How wide the student was up to which step: the last logged row of each width."""
+    rows = {}
+    for entry in history:
+        kept = {kind: entry.get(f"kept_fraction_{kind}") for kind in PRUNING_KINDS}
+        if "loss" in entry and None not in kept.values():
+            rows[tuple(kept.values())] = _rounded({"step": entry["step"], **kept})
+    return list(rows.values())
 
 
 def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:

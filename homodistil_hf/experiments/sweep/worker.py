@@ -1,7 +1,7 @@
 """The process of one cell, run by `python -m` and told what to do by JSON on its standard input.
 
 A process a cell gives all memory back, and one that is killed takes no other cell with it. An error ends it with a
-traceback, which `running.py` finds in the cell's log.
+traceback in the cell's log.
 """
 
 import json
@@ -18,7 +18,6 @@ from .locks import held
 
 TAKEN_STATUS = os.EX_TEMPFAIL if os.name == "posix" else 75
 """What the process ends with where another one is at the cell."""
-
 
 logger = logging.getLogger("homodistil_hf")
 
@@ -52,7 +51,7 @@ def main(text: str) -> int:
     with held(folder.lock(cell)) as is_ours:
         if not is_ours:
             return TAKEN_STATUS
-        from .training import run_cell
+        from .training import run_cell  # seconds of imports: others should see at once who has the cell
 
         run_cell(cell, folder, task["evaluate"], logger.info)
     return 0

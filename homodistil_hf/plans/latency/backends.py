@@ -1,7 +1,7 @@
 """Ways to run a model: torch as it is, torch compiled, ONNX Runtime. Outputs are compared before anything is timed.
 
-How an ONNX graph is made is `onnx_graph.py`'s, timing `timing.py`'s. Everything is float32, in evaluation mode and
-without gradients.
+Everything is float32, in evaluation mode and without gradients. How an ONNX graph is made and how passes are timed
+isn't here.
 """
 
 import contextlib
@@ -20,8 +20,6 @@ from .onnx_graph import export_onnx, missing_packages, onnx_runner
 from .timing import Latency, Pass, time_in_turns
 
 BACKENDS = ("torch", "compiled", "onnxruntime")
-
-
 TOLERANCE = 1e-4
 """Largest difference between the outputs of two backends, as a share of the largest output (or of 1)."""
 

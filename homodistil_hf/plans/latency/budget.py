@@ -1,7 +1,7 @@
 """The plan that meets a latency budget on this machine: `"latency_ms=5"`, with conditions behind it where they differ.
 
-It ties the measured table (`parts.py`) to the search (`budgets.py`). A run asks once and writes the answer down, see
-`resolution.py`: a measured time never steers a run that goes on.
+It ties the measured table to the search for a plan. A run asks once and writes the answer down: a measured time never
+steers a run that goes on.
 """
 
 import dataclasses
@@ -24,11 +24,7 @@ from .parts import Conditions, embedding_shape, latency_table
 from .timing import Latency, speed_ups, time_in_turns
 
 LATENCY_BUDGET = "latency_ms"
-
-
 _TYPES = {"batch_size": int, "length": int, "backend": str}
-
-
 _EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
 
 

@@ -17,11 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 _REQUIRED = ("onnx", "onnxscript", "onnxruntime")
-
-
 _EXAMPLE_SIZE = 2  # sizes 0 and 1 would be taken for constants
-
-
 _EXAMPLE_TOKENS = 16
 
 

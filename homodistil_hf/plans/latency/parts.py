@@ -1,7 +1,7 @@
 """Measures a latency table: attention blocks, FFN blocks and embeddings of random weights, at the widths of a grid.
 
 A table is measured once for a machine, its versions and its number of threads, and kept in the cache. What is made of
-it is `tables.py`'s.
+it isn't here.
 """
 
 import hashlib
@@ -32,19 +32,10 @@ from .timing import Pass, time_in_turns
 
 logger = logging.getLogger(__name__)
 
-
 TABLE_BACKENDS = ("torch", "onnxruntime")
-
-
 _FILE = "table.json"
-
-
 _DEPTH = 4  # blocks in a row, each with weights of its own: one alone would stay in the caches as no encoder does
-
-
 _NUM_ROUNDS = 11
-
-
 _NUM_WARMUP = 1
 
 

@@ -1,7 +1,7 @@
 """A latency table: what the parts of an encoder take on one machine, by their widths; and what a plan takes in sum.
 
-Between the widths that were measured the table is interpolated, beyond them it is flat. How it is measured and kept is
-`parts.py`'s, the search for the plan that meets a budget `budgets.py`'s.
+Between the widths that were measured the table is interpolated, beyond them it is flat. How it is measured and kept,
+and the search for the plan that meets a budget, isn't here.
 """
 
 import dataclasses

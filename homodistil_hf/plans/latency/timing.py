@@ -1,6 +1,6 @@
 """The one measuring routine: several things timed in turns, summed up by medians and quartiles.
 
-What is timed is a callable; how a model becomes one is `backends.py`'s. Nothing measured here may steer a run.
+What is timed is a callable; how a model becomes one isn't here. Nothing measured here may steer a run.
 """
 
 import statistics
@@ -13,8 +13,6 @@ Pass = Callable[[], object]
 
 
 _LONG_MS = 250.0
-
-
 _REST_SECONDS = 0.03
 
 
@@ -53,7 +51,7 @@ class Latency:
 
         ```
         """
-        lower, median, upper = _quartiles(durations_ms)
+        lower, median, upper = quartiles(durations_ms)
         return cls(median, lower, upper, min(durations_ms), len(durations_ms))
 
 
@@ -133,14 +131,22 @@ def speed_ups(durations_ms: Mapping[str, Sequence[float]], reference: str) -> di
     return {
         name: SpeedUp(
             statistics.median(base) / statistics.median(own),
-            *_quartiles([slow / fast for slow, fast in zip(base, own, strict=True)])[::2],
+            *quartiles([slow / fast for slow, fast in zip(base, own, strict=True)])[::2],
         )
         for name, own in durations_ms.items()
         if name != reference
     }
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The spread of repeated timings.
+
+    Args:
+        values: one or more.
+
+    Returns:
+        `tuple[float, float, float]`: lower quartile, median, upper quartile.
+    """
     if len(values) == 1:
         return values[0], values[0], values[0]
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")

@@ -1,6 +1,5 @@
 """What stands first on the page of results, from records made by hand: numbers, verdicts, and what is left out."""
 
-import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 from sweep_records import METHODS, model, record, write_results
 
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
-from homodistil_hf.experiments.sweep.folder import record_head, write_record
+from homodistil_hf.experiments.sweep.folder import read_records, record_head, write_record
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 RESULTS = BENCHMARKS.parent / "docs" / "results"
@@ -211,6 +210,6 @@ def test_the_page_in_the_repository_begins_with_the_answers_to_the_records_besid
     rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 10
     assert max(len(cell) for row in rows for cell in row.split("|")) <= 300
-    share = json.loads((RESULTS / "methods_half" / "homodistil,seed=0.json").read_text())["evaluate"]["glue"]
-    teachers = json.loads((RESULTS / "methods_half" / "teacher.json").read_text())["evaluate"]["glue"]
+    records = {record["cell"]: record for record in read_records(RESULTS / "methods_half.jsonl")}
+    share, teachers = (records[cell]["evaluate"]["glue"] for cell in ("homodistil,seed=0", "teacher"))
     assert f"{share['results']['mean'] / teachers['results']['mean']:.1%}" in rows[0]

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_records import MACHINE, METHODS, record
+from sweep_records import MACHINE, METHODS, add_record, record
 
+from homodistil_hf.experiments.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice, Sweep
 from homodistil_hf.experiments.sweep.folder import record_head, write_record
-from homodistil_hf.experiments.sweep.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.statistics import (
     Spread,
-    at_the_edge,
-    best_values,
     chosen,
     differences,
     over_seeds,
     pooled_std,
+    searches,
 )
 from homodistil_hf.experiments.sweep.tables import sweep_table, tokens_per_second
 from homodistil_hf.plans.advice import read_advice
@@ -88,6 +87,14 @@ def test_the_best_rate_is_searched_in_each_group():
     assert chosen(RATES, None) == RATES
     rising = [record("a", 1.0, accuracy=0.1 + rate, axes={"learning_rate": rate}) for rate in (0.1, 0.2)]
     assert best_values(rising, Choice("learning_rate", "mlm_accuracy", ("arm",))) == {("a",): 0.2}
+
+
+def best_values(records: Any, choice: Choice) -> dict[Any, Any]:
+    return {key: search.best for key, search in searches(records, choice).items()}
+
+
+def at_the_edge(records: Any, choice: Choice) -> list[Any]:
+    return [key for key, search in searches(records, choice).items() if search.is_at_the_edge]
 
 
 def test_a_best_value_at_the_edge_is_told():
@@ -400,7 +407,7 @@ def test_advice_lays_methods_beside_each_other_shape_by_shape_and_takes_the_bett
         one = record(arm, kl, method=arm)
         one["settings"] = one["settings"] | {"student": student}
         one["cell"] = f"{arm},student={student},seed=0"
-        write_record(tmp_path / "results" / "shapes" / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / "shapes", one)
     page()
     _, (point,) = read_advice(tmp_path / "advice.json")
     assert (point.glue_kept, point.one_shot_glue_kept) == (None, None)
@@ -414,7 +421,7 @@ def test_advice_holds_what_is_kept_on_tasks(page, tmp_path):
     teacher = record_head(Cell("teacher", {}, "teacher", {})) | {"status": "done"}
     runs = [graded(record("homodistil", 0.5), 0.6), graded(record("one_shot", 0.6), 0.5), graded(teacher, 0.8)]
     for one in runs:
-        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / "methods_quarter", one)
     page()
     _, (point,) = read_advice(tmp_path / "advice.json")
     assert (point.glue_kept, point.one_shot_glue_kept) == (0.75, 0.625)
@@ -423,14 +430,14 @@ def test_advice_holds_what_is_kept_on_tasks(page, tmp_path):
 def test_the_readme_gets_its_table(page, tmp_path):
     records = [*METHODS, record("distilbert", 0.3, macs=500, accuracy=0.45)]
     for one, name in [(one, "methods_quarter") for one in records[:-1]] + [(records[-1], "methods_half")]:
-        write_record(tmp_path / "results" / name / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / name, one)
     teacher = record_head(Cell("teacher", {}, "teacher", {})) | {"status": "done"}
     glue = {"glue": {"settings": {}, "results": {"mean": 0.8}}}
-    write_record(tmp_path / "results" / "methods_quarter" / "teacher.json", teacher | {"evaluate": glue})
+    add_record(tmp_path / "results" / "methods_quarter", teacher | {"evaluate": glue})
     graded = METHODS[0] | {"evaluate": {"glue": {"settings": {}, "results": {"mean": 0.6}}}}
-    write_record(tmp_path / "results" / "methods_quarter" / f"{graded['cell']}.json", graded)
+    add_record(tmp_path / "results" / "methods_quarter", graded)
     absent = record_head(Cell("distilbert", {"seed": 0}, "distilbert", {})) | {"status": "impossible", "reason": "no"}
-    write_record(tmp_path / "results" / "methods_quarter" / f"{absent['cell']}.json", absent)
+    add_record(tmp_path / "results" / "methods_quarter", absent)
     floor = dict.fromkeys(("cola", "sst2", "mrpc", "rte", "stsb"), 0.4)
     (tmp_path / "results" / "constant_predictions.json").write_text(json.dumps(floor))
     page()
@@ -468,9 +475,9 @@ def test_a_readme_without_marks_is_refused(page, tmp_path):
 
 def test_runs_that_were_taken_over_are_counted_once(page, tmp_path):
     for one in METHODS[:3]:
-        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / "methods_quarter", one)
     twin = METHODS[0] | {"taken_from": "methods_quarter/homodistil,seed=0", "cell": f"homodistil,{SIZE},seed=0"}
-    write_record(tmp_path / "results" / "sizes" / f"{twin['cell']}.json", twin)
+    add_record(tmp_path / "results" / "sizes", twin)
     text = page()
     assert text.count("\n| homodistil |") == 2  # in the tables of both sweeps
     assert "| 1/4 | all | 192-8x24-704 | 1.00 M | 16.7 | 16.7 | 1.7 | 0.2 | 0.520 ± 0.020 (3) | 60.0% |" in text
@@ -478,7 +485,7 @@ def test_runs_that_were_taken_over_are_counted_once(page, tmp_path):
 
 def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp_path):
     for one in (METHODS[0], METHODS[3]):
-        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / "methods_quarter", one)
     text = page()
     assert (
         "Along training, `homodistil` beside `one_shot`: undecided, no evaluation in common has a measured noise."
@@ -490,7 +497,7 @@ def test_an_order_along_training_without_a_measured_noise_is_undecided(page, tmp
 def test_the_papers_order_is_judged_in_the_papers_window(page, tmp_path):
     late = [record("end_0.5", kl, seed=seed, method="homodistil") for seed, kl in enumerate((0.51, 0.53, 0.55))]
     for one in [*METHODS, *late]:
-        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / "methods_quarter", one)
     lines = page().splitlines()
     paper = "The paper, where pruning ends at 0.5 T to 0.9 T: nearer at every one, once pruning has begun"
     along = lines.index(
@@ -504,7 +511,7 @@ def test_the_papers_order_is_judged_in_the_papers_window(page, tmp_path):
 def test_other_shapes_stand_beside_their_own_gradual_student(page, tmp_path):
     narrow = [record("eight_heads", 0.7, heads=4, method="homodistil"), record("one_shot_eight_heads", 0.8, heads=4)]
     for one in [*METHODS, *narrow]:
-        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / "methods_quarter", one)
     lines = page().splitlines()
     single = "| 0.000 | within noise | – | – |"
     assert f"| `one_shot_eight_heads` | 192-4x24-704 | 0.300 | `homodistil` is nearer {single}" in lines
@@ -540,7 +547,7 @@ def test_accuracy_and_tasks_are_decided_as_kl_is(page, tmp_path):
     single = graded(record("scratch", 3.0, accuracy=0.4), 0.1)
     level = record("minilm", 3.0, accuracy=0.302)
     for one in [*own, *other, single, level]:
-        write_record(tmp_path / "results" / "methods_quarter" / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / "methods_quarter", one)
     text = page()
     gains = "| -0.099 ± 0.001 (3) | `homodistil` is better | 0.025 ± 0.007 (2) | within noise |"
     assert f"| `one_shot` | 192-8x24-704 | 0.100 ± 0.000 (3) | `homodistil` is nearer {gains}" in text
@@ -551,12 +558,9 @@ def test_accuracy_and_tasks_are_decided_as_kl_is(page, tmp_path):
 def test_wide_steps_count_as_what_they_cost(monkeypatch):
     """A layer of 4 · 192² + 2 · 192 · 704 + 2 · 128 · 192 MACs, twice as wide in half of the steps."""
     computation = runpy.run_path(str(BENCHMARKS / "results" / "computation.py"))
-    narrow, wide = (
-        dict.fromkeys(("kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn"), fraction)
-        for fraction in (0.5, 1.0)
-    )
-    slow = record("homodistil", 0.5) | {"losses": [narrow | wide | {"step": 5}, narrow | {"step": 10}]}
-    once = record("one_shot", 0.5) | {"losses": [narrow | {"step": 5}, narrow | {"step": 10}]}
+    narrow, wide = (dict.fromkeys(("hidden", "attention", "ffn"), fraction) for fraction in (0.5, 1.0))
+    slow = record("homodistil", 0.5) | {"kept_fractions": [narrow | wide | {"step": 5}, narrow | {"step": 10}]}
+    once = record("one_shot", 0.5) | {"kept_fractions": [narrow | {"step": 5}, narrow | {"step": 10}]}
     layer = 4 * 192 * 192 + 2 * 192 * 704 + 2 * 128 * 192
     doubled = 4 * 384 * 384 + 2 * 384 * 1408 + 2 * 128 * 384
     macs = 5 * (1000 + 3 * 250 * doubled / layer) + 5 * (1000 + 3 * 250)
@@ -578,10 +582,8 @@ def test_wide_steps_count_as_what_they_cost(monkeypatch):
 def test_other_arms_stand_beside_every_size(page, tmp_path, arm, size, macs, student):
     for name, kl in (("homodistil", 1.0), (arm, 1.25)):
         cell = f"{name},student={student},max_steps=1000,seed=0"
-        write_record(
-            tmp_path / "results" / "sizes" / f"{cell}.json",
-            record(name, kl, macs=macs, student=student) | {"cell": cell},
-        )
+        one = record(name, kl, macs=macs, student=student) | {"cell": cell}
+        add_record(tmp_path / "results" / "sizes", one)
     assert f"| {size} | {student} | 1.00 M | {arm} | 0.250 | undecided |" in page()
 
 
@@ -601,7 +603,7 @@ def test_variants_stand_beside_the_method_as_it_is(page, tmp_path):
     kls = {"homodistil": 0.30, "one_shot": 0.35, "homodistil_hold_0.7": 0.28, "one_shot_hold_0.7": 0.45}
     held = [record(arm, kl, method=arm.split("_hold")[0]) for arm, kl in kls.items()]
     for one, name in [(one, "holds") for one in held] + [(one, "methods_quarter") for one in METHODS]:
-        write_record(tmp_path / "results" / name / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / name, one)
     lines = page().splitlines()
     assert "| `homodistil_hold_0.7` − `homodistil` | -0.020 | within noise |" in lines
     assert "| `one_shot_hold_0.7` − `one_shot` | 0.100 | `one_shot` is nearer |" in lines
@@ -616,6 +618,6 @@ def test_guidance_takes_a_run_of_several_sweeps_from_the_one_that_evaluated_it(p
     ]
     copied = record("homodistil", 0.5) | {"taken_from": "methods_quarter/homodistil,seed=0"}
     for name, one in (("methods_quarter", graded[0]), ("methods_quarter", graded[1]), ("computation", copied)):
-        write_record(tmp_path / "results" / name / f"{one['cell']}.json", one)
+        add_record(tmp_path / "results" / name, one)
     (row,) = (line for line in page().splitlines() if line.startswith("| 1/4 | all | 192-8x24-704 | 1.00 M |"))
     assert row.endswith("| 0.500 | 60.0% | 75.0% |")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_records import MACHINE, record
+from sweep_records import MACHINE, add_record, record
 
 from homodistil_hf.experiments.sweep.folder import write_record
 
@@ -19,6 +19,10 @@ def lines(monkeypatch, tmp_path) -> Any:
 
 
 def write(folder: Path, one: dict[str, Any]) -> None:
+    (add_record if folder.name == "methods_quarter" else write_repeat)(folder, one)
+
+
+def write_repeat(folder: Path, one: dict[str, Any]) -> None:
     write_record(folder / f"{one['cell']}.json", one)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset
 
-from homodistil_hf.evaluation.squad import data as squad_data
+from homodistil_hf.evaluation import task_data
 from homodistil_hf.evaluation.squad.data import load_squad
 
 CONTEXT = "Normandy is a region in France. “É” – and 東京."
@@ -184,7 +184,7 @@ def test_the_hub_is_asked_where_no_folder_is_given(monkeypatch):
         asked.append((name, split))
         return Dataset.from_list(TRAIN if split == "train" else DEV)
 
-    monkeypatch.setattr(squad_data.datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(task_data.datasets, "load_dataset", load_dataset)
     data = load_squad("squad_v2")
     assert asked == [("rajpurkar/squad_v2", "train"), ("rajpurkar/squad_v2", "validation")]
     assert data.train.column_names == ["id", "context", "question", "answers"]
@@ -194,7 +194,7 @@ def test_a_hub_that_does_not_answer_is_told(monkeypatch):
     def load_dataset(name, *, split):
         raise ConnectionError("no route\nsecond line")
 
-    monkeypatch.setattr(squad_data.datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(task_data.datasets, "load_dataset", load_dataset)
     with pytest.raises(ValueError, match=r"from the Hub \(rajpurkar/squad: no route\); check the connection, or name"):
         load_squad("squad")
 

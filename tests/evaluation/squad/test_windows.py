@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
-from homodistil_hf.evaluation.squad.settings import WindowSettings
-from homodistil_hf.evaluation.squad.windows import check_rows, labelled_inputs, make_windows
+from homodistil_hf.evaluation.squad.windows import WindowSettings, check_rows, labelled_inputs, make_windows
 
 TOKENIZER = tiny_tokenizer()
 SHORT = WindowSettings(max_length=12, stride=2, max_question_tokens=3)

@@ -15,7 +15,15 @@ from tiny_files import own_cache, write_config
 from homodistil_hf.cli import main
 from homodistil_hf.experiments.sweep import running, worker
 from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.folder import SweepFolder, read_record, record_head, state_of, write_record
+from homodistil_hf.experiments.sweep.folder import (
+    SweepFolder,
+    read_record,
+    read_records,
+    record_head,
+    state_of,
+    write_record,
+    write_records,
+)
 from homodistil_hf.experiments.sweep.locks import held, holder
 from homodistil_hf.experiments.sweep.running import prepare_sweep, run_sweep, write_table
 from homodistil_hf.files.checkpoints import sorted_checkpoints
@@ -85,7 +93,7 @@ def finished(cell: Cell, **changes: Any) -> dict[str, Any]:
         "seconds": 120.0,
         "evaluation_seconds": 20.0,
         "evaluations": [{"step": 0, "kl": 1.0}, {"step": 10, "kl": 0.5}],
-        "losses": [],
+        "kept_fractions": [],
         **changes,
     }
 
@@ -125,87 +133,6 @@ def test_a_cell_that_fails_is_recorded_and_tried_again_by_the_next_call(sweep_fi
     assert run_sweep(prepare_sweep(sweep_file), print) == 1
     assert processes.cells[5:] == ["a,seed=0", "b,seed=0"]
     assert "not run" not in write_table(prepare_sweep(sweep_file))[0].read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def second_sweep(sweep_file, base, processes) -> Any:
-    """A sweep beside one that is done: `same` is the first one's `a,seed=0`, `other` is a run of its own."""
-    first = prepare_sweep(sweep_file)
-    run_sweep(first, lambda line: None)
-    processes.cells.clear()
-    record = read_record(first.folder.record(first.cells[0]))
-    evaluated = {"glue": {"settings": RTE, "tasks": {}}, "older": {}}
-    write_record(first.folder.record(first.cells[0]), record | {"evaluate": evaluated, "seconds": 99.0})
-
-    def make(**content: Any) -> Path:
-        arm = {"method": "homodistil"}
-        content |= {"output_dir": str(first.folder.root.parent / "second"), "base": base | {"seed": 0}}
-        content["cells"] = {"same": arm, "other": arm | {"max_steps": 5}}
-        path = sweep_file.with_name("second.json")
-        path.write_text(json.dumps(content), encoding="utf-8")
-        return path
-
-    return make
-
-
-def test_a_run_that_another_sweep_has_made_is_taken_over(second_sweep, processes):
-    path, lines = second_sweep(), []
-    run = prepare_sweep(path)
-    run_sweep(run, lines.append)
-    assert processes.cells == ["other"]
-    assert "[1/2] same: the same run as out/a,seed=0, taken over" in lines
-    taken = read_record(run.folder.record(run.cells[0]))
-    assert (taken["cell"], taken["arm"], taken["axes"], taken["seconds"]) == ("same", "same", {}, 99.0)
-    assert taken["taken_from"] == "out/a,seed=0"
-    assert "evaluate" not in taken
-    assert states(path) == {"same": "done", "other": "done"}
-
-
-@pytest.mark.parametrize(
-    ("glue", "trained"), [(RTE, ["other"]), ({"tasks": ["rte", "mrpc"]}, ["same", "other"])], ids=["same", "others"]
-)
-def test_a_run_is_taken_over_with_its_evaluations_or_not_at_all(second_sweep, processes, glue, trained):
-    run = prepare_sweep(second_sweep(evaluate={"glue": glue}), train_only=True)
-    run_sweep(run, lambda line: None)
-    assert processes.cells == trained
-    record = read_record(run.folder.record(run.cells[0]))
-    assert record.get("evaluate") == ({"glue": {"settings": RTE, "tasks": {}}} if glue == RTE else None)
-
-
-@pytest.mark.parametrize(("hidden_weight", "trained"), [(1.0, ["same", "other"]), (30.0, ["other"])])
-def test_a_run_with_other_defaults_is_no_twin(second_sweep, processes, tmp_path, hidden_weight, trained):
-    source = tmp_path / "out" / "results" / "a,seed=0.json"
-    path = second_sweep()
-    defaults = {"hidden_weight": hidden_weight, "no_longer_known": 3}
-    write_record(source, read_record(source) | {"own_settings": defaults})
-    run_sweep(prepare_sweep(path), lambda line: None)
-    assert processes.cells == trained
-
-
-def test_a_cell_in_other_hands_is_not_taken_over(second_sweep, processes, monkeypatch):
-    run = prepare_sweep(second_sweep())
-    with held(run.folder.lock(run.cells[0])):
-        assert running._take_over(run, run.cells[0]) is None
-    assert not run.folder.record(run.cells[0]).exists()
-
-
-def test_an_evaluation_that_is_added_later_trains_what_was_taken_over(second_sweep, processes):
-    path = second_sweep()
-    run_sweep(prepare_sweep(path), lambda line: None)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"evaluate": {"glue": {"tasks": ["mrpc"]}}}))
-    assert states(path)["same"] == "waiting"
-    processes.cells.clear()
-    run_sweep(prepare_sweep(path, only=["same"]), lambda line: None)
-    assert processes.cells == ["same"]
-
-
-def test_a_file_that_is_no_record_is_passed_over(second_sweep, processes):
-    path = second_sweep()
-    strange = prepare_sweep(path).folder.root.parent / "a" / "results" / "notes.json"
-    strange.parent.mkdir(parents=True)
-    strange.write_text("[]", encoding="utf-8")
-    run_sweep(prepare_sweep(path), lambda line: None)
-    assert processes.cells == ["other"]
 
 
 def test_a_stopped_cell_is_no_failure(sweep_file, processes):
@@ -293,6 +220,23 @@ def test_a_record_of_something_else_is_refused(tmp_path):
         state_of(cell, folder, {})
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[]", "line 2 of 'a.jsonl' has format=None and status=None; expected one that a sweep of this version wrote"),
+        ('{"format": 1,', "line 2 of 'a.jsonl'"),
+    ],
+)
+def test_a_damaged_line_of_records_is_named(tmp_path, line, message):
+    record = finished(Cell("a", {}, "homodistil", {}))
+    write_records(tmp_path / "a.jsonl", [record])
+    assert read_records(tmp_path / "a.jsonl") == [record]
+    assert read_records(tmp_path / "absent.jsonl") == read_records(tmp_path / "absent") == []
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(record)}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_records(tmp_path / "a.jsonl")
+
+
 def test_the_command_lists_runs_and_says_what_failed(sweep_file, processes, capsys, tmp_path):
     words = ["sweep", str(sweep_file), "--only", "a", "--output", str(tmp_path / "elsewhere")]
     assert main([*words, "--list"]) == 0
@@ -305,6 +249,9 @@ def test_the_command_lists_runs_and_says_what_failed(sweep_file, processes, caps
     assert "| a | 4.00 M | 0.250 | 1.00 M | 0.500 | 0.250 | 4.000 | 10,000 |" in table
     assert "table-discrepancy.png" in table
     assert (tmp_path / "tables" / "table-discrepancy.png").stat().st_size > 1000
+    records = read_records(tmp_path / "tables" / "table.jsonl")
+    assert [(record["cell"], record["status"]) for record in records] == [("a,seed=0", "done"), ("a,seed=1", "failed")]
+    assert records == read_records(tmp_path / "elsewhere" / "results")
     assert main(["sweep", str(sweep_file), "--only", "z"]) == 2
     assert "only='z' matches no cell" in capsys.readouterr().err
 

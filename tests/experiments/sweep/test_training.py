@@ -28,7 +28,7 @@ SAME_EVERY_TIME = (
     "evaluation",
     "teacher_evaluation",
     "evaluations",
-    "losses",
+    "kept_fractions",
     "plan",
     "models",
     "num_tokens",
@@ -98,8 +98,7 @@ def test_a_record_tells_everything(whole, settings):
     assert [row["step"] for row in record["evaluations"]] == [0, 6, 12]
     assert record["evaluations"][0]["kl"] == 0
     assert record["evaluations"][-1]["kl"] == pytest.approx(record["evaluation"]["kl"], rel=1e-5)
-    assert [row["step"] for row in record["losses"]] == [4, 8, 12]
-    assert set(record["losses"][0]) >= {"loss", "loss_kl", "loss_mlm", "loss_hidden", "kept_fraction_ffn"}
+    assert record["kept_fractions"] == [{"step": 12, "hidden": 0.5, "attention": 0.5, "ffn": 0.5}]  # from step 4 on
     assert record["teacher_evaluation"]["kl"] == 0
     assert record["own_settings"]["pruning_end_fraction"] == 0.3  # a default
     assert record["seconds"] >= record["evaluation_seconds"] >= 0  # tenths of a second
@@ -135,7 +134,7 @@ def test_a_record_is_a_line_a_row(whole):
     _, root = whole
     lines = (root / "results" / "mine,seed=3.json").read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) < 3000
-    assert sum('"step": ' in line for line in lines) == 3 + 3
+    assert sum('"step": ' in line for line in lines) == 3 + 1
 
 
 def test_a_logged_value_that_is_not_finite_can_be_recorded(tmp_path):
@@ -143,6 +142,17 @@ def test_a_logged_value_that_is_not_finite_can_be_recorded(tmp_path):
     assert row == {"step": 3, "grad_norm": None, "loss": 1.23457}
     with pytest.raises(ValueError, match="Out of range float"):
         write_record(tmp_path / "record.json", {"kl": float("inf")})
+
+
+def test_a_record_tells_up_to_which_step_a_student_was_how_wide():
+    widths = {5: (1.0, 1.0, 1.0), 10: (0.5, 1.0, 2 / 3), 15: (0.5, 1.0, 2 / 3), 20: (0.5, 0.5, 0.25)}
+    names = ("kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn")
+    logged = [{"step": step, "loss": 1.0, **dict(zip(names, kept, strict=True))} for step, kept in widths.items()]
+    assert training._kept_fractions([*logged, {"step": 25, "eval_loss": 1.0}, {"step": 30, "loss": 1.0}]) == [
+        {"step": 5, "hidden": 1.0, "attention": 1.0, "ffn": 1.0},
+        {"step": 15, "hidden": 0.5, "attention": 1.0, "ffn": 0.666667},
+        {"step": 20, "hidden": 0.5, "attention": 0.5, "ffn": 0.25},
+    ]
 
 
 def test_every_source_of_held_out_text_is_evaluated(settings):
@@ -201,7 +211,7 @@ def test_other_settings_begin_anew(settings, tmp_path):
     assert state_of(other, SweepFolder(tmp_path), {}) == "changed"
     record = run(other, tmp_path)
     assert (record["digest"], record["num_sessions"], record["method"]) == (other.digest, 1, "one_shot")
-    assert {row["num_compactions"] for row in record["losses"]} == {1}
+    assert {row["step"] for row in record["kept_fractions"]} == {4}  # narrow from the first step on
 
 
 @pytest.mark.parametrize(("name", "arm"), [("homobert", "homobert-tiny"), ("ablations", "platon")])

@@ -9,8 +9,7 @@ from tiny_models import make_teacher, randomized, tiny_config
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies
-from homodistil_hf.evaluation.latency_layout import format_latencies
+from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.models.conversion import to_student

@@ -1,0 +1,58 @@
+"""The labelled rows of one task, and how they come from the Hub. Which tasks there are isn't here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import datasets
+from datasets import Dataset
+
+from ..files.hub_errors import HTTP_ERROR
+
+PART_SUFFIX = "_part"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Labelled rows of one task.
+
+    Args:
+        task: name that its metric is known by.
+        name: what results are called: the task's name, with `_part` behind it for a part of its rows.
+        train: rows to learn from.
+        dev: split → rows to measure on: `validation`; `validation_matched` and `validation_mismatched` for MNLI.
+        sha256: of all rows.
+        group_column: column whose value rows share that must not be torn apart, such as the questions of one text;
+            default: every row stands for itself.
+    """
+
+    task: str
+    name: str
+    train: Dataset
+    dev: dict[str, Dataset]
+    sha256: str
+    group_column: str | None = None
+
+
+def from_hub(task: str, hub_name: str, splits: Sequence[str], *config: str) -> dict[str, Dataset]:
+    """Load a task from the Hub.
+
+    Args:
+        task: its name, for messages.
+        hub_name: of the data set.
+        splits: which ones.
+        *config: name of the configuration, if there is one.
+
+    Returns:
+        `dict[str, Dataset]`: split → rows.
+
+    Raises:
+        ValueError: it can't be loaded.
+    """
+    try:
+        return {split: datasets.load_dataset(hub_name, *config, split=split) for split in splits}
+    except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"task={task!r} can't be loaded from the Hub ({hub_name}: {reason[:300]}); check the connection, or name "
+            "local files with --data_dir"
+        ) from error

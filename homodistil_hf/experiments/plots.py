@@ -1,0 +1,204 @@
+"""Plots of runs: discrepancy over training, quality against parameters and tokens. Not: which cells stand for an arm.
+
+Means over seeds, with a bar of one standard deviation. Drawing needs the `[report]` extra, see [`can_plot`].
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..evaluation.records import Spread
+from .sweep.cells import Choice
+from .sweep.folder import trained
+from .sweep.statistics import Record, chosen, metric_of, over_seeds
+
+Curve: TypeAlias = Sequence[tuple[int, float]]
+Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
+
+_KL = "held-out KL to the teacher, nats a masked token"
+_WIDTH, _HEIGHT, _LEGEND_LINE = 9.0, 4.2, 0.2  # inches
+_DPI = 110
+_PALETTE = 64
+_HEADROOM = 1.15
+_LOGARITHMIC_FROM = 5.0
+_LINE_STYLES = ("-", "--", ":", "-.")
+_NUM_COLOURS = 10  # of matplotlib's cycle; then they come again
+
+_MILLIONS: dict[str, Callable[[Record], float]] = {
+    "parameters": lambda record: record["models"]["student"]["num_parameters"] / 1e6,
+    "tokens": lambda record: record["num_tokens"] / 1e6,
+}
+"""Cost → a record's, in millions."""
+
+_AT_EQUAL: dict[str, Callable[[Record], str]] = {
+    "parameters": lambda record: f"{_MILLIONS['tokens'](record):.2g} M tokens",
+    "tokens": lambda record: str(record["settings"]["student"]),
+}
+"""Cost → the other one in words, equal where that was asked to be."""
+
+
+def can_plot() -> bool:
+    """Whether the `[report]` extra is installed.
+
+    Returns:
+        `bool`.
+    """
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path) -> Path:
+    """Draw the held-out KL to the teacher over the steps of several students.
+
+    Args:
+        curves: name of a student → (step, KL in nats), in order.
+        path: image to write.
+
+    Returns:
+        `Path`: the image.
+
+    Raises:
+        ValueError: the `[report]` extra is not installed.
+    """
+    points = {name: [(step, Spread.of([kl])) for step, kl in curve] for name, curve in curves.items()}
+    return draw(points, Path(path), xlabel="optimizer step")
+
+
+def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = None) -> list[Path]:
+    """Draw what a sweep's records have to show.
+
+    Args:
+        records: of its cells.
+        stem: of the images: `STEM-discrepancy.png`, `STEM-parameters.png`, `STEM-tokens.png`.
+        choice: the search; only its best values are drawn.
+
+    Returns:
+        `list`: those that were drawn. The last two need an arm of several sizes, or of several budgets.
+    """
+    done = chosen(trained(records), choice)
+    if not done:
+        return []
+    files = [draw_discrepancy(done, stem.with_name(f"{stem.name}-discrepancy.png"))]
+    for name in _MILLIONS:
+        points = quality_points(done, name)
+        if any(len({place for place, _ in values}) > 1 for values in points.values()):
+            files.append(draw(points, stem.with_name(f"{stem.name}-{name}.png"), xlabel=f"million {name}"))
+    return files
+
+
+def draw_discrepancy(records: Iterable[Record], file: Path) -> Path:
+    """Draw the held-out KL along each run.
+
+    Args:
+        records: of students.
+        file: image to write. Where a student was cut before training, its first point may stand above the picture.
+
+    Returns:
+        `Path`: the image.
+    """
+    curves = discrepancy_curves(records)
+    later = [spread.mean for points in curves.values() for _, spread in points[1:]]
+    return draw(curves, file, xlabel="million tokens", top=_HEADROOM * max(later) if later else None)
+
+
+def discrepancy_curves(records: Iterable[Record]) -> Points:
+    """The held-out KL along each run.
+
+    Args:
+        records: of students.
+
+    Returns:
+        `dict`: cell without its seed → (million tokens, spread over seeds), from step 0 on; steps that all seeds have.
+    """
+    curves = {}
+    for group in over_seeds(records).values():
+        per_step = group[0]["num_tokens"] / max(group[0]["num_steps"], 1)
+        by_step = [{row["step"]: row["kl"] for row in record["evaluations"]} for record in group]
+        steps = sorted(set.intersection(*map(set, by_step)))
+        label = ",".join(part for part in group[0]["cell"].split(",") if not part.startswith("seed="))
+        curves[label] = [(step * per_step / 1e6, Spread.of(curve[step] for curve in by_step)) for step in steps]
+    return curves
+
+
+def quality_points(records: Iterable[Record], cost: str) -> Points:
+    """The final KL of each arm against a cost.
+
+    Args:
+        records: of students.
+        cost: `"parameters"` or `"tokens"`.
+
+    Returns:
+        `dict`: arm, and its size or budget where these vary and are not the cost → (cost, spread over seeds), by cost.
+    """
+    records = list(records)
+    varies = len(set(map(_AT_EQUAL[cost], records))) > 1
+    points: dict[str, list[tuple[float, Spread]]] = {}
+    for group in over_seeds(records).values():
+        spread = Spread.of(metric_of(record, "kl") for record in group)
+        label = f"{group[0]['arm']}, {_AT_EQUAL[cost](group[0])}" if varies else group[0]["arm"]
+        points.setdefault(label, []).append((_MILLIONS[cost](group[0]), spread))
+    return {label: sorted(values, key=lambda point: point[0]) for label, values in points.items()}
+
+
+def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -> Path:
+    """Draw one line for each name.
+
+    Args:
+        points: name → (place, KL).
+        file: image to write.
+        xlabel: what the places are.
+        top: of the picture, nats; default: what the points need, on a logarithmic axis if the farthest student has
+            five times the KL of the nearest.
+
+    Returns:
+        `Path`: the image.
+
+    Raises:
+        ValueError: the `[report]` extra is not installed.
+    """
+    if not can_plot():
+        raise ValueError(
+            f"path={str(file)!r}: plots need matplotlib; install it with pip install 'homodistil-hf[report]'"
+        )
+    from matplotlib.figure import Figure
+
+    height = max(_HEIGHT, _LEGEND_LINE * len(points))
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
+    axes: Any = figure.add_subplot()
+    for index, (label, values) in enumerate(points.items()):
+        places, means = [place for place, _ in values], [spread.mean for _, spread in values]
+        bars = [spread.std or 0.0 for _, spread in values]
+        style = _LINE_STYLES[index // _NUM_COLOURS % len(_LINE_STYLES)]
+        axes.errorbar(places, means, yerr=bars, linestyle=style, marker="o", markersize=3, capsize=2, label=label)
+    axes.set(xlabel=xlabel, ylabel=_KL)
+    kls = [spread.mean for values in points.values() for _, spread in values]
+    if top is None and 0 < min(kls, default=0) < max(kls) / _LOGARITHMIC_FROM:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    else:
+        axes.set_ylim(0, top)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    return save_figure(figure, file)
+
+
+def save_figure(figure: Any, file: Path) -> Path:
+    """Write a figure with few colours, in a quarter of the bytes.
+
+    Args:
+        figure: of matplotlib.
+        file: image to write.
+
+    Returns:
+        `Path`: the image.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(_PALETTE).save(file, optimize=True)
+    return file
