@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from .data.masking import MaskedLMCollator
 from .distillation.objective import Distillation, check_weights
+from .distillation.tasks import task_of
 from .distillation.teacher import FrozenTeacher
 from .files.checkpoints import STAGING_NAME, last_checkpoint, sorted_checkpoints
 from .files.folders import remove_folder
@@ -63,7 +64,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
 
     Args:
-        model: the teacher: Hub name, folder, or a loaded `BertForX`. The student starts as its copy.
+        model: the teacher: Hub name, folder, or a loaded model. The student starts as its copy.
         args: the run's settings.
         teacher: who the student learns from, if not a frozen copy of `model`.
         processing_class: tokenizer; saved with checkpoints and exports.
@@ -122,7 +123,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
         )
         check_snapshot_folders(args.output_dir, self.snapshots)
         pin_data_order(args)
-        if data_collator is None and type(parts.student).__name__ == "HomoBertForMaskedLM":
+        if data_collator is None and task_of(parts.student).name == "mlm":
             data_collator = masking_collator(processing_class, args)
         super().__init__(
             model=parts.student, args=args, processing_class=processing_class, data_collator=data_collator, **kwargs

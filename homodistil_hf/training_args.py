@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .files.messages import shown
-from .files.strict_json import parse_json
+from .files.strict_json import is_number, is_whole, parse_json
 from .models.compiling import compiling_problem
 from .pruning.schedule import DEADLINE_FRACTION
 
@@ -365,9 +365,9 @@ def _check_range(
 ) -> None:
     value: Any = getattr(args, name)
     # abs, as isfinite can't take whole numbers beyond every float; nan is not below either.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    above = is_number and (value > low if open_low else value >= low)
-    below = is_number and (value < high if open_high else value <= high)
+    is_finite = is_number(value) and abs(value) <= sys.float_info.max
+    above = is_finite and (value > low if open_low else value >= low)
+    below = is_finite and (value < high if open_high else value <= high)
     if above and below:
         return
     left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
@@ -378,7 +378,7 @@ def _check_range(
 
 def _check_count(args: HomoDistilTrainingArguments, name: str, *, low: int = 1) -> None:
     value: Any = getattr(args, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    if not is_whole(value) or value < low:
         raise ValueError(
             f"{name}={shown(value)} is not a whole number of at least {low}; the default is {_default(name)}"
         )

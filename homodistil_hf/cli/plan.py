@@ -59,7 +59,7 @@ class Plan:
         config = load_teacher_config(self.teacher, revision=self.teacher_revision)
         latency = _planned_latency(self, config)
         plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
-        architecture = (config.architectures or ["BertForMaskedLM"])[0]
+        architecture = config.architectures[0]
         costs: dict[str, dict[str, Any]] = {
             "teacher": planned_facts(config, architecture),
             "student": planned_facts(config, architecture, plan),

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel, HomoBertSelfAttention
+from ..models.families import family_of
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.units import modules_of
 
 Recorded = tuple[torch.Tensor, ...]
@@ -32,7 +33,7 @@ class AttentionRecorder:
         *,
         layers: Sequence[int] | None = None,
     ):
-        attentions = modules_of(model, HomoBertSelfAttention)
+        attentions = modules_of(model, family_of(model.config).self_attention)
         self.attentions = attentions if layers is None else [attentions[layer] for layer in layers]
         self._projections = [tuple(a.get_submodule(name) for name in names) for a in self.attentions]
         self._recorded: dict[nn.Module, torch.Tensor] = {}

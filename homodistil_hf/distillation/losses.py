@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..models.chunks import row_slices
+from ..models.chunks import row_slices, slices
 
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Hidden states or attention scores that are compared at a time on a CPU."""
@@ -85,8 +85,7 @@ class _PredictionTerms(torch.autograd.Function):
 
 
 def _chunks(logits_RC: torch.Tensor) -> list[slice]:
-    size = max(1, CHUNK_ELEMENTS // max(1, logits_RC.shape[-1]))
-    return [slice(start, start + size) for start in range(0, len(logits_RC), size)]
+    return slices(len(logits_RC), CHUNK_ELEMENTS // max(1, logits_RC.shape[-1]))
 
 
 def exact_dtype(tensor: torch.Tensor) -> torch.dtype:

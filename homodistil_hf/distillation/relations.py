@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..models.chunks import slices
 from .losses import exact_dtype
 
 Sides = tuple[torch.Tensor, torch.Tensor]
@@ -144,5 +145,4 @@ def _side_by_side(states_BNTD: torch.Tensor) -> torch.Tensor:
 
 
 def _chunks(batch: int, elements_per_row: int) -> list[slice]:
-    size = max(1, CHUNK_ELEMENTS // elements_per_row)
-    return [slice(start, start + size) for start in range(0, batch, size)]
+    return slices(batch, CHUNK_ELEMENTS // elements_per_row)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from ..data.masking import IGNORED_LABEL
+from ..models.families import HEADS
+from ..models.families.family import MASKED_LM, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from .losses import multi_label_terms, prediction_terms, regression_terms
 
@@ -81,10 +83,8 @@ def task_of(model: HomoBertPreTrainedModel) -> Task:
     Returns:
         [`Task`].
     """
-    name = type(model).__name__
-    if name == "HomoBertForSequenceClassification":
-        return _SEQUENCE_TASKS[_problem_type(model)]
-    return _TASKS[name]
+    kind = HEADS[type(model).__name__].kind
+    return _SEQUENCE_TASKS[_problem_type(model)] if kind is SEQUENCE_CLASSIFICATION else _TASKS[kind]
 
 
 def masked_positions(inputs: Inputs) -> torch.Tensor:
@@ -152,11 +152,9 @@ def _value_labels(inputs: Inputs) -> torch.Tensor:
 
 
 _TASKS = {
-    "HomoBertForMaskedLM": Task(
-        "mlm", ("labels", "masked_positions"), _logits, _labels_at_positions, has_vocabulary=True
-    ),
-    "HomoBertForTokenClassification": Task("task", ("labels", "masked_positions"), _token_rows, _labels_at_positions),
-    "HomoBertForQuestionAnswering": Task("task", ("start_positions", "end_positions"), _answer_rows, _answer_labels),
+    MASKED_LM: Task("mlm", ("labels", "masked_positions"), _logits, _labels_at_positions, has_vocabulary=True),
+    TOKEN_CLASSIFICATION: Task("task", ("labels", "masked_positions"), _token_rows, _labels_at_positions),
+    QUESTION_ANSWERING: Task("task", ("start_positions", "end_positions"), _answer_rows, _answer_labels),
 }
 _SEQUENCE_TASKS = {
     "single_label_classification": Task("task", ("labels",), _sequence_rows, _labels_at_positions),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..models.chunks import slices
 from .losses import exact_dtype, valid_labels
 
 LOGITS_BYTES = 1 << 28
@@ -163,7 +164,7 @@ class _Gradient:
             torch.mm(gradient_RV.t(), states_RH, out=sum_VH)
             return
         bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
-        for words in _slices(len(sum_VH), max(1, LOGITS_BYTES // bytes_per_word)):
+        for words in slices(len(sum_VH), max(1, LOGITS_BYTES // bytes_per_word)):
             sum_VH[words] += gradient_RV[:, words].t() @ states_RH
 
 
@@ -187,7 +188,7 @@ def _compare(
     """`(CE, KL)` of some rows; with weights, the student's products are overwritten by a·dCE + b·dKL."""
     terms = torch.zeros(2, dtype=exact_dtype(student_RV), device=student_RV.device)
     num_elements = CHUNK_ELEMENTS.get(student_RV.device.type, OTHER_CHUNK_ELEMENTS)
-    for rows in _slices(len(student_RV), max(1, num_elements // student_RV.shape[-1])):
+    for rows in slices(len(student_RV), max(1, num_elements // student_RV.shape[-1])):
         logs = [
             _log_softmax(values[rows], bias) for values, bias in zip((student_RV, teacher_RV), biases, strict=True)
         ]
@@ -235,8 +236,4 @@ def _common_scale(grad_ce: torch.Tensor, grad_kl: torch.Tensor, weights: tuple[f
 
 def _row_chunks(student: Decoder, teacher: Decoder) -> list[slice]:
     bytes_per_row = len(student.weight_VH) * (student.dtype.itemsize + teacher.dtype.itemsize)
-    return _slices(len(student.states_MH), max(1, LOGITS_BYTES // max(1, bytes_per_row)))
-
-
-def _slices(length: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, length, size)]
+    return slices(len(student.states_MH), LOGITS_BYTES // max(1, bytes_per_row))

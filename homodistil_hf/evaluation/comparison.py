@@ -9,10 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..export.facts import BENCHMARKS, FACTS_FILE, read_export_facts
+from ..export.facts import BENCHMARKS, read_export_facts
 from ..models.cost import COSTS
 from ..tables import markdown_table
-from .evaluated_model import model_folder, model_name, results_folder
+from .evaluated_model import model_in, model_name, results_folder
 from .records import DISCREPANCY, SUMMARY_FILE, Spread, read_summary
 
 DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
@@ -111,10 +111,10 @@ def _summary(source: str) -> dict[str, Any]:
     """Of an export its facts, which are never of earlier weights than its own; else what lies beside the model."""
     if _is_results(source):
         return read_summary(Path(source)) or {}
-    folder = model_folder(source)
-    if folder is None or not (folder / FACTS_FILE).is_file():
+    found = model_in(source)
+    if found is None or found.kind != "export":
         return read_summary(results_folder(source)) or {"model": {}, "tasks": {}}
-    facts = read_export_facts(folder)
+    facts = read_export_facts(found.folder)
     return {"model": facts["student"], "tasks": {}, **facts.get(BENCHMARKS, {})}
 
 

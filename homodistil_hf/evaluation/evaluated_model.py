@@ -1,29 +1,33 @@
 """What a folder or a Hub name holds that can be evaluated, and where its results go.
 
 A finished run stands for its export, a `checkpoint-N` for its student as wide as it is at that moment. What is
-measured is `glue.py`'s and `discrepancy.py`'s business.
+measured is not decided here.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME
 
+from ..export.card import render_card
 from ..export.dense_student import checkpoint_pruner, compacted_copy
-from ..export.facts import FACTS_FILE, read_export_facts
-from ..export.student_in_folder import SETTINGS_FILE, STUDENT_FOLDER
-from ..files.messages import shown
-from ..files.strict_json import read_json_object
+from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
+from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, student_in
+from ..files.folders import write_text
+from ..files.messages import first_line, shown
+from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..models.loading import load_teacher
 from ..models.tokenizers import stored_tokenizer
-from ..pruning.saved_state import STATE_FILE
 
 EVALUATIONS_FOLDER = "evaluations"
+_OF_THE_FILE = ("format", "model")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class EvaluatedModel:
     Args:
         name: how tables call it.
         source: folder or Hub name.
-        model: stock `BertForX` or `HomoBertForX`, in float32, in evaluation mode, on the CPU.
+        model: of a stock class or a student's, in float32, in evaluation mode, on the CPU.
         tokenizer: fits it.
         results: folder of its results.
         export: folder with the `facts.json` and the card that tell of this model, if it has some.
@@ -60,6 +64,26 @@ class EvaluatedModel:
         """
         counted = model_facts(self.model)
         return {"name": self.name, **{key: counted[key] for key in ("architecture", "num_hidden_layers", *COSTS)}}
+
+    def publish(self, summary: Mapping[str, Any]) -> None:
+        """Write results into the facts and the card of an export; nothing for models that are no export of ours.
+
+        What the facts tell of other tasks stays: it is of the same weights, as a new export has new facts. Files that
+        are verified by their digests are not touched.
+
+        Args:
+            summary: what [`Records.summarize`] returned.
+        """
+        if self.export is None:
+            return
+        facts = read_export_facts(self.export)
+        told = facts.get(BENCHMARKS, {})
+        section = {**told, **summary, "tasks": {**told.get("tasks", {}), **summary["tasks"]}}
+        section = {name: value for name, value in section.items() if name not in _OF_THE_FILE}
+        published = facts | run_facts({BENCHMARKS: section})
+        if published != facts:
+            write_json(self.export / FACTS_FILE, published)
+            write_text(self.export / CARD_FILE, render_card(published))
 
 
 def weights_digest(model: PreTrainedModel) -> str:
@@ -94,32 +118,33 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
         ValueError: there is no such folder or no model in it, or it has no tokenizer.
         OSError: the Hub can't be reached, or a file can't be read.
     """
-    folder = model_folder(source)
+    model_of = model_in(source)
     results = results_folder(source, output_dir)
     name = model_name(source)
-    if folder is None:
+    if model_of is None:
         model, tokenizer = load_teacher(str(source)), _hub_tokenizer(str(source))
         return EvaluatedModel(name, str(source), model.eval(), tokenizer, results)
+    folder = model_of.folder
     found = stored_tokenizer(folder)
     if found is None:
         raise ValueError(f"model={str(source)!r} has no tokenizer; copy the teacher's tokenizer files into {folder}")
-    if (folder / STATE_FILE).is_file():
+    if model_of.kind == "checkpoint":
         student = compacted_copy(checkpoint_pruner(folder), format="compact", allow_partial=True)
         return EvaluatedModel(name, str(source), student, found, results)
-    if (folder / FACTS_FILE).is_file():
-        read_export_facts(folder)  # refused here rather than after hours of fine-tuning
-    export = folder if (folder / FACTS_FILE).is_file() else None
+    export = folder if model_of.kind == "export" else None
+    if export is not None:
+        read_export_facts(export)  # refused here rather than after hours of fine-tuning
     return EvaluatedModel(name, str(source), load_teacher(str(folder)).eval(), found, results, export)
 
 
-def model_folder(source: str | Path) -> Path | None:
-    """The folder that holds the weights.
+def model_in(source: str | Path) -> StudentIn | None:
+    """Look what a user has named.
 
     Args:
         source: what [`load_model`] takes.
 
     Returns:
-        `Path`, or None for a name on the Hub.
+        [`StudentIn`], or None for a name on the Hub.
 
     Raises:
         ValueError: a path to nothing, or to a folder without a model.
@@ -129,12 +154,12 @@ def model_folder(source: str | Path) -> Path | None:
         if _is_path(str(source)):
             raise ValueError(f"model={str(source)!r} does not exist; expected {_EXPECTED}")
         return None
-    for candidate in (folder, folder / STUDENT_FOLDER):
-        if (candidate / FACTS_FILE).is_file():
-            return candidate
-    if (folder / "config.json").is_file():
-        return folder
-    raise ValueError(f"model={str(source)!r} holds no config.json and no {STUDENT_FOLDER}/; expected {_EXPECTED}")
+    found = student_in(folder)
+    if found.kind == "nothing":
+        raise ValueError(
+            f"model={str(source)!r} holds no {CONFIG_NAME} and no {STUDENT_FOLDER}/; expected {_EXPECTED}"
+        )
+    return found
 
 
 def results_folder(source: str | Path, output_dir: str | Path | None = None) -> Path:
@@ -149,10 +174,10 @@ def results_folder(source: str | Path, output_dir: str | Path | None = None) -> 
     """
     if output_dir is not None:
         return Path(output_dir)
-    folder = model_folder(source)
-    if folder is None:
+    found = model_in(source)
+    if found is None:
         return Path(EVALUATIONS_FOLDER, str(source).replace("/", "--"))
-    folder = folder.resolve()
+    folder = found.folder.resolve()
     return folder.parent / EVALUATIONS_FOLDER / folder.name
 
 
@@ -165,35 +190,12 @@ def model_name(source: str | Path) -> str:
     Returns:
         `str`: the Hub's name; of a folder its last part, with the run's before it for a student or a checkpoint.
     """
-    folder = model_folder(source)
-    if folder is None:
+    found = model_in(source)
+    if found is None:
         return str(source)
-    folder = folder.resolve()
-    is_of_run = folder.name == STUDENT_FOLDER or (folder / STATE_FILE).is_file()
+    folder = found.folder.resolve()
+    is_of_run = folder.name == STUDENT_FOLDER or found.kind == "checkpoint"
     return f"{folder.parent.name}/{folder.name}" if is_of_run else folder.name
-
-
-def recorded_teacher(source: str | Path) -> str | None:
-    """The teacher that a run or an export says it had.
-
-    Args:
-        source: what [`load_model`] takes.
-
-    Returns:
-        `str`: folder or Hub name; None where nothing is recorded.
-    """
-    folder = model_folder(source)
-    if folder is None:
-        return None
-    settings = folder.resolve().parent / SETTINGS_FILE
-    if settings.is_file():
-        name = read_json_object(settings, f"{SETTINGS_FILE} in folder={str(settings.parent)!r}").get("teacher")
-        if isinstance(name, str):
-            return name
-    if not (folder / FACTS_FILE).is_file():
-        return None
-    teacher = read_export_facts(folder).get("teacher")
-    return teacher.get("hub_id") if isinstance(teacher, dict) else None
 
 
 _EXPECTED = "an export, a finished run, a checkpoint-N, the folder of a BERT model, or its name on the Hub"
@@ -212,5 +214,5 @@ def _hub_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"model={shown(name)}: its tokenizer can't be loaded ({reason})") from error

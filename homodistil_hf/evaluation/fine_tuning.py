@@ -177,7 +177,7 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
     """A stock sequence classifier around a copy of an encoder; the model's own pooler and head are left behind.
 
     Args:
-        encoder: `BertModel` or `HomoBertModel`.
+        encoder: of a stock class or a student's.
         num_labels: classes; 1 for a regression.
         dropout: of hidden states, attention probabilities and the classifier's input, in [0, 1).
         seed: of pooler and output layer, drawn from N(0, `initializer_range`²), biases 0.
@@ -209,7 +209,7 @@ def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> Pr
     """A stock model that marks answers, around a copy of an encoder; the model's own head is left behind.
 
     Args:
-        encoder: `BertModel` or `HomoBertModel`.
+        encoder: of a stock class or a student's.
         dropout: of hidden states and attention probabilities, in [0, 1).
         seed: of the output layer, drawn from N(0, `initializer_range`²), biases 0.
 

@@ -29,11 +29,10 @@ from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..models.conversion import to_student
-from ..models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertPreTrainedModel
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher
-from .evaluated_model import EvaluatedModel, load_model, model_name, recorded_teacher, weights_digest
+from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, weights_digest
 from .fine_tuning import check_names
-from .publication import publish
 from .records import DISCREPANCY, Records
 
 logger = logging.getLogger(__name__)
@@ -175,7 +174,7 @@ def evaluate_discrepancy(
     figures = ", ".join(f"{name} {record[name]:.4g}" for name in _METRICS if name in record)
     say(f"{DISCREPANCY}: {figures}{' (read from an earlier evaluation)' if was_there else ''}")
     summary = records.summarize()
-    publish(evaluated, summary)
+    evaluated.publish(summary)
     return summary
 
 
@@ -207,7 +206,7 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
 
 @torch.inference_mode()
 def pseudo_perplexity(
-    model: HomoBertForMaskedLM, blocks: Dataset, tokenizer: PreTrainedTokenizerBase
+    model: HomoBertPreTrainedModel, blocks: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:
     """Mask every token of every block in turn and predict it from all others (Salazar et al., arXiv 1910.14659).
 
@@ -236,7 +235,7 @@ def pseudo_perplexity(
 
 
 def _measured(
-    student: HomoBertForMaskedLM,
+    student: HomoBertPreTrainedModel,
     teacher: PreTrainedModel | None,
     blocks: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -261,9 +260,9 @@ def _measured(
     return results | pseudo_perplexity(student, chosen, tokenizer) | {"num_pseudo_perplexity_blocks": len(chosen)}
 
 
-def _masked_lm(model: PreTrainedModel, label: str) -> HomoBertForMaskedLM:
+def _masked_lm(model: PreTrainedModel, label: str) -> HomoBertPreTrainedModel:
     student = to_student(model).eval()
-    if not isinstance(student, HomoBertForMaskedLM):
+    if task_of(student).name != "mlm":
         raise ValueError(
             f"{label} is a {type(model).__name__}; a discrepancy is measured between masked-LM models: name one"
         )
@@ -275,7 +274,8 @@ def _found_teacher(
 ) -> PreTrainedModel | None:
     if teacher is not None:
         return load_teacher(str(teacher))
-    recorded = recorded_teacher(model)
+    found = model_in(model)
+    recorded = found.teacher if found else None
     if recorded is None:
         say(f"{model}: no teacher is recorded, so KL and agreement are left out; name one with --teacher")
         return None

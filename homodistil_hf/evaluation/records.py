@@ -14,9 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..files.folders import write_text
 from ..files.provenance import version_facts
-from ..files.strict_json import read_json_object
+from ..files.strict_json import read_json_object, write_json
 from .evaluated_model import EvaluatedModel
 
 SUMMARY_FILE = "summary.json"
@@ -123,7 +122,7 @@ class Records:
             "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         }
         self.model.results.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, record)
         return record, False
 
     def summarize(self) -> dict[str, Any]:
@@ -147,7 +146,7 @@ class Records:
                 summary[DISCREPANCY] = {key: value for key, value in record.items() if key not in left_out}
         summary["tasks"] = {name: _summary(records) for name, records in tasks.items()}
         self.model.results.mkdir(parents=True, exist_ok=True)
-        write_text(self.model.results / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.model.results / SUMMARY_FILE, summary)
         return summary
 
 

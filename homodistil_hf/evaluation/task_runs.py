@@ -17,7 +17,6 @@ from ..files.messages import shown
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import FineTuned, GlueSettings, training_dtype
 from .metrics import task_score
-from .publication import publish
 from .records import Records
 from .task_data import TaskData
 
@@ -86,7 +85,7 @@ def evaluate_tasks(
     for rows in tasks:
         _TaskRun(records, rows, measure, settings, say).run()
         summary = records.summarize()
-        publish(evaluated, summary)
+        evaluated.publish(summary)
     return summary
 
 

@@ -4,7 +4,6 @@ What the settings are is `run_config.py`'s, the training `trainer.py`'s. Nothing
 a callable that `commands/distill.py` gives.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
@@ -24,8 +23,8 @@ from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import STAGING_NAME, check_manifest, sorted_checkpoints
-from ..files.folders import write_text
 from ..files.provenance import version_facts
+from ..files.strict_json import write_json
 from ..methods.conditions import check_possible
 from ..methods.registry import METHODS, check_method_settings, impossible_reason
 from ..models.loading import load_teacher, load_teacher_config
@@ -70,7 +69,7 @@ class Sources:
         tokenizer: fits it.
     """
 
-    config: BertConfig
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -93,7 +92,7 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
     trainer = make_trainer(settings, say, METHODS[settings.run.method], **settings.run.own_settings())
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
-        _write_json(folder / SETTINGS_FILE, settings.given)
+        write_json(folder / SETTINGS_FILE, settings.given)
     trainer.train(settings.training.resume_from_checkpoint)
     metrics = held_out_metrics(trainer.evaluate())
     trainer.teacher_evaluation = teacher_metrics(trainer)
@@ -102,7 +101,7 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         time_s = round(time.perf_counter() - start, 1)
         results = _results(trainer, settings, metrics) | {"time_s": time_s}
-        _write_json(folder / RESULTS_FILE, results)
+        write_json(folder / RESULTS_FILE, results)
     if settings.training.push_to_hub:
         trainer.push_to_hub()  # last, as it may fail
     return results
@@ -222,7 +221,7 @@ def check_sources(settings: RunConfig) -> Sources:
             f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
         )
     config = load_teacher_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
-    architecture = (config.architectures or ["BertForMaskedLM"])[0]
+    architecture = config.architectures[0]
     if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
         raise ValueError(
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
@@ -325,10 +324,6 @@ def held_out_metrics(evaluation: Mapping[str, float]) -> dict[str, float]:
 def _row(costs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
     row = {name: costs[name] for name in COSTS}
     return row | {name: metrics.get(name) for name in ("kl", "mlm_loss", "mlm_accuracy")}
-
-
-def _write_json(path: Path, values: Any) -> None:
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def _say_nothing(line: str) -> None:

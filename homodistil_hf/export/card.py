@@ -1,8 +1,4 @@
-"""The text of a model card: `MODEL_CARD_TEMPLATE.md` filled with the facts of an export and with nothing else.
-
-So a card states no number that `facts.json` does not have. What the facts are is decided in `facts.py`, what is said
-of a training method in `origins.py`, what a folder holds in `export.py`; `hub.py` uploads it.
-"""
+"""The text of a model card: its template filled with the facts of an export, and no number that they lack."""
 
 import json
 import string
@@ -12,16 +8,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..files.strict_json import is_number, is_whole
 from ..models.cost import COSTS
+from ..models.families import HEADS
+from ..models.families.family import HeadKind
 from ..tables import markdown_table
 from .facts import BENCHMARKS
 from .origins import NAMESAKE, ORIGINS, Origin
 
 UNKNOWN_LICENCE = "unknown"
-
-
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
-
 
 _COST_LABELS = {
     "num_parameters": "parameters",
@@ -29,7 +25,6 @@ _COST_LABELS = {
     "encoder_macs": "encoder multiply–accumulates a token",
     "size_bytes": "weights, bytes",
 }
-
 
 _METRIC_LABELS = {
     "kl": "held-out KL to the teacher, nats a prediction",
@@ -39,39 +34,10 @@ _METRIC_LABELS = {
     "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
 }
 
-
 _WIDTH_LABELS = {
     "num_attention_heads": "heads",
     "head_dim": "channels a head",
     "intermediate_size": "FFN neurons",
-}
-
-
-# Stock class → pipeline tag, what the card calls the model, and how to ask `model` something.
-_HEADS = {
-    "BertForMaskedLM": (
-        "fill-mask",
-        "masked-language model",
-        'print(pipeline("fill-mask", model, tokenizer=tokenizer)(f"Paris is the {tokenizer.mask_token} of France."))',
-    ),
-    "BertForSequenceClassification": (
-        "text-classification",
-        "sequence classifier",
-        'print(pipeline("text-classification", model, tokenizer=tokenizer)("A fine piece of work."))',
-    ),
-    "BertForTokenClassification": (
-        "token-classification",
-        "token classifier",
-        'print(pipeline("token-classification", model, tokenizer=tokenizer)("Ada Lovelace lived in London."))',
-    ),
-    # transformers 5 has no question-answering pipeline.
-    "BertForQuestionAnswering": (
-        "question-answering",
-        "question-answering model",
-        'inputs = tokenizer("Where did she live?", "Ada Lovelace lived in London.", return_tensors="pt")\n'
-        "start, end = (logits.argmax() for logits in model(**inputs).to_tuple()[:2])\n"
-        'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
-    ),
 }
 
 
@@ -112,8 +78,8 @@ def card_template() -> str:
     return resources.files("homodistil_hf").joinpath(_TEMPLATE_FILE).read_text(encoding="utf-8")
 
 
-def _head(facts: Mapping[str, Any]) -> tuple[str, str, str]:
-    return _HEADS[facts["student"]["architecture"].removeprefix("Homo")]
+def _head(facts: Mapping[str, Any]) -> HeadKind:
+    return HEADS[facts["student"]["architecture"]].kind
 
 
 def _method(facts: Mapping[str, Any]) -> Any:
@@ -126,7 +92,7 @@ def _origin(facts: Mapping[str, Any]) -> Origin | None:
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     teacher = facts["teacher"] or {}
-    pipeline, _, _ = _head(facts)
+    pipeline = _head(facts).pipeline
     origin = _origin(facts)
     results = [*_eval_results(facts, pipeline), *_benchmark_results(facts)]
     return ModelCardData(
@@ -151,7 +117,7 @@ def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
             metric_value=value,
         )
         for name, value in facts.get("evaluation", {}).items()
-        if _is_number(value)
+        if is_number(value)
     ]
 
 
@@ -183,9 +149,8 @@ def _title(facts: Mapping[str, Any]) -> str:
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
-    _, kind, _ = _head(facts)
     teacher, origin = facts["teacher"], _origin(facts)
-    told = f"This is a {kind}: a BERT of {facts['student']['num_hidden_layers']} layers"
+    told = f"This is a {_head(facts).title}: a BERT of {facts['student']['num_hidden_layers']} layers"
     named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
     if origin:
         return f"{told} that was {origin.made.format(teacher=named)}."
@@ -234,9 +199,7 @@ def _widths(facts: Mapping[str, Any]) -> str:
 
 
 def _usage(facts: Mapping[str, Any]) -> str:
-    _, _, question = _head(facts)
-    architecture = facts["student"]["architecture"].removeprefix("Homo")
-    auto_class = f"AutoModel{architecture.removeprefix('Bert')}"
+    question, auto_class = _head(facts).question, _head(facts).auto_class
     remote_code = ", trust_remote_code=True" if facts["format"] == "compact" else ""
     return "\n".join(
         (
@@ -313,7 +276,7 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if is_whole(value):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -323,7 +286,3 @@ def _shown(value: Any) -> str:
 
 def _words(name: str) -> str:
     return name.removeprefix("eval_").replace("_", " ")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,8 +1,4 @@
-"""From a run, finished or not, to a student that can be exported.
-
-A finished run's student is compacted to the plan; one that stopped earlier is taken at the nearest widths that the
-wanted format can hold, and only if the caller says so. Folders are written by `export.py`.
-"""
+"""The dense student of a run, finished or not, ready to be exported; it writes no folder."""
 
 import copy
 from collections.abc import Mapping
@@ -11,12 +7,9 @@ from pathlib import Path
 import torch
 
 from ..files.checkpoints import check_manifest
-from ..files.messages import shown
-from ..files.tensors import check_weights, load_tensors
-from ..models.cost import count_parameters
-from ..models.families.bert import STUDENT_CLASSES
-from ..models.families.modeling_homobert import HomoBertConfig, HomoBertPreTrainedModel
-from ..models.loading import load_teacher_config
+from ..files.tensors import load_tensors
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.loading import load_teacher
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan
 from ..plans.resolve import check_plan
@@ -25,7 +18,6 @@ from ..pruning.masks import apply_masks, choose_masks
 from ..pruning.pruner import Pruner, PruningSettings
 from ..pruning.saved_state import (
     STATE_TENSORS_FILE,
-    WEIGHTS_FILE,
     load_pruner_state,
     read_state_file,
     weights_without_projections,
@@ -43,7 +35,7 @@ def compacted_copy(
         allow_partial: take a student that has not reached the plan at the nearest possible widths.
 
     Returns:
-        `HomoBertForX` in evaluation mode, on the CPU.
+        A student in evaluation mode, on the CPU.
 
     Raises:
         ValueError: the plan has not been reached and `allow_partial` is False.
@@ -105,20 +97,9 @@ def checkpoint_pruner(folder: str | Path) -> Pruner:
 
 
 def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
-    config = load_teacher_config(str(folder))
-    student_class = {student.__name__: student for student in STUDENT_CLASSES.values()}.get(config.architectures[0])
-    if student_class is None or not isinstance(config, HomoBertConfig):
-        raise ValueError(f"{label} holds a {config.architectures[0]}, which is no student; export it as it is")
-    num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
-    check_weights(folder, num_parameters, label)
-    student, tensors = student_class(config), load_tensors(folder / WEIGHTS_FILE)
-    if missing := sorted({name for name, _ in student.named_parameters()} - tensors.keys()):
-        raise ValueError(f"{label} has no weights for {shown(missing)}; take another checkpoint")
-    try:
-        student.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"{label} has weights of other shapes than its config.json says ({error})") from error
-    student.tie_weights()
+    student = load_teacher(str(folder))
+    if not isinstance(student, HomoBertPreTrainedModel):
+        raise ValueError(f"{label} holds a {type(student).__name__}, which is no student; export it as it is")
     return student
 
 

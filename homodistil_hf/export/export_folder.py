@@ -1,8 +1,4 @@
-"""Export folders: a student as stock BERT or in its compact form, with tokenizer, facts and model card.
-
-A folder is written aside and renamed, so it is there as a whole or not at all. How widths are padded is
-`conversion.py`'s, what `facts.json` states `facts.py`'s, the card `hub.py`'s; `verify.py` checks what was written.
-"""
+"""Export folders: a student with tokenizer, facts and card, written whole and read back; not what facts say."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,9 +12,10 @@ from ..files.checkpoints import MANIFEST_NAME, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file, publish, recover, remove_folder
 from ..files.messages import nearest_name
 from ..files.provenance import version_facts
+from ..files.strict_json import write_json
 from ..models.conversion import remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
-from ..models.families import modeling_homobert as modeling
+from ..models.families import family_of
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.tokenizers import stored_tokenizer
@@ -35,30 +32,11 @@ from .facts import (
     run_facts,
     stated_teacher,
     teacher_facts,
-    write_facts,
 )
 from .hub import teacher_licence
 from .probe import probe_facts
 
 FORMATS = ("standard", "compact")
-
-
-MODELING_FILE = "modeling_homobert.py"
-
-
-AUTO_CLASSES = {
-    "AutoConfig": "HomoBertConfig",
-    "AutoModel": "HomoBertModel",
-    "AutoModelForMaskedLM": "HomoBertForMaskedLM",
-    "AutoModelForSequenceClassification": "HomoBertForSequenceClassification",
-    "AutoModelForTokenClassification": "HomoBertForTokenClassification",
-    "AutoModelForQuestionAnswering": "HomoBertForQuestionAnswering",
-}
-
-
-AUTO_MAP = {auto_class: f"{MODELING_FILE.removesuffix('.py')}.{name}" for auto_class, name in AUTO_CLASSES.items()}
-
-
 Teacher: TypeAlias = str | PreTrainedModel | Mapping[str, Any] | None
 
 
@@ -75,7 +53,7 @@ def export_student(
     """Write a student to a folder that loads with `from_pretrained`; its logits stay the same.
 
     Args:
-        model: a compacted `HomoBertForX`; or a stock `BertForX`, which is exported as it is. Stored in float32.
+        model: a compacted student; or a model of a stock class, which is exported as it is. Stored in float32.
         folder: where to; created with its parents.
         format: `"standard"`: stock BERT, padded with zeros where layers differ in width. `"compact"`: unpadded, with
             its own modelling file (`trust_remote_code=True`).
@@ -128,11 +106,11 @@ def export_student(
         with _as_plain_classes(type(exported), type(exported.config)):
             exported.save_pretrained(aside)
         if format == "compact":
-            shutil.copyfile(modeling.__file__, aside / MODELING_FILE)
+            shutil.copy(family_of(student.config).modeling_file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         known["files"] = file_facts(aside)
-        write_facts(aside, known)
+        write_json(aside / FACTS_FILE, known)
         (aside / CARD_FILE).write_text(render_card(known), encoding="utf-8")
     return target
 
@@ -147,7 +125,7 @@ def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
         folder: an export, or `checkpoint-N`.
 
     Returns:
-        `HomoBertForX` in float32, in evaluation mode.
+        A student in float32, in evaluation mode.
 
     Raises:
         ValueError: no such export, or its weights or facts can't be used.
@@ -272,7 +250,7 @@ def _as_plain_classes(*classes: Any) -> Iterator[None]:
 
 def _with_auto_map(student: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
     # save_pretrained would name the instantiated class only.
-    student.config.auto_map = dict(AUTO_MAP)
+    student.config.auto_map = family_of(student.config).auto_map
     return student
 
 
@@ -294,7 +272,7 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     config: PreTrainedConfig
     if isinstance(teacher, str):
         config = load_teacher_config(teacher)
-        architecture = (config.architectures or ["BertForMaskedLM"])[0]
+        architecture = config.architectures[0]
     else:
         config, architecture = teacher.config, type(teacher).__name__
     return teacher_facts(config, architecture, licence=teacher_licence(config.name_or_path))

@@ -1,10 +1,5 @@
-"""What an export says about itself: `facts.json`.
+"""What an export says about itself, `facts.json`: costs, digests, what a run adds; the card tells it in words."""
 
-Every number of the model card stands here, and so does what `verify.py` needs: digests of the files and logits of the
-student as it was in memory. `export.py` gathers the parts and writes the folder, `hub.py` turns them into a card.
-"""
-
-import json
 import math
 import numbers
 from collections.abc import Mapping
@@ -17,30 +12,23 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.checkpoints import file_digest
 from ..files.messages import nearest_name, shown
-from ..files.strict_json import read_json
+from ..files.strict_json import is_whole, read_json
 from ..models.cost import COSTS, planned_facts
+from ..models.families import HEADS
 from ..models.widths import teacher_plan
 
 FACTS_FILE = "facts.json"
-
-
 CARD_FILE = "README.md"
-
-
 FACTS_VERSION = 1
-
 
 FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versions")
 """What facts never lack, each an object."""
 
-
 BENCHMARKS = "benchmarks"
-
 
 RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", BENCHMARKS)
 """What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher; and what
 `homodistil evaluate` found out about it later: `tasks` and `discrepancy`."""
-
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
@@ -49,7 +37,7 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     """What the student costs in each export format, where that differs.
 
     Args:
-        student: `HomoBertForX`.
+        student: of any widths.
 
     Returns:
         `dict`: `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold
@@ -63,7 +51,7 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     if padded == plan:
         return {}
     architecture = type(student).__name__
-    stock_name = architecture.removeprefix("Homo")
+    stock_name = HEADS[architecture].stock.__name__
     return {
         "compact": planned_facts(student.config, architecture),
         "padded": planned_facts(student.config, stock_name, padded) if padded else None,
@@ -139,17 +127,6 @@ def file_facts(folder: Path) -> dict[str, Any]:
         for path in paths
         if path.name not in (FACTS_FILE, CARD_FILE)
     }
-
-
-def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `facts.json`.
-
-    Args:
-        folder: the export.
-        facts: plain JSON values.
-    """
-    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / FACTS_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -229,7 +206,7 @@ def has_costs(section: Mapping[str, Any]) -> bool:
         `bool`: each a whole number above 0.
     """
     costs = [section.get(name) for name in COSTS]
-    return all(isinstance(cost, int) and not isinstance(cost, bool) and cost > 0 for cost in costs)
+    return all(is_whole(cost) and cost > 0 for cost in costs)
 
 
 def _are_benchmarks(section: Mapping[str, Any]) -> bool:

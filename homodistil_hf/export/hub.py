@@ -1,8 +1,4 @@
-"""The Hub: an export goes up in one commit, a teacher's licence comes down.
-
-Everything is done by huggingface_hub's own client; what it raises is explained in `hub_errors.py`. The text of the
-card is `card.py`'s, what a folder holds `export.py`'s; training checkpoints travel in `hub_checkpoints.py`.
-"""
+"""An export goes up to the Hub in one commit, a teacher's licence comes down; checkpoints travel elsewhere."""
 
 import logging
 import re
@@ -17,8 +13,6 @@ from .card import UNKNOWN_LICENCE
 from .facts import CARD_FILE, FACTS_FILE, read_facts
 
 logger = logging.getLogger(__name__)
-
-
 _HUB_TIMEOUT_S = 5.0
 
 

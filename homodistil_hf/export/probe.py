@@ -7,8 +7,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 _NUM_PROBE_TOKENS = 16
-
-
 _NUM_PROBE_LOGITS = 64
 
 

@@ -1,11 +1,11 @@
-"""From a folder that a run has left to an export: which student is in there, and what is known about it.
-
-The folder is a finished run, a `checkpoint-N` or an export of either format. Exports are written by `export.py`.
-"""
+"""What lies in a folder that a run, an export or somebody else has left, and the export of the student in it."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from transformers.utils import CONFIG_NAME
 
 from ..files.checkpoints import last_checkpoint, sorted_checkpoints
 from ..files.strict_json import read_json_object
@@ -14,18 +14,59 @@ from ..models.tokenizers import stored_tokenizer
 from ..pruning.saved_state import METHOD_KEY, STATE_FILE, read_state_file
 from .dense_student import checkpoint_pruner, compacted_copy
 from .export_folder import convert_export, export_student
-from .facts import FACTS_FILE
+from .facts import FACTS_FILE, read_export_facts
 
 logger = logging.getLogger(__name__)
-
-
 RESULTS_FILE = "results.json"
-
-
 SETTINGS_FILE = "settings.json"
-
-
 STUDENT_FOLDER = "student"
+
+
+@dataclass(frozen=True)
+class StudentIn:
+    """What lies in a folder.
+
+    Args:
+        kind: `export`, of either format; `checkpoint`, of a pruning run; `model`, any other; `nothing` of these.
+        folder: the folder with its weights: a finished run stands for the export inside.
+    """
+
+    kind: Literal["export", "checkpoint", "model", "nothing"]
+    folder: Path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the run was asked for, as it recorded that beside the folder; empty where it did not."""
+        run = self.folder.resolve().parent
+        path = run / SETTINGS_FILE
+        return read_json_object(path, f"{SETTINGS_FILE} in folder={str(run)!r}") if path.is_file() else {}
+
+    @property
+    def teacher(self) -> str | None:
+        """Folder or Hub name of the teacher, as the run or the export says; None where neither does."""
+        name = self.settings.get("teacher")
+        if not isinstance(name, str) and self.kind == "export":
+            stated = read_export_facts(self.folder).get("teacher")
+            name = stated.get("hub_id") if isinstance(stated, dict) else None
+        return name if isinstance(name, str) else None
+
+
+def student_in(folder: str | Path) -> StudentIn:
+    """Look what lies in a folder.
+
+    Args:
+        folder: an export, `OUTPUT_DIR` of a run, `checkpoint-N`, the folder of any model, or something else.
+
+    Returns:
+        [`StudentIn`].
+    """
+    folder = Path(folder)
+    for export in (folder, folder / STUDENT_FOLDER):
+        if (export / FACTS_FILE).is_file():
+            return StudentIn("export", export)
+    if (folder / STATE_FILE).is_file():
+        return StudentIn("checkpoint", folder)
+    return StudentIn("model" if (folder / CONFIG_NAME).is_file() else "nothing", folder)
 
 
 def export_folder(
@@ -58,20 +99,21 @@ def export_folder(
         raise ValueError(
             f"folder={str(source)!r} does not exist; expected a finished run, a checkpoint-N or an export"
         )
-    for export in (source, source / STUDENT_FOLDER):
-        if (export / FACTS_FILE).is_file():
-            return convert_export(export, output, format, teacher=teacher, overwrite=overwrite)
-    checkpoint = source if (source / STATE_FILE).is_file() else _newest_checkpoint(source)
+    found = student_in(source)
+    if found.kind == "export":
+        return convert_export(found.folder, output, format, teacher=teacher, overwrite=overwrite)
+    if found.kind != "checkpoint":
+        found = StudentIn("checkpoint", _newest_checkpoint(source))
+    checkpoint = found.folder
     pruner = checkpoint_pruner(checkpoint)
-    settings = _read_settings(checkpoint.parent)
     return export_student(
         compacted_copy(pruner, format=format, allow_partial=allow_partial),
         output,
         format,
         tokenizer=stored_tokenizer(checkpoint),
-        teacher=teacher or _reachable_teacher(settings),
+        teacher=teacher or _reachable(found.teacher),
         facts={
-            "settings": settings,
+            "settings": found.settings,
             "training": {**_recorded_method(checkpoint), "checkpoint": checkpoint.name, **pruner.status()},
         },
         overwrite=overwrite,
@@ -90,9 +132,9 @@ def exported_student(folder: str | Path) -> Path:
     Raises:
         ValueError: there is none.
     """
-    for export in (Path(folder), Path(folder) / STUDENT_FOLDER):
-        if (export / FACTS_FILE).is_file():
-            return export
+    found = student_in(folder)
+    if found.kind == "export":
+        return found.folder
     raise ValueError(
         f"folder={str(folder)!r} holds no export (no {FACTS_FILE}); expected an export or a finished run, or write "
         "one with homodistil export"
@@ -116,18 +158,12 @@ def _recorded_method(checkpoint: Path) -> dict[str, Any]:
     return {"method": trainer[METHOD_KEY]} if METHOD_KEY in trainer else {}
 
 
-def _read_settings(run_folder: Path) -> dict[str, Any]:
-    path = run_folder / SETTINGS_FILE
-    return read_json_object(path, f"{SETTINGS_FILE} in folder={str(run_folder)!r}") if path.is_file() else {}
-
-
-def _reachable_teacher(settings: dict[str, Any]) -> str | None:
-    name = settings.get("teacher")
-    if name is None:
+def _reachable(teacher: str | None) -> str | None:
+    if teacher is None:
         return None
     try:
-        load_teacher_config(name)
+        load_teacher_config(teacher)
     except (OSError, ValueError) as error:
-        logger.warning("the card will not tell about teacher=%r, which can't be read: %s", name, error)
+        logger.warning("the card will not tell about teacher=%r, which can't be read: %s", teacher, error)
         return None
-    return name
+    return teacher

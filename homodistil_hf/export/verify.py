@@ -1,8 +1,6 @@
-"""Is an export what its facts say, and does it load without this package?
+"""Is an export what its facts say, and does it load in a fresh process where this package can't be imported?
 
-`verify_export` compares files and counts with `facts.json`, then loads the folder in a fresh process in which
-`homodistil_hf` can't be imported, and compares logits with the compact form loaded here and with those that the
-student had in memory. Writing and reading folders is `export.py`'s.
+Its logits are compared with those of the compact form loaded here and with those that the student had in memory.
 """
 
 import json
@@ -23,31 +21,22 @@ from ..files.checkpoints import file_digest
 from ..files.messages import shown
 from ..files.strict_json import read_json_object
 from ..models.cost import COSTS, cost_fractions, model_facts
-from ..models.families import modeling_homobert as modeling
+from ..models.families import CONFIG_CLASSES, FAMILIES, HEADS, family_of
 from ..models.loading import load_teacher
-from .export_folder import AUTO_CLASSES, AUTO_MAP, FORMATS, MODELING_FILE, load_export
+from .export_folder import FORMATS, load_export
 from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs, read_facts
 from .probe import all_logits, probe_facts, probe_inputs
 
 RELATIVE_TOLERANCE = 1e-5
 """Largest difference of float32 logits, times the largest logit or 1."""
 
-
 _WEIGHTS_FILE = "model.safetensors"
-
-
 _CONFIG_FILE = "config.json"
-
-
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-
 
 # The Hub adds the first to every repository; its client keeps the second beside what it downloads.
 _HUB_FILES = (".gitattributes", ".cache/huggingface/")
-
-
 _TIMEOUT_S = 600
-
 
 # Runs where this package can't be imported; arguments: folder, inputs, outputs, auto classes, 1 = trust remote code.
 _FRESH_PROCESS = """
@@ -126,8 +115,8 @@ def verify_export(folder: str | Path) -> VerifyReport:
         list(_shape_problems(facts)) or list(_file_problems(folder, facts)) or list(_code_problems(folder, facts))
     )
     report = VerifyReport(folder, tuple(problems)) if problems else _verify_model(folder, facts)
-    code = folder / MODELING_FILE
-    return replace(report, code_sha256=file_digest(code) if code.is_file() else None)
+    code = _present_code(folder)
+    return replace(report, code_sha256=file_digest(code) if code else None)
 
 
 def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
@@ -181,22 +170,31 @@ def _file_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
-    path = folder / _CONFIG_FILE
-    auto_map = read_json_object(path, _CONFIG_FILE).get("auto_map") if path.is_file() else None
-    expected_map = AUTO_MAP if facts["format"] == "compact" else None
-    if auto_map != expected_map:
+    config = read_json_object(folder / _CONFIG_FILE, _CONFIG_FILE)
+    family = next((family for family in FAMILIES.values() if family.knows(config.get("model_type"))), None)
+    if family is None:
+        expected = ", ".join(CONFIG_CLASSES)
+        yield f"{_CONFIG_FILE} model_type: expected one of {expected}, found {shown(config.get('model_type'))}"
+        return
+    expected_map = family.auto_map if facts["format"] == "compact" else None
+    if (auto_map := config.get("auto_map")) != expected_map:
         yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {auto_map}"
     if facts["format"] != "compact":
         return
-    path, own = folder / MODELING_FILE, file_digest(Path(modeling.__file__))
-    if not path.is_file():
-        yield f"{MODELING_FILE}: expected in a compact export, found nothing"
-    elif (found := file_digest(path)) != own:
+    name, own = family.modeling_file.name, file_digest(family.modeling_file)
+    if not (folder / name).is_file():
+        yield f"{name}: expected in a compact export, found nothing"
+    elif (found := file_digest(folder / name)) != own:
         writer = facts["versions"].get("homodistil_hf")
         yield (
-            f"{MODELING_FILE}: expected this package's own file (sha256 {own}), found another ({found}), written by "
+            f"{name}: expected this package's own file (sha256 {own}), found another ({found}), written by "
             f"homodistil_hf {writer}; it was not run"
         )
+
+
+def _present_code(folder: Path) -> Path | None:
+    paths = (folder / family.modeling_file.name for family in FAMILIES.values())
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _count_problems(exported: PreTrainedModel, compact: PreTrainedModel, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -213,20 +211,22 @@ def _count_problems(exported: PreTrainedModel, compact: PreTrainedModel, facts: 
 
 def _auto_classes(exported: PreTrainedModel) -> list[str]:
     """The auto class of the export's own head first, then all others that must load it."""
-    is_compact = isinstance(exported, modeling.HomoBertPreTrainedModel)
-    primary = f"AutoModel{type(exported).__name__.removeprefix('Homo').removeprefix('Bert')}"
-    others = [name for name in AUTO_CLASSES if name not in ("AutoConfig", primary)] if is_compact else ["AutoModel"]
-    return [primary, *others]
+    head = HEADS[type(exported).__name__]
+    primary = head.kind.auto_class
+    if type(exported) is head.stock:
+        return [primary, "AutoModel"]
+    others = family_of(exported.config).auto_classes
+    return [primary, *(name for name in others if name not in ("AutoConfig", primary))]
 
 
 def _load_fresh(
     folder: Path, auto_classes: list[str], inputs: dict[str, torch.Tensor]
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    has_remote_code = (folder / MODELING_FILE).is_file()
     with tempfile.TemporaryDirectory() as scratch:
         inputs_file, outputs_file = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
         save_file(inputs, inputs_file)
-        arguments = [folder.resolve(), inputs_file, outputs_file, ",".join(auto_classes), int(has_remote_code)]
+        remote_code = int(_present_code(folder) is not None)
+        arguments = [folder.resolve(), inputs_file, outputs_file, ",".join(auto_classes), remote_code]
         stdout = _run_fresh([str(argument) for argument in arguments], scratch)
         return json.loads(stdout.splitlines()[-1]), load_file(outputs_file)
 
@@ -258,10 +258,12 @@ def _run_fresh(arguments: list[str], scratch: str) -> str:
 def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: Mapping[str, Any]) -> Iterator[str]:
     primary = _auto_classes(exported)[0]
     is_compact = facts["format"] == "compact"
+    family = family_of(exported.config)
+    stock_classes = {"AutoModel": family.stock_encoder, primary: type(exported)}
+    stock_module = family.stock_encoder.__module__.rpartition(".")[0]
     for auto_class in _auto_classes(exported):
-        stock_name = "BertModel" if auto_class == "AutoModel" else type(exported).__name__
-        expected = AUTO_CLASSES[auto_class] if is_compact else stock_name
-        module = "transformers_modules." if is_compact else "transformers.models.bert."
+        expected = (family.auto_classes if is_compact else stock_classes)[auto_class].__name__
+        module = "transformers_modules." if is_compact else f"{stock_module}."
         found = fresh["classes"][auto_class]
         if found["class"] != expected or not found["module"].startswith(module):
             yield f"{auto_class}: expected {module}…{expected}, found {found['module']}.{found['class']}"

@@ -1,8 +1,7 @@
-"""Where the package keeps what it can make again, and how to clear it.
+"""Where the package keeps what it can make again, and how to clear it; the Hub's own cache is not touched.
 
-Three things are kept: `demo`, the text, tokenizer and teacher of `homodistil demo`; `datasets`, texts that
-`homodistil distill` has converted and tokenized; and `latency`, tables that were measured on this machine. Models and
-data sets from the Hub stay in the Hub's own cache.
+`demo` holds the text, tokenizer and teacher of `homodistil demo`; `datasets`, texts that `homodistil distill` has
+converted and tokenized; `latency`, tables that were measured on this machine.
 """
 
 import os
@@ -16,8 +15,6 @@ import datasets
 from .checkpoints import manifest_problem, write_manifest
 
 KINDS = ("demo", "datasets", "latency")
-
-
 ENVIRONMENT_VARIABLE = "HOMODISTIL_CACHE"
 
 

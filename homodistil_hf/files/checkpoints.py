@@ -1,39 +1,26 @@
-"""The checkpoints of a run: their manifests, finding the last good one, removing old ones.
+"""The checkpoints of a run: their manifests, finding the last good one, removing old ones; not what is in them.
 
 A manifest holds the SHA-256 of every file of a checkpoint; it is written last and checked first, because safetensors
-has no checksum and a pickle must not be opened before it is known to be the one that was written. What goes into a
-checkpoint is decided in `resumable.py`, how folders get to the disk in `durable.py`.
+has no checksum and a pickle must not be opened before it is known to be the one that was written.
 """
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from .folders import naming_the_file, outdated_name, remove_folder, remove_leftovers
+from ..files.strict_json import write_json
+from .folders import outdated_name, remove_folder, remove_leftovers
 from .messages import shown
 from .strict_json import read_json_object
 
 logger = logging.getLogger(__name__)
-
-
 MANIFEST_NAME = "manifest.json"
-
-
 STAGING_NAME = ".staging"
-
-
 _PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")
-
-
 _FORMAT = 1
-
-
 _SHOWN_CHARS = 255  # of a name: no file has more
-
-
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.outdated")
 
 
@@ -45,9 +32,7 @@ def write_manifest(folder: str | Path) -> None:
     """
     folder = Path(folder)
     files = {name: file_digest(folder / name) for name in _file_names(folder)}
-    text = json.dumps({"format": _FORMAT, "sha256": files}, indent=2, sort_keys=True)
-    with naming_the_file(folder, file=MANIFEST_NAME):
-        (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    write_json(folder / MANIFEST_NAME, {"format": _FORMAT, "sha256": files}, sort_keys=True)
 
 
 def check_manifest(folder: str | Path) -> None:

@@ -1,8 +1,7 @@
 """Folders that appear, change and vanish as a whole, whatever moment the process or the machine stops at.
 
 A folder is written aside, brought to the disk and renamed; removing starts with a rename too. A failure to write ends
-in one kind of error that names the file, whichever library it comes from. What a folder holds is its writer's
-business: `checkpoint.py`, `resumable.py`, `export.py`.
+in one kind of error that names the file, whichever library it comes from.
 """
 
 import errno
@@ -17,25 +16,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 OUTDATED_SUFFIX = ".outdated"
-
-
 _REMOVED_SUFFIX = ".removed"
-
-
 _MODEL_FILE = "model.safetensors"
-
-
 _ERRNO = re.compile(r"os error (\d+)")
-
 
 # Rust's libraries end their messages with a number, torch.save tells where in its own code or its streams it failed,
 # or (2.6) that it could not even begin.
 _FAILED_TO_WRITE = re.compile(rf"{_ERRNO.pattern}|inline_container\.cc|iostream error|^File .* cannot be opened\.$")
-
-
 _ARCHIVE_SUFFIXES = (".pt", ".pth")
-
-
 _LITTLE_SPACE_BYTES = 1 << 20
 
 

@@ -1,8 +1,4 @@
-"""What goes wrong between this machine and the Hub, told in one sentence that says what to do; no token in it.
-
-huggingface_hub's client raises errors of its own, of the HTTP library below it and of this machine. What is asked of
-the Hub is decided in `hub.py`, `hub_checkpoints.py` and `conversion.py`.
-"""
+"""What goes wrong between this machine and the Hub, told in one sentence that says what to do; no token in it."""
 
 import json
 import logging
@@ -16,21 +12,15 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 logger = logging.getLogger(__name__)
 
-
 RETRY_WAITS_S = (2.0, 10.0)
 """Before each further attempt at a request that the client does not repeat by itself: a commit, for instance."""
-
 
 HTTP_ERROR = HfHubHTTPError.__bases__[0]
 """Base of all errors of the HTTP library that huggingface_hub uses, whichever one its version has."""
 
-
 # RuntimeError is what the client makes of any trouble with a large file; JSON is what every true answer is.
 _CLIENT_ERRORS = (OSError, RuntimeError, json.JSONDecodeError, HTTP_ERROR)
-
-
 _PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
-
 
 _REASONS = {
     401: "the Hub knows no such token, or wants one (401); log in with `hf auth login` or set HF_TOKEN to a valid one",
@@ -40,7 +30,6 @@ _REASONS = {
     412: "somebody else has changed it meanwhile (412); try again",
     429: "the Hub has had too many requests (429); wait some minutes and try again",
 }
-
 
 _Result = TypeVar("_Result")
 
@@ -123,9 +112,11 @@ def persistently(request: Callable[[], _Result]) -> _Result:
         try:
             return request()
         except _CLIENT_ERRORS as error:
-            if not _is_passing(error):
+            status = _status(error)
+            if not (comes_from_hub(error) if status is None else status in _PASSING_STATUSES):
                 raise
-            logger.warning("the Hub does not answer as it should (%s); trying again in %g s", _short(error), wait_s)
+            short = status or type(_root(error)).__name__
+            logger.warning("the Hub does not answer as it should (%s); trying again in %g s", short, wait_s)
         time.sleep(wait_s)
     return request()
 
@@ -143,15 +134,6 @@ def _root(error: BaseException) -> BaseException:
 def _status(error: BaseException) -> int | None:
     root = _root(error)
     return root.response.status_code if isinstance(root, HfHubHTTPError) else None
-
-
-def _is_passing(error: BaseException) -> bool:
-    status = _status(error)
-    return comes_from_hub(error) if status is None else status in _PASSING_STATUSES
-
-
-def _short(error: BaseException) -> str:
-    return str(_status(error) or type(_root(error)).__name__)
 
 
 def _reason(error: BaseException) -> str:

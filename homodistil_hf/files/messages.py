@@ -1,4 +1,4 @@
-"""Words that errors share: a value shown briefly, the nearest valid name."""
+"""Words that errors share: a value shown briefly, the nearest valid name, another error in one line."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def shown(value: object) -> str:
     if isinstance(value, int) and abs(value) > 10**40:
         return "an integer of more than 40 digits"
     return reprlib.repr(value)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an `error` says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""What a measured time depends on besides the model: processor, threads, versions."""
+"""What a measured time or an export depends on besides the model: processor, threads, versions."""
 
 import importlib.metadata
 import os

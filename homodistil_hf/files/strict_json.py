@@ -1,8 +1,4 @@
-"""JSON that somebody else may have written: read within bounds, or refused with a message that names the file.
-
-Every file of ours that holds JSON (configs, plans, manifests, facts, states) is read here. What its values mean is
-checked by who asks for it.
-"""
+"""JSON files: written as a whole; read within bounds or refused, as somebody else may have written them."""
 
 import json
 import math
@@ -10,17 +6,15 @@ import re
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
+from .folders import write_text
 from .messages import shown
 
 MAX_SIZE_BYTES = 64 << 20
 """Largest file that is read: far beyond any config or state, far below the memory of any machine."""
 
-
 _MAX_DIGITS = 400  # of a whole number: a float can't hold more, and reading takes quadratic time
-
-
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -94,6 +88,27 @@ def parse_json(text: str, label: str) -> Any:
     if _SURROGATE.search(text):
         _refuse_surrogates(values, label)
     return values
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def write_json(path: Path, values: Any, *, sort_keys: bool = False) -> None:
+    """Write a JSON file so that it is there as a whole, or as it was before.
+
+    Args:
+        path: in a folder that exists.
+        values: of plain types.
+        sort_keys: whether names are sorted.
+    """
+    write_text(path, json.dumps(values, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 
 def _read_text(path: Path, label: str) -> str:

@@ -1,6 +1,7 @@
 """Students that have their final widths from the first step on: what one-shot pruning and training from scratch share.
 
 How the units or the first weights are chosen is the methods' business (`methods/`); everything else about such a run,
+from ..models.families import family_of
 from data to export, is [`HomoDistilTrainer`]'s.
 """
 
@@ -13,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..files.messages import shown
+from ..models.families import family_of
 from ..models.families.family import PROJECTIONS
 from ..models.widths import WidthPlan
 from ..trainer import HomoDistilTrainer
@@ -96,7 +98,9 @@ class FreshTrainer(PlannedTrainer):
         # Its heads have never seen another scale than that of their own size.
         self.model.config.softmax_head_dim = None
         if mlm_trains == "head":
-            self.model.get_submodule(_MLM_TRANSFORM).register_forward_pre_hook(_without_gradient)
+            self.model.get_submodule(family_of(self.model.config).mlm_transform).register_forward_pre_hook(
+                _without_gradient
+            )
 
     def prepare_heads(self, resume_from_checkpoint: str | bool | None) -> None:
         """Nothing: random weights have no bases that are better than others.
@@ -116,9 +120,6 @@ class FreshTrainer(PlannedTrainer):
                     parameter.normal_(std=parameter.shape[1] ** -0.5)
                 else:
                     parameter.copy_(fresh[name])
-
-
-_MLM_TRANSFORM = "cls.predictions.transform"
 
 
 def _without_gradient(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -1,39 +1,12 @@
-"""Registers the per-layer-width classes with transformers' Auto classes, when it is imported.
+"""Registers the students' classes with transformers' Auto classes, when it is imported, under types of their own."""
 
-The model type is its own, `homobert`: registering for `bert` would hijack everybody's BERT.
-"""
+import transformers
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+from .families import FAMILIES
 
-from .families.modeling_homobert import (
-    HomoBertConfig,
-    HomoBertForMaskedLM,
-    HomoBertForQuestionAnswering,
-    HomoBertForSequenceClassification,
-    HomoBertForTokenClassification,
-    HomoBertModel,
-)
-
-AutoConfig.register(HomoBertConfig.model_type, HomoBertConfig, exist_ok=True)
-
-
-AutoModel.register(HomoBertConfig, HomoBertModel, exist_ok=True)
-
-
-AutoModelForMaskedLM.register(HomoBertConfig, HomoBertForMaskedLM, exist_ok=True)
-
-
-AutoModelForSequenceClassification.register(HomoBertConfig, HomoBertForSequenceClassification, exist_ok=True)
-
-
-AutoModelForTokenClassification.register(HomoBertConfig, HomoBertForTokenClassification, exist_ok=True)
-
-
-AutoModelForQuestionAnswering.register(HomoBertConfig, HomoBertForQuestionAnswering, exist_ok=True)
+for _family in FAMILIES.values():
+    _config_class = _family.student_config
+    transformers.AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    for _name, _class in _family.auto_classes.items():
+        if _name != "AutoConfig":
+            getattr(transformers, _name).register(_config_class, _class, exist_ok=True)

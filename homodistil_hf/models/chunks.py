@@ -1,4 +1,4 @@
-"""Rows a few at a time, so that large tensors need little memory beside them."""
+"""Slices of a few rows, so that large tensors need little memory beside them."""
 
 import torch
 
@@ -23,5 +23,17 @@ def row_slices(tensor: torch.Tensor, num_elements: int) -> list[slice]:
     """
     if tensor.device.type != "cpu" or tensor.numel() <= num_elements:
         return [slice(None)]
-    size = max(1, num_elements // max(1, tensor[0].numel()))
-    return [slice(start, start + size) for start in range(0, len(tensor), size)]
+    return slices(len(tensor), num_elements // max(1, tensor[0].numel()))
+
+
+def slices(length: int, size: int) -> list[slice]:
+    """Slices of so many rows.
+
+    Args:
+        length: of all.
+        size: rows of a slice, the last excepted; at least 1.
+
+    Returns:
+        `list[slice]`.
+    """
+    return [slice(start, start + max(1, size)) for start in range(0, length, max(1, size))]

@@ -1,7 +1,4 @@
-"""Whether torch can compile the models here.
-
-Without it, `training_args.py` refuses `torch_compile` and `latency/backends.py` leaves the compiled form out.
-"""
+"""Whether torch can compile the models here; who asks decides what follows."""
 
 import torch
 

@@ -1,26 +1,19 @@
-"""Teacher → student and student → stock BERT, without changing a logit.
-
-`load_teacher` reads a stock checkpoint, `to_student` copies it into the classes of `modeling.py`, `to_stock` zero-pads
-a student to uniform widths and hands it back as a stock class. Which widths are possible is decided in `widths.py`;
-folders on disk are written in `export.py`.
-"""
+"""Teacher → student and student → stock class, without changing a logit; folders on disk are not its business."""
 
 from typing import Any
 
 import torch
-from transformers import BertConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from .families.bert import LAYER_PREFIX, STOCK_CLASSES, STUDENT_CLASSES
-from .families.family import PROJECTIONS
-from .families.modeling_homobert import HomoBertConfig, HomoBertPreTrainedModel, layer_head_dim
+from .families import FAMILIES, HEADS, family_of
+from .families.family import PROJECTIONS, EncoderFamily
+from .families.modeling_homobert import HomoBertPreTrainedModel, layer_head_dim
 from .loading import refuse_architecture, refuse_config, some
 from .resizing import replace_parameters
 from .widths import LayerWidths, WidthPlan, teacher_plan
 
 # Keys of a configuration that describe a class or a file, not the model's training.
 _CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
-
-
 _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "dropped_hidden_channels", "per_layer_config")
 
 
@@ -28,10 +21,10 @@ def to_student(model: PreTrainedModel) -> HomoBertPreTrainedModel:
     """Copy a teacher into the student class of the same head; logits stay the same.
 
     Args:
-        model: a stock `BertForX`, or a `HomoBertForX`.
+        model: of a stock class with a head, or a student.
 
     Returns:
-        `HomoBertForX` in float32 on the same device and in the same mode, with weights of its own.
+        A student in float32 on the same device and in the same mode, with weights of its own.
 
     Raises:
         ValueError: the class or a setting of the model is not supported.
@@ -48,11 +41,12 @@ def to_student(model: PreTrainedModel) -> HomoBertPreTrainedModel:
     class_name = type(model).__name__
     refuse_architecture(class_name)
     refuse_config(model.config)
-    student_class = STUDENT_CLASSES.get(class_name) or type(model)
+    head = HEADS[class_name]
+    student_class = type(model) if class_name == head.student.__name__ else head.student
     student = student_class(_student_config(model))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
-    surplus = ("bert.pooler.", "cls.seq_relationship.", f"{PROJECTIONS}.")
+    surplus = (*family_of(model.config).surplus, f"{PROJECTIONS}.")
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
@@ -69,18 +63,19 @@ def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
     and bias are multiplied by √(D/d).
 
     Args:
-        model: a compacted `HomoBertForX`, of any widths.
+        model: a compacted student, of any widths.
 
     Returns:
-        Stock `BertForX` of the same type, device and mode, with weights of its own.
+        Of the stock class, of the same type, device and mode, with weights of its own.
 
     Raises:
         ValueError: masked hidden channels are still there, or no stock BERT can hold these widths.
     """
-    stock_class = STOCK_CLASSES.get(type(model).__name__)
+    stock_classes = {head.student.__name__: head.stock for family in FAMILIES.values() for head in family.heads}
+    stock_class = stock_classes.get(type(model).__name__)
     if stock_class is None:
         raise ValueError(
-            f"model={type(model).__name__} is no student; expected one of {', '.join(STOCK_CLASSES)} (to_student)"
+            f"model={type(model).__name__} is no student; expected one of {', '.join(stock_classes)} (to_student)"
         )
     if dropped := model.config.dropped_hidden_channels:
         raise ValueError(
@@ -88,15 +83,14 @@ def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
             f"into its LayerNorm statistics; compact it first"
         )
     widths = teacher_plan(model.config)
-    plan = widths.padded()
+    plan, family = widths.padded(), family_of(model.config)
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
-        prefix = LAYER_PREFIX.format(index)
         softmax_head_dim = model.config.softmax_head_dim or old.head_dim
-        for name in (f"{prefix}attention.self.query.weight", f"{prefix}attention.self.query.bias"):
+        for name in _of_layer(family.query, index):
             state[name] = state[name] * (new.head_dim / softmax_head_dim) ** 0.5
-        state |= _resized_layer(state, prefix, old, new)
+        state |= _resized_layer(state, family, index, (old, new))
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
     return stock.train(model.training)
@@ -117,10 +111,10 @@ def remove_padding(student: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
         raise ValueError(
             f"plan={plan.to_json()} pads to {plan.padded().to_json()}, but the student has {padded.to_json()}"
         )
-    state = student.state_dict()
+    state, family = student.state_dict(), family_of(student.config)
     tensors: dict[str, torch.Tensor] = {}
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
-        tensors |= _resized_layer(state, LAYER_PREFIX.format(index), old, new)
+        tensors |= _resized_layer(state, family, index, (old, new))
     if lossy := [name for name, kept in tensors.items() if kept.count_nonzero() != state[name].count_nonzero()]:
         raise ValueError(
             f"plan={plan.to_json()} would cut weights that are not zero in {some(lossy)}; keep the padded widths"
@@ -128,20 +122,22 @@ def remove_padding(student: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
     replace_parameters(student, tensors, plan=plan)
 
 
+def _of_layer(templates: tuple[str, ...], layer: int) -> list[str]:
+    return [template.format(l=layer) for template in templates]
+
+
 def _resized_layer(
-    state: dict[str, torch.Tensor], prefix: str, old: LayerWidths, new: LayerWidths
+    state: dict[str, torch.Tensor], family: EncoderFamily, layer: int, widths: tuple[LayerWidths, LayerWidths]
 ) -> dict[str, torch.Tensor]:
-    resized = {}
-    for kind in ("weight", "bias"):
-        for part in ("query", "key", "value"):
-            name = f"{prefix}attention.self.{part}.{kind}"
-            resized[name] = _resized_heads(state[name], old, new)
-        name = f"{prefix}intermediate.dense.{kind}"
-        resized[name] = _resized(state[name], (new.intermediate_size,))
-    name = f"{prefix}attention.output.dense.weight"
-    resized[name] = _resized_heads(state[name].T, old, new).T.contiguous()
-    name = f"{prefix}output.dense.weight"
-    resized[name] = _resized(state[name].T, (new.intermediate_size,)).T.contiguous()
+    resized, num_neurons = {}, widths[1].intermediate_size
+    for name in _of_layer(family.query + family.key + family.value, layer):
+        resized[name] = _resized_heads(state[name], *widths)
+    for name in _of_layer(family.attention_output, layer):
+        resized[name] = _resized_heads(state[name].T, *widths).T.contiguous()
+    for name in _of_layer(family.ffn_rows, layer):
+        resized[name] = _resized(state[name], (num_neurons,))
+    for name in _of_layer(family.ffn_columns, layer):
+        resized[name] = _resized(state[name].T, (num_neurons,)).T.contiguous()
     return resized
 
 
@@ -158,20 +154,20 @@ def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     return resized
 
 
-def _student_config(model: PreTrainedModel) -> HomoBertConfig:
-    config = model.config
+def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
+    config, config_class = model.config, family_of(model.config).student_config
     values = {key: value for key, value in config.to_dict().items() if key not in _CLASS_KEYS}
-    if not isinstance(config, HomoBertConfig):
+    if not isinstance(config, config_class):
         head_dim = layer_head_dim(config)
         values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
     # transformers leaves a decoder untied whose stored weights differ, whatever the configuration says.
     decoder = model.get_output_embeddings()
     if decoder is not None and decoder.weight is not model.get_input_embeddings().weight:
         values["tie_word_embeddings"] = False
-    return HomoBertConfig(**values, **_runtime_settings(config))
+    return config_class(**values, **_runtime_settings(config))
 
 
-def _stock_config(config: BertConfig, plan: WidthPlan) -> BertConfig:
+def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
     dropped_keys = (*_CLASS_KEYS, *_STUDENT_ONLY_KEYS)
     values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
     widths = plan.layers[0]
@@ -180,9 +176,9 @@ def _stock_config(config: BertConfig, plan: WidthPlan) -> BertConfig:
         "num_attention_heads": widths.num_attention_heads,
         "intermediate_size": widths.intermediate_size,
     }
-    return BertConfig(**values, **_runtime_settings(config))
+    return family_of(config).stock_config(**values, **_runtime_settings(config))
 
 
-def _runtime_settings(config: BertConfig) -> dict[str, Any]:
+def _runtime_settings(config: PreTrainedConfig) -> dict[str, Any]:
     # to_dict leaves out the attention implementation and renames the path.
     return {"attn_implementation": config._attn_implementation, "name_or_path": config.name_or_path}

@@ -1,9 +1,4 @@
-"""What a model of given widths costs: parameters, multiply-accumulates, bytes.
-
-All are exact formulas of a width plan and a config, so they are known before any weight is loaded. What has to be
-measured, latency, is in `latency/`. Widths come from `widths.py`; choosing a plan that meets a budget is left to
-`budgets.py`.
-"""
+"""What a model of given widths costs: parameters, multiply-accumulates, bytes, by formula; not how long it takes."""
 
 from __future__ import annotations
 
@@ -14,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.messages import nearest_name, shown
+from ..models.families import HEADS
 from .widths import LayerWidths, WidthPlan, teacher_plan
 
 # Bytes of one weight in the types that safetensors files of encoders come in.
@@ -187,19 +183,11 @@ def _count_norm(num_channels: int) -> int:
 COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
 
 
-_COST_HEADS = {
-    "BertForMaskedLM": "masked_lm",
-    "BertForSequenceClassification": "sequence_classification",
-    "BertForTokenClassification": "token_classification",
-    "BertForQuestionAnswering": "question_answering",
-}
-
-
 def model_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Count what a model is.
 
     Args:
-        model: stock `BertForX` or `HomoBertForX`.
+        model: of a stock class, or a student.
 
     Returns:
         `dict`: `architecture`, `plan`, `num_hidden_layers` and the four `COSTS`: parameters with tied ones once, those
@@ -231,8 +219,7 @@ def planned_facts(config: PreTrainedConfig, architecture: str, plan: WidthPlan |
         `dict`: as [`model_facts`], in float32.
     """
     plan = plan or teacher_plan(config)
-    stock_name = "BertForMaskedLM" if architecture == "BertForPreTraining" else architecture.removeprefix("Homo")
-    cost = plan_cost(plan, config, head=_COST_HEADS[stock_name])
+    cost = plan_cost(plan, config, head=HEADS[architecture].kind.name)
     return {
         "architecture": architecture,
         "plan": plan.to_dict(),

@@ -1,7 +1,4 @@
-"""Attention for half types on a CPU, where torch's fused kernel is the slow one.
-
-Registered with transformers as an attention implementation of its own; `preparation.py` decides who uses it. Not
-stored in any checkpoint or export.
+"""Attention for half types on a CPU, where torch's fused kernel is the slow one; it is in no checkpoint or export.
 
 Shapes: B batch, N heads, T tokens, D head size.
 """
@@ -13,9 +10,10 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from ..models.chunks import slices
+
 HALF_CPU_ATTENTION = "homodistil_half_cpu"
 """Name of the implementation, for `model.set_attn_implementation`."""
-
 
 CHUNK_ELEMENTS = 1 << 20
 """Attention scores computed at a time, if one sequence has no more: they stay in the processor's cache."""
@@ -72,7 +70,7 @@ class _Attention(torch.autograd.Function):
         probability_BNTT = query_BNTD.new_empty(batch, heads, tokens, key_BNTD.shape[2])
         kept_BNTT = _kept(probability_BNTT, dropout) if dropout else None
         output_BTND = query_BNTD.new_empty(batch, tokens, heads, value_BNTD.shape[-1])
-        for rows in _chunks(batch, num_chunk):
+        for rows in slices(batch, num_chunk):
             scores = _product(query_BNTD[rows], key_BNTD[rows].transpose(2, 3)).mul_(scaling)
             if mask is not None:
                 scores.masked_fill_(~mask[rows], torch.finfo(scores.dtype).min)
@@ -88,7 +86,7 @@ class _Attention(torch.autograd.Function):
         query, key, value, probability, kept = ctx.saved_tensors
         grads = [_like_a_projection(tensor) for tensor in (query, key, value)]
         with torch.autocast(query.device.type, enabled=False):
-            for rows in _chunks(len(query), ctx.num_chunk):
+            for rows in slices(len(query), ctx.num_chunk):
                 grad, p = grad_BTND[rows].transpose(1, 2), probability[rows]
                 attended = p if kept is None else p * kept[rows]
                 grads[2][rows] = _product(attended.transpose(2, 3), grad)
@@ -100,10 +98,6 @@ class _Attention(torch.autograd.Function):
                 grads[0][rows] = _product(grad_scores, key[rows])
                 grads[1][rows] = _product(grad_scores.transpose(2, 3), query[rows])
         return *grads, None, None, None, None
-
-
-def _chunks(batch: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, batch, size)]
 
 
 def _product(left_BNXY: torch.Tensor, right_BNYZ: torch.Tensor) -> torch.Tensor:

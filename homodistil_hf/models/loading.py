@@ -1,4 +1,4 @@
-"""A teacher from the Hub or a folder, and what is refused of it."""
+"""A teacher from the Hub or a folder, and what is refused of it; nothing of it is changed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import BertConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ..files.hub_errors import HTTP_ERROR, HubError, comes_from_hub, explained, hub_errors
@@ -18,8 +18,7 @@ from ..files.strict_json import read_json_object
 from ..files.tensors import check_weights
 from .config_checks import check_config_values
 from .cost import count_parameters
-from .families.bert import LOADABLE_CLASSES
-from .families.modeling_homobert import HomoBertConfig
+from .families import CONFIG_CLASSES, FAMILIES, HEADS, family_of
 from .widths import teacher_plan
 
 # What transformers, safetensors and pickle raise over content that they do not expect.
@@ -37,11 +36,12 @@ LOADING_ERRORS = (
     ValueError,
 )
 
-
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
 
 
-def load_teacher_config(name_or_path: str, *, revision: str | None = None, token: str | None = None) -> BertConfig:
+def load_teacher_config(
+    name_or_path: str, *, revision: str | None = None, token: str | None = None
+) -> PreTrainedConfig:
     """Read and check a teacher's configuration; no weights are loaded and no remote code runs.
 
     Args:
@@ -50,7 +50,7 @@ def load_teacher_config(name_or_path: str, *, revision: str | None = None, token
         token: Hub token; default: the logged-in one.
 
     Returns:
-        [`~transformers.BertConfig`] or [`HomoBertConfig`], with `architectures` naming a class that can be loaded.
+        The configuration of a teacher or a student, with `architectures` naming a class that can be loaded.
 
     Raises:
         ValueError: no BERT, a decoder, an unsupported head or unsupported position embeddings.
@@ -59,20 +59,19 @@ def load_teacher_config(name_or_path: str, *, revision: str | None = None, token
     label = f"teacher={str(name_or_path)[:_SHOWN_CHARS]!r}"
     values = _config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
-    config_classes = {"bert": BertConfig, "homobert": HomoBertConfig}
-    if not isinstance(model_type, str) or model_type not in config_classes:
+    if not isinstance(model_type, str) or model_type not in CONFIG_CLASSES:
         raise ValueError(
-            f"{label} has model_type={shown(model_type)}; supported: {', '.join(config_classes)}. "
+            f"{label} has model_type={shown(model_type)}; supported: {', '.join(CONFIG_CLASSES)}. "
             f"Choose a BERT encoder such as google-bert/bert-base-uncased"
         )
-    if model_type == "bert" and "auto_map" in values:
+    if model_type in FAMILIES and "auto_map" in values:
         raise ValueError(
             f"{label} brings its own modelling code (auto_map={shown(values['auto_map'])}), which "
             f"stock BERT would ignore; choose a checkpoint of stock transformers BERT"
         )
-    config = _built_config(config_classes[model_type], values, f"{label}: {CONFIG_NAME}")
+    config = _built_config(CONFIG_CLASSES[model_type], values, f"{label}: {CONFIG_NAME}")
     config.name_or_path = str(name_or_path)
-    config.architectures = config.architectures or ["BertForMaskedLM"]
+    config.architectures = config.architectures or [family_of(config).heads[0].stock.__name__]
     refuse_architecture(config.architectures[0])
     refuse_config(config)
     return config
@@ -96,7 +95,7 @@ def _config_values(name: str, label: str, *, revision: str | None, token: str | 
     return read_json_object(path, f"{label}: {CONFIG_NAME}")
 
 
-def _built_config(config_class: type[BertConfig], values: dict[str, Any], label: str) -> BertConfig:
+def _built_config(config_class: type[PreTrainedConfig], values: dict[str, Any], label: str) -> PreTrainedConfig:
     check_config_values(values, label)
     try:
         config = config_class.from_dict(values)
@@ -109,11 +108,11 @@ def _built_config(config_class: type[BertConfig], values: dict[str, Any], label:
 
 
 def load_teacher(
-    name_or_path: str, *, config: BertConfig | None = None, revision: str | None = None, token: str | None = None
+    name_or_path: str, *, config: PreTrainedConfig | None = None, revision: str | None = None, token: str | None = None
 ) -> PreTrainedModel:
     """Load a teacher's weights in float32, in evaluation mode.
 
-    The class comes from `config.architectures`; `BertForMaskedLM` where there is none, and for `BertForPreTraining`,
+    The class comes from `config.architectures`; the masked-LM one where there is none, and for pre-training classes,
     whose next-sentence head is dropped.
 
     Args:
@@ -123,7 +122,7 @@ def load_teacher(
         token: Hub token; default: the logged-in one.
 
     Returns:
-        A stock `BertForX`, or a `HomoBertForX` for a student checkpoint.
+        A model of a stock class, or of a student's for a student checkpoint.
 
     Raises:
         ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
@@ -137,7 +136,8 @@ def load_teacher(
     else:
         with hub_errors(f"{label} can't be read", token=token):
             _fetch_weights(name_or_path, revision=revision, token=token)
-    model_class = LOADABLE_CLASSES[(config.architectures or ["BertForMaskedLM"])[0]]
+    class_name = config.architectures[0]
+    model_class = HEADS[class_name].class_called(class_name)
     try:
         model, info = model_class.from_pretrained(
             name_or_path,
@@ -181,20 +181,16 @@ def refuse_architecture(class_name: str) -> None:
     Raises:
         ValueError: not a class that can be loaded; the message names those that can.
     """
-    if class_name in LOADABLE_CLASSES:
+    if class_name in HEADS:
         return
-    remedies = {
-        "BertModel": "it has no head to compare logits with: load it as BertForMaskedLM if its checkpoint has that "
-        "head, or train one first",
-        "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
-    }
+    remedies = {name: remedy for family in FAMILIES.values() for name, remedy in family.refused.items()}
     raise ValueError(
-        f"teacher class {class_name} is not supported; expected one of {', '.join(LOADABLE_CLASSES)}; "
+        f"teacher class {class_name} is not supported; expected one of {', '.join(HEADS)}; "
         + remedies.get(class_name, "choose a stock BERT encoder with one of these heads")
     )
 
 
-def refuse_config(config: BertConfig) -> None:
+def refuse_config(config: PreTrainedConfig) -> None:
     """Refuse what a student of these widths could not repeat.
 
     Args:

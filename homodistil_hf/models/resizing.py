@@ -5,15 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
-from .families.modeling_homobert import (
-    HomoBertConfig,
-    HomoBertEncoder,
-    HomoBertLayerNorm,
-    HomoBertPreTrainedModel,
-    HomoBertSelfAttention,
-    layer_config,
-)
+from ..models.families import family_of
+from .families.modeling_homobert import HomoBertPreTrainedModel, layer_config
 from .units import modules_of
 from .widths import WidthPlan, chosen, teacher_plan
 
@@ -81,23 +76,24 @@ def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
     """
     write_plan(model.config, plan)
     model.config.dropped_hidden_channels = None
+    family = family_of(model.config)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.Embedding):
             module.embedding_dim = module.weight.shape[1]
-        elif isinstance(module, HomoBertLayerNorm):
+        elif isinstance(module, family.layer_norm):
             module.normalized_shape = tuple(module.weight.shape)
             module.set_dropped_channels(())
-    for index, attention in enumerate(modules_of(model, HomoBertSelfAttention)):
+    for index, attention in enumerate(modules_of(model, family.self_attention)):
         attention.set_widths(layer_config(model.config, index))
 
 
-def write_plan(config: HomoBertConfig, plan: WidthPlan) -> None:
-    """Set the widths of a `HomoBertConfig`: plain attributes when uniform, `per_layer_config` when not.
+def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
+    """Set the widths of a student's configuration: plain attributes when uniform, `per_layer_config` when not.
 
     Args:
-        config ([`HomoBertConfig`]): changed in place.
+        config: changed in place.
         plan: the widths.
     """
     config.per_layer_config = None
@@ -128,10 +124,11 @@ def keep_layers(model: HomoBertPreTrainedModel, layers: Sequence[int]) -> HomoBe
     """
     shallow = copy.deepcopy(model)
     plan = chosen(teacher_plan(model.config), layers)
-    (encoder,) = modules_of(shallow, HomoBertEncoder)
+    family = family_of(model.config)
+    (encoder,) = modules_of(shallow, family.encoder_stack)
     encoder.layer = nn.ModuleList(encoder.layer[index] for index in layers)
     shallow.config.num_hidden_layers = len(layers)
     write_plan(shallow.config, plan)
-    for position, attention in enumerate(modules_of(shallow, HomoBertSelfAttention)):
+    for position, attention in enumerate(modules_of(shallow, family.self_attention)):
         attention.layer_idx = position
     return shallow

@@ -1,7 +1,4 @@
-"""Load a tokenizer that lies beside a model: nothing of it runs code, reads or names files outside its folder.
-
-Whether it fits the model is `data.py`'s business.
-"""
+"""The tokenizer beside a model: nothing of it runs code, reads or names files outside its folder."""
 
 import os
 from pathlib import Path
@@ -9,22 +6,14 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..files.messages import shown
+from ..files.messages import first_line, shown
 from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-
-
 _JSON_FILES = (TOKENIZER_CONFIG_FILE, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
-
-
 _MAX_ID = 1 << 24
-
-
 _LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰ means: no limit
-
-
 _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
 
 
@@ -47,7 +36,7 @@ def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
-            f"folder={str(folder)!r}: its tokenizer can't be loaded ({type(error).__name__}: {_first_line(error)}); "
+            f"folder={str(folder)!r}: its tokenizer can't be loaded ({type(error).__name__}: {first_line(error)}); "
             "copy it again from the teacher"
         ) from error
 
@@ -101,7 +90,3 @@ def _template_names(templates: Any) -> list[Any]:
     if isinstance(templates, list):
         return [entry.get("name") for entry in templates if isinstance(entry, dict)]
     return []
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]

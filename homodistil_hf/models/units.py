@@ -1,8 +1,4 @@
-"""Which parameters belong together: groups, units and slices of an encoder family.
-
-Knowledge of an architecture is data, one `EncoderFamily` row each; no other module names a parameter path.
-Scores (`sensitivity.py`), masks (`masks.py`) and compaction (`compaction.py`) work on the groups built here.
-"""
+"""Which parameters belong together: groups, units and slices of an encoder; which of them go is decided elsewhere."""
 
 import re
 from dataclasses import dataclass
@@ -11,12 +7,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from .families.bert import BERT
+from .families import family_of
 from .families.family import EncoderFamily
 from .families.modeling_homobert import HomoBertPreTrainedModel, layer_config, layer_head_dim
 
 Module = TypeVar("Module", bound=nn.Module)
-
 
 UnitTensors = dict[str, torch.Tensor]
 """What travels between stages: one tensor a group, one element a unit. Scores are float32, masks are bool."""
@@ -54,12 +49,12 @@ class Group:
     slices: tuple[Slice, ...]
 
 
-def encoder_groups(model: HomoBertPreTrainedModel, family: EncoderFamily = BERT) -> dict[str, Group]:
+def encoder_groups(model: HomoBertPreTrainedModel, family: EncoderFamily | None = None) -> dict[str, Group]:
     """All groups of a student at its present widths.
 
     Args:
         model: a student, with or without projections.
-        family: parameter paths of its architecture.
+        family: parameter paths of its architecture; default: those of its model type.
 
     Returns:
         `dict[str, Group]`: `hidden` first, then layer by layer `head.{l}`, `query_key.{l}`, `value_output.{l}`,
@@ -68,7 +63,7 @@ def encoder_groups(model: HomoBertPreTrainedModel, family: EncoderFamily = BERT)
     Raises:
         ValueError: the model has a parameter that no row of the table covers.
     """
-    names = [name for name, _ in model.named_parameters()]
+    names, family = [name for name, _ in model.named_parameters()], family or family_of(model.config)
     hidden = tuple(Slice(name, dim) for name in names for pattern, dim in family.hidden if re.fullmatch(pattern, name))
     groups = [Group("hidden", "hidden", model.config.hidden_size, hidden)]
     for layer in range(model.config.num_hidden_layers):
@@ -81,19 +76,21 @@ def _layer_groups(model: HomoBertPreTrainedModel, layer: int, family: EncoderFam
     widths = layer_config(model.config, layer)
     num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
 
+    query_key = family.query + family.key
+
     def slices(templates: tuple[str, ...], dim: int, block: int = 1) -> tuple[Slice, ...]:
         return tuple(Slice(template.format(l=layer), dim, block) for template in templates)
 
     def attention(templates: tuple[str, ...], block: int) -> tuple[Slice, ...]:
         return slices(templates, 0, block)
 
-    head = attention(family.query_key + family.value, head_dim) + slices(family.attention_output, 1, head_dim)
+    head = attention(query_key + family.value, head_dim) + slices(family.attention_output, 1, head_dim)
     value_output = attention(family.value, 1) + slices(family.attention_output, 1)
     ffn = slices(family.ffn_rows, 0) + slices(family.ffn_columns, 1)
     num_channels = num_heads * head_dim
     return [
         Group(f"head.{layer}", "attention", num_heads, head),
-        Group(f"query_key.{layer}", "attention", num_channels, attention(family.query_key, 1)),
+        Group(f"query_key.{layer}", "attention", num_channels, attention(query_key, 1)),
         Group(f"value_output.{layer}", "attention", num_channels, value_output),
         Group(f"ffn.{layer}", "ffn", widths.intermediate_size, ffn),
     ]
@@ -151,7 +148,7 @@ def units_of(sums: torch.Tensor, piece: Slice) -> torch.Tensor:
 def kept_indices(groups: dict[str, Group], masks: UnitTensors) -> dict[str, dict[int, torch.Tensor]]:
     """Which indices of every parameter are kept in every dimension.
 
-    A head that is dropped must be dropped in its channel groups as well (`masks.py` sees to that), so an index is kept
+    A head that is dropped must be dropped in its channel groups as well, so an index is kept
     where all groups that divide it agree.
 
     Args:

@@ -1,9 +1,4 @@
-"""Width plans: how wide a student is, layer by layer.
-
-This file holds the two types, their JSON form and the rule by which a plan is padded to what stock BERT can load.
-What a plan costs is in `cost.py`; where a plan comes from (preset, budget, file) and whether a teacher can be pruned
-to it is in `plans.py`. Nothing here knows of models or tensors.
-"""
+"""Width plans: how wide a student is, layer by layer, in JSON and padded; nothing here knows of models or tensors."""
 
 from __future__ import annotations
 
@@ -33,19 +28,10 @@ def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
 
 
 LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
-
-
 UNIFORM_KEYS = ("hidden_size", *LAYER_KEYS)
-
-
 PER_LAYER_KEYS = ("hidden_size", "layers")
-
-
 LARGEST_WIDTH = 2**31 - 1
-
-
 _LAYER_EXAMPLE = '{"num_attention_heads": 8, "head_dim": 32, "intermediate_size": 1024}'
-
 
 _EXAMPLES = {
     LAYER_KEYS: _LAYER_EXAMPLE,

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.families.modeling_homobert import HomoBertLayerNorm, HomoBertPreTrainedModel
+from ..models.families import family_of
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.units import Group, UnitTensors, kept_indices, modules_of
 from ..models.widths import LayerWidths, WidthPlan
 
@@ -212,7 +213,7 @@ def apply_masks(model: HomoBertPreTrainedModel, groups: Mapping[str, Group], mas
     zero_dropped({name: parameter.data for name, parameter in model.named_parameters()}, groups, masks)
     dropped = (~masks["hidden"]).nonzero().flatten().tolist()
     model.config.dropped_hidden_channels = dropped or None
-    for norm in modules_of(model, HomoBertLayerNorm):
+    for norm in modules_of(model, family_of(model.config).layer_norm):
         norm.set_dropped_channels(dropped)
 
 

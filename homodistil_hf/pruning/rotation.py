@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families import family_of
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel, layer_config, layer_head_dim
 from ..models.widths import WidthPlan
 
 _RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13
@@ -50,9 +51,13 @@ def head_moments(
         `dict`: layer index → what `moments_of` gives of queries, keys and contexts (what attention-out reads), summed
         over batches, `(3, num_heads, head_dim + 1, head_dim + 1)`, float64, on the CPU.
     """
-    moments = {index: _no_moments(_attention(model, index).self) for index in layers}
+    moments = {index: _no_moments(layer_config(model.config, index)) for index in layers}
     kept: list[torch.Tensor | None] = [None]
-    hooks = [hook for index in layers for hook in _hooks(_attention(model, index), moments[index], kept)]
+    hooks = [
+        hook
+        for index in layers
+        for hook in _hooks(family_of(model.config).attention(model, index), moments[index], kept)
+    ]
     was_training = model.training
     model.eval()
     try:
@@ -68,25 +73,21 @@ def head_moments(
     return moments
 
 
-def _attention(model: HomoBertPreTrainedModel, layer: int) -> Any:
-    return model.base_model.encoder.layer[layer].attention
+def _no_moments(widths: Any) -> torch.Tensor:
+    size = layer_head_dim(widths) + 1
+    return torch.zeros(3, widths.num_attention_heads, size, size, dtype=torch.float64)
 
 
-def _no_moments(attention: Any) -> torch.Tensor:
-    size = attention.attention_head_size + 1
-    return torch.zeros(3, attention.num_attention_heads, size, size, dtype=torch.float64)
-
-
-def _hooks(attention: Any, moments: torch.Tensor, kept: list[torch.Tensor | None]) -> list[Any]:
-    query, key, context = moments
+def _hooks(attention: list[Any], moments: torch.Tensor, kept: list[torch.Tensor | None]) -> list[Any]:
+    (query, key, context), (queries, keys, _, output) = moments, attention
 
     def add(total: torch.Tensor, states: torch.Tensor) -> None:
         total += moments_of(states.flatten(0, -2), kept[0], num_heads=len(total))
 
     return [
-        attention.self.query.register_forward_hook(lambda module, inputs, output: add(query, output)),
-        attention.self.key.register_forward_hook(lambda module, inputs, output: add(key, output)),
-        attention.output.dense.register_forward_pre_hook(lambda module, inputs: add(context, inputs[0])),
+        queries.register_forward_hook(lambda module, inputs, states: add(query, states)),
+        keys.register_forward_hook(lambda module, inputs, states: add(key, states)),
+        output.register_forward_pre_hook(lambda module, inputs: add(context, inputs[0])),
     ]
 
 
@@ -169,14 +170,14 @@ def rotate_heads(model: HomoBertPreTrainedModel, moments: Mapping[int, torch.Ten
     for layer, found in moments.items():
         if found[0, 0, -1, -1] == 0:
             continue
-        attention = _attention(model, layer)
+        queries, keys, values, output = family_of(model.config).attention(model, layer)
         query, key, context = found.cpu()
-        centre_values(attention.self.value, attention.output.dense, means=_mean(context).flatten())
-        for head in range(attention.self.num_attention_heads):
-            size = attention.self.attention_head_size
+        centre_values(values, output, means=_mean(context).flatten())
+        num_heads, size = len(context), context.shape[-1] - 1
+        for head in range(num_heads):
             channels = slice(head * size, (head + 1) * size)
-            _rotate_scores(attention.self, channels, _second(query)[head], _covariance(key)[head])
-            _rotate_values(attention, channels, _covariance(context)[head])
+            _rotate_scores((queries, keys), channels, _second(query)[head], _covariance(key)[head])
+            _rotate_values((values, output), channels, _covariance(context)[head])
 
 
 def centre_values(value: nn.Linear, output: nn.Linear, *, means: torch.Tensor) -> None:
@@ -192,17 +193,19 @@ def centre_values(value: nn.Linear, output: nn.Linear, *, means: torch.Tensor) -
     output.bias.data += output.weight @ means
 
 
-def _rotate_scores(attention: Any, channels: slice, query: torch.Tensor, key: torch.Tensor) -> None:
+def _rotate_scores(
+    linears: tuple[nn.Linear, nn.Linear], channels: slice, query: torch.Tensor, key: torch.Tensor
+) -> None:
     """Softmax does not see what all keys share, so keys count around their mean."""
     bases = paired_bases(query, key)
-    weights = [linear.weight[channels].cpu().double() for linear in (attention.query, attention.key)]
+    weights = [linear.weight[channels].cpu().double() for linear in linears]
     bases = _with_old_ratio(bases, (weights[0], weights[1]))
-    for linear, basis in zip((attention.query, attention.key), bases, strict=True):
+    for linear, basis in zip(linears, bases, strict=True):
         _multiply(linear, channels, basis)
 
 
-def _rotate_values(attention: Any, channels: slice, context: torch.Tensor) -> None:
-    value, output = attention.self.value, attention.output.dense
+def _rotate_values(linears: tuple[nn.Linear, nn.Linear], channels: slice, context: torch.Tensor) -> None:
+    value, output = linears
     columns = output.weight[:, channels].T.cpu().double()
     bases = paired_bases(columns @ columns.T, context)
     bases = _with_old_ratio(bases, (columns, value.weight[channels].cpu().double()))

@@ -4,7 +4,6 @@ Tensors go to safetensors, everything else to JSON. That a checkpoint is complet
 anything is read here.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from safetensors.torch import save_file
 
 from ..files.folders import naming_the_file
 from ..files.messages import shown
-from ..files.strict_json import read_json_object
+from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.families.family import PROJECTIONS
-from ..models.families.modeling_homobert import HomoBertConfig, HomoBertPreTrainedModel
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.resizing import replace_parameters
 from ..models.units import encoder_groups
 from ..models.widths import teacher_plan
@@ -63,8 +62,7 @@ def save_run_state(folder: Path, model: HomoBertPreTrainedModel, pruner: Pruner,
     with naming_the_file(folder, file=STATE_TENSORS_FILE):
         save_file(pruner.state_tensors(), folder / STATE_TENSORS_FILE)
     state = {"pruner": pruner.state_dict(), "trainer": dict(extra)}
-    with naming_the_file(folder, file=STATE_FILE):
-        (folder / STATE_FILE).write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+    write_json(folder / STATE_FILE, state, sort_keys=True)
 
 
 def poisoned_tensor(
@@ -114,7 +112,7 @@ def load_run_state(
     projections = load_tensors(folder / PROJECTIONS_FILE)
     tensors |= {f"{PROJECTIONS}.{name}": tensor for name, tensor in projections.items()}
     _check_names(folder, model, tensors)
-    plan = teacher_plan(HomoBertConfig.from_pretrained(folder))
+    plan = teacher_plan(type(model.config).from_pretrained(folder))
     replace_parameters(model, tensors, plan=plan, optimizer=optimizer)
     load_pruner_state(pruner, state["pruner"], load_tensors(folder / STATE_TENSORS_FILE), label=f"checkpoint {folder}")
     return state["trainer"]

@@ -21,7 +21,7 @@ from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
 from ..files.folders import publish
 from ..files.hub_errors import hub_errors, persistently
 from ..files.messages import shown
-from ..files.strict_json import read_json_object
+from ..files.strict_json import is_whole, read_json_object
 from ..files.tensors import stays_inside
 
 LAST_CHECKPOINT = "last-checkpoint"
@@ -231,7 +231,7 @@ def _step_of(folder: Path, address: str) -> int:
         step = read_json_object(folder / _STATE_NAME, _STATE_NAME).get("global_step")
     except (OSError, ValueError):
         step = None
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    if not is_whole(step) or step < 0:
         raise ValueError(
             f"resume_from_checkpoint={address!r} has no global_step in {_STATE_NAME}; expected a checkpoint of "
             "HomoDistilTrainer"

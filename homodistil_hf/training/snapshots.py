@@ -4,7 +4,6 @@ Which students these are is decided in `snapshot_plans.py`, when the masks are t
 A snapshot is a standard export like any other; the table of all of them is a file of its own.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from ..export.export_folder import check_target
 from ..export.facts import run_facts
-from ..files.folders import write_text
+from ..files.strict_json import write_json
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import nearest_paddable
 from ..plans.snapshots import Snapshot
@@ -81,8 +80,7 @@ class SnapshotTrainer(ExportingTrainer):
             return
         if self.snapshot_rows:
             # In a checkpoint keys are sorted, so a resumed run has them in that order only.
-            text = json.dumps(list(self.snapshot_rows), indent=2, sort_keys=True, ensure_ascii=False)
-            write_text(path, text + "\n")
+            write_json(path, list(self.snapshot_rows), sort_keys=True)
         else:
             path.unlink(missing_ok=True)
 

@@ -19,9 +19,8 @@ from homodistil_hf.cli import main
 from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
 from homodistil_hf.evaluation.evaluated_model import (
     load_model,
-    model_folder,
+    model_in,
     model_name,
-    recorded_teacher,
     results_folder,
     weights_digest,
 )
@@ -266,7 +265,7 @@ def test_every_setting_is_documented_with_its_default(settings):
 def test_a_run_stands_for_its_export(folder):
     run = folder / "run"
     shutil.copytree(folder / "compact", run / "student")
-    assert model_folder(run) == run / "student"
+    assert model_in(run).folder == run / "student"
     assert results_folder(run) == run.resolve() / "evaluations" / "student"
     assert model_name(run) == model_name(run / "student") == "run/student"
     loaded = load_model(run)
@@ -289,35 +288,34 @@ def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
 def test_a_runs_own_config_is_no_model(folder):
     shutil.copytree(folder / "compact", folder / "run" / "student")
     (folder / "run" / "config.json").write_text('{"teacher": "x"}')
-    assert model_folder(folder / "run") == folder / "run" / "student"
+    assert model_in(folder / "run").folder == folder / "run" / "student"
 
 
 def test_names_on_the_hub_have_results_in_the_working_folder():
-    assert model_folder("google-bert/bert-base-uncased") is None
+    assert model_in("google-bert/bert-base-uncased") is None
     assert str(results_folder("google-bert/bert-base-uncased")) == "evaluations/google-bert--bert-base-uncased"
-    assert recorded_teacher("google-bert/bert-base-uncased") is None
 
 
 def test_a_folder_that_is_not_there_is_no_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert model_folder("runs/x") is None
+    assert model_in("runs/x") is None
     (tmp_path / "runs").mkdir()
     for source in ("runs/x", "./x", "a/b/c", str(tmp_path / "x")):
         with pytest.raises(ValueError, match=f"model='{source}' does not exist; expected an export"):
-            model_folder(source)
-    assert model_folder("bert-base-uncased") is None
+            model_in(source)
+    assert model_in("bert-base-uncased") is None
 
 
 def test_teachers_are_recorded_by_runs_and_exports(folder):
-    assert recorded_teacher(folder / "standard") is None  # a teacher without a name
+    assert model_in(folder / "standard").teacher is None  # a teacher without a name
     (folder / "settings.json").write_text(json.dumps({"teacher": "somebody/a-bert"}))
-    assert recorded_teacher(folder / "standard") == "somebody/a-bert"
+    assert model_in(folder / "standard").teacher == "somebody/a-bert"
     (folder / "settings.json").unlink()
     facts = read_facts(folder / "standard")
     facts["teacher"] |= {"hub_id": "somebody/another-bert", "name": "a", "licence": "mit"}
     (folder / "standard" / "facts.json").write_text(json.dumps(facts))
-    assert recorded_teacher(folder / "standard") == "somebody/another-bert"
-    assert recorded_teacher(folder / "teacher") is None
+    assert model_in(folder / "standard").teacher == "somebody/another-bert"
+    assert model_in(folder / "teacher").teacher is None
 
 
 def test_folders_without_a_model_or_tokenizer_are_named(folder, tmp_path):

@@ -8,7 +8,8 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf.evaluation import compare, format_comparison
 from homodistil_hf.export.export_folder import convert_export, export_student
-from homodistil_hf.export.facts import read_export_facts, read_facts, write_facts
+from homodistil_hf.export.facts import FACTS_FILE, read_export_facts, read_facts
+from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 
 COSTS = {"num_parameters": 1000, "num_encoder_parameters": 900, "encoder_macs": 5000, "size_bytes": 4000}
@@ -189,7 +190,7 @@ def test_facts_that_no_evaluation_wrote_are_refused(tmp_path, section):
     folder = export_student(random_student(HomoBertForMaskedLM), tmp_path / "export")
     facts = read_facts(folder)
     read_export_facts(folder)
-    write_facts(folder, {**facts, "benchmarks": section})
+    write_json(folder / FACTS_FILE, {**facts, "benchmarks": section})
     with pytest.raises(ValueError, match="has benchmarks=.*, which no export has; export again"):
         read_export_facts(folder)
 

@@ -13,7 +13,7 @@ from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.origins import ORIGINS
 from homodistil_hf.methods.registry import METHODS
-from homodistil_hf.models.families.bert import STUDENT_CLASSES
+from homodistil_hf.models.families.bert import BERT
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
 RUN = {
@@ -319,7 +319,7 @@ def test_a_place_that_no_fact_fills_is_an_error(tmp_path):
         render_card(facts, "$no_such_place")
 
 
-@pytest.mark.parametrize("student_class", STUDENT_CLASSES.values())
+@pytest.mark.parametrize("student_class", [head.student for head in BERT.heads])
 def test_the_lines_of_how_to_use_run(tmp_path, tokenizer, capsys, student_class):
     student = random_student(student_class, UNIFORM, vocab_size=len(tokenizer))
     folder = export_student(student, tmp_path / "student", tokenizer=tokenizer)

@@ -32,9 +32,7 @@ from transformers import (
 )
 
 from homodistil_hf.export.export_folder import (
-    AUTO_CLASSES,
     FORMATS,
-    MODELING_FILE,
     convert_export,
     export_student,
     load_export,
@@ -43,11 +41,14 @@ from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import file_digest, write_manifest
 from homodistil_hf.models.conversion import to_stock
 from homodistil_hf.models.families import modeling_homobert
-from homodistil_hf.models.families.bert import STUDENT_CLASSES
+from homodistil_hf.models.families.bert import BERT
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
 
-STUDENTS = {cls.__name__: cls for cls in STUDENT_CLASSES.values()}
+STUDENTS = {head.student.__name__: head.student for head in BERT.heads}
+
+
+MODELING_FILE = "modeling_homobert.py"
 # Three layers of any widths; stock BERT holds none of them as they are.
 THREE_LAYERS = WidthPlan(20, (LayerWidths(1, 3, 5), LayerWidths(4, 4, 12), LayerWidths(2, 5, 7)))
 EXPORTED = [
@@ -97,7 +98,7 @@ def fresh_process(tmp_path_factory):
         folder = export_student(student, root / str(index), format)
         students[index] = student
         is_compact = format == "compact"
-        auto_classes = [name for name in AUTO_CLASSES if name != "AutoConfig"] if is_compact else []
+        auto_classes = [name for name in BERT.auto_classes if name != "AutoConfig"] if is_compact else []
         options = {"trust_remote_code": True} if is_compact else {}
         requests.append((str(folder), auto_classes or [auto_class_of(student), "AutoModel"], options))
     inputs, outputs = root / "inputs.safetensors", root / "outputs.safetensors"

@@ -12,12 +12,14 @@ from transformers import BertForMaskedLM
 
 import homodistil_hf.export.verify
 from homodistil_hf.cli import main
-from homodistil_hf.export.export_folder import FORMATS, MODELING_FILE, export_student
+from homodistil_hf.export.export_folder import FORMATS, export_student
 from homodistil_hf.export.facts import file_facts
 from homodistil_hf.export.verify import VerifyReport, verify_export
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.models.families import modeling_homobert as modeling
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+
+MODELING_FILE = "modeling_homobert.py"
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
-from homodistil_hf.models.families.bert import STOCK_CLASSES, STUDENT_CLASSES
+from homodistil_hf.models.families.bert import BERT
 from homodistil_hf.models.families.modeling_homobert import (
     HomoBertConfig,
     HomoBertForMaskedLM,
@@ -50,7 +50,7 @@ TEACHER_CLASSES = (
     BertForTokenClassification,
     BertForQuestionAnswering,
 )
-STUDENTS = {name: STUDENT_CLASSES[stock.__name__] for name, stock in STOCK_CLASSES.items()}
+STUDENTS = {head.student.__name__: head.student for head in BERT.heads}
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -71,7 +71,7 @@ def padded_weights(stock, plan):
 def test_a_student_starts_as_its_teacher(teacher_class, dtype):
     teacher = random_teacher(teacher_class)
     student = to_student(teacher).to(dtype)
-    assert type(student) is STUDENT_CLASSES[teacher_class.__name__]
+    assert type(student) is BERT.heads_by_name[teacher_class.__name__].student
     assert_same_logits(logits_of(student), logits_of(teacher.to(dtype)))
 
 
@@ -156,7 +156,7 @@ def test_any_widths_give_the_same_logits_as_stock_bert(layers, student_class, dt
     plan = WidthPlan(24, tuple(layers))
     student = random_student(student_class, plan, softmax_head_dim=softmax_head_dim).to(dtype)
     stock = to_stock(student)
-    assert type(stock) is STOCK_CLASSES[student_class.__name__]
+    assert type(stock) is BERT.heads_by_name[student_class.__name__].stock
     assert_same_logits(logits_of(stock), logits_of(student))
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.models.families import FAMILIES
-from homodistil_hf.models.families.bert import BERT, STUDENT_CLASSES
+from homodistil_hf.models.families.bert import BERT
 from homodistil_hf.models.families.family import PROJECTIONS
 from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertLayerNorm, HomoBertPreTrainedModel
 from homodistil_hf.models.resizing import write_plan
@@ -16,7 +16,7 @@ PLAN = WidthPlan(22, (LayerWidths(3, 5, 40), LayerWidths(2, 7, 37)))
 TEACHER_SIZE = 26
 GROUP_OF_SIZE = {22: [("hidden", 1)], 40: [("ffn.0", 1)], 37: [("ffn.1", 1)]}
 HEADS_OF_SIZE = {15: (0, 5), 14: (1, 7)}
-CLASSES = sorted(set(STUDENT_CLASSES.values()), key=lambda found: found.__name__)
+CLASSES = sorted({head.student for head in BERT.heads}, key=lambda found: found.__name__)
 
 
 def make_model(student_class: type[HomoBertPreTrainedModel], **settings: object) -> HomoBertPreTrainedModel:

@@ -19,6 +19,7 @@ from ...distillation.teacher import multiplies_bfloat16
 from ...export.export_folder import check_target
 from ...export.verify import verify_export
 from ...files.provenance import version_facts
+from ...files.strict_json import write_json
 from ...methods.one_shot import OneShotTrainer
 from ...models.cost import model_facts
 from ...plans.latency.backends import measure_latencies
@@ -156,8 +157,8 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     print("4/4  loading the student with stock transformers in a fresh process, measuring latency")
     _verify(folder)
     rows = _rows(folder, outcomes, settings)
-    _write(folder / RESULTS_FILE, rows)
-    _write(folder / MARKER_FILE, _record(settings, outcomes, seconds=time.perf_counter() - start))
+    write_json(folder / RESULTS_FILE, rows)
+    write_json(folder / MARKER_FILE, _record(settings, outcomes, seconds=time.perf_counter() - start))
     _print_outcome(folder, rows, outcomes)
     print(f"\nall in {folder}/, {time.perf_counter() - start:,.0f} s")
     return rows
@@ -182,7 +183,7 @@ def claim_folder(folder: Path) -> None:
     for name in _TRAINERS:
         check_target(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(marker, {"made_by": _MADE_BY})
+    write_json(marker, {"made_by": _MADE_BY})
 
 
 def train_student(name: str, lesson: Lesson, settings: DemoSettings) -> Outcome:
@@ -314,7 +315,3 @@ def _predictions(folder: Path) -> dict[str, dict[str, list[str]]]:
         for sentence in _SENTENCES:
             answers[sentence][name] = [guess["token_str"] for guess in fill(sentence, top_k=_NUM_PREDICTIONS)]
     return answers
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,59 +1,67 @@
-"""BERT: which of its parameters have which units, and its classes."""
+"""BERT: which of its parameters have which units, and its classes; how they compute is in the modelling file."""
 
 from transformers import (
+    BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
-    PreTrainedModel,
+    BertModel,
 )
 
-from .family import PROJECTIONS, EncoderFamily
+from .family import (
+    MASKED_LM,
+    PROJECTIONS,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderFamily,
+    Head,
+)
 from .modeling_homobert import (
+    HomoBertConfig,
+    HomoBertEncoder,
     HomoBertForMaskedLM,
     HomoBertForQuestionAnswering,
     HomoBertForSequenceClassification,
     HomoBertForTokenClassification,
-    HomoBertPreTrainedModel,
+    HomoBertLayerNorm,
+    HomoBertModel,
+    HomoBertSelfAttention,
 )
 
-# Stock class name → the class of its student.
-STUDENT_CLASSES: dict[str, type[HomoBertPreTrainedModel]] = {
-    "BertForMaskedLM": HomoBertForMaskedLM,
-    "BertForPreTraining": HomoBertForMaskedLM,
-    "BertForSequenceClassification": HomoBertForSequenceClassification,
-    "BertForTokenClassification": HomoBertForTokenClassification,
-    "BertForQuestionAnswering": HomoBertForQuestionAnswering,
-}
-
-
-# Student class name → the stock class of its standard export.
-STOCK_CLASSES: dict[str, type[PreTrainedModel]] = {
-    "HomoBertForMaskedLM": BertForMaskedLM,
-    "HomoBertForSequenceClassification": BertForSequenceClassification,
-    "HomoBertForTokenClassification": BertForTokenClassification,
-    "HomoBertForQuestionAnswering": BertForQuestionAnswering,
-}
-
-
-LOADABLE_CLASSES: dict[str, type[PreTrainedModel]] = {
-    "BertForPreTraining": BertForMaskedLM,
-    **{stock.__name__: stock for stock in STOCK_CLASSES.values()},
-    **{student.__name__: student for student in STUDENT_CLASSES.values()},
-}
-
-
-LAYER_PREFIX = "bert.encoder.layer.{}."
-
-
 _LAYER = "bert.encoder.layer.{l}."
-
-
 _ANY_LAYER = r"bert\.encoder\.layer\.\d+\."
 
 
+def _linear(name: str) -> tuple[str, str]:
+    return f"{_LAYER}{name}.weight", f"{_LAYER}{name}.bias"
+
+
+_MASKED_LM = Head(MASKED_LM, BertForMaskedLM, HomoBertForMaskedLM)
+
 BERT = EncoderFamily(
     model_type="bert",
+    stock_config=BertConfig,
+    student_config=HomoBertConfig,
+    stock_encoder=BertModel,
+    student_encoder=HomoBertModel,
+    heads=(
+        _MASKED_LM,
+        Head(SEQUENCE_CLASSIFICATION, BertForSequenceClassification, HomoBertForSequenceClassification),
+        Head(TOKEN_CLASSIFICATION, BertForTokenClassification, HomoBertForTokenClassification),
+        Head(QUESTION_ANSWERING, BertForQuestionAnswering, HomoBertForQuestionAnswering),
+    ),
+    also_loaded={"BertForPreTraining": _MASKED_LM},
+    refused={
+        "BertModel": "it has no head to compare logits with: load it as BertForMaskedLM if its checkpoint has that "
+        "head, or train one first",
+        "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
+    },
+    surplus=("bert.pooler.", "cls.seq_relationship."),
+    encoder_stack=HomoBertEncoder,
+    self_attention=HomoBertSelfAttention,
+    layer_norm=HomoBertLayerNorm,
     hidden=(
         (r"bert\.embeddings\.(word|position|token_type)_embeddings\.weight", 1),
         (r".*LayerNorm\.(weight|bias)", 0),
@@ -69,12 +77,12 @@ BERT = EncoderFamily(
         (r"(classifier|qa_outputs)\.weight", 1),
         (PROJECTIONS + r"\..*weight", 1),
     ),
-    query_key=tuple(
-        f"{_LAYER}attention.self.{name}.{part}" for name in ("query", "key") for part in ("weight", "bias")
-    ),
-    value=(f"{_LAYER}attention.self.value.weight", f"{_LAYER}attention.self.value.bias"),
-    attention_output=(f"{_LAYER}attention.output.dense.weight",),
-    ffn_rows=(f"{_LAYER}intermediate.dense.weight", f"{_LAYER}intermediate.dense.bias"),
-    ffn_columns=(f"{_LAYER}output.dense.weight",),
+    query=_linear("attention.self.query"),
+    key=_linear("attention.self.key"),
+    value=_linear("attention.self.value"),
+    attention_output=_linear("attention.output.dense")[:1],
+    ffn_rows=_linear("intermediate.dense"),
+    ffn_columns=_linear("output.dense")[:1],
+    mlm_transform="cls.predictions.transform",
     unpruned=(r"cls\.predictions\.(decoder\.)?bias", r"(classifier|qa_outputs)\.bias"),
 )

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ...files.messages import nearest_name, shown
-from ...models.families.modeling_homobert import HomoBertConfig, HomoBertModel
+from ...models.families import family_of
 from ...models.widths import WidthPlan, teacher_plan
 from ..budgets import plan_for_latency
 from .backends import FirstOutput, bound, make_runner, model_inputs
@@ -148,13 +148,16 @@ def measure_plan(plan: WidthPlan, config: PreTrainedConfig, conditions: Conditio
     Returns:
         `dict` of JSON values: `latency` of `teacher` and `student` as [`Latency`] has it, `speed_up` as [`SpeedUp`].
     """
-    student = BertConfig(hidden_size=plan.hidden_size, num_hidden_layers=len(plan.layers), **embedding_shape(config))
+    family = family_of(config)
+    student = family.stock_config(
+        hidden_size=plan.hidden_size, num_hidden_layers=len(plan.layers), **embedding_shape(config)
+    )
     student.num_attention_heads = plan.layers[0].num_attention_heads
     student.intermediate_size = plan.layers[0].intermediate_size
     passes = {}
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         for name, shape in (("teacher", config), ("student", student)):
-            encoder = HomoBertModel if shape.model_type == HomoBertConfig.model_type else BertModel
+            encoder = family.student_encoder if isinstance(shape, family.student_config) else family.stock_encoder
             inputs = model_inputs(shape, conditions.batch_size, conditions.length)
             module = FirstOutput(encoder(shape, add_pooling_layer=False).eval())
             passes[name] = bound(make_runner(module, conditions.backend, inputs, Path(folder)), inputs)

@@ -23,6 +23,7 @@ from transformers.models.bert.modeling_bert import BertIntermediate
 
 from ...files.caches import cached
 from ...files.provenance import machine_facts
+from ...files.strict_json import write_json
 from ...models.families.modeling_homobert import HomoBertAttention, HomoBertConfig, HomoBertEmbeddings, HomoBertOutput
 from ...models.widths import teacher_plan
 from .backends import bound, check_backend, make_runner, missing_reason, model_inputs
@@ -96,7 +97,7 @@ def latency_table(config: PreTrainedConfig, conditions: Conditions) -> LatencyTa
     def build(folder: Path) -> None:
         logger.info("measuring a latency table of this machine (%s), a minute or two; it is then kept", conditions)
         table = measure_table(config, conditions, PartsGrid.below(teacher))
-        (folder / _FILE).write_text(json.dumps({**about, **table.to_dict()}, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / _FILE, {**about, **table.to_dict()})
 
     return LatencyTable.from_dict(json.loads((cached("latency", key, build) / _FILE).read_text(encoding="utf-8")))
 

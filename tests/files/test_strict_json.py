@@ -1,0 +1,37 @@
+"""JSON files are written whole; what is a number is told from true and false."""
+
+import json
+
+import pytest
+
+from homodistil_hf.files import folders
+from homodistil_hf.files.strict_json import is_number, is_whole, read_json, write_json
+
+
+def test_what_is_written_is_read(tmp_path):
+    values = {"b": [1, 2.5, None], "a": "ä"}
+    write_json(tmp_path / "x.json", values)
+    assert read_json(tmp_path / "x.json", "file") == values
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    write_json(tmp_path / "x.json", values, sort_keys=True)
+    assert list(read_json(tmp_path / "x.json", "file")) == ["a", "b"]
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    write_json(tmp_path / "x.json", 1)
+
+    def no_room(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folders.os, "replace", no_room)
+    with pytest.raises(OSError, match=r"No space left on device.*x\.json"):
+        write_json(tmp_path / "x.json", 2)
+    assert read_json(tmp_path / "x.json", "file") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "whole", "number"),
+    [(3, True, True), (-1, True, True), (2.0, False, True), (True, False, False), ("3", False, False)],
+)
+def test_true_is_no_number(value, whole, number):
+    assert (is_whole(value), is_number(value)) == (whole, number)

@@ -1,0 +1,80 @@
+"""BERT's names stand in one file: no other names one of its classes or the path of one of its parameters."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig
+
+import homodistil_hf
+from homodistil_hf.models.families import CONFIG_CLASSES, FAMILIES, HEADS, family_of
+from homodistil_hf.models.families.bert import BERT
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
+
+ROOT = Path(homodistil_hf.__file__).parent
+
+
+# The public classes; what is built of BERT's own layers: a stopwatch for them, and a demo that trains one.
+EXCEPTIONS = ("__init__.py", "plans/latency/parts.py", "experiments/demo/teacher.py")
+
+
+# The type of every student, in annotations.
+STUDENT = "HomoBertPreTrainedModel"
+
+
+NAMES = re.compile(
+    r"(Homo)?Bert[A-Z]\w+|.*\bbert\.(encoder|embeddings|pooler)|.*attention\.self|cls\.(predictions|seq_relationship)",
+    re.DOTALL,
+)
+
+
+def names_in(path: Path) -> Iterator[str]:
+    """All names, imports, attributes with their owners, and strings but for documentation."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.alias):
+            yield node.name
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in said:
+            yield node.value
+
+
+OTHERS = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path.parent.name != "families"}
+
+
+@pytest.mark.parametrize("path", sorted(OTHERS - {*EXCEPTIONS}))
+def test_no_other_file_names_a_class_or_a_parameter_of_bert(path):
+    found = {name for name in names_in(ROOT / path) if NAMES.match(name)} - {STUDENT}
+    assert not found
+
+
+def test_the_exceptions_name_it():
+    for path in EXCEPTIONS:
+        assert any(NAMES.match(name) for name in names_in(ROOT / path)), path
+
+
+def test_a_family_is_found_by_both_of_its_model_types():
+    assert {"bert": BertConfig, "homobert": HomoBertConfig} == CONFIG_CLASSES
+    assert family_of(BertConfig()) is family_of(HomoBertConfig()) is BERT is FAMILIES["bert"]
+
+
+def test_a_head_is_found_by_both_of_its_classes():
+    for head in BERT.heads:
+        for found in (head.stock, head.student):
+            assert HEADS[found.__name__] is head
+            assert head.class_called(found.__name__) is found
+    pre_training = HEADS["BertForPreTraining"]
+    assert pre_training is BERT.heads[0]
+    assert pre_training.class_called("BertForPreTraining") is BERT.heads[0].stock
+
+
+def test_the_modelling_file_travels_under_its_name():
+    assert BERT.modeling_file == ROOT / "models" / "families" / "modeling_homobert.py"
+    assert BERT.auto_map["AutoModelForMaskedLM"] == "modeling_homobert.HomoBertForMaskedLM"
+    assert list(BERT.auto_map)[:2] == ["AutoConfig", "AutoModel"]
