@@ -7,8 +7,8 @@ import pandas as pd
 from benchmarks.results.students import SIZES
 from benchmarks.results.verdicts import REFERENCE
 from benchmarks.results.words import words
-from homodistil_hf.experiments.sweep.statistics import Spread
-from homodistil_hf.experiments.sweep.tables import markdown_table
+from homodistil_hf.evaluation.records import Spread
+from homodistil_hf.tables import markdown_table
 
 RATES = (1_000, 10_000, 100_000)  # tokens a second of other machines
 

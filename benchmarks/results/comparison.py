@@ -8,9 +8,9 @@ import pandas as pd
 
 from benchmarks.results.students import QUARTER, SAME_RUNS, Results
 from benchmarks.results.verdicts import METRICS, REFERENCE, Difference, Noise, Tally, noise_of, paired
-from homodistil_hf.experiments.sweep.statistics import Spread
-from homodistil_hf.experiments.sweep.tables import markdown_table
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE
+from homodistil_hf.tables import markdown_table
 
 _HEADINGS = {"size": "encoder MACs", "num_tokens": "tokens", "axes": "with"}
 

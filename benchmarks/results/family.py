@@ -5,8 +5,8 @@ from typing import Any
 
 from benchmarks.results.words import words
 from homodistil_hf.experiments.sweep.statistics import Record
-from homodistil_hf.experiments.sweep.tables import markdown_table
 from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE
+from homodistil_hf.tables import markdown_table
 
 
 def family_lines(records: Sequence[Record]) -> list[str]:

@@ -27,11 +27,12 @@ from benchmarks.results.task_model_page import task_model_lines
 from benchmarks.results.tasks import fine_tuning_lines, glue_lines
 from benchmarks.results.verdicts import CONFIDENCE, METRICS, MIN_SEEDS, REFERENCE, Noise, along_training
 from benchmarks.results.words import words
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import draw, draw_discrepancy, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.folder import read_records, trained, write_records
-from homodistil_hf.experiments.sweep.statistics import Spread
-from homodistil_hf.experiments.sweep.tables import cell_rows, choice_notes, in_order, markdown_table, missing_notes
+from homodistil_hf.experiments.sweep.tables import cell_rows, choice_notes, in_order, missing_notes
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
+from homodistil_hf.tables import markdown_table
 
 PAGE = Path("docs/results.md")
 README = Path("README.md")

@@ -11,9 +11,9 @@ from benchmarks.results.tasks import TASK_NAMES
 from benchmarks.results.verdicts import REFERENCE, Noise
 from benchmarks.results.words import words
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.experiments.sweep.statistics import Spread
-from homodistil_hf.experiments.sweep.tables import markdown_table
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.files.folders import write_text
+from homodistil_hf.tables import markdown_table
 
 BEGIN = "<!-- written by benchmarks/results/page.py -->"
 END = "<!-- up to here -->"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.results.differences import macs_fraction
 from benchmarks.results.sweep_models import other_axes
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import field_types
@@ -17,7 +18,7 @@ from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Swee
 from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, TAKEN_FROM, read_records, trained
 from homodistil_hf.experiments.sweep.reading import read_sweep
 from homodistil_hf.experiments.sweep.statistics import SEED, Record, chosen, seed_of
-from homodistil_hf.experiments.sweep.tables import in_order, macs_fraction, task_means
+from homodistil_hf.experiments.sweep.tables import in_order, task_means
 
 SIZES = ("1/2", "1/4", "1/8")
 HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out text; the table calls them `all_…`

@@ -9,8 +9,8 @@ import pandas as pd
 from benchmarks.machine_words import machine_words
 from benchmarks.results.verdicts import paired
 from benchmarks.results.words import words
-from homodistil_hf.experiments.sweep.statistics import Spread
-from homodistil_hf.experiments.sweep.tables import markdown_table
+from homodistil_hf.evaluation.records import Spread
+from homodistil_hf.tables import markdown_table
 
 _TEACHER, _ON_TASK, _NO_LABELS = "teacher", "pruned_on_task", "pruned_on_task_no_labels"
 _FINE_TUNED, _DISTILLED = "_fine_tuned", "_distilled"

@@ -8,13 +8,15 @@ import pandas as pd
 
 from benchmarks.machine_words import machine_words
 from benchmarks.results.comparison import Comparison, the_first
+from benchmarks.results.differences import pooled_std
 from benchmarks.results.students import Results
 from benchmarks.results.verdicts import Noise
 from benchmarks.results.words import words
 from homodistil_hf.evaluation.glue.data import PART_SUFFIX
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER
-from homodistil_hf.experiments.sweep.statistics import Record, Spread, pooled_std
-from homodistil_hf.experiments.sweep.tables import markdown_table
+from homodistil_hf.experiments.sweep.statistics import Record
+from homodistil_hf.tables import markdown_table
 
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 

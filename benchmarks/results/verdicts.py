@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.stats import t as student_t
 
-from homodistil_hf.experiments.sweep.statistics import Spread, pooled_std
+from benchmarks.results.differences import pooled_std
+from homodistil_hf.evaluation.records import Spread
 
 REFERENCE = "homodistil"
 

@@ -174,19 +174,6 @@ def tokens_per_second(record: Record) -> float:
     return record["num_tokens"] / max(record["seconds"] - record["evaluation_seconds"], 1e-9)
 
 
-def macs_fraction(record: Record) -> float:
-    """Encoder MACs of the student at its own widths, as a share of the teacher's.
-
-    Args:
-        record: of a cell that is done.
-
-    Returns:
-        `float`: without what a standard export adds where layers differ in width.
-    """
-    models: Mapping[str, Any] = record["models"]
-    return models.get("compact", models["student"])["encoder_macs"] / models["teacher"]["encoder_macs"]
-
-
 def _figures(group: Sequence[Record], evaluate: Iterable[str]) -> list[str]:
     record = group[0]
     metrics = [str(Spread.of(metric_of(one, name) for one in group)) for name in ("kl", "mlm_accuracy", "mlm_loss")]

@@ -6,17 +6,12 @@ from typing import Any
 import pytest
 from sweep_records import METHODS, record, sweep_of
 
+from benchmarks.results.differences import differences, pooled_std
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice
 from homodistil_hf.experiments.sweep.folder import record_head
-from homodistil_hf.experiments.sweep.statistics import (
-    Spread,
-    chosen,
-    differences,
-    over_seeds,
-    pooled_std,
-    searches,
-)
+from homodistil_hf.experiments.sweep.statistics import chosen, over_seeds, searches
 from homodistil_hf.experiments.sweep.tables import sweep_table, tokens_per_second
 
 
