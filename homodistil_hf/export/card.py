@@ -1,20 +1,20 @@
 """The text of a model card: `MODEL_CARD_TEMPLATE.md` filled with the facts of an export and with nothing else.
 
-So a card states no number that `facts.json` does not have. What the facts are is decided in `facts.py`, what is said
-of a training method in `origins.py`, what a folder holds in `export.py`; `hub.py` uploads it.
+So a card states no number that `facts.json` does not have. What the facts are, and what is said of a training method,
+is decided elsewhere.
 """
 
 import json
 import string
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..models.cost import COSTS
-from .facts import BENCHMARKS
-from .origins import NAMESAKE, ORIGINS, Origin
+from .facts import BENCHMARKS, CARD_SECTION
 
 UNKNOWN_LICENCE = "unknown"
 
@@ -28,6 +28,10 @@ _COST_LABELS = {
     "encoder_macs": "encoder multiply–accumulates a token",
     "size_bytes": "weights, bytes",
 }
+
+
+_NAMESAKE = "HomoDistil, which `homodistil_hf` is named after, is the method of"
+"""Begins what is said of the paper where nothing of it is known to be in the student."""
 
 
 _METRIC_LABELS = {
@@ -74,6 +78,25 @@ _HEADS = {
 }
 
 
+@dataclass(frozen=True)
+class MethodCard:
+    """What a card says of a training method; exports carry it in their facts.
+
+    Args:
+        student: name of such a student, in front of "of" and the teacher's name.
+        made: ends the sentence "a BERT of 6 layers that was …"; `{teacher}` is the teacher's place.
+        how: the paragraph on how it was made.
+        paper: what HomoDistil's paper has to do with it, in front of the citation.
+        tags: words for the card's header.
+    """
+
+    student: str
+    made: str
+    how: str
+    paper: str = f"This student was trained by another method; {_NAMESAKE}"
+    tags: tuple[str, ...] = ("distillation",)
+
+
 def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
     """Fill the model card.
 
@@ -115,25 +138,23 @@ def _head(facts: Mapping[str, Any]) -> tuple[str, str, str]:
     return _HEADS[facts["student"]["architecture"].removeprefix("Homo")]
 
 
-def _method(facts: Mapping[str, Any]) -> Any:
-    return (facts.get("training") or {}).get("method")
-
-
-def _origin(facts: Mapping[str, Any]) -> Origin | None:
-    return ORIGINS.get(str(_method(facts)))
+def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
+    """None for exports of before they carried them."""
+    words = facts.get(CARD_SECTION)
+    return MethodCard(**words) if words else None
 
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     teacher = facts["teacher"] or {}
     pipeline, _, _ = _head(facts)
-    origin = _origin(facts)
+    method = _words_of_method(facts)
     results = [*_eval_results(facts, pipeline), *_benchmark_results(facts)]
     return ModelCardData(
         license=teacher.get("licence"),
         base_model=teacher.get("hub_id"),
         library_name="transformers",
         pipeline_tag=pipeline,
-        tags=["homodistil", "bert", *(origin.tags if origin else ())],
+        tags=["homodistil", "bert", *(method.tags if method else ())],
         model_name=_title(facts) if results else None,
         eval_results=results or None,
     )
@@ -176,18 +197,18 @@ def _benchmark_results(facts: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _title(facts: Mapping[str, Any]) -> str:
-    teacher, origin = facts["teacher"], _origin(facts)
-    student = origin.student if origin else "Student"
+    teacher, method = facts["teacher"], _words_of_method(facts)
+    student = method.student if method else "Student"
     return f"{student} of {teacher['name']}" if teacher else student
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
     _, kind, _ = _head(facts)
-    teacher, origin = facts["teacher"], _origin(facts)
+    teacher, method = facts["teacher"], _words_of_method(facts)
     told = f"This is a {kind}: a BERT of {facts['student']['num_hidden_layers']} layers"
     named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
-    if origin:
-        return f"{told} that was {origin.made.format(teacher=named)}."
+    if method:
+        return f"{told} that was {method.made.replace('{teacher}', named)}."
     return f"{told} whose teacher is {named}." if teacher else f"{told}."
 
 
@@ -269,9 +290,9 @@ def _format_note(facts: Mapping[str, Any]) -> str:
 
 
 def _how(facts: Mapping[str, Any]) -> str:
-    if origin := _origin(facts):
-        return origin.how
-    method = _method(facts)
+    if words := _words_of_method(facts):
+        return words.how
+    method = (facts.get("training") or {}).get("method")
     if method is None:
         return "By which method the student was trained is not recorded."
     return f"The student's training method, {_shown(method)}, is not known to the version that wrote this card."
@@ -301,8 +322,8 @@ def _licence(facts: Mapping[str, Any]) -> str:
 
 
 def _paper(facts: Mapping[str, Any]) -> str:
-    origin = _origin(facts)
-    return f"{origin.paper if origin else NAMESAKE}:"
+    method = _words_of_method(facts)
+    return f"{method.paper if method else _NAMESAKE}:"
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
@@ -322,7 +343,7 @@ def _shown(value: Any) -> str:
 
 
 def _words(name: str) -> str:
-    return name.removeprefix("eval_").replace("_", " ")
+    return name.replace("_", " ")
 
 
 def _is_number(value: Any) -> bool:

@@ -14,7 +14,7 @@ from ..models.tokenizers import stored_tokenizer
 from ..pruning.saved_state import METHOD_KEY, STATE_FILE, read_state_file
 from .dense_student import checkpoint_pruner, compacted_copy
 from .export_folder import convert_export, export_student
-from .facts import FACTS_FILE
+from .facts import CARD_SECTION, FACTS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ def export_folder(
     checkpoint = source if (source / STATE_FILE).is_file() else _newest_checkpoint(source)
     pruner = checkpoint_pruner(checkpoint)
     settings = _read_settings(checkpoint.parent)
+    trainer = read_state_file(checkpoint)["trainer"]
+    method = {METHOD_KEY: trainer[METHOD_KEY]} if METHOD_KEY in trainer else {}
     return export_student(
         compacted_copy(pruner, format=format, allow_partial=allow_partial),
         output,
@@ -72,7 +74,8 @@ def export_folder(
         teacher=teacher or _reachable_teacher(settings),
         facts={
             "settings": settings,
-            "training": {**_recorded_method(checkpoint), "checkpoint": checkpoint.name, **pruner.status()},
+            "training": {**method, "checkpoint": checkpoint.name, **pruner.status()},
+            CARD_SECTION: trainer.get(CARD_SECTION) or {},
         },
         overwrite=overwrite,
     )
@@ -109,11 +112,6 @@ def _newest_checkpoint(folder: Path) -> Path:
     if checkpoint != sorted_checkpoints(folder)[0]:
         logger.warning("newer checkpoints than %s are incomplete or damaged and left out", checkpoint)
     return checkpoint
-
-
-def _recorded_method(checkpoint: Path) -> dict[str, Any]:
-    trainer = read_state_file(checkpoint)["trainer"]
-    return {"method": trainer[METHOD_KEY]} if METHOD_KEY in trainer else {}
 
 
 def _read_settings(run_folder: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from .folders import naming_the_file, outdated_name, remove_folder, remove_leftovers
@@ -50,11 +51,27 @@ def write_manifest(folder: str | Path) -> None:
         (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
-def check_manifest(folder: str | Path) -> None:
+@dataclass(frozen=True)
+class VerifiedCheckpoint:
+    """A checkpoint whose files were found to be as they were written.
+
+    Args:
+        folder: `checkpoint-N`.
+        digests: file → SHA-256.
+    """
+
+    folder: Path
+    digests: Mapping[str, str]
+
+
+def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
     """Compare a checkpoint with its manifest.
 
     Args:
         folder: `checkpoint-N`.
+
+    Returns:
+        [`VerifiedCheckpoint`].
 
     Raises:
         ValueError: no manifest, a missing file, a file that differs, or a pickle that is not listed; the message names
@@ -65,6 +82,7 @@ def check_manifest(folder: str | Path) -> None:
         good = last_checkpoint(folder.parent, skip=folder)
         remedy = f"resume from the last good checkpoint, {good}" if good else "there is no other checkpoint beside it"
         raise ValueError(f"resume_from_checkpoint={str(folder)!r} can't be used: {problem}; {remedy}")
+    return VerifiedCheckpoint(folder, read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)["sha256"])
 
 
 def manifest_problem(folder: Path) -> str | None:

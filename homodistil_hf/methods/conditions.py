@@ -1,11 +1,14 @@
-"""What a method asks of its settings and its teacher, refused before any training."""
+"""What several methods ask of their settings and their teacher, refused before any training."""
 
 import copy
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from ..models.widths import WidthPlan
-from ..plans.latency.budget import is_latency_budget
+from ..plans.latency.budget import LatencyBudget
 from ..trainer import HomoDistilTrainer
+from ..training.student_plan import resolve_student
 from ..training_args import HomoDistilTrainingArguments
 
 
@@ -45,6 +48,29 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
     )
 
 
+def unmeasured_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
+    """Resolve a student whose encoder MACs another one is to have; milliseconds would be of other widths than its own.
+
+    Args:
+        args: of a method whose student has fewer layers than the plan that is asked for.
+        config: the teacher's.
+
+    Returns:
+        [`WidthPlan`].
+
+    Raises:
+        ValueError: the student is a latency budget, or see [`resolve_student`].
+    """
+
+    def refuse(budget: LatencyBudget) -> WidthPlan:
+        raise ValueError(
+            f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer and "
+            "wider ones; ask for a share of the encoder MACs, such as macs=0.5"
+        )
+
+    return resolve_student(args, config, measure=refuse)
+
+
 def check_no_snapshots(args: HomoDistilTrainingArguments) -> None:
     """Refuse students on the way, which HomoDistil alone passes.
 
@@ -57,22 +83,6 @@ def check_no_snapshots(args: HomoDistilTrainingArguments) -> None:
     if args.snapshots:
         raise ValueError(
             f"snapshots={args.snapshots!r} are passed by method='homodistil' only; drop them, or use HomoDistilTrainer"
-        )
-
-
-def check_no_latency_budget(args: HomoDistilTrainingArguments) -> None:
-    """Refuse milliseconds that would be measured on other widths than the student's.
-
-    Args:
-        args: of a method whose student has fewer layers than the plan that is asked for.
-
-    Raises:
-        ValueError: the student is a latency budget.
-    """
-    if is_latency_budget(args.student):
-        raise ValueError(
-            f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer and "
-            "wider ones; ask for a share of the encoder MACs, such as macs=0.5"
         )
 
 
@@ -107,17 +117,3 @@ def check_recordable(args: HomoDistilTrainingArguments) -> None:
             f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which this method "
             "compares; set use_reentrant to false"
         )
-
-
-def check_possible(method: str, reason: str | None) -> None:
-    """Refuse a student that a method can't make.
-
-    Args:
-        method: its name.
-        reason: why not, or None.
-
-    Raises:
-        ValueError: there is a reason.
-    """
-    if reason is not None:
-        raise ValueError(f"method={method!r} is impossible for this student: {reason}")

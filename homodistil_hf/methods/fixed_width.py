@@ -25,6 +25,16 @@ logger = logging.getLogger(__name__)
 MlmTrains = Literal["student", "head"]
 
 
+HOMODISTIL_LOSSES = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
+
+
+LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+
+
+FRESH = "The student began with random weights and kept none of the teacher's."
+"""Words of the model cards that several methods share."""
+
+
 class PlannedTrainer(HomoDistilTrainer, ABC):
     """A trainer that brings its student to the plan before the first step; subclasses say how in `start_at_plan`."""
 
@@ -34,14 +44,12 @@ class PlannedTrainer(HomoDistilTrainer, ABC):
         check_no_snapshots(args)
         super().__init__(model, args, **kwargs)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Start at the plan unless resuming, then train; arguments and return as [`HomoDistilTrainer.train`]."""
-        self.claim_output_folder(resume_from_checkpoint)
-        self.prepare_heads(resume_from_checkpoint)
-        if not resume_from_checkpoint and not self.has_started:
+    def prepare_student(self, *, is_new: bool) -> None:
+        """Bring the student of a new run to its plan; arguments as [`HomoDistilTrainer.prepare_student`]."""
+        self.prepare_heads(is_new=is_new)
+        if is_new and not self.has_started:
             self.start_at_plan()
         self.has_started = True
-        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     @abstractmethod
     def start_at_plan(self) -> None:
@@ -98,12 +106,8 @@ class FreshTrainer(PlannedTrainer):
         if mlm_trains == "head":
             self.model.get_submodule(_MLM_TRANSFORM).register_forward_pre_hook(_without_gradient)
 
-    def prepare_heads(self, resume_from_checkpoint: str | bool | None) -> None:
-        """Nothing: random weights have no bases that are better than others.
-
-        Args:
-            resume_from_checkpoint: unused.
-        """
+    def prepare_heads(self, *, is_new: bool) -> None:
+        """Nothing: random weights have no bases that are better than others."""
 
     def start_at_plan(self) -> None:
         """Cut the student to the plan, no matter which units, and draw its weights anew from the run's seed."""

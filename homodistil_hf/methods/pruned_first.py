@@ -4,9 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..export.card import MethodCard
+from ..trainer import UNITS
 from ..training_args import HomoDistilTrainingArguments
 from .conditions import with_settings
-from .fixed_width import PlannedTrainer
+from .fixed_width import HOMODISTIL_LOSSES, LOSSES_ALONE, PlannedTrainer
 
 
 class PrunedFirstTrainer(PlannedTrainer):
@@ -21,6 +23,14 @@ class PrunedFirstTrainer(PlannedTrainer):
     """
 
     method = "pruned_first"
+    card = MethodCard(
+        student="Magnitude-pruned student",
+        made="made from {teacher} by pruning its width at once, without data, and distilling it afterwards",
+        how=f"The student began as a copy of its teacher. Before training, those of its {UNITS} whose weights have "
+        f"the smallest magnitudes were dropped all at once. {HOMODISTIL_LOSSES}",
+        paper=LOSSES_ALONE,
+        tags=("pruning", "distillation"),
+    )
 
     def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
         super().__init__(model, with_settings(args, importance_metric="magnitude"), **kwargs)

@@ -107,6 +107,7 @@ def prepare(
     args: HomoDistilTrainingArguments,
     *,
     teacher: str | PreTrainedModel | None = None,
+    plan: WidthPlan | None = None,
     matched_layers: Sequence[int] | None = None,
 ) -> Preparation:
     """Make the student, the teacher and the plan of a run.
@@ -115,6 +116,7 @@ def prepare(
         model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings.
         teacher: who it learns from; default: a frozen copy of `model`.
+        plan: the widths to reach; default: what `student` in `args` names.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
 
     Returns:
@@ -132,7 +134,7 @@ def prepare(
     for name, given in (("model", model), ("teacher", teacher)):
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
-    student, plan = _student_and_plan(model, args)
+    student, plan = _student_and_plan(model, args, plan)
     guide = to_student(_loaded(teacher, default=student, token=args.hub_token))
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
@@ -147,15 +149,15 @@ def prepare(
 
 
 def _student_and_plan(
-    model: str | PreTrainedModel, args: HomoDistilTrainingArguments
+    model: str | PreTrainedModel, args: HomoDistilTrainingArguments, plan: WidthPlan | None
 ) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
     if isinstance(model, str):
         config = load_teacher_config(model, token=args.hub_token)
-        plan = resolve_student(args, config)
+        plan = plan or resolve_student(args, config)
         return to_student(load_teacher(model, config=config, token=args.hub_token)), plan
     student = to_student(model).float()
     _freeze_alike(student, model)
-    return student, resolve_student(args, model.config)
+    return student, plan or resolve_student(args, model.config)
 
 
 def _freeze_alike(student: HomoBertPreTrainedModel, model: PreTrainedModel) -> None:

@@ -18,7 +18,7 @@ from ..files.folders import write_text
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import nearest_paddable
 from ..plans.snapshots import Snapshot
-from .exporting import ExportingTrainer
+from .publishing import PublishingTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ SNAPSHOTS_FOLDER = "snapshots"
 SNAPSHOTS_FILE = "snapshots.json"
 
 
-class SnapshotTrainer(ExportingTrainer):
-    """`ExportingTrainer` that exports students on the way; subclasses say which and call `look_back` after each step.
+class SnapshotTrainer(PublishingTrainer):
+    """`PublishingTrainer` that exports students on the way; subclasses say which and call `look_back` after each step.
 
     The table holds what the run as it stands has passed: a run that is resumed from an older checkpoint comes by the
     later ones again, and makes the same once more.

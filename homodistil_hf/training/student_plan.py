@@ -5,6 +5,8 @@ checkpoint, and a run that goes on takes it from there: nothing measured may ste
 """
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -12,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from ..files.checkpoints import sorted_checkpoints
 from ..models.widths import WidthPlan, teacher_plan
-from ..plans.latency.budget import is_latency_budget
+from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
 from ..pruning.saved_state import STATE_FILE, read_state_file
 from ..training_args import HomoDistilTrainingArguments
@@ -25,12 +27,18 @@ STUDENT_KEY = "student"
 """Where a checkpoint's state says what the user called the student."""
 
 
-def resolve_student(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
+def resolve_student(
+    args: HomoDistilTrainingArguments,
+    config: PreTrainedConfig,
+    *,
+    measure: Callable[[LatencyBudget], WidthPlan] | None = None,
+) -> WidthPlan:
     """Turn the setting `student` into widths, the same on all ranks. Collective for a latency budget.
 
     Args:
         args: the run's settings.
         config: of the model that the student starts as.
+        measure: what answers a latency budget; default: a checkpoint that knows, else this machine.
 
     Returns:
         [`WidthPlan`].
@@ -38,20 +46,21 @@ def resolve_student(args: HomoDistilTrainingArguments, config: PreTrainedConfig)
     Raises:
         ValueError: see [`resolve_plan`].
     """
-    student = args.student
-    if student is None:
+    if args.student is None:
         raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
-    if not is_latency_budget(student):
-        return resolve_plan(student, config, multiple=args.width_multiple)
+    return resolve_plan(
+        args.student, config, multiple=args.width_multiple, measure=measure or partial(_measured, args, config)
+    )
 
-    def measured() -> WidthPlan | None:
+
+def _measured(args: HomoDistilTrainingArguments, config: PreTrainedConfig, budget: LatencyBudget) -> WidthPlan:
+    def of_the_first_rank() -> WidthPlan | None:
         if args.process_index != 0:
             return None
-        return recorded_plan(args, config) or resolve_plan(student, config, multiple=args.width_multiple)
+        return recorded_plan(args, config) or plan_within(budget, config, multiple=args.width_multiple).plan
 
-    plan = on_every_rank(measured)
-    (values,) = broadcast_object_list([plan and plan.to_dict()])
-    return WidthPlan.from_dict(values, config.num_hidden_layers)
+    plans = [on_every_rank(of_the_first_rank)]
+    return broadcast_object_list(plans)[0]
 
 
 def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan | None:

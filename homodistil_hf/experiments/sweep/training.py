@@ -18,11 +18,11 @@ from ...files.checkpoints import last_checkpoint, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
-from ...methods.registry import METHODS
 from ...models.cost import COSTS
 from ...trainer import HomoDistilTrainer
+from ...training.evaluation_loop import TIMINGS
 from ..config import RunConfig
-from ..distill import held_out_metrics, make_trainer, teacher_metrics
+from ..distill import make_trainer
 from .cells import TEACHER, Cell
 from .checks import own_settings, run_settings
 from .evaluations import EVALUATIONS
@@ -42,7 +42,7 @@ from .folder import (
 _CLOCK_FILE = "clock.json"
 
 
-_TIMES = ("runtime", "per_second", "preparation_time", "epoch", "total_flos")
+_TIMES = (*TIMINGS, "epoch", "total_flos")
 
 
 def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -92,14 +92,14 @@ def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict
     settings = run_settings(cell, str(run_folder), overwrite_output_dir=checkpoint is None)
     settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     settings.training.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
-    trainer = make_trainer(settings, say, METHODS[cell.method], **cell.method_settings)
+    trainer = make_trainer(settings, say)
     clock = RunClock(run_folder / _CLOCK_FILE)
     trainer.add_callback(clock)
     trainer.train(settings.training.resume_from_checkpoint)
-    metrics = held_out_metrics(trainer.evaluate())
-    trainer.teacher_evaluation = teacher_metrics(trainer)
+    trainer.evaluate()
+    trainer.evaluate_teacher()
     student = trainer.export(run_folder / STUDENT_FOLDER)
-    return record_head(cell) | {"status": DONE} | _outcome(trainer, settings, clock, metrics, read_facts(student))
+    return record_head(cell) | {"status": DONE} | _outcome(trainer, settings, clock, read_facts(student))
 
 
 class RunClock(TrainerCallback):
@@ -164,18 +164,16 @@ def _outcome(
     trainer: HomoDistilTrainer,
     settings: RunConfig,
     clock: RunClock,
-    metrics: Mapping[str, float],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     history = trainer.state.log_history
     num_steps = trainer.state.global_step
     num_tokens = num_steps * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     num_tokens *= trainer.args.world_size * settings.run.max_seq_length
-    evaluations = {entry["step"]: held_out_metrics(entry) for entry in history if "eval_kl" in entry}
     return {
         "plan": facts["student"]["plan"],
         "models": _costs(facts),
-        "evaluation": dict(metrics),
+        "evaluation": trainer.held_out_metrics,
         "teacher_evaluation": dict(trainer.teacher_evaluation),
         "num_steps": num_steps,
         "num_tokens": num_tokens,
@@ -184,7 +182,7 @@ def _outcome(
         "num_sessions": clock.num_sessions,
         "machine": machine_facts(),
         "own_settings": own_settings(settings.training),
-        "evaluations": [_rounded({"step": step, **values}) for step, values in evaluations.items()],
+        "evaluations": [_rounded({"step": step, **values}) for step, values in trainer.evaluations.items()],
         "losses": [_rounded(_without_times(entry)) for entry in history if "loss" in entry],
         **_snapshots(trainer),
     }
