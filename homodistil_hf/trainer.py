@@ -30,7 +30,6 @@ from .files.checkpoints import last_checkpoint, sorted_checkpoints
 from .files.folders import remove_folder
 from .files.messages import nearest_name, shown
 from .models.widths import WidthPlan
-from .plans.snapshots import resolve_snapshots
 from .pruning.pruner import Pruner
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.saved_state import (
@@ -57,7 +56,7 @@ from .training.resumable import Requested
 from .training.setup import discrepancy_guard, masking_collator, prepare, pruning_settings
 from .training.snapshots import SnapshotTrainer, check_snapshot_folders
 from .training.step_log import AccountingTrainer
-from .training.student_plan import STUDENT_KEY, resolve_student
+from .training.student_plan import STUDENT_KEY, Goal, resolve_goal
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
         model: the teacher: Hub name, folder, or a loaded `BertForX`. The student starts as its copy.
         args: the run's settings.
         teacher: who the student learns from, if not a frozen copy of `model`.
-        plan: the widths to reach, where `args.student` is resolved already.
+        goal: what `args.student` and `args.snapshots` name, where that is resolved already.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default for masked-LM models: [`MaskedLMCollator`]; for others Trainer's.
         kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, `compute_metrics`, …). An
@@ -112,6 +111,10 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
         paper="The student was made by HomoDistil, the method of",
         tags=("pruning", "distillation"),
     )
+    passes_snapshots = True
+    """Whether the student has other widths on its way, that can be exported."""
+    has_all_layers = True
+    """Whether the student has as many layers as its teacher."""
     args: HomoDistilTrainingArguments
     schedule: PruningSchedule
     lr_scheduler: Any
@@ -126,7 +129,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
         args: HomoDistilTrainingArguments,
         *,
         teacher: str | PreTrainedModel | None = None,
-        plan: WidthPlan | None = None,
+        goal: Goal | None = None,
         processing_class: Any = None,
         data_collator: Any = None,
         **kwargs: Any,
@@ -136,15 +139,14 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
         on_every_rank(lambda: check_output_dir(args.output_dir))
         self.earlier_files = names_on_all_ranks(existing_files(args.output_dir))
         check_shared_folder(args.output_dir, save_on_each_node=args.save_on_each_node)
-        parts = prepare(model, args, teacher=teacher, plan=plan, matched_layers=self.matched_layers)
+        resolve = self.goal_of if goal is None else lambda *_: goal
+        parts = prepare(model, args, teacher=teacher, resolve=resolve, matched_layers=self.matched_layers)
         check_data(
             {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")},
             processing_class,
             parts.student.config,
         )
-        self.snapshots = resolve_snapshots(
-            args.snapshots, parts.student.config, parts.plan, multiple=args.width_multiple
-        )
+        self.snapshots = parts.snapshots
         check_snapshot_folders(args.output_dir, self.snapshots)
         pin_data_order(args)
         if data_collator is None and type(parts.student).__name__ == "HomoBertForMaskedLM":
@@ -223,20 +225,25 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
     # The method
 
     @classmethod
-    def asked_plan(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
-        """Resolve what `args.student` names; collective for a latency budget.
+    def goal_of(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> Goal:
+        """Resolve what `args.student` and `args.snapshots` name; collective for a latency budget.
 
         Args:
             args: the run's settings.
             config: the teacher's.
 
         Returns:
-            [`WidthPlan`].
+            [`Goal`].
 
         Raises:
-            ValueError: no such student of this teacher, or none that the method could make.
+            ValueError: no such students of this teacher, or none that the method could make.
         """
-        return resolve_student(args, config)
+        if args.snapshots and not cls.passes_snapshots:
+            raise ValueError(
+                f"snapshots={args.snapshots!r} are passed by method='homodistil' only; drop them, or use "
+                "HomoDistilTrainer"
+            )
+        return resolve_goal(args, config, has_all_layers=cls.has_all_layers)
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

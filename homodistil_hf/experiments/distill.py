@@ -27,12 +27,12 @@ from ..files.folders import write_text
 from ..files.provenance import version_facts
 from ..methods.registry import METHODS
 from ..models.loading import load_teacher, load_teacher_config
-from ..models.widths import WidthPlan, teacher_plan
-from ..plans.snapshots import resolve_snapshots
+from ..models.widths import teacher_plan
 from ..trainer import HomoDistilTrainer
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.hub_checkpoints import check_address, is_hub_address
 from ..training.resumable import Requested
+from ..training.student_plan import Goal
 from .config import RunConfig
 
 Say: TypeAlias = Callable[[str], None]
@@ -62,12 +62,12 @@ class Sources:
 
     Args:
         config: the teacher's configuration.
-        plan: the widths that `student` asks for.
+        goal: the widths that `student` and `snapshots` ask for.
         tokenizer: fits the teacher.
     """
 
     config: BertConfig
-    plan: WidthPlan
+    goal: Goal
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -140,7 +140,7 @@ def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
     run, training = settings.run, settings.training
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     sources, method = check_sources(settings), METHODS[run.method]
-    method.check_possible(sources.plan, teacher_plan(sources.config))
+    method.check_possible(sources.goal.plan, teacher_plan(sources.config))
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = _load_blocks(
@@ -149,7 +149,7 @@ def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
     return method(
         load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token),
         training,
-        plan=sources.plan,
+        goal=sources.goal,
         train_dataset=train_blocks,
         eval_dataset=eval_blocks,
         processing_class=sources.tokenizer,
@@ -203,8 +203,7 @@ def check_sources(settings: RunConfig) -> Sources:
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
-    plan = METHODS[run.method].asked_plan(training, config)
-    resolve_snapshots(training.snapshots, config, plan, multiple=training.width_multiple)
+    goal = METHODS[run.method].goal_of(training, config)
     if run.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
@@ -212,7 +211,7 @@ def check_sources(settings: RunConfig) -> Sources:
         )
     tokenizer = _load_tokenizer(settings)
     check_tokenizer(tokenizer, config)
-    return Sources(config, plan, tokenizer)
+    return Sources(config, goal, tokenizer)
 
 
 def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:

@@ -3,12 +3,8 @@
 import copy
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 from ..models.widths import WidthPlan
-from ..plans.latency.budget import LatencyBudget
 from ..trainer import HomoDistilTrainer
-from ..training.student_plan import resolve_student
 from ..training_args import HomoDistilTrainingArguments
 
 
@@ -46,44 +42,6 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
         "one by one; choose a plan with the teacher's number of heads, such as a budget that names it: "
         f"student='macs=0.25,num_attention_heads={max(heads[1])}'"
     )
-
-
-def unmeasured_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
-    """Resolve a student whose encoder MACs another one is to have; milliseconds would be of other widths than its own.
-
-    Args:
-        args: of a method whose student has fewer layers than the plan that is asked for.
-        config: the teacher's.
-
-    Returns:
-        [`WidthPlan`].
-
-    Raises:
-        ValueError: the student is a latency budget, or see [`resolve_student`].
-    """
-
-    def refuse(budget: LatencyBudget) -> WidthPlan:
-        raise ValueError(
-            f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer and "
-            "wider ones; ask for a share of the encoder MACs, such as macs=0.5"
-        )
-
-    return resolve_student(args, config, measure=refuse)
-
-
-def check_no_snapshots(args: HomoDistilTrainingArguments) -> None:
-    """Refuse students on the way, which HomoDistil alone passes.
-
-    Args:
-        args: of another method.
-
-    Raises:
-        ValueError: there are snapshots.
-    """
-    if args.snapshots:
-        raise ValueError(
-            f"snapshots={args.snapshots!r} are passed by method='homodistil' only; drop them, or use HomoDistilTrainer"
-        )
 
 
 def check_masked_lm(trainer: HomoDistilTrainer) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..distillation.objective import Distillation, Terms
 from ..distillation.relations import cosine_error
@@ -27,8 +27,9 @@ from ..models.resizing import keep_layers
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.fewer_layers import shallow_plan
 from ..trainer import HomoDistilTrainer
+from ..training.student_plan import Goal
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .conditions import check_masked_lm, check_no_snapshots, unmeasured_plan, with_settings
+from .conditions import check_masked_lm, with_settings
 
 
 class DistilBertTrainer(HomoDistilTrainer):
@@ -44,13 +45,14 @@ class DistilBertTrainer(HomoDistilTrainer):
         soft_kl_weight: factor ≥ 0 of the KL at `temperature`.
         cosine_weight: factor ≥ 0 of the cosine term.
         temperature: > 0; both models' logits are divided by it, and the KL multiplied by its square.
-        plan: `student`, where it is resolved already.
+        goal: what `student` names, where that is resolved already.
         kwargs: as in [`HomoDistilTrainer`].
 
     Raises:
         ValueError: no number of layers has those MACs, the student is a latency budget, or a setting is out of range.
     """
 
+    passes_snapshots = has_all_layers = False
     method = "distilbert"
     card = MethodCard(
         student="DistilBERT-style student",
@@ -70,29 +72,23 @@ class DistilBertTrainer(HomoDistilTrainer):
         soft_kl_weight: float = 5.0,
         cosine_weight: float = 1.0,
         temperature: float = 2.0,
-        plan: WidthPlan | None = None,
+        goal: Goal | None = None,
         **kwargs: Any,
     ):
         weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
-        check_no_snapshots(args)
         _check_settings(weights, temperature)
         self.loss_weights, self.temperature = weights, temperature
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
         self.method_settings |= {"temperature": temperature}
         teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
-        full, plan = teacher_plan(teacher.config), plan or self.asked_plan(args, teacher.config)
-        self.check_possible(plan, full)
-        student = keep_layers(teacher, shallow_plan(plan, full) or ())
+        asked, full = (goal or self.goal_of(args, teacher.config)).plan, teacher_plan(teacher.config)
+        self.check_possible(asked, full)
+        student = keep_layers(teacher, shallow_plan(asked, full) or ())
         plan = teacher_plan(student.config)
         unused = {f"{name}_weight": 0.0 for name in LOSS_TERMS}
         args = with_settings(args, student=plan.to_json(), **unused)
-        super().__init__(student, args, plan=plan, **{"teacher": teacher} | kwargs)
+        super().__init__(student, args, goal=Goal(plan), **{"teacher": teacher} | kwargs)
         check_masked_lm(self)
-
-    @classmethod
-    def asked_plan(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
-        """The plan whose encoder MACs whole layers are to have; a latency budget is refused."""
-        return unmeasured_plan(args, config)
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -7,7 +7,7 @@ one-shot pruning's in its own file.
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..export.card import MethodCard
 from ..files.messages import shown
@@ -20,8 +20,9 @@ from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.fewer_layers import MACS_TOLERANCE, matched_layers, spread_layers
 from ..plans.resolve import resolve_plan
 from ..trainer import UNITS, HomoDistilTrainer
+from ..training.student_plan import Goal
 from ..training_args import HomoDistilTrainingArguments
-from .conditions import check_no_snapshots, unmeasured_plan, with_settings
+from .conditions import with_settings
 
 
 class FewerLayersTrainer(HomoDistilTrainer):
@@ -35,13 +36,15 @@ class FewerLayersTrainer(HomoDistilTrainer):
         args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
         num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
         widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
-        plan: `student`, where it is resolved already.
+        goal: what `student` names, where that is resolved already.
         kwargs: as in [`HomoDistilTrainer`].
 
     Raises:
         ValueError: no such number of layers, too few of them for these MACs, `widths` with other MACs, a latency
             budget, `attention_weight` or `snapshots`.
     """
+
+    passes_snapshots = has_all_layers = False
 
     def __init__(
         self,
@@ -50,15 +53,14 @@ class FewerLayersTrainer(HomoDistilTrainer):
         *,
         num_layers: int | None = None,
         widths: str | Mapping[str, Any] | None = None,
-        plan: WidthPlan | None = None,
+        goal: Goal | None = None,
         **kwargs: Any,
     ):
-        check_no_snapshots(args)
         teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
         full = teacher_plan(teacher.config)
         self.check_possible(full, full)
         kept = spread_layers(_checked(num_layers, len(full.layers)), len(full.layers))
-        share = encoder_macs(plan or self.asked_plan(args, teacher.config)) / encoder_macs(chosen(full, kept))
+        share = encoder_macs((goal or self.goal_of(args, teacher.config)).plan) / encoder_macs(chosen(full, kept))
         if share > 1:
             raise ValueError(
                 f"num_layers={len(kept)} of the teacher's {len(full.layers)} layers have only {1 / share:.2f} of the "
@@ -78,13 +80,8 @@ class FewerLayersTrainer(HomoDistilTrainer):
                     f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
                 )
         args = with_settings(args, student=plan.to_json())
-        super().__init__(student, args, plan=plan, **{"teacher": teacher} | kwargs)
+        super().__init__(student, args, goal=Goal(plan), **{"teacher": teacher} | kwargs)
         self.method_settings = self.method_settings | {"num_layers": len(kept), "widths": widths}
-
-    @classmethod
-    def asked_plan(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
-        """The plan whose encoder MACs are met; a latency budget is refused."""
-        return unmeasured_plan(args, config)
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -17,7 +17,7 @@ from ..models.families.family import PROJECTIONS
 from ..models.widths import WidthPlan
 from ..trainer import HomoDistilTrainer
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .conditions import check_masked_lm, check_no_snapshots, with_settings
+from .conditions import check_masked_lm, with_settings
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,7 @@ FRESH = "The student began with random weights and kept none of the teacher's."
 class PlannedTrainer(HomoDistilTrainer, ABC):
     """A trainer that brings its student to the plan before the first step; subclasses say how in `start_at_plan`."""
 
-    has_started = False
-
-    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
-        check_no_snapshots(args)
-        super().__init__(model, args, **kwargs)
+    has_started = passes_snapshots = False
 
     def prepare_student(self, *, is_new: bool) -> None:
         """Bring the student of a new run to its plan; arguments as [`HomoDistilTrainer.prepare_student`]."""

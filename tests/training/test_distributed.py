@@ -19,7 +19,7 @@ from run_traces import TIMINGS
 
 # One launch, many worlds, up to four processes on as few as two busy cores.
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = Path(__file__).parents[1] / "support" / "distributed_worker.py"
 SCORE_TOLERANCE = 1e-3  # relative
 MANY = [size for size in WORLD_SIZES if size > 1]
 
