@@ -61,7 +61,6 @@ from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArgument
 
 logger = logging.getLogger(__name__)
 
-
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
 

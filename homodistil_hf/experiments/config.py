@@ -20,8 +20,6 @@ from ..training_args import HomoDistilTrainingArguments, plan_texts
 
 # What a JSON value may be beyond the field's own type; `_plain` turns it into that.
 _LONGEST_MESSAGE = 1000
-
-
 _ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
     "student": dict,
     "snapshots": (str, dict, list),

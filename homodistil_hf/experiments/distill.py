@@ -36,23 +36,11 @@ from ..training.student_plan import Goal
 from .config import RunConfig
 
 Say: TypeAlias = Callable[[str], None]
-
-
 Blocks: TypeAlias = Dataset | IterableDataset
-
-
 COSTS = ("num_parameters", "encoder_macs", "size_bytes")
-
-
 _HELD_OUT_EVERY = 20  # one document in 20 …
-
-
 _MAX_HELD_OUT = 2000  # … but no more than this
-
-
 _HELD_OUT_OF_STREAM = 1000
-
-
 _STREAM_SHUFFLE_BLOCKS = 10_000
 
 

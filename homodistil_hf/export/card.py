@@ -17,11 +17,7 @@ from ..models.cost import COSTS
 from .facts import BENCHMARKS, CARD_SECTION
 
 UNKNOWN_LICENCE = "unknown"
-
-
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
-
-
 _COST_LABELS = {
     "num_parameters": "parameters",
     "num_encoder_parameters": "parameters without the head",

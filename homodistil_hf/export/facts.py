@@ -1,7 +1,7 @@
 """What an export says about itself: `facts.json`.
 
-Every number of the model card stands here, and so does what `verify.py` needs: digests of the files and logits of the
-student as it was in memory. `export.py` gathers the parts and writes the folder, `hub.py` turns them into a card.
+Every number of the model card stands here, and so does what verifying needs: digests of the files and logits of the
+student as it was in memory.
 """
 
 import json

@@ -1,6 +1,6 @@
 """From a folder that a run has left to an export: which student is in there, and what is known about it.
 
-The folder is a finished run, a `checkpoint-N` or an export of either format. Exports are written by `export.py`.
+The folder is a finished run, a `checkpoint-N` or an export of either format.
 """
 
 import logging

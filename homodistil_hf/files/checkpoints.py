@@ -2,7 +2,7 @@
 
 A manifest holds the SHA-256 of every file of a checkpoint; it is written last and checked first, because safetensors
 has no checksum and a pickle must not be opened before it is known to be the one that was written. What goes into a
-checkpoint is decided in `resumable.py`, how folders get to the disk in `durable.py`.
+checkpoint is not decided here.
 """
 
 import hashlib
@@ -19,22 +19,11 @@ from .strict_json import read_json_object
 
 logger = logging.getLogger(__name__)
 
-
 MANIFEST_NAME = "manifest.json"
-
-
 STAGING_NAME = ".staging"
-
-
 _PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")
-
-
 _FORMAT = 1
-
-
 _SHOWN_CHARS = 255  # of a name: no file has more
-
-
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.outdated")
 
 

@@ -1,11 +1,10 @@
 """Students that have their final widths from the first step on: what one-shot pruning and training from scratch share.
 
-How the units or the first weights are chosen is the methods' business (`methods/`); everything else about such a run,
-from data to export, is [`HomoDistilTrainer`]'s.
+How units are chosen is the methods' business; everything else about such a run, from data to export, is
+[`HomoDistilTrainer`]'s.
 """
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -21,22 +20,15 @@ from .conditions import check_masked_lm, with_settings
 
 logger = logging.getLogger(__name__)
 
-
 MlmTrains = Literal["student", "head"]
-
-
 HOMODISTIL_LOSSES = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
-
-
 LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
-
-
 FRESH = "The student began with random weights and kept none of the teacher's."
 """Words of the model cards that several methods share."""
 
 
-class PlannedTrainer(HomoDistilTrainer, ABC):
-    """A trainer that brings its student to the plan before the first step; subclasses say how in `start_at_plan`."""
+class PlannedTrainer(HomoDistilTrainer):
+    """A trainer that brings its student to the plan before the first step, by the scores that it has then."""
 
     has_started = passes_snapshots = False
 
@@ -47,9 +39,10 @@ class PlannedTrainer(HomoDistilTrainer, ABC):
             self.start_at_plan()
         self.has_started = True
 
-    @abstractmethod
     def start_at_plan(self) -> None:
-        """Bring the student, a copy of the teacher so far, to the plan."""
+        """Bring the student, a copy of the teacher so far, to the plan; subclasses may know more."""
+        if not self.pruner.plan_reached:
+            self.prune_at_once(self.pruner.final_plan())
 
     def prune_at_once(self, plan: WidthPlan) -> None:
         """Drop units down to a plan and remove them; nothing where the student has its widths already.

@@ -58,7 +58,7 @@ class OneShotTrainer(PlannedTrainer):
         """Score the units on the first batches, and prune."""
         if not self.pruner.plan_reached:
             self._score()
-            self.prune_at_once(self.pruner.final_plan())
+        super().start_at_plan()
 
     def _score(self) -> None:
         self.model.eval()

@@ -1,4 +1,4 @@
-"""Pruned first: units are chosen by the scores of the pre-training loss, then the student is distilled."""
+"""Pruned first: units are chosen by the magnitudes of the weights, then the student is distilled."""
 
 from typing import Any
 
@@ -34,8 +34,3 @@ class PrunedFirstTrainer(PlannedTrainer):
 
     def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
         super().__init__(model, with_settings(args, importance_metric="magnitude"), **kwargs)
-
-    def start_at_plan(self) -> None:
-        """Prune by the magnitudes of the weights as they are."""
-        if not self.pruner.plan_reached:
-            self.prune_at_once(self.pruner.final_plan())

@@ -1,7 +1,7 @@
 """What a checkpoint of a pruning run holds beside the model: projections, masks, scores, guard, counters.
 
 Tensors go to safetensors, everything else to JSON. That a checkpoint is complete and unchanged has been checked
-(`checkpoint.py`) before anything is read here.
+before anything is read here.
 """
 
 import json
@@ -25,17 +25,9 @@ from .pruner import Pruner
 from .saved_state_checks import check_pruner_tensors, check_pruner_values
 
 WEIGHTS_FILE = "model.safetensors"
-
-
 PROJECTIONS_FILE = "projections.safetensors"
-
-
 STATE_TENSORS_FILE = "pruning_state.safetensors"
-
-
 STATE_FILE = "pruning_state.json"
-
-
 METHOD_KEY = "method"
 """Where a checkpoint's state says which method trains the student."""
 

@@ -1,6 +1,6 @@
 """Is the pruning state of a checkpoint one that a run has written? Names, types, sizes, before it is used.
 
-`run_state.py` and `outcome.py` read the files; what the values do is `pruning.py`'s business.
+Reading the files, and what the values do, is told elsewhere.
 """
 
 import sys
@@ -18,8 +18,6 @@ from .pruner import PruningSettings
 from .scores import METRICS
 
 _FRACTIONS = ("compaction_threshold", "sensitivity_smoothing", "uncertainty_smoothing")
-
-
 _AVERAGES = ("sensitivity.", "uncertainty.")
 
 

@@ -19,8 +19,6 @@ from ..pruning.pruner import Pruner
 from .rows import RankedTrainer, first_rows, num_own_rows
 
 _PREFIX = "eval_"
-
-
 TIMINGS = ("runtime", "per_second", "preparation_time")
 """Ends of the names of logged values that tell how long something took."""
 

@@ -33,10 +33,7 @@ from .resumable import Requested
 
 logger = logging.getLogger(__name__)
 
-
 _PUSHING_NAME = ".pushing"
-
-
 _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 

@@ -23,7 +23,6 @@ from ..pruning.saved_state import STATE_TENSORS_FILE, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
-
 T = TypeVar("T")
 
 

@@ -35,7 +35,6 @@ from .sigterm import StopRequest, start_worker
 
 logger = logging.getLogger(__name__)
 
-
 Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
 """What `train` may be asked to go on with."""
 

@@ -1,7 +1,7 @@
 """A family from one run: the students on the way, each evaluated and exported when the masks leave exactly its widths.
 
-Which students these are is decided in `snapshot_plans.py`, when the masks are there in `schedule.py` and `pruning.py`.
-A snapshot is a standard export like any other; the table of all of them is a file of its own.
+Which students these are, and when the masks are there, is decided elsewhere. A snapshot is a standard export like any
+other; the table of all of them is a file of its own.
 """
 
 import json
@@ -22,10 +22,7 @@ from .publishing import PublishingTrainer
 
 logger = logging.getLogger(__name__)
 
-
 SNAPSHOTS_FOLDER = "snapshots"
-
-
 SNAPSHOTS_FILE = "snapshots.json"
 
 

@@ -22,7 +22,6 @@ from .ranks import on_every_rank
 
 logger = logging.getLogger(__name__)
 
-
 STUDENT_KEY = "student"
 """Where a checkpoint's state says what the user called the student."""
 
