@@ -97,7 +97,7 @@ def pruned(config: dict[str, Any], *, num_scoring_batches: int) -> dict[str, Any
         num_scoring_batches=num_scoring_batches,
         **datasets_of(data),
     )
-    trainer.prepare_heads(None)
+    trainer.prepare_heads(is_new=True)
     trainer.start_at_plan()
     return {
         "plan": trainer.pruner.present.to_dict(),
