@@ -64,7 +64,7 @@ quality: $(VENV)/.installed-dev  ## check style, types and the import contract, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PAGES = speed.page speed.latency_page reliability.page results.page
+PAGES = floors speed.page speed.latency_page reliability.page results.page
 pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the records in docs/results/
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .export.verify import verify_export
     from .methods.one_shot import OneShotTrainer
     from .models.widths import LayerWidths, WidthPlan
-    from .plans.resolve import PRESETS, resolve_plan
+    from .plans.presets import PRESETS
+    from .plans.resolve import resolve_plan
     from .trainer import HomoDistilTrainer
     from .training_args import HomoDistilTrainingArguments
 
@@ -36,7 +37,7 @@ _LAZY = {
     "LayerWidths": "models.widths",
     "MaskedLMCollator": "data.masking",
     "OneShotTrainer": "methods.one_shot",
-    "PRESETS": "plans.resolve",
+    "PRESETS": "plans.presets",
     "WidthPlan": "models.widths",
     "export_student": "export.export_folder",
     "load_text": "data.corpus",

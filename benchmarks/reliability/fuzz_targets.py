@@ -46,7 +46,7 @@ from homodistil_hf.models.loading import load_teacher, load_teacher_config
 from homodistil_hf.models.tokenizers import stored_tokenizer
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.budgets import plan_for_budget
-from homodistil_hf.plans.resolve import PRESETS
+from homodistil_hf.plans.presets import PRESETS
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.saved_state import STATE_FILE, STATE_TENSORS_FILE, save_run_state
 from homodistil_hf.training_args import HomoDistilTrainingArguments

@@ -23,9 +23,9 @@ from ..models.cost import encoder_macs
 from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
 from .budgets import nearest_macs_budget, plan_for_budget
 from .latency.budget import LatencyBudget, is_latency_budget, plan_within
+from .presets import BERT_BASE, PRESETS
 
 __all__ = [
-    "PRESETS",
     "LayerWidths",
     "WidthPlan",
     "check_plan",
@@ -35,22 +35,10 @@ __all__ = [
 ]
 
 
-# The shapes are inferred from the parameter counts that HomoDistil (arXiv 2302.09632) states for BERT-base.
-PRESETS = {
-    "homobert-base": WidthPlan.uniform(576, 12, LayerWidths(12, 48, 2304)),
-    "homobert-small": WidthPlan.uniform(256, 12, LayerWidths(8, 32, 1024)),
-    "homobert-xsmall": WidthPlan.uniform(240, 12, LayerWidths(12, 20, 960)),
-    "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
-}
-
-
 _SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
 
 
 _SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
-
-
-_BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
 
 
 _KINDS_OF_STUDENT = (
@@ -179,7 +167,7 @@ def _preset_plan(name: str, teacher: WidthPlan, multiple: int) -> WidthPlan:
     misfit = _misfit(plan, teacher)
     if misfit is None:
         return plan
-    budget = nearest_macs_budget(encoder_macs(plan) / encoder_macs(_BERT_BASE), teacher, multiple=multiple)
+    budget = nearest_macs_budget(encoder_macs(plan) / encoder_macs(BERT_BASE), teacher, multiple=multiple)
     raise ValueError(
         f"student={name!r} {misfit}; nearest valid: student={budget!r}, the preset's share of a BERT-base encoder"
     )

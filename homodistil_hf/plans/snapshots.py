@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig
 from ..files.messages import shown
 from ..models.cost import encoder_macs
 from ..models.widths import LayerWidths, WidthPlan, teacher_plan
-from .resolve import PRESETS, resolve_plan
+from .presets import PRESETS
+from .resolve import resolve_plan
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 

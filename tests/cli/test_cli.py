@@ -505,3 +505,9 @@ def test_large_tensors_go_into_large_pages_unless_told_otherwise(given, expected
         monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
     assert main(["cache"]) == 0
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == expected
+
+
+@pytest.mark.parametrize("words", [["bench"], ["bench", "--latency", "folder"], ["bench", "--help"]])
+def test_a_command_that_moved_says_where_to(words, capsys):
+    assert main(words) == 2
+    assert "homodistil latency FOLDER" in capsys.readouterr().err

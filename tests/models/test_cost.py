@@ -13,7 +13,7 @@ from transformers import (
 from homodistil_hf.models.cost import Cost, count_parameters, encoder_macs, plan_cost, size_bytes
 from homodistil_hf.models.families import modeling_homobert as modeling
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
-from homodistil_hf.plans.resolve import PRESETS
+from homodistil_hf.plans.presets import PRESETS
 
 TINY = BertConfig(
     vocab_size=101,

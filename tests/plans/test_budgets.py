@@ -9,7 +9,8 @@ from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
 from homodistil_hf.plans.budgets import nearest_macs_budget, plan_for_budget
-from homodistil_hf.plans.resolve import PRESETS, check_plan
+from homodistil_hf.plans.presets import PRESETS
+from homodistil_hf.plans.resolve import check_plan
 
 
 def bert(

@@ -11,7 +11,8 @@ from transformers import BertConfig
 
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
-from homodistil_hf.plans.resolve import PRESETS, check_plan, resolve_plan
+from homodistil_hf.plans.presets import PRESETS
+from homodistil_hf.plans.resolve import check_plan, resolve_plan
 from homodistil_hf.plans.snapshots import resolve_snapshots
 from homodistil_hf.pruning.masks import scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule

@@ -334,8 +334,8 @@ def test_flags_of_a_latency_need_one(teacher_folder, capsys):
     assert "one of the arguments --student --latency_ms is required" in capsys.readouterr().err
 
 
-def test_bench_compares_folders(teacher_folder, tmp_path, capsys):
-    words = ["bench", "--latency", teacher_folder, "--teacher", teacher_folder + "/.", "--lengths", "8", "64"]
+def test_the_command_compares_folders(teacher_folder, tmp_path, capsys):
+    words = ["latency", teacher_folder, "--teacher", teacher_folder + "/.", "--lengths", "8", "64"]
     words += ["--batch_sizes", "2", "--backends", "torch", "--rounds", "2", "--output", str(tmp_path / "out.json")]
     assert main(words) == 0
     assert f"torch        2       8  {teacher_folder}/." in capsys.readouterr().out
