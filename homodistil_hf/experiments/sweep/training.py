@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from ...export.facts import read_facts
 from ...export.student_in_folder import STUDENT_FOLDER
-from ...files.checkpoints import last_checkpoint, sorted_checkpoints
+from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
@@ -88,14 +88,14 @@ def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict
         `dict`: the cell's record.
     """
     _claim(cell, run_folder)
-    checkpoint = last_checkpoint(run_folder)
+    checkpoint = last_verified(run_folder)
     settings = run_settings(cell, str(run_folder), overwrite_output_dir=checkpoint is None)
-    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint.folder)
     settings.training.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
     trainer = make_trainer(settings, say)
     clock = RunClock(run_folder / _CLOCK_FILE)
     trainer.add_callback(clock)
-    trainer.train(settings.training.resume_from_checkpoint)
+    trainer.train(checkpoint)
     trainer.evaluate()
     trainer.evaluate_teacher()
     student = trainer.export(run_folder / STUDENT_FOLDER)
