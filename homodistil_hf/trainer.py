@@ -5,6 +5,8 @@ gradients → scores (`training_step`); clip, step, dropped units back to zero, 
 log, evaluate, save (Trainer). Each stage has a file of its own; this one knows about settings, devices and ranks.
 """
 
+import dataclasses
+import inspect
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,21 +19,22 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast, is_compiled_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 
 from .data.masking import MaskedLMCollator
 from .distillation.objective import Distillation, check_weights
 from .distillation.tasks import task_of
 from .distillation.teacher import FrozenTeacher
-from .files.checkpoints import STAGING_NAME, last_checkpoint, sorted_checkpoints
+from .export.card import MethodCard
+from .export.facts import CARD_SECTION
+from .files.checkpoints import last_checkpoint, sorted_checkpoints
 from .files.folders import remove_folder
+from .files.messages import nearest_name, shown
 from .models.widths import WidthPlan
-from .plans.snapshots import resolve_snapshots
 from .pruning.pruner import Pruner
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.saved_state import (
     METHOD_KEY,
-    check_method,
     load_run_state,
     poisoned_tensor,
     save_run_state,
@@ -39,34 +42,45 @@ from .pruning.saved_state import (
 )
 from .pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
 from .pruning.waypoints import schedule_through
-from .training.checks import check_arguments, check_data, check_output_dir, existing_files, pin_data_order
+from .training.checks import (
+    check_arguments,
+    check_data,
+    check_free,
+    check_output_dir,
+    existing_files,
+    pin_data_order,
+)
 from .training.micro_batches import activation_bytes, num_parts, split_rows
 from .training.own_optimizer import adopt_optimizer, check_optimizer
-from .training.publishing import PushingTrainer
 from .training.ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
+from .training.resumable import Requested
 from .training.setup import discrepancy_guard, masking_collator, prepare, pruning_settings
 from .training.snapshots import SnapshotTrainer, check_snapshot_folders
 from .training.step_log import AccountingTrainer
-from .training.student_plan import STUDENT_KEY
+from .training.student_plan import STUDENT_KEY, Goal, resolve_goal
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 
 logger = logging.getLogger(__name__)
-
 
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
 
 
+UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
+"""What cards call what is pruned."""
+
+
 _NUM_ROTATION_TOKENS = 8192
 
 
-class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
+class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
 
     Args:
         model: the teacher: Hub name, folder, or a loaded model. The student starts as its copy.
         args: the run's settings.
         teacher: who the student learns from, if not a frozen copy of `model`.
+        goal: what `args.student` and `args.snapshots` name, where that is resolved already.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default for masked-LM models: [`MaskedLMCollator`]; for others Trainer's.
         kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, `compute_metrics`, …). An
@@ -88,6 +102,19 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
     ```
     """
 
+    method = "homodistil"
+    card = MethodCard(
+        student="HomoDistil student",
+        made="made from {teacher} by pruning its width while distilling it",
+        how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
+        "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
+        paper="The student was made by HomoDistil, the method of",
+        tags=("pruning", "distillation"),
+    )
+    passes_snapshots = True
+    """Whether the student has other widths on its way, that can be exported."""
+    has_all_layers = True
+    """Whether the student has as many layers as its teacher."""
     args: HomoDistilTrainingArguments
     schedule: PruningSchedule
     lr_scheduler: Any
@@ -102,6 +129,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
         args: HomoDistilTrainingArguments,
         *,
         teacher: str | PreTrainedModel | None = None,
+        goal: Goal | None = None,
         processing_class: Any = None,
         data_collator: Any = None,
         **kwargs: Any,
@@ -109,18 +137,16 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
         check_arguments(args, kwargs)
         check_launch(args)
         on_every_rank(lambda: check_output_dir(args.output_dir))
-        earlier_files = names_on_all_ranks(existing_files(args.output_dir))
-        self.earlier_files = [name for name in earlier_files if name != STAGING_NAME]
+        self.earlier_files = names_on_all_ranks(existing_files(args.output_dir))
         check_shared_folder(args.output_dir, save_on_each_node=args.save_on_each_node)
-        parts = prepare(model, args, teacher=teacher, matched_layers=self.matched_layers)
+        resolve = self.goal_of if goal is None else lambda *_: goal
+        parts = prepare(model, args, teacher=teacher, resolve=resolve, matched_layers=self.matched_layers)
         check_data(
             {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")},
             processing_class,
             parts.student.config,
         )
-        self.snapshots = resolve_snapshots(
-            args.snapshots, parts.student.config, parts.plan, multiple=args.width_multiple
-        )
+        self.snapshots = parts.snapshots
         check_snapshot_folders(args.output_dir, self.snapshots)
         pin_data_order(args)
         if data_collator is None and task_of(parts.student).name == "mlm":
@@ -196,49 +222,119 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
         """The widths that the student is on its way to."""
         return self.pruner.target
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    # The method
+
+    @classmethod
+    def goal_of(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> Goal:
+        """Resolve what `args.student` and `args.snapshots` name; collective for a latency budget.
+
+        Args:
+            args: the run's settings.
+            config: the teacher's.
+
+        Returns:
+            [`Goal`].
+
+        Raises:
+            ValueError: no such students of this teacher, or none that the method could make.
+        """
+        if args.snapshots and not cls.passes_snapshots:
+            raise ValueError(
+                f"snapshots={args.snapshots!r} are passed by method='homodistil' only; drop them, or use "
+                "HomoDistilTrainer"
+            )
+        return resolve_goal(args, config, has_all_layers=cls.has_all_layers)
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """Why the method can't make a student of a plan's size from a teacher; a sweep skips such a cell and names it.
+
+        Args:
+            plan: what `student` asks for.
+            teacher: the teacher's widths.
+
+        Returns:
+            `str`, or None where it can.
+        """
+        return None
+
+    @classmethod
+    def check_possible(cls, plan: WidthPlan, teacher: WidthPlan) -> None:
+        """Refuse a student that the method can't make; arguments as [`HomoDistilTrainer.impossible_reason`].
+
+        Raises:
+            ValueError: there is a reason.
+        """
+        if (reason := cls.impossible_reason(plan, teacher)) is not None:
+            raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
+
+    @classmethod
+    def default_settings(cls) -> dict[str, Any]:
+        """The settings that the method has beside those of every run: name → default."""
+        shared = inspect.signature(HomoDistilTrainer.__init__).parameters
+        own = inspect.signature(cls.__init__).parameters
+        return {
+            name: entry.default
+            for name, entry in own.items()
+            if entry.kind is inspect.Parameter.KEYWORD_ONLY and name not in shared
+        }
+
+    @classmethod
+    def check_method_settings(cls, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that the method doesn't take.
+
+        Args:
+            settings: name → value.
+
+        Raises:
+            ValueError: an unknown name; the message names the nearest.
+        """
+        valid = cls.default_settings()
+        for name, value in settings.items():
+            if name not in valid:
+                nearest = f"nearest valid: {nearest_name(name, valid)!r}" if valid else "it has none of its own"
+                raise ValueError(
+                    f"method_settings of {cls.method!r} have the unknown key {shown(name)} ({shown(value)}); {nearest}"
+                )
+
+    # Before the first step
+
+    def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
         """Train; arguments and return as [`ResumableTrainer.train`].
 
         Raises:
             ValueError: `output_dir` held files before this trainer was made, and the run neither resumes nor may
                 overwrite.
         """
-        self.claim_output_folder(resume_from_checkpoint)
-        self.prepare_heads(resume_from_checkpoint)
+        is_new = not resume_from_checkpoint
+        if is_new:
+            self._claim_output_folder()
+        self.prepare_student(is_new=is_new)
         set_seed(self.args.seed)  # whatever was drawn since this trainer was made
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def claim_output_folder(self, resume_from_checkpoint: str | bool | None) -> None:
-        """Refuse to mix a new run with an older one's files; with `overwrite_output_dir`, remove its checkpoints.
-
-        Args:
-            resume_from_checkpoint: as given to `train`.
-
-        Raises:
-            ValueError: see `train`.
-        """
-        if resume_from_checkpoint or not self.earlier_files:
-            return
-        if not self.args.overwrite_output_dir:
-            raise ValueError(
-                f"output_dir={self.args.output_dir!r} is not empty ({', '.join(self.earlier_files[:3])}); resume with "
-                "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder"
-            )
+    def _claim_output_folder(self) -> None:
+        check_free(self.args, self.earlier_files)
         # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
-        for checkpoint in sorted_checkpoints(self.args.output_dir) if self.args.should_save else ():
+        is_remover = self.args.should_save and self.earlier_files
+        for checkpoint in sorted_checkpoints(self.args.output_dir) if is_remover else ():
             logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
             remove_folder(checkpoint)
 
-    def prepare_heads(self, resume_from_checkpoint: str | bool | None) -> None:
-        """With `rotate_heads`: choose the bases inside heads, once, before anything is scored or trained.
+    def prepare_student(self, *, is_new: bool) -> None:
+        """Make the student ready for its first step.
 
         Args:
-            resume_from_checkpoint: as given to `train`; a checkpoint has its bases already.
+            is_new: not of a run that resumes; a checkpoint has a student that is ready.
         """
+        self.prepare_heads(is_new=is_new)
+
+    def prepare_heads(self, *, is_new: bool) -> None:
+        """With `rotate_heads`: choose the bases inside heads, once; as [`HomoDistilTrainer.prepare_student`]."""
         if not self.args.rotate_heads or self.has_prepared_heads:
             return
         self.has_prepared_heads = True
-        layers = [] if resume_from_checkpoint else rotated_layers(self.pruner.present, self.plan)
+        layers = rotated_layers(self.pruner.present, self.plan) if is_new else []
         if not layers:
             return
         moments = head_moments(self.model, self._first_batches(_NUM_ROTATION_TOKENS), layers)
@@ -521,6 +617,7 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
             logs: what `log_state` gave.
         """
         extra = {**logs, STUDENT_KEY: self.args.student, METHOD_KEY: self.method}
+        extra[CARD_SECTION] = dataclasses.asdict(self.card)
         save_run_state(folder, self.model, self.pruner, extra=extra)
 
     def read_state(self, folder: Path) -> dict[str, Any]:
@@ -532,8 +629,8 @@ class HomoDistilTrainer(SnapshotTrainer, PushingTrainer, AccountingTrainer):
         Returns:
             `dict`: what `log_state` gave.
         """
-        check_method(folder, self.method)
-        logs = load_run_state(folder, self.model, self.pruner, optimizer=self._bare_optimizer())
+        optimizer = self._bare_optimizer()
+        logs = load_run_state(folder, self.model, self.pruner, method=self.method, optimizer=optimizer)
         self._wrap_again()
         return logs
 

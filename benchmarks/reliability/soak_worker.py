@@ -26,7 +26,7 @@ from homodistil_hf.files import folders as durable
 from homodistil_hf.pruning import pruner as pruning
 from homodistil_hf.pruning import saved_state as run_state
 from homodistil_hf.pruning.scores import PlatonScores
-from homodistil_hf.training import exporting, resumable
+from homodistil_hf.training import publishing, resumable
 from homodistil_hf.training.evaluation_loop import MeasuringTrainer
 
 Call = Callable[[], Any]
@@ -109,7 +109,7 @@ PHASES: tuple[tuple[str, Any, str], ...] = (
     ("evaluation", MeasuringTrainer, "evaluation_loop"),
     ("checkpoint", resumable.ResumableTrainer, "_save_checkpoint"),
     ("rotation", resumable, "rotate"),
-    ("export", exporting, "export_student"),
+    ("export", publishing, "export_student"),
 )
 """What a worker is doing, as (name, owner, function); between them it is at what "training" or "start" stands for."""
 

@@ -1,7 +1,7 @@
 """A JSON file and flags → the settings of one run, checked key by key before anything else happens.
 
 The JSON holds the fields of [`HomoDistilTrainingArguments`] and of [`RunArguments`]; flags have the same names and
-override it. What is done with the settings is `launch.py`'s.
+override it. What is done with the settings is told elsewhere.
 """
 
 import json
@@ -15,15 +15,13 @@ from transformers import HfArgumentParser
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json_object
+from ..methods.registry import method_named
 from ..training_args import HomoDistilTrainingArguments, plan_texts
 
 # What a JSON value may be beyond the field's own type; `_plain` turns it into that.
 _LONGEST_MESSAGE = 1000
-
-
 _ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
     "student": dict,
-    "method_settings": dict,
     "snapshots": (str, dict, list),
     "train_data": str,
     "eval_data": str,
@@ -43,9 +41,10 @@ class RunArguments:
         default="homodistil",
         metadata={"help": "homodistil, or a baseline: one_shot, pruned_first, scratch, distilbert, tinybert, …"},
     )
-    method_settings: str | None = field(
+    method_settings: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}
     )
+    own_settings: dict[str, Any] = field(init=False)
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
     )
@@ -84,24 +83,14 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is too small; nearest valid: 1")
-        self.own_settings()
-
-    def own_settings(self) -> dict[str, Any]:
-        """Read `method_settings`.
-
-        Returns:
-            `dict`: name → value.
-
-        Raises:
-            ValueError: no JSON object.
-        """
-        values = parse_json(self.method_settings or "{}", "method_settings")
+        given = self.method_settings
+        values = parse_json(given or "{}", "method_settings") if isinstance(given, str | None) else given
         if not isinstance(values, dict):
             raise ValueError(
-                f"method_settings={shown(self.method_settings)} is no JSON object; expected such as "
-                '{"temperature": 2.0}'
+                f'method_settings={shown(given)} is no JSON object; expected such as {{"temperature": 2.0}}'
             )
-        return values
+        method_named(self.method).check_method_settings(values)
+        self.own_settings = values
 
 
 @dataclass(frozen=True)
@@ -329,7 +318,7 @@ def _json_type(value: Any) -> str:
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name in ("student", "method_settings") and isinstance(value, dict):
+    if name == "student" and isinstance(value, dict):
         return json.dumps(value)
     if name == "snapshots":
         return plan_texts(value)

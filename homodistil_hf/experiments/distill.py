@@ -1,7 +1,7 @@
 """One run of `homodistil distill`: check everything cheap, tokenize, train, evaluate, export, write the results down.
 
-What the settings are is `run_config.py`'s, the training `trainer.py`'s. Nothing here prints: words for the user go to
-a callable that `commands/distill.py` gives.
+What the settings are and how training goes is told elsewhere. Nothing here prints: words for the user go to a
+callable.
 """
 
 import math
@@ -17,47 +17,30 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
-from ..distillation.discrepancy import DiscrepancyMeter
 from ..export.export_folder import check_target
 from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
-from ..files.checkpoints import STAGING_NAME, check_manifest, sorted_checkpoints
+from ..files.checkpoints import check_manifest, sorted_checkpoints
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
-from ..methods.conditions import check_possible
-from ..methods.registry import METHODS, check_method_settings, impossible_reason
+from ..methods.registry import METHODS
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.widths import teacher_plan
-from ..plans.snapshots import resolve_snapshots
 from ..trainer import HomoDistilTrainer
-from ..training.checks import check_output_dir, existing_files
+from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.hub_checkpoints import check_address, is_hub_address
-from ..training.student_plan import resolve_student
+from ..training.resumable import Requested
+from ..training.student_plan import Goal
 from .config import RunConfig
 
 Say: TypeAlias = Callable[[str], None]
-
-
 Blocks: TypeAlias = Dataset | IterableDataset
-
-
 COSTS = ("num_parameters", "encoder_macs", "size_bytes")
-
-
 _HELD_OUT_EVERY = 20  # one document in 20 …
-
-
 _MAX_HELD_OUT = 2000  # … but no more than this
-
-
 _HELD_OUT_OF_STREAM = 1000
-
-
 _STREAM_SHUFFLE_BLOCKS = 10_000
-
-
-_TIMINGS = ("runtime", "per_second", "preparation_time")
 
 
 @dataclass(frozen=True)
@@ -66,10 +49,12 @@ class Sources:
 
     Args:
         config: the teacher's configuration.
-        tokenizer: fits it.
+        goal: the widths that `student` and `snapshots` ask for.
+        tokenizer: fits the teacher.
     """
 
     config: PreTrainedConfig
+    goal: Goal
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -88,26 +73,27 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
         OSError: a file or a Hub repository can't be read or written.
     """
     start = time.perf_counter()
-    check_method_settings(settings.run.method, settings.run.own_settings())
-    trainer = make_trainer(settings, say, METHODS[settings.run.method], **settings.run.own_settings())
+    checkpoint = _check_output_folder(settings)
+    trainer = make_trainer(settings, say)
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS_FILE, settings.given)
-    trainer.train(settings.training.resume_from_checkpoint)
-    metrics = held_out_metrics(trainer.evaluate())
-    trainer.teacher_evaluation = teacher_metrics(trainer)
+    trainer.train(checkpoint)
+    trainer.evaluate()
+    trainer.evaluate_teacher()
     trainer.export(folder / STUDENT_FOLDER)
     results = {}
     if trainer.is_world_process_zero():
         time_s = round(time.perf_counter() - start, 1)
-        results = _results(trainer, settings, metrics) | {"time_s": time_s}
+        results = _results(trainer, settings) | {"time_s": time_s}
         write_json(folder / RESULTS_FILE, results)
     if settings.training.push_to_hub:
         trainer.push_to_hub()  # last, as it may fail
     return results
 
 
-def _results(trainer: HomoDistilTrainer, settings: RunConfig, metrics: dict[str, float]) -> dict[str, Any]:
+def _results(trainer: HomoDistilTrainer, settings: RunConfig) -> dict[str, Any]:
+    metrics = trainer.held_out_metrics
     facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
     return {
         "models": [
@@ -124,16 +110,12 @@ def _results(trainer: HomoDistilTrainer, settings: RunConfig, metrics: dict[str,
     }
 
 
-def make_trainer(
-    settings: RunConfig, say: Say, trainer_class: type[HomoDistilTrainer] = HomoDistilTrainer, **method_settings: Any
-) -> HomoDistilTrainer:
+def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
     """Check a run from the cheapest to the dearest, then load teacher and text.
 
     Args:
         settings: what [`parse_run`] returned.
         say: takes lines for the user.
-        trainer_class: the method that trains, of `registry.METHODS`.
-        method_settings: arguments of that method's own.
 
     Returns:
         [`HomoDistilTrainer`], ready to train.
@@ -144,62 +126,43 @@ def make_trainer(
     """
     run, training = settings.run, settings.training
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
-    _check_output_folder(settings)
-    sources = check_sources(settings)
+    sources, method = check_sources(settings), METHODS[run.method]
+    method.check_possible(sources.goal.plan, teacher_plan(sources.config))
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = _load_blocks(
             settings, sources, say if training.process_index == 0 else _say_nothing
         )
-    return trainer_class(
+    return method(
         load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token),
         training,
+        goal=sources.goal,
         train_dataset=train_blocks,
         eval_dataset=eval_blocks,
         processing_class=sources.tokenizer,
-        **method_settings,
+        **run.own_settings,
     )
 
 
-def teacher_metrics(trainer: HomoDistilTrainer) -> dict[str, float]:
-    """Evaluate the teacher on the trainer's held-out blocks, in float32; collective.
-
-    Args:
-        trainer: with an `eval_dataset`.
-
-    Returns:
-        `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0.
-    """
-    teacher = trainer.distillation.teacher
-    meter = DiscrepancyMeter(trainer.distillation.task)
-    for inputs in trainer.get_eval_dataloader():
-        meter.update(teacher.exact, teacher, trainer._prepare_inputs(inputs))
-    return meter.results(lambda sums: trainer.accelerator.reduce(sums.to(trainer.args.device), reduction="sum").cpu())
-
-
-def _check_output_folder(settings: RunConfig) -> None:
+def _check_output_folder(settings: RunConfig) -> Requested:
+    """What `train` is to go on with; its files are checked here, before any text is read."""
     training = settings.training
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
     check_output_dir(output_dir)
     check_target(Path(output_dir) / STUDENT_FOLDER, overwrite=True)
     if not resume:
-        earlier = [name for name in existing_files(output_dir) if name != STAGING_NAME]
-        if earlier and not training.overwrite_output_dir:
-            raise ValueError(
-                f"output_dir={output_dir!r} is not empty ({', '.join(earlier[:3])}); go on with "
-                "--resume_from_checkpoint last, pass --overwrite_output_dir, or name another folder"
-            )
-        return
+        check_free(training, existing_files(output_dir))
+        return None
     if is_hub_address(resume):
         check_address(str(resume), token=training.hub_token)
-        return
+        return resume
     checkpoints = sorted_checkpoints(output_dir)
     if resume == "last" and not checkpoints:
         raise ValueError(
             f"resume_from_checkpoint='last' finds no checkpoint-N in output_dir={output_dir!r}; start without it, or "
             "name a checkpoint folder"
         )
-    check_manifest(checkpoints[0] if resume == "last" else resume)
+    return check_manifest(checkpoints[0] if resume == "last" else resume)
 
 
 def check_sources(settings: RunConfig) -> Sources:
@@ -227,9 +190,7 @@ def check_sources(settings: RunConfig) -> Sources:
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
-    target = resolve_student(training, config)
-    resolve_snapshots(training.snapshots, config, target, multiple=training.width_multiple)
-    check_possible(run.method, impossible_reason(run.method, target, teacher_plan(config)))
+    goal = METHODS[run.method].goal_of(training, config)
     if run.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
@@ -237,7 +198,7 @@ def check_sources(settings: RunConfig) -> Sources:
         )
     tokenizer = _load_tokenizer(settings)
     check_tokenizer(tokenizer, config)
-    return Sources(config, tokenizer)
+    return Sources(config, goal, tokenizer)
 
 
 def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:
@@ -306,19 +267,6 @@ def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources, *, argu
     except ValueError as error:
         source = getattr(run, argument) or run.train_data
         raise ValueError(f"{argument}={source}: {error}") from error
-
-
-def held_out_metrics(evaluation: Mapping[str, float]) -> dict[str, float]:
-    """What an evaluation measured, without its times.
-
-    Args:
-        evaluation: what `evaluate` returned or logged.
-
-    Returns:
-        `dict`: name without `eval_` → value.
-    """
-    metrics = {name.removeprefix("eval_"): value for name, value in evaluation.items() if name.startswith("eval_")}
-    return {name: value for name, value in metrics.items() if not name.endswith(_TIMINGS)}
 
 
 def _row(costs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import string
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -13,18 +14,20 @@ from ..models.cost import COSTS
 from ..models.families import HEADS
 from ..models.families.family import HeadKind
 from ..tables import markdown_table
-from .facts import BENCHMARKS
-from .origins import NAMESAKE, ORIGINS, Origin
+from .facts import BENCHMARKS, CARD_SECTION
 
 UNKNOWN_LICENCE = "unknown"
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
-
 _COST_LABELS = {
     "num_parameters": "parameters",
     "num_encoder_parameters": "parameters without the head",
     "encoder_macs": "encoder multiply–accumulates a token",
     "size_bytes": "weights, bytes",
 }
+
+_NAMESAKE = "HomoDistil, which `homodistil_hf` is named after, is the method of"
+"""Begins what is said of the paper where nothing of it is known to be in the student."""
+
 
 _METRIC_LABELS = {
     "kl": "held-out KL to the teacher, nats a prediction",
@@ -39,6 +42,25 @@ _WIDTH_LABELS = {
     "head_dim": "channels a head",
     "intermediate_size": "FFN neurons",
 }
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What a card says of a training method; exports carry it in their facts.
+
+    Args:
+        student: name of such a student, in front of "of" and the teacher's name.
+        made: ends the sentence "a BERT of 6 layers that was …"; `{teacher}` is the teacher's place.
+        how: the paragraph on how it was made.
+        paper: what HomoDistil's paper has to do with it, in front of the citation.
+        tags: words for the card's header.
+    """
+
+    student: str
+    made: str
+    how: str
+    paper: str = f"This student was trained by another method; {_NAMESAKE}"
+    tags: tuple[str, ...] = ("distillation",)
 
 
 def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
@@ -82,25 +104,22 @@ def _head(facts: Mapping[str, Any]) -> HeadKind:
     return HEADS[facts["student"]["architecture"]].kind
 
 
-def _method(facts: Mapping[str, Any]) -> Any:
-    return (facts.get("training") or {}).get("method")
-
-
-def _origin(facts: Mapping[str, Any]) -> Origin | None:
-    return ORIGINS.get(str(_method(facts)))
+def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
+    """None for exports of before they carried them."""
+    words = facts.get(CARD_SECTION)
+    return MethodCard(**words) if words else None
 
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     teacher = facts["teacher"] or {}
-    pipeline = _head(facts).pipeline
-    origin = _origin(facts)
+    pipeline, method = _head(facts).pipeline, _words_of_method(facts)
     results = [*_eval_results(facts, pipeline), *_benchmark_results(facts)]
     return ModelCardData(
         license=teacher.get("licence"),
         base_model=teacher.get("hub_id"),
         library_name="transformers",
         pipeline_tag=pipeline,
-        tags=["homodistil", "bert", *(origin.tags if origin else ())],
+        tags=["homodistil", "bert", *(method.tags if method else ())],
         model_name=_title(facts) if results else None,
         eval_results=results or None,
     )
@@ -143,17 +162,17 @@ def _benchmark_results(facts: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _title(facts: Mapping[str, Any]) -> str:
-    teacher, origin = facts["teacher"], _origin(facts)
-    student = origin.student if origin else "Student"
+    teacher, method = facts["teacher"], _words_of_method(facts)
+    student = method.student if method else "Student"
     return f"{student} of {teacher['name']}" if teacher else student
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
-    teacher, origin = facts["teacher"], _origin(facts)
+    teacher, method = facts["teacher"], _words_of_method(facts)
     told = f"This is a {_head(facts).title}: a BERT of {facts['student']['num_hidden_layers']} layers"
     named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
-    if origin:
-        return f"{told} that was {origin.made.format(teacher=named)}."
+    if method:
+        return f"{told} that was {method.made.replace('{teacher}', named)}."
     return f"{told} whose teacher is {named}." if teacher else f"{told}."
 
 
@@ -233,9 +252,9 @@ def _format_note(facts: Mapping[str, Any]) -> str:
 
 
 def _how(facts: Mapping[str, Any]) -> str:
-    if origin := _origin(facts):
-        return origin.how
-    method = _method(facts)
+    if words := _words_of_method(facts):
+        return words.how
+    method = (facts.get("training") or {}).get("method")
     if method is None:
         return "By which method the student was trained is not recorded."
     return f"The student's training method, {_shown(method)}, is not known to the version that wrote this card."
@@ -265,8 +284,8 @@ def _licence(facts: Mapping[str, Any]) -> str:
 
 
 def _paper(facts: Mapping[str, Any]) -> str:
-    origin = _origin(facts)
-    return f"{origin.paper if origin else NAMESAKE}:"
+    method = _words_of_method(facts)
+    return f"{method.paper if method else _NAMESAKE}:"
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
@@ -285,4 +304,4 @@ def _shown(value: Any) -> str:
 
 
 def _words(name: str) -> str:
-    return name.removeprefix("eval_").replace("_", " ")
+    return name.replace("_", " ")

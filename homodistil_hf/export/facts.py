@@ -26,9 +26,13 @@ FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versi
 
 BENCHMARKS = "benchmarks"
 
-RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", BENCHMARKS)
-"""What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher; and what
-`homodistil evaluate` found out about it later: `tasks` and `discrepancy`."""
+CARD_SECTION = "card"
+RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", CARD_SECTION, BENCHMARKS)
+"""What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher; what the
+card says of the training method; and what `homodistil evaluate` found out about it later: `tasks` and
+`discrepancy`."""
+
+_CARD_TYPES = {"student": str, "made": str, "how": str, "paper": str, "tags": list}
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
@@ -92,7 +96,7 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
         out, and of other paths that exist here only the last part is kept.
 
     Raises:
-        ValueError: an unknown section.
+        ValueError: an unknown section, or words for the card that are not all there.
     """
     sections = dict(facts or {})
     for name, section in sections.items():
@@ -109,7 +113,10 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
         for name, value in settings.items()
         if not name.endswith("token") and name not in _PRIVATE_SETTINGS
     }
-    return {name: _plain(section) for name, section in sections.items() if section}
+    sections = {name: _plain(section) for name, section in sections.items() if section}
+    if not _is_card(card := sections.get(CARD_SECTION, {})):
+        raise ValueError(f"facts[{CARD_SECTION!r}]={shown(card)}; expected what a method's card says: {_CARD_TYPES}")
+    return sections
 
 
 def file_facts(folder: Path) -> dict[str, Any]:
@@ -168,6 +175,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     forms = facts.get("forms")
     expected = {name: isinstance(facts.get(name), dict) for name in FACTS_SECTIONS}
     expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
+    expected[CARD_SECTION] = expected[CARD_SECTION] and _is_card(facts.get(CARD_SECTION, {}))
     expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
     expected["forms"] = expected["forms"] and (not forms or _is_form(forms.get("compact")))
     if wrong := [name for name, is_right in expected.items() if not is_right]:
@@ -207,6 +215,12 @@ def has_costs(section: Mapping[str, Any]) -> bool:
     """
     costs = [section.get(name) for name in COSTS]
     return all(is_whole(cost) and cost > 0 for cost in costs)
+
+
+def _is_card(section: Mapping[str, Any]) -> bool:
+    """Whether it is what the card says of a method, or nothing."""
+    types = {name: type(value) for name, value in section.items()}
+    return not section or (types == _CARD_TYPES and all(isinstance(tag, str) for tag in section["tags"]))
 
 
 def _are_benchmarks(section: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from ..models.tokenizers import stored_tokenizer
 from ..pruning.saved_state import METHOD_KEY, STATE_FILE, read_state_file
 from .dense_student import checkpoint_pruner, compacted_copy
 from .export_folder import convert_export, export_student
-from .facts import FACTS_FILE, read_export_facts
+from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
 
 logger = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
@@ -106,6 +106,8 @@ def export_folder(
         found = StudentIn("checkpoint", _newest_checkpoint(source))
     checkpoint = found.folder
     pruner = checkpoint_pruner(checkpoint)
+    trainer = read_state_file(checkpoint)["trainer"]
+    method = {METHOD_KEY: trainer[METHOD_KEY]} if METHOD_KEY in trainer else {}
     return export_student(
         compacted_copy(pruner, format=format, allow_partial=allow_partial),
         output,
@@ -114,7 +116,8 @@ def export_folder(
         teacher=teacher or _reachable(found.teacher),
         facts={
             "settings": found.settings,
-            "training": {**_recorded_method(checkpoint), "checkpoint": checkpoint.name, **pruner.status()},
+            "training": {**method, "checkpoint": checkpoint.name, **pruner.status()},
+            CARD_SECTION: trainer.get(CARD_SECTION) or {},
         },
         overwrite=overwrite,
     )
@@ -151,11 +154,6 @@ def _newest_checkpoint(folder: Path) -> Path:
     if checkpoint != sorted_checkpoints(folder)[0]:
         logger.warning("newer checkpoints than %s are incomplete or damaged and left out", checkpoint)
     return checkpoint
-
-
-def _recorded_method(checkpoint: Path) -> dict[str, Any]:
-    trainer = read_state_file(checkpoint)["trainer"]
-    return {"method": trainer[METHOD_KEY]} if METHOD_KEY in trainer else {}
 
 
 def _reachable(teacher: str | None) -> str | None:

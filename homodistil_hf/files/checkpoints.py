@@ -7,7 +7,8 @@ has no checksum and a pickle must not be opened before it is known to be the one
 import hashlib
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..files.strict_json import write_json
@@ -35,21 +36,39 @@ def write_manifest(folder: str | Path) -> None:
     write_json(folder / MANIFEST_NAME, {"format": _FORMAT, "sha256": files}, sort_keys=True)
 
 
-def check_manifest(folder: str | Path) -> None:
+@dataclass(frozen=True)
+class VerifiedCheckpoint:
+    """A checkpoint whose files were found to be as they were written.
+
+    Args:
+        folder: `checkpoint-N`.
+        digests: file → SHA-256.
+    """
+
+    folder: Path
+    digests: Mapping[str, str]
+
+
+def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
     """Compare a checkpoint with its manifest.
 
     Args:
         folder: `checkpoint-N`.
+
+    Returns:
+        [`VerifiedCheckpoint`].
 
     Raises:
         ValueError: no manifest, a missing file, a file that differs, or a pickle that is not listed; the message names
             the file and the last good checkpoint beside it.
     """
     folder = Path(folder)
-    if problem := manifest_problem(folder):
+    found = _examined(folder)
+    if isinstance(found, str):
         good = last_checkpoint(folder.parent, skip=folder)
         remedy = f"resume from the last good checkpoint, {good}" if good else "there is no other checkpoint beside it"
-        raise ValueError(f"resume_from_checkpoint={str(folder)!r} can't be used: {problem}; {remedy}")
+        raise ValueError(f"resume_from_checkpoint={str(folder)!r} can't be used: {found}; {remedy}")
+    return found
 
 
 def manifest_problem(folder: Path) -> str | None:
@@ -61,6 +80,11 @@ def manifest_problem(folder: Path) -> str | None:
     Returns:
         `str`, or None when all files are as they were written.
     """
+    found = _examined(folder)
+    return found if isinstance(found, str) else None
+
+
+def _examined(folder: Path) -> VerifiedCheckpoint | str:
     if not folder.is_dir():
         return "there is no such folder"
     try:
@@ -81,7 +105,8 @@ def manifest_problem(folder: Path) -> str | None:
         if file_digest(folder / name) != digest:
             return f"{name} is damaged (its SHA-256 differs from the manifest's)"
     pickles = sorted(name for name in present - expected.keys() if name.endswith(_PICKLE_SUFFIXES))
-    return f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None
+    trojan = f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None
+    return trojan or VerifiedCheckpoint(folder, expected)
 
 
 def last_checkpoint(
@@ -97,10 +122,27 @@ def last_checkpoint(
     Returns:
         `Path` of `checkpoint-N`, or None.
     """
+    found = last_verified(output_dir, skip=skip, before_step=before_step)
+    return None if found is None else found.folder
+
+
+def last_verified(
+    output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
+) -> VerifiedCheckpoint | None:
+    """As [`last_checkpoint`], ready to be gone on with.
+
+    Args:
+        output_dir: folder of a run.
+        skip: a checkpoint known to be bad.
+        before_step: only checkpoints of steps below this.
+
+    Returns:
+        [`VerifiedCheckpoint`], or None.
+    """
     for checkpoint in sorted_checkpoints(output_dir):
         in_time = before_step is None or _step_of(checkpoint) < before_step
-        if in_time and checkpoint != skip and manifest_problem(checkpoint) is None:
-            return checkpoint
+        if in_time and checkpoint != skip and isinstance(found := _examined(checkpoint), VerifiedCheckpoint):
+            return found
     return None
 
 

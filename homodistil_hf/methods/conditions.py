@@ -1,10 +1,9 @@
-"""What a method asks of its settings and its teacher, refused before any training."""
+"""What several methods ask of their settings and their teacher, refused before any training."""
 
 import copy
 from typing import Any
 
 from ..models.widths import WidthPlan
-from ..plans.latency.budget import is_latency_budget
 from ..trainer import HomoDistilTrainer
 from ..training_args import HomoDistilTrainingArguments
 
@@ -45,37 +44,6 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
     )
 
 
-def check_no_snapshots(args: HomoDistilTrainingArguments) -> None:
-    """Refuse students on the way, which HomoDistil alone passes.
-
-    Args:
-        args: of another method.
-
-    Raises:
-        ValueError: there are snapshots.
-    """
-    if args.snapshots:
-        raise ValueError(
-            f"snapshots={args.snapshots!r} are passed by method='homodistil' only; drop them, or use HomoDistilTrainer"
-        )
-
-
-def check_no_latency_budget(args: HomoDistilTrainingArguments) -> None:
-    """Refuse milliseconds that would be measured on other widths than the student's.
-
-    Args:
-        args: of a method whose student has fewer layers than the plan that is asked for.
-
-    Raises:
-        ValueError: the student is a latency budget.
-    """
-    if is_latency_budget(args.student):
-        raise ValueError(
-            f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer and "
-            "wider ones; ask for a share of the encoder MACs, such as macs=0.5"
-        )
-
-
 def check_masked_lm(trainer: HomoDistilTrainer) -> None:
     """Refuse a model with another head than the masked-LM one.
 
@@ -107,17 +75,3 @@ def check_recordable(args: HomoDistilTrainingArguments) -> None:
             f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which this method "
             "compares; set use_reentrant to false"
         )
-
-
-def check_possible(method: str, reason: str | None) -> None:
-    """Refuse a student that a method can't make.
-
-    Args:
-        method: its name.
-        reason: why not, or None.
-
-    Raises:
-        ValueError: there is a reason.
-    """
-    if reason is not None:
-        raise ValueError(f"method={method!r} is impossible for this student: {reason}")

@@ -19,17 +19,17 @@ from ..distillation.relations import cosine_error
 from ..distillation.tasks import Inputs
 from ..distillation.teacher import FrozenTeacher
 from ..distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
+from ..export.card import MethodCard
 from ..files.messages import shown
 from ..models.conversion import to_student
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher
 from ..models.resizing import keep_layers
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.fewer_layers import shallow_plan
 from ..trainer import HomoDistilTrainer
-from ..training.student_plan import resolve_student
+from ..training.student_plan import Goal
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .conditions import check_masked_lm, check_no_latency_budget, check_no_snapshots, check_possible, with_settings
+from .conditions import check_masked_lm, with_settings
 
 
 class DistilBertTrainer(HomoDistilTrainer):
@@ -45,13 +45,23 @@ class DistilBertTrainer(HomoDistilTrainer):
         soft_kl_weight: factor ≥ 0 of the KL at `temperature`.
         cosine_weight: factor ≥ 0 of the cosine term.
         temperature: > 0; both models' logits are divided by it, and the KL multiplied by its square.
+        goal: what `student` names, where that is resolved already.
         kwargs: as in [`HomoDistilTrainer`].
 
     Raises:
         ValueError: no number of layers has those MACs, the student is a latency budget, or a setting is out of range.
     """
 
+    passes_snapshots = has_all_layers = False
     method = "distilbert"
+    card = MethodCard(
+        student="DistilBERT-style student",
+        made="made from whole layers of {teacher} and distilled from it",
+        how="The student began as a copy of its teacher without some of the layers; those that stayed are spread "
+        "evenly over its depth and have their full width. It was then distilled after the recipe of DistilBERT (Sanh "
+        "et al. 2019, arXiv 1910.01108): masked words, the teacher's softened predictions and the direction of its "
+        "last hidden states, each with its weight in the settings below.",
+    )
 
     def __init__(
         self,
@@ -62,21 +72,33 @@ class DistilBertTrainer(HomoDistilTrainer):
         soft_kl_weight: float = 5.0,
         cosine_weight: float = 1.0,
         temperature: float = 2.0,
+        goal: Goal | None = None,
         **kwargs: Any,
     ):
         weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
-        check_no_snapshots(args)
-        check_no_latency_budget(args)
         _check_settings(weights, temperature)
         self.loss_weights, self.temperature = weights, temperature
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
         self.method_settings |= {"temperature": temperature}
         teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
-        student = _shallow_student(teacher, args)
-        plan = teacher_plan(student.config).to_json()
+        asked, full = (goal or self.goal_of(args, teacher.config)).plan, teacher_plan(teacher.config)
+        self.check_possible(asked, full)
+        student = keep_layers(teacher, shallow_plan(asked, full) or ())
+        plan = teacher_plan(student.config)
         unused = {f"{name}_weight": 0.0 for name in LOSS_TERMS}
-        super().__init__(student, with_settings(args, student=plan, **unused), **{"teacher": teacher} | kwargs)
+        args = with_settings(args, student=plan.to_json(), **unused)
+        super().__init__(student, args, goal=Goal(plan), **{"teacher": teacher} | kwargs)
         check_masked_lm(self)
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """No number of the teacher's layers may make up the encoder MACs of the plan."""
+        if shallow_plan(plan, teacher) is not None:
+            return None
+        return (
+            f"no number of the teacher's {len(teacher.layers)} layers has the encoder MACs of the plan "
+            f"{plan.to_json()} within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5"
+        )
 
     def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
         """DistilBERT's three terms; arguments and return as [`HomoDistilTrainer.make_distillation`]."""
@@ -132,30 +154,6 @@ class SoftDistillation(Distillation):
     def _softened(self, decoder: Decoder) -> Decoder:
         bias = None if decoder.bias_V is None else decoder.bias_V / self.temperature
         return decoder._replace(states_MH=decoder.states_MH / self.temperature, bias_V=bias)
-
-
-def no_number_of_layers(plan: WidthPlan, teacher: WidthPlan) -> str | None:
-    """Why a teacher's layers can't make up the encoder MACs of a plan.
-
-    Args:
-        plan: the student to be matched.
-        teacher: its teacher.
-
-    Returns:
-        `str`, or None where some number of layers can.
-    """
-    if shallow_plan(plan, teacher) is not None:
-        return None
-    return (
-        f"no number of the teacher's {len(teacher.layers)} layers has the encoder MACs of the plan {plan.to_json()} "
-        "within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5"
-    )
-
-
-def _shallow_student(teacher: HomoBertPreTrainedModel, args: HomoDistilTrainingArguments) -> HomoBertPreTrainedModel:
-    plan, full = resolve_student(args, teacher.config), teacher_plan(teacher.config)
-    check_possible(DistilBertTrainer.method, no_number_of_layers(plan, full))
-    return keep_layers(teacher, shallow_plan(plan, full) or ())
 
 
 def _check_settings(weights: Mapping[str, float], temperature: float) -> None:

@@ -1,12 +1,10 @@
 """Students that have their final widths from the first step on: what one-shot pruning and training from scratch share.
 
-How the units or the first weights are chosen is the methods' business (`methods/`); everything else about such a run,
-from ..models.families import family_of
-from data to export, is [`HomoDistilTrainer`]'s.
+How units are chosen is the methods' business; everything else about such a run, from data to export, is
+[`HomoDistilTrainer`]'s.
 """
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,35 +17,33 @@ from ..models.families.family import PROJECTIONS
 from ..models.widths import WidthPlan
 from ..trainer import HomoDistilTrainer
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .conditions import check_masked_lm, check_no_snapshots, with_settings
+from .conditions import check_masked_lm, with_settings
 
 logger = logging.getLogger(__name__)
 
-
 MlmTrains = Literal["student", "head"]
+HOMODISTIL_LOSSES = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
+LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+FRESH = "The student began with random weights and kept none of the teacher's."
+"""Words of the model cards that several methods share."""
 
 
-class PlannedTrainer(HomoDistilTrainer, ABC):
-    """A trainer that brings its student to the plan before the first step; subclasses say how in `start_at_plan`."""
+class PlannedTrainer(HomoDistilTrainer):
+    """A trainer that brings its student to the plan before the first step, by the scores that it has then."""
 
-    has_started = False
+    has_started = passes_snapshots = False
 
-    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
-        check_no_snapshots(args)
-        super().__init__(model, args, **kwargs)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Start at the plan unless resuming, then train; arguments and return as [`HomoDistilTrainer.train`]."""
-        self.claim_output_folder(resume_from_checkpoint)
-        self.prepare_heads(resume_from_checkpoint)
-        if not resume_from_checkpoint and not self.has_started:
+    def prepare_student(self, *, is_new: bool) -> None:
+        """Bring the student of a new run to its plan; arguments as [`HomoDistilTrainer.prepare_student`]."""
+        self.prepare_heads(is_new=is_new)
+        if is_new and not self.has_started:
             self.start_at_plan()
         self.has_started = True
-        return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    @abstractmethod
     def start_at_plan(self) -> None:
-        """Bring the student, a copy of the teacher so far, to the plan."""
+        """Bring the student, a copy of the teacher so far, to the plan; subclasses may know more."""
+        if not self.pruner.plan_reached:
+            self.prune_at_once(self.pruner.final_plan())
 
     def prune_at_once(self, plan: WidthPlan) -> None:
         """Drop units down to a plan and remove them; nothing where the student has its widths already.
@@ -102,12 +98,8 @@ class FreshTrainer(PlannedTrainer):
                 _without_gradient
             )
 
-    def prepare_heads(self, resume_from_checkpoint: str | bool | None) -> None:
-        """Nothing: random weights have no bases that are better than others.
-
-        Args:
-            resume_from_checkpoint: unused.
-        """
+    def prepare_heads(self, *, is_new: bool) -> None:
+        """Nothing: random weights have no bases that are better than others."""
 
     def start_at_plan(self) -> None:
         """Cut the student to the plan, no matter which units, and draw its weights anew from the run's seed."""

@@ -23,11 +23,12 @@ from ..distillation.objective import Distillation, Terms
 from ..distillation.relations import relation_error
 from ..distillation.tasks import Inputs
 from ..distillation.teacher import FrozenTeacher
+from ..export.card import MethodCard
 from ..files.messages import shown
 from ..models.widths import WidthPlan, chosen
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .conditions import check_possible, check_recordable, other_heads
-from .fixed_width import FreshTrainer, MlmTrains
+from .conditions import check_recordable, other_heads
+from .fixed_width import FRESH, FreshTrainer, MlmTrains
 
 NUM_RELATION_HEADS = 48
 """MiniLMv2's for teachers of BERT-base's size."""
@@ -111,10 +112,22 @@ class MiniLMTrainer(RelationTrainer):
     """
 
     method = "minilm"
+    card = MethodCard(
+        student="MiniLM-style student",
+        made="started from random weights and distilled from {teacher}",
+        how=f"{FRESH} It was distilled after the recipe of MiniLM (Wang et al. 2020, arXiv 2002.10957): attention "
+        "distributions and value relations of the teacher's last layer, and masked words beside, "
+        "each with its weight in the settings below.",
+    )
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """The last layers are compared head by head."""
+        return other_heads(chosen(plan, [-1]), chosen(teacher, [-1]))
 
     def relations(self) -> Relations:
         """Return and raises as [`RelationTrainer.relations`]."""
-        check_possible(self.method, other_last_heads(self.plan, self.pruner.full))
+        self.check_possible(self.plan, self.pruner.full)
         sides = {"attention_relation": ("query", "key"), "value_relation": ("value", "value")}
         return Relations(sides, self.plan.layers[-1].num_attention_heads)
 
@@ -137,6 +150,13 @@ class MiniLMv2Trainer(RelationTrainer):
     """
 
     method = "minilm_v2"
+    card = MethodCard(
+        student="MiniLMv2-style student",
+        made="started from random weights and distilled from {teacher}",
+        how=f"{FRESH} It was distilled after the recipe of MiniLMv2 (Wang et al. 2021, arXiv 2012.15828): relations "
+        "of queries, of keys and of values in one of the teacher's layers, and masked words beside, "
+        "each with its weight in the settings below.",
+    )
 
     def __init__(
         self,
@@ -226,19 +246,6 @@ class RelationDistillation(Distillation):
         if left != right:
             return attention.scaling  # the model's own attention
         return (attention.all_head_size / self.relations.num_heads) ** -0.5
-
-
-def other_last_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
-    """Why the heads of two models' last layers can't be compared one by one.
-
-    Args:
-        plan: the student's widths.
-        teacher: the teacher's.
-
-    Returns:
-        `str`, or None where there are as many in both.
-    """
-    return other_heads(chosen(plan, [-1]), chosen(teacher, [-1]))
 
 
 def _relation_heads(asked: int | None, sizes: tuple[int, int]) -> int:

@@ -10,9 +10,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..export.card import MethodCard
+from ..trainer import UNITS
 from ..training_args import HomoDistilTrainingArguments
 from .fewer_layers import FewerLayersTrainer
-from .fixed_width import PlannedTrainer
+from .fixed_width import HOMODISTIL_LOSSES, LOSSES_ALONE, PlannedTrainer
 
 
 class OneShotTrainer(PlannedTrainer):
@@ -29,6 +31,14 @@ class OneShotTrainer(PlannedTrainer):
     """
 
     method = "one_shot"
+    card = MethodCard(
+        student="One-shot pruned student",
+        made="made from {teacher} by pruning its width at once and distilling it afterwards",
+        how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few batches, "
+        f"and the least important ones were dropped all at once. {HOMODISTIL_LOSSES}",
+        paper=LOSSES_ALONE,
+        tags=("pruning", "distillation"),
+    )
 
     def __init__(
         self,
@@ -48,7 +58,7 @@ class OneShotTrainer(PlannedTrainer):
         """Score the units on the first batches, and prune."""
         if not self.pruner.plan_reached:
             self._score()
-            self.prune_at_once(self.pruner.final_plan())
+        super().start_at_plan()
 
     def _score(self) -> None:
         self.model.eval()
@@ -81,6 +91,16 @@ class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
     """
 
     method = "shallow_one_shot"
+    card = MethodCard(
+        student="Shallow one-shot pruned student",
+        made="made from {teacher} by leaving out layers, pruning the width of the others at once and distilling them "
+        "afterwards",
+        how="The student began as a copy of its teacher without some of the layers; those that stayed are spread "
+        f"evenly over its depth. Before training, its {UNITS} were scored on a few batches, and the least important "
+        f"ones were dropped all at once. {HOMODISTIL_LOSSES}",
+        paper=LOSSES_ALONE,
+        tags=("pruning", "distillation"),
+    )
 
     def __init__(
         self,

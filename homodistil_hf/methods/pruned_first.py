@@ -1,12 +1,14 @@
-"""Pruned first: units are chosen by the scores of the pre-training loss, then the student is distilled."""
+"""Pruned first: units are chosen by the magnitudes of the weights, then the student is distilled."""
 
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..export.card import MethodCard
+from ..trainer import UNITS
 from ..training_args import HomoDistilTrainingArguments
 from .conditions import with_settings
-from .fixed_width import PlannedTrainer
+from .fixed_width import HOMODISTIL_LOSSES, LOSSES_ALONE, PlannedTrainer
 
 
 class PrunedFirstTrainer(PlannedTrainer):
@@ -21,11 +23,14 @@ class PrunedFirstTrainer(PlannedTrainer):
     """
 
     method = "pruned_first"
+    card = MethodCard(
+        student="Magnitude-pruned student",
+        made="made from {teacher} by pruning its width at once, without data, and distilling it afterwards",
+        how=f"The student began as a copy of its teacher. Before training, those of its {UNITS} whose weights have "
+        f"the smallest magnitudes were dropped all at once. {HOMODISTIL_LOSSES}",
+        paper=LOSSES_ALONE,
+        tags=("pruning", "distillation"),
+    )
 
     def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
         super().__init__(model, with_settings(args, importance_metric="magnitude"), **kwargs)
-
-    def start_at_plan(self) -> None:
-        """Prune by the magnitudes of the weights as they are."""
-        if not self.pruner.plan_reached:
-            self.prune_at_once(self.pruner.final_plan())

@@ -12,8 +12,9 @@ from ..distillation.objective import Distillation, Terms
 from ..distillation.tasks import Inputs
 from ..distillation.teacher import FrozenTeacher
 from ..distillation.vocabulary_loss import decoded_terms, decoder_of
+from ..export.card import MethodCard
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .fixed_width import FreshTrainer
+from .fixed_width import FRESH, FreshTrainer
 
 
 class ScratchTrainer(FreshTrainer):
@@ -29,6 +30,13 @@ class ScratchTrainer(FreshTrainer):
     """
 
     method = "scratch"
+    card = MethodCard(
+        student="From-scratch counterpart",
+        made="trained from random weights on masked words, as a counterpart of {teacher}; nothing was distilled",
+        how=f"{FRESH} It was trained on masked words alone. What is called its teacher here lent it depth and "
+        "vocabulary, and is what it is compared with.",
+        tags=(),
+    )
 
     def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
         super().__init__(model, args, loss_weights={"mlm": 1.0}, **kwargs)

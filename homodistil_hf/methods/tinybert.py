@@ -11,9 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..export.card import MethodCard
+from ..models.widths import WidthPlan
 from ..training_args import HomoDistilTrainingArguments
-from .conditions import check_possible, check_recordable, other_heads
-from .fixed_width import FreshTrainer, MlmTrains
+from .conditions import check_recordable, other_heads
+from .fixed_width import FRESH, FreshTrainer, MlmTrains
 
 
 class TinyBertTrainer(FreshTrainer):
@@ -39,6 +41,13 @@ class TinyBertTrainer(FreshTrainer):
     """
 
     method = "tinybert"
+    card = MethodCard(
+        student="TinyBERT-style student",
+        made="started from random weights and distilled from {teacher}",
+        how=f"{FRESH} It was distilled after the recipe of TinyBERT's general distillation (Jiao et al. 2020, arXiv "
+        "1909.10351): the teacher's embeddings, hidden states and attention scores, and masked words beside, "
+        "each with its weight in the settings below.",
+    )
 
     def __init__(
         self,
@@ -58,4 +67,9 @@ class TinyBertTrainer(FreshTrainer):
         super().__init__(model, args, loss_weights=weights, mlm_trains=mlm_trains, **kwargs)
         self.method_settings = {f"{name}_weight": weight for name, weight in weights.items()}
         self.method_settings |= {"mlm_trains": mlm_trains}
-        check_possible(self.method, other_heads(self.plan, self.pruner.full))
+        self.check_possible(self.plan, self.pruner.full)
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """Attention scores are compared head by head."""
+        return other_heads(plan, teacher)

@@ -3,7 +3,8 @@
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
 (docs/method.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
 embeddings aren't counted, a hidden size that falls less than the FFN size. Only plans that need no padding are
-considered. Formulas of costs, presets, written plans and the check against the teacher aren't here.
+considered. Milliseconds come from whoever calls; presets, written plans and the check against the teacher are not
+here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
@@ -34,11 +36,20 @@ _SMALLEST_SENSIBLE_HEAD_DIM = 24
 _FFN_POWER = 1.75
 
 
-def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: int = 8) -> WidthPlan:
+class Budget(NamedTuple):
+    """A cost to be met: `kind` is `params` or `macs`, `named` are widths given, `text` is what a user wrote."""
+
+    kind: str
+    target: float
+    named: Mapping[str, int]
+    text: str = ""
+
+
+def plan_for_budget(budget: str | Budget, teacher_config: PreTrainedConfig, *, multiple: int = 8) -> WidthPlan:
     """Return the uniform plan that meets a budget within 3 % or one rounding step, whichever is larger.
 
     Args:
-        budget (`str`):
+        budget (`str` or `Budget`):
             `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
             a fraction of the teacher's encoder MACs at 128 tokens. Either may name the hidden size and the heads of a
             layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. Else heads are as many as the
@@ -54,7 +65,7 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
-    kind, target, named = _parse(budget)
+    kind, target, named, text = _parse(budget) if isinstance(budget, str) else budget
     # Parameters count embeddings, which grow with the hidden size alone, so there it keeps the teacher's proportion.
     ffn_power = 1.0 if kind == "params" else _FFN_POWER
     search = _Search(teacher_plan(teacher_config), multiple, **named, ffn_power=ffn_power)
@@ -66,10 +77,10 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     proportional = search.proportional_plans()
     smallest, largest = map(measure, search.ends(proportional))
     if not smallest <= target <= largest:
+        widths = "".join(f",{name}={width}" for name, width in named.items())
         raise ValueError(
-            f"student={shown(budget)} is out of this teacher's reach; nearest valid: from "
-            f"'{kind}={_rounded(smallest, math.ceil)}{named_widths(budget)}' to "
-            f"'{kind}={_rounded(largest, math.floor)}{named_widths(budget)}'"
+            f"student={shown(text or f'{kind}={target}{widths}')} is out of this teacher's reach; nearest valid: from "
+            f"'{kind}={_rounded(smallest, math.ceil)}{widths}' to '{kind}={_rounded(largest, math.floor)}{widths}'"
         )
 
     def distance(plan: WidthPlan) -> tuple[float, float]:
@@ -80,23 +91,27 @@ def plan_for_budget(budget: str, teacher_config: PreTrainedConfig, *, multiple: 
     return min(candidates, key=distance)
 
 
-def named_widths(budget: str) -> str:
+def named_widths(budget: str) -> dict[str, int]:
     """What a budget says of hidden size and heads, to be said of another budget too.
 
     Args:
         budget (`str`): Any way to name a student.
 
     Returns:
-        `str`: Such as `",num_attention_heads=8"`; empty where it says nothing, or nothing that is understood.
+        `dict[str, int]`: Width by name; empty where it says nothing, or nothing that is understood.
 
     Example:
     ```python
     >>> named_widths("macs=0.25, num_attention_heads=8"), named_widths("macs=0.25"), named_widths("homobert-tiny")
-    (',num_attention_heads=8', '', '')
+    ({'num_attention_heads': 8}, {}, {})
 
     ```
     """
-    return "".join(f",{name}={width}" for name, width in _named(budget).items())
+    # Longer ones mean nothing, and matching them takes time that grows with the square of their length.
+    parts = budget.split(",")[1:] if len(budget) <= _MAX_BUDGET_CHARS else []
+    matches = [_NAMED.fullmatch(part) for part in parts]
+    named = {match[1]: int(match[2]) for match in matches if match}
+    return named if len(named) == len(parts) else {}
 
 
 def plan_for_latency(
@@ -295,16 +310,8 @@ class _Search:
         return min(max(num_steps, 1) * self.multiple, self.limit.intermediate_size)
 
 
-def _named(budget: str) -> dict[str, int]:
-    # Longer ones mean nothing, and matching them takes time that grows with the square of their length.
-    parts = budget.split(",")[1:] if len(budget) <= _MAX_BUDGET_CHARS else []
-    matches = [_NAMED.fullmatch(part) for part in parts]
-    named = {match[1]: int(match[2]) for match in matches if match}
-    return named if len(named) == len(parts) else {}
-
-
-def _parse(budget: str) -> tuple[str, float, dict[str, int]]:
-    named = _named(budget)
+def _parse(budget: str) -> Budget:
+    named = named_widths(budget)
     cost = budget.partition(",")[0] if named else budget
     match = _BUDGET.fullmatch(cost) if len(cost) <= _MAX_BUDGET_CHARS else None
     kind = budget.partition("=")[0].strip()
@@ -320,7 +327,7 @@ def _parse(budget: str) -> tuple[str, float, dict[str, int]]:
             f"num_attention_heads behind it; for example '{kind}={_EXAMPLES[kind]}' or "
             f"'{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
         )
-    return kind, float(match[2]) * _SUFFIXES[match[3]], named
+    return Budget(kind, float(match[2]) * _SUFFIXES[match[3]], named, budget)
 
 
 def _with_ffn(plan: WidthPlan, intermediate_size: int) -> WidthPlan:

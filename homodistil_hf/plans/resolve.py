@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,11 @@ _KINDS_OF_STUDENT = (
 
 
 def resolve_plan(
-    student: str | Mapping[str, Any], teacher_config: PreTrainedConfig, *, multiple: int = 8
+    student: str | Mapping[str, Any],
+    teacher_config: PreTrainedConfig,
+    *,
+    multiple: int = 8,
+    measure: Callable[[LatencyBudget], WidthPlan] | None = None,
 ) -> WidthPlan:
     """Turn what the user calls the student into widths that its teacher can be pruned to.
 
@@ -54,6 +58,7 @@ def resolve_plan(
             JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
+        measure (`Callable[[LatencyBudget], WidthPlan]`): What answers a latency budget. Default: `plan_within`.
 
     Returns:
         `WidthPlan`: One entry for each of the teacher's layers, nowhere wider than the teacher.
@@ -76,7 +81,8 @@ def resolve_plan(
     if isinstance(student, str) and student in PRESETS:
         return _preset_plan(student, teacher, multiple)
     if isinstance(student, str) and is_latency_budget(student):
-        return plan_within(LatencyBudget.parse(student), teacher_config, multiple=multiple).plan
+        budget = LatencyBudget.parse(student)
+        return measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple).plan
     if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
         student = dict(zip(_SHORT_PLAN_WIDTHS, map(int, short.groups()), strict=True))
     if isinstance(student, str) and _looks_like_budget(student):

@@ -91,6 +91,7 @@ def load_run_state(
     model: HomoBertPreTrainedModel,
     pruner: Pruner,
     *,
+    method: str | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> dict[str, Any]:
     """Bring a student and its pruning state back to a checkpoint, whatever widths they have now.
@@ -99,15 +100,22 @@ def load_run_state(
         folder: of the checkpoint.
         model: changed in place: it gets the checkpoint's widths and weights.
         pruner: of `model`.
+        method: of the run; checkpoints that don't tell theirs are of any. Default: any.
         optimizer: re-pointed to the new parameters, without state; None before it exists.
 
     Returns:
         `dict`: the trainer's own values.
 
     Raises:
-        ValueError: parameters are missing or not known, or the checkpoint belongs to another run.
+        ValueError: parameters are missing or not known, or the checkpoint belongs to another run or method.
     """
     state = read_state_file(folder)
+    found = state["trainer"].get(METHOD_KEY, method)
+    if method is not None and found != method:
+        raise ValueError(
+            f"checkpoint {folder} is of method={shown(found)}, this run of method={method!r}; resume with that "
+            "method, or name another output_dir"
+        )
     tensors = load_tensors(folder / WEIGHTS_FILE)
     projections = load_tensors(folder / PROJECTIONS_FILE)
     tensors |= {f"{PROJECTIONS}.{name}": tensor for name, tensor in projections.items()}
@@ -164,24 +172,6 @@ def read_state_file(folder: Path) -> dict[str, Any]:
     state = read_json_object(path, label)
     check_pruner_values(state, label)
     return state
-
-
-def check_method(folder: Path, method: str) -> None:
-    """Make sure that a checkpoint is of the method that goes on with it.
-
-    Args:
-        folder: of the checkpoint.
-        method: of the run; checkpoints that don't tell theirs are of any.
-
-    Raises:
-        ValueError: it is another's, whose loss and student are not this one's.
-    """
-    found = read_state_file(folder)["trainer"].get(METHOD_KEY, method)
-    if found != method:
-        raise ValueError(
-            f"checkpoint {folder} is of method={shown(found)}, this run of method={method!r}; resume with that "
-            "method, or name another output_dir"
-        )
 
 
 def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -1,10 +1,10 @@
 """What of a run follows from its settings alone: the order of its data, its masks of words, how it prunes.
 
-What takes a model to make, `preparation.py` makes.
+What takes a model to make is not made here.
 """
 
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import datasets
@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer
+from ..files.checkpoints import STAGING_NAME
 from ..training_args import HomoDistilTrainingArguments
 
 
@@ -90,9 +91,28 @@ def existing_files(output_dir: str) -> list[str]:
         output_dir: may be absent.
 
     Returns:
-        `list[str]`: sorted names.
+        `list[str]`: sorted names; what a killed process was writing is not counted.
     """
-    return sorted(os.listdir(output_dir)) if os.path.isdir(output_dir) else []
+    names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
+    return sorted(name for name in names if name != STAGING_NAME)
+
+
+def check_free(args: HomoDistilTrainingArguments, earlier_files: Sequence[str]) -> None:
+    """Refuse to mix a new run with an older one's files.
+
+    Args:
+        args: the run's settings.
+        earlier_files: what was in its output folder before.
+
+    Raises:
+        ValueError: there are some, and the run may not overwrite.
+    """
+    if earlier_files and not args.overwrite_output_dir:
+        raise ValueError(
+            f"output_dir={args.output_dir!r} is not empty ({', '.join(earlier_files[:3])}); resume with "
+            "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder. In a command: "
+            "--resume_from_checkpoint last, pass --overwrite_output_dir"
+        )
 
 
 def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:

@@ -1,6 +1,6 @@
 """Evaluation and prediction: the student against its teacher and the labels, in float32 on held-out data.
 
-What is measured is `discrepancy.py`'s; this file feeds it from Trainer's loop. Training is `trainer.py`'s business.
+Metrics are computed elsewhere; this feeds them from Trainer's loop, and knows nothing of training.
 """
 
 import copy
@@ -16,7 +16,11 @@ from ..data.masking import MaskedLMCollator
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.objective import Distillation
 from ..pruning.pruner import Pruner
-from .rows import RankedTrainer, first_rows
+from .rows import RankedTrainer, first_rows, num_own_rows
+
+_PREFIX = "eval_"
+TIMINGS = ("runtime", "per_second", "preparation_time")
+"""Ends of the names of logged values that tell how long something took."""
 
 
 class MeasuringTrainer(RankedTrainer):
@@ -28,6 +32,38 @@ class MeasuringTrainer(RankedTrainer):
     model_wrapped: nn.Module
     data_collator: Any
     evaluation_collator: MaskedLMCollator | None = None
+    teacher_evaluation: Mapping[str, float] = {}
+    """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
+
+    @property
+    def evaluations(self) -> dict[int, dict[str, float]]:
+        """What the run's evaluations on held-out data have measured, by step, without times and prefix."""
+        return {
+            entry["step"]: {
+                name.removeprefix(_PREFIX): value
+                for name, value in entry.items()
+                if name.startswith(_PREFIX) and not name.endswith(TIMINGS)
+            }
+            for entry in self.state.log_history
+            if any(name.startswith(_PREFIX) for name in entry)
+        }
+
+    @property
+    def held_out_metrics(self) -> dict[str, float]:
+        """What the last evaluation has measured."""
+        return next(reversed(self.evaluations.values()), {})
+
+    def evaluate_teacher(self) -> Mapping[str, float]:
+        """Evaluate the teacher on the held-out blocks, in float32; collective. Exports tell of it from then on.
+
+        Returns:
+            `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0.
+        """
+        teacher, meter = self.distillation.teacher, DiscrepancyMeter(self.distillation.task)
+        for inputs in self.get_eval_dataloader():
+            meter.update(teacher.exact, teacher, self._prepare_inputs(inputs))
+        self.teacher_evaluation = meter.results(self._sum_over_ranks)
+        return self.teacher_evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Trainer's, with masks that are the same in every evaluation.
@@ -117,17 +153,12 @@ class MeasuringTrainer(RankedTrainer):
             self.data_collator = collator
 
     def _measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        rows = first_rows(inputs, self._num_own_rows(len(inputs["input_ids"])))
+        num_rows, state = len(inputs["input_ids"]), self.accelerator.gradient_state
+        remainder = max(0, state.remainder) if state.end_of_dataloader else 0
+        rows = first_rows(inputs, num_own_rows(remainder, batch_size=num_rows, **self.place))
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.args.device)
         return self.meter.update(self.model, self.distillation.teacher, rows)
-
-    def _num_own_rows(self, num_rows: int) -> int:
-        """Rows of a batch that repeat none: the last one is filled up with the first rows, so that ranks are even."""
-        state = self.accelerator.gradient_state
-        if not state.end_of_dataloader or state.remainder <= 0:
-            return num_rows
-        return max(0, min(num_rows, state.remainder - self.args.process_index * num_rows))
 
     def _logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Any) -> Any:
         label_names = self.distillation.task.label_names

@@ -2,8 +2,7 @@
 
 A checkpoint becomes a folder of the repository in one commit, with a manifest of its own. It needs the optimizer's
 state, which torch writes as pickles: they are fetched only when a run is resumed from them, opened only after their
-digests are checked, and then with `weights_only=True`. `training_args.bin`, which nothing opens, stays behind. What a
-manifest is and how folders are published is `checkpoint.py`'s.
+digests are checked, and then with `weights_only=True`. `training_args.bin`, which nothing opens, stays behind.
 """
 
 import json
@@ -29,11 +28,7 @@ LAST_CHECKPOINT = "last-checkpoint"
 
 
 _SCHEME = "hf://"
-
-
 _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
-
-
 _STATE_NAME = "trainer_state.json"
 
 

@@ -1,7 +1,6 @@
 """A user's own optimizer: made to hold the student's parameters, or refused because pruning would break it.
 
-How an optimizer follows a compaction is `compaction.py`'s business; which of Trainer's own optimizers can is a matter
-of settings (`training_args.py`).
+How it follows a compaction is not told here; which of Trainer's own optimizers can is a matter of settings.
 """
 
 import copy

@@ -1,13 +1,14 @@
-"""From a trainer to the Hub and back: pushes that training does not wait for, and runs resumed from a repository.
+"""From a trainer to a folder, to the Hub and back: exports, pushes that training does not wait for, runs resumed.
 
-What is pushed is a standard export, once the plan is reached, and with `hub_strategy="checkpoint"` the checkpoint too;
-how it travels is `hub.py`'s and `hub_checkpoints.py`'s business, how an export is made `exporting.py`'s.
+What is pushed is a standard export, once the plan is reached, and with `hub_strategy="checkpoint"` the checkpoint too.
+How an export is written, and how files travel, is not told here.
 """
 
+import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -16,27 +17,105 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import HfApi
-from transformers import TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ..export.dense_student import check_finished
+from ..export.card import MethodCard
+from ..export.dense_student import check_finished, compacted_copy
+from ..export.export_folder import export_student
+from ..export.facts import CARD_SECTION
 from ..export.hub import ensure_repo, push_export
-from .exporting import ExportingTrainer
+from .evaluation_loop import MeasuringTrainer
 from .hub_checkpoints import LAST_CHECKPOINT, fetch_checkpoint, is_hub_address, push_checkpoint
 from .ranks import on_every_rank
+from .resumable import Requested
 
 logger = logging.getLogger(__name__)
 
-
 _PUSHING_NAME = ".pushing"
-
-
 _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
-class PushingTrainer(ExportingTrainer):
-    """`ExportingTrainer` under Trainer's own `hub_*` settings; the token is in no file that it writes."""
+class PublishingTrainer(MeasuringTrainer):
+    """`MeasuringTrainer` whose student can be exported, and pushed under Trainer's own `hub_*` settings.
+
+    The token is in no file that it writes. Subclasses count their bad steps.
+    """
+
+    method: str
+    """Name by which configs choose it; checkpoints and exports tell it."""
+    card: MethodCard
+    """What the model card says of the method."""
+    method_settings: dict[str, Any] = {}
+    """Settings of the method's own, beside those in `args`."""
+    num_bad_steps: int
+    num_skipped_tokens: int
+
+    def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
+        """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
+
+        To be called on all ranks; the main process writes.
+
+        Args:
+            folder: where to; an earlier export there is replaced.
+            format: `"standard"` (stock BERT) or `"compact"`.
+            allow_partial: also export a student that has not reached its plan, at the nearest possible widths.
+
+        Returns:
+            `Path`: the folder.
+
+        Raises:
+            ValueError: the plan has not been reached, or the folder holds something else.
+        """
+        check_finished(self.pruner, allow_partial=allow_partial)  # on all ranks, or some would wait for ever
+        if self.is_world_process_zero():
+            self._write_export(Path(folder), format, allow_partial=allow_partial)
+        self.accelerator.wait_for_everyone()
+        return Path(folder)
+
+    def _write_export(
+        self,
+        folder: Path,
+        format: str = "standard",
+        *,
+        allow_partial: bool = False,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        facts = self.run_facts()
+        facts["training"] |= training or {}
+        export_student(
+            compacted_copy(self.pruner, format=format, allow_partial=allow_partial),
+            folder,
+            format,
+            tokenizer=self.processing_class if isinstance(self.processing_class, PreTrainedTokenizerBase) else None,
+            teacher=self.distillation.teacher.exact,
+            facts=facts,
+            overwrite=True,
+        )
+
+    def run_facts(self) -> dict[str, dict[str, Any]]:
+        """What an export tells about this run: all settings, how long it was, and the last evaluation.
+
+        Returns:
+            `dict`: `settings`, `training`, `evaluation`, `teacher_evaluation`, and what the card says of the method.
+        """
+        return {
+            "settings": self.args.to_sanitized_dict() | dict(self.method_settings),
+            "training": {
+                "method": self.method,
+                "num_steps": self.state.global_step,
+                "num_epochs": self.state.epoch,
+                "num_bad_steps": self.num_bad_steps,
+                "num_skipped_tokens": self.num_skipped_tokens,
+                **self.pruner.status(),
+            },
+            "evaluation": self.held_out_metrics,
+            "teacher_evaluation": dict(self.teacher_evaluation),
+            CARD_SECTION: dataclasses.asdict(self.card),
+        }
+
+    # The Hub
 
     hub_model_id: str
     push_in_progress: PushInProgress | None = None
@@ -144,7 +223,7 @@ class PushingTrainer(ExportingTrainer):
 
     # Resuming
 
-    def _resolve_checkpoint(self, requested: str | bool | None) -> str | None:
+    def _resolve_checkpoint(self, requested: Requested) -> str | None:
         if is_hub_address(requested):
             requested = self._fetched(str(requested))
         return super()._resolve_checkpoint(requested)

@@ -1,7 +1,7 @@
 """A `Trainer` whose ranks agree: on the rows of a step, on the output folder, on the checkpoint, and on giving up.
 
 A check that fails on one rank only would leave the others waiting in a collective call, so every check here fails on
-all of them. The arithmetic of rows is `sharing.py`'s; DDP and what it reduces are `trainer.py`'s.
+all of them. The arithmetic of rows is not here, nor are DDP and what it reduces.
 """
 
 import gc
@@ -18,11 +18,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
-from ..files.checkpoints import STAGING_NAME, file_digest, sorted_checkpoints
+from ..files.checkpoints import STAGING_NAME, VerifiedCheckpoint, sorted_checkpoints
 from ..pruning.saved_state import STATE_TENSORS_FILE, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
-
 
 T = TypeVar("T")
 
@@ -177,20 +176,19 @@ def newest_common(folder: str, output_dir: str) -> str:
     )
 
 
-def check_same_checkpoint(folder: str) -> None:
-    """Make sure that all ranks see the same checkpoint.
+def check_same_checkpoint(checkpoint: VerifiedCheckpoint) -> None:
+    """Make sure that all ranks see the same checkpoint. Collective.
 
     Args:
-        folder: on this rank.
+        checkpoint: on this rank.
 
     Raises:
         ValueError: weights or scores differ between ranks.
     """
-    names = (WEIGHTS_FILE, STATE_TENSORS_FILE)
-    digests = gather_object([[file_digest(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]])
+    digests = gather_object([[checkpoint.digests.get(name) for name in (WEIGHTS_FILE, STATE_TENSORS_FILE)]])
     others = [rank for rank, own in enumerate(digests) if own != digests[0]]
     if others:
         raise ValueError(
-            f"resume_from_checkpoint={folder!r} of rank {others[0]} is not the checkpoint that rank 0 has; copy "
-            "rank 0's to every node"
+            f"resume_from_checkpoint={str(checkpoint.folder)!r} of rank {others[0]} is not the checkpoint that "
+            "rank 0 has; copy rank 0's to every node"
         )

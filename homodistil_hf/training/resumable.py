@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.data_loader import DataLoaderAdapter
@@ -23,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..files.checkpoints import (
     STAGING_NAME,
+    VerifiedCheckpoint,
     check_manifest,
     last_checkpoint,
     rotate,
@@ -33,6 +34,9 @@ from ..files.folders import check_archives, naming_the_file, publish
 from .sigterm import StopRequest, start_worker
 
 logger = logging.getLogger(__name__)
+
+Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
+"""What `train` may be asked to go on with."""
 
 
 _LOG_STATE = ("_total_loss_scalar", "_globalstep_last_logged")
@@ -68,13 +72,14 @@ class ResumableTrainer(Trainer):
             `dict`: what `log_state` gave when it was saved.
         """
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on where a checkpoint stopped.
 
         At SIGTERM the step is finished, a checkpoint saved, and the process ends with status 143.
 
         Args:
-            resume_from_checkpoint: a folder; True or `"last"` for the newest one in `output_dir`; None to start anew.
+            resume_from_checkpoint: a folder; True or `"last"` for the newest one in `output_dir`; a
+                [`VerifiedCheckpoint`]; None to start anew.
             args: as in `Trainer.train`.
             kwargs: as in `Trainer.train`.
 
@@ -87,6 +92,8 @@ class ResumableTrainer(Trainer):
         folder = self._resolve_checkpoint(resume_from_checkpoint)
         if folder is None:
             self.resumed_logs = None
+        else:  # before Trainer opens any of its files
+            self._verified(folder, resume_from_checkpoint)
         self.is_stopping, self._last_saved_step = False, -1
         with StopRequest() as self.stop_request:
             result = super().train(folder, *args, **kwargs)
@@ -274,9 +281,11 @@ class ResumableTrainer(Trainer):
 
     # Loading
 
-    def _resolve_checkpoint(self, requested: str | bool | None) -> str | None:
+    def _resolve_checkpoint(self, requested: Requested) -> str | None:
         if requested is None or requested is False:
             return None
+        if isinstance(requested, VerifiedCheckpoint):
+            return str(requested.folder)
         if requested is not True and requested != "last":
             return str(requested)
         folders = sorted_checkpoints(self.args.output_dir)
@@ -287,8 +296,12 @@ class ResumableTrainer(Trainer):
             )
         return str(folders[0])
 
+    def _verified(self, folder: str, requested: Requested) -> VerifiedCheckpoint:
+        if isinstance(requested, VerifiedCheckpoint) and requested.folder == Path(folder):
+            return requested
+        return check_manifest(folder)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        check_manifest(resume_from_checkpoint)
         for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
             if not os.path.isfile(os.path.join(resume_from_checkpoint, name)):
                 raise ValueError(

@@ -2,7 +2,7 @@
 
 accelerate deals micro-batches out to the ranks in turn. What it can't do is end a pass without repeating rows, and it
 would share a stream of many files by file, so that another number of ranks meant another order. This file mends both;
-what is done with the rows is `trainer.py`'s and `measuring.py`'s.
+what is done with the rows is told elsewhere.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.trainer_utils import has_length
 
-from ..files.checkpoints import check_manifest
+from ..files.checkpoints import VerifiedCheckpoint
 from .ranks import check_same_checkpoint, logger, newest_common, on_every_rank
-from .resumable import ResumableTrainer
+from .resumable import Requested, ResumableTrainer
 
 
 class RankedTrainer(ResumableTrainer):
@@ -30,6 +30,11 @@ class RankedTrainer(ResumableTrainer):
     def rows_per_step(self) -> int:
         """The global batch: rows an optimizer step, over all micro-batches and ranks."""
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Of this process among all: `rank` and `num_ranks`."""
+        return {"rank": self.args.process_index, "num_ranks": self.args.world_size}
 
     def without_repeats(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Take the rows out that accelerate adds to the last micro-batch of a pass, so that ranks are even.
@@ -46,12 +51,7 @@ class RankedTrainer(ResumableTrainer):
         at_end = bool(batches) and self.accelerator.gradient_state.end_of_dataloader
         if not at_end or self.args.dataloader_drop_last or isinstance(self.train_dataset, IterableDataset):
             return batches
-        num_rows = num_own_rows(
-            len(self.train_dataset),
-            batch_size=self.args.train_batch_size,
-            rank=self.args.process_index,
-            num_ranks=self.args.world_size,
-        )
+        num_rows = num_own_rows(len(self.train_dataset), batch_size=self.args.train_batch_size, **self.place)
         self.repeats_only = num_rows == 0
         return [*batches[:-1], first_rows(batches[-1], max(1, num_rows))]
 
@@ -122,14 +122,14 @@ class RankedTrainer(ResumableTrainer):
                 earlier,
             )
 
-    def _resolve_checkpoint(self, requested: str | bool | None) -> str | None:
+    def _resolve_checkpoint(self, requested: Requested) -> str | None:
         folder = on_every_rank(lambda: super(RankedTrainer, self)._resolve_checkpoint(requested))
-        if folder is None or self.args.world_size == 1:
-            return folder
-        folder = newest_common(folder, self.args.output_dir)
-        on_every_rank(lambda: check_manifest(folder))
-        check_same_checkpoint(folder)
-        return folder
+        return None if folder is None else newest_common(folder, self.args.output_dir)
+
+    def _verified(self, folder: str, requested: Requested) -> VerifiedCheckpoint:
+        checkpoint = on_every_rank(lambda: super(RankedTrainer, self)._verified(folder, requested))
+        check_same_checkpoint(checkpoint)
+        return checkpoint
 
 
 class WholeSteps(IterableDataset):

@@ -3,13 +3,13 @@
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.masking import MaskedLMCollator
 from ..distillation.projections import Projections
@@ -21,11 +21,12 @@ from ..models.half_attention import HALF_CPU_ATTENTION
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, teacher_plan
+from ..plans.snapshots import Snapshot
 from ..pruning.guard import DiscrepancyGuard
 from ..pruning.pruner import PruningSettings
 from ..training_args import HomoDistilTrainingArguments
 from .ranks import check_whole_model
-from .student_plan import resolve_student
+from .student_plan import Goal, resolve_goal
 
 
 def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> MaskedLMCollator:
@@ -95,11 +96,13 @@ class Preparation:
         student: starts equal to the model it was made from; carries its projections.
         teacher: frozen.
         plan: the widths to reach.
+        snapshots: the students on the way.
     """
 
     student: HomoBertPreTrainedModel
     teacher: FrozenTeacher
     plan: WidthPlan
+    snapshots: Sequence[Snapshot]
 
 
 def prepare(
@@ -107,6 +110,7 @@ def prepare(
     args: HomoDistilTrainingArguments,
     *,
     teacher: str | PreTrainedModel | None = None,
+    resolve: Callable[[HomoDistilTrainingArguments, PreTrainedConfig], Goal] = resolve_goal,
     matched_layers: Sequence[int] | None = None,
 ) -> Preparation:
     """Make the student, the teacher and the plan of a run.
@@ -115,6 +119,7 @@ def prepare(
         model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings.
         teacher: who it learns from; default: a frozen copy of `model`.
+        resolve: where the run goes, by its settings and the configuration of `model`.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
 
     Returns:
@@ -132,7 +137,7 @@ def prepare(
     for name, given in (("model", model), ("teacher", teacher)):
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
-    student, plan = _student_and_plan(model, args)
+    student, goal = _student_and_goal(model, args, resolve)
     guide = to_student(_loaded(teacher, default=student, token=args.hub_token))
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
@@ -141,21 +146,22 @@ def prepare(
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
-    return Preparation(
-        student, FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device)), plan
-    )
+    frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device))
+    return Preparation(student, frozen, goal.plan, goal.snapshots)
 
 
-def _student_and_plan(
-    model: str | PreTrainedModel, args: HomoDistilTrainingArguments
-) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
+def _student_and_goal(
+    model: str | PreTrainedModel,
+    args: HomoDistilTrainingArguments,
+    resolve: Callable[[HomoDistilTrainingArguments, PreTrainedConfig], Goal],
+) -> tuple[HomoBertPreTrainedModel, Goal]:
     if isinstance(model, str):
         config = load_teacher_config(model, token=args.hub_token)
-        plan = resolve_student(args, config)
-        return to_student(load_teacher(model, config=config, token=args.hub_token)), plan
+        goal = resolve(args, config)
+        return to_student(load_teacher(model, config=config, token=args.hub_token)), goal
     student = to_student(model).float()
     _freeze_alike(student, model)
-    return student, resolve_student(args, model.config)
+    return student, resolve(args, model.config)
 
 
 def _freeze_alike(student: HomoBertPreTrainedModel, model: PreTrainedModel) -> None:

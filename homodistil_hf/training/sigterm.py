@@ -14,7 +14,6 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-
 EXIT_STATUS = 128 + signal.SIGTERM
 """What a process ends with after SIGTERM, by the convention of shells: 143."""
 

@@ -1,7 +1,7 @@
 """A family from one run: the students on the way, each evaluated and exported when the masks leave exactly its widths.
 
-Which students these are is decided in `snapshot_plans.py`, when the masks are there in `schedule.py` and `pruning.py`.
-A snapshot is a standard export like any other; the table of all of them is a file of its own.
+Which students these are, and when the masks are there, is decided elsewhere. A snapshot is a standard export like any
+other; the table of all of them is a file of its own.
 """
 
 import logging
@@ -17,19 +17,16 @@ from ..files.strict_json import write_json
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import nearest_paddable
 from ..plans.snapshots import Snapshot
-from .exporting import ExportingTrainer
+from .publishing import PublishingTrainer
 
 logger = logging.getLogger(__name__)
 
-
 SNAPSHOTS_FOLDER = "snapshots"
-
-
 SNAPSHOTS_FILE = "snapshots.json"
 
 
-class SnapshotTrainer(ExportingTrainer):
-    """`ExportingTrainer` that exports students on the way; subclasses say which and call `look_back` after each step.
+class SnapshotTrainer(PublishingTrainer):
+    """`PublishingTrainer` that exports students on the way; subclasses say which and call `look_back` after each step.
 
     The table holds what the run as it stands has passed: a run that is resumed from an older checkpoint comes by the
     later ones again, and makes the same once more.

@@ -1,6 +1,6 @@
 """What a run keeps account of: every term of the loss between two logs, steps that are skipped, tokens lost with them.
 
-Exact across resumes. What the terms are is `distillation.py`'s business, when a step is bad `trainer.py`'s.
+Exact across resumes. What the terms are, and when a step is bad, is the trainer's business.
 """
 
 import logging
@@ -15,7 +15,6 @@ from ..files.checkpoints import last_checkpoint
 from .resumable import ResumableTrainer
 
 logger = logging.getLogger(__name__)
-
 
 _COUNTERS = ("logged_step", "num_summed_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
 

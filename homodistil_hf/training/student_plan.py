@@ -5,6 +5,7 @@ checkpoint, and a run that goes on takes it from there: nothing measured may ste
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -12,46 +13,76 @@ from transformers import PreTrainedConfig
 
 from ..files.checkpoints import sorted_checkpoints
 from ..models.widths import WidthPlan, teacher_plan
-from ..plans.latency.budget import is_latency_budget
+from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
+from ..plans.snapshots import Snapshot, resolve_snapshots
 from ..pruning.saved_state import STATE_FILE, read_state_file
 from ..training_args import HomoDistilTrainingArguments
 from .ranks import on_every_rank
 
 logger = logging.getLogger(__name__)
 
-
 STUDENT_KEY = "student"
 """Where a checkpoint's state says what the user called the student."""
 
 
-def resolve_student(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
+@dataclass(frozen=True)
+class Goal:
+    """Where a run goes.
+
+    Args:
+        plan: the widths to reach.
+        snapshots: the students on the way, widest first.
+    """
+
+    plan: WidthPlan
+    snapshots: tuple[Snapshot, ...] = ()
+
+
+def resolve_goal(args: HomoDistilTrainingArguments, config: PreTrainedConfig, *, has_all_layers: bool = True) -> Goal:
+    """Turn the settings `student` and `snapshots` into widths; arguments and errors as [`resolve_student`].
+
+    Returns:
+        [`Goal`].
+    """
+    plan = resolve_student(args, config, has_all_layers=has_all_layers)
+    return Goal(plan, resolve_snapshots(args.snapshots, config, plan, multiple=args.width_multiple))
+
+
+def resolve_student(
+    args: HomoDistilTrainingArguments, config: PreTrainedConfig, *, has_all_layers: bool = True
+) -> WidthPlan:
     """Turn the setting `student` into widths, the same on all ranks. Collective for a latency budget.
 
     Args:
         args: the run's settings.
         config: of the model that the student starts as.
+        has_all_layers: whether the student has as many layers as the plan; else milliseconds would be of other widths.
 
     Returns:
         [`WidthPlan`].
 
     Raises:
-        ValueError: see [`resolve_plan`].
+        ValueError: see [`resolve_plan`]; also a latency budget without `has_all_layers`.
     """
-    student = args.student
-    if student is None:
+    if args.student is None:
         raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
-    if not is_latency_budget(student):
-        return resolve_plan(student, config, multiple=args.width_multiple)
 
-    def measured() -> WidthPlan | None:
+    def of_the_first_rank(budget: LatencyBudget) -> WidthPlan | None:
         if args.process_index != 0:
             return None
-        return recorded_plan(args, config) or resolve_plan(student, config, multiple=args.width_multiple)
+        return recorded_plan(args, config) or plan_within(budget, config, multiple=args.width_multiple).plan
 
-    plan = on_every_rank(measured)
-    (values,) = broadcast_object_list([plan and plan.to_dict()])
-    return WidthPlan.from_dict(values, config.num_hidden_layers)
+    def measure(budget: LatencyBudget) -> WidthPlan:
+        if not has_all_layers:
+            raise ValueError(
+                f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer "
+                "and wider ones; ask for a share of the encoder MACs, such as macs=0.5"
+            )
+        plans = [on_every_rank(lambda: of_the_first_rank(budget))]
+        return broadcast_object_list(plans)[0]
+
+    return resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure)
 
 
 def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan | None:

@@ -1,5 +1,6 @@
 """The card states facts and nothing else."""
 
+import dataclasses
 import re
 
 import pytest
@@ -11,7 +12,6 @@ from transformers import BertForMaskedLM
 from homodistil_hf.export.card import card_template, render_card
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.export.origins import ORIGINS
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.families.bert import BERT
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
@@ -39,6 +39,8 @@ def facts_of(
 ):
     teacher = random_teacher(BertForMaskedLM, name_or_path=teacher_name)
     given = {**RUN, **run}
+    if (method := METHODS.get(str(given["training"].get("method")))) is not None:
+        given["card"] = dataclasses.asdict(method.card)
     folder = export_student(random_student(head, plan), tmp_path / "student", format, teacher=teacher, facts=given)
     return read_facts(folder), (folder / "README.md").read_text(encoding="utf-8")
 
@@ -241,9 +243,8 @@ def header_of(card):
 
 
 def test_every_method_has_its_words():
-    assert ORIGINS.keys() == METHODS.keys()
-    assert len({origin.student for origin in ORIGINS.values()}) == len(METHODS)
-    assert len({origin.how for origin in ORIGINS.values()}) == len(METHODS)
+    assert len({method.card.student for method in METHODS.values()}) == len(METHODS)
+    assert len({method.card.how for method in METHODS.values()}) == len(METHODS)
 
 
 def test_a_card_of_homodistil_says_so(tmp_path):
@@ -279,8 +280,8 @@ def test_a_card_of_another_method_does_not_say_homodistil(tmp_path, method, titl
     _, card = facts_of(tmp_path, training={"method": method})
     assert f"\n# {title}\n" in card
     assert made in card
-    assert f"## How it was made\n\n{ORIGINS[method].how}\n\n- method: {method}\n" in card
-    assert f"## Citation\n\n{ORIGINS[method].paper}:\n\n```bibtex\n@inproceedings{{liang2023homodistil," in card
+    assert f"## How it was made\n\n{METHODS[method].card.how}\n\n- method: {method}\n" in card
+    assert f"## Citation\n\n{METHODS[method].card.paper}:\n\n```bibtex\n@inproceedings{{liang2023homodistil," in card
     assert [words for words in OF_HOMODISTIL if words in card] == []
     assert header_of(card)["tags"] == ["homodistil", "bert", *tags]
     assert header_of(card)["model-index"][0]["name"] == title
@@ -303,6 +304,12 @@ def test_a_card_says_of_an_unknown_method_only_what_is_known(tmp_path, training,
     assert "HomoDistil, which `homodistil_hf` is named after, is the method of:\n" in card
     assert [words for words in OF_HOMODISTIL if words in card] == []
     assert header_of(card)["tags"] == ["homodistil", "bert"]
+
+
+def test_words_that_are_not_all_there_are_refused(tmp_path):
+    message = r"facts\['card'\]=.* expected what a method's card says: "
+    with pytest.raises(ValueError, match=message):
+        facts_of(tmp_path, training=BY_HAND, card={"student": "Student"})
 
 
 # Templates and code

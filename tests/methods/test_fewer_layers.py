@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import make_blocks, make_teacher
 
+from homodistil_hf.methods.fewer_layers import ShallowTrainer
 from homodistil_hf.methods.one_shot import ShallowOneShotTrainer
-from homodistil_hf.methods.shallow import ShallowTrainer
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.resizing import keep_layers

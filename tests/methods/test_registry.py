@@ -16,7 +16,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.distill import distill
-from homodistil_hf.methods.registry import METHODS, check_method_settings, default_settings, impossible_reason
+from homodistil_hf.methods.registry import METHODS, method_named
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
@@ -58,7 +58,7 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
         torch.testing.assert_close(stock(inputs).logits, trainer.model.eval()(inputs).logits, rtol=0, atol=1e-5)
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     assert facts["training"]["method"] == method
-    assert default_settings(method).keys() <= facts["settings"].keys()
+    assert METHODS[method].default_settings().keys() <= facts["settings"].keys()
     assert facts["student"]["encoder_macs"] == encoder_macs(trainer.plan)
 
 
@@ -103,7 +103,7 @@ def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
 
 @pytest.mark.parametrize("method", ["tinybert", "minilm", "minilm_v2"])
 def test_weights_of_nothing_are_refused(make_trainer, method):
-    weights = {name: 0.0 for name in default_settings(method) if name.endswith("_weight")}
+    weights = {name: 0.0 for name in METHODS[method].default_settings() if name.endswith("_weight")}
     with pytest.raises(ValueError, match=r"mlm_weight.* are all 0, so nothing would be learnt; leave one of them at"):
         make_trainer(trainer_class=partial(METHODS[method], **weights), student=SAME_HEADS)
 
@@ -212,14 +212,14 @@ def test_snapshots_are_homodistils_alone(trainer_of, method):
     [(HALF, set()), (QUARTER, {"distilbert"}), (EIGHTH, {"distilbert", "minilm", "tinybert"})],
 )
 def test_cells_that_can_not_exist_are_named(plan, missing):
-    assert {name for name in METHODS if impossible_reason(name, plan, TEACHER) is not None} == missing
+    assert {name for name, made in METHODS.items() if made.impossible_reason(plan, TEACHER) is not None} == missing
 
 
 def test_reasons_say_what_to_do():
-    reason = impossible_reason("distilbert", QUARTER, TEACHER)
+    reason = METHODS["distilbert"].impossible_reason(QUARTER, TEACHER)
     assert reason.startswith("no number of the teacher's 6 layers has the encoder MACs of the plan {")
     assert reason.endswith("within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5")
-    reason = impossible_reason("tinybert", EIGHTH, TEACHER)
+    reason = METHODS["tinybert"].impossible_reason(EIGHTH, TEACHER)
     assert reason.startswith("the student's heads [8, 8, 8, 8, 8, 8] are not as many as the teacher's [12, ")
 
 
@@ -233,13 +233,13 @@ def test_a_cell_that_can_not_exist_is_refused(make_trainer, method, message):
 
 def test_unknown_methods_and_settings_name_the_nearest():
     with pytest.raises(ValueError, match="method='minilm2' is unknown; nearest valid: 'minilm', of homodis"):
-        impossible_reason("minilm2", HALF, TEACHER)
+        method_named("minilm2")
     message = "method_settings of 'distilbert' have the unknown key 'temperatur' .2.; nearest valid: 'temperature'"
     with pytest.raises(ValueError, match=message):
-        check_method_settings("distilbert", {"temperatur": 2})
+        METHODS["distilbert"].check_method_settings({"temperatur": 2})
     with pytest.raises(ValueError, match="'homodistil' have the unknown key 'kl' .1.; it has none of its own"):
-        check_method_settings("homodistil", {"kl": 1})
-    assert sorted(default_settings("minilm_v2")) == [
+        METHODS["homodistil"].check_method_settings({"kl": 1})
+    assert sorted(METHODS["minilm_v2"].default_settings()) == [
         *("mlm_trains", "mlm_weight", "num_relation_heads", "relation_weight", "teacher_layer"),
     ]
 

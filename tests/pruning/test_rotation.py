@@ -226,7 +226,7 @@ def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_pa
         )
         weight = trainer.model.base_model.encoder.layer[0].attention.self.query.weight
         first = weight.detach().clone()
-        trainer.prepare_heads(None)
+        trainer.prepare_heads(is_new=True)
         assert torch.equal(weight, first) != on
         collator.rows.clear()
         trainer.train()
@@ -263,7 +263,7 @@ def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, tmp_pat
         trainer = make_trainer(student=NARROW, rotate_heads=True, output_dir=str(tmp_path / str(number)))
         found = []
         for request in requests:
-            trainer.prepare_heads(request)
+            trainer.prepare_heads(is_new=request is None)
             found.append(trainer.model.base_model.encoder.layer[0].attention.self.query.weight.detach().clone())
         assert torch.equal(*found)
         assert torch.equal(found[0], query) == (requests[0] == "last")

@@ -185,6 +185,7 @@ def test_rows_that_even_out_ranks_are_left_out(make_trainer, monkeypatch, end, r
     monkeypatch.setattr(state, "end_of_dataloader", property(lambda _: end))
     monkeypatch.setattr(state, "remainder", property(lambda _: remainder))
     monkeypatch.setattr(type(trainer.args), "process_index", property(lambda _: rank))
+    monkeypatch.setattr(type(trainer.args), "world_size", property(lambda _: 2))
     trainer.meter = type("Meter", (), {"update": lambda self, student, teacher, rows: rows})()
     batch = trainer.data_collator(list(make_blocks(4)))
     own = trainer._measure(batch)

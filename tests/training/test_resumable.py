@@ -13,7 +13,7 @@ from tiny_models import make_blocks, make_teacher
 from transformers import AutoModelForMaskedLM, TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
+from homodistil_hf.files.checkpoints import check_manifest, last_checkpoint, manifest_problem
 from homodistil_hf.training import resumable as resumable_module
 from homodistil_hf.training.evaluation_loop import MeasuringTrainer
 
@@ -218,6 +218,16 @@ def test_the_manifest_is_written_last_and_checked_first(make_trainer, tmp_path, 
     events.clear()
     make_trainer(max_steps=2, output_dir=str(tmp_path / "resumed")).train(checkpoint(tmp_path, 1))
     assert events == [("check_manifest", None)] + [("load", True)] * 3
+
+
+def test_what_was_verified_is_not_verified_again(make_trainer, tmp_path, monkeypatch):
+    whole = make_trainer(max_steps=2, callbacks=[SaveAt(1)])
+    whole.train()
+    verified = check_manifest(checkpoint(tmp_path, 1))
+    monkeypatch.setattr(resumable_module, "check_manifest", lambda folder: pytest.fail(f"{folder} is read again"))
+    resumed = make_trainer(max_steps=2, output_dir=str(tmp_path / "resumed"))
+    resumed.train(verified)
+    assert_same_run(resumed, whole)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "pruning_state.safetensors"])

@@ -143,7 +143,7 @@ def test_killed_in_the_middle_of_a_snapshot(make_trainer, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     checkpoint = None
-    places = ("training.exporting.export_student", "export.export_folder.publish", "training.snapshots.write_json")
+    places = ("training.publishing.export_student", "export.export_folder.publish", "training.snapshots.write_json")
     for place in places:
         killed = make_trainer(callbacks=[SaveAt(3)], **SETTINGS)
         with monkeypatch.context() as patched:

@@ -10,6 +10,7 @@ from tiny_models import make_teacher, tiny_config
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans import resolve as plans
+from homodistil_hf.plans.latency.budget import LatencyBudget, LatencyPlan
 from homodistil_hf.pruning.saved_state import read_state_file
 from homodistil_hf.training import student_plan as resolution
 from homodistil_hf.training.student_plan import recorded_plan, resolve_student
@@ -19,18 +20,16 @@ BUDGET = "latency_ms=5,length=16"
 
 
 class Machine:
-    """What `resolve_plan` measures on: every answer is another one, as on a real machine."""
+    """What budgets are measured on: every answer is another one, as on a real machine."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.answers = [FAST, SLOW, FAST]
         self.num_asked = 0
-        monkeypatch.setattr(resolution, "resolve_plan", self.resolve)
+        monkeypatch.setattr(resolution, "plan_within", self.resolve)
 
-    def resolve(self, student: str, config: Any, *, multiple: int = 8) -> WidthPlan:
-        if not student.startswith("latency_ms"):
-            return plans.resolve_plan(student, config, multiple=multiple)
+    def resolve(self, budget: LatencyBudget, config: Any, *, multiple: int = 8) -> LatencyPlan:
         self.num_asked += 1
-        return self.answers[self.num_asked - 1]
+        return LatencyPlan(self.answers[self.num_asked - 1], budget.limit_ms, 2 * budget.limit_ms)
 
 
 @pytest.fixture
@@ -96,10 +95,10 @@ def test_other_students_ask_no_machine(machine, tmp_path):
 
 
 def test_an_impossible_budget_stops_the_run_before_weights_are_loaded(monkeypatch, make_trainer):
-    def refuse(*_: Any, **__: Any) -> WidthPlan:
+    def refuse(*_: Any, **__: Any) -> LatencyPlan:
         raise ValueError("student='latency_ms=5' is out of this teacher's reach on this machine; nearest valid: from")
 
-    monkeypatch.setattr(resolution, "resolve_plan", refuse)
+    monkeypatch.setattr(resolution, "plan_within", refuse)
     with pytest.raises(ValueError, match="student='latency_ms=5' is out of this teacher's reach"):
         make_trainer(student=BUDGET, model=make_teacher())
 

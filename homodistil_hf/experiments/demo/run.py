@@ -26,7 +26,6 @@ from ...plans.latency.backends import measure_latencies
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training_args import HomoDistilTrainingArguments
-from ..distill import teacher_metrics
 from ..plots import can_plot, plot_discrepancy
 from .teacher import Lesson, TeacherSettings, prepare_lesson
 
@@ -208,13 +207,12 @@ def train_student(name: str, lesson: Lesson, settings: DemoSettings) -> Outcome:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_ShortProgress)
         trainer.train()
-        metrics = trainer.evaluate()
+        trainer.evaluate()
         trainer.export(Path(settings.output_dir) / name)
-    history = {entry["step"]: entry["eval_kl"] for entry in trainer.state.log_history if "eval_kl" in entry}
     return Outcome(
-        {metric: metrics[f"eval_{metric}"] for metric in ("kl", "mlm_loss", "mlm_accuracy")},
-        sorted(history.items()),
-        teacher_metrics(trainer)["mlm_accuracy"],
+        {metric: trainer.held_out_metrics[metric] for metric in ("kl", "mlm_loss", "mlm_accuracy")},
+        sorted((step, metrics["kl"]) for step, metrics in trainer.evaluations.items()),
+        trainer.evaluate_teacher()["mlm_accuracy"],
     )
 
 

@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from ...methods.registry import check_method_settings, impossible_reason
+from ...methods.registry import METHODS
 from ...models.widths import teacher_plan
-from ...training.student_plan import resolve_student
 from ..config import RunConfig, run_of
 from ..distill import Sources, check_sources
 from .cells import TEACHER, Cell
@@ -31,7 +30,8 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     Raises:
         ValueError: a setting that no run can have.
     """
-    values = {**cell.settings, "disable_tqdm": True, "output_dir": output_dir, **others}
+    method = {"method": cell.method, "method_settings": dict(cell.method_settings)}
+    values = {**cell.settings, **method, "disable_tqdm": True, "output_dir": output_dir, **others}
     return run_of(values, f"cell {cell.name!r}")
 
 
@@ -62,10 +62,8 @@ def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
 
 
 def _impossible_reason(cell: Cell, known: dict[str, Sources]) -> str | None:
-    check_method_settings(cell.method, cell.method_settings)
     settings = run_settings(cell, "runs/checked")
-    key = json.dumps([cell.settings.get(name) for name in _DECIDES_SOURCES])
+    key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
         known[key] = check_sources(settings)
-    config = known[key].config
-    return impossible_reason(cell.method, resolve_student(settings.training, config), teacher_plan(config))
+    return METHODS[cell.method].impossible_reason(known[key].goal.plan, teacher_plan(known[key].config))

@@ -15,16 +15,15 @@ from transformers import TrainerCallback
 
 from ...export.facts import read_facts
 from ...export.student_in_folder import STUDENT_FOLDER
-from ...files.checkpoints import last_checkpoint, sorted_checkpoints
+from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
-from ...methods.registry import METHODS
 from ...models.cost import COSTS
 from ...trainer import HomoDistilTrainer
 from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from ..config import RunConfig
-from ..distill import held_out_metrics, make_trainer, teacher_metrics
+from ..distill import make_trainer
 from .cells import TEACHER, Cell
 from .checks import run_settings
 from .evaluations import EVALUATIONS
@@ -87,18 +86,18 @@ def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict
         `dict`: the cell's record.
     """
     _claim(cell, run_folder)
-    checkpoint = last_checkpoint(run_folder)
+    checkpoint = last_verified(run_folder)
     settings = run_settings(cell, str(run_folder), overwrite_output_dir=checkpoint is None)
-    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint.folder)
     settings.training.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
-    trainer = make_trainer(settings, say, METHODS[cell.method], **cell.method_settings)
+    trainer = make_trainer(settings, say)
     clock = RunClock(run_folder / _CLOCK_FILE)
     trainer.add_callback(clock)
-    trainer.train(settings.training.resume_from_checkpoint)
-    metrics = held_out_metrics(trainer.evaluate())
-    trainer.teacher_evaluation = teacher_metrics(trainer)
+    trainer.train(checkpoint)
+    trainer.evaluate()
+    trainer.evaluate_teacher()
     student = trainer.export(run_folder / STUDENT_FOLDER)
-    return record_head(cell) | {"status": DONE} | _outcome(trainer, settings, clock, metrics, read_facts(student))
+    return record_head(cell) | {"status": DONE} | _outcome(trainer, settings, clock, read_facts(student))
 
 
 class RunClock(TrainerCallback):
@@ -156,18 +155,16 @@ def _outcome(
     trainer: HomoDistilTrainer,
     settings: RunConfig,
     clock: RunClock,
-    metrics: Mapping[str, float],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     history = trainer.state.log_history
     num_steps = trainer.state.global_step
     num_tokens = num_steps * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     num_tokens *= trainer.args.world_size * settings.run.max_seq_length
-    evaluations = {entry["step"]: held_out_metrics(entry) for entry in history if "eval_kl" in entry}
     return {
         "plan": facts["student"]["plan"],
         "models": _costs(facts),
-        "evaluation": dict(metrics),
+        "evaluation": trainer.held_out_metrics,
         "teacher_evaluation": dict(trainer.teacher_evaluation),
         "num_steps": num_steps,
         "num_tokens": num_tokens,
@@ -176,7 +173,7 @@ def _outcome(
         "num_sessions": clock.num_sessions,
         "machine": machine_facts(),
         "own_settings": _own_settings(settings.training),
-        "evaluations": [_rounded({"step": step, **values}) for step, values in evaluations.items()],
+        "evaluations": [_rounded({"step": step, **values}) for step, values in trainer.evaluations.items()],
         "kept_fractions": _kept_fractions(history),
         **_snapshots(trainer),
     }
