@@ -1,7 +1,6 @@
 """Every setting of a HomoDistil run, on top of `transformers.TrainingArguments`.
 
-The dataclass only holds and checks values; `trainer.py` turns them into stages. Where data come from is the command
-line's business (`run_config.py`), what a width plan means is `plans.py`'s.
+The dataclass only holds and checks values. Where data come from is no setting of it.
 """
 
 import json

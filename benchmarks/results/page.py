@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.machine_words import machine_words
 from benchmarks.results.advice import advice_points
 from benchmarks.results.budgets import budget_lines
 from benchmarks.results.comparison import claim_lines, noises_of
@@ -22,7 +21,7 @@ from benchmarks.results.computation import computation_line
 from benchmarks.results.contents import BARS, CLAIMS, HELD_OUT, ORDERS, PAPERS_WINDOW, QUESTIONS, SECTIONS
 from benchmarks.results.family import family_lines
 from benchmarks.results.readme import ROW_NAMES, SIZES, write_readme
-from benchmarks.results.students import QUARTER, SAME_RUNS, Results
+from benchmarks.results.students import QUARTER, SAME_RUNS, Results, machine_words
 from benchmarks.results.task_model_page import task_model_lines
 from benchmarks.results.tasks import fine_tuning_lines, glue_lines
 from benchmarks.results.verdicts import CONFIDENCE, METRICS, MIN_SEEDS, REFERENCE, Noise, along_training

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.results.differences import macs_fraction
 from benchmarks.results.sweep_models import other_axes
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import field_types
@@ -143,3 +142,15 @@ _COLUMNS = (
     *("size", "layers", "num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "glue", "glue_kept"),
     *("seconds", "training_seconds", "configuration", "record"),
 )
+
+
+def macs_fraction(record: Record) -> float:
+    """Encoder MACs as a share of the teacher's, without what a standard export adds where layers differ in width."""
+    models: Mapping[str, Any] = record["models"]
+    return models.get("compact", models["student"])["encoder_macs"] / models["teacher"]["encoder_macs"]
+
+
+def machine_words(machine: Mapping[str, Any]) -> str:
+    """Processor, threads and versions of the machine behind a record, without a full stop."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    return f"{machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores; {versions}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.machine_words import machine_words
+from benchmarks.results.students import machine_words
 from benchmarks.results.verdicts import paired
 from benchmarks.results.words import words
 from homodistil_hf.evaluation.records import Spread

@@ -6,11 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.machine_words import machine_words
 from benchmarks.results.comparison import Comparison, the_first
-from benchmarks.results.differences import pooled_std
-from benchmarks.results.students import Results
-from benchmarks.results.verdicts import Noise
+from benchmarks.results.students import Results, machine_words
+from benchmarks.results.verdicts import Noise, pooled_std
 from benchmarks.results.words import words
 from homodistil_hf.evaluation.glue.data import PART_SUFFIX
 from homodistil_hf.evaluation.records import Spread

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.stats import t as student_t
 
-from benchmarks.results.differences import pooled_std
 from homodistil_hf.evaluation.records import Spread
 
 REFERENCE = "homodistil"
@@ -170,3 +169,12 @@ def _pooled(students: pd.DataFrame, arms: Iterable[str], metric: str) -> Noise:
 
 def _quantile(freedom: int) -> float:
     return float(student_t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+def pooled_std(groups: Iterable[Sequence[float]]) -> tuple[float, int] | None:
+    """Standard deviation within groups, all taken together, and its degrees of freedom; None where there are none."""
+    groups = [list(group) for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    if freedom == 0:
+        return None
+    return math.sqrt(sum(statistics.variance(group) * (len(group) - 1) for group in groups) / freedom), freedom

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.profiles import PARTS
-from homodistil_hf.experiments.plots import save_figure
 from homodistil_hf.tables import markdown_table, padded
 
 
@@ -109,4 +108,4 @@ def draw_parts(results: Mapping[str, Any], file: Path) -> None:
     axes.set_title(_title(results["settings"]).partition(", sensitivity")[0], fontsize="medium")
     axes.legend(fontsize="small", ncol=2)
     figure.tight_layout()
-    save_figure(figure, file)
+    figure.savefig(file)

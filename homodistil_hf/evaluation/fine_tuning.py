@@ -9,7 +9,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ _POOLER = "pooler."
 _MULTIPLE = 8  # of the padded lengths: fewer shapes for the matrix libraries to prepare for
 _PREDICTION_BATCH_SIZE = 64
 DTYPES = ("auto", "bfloat16", "float32")
-_Settings = TypeVar("_Settings", bound="GlueSettings")
+_Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
 
 
@@ -97,26 +97,6 @@ class GlueSettings:
                 f"dtype={shown(self.dtype)} is unknown; nearest valid: {nearest_name(self.dtype, DTYPES)!r}"
             )
 
-    @classmethod
-    def from_values(cls: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
-        """Make settings of what a caller gave.
-
-        Args:
-            values: settings, some of them by name, or None for the defaults.
-
-        Returns:
-            The settings, of the class that was asked.
-
-        Raises:
-            ValueError: an unknown name, or a value out of range.
-        """
-        if isinstance(values, GlueSettings):
-            if not isinstance(values, cls):
-                raise ValueError(f"settings are {type(values).__name__}; expected {cls.__name__}, or values by name")
-            return values
-        check_names(values or {}, cls)
-        return cls(**values or {})
-
     def compared(self) -> dict[str, Any]:
         """What must be equal for two results to be comparable, seeds, data and learning rate apart.
 
@@ -141,22 +121,30 @@ class FineTuned:
     train_loss: float
 
 
-def check_names(values: Mapping[str, Any], settings: type) -> None:
-    """Refuse names that a dataclass of settings does not have.
+def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
+    """Make settings of what a caller gave.
 
     Args:
-        values: some of them by name.
-        settings: the dataclass.
+        kind: the dataclass.
+        values: settings, some of them by name, or None for the defaults.
+
+    Returns:
+        The settings.
 
     Raises:
-        ValueError: an unknown name; the message has the nearest valid one.
+        ValueError: an unknown name, which the message tells with the nearest valid one, or a value out of range.
     """
-    known = [entry.name for entry in fields(settings)]
-    for name in values:
+    if isinstance(values, kind):
+        return values
+    if not isinstance(values, Mapping | None):
+        raise ValueError(f"settings are {type(values).__name__}; expected {kind.__name__}, or values by name")
+    known = [entry.name for entry in fields(cast(Any, kind))]
+    for name in values or ():
         if name not in known:
             raise ValueError(
                 f"settings have the unknown name {shown(name)}; nearest valid: {nearest_name(name, known)!r}"
             )
+    return kind(**values or {})
 
 
 def training_dtype(dtype: str) -> str:

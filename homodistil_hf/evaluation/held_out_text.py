@@ -32,7 +32,7 @@ from ..models.conversion import to_student
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, weights_digest
-from .fine_tuning import check_names
+from .fine_tuning import settings_from
 from .records import DISCREPANCY, Records
 
 logger = logging.getLogger(__name__)
@@ -78,24 +78,6 @@ class DiscrepancySettings:
         for name, least in (("max_eval_blocks", 1), ("pseudo_perplexity_blocks", 0), ("max_seq_length", 8)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name}={shown(value)} is too small; nearest valid: {least}")
-
-    @classmethod
-    def from_values(cls, values: "DiscrepancySettings | Mapping[str, Any]") -> "DiscrepancySettings":
-        """Make settings of what a caller gave.
-
-        Args:
-            values: settings, or some of them by name.
-
-        Returns:
-            [`DiscrepancySettings`].
-
-        Raises:
-            ValueError: an unknown name, or a value out of range.
-        """
-        if isinstance(values, DiscrepancySettings):
-            return values
-        check_names(values, cls)
-        return cls(**values)
 
     def compared(self) -> dict[str, Any]:
         """What must be equal for two results to be comparable, the text apart.
@@ -151,7 +133,7 @@ def evaluate_discrepancy(
         ValueError: no masked-LM model, a teacher of another vocabulary, or text that can't be used.
         OSError: a file or the Hub can't be read, or results can't be written.
     """
-    settings = DiscrepancySettings.from_values(settings)
+    settings = settings_from(DiscrepancySettings, settings)
     evaluated = load_model(model, output_dir)
     student = _masked_lm(evaluated.model, f"model={str(model)!r}")
     found = _found_teacher(model, teacher, say=say)

@@ -112,16 +112,7 @@ def _examined(folder: Path) -> VerifiedCheckpoint | str:
 def last_checkpoint(
     output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
 ) -> Path | None:
-    """The newest checkpoint that is complete.
-
-    Args:
-        output_dir: folder of a run.
-        skip: a checkpoint known to be bad.
-        before_step: only checkpoints of steps below this.
-
-    Returns:
-        `Path` of `checkpoint-N`, or None.
-    """
+    """The folder of [`last_verified`], with its arguments."""
     found = last_verified(output_dir, skip=skip, before_step=before_step)
     return None if found is None else found.folder
 
@@ -129,7 +120,7 @@ def last_checkpoint(
 def last_verified(
     output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
 ) -> VerifiedCheckpoint | None:
-    """As [`last_checkpoint`], ready to be gone on with.
+    """The newest checkpoint that is complete, ready to be gone on with.
 
     Args:
         output_dir: folder of a run.

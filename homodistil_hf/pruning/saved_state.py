@@ -5,6 +5,7 @@ anything is read here.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from ..files.tensors import load_tensors
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.resizing import replace_parameters
-from ..models.units import encoder_groups
+from ..models.units import Group, encoder_groups
 from ..models.widths import teacher_plan
-from .pruner import Pruner
-from .saved_state_checks import check_pruner_tensors, check_pruner_values
+from .guard import STATE_NAMES
+from .pruner import Pruner, PruningSettings
+from .scores import METRICS
 
 WEIGHTS_FILE = "model.safetensors"
 PROJECTIONS_FILE = "projections.safetensors"
@@ -29,6 +31,16 @@ STATE_TENSORS_FILE = "pruning_state.safetensors"
 STATE_FILE = "pruning_state.json"
 METHOD_KEY = "method"
 """Where a checkpoint's state says which method trains the student."""
+_TYPES = {
+    "full": dict,
+    "target": dict,
+    "settings": dict,
+    "plan_reached": bool,
+    "waypoints": list,
+    "num_waypoints_reached": int,
+    "rests_until_step": int,
+    "num_compactions": int,
+}
 
 
 def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, torch.Tensor]:
@@ -142,7 +154,7 @@ def load_pruner_state(
     """
     model = pruner.model
     parameters = dict(model.named_parameters())
-    check_pruner_tensors(tensors, encoder_groups(model), parameters, full=pruner.full, label=label)
+    _check_tensors(tensors, encoder_groups(model), parameters, num_layers=len(pruner.full.layers), label=label)
     try:
         pruner.load_state(state, tensors)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
@@ -170,7 +182,7 @@ def read_state_file(folder: Path) -> dict[str, Any]:
         )
     label = f"{STATE_FILE} in folder={str(folder)!r}"
     state = read_json_object(path, label)
-    check_pruner_values(state, label)
+    _check_types(state, label)
     return state
 
 
@@ -184,3 +196,68 @@ def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[
             f"{sorted(unknown) or 'nothing'}; resume with the model, teacher and loss weights of the run's "
             "start"
         )
+
+
+def _check_types(state: Mapping[str, Any], label: str) -> None:
+    """Names and types; that the values are those of a run is what the checkpoint's digests are for."""
+    pruner = state.get("pruner")
+    if not isinstance(pruner, dict) or not isinstance(state.get("trainer"), dict):
+        raise ValueError(f"{label} has {shown(sorted(state))}; expected the objects pruner and trainer")
+    for name, kind in _TYPES.items():
+        _check_type(name, pruner.get(name), kind, label)
+    guard, settings = pruner.get("guard"), pruner["settings"]
+    if guard is not None:
+        _check_type("guard", guard, dict, label)
+        _check_keys(guard, set(STATE_NAMES), f"{label} has guard")
+    known = asdict(PruningSettings())
+    _check_keys(settings, set(known), f"{label} has settings")
+    for name, default in known.items():
+        _check_type(f"settings {name}", settings[name], type(default), label)
+    if settings["metric"] not in METRICS:
+        raise ValueError(f"{label} has settings metric={shown(settings['metric'])}, which no run has written")
+
+
+def _check_type(name: str, value: Any, kind: type, label: str) -> None:
+    valid = isinstance(value, int | float if kind is float else kind)
+    if not valid or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{label} has {name}={shown(value)}; expected {kind.__name__}")
+
+
+def _check_keys(values: Mapping[str, Any], known: set[str], label: str) -> None:
+    if different := sorted(values.keys() ^ known):
+        raise ValueError(f"{label}={shown(values)}; {shown(different[0])} is unknown or missing")
+
+
+def _check_tensors(
+    tensors: Mapping[str, torch.Tensor],
+    groups: Mapping[str, Group],
+    parameters: Mapping[str, torch.Tensor],
+    *,
+    num_layers: int,
+    label: str,
+) -> None:
+    """Names, shapes and types of masks, scores and head numbers."""
+    sizes = {name: group.num_units for name, group in groups.items()}
+    expected = {f"mask.{name}" for name in groups} | {f"heads.{layer}" for layer in range(num_layers)}
+    if missing := sorted(expected - tensors.keys()):
+        raise ValueError(f"{label} lacks {shown(missing)}")
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        shape, dtype = _expected(kind, rest, sizes, parameters)
+        if (name not in expected and kind != "score") or tuple(tensor.shape) != shape or tensor.dtype is not dtype:
+            raise ValueError(
+                f"{label} has {shown(name)} of shape {tuple(tensor.shape)}, {tensor.dtype}; expected masks, scores "
+                f"and heads of the student's widths (masks don't fit: {shown(sizes)})"
+            )
+
+
+def _expected(
+    kind: str, rest: str, sizes: Mapping[str, int], parameters: Mapping[str, torch.Tensor]
+) -> tuple[tuple[int, ...], torch.dtype]:
+    if kind in ("heads", "mask"):
+        group, dtype = (f"head.{rest}", torch.int64) if kind == "heads" else (rest, torch.bool)
+        return (sizes.get(group, -1),), dtype
+    average, _, parameter = rest.partition(".")
+    if average in ("sensitivity", "uncertainty") and parameter in parameters:  # PLATON's, kept for every parameter
+        return tuple(parameters[parameter].shape), torch.float32
+    return (sizes.get(rest, -1),), torch.float32

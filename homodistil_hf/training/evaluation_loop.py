@@ -66,26 +66,12 @@ class MeasuringTrainer(RankedTrainer):
         return self.teacher_evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Trainer's, with masks that are the same in every evaluation.
-
-        Args:
-            eval_dataset: passed on.
-
-        Returns:
-            `DataLoader`.
-        """
+        """Trainer's, with masks that are the same in every evaluation."""
         with self._evaluation_masks():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """Trainer's, with the masks of evaluations.
-
-        Args:
-            test_dataset: passed on.
-
-        Returns:
-            `DataLoader`.
-        """
+        """Trainer's, with the masks of evaluations."""
         with self._evaluation_masks():
             return super().get_test_dataloader(test_dataset)
 

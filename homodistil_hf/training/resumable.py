@@ -146,12 +146,7 @@ class ResumableTrainer(Trainer):
         return values[self.args.process_index] if len(values) == self.args.world_size else otherwise
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; rates count the steps of this session only, whatever part of the run was resumed.
-
-        Args:
-            logs: what Trainer logs.
-            start_time: passed on.
-        """
+        """Log; rates count the steps of this session only, whatever part of the run was resumed."""
         if self.resumed_logs is not None and "train_runtime" in logs:
             share = 1 - self.resumed_logs["global_step"] / max(1, self.state.global_step)
             logs |= {name: share * value for name, value in logs.items() if name.endswith("_per_second")}

@@ -118,12 +118,7 @@ class AccountingTrainer(ResumableTrainer):
         return {}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with every term of the loss, the bad steps and the status beside Trainer's own training logs.
-
-        Args:
-            logs: what Trainer logs.
-            start_time: passed on.
-        """
+        """Log, with every term of the loss, the bad steps and the status beside Trainer's own training logs."""
         if "loss" in logs:
             averages = self._averages(logs["loss"])
             if averages:

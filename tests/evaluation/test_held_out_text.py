@@ -15,6 +15,7 @@ from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.evaluation import DiscrepancySettings, evaluate_discrepancy
 from homodistil_hf.evaluation.evaluated_model import load_model
+from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.held_out_text import AgreementMeter, held_out_blocks, pseudo_perplexity
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.distill import make_trainer
@@ -196,4 +197,4 @@ def test_stored_weights_of_lower_type_are_measured_in_float32(folder, tmp_path):
 )
 def test_settings_are_checked_when_they_are_made(values, message):
     with pytest.raises(ValueError, match=message):
-        DiscrepancySettings.from_values(values)
+        settings_from(DiscrepancySettings, values)

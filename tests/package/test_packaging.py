@@ -33,7 +33,7 @@ BUILD_INPUTS = (
 )
 
 # Import name → distribution, where they differ.
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 def run(*command: str | Path, cwd: Path) -> str:

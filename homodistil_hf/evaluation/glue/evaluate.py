@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..evaluated_model import EvaluatedModel, load_model
-from ..fine_tuning import FineTuned, GlueSettings, fine_tune, fresh_classifier, predict, start_at_mean
+from ..fine_tuning import FineTuned, GlueSettings, fine_tune, fresh_classifier, predict, settings_from, start_at_mean
 from ..metrics import load_metric
 from ..task_runs import check_length, evaluate_tasks
 from .data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
@@ -49,7 +49,7 @@ def evaluate_glue(
         OSError: a file or the Hub can't be read, or results can't be written.
         FloatingPointError: a fine-tuning diverged.
     """
-    names, settings = check_tasks(tasks), GlueSettings.from_values(settings)
+    names, settings = check_tasks(tasks), settings_from(GlueSettings, settings)
     for name in names:
         load_metric(name)  # tells what is not installed before anything is trained
         if settings.data_dir is not None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...files.messages import shown
 from ..evaluated_model import EvaluatedModel, load_model
-from ..fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer
+from ..fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
 from ..metrics import load_metric
 from ..task_runs import check_length, evaluate_tasks
 from .answers import RankedAnswers, rank_answers
@@ -99,7 +99,7 @@ def evaluate_squad(
         FloatingPointError: a fine-tuning diverged.
     """
     names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
-    settings = SquadSettings.from_values(settings)
+    settings = settings_from(SquadSettings, settings)
     for name in names:
         check_task(name)
         if settings.data_dir is not None:

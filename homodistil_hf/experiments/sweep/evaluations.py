@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.fine_tuning import GlueSettings
+from ...evaluation.fine_tuning import GlueSettings, settings_from
 from ...evaluation.glue.data import check_tasks, data_folder
 from ...evaluation.glue.evaluate import evaluate_glue
 from ...evaluation.task_data import PART_SUFFIX
@@ -64,7 +64,7 @@ EVALUATIONS: dict[str, Callable[[str | Path, Mapping[str, Any], Path], dict[str,
 
 
 def _check_glue(settings: Mapping[str, Any]) -> None:
-    own = GlueSettings.from_values(_own(settings))
+    own = settings_from(GlueSettings, _own(settings))
     for task in check_tasks(settings[TASKS]):
         if own.data_dir is not None:
             data_folder(task, own.data_dir)

@@ -153,14 +153,7 @@ class AttentionBlocks(nn.Module):
         self.blocks = nn.ModuleList(HomoBertAttention(config) for _ in range(depth))
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
-        """Run them.
-
-        Args:
-            hidden_BTH: `(batch, tokens, hidden)`.
-
-        Returns:
-            `torch.Tensor` of the same shape.
-        """
+        """One after the other, `(batch, tokens, hidden)` in and out."""
         for block in self.blocks:
             hidden_BTH = block(hidden_BTH)[0]
         return hidden_BTH
@@ -180,14 +173,7 @@ class FeedForwardBlocks(nn.Module):
         self.blocks_out = nn.ModuleList(HomoBertOutput(config) for _ in range(depth))
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
-        """Run them.
-
-        Args:
-            hidden_BTH: `(batch, tokens, hidden)`.
-
-        Returns:
-            `torch.Tensor` of the same shape.
-        """
+        """One after the other, `(batch, tokens, hidden)` in and out."""
         for block_in, block_out in zip(self.blocks_in, self.blocks_out, strict=True):
             hidden_BTH = block_out(block_in(hidden_BTH), hidden_BTH)
         return hidden_BTH

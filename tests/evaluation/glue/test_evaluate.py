@@ -14,7 +14,7 @@ from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from tiny_models import make_teacher, tiny_tokenizer
 
 from homodistil_hf.evaluation import GlueSettings, evaluate_glue
-from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_classifier, predict
+from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_classifier, predict, settings_from
 from homodistil_hf.evaluation.glue import evaluate as glue
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
@@ -296,7 +296,7 @@ def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path,
 )
 def test_settings_are_checked_when_they_are_made(values, message):
     with pytest.raises(ValueError, match=message):
-        GlueSettings.from_values(values)
+        settings_from(GlueSettings, values)
 
 
 # Real rows

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQues
 
 from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
-from homodistil_hf.evaluation.fine_tuning import FineTuned, fresh_answerer
+from homodistil_hf.evaluation.fine_tuning import FineTuned, fresh_answerer, settings_from
 from homodistil_hf.evaluation.metrics import task_score
 from homodistil_hf.evaluation.squad import evaluate as squad
 from homodistil_hf.evaluation.squad.answers import RankedAnswers, rank_answers
@@ -70,7 +70,7 @@ def tiny_data(task="squad_v2", *, num_train=240):
 
 def fine_tune_squad(evaluated, data, *, settings, seed):
     """One fine-tuning, as `evaluate_squad` has it done."""
-    settings = SquadSettings.from_values(settings)
+    settings = settings_from(SquadSettings, settings)
     settings.windows.check(evaluated.tokenizer)
     check_length(settings, evaluated)
     rows = training_rows(data.train, settings.max_train_samples)

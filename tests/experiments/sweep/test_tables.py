@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sweep_records import METHODS, record, sweep_of
 
-from benchmarks.results.differences import differences, pooled_std
+from benchmarks.results.verdicts import pooled_std
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice
@@ -25,10 +25,8 @@ def test_seeds_are_taken_together():
     assert len(over_seeds([*METHODS, *other])) == 5
 
 
-def test_differences_are_seed_by_seed():
-    own, other = METHODS[:3], METHODS[3:5]
-    assert differences(other, own, "kl") == [pytest.approx(0.1), pytest.approx(0.08)]
-    assert differences(METHODS[5:6], own[:2], "kl") == []
+def test_the_noise_within_groups_is_pooled():
+    assert pooled_std([[1.0, 3.0], [10.0, 10.0], [5.0]]) == (1.0, 2)
     assert pooled_std([[0.1, 0.08, 0.12], [0.01, 0.0, 0.02], [7.0]]) == (pytest.approx(math.sqrt(0.00025)), 4)
     assert pooled_std([[1.0]]) is None
 

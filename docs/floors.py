@@ -1,6 +1,6 @@
 """Draws docs/floors.svg: the floors of `.importlinter`, each room with the first line of its `__init__` or file.
 
-python -m benchmarks.floors
+python docs/floors.py
 """
 
 import ast
