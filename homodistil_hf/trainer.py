@@ -25,7 +25,7 @@ from .data.masking import MaskedLMCollator
 from .distillation.objective import Distillation, check_weights
 from .distillation.tasks import task_of
 from .distillation.teacher import FrozenTeacher
-from .export.card import MethodCard
+from .export.card import HOMODISTIL
 from .export.facts import CARD_SECTION
 from .files.checkpoints import last_checkpoint, sorted_checkpoints
 from .files.folders import remove_folder
@@ -66,7 +66,6 @@ EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
 
 
-UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
 """What cards call what is pruned."""
 
 
@@ -103,14 +102,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
     """
 
     method = "homodistil"
-    card = MethodCard(
-        student="HomoDistil student",
-        made="made from {teacher} by pruning its width while distilling it",
-        how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
-        "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
-        paper="The student was made by HomoDistil, the method of",
-        tags=("pruning", "distillation"),
-    )
+    card = HOMODISTIL
     passes_snapshots = True
     """Whether the student has other widths on its way, that can be exported."""
     has_all_layers = True

@@ -63,6 +63,18 @@ class MethodCard:
     tags: tuple[str, ...] = ("distillation",)
 
 
+UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
+HOMODISTIL = MethodCard(
+    student="HomoDistil student",
+    made="made from {teacher} by pruning its width while distilling it",
+    how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
+    "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
+    paper="The student was made by HomoDistil, the method of",
+    tags=("pruning", "distillation"),
+)
+"""Stands here, not with its trainer, for exports of before that carry no words of their own."""
+
+
 def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
     """Fill the model card.
 
@@ -105,9 +117,13 @@ def _head(facts: Mapping[str, Any]) -> HeadKind:
 
 
 def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
-    """None for exports of before they carried them."""
-    words = facts.get(CARD_SECTION)
-    return MethodCard(**words) if words else None
+    if words := facts.get(CARD_SECTION):
+        return MethodCard(**words)
+    return HOMODISTIL if _method(facts) == "homodistil" else None
+
+
+def _method(facts: Mapping[str, Any]) -> Any:
+    return (facts.get("training") or {}).get("method")
 
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
@@ -254,10 +270,10 @@ def _format_note(facts: Mapping[str, Any]) -> str:
 def _how(facts: Mapping[str, Any]) -> str:
     if words := _words_of_method(facts):
         return words.how
-    method = (facts.get("training") or {}).get("method")
+    method = _method(facts)
     if method is None:
         return "By which method the student was trained is not recorded."
-    return f"The student's training method, {_shown(method)}, is not known to the version that wrote this card."
+    return f"The student was trained by the method {_shown(method)}; this export does not describe it."
 
 
 def _training(facts: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..export.card import MethodCard
+from ..export.card import UNITS, MethodCard
 from ..files.messages import shown
 from ..models.conversion import to_student
 from ..models.cost import encoder_macs
@@ -19,7 +19,7 @@ from ..models.widths import WidthPlan, chosen, teacher_plan
 from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.fewer_layers import MACS_TOLERANCE, matched_layers, spread_layers
 from ..plans.resolve import resolve_plan
-from ..trainer import UNITS, HomoDistilTrainer
+from ..trainer import HomoDistilTrainer
 from ..training.student_plan import Goal
 from ..training_args import HomoDistilTrainingArguments
 from .conditions import with_settings

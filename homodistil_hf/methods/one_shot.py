@@ -10,8 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..export.card import MethodCard
-from ..trainer import UNITS
+from ..export.card import UNITS, MethodCard
 from ..training_args import HomoDistilTrainingArguments
 from .fewer_layers import FewerLayersTrainer
 from .fixed_width import HOMODISTIL_LOSSES, LOSSES_ALONE, PlannedTrainer

@@ -4,8 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..export.card import MethodCard
-from ..trainer import UNITS
+from ..export.card import UNITS, MethodCard
 from ..training_args import HomoDistilTrainingArguments
 from .conditions import with_settings
 from .fixed_width import HOMODISTIL_LOSSES, LOSSES_ALONE, PlannedTrainer

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from homodistil_hf import verify_export
+from homodistil_hf.export.card import HOMODISTIL, render_card
+from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import file_digest
 
 EARLIER = Path(__file__).with_name("earlier")
@@ -43,6 +45,14 @@ def test_an_export_is_verified(tmp_path, format):
     report = verify_export(shutil.copytree(EARLIER / format, tmp_path / format))
     assert report.problems == ()
     assert report.ok
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_card_written_anew_says_how_the_student_was_made(format):
+    """Its facts carry no words of the method, as those of today do."""
+    facts = read_facts(EARLIER / format)
+    assert "card" not in facts
+    assert HOMODISTIL.how in render_card(facts)
 
 
 def test_the_modelling_file_of_then_is_that_of_today(tmp_path):
