@@ -42,7 +42,7 @@ test: $(VENV)/.installed-test,onnx  ## run the whole test suite
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) $(PYTEST_ARGS)
 
 # What a change to the package is tried with again and again: neither slow tests nor those of benchmarks.
-test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take no longer than a second (90 seconds on 2 cores)
+test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment each (90 seconds on 2 cores)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) \
 	  -m "not slow and not distributed" --ignore=tests/benchmarks $(PYTEST_ARGS)
 

@@ -83,6 +83,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(make_trainer):
         assert terms["loss_hidden"] > 0
 
 
+@pytest.mark.slow
 def test_terms_are_averaged_over_the_steps_between_two_logs(make_trainer):
     often, seldom = make_trainer(max_steps=6), make_trainer(max_steps=6, logging_steps=3)
     often.train()
@@ -294,6 +295,7 @@ class ChecksZeros:
         self.masks = pruner.masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "sgd"])
 def test_dropped_weights_are_zero_after_every_step(make_trainer, optim):
     optim_args = "momentum=0.9" if optim == "sgd" else None
@@ -307,6 +309,7 @@ def test_dropped_weights_are_zero_after_every_step(make_trainer, optim):
     assert trainer.pruner.present == trainer.plan
 
 
+@pytest.mark.slow
 def test_the_plan_is_reached_by_the_deadline_whatever_the_guard_says(make_trainer):
     trainer = make_trainer(
         max_steps=20,
@@ -334,6 +337,7 @@ def test_short_runs_reach_their_plan_too(make_trainer, max_steps):
     assert trainer.pruner.present == trainer.plan
 
 
+@pytest.mark.slow
 def test_kinds_of_groups_have_their_own_windows(make_trainer):
     trainer = make_trainer(
         max_steps=20,
@@ -379,6 +383,7 @@ class Poison:
         return gradient * self.value if self.trainer.state.global_step + 1 in self.steps else gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_step_with_bad_gradients_changes_nothing_but_the_clocks(make_trainer, value, accumulation, caplog):
@@ -425,6 +430,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer, tmp_path):
     assert trainer.num_bad_steps == 5
 
 
+@pytest.mark.slow
 def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
     settings = {"max_steps": 8, "pruning_start_fraction": 0.8, "pruning_end_fraction": 0.9, "max_bad_steps": 3}
     trainer = make_trainer(callbacks=[SaveAt(4)], **settings)
@@ -437,6 +443,7 @@ def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
     assert resumed.num_bad_steps == 4
 
 
+@pytest.mark.slow
 def test_the_learning_rate_goes_on_after_a_gradient_scaler_skipped_a_step(make_trainer, monkeypatch):
     trainer, clean = make_trainer(max_steps=6), make_trainer(max_steps=6)
     skipped: list[bool] = []
@@ -457,6 +464,7 @@ def test_the_learning_rate_goes_on_after_a_gradient_scaler_skipped_a_step(make_t
 # Everything a user of Trainer does
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_are_the_same_whatever_the_clock_says(make_trainer, monkeypatch):
     settings = {"max_steps": 8, "student_dropout": 0.1, "eval_strategy": "steps", "eval_steps": 4}
     first, second, other = (make_trainer(seed=seed, **settings) for seed in (1, 1, 2))
@@ -495,6 +503,7 @@ def test_callbacks_see_a_step_when_it_is_done(make_trainer):
     assert {"loss_mlm", "loss_kl", "loss_hidden", "loss_embedding", "num_compactions"} <= seen["logs"][0].keys()
 
 
+@pytest.mark.slow
 def test_early_stopping(make_trainer):
     trainer = make_trainer(
         max_steps=20,
@@ -565,6 +574,7 @@ def test_schedulers_of_trainer(make_trainer, name):
     assert [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 def test_activation_checkpointing_changes_no_loss(make_trainer):
     plain = make_trainer(max_steps=6, attention_weight=1.0, student_dropout=0.1)
@@ -597,6 +607,7 @@ def streamed(dataset: Dataset) -> Any:
     return dataset.to_iterable_dataset()
 
 
+@pytest.mark.slow
 def test_a_stream_equals_the_same_rows_in_order(make_trainer):
     rows = make_blocks(24)
     stream = make_trainer(max_steps=8, train_dataset=streamed(rows))
@@ -629,6 +640,7 @@ def test_a_stream_that_is_read_several_times_resumes_exactly(make_trainer, tmp_p
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(make_trainer):
     settings = {"max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     ragged = make_trainer(train_dataset=streamed(make_blocks(20)), **settings)
@@ -758,6 +770,7 @@ def test_batches_without_labels_are_refused_by_name(make_trainer):
         trainer.train()
 
 
+@pytest.mark.slow
 def test_widths_fall_evenly_over_the_run(make_trainer):
     trainer = make_trainer(max_steps=20, **WIDE_WINDOW | {"discrepancy_guard": False})
     sizes: list[int] = []

@@ -75,6 +75,7 @@ def error_of(capsys, *words):
 # help, version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
@@ -321,6 +322,7 @@ def test_an_output_folder_that_is_not_empty(folder, tmp_path, capsys, never_trai
     assert "--resume_from_checkpoint last, pass --overwrite_output_dir" in message
 
 
+@pytest.mark.slow
 def test_a_corrupted_checkpoint(finished, folder, tmp_path, capsys, never_trains):
     shutil.copytree(finished, tmp_path / "run")
     weights = tmp_path / "run" / "checkpoint-12" / "model.safetensors"
@@ -334,6 +336,7 @@ def test_a_corrupted_checkpoint(finished, folder, tmp_path, capsys, never_trains
     assert f"last good checkpoint, {tmp_path}/run/checkpoint-8" in message
 
 
+@pytest.mark.slow
 def test_a_bug_during_training_keeps_its_traceback(folder, tmp_path, monkeypatch):
     def finish_step(self):
         raise ValueError("a bug")
@@ -359,12 +362,14 @@ def test_a_run_leaves_a_student_and_its_numbers(finished):
     assert results["num_steps"] == 12
 
 
+@pytest.mark.slow
 def test_a_run_is_reproduced_by_its_settings(finished, tmp_path):
     again = tmp_path / "again"
     assert main(["distill", str(finished / "settings.json"), "--output_dir", str(again)]) == 0
     assert_same_weights(again / "student", finished / "student")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, capsys):
     interrupted = tmp_path / "run"
     shutil.copytree(finished, interrupted)
@@ -376,6 +381,7 @@ def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, caps
     assert_same_weights(interrupted / "student", finished / "student")
 
 
+@pytest.mark.slow
 def test_text_is_held_out_where_none_is_given(folder, tmp_path, capsys):
     words = ["--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
     config = json.loads((folder / "config.json").read_text())
@@ -520,6 +526,7 @@ def test_caches_are_listed_and_cleared(tmp_path, capsys):
     assert [path.name for path in cache.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_a_run_tokenizes_into_our_cache(folder, tmp_path):
     write_text(tmp_path / "text.txt", seed=5)
     words = ["--train_data", str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]

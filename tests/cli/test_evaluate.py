@@ -114,6 +114,7 @@ def test_an_export_tells_of_its_evaluation(folder, data_dir, capsys):
     assert read_facts(again)["benchmarks"] == found
 
 
+@pytest.mark.slow
 def test_two_models_and_their_teacher_in_one_table(folder, data_dir, capsys, fake):
     words = ["--task", "rte", "--data_dir", str(data_dir), "--seeds", "0", "1", "--max_length", "24"]
     for name in ("standard", "compact", "teacher"):
@@ -273,6 +274,7 @@ def test_a_run_stands_for_its_export(folder):
     assert loaded.sha256 == load_model(folder / "compact").sha256
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=6, save_strategy="steps", save_steps=3, pruning_end_fraction=0.9)
     trainer.train()

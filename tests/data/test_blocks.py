@@ -160,6 +160,7 @@ def test_only_the_end_of_each_batch_is_lost(tokenizer, texts, monkeypatch):
     assert list(blocks["example_id"]) == list(range(len(blocks)))
 
 
+@pytest.mark.slow
 def test_batches_have_four_megabytes_of_text_whatever_the_length_of_documents():
     for num_chars in (50, 5_000, 3_000_000, 50_000_000):
         documents = Dataset.from_dict({"text": ["x" * num_chars, None]})
@@ -169,6 +170,7 @@ def test_batches_have_four_megabytes_of_text_whatever_the_length_of_documents():
     assert data._batch_size(Dataset.from_dict({"text": [None, "a"]}).select([0]), "text") > 1
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_blocks(tokenizer, texts, monkeypatch):
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     monkeypatch.setattr(data, "_batch_size", lambda documents, text_column: 5)
@@ -265,6 +267,7 @@ def test_streams_carry_tokens_over_from_step_to_step(text_files, texts, tokenize
     assert ids_of(stream) == reference_blocks(texts, tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endless", [False, True], ids=["once", "endless"])
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_ranks_share_a_stream_without_gap_or_overlap(stream, endless, num_ranks):
@@ -277,6 +280,7 @@ def test_ranks_share_a_stream_without_gap_or_overlap(stream, endless, num_ranks)
     assert [row for rows in zip(*shares, strict=True) for row in rows] == expected
 
 
+@pytest.mark.slow
 def test_ranks_of_accelerate_see_the_batches_of_one_rank(stream):
     """Two ranks with batches of 3 see, step by step, what one rank sees in batches of 6."""
     blocks = repeat_stream(stream)
@@ -289,6 +293,7 @@ def test_ranks_of_accelerate_see_the_batches_of_one_rank(stream):
     assert [row["example_id"] for step in steps for row in step] == list(range(120))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_data_loader_workers_see_every_block_once(stream, num_workers):
     expected = list(stream)
@@ -299,6 +304,7 @@ def test_data_loader_workers_see_every_block_once(stream, num_workers):
     assert ids_of(endless) == ids_of([*expected, *expected[:5]])
 
 
+@pytest.mark.slow
 def test_repeated_streams_count_on(stream):
     once = list(stream)
     rows = list(itertools.islice(repeat_stream(stream), 3 * len(once) + 1))
@@ -307,6 +313,7 @@ def test_repeated_streams_count_on(stream):
     assert repeat_stream(stream).features == stream.features
 
 
+@pytest.mark.slow
 def test_repeated_streams_mask_every_pass_anew(stream, tokenizer):
     num_rows = sum(1 for _ in stream)
     rows = list(itertools.islice(repeat_stream(stream), 2 * num_rows))
@@ -314,15 +321,18 @@ def test_repeated_streams_mask_every_pass_anew(stream, tokenizer):
     assert (labels[:num_rows] != labels[num_rows:]).any(1).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_repeated_streams_are_the_same_after_a_restart(stream):
     rows = list(itertools.islice(repeat_stream(stream), 200))
     assert list(itertools.islice(repeat_stream(stream).skip(150), 50)) == rows[150:]
 
 
+@pytest.mark.slow
 def test_repeating_nothing_ends(stream):
     assert list(repeat_stream(stream.filter(lambda row: False))) == []
 
 
+@pytest.mark.slow
 def test_repeated_streams_can_be_shuffled(stream):
     shuffled = repeat_stream(stream).shuffle(seed=1, buffer_size=20)
     first, again = (list(itertools.islice(shuffled, 60)) for _ in range(2))
@@ -444,6 +454,7 @@ def test_a_much_larger_vocabulary_is_warned_of(tokenizer, caplog):
     assert f"tokenizer has {len(tokenizer)} tokens, but the teacher's vocab_size={len(tokenizer) + 128}" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_articles(tokenizer):
     if not REAL_TEXT.is_file():

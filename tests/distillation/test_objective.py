@@ -275,6 +275,7 @@ def test_without_state_terms_no_states_are_kept():
     assert outputs.hidden_states is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [None, "mlm", "kl", "hidden", "embedding", "attention"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("task", TASKS)

@@ -101,6 +101,7 @@ def settings_of_the_run(settings):
     return {name: settings[name] for name in ("eval_data", "max_seq_length", "max_eval_blocks")}
 
 
+@pytest.mark.slow
 def test_blocks_are_those_of_a_run(folder, tmp_path):
     """Of several sources none may be left out, whoever evaluates."""
     settings = settings_of(folder)
@@ -110,6 +111,7 @@ def test_blocks_are_those_of_a_run(folder, tmp_path):
     assert len(found) == 40
 
 
+@pytest.mark.slow
 def test_figures_are_the_trainers_own(folder, tmp_path):
     """Same masks as an evaluation during `distill` with the default seed."""
     settings = settings_of(folder)
@@ -155,6 +157,7 @@ def test_without_a_teacher_its_figures_are_left_out(folder, tmp_path, recorded, 
     assert "name one with --teacher" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_measurement_is_not_repeated(folder, tmp_path, monkeypatch):
     arguments = {"teacher": folder / "teacher", "output_dir": tmp_path}
     first = evaluate_discrepancy(folder / "student", settings=settings_of(folder), **arguments)

@@ -6,6 +6,7 @@ from homodistil_hf.experiments import plots
 from homodistil_hf.experiments.plots import plot_discrepancy
 
 
+@pytest.mark.slow
 def test_a_plot_is_written_in_the_format_of_its_suffix(tmp_path):
     curves = {"student": [(0, 0.0), (10, 0.5)], "other": [(0, 0.25), (10, 0.125)]}
     first, second = (plot_discrepancy(curves, tmp_path / name) for name in ("plot.png", "again.png"))

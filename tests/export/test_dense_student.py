@@ -76,6 +76,7 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths(format, expected):
     assert_close(logits_of(stock), logits_of(student))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["sensitivity", "platon"])
 def test_a_checkpoint_becomes_a_student_without_a_trainer(make_trainer, metric, tmp_path):
     settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "pruning_end_fraction": 0.5}

@@ -468,6 +468,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 # Use
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("head", ("SequenceClassification", "QuestionAnswering"))
 def test_a_task_head_on_the_export_trains(tmp_path, student, head, format):

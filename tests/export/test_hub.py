@@ -78,6 +78,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 # The push
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ("standard", "compact"))
 def test_a_push_is_one_commit_of_the_files_that_the_facts_list(hub, hub_client, exports, tmp_path, format):
     folder = Path(shutil.copytree(exports[format], tmp_path / "student"))
@@ -156,6 +157,7 @@ def _header(card: bytes) -> dict[str, Any]:
     return yaml.safe_load(card.split(b"---")[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("private", (True, False))
 def test_who_can_see_what_was_pushed(hub, hub_client, stock_client, folder, private):
     hub_client.run(push, str(folder), "me/small", private=private)
@@ -209,6 +211,7 @@ def test_a_revision_loads_as_it_was_pushed(hub, hub_client, stock_client, export
         assert found == pytest.approx(read_facts(exports["standard"])["probe"]["logits"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_downloaded_push_verifies(hub, hub_client, exports, tmp_path):
     for format in ("standard", "compact"):
         hub_client.run(push, str(exports[format]), "me/small")
@@ -218,6 +221,7 @@ def test_a_downloaded_push_verifies(hub, hub_client, exports, tmp_path):
 # What can go wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -400,6 +404,7 @@ def test_a_repository_without_a_model_is_named(hub, hub_client):
     assert (refused.error, refused.message) == ("OSError", expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ("bert", "roguebert"))
 def test_the_code_of_a_teacher_never_runs(hub, hub_client, tmp_path, model_type):
     import json

@@ -224,6 +224,7 @@ def test_a_wrong_number_is_found(export, format, name):
     assert problem in verify_export(folder).problems
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_process")
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -289,6 +290,7 @@ def test_a_process_that_fails_is_told_by_its_last_line(export, monkeypatch):
     assert "ended with status 1: ModuleNotFoundError: No module named 'homodistil_hf_not_here'" in problem
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_stopped(export, monkeypatch):
     monkeypatch.setattr(homodistil_hf.export.verify, "_FRESH_PROCESS", "import time; time.sleep(60)")
     monkeypatch.setattr(homodistil_hf.export.verify, "_TIMEOUT_S", 0.5)

@@ -117,6 +117,7 @@ def test_publish_replaces_an_older_folder_of_that_name(tmp_path):
     assert list((tmp_path / ".staging").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_a_manifest_passes(tmp_path):
     folder = make_checkpoint(tmp_path, 1)
     path = folder / MANIFEST_NAME

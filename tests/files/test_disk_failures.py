@@ -90,6 +90,7 @@ def test_a_quota_in_the_middle_of_a_run(make_trainer, tmp_path):
     assert_same_run(again, whole)
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_read_only(make_trainer, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         trainer = make_trainer(output_dir=str(disk / "run"), callbacks=[SaveAt(4)], **SETTINGS)
@@ -106,6 +107,7 @@ def test_a_folder_that_becomes_read_only(make_trainer, tmp_path):
         assert manifest_problem(good) is None
 
 
+@pytest.mark.slow
 def test_an_older_checkpoint_that_cannot_be_removed_stops_no_run(make_trainer, tmp_path, monkeypatch, caplog):
     def failing(folder: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
@@ -147,6 +149,7 @@ def test_a_full_disk_leaves_the_earlier_export(finished, tmp_path):
         assert verify_export(folder).ok
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_gets_no_export(finished, make_trainer, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         make_trainer(output_dir=str(disk / "run"), callbacks=[SaveAt(1)], max_steps=2).train()
@@ -184,6 +187,7 @@ def spoiled(path: Path, *, damage: str) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
 def test_damage_of_any_file_of_a_checkpoint(make_trainer, tmp_path, damage):
     settings: dict[str, Any] = SETTINGS | {"save_strategy": "steps", "save_steps": 4}
@@ -203,6 +207,7 @@ def test_damage_of_any_file_of_a_checkpoint(make_trainer, tmp_path, damage):
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_newer_checkpoint_takes_no_good_one_away(make_trainer, tmp_path):
     """The run goes on from checkpoint-4 while a damaged checkpoint-8 is there."""
     settings = SETTINGS | {"save_strategy": "steps", "save_total_limit": 1}
@@ -214,6 +219,7 @@ def test_a_damaged_newer_checkpoint_takes_no_good_one_away(make_trainer, tmp_pat
     assert manifest_problem(tmp_path / "run" / "checkpoint-6") is None
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_being_replaced_is_resumed(make_trainer, tmp_path):
     whole = make_trainer(callbacks=[SaveAt(4)], **SETTINGS)
     whole.train()
@@ -223,6 +229,7 @@ def test_a_checkpoint_that_was_being_replaced_is_resumed(make_trainer, tmp_path)
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_alone_stays_and_half_a_checkpoint_never(make_trainer, tmp_path, monkeypatch):
     removed: list[str] = []
     rmtree = shutil.rmtree

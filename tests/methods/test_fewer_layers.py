@@ -47,6 +47,7 @@ def test_hidden_states_are_matched_in_front_of_the_next_kept_layer(shallow):
     assert float(terms["hidden"].detach()) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_widths_fall_while_it_learns(shallow):
     trainer = shallow(max_steps=12, train_dataset=make_blocks(8))
     before = trainer.pruner.present
@@ -58,6 +59,7 @@ def test_heads_that_a_budget_names_are_those_of_the_wider_layers_too(shallow):
     assert shallow(student="macs=0.25,num_attention_heads=2").plan.layers[0].num_attention_heads == 2
 
 
+@pytest.mark.slow
 def test_widths_can_be_written_out(shallow):
     trainer = shallow(width_multiple=1)
     widths = trainer.plan.to_dict() | {"intermediate_size": trainer.plan.layers[0].intermediate_size - 1}

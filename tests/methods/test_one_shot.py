@@ -40,6 +40,7 @@ def test_has_the_plans_widths_from_the_first_step_on(one_shot):
     assert logs[0]["loss_kl"] > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_scoring_batches", [1, 3, 100])
 def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, num_scoring_batches):
     trainer = one_shot(num_scoring_batches=num_scoring_batches, mlm_weight=1.0, rotate_heads=False)
@@ -65,6 +66,7 @@ def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, num
     assert chosen == [mask_digest(expected)]
 
 
+@pytest.mark.slow
 def test_sees_the_same_batches_as_gradual_pruning(one_shot, make_trainer, tmp_path):
     seen: dict[str, list[torch.Tensor]] = {"one_shot": [], "gradual": []}
 
@@ -84,6 +86,7 @@ def test_sees_the_same_batches_as_gradual_pruning(one_shot, make_trainer, tmp_pa
     assert all(torch.equal(one, other) for one, other in zip(seen["one_shot"], seen["gradual"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"importance_metric": "platon", "student_dropout": 0.1}])
 def test_resumed_equals_uninterrupted(one_shot, tmp_path, settings):
     whole = one_shot(callbacks=[SaveAt(2)], **settings)
@@ -94,6 +97,7 @@ def test_resumed_equals_uninterrupted(one_shot, tmp_path, settings):
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_global_allocation_shares_the_plans_totals_out(one_shot):
     trainer = one_shot(width_allocation="global", width_multiple=1)
     trainer.train()
@@ -104,6 +108,7 @@ def test_global_allocation_shares_the_plans_totals_out(one_shot):
     assert trainer.pruner.plan_reached
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_the_users_follows(one_shot):
     teacher = make_teacher()
     optimizer = torch.optim.SGD(teacher.parameters(), lr=0.2)
@@ -171,6 +176,7 @@ def test_settings_given_are_left_alone(make_trainer):
     assert (args.importance_metric, trainer.args.importance_metric) == ("sensitivity", "magnitude")
 
 
+@pytest.mark.slow
 def test_training_starts_without_left_over_gradients(one_shot):
     """The first step's gradient is that of its own batch."""
     norms = []

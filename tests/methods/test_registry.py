@@ -41,6 +41,7 @@ def trainer_of(make_trainer) -> Any:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_path):
     trainer = trainer_of(method, train_dataset=make_blocks(8), max_steps=16, learning_rate=5e-3)
@@ -62,6 +63,7 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
     assert facts["student"]["encoder_macs"] == encoder_macs(trainer.plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -249,6 +251,7 @@ def test_every_class_carries_its_name(method):
     assert METHODS[method].method == method
 
 
+@pytest.mark.slow
 def test_a_config_chooses_the_method(tmp_path, monkeypatch):
     own_cache(monkeypatch, tmp_path / "cache")
     config = write_config(

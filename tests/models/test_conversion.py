@@ -145,6 +145,7 @@ def test_a_decoder_of_its_own_stays_its_own(is_stated, convert):
 widths = st.builds(LayerWidths, st.integers(1, 4), st.integers(1, 6), st.integers(1, 20))
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     layers=st.lists(widths, min_size=1, max_size=3),

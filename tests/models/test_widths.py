@@ -161,6 +161,7 @@ def test_padding_by_hand(plan, num_heads, head_dim, intermediate_size):
     assert plan.padded() == WidthPlan.uniform(64, 2, LayerWidths(num_heads, head_dim, intermediate_size))
 
 
+@pytest.mark.slow
 @given(plans)
 @settings(deadline=None, max_examples=200)
 def test_padding_exists_exactly_where_a_divisor_leaves_room(plan):
@@ -184,6 +185,7 @@ def stock_arguments(plan: WidthPlan) -> dict[str, int]:
     return values | {"num_hidden_layers": len(plan.layers)}
 
 
+@pytest.mark.slow
 @given(plans)
 @settings(deadline=None, max_examples=200)
 def test_the_nearest_paddable_plan_is_narrower_and_can_be_padded(plan):

@@ -19,6 +19,7 @@ EARLIER = Path(__file__).with_name("earlier")
 TOLERANCE = 1e-4  # the files may have been made on another processor
 
 
+@pytest.mark.slow
 def test_a_checkpoint_resumes_to_the_same_end(tmp_path):
     checkpoint = shutil.copytree(EARLIER / f"checkpoint-{SAVED_STEP}", tmp_path / "run" / f"checkpoint-{SAVED_STEP}")
     trainer = earlier_trainer(tmp_path)
@@ -39,6 +40,7 @@ def test_a_checkpoint_loads_by_its_auto_class():
     assert type(model).__name__ == "HomoBertForMaskedLM"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_export_is_verified(tmp_path, format):
     """In a fresh process, without this package: the logits are those of its facts."""

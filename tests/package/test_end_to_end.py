@@ -54,6 +54,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
+@pytest.mark.slow
 def test_text_and_a_teacher_folder_become_a_stock_student(tmp_path):
     teacher, tokenizer = make_teacher(), tiny_tokenizer()
     teacher.save_pretrained(tmp_path / "teacher")
@@ -164,6 +165,7 @@ def test_exporting_again_replaces_an_export_and_nothing_else(make_trainer, tmp_p
     assert (tmp_path / "mine" / "thesis.tex").is_file()
 
 
+@pytest.mark.slow
 def test_a_student_can_be_a_teacher_again(make_trainer, tmp_path):
     first = make_trainer(max_steps=4, student={"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40})
     first.train()
@@ -212,6 +214,7 @@ def test_the_finished_student_is_pushed_without_pickles(make_trainer, pushed):
     assert not [name for name in call["files"] if name.endswith((".bin", ".pt", ".pth"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "expected"), [("every_save", ["6", "8"]), ("end", [])])
 def test_saves_are_pushed_once_the_plan_is_reached(make_trainer, pushed, strategy, expected):
     trainer = make_trainer(

@@ -96,6 +96,7 @@ def test_masked_lm_script(tmp_path, monkeypatch, capsys):
     assert "KL to the teacher" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_task_model_script(tmp_path, monkeypatch, capsys):
     teacher = write_teacher(tmp_path / "teacher", task="sequence_classification")
     rows = {"sentence": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(32)], "label": [i % 2 for i in range(32)]}

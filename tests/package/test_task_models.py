@@ -132,6 +132,7 @@ def slow_divergence(name: str, teacher: torch.Tensor, student: torch.Tensor, bat
     return (log_teacher.exp() * (log_teacher - log_student)).sum(-1).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_pruned_distilled_measured_and_exported(task_trainer, tmp_path, name):
     trainer = task_trainer(name, bf16=name == "single label")
@@ -214,6 +215,7 @@ def test_one_batch_of_eight_equals_eight_of_one(task_trainer, name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["single label", "token classification"])
 def test_compaction_changes_no_loss(task_trainer, name):
     settings = {"pruning_interval_steps": 1, "width_multiple": 1, "pruning_end_fraction": 0.9, "learning_rate": 6e-4}
@@ -255,6 +257,7 @@ def test_teachers_that_cannot_be_compared_are_refused(task_trainer, changes, mes
         task_trainer("single label", teacher=teacher)
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted_on_padded_batches(task_trainer, tmp_path):
     whole = task_trainer("token classification", save_strategy="steps", save_steps=4, student_dropout=0.1)
     whole.train()

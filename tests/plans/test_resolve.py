@@ -243,6 +243,7 @@ def test_anything_is_a_plan_or_a_value_error(value):
             resolve_plan(student, SMALL)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40) | st.from_regex(r"(params|macs) ?= ?[0-9.eEkMB+-]{0,8}", fullmatch=True))
 @settings(deadline=None, max_examples=300)
 def test_any_text_is_a_student_or_a_value_error(text):

@@ -334,6 +334,7 @@ def test_every_parameter_moves_on_and_the_scheduler_still_steers(optimizer):
     assert run.scheduler.get_last_lr() == [group["lr"] for group in run.optimizer.param_groups]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "dtype"), [*((name, torch.float32) for name in OPTIMIZERS), ("adamw", torch.float64)], ids=str
 )
@@ -350,6 +351,7 @@ def test_the_loss_goes_on_as_without_compaction(optimizer, dtype):
     assert curves[0][-1] < curves[0][0]
 
 
+@pytest.mark.slow
 def test_the_loss_goes_on_through_several_compactions():
     runs = Run(dtype=torch.float64), Run(dtype=torch.float64)
     plans = (WidthPlan.uniform(24, 2, LayerWidths(4, 6, 40)), UNEVEN)

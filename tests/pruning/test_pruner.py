@@ -155,6 +155,7 @@ def test_kept_heads_name_the_same_heads_in_both_models():
         assert pruner.kept_heads(layer)[1].tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_compacts_when_enough_is_masked_and_at_the_plan():
     eager, lazy = make_pruner(compaction_threshold=0.0), make_pruner(compaction_threshold=1.0)
     run(eager)

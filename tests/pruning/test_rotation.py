@@ -210,6 +210,7 @@ def test_a_plan_that_keeps_channels_trains_as_without(make_trainer, tmp_path):
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+@pytest.mark.slow
 def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_path):
     rows, terms = [], []
     for on in (False, True):
@@ -236,6 +237,7 @@ def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_pa
     assert max(terms[1]) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer_class", [OneShotTrainer, HomoDistilTrainer])
 def test_a_low_rank_teacher_loses_nothing(make_trainer, tmp_path, trainer_class):
     """By the time that units are scored, heads are in their own bases."""
@@ -269,6 +271,7 @@ def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, tmp_pat
         assert torch.equal(found[0], query) == (requests[0] == "last")
 
 
+@pytest.mark.slow
 def test_exports_load_in_stock_bert(make_trainer, tmp_path):
     trainer = make_trainer(trainer_class=OneShotTrainer, student=NARROW, rotate_heads=True, max_steps=2)
     trainer.train()

@@ -78,6 +78,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "up"
 
 
+@pytest.mark.slow
 def test_what_goes_up_comes_down(hub, client, call, folder, tmp_path):
     assert call("create_repo", "words").value == f"{hub.url}/me/words"
     call("upload_folder", repo_id="me/words", folder_path=str(folder), commit_message="First")

@@ -82,6 +82,7 @@ def test_the_unpruned_student_is_its_teacher(make_trainer):
     assert metrics["eval_kept_fraction_ffn"] == 1.0
 
 
+@pytest.mark.slow
 def test_masks_are_the_same_in_every_evaluation(make_trainer):
     trainer = make_trainer(max_steps=20, eval_strategy="steps", eval_steps=5, learning_rate=0.0, student="macs=1.0")
     first = trainer.evaluate()
@@ -93,6 +94,7 @@ def test_masks_are_the_same_in_every_evaluation(make_trainer):
     assert trainer.evaluate()["eval_loss"] == first["eval_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"bf16": True}])
 def test_evaluation_changes_no_run(make_trainer, tmp_path, settings):
     settings = {"max_steps": 8, "student_dropout": 0.1} | settings
@@ -127,6 +129,7 @@ def test_several_evaluation_sets(make_trainer):
     assert {"eval_books_loss", "eval_news_kept_fraction_ffn"} <= {name for entry in logs_of(trainer) for name in entry}
 
 
+@pytest.mark.slow
 def test_loss_does_not_depend_on_the_batch_size(make_trainer):
     rows = [row[: 6 + index % 7] for index, row in enumerate(make_blocks(10)["input_ids"])]
     padded = Dataset.from_dict({"input_ids": rows, "example_id": list(range(10))})
@@ -152,6 +155,7 @@ def test_prediction_gives_logits_of_all_tokens_and_metrics(make_trainer):
     assert {f"test_{name}" for name in KEPT} <= output.metrics.keys()
 
 
+@pytest.mark.slow
 def test_metrics_of_the_users_own_on_words(make_trainer):
     def accuracy(prediction: EvalPrediction) -> dict[str, float]:
         predicted, labels = prediction

@@ -52,6 +52,7 @@ def run(make_trainer, **settings):
     return trainer, calls
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_equals_the_whole(make_trainer):
     whole, whole_sizes = run(make_trainer, per_device_train_batch_size=4, activation_budget_mb=0)
     parts, part_sizes = run(make_trainer, per_device_train_batch_size=4, activation_budget_mb=0.02)

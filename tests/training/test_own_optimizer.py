@@ -130,6 +130,7 @@ def test_an_optimizer_of_another_model_is_refused(make_trainer, tmp_path):
         make_trainer(model=str(tmp_path / "teacher"), optimizers=(torch.optim.AdamW(teacher.parameters()), None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["AdamW", "SGD", "Adagrad"])
 def test_a_users_optimizer_trains_like_trainers_own(make_trainer, case):
     optimizer_class, settings = ELEMENTWISE[case]

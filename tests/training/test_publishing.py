@@ -119,6 +119,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 # Pushes of a run
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_is_pushed_and_loads_elsewhere(hub, hub_client, stock_client, tmp_path):
     stock_client.forget()
     settings = {"hub_strategy": "end", "hub_private_repo": True, "hub_revision": "runs/a"}
@@ -135,6 +136,7 @@ def test_the_end_of_a_run_is_pushed_and_loads_elsewhere(hub, hub_client, stock_c
     assert loaded == pytest.approx(read_facts(tmp_path / "run" / "student")["probe"]["logits"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_every_save_is_pushed_once_the_plan_is_reached(hub, hub_client, tmp_path):
     hub_client.run(train, str(tmp_path / "run"), save_steps=2, hub_always_push=True)
     names, titles = names_and_titles(hub)
@@ -142,6 +144,7 @@ def test_every_save_is_pushed_once_the_plan_is_reached(hub, hub_client, tmp_path
     assert names == sorted(content_of(tmp_path / "run" / "student"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "folders"), [("checkpoint", ["last-"]), ("all_checkpoints", ["-4", "-8"])])
 def test_checkpoints_are_pushed_in_folders_of_their_own(hub, hub_client, tmp_path, strategy, folders):
     settings = {"hub_strategy": strategy, "hub_always_push": True, "pruning_end_fraction": 0.7, "save_total_limit": 1}
@@ -160,6 +163,7 @@ def test_checkpoints_are_pushed_in_folders_of_their_own(hub, hub_client, tmp_pat
     assert not (tmp_path / "run" / ".pushing").exists()
 
 
+@pytest.mark.slow
 def test_a_slow_hub_does_not_hold_up_training(hub, hub_client, tmp_path):
     hub.faults.append(Fault("POST", "/commit/", hold_until="go"))
     made = hub_client.run(train_beside_a_slow_hub, str(tmp_path / "run"), hub.url)
@@ -168,6 +172,7 @@ def test_a_slow_hub_does_not_hold_up_training(hub, hub_client, tmp_path):
     assert "Training in progress, step 4" in hub.repos["me/run"].titles
 
 
+@pytest.mark.slow
 def test_a_checkpoint_outlives_its_removal_while_it_is_pushed(hub, hub_client, tmp_path):
     settings = {"hub_strategy": "checkpoint", "save_steps": 2, "save_total_limit": 1}
     # Held before any file has been opened.
@@ -178,6 +183,7 @@ def test_a_checkpoint_outlives_its_removal_while_it_is_pushed(hub, hub_client, t
     assert "Training in progress, checkpoint-2" in hub.repos["me/run"].titles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -240,6 +246,7 @@ def push_untrained(folder: str) -> None:
 # Resuming
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_hub_as_if_nothing_had_happened(hub, hub_client, tmp_path):
     whole = hub_client.run(train, str(tmp_path / "whole"), push_to_hub=False).value
     settings = {"hub_strategy": "checkpoint", "hub_private_repo": True}
@@ -256,6 +263,7 @@ def test_a_run_goes_on_from_the_hub_as_if_nothing_had_happened(hub, hub_client, 
     assert (refused.error, "optimizer.pt is damaged" in refused.message) == ("ValueError", True)
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_is_a_trojan_is_not_opened(hub, hub_client, tmp_path):
     """Whoever writes a repository can write a manifest that fits; weights_only=True is what is left then."""
     hub_client.run(train_until, str(tmp_path / "lost"), 4, hub_strategy="checkpoint")
@@ -289,6 +297,7 @@ def teacher_of(folder: str, **settings: Any) -> str:
     return trainer.distillation.teacher.exact.config.name_or_path
 
 
+@pytest.mark.slow
 def test_no_token_is_left_anywhere(hub, hub_client, tmp_path):
     hub.tokens[SENTINEL] = ("me", "write")
     folder = tmp_path / "here"
@@ -351,6 +360,7 @@ def test_the_token_is_back_after_a_save(make_trainer):
     assert trainer.args.hub_token == SENTINEL
 
 
+@pytest.mark.slow
 def test_the_card_has_the_teachers_evaluation(hub_client, hub, tmp_path):
     made = hub_client.run(main, ["distill", str(write_config(tmp_path))])
     assert (made.value, made.error) == (0, None), made.trace

@@ -90,6 +90,7 @@ def test_the_points_are_what_they_are_called(make_trainer):
     assert widths[AFTER] == widths[END] == (16, 16, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [{}, {"max_steps": -1, "num_train_epochs": 2}])
 def test_a_finished_run_takes_no_further_step(make_trainer, length):
     """As after a kill in its export."""
@@ -102,6 +103,7 @@ def test_a_finished_run_takes_no_further_step(make_trainer, length):
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_resumed_with_other_data_loader_workers(make_trainer, tmp_path):
     settings = SETTINGS | {"per_device_train_batch_size": 13, "student_dropout": 0.1}
     whole = make_trainer(callbacks=[SaveAt(MASKED)], **settings)
@@ -111,6 +113,7 @@ def test_resumed_with_other_data_loader_workers(make_trainer, tmp_path):
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_resumed_with_an_optimizer_of_the_users(make_trainer, tmp_path):
     def trainer(output_dir: str) -> HomoDistilTrainer:
         teacher = make_teacher()
@@ -126,6 +129,7 @@ def test_resumed_with_an_optimizer_of_the_users(make_trainer, tmp_path):
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_a_second_train_in_one_process_goes_back_to_wider_students(make_trainer, tmp_path):
     trainer = make_trainer(callbacks=[SaveAt(BEFORE, COMPACTED)], **SETTINGS)
     trainer.train()
@@ -136,6 +140,7 @@ def test_a_second_train_in_one_process_goes_back_to_wider_students(make_trainer,
         assert logs_of(trainer) == logs
 
 
+@pytest.mark.slow
 def test_train_loss_and_rates_of_a_resumed_run(make_trainer, tmp_path):
     whole = make_trainer(callbacks=[SaveAt(6)], **SETTINGS)
     expected = whole.train()
@@ -147,6 +152,7 @@ def test_train_loss_and_rates_of_a_resumed_run(make_trainer, tmp_path):
     assert found.metrics["train_steps_per_second"] * found.metrics["train_runtime"] == pytest.approx(6, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint(make_trainer, tmp_path):
     whole = make_trainer(output_dir=str(tmp_path / "whole"), **SETTINGS)
     whole.train()
@@ -174,6 +180,7 @@ class FullDisk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_middle_of_saving_leaves_no_half_checkpoint(make_trainer, tmp_path):
     settings = SETTINGS | {"save_strategy": "steps", "save_steps": 4}
     trainer = make_trainer(**settings)
@@ -321,6 +328,7 @@ def best_settings(**settings: Any) -> dict[str, Any]:
     return SETTINGS | defaults | settings
 
 
+@pytest.mark.slow
 def test_the_best_model_is_one_at_the_target_plan(make_trainer, tmp_path):
     trainer = make_trainer(**best_settings())
     trainer.train()
@@ -333,6 +341,7 @@ def test_the_best_model_is_one_at_the_target_plan(make_trainer, tmp_path):
     assert trainer.pruner.kept == trainer.plan
 
 
+@pytest.mark.slow
 def test_loading_the_best_model_rebuilds_its_widths(make_trainer, monkeypatch):
     """Without the rule above, the best student is wider than the last one."""
     trainer = make_trainer(**best_settings())
@@ -344,6 +353,7 @@ def test_loading_the_best_model_rebuilds_its_widths(make_trainer, monkeypatch):
     assert trainer.evaluate()["eval_kl"] == kl[min(kl, key=kl.get)]
 
 
+@pytest.mark.slow
 def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(make_trainer, tmp_path):
     trainer = make_trainer(**best_settings(save_strategy="best"))
     trainer.train()
@@ -352,6 +362,7 @@ def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(make_traine
     assert saved[0] >= 8
 
 
+@pytest.mark.slow
 def test_save_total_limit_keeps_the_newest_and_the_best(make_trainer, tmp_path):
     trainer = make_trainer(**best_settings(save_total_limit=2))
     trainer.train()
@@ -360,6 +371,7 @@ def test_save_total_limit_keeps_the_newest_and_the_best(make_trainer, tmp_path):
     assert len(names) == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_finds_the_same_best_model(make_trainer, tmp_path):
     settings = best_settings()
     whole = make_trainer(**settings)

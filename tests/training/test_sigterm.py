@@ -111,6 +111,7 @@ def test_a_training_loader_starts_its_workers_so(make_trainer):
 # In a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -136,6 +137,7 @@ def test_sigterm_saves_the_step_and_the_resumed_run_is_the_same(make_trainer, tm
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_one_allowed_checkpoint_is_the_one_that_sigterm_saved(make_trainer, tmp_path):
     """At the end of a run Trainer would keep the best one only; this is no end."""
     trainer = make_trainer(
@@ -165,6 +167,7 @@ def test_sigterm_after_the_last_step_ends_the_process_too(make_trainer):
     assert trainer.state.global_step == 8
 
 
+@pytest.mark.slow
 def test_sigint_passes_at_once_and_the_last_checkpoint_stays(make_trainer, tmp_path):
     settings = SETTINGS | {"save_strategy": "steps", "save_steps": 2}
     stopped = make_trainer(callbacks=[SignalAt(5, signal.SIGINT)], **settings)

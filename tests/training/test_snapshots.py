@@ -76,6 +76,7 @@ def files_of(run: Path) -> dict[str, bytes]:
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths if path.is_file()}
 
 
+@pytest.mark.slow
 def test_each_snapshot_is_the_student_at_exactly_its_widths(make_trainer, tmp_path):
     trainer, watch = watched(make_trainer, *TAKEN.values())
     run = tmp_path / "run"
@@ -98,6 +99,7 @@ def test_each_snapshot_is_the_student_at_exactly_its_widths(make_trainer, tmp_pa
     assert watch.plans[12] == trainer.plan.to_dict()
 
 
+@pytest.mark.slow
 def test_the_table_tells_what_was_logged_and_exported(make_trainer, tmp_path):
     trainer, _ = watched(make_trainer)
     rows = table_of(tmp_path / "run")
@@ -159,6 +161,7 @@ def test_killed_in_the_middle_of_a_snapshot(make_trainer, tmp_path, monkeypatch)
     assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_from_an_older_checkpoint_has_no_rows_of_later_ones(make_trainer, tmp_path):
     make_trainer(callbacks=[SaveAt(5)], **SETTINGS).train()
     assert len(table_of(tmp_path / "run")) == 2
@@ -168,6 +171,7 @@ def test_a_run_from_an_older_checkpoint_has_no_rows_of_later_ones(make_trainer, 
     assert [row["name"] for row in table_of(tmp_path / "run")] == [WIDE_NAME]
 
 
+@pytest.mark.slow
 def test_looking_at_the_student_leaves_no_trace_in_the_run(make_trainer, tmp_path, monkeypatch):
     looked = make_trainer(output_dir=str(tmp_path / "looked"), **SETTINGS | {"max_steps": 12})
     looked.train()
@@ -179,6 +183,7 @@ def test_looking_at_the_student_leaves_no_trace_in_the_run(make_trainer, tmp_pat
     assert differences(state_of(looked), state_of(passed)) == []
 
 
+@pytest.mark.slow
 def test_without_evaluation_data_snapshots_are_exported_alone(make_trainer, tmp_path):
     trainer, _ = watched(make_trainer, eval_dataset=None, snapshot_recovery_steps=0, max_steps=8)
     rows = table_of(tmp_path / "run")
@@ -186,6 +191,7 @@ def test_without_evaluation_data_snapshots_are_exported_alone(make_trainer, tmp_
     assert not [entry for entry in logs_of(trainer) if "eval_kl" in entry]
 
 
+@pytest.mark.slow
 def test_layers_of_a_global_run_share_out_a_snapshots_totals(make_trainer, tmp_path):
     settings = {"width_allocation": "global", "max_steps": 10, "snapshots": WIDE, "snapshot_recovery_steps": 0}
     trainer, _ = watched(make_trainer, **settings)
@@ -232,6 +238,7 @@ def test_one_shot_pruning_passes_no_snapshots(make_trainer):
         make_trainer(trainer_class=OneShotTrainer, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_run_with_other_snapshots_is_refused(make_trainer, tmp_path):
     make_trainer(callbacks=[SaveAt(3)], **SETTINGS | {"max_steps": 8, "snapshot_recovery_steps": 0}).train()
     other = make_trainer(**SETTINGS | {"snapshots": WIDE, "max_steps": 8, "snapshot_recovery_steps": 0})

@@ -41,6 +41,7 @@ def arguments(folder: Path, **settings: Any) -> HomoDistilTrainingArguments:
     return HomoDistilTrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True, **settings)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_its_widths_from_the_checkpoint(machine, make_trainer, tmp_path):
     settings = {"student": BUDGET, "max_steps": 8}
     whole = make_trainer(**settings, output_dir=str(tmp_path / "whole"))

@@ -190,6 +190,7 @@ def test_a_classifier_takes_the_encoder_and_nothing_else(kind):
     assert pooler.bias.count_nonzero() == classifier.classifier.bias.count_nonzero() == 0
 
 
+@pytest.mark.slow
 def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model, tmp_path, monkeypatch):
     started = []
 
@@ -302,6 +303,7 @@ def test_settings_are_checked_when_they_are_made(values, message):
 # Real rows
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_rows_of_every_folder(real_data, model, tmp_path):
     names = {"rte": "rte", "qnli": "qnli_part", "mnli": "mnli_part"}

@@ -199,6 +199,7 @@ def test_a_hub_that_does_not_answer_is_told(monkeypatch):
         load_squad("squad")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_questions(real_data):
     data = load_squad("squad_v2", real_data)

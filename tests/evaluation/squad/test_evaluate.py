@@ -104,12 +104,14 @@ def test_answers_are_learned(learned):
     assert task_score("squad_v2", learned["metrics"]) == learned["metrics"]["f1"] / 100
 
 
+@pytest.mark.slow
 def test_every_window_is_learned_in_every_epoch(learned):
     num_windows = len(training_windows(tiny_data().train, TOKENIZER, TINY))
     assert learned["num_steps"] == 4 * math.ceil(num_windows / 16)
     assert json.loads(json.dumps(learned)) == learned
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_and_leaves_the_model_alone(evaluated):
     before = {name: tensor.clone() for name, tensor in evaluated.model.state_dict().items()}
     data = tiny_data(num_train=24)
@@ -119,6 +121,7 @@ def test_the_same_seed_gives_the_same_result_and_leaves_the_model_alone(evaluate
     assert all(torch.equal(tensor, before[name]) for name, tensor in evaluated.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_first_version_says_something_to_every_question(evaluated):
     data = tiny_data("squad", num_train=24)
     result = fine_tune_squad(evaluated, data, settings=TINY, seed=0)
@@ -186,6 +189,7 @@ def test_no_answer_is_said_where_its_score_is_higher():
     assert even["NoAns_f1"] == 0
 
 
+@pytest.mark.slow
 def test_seeds_are_measured_once(folder, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -272,6 +276,7 @@ def test_missing_data_are_told_before_the_model_is_loaded(tmp_path):
         evaluate_squad("no such model", settings={"data_dir": str(tmp_path / "nowhere")})
 
 
+@pytest.mark.slow
 def test_students_of_uneven_widths_are_fine_tuned_as_they_are(tmp_path):
     student = random_student(HomoBertForMaskedLM, vocab_size=len(TOKENIZER), max_position_embeddings=32)
     answerer = fresh_answerer(student.base_model, dropout=0.0, seed=0).eval()
@@ -297,6 +302,7 @@ def real_tokenizer(real_data):
     return AutoTokenizer.from_pretrained(real_data / "teacher")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_right_logits_give_the_right_answers_to_real_questions(real_data, real_tokenizer):
     rows = load_squad("squad_v2", real_data).dev["validation"].select(range(0, 1200, 12))
@@ -319,6 +325,7 @@ def certain_logits(window, row):
     return starts, ends
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_questions_from_end_to_end(real_data, real_tokenizer, tmp_path):
     config = BertConfig(

@@ -158,6 +158,7 @@ questions = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(questions, st.randoms(use_true_random=False))
 def test_the_best_threshold_is_the_slow_loops(rows, random):

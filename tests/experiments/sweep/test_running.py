@@ -121,6 +121,7 @@ def test_every_cell_is_run_once_and_those_that_cannot_exist_are_recorded(sweep_f
     assert len(processes.cells) == 4
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_recorded_and_tried_again_by_the_next_call(sweep_file, processes):
     processes.statuses = {"a,seed=0": [1, 0], "b,seed=0": [-signal.SIGKILL, 1], "a,seed=1": [worker.TAKEN_STATUS, 0]}
     assert run_sweep(prepare_sweep(sweep_file), print) == 2
@@ -145,6 +146,7 @@ def test_a_stopped_cell_is_no_failure(sweep_file, processes):
     assert "- not run: `a,seed=0`, `b,seed=0`, `a,seed=1`, `b,seed=1`" in table
 
 
+@pytest.mark.slow
 def test_a_cell_in_other_hands_is_left_alone(sweep_file, processes):
     run = prepare_sweep(sweep_file, only=["a"])
     with held(run.folder.lock(run.cells[0])) as is_ours:
@@ -180,6 +182,7 @@ def test_a_lock_goes_with_its_process(tmp_path):
         assert is_ours
 
 
+@pytest.mark.slow
 def test_changed_settings_are_not_overwritten_unasked(sweep_file, processes):
     run_sweep(prepare_sweep(sweep_file), print)
     content = json.loads(sweep_file.read_text(encoding="utf-8"))

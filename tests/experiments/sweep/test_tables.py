@@ -130,6 +130,7 @@ def test_a_table_of_nothing_says_so():
     assert "| " not in table
 
 
+@pytest.mark.slow
 def test_curves_and_points_are_means_in_millions(tmp_path):
     curves = discrepancy_curves(METHODS[:3])
     assert [place for place, _ in curves["homodistil"]] == [0.0, 0.5, 1.0]

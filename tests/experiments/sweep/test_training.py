@@ -89,6 +89,7 @@ def whole(settings, tmp_path_factory) -> tuple[dict[str, Any], Path]:
         return run(cell_of(settings), root), root
 
 
+@pytest.mark.slow
 def test_a_record_tells_everything(whole, settings):
     record, root = whole
     assert record["status"] == "done"
@@ -109,6 +110,7 @@ def test_a_record_tells_everything(whole, settings):
     assert sorted_checkpoints(root / "mine,seed=3") == []
 
 
+@pytest.mark.slow
 def test_a_record_tells_of_a_family(settings, tmp_path):
     wide = {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 8, "intermediate_size": 48}
     record = run(cell_of(settings, snapshots=[json.dumps(wide)]), tmp_path)
@@ -121,6 +123,7 @@ def test_a_record_tells_of_a_family(settings, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_record_tells_a_students_own_costs_from_those_of_its_padded_export(whole, settings, tmp_path):
     layers = [{"num_attention_heads": 2, "head_dim": 8, "intermediate_size": width} for width in (24, 16)]
     record = run(cell_of(settings, student=json.dumps({"hidden_size": 16, "layers": layers})), tmp_path)
@@ -216,6 +219,7 @@ def test_other_settings_begin_anew(settings, tmp_path):
     assert {row["step"] for row in record["kept_fractions"]} == {4}  # narrow from the first step on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arm"), [("homobert", "homobert-tiny"), ("ablations", "platon")])
 def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, arm):
     sweep = read_sweep(PAPER / f"{name}.json", field_types().keys() - {"method", METHOD_SETTINGS})

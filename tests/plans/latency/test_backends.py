@@ -119,6 +119,7 @@ def test_impossible_numbers_of_turns_are_refused(arguments, message):
 # Models in turns
 
 
+@pytest.mark.slow
 def test_models_are_timed_in_evaluation_mode_and_without_gradients():
     calls = []
 
@@ -262,6 +263,7 @@ def small_grid(**changes: object) -> LatencyGrid:
     return LatencyGrid(**values | changes)
 
 
+@pytest.mark.slow
 def test_every_cell_has_every_model_and_speed_ups_over_the_first():
     teacher = make_teacher()
     lines = []

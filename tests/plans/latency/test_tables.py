@@ -282,6 +282,7 @@ def test_a_latency_budget_is_a_student_like_any_other(formula_table):
     assert formula_table == [Conditions(length=64)]
 
 
+@pytest.mark.slow
 def test_a_chosen_plan_is_timed_beside_its_teacher(formula_table):
     config = tiny_config()
     budget = LatencyBudget(0.24, Conditions(length=16))
@@ -310,6 +311,7 @@ def teacher_folder(tmp_path):
     return str(tmp_path / "teacher")
 
 
+@pytest.mark.slow
 def test_plan_prints_prediction_and_measurement(formula_table, teacher_folder, capsys):
     words = ["plan", "--teacher", teacher_folder, "--latency_ms", "0.24", "--length", "16", "--batch_size", "2"]
     assert main(words) == 0
@@ -334,6 +336,7 @@ def test_flags_of_a_latency_need_one(teacher_folder, capsys):
     assert "one of the arguments --student --latency_ms is required" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_compares_folders(teacher_folder, tmp_path, capsys):
     words = ["latency", teacher_folder, "--teacher", teacher_folder + "/.", "--lengths", "8", "64"]
     words += ["--batch_sizes", "2", "--backends", "torch", "--rounds", "2", "--output", str(tmp_path / "out.json")]
