@@ -45,7 +45,15 @@ from homodistil_hf.experiments.config import parse_run, read_config
 from homodistil_hf.export.dense_student import checkpoint_pruner, compacted_copy
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
-from homodistil_hf.files.checkpoints import MANIFEST_NAME, check_manifest, last_checkpoint, write_manifest
+from homodistil_hf.files.checkpoints import (
+    MANIFEST_NAME,
+    STATE_FILE,
+    STATE_TENSORS_FILE,
+    check_manifest,
+    last_checkpoint,
+    write_manifest,
+)
+from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
@@ -54,7 +62,7 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.presets import PRESETS
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
-from homodistil_hf.pruning.saved_state import STATE_FILE, STATE_TENSORS_FILE, save_run_state
+from homodistil_hf.pruning.saved_state import save_run_state
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
@@ -63,7 +71,6 @@ PLAN = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate
 LAYERS = [{name: PLAN[name] for name in PLAN if name != "hidden_size"}]
 LAYERS += [{"num_attention_heads": 1, "head_dim": 3, "intermediate_size": 24}]
 UNEVEN = {"hidden_size": 8, "layers": LAYERS}
-WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ class Export:
 
     def run(self) -> int:
         """Write the export."""
-        from ..export.student_in_folder import export_folder
+        from ..export.student_in_folder import export_from
 
         show_logs()
-        folder = export_folder(
+        folder = export_from(
             self.folder,
             self.output,
             format=self.format,

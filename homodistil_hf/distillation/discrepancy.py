@@ -1,4 +1,4 @@
-"""How far a student is from its teacher, and from the labels, on held-out data.
+"""The meter of held-out data: how far a student is from its teacher and from the labels, batch by batch.
 
 Always in float32, whatever training runs in, and reduced batch by batch: nothing of size batch × length × vocabulary
 is gathered.

@@ -1,4 +1,4 @@
-"""The terms of the distillation loss, pure functions of tensors.
+"""Formulas of the loss terms, pure functions of tensors; the objective adds them up.
 
 Every function returns a *sum*; the trainer divides by what the global batch holds, so that 1×8 = 8×1 accumulation = 2
 ranks. Which rows of logits count and how terms are weighted isn't here.

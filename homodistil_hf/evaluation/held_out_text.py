@@ -1,4 +1,4 @@
-"""How far a masked-LM student is from its teacher and from held-out text, in float32: settings and measurement.
+"""`evaluate_discrepancy`: a masked-LM student against its teacher on held-out text, in float32; with its settings.
 
 The same blocks and the same masks for every model: both depend on text, tokenizer, seed and row only. The sums are
 those of the trainer's own evaluation, and aren't made here.

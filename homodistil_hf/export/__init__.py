@@ -1,1 +1,1 @@
-"""A finished student leaves: folder, facts, card, verification, Hub upload; it trains nothing."""
+"""Exports of a finished student: folder, facts, card, verification, Hub upload; nothing is trained here."""

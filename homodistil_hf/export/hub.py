@@ -1,4 +1,4 @@
-"""An export goes up to the Hub in one commit, a teacher's licence comes down; checkpoints travel elsewhere."""
+"""Uploads an export to the Hub in one commit, and reads a teacher's licence there; no checkpoints."""
 
 import logging
 import re

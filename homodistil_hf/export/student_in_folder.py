@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from transformers.utils import CONFIG_NAME
 
-from ..files.checkpoints import last_checkpoint, sorted_checkpoints
+from ..files.checkpoints import STATE_FILE, last_checkpoint, sorted_checkpoints
 from ..files.strict_json import read_json_object
 from ..models.loading import load_teacher_config
 from ..models.tokenizers import stored_tokenizer
-from ..pruning.saved_state import METHOD_KEY, STATE_FILE, read_state_file
+from ..pruning.saved_state import METHOD_KEY, read_state_file
 from .dense_student import checkpoint_pruner, compacted_copy
 from .export_folder import convert_export, export_student
 from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
@@ -69,7 +69,7 @@ def student_in(folder: str | Path) -> StudentIn:
     return StudentIn("model" if (folder / CONFIG_NAME).is_file() else "nothing", folder)
 
 
-def export_folder(
+def export_from(
     source: str | Path,
     output: str | Path,
     *,

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from ..files.checkpoints import file_digest
 from ..files.messages import shown
 from ..files.strict_json import read_json_object
+from ..files.tensors import WEIGHTS_FILE
 from ..models.cost import COSTS, cost_fractions, model_facts
 from ..models.families import CONFIG_CLASSES, FAMILIES, HEADS, family_of
 from ..models.loading import load_teacher
@@ -30,7 +31,6 @@ from .probe import all_logits, probe_facts, probe_inputs
 RELATIVE_TOLERANCE = 1e-5
 """Largest difference of float32 logits, times the largest logit or 1."""
 
-_WEIGHTS_FILE = "model.safetensors"
 _CONFIG_FILE = "config.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
@@ -156,10 +156,10 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _file_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     present, listed = file_facts(folder), facts["files"]
-    for name in (_WEIGHTS_FILE, _CONFIG_FILE, CARD_FILE):
+    for name in (WEIGHTS_FILE, _CONFIG_FILE, CARD_FILE):
         if not (folder / name).is_file():
             yield f"{name}: expected in every export, found nothing"
-    for name in sorted(listed.keys() - present.keys() - {_WEIGHTS_FILE, _CONFIG_FILE}):
+    for name in sorted(listed.keys() - present.keys() - {WEIGHTS_FILE, _CONFIG_FILE}):
         yield f"{name}: listed in {FACTS_FILE}, found nothing"
     for name in sorted(present.keys() - listed.keys()):
         if not name.startswith(_HUB_FILES):
@@ -268,7 +268,7 @@ def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: 
         if found["class"] != expected or not found["module"].startswith(module):
             yield f"{auto_class}: expected {module}…{expected}, found {found['module']}.{found['class']}"
     if missing := fresh["classes"][primary]["missing_keys"]:
-        yield f"{primary}: expected all weights in {_WEIGHTS_FILE}, found none for {', '.join(missing)}"
+        yield f"{primary}: expected all weights in {WEIGHTS_FILE}, found none for {', '.join(missing)}"
     counted = fresh["classes"][primary]["num_parameters"]
     yield from _differences(facts["student"].get("num_parameters"), counted, f"{primary} num_parameters")
     if (num_tokens := fresh["num_tokens"]) > exported.config.vocab_size:
@@ -285,7 +285,7 @@ def _probe_problems(stated: Mapping[str, Any], probe: Mapping[str, Any]) -> Iter
     difference = _relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
     if not difference <= RELATIVE_TOLERANCE:
         yield (
-            f"{_WEIGHTS_FILE}: expected the logits that the student had in memory within {RELATIVE_TOLERANCE:g}, "
+            f"{WEIGHTS_FILE}: expected the logits that the student had in memory within {RELATIVE_TOLERANCE:g}, "
             f"found a relative difference of {difference:.3g}"
         )
 

@@ -1,7 +1,16 @@
-"""The checkpoints of a run: their manifests, finding the last good one, removing old ones; not what is in them.
+"""What a `checkpoint-N` holds, its manifest, and which checkpoint of a run is the last good one.
 
-A manifest holds the SHA-256 of every file of a checkpoint; it is written last and checked first, because safetensors
-has no checksum and a pickle must not be opened before it is known to be the one that was written.
+| file | what is in it |
+| --- | --- |
+| `config.json`, `model.safetensors` | the student at the widths of that step, loadable by itself |
+| `projections.safetensors` | projections student → teacher |
+| `pruning_state.safetensors`, `pruning_state.json` | masks, scores, numbers of heads; plan, guard, counters, method |
+| `optimizer.pt`, `scheduler.pt`, `rng_state*.pth`, `trainer_state.json`, `training_args.bin` | Trainer's own |
+| `tokenizer.json`, `tokenizer_config.json` | the tokenizer |
+| `manifest.json` | SHA-256 of every file |
+
+The manifest is written last and checked first, because safetensors has no checksum and a pickle must not be opened
+before it is known to be the one that was written. Nothing else is read or written here.
 """
 
 import hashlib
@@ -17,6 +26,9 @@ from .messages import shown
 from .strict_json import read_json_object
 
 logger = logging.getLogger(__name__)
+PROJECTIONS_FILE = "projections.safetensors"
+STATE_TENSORS_FILE = "pruning_state.safetensors"
+STATE_FILE = "pruning_state.json"
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = ".staging"
 _PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")

@@ -1,1 +1,1 @@
-"""Other ways to a student, one file a paper; HomoDistil itself is `trainer.py`, and none imports another."""
+"""Other ways to a student: a file a paper, and what several of them share; HomoDistil itself is the trainer."""

@@ -1,7 +1,7 @@
 """Students of fewer layers: some of the teacher's are dropped at once, the others are as wide as the MACs allow.
 
-What is told here is which layers stay and how wide they are to become; how they get there is HomoDistil's way here,
-one-shot pruning's in its own file.
+What is told here is which layers stay and how wide they are to become; they get there
+HomoDistil's way; pruned at once they are a method of one-shot pruning.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Pruned first: units are chosen by the magnitudes of the weights, then the student is distilled."""
+"""Pruned first by weight magnitude, which needs no data, then distilled."""
 
 from typing import Any
 

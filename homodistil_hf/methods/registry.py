@@ -1,5 +1,7 @@
 """Every method of training a student, by the name that configs, sweeps and tables use; nothing else.
 
+A new one: a class in a file of its own, a line here, and a line in the contract that papers don't import each other.
+
 The classes share one signature: `Class(teacher, args, *, train_dataset=…, eval_dataset=…, processing_class=…,
 **method_settings)`, and `train`, `evaluate` and `export` of [`HomoDistilTrainer`].
 """

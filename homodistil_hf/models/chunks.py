@@ -1,4 +1,4 @@
-"""Slices of a few rows, so that large tensors need little memory beside them."""
+"""Slices of a few rows at a time, to save memory."""
 
 import torch
 

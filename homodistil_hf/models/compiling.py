@@ -1,4 +1,4 @@
-"""Whether torch can compile the models here; who asks decides what follows."""
+"""Whether this torch can compile the models."""
 
 import torch
 

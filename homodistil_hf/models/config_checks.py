@@ -1,4 +1,4 @@
-"""Values of a `config.json` that are refused before a model is built: beyond bounds or around its class; not types."""
+"""Values of a `config.json` that are refused before a model is built: too large, or attributes of the class itself."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias

@@ -1,4 +1,4 @@
-"""Other sizes for a model that is there: a width plan, fewer layers, replaced parameters."""
+"""Change a model's sizes in place: its widths to a plan, fewer layers, other parameters in the place of its own."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence

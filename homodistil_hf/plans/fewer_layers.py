@@ -1,6 +1,6 @@
-"""Fewer layers instead of narrower ones: which layers of a teacher a shallow student keeps, and that student.
+"""Fewer layers instead of narrower ones: which layers a shallow student keeps, and how wide they may be.
 
-Pure functions of plans and models; which method trains such a student is none of their business.
+Pure functions of plans; no model is cut here.
 """
 
 from collections.abc import Sequence

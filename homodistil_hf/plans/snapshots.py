@@ -1,4 +1,4 @@
-"""The family of a run: students on the way to the last one, named, checked and put into the schedule.
+"""The family of a run: students on the way to the last one, named, checked and put in order.
 
 What the user gave becomes plans that lie on one way from the teacher to the student, from wide to narrow, or is
 refused. How one plan is read, when widths fall and what happens at a snapshot isn't here.

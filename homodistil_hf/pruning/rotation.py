@@ -1,4 +1,4 @@
-"""Other bases inside heads: the same function, but channels that matter come apart from channels that don't.
+"""Rotates the channels inside each head, so that pruning some of them loses little; the function stays the same.
 
 Queries and keys of one head may be multiplied by T and T⁻ᵀ, whatever the invertible T: their products stay. So may
 values and the columns of attention-out. In a trained model, what a head does is smeared over all its channels, and

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from ..files.checkpoints import PROJECTIONS_FILE, STATE_FILE, STATE_TENSORS_FILE
 from ..files.folders import naming_the_file
 from ..files.messages import shown
 from ..files.strict_json import read_json_object, write_json
-from ..files.tensors import load_tensors
+from ..files.tensors import WEIGHTS_FILE, load_tensors
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.resizing import replace_parameters
@@ -25,10 +26,6 @@ from .guard import STATE_NAMES
 from .pruner import Pruner, PruningSettings
 from .scores import METRICS
 
-WEIGHTS_FILE = "model.safetensors"
-PROJECTIONS_FILE = "projections.safetensors"
-STATE_TENSORS_FILE = "pruning_state.safetensors"
-STATE_FILE = "pruning_state.json"
 METHOD_KEY = "method"
 """Where a checkpoint's state says which method trains the student."""
 _TYPES = {

@@ -1,4 +1,4 @@
-"""When to prune, and how much: kept fractions over the steps, waypoints, the learning-rate curve.
+"""When to prune, and how much: kept fractions over the steps, and the learning-rate curve tied to them.
 
 Small pure functions of the step; no masks, and nothing that holds pruning back.
 """

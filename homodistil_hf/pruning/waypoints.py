@@ -1,4 +1,4 @@
-"""A schedule that passes through given widths on its way to the target."""
+"""Where snapshots fall on a schedule: the step at which each of their widths is reached."""
 
 import bisect
 import math

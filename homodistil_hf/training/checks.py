@@ -1,7 +1,4 @@
-"""What of a run follows from its settings alone: the order of its data, its masks of words, how it prunes.
-
-What takes a model to make is not made here.
-"""
+"""What is refused before a trainer is made: arguments, output folder, data; and the data's order, pinned."""
 
 import os
 from collections.abc import Mapping, Sequence, Sized

@@ -1,4 +1,4 @@
-"""Evaluation and prediction: the student against its teacher and the labels, in float32 on held-out data.
+"""Trainer's evaluation loop, with the student measured against its teacher and the labels, in float32.
 
 Metrics are computed elsewhere; this feeds them from Trainer's loop, and knows nothing of training.
 """

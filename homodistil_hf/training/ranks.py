@@ -1,4 +1,4 @@
-"""A `Trainer` whose ranks agree: on the rows of a step, on the output folder, on the checkpoint, and on giving up.
+"""Checks that all ranks pass or fail together: launch, output folder, checkpoint, giving up.
 
 A check that fails on one rank only would leave the others waiting in a collective call, so every check here fails on
 all of them. The arithmetic of rows is not here, nor are DDP and what it reduces.
@@ -18,8 +18,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
-from ..files.checkpoints import STAGING_NAME, VerifiedCheckpoint, sorted_checkpoints
-from ..pruning.saved_state import STATE_TENSORS_FILE, WEIGHTS_FILE
+from ..files.checkpoints import STAGING_NAME, STATE_TENSORS_FILE, VerifiedCheckpoint, sorted_checkpoints
+from ..files.tensors import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,7 @@
-"""Which rows belong to a step: the same ones on any number of ranks with the same global batch.
+"""A `Trainer` whose ranks share the rows of a step: the same ones on any number of ranks with the same global batch.
 
 accelerate deals micro-batches out to the ranks in turn. What it can't do is end a pass without repeating rows, and it
-would share a stream of many files by file, so that another number of ranks meant another order. This file mends both;
-what is done with the rows is told elsewhere.
+would share a stream of many files by file, so that another number of ranks meant another order. Both are mended here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

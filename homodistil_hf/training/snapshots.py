@@ -1,7 +1,7 @@
 """A family from one run: the students on the way, each evaluated and exported when the masks leave exactly its widths.
 
 Which students these are, and when the masks are there, is decided elsewhere. A snapshot is a standard export like any
-other; the table of all of them is a file of its own.
+other; the table of all of them is written to `snapshots.json`.
 """
 
 import logging

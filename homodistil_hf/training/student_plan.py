@@ -11,12 +11,12 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedConfig
 
-from ..files.checkpoints import sorted_checkpoints
+from ..files.checkpoints import STATE_FILE, sorted_checkpoints
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
 from ..plans.snapshots import Snapshot, resolve_snapshots
-from ..pruning.saved_state import STATE_FILE, read_state_file
+from ..pruning.saved_state import read_state_file
 from ..training_args import HomoDistilTrainingArguments
 from .ranks import on_every_rank
 

@@ -8,11 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.files.checkpoints import PROJECTIONS_FILE, STATE_FILE, STATE_TENSORS_FILE
+from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.pruning.saved_state import (
-    PROJECTIONS_FILE,
-    STATE_FILE,
-    STATE_TENSORS_FILE,
-    WEIGHTS_FILE,
     load_run_state,
     read_state_file,
     save_run_state,

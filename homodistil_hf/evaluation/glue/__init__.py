@@ -1,1 +1,1 @@
-"""The nine GLUE tasks: data, metrics, one evaluation; fine-tuning itself is shared with SQuAD, one folder up."""
+"""The nine GLUE tasks: data, metrics, one evaluation; fine-tuning itself is shared with SQuAD."""

@@ -1,4 +1,4 @@
-"""One file a family: its parameter paths and classes as data; what is done with them is one folder up."""
+"""One file a family: its parameter paths and classes as data, and the modelling file that travels in exports."""
 
 from transformers import PreTrainedConfig
 

@@ -1,4 +1,4 @@
-"""BERT: which of its parameters have which units, and its classes; how they compute is in the modelling file."""
+"""BERT: which of its parameters have which units, and its classes, stock and per-layer-width."""
 
 from transformers import (
     BertConfig,
