@@ -66,9 +66,6 @@ EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
 
 
-"""What cards call what is pruned."""
-
-
 _NUM_ROTATION_TOKENS = 8192
 
 

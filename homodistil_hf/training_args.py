@@ -22,7 +22,6 @@ from .pruning.schedule import DEADLINE_FRACTION
 DEFAULT_CPU_BUDGET_MB = 1000
 """Budget on a CPU, where smaller parts cost next to nothing; an accelerator wants large ones."""
 
-
 _LAUNCHES_THAT_SPLIT = (
     "ACCELERATE_USE_FSDP",
     "ACCELERATE_USE_DEEPSPEED",
@@ -30,12 +29,9 @@ _LAUNCHES_THAT_SPLIT = (
     "ACCELERATE_USE_PARALLELISM_CONFIG",
 )
 
-
 PRUNING_KINDS = ("hidden", "attention", "ffn")
 
-
 LOSS_TERMS = ("mlm", "task", "kl", "hidden", "embedding", "attention")
-
 
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",

@@ -16,7 +16,6 @@ from ..models.chunks import row_slices, slices
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Hidden states or attention scores that are compared at a time on a CPU."""
 
-
 CHUNK_ELEMENTS = 1 << 22
 """Logits that one chunk of [`prediction_terms`] may hold: its float32 temporaries stay at 16 MB each."""
 

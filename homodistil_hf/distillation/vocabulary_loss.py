@@ -19,10 +19,8 @@ from .losses import exact_dtype, valid_labels
 LOGITS_BYTES = 1 << 28
 """Logits of teacher and student that are held at a time: 256 MB, however many predictions and words there are."""
 
-
 CHUNK_ELEMENTS = {"cpu": 1 << 18}
 """Logits that are held in float32 at a time, four such temporaries: on a CPU few enough for its cache."""
-
 
 OTHER_CHUNK_ELEMENTS = 1 << 25
 """The same on other devices, where every chunk costs the start of some kernels."""

@@ -128,9 +128,6 @@ def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] |
         kind: the dataclass.
         values: settings, some of them by name, or None for the defaults.
 
-    Returns:
-        The settings.
-
     Raises:
         ValueError: an unknown name, which the message tells with the nearest valid one, or a value out of range.
     """

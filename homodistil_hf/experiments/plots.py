@@ -38,11 +38,7 @@ _AT_EQUAL: dict[str, Callable[[Record], str]] = {
 
 
 def can_plot() -> bool:
-    """Whether the `[report]` extra is installed.
-
-    Returns:
-        `bool`.
-    """
+    """Whether the `[report]` extra is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 

@@ -28,7 +28,6 @@ _COST_LABELS = {
 _NAMESAKE = "HomoDistil, which `homodistil_hf` is named after, is the method of"
 """Begins what is said of the paper where nothing of it is known to be in the student."""
 
-
 _METRIC_LABELS = {
     "kl": "held-out KL to the teacher, nats a prediction",
     "mlm_loss": "held-out masked-LM loss, nats a token",
@@ -64,6 +63,7 @@ class MethodCard:
 
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
+# Here, not with its trainer: exports of before carry no words of their own.
 HOMODISTIL = MethodCard(
     student="HomoDistil student",
     made="made from {teacher} by pruning its width while distilling it",
@@ -72,7 +72,6 @@ HOMODISTIL = MethodCard(
     paper="The student was made by HomoDistil, the method of",
     tags=("pruning", "distillation"),
 )
-"""Stands here, not with its trainer, for exports of before that carry no words of their own."""
 
 
 def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:

@@ -97,7 +97,10 @@ def checkpoint_pruner(folder: str | Path) -> Pruner:
 
 
 def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
-    student = load_teacher(str(folder))
+    try:
+        student = load_teacher(str(folder))
+    except ValueError as error:
+        raise ValueError(f"{label} can't be loaded, take another checkpoint: {error}") from error
     if not isinstance(student, HomoBertPreTrainedModel):
         raise ValueError(f"{label} holds a {type(student).__name__}, which is no student; export it as it is")
     return student

@@ -20,10 +20,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files.strict_json import write_json
 from .folders import outdated_name, remove_folder, remove_leftovers
 from .messages import shown
-from .strict_json import read_json_object
+from .strict_json import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 PROJECTIONS_FILE = "projections.safetensors"

@@ -33,7 +33,6 @@ from .fixed_width import FRESH, FreshTrainer, MlmTrains
 NUM_RELATION_HEADS = 48
 """MiniLMv2's for teachers of BERT-base's size."""
 
-
 _PROJECTIONS = ("query", "key", "value")
 
 

@@ -141,3 +141,5 @@ class DiscrepancyGuard:
 
 STATE_NAMES = tuple(entry.name for entry in fields(DiscrepancyGuard) if entry.default is not MISSING)
 """What a run changes, the settings left out."""
+NAMES_OF_NONE = tuple(entry.name for entry in fields(DiscrepancyGuard) if entry.default is None)
+"""Those of them that may have no value yet."""

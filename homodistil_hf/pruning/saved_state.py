@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 from ..files.checkpoints import PROJECTIONS_FILE, STATE_FILE, STATE_TENSORS_FILE
 from ..files.folders import naming_the_file
 from ..files.messages import shown
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import is_number, is_whole, read_json_object, write_json
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.resizing import replace_parameters
 from ..models.units import Group, encoder_groups
-from ..models.widths import teacher_plan
-from .guard import STATE_NAMES
+from ..models.widths import WidthPlan, teacher_plan
+from .guard import NAMES_OF_NONE, STATE_NAMES
 from .pruner import Pruner, PruningSettings
 from .scores import METRICS
 
@@ -38,6 +38,8 @@ _TYPES = {
     "rests_until_step": int,
     "num_compactions": int,
 }
+_WORDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a whole number"}
+_AVERAGES = ("sensitivity.", "uncertainty.")  # PLATON's, kept for every parameter
 
 
 def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, torch.Tensor]:
@@ -151,7 +153,7 @@ def load_pruner_state(
     """
     model = pruner.model
     parameters = dict(model.named_parameters())
-    _check_tensors(tensors, encoder_groups(model), parameters, num_layers=len(pruner.full.layers), label=label)
+    _check_tensors(tensors, encoder_groups(model), parameters, full=pruner.full, label=label)
     try:
         pruner.load_state(state, tensors)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
@@ -179,7 +181,7 @@ def read_state_file(folder: Path) -> dict[str, Any]:
         )
     label = f"{STATE_FILE} in folder={str(folder)!r}"
     state = read_json_object(path, label)
-    _check_types(state, label)
+    _check_values(state, label)
     return state
 
 
@@ -195,29 +197,40 @@ def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[
         )
 
 
-def _check_types(state: Mapping[str, Any], label: str) -> None:
-    """Names and types; that the values are those of a run is what the checkpoint's digests are for."""
+def _check_values(state: Mapping[str, Any], label: str) -> None:
+    """Digests say that a checkpoint is whole, not who wrote it: names, types and ranges, before it is used."""
     pruner = state.get("pruner")
     if not isinstance(pruner, dict) or not isinstance(state.get("trainer"), dict):
         raise ValueError(f"{label} has {shown(sorted(state))}; expected the objects pruner and trainer")
     for name, kind in _TYPES.items():
         _check_type(name, pruner.get(name), kind, label)
-    guard, settings = pruner.get("guard"), pruner["settings"]
+    guard, settings, known = pruner.get("guard"), pruner["settings"], asdict(PruningSettings())
     if guard is not None:
         _check_type("guard", guard, dict, label)
         _check_keys(guard, set(STATE_NAMES), f"{label} has guard")
-    known = asdict(PruningSettings())
+    for name, value in (guard or {}).items():
+        if value is not None or name not in NAMES_OF_NONE:
+            _check_type(f"guard {name}", value, float, label)
     _check_keys(settings, set(known), f"{label} has settings")
     for name, default in known.items():
         _check_type(f"settings {name}", settings[name], type(default), label)
-    if settings["metric"] not in METRICS:
-        raise ValueError(f"{label} has settings metric={shown(settings['metric'])}, which no run has written")
+    in_range = {
+        "metric": settings["metric"] in METRICS,
+        "width_allocation": settings["width_allocation"] in ("local", "global"),
+        "multiple": settings["multiple"] >= 1,
+        **{name: 0 <= settings[name] <= 1 for name, default in known.items() if isinstance(default, float)},
+        "num_compactions": pruner["num_compactions"] >= 0,
+        "num_waypoints_reached": 0 <= pruner["num_waypoints_reached"] <= len(pruner["waypoints"]),
+        "rests_until_step": pruner["rests_until_step"] >= 0,
+    }
+    for name in (name for name, is_valid in in_range.items() if not is_valid):
+        raise ValueError(f"{label} has {name}={shown((settings | pruner)[name])}, which no run has written")
 
 
 def _check_type(name: str, value: Any, kind: type, label: str) -> None:
-    valid = isinstance(value, int | float if kind is float else kind)
-    if not valid or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{label} has {name}={shown(value)}; expected {kind.__name__}")
+    valid = is_number(value) if kind is float else is_whole(value) if kind is int else isinstance(value, kind)
+    if not valid:
+        raise ValueError(f"{label} has {name}={shown(value)}; expected {_WORDS.get(kind, 'a number')}")
 
 
 def _check_keys(values: Mapping[str, Any], known: set[str], label: str) -> None:
@@ -230,12 +243,12 @@ def _check_tensors(
     groups: Mapping[str, Group],
     parameters: Mapping[str, torch.Tensor],
     *,
-    num_layers: int,
+    full: WidthPlan,
     label: str,
 ) -> None:
-    """Names, shapes and types of masks, scores and head numbers."""
+    """Masks, scores and head numbers: those of this student, and such as a run leaves."""
     sizes = {name: group.num_units for name, group in groups.items()}
-    expected = {f"mask.{name}" for name in groups} | {f"heads.{layer}" for layer in range(num_layers)}
+    expected = {f"mask.{name}" for name in groups} | {f"heads.{layer}" for layer in range(len(full.layers))}
     if missing := sorted(expected - tensors.keys()):
         raise ValueError(f"{label} lacks {shown(missing)}")
     for name, tensor in tensors.items():
@@ -246,6 +259,25 @@ def _check_tensors(
                 f"{label} has {shown(name)} of shape {tuple(tensor.shape)}, {tensor.dtype}; expected masks, scores "
                 f"and heads of the student's widths (masks don't fit: {shown(sizes)})"
             )
+        if kind == "mask" and not bool(tensor.any()):
+            raise ValueError(f"{label} has {shown(name)} that keeps no unit; expected at least one")
+        other = rest.replace("uncertainty.", "sensitivity.") if "uncertainty." in rest else f"uncertainty.{rest[12:]}"
+        if rest.startswith(_AVERAGES) and f"score.{other}" not in tensors:
+            raise ValueError(f"{label} has {shown(name)} without its other average; expected both")
+    for layer, widths in enumerate(full.layers):
+        _check_heads(tensors, layer, widths.num_attention_heads, label)
+
+
+def _check_heads(tensors: Mapping[str, torch.Tensor], layer: int, num_full: int, label: str) -> None:
+    numbers, kept = tensors[f"heads.{layer}"], tensors[f"mask.head.{layer}"]
+    if not bool((numbers.diff() > 0).all()) or int(numbers[0]) < 0 or int(numbers[-1]) >= num_full:
+        raise ValueError(
+            f"{label} has heads.{layer}={shown(numbers.tolist())}; expected rising numbers below {num_full}"
+        )
+    masks = (tensors[f"mask.{kind}.{layer}"].view(len(kept), -1)[kept] for kind in ("query_key", "value_output"))
+    widths = [mask.sum(1).tolist() for mask in masks]
+    if len({*widths[0], *widths[1]}) != 1 or widths[0][0] == 0:
+        raise ValueError(f"{label} keeps {shown(widths)} channels of the heads in layer {layer}; expected one number")
 
 
 def _expected(
@@ -254,7 +286,7 @@ def _expected(
     if kind in ("heads", "mask"):
         group, dtype = (f"head.{rest}", torch.int64) if kind == "heads" else (rest, torch.bool)
         return (sizes.get(group, -1),), dtype
-    average, _, parameter = rest.partition(".")
-    if average in ("sensitivity", "uncertainty") and parameter in parameters:  # PLATON's, kept for every parameter
+    parameter = rest.partition(".")[2]
+    if rest.startswith(_AVERAGES) and parameter in parameters:
         return tuple(parameters[parameter].shape), torch.float32
     return (sizes.get(rest, -1),), torch.float32

@@ -107,8 +107,8 @@ def check_free(args: HomoDistilTrainingArguments, earlier_files: Sequence[str]) 
     if earlier_files and not args.overwrite_output_dir:
         raise ValueError(
             f"output_dir={args.output_dir!r} is not empty ({', '.join(earlier_files[:3])}); resume with "
-            "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder. In a command: "
-            "--resume_from_checkpoint last, pass --overwrite_output_dir"
+            "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder; on the command line: "
+            "go on with --resume_from_checkpoint last, pass --overwrite_output_dir, or name another"
         )
 
 

@@ -26,7 +26,6 @@ from ..files.tensors import stays_inside
 LAST_CHECKPOINT = "last-checkpoint"
 """Folder of the repository that holds the newest checkpoint, as `transformers.Trainer` has it."""
 
-
 _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
 _STATE_NAME = "trainer_state.json"

@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
 """What `train` may be asked to go on with."""
 
-
 _LOG_STATE = ("_total_loss_scalar", "_globalstep_last_logged")
 
 
@@ -177,11 +176,7 @@ class ResumableTrainer(Trainer):
             self._push_from_checkpoint(str(run_dir / name))
 
     def checkpoints_to_keep(self) -> list[Path]:
-        """Checkpoints that `save_total_limit` must not remove beside the one just saved; subclasses add theirs.
-
-        Returns:
-            `list[Path]`.
-        """
+        """Checkpoints that `save_total_limit` must not remove beside the one just saved; subclasses add theirs."""
         best = self.state.best_model_checkpoint
         return [] if best is None else [Path(best)]
 
@@ -241,11 +236,7 @@ class ResumableTrainer(Trainer):
     # Stopping
 
     def get_train_dataloader(self) -> Any:
-        """Trainer's, with workers that leave SIGTERM to their trainer.
-
-        Returns:
-            `DataLoader`.
-        """
+        """Trainer's, with workers that leave SIGTERM to their trainer."""
         loader = super().get_train_dataloader()
         # Accelerate hands attributes of the loader that it wraps out, but not in.
         inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader

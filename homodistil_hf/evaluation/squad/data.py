@@ -23,7 +23,6 @@ from .windows import SQUAD_COLUMNS, check_rows
 HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 """Task → data set on the Hub."""
 
-
 _SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
 _SUFFIXES = (".parquet", ".json", ".jsonl")
 _EXPECTED = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"

@@ -14,7 +14,6 @@ Row = Mapping[str, Any]
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 """Columns that a data set of questions needs; `answers` holds lists `text` and `answer_start`."""
 
-
 _ROWS_AT_ONCE = 500
 
 

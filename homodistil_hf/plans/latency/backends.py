@@ -23,7 +23,6 @@ BACKENDS = ("torch", "compiled", "onnxruntime")
 TOLERANCE = 1e-4
 """Largest difference between the outputs of two backends, as a share of the largest output (or of 1)."""
 
-
 Runner = Callable[..., torch.Tensor]
 
 

@@ -22,7 +22,6 @@ AXES = {
 }
 """Parts of an encoder, each with its residual connection and LayerNorm, and the widths that its cost depends on."""
 
-
 _SHARES = {
     "hidden_size": (8, 4, 2, 1),
     "num_attention_heads": (2, 1),

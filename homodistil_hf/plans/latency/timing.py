@@ -11,7 +11,6 @@ from dataclasses import dataclass
 Pass = Callable[[], object]
 """One forward pass, complete when it returns."""
 
-
 _LONG_MS = 250.0
 _REST_SECONDS = 0.03
 

@@ -34,6 +34,7 @@ from homodistil_hf.models.config_checks import check_config_values
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
+from homodistil_hf.pruning.guard import STATE_NAMES
 
 SLOW = ("corpora", "tokenizers", "states", "facts", "flags", "indexes", "texts")
 CASES = dict.fromkeys(TARGETS, 60) | dict.fromkeys(SLOW, 12) | {"command_lines": 6}
@@ -478,14 +479,33 @@ def test_a_checkpoint_that_agrees_is_read(copied):
     ("change", "message"),
     [
         (lambda state: state.pop("pruner"), "expected the objects pruner and trainer"),
-        (lambda state: state["pruner"].pop("full"), "full=None; expected dict"),
+        (lambda state: state["pruner"].pop("full"), "full=None; expected an object"),
         (lambda state: state["pruner"].update(plan_reached="no"), "plan_reached='no'"),
-        (lambda state: state["pruner"].update(waypoints={}), "waypoints={}; expected list"),
-        (lambda state: state["pruner"].update(guard=5), "guard=5; expected dict"),
+        (lambda state: state["pruner"].update(waypoints={}), "waypoints={}; expected a list"),
+        (lambda state: state["pruner"].update(guard=5), "guard=5; expected an object"),
         (lambda state: state["pruner"].update(guard={"num_pauses": 1}), "'clock_set_at_step' is unknown or missing"),
-        (lambda state: state["pruner"]["settings"].update(metric="size"), "settings metric='size'"),
+        (lambda state: state["pruner"]["settings"].update(metric="size"), "metric='size'"),
         (lambda state: state["pruner"]["settings"].update(extra=1), "'extra' is unknown or missing"),
-        (lambda state: state["pruner"]["settings"].update(multiple="8"), "settings multiple='8'; expected int"),
+        (
+            lambda state: state["pruner"]["settings"].update(multiple="8"),
+            "settings multiple='8'; expected a whole",
+        ),
+        (lambda state: state["pruner"]["settings"].update(multiple=0), "multiple=0, which no run"),
+        (lambda state: state["pruner"]["settings"].update(width_allocation="x"), "width_allocation='x', which no run"),
+        (lambda state: state["pruner"].update(num_waypoints_reached=1), "num_waypoints_reached=1, which no run"),
+        (lambda state: state["pruner"].update(rests_until_step=-1), "rests_until_step=-1, which no run"),
+        (
+            lambda state: state["pruner"].update(guard=dict.fromkeys(STATE_NAMES, 0) | {"num_pauses": "1"}),
+            "guard num_pauses='1'; expected a number",
+        ),
+        (
+            lambda state: state["pruner"].update(guard=dict.fromkeys(STATE_NAMES, 0) | {"smoothed_kl": True}),
+            "guard smoothed_kl=True; expected a number",
+        ),
+        (
+            lambda state: state["pruner"].update(guard=dict.fromkeys(STATE_NAMES)),
+            "guard paused_at_moment=None; expected a number",
+        ),
         (
             lambda state: state["pruner"]["full"].update(hidden_size=8),
             "the widths .* more than those it began with",
@@ -512,6 +532,10 @@ def doubled(name):
         ),
         (doubled("mask.ffn.0"), "masks don't fit"),
         (doubled("heads.0"), "masks don't fit"),
+        (lambda tensors: tensors["mask.head.0"].zero_(), "that keeps no unit"),
+        (lambda tensors: tensors["heads.1"].add_(7), "expected rising numbers below 2"),
+        (lambda tensors: tensors["mask.query_key.0"][:1].logical_not_(), "expected one number"),
+        (lambda tensors: tensors.pop("score.uncertainty.bert.embeddings.LayerNorm.bias"), "without its other average"),
     ],
 )
 def test_masks_and_scores_of_another_student_are_refused(copied, change, message):
