@@ -169,7 +169,7 @@ def safetensors_bytes(content: bytes, draw: Random) -> bytes:
         return draw.choice((2**63, 2**64 - 1, 10**8, length + 1, 0, length - 1)).to_bytes(8, "little") + content[8:]
     if kind == 2:
         data = draw.choice((data + b"\0" * 8, data[:-8], b"", flipped(data, draw)))
-    elif kind in (3, 4):
+    elif kind in (3, 4) and header.keys() - {"__metadata__"}:
         _damage_entry(header, kind, draw)
     else:
         header = mutated(header, draw)

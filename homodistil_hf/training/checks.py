@@ -107,7 +107,7 @@ def check_free(args: HomoDistilTrainingArguments, earlier_files: Sequence[str]) 
     if earlier_files and not args.overwrite_output_dir:
         raise ValueError(
             f"output_dir={args.output_dir!r} is not empty ({', '.join(earlier_files[:3])}); resume with "
-            "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder; on the command line: "
+            "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder; on a command line "
             "go on with --resume_from_checkpoint last, pass --overwrite_output_dir, or name another"
         )
 
