@@ -39,7 +39,7 @@ _TYPES = {
     "num_compactions": int,
 }
 _WORDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a whole number"}
-_AVERAGES = ("sensitivity.", "uncertainty.")  # PLATON's, kept for every parameter
+_OTHER_AVERAGE = {"sensitivity": "uncertainty", "uncertainty": "sensitivity"}  # PLATON's, kept for every parameter
 
 
 def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, torch.Tensor]:
@@ -261,8 +261,8 @@ def _check_tensors(
             )
         if kind == "mask" and not bool(tensor.any()):
             raise ValueError(f"{label} has {shown(name)} that keeps no unit; expected at least one")
-        other = rest.replace("uncertainty.", "sensitivity.") if "uncertainty." in rest else f"uncertainty.{rest[12:]}"
-        if rest.startswith(_AVERAGES) and f"score.{other}" not in tensors:
+        average, _, parameter = rest.partition(".")
+        if average in _OTHER_AVERAGE and f"score.{_OTHER_AVERAGE[average]}.{parameter}" not in tensors:
             raise ValueError(f"{label} has {shown(name)} without its other average; expected both")
     for layer, widths in enumerate(full.layers):
         _check_heads(tensors, layer, widths.num_attention_heads, label)
@@ -286,7 +286,7 @@ def _expected(
     if kind in ("heads", "mask"):
         group, dtype = (f"head.{rest}", torch.int64) if kind == "heads" else (rest, torch.bool)
         return (sizes.get(group, -1),), dtype
-    parameter = rest.partition(".")[2]
-    if rest.startswith(_AVERAGES) and parameter in parameters:
+    average, _, parameter = rest.partition(".")
+    if average in _OTHER_AVERAGE and parameter in parameters:
         return tuple(parameters[parameter].shape), torch.float32
     return (sizes.get(rest, -1),), torch.float32
