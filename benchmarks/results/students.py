@@ -14,7 +14,7 @@ from benchmarks.results.sweep_models import other_axes
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import field_types
 from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
-from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, TAKEN_FROM, read_records, trained
+from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, read_records, trained
 from homodistil_hf.experiments.sweep.reading import read_sweep
 from homodistil_hf.experiments.sweep.statistics import SEED, Record, chosen, seed_of
 from homodistil_hf.experiments.sweep.tables import in_order, task_means
@@ -122,7 +122,7 @@ def _row(sweep: str, record: Record, teacher_score: float) -> dict[str, Any]:
         "sweep": sweep,
         "axes": other_axes(record),
         "seed": seed_of(record),
-        "is_taken_over": TAKEN_FROM in record,
+        "is_taken_over": "taken_from" in record,  # copied from another sweep, as sweeps once did
         "student": record["settings"]["student"],
         "shape": shape_of(record),
         "encoder_macs": macs_fraction(record),

@@ -21,9 +21,6 @@ DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
 ERROR = "error"
 """Key of what went wrong with a cell, or with an evaluation of one that is done."""
 
-TAKEN_FROM = "taken_from"
-"""Key of the run of another sweep that a record of before was copied from, as `SWEEP/CELL`."""
-
 EVALUATE = "evaluate"
 """Key of what a sweep's evaluations gave for a cell."""
 
