@@ -5,6 +5,7 @@ Cheap things first: the plan is checked against the teacher's configuration befo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,16 +18,16 @@ from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
 from ..models.conversion import to_student
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
-from ..models.half_attention import HALF_CPU_ATTENTION
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, teacher_plan
-from ..plans.snapshots import Snapshot
-from ..pruning.guard import DiscrepancyGuard
 from ..pruning.pruner import PruningSettings
-from ..training_args import HomoDistilTrainingArguments
+from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
+from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .ranks import check_whole_model
-from .student_plan import Goal, resolve_goal
+from .student_plan import resolve_student
+
+Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
 
 
 def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> MaskedLMCollator:
@@ -63,29 +64,50 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
         metric=args.importance_metric,
         width_allocation=args.width_allocation,
         multiple=args.width_multiple,
-        compaction_threshold=args.compaction_threshold,
         sensitivity_smoothing=args.sensitivity_smoothing,
         uncertainty_smoothing=args.uncertainty_smoothing,
     )
 
 
-def discrepancy_guard(args: HomoDistilTrainingArguments) -> DiscrepancyGuard | None:
-    """Make what may hold pruning back.
+def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
+    """Lay out when masks are chosen.
 
     Args:
         args: the run's settings.
+        total_steps: T.
 
     Returns:
-        [`DiscrepancyGuard`], or None where it is off.
+        [`PruningSchedule`].
     """
-    if not args.discrepancy_guard:
-        return None
-    return DiscrepancyGuard(
-        ratio=args.guard_ratio,
-        floor_nats=args.guard_floor_nats,
-        patience_steps=args.guard_patience_steps,
-        smoothing=args.guard_smoothing,
+    windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
+    return PruningSchedule(windows, args.pruning_interval_steps, total_steps)
+
+
+def learning_rate_curve(
+    args: HomoDistilTrainingArguments, total_steps: int, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`].
+
+    Args:
+        args: the run's settings.
+        total_steps: T.
+        optimizer: whose rate it is.
+
+    Returns:
+        The scheduler.
+    """
+    held = args.learning_rate_hold_fraction
+    if held is None:
+        end_step = max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
+    else:
+        end_step = held * total_steps
+    curve = partial(
+        pruning_learning_rate,
+        warmup_steps=args.get_warmup_steps(total_steps),
+        end_step=end_step,
+        total_steps=total_steps,
     )
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
 
 
 @dataclass(frozen=True)
@@ -96,13 +118,11 @@ class Preparation:
         student: starts equal to the model it was made from; carries its projections.
         teacher: frozen.
         plan: the widths to reach.
-        snapshots: the students on the way.
     """
 
     student: HomoBertPreTrainedModel
     teacher: FrozenTeacher
     plan: WidthPlan
-    snapshots: Sequence[Snapshot]
 
 
 def prepare(
@@ -110,7 +130,7 @@ def prepare(
     args: HomoDistilTrainingArguments,
     *,
     teacher: str | PreTrainedModel | None = None,
-    resolve: Callable[[HomoDistilTrainingArguments, PreTrainedConfig], Goal] = resolve_goal,
+    resolve: Resolve = resolve_student,
     matched_layers: Sequence[int] | None = None,
 ) -> Preparation:
     """Make the student, the teacher and the plan of a run.
@@ -119,7 +139,7 @@ def prepare(
         model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings.
         teacher: who it learns from; default: a frozen copy of `model`.
-        resolve: where the run goes, by its settings and the configuration of `model`.
+        resolve: the widths to reach, by the settings and the configuration of `model`.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
 
     Returns:
@@ -137,28 +157,28 @@ def prepare(
     for name, given in (("model", model), ("teacher", teacher)):
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
-    student, goal = _student_and_goal(model, args, resolve)
+    student, plan = _student_and_plan(model, args, resolve)
     guide = to_student(_loaded(teacher, default=student, token=args.hub_token))
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
-            attentive.set_attn_implementation("eager" if args.torch_compile else HALF_CPU_ATTENTION)
+            attentive.set_attn_implementation("eager")
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
     frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device))
-    return Preparation(student, frozen, goal.plan, goal.snapshots)
+    return Preparation(student, frozen, plan)
 
 
-def _student_and_goal(
+def _student_and_plan(
     model: str | PreTrainedModel,
     args: HomoDistilTrainingArguments,
-    resolve: Callable[[HomoDistilTrainingArguments, PreTrainedConfig], Goal],
-) -> tuple[HomoBertPreTrainedModel, Goal]:
+    resolve: Resolve,
+) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
     if isinstance(model, str):
         config = load_teacher_config(model, token=args.hub_token)
-        goal = resolve(args, config)
-        return to_student(load_teacher(model, config=config, token=args.hub_token)), goal
+        plan = resolve(args, config)
+        return to_student(load_teacher(model, config=config, token=args.hub_token)), plan
     student = to_student(model).float()
     _freeze_alike(student, model)
     return student, resolve(args, model.config)
@@ -229,3 +249,45 @@ def _attach_projections(
     )
     torch.random.set_rng_state(generator_state)
     student.add_module(PROJECTIONS, projections)
+    # They are saved beside the student's own weights.
+    student._keys_to_ignore_on_save = {f"{PROJECTIONS}.{name}" for name in projections.state_dict()}
+
+
+def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, student: nn.Module) -> None:
+    """Point an optimizer that was made for a model to the student that was made from it.
+
+    Parameters are matched by name; what the student lacks is dropped, and its projections join the first group.
+
+    Args:
+        optimizer: changed in place, state included.
+        model: what the optimizer was made for; None if that is not known.
+        student: with its projections.
+
+    Raises:
+        ValueError: the optimizer holds parameters that are not the model's.
+    """
+    names = {} if model is None else {parameter: name for name, parameter in model.named_parameters()}
+    own = dict(student.named_parameters())
+    for group in optimizer.param_groups:
+        unknown = [parameter for parameter in group["params"] if parameter not in names]
+        if unknown:
+            raise ValueError(
+                f"optimizers[0] holds {len(unknown)} parameters that are not those of model, which the student is a "
+                "copy of; make it from the parameters of the loaded model that you pass, or give "
+                "optimizer_cls_and_kwargs instead"
+            )
+        for parameter in group["params"]:
+            if parameter in optimizer.state and names[parameter] in own:
+                optimizer.state[own[names[parameter]]] = optimizer.state.pop(parameter)
+        group["params"] = [own[names[parameter]] for parameter in group["params"] if names[parameter] in own]
+    projections = [parameter for name, parameter in own.items() if name.startswith(f"{PROJECTIONS}.")]
+    optimizer.param_groups[0]["params"].extend(projections)
+    for projection in projections:
+        optimizer.state.update(_state_from_the_start(optimizer, projection))
+
+
+def _state_from_the_start(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[torch.Tensor, Any]:
+    # The others make their state at their first step; Adagrad does so too in newer versions of torch.
+    if not isinstance(optimizer, torch.optim.Adagrad):
+        return {}
+    return dict(torch.optim.Adagrad([parameter], **optimizer.defaults).state)
