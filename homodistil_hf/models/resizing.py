@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..models.families import family_of
+from .families import family_of
 from .families.modeling_homobert import HomoBertPreTrainedModel, layer_config
 from .units import modules_of
 from .widths import WidthPlan, chosen, teacher_plan
@@ -75,17 +75,14 @@ def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
         plan: the widths.
     """
     write_plan(model.config, plan)
-    model.config.dropped_hidden_channels = None
-    family = family_of(model.config)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.Embedding):
             module.embedding_dim = module.weight.shape[1]
-        elif isinstance(module, family.layer_norm):
+        elif isinstance(module, nn.LayerNorm):
             module.normalized_shape = tuple(module.weight.shape)
-            module.set_dropped_channels(())
-    for index, attention in enumerate(modules_of(model, family.self_attention)):
+    for index, attention in enumerate(modules_of(model, family_of(model.config).self_attention)):
         attention.set_widths(layer_config(model.config, index))
 
 

@@ -1,39 +1,22 @@
 """Masks → a smaller dense student, in place: same modules, same optimizer, new parameters.
 
 Everything that holds one number a unit follows: parameters, Adam's moments, tied weights, LayerNorm sizes, the
-configuration. Which units go was decided before; when is decided by [`is_worthwhile`] alone, which sees only masks and
-a fixed cost model.
+configuration. Which units go was decided before.
 """
 
 from collections.abc import Mapping
 
 import torch
 
-from ..models.cost import encoder_macs
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.resizing import replace_parameters
-from ..models.units import Group, UnitTensors, kept_indices
+from ..models.units import Group, Indices, UnitTensors, kept_indices
 from ..models.widths import WidthPlan
 
-Kept = Mapping[str, Mapping[int, torch.Tensor]]
+Kept = tuple[UnitTensors, Indices]
 
 
-def is_worthwhile(present: WidthPlan, kept: WidthPlan, *, threshold: float) -> bool:
-    """Whether enough is masked to remove it physically.
-
-    Args:
-        present: widths of the parameters.
-        kept: widths that the masks leave.
-        threshold: share of the present encoder MACs that must have become removable, in [0, 1].
-
-    Returns:
-        `bool`.
-    """
-    if kept == present:
-        return False
-    return encoder_macs(kept) <= (1 - threshold) * encoder_macs(present)
-
-
+@torch.no_grad()
 def compact(
     model: HomoBertPreTrainedModel,
     groups: Mapping[str, Group],
@@ -42,25 +25,38 @@ def compact(
     plan: WidthPlan,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Kept:
-    """Remove all dropped units from a student.
+    """Remove all dropped units from a student; a parameter that loses none stays as it is.
 
     Args:
-        model: the student, masked; changed in place, projections included.
+        model: the student; changed in place, projections included.
         groups: its groups.
         masks: one bool a unit.
         plan: the widths that the masks leave.
         optimizer: moved to the new parameters with its state sliced alike; param groups and schedulers stay valid.
 
     Returns:
-        `dict`: parameter → dimension → bool of what was kept, for state that lives elsewhere (scores).
+        What [`~models.units.kept_indices`] gives, on the model's device, for state that lives elsewhere (scores).
     """
-    kept = kept_indices(dict(groups), masks)
+    units, indices = kept_indices(groups, masks, device=model.device)
 
     def select(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        for dim, mask in kept.get(name, {}).items():
-            tensor = tensor.index_select(dim, mask.to(tensor.device).nonzero().flatten())
-        return tensor.contiguous()
+        return sliced(tensor, indices[name])
 
-    tensors = {name: select(name, parameter.detach()) for name, parameter in model.named_parameters() if name in kept}
+    tensors = {name: select(name, parameter) for name, parameter in model.named_parameters() if name in indices}
     replace_parameters(model, tensors, plan=plan, optimizer=optimizer, select=select)
-    return kept
+    return units, indices
+
+
+def sliced(tensor: torch.Tensor, indices: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Keep some indices of a tensor.
+
+    Args:
+        tensor: any shape.
+        indices: dimension → int64 indices; others stay whole.
+
+    Returns:
+        `torch.Tensor`, contiguous, with memory of its own.
+    """
+    for dim, kept in sorted(indices.items()):
+        tensor = tensor.index_select(dim, kept.to(tensor.device))
+    return tensor

@@ -1,23 +1,17 @@
-"""Scores + scheduled widths → masks, and what masks do to a student that is not compacted yet.
+"""Scores + scheduled widths → masks: the choice of what stays.
 
-Masks are one bool a unit, True = kept, and only ever shrink. A dropped head is dropped in its channel groups too. No
-schedule and no physical removal here.
+Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. No schedule and no
+physical removal here.
 """
 
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import nn
 
-from ..models.families import family_of
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
-from ..models.units import Group, UnitTensors, kept_indices, modules_of
+from ..models.units import Group, UnitTensors
 from ..models.widths import LayerWidths, WidthPlan
-
-Slices = Mapping[str, list[tuple[int, torch.Tensor]]]
 
 
 def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
@@ -200,78 +194,6 @@ def _share_out(blocks: list[list[tuple[float, int]]], budget: int) -> list[int]:
         widths[layer] += max(0, min(size, left))
         left -= size
     return widths
-
-
-def apply_masks(model: HomoBertPreTrainedModel, groups: Mapping[str, Group], masks: UnitTensors) -> None:
-    """Set everything that belongs to dropped units to exactly zero, and tell the LayerNorms.
-
-    Args:
-        model: the student; its parameters are changed in place.
-        groups: its groups.
-        masks: one bool a unit.
-    """
-    zero_dropped({name: parameter.data for name, parameter in model.named_parameters()}, groups, masks)
-    dropped = (~masks["hidden"]).nonzero().flatten().tolist()
-    model.config.dropped_hidden_channels = dropped or None
-    for norm in modules_of(model, family_of(model.config).layer_norm):
-        norm.set_dropped_channels(dropped)
-
-
-def zero_dropped(tensors: Mapping[str, torch.Tensor], groups: Mapping[str, Group], masks: UnitTensors) -> None:
-    """Zero the slices of dropped units, in place.
-
-    Args:
-        tensors: parameter name → tensor of the parameter's shape; names may be missing.
-        groups: the student's groups.
-        masks: one bool a unit.
-    """
-    zero_slices(tensors, dropped_slices(groups, masks))
-
-
-def dropped_slices(groups: Mapping[str, Group], masks: UnitTensors, *, device: Any = None) -> Slices:
-    """What belongs to dropped units.
-
-    Args:
-        groups: the student's groups.
-        masks: one bool a unit.
-        device: where the tensors are that will be zeroed.
-
-    Returns:
-        `dict`: parameter name → pairs of a dimension and the int64 indices dropped in it; empty if all is kept.
-    """
-    return {
-        name: [(dim, (~kept).nonzero().flatten().to(device)) for dim, kept in dims.items()]
-        for name, dims in kept_indices(dict(groups), masks).items()
-    }
-
-
-def zero_slices(tensors: Mapping[str, torch.Tensor], slices: Slices) -> None:
-    """Zero slices in place.
-
-    Run on parameters after each optimizer step (momentum must not revive a unit) and on gradients before clipping
-    (what is gone must not count in their norm).
-
-    Args:
-        tensors: parameter name → tensor of the parameter's shape; names may be missing.
-        slices: what [`dropped_slices`] gives.
-    """
-    for name, places in slices.items():
-        if name not in tensors:
-            continue
-        for dim, indices in places:
-            tensors[name].index_fill_(dim, indices.to(tensors[name].device), 0.0)
-
-
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The gradients that a model holds.
-
-    Args:
-        model: any module.
-
-    Returns:
-        `dict`: parameter name → gradient, parameters without one left out.
-    """
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def mask_digest(masks: UnitTensors) -> bytes:

@@ -25,7 +25,6 @@ from .modeling_homobert import (
     HomoBertForQuestionAnswering,
     HomoBertForSequenceClassification,
     HomoBertForTokenClassification,
-    HomoBertLayerNorm,
     HomoBertModel,
     HomoBertSelfAttention,
 )
@@ -61,7 +60,6 @@ BERT = EncoderFamily(
     surplus=("bert.pooler.", "cls.seq_relationship."),
     encoder_stack=HomoBertEncoder,
     self_attention=HomoBertSelfAttention,
-    layer_norm=HomoBertLayerNorm,
     hidden=(
         (r"bert\.embeddings\.(word|position|token_type)_embeddings\.weight", 1),
         (r".*LayerNorm\.(weight|bias)", 0),

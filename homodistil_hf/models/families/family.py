@@ -108,7 +108,6 @@ class EncoderFamily:
         surplus: prefixes of a teacher's parameters that a student may lack.
         encoder_stack: the module whose `layer` lists the layers.
         self_attention: the module inside a layer whose widths can be set.
-        layer_norm: the module that can leave channels out.
         hidden: `(pattern, dim)` of everything that has a hidden channel; patterns are whole-name regular expressions.
         query: parameters whose rows are query channels, the weight first.
         key: parameters whose rows are key channels, the weight first.
@@ -131,7 +130,6 @@ class EncoderFamily:
     surplus: tuple[str, ...]
     encoder_stack: type[Any]
     self_attention: type[Any]
-    layer_norm: type[Any]
     hidden: tuple[tuple[str, int], ...]
     query: tuple[str, ...]
     key: tuple[str, ...]
