@@ -54,7 +54,7 @@ from .training.micro_batches import activation_bytes, num_parts, split_rows
 from .training.own_optimizer import adopt_optimizer, check_optimizer
 from .training.ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
 from .training.resumable import Requested
-from .training.setup import discrepancy_guard, masking_collator, prepare, pruning_settings
+from .training.setup import masking_collator, prepare, pruning_settings
 from .training.snapshots import SnapshotTrainer, check_snapshot_folders
 from .training.step_log import AccountingTrainer
 from .training.student_plan import STUDENT_KEY, Goal, resolve_goal
@@ -149,7 +149,6 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
             self.model,
             parts.plan,
             settings=pruning_settings(args),
-            guard=discrepancy_guard(args),
             waypoints=[snapshot.plan for snapshot in self.snapshots],
         )
         if args.max_steps > 0:
@@ -454,7 +453,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
             teacher_size=self.distillation.teacher.exact.config.hidden_size,
             matrix_bytes=2 if self.args.bf16 or self.args.fp16 else 4,
         )
-        number = num_parts(tokens_BT.numel(), bytes_per_token, budget_mb=self.args.activation_budget)
+        number = num_parts(tokens_BT.numel(), bytes_per_token, budget_mb=None)
         return [inputs] if number == 1 else split_rows(inputs, number)
 
     def _take_gradients(self) -> bool:

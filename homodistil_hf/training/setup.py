@@ -22,7 +22,6 @@ from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.snapshots import Snapshot
-from ..pruning.guard import DiscrepancyGuard
 from ..pruning.pruner import PruningSettings
 from ..training_args import HomoDistilTrainingArguments
 from .ranks import check_whole_model
@@ -63,28 +62,8 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
         metric=args.importance_metric,
         width_allocation=args.width_allocation,
         multiple=args.width_multiple,
-        compaction_threshold=args.compaction_threshold,
         sensitivity_smoothing=args.sensitivity_smoothing,
         uncertainty_smoothing=args.uncertainty_smoothing,
-    )
-
-
-def discrepancy_guard(args: HomoDistilTrainingArguments) -> DiscrepancyGuard | None:
-    """Make what may hold pruning back.
-
-    Args:
-        args: the run's settings.
-
-    Returns:
-        [`DiscrepancyGuard`], or None where it is off.
-    """
-    if not args.discrepancy_guard:
-        return None
-    return DiscrepancyGuard(
-        ratio=args.guard_ratio,
-        floor_nats=args.guard_floor_nats,
-        patience_steps=args.guard_patience_steps,
-        smoothing=args.guard_smoothing,
     )
 
 
