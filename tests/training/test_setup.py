@@ -246,6 +246,55 @@ def test_teachers_of_other_labels_or_heads_are_refused():
     assert isinstance(prepare(make_teacher(), make_args(), teacher=other), Preparation)
 
 
+NAMES = {"id2label": {0: "no", 1: "yes", 2: "perhaps"}, "label2id": {"no": 0, "yes": 1, "perhaps": 2}}
+OTHERS = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
+def test_a_teacher_with_its_labels_in_another_order_is_refused(task):
+    message = (
+        r"^teacher has id2label\[1\]=perhaps, the student yes; both must agree, choose another teacher, or set it in "
+        "teacher.config where both mean the same$"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(make_teacher(task, **NAMES), make_args(), teacher=make_teacher(task, **OTHERS))
+    prepare(make_teacher(task, **NAMES), make_args(), teacher=make_teacher(task, **NAMES))
+
+
+def test_a_teacher_of_another_kind_of_labels_is_refused():
+    task = "sequence_classification"
+    model, other = (make_teacher(task, problem_type=kind) for kind in (None, "multi_label_classification"))
+    message = "^teacher has problem_type=multi_label_classification, the student None; both must agree, .* or set it"
+    with pytest.raises(ValueError, match=message):
+        prepare(model, make_args(), teacher=other)
+    prepare(model, make_args(), teacher=make_teacher(task, problem_type="single_label_classification"))
+
+
+@pytest.mark.parametrize(
+    ("task", "config"),
+    [
+        ("masked_lm", {"num_labels": 3, "problem_type": "regression"}),
+        ("question_answering", {"id2label": {0: "start", 1: "end"}}),
+        ("sequence_classification", {"num_labels": 1, "id2label": {0: "stars"}}),
+    ],
+)
+def test_labels_without_a_meaning_are_not_compared(task, config):
+    num_labels = 1 if config.get("num_labels") == 1 else 2
+    prepare(make_teacher(task, num_labels=num_labels), make_args(), teacher=make_teacher(task, **config))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"), [("max_position_embeddings", 16, 32), ("type_vocab_size", 1, 2)]
+)
+def test_a_teacher_that_reads_less_than_the_student_is_refused(name, given, expected):
+    message = (
+        f"^teacher has {name}={given}, fewer than the student's {expected}, so it .*; choose another teacher, or a"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(make_teacher(), make_args(), teacher=make_teacher(**{name: given}))
+    prepare(make_teacher(**{name: given}), make_args(), teacher=make_teacher())
+
+
 def test_several_gpus_in_one_process_are_refused(monkeypatch):
     monkeypatch.setattr(HomoDistilTrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
