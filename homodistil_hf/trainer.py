@@ -44,6 +44,7 @@ from .pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, prun
 from .pruning.waypoints import schedule_through
 from .training.checks import (
     check_arguments,
+    check_batch,
     check_data,
     check_free,
     check_output_dir,
@@ -125,6 +126,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
     ):
         check_arguments(args, kwargs)
         check_launch(args)
+        pin_data_order(args)
         on_every_rank(lambda: check_output_dir(args.output_dir))
         self.earlier_files = names_on_all_ranks(existing_files(args.output_dir))
         check_shared_folder(args.output_dir, save_on_each_node=args.save_on_each_node)
@@ -137,7 +139,6 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
         )
         self.snapshots = parts.snapshots
         check_snapshot_folders(args.output_dir, self.snapshots)
-        pin_data_order(args)
         if data_collator is None and task_of(parts.student).name == "mlm":
             data_collator = masking_collator(processing_class, args)
         super().__init__(
@@ -363,6 +364,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
         counts = torch.zeros(4, dtype=torch.float64, device=device)
         counts[3] = float(self.stop_request.is_made)
         for batch in batches:
+            check_batch(batch, self.model.config)
             self._check_labels(batch)
         for batch in batches[:-1] if self.repeats_only else batches:
             counts[:3] += self.distillation.count(batch).to(device)
