@@ -12,20 +12,17 @@ What every trainer of a student beside its teacher does is told in `training.dis
 """
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from .export.card import HOMODISTIL
 from .export.dense_student import narrowed_copy
 from .files.checkpoints import SCORES_FILE
-from .files.folders import naming_the_file
 from .files.tensors import load_tensors
 from .pruning.pruner import Pruner
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
@@ -146,25 +143,18 @@ class HomoDistilTrainer(DistillationTrainer):
         return self.pruner.plan_reached
 
     def dense_student(self, *, format: str = "standard", allow_partial: bool = False) -> PreTrainedModel:
-        """As [`DistillationTrainer.dense_student`]; on its way a student is narrowed to the nearest possible widths."""
+        """As [`DistillationTrainer.dense_student`]; on its way a student has the nearest possible widths."""
         if self.is_finished or not allow_partial:
             return super().dense_student(format=format, allow_partial=allow_partial)
         return narrowed_copy(self.pruner, format=format)
-
-    def tensors_of_state(self) -> dict[str, torch.Tensor]:
-        """Scores too, which must be finite."""
-        scores = {f"score {name}": values for name, values in self.pruner.scores.state.items()}
-        return super().tensors_of_state() | scores
 
     def state_to_save(self) -> dict[str, Any]:
         """Also how far pruning has come."""
         return super().state_to_save() | {"pruner": self.pruner.state_dict()}
 
-    def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
-        """Also the scores."""
-        super().write_state(folder, logs)
-        with naming_the_file(folder, file=SCORES_FILE):
-            save_file(self.pruner.state_tensors(), folder / SCORES_FILE)
+    def scores_to_save(self) -> dict[str, torch.Tensor]:
+        """The scores of all units."""
+        return self.pruner.state_tensors()
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Also scores and how far pruning had come."""

@@ -129,7 +129,14 @@ def flags(folder: Path, draw: Random) -> None:
     parse_run(words)
 
 
-STOCK = {"ddp_find_unused_parameters", "learning_rate", "adam_epsilon", "warmup_steps", "logging_nan_inf_filter"}
+STOCK = {
+    "learning_rate",
+    "adam_epsilon",
+    "warmup_steps",
+    "dataloader_drop_last",
+    "ddp_find_unused_parameters",
+    "logging_nan_inf_filter",
+}
 
 
 def arguments(folder: Path, draw: Random) -> None:

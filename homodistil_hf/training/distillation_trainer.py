@@ -1,7 +1,7 @@
 """A `Trainer` whose model is a student beside its frozen teacher; how the student becomes small is told by subclasses.
 
-It knows nothing of pruning. What a run needs beside the loop is done by plain objects and functions: `RunFolder`
-(checkpoints), `StepLog` (averages), `HeldOutEvaluation`, `Publisher` (exports and the Hub), `ranks` and `rows`. Where a
+It knows nothing of pruning. What a run needs beside the loop, plain objects and functions do: `RunFolder`
+(checkpoints), `StepLog` (averages), `HeldOutEvaluation`, `Publisher` (exports, the Hub), `ranks` and `rows`. Where a
 private method of Trainer is overridden, its first line says why.
 """
 
@@ -21,6 +21,7 @@ import torch
 from accelerate.data_loader import DataLoaderAdapter
 from accelerate.optimizer import AcceleratedOptimizer
 from huggingface_hub import HfApi
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, set_seed
@@ -34,9 +35,10 @@ from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..export.dense_student import check_finished, dense_copy
 from ..export.facts import CARD_SECTION
-from ..files.checkpoints import STATE_FILE, check_manifest
+from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest
+from ..files.folders import naming_the_file
 from ..files.strict_json import write_json
-from ..models.saved_student import load_student, read_state, save_projections
+from ..models.saved_student import load_student, poisoned_tensor, read_state, save_projections
 from ..models.units import UnitTensors
 from ..models.widths import WidthPlan, kept_fractions, teacher_plan
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
@@ -44,6 +46,7 @@ from .checks import (
     check_arguments,
     check_batch,
     check_data,
+    check_labels,
     pin_data_order,
     settings_that_matter,
     warn_of_other_settings,
@@ -52,7 +55,7 @@ from .evaluation_loop import HeldOutEvaluation, evaluations_in, gathered, one_or
 from .publishing import Publisher
 from .ranks import check_launch, ddp_in, settle_buckets, wrap_again
 from .rows import WholeBatches, check_evaluation_stream
-from .run_folder import Requested, RunFolder, check_finite, check_moments, check_resumable, check_same_run
+from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
 from .setup import adopt_optimizer, learning_rate_curve, masking_collator, prepare
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
@@ -121,12 +124,12 @@ class DistillationTrainer(Trainer):
     ):
         check_arguments(args, kwargs)
         check_launch(args)
+        pin_data_order(args)
         self.run_folder = RunFolder(args)
         resolve = self.plan_of if plan is None else lambda *_: plan
         parts = prepare(model, args, teacher=teacher, resolve=resolve, matched_layers=self.matched_layers)
         data = {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")}
         check_data(data, processing_class, parts.student.config)
-        pin_data_order(args)
         self.plan, self.full = parts.plan, teacher_plan(parts.student.config)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         if data_collator is None and task_of(parts.student).name == "mlm":
@@ -305,7 +308,8 @@ class DistillationTrainer(Trainer):
         if len(batches) < num_batches:
             return [], None
         for batch in batches:
-            check_batch(batch, self.distillation.task, self.model.config)
+            check_batch(batch, self.model.config)
+            check_labels(batch, self.distillation.task, self.data_collator)
         batches = [self.distillation.task.with_positions(batch) for batch in batches]
         # A fourth number travels along, so that all ranks hear of a SIGTERM without a message of its own.
         counts = torch.zeros(4, dtype=torch.int64, device=device)
@@ -605,9 +609,12 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # Trainer writes straight into checkpoint-N, pushes and rotates before all of it is there.
-        check_finite(
-            self.tensors_of_state(), self.bare_optimizer, step=self.state.global_step, output_dir=self.args.output_dir
-        )
+        if name := poisoned_tensor(self.model, self.bare_optimizer, self.scores_to_save()):
+            step = self.state.global_step
+            raise FloatingPointError(
+                f"{name} is not finite at the end of step {step}, so checkpoint-{step} is not saved; lower "
+                f"learning_rate. Last good checkpoint: {self.run_folder.last_good()}"
+            )
         run_dir = Path(super()._get_output_dir(trial))
         checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         logs = self._logs_to_save()
@@ -635,9 +642,9 @@ class DistillationTrainer(Trainer):
             if self.args.should_save:
                 self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
 
-    def tensors_of_state(self) -> dict[str, torch.Tensor]:
-        """What must be finite in a checkpoint beside the optimizer's state, by a name for messages."""
-        return {f"parameter {name}": parameter for name, parameter in self.model.named_parameters()}
+    def scores_to_save(self) -> dict[str, torch.Tensor]:
+        """Tensors that a subclass keeps in `scores.safetensors`, by name; on the CPU."""
+        return {}
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Add projections, plan, settings and running averages to a checkpoint; subclasses add theirs.
@@ -647,6 +654,9 @@ class DistillationTrainer(Trainer):
             logs: running averages.
         """
         save_projections(folder, self.model)
+        if scores := self.scores_to_save():
+            with naming_the_file(folder, file=SCORES_FILE):
+                save_file(scores, folder / SCORES_FILE)
         write_json(folder / STATE_FILE, self.state_to_save() | {"logs": dict(logs)}, sort_keys=True)
 
     def state_to_save(self) -> dict[str, Any]:

@@ -216,33 +216,6 @@ def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str
             )
 
 
-def check_finite(
-    tensors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None, *, step: int, output_dir: str
-) -> None:
-    """Refuse to make a checkpoint of something that is not finite.
-
-    Args:
-        tensors: by a name for the message; parameters among them.
-        optimizer: with its moments.
-        step: completed steps.
-        output_dir: of the run.
-
-    Raises:
-        FloatingPointError: some number is not finite; the message names its tensor and the last good checkpoint.
-    """
-    names = {id(tensor): name for name, tensor in tensors.items()}
-    tensors = dict(tensors)
-    for parameter, state in (optimizer.state if optimizer is not None else {}).items():
-        moments = {f"{kind} of {names.get(id(parameter))}": value for kind, value in state.items()}
-        tensors |= {name: value for name, value in moments.items() if torch.is_tensor(value)}
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise FloatingPointError(
-                f"{name} is not finite at the end of step {step}, so checkpoint-{step} is not saved; lower "
-                f"learning_rate. Last good checkpoint: {last_checkpoint(output_dir)}"
-            )
-
-
 def check_moments(optimizer: Any, folder: str | Path) -> None:
     """Make sure that an optimizer's state, just loaded, fits its parameters.
 

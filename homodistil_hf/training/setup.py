@@ -3,7 +3,7 @@
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,9 +14,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.masking import MaskedLMCollator
 from ..distillation.projections import Projections
+from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
 from ..models.conversion import to_student
-from ..models.families.family import PROJECTIONS
+from ..models.families import HEADS
+from ..models.families.family import MASKED_LM, PROJECTIONS, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
@@ -210,21 +212,39 @@ def _check_pair(
     has_same_layers: bool,
 ) -> None:
     by_layer = args.attention_weight > 0 or (has_same_layers and args.hidden_weight > 0)
-    for what, given, expected in (
-        ("class", type(teacher).__name__, type(student).__name__),
-        ("vocab_size", teacher.config.vocab_size, student.config.vocab_size),
-        ("num_hidden_layers", teacher.config.num_hidden_layers, student.config.num_hidden_layers),
-        ("num_labels", teacher.config.num_labels, student.config.num_labels),
-    ):
-        if given != expected and (by_layer or what != "num_hidden_layers"):
+    for what, given, expected in _compared(teacher, student, by_layer=by_layer):
+        if given != expected:
+            remedy = "choose another teacher"
+            if what.startswith(("problem_type", "id2label")):
+                remedy += ", or set it in teacher.config where both mean the same"
+            raise ValueError(f"teacher has {what}={given}, the student {expected}; both must agree, {remedy}")
+    for what in ("max_position_embeddings", "type_vocab_size"):
+        given, expected = getattr(teacher.config, what), getattr(student.config, what)
+        if given < expected:
             raise ValueError(
-                f"teacher has {what}={given}, the student {expected}; both must agree, choose another teacher"
+                f"teacher has {what}={given}, fewer than the student's {expected}, so it can't read all that the "
+                f"student can; choose another teacher, or a model of at most {given}"
             )
     heads = [[layer.num_attention_heads for layer in teacher_plan(m.config).layers] for m in (teacher, student)]
     if args.attention_weight > 0 and heads[0] != heads[1]:
         raise ValueError(
             f"attention_weight > 0 needs the same heads in teacher {heads[0]} and student {heads[1]}; set it to 0"
         )
+
+
+def _compared(
+    teacher: HomoBertPreTrainedModel, student: HomoBertPreTrainedModel, *, by_layer: bool
+) -> Iterator[tuple[str, Any, Any]]:
+    """What has to be equal: name, of the teacher, of the student."""
+    yield "class", type(teacher).__name__, type(student).__name__
+    kind = HEADS[type(student).__name__].kind
+    names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * (kind is not MASKED_LM)
+    yield from ((name, getattr(teacher.config, name), getattr(student.config, name)) for name in names)
+    if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):
+        yield "problem_type", teacher.config.problem_type, student.config.problem_type
+    if kind in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) and student.config.num_labels > 1:
+        for label, word in student.config.id2label.items():
+            yield f"id2label[{label}]", teacher.config.id2label.get(label), word
 
 
 def _set_dropout(student: HomoBertPreTrainedModel, rate: float | None) -> None:
