@@ -139,7 +139,7 @@ def test_a_step_without_any_label_learns_from_the_hidden_states_alone(make_train
     for terms in losses_of(trainer):
         assert terms["loss_mlm"] == terms["loss_kl"] == 0.0
         assert terms["loss_hidden"] > 0
-    assert trainer.num_bad_steps == 0
+    assert trainer.step_log.num_bad_steps == 0
 
 
 def test_masks_of_words_differ_from_epoch_to_epoch(make_trainer):
@@ -306,7 +306,7 @@ def test_dropped_weights_are_zero_after_every_step(make_trainer, optim):
     trainer.add_callback(OnStep(check))
     trainer.train()
     assert check.num_checked > 100
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.kept == trainer.plan
 
 
 @pytest.mark.slow
@@ -321,7 +321,7 @@ def test_the_plan_is_reached_by_the_deadline_whatever_the_guard_says(make_traine
         guard_smoothing=0.0,
     )
     plans: dict[int, WidthPlan] = {}
-    trainer.add_callback(OnStep(lambda step: plans.update({step: trainer.pruner.kept})))
+    trainer.add_callback(OnStep(lambda step: plans.update({step: trainer.kept})))
     trainer.train()
     assert plans[18] != trainer.plan
     assert plans[19] == trainer.plan
@@ -334,7 +334,7 @@ def test_the_plan_is_reached_by_the_deadline_whatever_the_guard_says(make_traine
 def test_short_runs_reach_their_plan_too(make_trainer, max_steps):
     trainer = make_trainer(max_steps=max_steps)
     trainer.train()
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.kept == trainer.plan
 
 
 @pytest.mark.slow
@@ -405,7 +405,7 @@ def test_a_step_with_bad_gradients_changes_nothing_but_the_clocks(make_trainer, 
     expected = {entry["step"]: entry for entry in logs_of(clean) if "num_bad_steps" in entry}
     for name in ("learning_rate", "kept_fraction_hidden", "epoch"):
         assert [entry[name] for entry in logs.values()] == [entry[name] for entry in expected.values()]
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.kept == trainer.plan
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
@@ -414,7 +414,7 @@ def test_a_loss_that_is_not_finite_is_skipped_too(make_trainer):
     total = trainer.distillation.total
     trainer.distillation.total = lambda terms: total(terms) * (math.nan if trainer.state.global_step == 1 else 1.0)
     trainer.train()
-    assert trainer.num_bad_steps == 1
+    assert trainer.step_log.num_bad_steps == 1
     assert all(math.isfinite(value) for terms in losses_of(trainer) for value in terms.values())
 
 
@@ -427,7 +427,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer, tmp_path):
     with pytest.raises(FloatingPointError, match=r"for 3 steps in a row \(max_bad_steps=2\).*checkpoint-3$"):
         trainer.train()
     assert trainer.state.global_step == 6
-    assert trainer.num_bad_steps == 5
+    assert trainer.step_log.num_bad_steps == 5
 
 
 @pytest.mark.slow
@@ -653,11 +653,11 @@ def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(make_trainer):
 def test_training_twice_starts_anew_from_the_student_as_it_is(make_trainer):
     trainer = make_trainer(max_steps=6)
     trainer.train()
-    trainer.num_bad_steps = 3
+    trainer.step_log.num_bad_steps = 3
     trainer.train()
     assert trainer.state.global_step == 6
-    assert trainer.num_bad_steps == 0
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.step_log.num_bad_steps == 0
+    assert trainer.kept == trainer.plan
 
 
 # Output folders
@@ -774,7 +774,7 @@ def test_batches_without_labels_are_refused_by_name(make_trainer):
 def test_widths_fall_evenly_over_the_run(make_trainer):
     trainer = make_trainer(max_steps=20, **WIDE_WINDOW | {"discrepancy_guard": False})
     sizes: list[int] = []
-    trainer.add_callback(OnStep(lambda step: sizes.append(trainer.pruner.kept.hidden_size)))
+    trainer.add_callback(OnStep(lambda step: sizes.append(trainer.kept.hidden_size)))
     trainer.train()
     # 16 + 16·(1 − t/18)³, rounded up.
     assert sizes == [math.ceil(16 + 16 * max(0.0, 1 - step / 18) ** 3 - 1e-9) for step in range(1, 21)]

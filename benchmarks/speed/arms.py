@@ -112,7 +112,7 @@ def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
 
 def choice_seconds(trainer: HomoDistilTrainer) -> float:
     """How long one choice of masks takes, their application included; they stay as wide as they are."""
-    return _timed(trainer, lambda: trainer.pruner.prune_to(trainer.pruner.kept))
+    return _timed(trainer, lambda: trainer.pruner.prune_to(trainer.kept))
 
 
 def compaction_seconds(trainer: HomoDistilTrainer, plan: WidthPlan) -> float:

@@ -30,7 +30,7 @@ def started(make_trainer) -> Any:
         defaults = {"model": make_teacher(**WITHOUT_DROPOUT), "student": SAME_HEADS}
         trainer = make_trainer(trainer_class=trainer_class, **defaults | settings)
         if trainer_class is not DistilBertTrainer:
-            trainer.start_at_plan()
+            trainer.start_student()
         generator = torch.Generator().manual_seed(7)
         with torch.no_grad():
             for parameter in trainer.model.parameters():

@@ -29,7 +29,7 @@ def test_has_the_plans_widths_from_the_first_step_on(one_shot):
 
     class Watch(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            widths.append(trainer.pruner.present)
+            widths.append(trainer.kept)
 
     trainer.add_callback(Watch())
     trainer.train()
@@ -101,11 +101,11 @@ def test_resumed_equals_uninterrupted(one_shot, tmp_path, settings):
 def test_global_allocation_shares_the_plans_totals_out(one_shot):
     trainer = one_shot(width_allocation="global", width_multiple=1)
     trainer.train()
-    present = trainer.pruner.present
+    present = trainer.kept
     assert present.hidden_size == 16
     assert sum(layer.num_attention_heads for layer in present.layers) == 4
     assert sum(layer.intermediate_size for layer in present.layers) == 64
-    assert trainer.pruner.plan_reached
+    assert trainer.is_finished
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_nothing_is_pruned_into_a_folder_that_is_not_empty(one_shot, tmp_path):
     trainer = one_shot()
     with pytest.raises(ValueError, match="is not empty"):
         trainer.train()
-    assert trainer.pruner.present == trainer.pruner.full
+    assert trainer.kept == trainer.full
 
 
 def test_needs_a_batch_to_score(one_shot):
@@ -144,7 +144,7 @@ def test_needs_a_batch_to_score(one_shot):
 def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer):
     trainer = make_trainer(trainer_class=PrunedFirstTrainer, max_steps=2)
     groups, masks = trainer.pruner.groups, trainer.pruner.masks
-    full = trainer.pruner.full
+    full = trainer.full
     magnitudes = MagnitudeScores(groups).scores(dict(trainer.model.named_parameters()), groups)
     expected = choose_masks(magnitudes, masks, plan=trainer.plan)
     weights = make_teacher().bert.encoder.layer[0].intermediate.dense.weight.detach()
@@ -152,7 +152,7 @@ def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer):
 
     def watched(plan: Any) -> None:
         prune_to(plan)
-        seen.append((trainer.pruner.present, mask_digest(trainer.pruner.masks)))
+        seen.append((trainer.kept, mask_digest(trainer.pruner.masks)))
 
     trainer.pruner.prune_to = watched
     trainer.train()
@@ -166,8 +166,8 @@ def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer):
 def test_pruning_first_reads_no_data_to_choose(make_trainer, monkeypatch):
     trainer = make_trainer(trainer_class=PrunedFirstTrainer)
     monkeypatch.setattr(trainer, "get_train_dataloader", lambda: pytest.fail("data were read"))
-    trainer.start_at_plan()
-    assert trainer.pruner.present == trainer.plan
+    trainer.start_student()
+    assert trainer.kept == trainer.plan
 
 
 def test_settings_given_are_left_alone(make_trainer):

@@ -145,7 +145,7 @@ def test_micro_batches_share_the_average_over_the_global_batch(trainer_of, metho
 def test_fresh_students_know_nothing_of_the_teacher(trainer_of, method, tmp_path):
     def start(teacher: Any, name: str) -> HomoDistilTrainer:
         trainer = trainer_of(method, model=teacher, output_dir=str(tmp_path / name))
-        trainer.start_at_plan()
+        trainer.start_student()
         return trainer
 
     trained = make_teacher()
@@ -168,7 +168,7 @@ def test_the_seed_decides_how_a_fresh_student_starts(trainer_of, tmp_path):
     starts = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         trainer = trainer_of("scratch", seed=seed, output_dir=str(tmp_path / name))
-        trainer.start_at_plan()
+        trainer.start_student()
         starts.append(trainer.model.bert.embeddings.word_embeddings.weight)
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
@@ -177,7 +177,7 @@ def test_the_seed_decides_how_a_fresh_student_starts(trainer_of, tmp_path):
 def test_a_fresh_student_of_full_width_is_fresh_too(trainer_of):
     trainer = trainer_of("scratch", student="macs=1.0")
     before = trainer.model.bert.embeddings.word_embeddings.weight.clone()
-    trainer.start_at_plan()
+    trainer.start_student()
     assert trainer.pruner.num_compactions == 0
     after = trainer.model.bert.embeddings.word_embeddings.weight
     assert float((after - before).detach().abs().mean()) > 0.01

@@ -137,7 +137,7 @@ def slow_divergence(name: str, teacher: torch.Tensor, student: torch.Tensor, bat
 def test_pruned_distilled_measured_and_exported(task_trainer, tmp_path, name):
     trainer = task_trainer(name, bf16=name == "single label")
     trainer.train()
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.kept == trainer.plan
     metrics = trainer.evaluate()
     folder = trainer.export(tmp_path / "student")
     exported = AUTO_CLASSES[TASKS[name]["task"]].from_pretrained(folder)

@@ -36,12 +36,12 @@ def saved(trainer: HomoDistilTrainer, folder: Path) -> Path:
 def pruned(make_trainer) -> HomoDistilTrainer:
     """A student that was compacted once and has some more channels masked."""
     trainer = make_trainer(compaction_threshold=1.0)
-    full, target = trainer.pruner.full, trainer.plan
+    full, target = trainer.full, trainer.plan
     backward(trainer)
     trainer.pruner.prune_to(type(full)(24, full.layers))
     trainer.pruner.compact()
     backward(trainer)
-    trainer.pruner.prune_to(type(full)(target.hidden_size, trainer.pruner.kept.layers))
+    trainer.pruner.prune_to(type(full)(target.hidden_size, trainer.kept.layers))
     return trainer
 
 
@@ -74,7 +74,7 @@ def test_widths_grow_back_and_the_optimizer_follows(make_trainer, tmp_path):
     load_run_state(folder, trainer.model, trainer.pruner, optimizer=optimizer)
     after = trainer.model.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert trainer.pruner.present == trainer.pruner.full
+    assert trainer.kept == trainer.full
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert [id(p) for p in held] == [id(p) for p in trainer.model.parameters()]
     assert not optimizer.state

@@ -205,7 +205,7 @@ def one_bad_rank(folder: Path, num_ranks: int) -> dict[str, Any]:
     )
     trainer.train()
     return {
-        "num_bad_steps": trainer.num_bad_steps,
+        "num_bad_steps": trainer.step_log.num_bad_steps,
         "finite": all(bool(parameter.isfinite().all()) for parameter in trainer.model.parameters()),
         "weight": trainer.model.bert.embeddings.word_embeddings.weight.detach().clone(),
     }

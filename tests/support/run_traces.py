@@ -25,7 +25,7 @@ def state_of(trainer: HomoDistilTrainer) -> dict[str, Any]:
         "pruner": pruner.state_dict(),
         "scheduler": trainer.lr_scheduler.state_dict(),
         "steps": (trainer.state.global_step, trainer.state.epoch, trainer.state.total_flos),
-        "bad_steps": (trainer.num_bad_steps, trainer.num_bad_steps_in_row),
+        "bad_steps": (trainer.step_log.num_bad_steps, trainer.step_log.num_bad_steps_in_row),
         "random": torch.random.get_rng_state(),
         "random.numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),
         "random.python": random.getstate(),

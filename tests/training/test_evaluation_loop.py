@@ -73,7 +73,7 @@ def test_metrics_of_a_student_with_masked_channels(make_trainer):
     metrics = trainer.evaluate()
     expected = slow_metrics(trainer, batch_size=16)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert metrics["eval_kept_fraction_hidden"] == trainer.pruner.kept.hidden_size / 32
+    assert metrics["eval_kept_fraction_hidden"] == trainer.kept.hidden_size / 32
 
 
 def test_the_unpruned_student_is_its_teacher(make_trainer):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.models.bert.modeling_bert import BertIntermediate
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertIntermediate, BertOutput
 
 from ...files.caches import cached
 from ...files.provenance import machine_facts
