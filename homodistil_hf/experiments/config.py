@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json_object
-from ..methods.registry import method_named
+from ..methods.registry import check_method_settings, method_named
 from ..training_args import HomoDistilTrainingArguments, plan_texts
 
 # What a JSON value may be beyond the field's own type; `_plain` turns it into that.
@@ -89,7 +89,7 @@ class RunArguments:
             raise ValueError(
                 f'method_settings={shown(given)} is no JSON object; expected such as {{"temperature": 2.0}}'
             )
-        method_named(self.method).check_method_settings(values)
+        check_method_settings(method_named(self.method), values)
         self.own_settings = values
 
 

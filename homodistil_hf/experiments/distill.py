@@ -26,12 +26,11 @@ from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import METHODS
 from ..models.loading import load_teacher, load_teacher_config
-from ..models.widths import teacher_plan
-from ..trainer import HomoDistilTrainer
+from ..models.widths import WidthPlan, teacher_plan
 from ..training.checks import check_free, check_output_dir, existing_files
+from ..training.distillation_trainer import DistillationTrainer
 from ..training.hub_checkpoints import check_address, is_hub_address
-from ..training.resumable import Requested
-from ..training.student_plan import Goal
+from ..training.run_folder import Requested
 from .config import RunConfig
 
 Say: TypeAlias = Callable[[str], None]
@@ -49,12 +48,12 @@ class Sources:
 
     Args:
         config: the teacher's configuration.
-        goal: the widths that `student` and `snapshots` ask for.
+        plan: the widths that `student` asks for.
         tokenizer: fits the teacher.
     """
 
     config: PreTrainedConfig
-    goal: Goal
+    plan: WidthPlan
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -92,25 +91,23 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
     return results
 
 
-def _results(trainer: HomoDistilTrainer, settings: RunConfig) -> dict[str, Any]:
+def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:
     metrics = trainer.held_out_metrics
     facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
     return {
         "models": [
             {"name": "teacher", **_row(facts["teacher"], trainer.teacher_evaluation)},
-            *({"name": row["name"], **_row(row, row["evaluation"])} for row in trainer.snapshot_rows),
             {"name": "student", **_row(facts["student"], metrics)},
         ],
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(),
-        "snapshots": [row["folder"] for row in trainer.snapshot_rows],
         "num_steps": trainer.state.global_step,
         "versions": version_facts(),
         "settings": settings.given,
     }
 
 
-def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
+def make_trainer(settings: RunConfig, say: Say) -> DistillationTrainer:
     """Check a run from the cheapest to the dearest, then load teacher and text.
 
     Args:
@@ -118,7 +115,7 @@ def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
         say: takes lines for the user.
 
     Returns:
-        [`HomoDistilTrainer`], ready to train.
+        [`DistillationTrainer`], ready to train.
 
     Raises:
         ValueError: see [`distill`].
@@ -127,7 +124,7 @@ def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
     run, training = settings.run, settings.training
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     sources, method = check_sources(settings), METHODS[run.method]
-    method.check_possible(sources.goal.plan, teacher_plan(sources.config))
+    method.check_possible(sources.plan, teacher_plan(sources.config))
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = _load_blocks(
@@ -136,7 +133,7 @@ def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
     return method(
         load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token),
         training,
-        goal=sources.goal,
+        plan=sources.plan,
         train_dataset=train_blocks,
         eval_dataset=eval_blocks,
         processing_class=sources.tokenizer,
@@ -188,9 +185,9 @@ def check_sources(settings: RunConfig) -> Sources:
     if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
         raise ValueError(
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
-            "model use HomoDistilTrainer as in examples/distill_task_model.py"
+            "model use DistillationTrainer as in examples/distill_task_model.py"
         )
-    goal = METHODS[run.method].goal_of(training, config)
+    plan = METHODS[run.method].plan_of(training, config)
     if run.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
@@ -198,7 +195,7 @@ def check_sources(settings: RunConfig) -> Sources:
         )
     tokenizer = _load_tokenizer(settings)
     check_tokenizer(tokenizer, config)
-    return Sources(config, goal, tokenizer)
+    return Sources(config, plan, tokenizer)
 
 
 def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:

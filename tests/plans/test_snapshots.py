@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 
 import pytest
+from homodistil_hf.pruning.waypoints import schedule_through
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
@@ -16,7 +17,6 @@ from homodistil_hf.plans.resolve import check_plan, resolve_plan
 from homodistil_hf.plans.snapshots import resolve_snapshots
 from homodistil_hf.pruning.masks import scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
-from homodistil_hf.pruning.waypoints import schedule_through
 
 BASE = BertConfig()
 TINY = PRESETS["homobert-tiny"]

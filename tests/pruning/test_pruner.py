@@ -9,13 +9,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from homodistil_hf.pruning.guard import DiscrepancyGuard
 from tiny_models import make_teacher
 from torch import nn
 
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.units import kept_indices
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
-from homodistil_hf.pruning.guard import DiscrepancyGuard
 from homodistil_hf.pruning.masks import kept_plan
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.schedule import PruningSchedule

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.files.checkpoints import PROJECTIONS_FILE, STATE_FILE, STATE_TENSORS_FILE
-from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.pruning.saved_state import (
     load_run_state,
     read_state_file,
     save_run_state,
     weights_without_projections,
 )
+from safetensors.torch import load_file, save_file
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.files.checkpoints import PROJECTIONS_FILE, STATE_FILE, STATE_TENSORS_FILE
+from homodistil_hf.files.tensors import WEIGHTS_FILE
 
 INPUT_IDS = torch.randint(5, 96, (4, 16), generator=torch.Generator().manual_seed(3))
 

@@ -4,11 +4,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from homodistil_hf.pruning.waypoints import through_waypoints
 from hypothesis import given
 from hypothesis import strategies as st
 
 from homodistil_hf.pruning.schedule import PruningSchedule, kept_fraction, pruning_learning_rate, pruning_progress
-from homodistil_hf.pruning.waypoints import through_waypoints
 
 # Kept fractions
 

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from homodistil_hf.models.half_attention import HALF_CPU_ATTENTION
 from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, masked
 from tiny_models import make_teacher, tiny_config
 from torch import nn
@@ -19,7 +20,6 @@ from transformers import (
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models import conversion
 from homodistil_hf.models.compiling import compiling_problem
-from homodistil_hf.models.half_attention import HALF_CPU_ATTENTION
 from homodistil_hf.models.widths import WidthPlan, teacher_plan
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.training import setup as preparation

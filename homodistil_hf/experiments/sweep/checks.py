@@ -66,4 +66,4 @@ def _impossible_reason(cell: Cell, known: dict[str, Sources]) -> str | None:
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
         known[key] = check_sources(settings)
-    return METHODS[cell.method].impossible_reason(known[key].goal.plan, teacher_plan(known[key].config))
+    return METHODS[cell.method].impossible_reason(known[key].plan, teacher_plan(known[key].config))
