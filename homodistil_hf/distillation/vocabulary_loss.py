@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..models.chunks import slices
-from .losses import exact_dtype, valid_labels
+from .losses import exact_dtype
 
 LOGITS_BYTES = 1 << 28
 """Logits of teacher and student that are held at a time: 256 MB, however many predictions and words there are."""
@@ -209,7 +209,8 @@ def _compare_exactly(
     weights: tuple[float, float] | None,
 ) -> torch.Tensor:
     """`(CE, KL)`; with weights, the student's log probabilities are overwritten by the gradient of its logits."""
-    words, valid = valid_labels(labels_R, log_student_RV.shape[-1])
+    valid = (labels_R >= 0) & (labels_R < log_student_RV.shape[-1])
+    words = labels_R.masked_fill(~valid, 0)
     p_teacher = log_teacher_RV.exp()
     ce = -(log_student_RV.gather(-1, words[:, None])[:, 0] * valid).sum()
     kl = log_teacher_RV.sub_(log_student_RV).mul_(p_teacher).sum()
