@@ -58,12 +58,12 @@ class Distillation:
             inputs: a batch with labels.
 
         Returns:
-            `torch.Tensor`: predictions, tokens and token pairs, float64 of shape `(3,)`; padding doesn't count.
+            `torch.Tensor`: predictions, tokens and token pairs, int64 of shape `(3,)`; padding doesn't count.
         """
-        tokens_BT = inputs["input_ids"]
-        mask_BT = inputs.get("attention_mask")
-        lengths_B = (torch.ones_like(tokens_BT) if mask_BT is None else mask_BT).sum(-1).double()
-        num_predictions = self.task.num_predictions(inputs).to(lengths_B)
+        inputs = self.task.with_positions(inputs)
+        mask_BT = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        lengths_B = mask_BT.sum(-1, dtype=torch.int64)
+        num_predictions = lengths_B.new_full((), len(inputs["masked_positions"]))
         return torch.stack([num_predictions, lengths_B.sum(), lengths_B.square().sum()])
 
     def total(self, terms: Terms) -> torch.Tensor:
@@ -92,7 +92,7 @@ class Distillation:
 
         Args:
             model: the student as it is wrapped for training.
-            inputs: a batch with labels.
+            inputs: a batch with labels; `task.with_positions` of it saves a wait for the device.
             counts: what `count` gives, summed over the global batch.
             autocast: context for the projections.
 
@@ -100,8 +100,9 @@ class Distillation:
             `(terms, outputs)`: `mlm` (or `task`), `kl`, `hidden`, `embedding`, `attention` → this batch's share of the
             average over the global batch, float32 scalars; and the student's output.
         """
+        inputs = self.task.with_positions(inputs)
         num_predictions, num_tokens, num_pairs = counts.clamp(min=1).float().unbind()
-        forward: dict[str, Any] = self.task.model_inputs(inputs)
+        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
         if self.task.has_vocabulary:
             forward["skip_decoder"] = True
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
@@ -128,8 +129,7 @@ class Distillation:
     def _prediction_terms(self, student: Any, teacher: Any, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self.task.labels(inputs)
         if not self.task.has_vocabulary:
-            # A copy, because autograd saves the rows, and the teacher's tensors are of inference mode.
-            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs).clone(), labels)
+            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs), labels)
         own_head, fast = self.student.get_output_embeddings(), self.teacher.fast.get_output_embeddings()
         return decoded_terms(
             decoder_of(own_head, student["decoder_inputs"]),
@@ -163,7 +163,7 @@ class Distillation:
                     *query_key,
                     num_heads=module.num_attention_heads,
                     scaling=module.scaling,
-                    heads=heads.to(query_key[0].device),
+                    heads=heads.to(query_key[0].device, non_blocking=True),
                 )
                 for query_key, module, heads in zip(recorded, modules, self.kept_heads(layer), strict=True)
             ]
