@@ -18,6 +18,7 @@ from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
 
 Terms = dict[str, torch.Tensor]
+States = Sequence[torch.Tensor]
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -116,12 +117,8 @@ class Distillation:
         mask_BT = inputs.get("attention_mask")
         if forward["output_hidden_states"]:
             with autocast():
-                projected = self._projected(student.hidden_states)
-            for name, (layers, states) in projected.items():
-                errors = [
-                    hidden_error(teacher.hidden_states[i], h, mask_BT) for i, h in zip(layers, states, strict=True)
-                ]
-                terms[name] = torch.stack(errors).sum() / num_tokens
+                errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
+            terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
         if self.recorders:
             terms["attention"] = self._attention_term(teacher_heads, student_heads, mask_BT) / num_pairs
         return terms, student
@@ -138,19 +135,18 @@ class Distillation:
             weights=(self.weights[self.task.name], self.weights["kl"]),
         )
 
-    def _projected(
-        self, hidden_states: tuple[torch.Tensor, ...]
-    ) -> dict[str, tuple[Sequence[int], list[torch.Tensor]]]:
-        """Term → (indices into the teacher's hidden states, the student's own for these in the teacher's space)."""
-        projections = self.student.projections
-        projected: dict[str, tuple[Sequence[int], list[torch.Tensor]]] = {}
+    def _state_errors(
+        self, teacher: States, student: States, mask_BT: torch.Tensor | None
+    ) -> dict[str, list[torch.Tensor]]:
+        """Term → its error in each layer; the student's states are projected into the teacher's space."""
+        projections: Any = self.student.projections
+        errors: dict[str, list[torch.Tensor]] = {}
         if self.weights["hidden"]:
-            states = zip(projections.hidden, hidden_states[1:], strict=True)
-            layers = [layer + 1 for layer in self.matched_layers]
-            projected["hidden"] = layers, [projection(state) for projection, state in states]
+            layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
+            errors["hidden"] = [hidden_error(teacher[i + 1], project(own), mask_BT) for i, project, own in layers]
         if self.weights["embedding"]:
-            projected["embedding"] = range(1), [projections.embedding(hidden_states[0])]
-        return projected
+            errors["embedding"] = [hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)]
+        return errors
 
     def _attention_term(
         self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None

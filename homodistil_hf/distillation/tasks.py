@@ -31,23 +31,21 @@ class Task:
 
     Args:
         name: word in logs: `mlm` or `task`.
-        required_labels: inputs without which nothing can be measured.
-        all_labels: inputs → labels `(N,)`, or `(N, C)` for regression and multi-label tasks; not all may count.
-        counted: all labels and inputs → bool `(N,)`, which of them count.
-        all_rows: outputs → logits `(N, C)`; of masked words those at the masked positions.
+        required_labels: inputs without which nothing can be measured, one after the other.
+        logits: outputs that predict them, in the same order.
         terms: student rows, teacher rows and labels → summed loss and summed KL.
-        has_classes: whether the highest logit is a prediction that can be right or wrong.
+        has_classes: whether the highest logit is a prediction that can be right or wrong; without, every label counts.
         has_vocabulary: whether the classes are a vocabulary, too many to hold all logits in training.
+        points: whether the classes are the sequence's own tokens.
     """
 
-    name: str
-    required_labels: tuple[str, ...]
-    all_labels: Callable[[Inputs], torch.Tensor]
-    counted: Callable[[torch.Tensor, Inputs], torch.Tensor]
-    all_rows: Callable[[Outputs], torch.Tensor]
+    name: str = "task"
+    required_labels: tuple[str, ...] = ("labels",)
+    logits: tuple[str, ...] = ("logits",)
     terms: Terms = prediction_terms
     has_classes: bool = True
     has_vocabulary: bool = False
+    points: bool = False
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -75,7 +73,7 @@ class Task:
         found = dict(inputs)
         if "masked_positions" in found:
             return found
-        counted_N, mask_BT = self.counted(self.all_labels(inputs), inputs), inputs.get("attention_mask")
+        counted_N, mask_BT = self._counted(inputs), inputs.get("attention_mask")
         num_padding = torch.zeros_like(counted_N).sum() if mask_BT is None else (mask_BT == 0).sum()
         num_counted, is_padded = torch.stack([counted_N.sum(), num_padding]).tolist()
         # Not `nonzero`, which would read back once more.
@@ -113,7 +111,7 @@ class Task:
         Returns:
             `torch.Tensor`: `(M,)`, or `(M, C)` for regression and multi-label tasks.
         """
-        return self.all_labels(inputs).index_select(0, inputs["masked_positions"])
+        return self._all_labels(inputs).index_select(0, inputs["masked_positions"])
 
     def rows(self, outputs: Outputs, inputs: Inputs) -> torch.Tensor:
         """The logits that stand where labels count.
@@ -125,8 +123,23 @@ class Task:
         Returns:
             `torch.Tensor` of shape `(M, C)`.
         """
-        rows_NC = self.all_rows(outputs)
-        return rows_NC if self.has_vocabulary else rows_NC.index_select(0, inputs["masked_positions"])
+        if self.has_vocabulary:  # they were computed there only
+            return outputs["logits"]
+        rows_NC = torch.cat([outputs[name].flatten(0, -2) for name in self.logits])
+        return rows_NC.index_select(0, inputs["masked_positions"])
+
+    def _all_labels(self, inputs: Inputs) -> torch.Tensor:
+        labels = torch.cat([inputs[name] for name in self.required_labels])
+        return labels.flatten() if self.has_classes else labels.view(len(labels), -1)
+
+    def _counted(self, inputs: Inputs) -> torch.Tensor:
+        labels = self._all_labels(inputs)
+        if not self.has_classes:
+            return torch.ones_like(labels[:, 0], dtype=torch.bool)
+        if not self.points:
+            return labels != IGNORED_LABEL
+        # Answers that were cut off lie outside the tokens; stock BERT ignores them too.
+        return (labels >= 0) & (labels < inputs["input_ids"].shape[1])
 
 
 def task_of(model: HomoBertPreTrainedModel) -> Task:
@@ -147,52 +160,15 @@ def _problem_type(model: HomoBertPreTrainedModel) -> str:
     return given or ("regression" if model.config.num_labels == 1 else "single_label_classification")
 
 
-def _labels(inputs: Inputs) -> torch.Tensor:
-    return inputs["labels"].flatten()
-
-
-def _value_labels(inputs: Inputs) -> torch.Tensor:
-    return inputs["labels"].view(len(inputs["labels"]), -1)
-
-
-def _answers(inputs: Inputs) -> torch.Tensor:
-    return torch.cat([inputs["start_positions"].flatten(), inputs["end_positions"].flatten()])
-
-
-def _is_labelled(labels_N: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-    return labels_N != IGNORED_LABEL
-
-
-def _is_token(labels_N: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-    # Answers that were cut off lie outside the tokens; stock BERT ignores them too.
-    return (labels_N >= 0) & (labels_N < inputs["input_ids"].shape[1])
-
-
-def _always(labels_NC: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-    return torch.ones_like(labels_NC[:, 0], dtype=torch.bool)
-
-
-def _logits(outputs: Outputs) -> torch.Tensor:
-    return outputs["logits"]
-
-
-def _token_logits(outputs: Outputs) -> torch.Tensor:
-    return outputs["logits"].flatten(0, 1)
-
-
-def _answer_logits(outputs: Outputs) -> torch.Tensor:
-    return torch.cat([outputs["start_logits"], outputs["end_logits"]])
-
-
 _TASKS = {
-    MASKED_LM: Task("mlm", ("labels",), _labels, _is_labelled, _logits, has_vocabulary=True),
-    TOKEN_CLASSIFICATION: Task("task", ("labels",), _labels, _is_labelled, _token_logits),
-    QUESTION_ANSWERING: Task("task", ("start_positions", "end_positions"), _answers, _is_token, _answer_logits),
+    MASKED_LM: Task("mlm", has_vocabulary=True),
+    TOKEN_CLASSIFICATION: Task(),
+    QUESTION_ANSWERING: Task(
+        required_labels=("start_positions", "end_positions"), logits=("start_logits", "end_logits"), points=True
+    ),
 }
 _SEQUENCE_TASKS = {
-    "single_label_classification": Task("task", ("labels",), _labels, _is_labelled, _logits),
-    "regression": Task("task", ("labels",), _value_labels, _always, _logits, regression_terms, has_classes=False),
-    "multi_label_classification": Task(
-        "task", ("labels",), _value_labels, _always, _logits, multi_label_terms, has_classes=False
-    ),
+    "single_label_classification": Task(),
+    "regression": Task(terms=regression_terms, has_classes=False),
+    "multi_label_classification": Task(terms=multi_label_terms, has_classes=False),
 }
