@@ -145,7 +145,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
-        metadata={"help": "Type of the teacher's matrix products; auto: bfloat16 where the hardware multiplies it."},
+        metadata={
+            "help": "Type of the teacher's matrix products; auto: float16 with fp16, else bfloat16 if it is fast."
+        },
     )
 
     # Parameters that control pruning

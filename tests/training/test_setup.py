@@ -129,6 +129,8 @@ def test_dropout_is_set_on_modules_not_in_the_configuration(rate, expected):
     [
         ({"teacher_dtype": "float32"}, torch.float32, "sdpa"),
         ({"teacher_dtype": "bfloat16"}, torch.bfloat16, "sdpa"),
+        ({"teacher_dtype": "auto", "fp16": True}, torch.float16, "sdpa"),
+        ({"teacher_dtype": "float32", "fp16": True}, torch.float32, "sdpa"),
         ({"teacher_dtype": "bfloat16", "bf16": True}, torch.bfloat16, HALF_CPU_ATTENTION),
         ({"teacher_dtype": "float32", "bf16": True}, torch.float32, HALF_CPU_ATTENTION),
         pytest.param(
