@@ -16,9 +16,10 @@ from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from homodistil_hf import HomoDistilTrainer
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
+from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS, pruning_schedule
 
 WIDE_WINDOW = {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
 
@@ -498,20 +499,38 @@ def test_activation_checkpointing_changes_no_loss(make_trainer):
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
-def test_compiled_code_follows_masks_and_compactions(make_trainer):
+def test_compiled_code_follows_the_widths_and_leaves_other_code_alone(make_trainer):
+    compiled_graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled_graphs.append(graph)
+        return graph.forward
+
+    own = torch.compile(lambda values: values.sin() + 1, backend=backend)
+    own(torch.zeros(3))
     settings = WIDE_WINDOW | {"max_steps": 8, "pruning_end_fraction": 0.75}
     plain = make_trainer(model=make_teacher(num_hidden_layers=1), **settings)
-    compiled = make_trainer(
-        model=make_teacher(num_hidden_layers=1), torch_compile=True, torch_compile_backend="eager", **settings
-    )
     plain.train()
-    torch.compiler.reset()
-    # Every choice of masks would be compiled anew otherwise, and dynamo gives up after eight times without an error.
-    # Student and teacher share their code: two times each, with and without dropped channels.
-    with torch._dynamo.config.patch(recompile_limit=4, fail_on_recompile_limit_hit=True):
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        compiled = make_trainer(
+            model=make_teacher(num_hidden_layers=1), torch_compile=True, torch_compile_backend="eager", **settings
+        )
         compiled.train()
-    assert compiled.pruner.num_compactions == 1
     assert_close_run(compiled, plain)
+    own(torch.zeros(3))
+    assert len(compiled_graphs) == 1
+
+
+def test_compiled_code_is_sliced_at_few_moments():
+    args = HomoDistilTrainingArguments(output_dir="unused", student="macs=0.5", report_to="none")
+    every_ten = pruning_schedule(args, 4000)
+    args.torch_compile = True
+    few = pruning_schedule(args, 4000)
+    due = [
+        [step for step in range(1, 4001) if schedule.is_due(step) and step <= 1200] for schedule in (every_ten, few)
+    ]
+    assert [len(steps) for steps in due] == [120, MOST_COMPILED_WIDTHS]
+    assert few.end_step == every_ten.end_step == due[1][-1] == 1200
 
 
 def streamed(dataset: Dataset) -> Any:

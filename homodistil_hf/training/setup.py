@@ -3,6 +3,7 @@
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,9 @@ from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pru
 from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .ranks import check_whole_model
 from .student_plan import resolve_student
+
+MOST_COMPILED_WIDTHS = 32
+"""Moments at which units are removed with `torch_compile`, as each width is compiled anew (docs/performance.md)."""
 
 Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
 
@@ -72,7 +76,7 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
 
 
 def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
-    """Lay out when masks are chosen.
+    """Lay out when masks are chosen; with `torch_compile` at few moments.
 
     Args:
         args: the run's settings.
@@ -82,7 +86,19 @@ def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> Pru
         [`PruningSchedule`].
     """
     windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
-    return PruningSchedule(windows, args.pruning_interval_steps, total_steps)
+    interval = args.pruning_interval_steps
+    if args.torch_compile:
+        longest = max(end - start for start, end in windows.values()) * total_steps
+        interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
+    return PruningSchedule(windows, interval, total_steps)
+
+
+def allow_recompiling() -> None:
+    """Let compiled code be compiled anew for each width; at its limit torch would go on uncompiled, silently."""
+    config = torch._dynamo.config
+    # Teacher and student, with and without gradients, share the code of a forward pass.
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(config, name, max(getattr(config, name), 8 * MOST_COMPILED_WIDTHS))
 
 
 def learning_rate_curve(
