@@ -38,7 +38,7 @@ class MaskedLMCollator:
         seed (`int`, defaults to 0): Seed of the masks, 0 … 2⁶⁴ − 1.
 
     Raises:
-        ValueError: `mlm_probability` or `seed` out of range, or a tokenizer without a mask token.
+        ValueError: `mlm_probability` or `seed` out of range, or a tokenizer without a mask token or any ordinary one.
 
     Example:
     ```python
@@ -73,6 +73,11 @@ class MaskedLMCollator:
         self.pad_token_id: int | None = tokenizer.pad_token_id
         self._unmaskable_ids_S = unmaskable_ids(tokenizer)
         self._random_ids = np.array(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
+        if len(self._random_ids) == 0:
+            raise ValueError(
+                f"tokenizer {type(tokenizer).__name__} has {len(tokenizer)} tokens, all special ones, so there "
+                "is no word to put in another's place; use the tokenizer that was saved with the teacher"
+            )
         # In shared memory, so that a change also reaches data loader workers which are already running.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -121,7 +126,7 @@ class MaskedLMCollator:
         ids = [_row_ids(row) for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         input_BT = _stacked(ids, fill=self._padding_for(ids))
-        label_BT = self._mask_(input_BT, attention_BT, [_counter(row) for row in rows])
+        label_BT = self._mask_(input_BT, attention_BT, [_counter(*row) for row in zip(rows, ids, strict=True)])
         batch = {
             "input_ids": input_BT,
             "labels": label_BT,
@@ -234,11 +239,11 @@ def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
     return values.astype(np.int64, copy=False)
 
 
-def _counter(row: Mapping[str, Any]) -> list[int]:
+def _counter(row: Mapping[str, Any], ids: np.ndarray) -> list[int]:
     """Where this row's random words start: word 0 is counted up by Philox itself, so rows never overlap."""
     if "example_id" in row:
         return [0, _example_id(row["example_id"]) & _WORD_MASK, 0, 0]
-    digest = hashlib.blake2b(_row_ids(row).astype("<i8").tobytes(), digest_size=8).digest()
+    digest = hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=8).digest()
     return [0, int.from_bytes(digest, "little"), 1, 0]
 
 
