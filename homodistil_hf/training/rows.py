@@ -68,7 +68,13 @@ class RankedTrainer(ResumableTrainer):
                     f"a stream ({type(dataset).__name__}) to evaluate on can't be shared evenly by "
                     f"{self.args.world_size} ranks; make it a table: Dataset.from_list(list(stream))"
                 )
-        return super()._get_dataloader(dataset, *args, **kwargs)
+        drops = self.args.dataloader_drop_last
+        # transformers 5.23 would drop the last rows of an evaluation, too.
+        self.args.dataloader_drop_last = drops and kwargs.get("is_training", False)
+        try:
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drops
 
     def settle_buckets(self, model: DistributedDataParallel) -> None:
         """Let DDP lay out its buckets before the first step instead of after it. Collective; once a wrapper.
