@@ -16,6 +16,7 @@ from ..data.masking import MaskedLMCollator
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.objective import Distillation
 from ..pruning.pruner import Pruner
+from .checks import check_batch
 from .rows import RankedTrainer, first_rows, num_own_rows
 
 _PREFIX = "eval_"
@@ -117,6 +118,7 @@ class MeasuringTrainer(RankedTrainer):
             `(loss, logits, labels)`, as `Trainer.prediction_step`.
         """
         inputs = self._prepare_inputs(inputs)
+        check_batch(inputs, self.model.config)
         has_labels = all(name in inputs for name in self.distillation.task.required_labels)
         loss = self._measure(inputs) if has_labels else None
         if prediction_loss_only:

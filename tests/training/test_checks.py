@@ -191,6 +191,8 @@ def test_a_row_that_nobody_looked_at_stops_the_training_in_words(make_trainer):
     with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens, above the teacher's max_position"):
         trainer.train()
     assert trainer.state.global_step == 1
+    with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens"):
+        trainer.evaluate(rows)
 
 
 def test_evaluation_sets_are_looked_at_too():
