@@ -59,6 +59,15 @@ def test_other_ways_to_share_rows_are_refused(config, message):
         pin_data_order(make_args(accelerator_config=config))
 
 
+def test_batches_in_whatever_order_are_refused():
+    args = make_args()
+    args.dataloader_in_order = False  # no setting of the oldest transformers
+    with pytest.raises(
+        ValueError, match="^dataloader_in_order=False hands out batches .* workers finish, .*; leave it"
+    ):
+        pin_data_order(args)
+
+
 def test_the_order_of_the_data_follows_the_seed():
     args = make_args(seed=7)
     pin_data_order(args)
