@@ -786,6 +786,7 @@ class DistillationTrainer(Trainer):
             `(loss, logits, labels)`, as `Trainer.prediction_step`.
         """
         inputs = self._prepare_inputs(inputs)
+        check_batch(inputs, self.model.config)
         has_labels = self.held_out.has_labels(inputs)
         loss = self.held_out.measure(inputs) if has_labels else None
         if prediction_loss_only:
