@@ -41,7 +41,6 @@ from .pruning.saved_state import (
     weights_without_projections,
 )
 from .pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
-from .pruning.waypoints import schedule_through
 from .training.checks import (
     check_arguments,
     check_data,
@@ -52,10 +51,10 @@ from .training.checks import (
 )
 from .training.micro_batches import activation_bytes, num_parts, split_rows
 from .training.own_optimizer import adopt_optimizer, check_optimizer
+from .training.publishing import PublishingTrainer
 from .training.ranks import check_launch, check_shared_folder, names_on_all_ranks, on_every_rank
 from .training.resumable import Requested
 from .training.setup import discrepancy_guard, masking_collator, prepare, pruning_settings
-from .training.snapshots import SnapshotTrainer, check_snapshot_folders
 from .training.step_log import AccountingTrainer
 from .training.student_plan import STUDENT_KEY, Goal, resolve_goal
 from .training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
@@ -69,14 +68,15 @@ EXAMPLE_ID = "example_id"
 _NUM_ROTATION_TOKENS = 8192
 
 
-class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
+class HomoDistilTrainer(PublishingTrainer, AccountingTrainer):
     """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
 
     Args:
         model: the teacher: Hub name, folder, or a loaded model. The student starts as its copy.
         args: the run's settings.
-        teacher: who the student learns from, if not a frozen copy of `model`.
-        goal: what `args.student` and `args.snapshots` name, where that is resolved already.
+        teacher: who the student learns from, if not a frozen copy of `model`; a student that an earlier run has left as
+            `trainer.model` goes on with the projections that it has learned.
+        goal: what `args.student` names, where that is resolved already.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default for masked-LM models: [`MaskedLMCollator`]; for others Trainer's.
         kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, `compute_metrics`, …). An
@@ -100,8 +100,6 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
 
     method = "homodistil"
     card = HOMODISTIL
-    passes_snapshots = True
-    """Whether the student has other widths on its way, that can be exported."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
     args: HomoDistilTrainingArguments
@@ -135,8 +133,6 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
             processing_class,
             parts.student.config,
         )
-        self.snapshots = parts.snapshots
-        check_snapshot_folders(args.output_dir, self.snapshots)
         pin_data_order(args)
         if data_collator is None and task_of(parts.student).name == "mlm":
             data_collator = masking_collator(processing_class, args)
@@ -150,10 +146,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
             parts.plan,
             settings=pruning_settings(args),
             guard=discrepancy_guard(args),
-            waypoints=[snapshot.plan for snapshot in self.snapshots],
         )
-        if args.max_steps > 0:
-            self._schedule(args.max_steps)  # snapshots that don't fit are told now
         self.distillation = self.make_distillation(parts.teacher.to(args.device))
         if args.torch_compile:
             self.distillation.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
@@ -215,7 +208,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
 
     @classmethod
     def goal_of(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> Goal:
-        """Resolve what `args.student` and `args.snapshots` name; collective for a latency budget.
+        """Resolve what `args.student` names; collective for a latency budget.
 
         Args:
             args: the run's settings.
@@ -227,11 +220,6 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
         Raises:
             ValueError: no such students of this teacher, or none that the method could make.
         """
-        if args.snapshots and not cls.passes_snapshots:
-            raise ValueError(
-                f"snapshots={args.snapshots!r} are passed by method='homodistil' only; drop them, or use "
-                "HomoDistilTrainer"
-            )
         return resolve_goal(args, config, has_all_layers=cls.has_all_layers)
 
     @classmethod
@@ -481,7 +469,6 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
         if compacted:
             logger.info("step %d: compacted to %s", self.state.global_step, self.pruner.present.to_json())
             self._wrap_again()
-        self.look_back()
 
     def _bare_optimizer(self) -> torch.optim.Optimizer | None:
         return self.optimizer.optimizer if isinstance(self.optimizer, AcceleratedOptimizer) else self.optimizer
@@ -572,13 +559,7 @@ class HomoDistilTrainer(SnapshotTrainer, AccountingTrainer):
 
     def _schedule(self, total_steps: int) -> PruningSchedule:
         windows = {kind: self.args.pruning_window(kind) for kind in PRUNING_KINDS}
-        return schedule_through(
-            PruningSchedule(windows, self.args.pruning_interval_steps, total_steps),
-            self.snapshots,
-            full=self.pruner.full,
-            target=self.pruner.target,
-            recovery_steps=self.args.snapshot_recovery_steps,
-        )
+        return PruningSchedule(windows, self.args.pruning_interval_steps, total_steps)
 
     def status(self) -> dict[str, float]:
         """Kept fractions and compactions; see [`Pruner.status`]."""

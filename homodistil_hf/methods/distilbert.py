@@ -52,7 +52,7 @@ class DistilBertTrainer(HomoDistilTrainer):
         ValueError: no number of layers has those MACs, the student is a latency budget, or a setting is out of range.
     """
 
-    passes_snapshots = has_all_layers = False
+    has_all_layers = False
     method = "distilbert"
     card = MethodCard(
         student="DistilBERT-style student",

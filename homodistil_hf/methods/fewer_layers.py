@@ -41,10 +41,10 @@ class FewerLayersTrainer(HomoDistilTrainer):
 
     Raises:
         ValueError: no such number of layers, too few of them for these MACs, `widths` with other MACs, a latency
-            budget, `attention_weight` or `snapshots`.
+            budget or `attention_weight`.
     """
 
-    passes_snapshots = has_all_layers = False
+    has_all_layers = False
 
     def __init__(
         self,

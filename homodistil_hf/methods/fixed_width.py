@@ -31,7 +31,7 @@ FRESH = "The student began with random weights and kept none of the teacher's."
 class PlannedTrainer(HomoDistilTrainer):
     """A trainer that brings its student to the plan before the first step, by the scores that it has then."""
 
-    has_started = passes_snapshots = False
+    has_started = False
 
     def prepare_student(self, *, is_new: bool) -> None:
         """Bring the student of a new run to its plan; arguments as [`HomoDistilTrainer.prepare_student`]."""

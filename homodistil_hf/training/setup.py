@@ -21,7 +21,6 @@ from ..models.half_attention import HALF_CPU_ATTENTION
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, teacher_plan
-from ..plans.snapshots import Snapshot
 from ..pruning.guard import DiscrepancyGuard
 from ..pruning.pruner import PruningSettings
 from ..training_args import HomoDistilTrainingArguments
@@ -96,13 +95,11 @@ class Preparation:
         student: starts equal to the model it was made from; carries its projections.
         teacher: frozen.
         plan: the widths to reach.
-        snapshots: the students on the way.
     """
 
     student: HomoBertPreTrainedModel
     teacher: FrozenTeacher
     plan: WidthPlan
-    snapshots: Sequence[Snapshot]
 
 
 def prepare(
@@ -118,7 +115,8 @@ def prepare(
     Args:
         model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings.
-        teacher: who it learns from; default: a frozen copy of `model`.
+        teacher: who it learns from; default: a frozen copy of `model`. Projections that `model` has learned in an
+            earlier run are taken over where they fit.
         resolve: where the run goes, by its settings and the configuration of `model`.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
 
@@ -146,8 +144,10 @@ def prepare(
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
+    if teacher is not None:
+        _take_over_projections(student, model)
     frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device))
-    return Preparation(student, frozen, goal.plan, goal.snapshots)
+    return Preparation(student, frozen, goal.plan)
 
 
 def _student_and_goal(
@@ -229,3 +229,14 @@ def _attach_projections(
     )
     torch.random.set_rng_state(generator_state)
     student.add_module(PROJECTIONS, projections)
+
+
+def _take_over_projections(student: HomoBertPreTrainedModel, model: str | PreTrainedModel) -> None:
+    """A student that goes on with its teacher knows the way to that one's hidden states already."""
+    earlier, own = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
+    if earlier is not None and _shapes(earlier) == _shapes(own):
+        own.load_state_dict(earlier.state_dict())
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}

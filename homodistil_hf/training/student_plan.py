@@ -15,7 +15,6 @@ from ..files.checkpoints import STATE_FILE, sorted_checkpoints
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
-from ..plans.snapshots import Snapshot, resolve_snapshots
 from ..pruning.saved_state import read_state_file
 from ..training_args import HomoDistilTrainingArguments
 from .ranks import on_every_rank
@@ -32,21 +31,18 @@ class Goal:
 
     Args:
         plan: the widths to reach.
-        snapshots: the students on the way, widest first.
     """
 
     plan: WidthPlan
-    snapshots: tuple[Snapshot, ...] = ()
 
 
 def resolve_goal(args: HomoDistilTrainingArguments, config: PreTrainedConfig, *, has_all_layers: bool = True) -> Goal:
-    """Turn the settings `student` and `snapshots` into widths; arguments and errors as [`resolve_student`].
+    """Turn the setting `student` into widths; arguments and errors as [`resolve_student`].
 
     Returns:
         [`Goal`].
     """
-    plan = resolve_student(args, config, has_all_layers=has_all_layers)
-    return Goal(plan, resolve_snapshots(args.snapshots, config, plan, multiple=args.width_multiple))
+    return Goal(resolve_student(args, config, has_all_layers=has_all_layers))
 
 
 def resolve_student(

@@ -200,12 +200,6 @@ def test_methods_without_a_meaning_for_other_heads_say_so(make_trainer):
         make_trainer(model=teacher, trainer_class=METHODS["scratch"])
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "homodistil"])
-def test_snapshots_are_homodistils_alone(trainer_of, method):
-    with pytest.raises(ValueError, match="are passed by method='homodistil' only; drop them, or use HomoD"):
-        trainer_of(method, snapshots=["macs=0.5"])
-
-
 # Names and cells
 
 

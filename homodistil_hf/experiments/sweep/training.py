@@ -175,7 +175,6 @@ def _outcome(
         "own_settings": _own_settings(settings.training),
         "evaluations": [_rounded({"step": step, **values}) for step, values in trainer.evaluations.items()],
         "kept_fractions": _kept_fractions(history),
-        **_snapshots(trainer),
     }
 
 
@@ -191,13 +190,6 @@ def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if facts.get("forms"):
         models["compact"] = facts["forms"]["compact"]
     return {model: {cost: costs[cost] for cost in COSTS} for model, costs in models.items()}
-
-
-def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
-    """The family that a run has left on its way, if any."""
-    names = ("name", "step", "plan", "encoder_macs", "num_parameters")
-    rows = [{name: row[name] for name in (*names, "evaluation")} for row in trainer.snapshot_rows]
-    return {"snapshots": rows} if rows else {}
 
 
 def _kept_fractions(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
