@@ -74,8 +74,8 @@ class HomoDistilTrainer(PublishingTrainer, AccountingTrainer):
     Args:
         model: the teacher: Hub name, folder, or a loaded model. The student starts as its copy.
         args: the run's settings.
-        teacher: who the student learns from, if not a frozen copy of `model`; a student that an earlier run has left as
-            `trainer.model` goes on with the projections that it has learned.
+        teacher: who the student learns from, if not a frozen copy of `model`; a `trainer.model` that an earlier run
+            has left goes on with the projections that it has learned.
         goal: what `args.student` names, where that is resolved already.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default for masked-LM models: [`MaskedLMCollator`]; for others Trainer's.

@@ -35,6 +35,7 @@ _MAIN_SETTINGS = (
     "resume_from_checkpoint",
 )
 _MAIN_HELP = {
+    "student": "Widths to reach: preset, budget (macs=0.25), plan (216-9x24-528), file; a JSON list makes a family.",
     "output_dir": "Folder of the run: checkpoints, student/, results.json.",
     "max_steps": "Optimizer steps; else num_train_epochs counts.",
     "per_device_train_batch_size": "Blocks a device and micro-batch.",

@@ -193,6 +193,8 @@ def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Pa
     checkpoint = last_verified(folder)
     start = None if previous is None else load_member(previous)
     trainer = make_trainer(member, say, sources=sources, start=start)
+    if previous is not None:
+        trainer.method_settings = {"started_as": previous.name}  # for the card
     train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         projections = trainer.model.get_submodule(PROJECTIONS).state_dict()

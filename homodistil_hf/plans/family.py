@@ -1,4 +1,4 @@
-"""A family of students, each made from the one before: whether their widths only fall, and what their folders are called.
+"""A family of students, each made from the one before: whether widths only fall, and what the folders are called.
 
 How one plan is read isn't here, nor how a family is trained.
 """

@@ -80,6 +80,7 @@ def test_one_table_tells_of_the_teacher_and_all_members(whole):
         assert json.loads((run / name / "results.json").read_text())["models"][1]["kl"] == row["kl"]
         facts = json.loads((run / name / "student" / "facts.json").read_text())
         assert facts["teacher"]["num_parameters"] == results["models"][0]["num_parameters"]
+        assert facts["settings"].get("started_as") == {FOLDERS[1]: FOLDERS[0], FOLDERS[2]: FOLDERS[1]}.get(name)
 
 
 def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
@@ -274,6 +275,10 @@ def test_a_list_is_given_in_every_way(folder):
     assert [member.training.student for member in members] == ["macs=0.6", '{"hidden_size": 8}']
     assert [member.training.output_dir for member in members] == ["out/1-macs-0.6", members[1].given["output_dir"]]
     assert members[1].given["student"] == '{"hidden_size": 8}'
+    assert [member.training.data_seed for member in members] == [42, 43]  # other rows, the same masks
+    assert [member.training.seed for member in members] == [42, 42]
+    members = parse_run([str(folder / "config.json"), *flags, "--data_seed", "7"]).members
+    assert [member.given["data_seed"] for member in members] == [7, 8]
     assert parse_run([str(folder / "config.json"), "--student", "macs=0.6"]).members == ()
 
 
