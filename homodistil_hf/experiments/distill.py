@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
@@ -71,9 +71,29 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
         ValueError: something about the settings, the data or the teacher can't work.
         OSError: a file or a Hub repository can't be read or written.
     """
-    start = time.perf_counter()
+    since = time.perf_counter()
     checkpoint = _check_output_folder(settings)
     trainer = make_trainer(settings, say)
+    results = train_to_the_end(trainer, settings, checkpoint, since=since)
+    if settings.training.push_to_hub:
+        trainer.push_to_hub()  # last, as it may fail
+    return results
+
+
+def train_to_the_end(
+    trainer: DistillationTrainer, settings: RunConfig, checkpoint: Requested, *, since: float
+) -> dict[str, Any]:
+    """Train, evaluate, export and write down what has come of it.
+
+    Args:
+        trainer: of the run.
+        settings: of the run.
+        checkpoint: what to go on with.
+        since: `time.perf_counter()` when the run began.
+
+    Returns:
+        `dict`: what was written to `results.json`; empty on all but the main process.
+    """
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS_FILE, settings.given)
@@ -83,11 +103,9 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
     trainer.export(folder / STUDENT_FOLDER)
     results = {}
     if trainer.is_world_process_zero():
-        time_s = round(time.perf_counter() - start, 1)
+        time_s = round(time.perf_counter() - since, 1)
         results = _results(trainer, settings) | {"time_s": time_s}
         write_json(folder / RESULTS_FILE, results)
-    if settings.training.push_to_hub:
-        trainer.push_to_hub()  # last, as it may fail
     return results
 
 
@@ -107,12 +125,16 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
     }
 
 
-def make_trainer(settings: RunConfig, say: Say) -> DistillationTrainer:
+def make_trainer(
+    settings: RunConfig, say: Say, *, sources: Sources | None = None, start: PreTrainedModel | None = None
+) -> DistillationTrainer:
     """Check a run from the cheapest to the dearest, then load teacher and text.
 
     Args:
         settings: what [`parse_run`] returned.
         say: takes lines for the user.
+        sources: what [`check_sources`] returned. Default: they are checked now.
+        start: what the student starts as, if not as its teacher.
 
     Returns:
         [`DistillationTrainer`], ready to train.
@@ -123,16 +145,18 @@ def make_trainer(settings: RunConfig, say: Say) -> DistillationTrainer:
     """
     run, training = settings.run, settings.training
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
-    sources, method = check_sources(settings), METHODS[run.method]
+    sources, method = sources or check_sources(settings), METHODS[run.method]
     method.check_possible(sources.plan, teacher_plan(sources.config))
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = _load_blocks(
             settings, sources, say if training.process_index == 0 else _say_nothing
         )
+    teacher = load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
     return method(
-        load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token),
+        start or teacher,
         training,
+        teacher=teacher if start else None,
         plan=sources.plan,
         train_dataset=train_blocks,
         eval_dataset=eval_blocks,

@@ -156,7 +156,8 @@ def prepare(
     Args:
         model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings.
-        teacher: who it learns from; default: a frozen copy of `model`.
+        teacher: who it learns from; default: a frozen copy of `model`. Projections that `model` has learned in an
+            earlier run are taken over where they fit.
         resolve: the widths to reach, by the settings and the configuration of `model`.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
 
@@ -184,6 +185,8 @@ def prepare(
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
+    if teacher is not None:
+        _take_over_projections(student, model)
     frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device, fp16=args.fp16))
     return Preparation(student, frozen, plan)
 
@@ -287,6 +290,17 @@ def _attach_projections(
     student.add_module(PROJECTIONS, projections)
     # They are saved beside the student's own weights.
     student._keys_to_ignore_on_save = {f"{PROJECTIONS}.{name}" for name in projections.state_dict()}
+
+
+def _take_over_projections(student: HomoBertPreTrainedModel, model: str | PreTrainedModel) -> None:
+    """A student that goes on with its teacher knows the way to that one's hidden states already."""
+    earlier, own = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
+    if earlier is not None and _shapes(earlier) == _shapes(own):
+        own.load_state_dict(earlier.state_dict())
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, student: nn.Module) -> None:
