@@ -103,6 +103,7 @@ class DistillationTrainer(Trainer):
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
 
     lr_scheduler: Any
+    data_collator: Any
     model_wrapped: nn.Module
     stop_request = StopRequest()
     has_started = False

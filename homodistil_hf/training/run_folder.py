@@ -164,8 +164,9 @@ class RunFolder:
                     f"{self.args.output_dir!r} has none; start without it, or name a checkpoint folder"
                 )
             requested = str(folders[0])
-        check_manifest(requested)
-        return str(requested)
+        folder = str(requested)
+        check_manifest(folder)
+        return folder
 
     def _fetched(self, address: str) -> str:
         def fetch() -> str | None:
