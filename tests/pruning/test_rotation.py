@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from distributed_runs import RecordingCollator
+from run_traces import SaveAt
 from students import (
     FULL,
     TOLERANCE,
