@@ -189,6 +189,13 @@ def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
     assert list(run.glob("*/checkpoint-*")) == []
 
 
+def test_members_that_were_trained_with_other_settings_are_named(folder, tmp_path, caplog):
+    distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2)
+    assert "other settings" not in caplog.text
+    distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2, kl_weight=2.0, resume_from_checkpoint="last")
+    assert f"{FOLDERS[0]}, {FOLDERS[1]} were trained with other settings: kl_weight differ" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_member_that_has_lost_a_file_is_trained_again(whole, folder, tmp_path):
     run = tmp_path / "run"
@@ -222,12 +229,15 @@ def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
     [
         (
             {"method": "one_shot"},
-            "is a family, which method='homodistil' alone makes, not 'one_shot'; name one student",
+            "method='one_shot' is not supported for a family .*; name one student, or use",
         ),
-        ({"width_allocation": "global"}, "width_allocation='global' shares .*; a family needs 'local'"),
-        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "hub_strategy=.* is not supported for a family"),
+        ({"width_allocation": "global"}, "width_allocation='global' is not supported for a family .*; use 'local'"),
+        (
+            {"push_to_hub": True, "hub_strategy": "checkpoint"},
+            "hub_strategy='checkpoint' is not supported for a family",
+        ),
         ({"resume_from_checkpoint": "last"}, "finds no family.json in output_dir=.*; start without it"),
-        ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a family, .*; use 'last'"),
+        ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a family .*: use 'last'"),
         (
             {"attention_weight": 1.0},
             "attention_weight=1.0 needs members with the teacher's heads .4 a layer., but for",
