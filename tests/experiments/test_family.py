@@ -11,6 +11,7 @@ import pytest
 import torch
 from run_traces import Interrupt
 from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_models import make_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
@@ -23,6 +24,7 @@ from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.files.folders import remove_folder
 from homodistil_hf.models.families.family import PROJECTIONS
 from homodistil_hf.models.loading import load_teacher_config
+from homodistil_hf.models.widths import teacher_plan
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.training import student_plan
 
@@ -337,3 +339,19 @@ def test_two_processes_make_a_family_and_go_on_with_it(folder, tmp_path):
         assert done.stdout.count("The others, loaded alike:") == 1
     assert done.stdout.count("\nmember ") == 0
     assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS
+
+
+def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, tmp_path):
+    teacher, student = make_teacher(), make_teacher()
+    for number, plan in enumerate(STUDENTS[1:]):
+        trainer = make_trainer(
+            model=student, teacher=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
+        )
+        if number:
+            assert teacher_plan(trainer.model.config).hidden_size == 20
+            learned = student.get_submodule(PROJECTIONS).state_dict()
+            own = trainer.model.get_submodule(PROJECTIONS).state_dict()
+            assert all(torch.equal(own[name], learned[name]) for name in learned)
+        trainer.train()
+        student = trainer.model
+    assert teacher_plan(student.config).to_dict() == NARROWEST
