@@ -109,7 +109,7 @@ def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
             raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
     except LOADING_ERRORS as error:
         raise ValueError(
-            f"{label} can't be used ({type(error).__name__}: {str(error)[:_SHOWN_CHARS]}); mend it"
+            f"{label} can't be used ({type(error).__name__}: {' '.join(str(error).split())[:_SHOWN_CHARS]}); mend it"
         ) from error
     return config
 
