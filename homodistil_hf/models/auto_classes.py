@@ -7,7 +7,7 @@ table of configurations asks here first, from the moment at which it has been im
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -21,19 +21,16 @@ _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls a function with each module that has just been imported, of those that it knows."""
-
-    def __init__(self, actions: Mapping[str, Callable[[ModuleType], None]]) -> None:
-        self.actions = actions
+    """Calls a function with each module that has just been imported, of those in `_ACTIONS`."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in self.actions else None
+        spec = PathFinder.find_spec(name, path, target) if name in _ACTIONS else None
         if spec and spec.loader:
             run = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
-                self.actions[name](module)
+                _ACTIONS[name](module)
 
             setattr(spec.loader, "exec_module", exec_module)  # noqa: B010 (a loader is made for each import)
         return spec
@@ -47,27 +44,26 @@ def _register(modeling: ModuleType) -> None:
     for family in FAMILIES.values():
         if family.modeling == modeling.__name__:
             config_class = family.student_config
-            transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+            transformers.AutoConfig.register(family.student_type, config_class, exist_ok=True)
             for name, found in family.auto_classes.items():
                 if name != "AutoConfig":
                     getattr(transformers, name).register(config_class, found, exist_ok=True)
 
 
-def _let_it_ask(auto_configs: ModuleType) -> None:
+def _ask_here_first(auto_configs: ModuleType) -> None:
     mapping = type(auto_configs.CONFIG_MAPPING)
-    for name in ("__contains__", "__getitem__"):
-        setattr(mapping, name, _asking(getattr(mapping, name)))
+    for method in ("__contains__", "__getitem__"):
+        look_up = getattr(mapping, method)
+
+        def ask(self: Any, model_type: Any, *, look_up: Callable[..., Any] = look_up) -> Any:
+            if model_type in tuple(STUDENT_TYPES):
+                import_module(STUDENT_TYPES[model_type])
+            return look_up(self, model_type)
+
+        setattr(mapping, method, ask)
 
 
-def _asking(lookup: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def ask(mapping: Any, model_type: Any) -> Any:
-        if model_type in tuple(STUDENT_TYPES):
-            import_module(STUDENT_TYPES[model_type])
-        return lookup(mapping, model_type)
-
-    return ask
-
-
-sys.meta_path.insert(0, _AfterImport({_AUTO_CONFIGS: _let_it_ask, **dict.fromkeys(STUDENT_TYPES.values(), _register)}))
+_ACTIONS = {_AUTO_CONFIGS: _ask_here_first, **dict.fromkeys(STUDENT_TYPES.values(), _register)}
+sys.meta_path.insert(0, _AfterImport())
 if _AUTO_CONFIGS in sys.modules:
-    _let_it_ask(import_module(_AUTO_CONFIGS))
+    _ask_here_first(import_module(_AUTO_CONFIGS))
