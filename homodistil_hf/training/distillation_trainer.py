@@ -508,6 +508,7 @@ class DistillationTrainer(Trainer):
 
     def begin_training(self) -> None:
         """The length of the run is known, and Trainer has reset its averages."""
+        self._initial_global_step = 0  # newer versions count this session's steps only, older ones all: see log
         self.batch_counts = None
         self.step_log = StepLog()
         self.epoch_number = int(self.state.epoch or 0)
