@@ -228,9 +228,9 @@ def one_bad_rank(folder: Path, num_ranks: int) -> dict[str, Any]:
     trainer = make_trainer(
         folder / "bad", num_ranks, max_steps=4, pruning_start_fraction=0.7, pruning_end_fraction=0.8
     )
-    total, rank = trainer.distillation.total, trainer.args.process_index
-    trainer.distillation.total = lambda terms: (
-        total(terms) * (float("nan") if (rank, trainer.state.global_step) == (1, 1) else 1.0)
+    accounted, rank = trainer.accounted, trainer.args.process_index
+    trainer.accounted = lambda loss, *rest: accounted(
+        loss * (float("nan") if (rank, trainer.state.global_step) == (1, 1) else 1.0), *rest
     )
     trainer.train()
     return {
