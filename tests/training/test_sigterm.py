@@ -24,6 +24,7 @@ from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, start_worker
 
+SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
 
 class SignalAt(TrainerCallback):
@@ -117,7 +118,8 @@ def test_a_training_loader_starts_its_workers_so(make_trainer):
     [
         {},
         {"save_strategy": "steps", "save_steps": 5},
-        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "kl"},
+        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "kl"}
+        | {"pruning_end_fraction": 0.9},
     ],
     ids=["no saving", "a step that is saved anyway", "a step that is not the best"],
 )
@@ -194,6 +196,12 @@ def test_all_ranks_stop_where_one_was_asked(make_trainer, monkeypatch, num_asked
     trainer.num_asked_to_stop = torch.tensor(num_asked)
     DistillationTrainer.end_step(trainer)
     assert (trainer.control.should_save, trainer.control.should_training_stop) == (num_asked > 0, num_asked > 0)
+    trainer.stop_request.is_made = False  # and one that was not asked itself leaves too
+    if num_asked:
+        with pytest.raises(SystemExit, match="143"):
+            trainer.end_epoch()
+    else:
+        trainer.end_epoch()
 
 
 # Real processes
@@ -271,7 +279,7 @@ def test_sigterm_to_a_real_process(ended, name):
     folder, status, text = ended[name]
     good = last_checkpoint(folder / "run")
     assert manifest_problem(good) is None
-    assert "SIGTERM: a checkpoint is saved; go on with resume_from_checkpoint='last'" in text, text[-3000:]
+    assert f"SIGTERM: {good.name} is saved; go on with resume_from_checkpoint='last'" in text, text[-3000:]
     assert "Traceback" not in text.partition("torch/distributed")[0]
     assert not (folder / "run" / "student").exists()
     if name == "sigterm":
