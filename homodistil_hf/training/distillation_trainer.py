@@ -109,6 +109,7 @@ class DistillationTrainer(Trainer):
     is_stopping = False
     push_in_progress: PushInProgress | None = None
     has_started = False
+    resumed_from: str = ""
     resumed_logs: Mapping[str, Any] | None = None
     batch_counts: torch.Tensor | None = None
     has_complete_gradients = False
@@ -523,6 +524,8 @@ class DistillationTrainer(Trainer):
         self.step_log = StepLog()
         self.epoch_number = int(self.state.epoch or 0)
         if self.resumed_logs is not None:
+            # load_state_dict accepts moments of any shape silently, and they step silently.
+            check_moments(self.optimizer, self.resumed_from)
             self.step_log.load_state_dict(
                 self.resumed_logs,
                 rank=self.args.process_index,
@@ -706,13 +709,8 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a student of other widths. The optimizer doesn't exist yet.
         check_resumable(resume_from_checkpoint, (OPTIMIZER_NAME, SCHEDULER_NAME))
+        self.resumed_from = resume_from_checkpoint
         self.resumed_logs = self.read_state(Path(resume_from_checkpoint))["logs"]
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # load_state_dict accepts moments of any shape silently, and they step silently.
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            check_moments(self.optimizer, checkpoint)
 
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any
@@ -731,6 +729,13 @@ class DistillationTrainer(Trainer):
         # answer says too what is saved, and that SIGTERM has asked for.
         is_best = self.is_finished and super()._determine_best_metric(metrics, trial)
         return is_best or self.is_stopping
+
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        # Where only the best checkpoint may stay Trainer removes the others file by file, so that a kill in between
+        # would leave half of one.
+        if self.args.save_total_limit == 1 and (best := self.state.best_model_checkpoint):
+            self.run_folder.rotate(Path(self._get_output_dir(trial)), keep=[best])
+        return super()._finalize_training(trial, *args, **kwargs)
 
     def _load_best_model(self) -> None:
         # The best student may have other widths than the last one.

@@ -16,12 +16,12 @@ from homodistil_hf.training_args import LOSS_TERMS
 
 PRIVATE = [
     "_determine_best_metric",
+    "_finalize_training",
     "_get_dataloader",
     "_get_output_dir",
     "_init_training_state",
     "_load_best_model",
     "_load_from_checkpoint",
-    "_load_optimizer_and_scheduler",
     "_push_from_checkpoint",
     "_save_checkpoint",
 ]
