@@ -104,6 +104,7 @@ class DistillationTrainer(Trainer):
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
 
     lr_scheduler: Any
+    data_collator: Any
     model_wrapped: nn.Module
     stop_request = StopRequest()
     is_stopping = False

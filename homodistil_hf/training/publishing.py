@@ -117,7 +117,8 @@ class Publisher:
         return PushInProgress(jobs)
 
     def _pushes_of(self, checkpoint: Path) -> list[Callable[[], Any]]:
-        trainer, pushes = self.trainer, []
+        trainer = self.trainer
+        pushes: list[Callable[[], Any]] = []
         strategy = trainer.args.hub_strategy
         if strategy in _WITH_CHECKPOINTS:
             linked = _linked_aside(checkpoint)

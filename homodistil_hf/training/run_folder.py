@@ -163,8 +163,7 @@ class RunFolder:
                     f"{self.args.output_dir!r} has none; start without it, or name a checkpoint folder"
                 )
             requested = str(folders[0])
-        check_manifest(requested)
-        return str(requested)
+        return str(check_manifest(str(requested)).folder)
 
     def _fetched(self, address: str) -> str:
         def fetch() -> str | None:

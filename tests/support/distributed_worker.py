@@ -34,9 +34,7 @@ class World:
 WORLDS = (
     *(World(str(size), size, (*SHARED, "passes", "evaluated rows")) for size in WORLD_SIZES),
     World("4 more", 4, ("resume: 4 ranks", "other masks")),
-    World(
-        "2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")
-    ),
+    World("2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")),
     World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
     World("2 alive", 2, ("reducers",)),
     World("1 more", 1, ("resume: 2 → 1",)),

@@ -65,7 +65,9 @@ class Widening(DistillationTrainer):
     card = HomoDistilTrainer.card
 
     def make_distillation(self, teacher):
-        return Distillation(self.model, teacher, weights=dict.fromkeys(LOSS_TERMS, 0.0) | {"kl": 1.0}, kept_heads=self.matched_heads)
+        return Distillation(
+            self.model, teacher, weights=dict.fromkeys(LOSS_TERMS, 0.0) | {"kl": 1.0}, kept_heads=self.matched_heads
+        )
 
 
 def test_a_subclass_needs_a_name_and_its_losses(make_trainer, tmp_path):

@@ -192,7 +192,9 @@ def test_ddp_keeps_one_reducer_and_frees_the_parameters_before_slicing(folder):
         assert found["num_first"] > 10
         assert found["width"] == 16
         assert found["alive"][-1] == (1, 1, 0, True)
-        assert {(num_wrappers, num_reducers, is_current) for num_wrappers, num_reducers, _, is_current in found["alive"]} == {(1, 1, True)}
+        assert {
+            (num_wrappers, num_reducers, is_current) for num_wrappers, num_reducers, _, is_current in found["alive"]
+        } == {(1, 1, True)}
 
 
 # Resuming

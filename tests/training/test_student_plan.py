@@ -8,8 +8,8 @@ from run_traces import Interrupt, SaveAt, assert_same_run
 from tiny_models import make_teacher, tiny_config
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.models.saved_student import read_state
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans import resolve as plans
 from homodistil_hf.plans.latency.budget import LatencyBudget, LatencyPlan
 from homodistil_hf.training import student_plan as resolution
