@@ -514,7 +514,7 @@ class DistillationTrainer(Trainer):
             )
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_steps)
         num_epochs = math.ceil(max_steps / num_steps) if args.max_steps > 0 else math.ceil(args.num_train_epochs)
-        values[0], values[1] = num_epochs, num_steps
+        values[0], values[1], values[3] = num_epochs, num_steps, max_steps * self.rows_per_step
         values[5], values[6] = num_steps * args.gradient_accumulation_steps, max_steps
         return tuple(values)
 

@@ -167,8 +167,9 @@ def test_passes_have_whole_steps_however_they_are_cut_up(make_trainer, settings)
     settings = {"train_dataset": make_blocks(21), "student_dropout": 0.0, "pruning_interval_steps": 1} | settings
     whole = make_trainer(per_device_train_batch_size=8, **settings)
     parts = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
-    whole.train()
+    metrics = whole.train().metrics
     parts.train()
+    assert metrics["train_samples_per_second"] == pytest.approx(8 * metrics["train_steps_per_second"], rel=0.01)
     assert whole.state.global_step == parts.state.global_step == max(6, settings["max_steps"])
     assert whole.state.epoch == parts.state.epoch == whole.state.global_step / 2
     for one, other in zip(losses_of(whole), losses_of(parts), strict=True):

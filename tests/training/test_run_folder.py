@@ -43,6 +43,11 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "dropout": {"student_dropout": 0.1},
     "accumulation": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
     "several shuffled epochs": {"max_steps": -1, "num_train_epochs": 2.4, "per_device_train_batch_size": 13},
+    "rows left over in each pass": {
+        "train_dataset": make_blocks(21),
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 8,
+    },
     "bfloat16": {"bf16": True},
     "evaluations": {"eval_strategy": "steps", "eval_steps": 2, "student_dropout": 0.1},
     "rotated heads": {
@@ -91,7 +96,15 @@ def test_the_points_are_what_they_are_called(make_trainer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [{}, {"max_steps": -1, "num_train_epochs": 2}])
+@pytest.mark.parametrize(
+    "length",
+    [
+        {},
+        {"max_steps": -1, "num_train_epochs": 2},
+        {"train_dataset": make_blocks(21), "max_steps": -1, "num_train_epochs": 2.5},
+        {"train_dataset": make_blocks(21).to_iterable_dataset(num_shards=3)},
+    ],
+)
 def test_a_finished_run_takes_no_further_step(make_trainer, length):
     """As after a kill in its export."""
     settings = SETTINGS | {"save_strategy": "steps", "save_steps": 4} | length

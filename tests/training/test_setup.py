@@ -398,6 +398,8 @@ def test_a_users_optimizer_trains_like_trainers_own(make_trainer, case):
 def test_an_optimizer_whose_state_can_not_be_sliced_stops_at_the_first_slicing(make_trainer):
     settings = {"lr": 1e-3, "relative_step": False}
     trainer = make_trainer(max_steps=8, optimizer_cls_and_kwargs=(Adafactor, settings))
-    with pytest.raises(ValueError, match="Adafactor|exp_avg_sq"):
+    with pytest.raises(
+        ValueError, match="^Adafactor keeps 'exp_avg_sq_row' of shape .*, which can't be pruned alike; use an"
+    ):
         trainer.train()
     assert trainer.state.global_step == 2
