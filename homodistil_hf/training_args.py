@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .files.messages import shown
-from .files.strict_json import is_number, is_whole, parse_json
+from .files.strict_json import is_number, is_whole
 from .models.compiling import compiling_problem
 from .pruning.schedule import DEADLINE_FRACTION
 
@@ -43,7 +43,7 @@ _RANGES = {f"{name}_weight": "[0, inf)" for name in LOSS_TERMS} | {
     "learning_rate_hold_fraction": "[0, 1]",
 }
 _RANGES |= {f"{kind}_{end}_fraction": "[0, 1]" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")}
-_LEAST = {"width_multiple": 1, "pruning_interval_steps": 1, "snapshot_recovery_steps": 0, "max_bad_steps": 1}
+_LEAST = {"width_multiple": 1, "pruning_interval_steps": 1, "max_bad_steps": 1}
 
 _USE_DDP = "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank"
 _REMEDIES = {
@@ -107,15 +107,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
     width_multiple: int = field(
         default=8, metadata={"help": "Hidden, FFN and heads × head size are rounded up to multiples of this, ≥ 1."}
     )
-    snapshots: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Students on the way, each given like student: exported and evaluated when widths meet them."
-        },
-    )
-    snapshot_recovery_steps: int = field(
-        default=0, metadata={"help": "Steps ≥ 0 for which pruning rests at each snapshot, before it is exported."}
-    )
 
     # Parameters that control the loss
     mlm_weight: float = field(default=0.01, metadata={"help": "Factor ≥ 0 of the masked-LM loss, nats a prediction."})
@@ -145,7 +136,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
-        metadata={"help": "Type of the teacher's matrix products; auto: bfloat16 where the hardware multiplies it."},
+        metadata={
+            "help": "Type of the teacher's matrix products; auto: float16 with fp16, else bfloat16 if it is fast."
+        },
     )
 
     # Parameters that control pruning
@@ -229,7 +222,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if isinstance(self.student, dict):
             self.student = json.dumps(self.student)
-        self.snapshots = plan_texts(self.snapshots)
         _check_settings(self)
         _refuse_unsupported(self)
         _refuse_compiling(self)
@@ -267,38 +259,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
         if self.learning_rate_curve != "auto":
             return self.learning_rate_curve == "pruning"
         return self.lr_scheduler_type == "linear"
-
-
-def plan_texts(plans: Any) -> list[str]:
-    """Make a list of plans, whatever way a user writes several.
-
-    Args:
-        plans: one plan or a list of them, each as text or as a mapping; a text may also be a JSON list of such.
-
-    Returns:
-        `list[str]`: each what `student` may be.
-
-    Raises:
-        ValueError: something else.
-
-    Example:
-    ```python
-    >>> plan_texts(["macs=0.5", {"hidden_size": 64}]), plan_texts('["macs=0.5", "macs=0.25"]')
-    (['macs=0.5', '{"hidden_size": 64}'], ['macs=0.5', 'macs=0.25'])
-
-    ```
-    """
-    if plans is None:
-        return []
-    if isinstance(plans, dict):
-        return [json.dumps(plans)]
-    if isinstance(plans, list | tuple):
-        return [text for plan in plans for text in plan_texts(plan)]
-    if not isinstance(plans, str) or not plans.strip():
-        raise ValueError(
-            f"snapshots has {shown(plans)}; expected plans as student takes them, such as 'macs=0.5' or a JSON object"
-        )
-    return plan_texts(parse_json(plans, "snapshots")) if plans.lstrip().startswith("[") else [plans]
 
 
 def _check_settings(args: HomoDistilTrainingArguments) -> None:

@@ -128,8 +128,9 @@ class SoftDistillation(Distillation):
 
         Arguments and return as [`Distillation.terms`].
         """
+        inputs = self.task.with_positions(inputs)
         num_predictions, num_tokens, _ = counts.clamp(min=1).float().unbind()
-        forward: dict[str, Any] = self.task.model_inputs(inputs)
+        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
         forward |= {"skip_decoder": True, "output_hidden_states": True}
         teacher = self.teacher(**forward)
         student = model(**forward)

@@ -4,7 +4,7 @@ What is told here is which layers stay and how wide they are to become; they get
 HomoDistil's way; pruned at once they are a method of one-shot pruning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class ShallowParts:
     student: PreTrainedModel
     args: HomoDistilTrainingArguments
     plan: WidthPlan
-    matched_layers: list[int]
+    matched_layers: Sequence[int]
     method_settings: dict[str, Any]
 
 

@@ -19,6 +19,7 @@ from ..models.resizing import replace_parameters, write_plan
 from ..pruning.pruner import Pruner
 from ..trainer import rotate_student
 from ..training.distillation_trainer import DistillationTrainer
+from ..training.ranks import check_same_masks
 from ..training.setup import pruning_settings
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .conditions import check_masked_lm, with_settings
@@ -43,6 +44,7 @@ class PlannedTrainer(DistillationTrainer):
             return
         self.score_units(pruner)
         self.resized(pruner.prune_to(pruner.final_plan(), optimizer=self.optimizer))
+        check_same_masks(self.accelerator, pruner.choices_digest, step=0, output_dir=self.args.output_dir)
         logger.info("%s: pruned to %s", self.method, self.kept.to_json())
 
     def score_units(self, pruner: Pruner) -> None:

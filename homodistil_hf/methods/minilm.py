@@ -223,6 +223,7 @@ class RelationDistillation(Distillation):
 
         Arguments and return as there.
         """
+        inputs = self.task.with_positions(inputs)
         with self.sides["teacher"].recording() as theirs, self.sides["student"].recording() as own:
             terms, outputs = super().terms(model, inputs, counts, autocast=autocast)
         num_tokens = counts[1].clamp(min=1).float()

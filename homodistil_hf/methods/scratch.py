@@ -59,7 +59,8 @@ class OwnLoss(Distillation):
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
         """The masked-LM loss `mlm` of one batch; arguments and return as [`Distillation.terms`]."""
-        outputs = model(**self.task.model_inputs(inputs), skip_decoder=True)
+        inputs = self.task.with_positions(inputs)
+        outputs = model(**self.task.model_inputs(inputs, self.student), skip_decoder=True)
         with autocast():
             head = decoder_of(self.student.get_output_embeddings(), outputs["decoder_inputs"])
         # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is nobody else.

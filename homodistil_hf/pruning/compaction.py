@@ -9,14 +9,13 @@ from collections.abc import Mapping
 import torch
 
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
-from ..models.resizing import replace_parameters
+from ..models.resizing import slice_parameters
 from ..models.units import Group, Indices, UnitTensors, kept_indices
 from ..models.widths import WidthPlan
 
 Kept = tuple[UnitTensors, Indices]
 
 
-@torch.no_grad()
 def compact(
     model: HomoBertPreTrainedModel,
     groups: Mapping[str, Group],
@@ -36,27 +35,10 @@ def compact(
 
     Returns:
         What [`~models.units.kept_indices`] gives, on the model's device, for state that lives elsewhere (scores).
+
+    Raises:
+        ValueError: the optimizer keeps something that can't be sliced like its parameter.
     """
-    units, indices = kept_indices(groups, masks, device=model.device)
-
-    def select(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return sliced(tensor, indices[name])
-
-    tensors = {name: select(name, parameter) for name, parameter in model.named_parameters() if name in indices}
-    replace_parameters(model, tensors, plan=plan, optimizer=optimizer, select=select)
-    return units, indices
-
-
-def sliced(tensor: torch.Tensor, indices: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """Keep some indices of a tensor.
-
-    Args:
-        tensor: any shape.
-        indices: dimension → int64 indices; others stay whole.
-
-    Returns:
-        `torch.Tensor`, contiguous, with memory of its own.
-    """
-    for dim, kept in sorted(indices.items()):
-        tensor = tensor.index_select(dim, kept.to(tensor.device))
-    return tensor
+    kept = kept_indices(groups, masks, device=model.device)
+    slice_parameters(model, kept[1], plan=plan, optimizer=optimizer)
+    return kept

@@ -26,24 +26,6 @@ def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
     return {name: torch.ones(group.num_units, dtype=torch.bool) for name, group in groups.items()}
 
 
-def kept_plan(masks: UnitTensors) -> WidthPlan:
-    """The widths that masks leave.
-
-    Args:
-        masks: one bool a unit, for every group.
-
-    Returns:
-        [`WidthPlan`].
-    """
-    num_layers = sum(name.startswith("head.") for name in masks)
-    layers = []
-    for layer in range(num_layers):
-        num_heads = int(masks[f"head.{layer}"].sum())
-        num_channels = int(masks[f"query_key.{layer}"].sum())
-        layers.append(LayerWidths(num_heads, num_channels // num_heads, int(masks[f"ffn.{layer}"].sum())))
-    return WidthPlan(int(masks["hidden"].sum()), tuple(layers))
-
-
 def scheduled_plan(
     full: WidthPlan, target: WidthPlan, *, progress: Mapping[str, float], present: WidthPlan, multiple: int
 ) -> WidthPlan:
@@ -119,7 +101,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
 
     ```
     """
-    cpu_scores = {name: values.detach().cpu() for name, values in scores.items()}
+    cpu_scores = _on_cpu(scores)
     chosen = {"hidden": _best(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
     for index, widths in enumerate(plan.layers):
         head, ffn = f"head.{index}", f"ffn.{index}"
@@ -139,14 +121,18 @@ def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tens
     return torch.zeros_like(mask).scatter_(-1, order, True) & mask
 
 
+def _on_cpu(scores: UnitTensors) -> UnitTensors:
+    """All at once: every copy from a device waits for it."""
+    values = torch.cat([values.detach() for values in scores.values()]).cpu()
+    return dict(zip(scores, values.split([len(values) for values in scores.values()]), strict=True))
+
+
 def _comparable(scores: torch.Tensor) -> torch.Tensor:
     """Finite float32: a score that is not a number counts least, and nothing is as low as what is dropped."""
     return scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
 
 
-def compete_across_layers(
-    plan: WidthPlan, scores: UnitTensors, masks: UnitTensors, *, multiple: int, max_heads: int
-) -> WidthPlan:
+def compete_across_layers(plan: WidthPlan, scores: UnitTensors, *, multiple: int, max_heads: int) -> WidthPlan:
     """Let heads and FFN neurons of all layers compete for the plan's totals (`width_allocation="global"`).
 
     FFN neurons compete in blocks of `multiple`: block k of a layer is its k-th best `multiple` neurons, and the last
@@ -156,27 +142,27 @@ def compete_across_layers(
     Args:
         plan: widths whose sums over layers are the budgets.
         scores: float32 importance a unit, comparable across layers.
-        masks: current masks; no layer gets more than it still has.
         multiple: FFN block, ≥ 1.
         max_heads: heads that an exported layer can hold, see [`WidthPlan.padded`].
 
     Returns:
-        [`WidthPlan`] with the same sums, as far as `masks` and `max_heads` leave that much.
+        [`WidthPlan`] with the same sums, as far as the layers and `max_heads` leave that much.
     """
     num_layers = len(plan.layers)
     head_budget = sum(layer.num_attention_heads for layer in plan.layers)
     ffn_budget = sum(layer.intermediate_size for layer in plan.layers)
+    scores = _on_cpu(scores)
     ffn_block = max(1, min(multiple, ffn_budget // num_layers))
-    heads = [_ranked_blocks(scores[f"head.{i}"], masks[f"head.{i}"], size=1)[:max_heads] for i in range(num_layers)]
-    ffn = [_ranked_blocks(scores[f"ffn.{i}"], masks[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
+    heads = [_ranked_blocks(scores[f"head.{i}"], size=1)[:max_heads] for i in range(num_layers)]
+    ffn = [_ranked_blocks(scores[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
     widths = zip(_share_out(heads, head_budget), _share_out(ffn, ffn_budget), plan.layers, strict=True)
     layers = (LayerWidths(num_heads, layer.head_dim, ffn_size) for num_heads, ffn_size, layer in widths)
     return WidthPlan(plan.hidden_size, tuple(layers))
 
 
-def _ranked_blocks(scores: torch.Tensor, mask: torch.Tensor, *, size: int) -> list[tuple[float, int]]:
+def _ranked_blocks(scores: torch.Tensor, *, size: int) -> list[tuple[float, int]]:
     """`(mean score, units)` of one layer's blocks, best first; the last block may have fewer units."""
-    values = _comparable(scores.detach().cpu())[mask].double().sort(descending=True).values
+    values = _comparable(scores).double().sort(descending=True).values
     return [(float(block.mean()), len(block)) for block in values.split(size)]
 
 

@@ -187,8 +187,7 @@ class Pruner:
         ceiling = WidthPlan(kept.hidden_size, layers)
         budget = scheduled_plan(self.full, self.target, progress=progress, present=ceiling, multiple=multiple)
         most_heads = self._most_heads(progress["attention"])
-        masks = full_masks(self.groups)
-        plan = compete_across_layers(budget, self.unit_scores(), masks, multiple=multiple, max_heads=most_heads)
+        plan = compete_across_layers(budget, self.unit_scores(), multiple=multiple, max_heads=most_heads)
         return dataclasses.replace(plan, hidden_size=min(plan.hidden_size, kept.hidden_size))
 
     def _most_heads(self, progress: float) -> int:

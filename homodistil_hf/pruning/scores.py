@@ -55,7 +55,11 @@ class SensitivityScores:
     def _beside(self, sums: UnitTensors, gradient_scale: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """`(state, sums without the gradient's scale)` on the device of the sums, in the order of the state."""
         now = list(torch._foreach_div([sums[name] for name in self.state], gradient_scale))
-        return [values.to(new.device) for values, new in zip(self.state.values(), now, strict=True)], now
+        before = [
+            values if values.device == new.device else values.to(new.device)
+            for values, new in zip(self.state.values(), now, strict=True)
+        ]
+        return before, now
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """The importance of every unit.
@@ -121,23 +125,24 @@ class PlatonScores(SensitivityScores):
     def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
         """Take in one step for every parameter that has a unit; arguments as [`SensitivityScores.update`]."""
         scored = {piece.parameter for group in groups.values() for piece in group.slices}
-        pairs = {name: pair for name, pair in _with_gradients(parameters).items() if name in scored}
-        for name, (weight, _) in pairs.items():
-            for key in (f"{average}.{name}" for average in self.averages):
-                if key not in self.state:
-                    self.state[key] = torch.zeros_like(weight, dtype=torch.float32)
+        tensors = {
+            name: (*pair, *(self._average(f"{average}.{name}", pair[0]) for average in self.averages))
+            for name, pair in _with_gradients(parameters).items()
+            if name in scored
+        }
         # In place, as these are as large as the student itself.
-        for portion in _portions(pairs):
-            weights, gradients = ([pairs[name][i][rows] for name, rows in portion] for i in (0, 1))
-            means, uncertainties = (
-                [self.state[f"{average}.{name}"][rows] for name, rows in portion] for average in self.averages
-            )
+        for _, (weights, gradients, means, uncertainties) in _portions(tensors):
             sensitivities = [values.float() for values in _sensitivity(weights, gradients)]
             torch._foreach_div_(sensitivities, gradient_scale)
             torch._foreach_lerp_(means, sensitivities, 1 - self.sensitivity_smoothing)
             torch._foreach_sub_(sensitivities, means)
             torch._foreach_abs_(sensitivities)
             torch._foreach_lerp_(uncertainties, sensitivities, 1 - self.uncertainty_smoothing)
+
+    def _average(self, key: str, weight: torch.Tensor) -> torch.Tensor:
+        if key not in self.state:
+            self.state[key] = torch.zeros_like(weight, dtype=torch.float32)
+        return self.state[key]
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """Ī·Ū summed over each unit's slices; arguments and return as [`SensitivityScores.scores`]."""
@@ -190,9 +195,8 @@ def _sums_by_dim(
 ) -> dict[tuple[str, int], torch.Tensor]:
     """(Parameter, dimension) → sum of the importance over all other dimensions."""
     parts: dict[tuple[str, int], list[torch.Tensor]] = {}
-    for portion in _portions(pairs):
-        values = importance(*([pairs[name][i][rows] for name, rows in portion] for i in (0, 1)))
-        for (name, _), value in zip(portion, values, strict=True):
+    for names, (firsts, seconds) in _portions(pairs):
+        for name, value in zip(names, importance(firsts, seconds), strict=True):
             for dim in dims[name]:
                 parts.setdefault((name, dim), []).append(sums_along(value, dim))
     # Rows follow each other along dimension 0; along the others every chunk has a share.
@@ -202,17 +206,20 @@ def _sums_by_dim(
     }
 
 
-def _portions(pairs: Pairs) -> Iterator[list[tuple[str, slice]]]:
-    """Rows of parameters that are worked on together: all, or on a CPU a few of one."""
-    if not _is_cached(pairs):
-        yield [(name, slice(None)) for name in pairs]
+def _portions(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> Iterator[tuple[list[str], list[list[torch.Tensor]]]]:
+    """What is worked on together: names, and a list for each of the tensors; on a CPU, a few rows under one name."""
+    if not tensors:
         return
-    for name, (weight, _) in pairs.items():
-        yield from ([(name, rows)] for rows in row_slices(weight, CPU_CHUNK_ELEMENTS))
+    if not _is_cached(tensors):
+        yield list(tensors), [list(column) for column in zip(*tensors.values(), strict=True)]
+        return
+    for name, columns in tensors.items():
+        for rows in row_slices(columns[0], CPU_CHUNK_ELEMENTS):
+            yield [name], [[column[rows]] for column in columns]
 
 
-def _is_cached(pairs: Pairs) -> bool:
-    return all(weight.device.type == "cpu" for weight, _ in pairs.values())
+def _is_cached(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> bool:
+    return all(columns[0].device.type == "cpu" for columns in tensors.values())
 
 
 def _sums_of_units(

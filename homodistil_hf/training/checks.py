@@ -92,8 +92,13 @@ def pin_data_order(args: HomoDistilTrainingArguments) -> None:
             f"train_sampling_strategy={args.train_sampling_strategy!r} draws from the global random state, so a "
             "resumed run would see other batches; use 'random' or 'sequential'"
         )
+    if not getattr(args, "dataloader_in_order", True):  # which transformers 5.14 doesn't have
+        raise ValueError(
+            "dataloader_in_order=False hands out batches in the order in which workers finish, so a resumed run would "
+            "see others; leave it out"
+        )
     for name, refused, reason in _LOADING:
-        if getattr(loading, name) is refused:
+        if bool(getattr(loading, name)) is refused:
             raise ValueError(f"accelerator_config has {name}={refused}; {reason}: leave it out")
     loading.dispatch_batches = False
     # From pinned memory a transfer need not hold up the host; elsewhere there is nothing to wait for.

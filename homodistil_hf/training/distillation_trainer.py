@@ -57,7 +57,7 @@ from .publishing import Publisher
 from .ranks import check_launch, ddp_in, settle_buckets, wrap_again
 from .rows import WholeBatches, check_evaluation_stream
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
-from .setup import adopt_optimizer, learning_rate_curve, masking_collator, prepare
+from .setup import adopt_optimizer, allow_recompiling, learning_rate_curve, masking_collator, prepare
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
 from .student_plan import resolve_student
@@ -153,6 +153,7 @@ class DistillationTrainer(Trainer):
             self.model, self.distillation.teacher, self.distillation.task, self.accelerator
         )
         if args.torch_compile:
+            allow_recompiling()
             self.distillation.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
@@ -804,6 +805,7 @@ class DistillationTrainer(Trainer):
             `(loss, logits, labels)`, as `Trainer.prediction_step`.
         """
         inputs = self._prepare_inputs(inputs)
+        check_batch(inputs, self.model.config)
         has_labels = self.held_out.has_labels(inputs)
         loss = self.held_out.measure(inputs) if has_labels else None
         if prediction_loss_only:

@@ -63,7 +63,7 @@ class HeldOutEvaluation:
         rows = first_rows(inputs, num_own_rows(remainder, batch_size=num_rows, **place))
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.student.device)
-        return self.meter.update(self.student, self.teacher, self.task.with_positions(rows))
+        return self.meter.update(self.student, self.teacher, rows)
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
         """Logits at all positions.
@@ -101,7 +101,7 @@ class HeldOutEvaluation:
         """
         meter = DiscrepancyMeter(self.task)
         for inputs in batches:
-            meter.update(self.teacher.exact, self.teacher, self.task.with_positions(inputs))
+            meter.update(self.teacher.exact, self.teacher, inputs)
         return meter.results(self._sum_over_ranks)
 
     def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 
+from ..files.checkpoints import last_checkpoint
+
 T = TypeVar("T")
 
 
@@ -93,13 +95,14 @@ def check_whole_model(name: str, model: nn.Module) -> None:
         raise ValueError(f"{name} is spread over {', '.join(devices)} (device_map); {remedy}")
 
 
-def check_same_masks(accelerator: Accelerator, digest: bytes, step: int) -> None:
+def check_same_masks(accelerator: Accelerator, digest: bytes, *, step: int, output_dir: str) -> None:
     """Make sure that all ranks have dropped the same units. Collective.
 
     Args:
         accelerator: of the run.
         digest: of all choices of masks so far, on this rank.
         step: completed steps.
+        output_dir: of the run.
 
     Raises:
         RuntimeError: some rank has others; on every rank.
@@ -107,8 +110,8 @@ def check_same_masks(accelerator: Accelerator, digest: bytes, step: int) -> None
     digests = accelerator.gather(torch.tensor(list(digest), device=accelerator.device)[None])
     if not bool((digests == digests[0]).all()):
         raise RuntimeError(
-            f"masks differ across ranks after step {step}; all ranks must run the same versions on the same settings, "
-            "then go on with resume_from_checkpoint='last'"
+            f"masks differ across ranks after step {step}; all ranks must run the same versions on the same settings. "
+            f"Last good checkpoint: {last_checkpoint(output_dir)}"
         )
 
 

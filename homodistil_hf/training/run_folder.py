@@ -24,6 +24,7 @@ from ..files.checkpoints import (
     write_manifest,
 )
 from ..files.folders import check_archives, naming_the_file, publish, remove_folder
+from ..files.messages import shown
 from ..training_args import HomoDistilTrainingArguments
 from .checks import check_free, check_output_dir, existing_files
 from .hub_checkpoints import fetch_checkpoint, is_hub_address
@@ -163,7 +164,9 @@ class RunFolder:
                     f"{self.args.output_dir!r} has none; start without it, or name a checkpoint folder"
                 )
             requested = str(folders[0])
-        return str(check_manifest(str(requested)).folder)
+        folder = str(requested)
+        check_manifest(folder)
+        return folder
 
     def _fetched(self, address: str) -> str:
         def fetch() -> str | None:
@@ -205,14 +208,16 @@ def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str
     Raises:
         ValueError: something differs.
     """
-    words = {"method": ("method", "method"), "plan": ("student plan", "student"), "full": ("model of widths", "model")}
-    for name, value in own.items():
-        if state[name] != value:
-            what, remedy = words[name]
-            raise ValueError(
-                f"{what} {value!r} of this run differs from the {state[name]!r} of checkpoint {str(folder)!r}; resume "
-                f"with the same {remedy}, or start a new run in another output_dir"
-            )
+    remedies = {
+        "method": "resume with that method, or name another output_dir",
+        "plan": "resume with the same student, or start a new run from the exported checkpoint",
+        "full": "resume with the model that the run began with",
+    }
+    for name, remedy in remedies.items():
+        if state[name] != own[name]:
+            what = {"full": "model of widths", "plan": "student plan"}.get(name, name)
+            here, there = shown(own[name]), shown(state[name])
+            raise ValueError(f"checkpoint {folder} is of {what}={there}, this run of {what}={here}; {remedy}")
 
 
 def check_moments(optimizer: Any, folder: str | Path) -> None:

@@ -3,6 +3,7 @@
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,9 @@ from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pru
 from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .ranks import check_whole_model
 from .student_plan import resolve_student
+
+MOST_COMPILED_WIDTHS = 32
+"""Moments at which units are removed with `torch_compile`, as each width is compiled anew (docs/performance.md)."""
 
 Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
 
@@ -72,7 +76,7 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
 
 
 def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
-    """Lay out when masks are chosen.
+    """Lay out when masks are chosen; with `torch_compile` at few moments.
 
     Args:
         args: the run's settings.
@@ -82,7 +86,19 @@ def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> Pru
         [`PruningSchedule`].
     """
     windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
-    return PruningSchedule(windows, args.pruning_interval_steps, total_steps)
+    interval = args.pruning_interval_steps
+    if args.torch_compile:
+        longest = max(end - start for start, end in windows.values()) * total_steps
+        interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
+    return PruningSchedule(windows, interval, total_steps)
+
+
+def allow_recompiling() -> None:
+    """Let compiled code be compiled anew for each width; at its limit torch would go on uncompiled, silently."""
+    config = torch._dynamo.config
+    # Teacher and student, with and without gradients, share the code of a forward pass.
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(config, name, max(getattr(config, name), 8 * MOST_COMPILED_WIDTHS))
 
 
 def learning_rate_curve(
@@ -140,7 +156,8 @@ def prepare(
     Args:
         model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings.
-        teacher: who it learns from; default: a frozen copy of `model`.
+        teacher: who it learns from; default: a frozen copy of `model`. Projections that `model` has learned in an
+            earlier run are taken over where they fit.
         resolve: the widths to reach, by the settings and the configuration of `model`.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
 
@@ -168,7 +185,9 @@ def prepare(
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
-    frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device))
+    if teacher is not None:
+        _take_over_projections(student, model)
+    frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device, fp16=args.fp16))
     return Preparation(student, frozen, plan)
 
 
@@ -271,6 +290,17 @@ def _attach_projections(
     student.add_module(PROJECTIONS, projections)
     # They are saved beside the student's own weights.
     student._keys_to_ignore_on_save = {f"{PROJECTIONS}.{name}" for name in projections.state_dict()}
+
+
+def _take_over_projections(student: HomoBertPreTrainedModel, model: str | PreTrainedModel) -> None:
+    """A student that goes on with its teacher knows the way to that one's hidden states already."""
+    earlier, own = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
+    if earlier is not None and _shapes(earlier) == _shapes(own):
+        own.load_state_dict(earlier.state_dict())
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, student: nn.Module) -> None:

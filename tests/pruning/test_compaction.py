@@ -408,9 +408,11 @@ def test_state_that_can_not_be_sliced_is_refused():
         ValueError, match="Adafactor keeps 'row_var' of shape .* can't be pruned alike; use an optimizer"
     ):
         compact(student, groups, masks, plan=UNIFORM, optimizer=optimizer)
+    assert [id(p) for p in student.parameters()] == [id(p) for p in optimizer.param_groups[0]["params"]]
+    assert teacher_plan(student.config) == FULL
 
 
-def test_without_a_slice_rule_state_is_dropped():
+def test_new_values_come_without_the_old_ones_state():
     run = Run()
     run.step()
     name = "bert.encoder.layer.0.intermediate.dense.bias"

@@ -94,6 +94,17 @@ def masked(student: HomoBertPreTrainedModel, plan: WidthPlan, seed: int = 0) -> 
     return groups, choose_masks(random_scores(groups, seed), full_masks(groups), plan=plan)
 
 
+def kept_plan(masks: UnitTensors) -> WidthPlan:
+    """The widths that masks leave."""
+    layers = []
+    for layer in range(sum(name.startswith("head.") for name in masks)):
+        num_heads, num_channels, num_neurons = (
+            int(masks[f"{kind}.{layer}"].sum()) for kind in ("head", "query_key", "ffn")
+        )
+        layers.append(LayerWidths(num_heads, num_channels // num_heads, num_neurons))
+    return WidthPlan(int(masks["hidden"].sum()), tuple(layers))
+
+
 def sliced(student: HomoBertPreTrainedModel, plan: WidthPlan, seed: int = 0) -> UnitTensors:
     """Remove random units, down to a plan; the masks."""
     groups, masks = masked(student, plan, seed)

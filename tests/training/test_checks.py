@@ -59,6 +59,15 @@ def test_other_ways_to_share_rows_are_refused(config, message):
         pin_data_order(make_args(accelerator_config=config))
 
 
+def test_batches_in_whatever_order_are_refused():
+    args = make_args()
+    args.dataloader_in_order = False  # no setting of the oldest transformers
+    with pytest.raises(
+        ValueError, match="^dataloader_in_order=False hands out batches .* workers finish, .*; leave it"
+    ):
+        pin_data_order(args)
+
+
 def test_the_order_of_the_data_follows_the_seed():
     args = make_args(seed=7)
     pin_data_order(args)
@@ -191,6 +200,8 @@ def test_a_row_that_nobody_looked_at_stops_the_training_in_words(make_trainer):
     with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens, above the teacher's max_position"):
         trainer.train()
     assert trainer.state.global_step == 1
+    with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens"):
+        trainer.evaluate(rows)
 
 
 def test_evaluation_sets_are_looked_at_too():

@@ -57,6 +57,23 @@ def test_student_and_teacher_start_as_the_model(task, from_folder, tmp_path):
     assert all(parameter.requires_grad for parameter in parts.student.parameters())
 
 
+def test_a_student_with_projections_goes_on_with_its_teacher():
+    earlier = prepare(make_teacher(), make_args()).student
+    for parameter in earlier.projections.parameters():
+        torch.nn.init.normal_(parameter)
+    learned = earlier.projections.state_dict()
+    own = prepare(earlier, make_args(), teacher=make_teacher()).student.projections.state_dict()
+    assert own.keys() == learned.keys()
+    assert all(torch.equal(own[name], learned[name]) for name in own)
+    others = [
+        prepare(earlier, make_args()),  # the student is the teacher now
+        prepare(earlier, make_args(), teacher=make_teacher(hidden_size=48, intermediate_size=40)),
+        prepare(earlier, make_args(embedding_weight=0), teacher=make_teacher()),
+    ]
+    for weight in (parts.student.projections.hidden[0].weight for parts in others):
+        assert torch.equal(weight, torch.eye(*weight.shape))
+
+
 def test_a_teacher_of_its_own_may_be_given(tmp_path):
     other = make_teacher(hidden_size=48, intermediate_size=40)
     other.save_pretrained(tmp_path)
@@ -131,6 +148,8 @@ def test_dropout_is_set_on_modules_not_in_the_configuration(rate, expected):
     [
         ({"teacher_dtype": "float32"}, torch.float32, "sdpa"),
         ({"teacher_dtype": "bfloat16"}, torch.bfloat16, "sdpa"),
+        ({"teacher_dtype": "auto", "fp16": True}, torch.float16, "sdpa"),
+        ({"teacher_dtype": "float32", "fp16": True}, torch.float32, "sdpa"),
         ({"teacher_dtype": "bfloat16", "bf16": True}, torch.bfloat16, "eager"),
         ({"teacher_dtype": "float32", "bf16": True}, torch.float32, "eager"),
     ],

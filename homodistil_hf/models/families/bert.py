@@ -83,4 +83,5 @@ BERT = EncoderFamily(
     ffn_columns=_linear("output.dense")[:1],
     mlm_transform="cls.predictions.transform",
     unpruned=(r"cls\.predictions\.(decoder\.)?bias", r"(classifier|qa_outputs)\.bias"),
+    earlier_code=("ae9aad0b0374d5c66568dfcc2930bbaaeb055cc0d75227d1668b11140bb11c7f",),
 )

@@ -117,6 +117,7 @@ class EncoderFamily:
         ffn_columns: parameters whose columns are FFN neurons.
         mlm_transform: the module between the encoder and the masked-LM decoder.
         unpruned: patterns of parameters without any unit (vocabulary and label biases).
+        earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
 
     model_type: str
@@ -139,6 +140,7 @@ class EncoderFamily:
     ffn_columns: tuple[str, ...]
     mlm_transform: str
     unpruned: tuple[str, ...]
+    earlier_code: tuple[str, ...] = ()
 
     def knows(self, model_type: object) -> bool:
         """Whether a `config.json` of this model type is one of its teachers' or students'."""

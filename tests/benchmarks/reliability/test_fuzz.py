@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from homodistil_hf.pruning.guard import STATE_NAMES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -34,7 +35,6 @@ from homodistil_hf.models.config_checks import check_config_values
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
-from homodistil_hf.pruning.guard import STATE_NAMES
 
 SLOW = ("corpora", "tokenizers", "states", "facts", "flags", "indexes", "texts")
 CASES = dict.fromkeys(TARGETS, 60) | dict.fromkeys(SLOW, 12) | {"command_lines": 6}
