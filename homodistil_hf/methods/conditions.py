@@ -9,15 +9,7 @@ from ..training_args import HomoDistilTrainingArguments
 
 
 def with_settings(args: HomoDistilTrainingArguments, **values: Any) -> HomoDistilTrainingArguments:
-    """Copy settings, some of them changed.
-
-    Args:
-        args: stay as they are.
-        values: name → value.
-
-    Returns:
-        [`HomoDistilTrainingArguments`].
-    """
+    """Copy settings, some of them changed."""
     changed = copy.copy(args)
     for name, value in values.items():
         setattr(changed, name, value)
@@ -25,15 +17,7 @@ def with_settings(args: HomoDistilTrainingArguments, **values: Any) -> HomoDisti
 
 
 def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
-    """Why two models' heads can't be compared one by one.
-
-    Args:
-        plan: the student's widths.
-        teacher: the teacher's.
-
-    Returns:
-        `str`, or None where each layer has as many heads in both.
-    """
+    """Why two models' heads can't be compared one by one, or None where each layer has as many in both."""
     heads = [[layer.num_attention_heads for layer in widths.layers] for widths in (plan, teacher)]
     if heads[0] == heads[1]:
         return None
@@ -45,14 +29,7 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
 
 
 def check_masked_lm(trainer: DistillationTrainer) -> None:
-    """Refuse a model with another head than the masked-LM one.
-
-    Args:
-        trainer: of a method that is defined for masked words only.
-
-    Raises:
-        ValueError: its student predicts something else.
-    """
+    """Refuse, by a ValueError, a model with another head than the masked-LM one."""
     if trainer.distillation.task.name != "mlm":
         raise ValueError(
             f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
@@ -61,14 +38,7 @@ def check_masked_lm(trainer: DistillationTrainer) -> None:
 
 
 def check_recordable(args: HomoDistilTrainingArguments) -> None:
-    """Refuse gradient checkpointing that would lose the gradients of recorded queries, keys and values.
-
-    Args:
-        args: of a method that compares attention.
-
-    Raises:
-        ValueError: it is of the reentrant kind.
-    """
+    """Refuse reentrant gradient checkpointing: it would lose gradients of recorded queries, keys and values."""
     kwargs: Any = args.gradient_checkpointing_kwargs or {}
     if args.gradient_checkpointing and kwargs.get("use_reentrant"):
         raise ValueError(

@@ -117,18 +117,7 @@ def none_to_spare(teacher: WidthPlan) -> str | None:
 class ShallowTrainer(HomoDistilTrainer):
     """Drop layers at the start, then prune the others to the plan's encoder MACs while they are distilled.
 
-    The loss, the schedule and all else are [`HomoDistilTrainer`]'s.
-
-    Args:
-        model: the teacher.
-        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
-        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
-        widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
-        plan: what `student` names, where that is resolved already.
-        kwargs: as in [`HomoDistilTrainer`].
-
-    Raises:
-        ValueError: as [`shallow_parts`], or `attention_weight`.
+    The loss, the schedule and all else are [`HomoDistilTrainer`]'s; the settings are those of [`shallow_parts`].
     """
 
     has_all_layers = False

@@ -48,11 +48,7 @@ class PlannedTrainer(DistillationTrainer):
         logger.info("%s: pruned to %s", self.method, self.kept.to_json())
 
     def score_units(self, pruner: Pruner) -> None:
-        """Give units the scores that they are chosen by; magnitudes need none.
-
-        Args:
-            pruner: of the student.
-        """
+        """Give units the scores that they are chosen by; magnitudes need none."""
 
 
 class FreshTrainer(DistillationTrainer):

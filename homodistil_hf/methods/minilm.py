@@ -58,13 +58,7 @@ class RelationTrainer(FreshTrainer, ABC):
     therefore trained beside them, by default through the whole student, which is the stronger opponent; with
     `mlm_trains="head"` only the masked-LM head and the word embeddings tied to it learn from it.
 
-    Args:
-        model: the teacher.
-        args: the run's settings; its loss weights are not used.
-        relation_weight: factor ≥ 0 of every relation's KL.
-        mlm_weight: factor ≥ 0 of the masked-LM loss.
-        mlm_trains: `"student"` or `"head"`.
-        kwargs: as in [`DistillationTrainer`].
+    `relation_weight` (of every relation's KL) and `mlm_weight` are factors ≥ 0; those in `args` are not used.
     """
 
     def __init__(
@@ -101,13 +95,7 @@ class RelationTrainer(FreshTrainer, ABC):
 class MiniLMTrainer(RelationTrainer):
     """MiniLM: the last layer's attention distributions, and the relations of its values, head by head.
 
-    Args:
-        model: the teacher.
-        args: the run's settings; its loss weights are not used.
-        kwargs: as in [`RelationTrainer`].
-
-    Raises:
-        ValueError: the student's last layer has not as many heads as the teacher's, or a setting is out of range.
+    The student's last layer needs as many heads as the teacher's.
     """
 
     method = "minilm"
@@ -199,11 +187,7 @@ class RelationDistillation(Distillation):
     relations: Relations
 
     def compare(self, relations: Relations) -> None:
-        """Get ready to record what is compared.
-
-        Args:
-            relations: between the student's last layer and one of the teacher's.
-        """
+        """Get ready to record the relations between the student's last layer and one of the teacher's."""
         self.relations = relations
         layers = {"teacher": relations.teacher_layer, "student": -1}
         models = {"teacher": self.teacher.fast, "student": self.student}

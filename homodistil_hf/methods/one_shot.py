@@ -75,14 +75,7 @@ class OneShotTrainer(PlannedTrainer):
 class ShallowOneShotTrainer(OneShotTrainer):
     """Drop layers as [`ShallowTrainer`] does and prune the others at once, as [`OneShotTrainer`] does.
 
-    Args:
-        model: the teacher.
-        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
-        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
-        widths: of the layers that stay, see [`ShallowTrainer`].
-        num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
-        plan: what `student` names, where that is resolved already.
-        kwargs: as in [`HomoDistilTrainer`].
+    `student` is the plan whose encoder MACs are met, with other widths.
     """
 
     has_all_layers = False

@@ -46,18 +46,7 @@ _SENTENCES = (
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Everything the demo depends on.
-
-    Args:
-        output_dir: folder to write.
-        seed: of teacher and students.
-        max_steps: optimizer steps of each student.
-        batch_size: blocks a step.
-        learning_rate: peak, of both students.
-        pruning_interval_steps: steps between two choices of masks.
-        student: the width plan; a share of the teacher's encoder MACs.
-        teacher: settings of text and teacher.
-    """
+    """Everything the demo depends on: the batch is in blocks, the learning rate the peak of both students."""
 
     output_dir: str = "runs/demo"
     seed: int = 0
@@ -71,13 +60,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training a student gave.
-
-    Args:
-        metrics: held-out `kl`, `mlm_loss` and `mlm_accuracy`.
-        curve: (step, held-out KL in nats), from step 0 on.
-        teacher_accuracy: of the teacher on the same blocks.
-    """
+    """What training a student gave: held-out metrics, (step, KL in nats) from 0 on, the teacher's accuracy."""
 
     metrics: dict[str, float]
     curve: list[tuple[int, float]]
@@ -87,21 +70,7 @@ class Outcome:
 def demo_settings(
     *, output_dir: str, seed: int, max_steps: int | None = None, teacher_steps: int | None = None, quick: bool = False
 ) -> DemoSettings:
-    """Settings from what the command line takes.
-
-    Args:
-        output_dir: folder to write.
-        seed: of teacher and students, 0 … 2³² − 1.
-        max_steps: steps of each student, ≥ 10.
-        teacher_steps: steps of the teacher, ≥ 1.
-        quick: tiny models and a few steps.
-
-    Returns:
-        [`DemoSettings`].
-
-    Raises:
-        ValueError: a number out of range.
-    """
+    """Settings from what the command line takes; a ValueError for a number out of range."""
     for name, value, least in (("max_steps", max_steps, 10), ("teacher_steps", teacher_steps, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise ValueError(f"{name}={value} is too small; nearest valid: {least}")
@@ -131,13 +100,7 @@ _QUICK = DemoSettings(
 
 
 def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
-    """Run the demo and print what came out.
-
-    Args:
-        settings: what [`demo_settings`] returned.
-
-    Returns:
-        `list[dict]`: the rows of `results.json`.
+    """Run the demo, print what came out, and return the rows of `results.json`.
 
     Raises:
         ValueError: `output_dir` holds something that is not the demo's, or an export is not what it should be.
@@ -164,14 +127,7 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
 
 
 def claim_folder(folder: Path) -> None:
-    """Mark a folder as the demo's, or refuse it.
-
-    Args:
-        folder: absent, empty, or written by an earlier demo.
-
-    Raises:
-        ValueError: it holds something else.
-    """
+    """Mark a folder as the demo's; a ValueError where it holds something that no earlier demo wrote."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} is a file; name a folder")
     marker = folder / MARKER_FILE
@@ -186,16 +142,7 @@ def claim_folder(folder: Path) -> None:
 
 
 def train_student(name: str, lesson: Lesson, settings: DemoSettings) -> Outcome:
-    """Train one student and export it.
-
-    Args:
-        name: `"student"` (HomoDistil) or `"one_shot"`; also the folder of the export.
-        lesson: teacher and text.
-        settings: of the demo.
-
-    Returns:
-        [`Outcome`].
-    """
+    """Train one of `_TRAINERS` and export it to the folder of its name."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _TRAINERS[name](
             str(lesson.folder),

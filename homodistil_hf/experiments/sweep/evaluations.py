@@ -19,14 +19,7 @@ TASKS = "tasks"
 
 
 def check_evaluations(evaluate: Mapping[str, Any]) -> None:
-    """Check the settings of all evaluations.
-
-    Args:
-        evaluate: name → settings.
-
-    Raises:
-        ValueError: an unknown name, or settings that can't work.
-    """
+    """Refuse unknown names in `evaluate` (name → settings), and settings that can't work, by a ValueError."""
     for name, settings in evaluate.items():
         if name not in EVALUATIONS:
             nearest = nearest_name(name, EVALUATIONS)
@@ -39,7 +32,7 @@ def check_evaluations(evaluate: Mapping[str, Any]) -> None:
 
 
 def glue_scores(model: str | Path, settings: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
-    """Fine-tune a model on GLUE tasks.
+    """Fine-tune a model, a folder or a Hub name, on GLUE tasks.
 
     Args:
         model: folder or Hub name.

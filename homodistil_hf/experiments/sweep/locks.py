@@ -15,14 +15,7 @@ _HOLDER_SUFFIX = ".pid"
 
 @contextmanager
 def held(lock_file: Path) -> Iterator[bool]:
-    """Hold a lock while inside, if nobody else does.
-
-    Args:
-        lock_file: created if need be; beside it stands who holds the lock.
-
-    Returns:
-        Context of a `bool`: whether the lock is ours.
-    """
+    """Hold a lock while inside, if nobody else does: whether it is ours. Beside it stands who holds it."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     try:
@@ -38,14 +31,7 @@ def held(lock_file: Path) -> Iterator[bool]:
 
 
 def holder(lock_file: Path) -> int | None:
-    """Who holds a lock.
-
-    Args:
-        lock_file: may be absent.
-
-    Returns:
-        `int`: the number of a process, -1 where it has not said its own yet; None where the lock is free.
-    """
+    """The process that holds a lock, -1 where it has not said its number yet; None where the lock is free."""
     if not lock_file.parent.is_dir():
         return None
     lock = FileLock(lock_file)

@@ -15,10 +15,7 @@ Key: TypeAlias = tuple[Any, ...]
 
 
 def over_seeds(records: Iterable[Record]) -> dict[Key, list[Record]]:
-    """Put the records together that differ in their seed only.
-
-    Args:
-        records: of cells, also of several sweeps.
+    """Put the records together that differ in their seed only, also of several sweeps.
 
     Returns:
         `dict`: arm, and all other settings as text → records by seed, in the order of the records.
@@ -32,38 +29,18 @@ def over_seeds(records: Iterable[Record]) -> dict[Key, list[Record]]:
 
 
 def seed_of(record: Record) -> int:
-    """The seed of a record's run.
-
-    Args:
-        record: of a cell.
-
-    Returns:
-        `int`.
-    """
+    """The seed of a record's run."""
     return int(record["settings"].get(SEED, 42))  # TrainingArguments' default
 
 
 def metric_of(record: Record, metric: str) -> float:
-    """One held-out figure of a record.
-
-    Args:
-        record: of a cell that is done.
-        metric: one of `METRICS`.
-
-    Returns:
-        `float`.
-    """
+    """One of `METRICS` of a record that is done."""
     return float(record["evaluation"][metric])
 
 
 @dataclass(frozen=True)
 class Search:
-    """What was tried of an axis in one group of cells.
-
-    Args:
-        best: the axis' best value, by the metric's mean.
-        tried: all its values.
-    """
+    """What was tried of an axis in one group of cells, and which value is best by the metric's mean."""
 
     best: Any
     tried: frozenset[Any]
@@ -75,15 +52,7 @@ class Search:
 
 
 def searches(records: Iterable[Record], choice: Choice) -> dict[Key, Search]:
-    """Search an axis: which of its values is best in each group.
-
-    Args:
-        records: of cells that are done.
-        choice: axis, metric and groups.
-
-    Returns:
-        `dict`: values of `choice.within` → what was tried there; a single value was not searched.
-    """
+    """Search an axis: values of `choice.within` → what was tried there; a single value was not searched."""
     groups: dict[Key, dict[Any, list[float]]] = {}
     for record in records:
         if (value := _plain(record["axes"].get(choice.axis))) is not None:
@@ -95,29 +64,13 @@ def searches(records: Iterable[Record], choice: Choice) -> dict[Key, Search]:
 
 
 def group_of(record: Record, choice: Choice) -> Key:
-    """The group of a search that a record is in.
-
-    Args:
-        record: of a cell.
-        choice: whose `within` names the group.
-
-    Returns:
-        `tuple`: of values.
-    """
+    """The group of a search that a record is in: the values of `choice.within`."""
     cell = as_cell(record)
     return tuple(_plain(cell.value(name)) for name in choice.within)
 
 
 def chosen(records: Iterable[Record], choice: Choice | None) -> list[Record]:
-    """The records that stand for their groups: those of the best values.
-
-    Args:
-        records: of cells that are done.
-        choice: the search, or None, which leaves all.
-
-    Returns:
-        `list`: also those of arms without that axis.
-    """
+    """The records of the best values, and those of arms without that axis; all where nothing is searched."""
     records = list(records)
     if choice is None:
         return records
