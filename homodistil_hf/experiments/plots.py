@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from ..evaluation.records import Spread
 from .sweep.cells import Choice
 from .sweep.folder import trained
-from .sweep.statistics import Record, chosen, metric_of, over_seeds
+from .sweep.statistics import Record, chosen, over_seeds
 
 Curve: TypeAlias = Sequence[tuple[int, float]]
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
@@ -101,7 +101,7 @@ def quality_points(records: Iterable[Record], cost: str) -> Points:
     varies = len(set(map(_AT_EQUAL[cost], records))) > 1
     points: dict[str, list[tuple[float, Spread]]] = {}
     for group in over_seeds(records).values():
-        spread = Spread.of(metric_of(record, "kl") for record in group)
+        spread = Spread.of(record["evaluation"]["kl"] for record in group)
         label = f"{group[0]['arm']}, {_AT_EQUAL[cost](group[0])}" if varies else group[0]["arm"]
         points.setdefault(label, []).append((_MILLIONS[cost](group[0]), spread))
     return {label: sorted(values, key=lambda point: point[0]) for label, values in points.items()}

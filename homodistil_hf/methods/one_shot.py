@@ -103,15 +103,8 @@ class ShallowOneShotTrainer(OneShotTrainer):
         **kwargs: Any,
     ):
         parts = shallow_parts(self, model, args, num_layers=num_layers, widths=widths, plan=plan)
-        self.matched_layers = parts.matched_layers
-        super().__init__(
-            parts.student,
-            parts.args,
-            num_scoring_batches=num_scoring_batches,
-            plan=parts.plan,
-            **{"teacher": parts.teacher} | kwargs,
-        )
-        self.method_settings = self.method_settings | parts.method_settings
+        super().__init__(**{**parts, "num_scoring_batches": num_scoring_batches, **kwargs})
+        self.method_settings |= {"num_layers": len(self.plan.layers), "widths": widths}
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -33,11 +33,6 @@ def seed_of(record: Record) -> int:
     return int(record["settings"].get(SEED, 42))  # TrainingArguments' default
 
 
-def metric_of(record: Record, metric: str) -> float:
-    """One of `METRICS` of a record that is done."""
-    return float(record["evaluation"][metric])
-
-
 @dataclass(frozen=True)
 class Search:
     """What was tried of an axis in one group of cells, and which value is best by the metric's mean."""
@@ -57,7 +52,7 @@ def searches(records: Iterable[Record], choice: Choice) -> dict[Key, Search]:
     for record in records:
         if (value := _plain(record["axes"].get(choice.axis))) is not None:
             metrics = groups.setdefault(group_of(record, choice), {})
-            metrics.setdefault(value, []).append(metric_of(record, choice.metric))
+            metrics.setdefault(value, []).append(record["evaluation"][choice.metric])
     best = max if METRICS[choice.metric] else min
     means = {key: {value: Spread.of(found).mean for value, found in group.items()} for key, group in groups.items()}
     return {key: Search(best(group, key=group.__getitem__), frozenset(group)) for key, group in means.items()}

@@ -7,15 +7,7 @@ from ...evaluation.records import Spread
 from ...tables import markdown_table
 from .cells import TEACHER, Cell, Choice, Sweep
 from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
-from .statistics import (
-    SEED,
-    Record,
-    group_of,
-    metric_of,
-    over_seeds,
-    searches,
-    seed_of,
-)
+from .statistics import SEED, Record, group_of, over_seeds, searches, seed_of
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
 
@@ -125,7 +117,7 @@ def tokens_per_second(record: Record) -> float:
 
 def _figures(group: Sequence[Record], evaluate: Iterable[str]) -> list[str]:
     record = group[0]
-    metrics = [str(Spread.of(metric_of(one, name) for one in group)) for name in ("kl", "mlm_accuracy", "mlm_loss")]
+    metrics = [str(Spread.of(one["evaluation"][name] for one in group)) for name in ("kl", "mlm_accuracy", "mlm_loss")]
     return [
         *_size(record["models"]),
         f"{record['num_tokens'] / 1e6:.2f} M",

@@ -20,7 +20,7 @@ from ...files.folders import remove_folder, write_text
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
 from ...models.cost import COSTS
-from ...trainer import HomoDistilTrainer
+from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from ..config import RunConfig
 from ..distill import make_trainer
@@ -50,7 +50,8 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: 
         is_teacher = cell.method == TEACHER
         record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, say)
         write_record(folder.record(cell), record)
-        _remove_checkpoints(run_folder)
+        for checkpoint in sorted_checkpoints(run_folder):
+            remove_folder(checkpoint)
     model = cell.settings[TEACHER] if cell.method == TEACHER else run_folder / STUDENT_FOLDER
     for name in missing_evaluations(record, evaluate):
         say(f"evaluation: {name}")
@@ -132,16 +133,8 @@ def _claim(cell: Cell, run_folder: Path) -> None:
     write_text(marker, json.dumps(record_head(cell), indent=1) + "\n")
 
 
-def _remove_checkpoints(run_folder: Path) -> None:
-    for checkpoint in sorted_checkpoints(run_folder):
-        remove_folder(checkpoint)
-
-
 def _outcome(
-    trainer: HomoDistilTrainer,
-    settings: RunConfig,
-    clock: RunClock,
-    facts: Mapping[str, Any],
+    trainer: DistillationTrainer, settings: RunConfig, clock: RunClock, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     history = trainer.state.log_history
     num_steps = trainer.state.global_step
@@ -179,7 +172,7 @@ def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {model: {cost: costs[cost] for cost in COSTS} for model, costs in models.items()}
 
 
-def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
+def _snapshots(trainer: DistillationTrainer) -> dict[str, Any]:
     """The family that a run has left on its way, if any."""
     names = ("name", "step", "plan", "encoder_macs", "num_parameters")
     rows = [{name: row[name] for name in (*names, "evaluation")} for row in trainer.snapshot_rows]
