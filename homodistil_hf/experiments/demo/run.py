@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer], settings: Demo
     ]
 
 
-def _print_outcome(folder: Path, rows: list[dict[str, Any]], curves: dict[str, Curve]) -> None:
+def _print_outcome(folder: Path, rows: list[dict[str, Any]], curves: Mapping[str, Curve]) -> None:
     print(f"\n{format_table(rows)}\n")
     print(f"latency: one forward pass of {_LATENCY_BLOCKS} blocks, median; KL and accuracy: unseen docstrings\n")
     for sentence, answers in _predictions(folder).items():
