@@ -1,8 +1,10 @@
 """What several methods ask of their settings and their teacher, refused before any training."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
+from ..files.messages import shown
 from ..models.widths import WidthPlan
 from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import HomoDistilTrainingArguments
@@ -26,6 +28,16 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
         "one by one; choose a plan with the teacher's number of heads, such as a budget that names it: "
         f"student='macs=0.25,num_attention_heads={max(heads[1])}'"
     )
+
+
+def check_loss_weights(weights: Mapping[str, float]) -> None:
+    """Refuse, by a ValueError, factors of loss terms that are below 0, or all 0."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name}_weight={shown(weight)} is below 0; leave it at its default or set it to 0")
+    if not any(weights.values()):
+        names = ", ".join(f"{name}_weight" for name in weights)
+        raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")
 
 
 def check_masked_lm(trainer: DistillationTrainer) -> None:

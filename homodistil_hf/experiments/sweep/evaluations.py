@@ -28,7 +28,10 @@ def check_evaluations(evaluate: Mapping[str, Any]) -> None:
             raise ValueError(
                 f'evaluate[{name!r}]={shown(settings)} names no tasks; expected such as {{"tasks": ["rte"]}}'
             )
-        _check_glue(settings)
+        own = settings_from(GlueSettings, _own(settings))
+        for task in check_tasks(settings[TASKS]):
+            if own.data_dir is not None:
+                data_folder(task, own.data_dir)
 
 
 def glue_scores(model: str | Path, settings: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
@@ -54,13 +57,6 @@ def glue_scores(model: str | Path, settings: Mapping[str, Any], output_dir: Path
 
 EVALUATIONS: dict[str, Callable[[str | Path, Mapping[str, Any], Path], dict[str, Any]]] = {"glue": glue_scores}
 """Name in a sweep's file → what evaluates a model."""
-
-
-def _check_glue(settings: Mapping[str, Any]) -> None:
-    own = settings_from(GlueSettings, _own(settings))
-    for task in check_tasks(settings[TASKS]):
-        if own.data_dir is not None:
-            data_folder(task, own.data_dir)
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
