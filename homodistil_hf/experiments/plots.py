@@ -82,7 +82,7 @@ def discrepancy_curves(records: Iterable[Record]) -> Points:
         `dict`: cell without its seed → (million tokens, spread over seeds), from step 0 on; steps that all seeds have.
     """
     curves = {}
-    for group in over_seeds(records).values():
+    for group in over_seeds(records):
         per_step = group[0]["num_tokens"] / max(group[0]["num_steps"], 1)
         by_step = [{row["step"]: row["kl"] for row in record["evaluations"]} for record in group]
         steps = sorted(set.intersection(*map(set, by_step)))
@@ -100,7 +100,7 @@ def quality_points(records: Iterable[Record], cost: str) -> Points:
     records = list(records)
     varies = len(set(map(_AT_EQUAL[cost], records))) > 1
     points: dict[str, list[tuple[float, Spread]]] = {}
-    for group in over_seeds(records).values():
+    for group in over_seeds(records):
         spread = Spread.of(record["evaluation"]["kl"] for record in group)
         label = f"{group[0]['arm']}, {_AT_EQUAL[cost](group[0])}" if varies else group[0]["arm"]
         points.setdefault(label, []).append((_MILLIONS[cost](group[0]), spread))

@@ -1,4 +1,4 @@
-"""Records → groups over seeds, differences by seed, the best value of an axis. Numbers only."""
+"""Records → groups over seeds, the best value of an axis. Numbers only."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,18 +14,14 @@ Record: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = tuple[Any, ...]
 
 
-def over_seeds(records: Iterable[Record]) -> dict[Key, list[Record]]:
-    """Put the records together that differ in their seed only, also of several sweeps.
-
-    Returns:
-        `dict`: arm, and all other settings as text → records by seed, in the order of the records.
-    """
+def over_seeds(records: Iterable[Record]) -> list[list[Record]]:
+    """Groups of records of one arm that differ in their seed only, by seed; groups in the order of the records."""
     groups: dict[Key, list[Record]] = {}
     for record in records:
         settings = {name: value for name, value in record["settings"].items() if name != SEED}
         text = json.dumps([record["method"], record["method_settings"], settings], sort_keys=True)
         groups.setdefault((record["arm"], text), []).append(record)
-    return {key: sorted(group, key=seed_of) for key, group in groups.items()}
+    return [sorted(group, key=seed_of) for group in groups.values()]
 
 
 def seed_of(record: Record) -> int:

@@ -33,7 +33,7 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     found = {} if choice is None else searches(done, choice)
     best = {key: search.best for key, search in found.items() if len(search.tried) > 1}
     rows = [_teacher_row(records, axes, sweep.evaluate)]
-    for group in _by_axes(list(over_seeds(done).values()), axes, choice):
+    for group in _by_axes(over_seeds(done), axes, choice):
         is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
         marks = {choice.axis: "**"} if choice is not None and is_best else {}
         shown = [_axis_cell(group[0], axis, marks.get(axis, "")) for axis in axes]
