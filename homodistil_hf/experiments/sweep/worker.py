@@ -6,7 +6,6 @@ traceback in the cell's log.
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from .cells import Cell
 from .folder import SweepFolder, as_cell, record_head
 from .locks import held
 
-TAKEN_STATUS = os.EX_TEMPFAIL if os.name == "posix" else 75
+TAKEN_STATUS = 75  # EX_TEMPFAIL, which not every system names
 """What the process ends with where another one is at the cell."""
 
 logger = logging.getLogger("homodistil_hf")
