@@ -37,10 +37,7 @@ _OTHERS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: words after `homodistil`; default: those of this process.
+    """Run one command, of the words after `homodistil`; default: those of this process.
 
     Returns:
         `int`: exit status. 0: done; 1: `verify` found problems, or cells of `sweep` failed; 2: an error, told on

@@ -47,14 +47,7 @@ _MAIN_HELP = {
 
 
 def run_distill(words: Sequence[str]) -> int:
-    """Run the command; it has a parser of its own, with every setting as a flag.
-
-    Args:
-        words: after `homodistil distill`.
-
-    Returns:
-        `int`: exit status.
-    """
+    """Run the command, with every setting as a flag, and return its exit status."""
     if not words or {"-h", "--help"} & set(words):
         print(_distill_help())
         return 0 if words else 2
@@ -77,15 +70,7 @@ def run_distill(words: Sequence[str]) -> int:
 
 
 def format_results(results: Mapping[str, Any], output_dir: str) -> str:
-    """Tell how a run ended and how its student is loaded.
-
-    Args:
-        results: content of the run's `results.json`.
-        output_dir: folder of the run.
-
-    Returns:
-        `str`: lines.
-    """
+    """Tell how a run ended, from the content of its `results.json`, and how its student is loaded."""
     folder = output_dir.rstrip("/")
     students = [f"{folder}/{member['folder']}/student" for member in results.get("members", ())]
     others = "".join(f"\n  {student}" for student in students[:-1])

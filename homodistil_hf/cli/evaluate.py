@@ -66,18 +66,7 @@ class _Kind:
 
 
 def run_evaluate(words: Sequence[str]) -> int:
-    """Run the command; every setting of its evaluations is a flag.
-
-    Args:
-        words: after `homodistil evaluate`.
-
-    Returns:
-        `int`: exit status.
-
-    Raises:
-        ValueError: flags that don't go together, an unknown task, or what the evaluations raise.
-        OSError: a file or the Hub can't be read or written.
-    """
+    """Run the command, with every setting of its evaluations as a flag, and return its exit status."""
     kinds = _kinds()
     groups = {kind: found.tasks for kind, found in kinds.items() if kind == "glue"}
     groups["all"] = tuple(task for found in kinds.values() for task in found.tasks)

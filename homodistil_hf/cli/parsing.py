@@ -29,21 +29,14 @@ class CommandParser(argparse.ArgumentParser):
     """Raises errors instead of printing and leaving, so that all of them look alike."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise.
-
-        Args:
-            message: what is wrong with the flags.
-
-        Raises:
-            ValueError: always.
-        """
+        """Raise what is wrong with the flags."""
         raise ValueError(f"{message[:_LONGEST_MESSAGE]}; see {self.prog} --help")
 
 
 def parse(
     name: str, words: Sequence[str], command: Any, *more: type, epilog: str = "", **kwargs: Any
 ) -> tuple[Any, ...]:
-    """Read a command's flags.
+    """Read a command's flags: one object of its dataclass, a [`Command`], and one of each further dataclass.
 
     Args:
         name: of the command.
@@ -52,9 +45,6 @@ def parse(
         *more: further dataclasses whose fields are flags.
         epilog: shown in the help below the example.
         **kwargs: those of `ArgumentParser`.
-
-    Returns:
-        `tuple`: one object a dataclass.
 
     Raises:
         ValueError: an unknown flag, with the nearest valid one, or a value that is wrong.
@@ -99,11 +89,7 @@ def _add_flag(parser: CommandParser, flag: Field[Any], hint: Any) -> None:
 
 
 def show_logs(is_main_process: bool = True) -> None:
-    """Let the package's log lines appear on standard error.
-
-    Args:
-        is_main_process: others are silent below warnings.
-    """
+    """Let the package's log lines appear on standard error; other processes are silent below warnings."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # those of reading and writing weights; training and tokenizing keep theirs
@@ -116,9 +102,5 @@ def show_logs(is_main_process: bool = True) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line about the progress on standard error.
-
-    Args:
-        line: for the user.
-    """
+    """Print a line about the progress on standard error."""
     print(f"homodistil: {line}", file=sys.stderr)

@@ -90,9 +90,6 @@ def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         costs: `teacher`, `student` and `padded` (the student as a stock BERT), each as [`planned_facts`] has it, and
             `cost_fractions`.
-
-    Returns:
-        `str`: lines.
     """
     names = {"teacher": "teacher", "student": "student", "padded": "padded to stock BERT"}
     if costs["padded"]["plan"] == costs["student"]["plan"]:
@@ -112,14 +109,7 @@ def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def format_planned_latency(facts: Mapping[str, Any]) -> str:
-    """Tell what a plan made for a latency budget takes, predicted and, where it was measured, measured.
-
-    Args:
-        facts: `limit_ms`, `conditions`, `predicted_ms`, and maybe `measured`, what [`measure_plan`] returned.
-
-    Returns:
-        `str`: lines.
-    """
+    """Tell what a plan made for a latency budget takes, predicted and, if it was, measured."""
     conditions, predicted = facts["conditions"], facts["predicted_ms"]
     place = f"batch {conditions['batch_size']}, length {conditions['length']}, {conditions['backend']}, float32"
     lines = [

@@ -20,9 +20,6 @@ def cache_folder() -> Path:
     """The folder of all caches, `homodistil_hf` below `$HOMODISTIL_CACHE`, `$XDG_CACHE_HOME` or `~/.cache`.
 
     It has a name of its own everywhere, so that clearing it never touches what others keep beside it.
-
-    Returns:
-        `Path`: absolute; it may not exist yet.
     """
     if own := os.environ.get(ENVIRONMENT_VARIABLE):
         return Path(own).expanduser().absolute() / "homodistil_hf"
@@ -31,17 +28,14 @@ def cache_folder() -> Path:
 
 
 def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """Return a cached folder, building it first where it is absent or damaged.
+    """Return a cached folder, not to be written to, building it first where it is absent or damaged.
 
     It is built aside, gets a manifest of digests and is renamed: an interrupted build is never taken for a whole one.
 
     Args:
-        kind: `"demo"`, `"datasets"` or `"latency"`.
+        kind: one of `KINDS`.
         key: name that stands for everything the content depends on.
         build: fills an empty folder.
-
-    Returns:
-        `Path`: the folder; not to be written to.
     """
     folder = cache_folder() / kind / key
     if folder.is_dir():
@@ -69,20 +63,12 @@ def keep_datasets_here() -> None:
 
 
 def cache_sizes() -> dict[str, int]:
-    """How much is kept.
-
-    Returns:
-        `dict[str, int]`: bytes of each kind, 0 where there is nothing.
-    """
+    """Bytes that are kept of each kind."""
     return {kind: _size_bytes(cache_folder() / kind) for kind in KINDS}
 
 
 def clear_caches() -> int:
-    """Remove all caches of this package, and nothing else in their folder.
-
-    Returns:
-        `int`: bytes that were freed.
-    """
+    """Remove all caches of this package, and nothing else in their folder; return the bytes that were freed."""
     freed_bytes = sum(cache_sizes().values())
     for kind in KINDS:
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)

@@ -37,11 +37,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.outdated")
 
 
 def write_manifest(folder: str | Path) -> None:
-    """Write the digest of every file below a folder.
-
-    Args:
-        folder: a finished checkpoint.
-    """
+    """Write the digest of every file below a finished folder."""
     folder = Path(folder)
     files = {name: file_digest(folder / name) for name in _file_names(folder)}
     write_json(folder / MANIFEST_NAME, {"format": _FORMAT, "sha256": files}, sort_keys=True)
@@ -49,25 +45,14 @@ def write_manifest(folder: str | Path) -> None:
 
 @dataclass(frozen=True)
 class VerifiedCheckpoint:
-    """A checkpoint whose files were found to be as they were written.
-
-    Args:
-        folder: `checkpoint-N`.
-        digests: file → SHA-256.
-    """
+    """A `checkpoint-N` whose files were found to be as they were written; `digests`: file → SHA-256."""
 
     folder: Path
     digests: Mapping[str, str]
 
 
 def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
-    """Compare a checkpoint with its manifest.
-
-    Args:
-        folder: `checkpoint-N`.
-
-    Returns:
-        [`VerifiedCheckpoint`].
+    """Compare a `checkpoint-N` with its manifest.
 
     Raises:
         ValueError: no manifest, a missing file, a file that differs, or a pickle that is not listed; the message names
@@ -83,14 +68,7 @@ def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
 
 
 def manifest_problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint.
-
-    Args:
-        folder: `checkpoint-N`.
-
-    Returns:
-        `str`, or None when all files are as they were written.
-    """
+    """What is wrong with a checkpoint; None when all files are as they were written."""
     found = _examined(folder)
     return found if isinstance(found, str) else None
 
@@ -131,16 +109,7 @@ def last_checkpoint(
 def last_verified(
     output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
 ) -> VerifiedCheckpoint | None:
-    """The newest checkpoint that is complete, ready to be gone on with.
-
-    Args:
-        output_dir: folder of a run.
-        skip: a checkpoint known to be bad.
-        before_step: only checkpoints of steps below this.
-
-    Returns:
-        [`VerifiedCheckpoint`], or None.
-    """
+    """The newest complete checkpoint of a run, but for the bad one to `skip`, of steps below `before_step`."""
     for checkpoint in sorted_checkpoints(output_dir):
         in_time = before_step is None or _step_of(checkpoint) < before_step
         if in_time and checkpoint != skip and isinstance(found := _examined(checkpoint), VerifiedCheckpoint):
@@ -152,12 +121,6 @@ def sorted_checkpoints(output_dir: str | Path) -> list[Path]:
     """All checkpoint folders of a run, complete or not, newest first.
 
     A checkpoint that was being replaced when its process was killed counts, under the name it then has.
-
-    Args:
-        output_dir: folder of a run; may be absent.
-
-    Returns:
-        `list[Path]`.
     """
     output_dir = Path(output_dir)
     if not output_dir.is_dir():
@@ -197,14 +160,7 @@ def rotate(output_dir: str | Path, *, limit: int | None, keep: Collection[Path])
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Args:
-        path: any file.
-
-    Returns:
-        `str`: 64 hexadecimal digits.
-    """
+    """SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

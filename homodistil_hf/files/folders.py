@@ -28,13 +28,9 @@ _LITTLE_SPACE_BYTES = 1 << 20
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Rename a complete folder to its final name; an older folder of that name makes room first.
+    """Rename a complete folder, on the same file system, to its final name; an older one makes room first.
 
     A process that stops between the two renames leaves the older folder as `outdated_name(final)`; see [`recover`].
-
-    Args:
-        staged: complete folder on the same file system.
-        final: where it goes.
     """
     sync_folder(staged)
     if final.exists():
@@ -53,33 +49,18 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def recover(final: Path) -> None:
-    """Bring back what a process that stopped inside [`publish`] had put out of the way.
-
-    Args:
-        final: the folder's name.
-    """
+    """Bring back what a process that stopped inside [`publish`] had put out of the way."""
     if not final.exists() and outdated_name(final).is_dir():
         os.rename(outdated_name(final), final)
 
 
 def outdated_name(final: Path) -> Path:
-    """Where a folder is while another one takes its name.
-
-    Args:
-        final: the folder's name.
-
-    Returns:
-        `Path` beside it.
-    """
+    """Where a folder is, beside it, while another one takes its name."""
     return final.with_name(f".{final.name}{OUTDATED_SUFFIX}")
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that half of it is never seen under its name.
-
-    Args:
-        folder: may be absent; a half-removed one of an earlier process is removed too.
-    """
+    """Remove a folder, if it is there, so that half of it is never seen under its name."""
     removed = folder.with_name(f".{folder.name.removeprefix('.')}{_REMOVED_SUFFIX}")
     if removed.exists():
         shutil.rmtree(removed)
@@ -89,33 +70,20 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Finish what processes that were stopped inside [`remove_folder`] had begun.
-
-    Args:
-        parent: folder that holds the folders.
-    """
+    """Finish what processes that were stopped inside [`remove_folder`] had begun in `parent`."""
     for path in parent.glob(f".*{_REMOVED_SUFFIX}"):
         shutil.rmtree(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder and all it holds are on the disk, so that a rename can't get there first.
-
-    Args:
-        folder: written to its end.
-    """
+    """Wait until a folder and all it holds are on the disk, so that a rename can't get there first."""
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there as a whole, or as it was before.
-
-    Args:
-        path: in a folder that exists.
-        text: all of it.
-    """
+    """Write a file, in a folder that exists, so that it is there as a whole, or as it was before."""
     aside = path.with_name(f".{path.name}.aside")
     with naming_the_file(path.parent, file=path.name):
         aside.write_text(text, encoding="utf-8")
@@ -125,16 +93,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
-    """Turn any library's failure to write below a folder into one `OSError` with reason and file name.
+    """Turn any library's failure to write below a folder into one `OSError` with `errno`, `strerror` and `filename`.
 
     Python says what went wrong and often not where; safetensors, tokenizers and torch each raise errors of their own.
-
-    Args:
-        folder: written to inside.
-        file: the file that is written, if it is just one.
-
-    Raises:
-        OSError: with `errno`, `strerror` and `filename`.
+    `file` is the one that is written, if it is just one.
     """
     try:
         yield
@@ -147,15 +109,9 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
 
 
 def check_archives(folder: Path) -> None:
-    """Look whether what torch has saved below a folder is there to the end.
+    """Raise `OSError` unless what torch has saved below a folder is there to the end.
 
     torch 2.6 leaves out the last bytes without an error where a file can't grow, at a quota for instance.
-
-    Args:
-        folder: written to its end.
-
-    Raises:
-        OSError: with `errno`, `strerror` and `filename`.
     """
     for path in folder.rglob("*"):
         if path.suffix in _ARCHIVE_SUFFIXES and not zipfile.is_zipfile(path):

@@ -70,17 +70,7 @@ def hub_errors(what: str, *, token: str | None = None, remedy: str = "") -> Iter
 
 
 def explained(what: str, error: BaseException, *, token: str | None = None, remedy: str = "") -> HubError:
-    """The [`HubError`] for an error of the client.
-
-    Args:
-        what: see [`hub_errors`].
-        error: of the client, maybe wrapped in others.
-        token: see [`hub_errors`].
-        remedy: see [`hub_errors`].
-
-    Returns:
-        [`HubError`], to be raised `from None`.
-    """
+    """The [`HubError`], to be raised `from None`, for an error of the client; arguments as in [`hub_errors`]."""
     text = f"{what}: {_reason(error)}{f'. {remedy}' if remedy else ''}"
     for secret in filter(None, (token, get_token())):
         text = text.replace(secret, "<token>")
@@ -88,26 +78,12 @@ def explained(what: str, error: BaseException, *, token: str | None = None, reme
 
 
 def comes_from_hub(error: BaseException) -> bool:
-    """Whether an error is, or was caused by, one of the HTTP library.
-
-    Args:
-        error: of any kind.
-
-    Returns:
-        `bool`.
-    """
+    """Whether an error is, or was caused by, one of the HTTP library."""
     return isinstance(_root(error), HTTP_ERROR)
 
 
 def persistently(request: Callable[[], _Result]) -> _Result:
-    """Make a request again when the Hub is busy or the connection fails, after `RETRY_WAITS_S`.
-
-    Args:
-        request: may be made more than once.
-
-    Returns:
-        What it returned.
-    """
+    """Make a request again when the Hub is busy or the connection fails, after `RETRY_WAITS_S`."""
     for wait_s in RETRY_WAITS_S:
         try:
             return request()

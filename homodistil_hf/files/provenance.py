@@ -13,11 +13,7 @@ from ..version import __version__
 
 
 def version_facts() -> dict[str, str]:
-    """Which software wrote an export.
-
-    Returns:
-        `dict[str, str]`: name → version.
-    """
+    """Which software wrote an export: name → version."""
     return {
         "homodistil_hf": __version__,
         "transformers": transformers.__version__,
@@ -27,12 +23,7 @@ def version_facts() -> dict[str, str]:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Describe this machine.
-
-    Returns:
-        `dict` of JSON values: `processor`, `num_cores`, `num_threads` (torch's, and those of ONNX Runtime here),
-        `system`, and `versions` of what is installed.
-    """
+    """This machine, in JSON values: processor, cores, threads of torch (and ONNX Runtime), system, versions."""
     versions = {name: _version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
     return {
         "processor": _processor(),

@@ -18,14 +18,11 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: str | Path, label: str) -> Any:
-    """Read a JSON file.
+    """Read a JSON file: finite numbers, strings that are Unicode text, no key twice.
 
     Args:
         path: a regular file of at most `MAX_SIZE_BYTES`.
         label: what the user calls it, first words of every message.
-
-    Returns:
-        The value: finite numbers and strings that are Unicode text, no key twice.
 
     Raises:
         ValueError: no regular file, too large, no UTF-8, or no such JSON.
@@ -35,11 +32,7 @@ def read_json(path: str | Path, label: str) -> Any:
 
 
 def read_json_object(path: str | Path, label: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object; arguments and errors as [`read_json`].
-
-    Returns:
-        `dict`: the object.
-    """
+    """Read a JSON file that holds an object; arguments and errors as [`read_json`]."""
     values = read_json(path, label)
     if not isinstance(values, dict):
         raise ValueError(f'{label} holds {shown(values)}; expected a JSON object such as {{"name": "value"}}')
@@ -48,16 +41,6 @@ def read_json_object(path: str | Path, label: str) -> dict[str, Any]:
 
 def parse_json(text: str, label: str) -> Any:
     """Read JSON text, as strictly as [`read_json`].
-
-    Args:
-        text: all of it.
-        label: first words of every message.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: no JSON, nested too deeply, a key twice, a number that no float holds, or a lone surrogate.
 
     Example:
     ```python
@@ -100,13 +83,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def write_json(path: Path, values: Any, *, sort_keys: bool = False) -> None:
-    """Write a JSON file so that it is there as a whole, or as it was before.
-
-    Args:
-        path: in a folder that exists.
-        values: of plain types.
-        sort_keys: whether names are sorted.
-    """
+    """Write plain values as JSON so that the file is there as a whole, or as it was before."""
     write_text(path, json.dumps(values, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 

@@ -17,18 +17,7 @@ _SHOWN_CHARS = 200  # of safetensors' message, which may quote a header
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Load a safetensors file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        `dict[str, torch.Tensor]`: name → tensor.
-
-    Raises:
-        ValueError: missing, cut off, or a header that does not describe the file.
-        OSError: it can't be read.
-    """
+    """Load a safetensors file: name → tensor; `ValueError` if it is missing, cut off or something else."""
     if not path.is_file():
         raise ValueError(f"file={str(path)!r} is no file")
     try:
@@ -41,15 +30,9 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
     """Look at the files of a model's folder before its weights are loaded.
 
-    Args:
-        folder: local folder of a model.
-        num_parameters: of the model that its configuration describes.
-        label: first words of every message.
-
     Raises:
         ValueError: an index that names files outside the folder, or more parameters than its files have bytes, for
             which memory would be taken all the same.
-        OSError: an index can't be read.
     """
     folder = Path(folder)
     for index in _INDEX_FILES:
@@ -64,13 +47,7 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
 
 
 def stays_inside(name: str) -> bool:
-    r"""Whether a relative path names something below the folder that it is joined to, on any system.
-
-    Args:
-        name: from a file that somebody else may have written.
-
-    Returns:
-        `bool`.
+    r"""Whether a relative path, that somebody else may have written, stays below its folder on any system.
 
     Example:
     ```python

@@ -6,13 +6,8 @@ import torch
 def row_slices(tensor: torch.Tensor, num_elements: int) -> list[slice]:
     """Slices of dimension 0 that are worked on one after the other.
 
-    Args:
-        tensor: what is to be cut.
-        num_elements: on a CPU a slice has no more, if one row has no more, so that what is computed of it stays in the
-            cache; on other devices everything is one slice.
-
-    Returns:
-        `list[slice]`.
+    On a CPU a slice has at most `num_elements`, if one row has no more, so that what is computed of it stays in the
+    cache; on other devices everything is one slice.
 
     Example:
     ```python
@@ -27,13 +22,5 @@ def row_slices(tensor: torch.Tensor, num_elements: int) -> list[slice]:
 
 
 def slices(length: int, size: int) -> list[slice]:
-    """Slices of so many rows.
-
-    Args:
-        length: of all.
-        size: rows of a slice, the last excepted; at least 1.
-
-    Returns:
-        `list[slice]`.
-    """
+    """Slices of `size` rows, at least 1, of all `length`; the last may reach beyond."""
     return [slice(start, start + max(1, size)) for start in range(0, length, max(1, size))]

@@ -6,13 +6,7 @@ _OLDEST_TORCH = (2, 7)  # torch 2.6 loses what the encoder of transformers' BERT
 
 
 def compiling_problem(version: str | None = None) -> str | None:
-    """Say why torch can't compile the models of transformers here.
-
-    Args:
-        version: of torch; default: the one that is installed.
-
-    Returns:
-        `str` that names the version there is and the one it takes, or None.
+    """Say why this torch, or another `version`, can't compile the models of transformers; None if it can.
 
     Example:
     ```python

@@ -51,12 +51,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_config_values(values: Mapping[str, Any], config_class: type[PreTrainedConfig], label: str) -> None:
-    """Refuse what a BERT's configuration can't have, before it is made.
-
-    Args:
-        values: content of `config.json`.
-        config_class: what is to be made of it.
-        label: first words of every message.
+    """Refuse what a BERT's configuration can't have, before it is made of the content of a `config.json`.
 
     Raises:
         ValueError: the first value that is out of bounds, or a key that would take the place of a method.

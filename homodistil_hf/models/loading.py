@@ -122,20 +122,10 @@ def load_teacher(
     token: str | None = None,
     called: str = "teacher",
 ) -> PreTrainedModel:
-    """Load a teacher's weights in float32, in evaluation mode.
+    """Load a teacher's weights in float32, in evaluation mode; arguments as in [`load_teacher_config`].
 
-    The class comes from `config.architectures`; the masked-LM one where there is none, and for pre-training classes,
-    whose next-sentence head is dropped.
-
-    Args:
-        name_or_path: Hub name or folder of a BERT checkpoint, or of a student checkpoint.
-        config: what [`load_teacher_config`] returned; default: read now.
-        revision: branch, tag or commit on the Hub.
-        token: Hub token; default: the logged-in one.
-        called: what it is to the user, first word of every message.
-
-    Returns:
-        A model of a stock class, or of a student's for a student checkpoint.
+    The class comes from `architectures` of `config` (default: read now); it is the masked-LM one where there is none,
+    and for pre-training classes, whose next-sentence head is dropped.
 
     Raises:
         ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
@@ -186,14 +176,7 @@ def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> Non
 
 
 def refuse_architecture(class_name: str) -> None:
-    """Refuse classes that no student exists for.
-
-    Args:
-        class_name: as in `config.architectures`.
-
-    Raises:
-        ValueError: not a class that can be loaded; the message names those that can.
-    """
+    """Refuse classes that no student exists for, naming those that can be loaded."""
     if class_name in HEADS:
         return
     remedies = {name: remedy for family in FAMILIES.values() for name, remedy in family.refused.items()}
@@ -204,14 +187,7 @@ def refuse_architecture(class_name: str) -> None:
 
 
 def refuse_config(config: PreTrainedConfig) -> None:
-    """Refuse what a student of these widths could not repeat.
-
-    Args:
-        config: of the teacher.
-
-    Raises:
-        ValueError: a decoder, or positions of another kind.
-    """
+    """Refuse what a student of a teacher's widths could not repeat: a decoder, positions of another kind."""
     if config.is_decoder or config.add_cross_attention:
         raise ValueError(
             f"teacher config has is_decoder={config.is_decoder}, add_cross_attention={config.add_cross_attention}; "
@@ -227,13 +203,6 @@ def refuse_config(config: PreTrainedConfig) -> None:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first names of many, for a message.
-
-    Args:
-        names: of parameters.
-
-    Returns:
-        `str`: at most three, and how many more there are.
-    """
+    """At most three of many names, for a message, and how many more there are."""
     shown = sorted(names)
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -37,14 +37,7 @@ _PRUNER_TYPES: dict[str, tuple[type, ...]] = {"settings": (dict,), "plan_reached
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
-    """The JSON part of a checkpoint's state.
-
-    Args:
-        folder: `checkpoint-N`.
-
-    Returns:
-        `dict` with `method`, `student`, `card`, `full`, `plan`, `is_finished`, `kept_heads`, `settings`, `logs`; and
-        `pruner` if the method prunes while it trains.
+    """The JSON part of the state of a `checkpoint-N`, with `pruner` if the method prunes while it trains.
 
     Raises:
         ValueError: the folder is no checkpoint of a run, is of an earlier version, or holds what no run writes.
@@ -80,27 +73,12 @@ def _check_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]
 
 
 def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, torch.Tensor]:
-    """The student's own weights.
-
-    Args:
-        model: a student, with or without projections.
-
-    Returns:
-        `dict`: name → tensor.
-    """
+    """The student's own weights: name → tensor."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_PREFIX)}
 
 
 def save_projections(folder: Path, model: HomoBertPreTrainedModel) -> None:
-    """Write the projections of a student, which its weights leave out.
-
-    Args:
-        folder: of the checkpoint.
-        model: a student, with or without projections.
-
-    Raises:
-        OSError: it can't be written.
-    """
+    """Write the projections of a student, which its weights leave out."""
     projections = {
         name.removeprefix(_PREFIX): tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
@@ -144,16 +122,7 @@ def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[
 def poisoned_tensor(
     model: HomoBertPreTrainedModel, optimizer: torch.optim.Optimizer | None, scores: Mapping[str, torch.Tensor]
 ) -> str | None:
-    """What a checkpoint must not be made of: something that is not finite.
-
-    Args:
-        model: the student.
-        optimizer: with its moments.
-        scores: name → tensor, empty where there are none.
-
-    Returns:
-        `str`: the name of one such tensor, or None.
-    """
+    """One tensor of model, optimizer or scores that is not finite, or None: no checkpoint is made of it."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, torch.Tensor] = {f"parameter {name}": parameter for parameter, name in names.items()}
     tensors |= {f"score {name}": values for name, values in scores.items()}

@@ -18,17 +18,7 @@ _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", 
 
 
 def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer of an export or a checkpoint, if it holds one.
-
-    Args:
-        folder: local.
-
-    Returns:
-        The tokenizer, or None.
-
-    Raises:
-        ValueError: a file of it is damaged, or names files outside the folder.
-    """
+    """Load the tokenizer of an export or a checkpoint, if it holds one; `ValueError` if it is damaged."""
     if not (folder / TOKENIZER_CONFIG_FILE).is_file():
         return None
     check_tokenizer_files(folder, f"folder={str(folder)!r}")
@@ -42,16 +32,7 @@ def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
 
 
 def check_tokenizer_files(folder: Path, label: str) -> None:
-    """Look at a tokenizer's files before they are used.
-
-    Args:
-        folder: local.
-        label: first words of every message.
-
-    Raises:
-        ValueError: no JSON, or a name that leads out of the folder.
-        OSError: a file can't be read.
-    """
+    """Raise `ValueError` if a tokenizer's files are no JSON, have huge ids or lead out of the folder."""
     contents = {
         name: read_json_object(folder / name, f"{label}: {name}") for name in _JSON_FILES if (folder / name).is_file()
     }
