@@ -30,6 +30,7 @@ _LARGEST = {
     "softmax_head_dim": MAX_WIDTH,
 }
 _ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
+_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
 
 # Setting → a check, and how a message calls what passes it.
@@ -42,6 +43,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)),
         "a list of class names",
     ),
+    "problem_type": (lambda value: value in (None, *_PROBLEM_TYPES), f"one of {', '.join(_PROBLEM_TYPES)}"),
+    "hidden_act": (lambda value: _is_activation(value), "an activation of transformers, such as gelu or relu"),
     "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),
     "per_layer_config": (
         lambda value: value is None or _is_per_layer(value),
@@ -80,6 +83,14 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
 
 def _is_in_bounds(name: str, value: Any) -> bool:
     return name not in _LARGEST or value is None or (is_whole(value) and 1 <= value <= _LARGEST[name])
+
+
+def _is_activation(value: Any) -> bool:
+    if value == "gelu":  # almost always; the import takes a second
+        return True
+    from transformers.activations import ACT2FN
+
+    return isinstance(value, str) and value in ACT2FN
 
 
 def _is_per_layer(value: Any) -> bool:

@@ -62,6 +62,24 @@ def test_widths_of_layers_are_checked_before_they_are_used(layers, message, tmp_
         load_teacher_config(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("problem_type", "ranking", r"has problem_type='ranking'; expected one of regression, single_label_classif"),
+        ("problem_type", ["regression"], r"has problem_type=\['regression'\]; expected one of regression, single"),
+        ("hidden_act", "gleu", r"has hidden_act='gleu'; expected an activation of transformers, such as gelu or relu"),
+        ("hidden_act", None, r"has hidden_act=None; expected an activation of transformers, such as gelu or relu"),
+    ],
+)
+def test_what_a_configuration_names_must_be_known(name, value, message, tmp_path):
+    values = {"model_type": "bert", **SHAPE, "problem_type": "regression", "hidden_act": "gelu_new"}
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    assert load_teacher_config(str(tmp_path)).problem_type == "regression"
+    (tmp_path / "config.json").write_text(json.dumps(values | {name: value}), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_teacher_config(str(tmp_path))
+
+
 def test_no_more_weights_are_described_than_there_are_bytes(folder, monkeypatch):
     monkeypatch.setattr("homodistil_hf.files.tensors._SPARE_PARAMETERS", 0)
     assert load_teacher(str(folder)).config.hidden_size == 16
