@@ -13,7 +13,6 @@ from pathlib import Path
 from .checkpoints import manifest_problem, write_manifest
 
 KINDS = ("demo", "datasets", "latency")
-ENVIRONMENT_VARIABLE = "HOMODISTIL_CACHE"
 
 
 def cache_folder() -> Path:
@@ -21,9 +20,7 @@ def cache_folder() -> Path:
 
     It has a name of its own everywhere, so that clearing it never touches what others keep beside it.
     """
-    if own := os.environ.get(ENVIRONMENT_VARIABLE):
-        return Path(own).expanduser().absolute() / "homodistil_hf"
-    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    parent = os.environ.get("HOMODISTIL_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(parent).expanduser().absolute() / "homodistil_hf"
 
 
@@ -64,7 +61,8 @@ def keep_datasets_here() -> None:
 
 def cache_sizes() -> dict[str, int]:
     """Bytes that are kept of each kind."""
-    return {kind: _size_bytes(cache_folder() / kind) for kind in KINDS}
+    files = {kind: (cache_folder() / kind).rglob("*") for kind in KINDS}
+    return {kind: sum(path.stat().st_size for path in found if path.is_file()) for kind, found in files.items()}
 
 
 def clear_caches() -> int:
@@ -73,7 +71,3 @@ def clear_caches() -> int:
     for kind in KINDS:
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)
     return freed_bytes
-
-
-def _size_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -16,7 +16,7 @@ before it is known to be the one that was written. Nothing else is read or writt
 import hashlib
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +45,9 @@ def write_manifest(folder: str | Path) -> None:
 
 @dataclass(frozen=True)
 class VerifiedCheckpoint:
-    """A `checkpoint-N` whose files were found to be as they were written; `digests`: file → SHA-256."""
+    """A `checkpoint-N` whose files were found to be as they were written."""
 
     folder: Path
-    digests: Mapping[str, str]
 
 
 def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
@@ -59,21 +58,15 @@ def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
             the file and the last good checkpoint beside it.
     """
     folder = Path(folder)
-    found = _examined(folder)
-    if isinstance(found, str):
+    if problem := manifest_problem(folder):
         good = last_checkpoint(folder.parent, skip=folder)
         remedy = f"resume from the last good checkpoint, {good}" if good else "there is no other checkpoint beside it"
-        raise ValueError(f"resume_from_checkpoint={str(folder)!r} can't be used: {found}; {remedy}")
-    return found
+        raise ValueError(f"resume_from_checkpoint={str(folder)!r} can't be used: {problem}; {remedy}")
+    return VerifiedCheckpoint(folder)
 
 
 def manifest_problem(folder: Path) -> str | None:
     """What is wrong with a checkpoint; None when all files are as they were written."""
-    found = _examined(folder)
-    return found if isinstance(found, str) else None
-
-
-def _examined(folder: Path) -> VerifiedCheckpoint | str:
     if not folder.is_dir():
         return "there is no such folder"
     try:
@@ -94,27 +87,24 @@ def _examined(folder: Path) -> VerifiedCheckpoint | str:
         if file_digest(folder / name) != digest:
             return f"{name} is damaged (its SHA-256 differs from the manifest's)"
     pickles = sorted(name for name in present - expected.keys() if name.endswith(_PICKLE_SUFFIXES))
-    trojan = f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None
-    return trojan or VerifiedCheckpoint(folder, expected)
+    return f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None
 
 
 def last_checkpoint(
     output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
 ) -> Path | None:
-    """The folder of [`last_verified`], with its arguments."""
-    found = last_verified(output_dir, skip=skip, before_step=before_step)
-    return None if found is None else found.folder
-
-
-def last_verified(
-    output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
-) -> VerifiedCheckpoint | None:
     """The newest complete checkpoint of a run, but for the bad one to `skip`, of steps below `before_step`."""
     for checkpoint in sorted_checkpoints(output_dir):
         in_time = before_step is None or _step_of(checkpoint) < before_step
-        if in_time and checkpoint != skip and isinstance(found := _examined(checkpoint), VerifiedCheckpoint):
-            return found
+        if in_time and checkpoint != skip and manifest_problem(checkpoint) is None:
+            return checkpoint
     return None
+
+
+def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
+    """The newest complete checkpoint of a run, which need not be verified again to be gone on with."""
+    found = last_checkpoint(output_dir)
+    return VerifiedCheckpoint(found) if found else None
 
 
 def sorted_checkpoints(output_dir: str | Path) -> list[Path]:
