@@ -15,9 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-OUTDATED_SUFFIX = ".outdated"
 _REMOVED_SUFFIX = ".removed"
-_MODEL_FILE = "model.safetensors"
 _ERRNO = re.compile(r"os error (\d+)")
 
 # Rust's libraries end their messages with a number, torch.save tells where in its own code or its streams it failed,
@@ -56,7 +54,7 @@ def recover(final: Path) -> None:
 
 def outdated_name(final: Path) -> Path:
     """Where a folder is, beside it, while another one takes its name."""
-    return final.with_name(f".{final.name}{OUTDATED_SUFFIX}")
+    return final.with_name(f".{final.name}.outdated")
 
 
 def remove_folder(folder: Path) -> None:
@@ -143,7 +141,7 @@ def _unspoken_number(folder: Path, *, said: str = "") -> int:
 
 def _file_being_written(error: Exception, folder: Path) -> str:
     if isinstance(error, SafetensorError):
-        return _MODEL_FILE  # written under another name first, so nothing of it is left
+        return "model.safetensors"  # written under another name first, so nothing of it is left
     files = [path for path in folder.rglob("*") if path.is_file()]
     newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
     return newest.relative_to(folder).as_posix()

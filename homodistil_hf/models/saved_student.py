@@ -22,18 +22,10 @@ from .resizing import replace_parameters
 from .widths import WidthPlan, teacher_plan
 
 _PREFIX = f"{PROJECTIONS}."
-_TYPES: dict[str, tuple[type, ...]] = {
-    "method": (str,),
-    "student": (str, type(None)),
-    "card": (dict,),
-    "full": (dict,),
-    "plan": (dict,),
-    "is_finished": (bool,),
-    "kept_heads": (list,),
-    "settings": (dict,),
-    "logs": (dict,),
-}
-_PRUNER_TYPES: dict[str, tuple[type, ...]] = {"settings": (dict,), "plan_reached": (bool,)}
+_TYPES: dict[str, tuple[type, ...]] = {"method": (str,), "student": (str, type(None))}
+_TYPES |= dict.fromkeys(("card", "full", "plan"), (dict,)) | {"is_finished": (bool,), "kept_heads": (list,)}
+_TYPES |= dict.fromkeys(("settings", "logs"), (dict,))
+_PRUNER_TYPES = {"settings": (dict,), "plan_reached": (bool,)}
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
@@ -103,20 +95,15 @@ def load_student(
     """
     tensors = load_tensors(folder / WEIGHTS_FILE)
     tensors |= {_PREFIX + name: tensor for name, tensor in load_tensors(folder / PROJECTIONS_FILE).items()}
-    _check_names(folder, model, tensors)
-    plan = teacher_plan(type(model.config).from_pretrained(folder))
-    replace_parameters(model, tensors, plan=plan, optimizer=optimizer)
-
-
-def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
     expected = {name for name, _ in model.named_parameters()}
-    aliases = {name for name in model.state_dict() if name not in expected}
-    missing, unknown = expected - tensors.keys(), tensors.keys() - expected - aliases
+    missing, unknown = expected - tensors.keys(), tensors.keys() - expected - model.state_dict().keys()
     if missing or unknown:
         raise ValueError(
             f"checkpoint {folder} lacks {sorted(missing) or 'nothing'} and has unknown "
             f"{sorted(unknown) or 'nothing'}; resume with the model, teacher and loss weights of the run's start"
         )
+    plan = teacher_plan(type(model.config).from_pretrained(folder))
+    replace_parameters(model, tensors, plan=plan, optimizer=optimizer)
 
 
 def poisoned_tensor(
