@@ -3,14 +3,14 @@
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from ..files.folders import write_text
 from ..files.messages import nearest_name, shown
-from .parsing import parse, show_logs, tell
+from .parsing import flag, parse, show_logs, tell
 
 _USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
 _DISCREPANCY = "discrepancy"
@@ -31,26 +31,14 @@ class Evaluate:
     """Measure a model: discrepancy to its teacher, GLUE, SQuAD; or compare what was measured."""
 
     example: ClassVar[str] = "homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2"
-    model: str | None = field(
-        default=None,
-        metadata={
-            "positional": True,
-            "nargs": "?",
-            "metavar": "MODEL",
-            "help": "export, run, checkpoint-N, BERT folder or Hub name",
-        },
+    model: str | None = flag(
+        "export, run, checkpoint-N, BERT folder or Hub name", default=None, positional=True, nargs="?", metavar="MODEL"
     )
-    task: list[str] = field(default_factory=list, metadata={"metavar": "TASK", "help": "what to measure, names below"})
-    teacher: str | None = field(
-        default=None, metadata={"help": "for discrepancy (default: the recorded one) and for --compare"}
-    )
-    output_dir: str | None = field(
-        default=None, metadata={"metavar": "DIR", "help": "results (default: evaluations/NAME beside the model)"}
-    )
-    compare: list[str] = field(
-        default_factory=list, metadata={"metavar": "MODEL", "help": "one table of models evaluated before"}
-    )
-    output: str | None = field(default=None, metadata={"metavar": "FILE", "help": "write the table, as .md or .json"})
+    task: list[str] = flag("what to measure, names below", default=[], metavar="TASK")
+    teacher: str | None = flag("for discrepancy (default: the recorded one) and for --compare", default=None)
+    output_dir: str | None = flag("results (default: evaluations/NAME beside the model)", default=None, metavar="DIR")
+    compare: list[str] = flag("one table of models evaluated before", default=[], metavar="MODEL")
+    output: str | None = flag("write the table, as .md or .json", default=None, metavar="FILE")
 
 
 @dataclass(frozen=True)
@@ -116,9 +104,9 @@ def _settings_flags(kinds: Mapping[str, _Kind]) -> type:
         hints = get_type_hints(kind.settings)
         for entry in fields(kind.settings):
             told = entry.metadata["help"] if entry.name in _MAIN_SETTINGS else argparse.SUPPRESS
-            default = field(default=None, metadata={"metavar": "X", "help": told})
+            default = flag(told, default=None, metavar="X")
             found.setdefault(entry.name, (entry.name, _flag_type(hints[entry.name]), default))
-    return make_dataclass("Settings", sorted(found.values(), key=lambda flag: flag[0]))
+    return make_dataclass("Settings", sorted(found.values(), key=lambda entry: entry[0]))
 
 
 def _flag_type(hint: Any) -> Any:

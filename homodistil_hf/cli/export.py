@@ -1,10 +1,10 @@
 """`homodistil export` and `homodistil verify`: write a student to a folder, and check one. Uploading isn't here."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-from .parsing import show_logs
+from .parsing import flag, show_logs
 
 
 @dataclass(kw_only=True)
@@ -12,19 +12,12 @@ class Export:
     """Write the student of a run, of a checkpoint or of another export to a folder."""
 
     example: ClassVar[str] = "homodistil export runs/my-student --output my-student-compact --format compact"
-    folder: str = field(
-        metadata={"positional": True, "metavar": "FOLDER", "help": "finished run, checkpoint-N, or export"}
-    )
-    output: str = field(metadata={"metavar": "DIR", "help": "folder to write"})
-    format: str = field(
-        default="standard",
-        metadata={"help": "standard: stock BERT (default); compact: unpadded, with its own code"},
-    )
-    allow_partial: bool = field(default=False, metadata={"help": "also take a student that is not at its plan yet"})
-    overwrite: bool = field(default=False, metadata={"help": "replace an earlier export in DIR"})
-    teacher: str | None = field(
-        default=None, metadata={"help": "Hub name or folder, for the card; default: as the run recorded it"}
-    )
+    folder: str = flag("finished run, checkpoint-N, or export", positional=True, metavar="FOLDER")
+    output: str = flag("folder to write", metavar="DIR")
+    format: str = flag("standard: stock BERT (default); compact: unpadded, with its own code", default="standard")
+    allow_partial: bool = flag("also take a student that is not at its plan yet", default=False)
+    overwrite: bool = flag("replace an earlier export in DIR", default=False)
+    teacher: str | None = flag("Hub name or folder, for the card; default: as the run recorded it", default=None)
 
     def run(self) -> int:
         """Write the export."""
@@ -48,7 +41,7 @@ class Verify:
     """Load an export in a fresh process without this package and check it against its facts.json."""
 
     example: ClassVar[str] = "homodistil verify runs/my-student/student"
-    folder: str = field(metadata={"positional": True, "metavar": "FOLDER", "help": "export"})
+    folder: str = flag("export", positional=True, metavar="FOLDER")
 
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""

@@ -1,11 +1,11 @@
 """`homodistil latency`: how long forward passes of exports take on this machine, side by side. No timing here."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .parsing import show_logs, tell
+from .parsing import flag, show_logs, tell
 
 
 @dataclass(kw_only=True)
@@ -13,20 +13,14 @@ class Latency:
     """Compare how long forward passes take on this machine: exports, and the model they were made from."""
 
     example: ClassVar[str] = "homodistil latency runs/my-student/student --teacher google-bert/bert-base-uncased"
-    folders: list[str] = field(
-        metadata={"positional": True, "metavar": "FOLDER", "help": "exports whose forward passes are compared"}
-    )
-    teacher: str | None = field(
-        default=None, metadata={"help": "Hub name or folder to compare them with (default: the first FOLDER)"}
-    )
-    batch_sizes: list[int] | None = field(default=None, metadata={"help": "sequences a forward pass (default: 1 32)"})
-    lengths: list[int] | None = field(default=None, metadata={"help": "tokens a sequence (default: 16 128 512)"})
-    backends: list[str] | None = field(
-        default=None, metadata={"help": "ways to run them (default: torch compiled onnxruntime)"}
-    )
-    rounds: int | None = field(default=None, metadata={"help": "timed passes of every model (default: 15)"})
-    with_head: bool = field(default=False, metadata={"help": "time whole models; default: without their heads"})
-    output: str | None = field(default=None, metadata={"metavar": "FILE", "help": "write all numbers as JSON"})
+    folders: list[str] = flag("exports whose forward passes are compared", positional=True, metavar="FOLDER")
+    teacher: str | None = flag("Hub name or folder to compare them with (default: the first FOLDER)", default=None)
+    batch_sizes: list[int] | None = flag("sequences a forward pass (default: 1 32)", default=None)
+    lengths: list[int] | None = flag("tokens a sequence (default: 16 128 512)", default=None)
+    backends: list[str] | None = flag("ways to run them (default: torch compiled onnxruntime)", default=None)
+    rounds: int | None = flag("timed passes of every model (default: 15)", default=None)
+    with_head: bool = flag("time whole models; default: without their heads", default=False)
+    output: str | None = flag("write all numbers as JSON", default=None, metavar="FILE")
 
     def run(self) -> int:
         """Time the models, and print a table."""

@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, field, fields
 from types import NoneType
 from typing import Any, ClassVar, NoReturn, Protocol, get_args, get_origin, get_type_hints
 
@@ -23,6 +23,12 @@ class Command(Protocol):
 
     def run(self) -> int:
         """Do it, and return the exit status."""
+
+
+def flag(text: str, default: Any = MISSING, **options: Any) -> Any:
+    """A field of a command: its help, its default if it needn't be given, and more arguments of `add_argument`."""
+    kind: Any = {"default_factory": list} if default == [] else {"default": default}
+    return field(**kind, metadata={"help": text, **options})
 
 
 class CommandParser(argparse.ArgumentParser):

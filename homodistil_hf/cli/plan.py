@@ -1,12 +1,12 @@
 """`homodistil plan`: how wide a student will be and what it costs. How plans and costs are found isn't here."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..tables import format_table
-from .parsing import show_logs
+from .parsing import flag, show_logs
 
 _COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
 
@@ -16,30 +16,21 @@ class Plan:
     """Say how wide a student will be and what it costs, from the teacher's configuration alone."""
 
     example: ClassVar[str] = "homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25"
-    teacher: str = field(metadata={"help": "Hub name or folder of a BERT model"})
-    student: str | None = field(
+    teacher: str = flag("Hub name or folder of a BERT model")
+    student: str | None = flag(
+        "this or --latency_ms: preset, budget (params=14M, macs=0.25, either with "
+        ",num_attention_heads=8 or ,hidden_size=216 behind it), short plan (216-9x24-528), JSON file or object",
         default=None,
-        metadata={
-            "help": "this or --latency_ms: preset, budget (params=14M, macs=0.25, either with "
-            ",num_attention_heads=8 or ,hidden_size=216 behind it), short plan (216-9x24-528), JSON file or object"
-        },
     )
-    latency_ms: float | None = field(
-        default=None,
-        metadata={"help": "this or --student: milliseconds of a forward pass here, no head"},
-    )
-    batch_size: int | None = field(
-        default=None, metadata={"help": "latency_ms: sequences a forward pass (default: 1)"}
-    )
-    length: int | None = field(default=None, metadata={"help": "latency_ms: tokens a sequence (default: 128)"})
-    backend: str | None = field(default=None, metadata={"help": "latency_ms: torch (default) or onnxruntime"})
-    no_measurement: bool = field(default=False, metadata={"help": "latency_ms: don't time the chosen plan itself"})
-    num_tokens: float | None = field(
-        default=None, metadata={"help": "to train on, e.g. 2e6: what was measured of such a budget"}
-    )
-    teacher_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the Hub"})
-    width_multiple: int = field(default=8, metadata={"help": "budgets: round widths to multiples (default: 8)"})
-    json: bool = field(default=False, metadata={"help": "print JSON for machines"})
+    latency_ms: float | None = flag("this or --student: milliseconds of a forward pass here, no head", default=None)
+    batch_size: int | None = flag("latency_ms: sequences a forward pass (default: 1)", default=None)
+    length: int | None = flag("latency_ms: tokens a sequence (default: 128)", default=None)
+    backend: str | None = flag("latency_ms: torch (default) or onnxruntime", default=None)
+    no_measurement: bool = flag("latency_ms: don't time the chosen plan itself", default=False)
+    num_tokens: float | None = flag("to train on, e.g. 2e6: what was measured of such a budget", default=None)
+    teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
+    width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8)
+    json: bool = flag("print JSON for machines", default=False)
 
     def __post_init__(self) -> None:
         if self.student is None and self.latency_ms is None:
@@ -51,7 +42,7 @@ class Plan:
         """Print the plan."""
         from ..models.cost import cost_fractions, planned_facts
         from ..models.loading import load_teacher_config
-        from ..plans.advice import check_num_tokens
+        from ..plans.advice import advise, check_num_tokens, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
@@ -68,20 +59,17 @@ class Plan:
         costs["cost_fractions"] = cost_fractions(costs["student"], costs["teacher"])
         if latency:
             costs["latency"] = latency["facts"]
-        advice = None if self.num_tokens is None else _advice(costs["cost_fractions"], self.num_tokens)
+        advice = None
+        if self.num_tokens is not None:
+            teacher, measured = read_advice()
+            macs = costs["cost_fractions"]["encoder_macs"]
+            advice = advise(macs, self.num_tokens, measured=measured, teacher=teacher)
         if self.json:
             print(json.dumps(costs if advice is None else costs | {"advice": advice}, indent=2))
             return 0
-        print("\n\n".join(_paragraphs(costs, advice)))
+        told = [format_plan(costs), *([format_planned_latency(costs["latency"])] if latency else []), advice]
+        print("\n\n".join(filter(None, told)))
         return 0
-
-
-def _paragraphs(costs: dict[str, dict[str, Any]], advice: str | None) -> Iterator[str]:
-    yield format_plan(costs)
-    if "latency" in costs:
-        yield format_planned_latency(costs["latency"])
-    if advice:
-        yield advice
 
 
 def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -126,13 +114,6 @@ def format_planned_latency(facts: Mapping[str, Any]) -> str:
         spread = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
         lines.append(f"  measured:  {', '.join(figures)}; {ratio['ratio']:.2f}× ({spread}) as fast")
     return "\n".join(lines)
-
-
-def _advice(fractions: dict[str, Any], num_tokens: float) -> str:
-    from ..plans.advice import advise, read_advice
-
-    teacher, measured = read_advice()
-    return advise(fractions["encoder_macs"], num_tokens, measured=measured, teacher=teacher)
 
 
 def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """`homodistil push`: upload an export. How a commit to the Hub is made isn't here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
+
+from .parsing import flag
 
 
 @dataclass(kw_only=True)
@@ -9,19 +11,13 @@ class Push:
     """Upload an export to the Hub in one commit; log in with `hf auth login` or set HF_TOKEN first."""
 
     example: ClassVar[str] = "homodistil push runs/my-student me/my-student --private --tag v1.0"
-    folder: str = field(metadata={"positional": True, "metavar": "FOLDER", "help": "export, or finished run"})
-    repo_id: str = field(
-        metadata={"positional": True, "metavar": "NAME", "help": "user/name on the Hub; created if need be"}
-    )
-    private: bool = field(default=False, metadata={"help": "a new repository is private"})
-    revision: str | None = field(
-        default=None, metadata={"metavar": "BRANCH", "help": "branch to commit to (default: main)"}
-    )
-    tag: str | None = field(default=None, metadata={"help": "name of this commit that stays, e.g. v1.0"})
-    card_tags: list[str] = field(
-        default_factory=list, metadata={"metavar": "WORD", "help": "tags for the card, beside its own"}
-    )
-    message: str = field(default="Upload a HomoDistil student", metadata={"help": "first line of the commit"})
+    folder: str = flag("export, or finished run", positional=True, metavar="FOLDER")
+    repo_id: str = flag("user/name on the Hub; created if need be", positional=True, metavar="NAME")
+    private: bool = flag("a new repository is private", default=False)
+    revision: str | None = flag("branch to commit to (default: main)", default=None, metavar="BRANCH")
+    tag: str | None = flag("name of this commit that stays, e.g. v1.0", default=None)
+    card_tags: list[str] = flag("tags for the card, beside its own", default=[], metavar="WORD")
+    message: str = flag("first line of the commit", default="Upload a HomoDistil student")
 
     def run(self) -> int:
         """Upload, and print the commit's address."""
