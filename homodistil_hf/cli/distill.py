@@ -91,12 +91,7 @@ def _distill_help() -> str:
     from ..experiments.config import RunArguments
     from ..training_args import HomoDistilTrainingArguments
 
-    known = {
-        entry.name: entry for settings in (RunArguments, HomoDistilTrainingArguments) for entry in fields(settings)
-    }
+    known = [*fields(RunArguments), *fields(HomoDistilTrainingArguments)]
+    told = {entry.name: entry.metadata.get("help", "") for entry in known} | _MAIN_HELP
     width = max(map(len, _MAIN_SETTINGS))
-    lines = []
-    for name in _MAIN_SETTINGS:
-        text = _MAIN_HELP.get(name) or known[name].metadata["help"]
-        lines.append(f"  --{name.ljust(width)}  {text}")
-    return _DISTILL_USAGE + "\n".join(lines)
+    return _DISTILL_USAGE + "\n".join(f"  --{name.ljust(width)}  {told[name]}" for name in _MAIN_SETTINGS)

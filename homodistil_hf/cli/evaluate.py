@@ -104,13 +104,10 @@ def _settings_flags(kinds: Mapping[str, _Kind]) -> type:
         hints = get_type_hints(kind.settings)
         for entry in fields(kind.settings):
             told = entry.metadata["help"] if entry.name in _MAIN_SETTINGS else argparse.SUPPRESS
-            default = flag(told, default=None, metavar="X")
-            found.setdefault(entry.name, (entry.name, _flag_type(hints[entry.name]), default))
+            hint = hints[entry.name]
+            kind_of_value: Any = list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
+            found.setdefault(entry.name, (entry.name, kind_of_value, flag(told, default=None, metavar="X")))
     return make_dataclass("Settings", sorted(found.values(), key=lambda entry: entry[0]))
-
-
-def _flag_type(hint: Any) -> Any:
-    return list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
 
 
 def _check(flags: Evaluate) -> None:
