@@ -49,7 +49,7 @@ def parse_json(text: str, label: str) -> Any:
     >>> parse_json('{"hidden_size": NaN}', "plan")
     Traceback (most recent call last):
     ...
-    ValueError: plan holds NaN, which is no JSON or beyond every float; expected a number
+    ValueError: plan holds NaN, which is no JSON or beyond every float; expected a finite number
 
     ```
     """
