@@ -4,30 +4,20 @@ The dataclass only holds and checks values. Where data come from is no setting o
 """
 
 import json
-import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .files.messages import shown
-from .files.strict_json import is_number, is_whole, parse_json
+from .files.strict_json import is_number, is_whole
 from .models.compiling import compiling_problem
 from .pruning.schedule import DEADLINE_FRACTION
-
-DEFAULT_CPU_BUDGET_MB = 1000
-"""Budget on a CPU, where smaller parts cost next to nothing; an accelerator wants large ones."""
-
-_LAUNCHES_THAT_SPLIT = (
-    "ACCELERATE_USE_FSDP",
-    "ACCELERATE_USE_DEEPSPEED",
-    "ACCELERATE_USE_MEGATRON_LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG",
-)
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
 
@@ -45,14 +35,49 @@ SLICEABLE_OPTIMIZERS = (
 )
 """Values of `optim` whose state has each parameter's shape, so that compaction can slice it alike."""
 
+_RANGES = {f"{name}_weight": "[0, inf)" for name in LOSS_TERMS} | {
+    "mlm_probability": "(0, 1)",
+    "student_dropout": "[0, 1)",
+    "sensitivity_smoothing": "[0, 1)",
+    "uncertainty_smoothing": "[0, 1)",
+    "learning_rate_hold_fraction": "[0, 1]",
+}
+_RANGES |= {f"{kind}_{end}_fraction": "[0, 1]" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")}
+_LEAST = {"width_multiple": 1, "pruning_interval_steps": 1, "max_bad_steps": 1}
+
+_USE_DDP = "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank"
+_REMEDIES = {
+    "auto_find_batch_size": "set per_device_train_batch_size and gradient_accumulation_steps yourself",
+    "label_smoothing_factor": "the teacher's distribution already smooths the labels",
+    "fsdp": _USE_DDP,
+    "deepspeed": _USE_DDP,
+    "parallelism_config": "use DDP (torchrun or accelerate launch), which needs none: pruning needs whole "
+    "parameters and whole sequences on every rank",
+    "use_liger_kernel": "its fused losses would replace the distillation loss",
+    "neftune_noise_alpha": "noise on the student's embeddings only would enter the distillation loss",
+    "enable_jit_checkpoint": "it may save in the middle of a step; SIGTERM saves at the end of one anyway",
+    "ignore_data_skip": "a resumed run would see other data than the uninterrupted one",
+    "save_on_each_node": "name a folder that all nodes share: each checkpoint is written once, and read by every rank",
+    "ddp_find_unused_parameters": "leave it out: decoder and projections are used outside the wrapped forward pass, "
+    "where DDP would take them for unused and mark them ready twice",
+    "ddp_static_graph": "leave it out: the student's graph changes as it is pruned",
+}
+_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+_LAUNCHES_THAT_SPLIT = (
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
+
 
 @dataclass
 class HomoDistilTrainingArguments(TrainingArguments):
     """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
 
     Defaults that differ from `TrainingArguments`: `learning_rate`, `adam_epsilon` (the paper's), `warmup_steps`, a
-    learning-rate curve tied to pruning, `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it
-    would synchronise every micro-step).
+    learning-rate curve tied to pruning, `dataloader_drop_last=True` (a step always has its whole global batch),
+    `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it would synchronise every micro-step).
 
     Raises:
         ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value
@@ -81,15 +106,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     width_multiple: int = field(
         default=8, metadata={"help": "Hidden, FFN and heads × head size are rounded up to multiples of this, ≥ 1."}
-    )
-    snapshots: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Students on the way, each given like student: exported and evaluated when widths meet them."
-        },
-    )
-    snapshot_recovery_steps: int = field(
-        default=0, metadata={"help": "Steps ≥ 0 for which pruning rests at each snapshot, before it is exported."}
     )
 
     # Parameters that control the loss
@@ -120,7 +136,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
-        metadata={"help": "Type of the teacher's matrix products; auto: bfloat16 where the hardware multiplies it."},
+        metadata={
+            "help": "Type of the teacher's matrix products; auto: float16 with fp16, else bfloat16 if it is fast."
+        },
     )
 
     # Parameters that control pruning
@@ -162,29 +180,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
     uncertainty_smoothing: float = field(
         default=0.95, metadata={"help": "β2 in [0, 1) of PLATON's uncertainty; other metrics don't use it."}
     )
-    compaction_threshold: float = field(
-        default=0.1,
-        metadata={"help": "Compact once this share in [0, 1] of the encoder MACs is masked; 1 = at the end only."},
-    )
-
-    # Parameters that control memory
-    activation_budget_mb: float | None = field(
-        default=None,
-        metadata={"help": "Split micro-batches to keep activations under this; 0 = never; default 1000 MB on a CPU."},
-    )
-
-    # Parameters that control the discrepancy guard
-    discrepancy_guard: bool = field(
-        default=False, metadata={"help": "Pause pruning while the smoothed KL stands far above its last value."}
-    )
-    guard_ratio: float = field(
-        default=1.5, metadata={"help": "Pause when KL exceeds this ratio > 1 of its value before the last pruning."}
-    )
-    guard_floor_nats: float = field(
-        default=0.5, metadata={"help": "KL below this never pauses pruning, nats ≥ 0 (near 0 every ratio is large)."}
-    )
-    guard_patience_steps: int = field(default=50, metadata={"help": "Longest pause, steps ≥ 1."})
-    guard_smoothing: float = field(default=0.9, metadata={"help": "Moving average of the KL, in [0, 1)."})
 
     # Parameters that control the run
     learning_rate_curve: Literal["auto", "pruning", "trainer"] = field(
@@ -214,6 +209,9 @@ class HomoDistilTrainingArguments(TrainingArguments):
     warmup_steps: float = field(
         default=0.05, metadata={"help": "Linear warm-up: steps, or a share of all steps when below 1."}
     )
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Trainer's; a step always has its whole global batch."}
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "DDP's search for unused parameters; every parameter is used here."}
     )
@@ -224,12 +222,13 @@ class HomoDistilTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if isinstance(self.student, dict):
             self.student = json.dumps(self.student)
-        self.snapshots = plan_texts(self.snapshots)
         _check_settings(self)
         _refuse_unsupported(self)
+        _refuse_compiling(self)
         _refuse_two_curves(self)
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
+        self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
         super().__post_init__()
         _refuse_reentrant_checkpointing(self)
 
@@ -261,82 +260,50 @@ class HomoDistilTrainingArguments(TrainingArguments):
             return self.learning_rate_curve == "pruning"
         return self.lr_scheduler_type == "linear"
 
-    @property
-    def activation_budget(self) -> float | None:
-        """Megabytes that the activations of one forward and backward pass may take; None = no limit."""
-        if self.activation_budget_mb is not None:
-            return self.activation_budget_mb or None
-        return DEFAULT_CPU_BUDGET_MB if self.device.type == "cpu" else None
-
-
-def plan_texts(plans: Any) -> list[str]:
-    """Make a list of plans, whatever way a user writes several.
-
-    Args:
-        plans: one plan or a list of them, each as text or as a mapping; a text may also be a JSON list of such.
-
-    Returns:
-        `list[str]`: each what `student` may be.
-
-    Raises:
-        ValueError: something else.
-
-    Example:
-    ```python
-    >>> plan_texts(["macs=0.5", {"hidden_size": 64}]), plan_texts('["macs=0.5", "macs=0.25"]')
-    (['macs=0.5', '{"hidden_size": 64}'], ['macs=0.5', 'macs=0.25'])
-
-    ```
-    """
-    if plans is None:
-        return []
-    if isinstance(plans, dict):
-        return [json.dumps(plans)]
-    if isinstance(plans, list | tuple):
-        return [text for plan in plans for text in plan_texts(plan)]
-    if not isinstance(plans, str) or not plans.strip():
-        raise ValueError(
-            f"snapshots has {shown(plans)}; expected plans as student takes them, such as 'macs=0.5' or a JSON object"
-        )
-    return plan_texts(parse_json(plans, "snapshots")) if plans.lstrip().startswith("[") else [plans]
-
 
 def _check_settings(args: HomoDistilTrainingArguments) -> None:
-    _check_loss_weights(args)
-    for name in ("sensitivity_smoothing", "uncertainty_smoothing", "guard_smoothing"):
-        _check_range(args, name, low=0.0, high=1.0, open_high=True)
-    if args.student_dropout is not None:
-        _check_range(args, "student_dropout", low=0.0, high=1.0, open_high=True)
-    _check_range(args, "mlm_probability", low=0.0, high=1.0, open_low=True, open_high=True)
-    _check_range(args, "compaction_threshold", low=0.0, high=1.0)
-    if args.learning_rate_hold_fraction is not None:
-        _check_range(args, "learning_rate_hold_fraction", low=0.0, high=1.0)
-    if args.activation_budget_mb is not None:
-        _check_range(args, "activation_budget_mb", low=0)
-    _check_range(args, "guard_ratio", low=1.0, open_low=True)
-    _check_range(args, "guard_floor_nats", low=0.0)
-    for name in ("width_multiple", "pruning_interval_steps", "guard_patience_steps", "max_bad_steps"):
-        _check_count(args, name)
-    _check_count(args, "snapshot_recovery_steps", low=0)
-    for name in ("width_allocation", "projection_init", "teacher_dtype", "importance_metric", "learning_rate_curve"):
-        _check_choice(args, name)
+    for name, kind in HomoDistilTrainingArguments.__annotations__.items():
+        if get_origin(kind) is Literal:
+            _check_choice(args, name, get_args(kind))
+        elif name in _LEAST:
+            _check_count(args, name)
+        elif name in _RANGES and (getattr(args, name) is not None or type(None) not in get_args(kind)):
+            _check_range(args, name)
+    if not any(getattr(args, f"{name}_weight") for name in LOSS_TERMS):
+        raise ValueError("all loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
     for kind in PRUNING_KINDS:
         _check_window(args, kind)
 
 
-def _check_loss_weights(args: HomoDistilTrainingArguments) -> None:
-    for name in LOSS_TERMS:
-        _check_range(args, f"{name}_weight", low=0.0)
-    if not any(getattr(args, f"{name}_weight") for name in LOSS_TERMS):
-        raise ValueError("all loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
+def _check_choice(args: HomoDistilTrainingArguments, name: str, choices: Sequence[str]) -> None:
+    if getattr(args, name) not in choices:
+        raise ValueError(f"{name}={shown(getattr(args, name))} is not one of {', '.join(choices)}")
+
+
+def _check_count(args: HomoDistilTrainingArguments, name: str) -> None:
+    value: Any = getattr(args, name)
+    if not is_whole(value) or value < _LEAST[name]:
+        raise ValueError(
+            f"{name}={shown(value)} is not a whole number of at least {_LEAST[name]}; the default is {_default(name)}"
+        )
+
+
+def _check_range(args: HomoDistilTrainingArguments, name: str) -> None:
+    value, interval = getattr(args, name), _RANGES[name]
+    low, high = map(float, interval[1:-1].split(","))
+    # abs, as isfinite can't take whole numbers beyond every float; nan is not below either.
+    is_inside = is_number(value) and abs(value) <= sys.float_info.max and low <= value <= high
+    if not is_inside or (value == low and interval[0] == "(") or (value == high and interval[-1] == ")"):
+        raise ValueError(f"{name}={shown(value)} is outside {interval}; the default is {_default(name)}")
+
+
+def _default(name: str) -> Any:
+    return HomoDistilTrainingArguments.__dataclass_fields__[name].default
 
 
 def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
-    names = []
-    for moment in ("start", "end"):
-        name = f"{kind}_{moment}_fraction"
-        names.append(f"pruning_{moment}_fraction" if getattr(args, name) is None else name)
-        _check_range(args, names[-1], low=0.0, high=1.0)
+    names = [f"{kind}_start_fraction", f"{kind}_end_fraction"]
+    names = [name.replace(kind, "pruning") if getattr(args, name) is None else name for name in names]
     start, end = args.pruning_window(kind)
     if start >= end:
         raise ValueError(
@@ -349,74 +316,31 @@ def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
         )
 
 
-def _check_range(
-    args: HomoDistilTrainingArguments,
-    name: str,
-    *,
-    low: float,
-    high: float = math.inf,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> None:
-    value: Any = getattr(args, name)
-    # abs, as isfinite can't take whole numbers beyond every float; nan is not below either.
-    is_finite = is_number(value) and abs(value) <= sys.float_info.max
-    above = is_finite and (value > low if open_low else value >= low)
-    below = is_finite and (value < high if open_high else value <= high)
-    if above and below:
-        return
-    left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
-    raise ValueError(
-        f"{name}={shown(value)} is outside {left}{low:g}, {high:g}{right}; the default is {_default(name)}"
-    )
-
-
-def _check_count(args: HomoDistilTrainingArguments, name: str, *, low: int = 1) -> None:
-    value: Any = getattr(args, name)
-    if not is_whole(value) or value < low:
-        raise ValueError(
-            f"{name}={shown(value)} is not a whole number of at least {low}; the default is {_default(name)}"
-        )
-
-
-def _check_choice(args: HomoDistilTrainingArguments, name: str) -> None:
-    choices = HomoDistilTrainingArguments.__annotations__[name].__args__
-    if getattr(args, name) not in choices:
-        raise ValueError(f"{name}={shown(getattr(args, name))} is not one of {', '.join(choices)}")
-
-
-def _default(name: str) -> Any:
-    return HomoDistilTrainingArguments.__dataclass_fields__[name].default
-
-
 def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
-    remedies = {
-        "auto_find_batch_size": "set per_device_train_batch_size and gradient_accumulation_steps yourself",
-        "label_smoothing_factor": "the teacher's distribution already smooths the labels",
-        "fsdp": "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank",
-        "deepspeed": "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank",
-        "parallelism_config": "use DDP (torchrun or accelerate launch), which needs none: pruning needs whole "
-        "parameters and whole sequences on every rank",
-        "use_liger_kernel": "its fused losses would replace the distillation loss",
-        "neftune_noise_alpha": "noise on the student's embeddings only would enter the distillation loss",
-        "enable_jit_checkpoint": "it may save in the middle of a step; SIGTERM saves at the end of one anyway",
-        "ignore_data_skip": "a resumed run would see other data than the uninterrupted one",
-    }
-    for name, remedy in remedies.items():
-        value = getattr(args, name, None)
+    given = {name: getattr(args, name, None) for name in _REMEDIES}
+    launches = {name: os.environ.get(name, "") for name in _LAUNCHES_THAT_SPLIT}
+    given |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
+    for name, value in given.items():
         if value:
-            given = shown(value) if isinstance(value, str) else repr(value)
-            raise ValueError(f"{name}={given} is not supported by HomoDistilTrainer; {remedy}")
-    if args.torch_compile and (problem := compiling_problem()):
-        raise ValueError(f"torch_compile=True is not supported here: {problem}, or leave it off")
-    for name in _LAUNCHES_THAT_SPLIT:
-        if os.environ.get(name, "").lower() in ("1", "true", "yes"):
-            raise ValueError(f"{name}={os.environ[name]} is not supported by HomoDistilTrainer; {remedies['fsdp']}")
+            words = shown(value) if isinstance(value, str) and name in _REMEDIES else value
+            remedy = _REMEDIES.get(name, _USE_DDP)
+            raise ValueError(f"{name}={words} is not supported by HomoDistilTrainer; {remedy}")
     optimizer = OptimizerNames(args.optim).value
     if optimizer not in SLICEABLE_OPTIMIZERS:
         raise ValueError(
             f"optim={optimizer!r} keeps state or weights that can't be pruned with the student; use one of "
             f"{', '.join(SLICEABLE_OPTIMIZERS)}"
+        )
+
+
+def _refuse_compiling(args: HomoDistilTrainingArguments) -> None:
+    compiles = args.torch_compile or args.torch_compile_mode or args.torch_compile_backend
+    if compiles and (problem := compiling_problem()):
+        raise ValueError(f"torch_compile=True is not supported here: {problem}, or leave it off")
+    if args.torch_compile_mode in _GRAPH_MODES:
+        raise ValueError(
+            f"torch_compile_mode={args.torch_compile_mode!r} records CUDA graphs, whose shapes and memory are fixed, "
+            "but the student gets narrower as it trains; use 'max-autotune-no-cudagraphs', or leave it out"
         )
 
 

@@ -16,11 +16,10 @@ from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from homodistil_hf import HomoDistilTrainer
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.models.compiling import compiling_problem
-from homodistil_hf.models.units import kept_indices
-from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.pruning.scores import SensitivityScores
+from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS, pruning_schedule
 
 WIDE_WINDOW = {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
 
@@ -120,12 +119,12 @@ ACCUMULATED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", ACCUMULATED)
 def test_one_batch_of_eight_equals_eight_of_one(make_trainer, case):
-    settings = WIDE_WINDOW | {"discrepancy_guard": False} | ACCUMULATED[case]
+    settings = WIDE_WINDOW | ACCUMULATED[case]
     whole = make_trainer(per_device_train_batch_size=8, **settings)
     parts = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
     whole.train()
     parts.train()
-    assert whole.pruner.num_compactions > 0
+    assert whole.kept != whole.full
     assert_close_run(parts, whole)
 
 
@@ -139,7 +138,7 @@ def test_a_step_without_any_label_learns_from_the_hidden_states_alone(make_train
     for terms in losses_of(trainer):
         assert terms["loss_mlm"] == terms["loss_kl"] == 0.0
         assert terms["loss_hidden"] > 0
-    assert trainer.num_bad_steps == 0
+    assert trainer.step_log.num_bad_steps == 0
 
 
 def test_masks_of_words_differ_from_epoch_to_epoch(make_trainer):
@@ -239,102 +238,14 @@ def test_clipping_changes_no_score(make_trainer):
     assert logs_of(clipped)[0]["grad_norm"] == logs_of(plain)[0]["grad_norm"] > 1.0
 
 
-# Masks, zeros, compaction
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"optim": "adamw_torch", "attention_weight": 0.1, "width_allocation": "global"},
-        {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05},
-        {"optim": "rmsprop"},
-        {"importance_metric": "platon", "max_grad_norm": 0.1},
-    ],
-)
-def test_compaction_changes_no_loss_for_twenty_further_steps(make_trainer, settings):
-    settings = {"max_steps": 34, "weight_decay": 0.1, "discrepancy_guard": False} | WIDE_WINDOW | settings
-    compacting = make_trainer(compaction_threshold=0.2, **settings)
-    masking = make_trainer(compaction_threshold=1.0, **settings)
-    compactions: list[int] = []
-    compacting.add_callback(OnStep(lambda step: compactions.append(compacting.pruner.num_compactions)))
-    compacting.train()
-    masking.train()
-    assert compactions[34 - 20 - 2] >= 1
-    assert masking.pruner.num_compactions == 1
-    assert compactions[-1] > 1
-    for found, expected in zip(losses_of(compacting), losses_of(masking), strict=True):
-        assert found == pytest.approx(expected, rel=2e-5, abs=2e-5)
-    assert [entry["grad_norm"] for entry in logs_of(compacting)[:-1]] == pytest.approx(
-        [entry["grad_norm"] for entry in logs_of(masking)[:-1]], rel=1e-3
-    )
-    found, expected = state_of(compacting), state_of(masking)
-    for name, value in expected.items():
-        if name.startswith("pruner.heads"):
-            assert torch.equal(found[name], value)
-        elif name.startswith(("weight.", "optimizer.", "pruner.score")):
-            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
-
-
-class ChecksZeros:
-    """After every step: dropped slices are zero, and masks have only shrunk."""
-
-    def __init__(self, trainer: HomoDistilTrainer):
-        self.trainer, self.masks, self.num_checked = trainer, trainer.pruner.masks, 0
-
-    def __call__(self, step: int) -> None:
-        pruner = self.trainer.pruner
-        parameters = dict(self.trainer.model.named_parameters())
-        for name, dims in kept_indices(pruner.groups, pruner.masks).items():
-            for dim, kept in dims.items():
-                assert not parameters[name].index_select(dim, (~kept).nonzero().flatten()).any(), (step, name)
-                self.num_checked += 1
-        if {name: len(mask) for name, mask in pruner.masks.items()} == {n: len(m) for n, m in self.masks.items()}:
-            assert not any((pruner.masks[name] & ~mask).any() for name, mask in self.masks.items()), step
-        self.masks = pruner.masks
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optim", ["adamw_torch_fused", "sgd"])
-def test_dropped_weights_are_zero_after_every_step(make_trainer, optim):
-    optim_args = "momentum=0.9" if optim == "sgd" else None
-    trainer = make_trainer(
-        max_steps=16, weight_decay=0.1, optim=optim, optim_args=optim_args, compaction_threshold=0.5, **WIDE_WINDOW
-    )
-    check = ChecksZeros(trainer)
-    trainer.add_callback(OnStep(check))
-    trainer.train()
-    assert check.num_checked > 100
-    assert trainer.pruner.present == trainer.plan
-
-
-@pytest.mark.slow
-def test_the_plan_is_reached_by_the_deadline_whatever_the_guard_says(make_trainer):
-    trainer = make_trainer(
-        max_steps=20,
-        mlm_weight=1.0,
-        discrepancy_guard=True,
-        guard_ratio=1 + 1e-9,
-        guard_floor_nats=0.0,
-        guard_patience_steps=10**6,
-        guard_smoothing=0.0,
-    )
-    plans: dict[int, WidthPlan] = {}
-    trainer.add_callback(OnStep(lambda step: plans.update({step: trainer.pruner.kept})))
-    trainer.train()
-    assert plans[18] != trainer.plan
-    assert plans[19] == trainer.plan
-    last = logs_of(trainer)[-2]
-    assert last["num_guard_pauses"] == 1
-    assert last["kept_fraction_hidden"] == last["kept_fraction_ffn"] == 0.5
+# The plan
 
 
 @pytest.mark.parametrize("max_steps", [1, 2, 7])
 def test_short_runs_reach_their_plan_too(make_trainer, max_steps):
     trainer = make_trainer(max_steps=max_steps)
     trainer.train()
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.kept == trainer.plan
 
 
 @pytest.mark.slow
@@ -405,16 +316,20 @@ def test_a_step_with_bad_gradients_changes_nothing_but_the_clocks(make_trainer, 
     expected = {entry["step"]: entry for entry in logs_of(clean) if "num_bad_steps" in entry}
     for name in ("learning_rate", "kept_fraction_hidden", "epoch"):
         assert [entry[name] for entry in logs.values()] == [entry[name] for entry in expected.values()]
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.kept == trainer.plan
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
 def test_a_loss_that_is_not_finite_is_skipped_too(make_trainer):
     trainer = make_trainer(max_steps=4, logging_steps=2)
-    total = trainer.distillation.total
-    trainer.distillation.total = lambda terms: total(terms) * (math.nan if trainer.state.global_step == 1 else 1.0)
+    accounted = trainer.accounted
+
+    def spoiled(loss: torch.Tensor, *args: Any) -> torch.Tensor:
+        return accounted(loss * (math.nan if trainer.state.global_step == 1 else 1.0), *args)
+
+    trainer.accounted = spoiled
     trainer.train()
-    assert trainer.num_bad_steps == 1
+    assert trainer.step_log.num_bad_steps == 1
     assert all(math.isfinite(value) for terms in losses_of(trainer) for value in terms.values())
 
 
@@ -427,7 +342,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer, tmp_path):
     with pytest.raises(FloatingPointError, match=r"for 3 steps in a row \(max_bad_steps=2\).*checkpoint-3$"):
         trainer.train()
     assert trainer.state.global_step == 6
-    assert trainer.num_bad_steps == 5
+    assert trainer.step_log.num_bad_steps == 5
 
 
 @pytest.mark.slow
@@ -437,10 +352,11 @@ def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
     Poison(trainer, math.nan, range(3, 5))
     trainer.train()
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
-    resumed.distillation.total = lambda terms: terms["kl"] * math.nan
+    accounted = resumed.accounted
+    resumed.accounted = lambda loss, *args: accounted(loss * math.nan, *args)
     with pytest.raises(FloatingPointError, match="for 4 steps in a row"):
         resumed.train(str(tmp_path / "run" / "checkpoint-4"))
-    assert resumed.num_bad_steps == 4
+    assert resumed.step_log.num_bad_steps == 4
 
 
 @pytest.mark.slow
@@ -481,26 +397,22 @@ def test_two_runs_with_one_seed_are_the_same_whatever_the_clock_says(make_traine
 
 
 def test_callbacks_see_a_step_when_it_is_done(make_trainer):
-    seen: dict[str, list[Any]] = {"zero": [], "kept": [], "logs": []}
-    trainer = make_trainer(max_steps=6, compaction_threshold=1.0)
+    seen: dict[str, list[Any]] = {"width": [], "kept": [], "logs": []}
+    trainer = make_trainer(max_steps=6)
 
     class Watch(TrainerCallback):
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            dropped = (~trainer.pruner.masks["hidden"]).nonzero().flatten()
-            weight = kwargs["model"].bert.embeddings.word_embeddings.weight
-            seen["zero"].append(not weight[:, dropped].any())
-
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            seen["kept"].append(trainer.pruner.kept_fractions()["ffn"])
+            seen["width"].append(kwargs["model"].bert.embeddings.word_embeddings.weight.shape[1] / 32)
+            seen["kept"].append(trainer.status()["kept_fraction_hidden"])
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             seen["logs"].append(logs)
 
     trainer.add_callback(Watch())
     trainer.train()
-    assert seen["zero"] == [True] * 6
-    assert seen["kept"] == [entry["kept_fraction_ffn"] for entry in seen["logs"][:-1]]
-    assert {"loss_mlm", "loss_kl", "loss_hidden", "loss_embedding", "num_compactions"} <= seen["logs"][0].keys()
+    assert seen["width"] == seen["kept"] == [entry["kept_fraction_hidden"] for entry in seen["logs"][:-1]]
+    assert seen["kept"][-1] == 0.5
+    assert {"loss", "loss_mlm", "loss_kl", "loss_hidden", "loss_embedding", "num_bad_steps"} <= seen["logs"][0].keys()
 
 
 @pytest.mark.slow
@@ -587,20 +499,38 @@ def test_activation_checkpointing_changes_no_loss(make_trainer):
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
-def test_compiled_code_follows_masks_and_compactions(make_trainer):
-    settings = WIDE_WINDOW | {"max_steps": 8, "compaction_threshold": 1.0, "pruning_end_fraction": 0.75}
+def test_compiled_code_follows_the_widths_and_leaves_other_code_alone(make_trainer):
+    compiled_graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled_graphs.append(graph)
+        return graph.forward
+
+    own = torch.compile(lambda values: values.sin() + 1, backend=backend)
+    own(torch.zeros(3))
+    settings = WIDE_WINDOW | {"max_steps": 8, "pruning_end_fraction": 0.75}
     plain = make_trainer(model=make_teacher(num_hidden_layers=1), **settings)
-    compiled = make_trainer(
-        model=make_teacher(num_hidden_layers=1), torch_compile=True, torch_compile_backend="eager", **settings
-    )
     plain.train()
-    torch.compiler.reset()
-    # Every choice of masks would be compiled anew otherwise, and dynamo gives up after eight times without an error.
-    # Student and teacher share their code: two times each, with and without dropped channels.
-    with torch._dynamo.config.patch(recompile_limit=4, fail_on_recompile_limit_hit=True):
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        compiled = make_trainer(
+            model=make_teacher(num_hidden_layers=1), torch_compile=True, torch_compile_backend="eager", **settings
+        )
         compiled.train()
-    assert compiled.pruner.num_compactions == 1
     assert_close_run(compiled, plain)
+    own(torch.zeros(3))
+    assert len(compiled_graphs) == 1
+
+
+def test_compiled_code_is_sliced_at_few_moments():
+    args = HomoDistilTrainingArguments(output_dir="unused", student="macs=0.5", report_to="none")
+    every_ten = pruning_schedule(args, 4000)
+    args.torch_compile = True
+    few = pruning_schedule(args, 4000)
+    due = [
+        [step for step in range(1, 4001) if schedule.is_due(step) and step <= 1200] for schedule in (every_ten, few)
+    ]
+    assert [len(steps) for steps in due] == [120, MOST_COMPILED_WIDTHS]
+    assert few.end_step == every_ten.end_step == due[1][-1] == 1200
 
 
 def streamed(dataset: Dataset) -> Any:
@@ -653,11 +583,11 @@ def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(make_trainer):
 def test_training_twice_starts_anew_from_the_student_as_it_is(make_trainer):
     trainer = make_trainer(max_steps=6)
     trainer.train()
-    trainer.num_bad_steps = 3
+    trainer.step_log.num_bad_steps = 3
     trainer.train()
     assert trainer.state.global_step == 6
-    assert trainer.num_bad_steps == 0
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.step_log.num_bad_steps == 0
+    assert trainer.kept == trainer.plan
 
 
 # Output folders
@@ -772,9 +702,9 @@ def test_batches_without_labels_are_refused_by_name(make_trainer):
 
 @pytest.mark.slow
 def test_widths_fall_evenly_over_the_run(make_trainer):
-    trainer = make_trainer(max_steps=20, **WIDE_WINDOW | {"discrepancy_guard": False})
+    trainer = make_trainer(max_steps=20, **WIDE_WINDOW)
     sizes: list[int] = []
-    trainer.add_callback(OnStep(lambda step: sizes.append(trainer.pruner.kept.hidden_size)))
+    trainer.add_callback(OnStep(lambda step: sizes.append(trainer.kept.hidden_size)))
     trainer.train()
     # 16 + 16·(1 − t/18)³, rounded up.
     assert sizes == [math.ceil(16 + 16 * max(0.0, 1 - step / 18) ** 3 - 1e-9) for step in range(1, 21)]

@@ -5,10 +5,11 @@ import math
 import accelerate
 import pytest
 import torch
+import torch._inductor
 from transformers import HfArgumentParser, TrainingArguments
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.training_args import LOSS_TERMS, PRUNING_KINDS, SLICEABLE_OPTIMIZERS
+from homodistil_hf.training_args import _GRAPH_MODES, LOSS_TERMS, PRUNING_KINDS, SLICEABLE_OPTIMIZERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 
@@ -23,7 +24,7 @@ def make_args(**settings: object) -> HomoDistilTrainingArguments:
 
 NUMBERS = {
     # name: (range, default, values out of it)
-    "mlm_weight": (r"\[0, inf\)", 0.01, (-1e-9, -1, math.inf, math.nan)),
+    "mlm_weight": (r"\[0, inf\)", 0.01, (-1e-9, -1, math.inf, math.nan, 10**400)),
     "task_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "kl_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "hidden_weight": (r"\[0, inf\)", 30.0, (-0.5,)),
@@ -42,13 +43,9 @@ NUMBERS = {
     "learning_rate_hold_fraction": (r"\[0, 1\]", None, (1.1, -0.1)),
     "sensitivity_smoothing": (r"\[0, 1\)", 0.85, (1.0, -0.1)),
     "uncertainty_smoothing": (r"\[0, 1\)", 0.95, (1.0, -0.1)),
-    "guard_smoothing": (r"\[0, 1\)", 0.9, (1.0, -0.1)),
-    "compaction_threshold": (r"\[0, 1\]", 0.1, (1.1, -0.1)),
-    "guard_ratio": (r"\(1, inf\)", 1.5, (1.0, 0.5, math.nan)),
-    "guard_floor_nats": (r"\[0, inf\)", 0.5, (-0.1,)),
 }
 NO_NUMBERS = ("0.5", True, [0.5])
-COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "guard_patience_steps": 50, "max_bad_steps": 20}
+COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "max_bad_steps": 20}
 CHOICES = {
     "width_allocation": "local, global",
     "projection_init": "identity, random",
@@ -123,6 +120,25 @@ def test_unknown_choices_are_refused(name, value):
             "^enable_jit_checkpoint=True is not supported .*; it may save in the middle",
         ),
         ({"ignore_data_skip": True}, "^ignore_data_skip=True is not supported .*; a resumed run would see other data"),
+        (
+            {"save_on_each_node": True},
+            "^save_on_each_node=True is not supported by HomoDistilTrainer; name a folder that all nodes share",
+        ),
+        (
+            {"ddp_find_unused_parameters": True},
+            "^ddp_find_unused_parameters=True is not supported .*; leave it out: decoder and projections are used out",
+        ),
+        (
+            {"ddp_static_graph": True, "gradient_accumulation_steps": 2},
+            "^ddp_static_graph=True is not supported .*; leave it out: the student's graph changes as it is pruned",
+        ),
+        *(
+            (
+                {"torch_compile_mode": mode},
+                f"^torch_compile_mode='{mode}' records CUDA graphs, .*; use 'max-autotune-no-cudagraphs', or leave",
+            )
+            for mode in ("reduce-overhead", "max-autotune")
+        ),
         ({"optim": "adafactor"}, "^optim='adafactor' keeps state .*; use one of adamw_torch, adamw_torch_fused"),
         ({"optim": "adamw_bnb_8bit"}, "^optim='adamw_bnb_8bit' keeps state .*; use one of adamw_torch"),
         ({"optim": "schedule_free_adamw"}, "^optim='schedule_free_adamw' keeps state .*; use one of adamw_torch"),
@@ -188,10 +204,21 @@ def test_launches_that_split_parameters_are_refused(name, value, monkeypatch):
 
 def test_compiling_is_refused_where_torch_is_too_old(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
-    with pytest.raises(ValueError, match=r"^torch_compile=True is not supported here: torch 2.6.0\+.* leave it off"):
-        make_args(torch_compile=True)
+    for settings in (
+        {"torch_compile": True},
+        {"torch_compile_mode": "default"},
+        {"torch_compile_backend": "inductor"},
+    ):
+        with pytest.raises(ValueError, match=r"^torch_compile=True is not supported here: torch 2.6.0\+.* leave it o"):
+            make_args(**settings)
     monkeypatch.setattr(torch, "__version__", "2.7.0")
     make_args(torch_compile=True)
+
+
+def test_modes_of_compiling_that_record_graphs_are_refused():
+    graphs = {mode for mode, options in torch._inductor.list_mode_options().items() if "triton.cudagraphs" in options}
+    assert graphs == set(_GRAPH_MODES)
+    assert make_args(torch_compile_mode="max-autotune-no-cudagraphs").torch_compile
 
 
 # What is accepted
@@ -203,13 +230,12 @@ def test_compiling_is_refused_where_torch_is_too_old(monkeypatch):
         {"task_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
         {"student_dropout": None},
         {"student_dropout": 0.1},
-        {"compaction_threshold": 0.0},
-        {"compaction_threshold": 1},
-        {"sensitivity_smoothing": 0.0, "uncertainty_smoothing": 0, "guard_smoothing": 0.0},
-        {"guard_ratio": 1.001, "guard_floor_nats": 0.0},
+        {"sensitivity_smoothing": 0.0, "uncertainty_smoothing": 0},
+        {"learning_rate_hold_fraction": 0},
+        {"learning_rate_hold_fraction": 1.0},
         {"pruning_start_fraction": 0.94, "pruning_end_fraction": 1.0},
         {"pruning_end_fraction": 0.2, "ffn_end_fraction": 1},
-        {"width_multiple": 1, "pruning_interval_steps": 1, "guard_patience_steps": 1, "max_bad_steps": 1},
+        {"width_multiple": 1, "pruning_interval_steps": 1, "max_bad_steps": 1},
         {"push_to_hub": True, "hub_strategy": "every_save"},
         {"push_to_hub": True, "hub_strategy": "checkpoint"},
         {"push_to_hub": True, "hub_strategy": "all_checkpoints"},
@@ -266,6 +292,11 @@ def test_the_learning_rate_follows_pruning_unless_told_otherwise(settings, expec
     assert make_args(**settings).follows_pruning is expected
 
 
+@pytest.mark.parametrize("given", [None, False])
+def test_unused_parameters_are_never_searched_for(given):
+    assert make_args(ddp_find_unused_parameters=given).ddp_find_unused_parameters is False
+
+
 def test_a_plan_may_be_a_dict():
     plan = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
     assert json.loads(make_args(student=plan).student) == plan
@@ -299,6 +330,7 @@ def test_defaults_are_the_documented_ones():
         "learning_rate": 6e-4,
         "adam_epsilon": 1e-6,
         "warmup_steps": 0.05,
+        "dataloader_drop_last": True,
         "ddp_find_unused_parameters": False,
         "logging_nan_inf_filter": False,
     }
@@ -322,6 +354,6 @@ def test_settings_survive_json_and_the_command_line():
     assert {name: getattr(again, name) for name in OWN_FIELDS} == {name: getattr(args, name) for name in OWN_FIELDS}
     parser = HfArgumentParser(HomoDistilTrainingArguments)
     flags = "--output_dir out --report_to none --student macs=0.25 --ffn_end_fraction 0.7 --importance_metric platon"
-    (parsed,) = parser.parse_args_into_dataclasses([*flags.split(), "--discrepancy_guard", "false", "--use_cpu"])
+    (parsed,) = parser.parse_args_into_dataclasses([*flags.split(), "--rotate_heads", "false", "--use_cpu"])
     assert (parsed.student, parsed.ffn_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "platon")
-    assert parsed.discrepancy_guard is False
+    assert parsed.rotate_heads is False

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from homodistil_hf.models.saved_student import save_projections
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
@@ -58,6 +57,7 @@ from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.tokenizers import stored_tokenizer
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.budgets import plan_for_budget
@@ -129,7 +129,14 @@ def flags(folder: Path, draw: Random) -> None:
     parse_run(words)
 
 
-STOCK = {"ddp_find_unused_parameters", "learning_rate", "adam_epsilon", "warmup_steps", "logging_nan_inf_filter"}
+STOCK = {
+    "learning_rate",
+    "adam_epsilon",
+    "warmup_steps",
+    "dataloader_drop_last",
+    "ddp_find_unused_parameters",
+    "logging_nan_inf_filter",
+}
 
 
 def arguments(folder: Path, draw: Random) -> None:

@@ -1,43 +1,104 @@
-"""One run that leaves several sizes, beside a run for each of them."""
+"""A family, each member trained from the one before, beside runs of their own: train them, and write the page's table.
 
+    python -m benchmarks.results.family --output_dir runs/family
+
+Runs that are finished are not run again, so an interrupted command goes on.
+"""
+
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.results.words import words
-from homodistil_hf.experiments.sweep.statistics import Record
-from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE
+from homodistil_hf.experiments.config import run_of
+from homodistil_hf.experiments.distill import distill
+from homodistil_hf.experiments.family import FAMILY_FILE, distill_family
+from homodistil_hf.files.checkpoints import last_checkpoint
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.tables import markdown_table
 
-
-def family_lines(records: Sequence[Record]) -> list[str]:
-    """The table: runs that have left `snapshots`, beside students that were trained alone."""
-    rows = [row for record in records if record.get("snapshots") for row in _rows(record, records)]
-    figures = ["KL, nats", "accuracy"]
-    headings = ["encoder MACs", "from the family, after", *figures, "alone, after", *figures]
-    return [words("family"), *markdown_table(headings, rows), ""] if rows else []
+RECORD = Path("docs/results/family.json")
+BASE = Path("examples/sweeps/sizes.json")
+STUDENTS = ("macs=0.5", "macs=0.25", "macs=0.125")
+CHAIN, ALONE, AS_MANY = "from the one before", "alone", "alone, as many tokens as the family so far"
+_OTHERS = {"eval_strategy": "no", "eval_on_start": False, "save_steps": 50, "disable_tqdm": True}
 
 
-def _rows(family: Record, records: Sequence[Record]) -> Iterator[list[str]]:
-    costs = family["models"]
-    last = {"step": family["num_steps"], "evaluation": family["evaluation"]}
-    members = [*family["snapshots"], last | {"encoder_macs": costs["student"]["encoder_macs"]}]
-    tokens_a_step = family["num_tokens"] / family["num_steps"]
-    for member in members:
-        fitting = (
-            record
-            for record in records
-            if not record.get("snapshots")
-            and (record["method"], record["axes"].get("seed")) == (family["method"], family["axes"].get("seed"))
-            and record["num_tokens"] == family["num_tokens"] // len(members)
-            and abs(record["models"]["student"]["encoder_macs"] / member["encoder_macs"] - 1) <= MACS_TOLERANCE
-        )
-        alone = next(fitting, None)
-        yield [
-            f"{member['encoder_macs'] / costs['teacher']['encoder_macs']:.3f}",
-            *_figures(member["step"] * tokens_a_step, member["evaluation"]),
-            *(_figures(alone["num_tokens"], alone["evaluation"]) if alone else ["not run", "–", "–"]),
-        ]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/family"))
+    parser.add_argument("--max_steps", type=int, default=250, help="of each member, and of each run alone")
+    options = parser.parse_args()
+    base = read_json_object(BASE, str(BASE))["base"] | _OTHERS
+    runs = []
+    for arm, students, num_steps in _runs(options.max_steps):
+        folder = options.output_dir / f"{arm.split(',')[0].replace(' ', '-')}-{students[-1]}-{num_steps}"
+        runs += list(_rows(arm, students, _run(base, folder, students, num_steps), base | {"max_steps": num_steps}))
+        facts = {"settings": base, "max_steps": options.max_steps, "machine": machine_facts(), "runs": runs}
+        write_json(RECORD, facts)
 
 
-def _figures(num_tokens: float, evaluation: Mapping[str, Any]) -> list[str]:
-    return [f"{num_tokens / 1e6:.2f} M tokens", f"{evaluation['kl']:.3f}", f"{evaluation['mlm_accuracy']:.3f}"]
+def _runs(max_steps: int) -> Iterator[tuple[str, Sequence[str], int]]:
+    """The family; then each size alone, but for the first, whose member is such a run; then with all its tokens."""
+    yield CHAIN, STUDENTS, max_steps
+    for student in STUDENTS[1:]:
+        yield ALONE, [student], max_steps
+    for number, student in enumerate(STUDENTS[1:], start=2):
+        yield AS_MANY, [student], number * max_steps
+
+
+def _run(base: Mapping[str, Any], folder: Path, students: Sequence[str], num_steps: int) -> Mapping[str, Any]:
+    done = folder / "results.json"
+    if done.is_file():
+        return read_json_object(done, str(done))
+    is_family = len(students) > 1
+    resumes = (folder / FAMILY_FILE).is_file() if is_family else last_checkpoint(folder) is not None
+    values = {
+        **base,
+        "student": list(students) if is_family else students[0],
+        "output_dir": str(folder),
+        "max_steps": num_steps,
+        "resume_from_checkpoint": "last" if resumes else None,
+        "overwrite_output_dir": True,
+    }
+    return (distill_family if is_family else distill)(run_of(values, "the study"), print)
+
+
+def _rows(
+    arm: str, students: Sequence[str], results: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    tokens_a_step = settings["per_device_train_batch_size"] * settings["max_seq_length"]
+    teacher, *models = results["models"]
+    for student, model, run in zip(students, models, results.get("members", [results]), strict=True):
+        yield {
+            **{"arm": arm, "student": student, "plan": run["plan"], "num_tokens": run["num_steps"] * tokens_a_step},
+            **{name: model[name] for name in ("num_parameters", "encoder_macs", "kl", "mlm_loss", "mlm_accuracy")},
+            **{"teacher_macs": teacher["encoder_macs"], "seconds": run["time_s"]},
+        }
+
+
+def family_lines(record: Mapping[str, Any] | None) -> list[str]:
+    """The table: members, and the same students alone with as many tokens, and with those of all members so far."""
+    if not record:
+        return []
+    runs = {(run["arm"], run["student"]): run for run in record["runs"]}
+    rows = []
+    for number, student in enumerate(STUDENTS, start=1):
+        member = runs[CHAIN, student]
+        others = [runs.get((arm, student), member if number == 1 else None) for arm in (ALONE, AS_MANY)]
+        rows.append([f"{member['encoder_macs'] / member['teacher_macs']:.3f}", *map(_figures, (member, *others))])
+    headings = ["encoder MACs", "member of the family", "alone, as many steps", "alone, the family's tokens so far"]
+    tokens = f"{runs[CHAIN, STUDENTS[0]]['num_tokens'] / 1e6:.2f}"
+    return [words("family", max_steps=record["max_steps"], million_tokens=tokens), *markdown_table(headings, rows), ""]
+
+
+def _figures(run: Mapping[str, Any] | None) -> str:
+    if run is None:
+        return "not run"
+    return f"{run['kl']:.3f} nats, {run['mlm_accuracy']:.3f} right"
+
+
+if __name__ == "__main__":
+    main()

@@ -73,6 +73,7 @@ def page_text(results: Results) -> str:
         *answer_lines(results, noises),
         *(line for name in SECTIONS for line in section_lines(name, results, noises)),
         *size_lines(results),
+        *family_lines(results.json("family")),
         *budget_lines(results.students),
         *held_out_lines(results, noises),
         *fine_tuning_lines(results),
@@ -133,7 +134,6 @@ def section_lines(name: str, results: Results, noises: Mapping[str, Noise]) -> l
         lines += glue_lines(records, results.json("constant_predictions") or {})
         lines += [line for comparison in section.comparisons for line in comparison.lines(students, noises)]
         lines += claim_lines(CLAIMS, students, noises["kl"]) if section.has_claims else []
-        lines += family_lines(done)
         lines += computation_line(done) if section.is_of_methods or name == SAME_RUNS else []
         lines += order_lines(students, results.of(QUARTER)) if section.is_of_methods else []
         lines += picture_lines(results.folder, f"{name}-*.png")

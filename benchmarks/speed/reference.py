@@ -16,7 +16,7 @@ from transformers import BertForMaskedLM, Trainer
 
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import WidthPlan, teacher_plan
-from homodistil_hf.pruning.masks import choose_masks, full_masks, kept_plan, scheduled_plan
+from homodistil_hf.pruning.masks import choose_masks, full_masks, scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 
 _SMOOTHING = 0.85
@@ -86,6 +86,7 @@ class ReferenceTrainer(Trainer):
         self.hooks = [QueriesAndKeys(model) for model in (self.teacher, student)] if attention_weight else []
         self.groups = encoder_groups(student)
         self.masks = full_masks(self.groups)
+        self.kept = teacher_plan(student.config)
         self.unit_scores = {name: torch.zeros(len(mask), device=self.args.device) for name, mask in self.masks.items()}
         self.term_sums: dict[str, torch.Tensor] = {}
         self.num_batches, self.masked_step = 0, -1
@@ -131,7 +132,7 @@ class ReferenceTrainer(Trainer):
     def prune_and_mask(self, step: int) -> None:
         """Choose masks if the schedule asks, and put dropped weights back to zero after the optimizer's step."""
         if step and self.schedule.is_due(step):
-            full, present = teacher_plan(self.student.config), kept_plan(self.masks)
+            full, present = teacher_plan(self.student.config), self.kept
             progress = self.schedule.progress(step)
             self.prune_to(scheduled_plan(full, self.target, progress=progress, present=present, multiple=8))
         self.apply_masks()
@@ -150,6 +151,7 @@ class ReferenceTrainer(Trainer):
     def prune_to(self, plan: WidthPlan) -> None:
         """Choose masks that keep these widths."""
         self.masks = choose_masks(self.unit_scores, self.masks, plan=plan)
+        self.kept = plan
 
     @torch.no_grad()
     def apply_masks(self) -> None:

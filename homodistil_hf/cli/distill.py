@@ -35,6 +35,7 @@ _MAIN_SETTINGS = (
     "resume_from_checkpoint",
 )
 _MAIN_HELP = {
+    "student": "Widths to reach: preset, budget (macs=0.25), plan (216-9x24-528), file; a JSON list makes a family.",
     "output_dir": "Folder of the run: checkpoints, student/, results.json.",
     "max_steps": "Optimizer steps; else num_train_epochs counts.",
     "per_device_train_batch_size": "Blocks a device and micro-batch.",
@@ -64,10 +65,11 @@ def run_distill(words: Sequence[str]) -> int:
         return 0
     settings = parse_run(words)
     from ..experiments.distill import distill
+    from ..experiments.family import distill_family
     from ..training.ranks import leave_process_group
 
     show_logs(settings.training.process_index == 0)
-    results = distill(settings, print)
+    results = (distill_family if settings.members else distill)(settings, print)
     if results:
         print(format_results(results, settings.training.output_dir))
     leave_process_group()
@@ -85,7 +87,9 @@ def format_results(results: Mapping[str, Any], output_dir: str) -> str:
         `str`: lines.
     """
     folder = output_dir.rstrip("/")
-    student = f"{folder}/student"
+    students = [f"{folder}/{member['folder']}/student" for member in results.get("members", ())]
+    others = "".join(f"\n  {student}" for student in students[:-1])
+    student = students[-1] if students else f"{folder}/student"
     return f"""
 {format_table(results["models"])}
 
@@ -93,7 +97,9 @@ def format_results(results: Mapping[str, Any], output_dir: str) -> str:
 
   from transformers import AutoModelForMaskedLM, AutoTokenizer
   model = AutoModelForMaskedLM.from_pretrained({student!r})
-  tokenizer = AutoTokenizer.from_pretrained({student!r}){_format_snapshots(results.get("snapshots", ()), folder)}"""
+  tokenizer = AutoTokenizer.from_pretrained({student!r})""" + (
+        f"\n\nThe others, loaded alike:\n{others}" if others else ""
+    )
 
 
 def _distill_help() -> str:
@@ -109,9 +115,3 @@ def _distill_help() -> str:
         text = _MAIN_HELP.get(name) or known[name].metadata["help"]
         lines.append(f"  --{name.ljust(width)}  {text}")
     return _DISTILL_USAGE + "\n".join(lines)
-
-
-def _format_snapshots(snapshots: Sequence[str], folder: str) -> str:
-    if not snapshots:
-        return ""
-    return "\n\nStudents on the way, loaded alike:\n\n" + "\n".join(f"  {folder}/{name}" for name in snapshots)

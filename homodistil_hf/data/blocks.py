@@ -1,7 +1,6 @@
 """Documents → blocks of exactly `max_seq_length` tokens without padding, as a table or as a stream.
 
-Training gets its data from here: the public names for documents and for masked batches can be imported from this file
-too. How documents are found, one batch of them is packed and tokens are masked isn't here.
+How documents are found, one batch of them is packed and tokens are masked isn't here.
 """
 
 import logging
@@ -15,11 +14,7 @@ import pyarrow.compute
 from datasets import Dataset, Features, IterableDataset, Value
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from .corpus import load_text
-from .masking import MaskedLMCollator
 from .packing import TextPacker
-
-__all__ = ["MaskedLMCollator", "check_tokenizer", "load_text", "repeat_stream", "tokenize_to_blocks"]
 
 logger = logging.getLogger(__name__)
 

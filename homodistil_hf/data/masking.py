@@ -38,7 +38,7 @@ class MaskedLMCollator:
         seed (`int`, defaults to 0): Seed of the masks, 0 … 2⁶⁴ − 1.
 
     Raises:
-        ValueError: `mlm_probability` or `seed` out of range, or a tokenizer without a mask token.
+        ValueError: `mlm_probability` or `seed` out of range, or a tokenizer without a mask token or any ordinary one.
 
     Example:
     ```python
@@ -73,6 +73,11 @@ class MaskedLMCollator:
         self.pad_token_id: int | None = tokenizer.pad_token_id
         self._unmaskable_ids_S = unmaskable_ids(tokenizer)
         self._random_ids = np.array(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
+        if len(self._random_ids) == 0:
+            raise ValueError(
+                f"tokenizer {type(tokenizer).__name__} has {len(tokenizer)} tokens, all special ones, so there "
+                "is no word to put in another's place; use the tokenizer that was saved with the teacher"
+            )
         # In shared memory, so that a change also reaches data loader workers which are already running.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -121,7 +126,7 @@ class MaskedLMCollator:
         ids = [_row_ids(row) for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         input_BT = _stacked(ids, fill=self._padding_for(ids))
-        label_BT = self._mask_(input_BT, attention_BT, [_counter(row) for row in rows])
+        label_BT = self._mask_(input_BT, attention_BT, [_counter(*row) for row in zip(rows, ids, strict=True)])
         batch = {
             "input_ids": input_BT,
             "labels": label_BT,
@@ -146,29 +151,33 @@ class MaskedLMCollator:
 
     def _mask_(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
         """Replace the chosen tokens of `input_BT` in place and return the labels."""
-        label_BT = np.full_like(input_BT, IGNORED_LABEL)
         maskable_BT = ~np.isin(input_BT, self._unmaskable_ids_S) & (attention_BT == 1)
-        key = np.array([self.seed, self.epoch], dtype=np.uint64)
-        for input_T, label_T, maskable_T, counter in zip(input_BT, label_BT, maskable_BT, counters, strict=True):
-            positions = np.flatnonzero(maskable_T)
-            if len(positions) > 0:
-                generator = np.random.Philox(key=key, counter=np.array(counter, dtype=np.uint64))
-                self._mask_row_(input_T, label_T, positions, generator)
+        chosen_M, words_2M = self._drawn(maskable_BT, counters)
+        label_BT, tokens_M = np.full_like(input_BT, IGNORED_LABEL), input_BT.flat[chosen_M]
+        label_BT.flat[chosen_M] = tokens_M
+        action_M = np.ldexp(words_2M[0], -64)  # uniform in [0, 1)
+        random_M = self._random_ids[words_2M[1] % np.uint64(len(self._random_ids))]
+        replaced_M = np.where(action_M < _MASK_FRACTION + _RANDOM_FRACTION, random_M, tokens_M)
+        input_BT.flat[chosen_M] = np.where(action_M < _MASK_FRACTION, self.mask_token_id, replaced_M)
         return label_BT
 
-    def _mask_row_(
-        self, input_T: np.ndarray, label_T: np.ndarray, positions: np.ndarray, generator: np.random.Philox
-    ) -> None:
-        # Raw words, because numpy keeps those the same in all versions, and the values drawn from distributions not.
-        num_chosen = max(1, round(self.mlm_probability * len(positions)))
-        words = generator.random_raw(len(positions) + 2 * num_chosen)
-        order, action, choice = np.split(words, [len(positions), len(positions) + num_chosen])
-        chosen = positions[np.argsort(order, kind="stable")[:num_chosen]]
-        label_T[chosen] = input_T[chosen]
-        action = np.ldexp(action, -64)  # uniform in [0, 1)
-        random_ids = self._random_ids[choice % np.uint64(len(self._random_ids))]
-        replaced = np.where(action < _MASK_FRACTION + _RANDOM_FRACTION, random_ids, input_T[chosen])
-        input_T[chosen] = np.where(action < _MASK_FRACTION, self.mask_token_id, replaced)
+    def _drawn(self, maskable_BT: np.ndarray, counters: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Flat positions of the chosen tokens, and two random words for each."""
+        generator = np.random.Philox(key=np.array([self.seed, self.epoch], dtype=np.uint64))
+        state: Any = generator.state  # another generator a row would ask the system for entropy, only to drop it
+        chosen, words = [np.empty(0, dtype=np.int64)], [np.empty((2, 0), dtype=np.uint64)]
+        for row, (maskable_T, counter) in enumerate(zip(maskable_BT, counters, strict=True)):
+            positions = np.flatnonzero(maskable_T)
+            num_chosen = max(1, round(self.mlm_probability * len(positions)))
+            if len(positions) > 0:
+                state["state"]["counter"] = np.array(counter, dtype=np.uint64)
+                generator.state = state
+                # Raw words, because numpy keeps those the same in all versions, and the values of distributions not.
+                drawn = generator.random_raw(len(positions) + 2 * num_chosen)
+                first = np.argsort(drawn[: len(positions)], kind="stable")[:num_chosen]
+                chosen.append(positions[first] + row * len(maskable_T))
+                words.append(drawn[len(positions) :].reshape(2, num_chosen))
+        return np.concatenate(chosen), np.concatenate(words, axis=1)
 
 
 def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -234,11 +243,11 @@ def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
     return values.astype(np.int64, copy=False)
 
 
-def _counter(row: Mapping[str, Any]) -> list[int]:
+def _counter(row: Mapping[str, Any], ids: np.ndarray) -> list[int]:
     """Where this row's random words start: word 0 is counted up by Philox itself, so rows never overlap."""
     if "example_id" in row:
         return [0, _example_id(row["example_id"]) & _WORD_MASK, 0, 0]
-    digest = hashlib.blake2b(_row_ids(row).astype("<i8").tobytes(), digest_size=8).digest()
+    digest = hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=8).digest()
     return [0, int.from_bytes(digest, "little"), 1, 0]
 
 

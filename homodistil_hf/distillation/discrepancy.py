@@ -38,12 +38,13 @@ class DiscrepancyMeter:
         Returns:
             `torch.Tensor`: mean loss of the batch's predictions.
         """
-        forward = self.task.model_inputs(inputs)
+        inputs = self.task.with_positions(inputs)
+        forward = self.task.model_inputs(inputs, student, teacher.exact)
         with torch.autocast(student.device.type, enabled=False):
             outputs = type(student).forward(student, **forward)
         teacher_rows = self.task.rows(teacher(exact=True, **forward), inputs)
         sums = self.batch_sums(self.task.rows(outputs, inputs), teacher_rows, self.task.labels(inputs))
-        self.sums += torch.stack([value.double() for value in sums]).cpu()
+        self.sums += torch.stack(sums).cpu()  # float64 there only: Apple's devices have none
         return (sums[0] / sums[3].clamp(min=1)).float()
 
     def batch_sums(
@@ -60,7 +61,7 @@ class DiscrepancyMeter:
             `tuple`: `num_sums` scalars: loss, KL, right predictions, predictions.
         """
         loss, kl = self.task.terms(rows, teacher_rows, labels)
-        count = torch.tensor(len(labels), device=labels.device)
+        count = loss.new_full((), len(labels))
         correct = (rows.argmax(-1) == labels).sum() if self.task.has_classes else torch.zeros_like(count)
         return loss, kl, correct, count
 

@@ -7,17 +7,16 @@ Shapes: B batch, T tokens, H hidden, N heads, D head size, R rows of predictions
 words).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
-from ..models.chunks import row_slices, slices
+from ..models.chunks import row_slices
 
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Hidden states or attention scores that are compared at a time on a CPU."""
-
-CHUNK_ELEMENTS = 1 << 22
-"""Logits that one chunk of [`prediction_terms`] may hold: its float32 temporaries stay at 16 MB each."""
 
 
 def prediction_terms(
@@ -27,12 +26,11 @@ def prediction_terms(
 
     CE = −Σ_r log p_s(y_r),   KL = Σ_r Σ_c p_t(c)·(log p_t(c) − log p_s(c))   (HomoDistil, section 3: L_MLM and D_KL).
 
-    Computed in float32 (float64 inputs stay float64), chunk by chunk, and again in the backward pass, so nothing of
-    the size R × C is kept besides the logits themselves. The teacher gets no gradient.
+    For few classes; the same of a whole vocabulary, without its logits, is [`decoded_terms`].
 
     Args:
         student_RC: logits, any floating type.
-        teacher_RC: logits of the same shape.
+        teacher_RC: logits of the same shape; no gradient.
         labels_R: int64 classes; rows with a label outside [0, C) add nothing to CE, but count in KL.
 
     Returns:
@@ -47,44 +45,12 @@ def prediction_terms(
 
     ```
     """
-    return _PredictionTerms.apply(student_RC, teacher_RC, labels_R)
-
-
-class _PredictionTerms(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_R: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.save_for_backward(student_RC, teacher_RC, labels_R)
-        exact = exact_dtype(student_RC)
-        ce = torch.zeros((), dtype=exact, device=student_RC.device)
-        kl = torch.zeros_like(ce)
-        for rows in _chunks(student_RC):
-            log_student = student_RC[rows].to(exact).log_softmax(-1)
-            log_teacher = teacher_RC[rows].to(exact).log_softmax(-1)
-            classes, valid = valid_labels(labels_R[rows], student_RC.shape[-1])
-            ce -= (log_student.gather(-1, classes[:, None])[:, 0] * valid).sum()
-            kl += (log_teacher.exp() * (log_teacher - log_student)).sum()
-        return ce, kl
-
-    @staticmethod
-    def backward(ctx: Any, grad_ce: torch.Tensor, grad_kl: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        student_RC, teacher_RC, labels_R = ctx.saved_tensors
-        exact = exact_dtype(student_RC)
-        grad_RC = torch.empty_like(student_RC)
-        for rows in _chunks(student_RC):
-            student = student_RC[rows].to(exact).softmax(-1)
-            classes, valid = valid_labels(labels_R[rows], student_RC.shape[-1])
-            # d CE = (p_s − onehot) where the label counts, d KL = p_s − p_t.
-            grad = student * (grad_ce * valid + grad_kl)[:, None]
-            grad.scatter_add_(-1, classes[:, None], -(grad_ce * valid)[:, None].to(exact))
-            grad -= teacher_RC[rows].to(exact).softmax(-1) * grad_kl
-            grad_RC[rows] = grad.to(grad_RC.dtype)
-        return grad_RC, None, None
-
-
-def _chunks(logits_RC: torch.Tensor) -> list[slice]:
-    return slices(len(logits_RC), CHUNK_ELEMENTS // max(1, logits_RC.shape[-1]))
+    exact = exact_dtype(student_RC)
+    log_student = student_RC.to(exact).log_softmax(-1)
+    log_teacher = teacher_RC.detach().to(exact).log_softmax(-1)
+    counted = labels_R.masked_fill((labels_R < 0) | (labels_R >= student_RC.shape[-1]), -100)
+    ce = F.nll_loss(log_student, counted, ignore_index=-100, reduction="sum")  # with the line above: F.cross_entropy
+    return ce, F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
 
 
 def exact_dtype(tensor: torch.Tensor) -> torch.dtype:
@@ -97,20 +63,6 @@ def exact_dtype(tensor: torch.Tensor) -> torch.dtype:
         `torch.dtype`: float64 for float64, else float32.
     """
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def valid_labels(labels_R: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels that can be indexed with, and which of them count.
-
-    Args:
-        labels_R: int64.
-        num_classes: C.
-
-    Returns:
-        `(labels, valid)`: int64 in [0, C), with 0 where the label lay outside; bool, whether it lay inside.
-    """
-    valid = (labels_R >= 0) & (labels_R < num_classes)
-    return labels_R.where(valid, torch.zeros_like(labels_R)), valid
 
 
 def regression_terms(
@@ -157,11 +109,9 @@ def multi_label_terms(
     exact = exact_dtype(student_RC)
     student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
     num_classes = student.shape[-1]
-    with_logits = torch.nn.functional.binary_cross_entropy_with_logits
-    probability = teacher.sigmoid()
-    entropy = with_logits(teacher, probability, reduction="sum")
-    kl = with_logits(student, probability, reduction="sum") - entropy
-    return with_logits(student, labels_RC.to(exact), reduction="sum") / num_classes, kl / num_classes
+    with_logits = partial(F.binary_cross_entropy_with_logits, reduction="sum")
+    kl = with_logits(student, teacher.sigmoid()) - with_logits(teacher, teacher.sigmoid())
+    return with_logits(student, labels_RC.to(exact)) / num_classes, kl / num_classes
 
 
 def hidden_error(

@@ -18,6 +18,7 @@ from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
 
 Terms = dict[str, torch.Tensor]
+States = Sequence[torch.Tensor]
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -58,12 +59,12 @@ class Distillation:
             inputs: a batch with labels.
 
         Returns:
-            `torch.Tensor`: predictions, tokens and token pairs, float64 of shape `(3,)`; padding doesn't count.
+            `torch.Tensor`: predictions, tokens and token pairs, int64 of shape `(3,)`; padding doesn't count.
         """
-        tokens_BT = inputs["input_ids"]
-        mask_BT = inputs.get("attention_mask")
-        lengths_B = (torch.ones_like(tokens_BT) if mask_BT is None else mask_BT).sum(-1).double()
-        num_predictions = self.task.num_predictions(inputs).to(lengths_B)
+        inputs = self.task.with_positions(inputs)
+        mask_BT = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        lengths_B = mask_BT.sum(-1, dtype=torch.int64)
+        num_predictions = lengths_B.new_full((), len(inputs["masked_positions"]))
         return torch.stack([num_predictions, lengths_B.sum(), lengths_B.square().sum()])
 
     def total(self, terms: Terms) -> torch.Tensor:
@@ -92,7 +93,7 @@ class Distillation:
 
         Args:
             model: the student as it is wrapped for training.
-            inputs: a batch with labels.
+            inputs: a batch with labels; `task.with_positions` of it saves a wait for the device.
             counts: what `count` gives, summed over the global batch.
             autocast: context for the projections.
 
@@ -100,8 +101,9 @@ class Distillation:
             `(terms, outputs)`: `mlm` (or `task`), `kl`, `hidden`, `embedding`, `attention` → this batch's share of the
             average over the global batch, float32 scalars; and the student's output.
         """
+        inputs = self.task.with_positions(inputs)
         num_predictions, num_tokens, num_pairs = counts.clamp(min=1).float().unbind()
-        forward: dict[str, Any] = self.task.model_inputs(inputs)
+        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
         if self.task.has_vocabulary:
             forward["skip_decoder"] = True
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
@@ -115,12 +117,8 @@ class Distillation:
         mask_BT = inputs.get("attention_mask")
         if forward["output_hidden_states"]:
             with autocast():
-                projected = self._projected(student.hidden_states)
-            for name, (layers, states) in projected.items():
-                errors = [
-                    hidden_error(teacher.hidden_states[i], h, mask_BT) for i, h in zip(layers, states, strict=True)
-                ]
-                terms[name] = torch.stack(errors).sum() / num_tokens
+                errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
+            terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
         if self.recorders:
             terms["attention"] = self._attention_term(teacher_heads, student_heads, mask_BT) / num_pairs
         return terms, student
@@ -128,8 +126,7 @@ class Distillation:
     def _prediction_terms(self, student: Any, teacher: Any, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self.task.labels(inputs)
         if not self.task.has_vocabulary:
-            # A copy, because autograd saves the rows, and the teacher's tensors are of inference mode.
-            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs).clone(), labels)
+            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs), labels)
         own_head, fast = self.student.get_output_embeddings(), self.teacher.fast.get_output_embeddings()
         return decoded_terms(
             decoder_of(own_head, student["decoder_inputs"]),
@@ -138,19 +135,18 @@ class Distillation:
             weights=(self.weights[self.task.name], self.weights["kl"]),
         )
 
-    def _projected(
-        self, hidden_states: tuple[torch.Tensor, ...]
-    ) -> dict[str, tuple[Sequence[int], list[torch.Tensor]]]:
-        """Term → (indices into the teacher's hidden states, the student's own for these in the teacher's space)."""
-        projections = self.student.projections
-        projected: dict[str, tuple[Sequence[int], list[torch.Tensor]]] = {}
+    def _state_errors(
+        self, teacher: States, student: States, mask_BT: torch.Tensor | None
+    ) -> dict[str, list[torch.Tensor]]:
+        """Term → its error in each layer; the student's states are projected into the teacher's space."""
+        projections: Any = self.student.projections
+        errors: dict[str, list[torch.Tensor]] = {}
         if self.weights["hidden"]:
-            states = zip(projections.hidden, hidden_states[1:], strict=True)
-            layers = [layer + 1 for layer in self.matched_layers]
-            projected["hidden"] = layers, [projection(state) for projection, state in states]
+            layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
+            errors["hidden"] = [hidden_error(teacher[i + 1], project(own), mask_BT) for i, project, own in layers]
         if self.weights["embedding"]:
-            projected["embedding"] = range(1), [projections.embedding(hidden_states[0])]
-        return projected
+            errors["embedding"] = [hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)]
+        return errors
 
     def _attention_term(
         self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None
@@ -163,7 +159,7 @@ class Distillation:
                     *query_key,
                     num_heads=module.num_attention_heads,
                     scaling=module.scaling,
-                    heads=heads.to(query_key[0].device),
+                    heads=heads.to(query_key[0].device, non_blocking=True),
                 )
                 for query_key, module, heads in zip(recorded, modules, self.kept_heads(layer), strict=True)
             ]

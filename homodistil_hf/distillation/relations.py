@@ -102,7 +102,7 @@ class _RelationError(torch.autograd.Function):
         gradients = [torch.empty_like(side) for side in (left_BTA, right_BTA)]
         batch, tokens = left_BTA.shape[:2]
         with torch.autocast(left_BTA.device.type, enabled=False):
-            for rows in _chunks(batch, num_heads * tokens * tokens):
+            for rows in slices(batch, CHUNK_ELEMENTS // (num_heads * tokens * tokens)):
                 mask = None if mask_BT is None else mask_BT[rows].bool()
                 left, right, t_left, t_right = (
                     _heads(side[rows].to(dtype), num_heads)
@@ -142,7 +142,3 @@ def _heads(states_BTA: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 def _side_by_side(states_BNTD: torch.Tensor) -> torch.Tensor:
     return states_BNTD.transpose(1, 2).flatten(2)
-
-
-def _chunks(batch: int, elements_per_row: int) -> list[slice]:
-    return slices(batch, CHUNK_ELEMENTS // elements_per_row)

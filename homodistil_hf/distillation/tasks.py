@@ -1,13 +1,16 @@
 """What a student predicts: masked words, classes of sequences, classes of tokens, answers.
 
-A `Task` says which inputs are labels, how many predictions a batch holds, and how outputs become rows of logits that
-can be compared. Adding a head means adding a `Task`. No losses here.
+A `Task` says which inputs are labels, which of them count, and how outputs become rows of logits that can be compared.
+Adding a head means adding a `Task`. No losses here.
+
+Shapes: B batch, T tokens, N labels, M labels that count, C classes.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from ..data.masking import IGNORED_LABEL
 from ..models.families import HEADS
@@ -28,50 +31,115 @@ class Task:
 
     Args:
         name: word in logs: `mlm` or `task`.
-        label_names: inputs that hold labels; they are not handed to the models.
-        rows: outputs and inputs → logits `(R, C)`.
-        labels: inputs → labels `(R,)`, or `(R, C)` for regression and multi-label tasks.
+        required_labels: inputs without which nothing can be measured, one after the other.
+        logits: outputs that predict them, in the same order.
         terms: student rows, teacher rows and labels → summed loss and summed KL.
-        has_classes: whether the highest logit is a prediction that can be right or wrong.
+        has_classes: whether the highest logit is a prediction that can be right or wrong; without, every label counts.
         has_vocabulary: whether the classes are a vocabulary, too many to hold all logits in training.
+        points: whether the classes are the sequence's own tokens.
     """
 
-    name: str
-    label_names: tuple[str, ...]
-    rows: Callable[[Outputs, Inputs], torch.Tensor]
-    labels: Callable[[Inputs], torch.Tensor]
+    name: str = "task"
+    required_labels: tuple[str, ...] = ("labels",)
+    logits: tuple[str, ...] = ("logits",)
     terms: Terms = prediction_terms
     has_classes: bool = True
     has_vocabulary: bool = False
+    points: bool = False
 
-    def model_inputs(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Inputs that say what is to be predicted, or where; not for the models, masked words' positions excepted."""
+        return *self.required_labels, "masked_positions"
+
+    def with_positions(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """Find the labels that count, once: nothing else of a batch need be read back from the device.
+
+        Args:
+            inputs: a batch with its labels; one that has `masked_positions` stays as it is.
+
+        Returns:
+            `dict`: the batch with `masked_positions`, int64 indices `(M,)` into all labels, ascending; without an
+            `attention_mask` that masks nothing.
+
+        Example:
+        ```python
+        >>> batch = {"labels": torch.tensor([[-100, 7], [5, -100]]), "attention_mask": torch.ones(2, 2)}
+        >>> {name: values.tolist() for name, values in _TASKS[MASKED_LM].with_positions(batch).items()}
+        {'labels': [[-100, 7], [5, -100]], 'masked_positions': [1, 2]}
+
+        ```
+        """
+        found = dict(inputs)
+        if "masked_positions" in found:
+            return found
+        counted_N, mask_BT = self._counted(inputs), inputs.get("attention_mask")
+        num_padding = torch.zeros_like(counted_N).sum() if mask_BT is None else (mask_BT == 0).sum()
+        num_counted, is_padded = torch.stack([counted_N.sum(), num_padding]).tolist()
+        # Not `nonzero`, which would read back once more.
+        found["masked_positions"] = counted_N.int().argsort(descending=True, stable=True)[:num_counted]
+        if not is_padded:
+            found.pop("attention_mask", None)
+        return found
+
+    def model_inputs(self, inputs: Inputs, *models: PreTrainedModel) -> dict[str, torch.Tensor]:
         """What the models get: everything but labels, and for masked words the positions to predict.
 
         Args:
-            inputs: a batch with its labels.
+            inputs: what `with_positions` gives.
+            models: who gets them, all in one type; without any, an attention mask stays as it is.
 
         Returns:
             `dict`: keyword arguments of the models' forward.
         """
         kept = {name: tensor for name, tensor in inputs.items() if name not in self.label_names}
-        return kept | {"masked_positions": masked_positions(inputs)} if self.name == "mlm" else kept
+        if self.has_vocabulary:
+            kept["masked_positions"] = inputs["masked_positions"]
+        is_known = models and {model.config._attn_implementation for model in models} <= {"eager", "sdpa"}
+        if is_known and "attention_mask" in kept:
+            # Of a mask of two dimensions every forward pass of transformers reads back whether it masks anything.
+            is_padding_B11T, dtype = kept["attention_mask"][:, None, None] == 0, models[0].dtype
+            kept["attention_mask"] = is_padding_B11T.to(dtype) * torch.finfo(dtype).min
+        return kept
 
-    @property
-    def required_labels(self) -> tuple[str, ...]:
-        """Inputs without which nothing can be measured."""
-        return tuple(name for name in self.label_names if name != "masked_positions")
-
-    def num_predictions(self, inputs: Inputs) -> torch.Tensor:
-        """Predictions in a batch: labels that count.
+    def labels(self, inputs: Inputs) -> torch.Tensor:
+        """The labels that count.
 
         Args:
-            inputs: a batch with its labels.
+            inputs: what `with_positions` gives.
 
         Returns:
-            `torch.Tensor`: int64 scalar; 0 for a batch without labels that count.
+            `torch.Tensor`: `(M,)`, or `(M, C)` for regression and multi-label tasks.
         """
-        labels = self.labels(inputs)
-        return torch.tensor(len(labels), device=labels.device)
+        return self._all_labels(inputs).index_select(0, inputs["masked_positions"])
+
+    def rows(self, outputs: Outputs, inputs: Inputs) -> torch.Tensor:
+        """The logits that stand where labels count.
+
+        Args:
+            outputs: a model's.
+            inputs: what `with_positions` gives.
+
+        Returns:
+            `torch.Tensor` of shape `(M, C)`.
+        """
+        if self.has_vocabulary:  # they were computed there only
+            return outputs["logits"]
+        rows_NC = torch.cat([outputs[name].flatten(0, -2) for name in self.logits])
+        return rows_NC.index_select(0, inputs["masked_positions"])
+
+    def _all_labels(self, inputs: Inputs) -> torch.Tensor:
+        labels = torch.cat([inputs[name] for name in self.required_labels])
+        return labels.flatten() if self.has_classes else labels.view(len(labels), -1)
+
+    def _counted(self, inputs: Inputs) -> torch.Tensor:
+        labels = self._all_labels(inputs)
+        if not self.has_classes:
+            return torch.ones_like(labels[:, 0], dtype=torch.bool)
+        if not self.points:
+            return labels != IGNORED_LABEL
+        # Answers that were cut off lie outside the tokens; stock BERT ignores them too.
+        return (labels >= 0) & (labels < inputs["input_ids"].shape[1])
 
 
 def task_of(model: HomoBertPreTrainedModel) -> Task:
@@ -87,79 +155,20 @@ def task_of(model: HomoBertPreTrainedModel) -> Task:
     return _SEQUENCE_TASKS[_problem_type(model)] if kind is SEQUENCE_CLASSIFICATION else _TASKS[kind]
 
 
-def masked_positions(inputs: Inputs) -> torch.Tensor:
-    """Flat indices of the labelled tokens of a batch.
-
-    Args:
-        inputs: a batch with `labels` `(B, T)`; `masked_positions` is used where the collator gave it.
-
-    Returns:
-        `torch.LongTensor` of shape `(M,)`, indices into B·T.
-
-    Example:
-    ```python
-    >>> masked_positions({"labels": torch.tensor([[-100, 7], [5, -100]])}).tolist()
-    [1, 2]
-
-    ```
-    """
-    given = inputs.get("masked_positions")
-    return (inputs["labels"].flatten() != IGNORED_LABEL).nonzero().flatten() if given is None else given
-
-
 def _problem_type(model: HomoBertPreTrainedModel) -> str:
     given = model.config.problem_type
     return given or ("regression" if model.config.num_labels == 1 else "single_label_classification")
 
 
-def _labels_at_positions(inputs: Inputs) -> torch.Tensor:
-    return inputs["labels"].flatten().index_select(0, masked_positions(inputs))
-
-
-def _token_rows(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
-    return outputs["logits"].flatten(0, 1).index_select(0, masked_positions(inputs))
-
-
-def _sequence_rows(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
-    return outputs["logits"].index_select(0, masked_positions(inputs))
-
-
-def _answer_rows(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
-    logits = torch.cat([outputs["start_logits"], outputs["end_logits"]])
-    return logits[_is_answer(_answer_positions(inputs), inputs)]
-
-
-def _answer_labels(inputs: Inputs) -> torch.Tensor:
-    positions = _answer_positions(inputs)
-    return positions[_is_answer(positions, inputs)]
-
-
-def _answer_positions(inputs: Inputs) -> torch.Tensor:
-    return torch.cat([inputs["start_positions"].flatten(), inputs["end_positions"].flatten()])
-
-
-def _is_answer(positions: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-    # Answers that were cut off lie outside the tokens; stock BERT ignores them too.
-    return (positions >= 0) & (positions < inputs["input_ids"].shape[1])
-
-
-def _logits(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
-    return outputs["logits"]
-
-
-def _value_labels(inputs: Inputs) -> torch.Tensor:
-    return inputs["labels"].view(len(inputs["labels"]), -1)
-
-
 _TASKS = {
-    MASKED_LM: Task("mlm", ("labels", "masked_positions"), _logits, _labels_at_positions, has_vocabulary=True),
-    TOKEN_CLASSIFICATION: Task("task", ("labels", "masked_positions"), _token_rows, _labels_at_positions),
-    QUESTION_ANSWERING: Task("task", ("start_positions", "end_positions"), _answer_rows, _answer_labels),
+    MASKED_LM: Task("mlm", has_vocabulary=True),
+    TOKEN_CLASSIFICATION: Task(),
+    QUESTION_ANSWERING: Task(
+        required_labels=("start_positions", "end_positions"), logits=("start_logits", "end_logits"), points=True
+    ),
 }
 _SEQUENCE_TASKS = {
-    "single_label_classification": Task("task", ("labels",), _sequence_rows, _labels_at_positions),
-    "regression": Task("task", ("labels",), _logits, _value_labels, regression_terms, has_classes=False),
-    "multi_label_classification": Task(
-        "task", ("labels",), _logits, _value_labels, multi_label_terms, has_classes=False
-    ),
+    "single_label_classification": Task(),
+    "regression": Task(terms=regression_terms, has_classes=False),
+    "multi_label_classification": Task(terms=multi_label_terms, has_classes=False),
 }

@@ -15,12 +15,14 @@ from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve_teacher_dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_teacher_dtype(name: str, device: torch.device, *, fp16: bool = False) -> torch.dtype:
     """The type of the teacher's matrix products.
 
     Args:
-        name: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16 where the hardware multiplies it.
+        name: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: float16 with `fp16`, else bfloat16 where the
+            hardware multiplies it.
         device: where the teacher runs.
+        fp16: whether the student is trained under float16 autocast.
 
     Returns:
         `torch.dtype`.
@@ -34,6 +36,8 @@ def resolve_teacher_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     if name != "auto":
         return DTYPES[name]
+    if fp16:
+        return torch.float16
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..models.chunks import slices
-from .losses import exact_dtype, valid_labels
+from .losses import exact_dtype
 
 LOGITS_BYTES = 1 << 28
 """Logits of teacher and student that are held at a time: 256 MB, however many predictions and words there are."""
@@ -107,13 +107,13 @@ class _DecodedTerms(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(states_MH.device.type, enabled=False):
             student, teacher = _lowered(Decoder(states_MH, weight_VH, bias_V, dtype)), _lowered(teacher)
-            chunks = _row_chunks(student, teacher)
+            bytes_per_row = len(weight_VH) * (student.dtype.itemsize + teacher.dtype.itemsize)
+            chunks = slices(len(states_MH), LOGITS_BYTES // bytes_per_row)
             terms = torch.zeros(2, dtype=exact_dtype(states_MH), device=states_MH.device)
             gradient = _Gradient(student, wanted=ctx.needs_input_grad[:3], num_chunks=len(chunks))
             for rows in chunks:
-                logits_RV, labels_R = _product(student, rows), labels_M[rows]
-                biases = student.bias_V, teacher.bias_V
-                terms += _compare(logits_RV, _product(teacher, rows), biases, labels_R, weights)
+                logits_RV, biases = _product(student, rows), (student.bias_V, teacher.bias_V)
+                terms += _compare(logits_RV, _product(teacher, rows), biases, labels_M[rows], weights)
                 if weights is not None:
                     gradient.add(rows, logits_RV)
                 del logits_RV  # or it would live on beside the next ones
@@ -162,7 +162,7 @@ class _Gradient:
             torch.mm(gradient_RV.t(), states_RH, out=sum_VH)
             return
         bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
-        for words in slices(len(sum_VH), max(1, LOGITS_BYTES // bytes_per_word)):
+        for words in slices(len(sum_VH), LOGITS_BYTES // bytes_per_word):
             sum_VH[words] += gradient_RV[:, words].t() @ states_RH
 
 
@@ -186,13 +186,11 @@ def _compare(
     """`(CE, KL)` of some rows; with weights, the student's products are overwritten by a·dCE + b·dKL."""
     terms = torch.zeros(2, dtype=exact_dtype(student_RV), device=student_RV.device)
     num_elements = CHUNK_ELEMENTS.get(student_RV.device.type, OTHER_CHUNK_ELEMENTS)
-    for rows in slices(len(student_RV), max(1, num_elements // student_RV.shape[-1])):
-        logs = [
-            _log_softmax(values[rows], bias) for values, bias in zip((student_RV, teacher_RV), biases, strict=True)
-        ]
-        terms += _compare_exactly(logs[0], logs[1], labels_R[rows], weights)
+    for rows in slices(len(student_RV), num_elements // student_RV.shape[-1]):
+        log_student, log_teacher = _log_softmax(student_RV[rows], biases[0]), _log_softmax(teacher_RV[rows], biases[1])
+        terms += _compare_exactly(log_student, log_teacher, labels_R[rows], weights)
         if weights is not None:
-            student_RV[rows] = logs[0]
+            student_RV[rows] = log_student
     return terms
 
 
@@ -209,7 +207,8 @@ def _compare_exactly(
     weights: tuple[float, float] | None,
 ) -> torch.Tensor:
     """`(CE, KL)`; with weights, the student's log probabilities are overwritten by the gradient of its logits."""
-    words, valid = valid_labels(labels_R, log_student_RV.shape[-1])
+    valid = (labels_R >= 0) & (labels_R < log_student_RV.shape[-1])
+    words = labels_R.masked_fill(~valid, 0)
     p_teacher = log_teacher_RV.exp()
     ce = -(log_student_RV.gather(-1, words[:, None])[:, 0] * valid).sum()
     kl = log_teacher_RV.sub_(log_student_RV).mul_(p_teacher).sum()
@@ -230,8 +229,3 @@ def _common_scale(grad_ce: torch.Tensor, grad_kl: torch.Tensor, weights: tuple[f
     torch._assert_async(fits, f"CE and KL do not stand in the loss as weights={weights} said")
     # From both, so that what is not finite in either stays so.
     return (grad_ce * ce_weight + grad_kl * kl_weight) / (ce_weight**2 + kl_weight**2 or 1.0)
-
-
-def _row_chunks(student: Decoder, teacher: Decoder) -> list[slice]:
-    bytes_per_row = len(student.weight_VH) * (student.dtype.itemsize + teacher.dtype.itemsize)
-    return slices(len(student.states_MH), LOGITS_BYTES // max(1, bytes_per_row))

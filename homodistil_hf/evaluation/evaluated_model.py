@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
-from ..export.dense_student import checkpoint_pruner, compacted_copy
+from ..export.dense_student import checkpoint_student
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
 from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, student_in
 from ..files.folders import write_text
@@ -129,7 +129,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     if found is None:
         raise ValueError(f"model={str(source)!r} has no tokenizer; copy the teacher's tokenizer files into {folder}")
     if model_of.kind == "checkpoint":
-        student = compacted_copy(checkpoint_pruner(folder), format="compact", allow_partial=True)
+        student, _ = checkpoint_student(folder, format="compact", allow_partial=True)
         return EvaluatedModel(name, str(source), student, found, results)
     export = folder if model_of.kind == "export" else None
     if export is not None:

@@ -7,25 +7,41 @@ override it. What is done with the settings is told elsewhere.
 import json
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json_object
-from ..methods.registry import method_named
-from ..training_args import HomoDistilTrainingArguments, plan_texts
+from ..methods.registry import check_method_settings, method_named
+from ..plans.family import member_folder
+from ..training_args import HomoDistilTrainingArguments
 
 # What a JSON value may be beyond the field's own type; `_plain` turns it into that.
 _LONGEST_MESSAGE = 1000
 _ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
-    "student": dict,
-    "snapshots": (str, dict, list),
+    "student": (dict, list),
     "train_data": str,
     "eval_data": str,
 }
+
+_A_FAMILY = 'give student a list, such as ["macs=0.5", "macs=0.25"]: each member is trained from the one before'
+_NO_GUARD = "the guard is gone, as no recorded run gained by it; leave it out"
+REMOVED_SETTINGS = {
+    "snapshots": _A_FAMILY,
+    "snapshot_recovery_steps": _A_FAMILY,
+    "compaction_threshold": "units are removed as soon as they are dropped; leave it out",
+    "activation_budget_mb": "use gradient_accumulation_steps or gradient_checkpointing",
+    "discrepancy_guard": _NO_GUARD,
+    "guard_ratio": _NO_GUARD,
+    "guard_floor_nats": _NO_GUARD,
+    "guard_patience_steps": _NO_GUARD,
+    "guard_smoothing": _NO_GUARD,
+}
+"""Settings that earlier versions had, and what to do instead."""
 
 
 @dataclass
@@ -89,7 +105,7 @@ class RunArguments:
             raise ValueError(
                 f'method_settings={shown(given)} is no JSON object; expected such as {{"temperature": 2.0}}'
             )
-        method_named(self.method).check_method_settings(values)
+        check_method_settings(method_named(self.method), values)
         self.own_settings = values
 
 
@@ -101,11 +117,13 @@ class RunConfig:
         run: where teacher and text come from.
         training: everything about the training.
         given: name → plain value of each setting that differs from its default; as JSON it is a config of this run.
+        members: where `student` is a list, the runs that it stands for, each with a folder in `output_dir`.
     """
 
     run: RunArguments
     training: HomoDistilTrainingArguments
     given: dict[str, Any]
+    members: tuple["RunConfig", ...] = ()
 
 
 class RunParser(HfArgumentParser):
@@ -172,8 +190,33 @@ def _run_of(values: Mapping[str, Any], flags: Sequence[str]) -> RunConfig:
     given = {name: value for name, value in vars(namespace).items() if value != defaults[name]}
     if "output_dir" not in given:
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
-    run, training = _checked(parser, vars(namespace))
-    return RunConfig(run, training, {name: value for name, value in given.items() if _belongs_to_the_run(name)})
+    given = {name: value for name, value in given.items() if _belongs_to_the_run(name)}
+    if (students := _listed_students(namespace.student)) is None:
+        return RunConfig(*_checked(parser, vars(namespace)), given)
+    whole = RunConfig(*_checked(parser, vars(namespace) | {"student": None}), given | {"student": students})
+    members, seed = [], namespace.seed if namespace.data_seed is None else namespace.data_seed
+    for number, student in enumerate(students, start=1):
+        folder = str(Path(namespace.output_dir) / member_folder(number, student))
+        # Another order of the rows, else a member would learn from those that the one before has seen. Masks and so
+        # evaluations are of the common seed. Resuming, overwriting and pushing are the family's business.
+        own = {"student": student, "output_dir": folder, "data_seed": seed + number - 1}
+        others = {"resume_from_checkpoint": None, "overwrite_output_dir": True, "push_to_hub": False}
+        members.append(RunConfig(*_checked(parser, vars(namespace) | own | others), given | own))
+    return replace(whole, members=tuple(members))
+
+
+def _listed_students(student: str | None) -> list[str] | None:
+    """The members of a family, each as text; None where `student` names one model."""
+    if student is None or not student.lstrip().startswith("["):
+        return None
+    plans = parse_json(student, "student")
+    texts = [json.dumps(plan) if isinstance(plan, dict) else plan for plan in plans]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(
+            f'student={shown(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from wide to '
+            "narrow"
+        )
+    return texts
 
 
 def _checked(parser: RunParser, values: dict[str, Any]) -> tuple[RunArguments, HomoDistilTrainingArguments]:
@@ -219,6 +262,8 @@ def checked_values(values: Mapping[str, Any], label: str) -> dict[str, Any]:
     """
     hints = field_types()
     for name, value in values.items():
+        if name not in hints and name in REMOVED_SETTINGS:
+            raise ValueError(f"{label} has {name}, which is no setting any more; {REMOVED_SETTINGS[name]}")
         if name not in hints:
             raise ValueError(
                 f"{label} has the unknown key {shown(name)} (value {_told(name, value)}); "
@@ -318,10 +363,8 @@ def _json_type(value: Any) -> str:
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name == "student" and isinstance(value, dict):
+    if name == "student" and isinstance(value, dict | list):
         return json.dumps(value)
-    if name == "snapshots":
-        return plan_texts(value)
     return [value] if name in ("train_data", "eval_data") and isinstance(value, str) else value
 
 
@@ -329,6 +372,8 @@ def _unknown_argument(argument: str) -> ValueError:
     if not argument.startswith("--"):
         return ValueError(f"unexpected argument {shown(argument)}; expected CONFIG.json first, then --key value …")
     name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+    if name in REMOVED_SETTINGS:
+        return ValueError(f"--{name} is no setting any more; {REMOVED_SETTINGS[name]}")
     return ValueError(
         f"unknown key {shortened(argument.partition('=')[0])}; nearest valid: --{nearest_name(name, field_types())}"
     )

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
@@ -26,12 +26,11 @@ from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import METHODS
 from ..models.loading import load_teacher, load_teacher_config
-from ..models.widths import teacher_plan
-from ..trainer import HomoDistilTrainer
+from ..models.widths import WidthPlan, teacher_plan
 from ..training.checks import check_free, check_output_dir, existing_files
+from ..training.distillation_trainer import DistillationTrainer
 from ..training.hub_checkpoints import check_address, is_hub_address
-from ..training.resumable import Requested
-from ..training.student_plan import Goal
+from ..training.run_folder import Requested
 from .config import RunConfig
 
 Say: TypeAlias = Callable[[str], None]
@@ -49,12 +48,12 @@ class Sources:
 
     Args:
         config: the teacher's configuration.
-        goal: the widths that `student` and `snapshots` ask for.
+        plan: the widths that `student` asks for.
         tokenizer: fits the teacher.
     """
 
     config: PreTrainedConfig
-    goal: Goal
+    plan: WidthPlan
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -72,9 +71,29 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
         ValueError: something about the settings, the data or the teacher can't work.
         OSError: a file or a Hub repository can't be read or written.
     """
-    start = time.perf_counter()
+    since = time.perf_counter()
     checkpoint = _check_output_folder(settings)
     trainer = make_trainer(settings, say)
+    results = train_to_the_end(trainer, settings, checkpoint, since=since)
+    if settings.training.push_to_hub:
+        trainer.push_to_hub()  # last, as it may fail
+    return results
+
+
+def train_to_the_end(
+    trainer: DistillationTrainer, settings: RunConfig, checkpoint: Requested, *, since: float
+) -> dict[str, Any]:
+    """Train, evaluate, export and write down what has come of it.
+
+    Args:
+        trainer: of the run.
+        settings: of the run.
+        checkpoint: what to go on with.
+        since: `time.perf_counter()` when the run began.
+
+    Returns:
+        `dict`: what was written to `results.json`; empty on all but the main process.
+    """
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS_FILE, settings.given)
@@ -84,41 +103,41 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
     trainer.export(folder / STUDENT_FOLDER)
     results = {}
     if trainer.is_world_process_zero():
-        time_s = round(time.perf_counter() - start, 1)
+        time_s = round(time.perf_counter() - since, 1)
         results = _results(trainer, settings) | {"time_s": time_s}
         write_json(folder / RESULTS_FILE, results)
-    if settings.training.push_to_hub:
-        trainer.push_to_hub()  # last, as it may fail
     return results
 
 
-def _results(trainer: HomoDistilTrainer, settings: RunConfig) -> dict[str, Any]:
+def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:
     metrics = trainer.held_out_metrics
     facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
     return {
         "models": [
             {"name": "teacher", **_row(facts["teacher"], trainer.teacher_evaluation)},
-            *({"name": row["name"], **_row(row, row["evaluation"])} for row in trainer.snapshot_rows),
             {"name": "student", **_row(facts["student"], metrics)},
         ],
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(),
-        "snapshots": [row["folder"] for row in trainer.snapshot_rows],
         "num_steps": trainer.state.global_step,
         "versions": version_facts(),
         "settings": settings.given,
     }
 
 
-def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
+def make_trainer(
+    settings: RunConfig, say: Say, *, sources: Sources | None = None, start: PreTrainedModel | None = None
+) -> DistillationTrainer:
     """Check a run from the cheapest to the dearest, then load teacher and text.
 
     Args:
         settings: what [`parse_run`] returned.
         say: takes lines for the user.
+        sources: what [`check_sources`] returned. Default: they are checked now.
+        start: what the student starts as, if not as its teacher.
 
     Returns:
-        [`HomoDistilTrainer`], ready to train.
+        [`DistillationTrainer`], ready to train.
 
     Raises:
         ValueError: see [`distill`].
@@ -126,17 +145,19 @@ def make_trainer(settings: RunConfig, say: Say) -> HomoDistilTrainer:
     """
     run, training = settings.run, settings.training
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
-    sources, method = check_sources(settings), METHODS[run.method]
-    method.check_possible(sources.goal.plan, teacher_plan(sources.config))
+    sources, method = sources or check_sources(settings), METHODS[run.method]
+    method.check_possible(sources.plan, teacher_plan(sources.config))
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = _load_blocks(
             settings, sources, say if training.process_index == 0 else _say_nothing
         )
+    teacher = load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
     return method(
-        load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token),
+        start or teacher,
         training,
-        goal=sources.goal,
+        teacher=teacher if start else None,
+        plan=sources.plan,
         train_dataset=train_blocks,
         eval_dataset=eval_blocks,
         processing_class=sources.tokenizer,
@@ -188,9 +209,9 @@ def check_sources(settings: RunConfig) -> Sources:
     if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
         raise ValueError(
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
-            "model use HomoDistilTrainer as in examples/distill_task_model.py"
+            "model use DistillationTrainer as in examples/distill_task_model.py"
         )
-    goal = METHODS[run.method].goal_of(training, config)
+    plan = METHODS[run.method].plan_of(training, config)
     if run.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
@@ -198,7 +219,7 @@ def check_sources(settings: RunConfig) -> Sources:
         )
     tokenizer = _load_tokenizer(settings)
     check_tokenizer(tokenizer, config)
-    return Sources(config, goal, tokenizer)
+    return Sources(config, plan, tokenizer)
 
 
 def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:

@@ -1,99 +1,108 @@
 """The dense student of a run, finished or not, ready to be exported; it writes no folder."""
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from ..files.checkpoints import check_manifest
+from ..files.checkpoints import SCORES_FILE, check_manifest
 from ..files.tensors import load_tensors
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher
+from ..models.saved_student import read_state, weights_without_projections
 from ..models.units import encoder_groups
-from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan
-from ..plans.resolve import check_plan
+from ..models.widths import WidthPlan, nearest_paddable, teacher_plan
 from ..pruning.compaction import compact
-from ..pruning.masks import apply_masks, choose_masks
+from ..pruning.masks import choose_masks, full_masks
 from ..pruning.pruner import Pruner, PruningSettings
-from ..pruning.saved_state import (
-    STATE_TENSORS_FILE,
-    load_pruner_state,
-    read_state_file,
-    weights_without_projections,
-)
 
 
-def compacted_copy(
-    pruner: Pruner, *, format: str = "standard", allow_partial: bool = False
-) -> HomoBertPreTrainedModel:
-    """A student of its own, dense, at the plan, without projections.
+def dense_copy(model: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
+    """A student of its own, without projections.
 
     Args:
-        pruner: of the run; left as it is.
-        format: `"standard"` or `"compact"`: which widths are possible before the plan is reached.
-        allow_partial: take a student that has not reached the plan at the nearest possible widths.
+        model: the student of a run; left as it is.
 
     Returns:
         A student in evaluation mode, on the CPU.
-
-    Raises:
-        ValueError: the plan has not been reached and `allow_partial` is False.
     """
-    check_finished(pruner, allow_partial=allow_partial)
-    plan = pruner.kept if format == "compact" else nearest_paddable(pruner.kept)
-    student = type(pruner.model)(copy.deepcopy(pruner.model.config))
-    student.load_state_dict(weights_without_projections(pruner.model))
-    groups = encoder_groups(student)
-    masks = choose_masks(pruner.unit_scores(), pruner.masks, plan=plan)
-    apply_masks(student, groups, masks)
-    compact(student, groups, masks, plan=plan)
+    student = type(model)(copy.deepcopy(model.config))
+    student.load_state_dict(weights_without_projections(model))
     return student.eval()
 
 
-def check_finished(pruner: Pruner, *, allow_partial: bool) -> None:
+def narrowed_copy(pruner: Pruner, *, format: str) -> HomoBertPreTrainedModel:
+    """A student of its own that has not reached its plan, at the nearest possible widths.
+
+    Args:
+        pruner: of the run; left as it is.
+        format: `"compact"`: as wide as it is; `"standard"`: as a stock class can hold it.
+
+    Returns:
+        A student in evaluation mode, on the CPU, without projections.
+    """
+    student, kept = dense_copy(pruner.model), pruner.kept
+    plan = kept if format == "compact" else nearest_paddable(kept)
+    if plan != kept:
+        groups = encoder_groups(student)
+        compact(student, groups, choose_masks(pruner.unit_scores(), full_masks(groups), plan=plan), plan=plan)
+    return student
+
+
+def check_finished(is_finished: bool, *, kept: WidthPlan, target: WidthPlan, allow_partial: bool) -> None:
     """Refuse a student that is still on its way.
 
     Args:
-        pruner: of the run.
-        allow_partial: whether that is fine.
+        is_finished: whether it has reached its plan.
+        kept: its widths.
+        target: the plan.
+        allow_partial: whether an unfinished one is fine.
 
     Raises:
         ValueError: the plan has not been reached and `allow_partial` is False.
     """
-    if not pruner.plan_reached and not allow_partial:
+    if not is_finished and not allow_partial:
         raise ValueError(
-            f"the student has not reached its plan yet ({pruner.kept.to_json()}, not {pruner.target.to_json()}); "
+            f"the student has not reached its plan yet ({kept.to_json()}, not {target.to_json()}); "
             "resume the run, or pass allow_partial=True (--allow_partial) to take it as it is"
         )
 
 
-def checkpoint_pruner(folder: str | Path) -> Pruner:
-    """Rebuild the student and the pruning state of a checkpoint, without a trainer.
+def checkpoint_student(
+    folder: str | Path, *, format: str, allow_partial: bool
+) -> tuple[HomoBertPreTrainedModel, dict[str, Any]]:
+    """The student of a checkpoint, without a trainer.
 
     Args:
         folder: `checkpoint-N`.
+        format: `"standard"` or `"compact"`: which widths are possible before the plan is reached.
+        allow_partial: take a student that has not reached the plan at the nearest possible widths.
 
     Returns:
-        [`Pruner`] of a student that carries no projections.
+        `(student, state)`: a student in evaluation mode, without projections, and what [`read_state`] gives.
 
     Raises:
-        ValueError: damaged, or no checkpoint of a pruning run.
+        ValueError: damaged, no checkpoint of a run, or unfinished and `allow_partial` is False.
     """
     folder = Path(folder)
     label = f"checkpoint {str(folder)!r}"
-    state = read_state_file(folder)["pruner"]
+    state = read_state(folder)
     check_manifest(folder)
     student = _load_student(folder, label)
-    num_layers = student.config.num_hidden_layers
-    target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("target", "full"))
-    check_plan(target, full)
-    _check_widths(teacher_plan(student.config), full, label)
-    waypoints = [WidthPlan.from_dict(plan, num_layers) for plan in state.get("waypoints", ())]
-    settings = PruningSettings(**state["settings"])
-    pruner = Pruner(student, target, settings=settings, full=full, waypoints=waypoints)
-    load_pruner_state(pruner, state, _without_projections(load_tensors(folder / STATE_TENSORS_FILE)), label=label)
-    return pruner
+    kept, num_layers = teacher_plan(student.config), student.config.num_hidden_layers
+    target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))
+    check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
+    if format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state:
+        return student.eval(), state
+    # PLATON keeps averages for every parameter; those of the projections belong to no parameter of this student.
+    scores = {name: t for name, t in load_tensors(folder / SCORES_FILE).items() if ".projections." not in name}
+    try:
+        pruner = Pruner(student, target, settings=PruningSettings(**state["pruner"]["settings"]), full=full)
+        pruner.load_state(state["pruner"], scores)
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"{label} has a pruning state that can't be used ({type(error).__name__}: {error}); take another one"
+        ) from error
+    return narrowed_copy(pruner, format=format), state
 
 
 def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
@@ -104,16 +113,3 @@ def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
     if not isinstance(student, HomoBertPreTrainedModel):
         raise ValueError(f"{label} holds a {type(student).__name__}, which is no student; export it as it is")
     return student
-
-
-def _check_widths(present: WidthPlan, full: WidthPlan, label: str) -> None:
-    fits = all(narrowest(*pair) == pair[0] for pair in zip(present.layers, full.layers, strict=True))
-    if not fits or present.hidden_size > full.hidden_size:
-        raise ValueError(
-            f"{label} has the widths {present.to_json()}, more than those it began with, {full.to_json()}"
-        )
-
-
-def _without_projections(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # PLATON keeps averages for every parameter; those of the projections belong to no parameter of this student.
-    return {name: tensor for name, tensor in tensors.items() if ".projections." not in name}

@@ -88,10 +88,6 @@ def export_student(
     target = check_target(folder, overwrite=overwrite)
     run = run_facts(facts)
     student = to_student(model).cpu().eval()
-    if dropped := student.config.dropped_hidden_channels:
-        raise ValueError(
-            f"model has {len(dropped)} masked hidden channels (dropped_hidden_channels); compact it first"
-        )
     exported = to_stock(student) if format == "standard" else _with_auto_map(student)
     known = {
         "facts_version": FACTS_VERSION,

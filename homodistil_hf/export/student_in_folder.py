@@ -11,8 +11,8 @@ from ..files.checkpoints import STATE_FILE, last_checkpoint, sorted_checkpoints
 from ..files.strict_json import read_json_object
 from ..models.loading import load_teacher_config
 from ..models.tokenizers import stored_tokenizer
-from ..pruning.saved_state import METHOD_KEY, read_state_file
-from .dense_student import checkpoint_pruner, compacted_copy
+from ..models.widths import WidthPlan, kept_fractions, teacher_plan
+from .dense_student import checkpoint_student
 from .export_folder import convert_export, export_student
 from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
 
@@ -105,19 +105,23 @@ def export_from(
     if found.kind != "checkpoint":
         found = StudentIn("checkpoint", _newest_checkpoint(source))
     checkpoint = found.folder
-    pruner = checkpoint_pruner(checkpoint)
-    trainer = read_state_file(checkpoint)["trainer"]
-    method = {METHOD_KEY: trainer[METHOD_KEY]} if METHOD_KEY in trainer else {}
+    student, state = checkpoint_student(checkpoint, format=format, allow_partial=allow_partial)
+    full = WidthPlan.from_dict(state["full"], student.config.num_hidden_layers)
+    kept = kept_fractions(teacher_plan(student.config), full)
     return export_student(
-        compacted_copy(pruner, format=format, allow_partial=allow_partial),
+        student,
         output,
         format,
         tokenizer=stored_tokenizer(checkpoint),
         teacher=teacher or _reachable(found.teacher),
         facts={
             "settings": found.settings,
-            "training": {**method, "checkpoint": checkpoint.name, **pruner.status()},
-            CARD_SECTION: trainer.get(CARD_SECTION) or {},
+            "training": {
+                "method": state["method"],
+                "checkpoint": checkpoint.name,
+                **{f"kept_fraction_{kind}": fraction for kind, fraction in kept.items()},
+            },
+            CARD_SECTION: state["card"],
         },
         overwrite=overwrite,
     )

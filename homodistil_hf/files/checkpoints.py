@@ -4,7 +4,7 @@
 | --- | --- |
 | `config.json`, `model.safetensors` | the student at the widths of that step, loadable by itself |
 | `projections.safetensors` | projections student → teacher |
-| `pruning_state.safetensors`, `pruning_state.json` | masks, scores, numbers of heads; plan, guard, counters, method |
+| `pruning_state.json`, `scores.safetensors` | plan, method, numbers of heads, settings, logs; scores of units |
 | `optimizer.pt`, `scheduler.pt`, `rng_state*.pth`, `trainer_state.json`, `training_args.bin` | Trainer's own |
 | `tokenizer.json`, `tokenizer_config.json` | the tokenizer |
 | `manifest.json` | SHA-256 of every file |
@@ -26,8 +26,8 @@ from .strict_json import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 PROJECTIONS_FILE = "projections.safetensors"
-STATE_TENSORS_FILE = "pruning_state.safetensors"
 STATE_FILE = "pruning_state.json"
+SCORES_FILE = "scores.safetensors"
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = ".staging"
 _PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from ..models.widths import WidthPlan
-from ..trainer import HomoDistilTrainer
+from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import HomoDistilTrainingArguments
 
 
@@ -44,7 +44,7 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
     )
 
 
-def check_masked_lm(trainer: HomoDistilTrainer) -> None:
+def check_masked_lm(trainer: DistillationTrainer) -> None:
     """Refuse a model with another head than the masked-LM one.
 
     Args:

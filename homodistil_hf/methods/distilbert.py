@@ -26,16 +26,15 @@ from ..models.loading import load_teacher
 from ..models.resizing import keep_layers
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.fewer_layers import shallow_plan
-from ..trainer import HomoDistilTrainer
-from ..training.student_plan import Goal
+from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .conditions import check_masked_lm, with_settings
 
 
-class DistilBertTrainer(HomoDistilTrainer):
+class DistilBertTrainer(DistillationTrainer):
     """Distil into as many of the teacher's layers as have the encoder MACs of the plan that is asked for.
 
-    Nothing is pruned. All else, from data to export, is [`HomoDistilTrainer`]'s; the loss weights in `args` are not
+    Nothing is pruned. All else, from data to export, is [`DistillationTrainer`]'s; the loss weights in `args` are not
     used.
 
     Args:
@@ -45,14 +44,14 @@ class DistilBertTrainer(HomoDistilTrainer):
         soft_kl_weight: factor ≥ 0 of the KL at `temperature`.
         cosine_weight: factor ≥ 0 of the cosine term.
         temperature: > 0; both models' logits are divided by it, and the KL multiplied by its square.
-        goal: what `student` names, where that is resolved already.
-        kwargs: as in [`HomoDistilTrainer`].
+        plan: what `student` names, where that is resolved already.
+        kwargs: as in [`DistillationTrainer`].
 
     Raises:
         ValueError: no number of layers has those MACs, the student is a latency budget, or a setting is out of range.
     """
 
-    passes_snapshots = has_all_layers = False
+    has_all_layers = False
     method = "distilbert"
     card = MethodCard(
         student="DistilBERT-style student",
@@ -72,7 +71,7 @@ class DistilBertTrainer(HomoDistilTrainer):
         soft_kl_weight: float = 5.0,
         cosine_weight: float = 1.0,
         temperature: float = 2.0,
-        goal: Goal | None = None,
+        plan: WidthPlan | None = None,
         **kwargs: Any,
     ):
         weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
@@ -81,13 +80,13 @@ class DistilBertTrainer(HomoDistilTrainer):
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
         self.method_settings |= {"temperature": temperature}
         teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
-        asked, full = (goal or self.goal_of(args, teacher.config)).plan, teacher_plan(teacher.config)
+        asked, full = plan or self.plan_of(args, teacher.config), teacher_plan(teacher.config)
         self.check_possible(asked, full)
         student = keep_layers(teacher, shallow_plan(asked, full) or ())
         plan = teacher_plan(student.config)
         unused = {f"{name}_weight": 0.0 for name in LOSS_TERMS}
         args = with_settings(args, student=plan.to_json(), **unused)
-        super().__init__(student, args, goal=Goal(plan), **{"teacher": teacher} | kwargs)
+        super().__init__(student, args, plan=plan, **{"teacher": teacher} | kwargs)
         check_masked_lm(self)
 
     @classmethod
@@ -101,9 +100,9 @@ class DistilBertTrainer(HomoDistilTrainer):
         )
 
     def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
-        """DistilBERT's three terms; arguments and return as [`HomoDistilTrainer.make_distillation`]."""
+        """DistilBERT's three terms; arguments and return as [`DistillationTrainer.make_distillation`]."""
         weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.loss_weights
-        distillation = SoftDistillation(self.model, teacher, weights=weights, kept_heads=self.pruner.kept_heads)
+        distillation = SoftDistillation(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
         distillation.temperature = self.temperature
         return distillation
 
@@ -129,8 +128,9 @@ class SoftDistillation(Distillation):
 
         Arguments and return as [`Distillation.terms`].
         """
+        inputs = self.task.with_positions(inputs)
         num_predictions, num_tokens, _ = counts.clamp(min=1).float().unbind()
-        forward: dict[str, Any] = self.task.model_inputs(inputs)
+        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
         forward |= {"skip_decoder": True, "output_hidden_states": True}
         teacher = self.teacher(**forward)
         student = model(**forward)

@@ -4,7 +4,8 @@ What is told here is which layers stay and how wide they are to become; they get
 HomoDistil's way; pruned at once they are a method of one-shot pruning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -20,81 +21,117 @@ from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.fewer_layers import MACS_TOLERANCE, matched_layers, spread_layers
 from ..plans.resolve import resolve_plan
 from ..trainer import HomoDistilTrainer
-from ..training.student_plan import Goal
+from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import HomoDistilTrainingArguments
 from .conditions import with_settings
 
 
-class FewerLayersTrainer(HomoDistilTrainer):
-    """Start with a student of fewer layers, whose plan has the encoder MACs of the one that is asked for.
+@dataclass(frozen=True)
+class ShallowParts:
+    """What a trainer of fewer layers is made from.
+
+    Args:
+        teacher: with all layers.
+        student: a copy with some of them.
+        args: the run's settings, whose `student` is the plan.
+        plan: widths of the layers that stay.
+        matched_layers: the teacher's layer for each of the student's.
+        method_settings: what was asked for.
+    """
+
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    args: HomoDistilTrainingArguments
+    plan: WidthPlan
+    matched_layers: Sequence[int]
+    method_settings: dict[str, Any]
+
+
+def shallow_parts(
+    trainer: DistillationTrainer,
+    model: str | PreTrainedModel,
+    args: HomoDistilTrainingArguments,
+    *,
+    num_layers: int | None,
+    widths: str | Mapping[str, Any] | None,
+    plan: WidthPlan | None,
+) -> ShallowParts:
+    """Leave layers out, and plan the others' widths so that they have the encoder MACs of the plan asked for.
 
     The layers that stay are spread evenly, the first and the last among them. A student layer's hidden states are
     compared with the teacher's in front of the next kept layer.
+
+    Args:
+        trainer: of the method.
+        model: the teacher.
+        args: the run's settings.
+        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
+        widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
+        plan: what `args.student` names, where that is resolved already.
+
+    Returns:
+        [`ShallowParts`].
+
+    Raises:
+        ValueError: no such number of layers, too few of them for these MACs, `widths` with other MACs, or a latency
+            budget.
+    """
+    teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+    full = teacher_plan(teacher.config)
+    trainer.check_possible(full, full)
+    kept = spread_layers(_checked(num_layers, len(full.layers)), len(full.layers))
+    asked = plan or trainer.plan_of(args, teacher.config)
+    share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
+    if share > 1:
+        raise ValueError(
+            f"num_layers={len(kept)} of the teacher's {len(full.layers)} layers have only {1 / share:.2f} of the "
+            f"encoder MACs that student={args.student} asks for; keep more layers"
+        )
+    student = keep_layers(teacher, kept)
+    if widths is None:
+        budget = Budget("macs", round(share, 6), named_widths(args.student or ""))
+        planned = plan_for_budget(budget, student.config, multiple=args.width_multiple)
+    else:
+        planned = resolve_plan(widths, student.config, multiple=args.width_multiple)
+        error = encoder_macs(planned) / encoder_macs(teacher_plan(student.config)) / share - 1
+        if abs(error) > MACS_TOLERANCE:
+            raise ValueError(
+                f"widths={shown(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
+                f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
+            )
+    return ShallowParts(
+        teacher,
+        student,
+        with_settings(args, student=planned.to_json()),
+        planned,
+        matched_layers(kept, len(full.layers)),
+        {"num_layers": len(kept), "widths": widths},
+    )
+
+
+def none_to_spare(teacher: WidthPlan) -> str | None:
+    """Why a teacher can't lose a layer, or None where it can."""
+    return "the teacher has one layer, none to spare; use HomoDistil itself" if len(teacher.layers) == 1 else None
+
+
+class ShallowTrainer(HomoDistilTrainer):
+    """Drop layers at the start, then prune the others to the plan's encoder MACs while they are distilled.
+
+    The loss, the schedule and all else are [`HomoDistilTrainer`]'s.
 
     Args:
         model: the teacher.
         args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
         num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
         widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
-        goal: what `student` names, where that is resolved already.
+        plan: what `student` names, where that is resolved already.
         kwargs: as in [`HomoDistilTrainer`].
 
     Raises:
-        ValueError: no such number of layers, too few of them for these MACs, `widths` with other MACs, a latency
-            budget, `attention_weight` or `snapshots`.
+        ValueError: as [`shallow_parts`], or `attention_weight`.
     """
 
-    passes_snapshots = has_all_layers = False
-
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        num_layers: int | None = None,
-        widths: str | Mapping[str, Any] | None = None,
-        goal: Goal | None = None,
-        **kwargs: Any,
-    ):
-        teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
-        full = teacher_plan(teacher.config)
-        self.check_possible(full, full)
-        kept = spread_layers(_checked(num_layers, len(full.layers)), len(full.layers))
-        share = encoder_macs((goal or self.goal_of(args, teacher.config)).plan) / encoder_macs(chosen(full, kept))
-        if share > 1:
-            raise ValueError(
-                f"num_layers={len(kept)} of the teacher's {len(full.layers)} layers have only {1 / share:.2f} of the "
-                f"encoder MACs that student={args.student} asks for; keep more layers"
-            )
-        self.matched_layers = matched_layers(kept, len(full.layers))
-        student = keep_layers(teacher, kept)
-        if widths is None:
-            budget = Budget("macs", round(share, 6), named_widths(args.student or ""))
-            plan = plan_for_budget(budget, student.config, multiple=args.width_multiple)
-        else:
-            plan = resolve_plan(widths, student.config, multiple=args.width_multiple)
-            error = encoder_macs(plan) / encoder_macs(teacher_plan(student.config)) / share - 1
-            if abs(error) > MACS_TOLERANCE:
-                raise ValueError(
-                    f"widths={shown(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
-                    f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
-                )
-        args = with_settings(args, student=plan.to_json())
-        super().__init__(student, args, goal=Goal(plan), **{"teacher": teacher} | kwargs)
-        self.method_settings = self.method_settings | {"num_layers": len(kept), "widths": widths}
-
-    @classmethod
-    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
-        """A teacher of one layer has none to spare."""
-        return "the teacher has one layer, none to spare; use HomoDistil itself" if len(teacher.layers) == 1 else None
-
-
-class ShallowTrainer(FewerLayersTrainer):
-    """Drop layers at the start, then prune the others to the plan's encoder MACs while they are distilled.
-
-    Arguments and errors as in [`FewerLayersTrainer`]; the loss, the schedule and all else are [`HomoDistilTrainer`]'s.
-    """
-
+    has_all_layers = False
     method = "shallow"
     card = MethodCard(
         student="Shallow HomoDistil student",
@@ -105,6 +142,26 @@ class ShallowTrainer(FewerLayersTrainer):
         paper="The student was made by HomoDistil on fewer layers; HomoDistil is the method of",
         tags=("pruning", "distillation"),
     )
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        num_layers: int | None = None,
+        widths: str | Mapping[str, Any] | None = None,
+        plan: WidthPlan | None = None,
+        **kwargs: Any,
+    ):
+        parts = shallow_parts(self, model, args, num_layers=num_layers, widths=widths, plan=plan)
+        self.matched_layers = parts.matched_layers
+        super().__init__(parts.student, parts.args, plan=parts.plan, **{"teacher": parts.teacher} | kwargs)
+        self.method_settings = parts.method_settings
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """A teacher of one layer has none to spare."""
+        return none_to_spare(teacher)
 
 
 def _checked(num_layers: int | None, num_all: int) -> int:

@@ -1,9 +1,10 @@
 """Students that have their final widths from the first step on: what one-shot pruning and training from scratch share.
 
 How units are chosen is the methods' business; everything else about such a run, from data to export, is
-[`HomoDistilTrainer`]'s.
+[`DistillationTrainer`]'s.
 """
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,8 +15,12 @@ from transformers import PreTrainedModel
 from ..files.messages import shown
 from ..models.families import family_of
 from ..models.families.family import PROJECTIONS
-from ..models.widths import WidthPlan
-from ..trainer import HomoDistilTrainer
+from ..models.resizing import replace_parameters, write_plan
+from ..pruning.pruner import Pruner
+from ..trainer import rotate_student
+from ..training.distillation_trainer import DistillationTrainer
+from ..training.ranks import check_same_masks
+from ..training.setup import pruning_settings
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .conditions import check_masked_lm, with_settings
 
@@ -28,38 +33,29 @@ FRESH = "The student began with random weights and kept none of the teacher's."
 """Words of the model cards that several methods share."""
 
 
-class PlannedTrainer(HomoDistilTrainer):
-    """A trainer that brings its student to the plan before the first step, by the scores that it has then."""
+class PlannedTrainer(DistillationTrainer):
+    """A trainer that cuts its student, a copy of the teacher, to the plan before the first step."""
 
-    has_started = passes_snapshots = False
+    def start_student(self) -> None:
+        """Score the units and drop the least important ones, all at once."""
+        rotate_student(self)
+        pruner = Pruner(self.model, self.plan, settings=pruning_settings(self.args))
+        if pruner.plan_reached:
+            return
+        self.score_units(pruner)
+        self.resized(pruner.prune_to(pruner.final_plan(), optimizer=self.optimizer))
+        check_same_masks(self.accelerator, pruner.choices_digest, step=0, output_dir=self.args.output_dir)
+        logger.info("%s: pruned to %s", self.method, self.kept.to_json())
 
-    def prepare_student(self, *, is_new: bool) -> None:
-        """Bring the student of a new run to its plan; arguments as [`HomoDistilTrainer.prepare_student`]."""
-        self.prepare_heads(is_new=is_new)
-        if is_new and not self.has_started:
-            self.start_at_plan()
-        self.has_started = True
-
-    def start_at_plan(self) -> None:
-        """Bring the student, a copy of the teacher so far, to the plan; subclasses may know more."""
-        if not self.pruner.plan_reached:
-            self.prune_at_once(self.pruner.final_plan())
-
-    def prune_at_once(self, plan: WidthPlan) -> None:
-        """Drop units down to a plan and remove them; nothing where the student has its widths already.
+    def score_units(self, pruner: Pruner) -> None:
+        """Give units the scores that they are chosen by; magnitudes need none.
 
         Args:
-            plan: the widths.
+            pruner: of the student.
         """
-        if self.pruner.plan_reached:
-            return
-        self.pruner.plan_reached = True
-        self.pruner.prune_to(plan)
-        self.pruner.compact(self.optimizer)
-        logger.info("%s: pruned to %s", self.method, self.pruner.present.to_json())
 
 
-class FreshTrainer(PlannedTrainer):
+class FreshTrainer(DistillationTrainer):
     """A trainer whose student has the plan's widths and random weights, as BERT starts.
 
     Args:
@@ -68,7 +64,7 @@ class FreshTrainer(PlannedTrainer):
         loss_weights: of the loss's terms, those that the method has.
         mlm_trains: `"student"`: the masked-LM loss trains the whole student; `"head"`: only the masked-LM head and the
             word embeddings that are tied to it, and the rest learns from the method's own terms alone.
-        kwargs: as in [`HomoDistilTrainer`].
+        kwargs: as in [`DistillationTrainer`].
     """
 
     def __init__(
@@ -98,20 +94,18 @@ class FreshTrainer(PlannedTrainer):
                 _without_gradient
             )
 
-    def prepare_heads(self, *, is_new: bool) -> None:
-        """Nothing: random weights have no bases that are better than others."""
-
-    def start_at_plan(self) -> None:
-        """Cut the student to the plan, no matter which units, and draw its weights anew from the run's seed."""
-        self.prune_at_once(self.plan)
+    def start_student(self) -> None:
+        """Give the student the plan's widths and weights drawn from the run's seed."""
+        config = copy.deepcopy(self.model.config)
+        write_plan(config, self.plan)
         torch.manual_seed(self.args.seed)
-        fresh = dict(type(self.model)(self.model.config).named_parameters())
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if name.startswith(f"{PROJECTIONS}."):
-                    parameter.normal_(std=parameter.shape[1] ** -0.5)
-                else:
-                    parameter.copy_(fresh[name])
+        drawn = {name: weight.detach() for name, weight in type(self.model)(config).named_parameters()}
+        for name, weight in self.model.named_parameters():
+            if name.startswith(f"{PROJECTIONS}."):
+                drawn[name] = torch.empty(len(weight), self.plan.hidden_size)
+                drawn[name].normal_(std=self.plan.hidden_size**-0.5)
+        replace_parameters(self.model, drawn, plan=self.plan, optimizer=self.optimizer)
+        self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.plan.layers]
 
 
 def _without_gradient(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -64,7 +64,7 @@ class RelationTrainer(FreshTrainer, ABC):
         relation_weight: factor ≥ 0 of every relation's KL.
         mlm_weight: factor ≥ 0 of the masked-LM loss.
         mlm_trains: `"student"` or `"head"`.
-        kwargs: as in [`HomoDistilTrainer`].
+        kwargs: as in [`DistillationTrainer`].
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class RelationTrainer(FreshTrainer, ABC):
         """What is compared, checked against the widths of both models."""
 
     def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
-        """Relations and masked words; arguments and return as [`HomoDistilTrainer.make_distillation`]."""
+        """Relations and masked words; arguments and return as [`DistillationTrainer.make_distillation`]."""
         relations = self.relations()
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         weights |= dict.fromkeys(relations.sides, self.relation_weight)
-        distillation = RelationDistillation(self.model, teacher, weights=weights, kept_heads=self.pruner.kept_heads)
+        distillation = RelationDistillation(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
         distillation.compare(relations)
         return distillation
 
@@ -126,7 +126,7 @@ class MiniLMTrainer(RelationTrainer):
 
     def relations(self) -> Relations:
         """Return and raises as [`RelationTrainer.relations`]."""
-        self.check_possible(self.plan, self.pruner.full)
+        self.check_possible(self.plan, self.full)
         sides = {"attention_relation": ("query", "key"), "value_relation": ("value", "value")}
         return Relations(sides, self.plan.layers[-1].num_attention_heads)
 
@@ -142,7 +142,7 @@ class MiniLMv2Trainer(RelationTrainer):
         relation_weight: as in [`RelationTrainer`].
         mlm_weight: as in [`RelationTrainer`].
         mlm_trains: as in [`RelationTrainer`].
-        kwargs: as in [`HomoDistilTrainer`].
+        kwargs: as in [`DistillationTrainer`].
 
     Raises:
         ValueError: a setting doesn't fit the widths, or is out of range.
@@ -176,7 +176,7 @@ class MiniLMv2Trainer(RelationTrainer):
 
     def relations(self) -> Relations:
         """Return and raises as [`RelationTrainer.relations`]."""
-        num_layers = len(self.pruner.full.layers)
+        num_layers = len(self.full.layers)
         if not -num_layers <= self.teacher_layer < num_layers:
             raise ValueError(
                 f"teacher_layer={shown(self.teacher_layer)} is no index into the teacher's {num_layers} layers; -1 is "
@@ -184,7 +184,7 @@ class MiniLMv2Trainer(RelationTrainer):
             )
         sizes = (
             self.plan.layers[-1].attention_size,
-            self.pruner.full.layers[self.teacher_layer].attention_size,
+            self.full.layers[self.teacher_layer].attention_size,
         )
         sides = {f"{name}_relation": (name, name) for name in _PROJECTIONS}
         return Relations(sides, _relation_heads(self.num_relation_heads, sizes), self.teacher_layer)
@@ -223,6 +223,7 @@ class RelationDistillation(Distillation):
 
         Arguments and return as there.
         """
+        inputs = self.task.with_positions(inputs)
         with self.sides["teacher"].recording() as theirs, self.sides["student"].recording() as own:
             terms, outputs = super().terms(model, inputs, counts, autocast=autocast)
         num_tokens = counts[1].clamp(min=1).float()

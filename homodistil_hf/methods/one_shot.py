@@ -11,8 +11,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..export.card import UNITS, MethodCard
+from ..models.widths import WidthPlan
+from ..pruning.pruner import Pruner
 from ..training_args import HomoDistilTrainingArguments
-from .fewer_layers import FewerLayersTrainer
+from .fewer_layers import none_to_spare, shallow_parts
 from .fixed_width import HOMODISTIL_LOSSES, LOSSES_ALONE, PlannedTrainer
 
 
@@ -53,42 +55,37 @@ class OneShotTrainer(PlannedTrainer):
         self.num_scoring_batches = num_scoring_batches
         self.method_settings = {"num_scoring_batches": num_scoring_batches}
 
-    def start_at_plan(self) -> None:
-        """Score the units on the first batches, and prune."""
-        if not self.pruner.plan_reached:
-            self._score()
-        super().start_at_plan()
-
-    def _score(self) -> None:
+    def score_units(self, pruner: Pruner) -> None:
+        """Score the units on the first batches, without updates."""
         self.model.eval()
         batches = iter(self.get_train_dataloader())
         for _ in range(self.num_scoring_batches):
             fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
             if not fetched:
                 break
-            self._score_batch(fetched[0])
-
-    def _score_batch(self, inputs: Any) -> None:
-        self.accelerator.backward(self.compute_loss(self.model, self._prepare_inputs(inputs)))
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
-        self.pruner.score()
-        self.model.zero_grad(set_to_none=True)
+            self.accelerator.backward(self.compute_loss(self.model, self._prepare_inputs(fetched[0])))
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+            pruner.score()
+            self.model.zero_grad(set_to_none=True)
+        self.batch_counts = None
 
 
-class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
-    """Drop layers as [`FewerLayersTrainer`] does and prune the others at once, as [`OneShotTrainer`] does.
+class ShallowOneShotTrainer(OneShotTrainer):
+    """Drop layers as [`ShallowTrainer`] does and prune the others at once, as [`OneShotTrainer`] does.
 
     Args:
         model: the teacher.
         args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
         num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
-        widths: of the layers that stay, see [`FewerLayersTrainer`].
+        widths: of the layers that stay, see [`ShallowTrainer`].
         num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
+        plan: what `student` names, where that is resolved already.
         kwargs: as in [`HomoDistilTrainer`].
     """
 
+    has_all_layers = False
     method = "shallow_one_shot"
     card = MethodCard(
         student="Shallow one-shot pruned student",
@@ -109,8 +106,21 @@ class ShallowOneShotTrainer(FewerLayersTrainer, OneShotTrainer):
         num_layers: int | None = None,
         widths: str | Mapping[str, Any] | None = None,
         num_scoring_batches: int = 16,
+        plan: WidthPlan | None = None,
         **kwargs: Any,
     ):
+        parts = shallow_parts(self, model, args, num_layers=num_layers, widths=widths, plan=plan)
+        self.matched_layers = parts.matched_layers
         super().__init__(
-            model, args, num_layers=num_layers, widths=widths, num_scoring_batches=num_scoring_batches, **kwargs
+            parts.student,
+            parts.args,
+            num_scoring_batches=num_scoring_batches,
+            plan=parts.plan,
+            **{"teacher": parts.teacher} | kwargs,
         )
+        self.method_settings = self.method_settings | parts.method_settings
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """A teacher of one layer has none to spare."""
+        return none_to_spare(teacher)

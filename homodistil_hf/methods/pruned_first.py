@@ -18,7 +18,7 @@ class PrunedFirstTrainer(PlannedTrainer):
     Args:
         model: the teacher.
         args: the run's settings.
-        kwargs: as in [`HomoDistilTrainer`].
+        kwargs: as in [`DistillationTrainer`].
     """
 
     method = "pruned_first"

@@ -3,11 +3,16 @@
 A new one: a class in a file of its own, a line here, and a line in the contract that papers don't import each other.
 
 The classes share one signature: `Class(teacher, args, *, train_dataset=…, eval_dataset=…, processing_class=…,
-**method_settings)`, and `train`, `evaluate` and `export` of [`HomoDistilTrainer`].
+**method_settings)`, and `train`, `evaluate` and `export` of [`DistillationTrainer`].
 """
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
 from ..files.messages import nearest_name, shown
 from ..trainer import HomoDistilTrainer
+from ..training.distillation_trainer import DistillationTrainer
 from .distilbert import DistilBertTrainer
 from .fewer_layers import ShallowTrainer
 from .minilm import MiniLMTrainer, MiniLMv2Trainer
@@ -16,7 +21,7 @@ from .pruned_first import PrunedFirstTrainer
 from .scratch import ScratchTrainer
 from .tinybert import TinyBertTrainer
 
-METHODS: dict[str, type[HomoDistilTrainer]] = {
+METHODS: dict[str, type[DistillationTrainer]] = {
     "homodistil": HomoDistilTrainer,
     "shallow": ShallowTrainer,
     "one_shot": OneShotTrainer,
@@ -30,7 +35,7 @@ METHODS: dict[str, type[HomoDistilTrainer]] = {
 }
 
 
-def method_named(name: str) -> type[HomoDistilTrainer]:
+def method_named(name: str) -> type[DistillationTrainer]:
     """The class of a method.
 
     Args:
@@ -44,7 +49,7 @@ def method_named(name: str) -> type[HomoDistilTrainer]:
 
     Example:
     ```python
-    >>> method_named("one_shot").default_settings(), method_named("homodistil").default_settings()
+    >>> default_settings(method_named("one_shot")), default_settings(method_named("homodistil"))
     ({'num_scoring_batches': 16}, {})
 
     ```
@@ -54,3 +59,40 @@ def method_named(name: str) -> type[HomoDistilTrainer]:
             f"method={shown(name)} is unknown; nearest valid: {nearest_name(name, METHODS)!r}, of {', '.join(METHODS)}"
         )
     return METHODS[name]
+
+
+def default_settings(method: type[DistillationTrainer]) -> dict[str, Any]:
+    """The settings that a method has beside those of every run.
+
+    Args:
+        method: its class.
+
+    Returns:
+        `dict`: name → default.
+    """
+    shared = inspect.signature(DistillationTrainer.__init__).parameters
+    own = inspect.signature(method.__init__).parameters
+    return {
+        name: entry.default
+        for name, entry in own.items()
+        if entry.kind is inspect.Parameter.KEYWORD_ONLY and name not in shared
+    }
+
+
+def check_method_settings(method: type[DistillationTrainer], settings: Mapping[str, Any]) -> None:
+    """Refuse settings that a method doesn't take.
+
+    Args:
+        method: its class.
+        settings: name → value.
+
+    Raises:
+        ValueError: an unknown name; the message names the nearest.
+    """
+    valid = default_settings(method)
+    for name, value in settings.items():
+        if name not in valid:
+            nearest = f"nearest valid: {nearest_name(name, valid)!r}" if valid else "it has none of its own"
+            raise ValueError(
+                f"method_settings of {method.method!r} have the unknown key {shown(name)} ({shown(value)}); {nearest}"
+            )

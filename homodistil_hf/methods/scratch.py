@@ -26,7 +26,7 @@ class ScratchTrainer(FreshTrainer):
     Args:
         model: the teacher.
         args: the run's settings; its loss weights are not used.
-        kwargs: as in [`HomoDistilTrainer`].
+        kwargs: as in [`DistillationTrainer`].
     """
 
     method = "scratch"
@@ -42,9 +42,9 @@ class ScratchTrainer(FreshTrainer):
         super().__init__(model, args, loss_weights={"mlm": 1.0}, **kwargs)
 
     def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
-        """The masked-LM loss alone; arguments and return as [`HomoDistilTrainer.make_distillation`]."""
+        """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""
         weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": 1.0}
-        return OwnLoss(self.model, teacher, weights=weights, kept_heads=self.pruner.kept_heads)
+        return OwnLoss(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
 
 
 class OwnLoss(Distillation):
@@ -59,7 +59,8 @@ class OwnLoss(Distillation):
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
         """The masked-LM loss `mlm` of one batch; arguments and return as [`Distillation.terms`]."""
-        outputs = model(**self.task.model_inputs(inputs), skip_decoder=True)
+        inputs = self.task.with_positions(inputs)
+        outputs = model(**self.task.model_inputs(inputs, self.student), skip_decoder=True)
         with autocast():
             head = decoder_of(self.student.get_output_embeddings(), outputs["decoder_inputs"])
         # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is nobody else.

@@ -34,7 +34,7 @@ class TinyBertTrainer(FreshTrainer):
         embedding_weight: factor ≥ 0 of the embeddings' error.
         attention_weight: factor ≥ 0 of the attention scores' errors; of a teacher with large scores they can be most
             of the loss.
-        kwargs: as in [`HomoDistilTrainer`].
+        kwargs: as in [`DistillationTrainer`].
 
     Raises:
         ValueError: the student has not as many heads as the teacher, or a setting is out of range.
@@ -67,7 +67,7 @@ class TinyBertTrainer(FreshTrainer):
         super().__init__(model, args, loss_weights=weights, mlm_trains=mlm_trains, **kwargs)
         self.method_settings = {f"{name}_weight": weight for name, weight in weights.items()}
         self.method_settings |= {"mlm_trains": mlm_trains}
-        self.check_possible(self.plan, self.pruner.full)
+        self.check_possible(self.plan, self.full)
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

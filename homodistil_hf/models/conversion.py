@@ -14,7 +14,7 @@ from .widths import LayerWidths, WidthPlan, teacher_plan
 
 # Keys of a configuration that describe a class or a file, not the model's training.
 _CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
-_STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "dropped_hidden_channels", "per_layer_config")
+_STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "per_layer_config")
 
 
 def to_student(model: PreTrainedModel) -> HomoBertPreTrainedModel:
@@ -63,24 +63,19 @@ def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
     and bias are multiplied by √(D/d).
 
     Args:
-        model: a compacted student, of any widths.
+        model: a student of any widths.
 
     Returns:
         Of the stock class, of the same type, device and mode, with weights of its own.
 
     Raises:
-        ValueError: masked hidden channels are still there, or no stock BERT can hold these widths.
+        ValueError: no student, or no stock BERT can hold these widths.
     """
     stock_classes = {head.student.__name__: head.stock for family in FAMILIES.values() for head in family.heads}
     stock_class = stock_classes.get(type(model).__name__)
     if stock_class is None:
         raise ValueError(
             f"model={type(model).__name__} is no student; expected one of {', '.join(stock_classes)} (to_student)"
-        )
-    if dropped := model.config.dropped_hidden_channels:
-        raise ValueError(
-            f"model has {len(dropped)} masked hidden channels (dropped_hidden_channels), which stock BERT would mix "
-            f"into its LayerNorm statistics; compact it first"
         )
     widths = teacher_plan(model.config)
     plan, family = widths.padded(), family_of(model.config)

@@ -1,15 +1,15 @@
 """Change a model's sizes in place: its widths to a plan, fewer layers, other parameters in the place of its own."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..models.families import family_of
+from .families import family_of
 from .families.modeling_homobert import HomoBertPreTrainedModel, layer_config
-from .units import modules_of
+from .units import Indices, modules_of
 from .widths import WidthPlan, chosen, teacher_plan
 
 
@@ -19,7 +19,6 @@ def replace_parameters(
     *,
     plan: WidthPlan,
     optimizer: torch.optim.Optimizer | None = None,
-    select: Callable[[str, torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
     """Give a student new parameters, of other widths, without changing its module tree.
 
@@ -27,44 +26,89 @@ def replace_parameters(
         model: changed in place.
         tensors: parameter name → new values; parameters that are not named stay.
         plan: the widths of the new parameters.
-        optimizer: follows to the new parameters. State tensors of a parameter's shape go through `select`.
-        select: (name, tensor of the old shape) → tensor of the new shape. Without it, state is dropped.
+        optimizer: follows to the new parameters, without the state of the old ones.
     """
-    replaced: dict[nn.Parameter, tuple[str, nn.Parameter]] = {}
-    for name, old in list(model.named_parameters()):
-        if name not in tensors:
-            continue
-        new = nn.Parameter(tensors[name].to(old.device, old.dtype), requires_grad=old.requires_grad)
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, new)
-        replaced[old] = (name, new)
-    if optimizer is not None:
-        _follow(optimizer, replaced, select)
+    places = _places(optimizer)
+    for name in [name for name, _ in model.named_parameters() if name in tensors]:
+        old = model.get_parameter(name)
+        _put(model, name, tensors[name].to(old.device, old.dtype), places)
+        if optimizer is not None:
+            optimizer.state.pop(old, None)
     model.tie_weights()
     set_widths(model, plan)
 
 
-def _follow(
-    optimizer: torch.optim.Optimizer,
-    replaced: Mapping[nn.Parameter, tuple[str, nn.Parameter]],
-    select: Callable[[str, torch.Tensor], torch.Tensor] | None,
+@torch.no_grad()
+def slice_parameters(
+    model: HomoBertPreTrainedModel,
+    indices: Indices,
+    *,
+    plan: WidthPlan,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    for group in optimizer.param_groups:
-        group["params"] = [replaced[old][1] if old in replaced else old for old in group["params"]]
-    for old, (name, new) in replaced.items():
-        state = optimizer.state.pop(old, None)
-        if state is None or select is None:
-            continue
-        for key, value in state.items():
-            if torch.is_tensor(value) and value.shape == old.shape:
-                state[key] = select(name, value)
-            elif torch.is_tensor(value) and value.numel() > 1:
+    """Keep some indices of a student's parameters, without changing its module tree.
+
+    One parameter after the other, so that there are never two students in memory.
+
+    Args:
+        model: changed in place.
+        indices: parameter name → dimension → int64 indices; parameters that are not named stay.
+        plan: the widths that are left.
+        optimizer: follows to the new parameters; its state is sliced alike.
+
+    Raises:
+        ValueError: the optimizer keeps something of another shape; nothing has been changed then.
+    """
+    if optimizer is not None:
+        _check_state(optimizer, {name: model.get_parameter(name) for name in indices})
+    places = _places(optimizer)
+    for name, kept in indices.items():
+        old = model.get_parameter(name)
+        new = _put(model, name, _sliced(old, kept), places)
+        if optimizer is not None and old in optimizer.state:
+            state = optimizer.state[new] = optimizer.state.pop(old)
+            for key, value in state.items():
+                if torch.is_tensor(value) and value.shape == old.shape:
+                    state[key] = _sliced(value, kept)
+    model.tie_weights()
+    set_widths(model, plan)
+
+
+def _sliced(tensor: torch.Tensor, indices: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    for dim, kept in sorted(indices.items()):
+        tensor = tensor.index_select(dim, kept.to(tensor.device))
+    return tensor
+
+
+def _places(optimizer: torch.optim.Optimizer | None) -> dict[int, tuple[list[nn.Parameter], int]]:
+    """Parameter's id → where it stands in the optimizer."""
+    groups = [] if optimizer is None else [group["params"] for group in optimizer.param_groups]
+    return {id(old): (group, index) for group in groups for index, old in enumerate(group)}
+
+
+def _put(
+    model: nn.Module, name: str, tensor: torch.Tensor, places: dict[int, tuple[list[nn.Parameter], int]]
+) -> nn.Parameter:
+    parent, _, attribute = name.rpartition(".")
+    module = model.get_submodule(parent)
+    old = getattr(module, attribute)
+    new = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    setattr(module, attribute, new)
+    if id(old) in places:
+        group, index = places.pop(id(old))
+        group[index] = new
+    return new
+
+
+def _check_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if torch.is_tensor(value) and value.shape != parameter.shape and value.numel() > 1:
                 raise ValueError(
                     f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name} of shape "
-                    f"{tuple(old.shape)}, which can't be pruned alike; use an optimizer whose state has the "
+                    f"{tuple(parameter.shape)}, which can't be pruned alike; use an optimizer whose state has the "
                     "parameter's shape, e.g. optim='adamw_torch'"
                 )
-        optimizer.state[new] = state
 
 
 def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
@@ -75,17 +119,14 @@ def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
         plan: the widths.
     """
     write_plan(model.config, plan)
-    model.config.dropped_hidden_channels = None
-    family = family_of(model.config)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.Embedding):
             module.embedding_dim = module.weight.shape[1]
-        elif isinstance(module, family.layer_norm):
+        elif isinstance(module, nn.LayerNorm):
             module.normalized_shape = tuple(module.weight.shape)
-            module.set_dropped_channels(())
-    for index, attention in enumerate(modules_of(model, family.self_attention)):
+    for index, attention in enumerate(modules_of(model, family_of(model.config).self_attention)):
         attention.set_widths(layer_config(model.config, index))
 
 

@@ -1,8 +1,10 @@
 """Which parameters belong together: groups, units and slices of an encoder; which of them go is decided elsewhere."""
 
+import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +17,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 UnitTensors = dict[str, torch.Tensor]
 """What travels between stages: one tensor a group, one element a unit. Scores are float32, masks are bool."""
+
+Indices: TypeAlias = Mapping[str, Mapping[int, torch.Tensor]]
+"""Parameter → dimension → int64 indices that are kept."""
+
+_Source: TypeAlias = tuple[tuple[str, int], ...]  # groups that divide one dimension, and their blocks
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Group:
         name: `hidden`, `head.{l}`, `query_key.{l}`, `value_output.{l}` or `ffn.{l}`.
         kind: `hidden`, `attention` or `ffn`: what shares one pruning window.
         num_units: units in the model as it stands, ≥ 1.
-        slices: all places that a unit dies in at once.
+        slices: all places that a unit dies in at once, with one block.
     """
 
     name: str
@@ -124,50 +131,47 @@ def sums_along(values: torch.Tensor, dim: int) -> torch.Tensor:
     return values.sum(other_dims, dtype=torch.float32) if other_dims else values.float()
 
 
-def units_of(sums: torch.Tensor, piece: Slice) -> torch.Tensor:
-    """Sums of single indices → sums of units.
+def kept_indices(
+    groups: Mapping[str, Group], masks: UnitTensors, *, device: torch.device | None = None
+) -> tuple[UnitTensors, Indices]:
+    """Which units are kept, and which indices of every parameter with them.
 
-    Args:
-        sums: one number for each index of the slice's dimension.
-        piece: how many indices a unit has.
-
-    Returns:
-        `torch.Tensor` of shape `(num_units,)`.
-
-    Example:
-    ```python
-    >>> weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
-    >>> units_of(sums_along(weight, 0), Slice("query.weight", 0, block=2)).tolist()  # two heads of two channels
-    [10.0, 26.0]
-
-    ```
-    """
-    return sums.view(-1, piece.block).sum(1) if piece.block > 1 else sums
-
-
-def kept_indices(groups: dict[str, Group], masks: UnitTensors) -> dict[str, dict[int, torch.Tensor]]:
-    """Which indices of every parameter are kept in every dimension.
-
-    A head that is dropped must be dropped in its channel groups as well, so an index is kept
-    where all groups that divide it agree.
+    A head that is dropped must be dropped in its channel groups as well, so an index is kept where all groups that
+    divide it agree. Indices are found on the CPU and moved all at once: asking a device for them would wait for it.
 
     Args:
         groups: groups of the model as it stands.
         masks: one bool a unit, for every group.
+        device: where the indices are wanted; default: the CPU.
 
     Returns:
-        `dict`: parameter name → dimension → bool tensor as long as that dimension. Dimensions that lose nothing are
-        left out.
+        `(units, indices)`, int64: group → the units it keeps; parameter name → dimension → the indices it keeps.
+        Groups and dimensions that lose nothing are left out.
     """
-    kept: dict[str, dict[int, torch.Tensor]] = {}
-    for name, group in groups.items():
-        if bool(masks[name].all()):
-            continue
-        for piece in group.slices:
-            expanded = masks[name].repeat_interleave(piece.block) if piece.block > 1 else masks[name]
-            dims = kept.setdefault(piece.parameter, {})
-            dims[piece.dim] = dims[piece.dim] & expanded if piece.dim in dims else expanded
-    return kept
+    masks = {name: masks[name].cpu() for name in groups}
+    smaller = {name for name, mask in masks.items() if not bool(mask.all())}
+    divided: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for name in (name for name in groups if name in smaller):
+        for piece in groups[name].slices:
+            divided.setdefault((piece.parameter, piece.dim), []).append((name, piece.block))
+    sources = {((name, 1),) for name in smaller}.union(map(tuple, divided.values()))
+    found = _moved({source: _kept_by_all(masks, source) for source in sorted(sources)}, device)
+    indices: dict[str, dict[int, torch.Tensor]] = {}
+    for (parameter, dim), source in divided.items():
+        indices.setdefault(parameter, {})[dim] = found[tuple(source)]
+    return {name: found[((name, 1),)] for name in groups if name in smaller}, indices
+
+
+def _kept_by_all(masks: UnitTensors, source: _Source) -> torch.Tensor:
+    expanded = (masks[name].repeat_interleave(block) for name, block in source)
+    return functools.reduce(torch.logical_and, expanded).nonzero().flatten()
+
+
+def _moved(tensors: dict[_Source, torch.Tensor], device: torch.device | None) -> dict[_Source, torch.Tensor]:
+    if device is None or device.type == "cpu" or not tensors:
+        return tensors
+    sizes = [len(tensor) for tensor in tensors.values()]
+    return dict(zip(tensors, torch.cat(list(tensors.values())).to(device).split(sizes), strict=True))
 
 
 def modules_of(model: nn.Module, kind: type[Module]) -> list[Module]:

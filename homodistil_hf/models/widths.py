@@ -213,6 +213,23 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
     return dataclasses.replace(plan, hidden_size=hidden_size)
 
 
+def kept_fractions(kept: WidthPlan, full: WidthPlan) -> dict[str, float]:
+    """Return the share of the units still kept, for each kind of group.
+
+    Args:
+        kept (`WidthPlan`): The student's widths.
+        full (`WidthPlan`): Its widths before pruning.
+
+    Returns:
+        `dict[str, float]`: `hidden`, `attention` (heads times head size) and `ffn`, each in (0, 1].
+    """
+    return {
+        "hidden": kept.hidden_size / full.hidden_size,
+        "attention": _total_attention_size(kept) / _total_attention_size(full),
+        "ffn": _total_ffn_size(kept) / _total_ffn_size(full),
+    }
+
+
 def _num_fitting_heads(hidden_size: int, widest: LayerWidths) -> int | None:
     fitting = (
         num_heads
@@ -240,6 +257,10 @@ def narrowest(one: LayerWidths, other: LayerWidths) -> LayerWidths:
 
 def _total_attention_size(plan: WidthPlan) -> int:
     return sum(layer.attention_size for layer in plan.layers)
+
+
+def _total_ffn_size(plan: WidthPlan) -> int:
+    return sum(layer.intermediate_size for layer in plan.layers)
 
 
 def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths:

@@ -28,8 +28,10 @@ __all__ = [
     "WidthPlan",
     "check_plan",
     "kept_fractions",
+    "nearest_within",
     "resolve_plan",
     "teacher_plan",
+    "too_wide",
 ]
 
 _SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
@@ -102,9 +104,9 @@ def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
     Raises:
         ValueError: The numbers of layers differ, a width exceeds the teacher's, or `plan.padded()` does not exist.
     """
-    misfit = _misfit(plan, teacher)
+    misfit = too_wide(plan, teacher)
     if misfit:
-        raise ValueError(f"student {misfit}; nearest valid plan: {_nearest_possible(plan, teacher).to_json()}")
+        raise ValueError(f"student {misfit}; nearest valid plan: {nearest_within(plan, teacher).to_json()}")
     plan.padded()
 
 
@@ -136,28 +138,46 @@ def kept_fractions(plan: WidthPlan, teacher: WidthPlan) -> dict[str, float]:
     return fractions
 
 
-def _misfit(plan: WidthPlan, teacher: WidthPlan) -> str | None:
-    if len(plan.layers) != len(teacher.layers):
-        return f"has {len(plan.layers)} layers, its teacher {len(teacher.layers)}"
-    if plan.hidden_size > teacher.hidden_size:
-        return f"hidden_size={plan.hidden_size} is wider than its teacher's {teacher.hidden_size}"
-    for index, (layer, teacher_layer) in enumerate(zip(plan.layers, teacher.layers, strict=True)):
-        limits = dataclasses.asdict(teacher_layer)
+def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's") -> str | None:
+    """Find what keeps a plan from lying within another.
+
+    Args:
+        plan (`WidthPlan`): The student's widths.
+        limit (`WidthPlan`): The widest that each may be.
+        whose (`str`): Words for the limit.
+
+    Returns:
+        `str`: Name and value of the first width that is too wide, or the numbers of layers; None where it lies within.
+    """
+    if len(plan.layers) != len(limit.layers):
+        return f"has {len(plan.layers)} layers, its teacher {len(limit.layers)}"
+    if plan.hidden_size > limit.hidden_size:
+        return f"hidden_size={plan.hidden_size} is wider than {whose} {limit.hidden_size}"
+    for index, (layer, bounds) in enumerate(zip(plan.layers, limit.layers, strict=True)):
         for name, width in dataclasses.asdict(layer).items():
-            if width > limits[name]:
-                return f"{name}={width} is wider than its teacher's {limits[name]} in layer {index}"
+            if width > (bound := getattr(bounds, name)):
+                return f"{name}={width} is wider than {whose} {bound} in layer {index}"
     return None
 
 
-def _nearest_possible(plan: WidthPlan, teacher: WidthPlan) -> WidthPlan:
-    layers = with_num_layers(plan, len(teacher.layers)).layers
-    hidden_size = min(plan.hidden_size, teacher.hidden_size)
-    return nearest_paddable(WidthPlan(hidden_size, tuple(map(narrowest, layers, teacher.layers))))
+def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
+    """Cut a plan to another.
+
+    Args:
+        plan (`WidthPlan`): The student's widths.
+        limit (`WidthPlan`): The widest that each may be.
+
+    Returns:
+        `WidthPlan`: One that stock BERT can hold.
+    """
+    layers = with_num_layers(plan, len(limit.layers)).layers
+    hidden_size = min(plan.hidden_size, limit.hidden_size)
+    return nearest_paddable(WidthPlan(hidden_size, tuple(map(narrowest, layers, limit.layers))))
 
 
 def _preset_plan(name: str, teacher: WidthPlan, multiple: int) -> WidthPlan:
     plan = PRESETS[name]
-    misfit = _misfit(plan, teacher)
+    misfit = too_wide(plan, teacher)
     if misfit is None:
         return plan
     budget = nearest_macs_budget(encoder_macs(plan) / encoder_macs(BERT_BASE), teacher, multiple=multiple)

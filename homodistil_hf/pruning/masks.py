@@ -1,23 +1,17 @@
-"""Scores + scheduled widths → masks, and what masks do to a student that is not compacted yet.
+"""Scores + scheduled widths → masks: the choice of what stays.
 
-Masks are one bool a unit, True = kept, and only ever shrink. A dropped head is dropped in its channel groups too. No
-schedule and no physical removal here.
+Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. No schedule and no
+physical removal here.
 """
 
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import nn
 
-from ..models.families import family_of
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
-from ..models.units import Group, UnitTensors, kept_indices, modules_of
+from ..models.units import Group, UnitTensors
 from ..models.widths import LayerWidths, WidthPlan
-
-Slices = Mapping[str, list[tuple[int, torch.Tensor]]]
 
 
 def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
@@ -30,24 +24,6 @@ def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
         `dict[str, torch.BoolTensor]`: all True.
     """
     return {name: torch.ones(group.num_units, dtype=torch.bool) for name, group in groups.items()}
-
-
-def kept_plan(masks: UnitTensors) -> WidthPlan:
-    """The widths that masks leave.
-
-    Args:
-        masks: one bool a unit, for every group.
-
-    Returns:
-        [`WidthPlan`].
-    """
-    num_layers = sum(name.startswith("head.") for name in masks)
-    layers = []
-    for layer in range(num_layers):
-        num_heads = int(masks[f"head.{layer}"].sum())
-        num_channels = int(masks[f"query_key.{layer}"].sum())
-        layers.append(LayerWidths(num_heads, num_channels // num_heads, int(masks[f"ffn.{layer}"].sum())))
-    return WidthPlan(int(masks["hidden"].sum()), tuple(layers))
 
 
 def scheduled_plan(
@@ -150,9 +126,7 @@ def _comparable(scores: torch.Tensor) -> torch.Tensor:
     return scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
 
 
-def compete_across_layers(
-    plan: WidthPlan, scores: UnitTensors, masks: UnitTensors, *, multiple: int, max_heads: int
-) -> WidthPlan:
+def compete_across_layers(plan: WidthPlan, scores: UnitTensors, *, multiple: int, max_heads: int) -> WidthPlan:
     """Let heads and FFN neurons of all layers compete for the plan's totals (`width_allocation="global"`).
 
     FFN neurons compete in blocks of `multiple`: block k of a layer is its k-th best `multiple` neurons, and the last
@@ -162,27 +136,26 @@ def compete_across_layers(
     Args:
         plan: widths whose sums over layers are the budgets.
         scores: float32 importance a unit, comparable across layers.
-        masks: current masks; no layer gets more than it still has.
         multiple: FFN block, ≥ 1.
         max_heads: heads that an exported layer can hold, see [`WidthPlan.padded`].
 
     Returns:
-        [`WidthPlan`] with the same sums, as far as `masks` and `max_heads` leave that much.
+        [`WidthPlan`] with the same sums, as far as the layers and `max_heads` leave that much.
     """
     num_layers = len(plan.layers)
     head_budget = sum(layer.num_attention_heads for layer in plan.layers)
     ffn_budget = sum(layer.intermediate_size for layer in plan.layers)
     ffn_block = max(1, min(multiple, ffn_budget // num_layers))
-    heads = [_ranked_blocks(scores[f"head.{i}"], masks[f"head.{i}"], size=1)[:max_heads] for i in range(num_layers)]
-    ffn = [_ranked_blocks(scores[f"ffn.{i}"], masks[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
+    heads = [_ranked_blocks(scores[f"head.{i}"], size=1)[:max_heads] for i in range(num_layers)]
+    ffn = [_ranked_blocks(scores[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
     widths = zip(_share_out(heads, head_budget), _share_out(ffn, ffn_budget), plan.layers, strict=True)
     layers = (LayerWidths(num_heads, layer.head_dim, ffn_size) for num_heads, ffn_size, layer in widths)
     return WidthPlan(plan.hidden_size, tuple(layers))
 
 
-def _ranked_blocks(scores: torch.Tensor, mask: torch.Tensor, *, size: int) -> list[tuple[float, int]]:
+def _ranked_blocks(scores: torch.Tensor, *, size: int) -> list[tuple[float, int]]:
     """`(mean score, units)` of one layer's blocks, best first; the last block may have fewer units."""
-    values = _comparable(scores.detach().cpu())[mask].double().sort(descending=True).values
+    values = _comparable(scores.detach().cpu()).double().sort(descending=True).values
     return [(float(block.mean()), len(block)) for block in values.split(size)]
 
 
@@ -200,78 +173,6 @@ def _share_out(blocks: list[list[tuple[float, int]]], budget: int) -> list[int]:
         widths[layer] += max(0, min(size, left))
         left -= size
     return widths
-
-
-def apply_masks(model: HomoBertPreTrainedModel, groups: Mapping[str, Group], masks: UnitTensors) -> None:
-    """Set everything that belongs to dropped units to exactly zero, and tell the LayerNorms.
-
-    Args:
-        model: the student; its parameters are changed in place.
-        groups: its groups.
-        masks: one bool a unit.
-    """
-    zero_dropped({name: parameter.data for name, parameter in model.named_parameters()}, groups, masks)
-    dropped = (~masks["hidden"]).nonzero().flatten().tolist()
-    model.config.dropped_hidden_channels = dropped or None
-    for norm in modules_of(model, family_of(model.config).layer_norm):
-        norm.set_dropped_channels(dropped)
-
-
-def zero_dropped(tensors: Mapping[str, torch.Tensor], groups: Mapping[str, Group], masks: UnitTensors) -> None:
-    """Zero the slices of dropped units, in place.
-
-    Args:
-        tensors: parameter name → tensor of the parameter's shape; names may be missing.
-        groups: the student's groups.
-        masks: one bool a unit.
-    """
-    zero_slices(tensors, dropped_slices(groups, masks))
-
-
-def dropped_slices(groups: Mapping[str, Group], masks: UnitTensors, *, device: Any = None) -> Slices:
-    """What belongs to dropped units.
-
-    Args:
-        groups: the student's groups.
-        masks: one bool a unit.
-        device: where the tensors are that will be zeroed.
-
-    Returns:
-        `dict`: parameter name → pairs of a dimension and the int64 indices dropped in it; empty if all is kept.
-    """
-    return {
-        name: [(dim, (~kept).nonzero().flatten().to(device)) for dim, kept in dims.items()]
-        for name, dims in kept_indices(dict(groups), masks).items()
-    }
-
-
-def zero_slices(tensors: Mapping[str, torch.Tensor], slices: Slices) -> None:
-    """Zero slices in place.
-
-    Run on parameters after each optimizer step (momentum must not revive a unit) and on gradients before clipping
-    (what is gone must not count in their norm).
-
-    Args:
-        tensors: parameter name → tensor of the parameter's shape; names may be missing.
-        slices: what [`dropped_slices`] gives.
-    """
-    for name, places in slices.items():
-        if name not in tensors:
-            continue
-        for dim, indices in places:
-            tensors[name].index_fill_(dim, indices.to(tensors[name].device), 0.0)
-
-
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The gradients that a model holds.
-
-    Args:
-        model: any module.
-
-    Returns:
-        `dict`: parameter name → gradient, parameters without one left out.
-    """
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def mask_digest(masks: UnitTensors) -> bytes:

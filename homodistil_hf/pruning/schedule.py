@@ -1,6 +1,6 @@
 """When to prune, and how much: kept fractions over the steps, and the learning-rate curve tied to them.
 
-Small pure functions of the step; no masks, and nothing that holds pruning back.
+Small pure functions of the step; no masks.
 """
 
 import math
@@ -90,22 +90,17 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
 
 
 DEADLINE_FRACTION = 0.95
-"""Share of a run by which the plan is reached, whatever the guard says."""
+"""Share of a run by which the plan is reached, whatever the windows."""
 
 
 @dataclass(frozen=True)
 class PruningSchedule:
     """When masks are chosen in a run of known length, and how far each kind of group has come.
 
-    On its way to the plan a run may pass through waypoints, and rest at each of them; see [`through_waypoints`]. A leg
-    leads from one to the next: without waypoints there is one, from the teacher to the plan.
-
     Args:
         windows: kind → (start, end) as shares of all steps.
         interval_steps: steps between two choices of masks, ≥ 1.
         total_steps: T, ≥ 1.
-        waypoint_steps: when each waypoint is reached unless the guard delays it, ascending.
-        recovery_steps: how long pruning rests at each waypoint, ≥ 0.
 
     Example:
     ```python
@@ -119,8 +114,6 @@ class PruningSchedule:
     windows: dict[str, tuple[float, float]]
     interval_steps: int
     total_steps: int
-    waypoint_steps: tuple[int, ...] = ()
-    recovery_steps: int = 0
 
     @property
     def deadline_step(self) -> int:
@@ -130,54 +123,23 @@ class PruningSchedule:
     @property
     def end_step(self) -> float:
         """Step at which the last kind of group reaches the plan."""
-        return min(self.deadline_step, self._period[1])
+        return min(self.deadline_step, max(end for _, end in self._window_steps.values()))
 
-    def deadline_of_leg(self, leg: int) -> int:
-        """Last step at which a leg must end, so that those after it can end in time too.
-
-        Args:
-            leg: 0 … number of waypoints.
-
-        Returns:
-            `int`: for the last leg `deadline_step`.
-        """
-        return self.deadline_step - (len(self.waypoint_steps) - leg) * (self.recovery_steps + 1)
-
-    def end_of_leg(self, leg: int) -> float:
-        """Step at which a leg ends unless the guard delays it.
+    def progress(self, step: float) -> dict[str, float]:
+        """How far each kind has come: p(t) of its own window.
 
         Args:
-            leg: 0 … number of waypoints.
+            step: completed optimizer steps.
 
         Returns:
-            `float`: for the last leg `end_step`.
+            `dict[str, float]` in [0, 1]; all 1 from the deadline on.
         """
-        return self.waypoint_steps[leg] if leg < len(self.waypoint_steps) else self.end_step
-
-    def progress(self, step: float, *, leg: int = 0) -> dict[str, float]:
-        """How far each kind has come on a leg; without waypoints that is p(t).
-
-        On a leg from p₀ to p₁ it is (p(t) − p₀)/(p₁ − p₀). A kind whose own window is closed all that time goes
-        evenly, so that a waypoint is reached in all its widths at once.
-
-        Args:
-            step: completed optimizer steps, or the moment that they stand for after a pause.
-            leg: 0 … number of waypoints.
-
-        Returns:
-            `dict[str, float]` in [0, 1]; all 1 from the leg's end or its deadline on.
-        """
-        if step >= self.deadline_of_leg(leg):
+        if step >= self.deadline_step:
             return dict.fromkeys(self.windows, 1.0)
-        start, now, end = self._leg_start(leg), self._on_curve(step), self._leg_end(leg)
-        evenly = _share(now, start, end, otherwise=1.0)
-        return {
-            kind: _share(*(pruning_progress(moment, *window) for moment in (now, start, end)), otherwise=evenly)
-            for kind, window in self._window_steps.items()
-        }
+        return {kind: pruning_progress(step, *window) for kind, window in self._window_steps.items()}
 
     def is_due(self, step: int) -> bool:
-        """Whether masks are chosen after this step: every interval, at each window's end, waypoint and deadline.
+        """Whether masks are chosen after this step: every interval, at each window's end and at the deadline.
 
         Args:
             step: completed optimizer steps.
@@ -186,43 +148,11 @@ class PruningSchedule:
             `bool`.
         """
         # A hair is taken off: 0.55 · 100 is 55.00000000000001.
-        moments = {math.ceil(end - 1e-9) for _, end in self._window_steps.values()}.union(self.waypoint_steps)
-        moments |= {self.deadline_of_leg(leg) for leg in range(len(self.waypoint_steps) + 1)}
-        return step % self.interval_steps == 0 or step in moments
+        ends = {math.ceil(end - 1e-9) for _, end in self._window_steps.values()}
+        return step % self.interval_steps == 0 or step in ends or step == self.deadline_step
 
     @property
     def _window_steps(self) -> dict[str, tuple[float, float]]:
         return {
             kind: (start * self.total_steps, end * self.total_steps) for kind, (start, end) in self.windows.items()
         }
-
-    @property
-    def _period(self) -> tuple[float, float]:
-        starts, ends = zip(*self._window_steps.values(), strict=True)
-        return min(starts), max(ends)
-
-    def _leg_start(self, leg: int) -> float:
-        return self._on_curve(self.waypoint_steps[leg - 1]) if leg else self._period[0]
-
-    def _leg_end(self, leg: int) -> float:
-        return self._on_curve(self.waypoint_steps[leg]) if leg < len(self.waypoint_steps) else self._period[1]
-
-    def _on_curve(self, step: float) -> float:
-        """The moment of a run without rests at which the curve is where it is now."""
-        num_rested = sum(min(max(step - reached, 0), self.recovery_steps) for reached in self.waypoint_steps)
-        return stretched(step - num_rested, self._period, len(self.waypoint_steps) * self.recovery_steps)
-
-
-def stretched(step: float, period: tuple[float, float], num_rests: int) -> float:
-    """Map the period less its rests to the whole period."""
-    if num_rests == 0:
-        return step
-    start, end = period
-    return start + (step - start) * (end - start) / (end - start - num_rests)
-
-
-def _share(value: float, low: float, high: float, *, otherwise: float) -> float:
-    """How far a value has come from low to high, in [0, 1]."""
-    if low >= high:
-        return otherwise
-    return min(1.0, max(0.0, (value - low) / (high - low)))

@@ -2,20 +2,22 @@
 
 One class a metric, all with the same three methods: `update` after a backward pass, `scores` when masks are chosen,
 `keep` when units are physically removed. What belongs to a unit and who survives isn't here.
+
+An accelerator waits for launches, a CPU for memory: there all weights are taken in one operation, here a few rows at a
+time, so that what is computed of them stays in the cache.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from ..models.chunks import row_slices
-from ..models.units import Group, Slice, UnitTensors, sums_along, units_of
+from ..models.units import Group, Indices, UnitTensors, sums_along
 
 Parameters = Mapping[str, torch.Tensor]
 Groups = Mapping[str, Group]
-Kept = Mapping[str, Mapping[int, torch.Tensor]]
-Importance = Callable[[torch.Tensor, slice], torch.Tensor | None]
+Pairs = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+Importance = Callable[[list[torch.Tensor], list[torch.Tensor]], list[torch.Tensor]]
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Weights of a matrix that are scored at a time on a CPU."""
 
@@ -46,9 +48,18 @@ class SensitivityScores:
             groups: the student's groups.
             gradient_scale: what a gradient scaler multiplied the gradients by; divided out again.
         """
-        for name, values in unit_sums(parameters, groups, _sensitivity).items():
-            before = self.state[name].to(values.device)
-            self.state[name] = torch.lerp(values / gradient_scale, before, self.sensitivity_smoothing)
+        before, now = self._beside(unit_sums(_with_gradients(parameters), groups, _sensitivity), gradient_scale)
+        smoothed = torch._foreach_lerp(now, before, self.sensitivity_smoothing)
+        self.state = dict(zip(self.state, smoothed, strict=True))
+
+    def _beside(self, sums: UnitTensors, gradient_scale: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """`(state, sums without the gradient's scale)` on the device of the sums, in the order of the state."""
+        now = list(torch._foreach_div([sums[name] for name in self.state], gradient_scale))
+        before = [
+            values if values.device == new.device else values.to(new.device)
+            for values, new in zip(self.state.values(), now, strict=True)
+        ]
+        return before, now
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """The importance of every unit.
@@ -62,22 +73,15 @@ class SensitivityScores:
         """
         return dict(self.state)
 
-    def keep(self, masks: UnitTensors, kept: Kept) -> None:
+    def keep(self, units: UnitTensors, indices: Indices) -> None:
         """Drop the state of units that compaction removes.
 
         Args:
-            masks: one bool a unit, for every group.
-            kept: parameter → dimension → bool, as [`~models.units.kept_indices`] gives them.
+            units: group → int64 units that are kept, as [`~models.units.kept_indices`] gives them.
+            indices: parameter → dimension → int64 indices that are kept, alike.
         """
-        self.state = {name: values[masks[name].to(values.device)] for name, values in self.state.items()}
-
-    def parameter_averages(self) -> list[dict[str, torch.Tensor]]:
-        """Averages that are kept for every weight, so that those of dropped weights can be zeroed like the weights.
-
-        Returns:
-            `list` of name → tensor of the parameter's shape; empty for metrics that keep one number a unit.
-        """
-        return []
+        for name, kept in units.items():
+            self.state[name] = self.state[name].index_select(0, kept.to(self.state[name].device))
 
 
 class MovementScores(SensitivityScores):
@@ -88,8 +92,8 @@ class MovementScores(SensitivityScores):
 
     def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
         """Add the movement of one optimizer step; arguments as [`SensitivityScores.update`]."""
-        for name, values in unit_sums(parameters, groups, _movement).items():
-            self.state[name] = self.state[name].to(values.device) + values / gradient_scale
+        before, now = self._beside(unit_sums(_with_gradients(parameters), groups, _product), gradient_scale)
+        self.state = dict(zip(self.state, torch._foreach_sub(before, now), strict=True))
 
 
 class MagnitudeScores(SensitivityScores):
@@ -100,7 +104,7 @@ class MagnitudeScores(SensitivityScores):
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """Current magnitudes; arguments and return as [`SensitivityScores.scores`]."""
-        return unit_sums(parameters, groups, _magnitude)
+        return unit_sums({name: (p.detach(), p.detach()) for name, p in parameters.items()}, groups, _magnitude)
 
 
 class PlatonScores(SensitivityScores):
@@ -110,6 +114,8 @@ class PlatonScores(SensitivityScores):
     The uncertainty is taken against the updated Ī.
     """
 
+    averages = ("sensitivity", "uncertainty")
+
     def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.85, uncertainty_smoothing: float = 0.95):
         super().__init__(
             groups, sensitivity_smoothing=sensitivity_smoothing, uncertainty_smoothing=uncertainty_smoothing
@@ -118,44 +124,42 @@ class PlatonScores(SensitivityScores):
 
     def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
         """Take in one step for every parameter that has a unit; arguments as [`SensitivityScores.update`]."""
-        for name in {piece.parameter for group in groups.values() for piece in group.slices}:
-            self._take_in(name, parameters[name], gradient_scale)
-
-    def _take_in(self, name: str, parameter: torch.Tensor, gradient_scale: float) -> None:
-        if parameter.grad is None:
-            return
-        mean, uncertainty = (self._average(f"{kind}.{name}", parameter) for kind in ("sensitivity", "uncertainty"))
+        scored = {piece.parameter for group in groups.values() for piece in group.slices}
+        tensors = {
+            name: (*pair, *(self._average(f"{average}.{name}", pair[0]) for average in self.averages))
+            for name, pair in _with_gradients(parameters).items()
+            if name in scored
+        }
         # In place, as these are as large as the student itself.
-        for rows in row_slices(parameter, CPU_CHUNK_ELEMENTS):
-            sensitivity = _product(parameter, rows).abs_().div_(gradient_scale)
-            mean[rows].lerp_(sensitivity, 1 - self.sensitivity_smoothing)
-            uncertainty[rows].lerp_(sensitivity.sub_(mean[rows]).abs_(), 1 - self.uncertainty_smoothing)
+        for _, (weights, gradients, means, uncertainties) in _portions(tensors):
+            sensitivities = [values.float() for values in _sensitivity(weights, gradients)]
+            torch._foreach_div_(sensitivities, gradient_scale)
+            torch._foreach_lerp_(means, sensitivities, 1 - self.sensitivity_smoothing)
+            torch._foreach_sub_(sensitivities, means)
+            torch._foreach_abs_(sensitivities)
+            torch._foreach_lerp_(uncertainties, sensitivities, 1 - self.uncertainty_smoothing)
 
-    def _average(self, key: str, parameter: torch.Tensor) -> torch.Tensor:
+    def _average(self, key: str, weight: torch.Tensor) -> torch.Tensor:
         if key not in self.state:
-            self.state[key] = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
+            self.state[key] = torch.zeros_like(weight, dtype=torch.float32)
         return self.state[key]
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """Ī·Ū summed over each unit's slices; arguments and return as [`SensitivityScores.scores`]."""
-        products = {
-            name: self.state[f"sensitivity.{name}"] * self.state[f"uncertainty.{name}"]
+        first, second = self.averages
+        pairs = {
+            name: (self.state[f"{first}.{name}"], self.state[f"{second}.{name}"])
             for name in parameters
-            if f"sensitivity.{name}" in self.state
+            if f"{first}.{name}" in self.state
         }
-        return unit_sums(products, groups, _as_it_is)
+        return unit_sums(pairs, groups, _product)
 
-    def keep(self, masks: UnitTensors, kept: Kept) -> None:
+    def keep(self, units: UnitTensors, indices: Indices) -> None:
         """Slice every parameter's averages; arguments as [`SensitivityScores.keep`]."""
         for key, values in self.state.items():
-            for dim, mask in kept.get(key.partition(".")[2], {}).items():
-                values = values.index_select(dim, mask.to(values.device).nonzero().flatten())
+            for dim, kept in sorted(indices.get(key.partition(".")[2], {}).items()):
+                values = values.index_select(dim, kept.to(values.device))
             self.state[key] = values
-
-    def parameter_averages(self) -> list[dict[str, torch.Tensor]]:
-        """Ī and Ū; return as [`SensitivityScores.parameter_averages`]."""
-        prefixes = ("sensitivity.", "uncertainty.")
-        return [{k.removeprefix(p): values for k, values in self.state.items() if k.startswith(p)} for p in prefixes]
 
 
 METRICS: dict[str, type[SensitivityScores]] = {
@@ -166,62 +170,80 @@ METRICS: dict[str, type[SensitivityScores]] = {
 }
 
 
-def unit_sums(parameters: Parameters, groups: Groups, importance: Importance) -> UnitTensors:
+def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTensors:
     """Sum a per-weight importance over every unit's slices; each parameter is visited once.
 
     Args:
-        parameters: name → parameter (or a tensor of its shape).
+        pairs: parameter name → two tensors of its shape that its importance is made of; names may be missing.
         groups: the student's groups.
-        importance: parameter and rows → tensor of those rows' shape, float32, or None where there is nothing to count.
+        importance: lists of the first and of the second tensors → list of importances, each of its weight's shape.
 
     Returns:
         `dict[str, torch.Tensor]`: float32, one a unit, for every group.
     """
-    places: dict[str, list[tuple[str, Slice]]] = {}
-    for name, group in groups.items():
+    dims: dict[str, set[int]] = {}
+    for group in groups.values():
         for piece in group.slices:
-            places.setdefault(piece.parameter, []).append((name, piece))
-    device = next((tensor.device for tensor in parameters.values()), None)
-    sums = {name: torch.zeros(group.num_units, device=device) for name, group in groups.items()}
-    for parameter_name, pieces in places.items():
-        if parameter_name not in parameters:
-            continue
-        by_dim = _sums_by_dim(parameters[parameter_name], {piece.dim for _, piece in pieces}, importance)
-        for name, piece in pieces:
-            if piece.dim in by_dim:
-                sums[name] += units_of(by_dim[piece.dim], piece)
-    return sums
+            dims.setdefault(piece.parameter, set()).add(piece.dim)
+    found = _sums_by_dim({name: pairs[name] for name in dims if name in pairs}, dims, importance)
+    device = next((sums.device for sums in found.values()), None)
+    return {name: _sums_of_units(group, found, device) for name, group in groups.items()}
 
 
-def _sums_by_dim(parameter: torch.Tensor, dims: set[int], importance: Importance) -> dict[int, torch.Tensor]:
-    """Dimension → sum of the importance over all others; empty where there is nothing to count."""
-    parts: dict[int, list[torch.Tensor]] = {dim: [] for dim in dims}
-    for rows in row_slices(parameter, CPU_CHUNK_ELEMENTS):
-        values = importance(parameter, rows)
-        if values is None:
-            return {}
-        for dim, sums in parts.items():
-            sums.append(sums_along(values, dim))
+def _sums_by_dim(
+    pairs: Pairs, dims: Mapping[str, set[int]], importance: Importance
+) -> dict[tuple[str, int], torch.Tensor]:
+    """(Parameter, dimension) → sum of the importance over all other dimensions."""
+    parts: dict[tuple[str, int], list[torch.Tensor]] = {}
+    for names, (firsts, seconds) in _portions(pairs):
+        for name, value in zip(names, importance(firsts, seconds), strict=True):
+            for dim in dims[name]:
+                parts.setdefault((name, dim), []).append(sums_along(value, dim))
     # Rows follow each other along dimension 0; along the others every chunk has a share.
-    return {dim: torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0) for dim, sums in parts.items()}
+    return {
+        (name, dim): sums[0] if len(sums) == 1 else torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0)
+        for (name, dim), sums in parts.items()
+    }
 
 
-def _sensitivity(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
-    return None if parameter.grad is None else _product(parameter, rows).abs_()
+def _portions(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> Iterator[tuple[list[str], list[list[torch.Tensor]]]]:
+    """What is worked on together: names, and a list for each of the tensors; on a CPU, a few rows under one name."""
+    if not tensors:
+        return
+    if not _is_cached(tensors):
+        yield list(tensors), [list(column) for column in zip(*tensors.values(), strict=True)]
+        return
+    for name, columns in tensors.items():
+        for rows in row_slices(columns[0], CPU_CHUNK_ELEMENTS):
+            yield [name], [[column[rows]] for column in columns]
 
 
-def _movement(parameter: torch.Tensor, rows: slice) -> torch.Tensor | None:
-    return None if parameter.grad is None else _product(parameter, rows).neg_()
+def _is_cached(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> bool:
+    return all(columns[0].device.type == "cpu" for columns in tensors.values())
 
 
-def _magnitude(parameter: torch.Tensor, rows: slice) -> torch.Tensor:
-    return parameter.detach()[rows].abs()
+def _sums_of_units(
+    group: Group, sums: Mapping[tuple[str, int], torch.Tensor], device: torch.device | None
+) -> torch.Tensor:
+    places = [(piece.parameter, piece.dim) for piece in group.slices]
+    if found := [sums[place] for place in places if place in sums]:
+        return torch.stack(found).view(len(found), group.num_units, -1).sum((0, 2))
+    return torch.zeros(group.num_units, device=device)
 
 
-def _as_it_is(values: torch.Tensor, rows: slice) -> torch.Tensor:
-    return values[rows]
+def _with_gradients(parameters: Parameters) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    return {name: (p.detach(), p.grad) for name, p in parameters.items() if p.grad is not None}
 
 
-def _product(parameter: torch.Tensor, rows: slice) -> torch.Tensor:
-    gradient: Any = parameter.grad
-    return (parameter.detach()[rows] * gradient[rows]).float()
+def _product(firsts: list[torch.Tensor], seconds: list[torch.Tensor]) -> list[torch.Tensor]:
+    return list(torch._foreach_mul(firsts, seconds))
+
+
+def _sensitivity(weights: list[torch.Tensor], gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    products = _product(weights, gradients)
+    torch._foreach_abs_(products)
+    return products
+
+
+def _magnitude(weights: list[torch.Tensor], _: list[torch.Tensor]) -> list[torch.Tensor]:
+    return list(torch._foreach_abs(weights))

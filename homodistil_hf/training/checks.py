@@ -1,5 +1,9 @@
-"""What is refused before a trainer is made: arguments, output folder, data; and the data's order, pinned."""
+"""What is refused before a trainer is made: arguments, output folder, data; and the data's order, pinned.
 
+Beside that, what a run looks at as it goes: the shape of each batch, and with which settings it is resumed.
+"""
+
+import logging
 import os
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
@@ -10,8 +14,42 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer
+from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
-from ..training_args import HomoDistilTrainingArguments
+from ..files.messages import shown
+from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+_NUM_ROWS = 10_000
+"""Rows of a table that are looked at: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
+
+# Not those that act before the first step only, nor the pruner's, which it compares itself.
+_SETTINGS_THAT_MATTER = (
+    *(f"{name}_weight" for name in LOSS_TERMS),
+    *(f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")),
+    *(
+        "pruning_interval_steps",
+        "mlm_probability",
+        "student_dropout",
+        "teacher_dtype",
+        "bf16",
+        "fp16",
+        "seed",
+        "data_seed",
+    ),
+    *("learning_rate", "learning_rate_curve", "learning_rate_hold_fraction", "warmup_steps"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "max_steps", "num_train_epochs", "train_sampling_strategy"),
+    *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
+)
+
+_LOADING = (
+    ("use_seedable_sampler", False, "every rank must draw its rows in a seeded order"),
+    ("dispatch_batches", True, "every rank must make its own batches"),
+    ("even_batches", False, "the last batches of a pass would be those of some ranks only, which then drift apart"),
+    ("split_batches", True, "the rows of a step would depend on the number of ranks"),
+)
+"""Setting of data loading, the value that is refused, and why."""
 
 
 def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:
@@ -22,8 +60,13 @@ def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]
         kwargs: as in `transformers.Trainer`.
 
     Raises:
-        ValueError: a loss of the user's own, or an evaluation that rounds the student.
+        ValueError: stock settings, a loss of the user's own, or an evaluation that rounds the student.
     """
+    if not isinstance(args, HomoDistilTrainingArguments):
+        raise ValueError(
+            f"args is a {type(args).__name__}, which has no settings of student, loss and pruning; make it a "
+            "HomoDistilTrainingArguments"
+        )
     if kwargs.get("compute_loss_func") is not None:
         raise ValueError(
             f"compute_loss_func={kwargs['compute_loss_func']!r} would replace the distillation loss; leave it out, "
@@ -41,7 +84,7 @@ def pin_data_order(args: HomoDistilTrainingArguments) -> None:
         args: the run's settings; those of data loading are changed in place.
 
     Raises:
-        ValueError: a setting that would draw rows from a global state.
+        ValueError: a setting that would draw rows from a global state, or share them by the number of ranks.
     """
     loading = args.accelerator_config
     if args.train_sampling_strategy not in ("random", "sequential"):
@@ -49,11 +92,14 @@ def pin_data_order(args: HomoDistilTrainingArguments) -> None:
             f"train_sampling_strategy={args.train_sampling_strategy!r} draws from the global random state, so a "
             "resumed run would see other batches; use 'random' or 'sequential'"
         )
-    if not loading.use_seedable_sampler or loading.dispatch_batches:
+    if not getattr(args, "dataloader_in_order", True):  # which transformers 5.14 doesn't have
         raise ValueError(
-            f"accelerator_config has use_seedable_sampler={loading.use_seedable_sampler} and dispatch_batches="
-            f"{loading.dispatch_batches}; every rank must make its own batches in a seeded order: leave both out"
+            "dataloader_in_order=False hands out batches in the order in which workers finish, so a resumed run would "
+            "see others; leave it out"
         )
+    for name, refused, reason in _LOADING:
+        if bool(getattr(loading, name)) is refused:
+            raise ValueError(f"accelerator_config has {name}={refused}; {reason}: leave it out")
     loading.dispatch_batches = False
     # From pinned memory a transfer need not hold up the host; elsewhere there is nothing to wait for.
     loading.non_blocking = loading.non_blocking or (args.dataloader_pin_memory and args.device.type == "cuda")
@@ -145,7 +191,18 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
             f"{name} has rows of {', '.join(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "
             "(masked words: homodistil_hf.tokenize_to_blocks)"
         )
-    length = _longest(rows, first)
+    _check_length(name, _longest(rows, first), config)
+
+
+def _longest(rows: Any, first: Any) -> int:
+    """Tokens of the longest of a table's first rows; of any other data set only the first row is looked at."""
+    if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
+        head = rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]
+        return pc.max(pc.list_value_length(head["input_ids"])).as_py() or 0
+    return len(first["input_ids"]) if isinstance(first, Mapping) else 0
+
+
+def _check_length(name: str, length: int, config: Any) -> None:
     if length > config.max_position_embeddings:
         raise ValueError(
             f"{name} has sequences of {length} tokens, above the teacher's max_position_embeddings="
@@ -153,9 +210,71 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
         )
 
 
-def _longest(rows: Any, first: Any) -> int:
-    """Tokens of the longest row of a table; of any other data set only the first row is looked at."""
-    if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
-        tables = rows.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)
-        return max(pc.max(pc.list_value_length(table["input_ids"])).as_py() or 0 for table in tables)
-    return len(first["input_ids"]) if isinstance(first, Mapping) else 0
+def check_batch(batch: Mapping[str, Any], config: Any) -> None:
+    """Look at the shape of a batch, which no device has to be waited for.
+
+    Args:
+        batch: as it was collated, with `input_ids` `(B, T)`, if any.
+        config: the student's configuration.
+
+    Raises:
+        ValueError: T is more than the teacher's positions.
+    """
+    if "input_ids" in batch:
+        _check_length("a batch", batch["input_ids"].shape[-1], config)
+
+
+def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
+    """Refuse a training batch without the labels that a task needs.
+
+    Args:
+        batch: as the collator made it.
+        task: what is predicted.
+        collator: for the message.
+
+    Raises:
+        ValueError: labels are missing or of a wrong type.
+    """
+    missing = [name for name in task.required_labels if name not in batch]
+    if missing:
+        raise ValueError(
+            f"a training batch has {', '.join(sorted(batch))}, but not {', '.join(missing)}; check the columns of "
+            f"train_dataset and the data_collator ({type(collator).__name__})"
+        )
+    labels = batch.get("labels")
+    if task.has_classes and labels is not None and labels.is_floating_point():
+        raise ValueError(
+            f"labels of type {labels.dtype} don't fit a task of single classes; set config.problem_type of the model "
+            "to 'multi_label_classification' or 'regression', or make the labels integers"
+        )
+
+
+def settings_that_matter(args: HomoDistilTrainingArguments) -> dict[str, Any]:
+    """What a run has to be resumed with, to go on as if it had not been interrupted.
+
+    Args:
+        args: the run's settings.
+
+    Returns:
+        `dict`: name → JSON value.
+    """
+    values, unread = args.to_dict(), "num_train_epochs" if args.max_steps > 0 else None
+    return {name: values[name] for name in _SETTINGS_THAT_MATTER if name != unread}
+
+
+def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Warn of each setting that a run is resumed with, but was not begun with.
+
+    Args:
+        now: of [`settings_that_matter`].
+        saved: the same of the checkpoint; names that only one of them has are let pass.
+    """
+    for name in now:
+        if name in saved and now[name] != saved[name]:
+            logger.warning(
+                "resumed with %s=%s, the checkpoint has %s: the run will differ from an uninterrupted one; set it as "
+                "it was to go on exactly",
+                name,
+                shown(now[name]),
+                shown(saved[name]),
+            )

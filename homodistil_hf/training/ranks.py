@@ -1,27 +1,22 @@
-"""Checks that all ranks pass or fail together: launch, output folder, checkpoint, giving up.
+"""What ranks do together: checks that all pass or fail, the same masks, and DDP around a student that is sliced.
 
 A check that fails on one rank only would leave the others waiting in a collective call, so every check here fails on
-all of them. The arithmetic of rows is not here, nor are DDP and what it reduces.
+all of them. The arithmetic of rows is not here.
 """
 
 import gc
-import logging
-import secrets
-import socket
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from accelerate import PartialState
-from accelerate.utils import DistributedType, gather_object
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, gather_object, is_compiled_module
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 
-from ..files.checkpoints import STAGING_NAME, STATE_TENSORS_FILE, VerifiedCheckpoint, sorted_checkpoints
-from ..files.tensors import WEIGHTS_FILE
-
-logger = logging.getLogger(__name__)
+from ..files.checkpoints import last_checkpoint
 
 T = TypeVar("T")
 
@@ -100,95 +95,70 @@ def check_whole_model(name: str, model: nn.Module) -> None:
         raise ValueError(f"{name} is spread over {', '.join(devices)} (device_map); {remedy}")
 
 
-def names_on_all_ranks(names: list[str]) -> list[str]:
-    """What ranks have found in their output folders, put together. Collective.
+def check_same_masks(accelerator: Accelerator, digest: bytes, *, step: int, output_dir: str) -> None:
+    """Make sure that all ranks have dropped the same units. Collective.
 
     Args:
-        names: found on this rank.
-
-    Returns:
-        `list[str]`: sorted, without repetitions.
-    """
-    return sorted(set(gather_object(list(names))))
-
-
-def check_shared_folder(output_dir: str, *, save_on_each_node: bool) -> None:
-    """Make sure that checkpoints can be written once and read by all ranks. Collective; writes a file and removes it.
-
-    Args:
-        output_dir: exists on every node.
-        save_on_each_node: the setting; every node then writes its own checkpoints.
+        accelerator: of the run.
+        digest: of all choices of masks so far, on this rank.
+        step: completed steps.
+        output_dir: of the run.
 
     Raises:
-        ValueError: some rank doesn't see the folder of rank 0, and nodes don't save on their own; or they do, into one
-            folder.
+        RuntimeError: some rank has others; on every rank.
     """
-    if PartialState().num_processes == 1:
+    digests = accelerator.gather(torch.tensor(list(digest), device=accelerator.device)[None])
+    if not bool((digests == digests[0]).all()):
+        raise RuntimeError(
+            f"masks differ across ranks after step {step}; all ranks must run the same versions on the same settings. "
+            f"Last good checkpoint: {last_checkpoint(output_dir)}"
+        )
+
+
+def ddp_in(wrapped: nn.Module) -> DistributedDataParallel | None:
+    """The DDP wrapper of a model as Trainer has wrapped it, or None in a single process.
+
+    Args:
+        wrapped: compiled or not.
+    """
+    bare: Any = wrapped._orig_mod if is_compiled_module(wrapped) else wrapped
+    return bare if isinstance(bare, DistributedDataParallel) else None
+
+
+def wrap_again(wrapper: DistributedDataParallel, accelerator: Accelerator) -> None:
+    """Let DDP reduce the parameters that its module has now. Collective.
+
+    The same object begins anew: Trainer's loop holds it, and with a second one the first would keep the old
+    parameters and twice their size in gradient buckets to the end of the run.
+
+    Args:
+        wrapper: changed in place.
+        accelerator: of the run, for the settings it was wrapped with.
+    """
+    handler, device = accelerator.ddp_handler, accelerator.device
+    settings = {} if handler is None else handler.to_kwargs()
+    device_ids = None if device.type == "cpu" else [device.index]
+    wrapper.__init__(wrapper.module, device_ids=device_ids, **settings)  # type: ignore[misc]
+    if handler is not None:
+        handler.register_comm_hook(wrapper)
+    settle_buckets(wrapper, device)
+
+
+def settle_buckets(wrapper: DistributedDataParallel, device: torch.device) -> None:
+    """Let DDP lay out its buckets before the first step instead of after it. Collective.
+
+    DDP orders them anew by the order in which the first backward pass gave gradients, and where a gradient lies
+    decides in which order ranks are added up. A resumed run wraps its model at another step than the run that it
+    goes on with, so it would differ in the last bits (on three ranks or more).
+
+    Args:
+        wrapper: just made.
+        device: of its module.
+    """
+    if wrapper.static_graph:
         return
-    sightings = _sightings(Path(output_dir) / STAGING_NAME)
-    blind = [rank for rank, sighting in enumerate(sightings) if not sighting["seen"]]
-    if blind and not save_on_each_node:
-        raise ValueError(
-            f"output_dir={output_dir!r} of rank {blind[0]} on {sightings[blind[0]]['host']} is not the folder that "
-            f"rank 0 on {sightings[0]['host']} writes to, so checkpoints could not be resumed; name a folder that all "
-            "nodes share, or set save_on_each_node=True to keep a copy of each checkpoint on every node"
-        )
-    writers = [rank for rank, sighting in enumerate(sightings) if sighting["seen"] and sighting["local_rank"] == 0]
-    if save_on_each_node and len(writers) > 1:
-        raise ValueError(
-            f"save_on_each_node=True, but the nodes of ranks {writers} share output_dir={output_dir!r} and would "
-            "write the same files; leave it out"
-        )
-
-
-def _sightings(folder: Path) -> list[Mapping[str, Any]]:
-    """By rank: whether a file of rank 0 is seen, and where the rank is."""
-    state = PartialState()
-    probe = folder / f"probe-{gather_object([secrets.token_hex(8)])[0]}"
-
-    def leave() -> None:
-        folder.mkdir(exist_ok=True)
-        probe.touch()
-
-    on_every_rank(leave if state.is_main_process else lambda: None)
-    own = {"seen": probe.exists(), "local_rank": state.local_process_index, "host": socket.gethostname()}
-    sightings = gather_object([own])
-    if state.is_main_process:
-        probe.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
-    return sightings
-
-
-def newest_common(folder: str, output_dir: str) -> str:
-    """What ranks resume from, when "last" means another checkpoint on another node."""
-    if len(set(gather_object([Path(folder).name]))) == 1:
-        return folder
-    own = [path.name for path in sorted_checkpoints(output_dir)]
-    others = gather_object([own])
-    for name in own:
-        if all(name in names for names in others):
-            logger.warning("resuming from %s, the newest checkpoint that every node has", name)
-            return str(Path(output_dir) / name)
-    raise ValueError(
-        f"nodes have no checkpoint in common in output_dir={output_dir!r}: rank 0 has {others[0][:3]}, others have "
-        f"{sorted({name for names in others[1:] for name in names})[:3]}; copy one to every node"
-    )
-
-
-def check_same_checkpoint(checkpoint: VerifiedCheckpoint) -> None:
-    """Make sure that all ranks see the same checkpoint. Collective.
-
-    Args:
-        checkpoint: on this rank.
-
-    Raises:
-        ValueError: weights or scores differ between ranks.
-    """
-    digests = gather_object([[checkpoint.digests.get(name) for name in (WEIGHTS_FILE, STATE_TENSORS_FILE)]])
-    others = [rank for rank, own in enumerate(digests) if own != digests[0]]
-    if others:
-        raise ValueError(
-            f"resume_from_checkpoint={str(checkpoint.folder)!r} of rank {others[0]} is not the checkpoint that "
-            "rank 0 has; copy rank 0's to every node"
-        )
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        wrapper(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device))
+    trained = [parameter for parameter in wrapper.parameters() if parameter.requires_grad]
+    torch.stack([0.0 * parameter.sum() for parameter in trained]).sum().backward()
+    wrapper.zero_grad(set_to_none=True)

@@ -3,8 +3,10 @@
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,20 +15,25 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.masking import MaskedLMCollator
 from ..distillation.projections import Projections
+from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
 from ..models.conversion import to_student
-from ..models.families.family import PROJECTIONS
+from ..models.families import HEADS
+from ..models.families.family import MASKED_LM, PROJECTIONS, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
-from ..models.half_attention import HALF_CPU_ATTENTION
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, teacher_plan
-from ..plans.snapshots import Snapshot
-from ..pruning.guard import DiscrepancyGuard
 from ..pruning.pruner import PruningSettings
-from ..training_args import HomoDistilTrainingArguments
+from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
+from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .ranks import check_whole_model
-from .student_plan import Goal, resolve_goal
+from .student_plan import resolve_student
+
+MOST_COMPILED_WIDTHS = 32
+"""Moments at which units are removed with `torch_compile`, as each width is compiled anew (docs/performance.md)."""
+
+Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
 
 
 def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> MaskedLMCollator:
@@ -63,29 +70,62 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
         metric=args.importance_metric,
         width_allocation=args.width_allocation,
         multiple=args.width_multiple,
-        compaction_threshold=args.compaction_threshold,
         sensitivity_smoothing=args.sensitivity_smoothing,
         uncertainty_smoothing=args.uncertainty_smoothing,
     )
 
 
-def discrepancy_guard(args: HomoDistilTrainingArguments) -> DiscrepancyGuard | None:
-    """Make what may hold pruning back.
+def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
+    """Lay out when masks are chosen; with `torch_compile` at few moments.
 
     Args:
         args: the run's settings.
+        total_steps: T.
 
     Returns:
-        [`DiscrepancyGuard`], or None where it is off.
+        [`PruningSchedule`].
     """
-    if not args.discrepancy_guard:
-        return None
-    return DiscrepancyGuard(
-        ratio=args.guard_ratio,
-        floor_nats=args.guard_floor_nats,
-        patience_steps=args.guard_patience_steps,
-        smoothing=args.guard_smoothing,
+    windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
+    interval = args.pruning_interval_steps
+    if args.torch_compile:
+        longest = max(end - start for start, end in windows.values()) * total_steps
+        interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
+    return PruningSchedule(windows, interval, total_steps)
+
+
+def allow_recompiling() -> None:
+    """Let compiled code be compiled anew for each width; at its limit torch would go on uncompiled, silently."""
+    config = torch._dynamo.config
+    # Teacher and student, with and without gradients, share the code of a forward pass.
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(config, name, max(getattr(config, name), 8 * MOST_COMPILED_WIDTHS))
+
+
+def learning_rate_curve(
+    args: HomoDistilTrainingArguments, total_steps: int, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`].
+
+    Args:
+        args: the run's settings.
+        total_steps: T.
+        optimizer: whose rate it is.
+
+    Returns:
+        The scheduler.
+    """
+    held = args.learning_rate_hold_fraction
+    if held is None:
+        end_step = max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
+    else:
+        end_step = held * total_steps
+    curve = partial(
+        pruning_learning_rate,
+        warmup_steps=args.get_warmup_steps(total_steps),
+        end_step=end_step,
+        total_steps=total_steps,
     )
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
 
 
 @dataclass(frozen=True)
@@ -96,13 +136,11 @@ class Preparation:
         student: starts equal to the model it was made from; carries its projections.
         teacher: frozen.
         plan: the widths to reach.
-        snapshots: the students on the way.
     """
 
     student: HomoBertPreTrainedModel
     teacher: FrozenTeacher
     plan: WidthPlan
-    snapshots: Sequence[Snapshot]
 
 
 def prepare(
@@ -110,7 +148,7 @@ def prepare(
     args: HomoDistilTrainingArguments,
     *,
     teacher: str | PreTrainedModel | None = None,
-    resolve: Callable[[HomoDistilTrainingArguments, PreTrainedConfig], Goal] = resolve_goal,
+    resolve: Resolve = resolve_student,
     matched_layers: Sequence[int] | None = None,
 ) -> Preparation:
     """Make the student, the teacher and the plan of a run.
@@ -118,8 +156,9 @@ def prepare(
     Args:
         model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings.
-        teacher: who it learns from; default: a frozen copy of `model`.
-        resolve: where the run goes, by its settings and the configuration of `model`.
+        teacher: who it learns from; default: a frozen copy of `model`. Projections that `model` has learned in an
+            earlier run are taken over where they fit.
+        resolve: the widths to reach, by the settings and the configuration of `model`.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
 
     Returns:
@@ -137,28 +176,30 @@ def prepare(
     for name, given in (("model", model), ("teacher", teacher)):
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
-    student, goal = _student_and_goal(model, args, resolve)
+    student, plan = _student_and_plan(model, args, resolve)
     guide = to_student(_loaded(teacher, default=student, token=args.hub_token))
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
-            attentive.set_attn_implementation("eager" if args.torch_compile else HALF_CPU_ATTENTION)
+            attentive.set_attn_implementation("eager")
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args)
-    frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device))
-    return Preparation(student, frozen, goal.plan, goal.snapshots)
+    if teacher is not None:
+        _take_over_projections(student, model)
+    frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device, fp16=args.fp16))
+    return Preparation(student, frozen, plan)
 
 
-def _student_and_goal(
+def _student_and_plan(
     model: str | PreTrainedModel,
     args: HomoDistilTrainingArguments,
-    resolve: Callable[[HomoDistilTrainingArguments, PreTrainedConfig], Goal],
-) -> tuple[HomoBertPreTrainedModel, Goal]:
+    resolve: Resolve,
+) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
     if isinstance(model, str):
         config = load_teacher_config(model, token=args.hub_token)
-        goal = resolve(args, config)
-        return to_student(load_teacher(model, config=config, token=args.hub_token)), goal
+        plan = resolve(args, config)
+        return to_student(load_teacher(model, config=config, token=args.hub_token)), plan
     student = to_student(model).float()
     _freeze_alike(student, model)
     return student, resolve(args, model.config)
@@ -190,21 +231,39 @@ def _check_pair(
     has_same_layers: bool,
 ) -> None:
     by_layer = args.attention_weight > 0 or (has_same_layers and args.hidden_weight > 0)
-    for what, given, expected in (
-        ("class", type(teacher).__name__, type(student).__name__),
-        ("vocab_size", teacher.config.vocab_size, student.config.vocab_size),
-        ("num_hidden_layers", teacher.config.num_hidden_layers, student.config.num_hidden_layers),
-        ("num_labels", teacher.config.num_labels, student.config.num_labels),
-    ):
-        if given != expected and (by_layer or what != "num_hidden_layers"):
+    for what, given, expected in _compared(teacher, student, by_layer=by_layer):
+        if given != expected:
+            remedy = "choose another teacher"
+            if what.startswith(("problem_type", "id2label")):
+                remedy += ", or set it in teacher.config where both mean the same"
+            raise ValueError(f"teacher has {what}={given}, the student {expected}; both must agree, {remedy}")
+    for what in ("max_position_embeddings", "type_vocab_size"):
+        given, expected = getattr(teacher.config, what), getattr(student.config, what)
+        if given < expected:
             raise ValueError(
-                f"teacher has {what}={given}, the student {expected}; both must agree, choose another teacher"
+                f"teacher has {what}={given}, fewer than the student's {expected}, so it can't read all that the "
+                f"student can; choose another teacher, or a model of at most {given}"
             )
     heads = [[layer.num_attention_heads for layer in teacher_plan(m.config).layers] for m in (teacher, student)]
     if args.attention_weight > 0 and heads[0] != heads[1]:
         raise ValueError(
             f"attention_weight > 0 needs the same heads in teacher {heads[0]} and student {heads[1]}; set it to 0"
         )
+
+
+def _compared(
+    teacher: HomoBertPreTrainedModel, student: HomoBertPreTrainedModel, *, by_layer: bool
+) -> Iterator[tuple[str, Any, Any]]:
+    """What has to be equal: name, of the teacher, of the student."""
+    yield "class", type(teacher).__name__, type(student).__name__
+    kind = HEADS[type(student).__name__].kind
+    names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * (kind is not MASKED_LM)
+    yield from ((name, getattr(teacher.config, name), getattr(student.config, name)) for name in names)
+    if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):
+        yield "problem_type", teacher.config.problem_type, student.config.problem_type
+    if kind in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) and student.config.num_labels > 1:
+        for label, word in student.config.id2label.items():
+            yield f"id2label[{label}]", teacher.config.id2label.get(label), word
 
 
 def _set_dropout(student: HomoBertPreTrainedModel, rate: float | None) -> None:
@@ -229,3 +288,56 @@ def _attach_projections(
     )
     torch.random.set_rng_state(generator_state)
     student.add_module(PROJECTIONS, projections)
+    # They are saved beside the student's own weights.
+    student._keys_to_ignore_on_save = {f"{PROJECTIONS}.{name}" for name in projections.state_dict()}
+
+
+def _take_over_projections(student: HomoBertPreTrainedModel, model: str | PreTrainedModel) -> None:
+    """A student that goes on with its teacher knows the way to that one's hidden states already."""
+    earlier, own = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
+    if earlier is not None and _shapes(earlier) == _shapes(own):
+        own.load_state_dict(earlier.state_dict())
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
+
+
+def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, student: nn.Module) -> None:
+    """Point an optimizer that was made for a model to the student that was made from it.
+
+    Parameters are matched by name; what the student lacks is dropped, and its projections join the first group.
+
+    Args:
+        optimizer: changed in place, state included.
+        model: what the optimizer was made for; None if that is not known.
+        student: with its projections.
+
+    Raises:
+        ValueError: the optimizer holds parameters that are not the model's.
+    """
+    names = {} if model is None else {parameter: name for name, parameter in model.named_parameters()}
+    own = dict(student.named_parameters())
+    for group in optimizer.param_groups:
+        unknown = [parameter for parameter in group["params"] if parameter not in names]
+        if unknown:
+            raise ValueError(
+                f"optimizers[0] holds {len(unknown)} parameters that are not those of model, which the student is a "
+                "copy of; make it from the parameters of the loaded model that you pass, or give "
+                "optimizer_cls_and_kwargs instead"
+            )
+        for parameter in group["params"]:
+            if parameter in optimizer.state and names[parameter] in own:
+                optimizer.state[own[names[parameter]]] = optimizer.state.pop(parameter)
+        group["params"] = [own[names[parameter]] for parameter in group["params"] if names[parameter] in own]
+    projections = [parameter for name, parameter in own.items() if name.startswith(f"{PROJECTIONS}.")]
+    optimizer.param_groups[0]["params"].extend(projections)
+    for projection in projections:
+        optimizer.state.update(_state_from_the_start(optimizer, projection))
+
+
+def _state_from_the_start(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[torch.Tensor, Any]:
+    # The others make their state at their first step; Adagrad does so too in newer versions of torch.
+    if not isinstance(optimizer, torch.optim.Adagrad):
+        return {}
+    return dict(torch.optim.Adagrad([parameter], **optimizer.defaults).state)

@@ -1,162 +1,121 @@
-"""What a run keeps account of: every term of the loss between two logs, steps that are skipped, tokens lost with them.
+"""What a run keeps account of between two logs: every term of the loss, steps that are skipped, tokens lost with them.
 
-Exact across resumes. What the terms are, and when a step is bad, is the trainer's business.
+Plain sums that know nothing of Trainer; they travel in checkpoints, so that a resumed run logs what it would have.
 """
 
-import logging
-import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from ..files.checkpoints import last_checkpoint
-from .resumable import ResumableTrainer
-
-logger = logging.getLogger(__name__)
-
-_COUNTERS = ("logged_step", "num_summed_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+_COUNTERS = ("num_summed_steps", "num_good_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
 
 
-class AccountingTrainer(ResumableTrainer):
-    """`ResumableTrainer` that logs averages of named terms, and leaves bad steps out of them and out of the run.
+class StepLog:
+    """Averages of named terms over the steps that were not skipped.
 
-    Subclasses call `open_accounts` when a run begins, `take_in` for each micro-batch, then `close_step` or
-    `drop_bad_step`.
+    Example:
+    ```python
+    >>> log = StepLog()
+    >>> for kl in (1.0, 3.0):
+    ...     log.take_in({"loss": torch.tensor(2 * kl), "loss_kl": torch.tensor(kl)})
+    ...     log.close_step()
+    >>> log.averages(), log.mean_loss()
+    ({'loss': 4.0, 'loss_kl': 2.0}, 4.0)
+
+    ```
     """
 
-    term_sums: dict[str, torch.Tensor]
-    step_terms: dict[str, torch.Tensor]
-    logged_step = 0
-    num_summed_steps = 0
-    num_bad_steps = 0
-    num_bad_steps_in_row = 0
-    num_skipped_tokens = 0
-
-    def open_accounts(self) -> None:
-        """A run begins or goes on: nothing is counted since the last log."""
-        self.term_sums, self.step_terms = {}, {}
-        self.logged_step, self.num_summed_steps = self.state.global_step, 0
+    def __init__(self) -> None:
+        self.step_terms: dict[str, torch.Tensor] = {}
+        self.term_sums: dict[str, torch.Tensor] = {}
+        self.loss_sum = torch.zeros(())
+        self.num_summed_steps = self.num_good_steps = 0
         self.num_bad_steps = self.num_bad_steps_in_row = self.num_skipped_tokens = 0
 
     def take_in(self, terms: Mapping[str, torch.Tensor]) -> None:
         """Add the terms of a micro-batch to those of its step.
 
         Args:
-            terms: name → scalar, this micro-batch's share.
+            terms: name → scalar, this micro-batch's share; `loss` among them.
         """
         for name, term in terms.items():
             value = term.detach()
             self.step_terms[name] = self.step_terms[name] + value if name in self.step_terms else value
 
-    def close_step(self) -> dict[str, torch.Tensor]:
-        """Count a step that is good.
-
-        Returns:
-            `dict`: name → this rank's share of the step's term.
-        """
+    def close_step(self) -> None:
+        """Count a step that is good."""
         terms, self.step_terms = self.step_terms, {}
         self.num_bad_steps_in_row = 0
         self.num_summed_steps += 1
+        self.num_good_steps += 1
+        self.loss_sum = self.loss_sum.to(terms["loss"].device) + terms["loss"]
         for name, value in terms.items():
             self.term_sums[name] = self.term_sums[name] + value if name in self.term_sums else value
-        return terms
 
-    def drop_bad_step(self, num_tokens: int) -> None:
-        """Count a step whose gradients are not finite, and keep the optimizer from taking it.
+    def skip_step(self, num_tokens: int) -> None:
+        """Count a step that is not taken, and forget its terms.
 
         Args:
             num_tokens: lost with it, over all ranks.
-
-        Raises:
-            FloatingPointError: it is one too many in a row.
         """
         self.step_terms = {}
         self.num_bad_steps += 1
         self.num_bad_steps_in_row += 1
         self.num_skipped_tokens += num_tokens
-        step, in_row = self.state.global_step + 1, self.num_bad_steps_in_row
-        logger.warning(
-            "step %d is skipped: gradients are not finite (%d in a row), %d tokens", step, in_row, num_tokens
-        )
-        if self.accelerator.scaler is None:
-            self.model.zero_grad(set_to_none=True)
-        else:
-            # A gradient scaler skips the step itself; it looks at single gradients, which may be finite where their
-            # norm is not.
-            next(p.grad for p in self.model.parameters() if p.grad is not None).fill_(math.inf)
-        if in_row > self.args.max_bad_steps:
-            raise FloatingPointError(
-                f"gradients were not finite for {in_row} steps in a row (max_bad_steps={self.args.max_bad_steps}); "
-                f"lower learning_rate or check the data. Last good checkpoint: {self._last_good_checkpoint(step)}"
-            )
 
-    def _last_good_checkpoint(self, step: int) -> Path | None:
-        """The newest checkpoint from before the bad steps that end at `step`, if possible one that a good step left.
+    def averages(self, reduce: Reduce = lambda sums: sums) -> dict[str, float]:
+        """Terms over the good steps since the last call, which begins anew.
 
-        Weights may be finite and yet so large that nothing can be computed with them: a step that was done with them
-        shows that it can.
-        """
-        first_bad_step = step - self.num_bad_steps_in_row + 1
-        proven = last_checkpoint(self.args.output_dir, before_step=first_bad_step - 1)
-        return proven or last_checkpoint(self.args.output_dir, before_step=first_bad_step)
-
-    def checkpoints_to_keep(self) -> list[Path]:
-        """Beside the best one, the last good one while steps are bad; see [`ResumableTrainer.checkpoints_to_keep`]."""
-        good = self._last_good_checkpoint(self.state.global_step) if self.num_bad_steps_in_row else None
-        return super().checkpoints_to_keep() + ([] if good is None else [good])
-
-    # Logs
-
-    def status(self) -> dict[str, float]:
-        """What training logs say beside losses and counts; subclasses have something.
+        Args:
+            reduce: sums over ranks; collective.
 
         Returns:
-            `dict`: name → number.
+            `dict`: name → average; empty if all steps were skipped.
         """
-        return {}
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with every term of the loss, the bad steps and the status beside Trainer's own training logs."""
-        if "loss" in logs:
-            averages = self._averages(logs["loss"])
-            if averages:
-                logs |= averages
-            else:
-                del logs["loss"]
-            counts = {"num_bad_steps": self.num_bad_steps, "num_skipped_tokens": self.num_skipped_tokens}
-            logs |= counts | self.status()
-            self.term_sums, self.num_summed_steps, self.logged_step = {}, 0, self.state.global_step
-        super().log(logs, start_time)
-
-    def _averages(self, loss: float) -> dict[str, float]:
-        """Loss and terms over the steps that were not skipped since the last log; nothing if all were."""
-        if self.num_summed_steps == 0:
+        sums, num_steps = self.term_sums, self.num_summed_steps
+        self.term_sums, self.num_summed_steps = {}, 0
+        if not num_steps:
             return {}
-        names = sorted(self.term_sums)
-        sums = self.accelerator.reduce(torch.stack([self.term_sums[name] for name in names]), reduction="sum")
-        averages = {"loss": loss * ((self.state.global_step - self.logged_step) / self.num_summed_steps)}
-        return averages | {
-            f"loss_{name}": value / self.num_summed_steps for name, value in zip(names, sums.tolist(), strict=True)
-        }
+        names = sorted(sums)
+        values = reduce(torch.stack([sums[name] for name in names])).tolist()
+        return {name: value / num_steps for name, value in zip(names, values, strict=True)}
 
-    def log_state(self) -> dict[str, Any]:
-        """Running averages and counters, exact; called on all ranks.
+    def mean_loss(self, reduce: Reduce = lambda sums: sums) -> float:
+        """The loss over all good steps of the run; argument as [`StepLog.averages`]."""
+        return float(reduce(self.loss_sum)) / max(1, self.num_good_steps)
+
+    def state_dict(self, of_every_rank: Callable[[list[float]], list[list[float]]]) -> dict[str, Any]:
+        """Sums and counters, exact.
+
+        Args:
+            of_every_rank: gathers numbers; collective.
 
         Returns:
             `dict` of JSON values.
         """
-        sums = {name: self.of_every_rank(value) for name, value in self.term_sums.items()}
-        return super().log_state() | {"term_sums": sums} | {name: getattr(self, name) for name in _COUNTERS}
+        sums = {"": self.loss_sum} | self.term_sums
+        ranks = of_every_rank([float(value) for value in sums.values()])
+        by_name = {name: [values[place] for values in ranks] for place, name in enumerate(sums)}
+        return {"sums": by_name} | {name: getattr(self, name) for name in _COUNTERS}
 
-    def restore_log_state(self) -> None:
-        """Put running averages and counters back once training has begun."""
-        super().restore_log_state()
-        if self.resumed_logs is None:
-            return
-        for name, values in self.resumed_logs["term_sums"].items():
-            value = self.own_value(values, otherwise=sum(values) / self.args.world_size)
-            self.term_sums[name] = torch.tensor(value, device=self.args.device)
+    def load_state_dict(self, state: Mapping[str, Any], *, rank: int, num_ranks: int, device: torch.device) -> None:
+        """Go on where a checkpoint stopped; another number of ranks shares the sums evenly.
+
+        Args:
+            state: what `state_dict` returned.
+            rank: of this process.
+            num_ranks: of this run.
+            device: of the terms.
+        """
+
+        def own_share(values: list[float]) -> torch.Tensor:
+            own = values[rank] if len(values) == num_ranks else sum(values) / num_ranks
+            return torch.tensor(own, device=device)
+
+        own = {name: own_share(values) for name, values in state["sums"].items()}
+        self.loss_sum = own.pop("")
+        self.term_sums = own
         for name in _COUNTERS:
-            setattr(self, name, self.resumed_logs[name])
+            setattr(self, name, state[name])

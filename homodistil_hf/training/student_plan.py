@@ -5,48 +5,20 @@ checkpoint, and a run that goes on takes it from there: nothing measured may ste
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedConfig
 
 from ..files.checkpoints import STATE_FILE, sorted_checkpoints
+from ..models.saved_student import read_state
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
-from ..plans.snapshots import Snapshot, resolve_snapshots
-from ..pruning.saved_state import read_state_file
 from ..training_args import HomoDistilTrainingArguments
 from .ranks import on_every_rank
 
 logger = logging.getLogger(__name__)
-
-STUDENT_KEY = "student"
-"""Where a checkpoint's state says what the user called the student."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """Where a run goes.
-
-    Args:
-        plan: the widths to reach.
-        snapshots: the students on the way, widest first.
-    """
-
-    plan: WidthPlan
-    snapshots: tuple[Snapshot, ...] = ()
-
-
-def resolve_goal(args: HomoDistilTrainingArguments, config: PreTrainedConfig, *, has_all_layers: bool = True) -> Goal:
-    """Turn the settings `student` and `snapshots` into widths; arguments and errors as [`resolve_student`].
-
-    Returns:
-        [`Goal`].
-    """
-    plan = resolve_student(args, config, has_all_layers=has_all_layers)
-    return Goal(plan, resolve_snapshots(args.snapshots, config, plan, multiple=args.width_multiple))
 
 
 def resolve_student(
@@ -100,9 +72,8 @@ def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -
     for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):
         if not (folder / STATE_FILE).is_file():
             continue
-        state = read_state_file(folder)
-        start = teacher_plan(config).to_dict()
-        if state["trainer"].get(STUDENT_KEY) == args.student and state["pruner"]["full"] == start:
+        state = read_state(folder)
+        if state["student"] == args.student and state["full"] == teacher_plan(config).to_dict():
             logger.info("student=%r: the widths of %s are taken, nothing is measured", args.student, folder)
-            return WidthPlan.from_dict(state["pruner"]["target"], config.num_hidden_layers)
+            return WidthPlan.from_dict(state["plan"], config.num_hidden_layers)
     return None

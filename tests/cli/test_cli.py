@@ -99,7 +99,7 @@ def test_help_lists_every_command(capsys):
 def test_help_all_lists_every_setting(capsys):
     assert main(["distill", "--help_all"]) == 0
     text = capsys.readouterr().out
-    for setting in ("--kl_weight", "--train_data", "--max_grad_norm", "--guard_ratio", "--mlm_probability"):
+    for setting in ("--kl_weight", "--train_data", "--max_grad_norm", "--max_bad_steps", "--mlm_probability"):
         assert setting in text
 
 

@@ -281,7 +281,7 @@ def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoint-3"
     loaded = load_model(checkpoint)
     kept = checkpoint_pruner(checkpoint).kept
-    assert trainer.pruner.target.hidden_size < kept.hidden_size
+    assert trainer.plan.hidden_size < kept.hidden_size
     assert teacher_plan(loaded.model.config) == kept
     assert (loaded.name, loaded.export) == ("run/checkpoint-3", None)
     assert loaded.results == (tmp_path / "run" / "evaluations" / "checkpoint-3").resolve()

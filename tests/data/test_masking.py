@@ -306,6 +306,13 @@ def test_tokenizer_without_mask_token_is_refused():
         MaskedLMCollator(tokenizer)
 
 
+def test_tokenizer_of_special_tokens_only_is_refused():
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(SPECIAL)})
+    message = "tokenizer BertTokenizer has 5 tokens, all special ones, .*; use the tokenizer that was saved"
+    with pytest.raises(ValueError, match=message):
+        MaskedLMCollator(tokenizer)
+
+
 def test_padding_without_a_padding_token_is_refused():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_level(), unk_token="<e>", mask_token="<m>")
     collator = MaskedLMCollator(tokenizer)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from fake_device import DEVICE, fake_device
 from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked
 from task_cases import make_case
 from tiny_models import make_teacher
@@ -115,6 +116,18 @@ def test_nothing_measured_has_no_results():
     inputs["labels"] = torch.full_like(inputs["labels"], -100)
     assert float(meter.update(student, teacher, inputs)) == 0.0
     assert meter.results() == {}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_batch_is_read_back_once_and_added_up_in_float64_by_the_host(task):
+    student, teacher = make_student(task).to(DEVICE), FrozenTeacher(to_student(make_teacher(task)).to(DEVICE))
+    meter = DiscrepancyMeter(task_of(student))
+    inputs = {name: tensor.to(DEVICE) for name, tensor in make_batch(task).items()}
+    inputs["masked_positions"] = torch.tensor([0, 1, 3]).to(DEVICE)
+    with fake_device(has_float64=False) as waits:
+        meter.update(student, teacher, inputs)
+    assert len(waits) == 1
+    assert (meter.sums.dtype, meter.sums.device.type) == (torch.float64, "cpu")
 
 
 def test_measuring_leaves_no_gradient():

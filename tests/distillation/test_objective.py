@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from fake_device import DEVICE, fake_device
 from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked, unlabelled
 from tiny_models import make_teacher
 
@@ -35,6 +36,12 @@ def make_pair(
     """A student beside the teacher that it was made from."""
     teacher = to_student(make_teacher(task, **WITHOUT_DROPOUT)).to(student.dtype)
     return Distillation(student, FrozenTeacher(teacher, dtype=dtype), weights=weights, kept_heads=kept_heads)
+
+
+def on_device(task: str, **batch: torch.Tensor) -> tuple[Distillation, dict[str, torch.Tensor]]:
+    distillation = make_pair(make_student(task).to(DEVICE).train(), task)
+    distillation.teacher.to(DEVICE)
+    return distillation, {name: tensor.to(DEVICE) for name, tensor in (make_batch(task) | batch).items()}
 
 
 def terms_of(
@@ -197,7 +204,7 @@ def test_counts_by_hand():
     inputs["attention_mask"] = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
     counts = distillation.count(inputs)
     assert counts.tolist() == [3, 4 + 2, 16 + 4]
-    assert counts.dtype == torch.float64
+    assert counts.dtype == torch.int64
 
 
 def test_without_padding_no_mask_is_needed():
@@ -234,6 +241,37 @@ def test_a_batch_without_labels_teaches_by_its_states_alone(task):
     assert float(terms["hidden"].detach()) > 0
     distillation.total(terms).backward()
     assert all(bool(p.grad.isfinite().all()) for p in student.parameters() if p.grad is not None)
+
+
+# A device that computes while the host goes on
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_host_waits_for_the_device_once_a_batch(task):
+    distillation, inputs = on_device(task)
+    with fake_device() as waits:
+        inputs = distillation.task.with_positions(inputs)
+        assert len(waits) == 1
+        distillation.total(terms_of(distillation, inputs)).backward()
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("task", TASKS)
+def test_known_positions_need_no_wait(task, attention):
+    distillation, inputs = on_device(task, masked_positions=torch.tensor([1, 3]))
+    for model in (distillation.student, distillation.teacher.exact):
+        model.set_attn_implementation(attention)
+    with fake_device() as waits:
+        distillation.total(terms_of(distillation, inputs)).backward()
+    assert waits == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_device_without_float64_is_enough(task):
+    distillation, inputs = on_device(task)
+    with fake_device(has_float64=False):
+        distillation.total(terms_of(distillation, inputs)).backward()
 
 
 # Weights

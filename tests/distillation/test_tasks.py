@@ -5,33 +5,35 @@ from task_cases import CASES, make_case
 
 from homodistil_hf.data.masking import IGNORED_LABEL
 from homodistil_hf.distillation.losses import multi_label_terms, prediction_terms, regression_terms
-from homodistil_hf.distillation.tasks import Task, masked_positions, task_of
+from homodistil_hf.distillation.tasks import Task, task_of
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_mean_loss_is_stock_berts(case):
-    teacher, student, inputs = make_case(case)
+    teacher, student, given = make_case(case)
     task = task_of(student)
+    inputs = task.with_positions(given)
     with torch.no_grad():
-        outputs = student(**task.model_inputs(inputs))
+        outputs = student(**task.model_inputs(inputs, student))
         rows = task.rows(outputs, inputs)
         loss, kl = task.terms(rows, rows.clone(), task.labels(inputs))
         integers = case == "regression of integers"  # stock BERT's own loss wants floats
-        expected = teacher(**inputs | ({"labels": inputs["labels"].float()} if integers else {})).loss
+        expected = teacher(**given | ({"labels": given["labels"].float()} if integers else {})).loss
     assert "loss" not in outputs
-    assert float(loss / task.num_predictions(inputs)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss / len(inputs["masked_positions"])) == pytest.approx(float(expected), rel=1e-5)
     assert float(kl) == pytest.approx(0, abs=1e-6)
     assert task.name == ("mlm" if case == "masked_lm" else "task")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_there_are_as_many_rows_as_labels_and_predictions(case):
-    _, student, inputs = make_case(case)
+    _, student, given = make_case(case)
     task = task_of(student)
-    rows = task.rows(student(**task.model_inputs(inputs)), inputs)
-    assert len(rows) == len(task.labels(inputs)) == int(task.num_predictions(inputs)) > 0
+    inputs = task.with_positions(given)
+    rows = task.rows(student(**task.model_inputs(inputs, student)), inputs)
+    assert len(rows) == len(task.labels(inputs)) == len(inputs["masked_positions"]) > 0
     assert rows.dim() == 2
-    assert task.num_predictions(inputs).dtype == torch.int64
+    assert inputs["masked_positions"].dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -67,22 +69,57 @@ def test_the_task_is_told_by_class_and_problem_type(task, problem_type, num_labe
 def test_models_get_everything_but_labels(task, required):
     found = task_of(make_student(task))
     inputs = make_batch(task) | {"token_type_ids": torch.zeros(4, 12, dtype=torch.int64)}
-    passed = found.model_inputs(inputs)
+    passed = found.model_inputs(found.with_positions(inputs))
     extra = {"masked_positions"} if task == "masked_lm" else set()
     assert passed.keys() == {"input_ids", "attention_mask", "token_type_ids"} | extra
+    assert passed["attention_mask"] is inputs["attention_mask"]
     assert found.required_labels == required
+    assert found.label_names == (*required, "masked_positions")
 
 
 def test_masked_positions_are_those_with_labels():
-    labels = torch.tensor([[IGNORED_LABEL, 5, IGNORED_LABEL], [7, IGNORED_LABEL, 0]])
-    assert masked_positions({"labels": labels}).tolist() == [1, 3, 5]
-    given = torch.tensor([3, 1])
-    assert masked_positions({"labels": labels, "masked_positions": given}) is given
     task = task_of(make_student())
-    assert task.labels({"labels": labels}).tolist() == [5, 7, 0]
-    assert task.labels({"labels": labels, "masked_positions": given}).tolist() == [7, 5]
-    assert int(task.num_predictions({"labels": labels})) == 3
-    assert task.model_inputs({"labels": labels})["masked_positions"].tolist() == [1, 3, 5]
+    labels = torch.tensor([[IGNORED_LABEL, 5, IGNORED_LABEL], [7, IGNORED_LABEL, 0]])
+    found = task.with_positions({"labels": labels})
+    assert found["masked_positions"].tolist() == [1, 3, 5]
+    assert task.labels(found).tolist() == [5, 7, 0]
+    assert task.with_positions(found) == found
+    given = torch.tensor([3, 1])
+    inputs = task.with_positions({"labels": labels, "masked_positions": given})
+    assert inputs["masked_positions"] is given
+    assert task.labels(inputs).tolist() == [7, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32], ids=str)
+def test_a_mask_that_masks_nothing_is_left_out(dtype):
+    task, inputs = task_of(make_student()), make_batch()
+    inputs["attention_mask"] = inputs["attention_mask"].to(dtype)
+    assert task.with_positions(inputs)["attention_mask"] is inputs["attention_mask"]
+    inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    assert task.with_positions(inputs).keys() == {"input_ids", "labels", "masked_positions"}
+    assert "masked_positions" not in inputs
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@torch.no_grad()
+def test_models_see_the_same_tokens_through_the_mask_that_nobody_reads(dtype, attention):
+    student, given = make_student("token_classification", dtype=dtype), make_batch("token_classification")
+    student.set_attn_implementation(attention)
+    task = task_of(student)
+    inputs = task.with_positions(given)
+    passed = task.model_inputs(inputs, student, student)
+    assert passed["attention_mask"].shape == (4, 1, 1, 12)
+    rows = [task.rows(student(**kept), inputs) for kept in (passed, unlabelled(given))]
+    torch.testing.assert_close(*rows, rtol=0, atol=1e-6)
+
+
+def test_an_attention_of_others_gets_the_mask_as_it_is():
+    student, inputs = make_student(), make_batch()
+    other = make_student()
+    other.config._attn_implementation = "flash_attention_2"
+    passed = task_of(student).model_inputs(task_of(student).with_positions(inputs), student, other)
+    assert passed["attention_mask"] is inputs["attention_mask"]
 
 
 # What counts
@@ -90,6 +127,7 @@ def test_masked_positions_are_those_with_labels():
 
 def by_hand(task: str, inputs: dict[str, torch.Tensor], logits: dict[str, torch.Tensor]) -> tuple[list, list]:
     found: Task = task_of(make_student(task))
+    inputs = found.with_positions(inputs)
     return found.rows(logits, inputs).tolist(), found.labels(inputs).tolist()
 
 
@@ -101,8 +139,8 @@ def test_tokens_without_label_are_left_out():
 
 
 def test_padding_has_no_predictions():
-    inputs = make_batch("token_classification")
-    assert int(task_of(make_student("token_classification")).num_predictions(inputs)) == 4 * 12 - NUM_PADDED
+    inputs = task_of(make_student("token_classification")).with_positions(make_batch("token_classification"))
+    assert len(inputs["masked_positions"]) == 4 * 12 - NUM_PADDED
 
 
 def test_sequences_without_label_are_left_out():
@@ -128,9 +166,10 @@ def test_a_batch_without_labels_counts_nothing(task):
         name: torch.full_like(inputs[name], IGNORED_LABEL) for name in inputs.keys() - unlabelled(inputs).keys()
     }
     found = task_of(student)
-    rows = found.rows(student(**found.model_inputs(inputs)), inputs)
+    inputs = found.with_positions(inputs)
+    rows = found.rows(student(**found.model_inputs(inputs, student)), inputs)
     loss, kl = found.terms(rows, rows.detach() + 1, found.labels(inputs))
-    assert (int(found.num_predictions(inputs)), float(loss.detach()), float(kl.detach())) == (0, 0.0, 0.0)
+    assert (len(inputs["masked_positions"]), float(loss.detach()), float(kl.detach())) == (0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -142,10 +181,11 @@ def test_kl_and_loss_are_taken_at_the_same_places(task):
     if task == "question_answering":
         inputs["start_positions"][1] = 12
     found = task_of(student)
+    inputs = found.with_positions(inputs)
     with torch.no_grad():
         outputs = student(**unlabelled(inputs))
         if task == "masked_lm":
-            outputs = {"logits": outputs.logits.flatten(0, 1)[masked_positions(inputs)]}
+            outputs = {"logits": outputs.logits.flatten(0, 1)[inputs["masked_positions"]]}
     rows = found.rows(outputs, inputs)
     labels = found.labels(inputs)
     slow_loss = -sum(float(row.log_softmax(-1)[label]) for row, label in zip(rows, labels.tolist(), strict=True))

@@ -26,13 +26,14 @@ def called(teacher: FrozenTeacher, **settings: object):
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_a_named_type_is_taken(name):
-    assert resolve_teacher_dtype(name, CPU) == getattr(torch, name)
+    assert resolve_teacher_dtype(name, CPU) == resolve_teacher_dtype(name, CPU, fp16=True) == getattr(torch, name)
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_asks_the_hardware(native, expected, monkeypatch):
+def test_auto_asks_the_hardware_unless_the_student_computes_in_float16(native, expected, monkeypatch):
     monkeypatch.setattr(teacher_module, "multiplies_bfloat16", lambda device: native)
     assert resolve_teacher_dtype("auto", CPU) == expected
+    assert resolve_teacher_dtype("auto", CPU, fp16=True) == torch.float16
 
 
 @pytest.mark.parametrize("native", [True, False])

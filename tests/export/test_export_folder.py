@@ -274,13 +274,6 @@ def test_an_unknown_format_names_the_nearest(tmp_path, student):
         export_student(student, tmp_path / "student", "standart")
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_masked_hidden_channels_are_refused(tmp_path, format):
-    student = random_student(HomoBertForMaskedLM, UNIFORM, dropped_hidden_channels=[3])
-    with pytest.raises(ValueError, match="model has 1 masked hidden channels .*compact it first"):
-        export_student(student, tmp_path / "student", format)
-
-
 def test_a_diverged_student_is_refused(tmp_path, student):
     with torch.no_grad():
         student.bert.embeddings.LayerNorm.bias[0] = float("nan")

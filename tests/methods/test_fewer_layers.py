@@ -50,9 +50,9 @@ def test_hidden_states_are_matched_in_front_of_the_next_kept_layer(shallow):
 @pytest.mark.slow
 def test_widths_fall_while_it_learns(shallow):
     trainer = shallow(max_steps=12, train_dataset=make_blocks(8))
-    before = trainer.pruner.present
+    before = trainer.kept
     trainer.train()
-    assert encoder_macs(trainer.pruner.present) == encoder_macs(trainer.plan) < encoder_macs(before)
+    assert encoder_macs(trainer.kept) == encoder_macs(trainer.plan) < encoder_macs(before)
 
 
 def test_heads_that_a_budget_names_are_those_of_the_wider_layers_too(shallow):
@@ -78,10 +78,10 @@ def test_a_shallow_student_can_be_pruned_at_once(make_trainer):
         max_steps=1,
     )
     assert trainer.method_settings == {"num_layers": 2, "widths": None, "num_scoring_batches": 1}
-    full = encoder_macs(trainer.pruner.present)
-    trainer.start_at_plan()
+    full = encoder_macs(trainer.kept)
+    trainer.start_student()
     assert trainer.matched_layers == (2, 3)
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.kept == trainer.plan
     assert encoder_macs(trainer.plan) < full
 
 

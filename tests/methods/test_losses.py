@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from fake_device import DEVICE, fake_device
 from students import WITHOUT_DROPOUT, make_batch, unlabelled
 from tiny_models import make_teacher
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.methods.distilbert import DistilBertTrainer
-from homodistil_hf.methods.minilm import MiniLMTrainer, MiniLMv2Trainer
-from homodistil_hf.methods.scratch import ScratchTrainer
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.methods.distilbert import DistilBertTrainer, SoftDistillation
+from homodistil_hf.methods.minilm import MiniLMTrainer, MiniLMv2Trainer, RelationDistillation, Relations
+from homodistil_hf.methods.scratch import OwnLoss, ScratchTrainer
 from homodistil_hf.methods.tinybert import TinyBertTrainer
+from homodistil_hf.models.conversion import to_student
 
 SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
 HALF_THE_MACS = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
@@ -30,7 +33,7 @@ def started(make_trainer) -> Any:
         defaults = {"model": make_teacher(**WITHOUT_DROPOUT), "student": SAME_HEADS}
         trainer = make_trainer(trainer_class=trainer_class, **defaults | settings)
         if trainer_class is not DistilBertTrainer:
-            trainer.start_at_plan()
+            trainer.start_student()
         generator = torch.Generator().manual_seed(7)
         with torch.no_grad():
             for parameter in trainer.model.parameters():
@@ -269,3 +272,22 @@ def test_the_masked_lm_loss_may_train_the_head_alone(started, trainer_class):
             # Zero, but there: DDP waits for every parameter's gradient.
             assert float(gradient.abs().max()) == 0, name
             assert float(gradients["student"][name].abs().max()) > 0, name
+
+
+# A device that computes while the host goes on
+
+
+@pytest.mark.parametrize("loss_class", [SoftDistillation, RelationDistillation, OwnLoss])
+def test_the_host_waits_for_the_device_once_a_batch(loss_class):
+    student, teacher = (to_student(make_teacher(**WITHOUT_DROPOUT)).to(DEVICE) for _ in range(2))
+    weights = dict.fromkeys(("mlm", "kl", "soft_kl", "cosine", "relation"), 1.0)
+    weights |= dict.fromkeys(("hidden", "embedding", "attention"), 0.0)
+    distillation = loss_class(student, FrozenTeacher(teacher), weights=weights, kept_heads=None)
+    if loss_class is RelationDistillation:
+        distillation.compare(Relations({"relation": ("query", "key")}, num_heads=4))
+    inputs = {name: tensor.to(DEVICE) for name, tensor in BATCH.items()}
+    with fake_device(has_float64=False) as waits:
+        inputs = distillation.task.with_positions(inputs)
+        terms, _ = distillation.terms(student, inputs, distillation.count(inputs))
+        distillation.total(terms).backward()
+    assert len(waits) == 1

@@ -11,7 +11,9 @@ from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.methods.pruned_first import PrunedFirstTrainer
-from homodistil_hf.pruning.masks import choose_masks, mask_digest
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.pruning.masks import choose_masks, full_masks, mask_digest
+from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.scores import MagnitudeScores, SensitivityScores
 
 
@@ -23,47 +25,52 @@ def one_shot(make_trainer) -> Any:
     return make
 
 
+@pytest.fixture
+def chosen(monkeypatch) -> list[Any]:
+    """The masks of every choice."""
+    seen: list[Any] = []
+    prune_to = Pruner.prune_to
+
+    def watched(pruner: Pruner, *args: Any, **kwargs: Any) -> Any:
+        seen.append(prune_to(pruner, *args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(Pruner, "prune_to", watched)
+    return seen
+
+
 def test_has_the_plans_widths_from_the_first_step_on(one_shot):
     trainer = one_shot()
     widths = []
 
     class Watch(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            widths.append(trainer.pruner.present)
+            widths.append(trainer.kept)
 
     trainer.add_callback(Watch())
     trainer.train()
     assert widths == [trainer.plan]
-    logs = [entry for entry in logs_of(trainer) if "num_compactions" in entry]
+    logs = logs_of(trainer)[:-1]
     assert {(entry["kept_fraction_hidden"], entry["kept_fraction_ffn"]) for entry in logs} == {(0.5, 0.5)}
-    assert {entry["num_compactions"] for entry in logs} == {1}
     assert logs[0]["loss_kl"] > 0.01
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_scoring_batches", [1, 3, 100])
-def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, num_scoring_batches):
+def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, chosen, num_scoring_batches):
     trainer = one_shot(num_scoring_batches=num_scoring_batches, mlm_weight=1.0, rotate_heads=False)
     teacher = trainer.model
-    scores = SensitivityScores(trainer.pruner.groups)
-    groups, masks = trainer.pruner.groups, trainer.pruner.masks
+    groups = encoder_groups(teacher)
+    scores = SensitivityScores(groups)
     for batch in list(trainer.get_train_dataloader())[:num_scoring_batches]:
         teacher.zero_grad()
         logits = teacher.eval()(batch["input_ids"]).logits
         nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()).backward()
         scores.update(dict(teacher.named_parameters()), groups)
     teacher.zero_grad()
-    expected = choose_masks(scores.scores({}, groups), masks, plan=trainer.plan)
-    chosen = []
-    prune_to = trainer.pruner.prune_to
-
-    def watched(plan: Any) -> None:
-        prune_to(plan)
-        chosen.append(mask_digest(trainer.pruner.masks))
-
-    trainer.pruner.prune_to = watched
+    expected = choose_masks(scores.scores({}, groups), full_masks(groups), plan=trainer.plan)
     trainer.train()
-    assert chosen == [mask_digest(expected)]
+    assert [mask_digest(masks) for masks in chosen] == [mask_digest(expected)]
 
 
 @pytest.mark.slow
@@ -88,12 +95,13 @@ def test_sees_the_same_batches_as_gradual_pruning(one_shot, make_trainer, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"importance_metric": "platon", "student_dropout": 0.1}])
-def test_resumed_equals_uninterrupted(one_shot, tmp_path, settings):
+def test_resumed_equals_uninterrupted(one_shot, chosen, tmp_path, settings):
     whole = one_shot(callbacks=[SaveAt(2)], **settings)
     whole.train()
     resumed = one_shot(output_dir=str(tmp_path / "resumed"), **settings)
+    chosen.clear()
     resumed.train(str(tmp_path / "run" / "checkpoint-2"))
-    assert resumed.pruner.choices_digest == b""  # nothing was chosen again
+    assert chosen == []  # nothing is chosen again
     assert_same_run(resumed, whole)
 
 
@@ -101,11 +109,11 @@ def test_resumed_equals_uninterrupted(one_shot, tmp_path, settings):
 def test_global_allocation_shares_the_plans_totals_out(one_shot):
     trainer = one_shot(width_allocation="global", width_multiple=1)
     trainer.train()
-    present = trainer.pruner.present
+    present = trainer.kept
     assert present.hidden_size == 16
     assert sum(layer.num_attention_heads for layer in present.layers) == 4
     assert sum(layer.intermediate_size for layer in present.layers) == 64
-    assert trainer.pruner.plan_reached
+    assert trainer.is_finished
 
 
 @pytest.mark.slow
@@ -120,10 +128,10 @@ def test_an_optimizer_of_the_users_follows(one_shot):
     assert losses[-1] < losses[0]
 
 
-def test_a_plan_of_full_width_is_only_distilled(one_shot):
+def test_a_plan_of_full_width_is_only_distilled(one_shot, chosen):
     trainer = one_shot(student="macs=1.0")
     trainer.train()
-    assert trainer.pruner.num_compactions == 0
+    assert chosen == []
     assert logs_of(trainer)[0]["loss_kl"] == 0.0
 
 
@@ -133,7 +141,7 @@ def test_nothing_is_pruned_into_a_folder_that_is_not_empty(one_shot, tmp_path):
     trainer = one_shot()
     with pytest.raises(ValueError, match="is not empty"):
         trainer.train()
-    assert trainer.pruner.present == trainer.pruner.full
+    assert trainer.kept == trainer.full
 
 
 def test_needs_a_batch_to_score(one_shot):
@@ -141,22 +149,14 @@ def test_needs_a_batch_to_score(one_shot):
         one_shot(num_scoring_batches=0)
 
 
-def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer):
+def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer, chosen):
     trainer = make_trainer(trainer_class=PrunedFirstTrainer, max_steps=2)
-    groups, masks = trainer.pruner.groups, trainer.pruner.masks
-    full = trainer.pruner.full
+    groups = encoder_groups(trainer.model)
     magnitudes = MagnitudeScores(groups).scores(dict(trainer.model.named_parameters()), groups)
-    expected = choose_masks(magnitudes, masks, plan=trainer.plan)
+    expected = choose_masks(magnitudes, full_masks(groups), plan=trainer.plan)
     weights = make_teacher().bert.encoder.layer[0].intermediate.dense.weight.detach()
-    seen, prune_to = [], trainer.pruner.prune_to
-
-    def watched(plan: Any) -> None:
-        prune_to(plan)
-        seen.append((trainer.pruner.present, mask_digest(trainer.pruner.masks)))
-
-    trainer.pruner.prune_to = watched
     trainer.train()
-    assert seen == [(full, mask_digest(expected))]
+    assert [mask_digest(masks) for masks in chosen] == [mask_digest(expected)]
     kept = expected["ffn.0"]
     assert float(weights[kept].abs().mean()) > float(weights[~kept].abs().mean())
     assert trainer.args.importance_metric == "magnitude"
@@ -166,8 +166,8 @@ def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer):
 def test_pruning_first_reads_no_data_to_choose(make_trainer, monkeypatch):
     trainer = make_trainer(trainer_class=PrunedFirstTrainer)
     monkeypatch.setattr(trainer, "get_train_dataloader", lambda: pytest.fail("data were read"))
-    trainer.start_at_plan()
-    assert trainer.pruner.present == trainer.plan
+    trainer.start_student()
+    assert trainer.kept == trainer.plan
 
 
 def test_settings_given_are_left_alone(make_trainer):

@@ -16,7 +16,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.distill import distill
-from homodistil_hf.methods.registry import METHODS, method_named
+from homodistil_hf.methods.registry import METHODS, check_method_settings, default_settings, method_named
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
@@ -59,7 +59,7 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
         torch.testing.assert_close(stock(inputs).logits, trainer.model.eval()(inputs).logits, rtol=0, atol=1e-5)
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     assert facts["training"]["method"] == method
-    assert METHODS[method].default_settings().keys() <= facts["settings"].keys()
+    assert default_settings(METHODS[method]).keys() <= facts["settings"].keys()
     assert facts["student"]["encoder_macs"] == encoder_macs(trainer.plan)
 
 
@@ -105,7 +105,7 @@ def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
 
 @pytest.mark.parametrize("method", ["tinybert", "minilm", "minilm_v2"])
 def test_weights_of_nothing_are_refused(make_trainer, method):
-    weights = {name: 0.0 for name in METHODS[method].default_settings() if name.endswith("_weight")}
+    weights = {name: 0.0 for name in default_settings(METHODS[method]) if name.endswith("_weight")}
     with pytest.raises(ValueError, match=r"mlm_weight.* are all 0, so nothing would be learnt; leave one of them at"):
         make_trainer(trainer_class=partial(METHODS[method], **weights), student=SAME_HEADS)
 
@@ -145,7 +145,7 @@ def test_micro_batches_share_the_average_over_the_global_batch(trainer_of, metho
 def test_fresh_students_know_nothing_of_the_teacher(trainer_of, method, tmp_path):
     def start(teacher: Any, name: str) -> HomoDistilTrainer:
         trainer = trainer_of(method, model=teacher, output_dir=str(tmp_path / name))
-        trainer.start_at_plan()
+        trainer.start_student()
         return trainer
 
     trained = make_teacher()
@@ -155,7 +155,7 @@ def test_fresh_students_know_nothing_of_the_teacher(trainer_of, method, tmp_path
     one, other = start(make_teacher(), "one"), start(trained, "other")
     weights = dict(other.model.named_parameters())
     assert [name for name, p in one.model.named_parameters() if not torch.equal(p, weights[name])] == []
-    assert one.pruner.present == one.plan
+    assert one.kept == one.plan
     config = one.model.config
     for name, parameter in one.model.bert.encoder.named_parameters():
         if parameter.ndim == 2:
@@ -168,7 +168,7 @@ def test_the_seed_decides_how_a_fresh_student_starts(trainer_of, tmp_path):
     starts = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         trainer = trainer_of("scratch", seed=seed, output_dir=str(tmp_path / name))
-        trainer.start_at_plan()
+        trainer.start_student()
         starts.append(trainer.model.bert.embeddings.word_embeddings.weight)
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
@@ -177,8 +177,8 @@ def test_the_seed_decides_how_a_fresh_student_starts(trainer_of, tmp_path):
 def test_a_fresh_student_of_full_width_is_fresh_too(trainer_of):
     trainer = trainer_of("scratch", student="macs=1.0")
     before = trainer.model.bert.embeddings.word_embeddings.weight.clone()
-    trainer.start_at_plan()
-    assert trainer.pruner.num_compactions == 0
+    trainer.start_student()
+    assert trainer.kept == trainer.full
     after = trainer.model.bert.embeddings.word_embeddings.weight
     assert float((after - before).detach().abs().mean()) > 0.01
 
@@ -198,12 +198,6 @@ def test_methods_without_a_meaning_for_other_heads_say_so(make_trainer):
     message = "method='scratch' trains masked-LM students, model is a HomoBertForSequenceClassification; pass a masked"
     with pytest.raises(ValueError, match=message):
         make_trainer(model=teacher, trainer_class=METHODS["scratch"])
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "homodistil"])
-def test_snapshots_are_homodistils_alone(trainer_of, method):
-    with pytest.raises(ValueError, match="are passed by method='homodistil' only; drop them, or use HomoD"):
-        trainer_of(method, snapshots=["macs=0.5"])
 
 
 # Names and cells
@@ -238,10 +232,10 @@ def test_unknown_methods_and_settings_name_the_nearest():
         method_named("minilm2")
     message = "method_settings of 'distilbert' have the unknown key 'temperatur' .2.; nearest valid: 'temperature'"
     with pytest.raises(ValueError, match=message):
-        METHODS["distilbert"].check_method_settings({"temperatur": 2})
+        check_method_settings(METHODS["distilbert"], {"temperatur": 2})
     with pytest.raises(ValueError, match="'homodistil' have the unknown key 'kl' .1.; it has none of its own"):
-        METHODS["homodistil"].check_method_settings({"kl": 1})
-    assert sorted(METHODS["minilm_v2"].default_settings()) == [
+        check_method_settings(METHODS["homodistil"], {"kl": 1})
+    assert sorted(default_settings(METHODS["minilm_v2"])) == [
         *("mlm_trains", "mlm_weight", "num_relation_heads", "relation_weight", "teacher_layer"),
     ]
 

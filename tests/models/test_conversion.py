@@ -94,8 +94,8 @@ def test_a_student_remembers_what_its_teacher_was_set_to():
     student = to_student(teacher)
     assert student.classifier.out_features == 3
     assert student.dropout.p == 0.25
-    expected = {**teacher.config.to_dict(), "model_type": "homobert", "head_dim": 8, "softmax_head_dim": 8}
-    assert student.config.to_dict() == {**expected, "dropped_hidden_channels": None}
+    expected = {"model_type": "homobert", "head_dim": 8, "softmax_head_dim": 8}
+    assert student.config.to_dict() == teacher.config.to_dict() | expected
     assert student.config._attn_implementation == "eager"
     assert student.name_or_path == "somebody/some-bert"
 
@@ -124,11 +124,6 @@ def test_a_student_of_a_student_is_a_copy_without_projections():
     assert torch.equal(logits_of(copy), logits_of(source))
     assert teacher_plan(copy.config) == UNEVEN
     assert not any(name.startswith("projections") for name in copy.state_dict())
-
-
-def test_masked_channels_are_copied_along():
-    source = random_student(HomoBertForMaskedLM, UNIFORM, dropped_hidden_channels=[2, 7])
-    assert torch.equal(logits_of(to_student(source)), logits_of(source))
 
 
 @pytest.mark.parametrize("convert", (to_student, lambda model: to_stock(to_student(model))))
@@ -193,7 +188,7 @@ def test_the_stock_configuration_is_all_stock():
     stock = to_stock(random_student(HomoBertForSequenceClassification, num_labels=3, hidden_dropout_prob=0.2))
     assert type(stock.config) is BertConfig
     values = stock.config.to_dict()
-    student_only = {"head_dim", "softmax_head_dim", "dropped_hidden_channels", "per_layer_config", "auto_map"}
+    student_only = {"head_dim", "softmax_head_dim", "per_layer_config", "auto_map"}
     assert student_only & values.keys() == set()
     assert values["model_type"] == "bert"
     expected = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 16, "hidden_dropout_prob": 0.2}
@@ -244,12 +239,6 @@ def test_padding_of_other_widths_is_not_cut():
     student = to_student(to_stock(random_student(HomoBertForMaskedLM, UNIFORM)))
     with pytest.raises(ValueError, match=r'pads to .*"intermediate_size": 9}, but the student has .*: 16}'):
         remove_padding(student, WidthPlan.uniform(24, NUM_LAYERS, LayerWidths(3, 8, 9)))
-
-
-def test_masked_hidden_channels_are_refused_by_stock_bert():
-    student = random_student(HomoBertForMaskedLM, UNIFORM, dropped_hidden_channels=[1, 4])
-    with pytest.raises(ValueError, match="model has 2 masked hidden channels .*compact it first"):
-        to_stock(student)
 
 
 def test_only_students_become_stock():
@@ -341,11 +330,10 @@ def test_a_half_precision_teacher_is_loaded_in_float32(tmp_path):
 
 
 @pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
-def test_a_student_checkpoint_is_loaded_with_its_masks(tmp_path, plan):
-    student = random_student(HomoBertForMaskedLM, plan, dropped_hidden_channels=[0, 5])
+def test_a_student_checkpoint_is_loaded(tmp_path, plan):
+    student = random_student(HomoBertForMaskedLM, plan)
     loaded = load_teacher(saved(student, tmp_path))
     assert type(loaded) is HomoBertForMaskedLM
-    assert loaded.config.dropped_hidden_channels == [0, 5]
     assert torch.equal(logits_of(loaded), logits_of(student))
 
 

@@ -1,4 +1,7 @@
-"""Files made by commit 47ff2b4, when every module lay at the top of the package: resumed, loaded, verified."""
+"""Files made by commit 47ff2b4: its exports are loaded and verified, its checkpoints, with masks in them, refused.
+
+The script that made them is `tests/support/earlier_run.py` of commit 3e09752.
+"""
 
 import json
 import shutil
@@ -6,38 +9,33 @@ from pathlib import Path
 
 import pytest
 import torch
-from earlier_run import FORMATS, NUM_STEPS, SAVED_STEP, earlier_trainer, losses_of
-from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
-from homodistil_hf import verify_export
+from homodistil_hf import export_student, verify_export
 from homodistil_hf.export.card import HOMODISTIL, render_card
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.files.checkpoints import file_digest
+from homodistil_hf.export.student_in_folder import export_from
+from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.saved_student import read_state
 
 EARLIER = Path(__file__).with_name("earlier")
-TOLERANCE = 1e-4  # the files may have been made on another processor
+CHECKPOINT = EARLIER / "checkpoint-6"
+FORMATS = ("standard", "compact")
+REFUSED = "earlier version, which kept masks in it; export it with that version, or start anew"
 
 
-@pytest.mark.slow
-def test_a_checkpoint_resumes_to_the_same_end(tmp_path):
-    checkpoint = shutil.copytree(EARLIER / f"checkpoint-{SAVED_STEP}", tmp_path / "run" / f"checkpoint-{SAVED_STEP}")
-    trainer = earlier_trainer(tmp_path)
-    trainer.train(str(checkpoint))
-    losses = {int(step): loss for step, loss in json.loads((EARLIER / "losses.json").read_text()).items()}
-    assert losses.keys() == set(range(1, NUM_STEPS + 1))
-    assert losses_of(trainer) == pytest.approx(losses, rel=TOLERANCE)
-    for format in FORMATS:
-        found = load_file(trainer.export(tmp_path / format, format=format) / "model.safetensors")
-        expected = load_file(EARLIER / format / "model.safetensors")
-        assert found.keys() == expected.keys()
-        for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=TOLERANCE, atol=TOLERANCE)
+def test_a_checkpoint_is_refused(tmp_path):
+    for action in (lambda: read_state(CHECKPOINT), lambda: export_from(CHECKPOINT, tmp_path / "student")):
+        with pytest.raises(ValueError, match=f"was saved by an {REFUSED}"):
+            action()
 
 
-def test_a_checkpoint_loads_by_its_auto_class():
-    model = AutoModelForMaskedLM.from_pretrained(EARLIER / f"checkpoint-{SAVED_STEP}")
-    assert type(model).__name__ == "HomoBertForMaskedLM"
+@pytest.mark.parametrize("load", [AutoModelForMaskedLM.from_pretrained, load_teacher])
+def test_a_checkpoint_with_masked_channels_does_not_load_as_something_else(load):
+    with pytest.raises(
+        ValueError, match=rf"dropped_hidden_channels=\[1, 3, 8\]: a training checkpoint of an {REFUSED}"
+    ):
+        load(str(CHECKPOINT))
 
 
 @pytest.mark.slow
@@ -50,6 +48,17 @@ def test_an_export_is_verified(tmp_path, format):
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_an_export_loads_by_its_auto_class_and_gives_the_logits_of_its_facts(format):
+    model = AutoModelForMaskedLM.from_pretrained(EARLIER / format).eval()
+    assert type(model).__name__ == {"compact": "HomoBertForMaskedLM", "standard": "BertForMaskedLM"}[format]
+    probe = read_facts(EARLIER / format)["probe"]
+    inputs = {name: torch.tensor(probe[name]) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad():
+        logits = model(**inputs).logits.flatten()[probe["positions"]]
+    torch.testing.assert_close(logits, torch.tensor(probe["logits"]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_card_written_anew_says_how_the_student_was_made(format):
     """Its facts carry no words of the method, as those of today do."""
     facts = read_facts(EARLIER / format)
@@ -57,12 +66,8 @@ def test_a_card_written_anew_says_how_the_student_was_made(format):
     assert HOMODISTIL.how in render_card(facts)
 
 
-def test_the_modelling_file_of_then_is_that_of_today(tmp_path):
-    trainer = earlier_trainer(tmp_path)
-    folder = trainer.export(tmp_path / "compact", format="compact", allow_partial=True)
-    name = "modeling_homobert.py"
-    assert file_digest(folder / name) == file_digest(EARLIER / "compact" / name)
-    auto_maps = [
-        json.loads((where / "config.json").read_text())["auto_map"] for where in (folder, EARLIER / "compact")
-    ]
-    assert auto_maps[0] == auto_maps[1]
+def test_an_export_written_anew_names_the_same_classes(tmp_path):
+    folder = export_student(load_teacher(str(EARLIER / "compact")), tmp_path / "compact", "compact")
+    configs = [json.loads((where / "config.json").read_text()) for where in (folder, EARLIER / "compact")]
+    assert configs[0]["auto_map"] == configs[1]["auto_map"]
+    assert configs[1].keys() - configs[0].keys() == {"dropped_hidden_channels"}

@@ -149,7 +149,7 @@ def test_a_run_that_stopped_early_exports_only_if_asked_to(make_trainer, tmp_pat
     assert_close(logits_of(compact), logits_of(trainer.model))
     standard = AutoModelForMaskedLM.from_pretrained(trainer.export(tmp_path / "s", allow_partial=True))
     assert type(standard) is BertForMaskedLM
-    assert 16 < standard.config.hidden_size <= trainer.pruner.kept.hidden_size < 32
+    assert 16 < standard.config.hidden_size <= trainer.kept.hidden_size < 32
 
 
 def test_exporting_again_replaces_an_export_and_nothing_else(make_trainer, tmp_path):

@@ -42,7 +42,7 @@ def test_there_is_a_config_of_each_preset_and_one_to_try():
 def test_every_config_is_valid(path, tmp_path):
     settings = parse_run([str(path), "--bf16", "false", "--use_cpu"])
     assert settings.training.output_dir == f"runs/{path.stem}"
-    assert settings.training.student is not None
+    assert settings.given["student"]
     assert settings.training.report_to == []
 
 
@@ -126,7 +126,8 @@ def test_the_readmes_json_is_a_config(tmp_path):
 
 
 def test_the_readmes_python_names_what_there_is():
-    (text,) = blocks_of("python")
+    text, chain = blocks_of("python")
+    ast.parse(chain)
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
     names = {alias.name for node in imports if node.module == "homodistil_hf" for alias in node.names}
     assert names == {"HomoDistilTrainer", "HomoDistilTrainingArguments", "load_text", "tokenize_to_blocks"}

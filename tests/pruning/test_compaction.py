@@ -3,6 +3,8 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from students import (
     FULL,
     KINDS,
@@ -15,22 +17,22 @@ from students import (
     make_student,
     masked,
     random_scores,
+    sliced,
     slow_logits,
     unlabelled,
+    zero_dropped,
+    zeroed_copy,
 )
 from tiny_models import make_teacher
 from torch import nn
 
-from homodistil_hf.distillation.objective import Distillation
-from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.cost import encoder_macs
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertLayerNorm, layer_config
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertPreTrainedModel, layer_config
 from homodistil_hf.models.resizing import replace_parameters, set_widths, write_plan
-from homodistil_hf.models.units import encoder_groups, kept_indices, modules_of
-from homodistil_hf.models.widths import LayerWidths, WidthPlan
-from homodistil_hf.pruning.compaction import compact, is_worthwhile
-from homodistil_hf.pruning.masks import apply_masks, choose_masks, full_masks, gradients, kept_plan, zero_dropped
+from homodistil_hf.models.units import encoder_groups, modules_of
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.pruning.compaction import Kept, compact
+from homodistil_hf.pruning.masks import choose_masks, full_masks
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -52,70 +54,124 @@ PLANS = {
 }
 
 
-# Masked = compacted = never there
+# Sliced = zeroed = never there
 
 
-@DTYPES
-@pytest.mark.parametrize("kind", [*KINDS, "all"])
-def test_a_masked_student_is_one_without_those_units(kind, dtype):
-    student, inputs = make_student(dtype=dtype), make_batch()
-    groups = encoder_groups(student)
-    weights = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    generator = torch.Generator().manual_seed(3)
-    masks = full_masks(groups)
+def kept_entries(tensors: dict[str, torch.Tensor], kept: Kept) -> dict[str, torch.Tensor]:
+    """What is left of tensors of the parameters' shapes."""
+    left = {}
+    for name, tensor in tensors.items():
+        for dim, indices in kept[1].get(name, {}).items():
+            tensor = tensor.index_select(dim, indices)
+        left[name] = tensor
+    return left
+
+
+def some_masks(student: HomoBertPreTrainedModel, kind: str, seed: int = 3) -> dict[str, torch.Tensor]:
+    """Random units of one kind dropped, or of all; any number of channels in any head."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = full_masks(encoder_groups(student))
     for name in masks:
         if kind in ("all", name.split(".")[0]):
             masks[name] = torch.rand(len(masks[name]), generator=generator) < 0.6
             masks[name][0] = True
-    before = logits_of(student, inputs)
-    apply_masks(student, groups, masks)
-    logits = logits_of(student, inputs)
+    return masks
+
+
+@DTYPES
+@pytest.mark.parametrize("kind", [*KINDS, "all"])
+def test_both_references_agree(kind, dtype):
+    """Units zeroed by the table of groups, and a BERT that is written out without them."""
+    student, inputs = make_student(dtype=dtype), make_batch()
+    weights = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    masks = some_masks(student, kind)
+    logits = logits_of(zeroed_copy(student, masks), inputs)
     assert_same_logits(logits, slow_logits(weights, inputs, masks, head_dim=8))
-    assert float((logits - before).abs().max()) > 1e-2
+    assert float((logits - logits_of(student, inputs)).abs().max()) > 1e-2
 
 
 @DTYPES
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 @pytest.mark.parametrize("task", TASKS)
-def test_masked_equals_compacted(task, plan, dtype):
+def test_sliced_equals_zeroed(task, plan, dtype):
     student, inputs = make_student(task, dtype=dtype), make_batch(task)
     groups, masks = masked(student, plan)
-    expected = logits_of(student, inputs)
+    expected = logits_of(zeroed_copy(student, masks), inputs)
     compact(student, groups, masks, plan=plan)
     assert_same_logits(logits_of(student, inputs), expected)
     sizes = {name: group.num_units for name, group in encoder_groups(student).items()}
     assert sizes == {name: int(mask.sum()) for name, mask in masks.items()}
+    assert teacher_plan(student.config) == plan
+
+
+@given(
+    st.integers(1, 32),
+    st.lists(st.builds(LayerWidths, st.integers(1, 4), st.integers(1, 8), st.integers(1, 64)), min_size=2, max_size=2),
+    st.integers(0, 1000),
+    st.sampled_from(TASKS),
+)
+@settings(max_examples=40, deadline=None)
+def test_sliced_equals_zeroed_at_any_widths(hidden_size, layers, seed, task):
+    student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
+    plan = WidthPlan(hidden_size, tuple(layers))
+    groups, masks = masked(student, plan, seed)
+    expected = logits_of(zeroed_copy(student, masks), inputs)
+    compact(student, groups, masks, plan=plan)
+    assert_same_logits(logits_of(student, inputs), expected)
+
+
+def learn(student: HomoBertPreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients of a loss that reaches every parameter."""
+    student.zero_grad()
+    outputs = student(**inputs, output_hidden_states=True)
+    states = zip(student.projections.hidden, outputs.hidden_states[1:], strict=True)
+    loss = outputs.loss + sum(projection(state).square().mean() for projection, state in states)
+    (loss + student.projections.embedding(outputs.hidden_states[0]).square().mean()).backward()
+    return {name: parameter.grad for name, parameter in student.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_gradients_of_a_masked_student_are_those_of_the_compacted_one(task):
+def test_gradients_of_a_sliced_student_are_those_of_the_zeroed_one(task):
     student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
     groups, masks = masked(student, UNEVEN)
-
-    def take_gradients() -> dict[str, torch.Tensor]:
-        outputs = student(**inputs, output_hidden_states=True)
-        states = zip(student.projections.hidden, outputs.hidden_states[1:], strict=True)
-        (outputs.loss + sum(projection(state).square().mean() for projection, state in states)).backward()
-        return gradients(student)
-
-    before = take_gradients()
+    before = learn(zeroed_copy(student, masks), inputs)
     kept = compact(student, groups, masks, plan=UNEVEN)
-    after = take_gradients()
+    after = learn(student, inputs)
     assert after.keys() == before.keys()
-    for name, gradient in before.items():
-        for dim, mask in kept.get(name, {}).items():
-            gradient = gradient.index_select(dim, mask.nonzero().flatten())
+    for name, gradient in kept_entries(before, kept).items():
         torch.testing.assert_close(after[name], gradient, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw fused", "amsgrad", "sgd"])
+def test_steps_after_slicing_are_those_of_the_zeroed_student_in_what_is_kept(optimizer):
+    student = make_student(dtype=torch.float64)
+    own = OPTIMIZERS[optimizer](student.parameters())
+    for seed in range(3):
+        learn(student, make_batch(seed=seed))
+        own.step()
+    groups, masks = masked(student, UNEVEN)
+    zeroed = zeroed_copy(student, masks)
+    other = OPTIMIZERS[optimizer](zeroed.parameters())
+    other.load_state_dict(copy.deepcopy(own.state_dict()))
+    kept = compact(student, groups, masks, plan=UNEVEN, optimizer=own)
+    for seed in range(3, 6):
+        for model, steps in ((student, own), (zeroed, other)):
+            learn(model, make_batch(seed=seed))
+            steps.step()
+        zero_dropped(dict(zeroed.named_parameters()), groups, masks)  # momentum would revive them
+        expected = kept_entries({name: p.detach() for name, p in zeroed.named_parameters()}, kept)
+        for name, parameter in student.named_parameters():
+            torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-9, atol=1e-9)
+
+
 @DTYPES
-def test_hidden_states_of_kept_channels_survive_compaction(dtype):
-    student, inputs = make_student(dtype=dtype), make_batch()
+def test_hidden_states_of_kept_channels_survive_slicing(dtype):
+    student, inputs = make_student(dtype=dtype), unlabelled(make_batch())
     groups, masks = masked(student, UNEVEN)
     with torch.no_grad():
-        before = student(**unlabelled(inputs), output_hidden_states=True).hidden_states
+        before = zeroed_copy(student, masks)(**inputs, output_hidden_states=True).hidden_states
         compact(student, groups, masks, plan=UNEVEN)
-        after = student(**unlabelled(inputs), output_hidden_states=True).hidden_states
+        after = student(**inputs, output_hidden_states=True).hidden_states
     kept = masks["hidden"]
     for old, new in zip(before, after, strict=True):
         assert_same_logits(new, old[..., kept])
@@ -123,7 +179,7 @@ def test_hidden_states_of_kept_channels_survive_compaction(dtype):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_compactions_add_up(task):
+def test_slices_add_up(task):
     student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
     steps = (
         WidthPlan.uniform(24, 2, LayerWidths(4, 6, 40)),
@@ -132,36 +188,34 @@ def test_compactions_add_up(task):
     )
     for seed, plan in enumerate(steps):
         groups, masks = masked(student, plan, seed)
-        expected = logits_of(student, inputs)
+        expected = logits_of(zeroed_copy(student, masks), inputs)
         compact(student, groups, masks, plan=plan)
         assert_same_logits(logits_of(student, inputs), expected)
         assert student.config.softmax_head_dim == 8
 
 
-def test_masking_in_two_rounds_equals_masking_at_once():
+def test_slicing_in_two_rounds_equals_slicing_at_once():
     once, twice, inputs = make_student(dtype=torch.float64), make_student(dtype=torch.float64), make_batch()
     groups, first = masked(twice, UNEVEN)
     narrower = WidthPlan(9, (LayerWidths(2, 4, 8), LayerWidths(1, 5, 30)))
     second = choose_masks(random_scores(groups, seed=5), first, plan=narrower)
-    apply_masks(once, groups, second)
+    compact(once, groups, second, plan=narrower)
     compact(twice, groups, first, plan=UNEVEN)
     kept_of_first = {name: second[name][first[name]] for name in second}
-    groups = encoder_groups(twice)
-    apply_masks(twice, groups, kept_of_first)
-    assert kept_plan(kept_of_first) == narrower
-    compact(twice, groups, kept_of_first, plan=narrower)
-    assert_same_logits(logits_of(twice, inputs), logits_of(once, inputs))
+    compact(twice, encoder_groups(twice), kept_of_first, plan=narrower)
+    for (name, parameter), (_, expected) in zip(twice.named_parameters(), once.named_parameters(), strict=True):
+        assert torch.equal(parameter, expected), name
+    assert torch.equal(logits_of(twice, inputs), logits_of(once, inputs))
 
 
-# What a compacted student is
+# What a sliced student is
 
 
 @pytest.mark.parametrize("plan", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
 @pytest.mark.parametrize("task", TASKS)
-def test_a_compacted_student_is_like_one_built_at_those_widths(task, plan, tmp_path):
+def test_a_sliced_student_is_like_one_built_at_those_widths(task, plan, tmp_path):
     student, inputs = make_student(task), make_batch(task)
-    groups, masks = masked(student, plan)
-    compact(student, groups, masks, plan=plan)
+    sliced(student, plan)
     del student.projections
     fresh = type(student)(copy.deepcopy(student.config)).eval()
     fresh.load_state_dict(student.state_dict())
@@ -178,14 +232,29 @@ def test_modules_stay_and_parameters_are_contiguous_and_smaller():
     student = make_student()
     modules = list(student.modules())
     before = {name: parameter.numel() for name, parameter in student.named_parameters()}
-    groups, masks = masked(student, UNIFORM)
-    compact(student, groups, masks, plan=UNIFORM)
+    sliced(student, UNIFORM)
     assert all(old is new for old, new in zip(modules, student.modules(), strict=True))
     assert all(parameter.is_contiguous() and parameter.is_leaf for parameter in student.parameters())
     shrunk = {name for name, parameter in student.named_parameters() if parameter.numel() < before[name]}
     assert set(before) - shrunk == {"cls.predictions.bias"}
-    assert not student.config.dropped_hidden_channels
-    assert [norm.dropped_channels for norm in modules_of(student, HomoBertLayerNorm)] == [()] * 6
+    assert {norm.normalized_shape for norm in modules_of(student, nn.LayerNorm)} == {(16,)}
+
+
+def test_a_parameter_that_loses_nothing_stays_and_so_does_its_optimizers_state():
+    student = make_student()
+    optimizer = torch.optim.AdamW(student.parameters())
+    learn(student, make_batch())
+    optimizer.step()
+    before, moments = dict(student.named_parameters()), {p: dict(state) for p, state in optimizer.state.items()}
+    groups, masks = masked(student, narrowed(intermediate_size=63))
+    compact(student, groups, masks, plan=narrowed(intermediate_size=63), optimizer=optimizer)
+    after = dict(student.named_parameters())
+    changed = {name for name, parameter in after.items() if parameter is not before[name]}
+    names = ("intermediate.dense.weight", "intermediate.dense.bias", "output.dense.weight")
+    assert changed == {f"bert.encoder.layer.{layer}.{name}" for layer in range(2) for name in names}
+    for name in after.keys() - changed:
+        state = optimizer.state[after[name]]
+        assert all(state[key] is value for key, value in moments[before[name]].items())
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -212,15 +281,14 @@ def test_projections_lose_the_students_channels_only():
 
 def test_what_was_kept_is_told():
     student = make_student()
-    shapes = {name: parameter.shape for name, parameter in student.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     groups, masks = masked(student, UNEVEN)
     kept = compact(student, groups, masks, plan=UNEVEN)
-    assert kept.keys() == kept_indices(groups, masks).keys()
+    assert {name: units.tolist() for name, units in kept[0].items()} == {
+        name: mask.nonzero().flatten().tolist() for name, mask in masks.items() if not mask.all()
+    }
     for name, parameter in student.named_parameters():
-        expected = list(shapes[name])
-        for dim, mask in kept.get(name, {}).items():
-            expected[dim] = int(mask.sum())
-        assert list(parameter.shape) == expected
+        assert torch.equal(parameter, kept_entries(before, kept)[name])
 
 
 def test_frozen_parameters_stay_frozen():
@@ -243,45 +311,27 @@ OPTIMIZERS = {
 
 
 class Run:
-    """The trainer's order of one step, without Trainer: score nothing, step, zero what is dropped."""
+    """The trainer's order of one step, without Trainer."""
 
-    def __init__(self, optimizer: str = "adamw", dtype: torch.dtype = torch.float32):
-        self.student = make_student(dtype=dtype).train()
-        self.masks = full_masks(encoder_groups(self.student))
+    def __init__(self, optimizer: str = "adamw"):
+        self.student = make_student().train()
         plain = [p for name, p in self.student.named_parameters() if p.dim() == 1]
         decayed = [p for name, p in self.student.named_parameters() if p.dim() > 1]
         groups = [{"params": decayed, "lr": 2e-3}, {"params": plain, "lr": 1e-3, "weight_decay": 0.0}]
         self.optimizer = OPTIMIZERS[optimizer](groups)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 - step / 100)
         self.num_steps = 0
-        weights = {"mlm": 1.0, "kl": 1.0, "hidden": 1.0, "embedding": 1.0, "attention": 0.0}
-        teacher = FrozenTeacher(to_student(make_student()).to(dtype))
-        self.distillation = Distillation(self.student, teacher, weights=weights, kept_heads=lambda layer: None)
 
-    def mask(self, plan: WidthPlan, seed: int = 0) -> None:
-        groups = encoder_groups(self.student)
-        self.masks = choose_masks(random_scores(groups, seed), full_masks(groups), plan=plan)
-        apply_masks(self.student, groups, self.masks)
+    def compact(self, plan: WidthPlan) -> Kept:
+        groups, masks = masked(self.student, plan)
+        return compact(self.student, groups, masks, plan=plan, optimizer=self.optimizer)
 
-    def compact(self) -> None:
-        plan = kept_plan(self.masks)
-        compact(self.student, encoder_groups(self.student), self.masks, plan=plan, optimizer=self.optimizer)
-        self.masks = full_masks(encoder_groups(self.student))
-
-    def step(self) -> float:
-        inputs = make_batch(seed=self.num_steps)
-        terms, _ = self.distillation.terms(self.student, inputs, self.distillation.count(inputs))
-        loss = self.distillation.total(terms)
-        loss.backward()
-        groups = encoder_groups(self.student)
-        zero_dropped(gradients(self.student), groups, self.masks)
+    def step(self) -> None:
+        learn(self.student, make_batch(seed=self.num_steps))
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
-        zero_dropped({name: p.data for name, p in self.student.named_parameters()}, groups, self.masks)
         self.scheduler.step()
-        self.optimizer.zero_grad()
         self.num_steps += 1
-        return float(loss.detach())
 
 
 def optimizer_state(run: Run) -> dict[str, dict[str, torch.Tensor]]:
@@ -296,10 +346,9 @@ def test_moments_of_kept_weights_and_step_counters_are_kept(optimizer):
     run = Run(optimizer)
     for _ in range(3):
         run.step()
-    run.mask(UNEVEN)
-    before, kept = optimizer_state(run), kept_indices(encoder_groups(run.student), run.masks)
+    before = optimizer_state(run)
     settings = [{k: v for k, v in group.items() if k != "params"} for group in run.optimizer.param_groups]
-    run.compact()
+    kept = run.compact(UNEVEN)
     after = optimizer_state(run)
     assert after.keys() == before.keys()
     assert len(run.optimizer.state) == len(after)
@@ -309,10 +358,8 @@ def test_moments_of_kept_weights_and_step_counters_are_kept(optimizer):
             if key == "step":
                 assert after[name][key] == value == 3
                 continue
-            for dim, mask in kept.get(name, {}).items():
-                value = value.index_select(dim, mask.nonzero().flatten())
             assert after[name][key].shape == parameter.shape
-            assert torch.equal(after[name][key], value)
+            assert torch.equal(after[name][key], kept_entries({name: value}, kept)[name])
     assert [{k: v for k, v in group.items() if k != "params"} for group in run.optimizer.param_groups] == settings
     assert {id(p) for group in run.optimizer.param_groups for p in group["params"]} == {
         id(p) for p in run.student.parameters()
@@ -323,8 +370,7 @@ def test_moments_of_kept_weights_and_step_counters_are_kept(optimizer):
 def test_every_parameter_moves_on_and_the_scheduler_still_steers(optimizer):
     run = Run(optimizer)
     run.step()
-    run.mask(UNIFORM)
-    run.compact()
+    run.compact(UNIFORM)
     before = {name: parameter.detach().clone() for name, parameter in run.student.named_parameters()}
     run.step()
     stuck = {name for name, parameter in run.student.named_parameters() if torch.equal(parameter, before[name])}
@@ -334,46 +380,9 @@ def test_every_parameter_moves_on_and_the_scheduler_still_steers(optimizer):
     assert run.scheduler.get_last_lr() == [group["lr"] for group in run.optimizer.param_groups]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("optimizer", "dtype"), [*((name, torch.float32) for name in OPTIMIZERS), ("adamw", torch.float64)], ids=str
-)
-def test_the_loss_goes_on_as_without_compaction(optimizer, dtype):
-    runs = Run(optimizer, dtype), Run(optimizer, dtype)
-    for run in runs:
-        for _ in range(3):
-            run.step()
-        run.mask(WidthPlan(20, (LayerWidths(3, 6, 48), LayerWidths(2, 7, 50))))
-        run.step()
-    runs[1].compact()
-    curves = [[run.step() for _ in range(20)] for run in runs]
-    assert curves[1] == pytest.approx(curves[0], rel=2e-5 if dtype == torch.float32 else 1e-9)
-    assert curves[0][-1] < curves[0][0]
-
-
-@pytest.mark.slow
-def test_the_loss_goes_on_through_several_compactions():
-    runs = Run(dtype=torch.float64), Run(dtype=torch.float64)
-    plans = (WidthPlan.uniform(24, 2, LayerWidths(4, 6, 40)), UNEVEN)
-    scores = random_scores(encoder_groups(runs[0].student), seed=7)
-    curves: list[list[float]] = [[], []]
-    for plan in plans:
-        masked_run, compacted_run = runs
-        kept = full_masks(encoder_groups(masked_run.student)) if plan is plans[0] else masked_run.masks
-        masked_run.masks = choose_masks(scores, kept, plan=plan)
-        apply_masks(masked_run.student, encoder_groups(masked_run.student), masked_run.masks)
-        compacted_run.masks = {name: mask[kept[name]] for name, mask in masked_run.masks.items()}
-        apply_masks(compacted_run.student, encoder_groups(compacted_run.student), compacted_run.masks)
-        compacted_run.compact()
-        for run, curve in zip(runs, curves, strict=True):
-            curve.extend(run.step() for _ in range(5))
-    assert curves[1] == pytest.approx(curves[0], rel=1e-9)
-
-
 def test_an_optimizer_without_state_follows_too():
     run = Run("sgd")
-    run.mask(UNIFORM)
-    run.compact()
+    run.compact(UNIFORM)
     assert not run.optimizer.state
     before = run.student.bert.embeddings.word_embeddings.weight.detach().clone()
     run.step()
@@ -399,9 +408,11 @@ def test_state_that_can_not_be_sliced_is_refused():
         ValueError, match="Adafactor keeps 'row_var' of shape .* can't be pruned alike; use an optimizer"
     ):
         compact(student, groups, masks, plan=UNIFORM, optimizer=optimizer)
+    assert [id(p) for p in student.parameters()] == [id(p) for p in optimizer.param_groups[0]["params"]]
+    assert teacher_plan(student.config) == FULL
 
 
-def test_without_a_slice_rule_state_is_dropped():
+def test_new_values_come_without_the_old_ones_state():
     run = Run()
     run.step()
     name = "bert.encoder.layer.0.intermediate.dense.bias"
@@ -414,33 +425,7 @@ def test_without_a_slice_rule_state_is_dropped():
     assert torch.equal(new, torch.ones(64))
 
 
-# When, and what is written down
-
-
-@pytest.mark.parametrize(
-    ("kept", "threshold", "expected"),
-    [
-        (FULL, 0.0, False),
-        (FULL, 1.0, False),
-        (narrowed(intermediate_size=63), 0.0, True),
-        (narrowed(intermediate_size=63), 0.5, False),
-        (narrowed(intermediate_size=32), 0.13, False),
-        (narrowed(intermediate_size=32), 0.12, True),
-        (UNIFORM, 1.0, False),
-    ],
-)
-def test_compaction_waits_for_enough(kept, threshold, expected):
-    assert is_worthwhile(FULL, kept, threshold=threshold) is expected
-
-
-def test_the_threshold_is_a_share_of_the_macs():
-    # 4·32·32 for the projections, 2·128·32 for the two attention products, 2·32·64 for the FFN: 16384 a layer.
-    assert encoder_macs(FULL) == 2 * 16384
-    assert encoder_macs(narrowed(intermediate_size=32)) == 2 * 14336
-    removable = 1 - 14336 / 16384
-    assert removable == 0.125
-    assert is_worthwhile(FULL, narrowed(intermediate_size=32), threshold=0.125)
-    assert not is_worthwhile(FULL, narrowed(intermediate_size=32), threshold=0.126)
+# What is written down
 
 
 @pytest.mark.parametrize("plan", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])

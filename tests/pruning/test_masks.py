@@ -6,21 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from students import FULL, UNEVEN, UNIFORM, make_batch, make_student, masked, random_scores
+from students import FULL, UNEVEN, UNIFORM, kept_plan, make_student, random_scores
 
-from homodistil_hf.models.families.modeling_homobert import HomoBertLayerNorm
-from homodistil_hf.models.units import Group, encoder_groups, modules_of
+from homodistil_hf.models.units import Group
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.masks import (
-    apply_masks,
     choose_masks,
     compete_across_layers,
     full_masks,
-    gradients,
-    kept_plan,
     mask_digest,
     scheduled_plan,
-    zero_dropped,
 )
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.schedule import PruningSchedule
@@ -265,7 +260,7 @@ def compete(
     groups = groups_of(full)
     tensors = {name: torch.zeros(group.num_units) for name, group in groups.items()}
     tensors |= {name: torch.tensor(values) for name, values in scores.items()}
-    result = compete_across_layers(plan, tensors, full_masks(groups), **{"multiple": 2, "max_heads": 3} | settings)
+    result = compete_across_layers(plan, tensors, **{"multiple": 2, "max_heads": 3} | settings)
     assert result.hidden_size == plan.hidden_size
     assert [layer.head_dim for layer in result.layers] == [layer.head_dim for layer in plan.layers]
     return [(layer.num_attention_heads, layer.intermediate_size) for layer in result.layers]
@@ -328,13 +323,12 @@ def test_competing_layers_share_exactly_the_budget(one, other, multiple, seed):
     groups = groups_of(full)
     generator = torch.Generator().manual_seed(seed)
     scores = {name: torch.randn(g.num_units, generator=generator) * 10 for name, g in groups.items()}
-    masks = full_masks(groups)
-    result = compete_across_layers(plan, scores, masks, multiple=multiple, max_heads=12)
+    result = compete_across_layers(plan, scores, multiple=multiple, max_heads=12)
     for name in ("num_attention_heads", "intermediate_size"):
         got = [getattr(layer, name) for layer in result.layers]
         assert all(1 <= width <= getattr(layer, name) for width, layer in zip(got, full.layers, strict=True))
         assert sum(got) == sum(getattr(layer, name) for layer in plan.layers)
-    assert kept_plan(choose_masks(scores, masks, plan=result)) == result
+    assert kept_plan(choose_masks(scores, full_masks(groups), plan=result)) == result
 
 
 @pytest.mark.parametrize("target", [(16, 2, 8), (16, 3, 4), (12, 1, 5), (32, 3, 8)], ids=str)
@@ -343,130 +337,26 @@ def test_competition_ends_at_the_plans_totals_and_can_be_exported(target, seed):
     hidden_size, num_heads, head_dim = target
     student = make_student(num_hidden_layers=3)
     plan = WidthPlan.uniform(hidden_size, 3, LayerWidths(num_heads, head_dim, 20))
-    pruning = PruningSettings(width_allocation="global", multiple=4, compaction_threshold=1.0)
-    pruner = Pruner(student, plan, settings=pruning)
+    pruner = Pruner(student, plan, settings=PruningSettings(width_allocation="global", multiple=4))
     schedule = PruningSchedule(dict.fromkeys(KINDS, (0.0, 0.5)), 1, 24)
     generator = torch.Generator().manual_seed(seed)
-    quality = {name: 10 ** float(torch.randn((), generator=generator)) for name in pruner.masks}
-    before, num_choices = pruner.masks, 0
+    quality = {name: 10 ** float(torch.randn((), generator=generator)) for name in pruner.groups}
+    num_choices = 0
     for step in range(1, 12):
         for name, values in pruner.scores.state.items():
             pruner.scores.state[name] = torch.rand(values.shape, generator=generator) * quality[name]
-        pruner.step(step, schedule)
-        assert is_subset(pruner.masks, before)
-        num_choices += pruner.masks is not before
-        before = pruner.masks
+        num_choices += pruner.step(step, schedule) is not None
     assert num_choices > 4
     assert not pruner.plan_reached
     pruner.step(12, schedule)
     assert pruner.plan_reached
-    reached = pruner.present
+    reached = pruner.kept
     assert sum(layer.num_attention_heads for layer in reached.layers) == 3 * num_heads
     assert sum(layer.intermediate_size for layer in reached.layers) == 3 * 20
     assert {layer.head_dim for layer in reached.layers} == {head_dim}
     assert reached.hidden_size == hidden_size
     assert reached.padded().widest.num_attention_heads == plan.padded().widest.num_attention_heads
     assert not reached.is_uniform
-
-
-# What masks do to a student
-
-
-def test_masks_zero_exactly_their_slices():
-    student = make_student()
-    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    groups, masks = masked(student, UNEVEN)
-    gone = {name: torch.zeros_like(parameter, dtype=torch.bool) for name, parameter in before.items()}
-    for name, group in groups.items():
-        for piece in group.slices:
-            indices = torch.arange(before[piece.parameter].shape[piece.dim])
-            gone[piece.parameter].index_fill_(piece.dim, indices[~masks[name][indices // piece.block]], True)
-    for name, parameter in student.named_parameters():
-        assert torch.equal(parameter, before[name].masked_fill(gone[name], 0.0)), name
-    assert sum(int(mask.sum()) for mask in gone.values()) > 1000
-
-
-def test_masks_reach_every_layer_norm_and_the_configuration():
-    student = make_student()
-    _, masks = masked(student, UNIFORM)
-    dropped = (~masks["hidden"]).nonzero().flatten().tolist()
-    assert len(dropped) == 16
-    assert student.config.dropped_hidden_channels == dropped
-    assert [norm.dropped_channels for norm in modules_of(student, HomoBertLayerNorm)] == [tuple(dropped)] * 6
-
-
-def test_full_masks_change_nothing():
-    student = make_student()
-    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    groups = encoder_groups(student)
-    apply_masks(student, groups, full_masks(groups))
-    assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
-    assert student.config.dropped_hidden_channels is None
-    assert kept_plan(full_masks(groups)) == FULL
-
-
-OPTIMIZERS = {
-    "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-2, weight_decay=0.1),
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1),
-    "adamw fused": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1, fused=True),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9, nesterov=True, weight_decay=0.1),
-}
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_momentum_and_weight_decay_revive_nothing(optimizer):
-    student = make_student().train()
-    optimizer = OPTIMIZERS[optimizer](student.parameters())
-    groups = encoder_groups(student)
-    masks = full_masks(groups)
-
-    def step() -> None:
-        student(**make_batch()).loss.backward()
-        zero_dropped(gradients(student), groups, masks)
-        optimizer.step()
-        zero_dropped({name: parameter.data for name, parameter in student.named_parameters()}, groups, masks)
-        optimizer.zero_grad()
-
-    step()
-    step()
-    groups, masks = masked(student, UNEVEN)
-    gone = {name: parameter == 0 for name, parameter in student.named_parameters()}
-    momentum = "exp_avg" if "adam" in str(type(optimizer)).lower() else "momentum_buffer"
-    for _ in range(4):
-        step()
-        revived = {name for name, parameter in student.named_parameters() if bool((parameter[gone[name]] != 0).any())}
-        assert revived == set()
-    dropped = gone["bert.encoder.layer.0.intermediate.dense.weight"]
-    buffer = optimizer.state[student.bert.encoder.layer[0].intermediate.dense.weight][momentum]
-    assert bool((buffer[dropped] != 0).any())  # there was something to hold down
-
-
-def test_no_gradient_flows_into_dropped_units():
-    student = make_student().train()
-    masked(student, UNEVEN)
-    gone = {name: parameter.detach() == 0 for name, parameter in student.named_parameters()}
-    outputs = student(**make_batch(), output_hidden_states=True)
-    states = zip(student.projections.hidden, outputs.hidden_states[1:], strict=True)
-    projected = [projection(state) for projection, state in states]
-    loss = outputs.loss + student.projections.embedding(outputs.hidden_states[0]).square().mean()
-    (loss + torch.stack(projected).square().mean()).backward()
-    for name, gradient in gradients(student).items():
-        assert float(gradient[gone[name]].abs().sum()) == 0, name
-        assert float(gradient.abs().max()) > 0, name
-    assert gradients(student).keys() == gone.keys()
-
-
-def test_zeroing_passes_over_missing_names():
-    groups = {"ffn": Group("ffn", "ffn", 3, ())}
-    tensors = {"weight": torch.ones(3)}
-    zero_dropped(tensors, groups, {"ffn": torch.tensor([True, False, True])})
-    assert tensors["weight"].tolist() == [1, 1, 1]
-
-
-def test_gradients_leaves_out_what_has_none():
-    student = make_student()
-    student.bert.embeddings.word_embeddings.weight.grad = torch.ones(96, 32)
-    assert set(gradients(student)) == {"bert.embeddings.word_embeddings.weight"}
 
 
 # Comparing ranks

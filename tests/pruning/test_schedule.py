@@ -1,14 +1,11 @@
 import math
-from collections.abc import Callable, Mapping
-from itertools import pairwise
-from typing import Any
 
 import pytest
+from homodistil_hf.pruning.waypoints import through_waypoints
 from hypothesis import given
 from hypothesis import strategies as st
 
 from homodistil_hf.pruning.schedule import PruningSchedule, kept_fraction, pruning_learning_rate, pruning_progress
-from homodistil_hf.pruning.waypoints import through_waypoints
 
 # Kept fractions
 
@@ -143,146 +140,13 @@ def test_a_late_window_is_cut_by_the_deadline():
     assert pruning.end_step == 95
 
 
-# Waypoints
-
-
-def through(
-    *costs: float, recovery_steps: int = 0, cost: Callable[[Mapping[str, float]], float] | None = None, **settings: Any
-) -> PruningSchedule:
-    """A schedule through waypoints; the cost falls from 1 to 0 with the mean progress."""
-    pruning = schedule(**settings)
-
-    def mean_left(progress: Mapping[str, float]) -> float:
-        return 1 - sum(progress.values()) / len(progress)
-
-    return through_waypoints(pruning, costs, cost_at=cost or mean_left, recovery_steps=recovery_steps)
-
-
-def alone(start: float, end: float) -> dict[str, tuple[float, float]]:
-    """All kinds in one window."""
-    return dict.fromkeys(("hidden", "attention", "ffn"), (start, end))
-
-
 @given(st.integers(1, 500), st.tuples(*[st.floats(0, 0.9), st.floats(0.01, 1)] * 2), st.integers(0, 600))
-def test_without_waypoints_progress_is_the_cubic_to_the_last_bit(total_steps, windows, step):
+def test_progress_is_the_cubic_to_the_last_bit(total_steps, windows, step):
     start, length, other_start, other_length = windows
     given_windows = {"hidden": (start, start + length), "ffn": (other_start, other_start + other_length)}
     pruning = PruningSchedule(given_windows, 10, total_steps)
-    assert through_waypoints(pruning, [], cost_at=dict.__len__, recovery_steps=7) is pruning
     cubic = {
         kind: pruning_progress(step, start * total_steps, end * total_steps)
         for kind, (start, end) in given_windows.items()
     }
     assert pruning.progress(step) == (cubic if step < pruning.deadline_step else dict.fromkeys(given_windows, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("costs", "recovery_steps", "expected"),
-    [
-        # The cost is (1 − t/50)³: at most 1/2 after 50·(1 − 0.5^(1/3)) = 10.3 steps, at most 1/8 after 25.
-        ([0.5], 0, (11,)),
-        ([0.125], 0, (25,)),
-        ([0.5, 0.125], 0, (11, 25)),
-        # Rests leave 40 of 50 steps to the curve: 8.3, and 20 + 5.
-        ([0.5, 0.125], 5, (9, 25)),
-        # Equal moments are put one step apart, at both ends.
-        ([0.999, 0.998, 0.997], 0, (1, 2, 3)),
-        ([1e-9, 1e-10, 1e-11], 0, (47, 48, 49)),
-        ([1e-9, 1e-10, 1e-11], 2, (41, 44, 47)),
-    ],
-)
-def test_waypoints_come_when_the_cubic_reaches_their_cost(costs, recovery_steps, expected):
-    pruning = through(*costs, recovery_steps=recovery_steps, **alone(0.0, 0.5))
-    assert pruning.waypoint_steps == expected
-    assert pruning.end_step == 50
-
-
-def test_legs_by_hand():
-    pruning = through(0.125, **alone(0.0, 0.5))
-    before, after = pruning.progress(10, leg=0)["ffn"], pruning.progress(30, leg=1)["ffn"]
-    assert before == pytest.approx((1 - 0.8**3) / 0.875)
-    assert after == pytest.approx((1 - 0.4**3 - 0.875) / 0.125)
-    ends = [(25, 0), (25, 1), (50, 1)]
-    assert [set(pruning.progress(step, leg=leg).values()) for step, leg in ends] == [{1.0}, {0.0}, {1.0}]
-
-
-def test_nothing_moves_while_pruning_rests():
-    pruning = through(0.5, 0.125, recovery_steps=5, **alone(0.0, 0.5))
-    assert [pruning.progress(step, leg=1)["ffn"] for step in range(9, 15)] == [0.0] * 6
-    assert pruning.progress(15, leg=1)["ffn"] > 0
-    assert pruning.progress(24, leg=1)["ffn"] < 1
-    assert [pruning.progress(step, leg=2)["ffn"] for step in range(25, 31)] == [0.0] * 6
-    # 40 steps of the curve lie behind the end, 50 − 2·5.
-    assert pruning.progress(40, leg=2)["ffn"] == pytest.approx((0.5**3 - 0.25**3) / 0.5**3)
-
-
-def test_a_kind_whose_window_is_closed_goes_evenly():
-    pruning = through(
-        0.5, hidden=(0.0, 0.4), attention=(0.0, 0.4), ffn=(0.6, 0.8), cost=lambda progress: 1 - progress["hidden"]
-    )
-    (reached,) = pruning.waypoint_steps
-    assert reached == 9
-    assert pruning.progress(3)["ffn"] == pytest.approx(3 / 9)
-    assert pruning.progress(9)["ffn"] == 1.0
-    assert pruning.progress(50, leg=1)["ffn"] == 0.0
-    assert pruning.progress(70, leg=1)["ffn"] == pytest.approx(0.875)
-
-
-def test_masks_are_chosen_at_waypoints_and_their_deadlines():
-    pruning = through(0.5, 0.125, recovery_steps=5, interval_steps=1000, **alone(0.0, 0.5))
-    assert [step for step in range(1, 101) if pruning.is_due(step)] == [9, 25, 50, 83, 89, 95]
-    assert [pruning.deadline_of_leg(leg) for leg in range(3)] == [83, 89, 95]
-
-
-CURVES = st.tuples(
-    st.integers(100, 400),  # the narrowest window then has room for four snapshots and their rests
-    st.integers(1, 20),
-    st.lists(st.floats(0, 1), min_size=1, max_size=4).map(lambda costs: sorted(costs, reverse=True)),
-    st.integers(0, 3),
-    st.dictionaries(
-        st.sampled_from(["hidden", "attention", "ffn"]), st.tuples(st.floats(0, 0.3), st.floats(0.5, 1.0)), min_size=1
-    ),
-)
-
-
-@given(CURVES)
-def test_every_waypoint_is_passed_exactly_and_in_time(curve):
-    total_steps, interval_steps, costs, recovery_steps, windows = curve
-    direct = PruningSchedule(windows, interval_steps, total_steps)
-    pruning = through_waypoints(
-        direct, costs, cost_at=lambda progress: 1 - min(progress.values()), recovery_steps=recovery_steps
-    )
-    assert pruning.end_step == direct.end_step
-    start = min(start for start, _ in windows.values()) * total_steps
-    moments = [start, *pruning.waypoint_steps, math.ceil(pruning.end_step - 1e-9)]
-    for leg, (before, after) in enumerate(pairwise(moments)):
-        assert before < after <= pruning.deadline_of_leg(leg)
-        assert pruning.is_due(after)
-        rested = before + (recovery_steps if leg else 0)
-        assert rested < after
-        shares = [pruning.progress(step, leg=leg) for step in range(math.ceil(before), after + 1)]
-        assert set(shares[-1].values()) == {1.0}
-        assert all(set(share.values()) == {0.0} for share in shares[: math.floor(rested) - math.ceil(before) + 1])
-        for kind in windows:
-            values = [share[kind] for share in shares]
-            assert values == sorted(values)
-            assert all(0 <= value <= 1 for value in values)
-
-
-@pytest.mark.parametrize(
-    ("num_waypoints", "recovery_steps", "message"),
-    [
-        (2, 25, r"snapshot_recovery_steps=25 with 2 snapshots .* 49 steps apart; nearest valid: .*_steps=23"),
-        (49, 1, "snapshot_recovery_steps=1 with 49 snapshots .* nearest valid: snapshot_recovery_steps=0"),
-        (50, 0, "snapshot_recovery_steps=0 with 50 snapshots .* drop some of snapshots, or train for more steps"),
-    ],
-)
-def test_waypoints_that_do_not_fit_are_refused(num_waypoints, recovery_steps, message):
-    with pytest.raises(ValueError, match=message):
-        through(*[0.5] * num_waypoints, recovery_steps=recovery_steps, **alone(0.0, 0.5))
-
-
-@pytest.mark.parametrize(("num_waypoints", "recovery_steps"), [(2, 23), (49, 0)])
-def test_the_nearest_valid_ones_fit(num_waypoints, recovery_steps):
-    pruning = through(*[0.5] * num_waypoints, recovery_steps=recovery_steps, **alone(0.0, 0.5))
-    assert pruning.waypoint_steps[-1] + recovery_steps < 50

@@ -1,6 +1,5 @@
 """What the ranks of `distributed_worker.py` do: each run is called on all ranks of a world and tells what it found."""
 
-import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -146,30 +145,6 @@ def resume_with_dropout(folder: Path, num_ranks: int) -> dict[str, Any]:
     }
 
 
-def family(folder: Path, num_ranks: int) -> dict[str, Any]:
-    """Snapshots on the way, and the same run resumed between them."""
-    wide = {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 8, "intermediate_size": 44}
-    narrow = {"hidden_size": 20, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 36}
-    settings = {
-        "snapshots": [narrow, wide],
-        "snapshot_recovery_steps": 1,
-        "max_steps": 16,
-        "pruning_end_fraction": 0.5,
-    }
-    whole = make_trainer(folder / f"family on {num_ranks}", num_ranks, callbacks=[SaveAt(4)], **settings)
-    whole.train()
-    resumed = make_trainer(folder / f"family resumed on {num_ranks}", num_ranks, **settings)
-    resumed.train(str(folder / f"family on {num_ranks}" / "checkpoint-4"))
-    table = folder / f"family on {num_ranks}" / "snapshots.json"
-    return {
-        "rows": whole.snapshot_rows,
-        "table": json.loads(table.read_text()),
-        "resumed": resumed.snapshot_rows,
-        "differences": differences(state_of(resumed), state_of(whole)),
-        "exports": sorted(path.name for path in (folder / f"family on {num_ranks}" / "snapshots").iterdir()),
-    }
-
-
 def best_model(folder: Path, num_ranks: int) -> dict[str, Any]:
     trainer = make_trainer(
         folder / "best",
@@ -205,7 +180,7 @@ def one_bad_rank(folder: Path, num_ranks: int) -> dict[str, Any]:
     )
     trainer.train()
     return {
-        "num_bad_steps": trainer.num_bad_steps,
+        "num_bad_steps": trainer.step_log.num_bad_steps,
         "finite": all(bool(parameter.isfinite().all()) for parameter in trainer.model.parameters()),
         "weight": trainer.model.bert.embeddings.word_embeddings.weight.detach().clone(),
     }
@@ -290,7 +265,6 @@ RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "stream: 4 → 2": partial(resumed, "stream", 4),
     "resume": resume_with_dropout,
     "best model": best_model,
-    "family": family,
     "one bad rank": one_bad_rank,
     "other masks": other_masks,
     "refusals": refusals,

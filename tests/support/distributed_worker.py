@@ -39,7 +39,7 @@ WORLDS = (
     World(
         "2 more",
         2,
-        ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model", "family"),
+        ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model"),
     ),
     World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
     World("2 nodes", 2, ("nodes",), ranks_per_node=1),

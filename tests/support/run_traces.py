@@ -13,19 +13,19 @@ TIMINGS = ("runtime", "per_second", "preparation_time")
 
 
 def state_of(trainer: HomoDistilTrainer) -> dict[str, Any]:
-    """Weights, optimizer, learning rate, masks, scores, guard, counters and random states, flat."""
-    optimizer, pruner = trainer.optimizer.state_dict(), trainer.pruner
+    """Weights, optimizer, learning rate, widths, scores, counters and random states, flat."""
+    optimizer = trainer.optimizer.state_dict()
     state = {f"weight.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     for index, values in optimizer["state"].items():
         state |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     groups = [(len(group["params"]), group["lr"]) for group in optimizer["param_groups"]]
-    state |= {f"pruner.{name}": tensor for name, tensor in pruner.state_tensors().items()}
+    state |= {f"pruner.{name}": tensor for name, tensor in trainer.scores_to_save().items()}
     return state | {
         "groups": groups,
-        "pruner": pruner.state_dict(),
+        "student": trainer.state_to_save(),
         "scheduler": trainer.lr_scheduler.state_dict(),
         "steps": (trainer.state.global_step, trainer.state.epoch, trainer.state.total_flos),
-        "bad_steps": (trainer.num_bad_steps, trainer.num_bad_steps_in_row),
+        "bad_steps": (trainer.step_log.num_bad_steps, trainer.step_log.num_bad_steps_in_row),
         "random": torch.random.get_rng_state(),
         "random.numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),
         "random.python": random.getstate(),

@@ -1,18 +1,29 @@
-"""Tiny students, batches and masks, and a slow BERT that leaves dropped units out, to hold the stages against."""
+"""Tiny students, batches, masks and checkpoints, and two slow references of a student without its dropped units."""
 
+import copy
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tiny_models import VOCAB_SIZE, make_teacher
+from torch import nn
 from torch.nn import functional as F
 
 from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
+from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.families.family import PROJECTIONS
 from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.saved_student import save_projections, weights_without_projections
 from homodistil_hf.models.units import Group, UnitTensors, encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
-from homodistil_hf.pruning.masks import apply_masks, choose_masks, full_masks
+from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.masks import choose_masks, full_masks
+from homodistil_hf.pruning.pruner import Pruner
 
 TASKS = ("masked_lm", "sequence_classification", "token_classification", "question_answering")
 KINDS = ("hidden", "head", "query_key", "value_output", "ffn")
@@ -78,11 +89,77 @@ def random_scores(groups: Mapping[str, Group], seed: int = 0) -> UnitTensors:
 
 
 def masked(student: HomoBertPreTrainedModel, plan: WidthPlan, seed: int = 0) -> tuple[dict[str, Group], UnitTensors]:
-    """Mask random units down to a plan; groups and masks."""
+    """Groups, and masks that keep random units; the student stays as it is."""
     groups = encoder_groups(student)
-    masks = choose_masks(random_scores(groups, seed), full_masks(groups), plan=plan)
-    apply_masks(student, groups, masks)
-    return groups, masks
+    return groups, choose_masks(random_scores(groups, seed), full_masks(groups), plan=plan)
+
+
+def kept_plan(masks: UnitTensors) -> WidthPlan:
+    """The widths that masks leave."""
+    layers = []
+    for layer in range(sum(name.startswith("head.") for name in masks)):
+        num_heads, num_channels, num_neurons = (
+            int(masks[f"{kind}.{layer}"].sum()) for kind in ("head", "query_key", "ffn")
+        )
+        layers.append(LayerWidths(num_heads, num_channels // num_heads, num_neurons))
+    return WidthPlan(int(masks["hidden"].sum()), tuple(layers))
+
+
+def sliced(student: HomoBertPreTrainedModel, plan: WidthPlan, seed: int = 0) -> UnitTensors:
+    """Remove random units, down to a plan; the masks."""
+    groups, masks = masked(student, plan, seed)
+    compact(student, groups, masks, plan=plan)
+    return masks
+
+
+def write_checkpoint(folder: Path, pruner: Pruner, **state: Any) -> Path:
+    """What a run leaves, as far as it is the student's and the pruner's."""
+    model, layers = pruner.model, pruner.full.layers
+    model.save_pretrained(folder, state_dict=weights_without_projections(model))
+    save_projections(folder, model)
+    save_file(pruner.state_tensors(), folder / SCORES_FILE)
+    values = {
+        "method": "homodistil",
+        "student": None,
+        "card": {},
+        "full": pruner.full.to_dict(),
+        "plan": pruner.target.to_dict(),
+        "is_finished": pruner.plan_reached,
+        "kept_heads": [list(range(layer.num_attention_heads)) for layer in layers],
+        "settings": {},
+        "logs": {},
+        "pruner": pruner.state_dict(),
+    }
+    write_json(folder / STATE_FILE, values | state)
+    write_manifest(folder)
+    return folder
+
+
+@torch.no_grad()
+def zero_dropped(tensors: Mapping[str, torch.Tensor], groups: Mapping[str, Group], masks: UnitTensors) -> None:
+    """Zero what belongs to dropped units, unit by unit."""
+    for name, group in groups.items():
+        for unit in (~masks[name]).nonzero().flatten().tolist():
+            for piece in group.slices:
+                if piece.parameter in tensors:
+                    tensors[piece.parameter].narrow(piece.dim, unit * piece.block, piece.block).zero_()
+
+
+def zeroed_copy(student: HomoBertPreTrainedModel, masks: UnitTensors) -> HomoBertPreTrainedModel:
+    """The same student, as wide as before: dropped units are zero, statistics are those of the kept channels."""
+    zeroed = copy.deepcopy(student)
+    zero_dropped(dict(zeroed.named_parameters()), encoder_groups(student), masks)
+    for norm in zeroed.modules():
+        if isinstance(norm, nn.LayerNorm):
+            norm.forward = partial(_norm_of_kept, norm, masks["hidden"])
+    return zeroed
+
+
+def _norm_of_kept(norm: nn.LayerNorm, kept: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    centred = x[..., kept] - x[..., kept].mean(-1, keepdim=True)
+    normed = centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
+    indices = kept.nonzero().flatten()
+    return torch.zeros_like(x).index_copy(-1, indices, normed * norm.weight[kept] + norm.bias[kept])
 
 
 def slow_logits(
@@ -90,7 +167,7 @@ def slow_logits(
 ) -> torch.Tensor:
     """BERT for masked words, written out unit by unit: what is dropped is never touched.
 
-    `weights` are those of an unmasked student, `masks` may keep any units. The logits of real tokens, flattened.
+    `weights` are those of the whole student, `masks` may keep any units. The logits of real tokens, flattened.
     """
     kept = masks["hidden"]
 

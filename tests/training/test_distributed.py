@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_runs import GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES, family
+from distributed_runs import GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES
 from run_traces import TIMINGS
 
 # One launch, many worlds, up to four processes on as few as two busy cores.
@@ -210,19 +210,6 @@ def test_every_rank_loads_the_best_model(folder):
         assert result["best"] == result["expected"]
         assert result["kl"][0] == pytest.approx(result["kl"][1], rel=1e-6)
         assert result["exported"]
-
-
-def test_ranks_make_the_family_of_one_process(folder, tmp_path):
-    one = family(tmp_path, 1)
-    names = [row["name"] for row in one["rows"]]
-    assert [row["step"] for row in one["rows"]] == [3, 7]
-    for found in results(folder, "2 more", "family"):
-        assert found["rows"] == found["resumed"] == found["table"]
-        assert (found["differences"], found["exports"]) == ([], sorted(names))
-        for row, expected in zip(found["rows"], one["rows"], strict=True):
-            evaluation, other = row.pop("evaluation"), dict(expected)
-            assert evaluation == pytest.approx(other.pop("evaluation"), rel=1e-4, abs=1e-6)
-            assert row == other
 
 
 # When something is wrong

@@ -73,7 +73,7 @@ def test_metrics_of_a_student_with_masked_channels(make_trainer):
     metrics = trainer.evaluate()
     expected = slow_metrics(trainer, batch_size=16)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert metrics["eval_kept_fraction_hidden"] == trainer.pruner.kept.hidden_size / 32
+    assert metrics["eval_kept_fraction_hidden"] == trainer.kept.hidden_size / 32
 
 
 def test_the_unpruned_student_is_its_teacher(make_trainer):
@@ -200,3 +200,15 @@ def test_rows_that_even_out_ranks_are_left_out(make_trainer, monkeypatch, end, r
     labels = own["labels"].flatten()[own["masked_positions"]]
     assert torch.equal(labels, batch["labels"][:expected][batch["labels"][:expected] != -100])
     assert nn.functional.one_hot(own["masked_positions"], 64).sum() == len(labels)
+
+
+def test_evaluations_see_their_last_rows_though_training_drops_them(make_trainer):
+    data = {"train_dataset": make_blocks(13), "eval_dataset": make_blocks(13)}
+    trainer = make_trainer(per_device_train_batch_size=8, per_device_eval_batch_size=8, **data)
+    loaders = (
+        trainer.get_train_dataloader(),
+        trainer.get_eval_dataloader(),
+        trainer.get_test_dataloader(make_blocks(13)),
+    )
+    assert [sum(len(batch["input_ids"]) for batch in loader) for loader in loaders] == [8, 13, 13]
+    assert trainer.args.dataloader_drop_last

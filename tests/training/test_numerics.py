@@ -115,8 +115,8 @@ def test_a_poisoned_step_changes_nothing_but_the_clocks(make_trainer, place, val
     moved = differences(states[BAD - 1], states[BAD])
     kinds = {name.partition(".")[0] for name in moved}
     assert kinds <= {"bad_steps", "groups", "scheduler", "steps", "random"}, moved
-    assert trainer.num_bad_steps == 1
-    assert trainer.num_skipped_tokens == NUM_TOKENS
+    assert trainer.step_log.num_bad_steps == 1
+    assert trainer.step_log.num_skipped_tokens == NUM_TOKENS
     found, expected = entries(trainer), entries(clean)
     assert all(math.isfinite(number) for entry in found for number in entry.values())
     for name in ("learning_rate", "kept_fraction_hidden"):
@@ -124,7 +124,7 @@ def test_a_poisoned_step_changes_nothing_but_the_clocks(make_trainer, place, val
     assert [entry["num_skipped_tokens"] for entry in found] == [0, 0] + [NUM_TOKENS] * 6
     assert found[BAD - 1].keys() & {"loss", "loss_mlm", "loss_kl"} == set()
     assert found[BAD].keys() == expected[BAD].keys()
-    assert trainer.pruner.present == trainer.plan
+    assert trainer.kept == trainer.plan
 
 
 @pytest.mark.parametrize("settings", [{"bf16": True}, {"gradient_accumulation_steps": 2}, {"optim": "sgd"}])
@@ -134,7 +134,7 @@ def test_types_accumulation_and_optimizers(make_trainer, settings):
     states = train(trainer)
     moved = differences(states[BAD - 1], states[BAD])
     assert [name for name in moved if name.startswith(("weight", "optimizer", "pruner"))] == []
-    assert trainer.num_skipped_tokens == NUM_TOKENS * settings.get("gradient_accumulation_steps", 1)
+    assert trainer.step_log.num_skipped_tokens == NUM_TOKENS * settings.get("gradient_accumulation_steps", 1)
 
 
 @pytest.mark.slow
@@ -290,7 +290,7 @@ def test_a_norm_that_overflows_is_skipped_by_the_scaler_too(make_trainer):
     moved = differences(states[BAD - 1], states[BAD])
     assert [name for name in moved if name.startswith(("weight", "optimizer"))] == []
     assert scaler.get_scale() == SCALE / 2
-    assert trainer.num_bad_steps == 1
+    assert trainer.step_log.num_bad_steps == 1
 
 
 @pytest.mark.gpu

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from homodistil_hf.training.own_optimizer import adopt_optimizer, check_optimizer
 from run_traces import logs_of, state_of
 from tiny_models import make_teacher
 from torch import nn
 from transformers.optimization import Adafactor
-
-from homodistil_hf.training.own_optimizer import adopt_optimizer, check_optimizer
 
 ELEMENTWISE = {
     "AdamW": (torch.optim.AdamW, {"weight_decay": 0.1}),

@@ -1,21 +1,14 @@
-import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
+from homodistil_hf.models.half_attention import HALF_CPU_ATTENTION
 from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, masked
-from tiny_models import make_blocks, make_teacher, tiny_config
+from tiny_models import make_teacher, tiny_config
 from torch import nn
 from transformers import (
-    BatchEncoding,
-    BertConfig,
     BertForMaskedLM,
     BertModel,
-    BertTokenizer,
     DistilBertConfig,
     DistilBertForMaskedLM,
     GPT2Config,
@@ -27,11 +20,9 @@ from transformers import (
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models import conversion
 from homodistil_hf.models.compiling import compiling_problem
-from homodistil_hf.models.half_attention import HALF_CPU_ATTENTION
 from homodistil_hf.models.widths import WidthPlan, teacher_plan
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.training import setup as preparation
-from homodistil_hf.training.checks import check_data, check_output_dir, existing_files
 from homodistil_hf.training.setup import Preparation, prepare
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 5, "intermediate_size": 24}
@@ -62,6 +53,23 @@ def test_student_and_teacher_start_as_the_model(task, from_folder, tmp_path):
     pointers = {id(p) for m in (model, parts.student, parts.teacher.exact) for p in m.parameters()}
     assert len(pointers) == sum(len(list(m.parameters())) for m in (model, parts.student, parts.teacher.exact))
     assert all(parameter.requires_grad for parameter in parts.student.parameters())
+
+
+def test_a_student_with_projections_goes_on_with_its_teacher():
+    earlier = prepare(make_teacher(), make_args()).student
+    for parameter in earlier.projections.parameters():
+        torch.nn.init.normal_(parameter)
+    learned = earlier.projections.state_dict()
+    own = prepare(earlier, make_args(), teacher=make_teacher()).student.projections.state_dict()
+    assert own.keys() == learned.keys()
+    assert all(torch.equal(own[name], learned[name]) for name in own)
+    others = [
+        prepare(earlier, make_args()),  # the student is the teacher now
+        prepare(earlier, make_args(), teacher=make_teacher(hidden_size=48, intermediate_size=40)),
+        prepare(earlier, make_args(embedding_weight=0), teacher=make_teacher()),
+    ]
+    for weight in (parts.student.projections.hidden[0].weight for parts in others):
+        assert torch.equal(weight, torch.eye(*weight.shape))
 
 
 def test_a_teacher_of_its_own_may_be_given(tmp_path):
@@ -138,6 +146,8 @@ def test_dropout_is_set_on_modules_not_in_the_configuration(rate, expected):
     [
         ({"teacher_dtype": "float32"}, torch.float32, "sdpa"),
         ({"teacher_dtype": "bfloat16"}, torch.bfloat16, "sdpa"),
+        ({"teacher_dtype": "auto", "fp16": True}, torch.float16, "sdpa"),
+        ({"teacher_dtype": "float32", "fp16": True}, torch.float32, "sdpa"),
         ({"teacher_dtype": "bfloat16", "bf16": True}, torch.bfloat16, HALF_CPU_ATTENTION),
         ({"teacher_dtype": "float32", "bf16": True}, torch.float32, HALF_CPU_ATTENTION),
         pytest.param(
@@ -246,127 +256,62 @@ def test_teachers_of_other_labels_or_heads_are_refused():
     assert isinstance(prepare(make_teacher(), make_args(), teacher=other), Preparation)
 
 
+NAMES = {"id2label": {0: "no", 1: "yes", 2: "perhaps"}, "label2id": {"no": 0, "yes": 1, "perhaps": 2}}
+OTHERS = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
+def test_a_teacher_with_its_labels_in_another_order_is_refused(task):
+    message = (
+        r"^teacher has id2label\[1\]=perhaps, the student yes; both must agree, choose another teacher, or set it in "
+        "teacher.config where both mean the same$"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(make_teacher(task, **NAMES), make_args(), teacher=make_teacher(task, **OTHERS))
+    prepare(make_teacher(task, **NAMES), make_args(), teacher=make_teacher(task, **NAMES))
+
+
+def test_a_teacher_of_another_kind_of_labels_is_refused():
+    task = "sequence_classification"
+    model, other = (make_teacher(task, problem_type=kind) for kind in (None, "multi_label_classification"))
+    message = "^teacher has problem_type=multi_label_classification, the student None; both must agree, .* or set it"
+    with pytest.raises(ValueError, match=message):
+        prepare(model, make_args(), teacher=other)
+    prepare(model, make_args(), teacher=make_teacher(task, problem_type="single_label_classification"))
+
+
+@pytest.mark.parametrize(
+    ("task", "config"),
+    [
+        ("masked_lm", {"num_labels": 3, "problem_type": "regression"}),
+        ("question_answering", {"id2label": {0: "start", 1: "end"}}),
+        ("sequence_classification", {"num_labels": 1, "id2label": {0: "stars"}}),
+    ],
+)
+def test_labels_without_a_meaning_are_not_compared(task, config):
+    num_labels = 1 if config.get("num_labels") == 1 else 2
+    prepare(make_teacher(task, num_labels=num_labels), make_args(), teacher=make_teacher(task, **config))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"), [("max_position_embeddings", 16, 32), ("type_vocab_size", 1, 2)]
+)
+def test_a_teacher_that_reads_less_than_the_student_is_refused(name, given, expected):
+    message = (
+        f"^teacher has {name}={given}, fewer than the student's {expected}, so it .*; choose another teacher, or a"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(make_teacher(), make_args(), teacher=make_teacher(**{name: given}))
+    prepare(make_teacher(**{name: given}), make_args(), teacher=make_teacher())
+
+
 def test_several_gpus_in_one_process_are_refused(monkeypatch):
     monkeypatch.setattr(HomoDistilTrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
         prepare(make_teacher(), make_args())
 
 
-# Where to
-
-
-def test_an_output_folder_is_made(tmp_path):
-    folder = tmp_path / "a" / "b"
-    assert existing_files(str(folder)) == []
-    check_output_dir(str(folder))
-    check_output_dir(str(folder))
-    for name in ("b.txt", "a.txt"):
-        (folder / name).touch()
-    assert existing_files(str(folder)) == ["a.txt", "b.txt"]
-
-
-def test_a_file_is_no_output_folder(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    for path in (file, file / "below"):
-        with pytest.raises(
-            ValueError, match=rf"^output_dir='{re.escape(str(path))}' can't be created \(.*\); name a folder"
-        ):
-            check_output_dir(str(path))
-    assert existing_files(str(file)) == []
-
-
-def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    with pytest.raises(ValueError, match="^output_dir='.*' can't be written; change its permissions or name another"):
-        check_output_dir(str(tmp_path))
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_permissions_of_the_system_are_respected(tmp_path):
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(ValueError, match="can't be written"):
-            check_output_dir(str(tmp_path))
-        with pytest.raises(ValueError, match="can't be created"):
-            check_output_dir(str(tmp_path / "below"))
-    finally:
-        tmp_path.chmod(0o700)
-
-
-# The data
-
-
-def rows_of(length: int) -> list[dict[str, list[int]]]:
-    return [{"input_ids": [5] * length}]
-
-
-class Encoded(torch.utils.data.Dataset):
-    """A data set of the kind that tokenizers' users write."""
-
-    def __init__(self, length: int):
-        self.length = length
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> BatchEncoding:
-        return BatchEncoding({"input_ids": [5] * self.length})
-
-
-class Streamed(torch.utils.data.IterableDataset):
-    """A stream that knows its length."""
-
-    def __len__(self) -> int:
-        return 3
-
-    def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        return iter(rows_of(99) * 3)
-
-
-@pytest.mark.parametrize("make", [rows_of, Encoded, lambda length: Dataset.from_list(rows_of(length))])
-def test_sequences_over_the_teachers_positions_are_refused(make):
-    check_data({"train_dataset": make(32)}, None, tiny_config())
-    message = (
-        "^train_dataset has sequences of 33 tokens, above the teacher's max_position_embeddings=32; set max_seq_length"
-    )
-    with pytest.raises(ValueError, match=message):
-        check_data({"train_dataset": make(33)}, None, tiny_config())
-
-
-@pytest.mark.parametrize("make", [list, lambda: make_blocks().select([])], ids=["list", "datasets"])
-def test_no_rows_are_refused(make):
-    with pytest.raises(ValueError, match=r"^train_dataset is empty \(0 rows\); check its filters, split and path"):
-        check_data({"train_dataset": make()}, None, tiny_config())
-
-
-@pytest.mark.parametrize(
-    "dataset",
-    [None, IterableDataset.from_generator(lambda: iter(rows_of(99))), Streamed(), [[1, 2]]],
-    ids=["none", "stream", "stream with a length", "lists"],
-)
-def test_what_can_not_be_looked_at_passes(dataset):
-    check_data({"train_dataset": dataset}, None, tiny_config())
-
-
-def test_the_longest_row_counts_wherever_it_is():
-    rows = Dataset.from_dict({"input_ids": [[5] * 8] * 10_000 + [[5] * 40, [5] * 8]})
-    with pytest.raises(ValueError, match="^train_dataset has sequences of 40 tokens"):
-        check_data({"train_dataset": rows}, None, tiny_config())
-    check_data({"train_dataset": rows.select([0, 10_001])}, None, tiny_config())
-
-
-def test_evaluation_sets_are_looked_at_too():
-    with pytest.raises(ValueError, match=r"^eval_dataset is empty \(0 rows\)"):
-        check_data({"train_dataset": make_blocks(), "eval_dataset": make_blocks().select([])}, None, tiny_config())
-    sets = {"short": make_blocks(), "long": Dataset.from_list(rows_of(40))}
-    with pytest.raises(ValueError, match=r"^eval_dataset\['long'\] has sequences of 40 tokens"):
-        check_data({"eval_dataset": sets}, None, tiny_config())
-
-
-def test_text_that_is_not_tokenized_is_refused():
-    with pytest.raises(ValueError, match="^train_dataset has rows of text, but no input_ids; tokenize it first"):
-        check_data({"train_dataset": [{"text": "words"}]}, None, tiny_config())
+# What stays frozen
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -387,24 +332,3 @@ def test_a_model_that_is_frozen_as_a_whole_is_refused():
     with pytest.raises(ValueError, match=message):
         prepare(model, make_args())
     prepare(make_teacher(), make_args(), teacher=model)
-
-
-def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
-    check_data({}, tokenizer, tiny_config())
-    check_data({}, object(), tiny_config())
-    with pytest.raises(
-        ValueError, match="tokenizer has 96 tokens, but the teacher's vocab_size=90; use the tokenizer"
-    ):
-        check_data({}, tokenizer, tiny_config(vocab_size=90))
-    other = BertTokenizer(vocab={word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[PAD]"])})
-    with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the teacher's pad_token_id=0"):
-        check_data({}, other, BertConfig(vocab_size=5))
-
-
-def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
-    with pytest.raises(ValueError, match="^train_dataset is empty"):
-        make_trainer(train_dataset=make_blocks().select([]))
-    with pytest.raises(ValueError, match="^train_dataset has sequences of 40 tokens"):
-        make_trainer(train_dataset=Dataset.from_list(rows_of(40)))
-    with pytest.raises(ValueError, match="^output_dir='.*' can't be created"):
-        make_trainer(output_dir=str(Path(__file__) / "below"))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from homodistil_hf.pruning.saved_state import read_state_file
 from run_traces import Interrupt, SaveAt, assert_same_run
 from tiny_models import make_teacher, tiny_config
 
@@ -11,7 +12,6 @@ from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans import resolve as plans
 from homodistil_hf.plans.latency.budget import LatencyBudget, LatencyPlan
-from homodistil_hf.pruning.saved_state import read_state_file
 from homodistil_hf.training import student_plan as resolution
 from homodistil_hf.training.student_plan import recorded_plan, resolve_student
 

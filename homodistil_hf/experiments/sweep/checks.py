@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from ...files.messages import shown
 from ...methods.registry import METHODS
 from ...models.widths import teacher_plan
 from ..config import RunConfig, run_of
@@ -12,7 +13,7 @@ from .cells import TEACHER, Cell
 
 _DECIDES_SOURCES = (
     *("teacher", "teacher_revision", "tokenizer", "streaming", "max_seq_length"),
-    *("student", "width_multiple", "snapshots"),
+    *("student", "width_multiple"),
 )
 
 
@@ -32,7 +33,12 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     """
     method = {"method": cell.method, "method_settings": dict(cell.method_settings)}
     values = {**cell.settings, **method, "disable_tqdm": True, "output_dir": output_dir, **others}
-    return run_of(values, f"cell {cell.name!r}")
+    settings = run_of(values, f"cell {cell.name!r}")
+    if settings.members:
+        raise ValueError(
+            f"cell {cell.name!r} has the list student={shown(cell.settings['student'])}; name one student"
+        )
+    return settings
 
 
 def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
@@ -66,4 +72,4 @@ def _impossible_reason(cell: Cell, known: dict[str, Sources]) -> str | None:
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
         known[key] = check_sources(settings)
-    return METHODS[cell.method].impossible_reason(known[key].goal.plan, teacher_plan(known[key].config))
+    return METHODS[cell.method].impossible_reason(known[key].plan, teacher_plan(known[key].config))

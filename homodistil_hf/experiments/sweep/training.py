@@ -20,7 +20,7 @@ from ...files.folders import remove_folder, write_text
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
 from ...models.cost import COSTS
-from ...trainer import HomoDistilTrainer
+from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from ..config import RunConfig
 from ..distill import make_trainer
@@ -152,7 +152,7 @@ def _remove_checkpoints(run_folder: Path) -> None:
 
 
 def _outcome(
-    trainer: HomoDistilTrainer,
+    trainer: DistillationTrainer,
     settings: RunConfig,
     clock: RunClock,
     facts: Mapping[str, Any],
@@ -175,7 +175,6 @@ def _outcome(
         "own_settings": _own_settings(settings.training),
         "evaluations": [_rounded({"step": step, **values}) for step, values in trainer.evaluations.items()],
         "kept_fractions": _kept_fractions(history),
-        **_snapshots(trainer),
     }
 
 
@@ -191,13 +190,6 @@ def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if facts.get("forms"):
         models["compact"] = facts["forms"]["compact"]
     return {model: {cost: costs[cost] for cost in COSTS} for model, costs in models.items()}
-
-
-def _snapshots(trainer: HomoDistilTrainer) -> dict[str, Any]:
-    """The family that a run has left on its way, if any."""
-    names = ("name", "step", "plan", "encoder_macs", "num_parameters")
-    rows = [{name: row[name] for name in (*names, "evaluation")} for row in trainer.snapshot_rows]
-    return {"snapshots": rows} if rows else {}
 
 
 def _kept_fractions(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

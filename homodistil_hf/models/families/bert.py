@@ -25,7 +25,6 @@ from .modeling_homobert import (
     HomoBertForQuestionAnswering,
     HomoBertForSequenceClassification,
     HomoBertForTokenClassification,
-    HomoBertLayerNorm,
     HomoBertModel,
     HomoBertSelfAttention,
 )
@@ -61,7 +60,6 @@ BERT = EncoderFamily(
     surplus=("bert.pooler.", "cls.seq_relationship."),
     encoder_stack=HomoBertEncoder,
     self_attention=HomoBertSelfAttention,
-    layer_norm=HomoBertLayerNorm,
     hidden=(
         (r"bert\.embeddings\.(word|position|token_type)_embeddings\.weight", 1),
         (r".*LayerNorm\.(weight|bias)", 0),
@@ -85,4 +83,5 @@ BERT = EncoderFamily(
     ffn_columns=_linear("output.dense")[:1],
     mlm_transform="cls.predictions.transform",
     unpruned=(r"cls\.predictions\.(decoder\.)?bias", r"(classifier|qa_outputs)\.bias"),
+    earlier_code=("ae9aad0b0374d5c66568dfcc2930bbaaeb055cc0d75227d1668b11140bb11c7f",),
 )

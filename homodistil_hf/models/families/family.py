@@ -108,7 +108,6 @@ class EncoderFamily:
         surplus: prefixes of a teacher's parameters that a student may lack.
         encoder_stack: the module whose `layer` lists the layers.
         self_attention: the module inside a layer whose widths can be set.
-        layer_norm: the module that can leave channels out.
         hidden: `(pattern, dim)` of everything that has a hidden channel; patterns are whole-name regular expressions.
         query: parameters whose rows are query channels, the weight first.
         key: parameters whose rows are key channels, the weight first.
@@ -118,6 +117,7 @@ class EncoderFamily:
         ffn_columns: parameters whose columns are FFN neurons.
         mlm_transform: the module between the encoder and the masked-LM decoder.
         unpruned: patterns of parameters without any unit (vocabulary and label biases).
+        earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
 
     model_type: str
@@ -131,7 +131,6 @@ class EncoderFamily:
     surplus: tuple[str, ...]
     encoder_stack: type[Any]
     self_attention: type[Any]
-    layer_norm: type[Any]
     hidden: tuple[tuple[str, int], ...]
     query: tuple[str, ...]
     key: tuple[str, ...]
@@ -141,6 +140,7 @@ class EncoderFamily:
     ffn_columns: tuple[str, ...]
     mlm_transform: str
     unpruned: tuple[str, ...]
+    earlier_code: tuple[str, ...] = ()
 
     def knows(self, model_type: object) -> bool:
         """Whether a `config.json` of this model type is one of its teachers' or students'."""

@@ -3,18 +3,14 @@
 The classes here are stock BERT whose layers are built from ``config.per_layer_config[i]``: number of heads, head
 size and FFN size may differ from layer to layer, and heads × head size need not equal the hidden size. Forward passes
 are inherited from transformers. The file imports torch and transformers only, because it travels inside compact
-exports as remote code; `structure.py` knows which parameters belong together, `export.py` writes the folders.
+exports as remote code; which parameters belong together and how a student shrinks is said elsewhere.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 from transformers import BertConfig
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.bert.modeling_bert import (
@@ -49,9 +45,6 @@ class HomoBertConfig(BertConfig):
         softmax_head_dim (`int`, *optional*):
             Head size d that the softmax scale 1/√d is taken from. A pruned head keeps the scale it was trained with,
             so this stays the teacher's head size while ``head_dim`` shrinks. Default: each layer's ``head_dim``.
-        dropped_hidden_channels (`list[int]`, *optional*):
-            Hidden channels that are masked: zero in all parameters, left out of LayerNorm statistics. Only training
-            checkpoints have any; an export is compacted first.
     """
 
     model_type = "homobert"
@@ -59,7 +52,22 @@ class HomoBertConfig(BertConfig):
 
     head_dim: int | None = None
     softmax_head_dim: int | None = None
-    dropped_hidden_channels: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Take what a `config.json` holds besides: earlier versions wrote which channels were masked, here none are.
+
+        Args:
+            kwargs: settings that are no fields.
+
+        Raises:
+            ValueError: `dropped_hidden_channels` of a training checkpoint of an earlier version.
+        """
+        if dropped := kwargs.pop("dropped_hidden_channels", None):
+            raise ValueError(
+                f"config has dropped_hidden_channels={str(dropped)[:100]}: a training checkpoint of an earlier "
+                "version, which kept masks in it; export it with that version, or start anew"
+            )
+        super().__post_init__(**kwargs)
 
     def validate(self) -> None:
         """Check the configuration, layer by layer where they differ: transformers 5.14 cannot check those at once."""
@@ -81,88 +89,6 @@ def layer_head_dim(layer_config: BertConfig) -> int:
     """
     head_dim = getattr(layer_config, "head_dim", None)
     return head_dim or layer_config.hidden_size // layer_config.num_attention_heads
-
-
-class HomoBertLayerNorm(nn.LayerNorm):
-    """LayerNorm whose statistics are taken over the kept channels only.
-
-    With n of H channels kept, dropped channels are replaced by the mean of the kept ones. The fused kernel then sees
-    the right mean and n/H of the right variance; ε·n/H and weight·√(n/H) undo that factor exactly, and dropped
-    channels come out as 0·weight + bias = 0. Without dropped channels this is plain LayerNorm.
-
-    Args:
-        config: hidden size, ε and the dropped channels.
-
-    Example:
-    ```python
-    >>> norm = HomoBertLayerNorm(HomoBertConfig(hidden_size=3))
-    >>> norm.set_dropped_channels([1])
-    >>> [round(value, 4) for value in norm(torch.tensor([1.0, 999.0, 3.0])).tolist()]
-    [-1.0, 0.0, 1.0]
-
-    ```
-    """
-
-    def __init__(self, config: HomoBertConfig):
-        super().__init__(config.hidden_size, eps=config.layer_norm_eps)
-        self.set_dropped_channels(config.dropped_hidden_channels or ())
-
-    def set_dropped_channels(self, dropped_channels: Sequence[int]) -> None:
-        """Leave these channels out of the statistics from now on.
-
-        Args:
-            dropped_channels: indices into the hidden size; empty for plain LayerNorm.
-        """
-        self.dropped_channels = tuple(dropped_channels)
-        self._kept_mask: torch.Tensor | None = None
-        if self.dropped_channels:
-            # On the CPU by name: `from_pretrained` builds models on the meta device, where values get lost.
-            self._kept_mask = torch.ones(self.normalized_shape, dtype=torch.bool, device="cpu")
-            self._kept_mask[list(self.dropped_channels)] = False
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalise the last dimension over its kept channels.
-
-        Args:
-            input: `(..., hidden_size)`, any floating type; half types are computed in float32.
-
-        Returns:
-            `torch.Tensor` of the same shape and type.
-        """
-        if self._kept_mask is None:
-            return super().forward(input)
-        if self._kept_mask.device != input.device:
-            self._kept_mask = self._kept_mask.to(input.device)
-        kept = self._kept_mask
-        exact = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        # Compiled code must not hold a number that changes with the masks: it would be compiled for each of them anew.
-        normed = self._plain_norm(exact, kept) if torch.compiler.is_compiling() else self._fused_norm(exact, kept)
-        return normed.to(input.dtype)
-
-    def _fused_norm(self, input: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        size = self.normalized_shape[0]
-        num_kept = size - len(self.dropped_channels)
-        mean = (input * kept).sum(-1, keepdim=True) / num_kept
-        filled = torch.where(kept, input, mean)
-        fraction = num_kept / size
-        return nn.functional.layer_norm(
-            filled, self.normalized_shape, self.weight * fraction**0.5, self.bias, self.eps * fraction
-        )
-
-    def _plain_norm(self, input: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        num_kept = kept.sum()
-        mean = (input * kept).sum(-1, keepdim=True) / num_kept
-        centred = (input - mean) * kept
-        variance = centred.square().sum(-1, keepdim=True) / num_kept
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
-
-
-class HomoBertEmbeddings(BertEmbeddings):
-    """Stock embeddings with a LayerNorm that knows dropped channels."""
-
-    def __init__(self, config: HomoBertConfig):
-        super().__init__(config)
-        self.LayerNorm = HomoBertLayerNorm(config)
 
 
 class HomoBertSelfAttention(BertSelfAttention):
@@ -195,22 +121,6 @@ class HomoBertSelfAttention(BertSelfAttention):
         softmax_head_dim = getattr(layer_config, "softmax_head_dim", None)
         self.scaling = (softmax_head_dim or self.attention_head_size) ** -0.5
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Attend as stock BERT; under autocast the input is cast once instead of for query, key and value apart.
-
-        Args:
-            hidden_states: `(batch, tokens, hidden_size)`.
-            args: as in `BertSelfAttention`.
-            kwargs: as in `BertSelfAttention`.
-
-        Returns:
-            `(output, attention weights or None)`.
-        """
-        device = hidden_states.device.type
-        if hidden_states.dtype == torch.float32 and torch.is_autocast_enabled(device):
-            hidden_states = hidden_states.to(torch.get_autocast_dtype(device))
-        return super().forward(hidden_states, *args, **kwargs)
-
 
 class HomoBertSelfOutput(BertSelfOutput):
     """Stock attention output from heads × head size to the hidden size."""
@@ -218,7 +128,7 @@ class HomoBertSelfOutput(BertSelfOutput):
     def __init__(self, config: HomoBertConfig):
         nn.Module.__init__(self)
         self.dense = nn.Linear(config.num_attention_heads * layer_head_dim(config), config.hidden_size)
-        self.LayerNorm = HomoBertLayerNorm(config)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
 
@@ -232,14 +142,6 @@ class HomoBertAttention(BertAttention):
         self.output = HomoBertSelfOutput(config)
 
 
-class HomoBertOutput(BertOutput):
-    """Stock FFN output with a LayerNorm that knows dropped channels."""
-
-    def __init__(self, config: HomoBertConfig):
-        super().__init__(config)
-        self.LayerNorm = HomoBertLayerNorm(config)
-
-
 class HomoBertLayer(BertLayer):
     """Stock encoder layer of its own widths."""
 
@@ -251,39 +153,7 @@ class HomoBertLayer(BertLayer):
         self.add_cross_attention = False
         self.attention = HomoBertAttention(config, layer_idx=layer_idx)
         self.intermediate = BertIntermediate(config)
-        self.output = HomoBertOutput(config)
-
-    def feed_forward_chunk(self, attention_output: torch.Tensor) -> torch.Tensor:
-        """Stock feed-forward network that keeps what enters its activation for the backward pass, not what leaves it.
-
-        Args:
-            attention_output: `(..., hidden_size)`.
-
-        Returns:
-            `torch.Tensor` of the same shape.
-        """
-        before = self.intermediate.dense(attention_output)
-        activation = self.intermediate.intermediate_act_fn
-        after = activation(before)
-        learns = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        with _computed_again(after, partial(activation, before.detach())) if learns else nullcontext():
-            return self.output(after, attention_output)
-
-
-def _computed_again(tensor: torch.Tensor, compute: Callable[[], torch.Tensor]) -> saved_tensors_hooks:
-    """Where autograd would save a tensor, it computes it again; the widest one of a layer costs next to nothing."""
-    data, size = tensor.data_ptr(), tensor.numel()
-
-    def pack(saved: torch.Tensor) -> torch.Tensor | torch.Size:
-        return saved.shape if saved.data_ptr() == data and saved.numel() == size else saved.detach()
-
-    def unpack(packed: torch.Tensor | torch.Size) -> torch.Tensor:
-        if isinstance(packed, torch.Tensor):
-            return packed
-        with torch.no_grad():
-            return compute().view(packed)
-
-    return saved_tensors_hooks(pack, unpack)
+        self.output = BertOutput(config)
 
 
 class HomoBertEncoder(BertEncoder):
@@ -321,12 +191,12 @@ class HomoBertPreTrainedModel(BertPreTrainedModel):
 class HomoBertModel(HomoBertPreTrainedModel, BertModel):
     """The encoder, with or without the pooler."""
 
-    _no_split_modules = ["HomoBertEmbeddings", "HomoBertLayer"]
+    _no_split_modules = ["BertEmbeddings", "HomoBertLayer"]
 
     def __init__(self, config: HomoBertConfig, add_pooling_layer: bool = True):
         HomoBertPreTrainedModel.__init__(self, config)
         self.gradient_checkpointing = False
-        self.embeddings = HomoBertEmbeddings(config)
+        self.embeddings = BertEmbeddings(config)
         self.encoder = HomoBertEncoder(config)
         self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
@@ -352,7 +222,6 @@ class HomoBertForMaskedLM(HomoBertPreTrainedModel, BertForMaskedLM):
         HomoBertPreTrainedModel.__init__(self, config)
         self.bert = HomoBertModel(config, add_pooling_layer=False)
         self.cls = BertOnlyMLMHead(config)
-        self.cls.predictions.transform.LayerNorm = HomoBertLayerNorm(config)
         self.post_init()
         if not config.tie_word_embeddings:
             # An untied decoder has a bias of its own: no gradient ever reaches this one, and DDP would wait for it.

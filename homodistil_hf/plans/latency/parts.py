@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.models.bert.modeling_bert import BertIntermediate
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertIntermediate, BertOutput
 
 from ...files.caches import cached
 from ...files.provenance import machine_facts
 from ...files.strict_json import write_json
-from ...models.families.modeling_homobert import HomoBertAttention, HomoBertConfig, HomoBertEmbeddings, HomoBertOutput
+from ...models.families.modeling_homobert import HomoBertAttention, HomoBertConfig
 from ...models.widths import teacher_plan
 from .backends import bound, check_backend, make_runner, missing_reason, model_inputs
 from .tables import AXES, LatencyTable, PartsGrid
@@ -170,7 +170,7 @@ class FeedForwardBlocks(nn.Module):
     def __init__(self, config: HomoBertConfig, depth: int):
         super().__init__()
         self.blocks_in = nn.ModuleList(BertIntermediate(config) for _ in range(depth))
-        self.blocks_out = nn.ModuleList(HomoBertOutput(config) for _ in range(depth))
+        self.blocks_out = nn.ModuleList(BertOutput(config) for _ in range(depth))
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
         """One after the other, `(batch, tokens, hidden)` in and out."""
@@ -185,7 +185,7 @@ def _pass(point: tuple[Any, ...], config: PreTrainedConfig, conditions: Conditio
     # As the whole model is run: torch's own attention there, plain products in an ONNX graph.
     sized._attn_implementation = "sdpa" if conditions.backend == "torch" else "eager"
     modules: dict[str, Callable[[], nn.Module]] = {
-        "embeddings": lambda: HomoBertEmbeddings(sized),
+        "embeddings": lambda: BertEmbeddings(sized),
         "attention": lambda: AttentionBlocks(sized, _depth(config)),
         "ffn": lambda: FeedForwardBlocks(sized, _depth(config)),
     }

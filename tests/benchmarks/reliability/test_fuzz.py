@@ -276,8 +276,8 @@ def test_a_key_of_any_length_is_named_in_short(tmp_path):
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), "x" * 10_000, [1] * 10_000])
 def test_settings_beyond_every_float_are_out_of_range(value, tmp_path):
-    with pytest.raises(ValueError, match="^sensitivity_smoothing=.* is outside") as error:
-        HomoDistilTrainingArguments(output_dir=str(tmp_path), sensitivity_smoothing=value)
+    with pytest.raises(ValueError, match="^kl_weight=.* is outside") as error:
+        HomoDistilTrainingArguments(output_dir=str(tmp_path), kl_weight=value)
     assert len(str(error.value)) < 300
 
 

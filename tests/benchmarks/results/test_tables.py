@@ -10,7 +10,7 @@ from sweep_records import METHODS, graded, record, teacher
 
 from benchmarks.results.budgets import budget_lines, own_students
 from benchmarks.results.computation import computation_line, run_macs
-from benchmarks.results.family import family_lines
+from benchmarks.results.family import ALONE, AS_MANY, CHAIN, family_lines
 from benchmarks.results.tasks import glue_lines
 
 STUDENTS = [
@@ -92,17 +92,16 @@ def test_wide_steps_count_as_what_they_cost():
 
 
 def test_a_family_stands_beside_runs_of_their_own():
-    alone = [record("homodistil", kl, macs=macs, num_steps=10) for macs, kl in ((500, 0.2), (250, 0.4))]
-    family = record("family", 0.9, macs=125, num_steps=30, accuracy=0.2, method="homodistil")
-    evaluation = {"kl": 0.25, "mlm_accuracy": 0.41}
-    family["snapshots"] = [
-        {"name": "a", "step": 6, "encoder_macs": 505, "evaluation": evaluation},
-        {"name": "b", "step": 12, "encoder_macs": 250, "evaluation": evaluation | {"kl": 0.5}},
-    ]
-    assert family_lines(alone) == []
-    lines = family_lines([record("one_shot", 0.3, macs=250, num_steps=10), *alone, family])
-    assert table(lines)[1:] == [
-        "| 0.505 | 0.60 M tokens | 0.250 | 0.410 | 1.00 M tokens | 0.200 | 0.300 |",
-        "| 0.250 | 1.20 M tokens | 0.500 | 0.410 | 1.00 M tokens | 0.400 | 0.300 |",
-        "| 0.125 | 3.00 M tokens | 0.900 | 0.200 | not run | – | – |",
+    def run(arm, student, macs, kl, num_tokens):
+        figures = {"kl": kl, "mlm_accuracy": 0.3, "num_tokens": num_tokens}
+        return {"arm": arm, "student": student, "encoder_macs": macs, "teacher_macs": 1000} | figures
+
+    members = [run(CHAIN, *facts, 10**6) for facts in (("macs=0.5", 505, 0.2), ("macs=0.25", 250, 0.4))]
+    record = {"max_steps": 10, "runs": [*members, run(ALONE, "macs=0.25", 250, 0.45, 10**6)]}
+    assert family_lines(None) == []
+    record["runs"] += [run(CHAIN, "macs=0.125", 125, 0.9, 10**6), run(AS_MANY, "macs=0.25", 250, 0.41, 2 * 10**6)]
+    assert table(family_lines(record))[1:] == [
+        "| 0.505 | 0.200 nats, 0.300 right | 0.200 nats, 0.300 right | 0.200 nats, 0.300 right |",
+        "| 0.250 | 0.400 nats, 0.300 right | 0.450 nats, 0.300 right | 0.410 nats, 0.300 right |",
+        "| 0.125 | 0.900 nats, 0.300 right | not run | not run |",
     ]

@@ -111,19 +111,6 @@ def test_a_record_tells_everything(whole, settings):
 
 
 @pytest.mark.slow
-def test_a_record_tells_of_a_family(settings, tmp_path):
-    wide = {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 8, "intermediate_size": 48}
-    record = run(cell_of(settings, snapshots=[json.dumps(wide)]), tmp_path)
-    (row,) = record["snapshots"]
-    assert row["plan"]["hidden_size"] == 24
-    assert 0 < row["step"] < NUM_STEPS
-    assert row["encoder_macs"] > record["models"]["student"]["encoder_macs"]
-    assert row["evaluation"]["kl"] == pytest.approx(
-        next(entry["kl"] for entry in record["evaluations"] if entry["step"] == row["step"]), rel=1e-5
-    )
-
-
-@pytest.mark.slow
 def test_a_record_tells_a_students_own_costs_from_those_of_its_padded_export(whole, settings, tmp_path):
     layers = [{"num_attention_heads": 2, "head_dim": 8, "intermediate_size": width} for width in (24, 16)]
     record = run(cell_of(settings, student=json.dumps({"hidden_size": 16, "layers": layers})), tmp_path)

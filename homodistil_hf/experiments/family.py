@@ -1,0 +1,284 @@
+"""A family of students: one run after the other, each from the student of the one before, all with the same teacher.
+
+Every member is a run of its own in a folder of `output_dir`, with the whole schedule and learning-rate curve of the
+settings. Which members there are, their widths and which are done stands in `family.json`, which is replaced as a
+whole: a family that was killed at any moment goes on where it was.
+"""
+
+import copy
+import dataclasses
+import gc
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ..distillation.projections import Projections
+from ..export.export_folder import check_target, load_export
+from ..export.facts import FACTS_FILE
+from ..export.hub import ensure_repo, push_export
+from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoints
+from ..files.folders import remove_folder
+from ..files.messages import shown
+from ..files.provenance import version_facts
+from ..files.strict_json import read_json_object, write_json
+from ..files.tensors import load_tensors
+from ..models.families.family import PROJECTIONS
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.widths import teacher_plan
+from ..plans.family import check_family
+from ..training.checks import check_free, check_output_dir, existing_files
+from ..training.ranks import on_every_rank
+from .config import RunConfig
+from .distill import Say, Sources, check_sources, make_trainer, train_to_the_end
+
+FAMILY_FILE = "family.json"
+
+
+def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
+    """Train the members of a family that are not finished yet, and tell of all of them.
+
+    Args:
+        settings: of a run whose `student` is a list.
+        say: takes lines for the user; called on the main process only.
+
+    Returns:
+        `dict`: what was written to `results.json`; empty on all but the main process.
+
+    Raises:
+        ValueError: something about the settings, the widths, the data or the teacher can't work.
+        OSError: a file or a Hub repository can't be read or written.
+    """
+    _check_settings(settings)
+    state = on_every_rank(lambda: _recorded(settings))
+    sources = _check_members(settings, state)
+    is_main = settings.training.process_index == 0
+    if state is None:
+        state = _new_state(settings, sources)
+        on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
+    if is_main:
+        write_json(Path(settings.training.output_dir) / SETTINGS_FILE, settings.given)
+    members = settings.members
+    for number, (member, source) in enumerate(zip(members, sources, strict=True)):
+        folder = _folder(member)
+        if folder.name not in state["finished"]:
+            if is_main:
+                origin = members[number - 1].given["student"] if number else "the teacher"
+                say(f"\nmember {number + 1} of {len(members)}: {member.given['student']}, from {origin}")
+            _train_member(member, source, say, previous=_folder(members[number - 1]) if number else None)
+            state["finished"].append(folder.name)
+            on_every_rank(lambda: write_json(_state_file(settings), state) if is_main else None)
+    if not is_main:
+        return {}
+    results = _results(settings)
+    write_json(Path(settings.training.output_dir) / RESULTS_FILE, results)
+    if settings.training.push_to_hub:
+        _push(settings)
+    return results
+
+
+# Before anything is trained
+
+
+def _check_settings(settings: RunConfig) -> None:
+    run, training = settings.run, settings.training
+    if run.method != "homodistil":
+        raise ValueError(
+            f"student={shown(settings.given['student'])} is a family, which method='homodistil' alone makes, not "
+            f"{run.method!r}; name one student"
+        )
+    if training.width_allocation != "local":
+        raise ValueError(
+            f"width_allocation={training.width_allocation!r} shares widths out by scores, so a member may not fit "
+            "within the one before; a family needs 'local'"
+        )
+    if training.push_to_hub and training.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise ValueError(
+            f"hub_strategy={str(training.hub_strategy)!r} is not supported for a family, which pushes its students "
+            "when all are done; use 'end'"
+        )
+    if training.resume_from_checkpoint not in (None, "last"):
+        raise ValueError(
+            f"resume_from_checkpoint={training.resume_from_checkpoint!r} is not supported for a family, which finds "
+            "its checkpoints itself; use 'last'"
+        )
+    for folder in (training.output_dir, *(member.training.output_dir for member in settings.members)):
+        check_output_dir(folder)
+    for member in settings.members:
+        check_target(_folder(member) / STUDENT_FOLDER, overwrite=True)
+
+
+def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list[Sources]:
+    """Everything about all members that can be known before the first is trained."""
+    known: Sequence[Mapping[str, Any] | None] = state["plans"] if state else [None] * len(settings.members)
+    sources = [_sources(member, plan) for member, plan in zip(settings.members, known, strict=True)]
+    plans = [source.plan for source in sources]
+    teacher = teacher_plan(sources[0].config)
+    check_family(settings.given["student"], plans, teacher)
+    heads = [[layer.num_attention_heads for layer in plan.layers] for plan in (teacher, *plans[:-1])]
+    if settings.training.attention_weight > 0 and any(own != heads[0] for own in heads):
+        raise ValueError(
+            f"attention_weight={settings.training.attention_weight} needs members with the teacher's heads "
+            f"({heads[0][0]} a layer), but for the last; set it to 0, or add ,num_attention_heads={heads[0][0]} to "
+            "the budgets"
+        )
+    if settings.training.push_to_hub:
+        is_main = settings.training.process_index == 0
+        on_every_rank(lambda: [_repository(settings, member) for member in settings.members if is_main])
+    return sources
+
+
+def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> Sources:
+    if plan is not None:  # a budget of milliseconds would be measured anew
+        training = copy.copy(member.training)
+        training.student = json.dumps(plan)
+        member = dataclasses.replace(member, training=training)
+    return check_sources(member)
+
+
+def _recorded(settings: RunConfig) -> dict[str, Any] | None:
+    """What an interrupted family has left, with what is done; None for one that starts anew."""
+    path = _state_file(settings)
+    if not settings.training.resume_from_checkpoint:
+        others = {_folder(member).name for member in settings.members if not any(_folder(member).iterdir())}
+        found = existing_files(settings.training.output_dir)
+        check_free(settings.training, [name for name in found if name not in others])
+        return None
+    if not path.is_file():
+        raise ValueError(
+            f"resume_from_checkpoint='last' finds no {FAMILY_FILE} in output_dir={settings.training.output_dir!r}; "
+            "start without it"
+        )
+    state = read_json_object(path, f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r}")
+    for name, given in _identity(settings).items():
+        if state[name] != given:
+            raise ValueError(
+                f"output_dir={settings.training.output_dir!r} holds a family with {name}={shown(state[name])}, not "
+                f"{shown(given)}; resume with that, or name another folder"
+            )
+    state["finished"] = [
+        _folder(member).name
+        for member in settings.members
+        if _folder(member).name in state["finished"] and _is_complete(_folder(member))
+    ]
+    return state
+
+
+def _identity(settings: RunConfig) -> dict[str, Any]:
+    return {"teacher": settings.run.teacher, "students": settings.given["student"]}
+
+
+def _new_state(settings: RunConfig, sources: Sequence[Sources]) -> dict[str, Any]:
+    return _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
+
+
+def _start_anew(settings: RunConfig, state: Mapping[str, Any]) -> None:
+    # In this order: what an earlier family has left must never pass for this one's.
+    _state_file(settings).unlink(missing_ok=True)
+    for member in settings.members:
+        for checkpoint in sorted_checkpoints(_folder(member)):
+            remove_folder(checkpoint)
+    write_json(_state_file(settings), state)
+
+
+# One member
+
+
+def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Path | None) -> None:
+    since, folder = time.perf_counter(), _folder(member)
+    checkpoint = last_verified(folder)
+    start = None if previous is None else load_member(previous)
+    trainer = make_trainer(member, say, sources=sources, start=start)
+    if previous is not None:
+        trainer.method_settings = {"started_as": previous.name}  # for the card
+    train_to_the_end(trainer, member, checkpoint, since=since)
+    if trainer.is_world_process_zero():
+        projections = trainer.model.get_submodule(PROJECTIONS).state_dict()
+        save_file({name: tensor.cpu().contiguous() for name, tensor in projections.items()}, folder / PROJECTIONS_FILE)
+    del trainer
+    gc.collect()  # a trainer is full of cycles, and the next member wants its memory
+
+
+def load_member(folder: Path) -> HomoBertPreTrainedModel:
+    """Load a finished member as what the next one starts as: its student, with the projections that it has learned.
+
+    Args:
+        folder: of the member.
+
+    Returns:
+        A student in float32.
+
+    Raises:
+        ValueError: a file is damaged or missing.
+    """
+    student, tensors = load_export(folder / STUDENT_FOLDER), load_tensors(folder / PROJECTIONS_FILE)
+    if tensors:
+        projections = Projections(
+            student.config.hidden_size,
+            next(iter(tensors.values())).shape[0],
+            num_hidden_layers=sum(name.startswith("hidden.") for name in tensors),
+            with_embedding="embedding.weight" in tensors,
+        )
+        projections.load_state_dict(tensors)
+        student.add_module(PROJECTIONS, projections)
+    return student
+
+
+def _is_complete(folder: Path) -> bool:
+    names = (RESULTS_FILE, PROJECTIONS_FILE, f"{STUDENT_FOLDER}/{FACTS_FILE}")
+    return all((folder / name).is_file() for name in names)
+
+
+def _folder(member: RunConfig) -> Path:
+    return Path(member.training.output_dir)
+
+
+def _state_file(settings: RunConfig) -> Path:
+    return Path(settings.training.output_dir) / FAMILY_FILE
+
+
+# All of them
+
+
+def _results(settings: RunConfig) -> dict[str, Any]:
+    folders = [_folder(member) for member in settings.members]
+    found = [read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}") for folder in folders]
+    named = list(zip(folders, found, strict=True))
+    return {
+        "models": [found[0]["models"][0], *(one["models"][-1] | {"name": folder.name} for folder, one in named)],
+        "members": [
+            {"folder": folder.name, **{name: one[name] for name in ("plan", "evaluation", "num_steps", "time_s")}}
+            for folder, one in named
+        ],
+        "num_steps": sum(one["num_steps"] for one in found),
+        "versions": version_facts(),
+        "settings": settings.given,
+        "time_s": round(sum(one["time_s"] for one in found), 1),
+    }
+
+
+def _push(settings: RunConfig) -> None:
+    training = settings.training
+    for member in settings.members:
+        push_export(
+            _folder(member) / STUDENT_FOLDER,
+            _repository(settings, member),
+            private=training.hub_private_repo,
+            token=training.hub_token,
+            revision=training.hub_revision,
+            commit_message="End of training",
+        )
+
+
+def _repository(settings: RunConfig, member: RunConfig) -> str:
+    """A repository for each member: the family's name, and that of the member's folder behind it."""
+    training = settings.training
+    name = f"{training.hub_model_id or Path(training.output_dir).absolute().name}-{_folder(member).name}"
+    return ensure_repo(name, private=training.hub_private_repo, token=training.hub_token)
+
+
+__all__ = ["FAMILY_FILE", "distill_family", "load_member"]

@@ -1,0 +1,162 @@
+"""What a checkpoint holds of the student: its state in JSON, its weights, its projections; written and read back.
+
+That a checkpoint is complete and unchanged has been checked before anything is read here; what its values mean to a
+run is said elsewhere.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..files.checkpoints import PROJECTIONS_FILE, STATE_FILE
+from ..files.folders import naming_the_file
+from ..files.messages import shown
+from ..files.strict_json import read_json_object
+from ..files.tensors import WEIGHTS_FILE, load_tensors
+from .families.family import PROJECTIONS
+from .families.modeling_homobert import HomoBertPreTrainedModel
+from .resizing import replace_parameters
+from .widths import WidthPlan, teacher_plan
+
+_PREFIX = f"{PROJECTIONS}."
+_TYPES: dict[str, tuple[type, ...]] = {
+    "method": (str,),
+    "student": (str, type(None)),
+    "card": (dict,),
+    "full": (dict,),
+    "plan": (dict,),
+    "is_finished": (bool,),
+    "kept_heads": (list,),
+    "settings": (dict,),
+    "logs": (dict,),
+}
+_PRUNER_TYPES: dict[str, tuple[type, ...]] = {"settings": (dict,), "plan_reached": (bool,)}
+
+
+def read_state(folder: str | Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint's state.
+
+    Args:
+        folder: `checkpoint-N`.
+
+    Returns:
+        `dict` with `method`, `student`, `card`, `full`, `plan`, `is_finished`, `kept_heads`, `settings`, `logs`; and
+        `pruner` if the method prunes while it trains.
+
+    Raises:
+        ValueError: the folder is no checkpoint of a run, is of an earlier version, or holds what no run writes.
+        OSError: it can't be read.
+    """
+    path = Path(folder) / STATE_FILE
+    if not path.is_file():
+        raise ValueError(f"folder={str(folder)!r} has no {STATE_FILE}; expected a checkpoint-N of a distillation run")
+    label = f"{STATE_FILE} in folder={str(folder)!r}"
+    state = read_json_object(path, label)
+    if "trainer" in state:
+        raise ValueError(
+            f"folder={str(folder)!r} was saved by an earlier version, which kept masks in it; export it with that "
+            "version, or start anew"
+        )
+    _check_types(state, _TYPES, label)
+    if "pruner" in state:
+        _check_types({"pruner": state["pruner"]}, {"pruner": (dict,)}, label)
+        _check_types(state["pruner"], _PRUNER_TYPES, f"{label}, pruner")
+    for name in ("full", "plan"):
+        layers = state[name].get("layers")
+        WidthPlan.from_dict(state[name], len(layers) if isinstance(layers, list) else 1)
+    return state
+
+
+def _check_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], label: str) -> None:
+    for name, expected in types.items():
+        if name not in values:
+            raise ValueError(f"{label} lacks {name}; expected {', '.join(types)}")
+        if not isinstance(values[name], expected):
+            words = " or ".join(kind.__name__ for kind in expected)
+            raise ValueError(f"{label} has {name}={shown(values[name])}; expected a value of type {words}")
+
+
+def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, torch.Tensor]:
+    """The student's own weights.
+
+    Args:
+        model: a student, with or without projections.
+
+    Returns:
+        `dict`: name → tensor.
+    """
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_PREFIX)}
+
+
+def save_projections(folder: Path, model: HomoBertPreTrainedModel) -> None:
+    """Write the projections of a student, which its weights leave out.
+
+    Args:
+        folder: of the checkpoint.
+        model: a student, with or without projections.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    projections = {
+        name.removeprefix(_PREFIX): tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if name.startswith(_PREFIX)
+    }
+    with naming_the_file(folder, file=PROJECTIONS_FILE):
+        save_file(projections, folder / PROJECTIONS_FILE)
+
+
+def load_student(
+    folder: Path, model: HomoBertPreTrainedModel, *, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Bring a student back to a checkpoint, whatever widths it has now.
+
+    Args:
+        folder: of the checkpoint.
+        model: changed in place: it gets the checkpoint's widths, weights and projections.
+        optimizer: re-pointed to the new parameters, without state; None before it exists.
+
+    Raises:
+        ValueError: parameters are missing or not known.
+    """
+    tensors = load_tensors(folder / WEIGHTS_FILE)
+    tensors |= {_PREFIX + name: tensor for name, tensor in load_tensors(folder / PROJECTIONS_FILE).items()}
+    _check_names(folder, model, tensors)
+    plan = teacher_plan(type(model.config).from_pretrained(folder))
+    replace_parameters(model, tensors, plan=plan, optimizer=optimizer)
+
+
+def _check_names(folder: Path, model: HomoBertPreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    expected = {name for name, _ in model.named_parameters()}
+    aliases = {name for name in model.state_dict() if name not in expected}
+    missing, unknown = expected - tensors.keys(), tensors.keys() - expected - aliases
+    if missing or unknown:
+        raise ValueError(
+            f"checkpoint {folder} lacks {sorted(missing) or 'nothing'} and has unknown "
+            f"{sorted(unknown) or 'nothing'}; resume with the model, teacher and loss weights of the run's start"
+        )
+
+
+def poisoned_tensor(
+    model: HomoBertPreTrainedModel, optimizer: torch.optim.Optimizer | None, scores: Mapping[str, torch.Tensor]
+) -> str | None:
+    """What a checkpoint must not be made of: something that is not finite.
+
+    Args:
+        model: the student.
+        optimizer: with its moments.
+        scores: name → tensor, empty where there are none.
+
+    Returns:
+        `str`: the name of one such tensor, or None.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors: dict[str, torch.Tensor] = {f"parameter {name}": parameter for parameter, name in names.items()}
+    tensors |= {f"score {name}": values for name, values in scores.items()}
+    for parameter, state in (optimizer.state if optimizer is not None else {}).items():
+        tensors |= {f"{kind} of {names.get(parameter)}": v for kind, v in state.items() if torch.is_tensor(v)}
+    return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)

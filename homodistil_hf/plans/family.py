@@ -1,0 +1,77 @@
+"""A family of students, each made from the one before: whether widths only fall, and what the folders are called.
+
+How one plan is read isn't here, nor how a family is trained.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files.messages import shown
+from ..files.strict_json import parse_json
+from ..models.widths import WidthPlan
+from .resolve import nearest_within, too_wide
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_NAME = 60
+
+
+def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: WidthPlan) -> None:
+    """Refuse a family whose members can't be made one from the other.
+
+    Args:
+        students: what the user calls them, in the order in which they are made.
+        plans: their widths, each possible for the teacher.
+        teacher: the teacher's widths.
+
+    Raises:
+        ValueError: a member is no narrower than the one before, or wider in some width; the message names both and
+            the nearest plan that would do.
+
+    Example:
+    ```python
+    >>> from homodistil_hf.plans.presets import BERT_BASE, PRESETS
+    >>> names = ["homobert-base", "homobert-tiny"]
+    >>> check_family(names, [PRESETS[name] for name in names], BERT_BASE)
+
+    ```
+    """
+    earlier, limit = "the teacher", teacher
+    for student, plan in zip(students, plans, strict=True):
+        if plan == limit:
+            raise ValueError(f"student {shown(student)} has the widths of {earlier} before it; drop one of them")
+        if reason := too_wide(plan, limit, whose=f"that of {earlier} before it,"):
+            raise ValueError(
+                f"student {shown(student)} {reason}; each member is made from the one before: list them from wide to "
+                f"narrow, or take the nearest valid plan: {nearest_within(plan, limit).to_json()}"
+            )
+        earlier, limit = shown(student), plan
+
+
+def member_folder(number: int, student: str) -> str:
+    """Name the folder of a member, with letters, digits, `.`, `_` and `-` alone.
+
+    Args:
+        number: from 1, in the order in which members are made.
+        student: what the user calls it.
+
+    Returns:
+        `str`: for a plan written out its widths, or a digest where layers differ.
+
+    Example:
+    ```python
+    >>> member_folder(1, "macs=0.5"), member_folder(2, "216-9x24-528"), member_folder(3, "plans/mine.json")
+    ('1-macs-0.5', '2-216-9x24-528', '3-mine')
+
+    ```
+    """
+    text = student.strip()
+    if text.startswith("{"):
+        widths = parse_json(text, "the plan")
+        names = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = "{}-{}x{}-{}".format(*map(widths.get, names)) if set(widths) == set(names) else f"widths-{digest}"
+    elif text.endswith(".json"):
+        text = Path(text).stem
+    return f"{number}-{_UNSAFE.sub('-', text).strip('.-')[:_LONGEST_NAME] or 'student'}"

@@ -1,0 +1,239 @@
+"""The folder of a run: claimed by one run, with checkpoints that are complete or absent.
+
+A checkpoint is written aside, its manifest last, and then renamed. What is in it is the trainer's business.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from accelerate.utils import broadcast_object_list
+
+from ..files.checkpoints import (
+    STAGING_NAME,
+    VerifiedCheckpoint,
+    check_manifest,
+    last_checkpoint,
+    rotate,
+    sorted_checkpoints,
+    write_manifest,
+)
+from ..files.folders import check_archives, naming_the_file, publish, remove_folder
+from ..files.messages import shown
+from ..training_args import HomoDistilTrainingArguments
+from .checks import check_free, check_output_dir, existing_files
+from .hub_checkpoints import fetch_checkpoint, is_hub_address
+from .ranks import on_every_rank
+
+logger = logging.getLogger(__name__)
+
+Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
+"""What `train` may be asked to go on with."""
+
+
+class RunFolder:
+    """`output_dir` as one run sees it; every rank has one, and all name the same folder.
+
+    Args:
+        args: the run's settings.
+
+    Raises:
+        ValueError: the folder can't be written, on some rank.
+    """
+
+    def __init__(self, args: HomoDistilTrainingArguments):
+        self.args = args
+        self.staged_in: str | None = None
+        on_every_rank(lambda: check_output_dir(args.output_dir))
+        self.earlier_files = existing_files(args.output_dir)
+
+    def claim(self) -> None:
+        """Take the folder for a new run; checkpoints of an earlier one that may be overwritten are removed.
+
+        Raises:
+            ValueError: it held files before this run, and may not be overwritten.
+        """
+        check_free(self.args, self.earlier_files)
+        # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
+        is_remover = self.args.should_save and self.earlier_files
+        for checkpoint in sorted_checkpoints(self.args.output_dir) if is_remover else ():
+            logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
+            remove_folder(checkpoint)
+
+    def last_good(self, *, before_step: int | None = None) -> Path | None:
+        """The newest checkpoint that is complete; argument as [`last_checkpoint`]."""
+        return last_checkpoint(self.args.output_dir, before_step=before_step)
+
+    def last_good_before(self, first_bad_step: int) -> Path | None:
+        """The newest checkpoint from before a row of bad steps, if possible one that a good step left.
+
+        Weights may be finite and yet so large that nothing can be computed with them: a step that was done with them
+        shows that it can.
+        """
+        return self.last_good(before_step=first_bad_step - 1) or self.last_good(before_step=first_bad_step)
+
+    # Saving
+
+    @contextmanager
+    def staging(self, checkpoint: Path, *, wait: Any) -> Iterator[Path]:
+        """What is saved in `staged_in` meanwhile becomes the checkpoint; on all ranks, rank 0 writes.
+
+        Args:
+            checkpoint: its folder.
+            wait: barrier of all ranks.
+
+        Yields:
+            `Path`: where the checkpoint is until then.
+        """
+        aside = checkpoint.parent / STAGING_NAME
+        staged = aside / checkpoint.name
+        with self._explaining_failures(checkpoint):
+            if self.args.should_save:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+            wait()
+            self.staged_in = str(aside)
+            try:
+                with naming_the_file(aside):
+                    yield staged
+                self.staged_in = None
+                if self.args.should_save:
+                    check_archives(staged)
+                    write_manifest(staged)
+                    publish(staged, checkpoint)
+            finally:
+                self.staged_in = None
+                if self.args.should_save:
+                    shutil.rmtree(aside, ignore_errors=True)
+
+    def rotate(self, run_dir: Path, keep: Sequence[str | Path | None]) -> None:
+        """Remove what `save_total_limit` says, on the main process, but never what is to be kept."""
+        if self.args.should_save:
+            rotate(run_dir, limit=self.args.save_total_limit, keep=[Path(path) for path in keep if path])
+
+    @contextmanager
+    def _explaining_failures(self, checkpoint: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None:
+                raise
+            good = last_checkpoint(checkpoint.parent)
+            remains = f"the last good checkpoint is {good}" if good else "there is no earlier one"
+            raise OSError(
+                error.errno,
+                f"{error.strerror}; {checkpoint.name} was not saved, {remains}. Make room or choose another "
+                "output_dir, then go on with resume_from_checkpoint='last'",
+                error.filename,
+            ) from error
+
+    # Going on
+
+    def resolve(self, requested: Requested) -> str | None:
+        """The checkpoint that a run is to go on with, checked against its manifest before any of its files is opened.
+
+        Args:
+            requested: a folder or an address on the Hub (`hf://…`); True or `"last"` for the newest one here; a
+                [`VerifiedCheckpoint`]; None to start anew.
+
+        Returns:
+            `str`: its folder, the same on all ranks; None to start anew.
+
+        Raises:
+            ValueError: there is none, or it is damaged, on some rank.
+        """
+        if requested is None or requested is False:
+            return None
+        if is_hub_address(requested):
+            requested = self._fetched(str(requested))
+        return on_every_rank(lambda: self._verified(requested))
+
+    def _verified(self, requested: Requested) -> str:
+        if isinstance(requested, VerifiedCheckpoint):
+            return str(requested.folder)
+        if requested is True or requested == "last":
+            folders = sorted_checkpoints(self.args.output_dir)
+            if not folders:
+                raise ValueError(
+                    f"resume_from_checkpoint={requested!r} asks for the last checkpoint, but output_dir="
+                    f"{self.args.output_dir!r} has none; start without it, or name a checkpoint folder"
+                )
+            requested = str(folders[0])
+        folder = str(requested)
+        check_manifest(folder)
+        return folder
+
+    def _fetched(self, address: str) -> str:
+        def fetch() -> str | None:
+            if not self.args.should_save:
+                return None
+            return str(fetch_checkpoint(address, self.args.output_dir, token=self.args.hub_token))
+
+        folder: list[Any] = [on_every_rank(fetch)]
+        broadcast_object_list(folder)
+        return folder[0]
+
+
+def check_resumable(folder: str | Path, names: Sequence[str]) -> None:
+    """Refuse to resume from a checkpoint that holds only the model.
+
+    Args:
+        folder: of the checkpoint.
+        names: files of the optimizer and the scheduler.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    for name in names:
+        if not os.path.isfile(os.path.join(folder, name)):
+            raise ValueError(
+                f"resume_from_checkpoint={str(folder)!r} has no {name}, as it was saved with save_only_model=True; it "
+                "can be exported, but only a full checkpoint can be resumed"
+            )
+
+
+def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str | Path) -> None:
+    """Refuse a checkpoint of another run.
+
+    Args:
+        state: of the checkpoint.
+        own: what it must agree with: `method`, `plan` and `full`, the widths at the start.
+        folder: of the checkpoint.
+
+    Raises:
+        ValueError: something differs.
+    """
+    remedies = {
+        "method": "resume with that method, or name another output_dir",
+        "plan": "resume with the same student, or start a new run from the exported checkpoint",
+        "full": "resume with the model that the run began with",
+    }
+    for name, remedy in remedies.items():
+        if state[name] != own[name]:
+            what = {"full": "model of widths", "plan": "student plan"}.get(name, name)
+            here, there = shown(own[name]), shown(state[name])
+            raise ValueError(f"checkpoint {folder} is of {what}={there}, this run of {what}={here}; {remedy}")
+
+
+def check_moments(optimizer: Any, folder: str | Path) -> None:
+    """Make sure that an optimizer's state, just loaded, fits its parameters.
+
+    Args:
+        optimizer: of the run.
+        folder: of the checkpoint.
+
+    Raises:
+        ValueError: a tensor of another shape than its parameter.
+    """
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if torch.is_tensor(value) and value.dim() and value.shape != parameter.shape:
+                raise ValueError(
+                    f"optimizer state {name} of shape {tuple(value.shape)} in {folder} doesn't fit a parameter of "
+                    f"shape {tuple(parameter.shape)}; resume with the settings that the run was started with"
+                )

@@ -1,0 +1,329 @@
+"""A family by a chain of runs: each member from the one before, the same again wherever it was killed, one table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_traces import Interrupt
+from tiny_files import own_cache, write_config, write_teacher, write_text
+from transformers import BertForMaskedLM
+
+from homodistil_hf.cli import main
+from homodistil_hf.experiments import family
+from homodistil_hf.experiments.config import REMOVED_SETTINGS, field_types, parse_run, run_of
+from homodistil_hf.experiments.distill import make_trainer
+from homodistil_hf.experiments.family import distill_family, load_member
+from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.checks import run_settings
+from homodistil_hf.files.folders import remove_folder
+from homodistil_hf.models.families.family import PROJECTIONS
+from homodistil_hf.models.loading import load_teacher_config
+from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.training import student_plan
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
+NARROWEST = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}
+STUDENTS = ["24-4x6-48", "20-2x6-40", NARROWEST]
+FOLDERS = ["1-24-4x6-48", "2-20-2x6-40", "3-16-2x6-24"]
+FIGURES = ("kl", "mlm_loss", "mlm_accuracy", "num_parameters")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        own_cache(patch, tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Teacher, text and config of a family."""
+    folder = tmp_path_factory.mktemp("family")
+    write_config(folder, student=STUDENTS, max_steps=8, disable_tqdm=True, student_dropout=0.1)
+    return folder
+
+
+def distil(folder: Path, run: Path, **settings: Any) -> dict[str, Any]:
+    values = json.loads((folder / "config.json").read_text()) | {"output_dir": str(run)} | settings
+    return distill_family(run_of(values, "the test"), lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """`OUTPUT_DIR` of a family that was left alone, and its results."""
+    return folder / "run", distil(folder, folder / "run")
+
+
+def weights_of(run: Path) -> list[bytes]:
+    return [(run / name / "student" / "model.safetensors").read_bytes() for name in FOLDERS]
+
+
+def figures_of(results: dict[str, Any]) -> list[list[float]]:
+    return [[row[name] for name in FIGURES] for row in results["models"]]
+
+
+def test_one_table_tells_of_the_teacher_and_all_members(whole):
+    run, results = whole
+    assert json.loads((run / "results.json").read_text()) == results
+    assert [row["name"] for row in results["models"]] == ["teacher", *FOLDERS]
+    assert [member["plan"]["hidden_size"] for member in results["members"]] == [24, 20, 16]
+    assert results["num_steps"] == 3 * 8
+    assert results["settings"]["student"] == [*STUDENTS[:2], json.dumps(NARROWEST)]
+    for name, row in zip(FOLDERS, results["models"][1:], strict=True):
+        student = BertForMaskedLM.from_pretrained(run / name / "student")
+        assert row["num_parameters"] == student.num_parameters()
+        assert json.loads((run / name / "results.json").read_text())["models"][1]["kl"] == row["kl"]
+        facts = json.loads((run / name / "student" / "facts.json").read_text())
+        assert facts["teacher"]["num_parameters"] == results["models"][0]["num_parameters"]
+        assert facts["settings"].get("started_as") == {FOLDERS[1]: FOLDERS[0], FOLDERS[2]: FOLDERS[1]}.get(name)
+
+
+def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
+    words = ["--student", STUDENTS[0], "--output_dir", str(tmp_path / "alone")]
+    assert main(["distill", str(folder / "config.json"), *words]) == 0
+    alone = (tmp_path / "alone" / "student" / "model.safetensors").read_bytes()
+    assert alone == weights_of(whole[0])[0]
+
+
+def test_a_member_starts_as_the_one_before_with_its_projections(whole):
+    run, _ = whole
+    settings = parse_run([str(run / "settings.json")])
+    before = load_member(run / FOLDERS[0])
+    trainer = make_trainer(settings.members[1], lambda line: None, start=before)
+    started, rows = trainer.model.eval(), torch.randint(5, 60, (2, 16))
+    with torch.no_grad():
+        logits = BertForMaskedLM.from_pretrained(run / FOLDERS[0] / "student").eval()(rows).logits
+        torch.testing.assert_close(started(rows).logits, logits, atol=1e-5, rtol=0)
+    own, expected = started.get_submodule(PROJECTIONS), before.get_submodule(PROJECTIONS)
+    assert own.embedding.weight.shape == (32, 24)
+    assert not torch.equal(own.embedding.weight, torch.eye(32, 24))
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(own.state_dict()[name], tensor)
+    assert trainer.distillation.teacher.exact.config.hidden_size == 32
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill_in_training(number: int, step: int) -> Any:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def interrupted(*args: Any, **kwargs: Any) -> Any:
+            trainer = make_trainer(*args, **kwargs)
+            asked.append(trainer)
+            if len(asked) == number:
+                trainer.add_callback(Interrupt(step))
+            return trainer
+
+        monkeypatch.setattr(family, "make_trainer", interrupted)
+
+    return patch
+
+
+def kill_at(name: str, number: int) -> Any:
+    """Fail at the n-th call of a function of the module."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        original, calls = getattr(family, name), []
+
+        def killed(*args: Any, **kwargs: Any) -> Any:
+            calls.append(args)
+            if len(calls) == number:
+                raise Killed
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(family, name, killed)
+
+    return patch
+
+
+def distil_killed(monkeypatch: pytest.MonkeyPatch, kill: Any, folder: Path, run: Path, **settings: Any) -> None:
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with pytest.raises((Killed, KeyboardInterrupt)):
+            distil(folder, run, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kill", "num_finished"),
+    [
+        (kill_in_training(1, 2), 0),  # before the first checkpoint
+        (kill_in_training(2, 6), 1),  # between two
+        (kill_at("save_file", 1), 0),
+        (kill_at("write_json", 3), 0),  # all is there, but that it is finished is not said
+        (kill_at("write_json", 4), 1),
+        (kill_at("load_member", 2), 2),
+        (kill_at("_results", 1), 3),
+    ],
+)
+def test_a_family_that_was_killed_goes_on_as_if_it_had_not_been(
+    whole, folder, tmp_path, monkeypatch, kill, num_finished
+):
+    distil_killed(monkeypatch, kill, folder, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS[:num_finished]
+    trained: list[Any] = []
+    original = family._train_member
+    monkeypatch.setattr(family, "_train_member", lambda *args, **kwargs: trained.append(original(*args, **kwargs)))
+    results = distil(folder, tmp_path / "run", resume_from_checkpoint="last")
+    assert len(trained) == 3 - num_finished
+    assert weights_of(tmp_path / "run") == weights_of(whole[0])
+    assert figures_of(results) == figures_of(whole[1])
+
+
+def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    distil(folder, run, max_steps=4)
+    with pytest.raises(ValueError, match="is not empty .*; resume with resume_from_checkpoint='last', set overwrite"):
+        distil(folder, run, max_steps=4)
+    killed = kill_at("_train_member", 1)
+    distil_killed(monkeypatch, killed, folder, run, max_steps=4, overwrite_output_dir=True, seed=1)
+    assert json.loads((run / "family.json").read_text())["finished"] == []
+    assert list(run.glob("*/checkpoint-*")) == []
+
+
+@pytest.mark.slow
+def test_a_member_that_has_lost_a_file_is_trained_again(whole, folder, tmp_path):
+    run = tmp_path / "run"
+    distil(folder, run, save_strategy="no")
+    remove_folder(run / FOLDERS[1] / "student")
+    distil(folder, run, save_strategy="no", resume_from_checkpoint="last")
+    assert weights_of(run) == weights_of(whole[0])
+
+
+def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("measured anew")
+
+    class Measured:
+        plan = resolve_plan(STUDENTS[0], load_teacher_config(str(folder / "teacher")))
+
+    monkeypatch.setattr(student_plan, "plan_within", lambda *_, **__: Measured)
+    students = ["latency_ms=5", "16-2x6-24"]
+    distil_killed(monkeypatch, kill_at("_train_member", 1), folder, tmp_path / "run", student=students)
+    monkeypatch.setattr(student_plan, "plan_within", refuse)
+    results = distil(folder, tmp_path / "run", student=students, max_steps=2, resume_from_checkpoint="last")
+    assert [member["plan"]["hidden_size"] for member in results["members"]] == [24, 16]
+    assert [member["folder"] for member in results["members"]] == ["1-latency_ms-5", "2-16-2x6-24"]
+
+
+# What is refused, before anything is trained
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"method": "one_shot"},
+            "is a family, which method='homodistil' alone makes, not 'one_shot'; name one student",
+        ),
+        ({"width_allocation": "global"}, "width_allocation='global' shares .*; a family needs 'local'"),
+        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "hub_strategy=.* is not supported for a family"),
+        ({"resume_from_checkpoint": "last"}, "finds no family.json in output_dir=.*; start without it"),
+        ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a family, .*; use 'last'"),
+        (
+            {"attention_weight": 1.0},
+            "attention_weight=1.0 needs members with the teacher's heads .4 a layer., but for",
+        ),
+        ({"student": STUDENTS[::-1]}, "student '20-2x6-40' hidden_size=20 is wider than that of"),
+        ({"student": []}, r"student=\[\] is no list of students; expected such as"),
+        ({"student": ["macs=0.5", 3]}, "student=.* is no list of students"),
+    ],
+)
+def test_families_that_can_not_be_made(folder, tmp_path, monkeypatch, settings, message):
+    monkeypatch.setattr(family, "_train_member", None)
+    with pytest.raises(ValueError, match=message):
+        distil(folder, tmp_path / "run", **settings)
+
+
+def test_another_family_is_not_gone_on_with(whole, folder):
+    with pytest.raises(ValueError, match="holds a family with students=.*, not .*; resume with that, or name another"):
+        distil(folder, whole[0], student=STUDENTS[:2], resume_from_checkpoint="last")
+
+
+def test_a_cell_of_a_sweep_is_one_student():
+    settings = {"teacher": "t", "train_data": ["t.txt"], "student": ["macs=0.5", "macs=0.25"]}
+    cell = Cell(arm="mine", axes={}, method="homodistil", settings=settings)
+    with pytest.raises(ValueError, match="cell 'mine' has the list student=.*; name one student"):
+        run_settings(cell, "runs/checked")
+
+
+@pytest.mark.parametrize("name", [name for name in REMOVED_SETTINGS if name not in field_types()])
+def test_removed_settings_say_what_to_do_instead(folder, tmp_path, name):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads((folder / "config.json").read_text()) | {name: 1}))
+    with pytest.raises(ValueError, match=f"config.json' has {name}, which is no setting any more; ") as told:
+        parse_run([str(config)])
+    assert str(told.value).endswith(REMOVED_SETTINGS[name])
+    with pytest.raises(ValueError, match=f"^--{name} is no setting any more; "):
+        parse_run([str(folder / "config.json"), f"--{name}", "1"])
+
+
+# The command line, the Hub, several processes
+
+
+def test_a_list_is_given_in_every_way(folder):
+    flags = ["--student", '["macs=0.6", {"hidden_size": 8}]', "--output_dir", "out"]
+    members = parse_run([str(folder / "config.json"), *flags]).members
+    assert [member.training.student for member in members] == ["macs=0.6", '{"hidden_size": 8}']
+    assert [member.training.output_dir for member in members] == ["out/1-macs-0.6", members[1].given["output_dir"]]
+    assert members[1].given["student"] == '{"hidden_size": 8}'
+    assert [member.training.data_seed for member in members] == [42, 43]  # other rows, the same masks
+    assert [member.training.seed for member in members] == [42, 42]
+    members = parse_run([str(folder / "config.json"), *flags, "--data_seed", "7"]).members
+    assert [member.given["data_seed"] for member in members] == [7, 8]
+    assert parse_run([str(folder / "config.json"), "--student", "macs=0.6"]).members == ()
+
+
+@pytest.mark.slow
+def test_the_example_tells_of_its_family(tmp_path, capsys):
+    write_teacher(tmp_path / "teacher", hidden_size=128, num_attention_heads=2, intermediate_size=512)
+    substitutes = {
+        "teacher": tmp_path / "teacher",
+        "train_data": write_text(tmp_path / "train.txt"),
+        "eval_data": write_text(tmp_path / "eval.txt", seed=1),
+        "output_dir": tmp_path / "run",
+        "max_seq_length": 16,
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+    }
+    words = [word for name, value in substitutes.items() for word in (f"--{name}", str(value))]
+    assert main(["distill", str(EXAMPLE), *words, "--use_cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "member 2 of 3: macs=0.5, from macs=0.75" in printed
+    assert f"from_pretrained('{tmp_path}/run/3-macs-0.25/student')" in printed
+    assert "\nThe others, loaded alike:\n" in printed
+    for name in ("1-macs-0.75", "2-macs-0.5"):
+        assert f"\n{name} " in printed
+        assert f"\n  {tmp_path}/run/{name}/student\n" in printed
+
+
+def test_each_student_is_pushed_to_a_repository_of_its_own(folder, tmp_path, monkeypatch):
+    made, pushed = [], []
+    monkeypatch.setattr(family, "ensure_repo", lambda name, **_: made.append(name) or f"me/{name}")
+    monkeypatch.setattr(family, "push_export", lambda source, repo, **_: pushed.append((source.parent.name, repo)))
+    settings = {"push_to_hub": True, "hub_model_id": "words", "max_steps": 2, "student": STUDENTS[:2]}
+    distil(folder, tmp_path / "run", **settings)
+    assert made[:2] == [f"words-{name}" for name in FOLDERS[:2]]  # before anything is trained
+    assert pushed == [(name, f"me/words-{name}") for name in FOLDERS[:2]]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_make_a_family_and_go_on_with_it(folder, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for others in ([], ["--resume_from_checkpoint", "last"]):
+        done = subprocess.run([*launcher, *words, *others], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("The others, loaded alike:") == 1
+    assert done.stdout.count("\nmember ") == 0
+    assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS

@@ -1,0 +1,153 @@
+"""What a checkpoint holds of the student comes back exactly, into a student of any other widths."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from students import FULL, UNEVEN, UNIFORM, make_student, sliced, write_checkpoint
+
+from homodistil_hf.files.checkpoints import PROJECTIONS_FILE, SCORES_FILE, STATE_FILE
+from homodistil_hf.files.tensors import WEIGHTS_FILE
+from homodistil_hf.models.saved_student import load_student, poisoned_tensor, read_state, weights_without_projections
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.pruning.pruner import Pruner
+
+
+@pytest.fixture
+def pruned(tmp_path):
+    """The checkpoint of a student that has some units less, and that student."""
+    student = make_student()
+    pruner = Pruner(student, UNIFORM)
+    pruner.prune_to(UNEVEN)
+    return write_checkpoint(tmp_path / "checkpoint-1", pruner), student
+
+
+def assert_same(found, expected) -> None:
+    found, expected = found.state_dict(), expected.state_dict()
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+@pytest.mark.parametrize("plan", [FULL, UNIFORM], ids=["wider", "narrower"])
+def test_round_trip_into_a_student_of_other_widths(pruned, plan):
+    folder, student = pruned
+    other = make_student(init="identity")
+    if plan != FULL:
+        sliced(other, plan, seed=5)
+    load_student(folder, other)
+    assert_same(other, student)
+    assert teacher_plan(other.config) == UNEVEN
+    assert {name: group.num_units for name, group in encoder_groups(other).items()} == {
+        name: group.num_units for name, group in encoder_groups(student).items()
+    }
+
+
+def test_widths_grow_back_and_the_optimizer_follows(tmp_path):
+    student = make_student()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    folder = write_checkpoint(tmp_path, Pruner(student, UNIFORM))
+    optimizer = torch.optim.AdamW(student.parameters())
+    student(torch.ones(2, 4, dtype=torch.int64)).logits.sum().backward()
+    optimizer.step()
+    Pruner(student, UNIFORM).prune_to(UNIFORM, optimizer=optimizer)
+    load_student(folder, student, optimizer=optimizer)
+    after = student.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert teacher_plan(student.config) == FULL
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in student.parameters()]
+    assert not optimizer.state
+
+
+def test_weights_are_tied_again(pruned):
+    other = make_student()
+    load_student(pruned[0], other)
+    assert other.cls.predictions.decoder.weight is other.bert.embeddings.word_embeddings.weight
+    assert other.cls.predictions.decoder.bias is other.cls.predictions.bias
+
+
+def test_own_state_is_safetensors_and_json(pruned):
+    folder, student = pruned
+    assert load_file(folder / PROJECTIONS_FILE).keys() == {"embedding.weight", "hidden.0.weight", "hidden.1.weight"}
+    assert not any("projections" in name for name in load_file(folder / WEIGHTS_FILE))
+    assert not any("projections" in name for name in weights_without_projections(student))
+    assert load_file(folder / SCORES_FILE).keys() == encoder_groups(student).keys()
+    assert read_state(folder) == json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["embedding", "hidden"])
+def test_other_projections_are_refused(pruned, name):
+    other = make_student()
+    delattr(other.projections, name)
+    with pytest.raises(ValueError, match=rf"lacks nothing and has unknown \['projections.{name}.*loss weights of the"):
+        load_student(pruned[0], other)
+
+
+def test_a_missing_parameter_is_named(pruned):
+    path = pruned[0] / WEIGHTS_FILE
+    weights = load_file(path)
+    del weights["cls.predictions.transform.dense.bias"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks \['cls.predictions.transform.dense.bias'\] and has unknown nothing"):
+        load_student(pruned[0], make_student())
+
+
+def test_a_folder_without_state_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="has no pruning_state.json; expected a checkpoint-N of a distillation run"):
+        read_state(tmp_path)
+
+
+def test_a_checkpoint_with_masks_is_refused(tmp_path):
+    (tmp_path / STATE_FILE).write_text(json.dumps({"pruner": {}, "trainer": {}}))
+    message = "was saved by an earlier version, which kept masks in it; export it with that version, or start anew"
+    with pytest.raises(ValueError, match=message):
+        read_state(tmp_path)
+
+
+PRUNER = {"settings": {}, "plan_reached": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": None}, "has method=None; expected a value of type str"),
+        ({"student": 5}, "has student=5; expected a value of type str or NoneType"),
+        ({"is_finished": 1}, "has is_finished=1; expected a value of type bool"),
+        ({"kept_heads": {}}, "has kept_heads={}; expected a value of type list"),
+        ({"pruner": []}, r"has pruner=\[\]; expected a value of type dict"),
+        ({"pruner": {"settings": {}}}, "pruner lacks plan_reached; expected settings, plan_reached"),
+        ({"pruner": PRUNER | {"plan_reached": "yes"}}, "pruner has plan_reached='yes'; expected a value of type bool"),
+        ({"plan": {"hidden_size": 0}}, "lacks num_attention_heads, intermediate_size"),
+        ({"full": FULL.to_dict() | {"hidden_size": -3}}, "hidden_size=-3 is not positive"),
+        ({"full": {"hidden_size": 8, "layers": 3}}, "layers=3; expected a list"),
+    ],
+)
+def test_a_state_that_no_run_writes_is_refused(pruned, changes, message):
+    path = pruned[0] / STATE_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=message):
+        read_state(pruned[0])
+
+
+def test_a_missing_value_is_named(pruned):
+    path = pruned[0] / STATE_FILE
+    state = json.loads(path.read_text())
+    del state["kept_heads"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="lacks kept_heads; expected method, student, card, full, plan"):
+        read_state(pruned[0])
+
+
+def test_what_is_not_finite_is_named():
+    student = make_student()
+    optimizer = torch.optim.AdamW(student.parameters())
+    student(torch.ones(2, 4, dtype=torch.int64)).logits.sum().backward()
+    optimizer.step()
+    assert poisoned_tensor(student, optimizer, {"ffn.0": torch.ones(3)}) is None
+    assert poisoned_tensor(student, None, {"ffn.0": torch.tensor([torch.nan])}) == "score ffn.0"
+    name = "bert.embeddings.LayerNorm.weight"
+    optimizer.state[student.get_parameter(name)]["exp_avg"][0] = torch.inf
+    assert poisoned_tensor(student, optimizer, {}) == f"exp_avg of {name}"
+    student.get_parameter(name).data[0] = torch.nan
+    assert poisoned_tensor(student, optimizer, {}) == f"parameter {name}"

@@ -1,0 +1,284 @@
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from tiny_models import make_blocks, tiny_config
+from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments
+
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.training import setup as preparation
+from homodistil_hf.training.checks import (
+    check_arguments,
+    check_batch,
+    check_data,
+    check_output_dir,
+    existing_files,
+    pin_data_order,
+    settings_that_matter,
+    warn_of_other_settings,
+)
+
+
+def make_args(**settings: Any) -> HomoDistilTrainingArguments:
+    return HomoDistilTrainingArguments(**{"output_dir": "out", "report_to": "none", "use_cpu": True} | settings)
+
+
+# Settings and arguments
+
+
+def test_stock_settings_are_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(preparation, "load_teacher_config", lambda *args, **kwargs: pytest.fail("a config was read"))
+    stock = TrainingArguments(output_dir="out", report_to="none", use_cpu=True)
+    message = (
+        "^args is a TrainingArguments, which has no settings of student, loss and pruning; make it a HomoDistilTr"
+    )
+    with pytest.raises(ValueError, match=message):
+        HomoDistilTrainer("no/such-teacher", stock)
+    with pytest.raises(ValueError, match="^args is a NoneType, "):
+        check_arguments(None, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"even_batches": False}, "even_batches=False; the last batches of a pass would be those of some ranks only"),
+        ({"split_batches": True}, "split_batches=True; the rows of a step would depend on the number of ranks: leave"),
+        ({"dispatch_batches": True}, "dispatch_batches=True; every rank must make its own batches: leave it out"),
+        ({"use_seedable_sampler": False}, "use_seedable_sampler=False; every rank must draw its rows in a seeded ord"),
+    ],
+)
+def test_other_ways_to_share_rows_are_refused(config, message):
+    with pytest.raises(ValueError, match=f"^accelerator_config has {message}"):
+        pin_data_order(make_args(accelerator_config=config))
+
+
+def test_batches_in_whatever_order_are_refused():
+    args = make_args()
+    args.dataloader_in_order = False  # no setting of the oldest transformers
+    with pytest.raises(
+        ValueError, match="^dataloader_in_order=False hands out batches .* workers finish, .*; leave it"
+    ):
+        pin_data_order(args)
+
+
+def test_the_order_of_the_data_follows_the_seed():
+    args = make_args(seed=7)
+    pin_data_order(args)
+    assert (args.data_seed, args.accelerator_config.dispatch_batches) == (7, False)
+    args = make_args(seed=7, data_seed=8)
+    pin_data_order(args)
+    assert args.data_seed == 8
+
+
+# Where to
+
+
+def test_an_output_folder_is_made(tmp_path):
+    folder = tmp_path / "a" / "b"
+    assert existing_files(str(folder)) == []
+    check_output_dir(str(folder))
+    check_output_dir(str(folder))
+    for name in ("b.txt", "a.txt"):
+        (folder / name).touch()
+    assert existing_files(str(folder)) == ["a.txt", "b.txt"]
+
+
+def test_a_file_is_no_output_folder(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, file / "below"):
+        with pytest.raises(
+            ValueError, match=rf"^output_dir='{re.escape(str(path))}' can't be created \(.*\); name a folder"
+        ):
+            check_output_dir(str(path))
+    assert existing_files(str(file)) == []
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(ValueError, match="^output_dir='.*' can't be written; change its permissions or name another"):
+        check_output_dir(str(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_permissions_of_the_system_are_respected(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ValueError, match="can't be written"):
+            check_output_dir(str(tmp_path))
+        with pytest.raises(ValueError, match="can't be created"):
+            check_output_dir(str(tmp_path / "below"))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+# The data
+
+
+def rows_of(length: int) -> list[dict[str, list[int]]]:
+    return [{"input_ids": [5] * length}]
+
+
+class Encoded(torch.utils.data.Dataset):
+    """A data set of the kind that tokenizers' users write."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> BatchEncoding:
+        return BatchEncoding({"input_ids": [5] * self.length})
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    """A stream that knows its length."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        return iter(rows_of(99) * 3)
+
+
+@pytest.mark.parametrize("make", [rows_of, Encoded, lambda length: Dataset.from_list(rows_of(length))])
+def test_sequences_over_the_teachers_positions_are_refused(make):
+    check_data({"train_dataset": make(32)}, None, tiny_config())
+    message = (
+        "^train_dataset has sequences of 33 tokens, above the teacher's max_position_embeddings=32; set max_seq_length"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_data({"train_dataset": make(33)}, None, tiny_config())
+
+
+@pytest.mark.parametrize("make", [list, lambda: make_blocks().select([])], ids=["list", "datasets"])
+def test_no_rows_are_refused(make):
+    with pytest.raises(ValueError, match=r"^train_dataset is empty \(0 rows\); check its filters, split and path"):
+        check_data({"train_dataset": make()}, None, tiny_config())
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [None, IterableDataset.from_generator(lambda: iter(rows_of(99))), Streamed(), [[1, 2]]],
+    ids=["none", "stream", "stream with a length", "lists"],
+)
+def test_what_can_not_be_looked_at_passes(dataset):
+    check_data({"train_dataset": dataset}, None, tiny_config())
+
+
+def test_the_first_rows_of_a_table_are_looked_at():
+    lengths = [8] * 9_999 + [40, 48]
+    rows = Dataset.from_dict({"input_ids": [[5] * length for length in lengths]})
+    for table in (rows, rows.select(range(len(rows)))):
+        with pytest.raises(ValueError, match="^train_dataset has sequences of 40 tokens"):
+            check_data({"train_dataset": table}, None, tiny_config())
+    # No more than those: one with an index is read row by row.
+    check_data({"train_dataset": rows.select([*range(9_999), 0, 10_000])}, None, tiny_config())
+    check_data({"train_dataset": rows.select([0, 0])}, None, tiny_config())
+
+
+@pytest.mark.parametrize(("length", "is_long"), [(32, False), (33, True)])
+def test_the_shape_of_a_batch_is_checked(length, is_long):
+    batch = {"input_ids": torch.empty(2, length, dtype=torch.int64, device="meta")}  # which has no values to wait for
+    message = "^a batch has sequences of 33 tokens, above the teacher's max_position_embeddings=32; set max_seq_length"
+    with pytest.raises(ValueError, match=message) if is_long else nullcontext():
+        check_batch(batch, tiny_config())
+    check_batch({"inputs_embeds": torch.zeros(2, 99, 4)}, tiny_config())
+
+
+def test_a_row_that_nobody_looked_at_stops_the_training_in_words(make_trainer):
+    rows = [{"input_ids": [2, *[5] * length, 3], "example_id": i} for i, length in enumerate([14] * 15 + [38])]
+    trainer = make_trainer(train_dataset=rows, train_sampling_strategy="sequential")
+    with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens, above the teacher's max_position"):
+        trainer.train()
+    assert trainer.state.global_step == 1
+    with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens"):
+        trainer.evaluate(rows)
+
+
+def test_evaluation_sets_are_looked_at_too():
+    with pytest.raises(ValueError, match=r"^eval_dataset is empty \(0 rows\)"):
+        check_data({"train_dataset": make_blocks(), "eval_dataset": make_blocks().select([])}, None, tiny_config())
+    sets = {"short": make_blocks(), "long": Dataset.from_list(rows_of(40))}
+    with pytest.raises(ValueError, match=r"^eval_dataset\['long'\] has sequences of 40 tokens"):
+        check_data({"eval_dataset": sets}, None, tiny_config())
+
+
+def test_text_that_is_not_tokenized_is_refused():
+    with pytest.raises(ValueError, match="^train_dataset has rows of text, but no input_ids; tokenize it first"):
+        check_data({"train_dataset": [{"text": "words"}]}, None, tiny_config())
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
+    check_data({}, tokenizer, tiny_config())
+    check_data({}, object(), tiny_config())
+    with pytest.raises(
+        ValueError, match="tokenizer has 96 tokens, but the teacher's vocab_size=90; use the tokenizer"
+    ):
+        check_data({}, tokenizer, tiny_config(vocab_size=90))
+    other = BertTokenizer(vocab={word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[PAD]"])})
+    with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the teacher's pad_token_id=0"):
+        check_data({}, other, BertConfig(vocab_size=5))
+
+
+def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
+    with pytest.raises(ValueError, match="^train_dataset is empty"):
+        make_trainer(train_dataset=make_blocks().select([]))
+    with pytest.raises(ValueError, match="^train_dataset has sequences of 40 tokens"):
+        make_trainer(train_dataset=Dataset.from_list(rows_of(40)))
+    with pytest.raises(ValueError, match="^output_dir='.*' can't be created"):
+        make_trainer(output_dir=str(Path(__file__) / "below"))
+
+
+# Resuming
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kl_weight", 0.5),
+        ("mlm_probability", 0.3),
+        ("pruning_end_fraction", 0.7),
+        ("ffn_end_fraction", 0.9),
+        ("pruning_interval_steps", 5),
+        ("learning_rate", 1e-4),
+        ("learning_rate_hold_fraction", 0.9),
+        ("warmup_steps", 7),
+        ("weight_decay", 0.1),
+        ("adam_beta2", 0.98),
+        ("max_grad_norm", 3.0),
+        ("optim", "sgd"),
+        ("student_dropout", None),
+        ("seed", 1),
+        ("data_seed", 9),
+        ("max_steps", 30),
+        ("num_train_epochs", 5.0),
+        ("bf16", True),
+    ],
+)
+def test_each_setting_that_differs_is_warned_of(name, value, caplog):
+    now, saved = settings_that_matter(make_args(**{name: value})), settings_that_matter(make_args())
+    warn_of_other_settings(now, json.loads(json.dumps(saved)))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"resumed with {name}={value!r}, the checkpoint has {saved[name]!r}: the run will differ from an "
+        "uninterrupted one; set it as it was to go on exactly"
+    ]
+
+
+def test_the_same_settings_are_resumed_without_a_word(caplog):
+    for settings in ({}, {"max_steps": 30, "lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}}):
+        args = make_args(**settings)
+        warn_of_other_settings(settings_that_matter(args), json.loads(json.dumps(settings_that_matter(args))))
+    by_steps = settings_that_matter(make_args(max_steps=30))
+    warn_of_other_settings(by_steps, settings_that_matter(make_args(max_steps=30, num_train_epochs=9)))
+    warn_of_other_settings(by_steps, {"of_another_version": 1})
+    warn_of_other_settings(by_steps, settings_that_matter(make_args(max_steps=30, logging_steps=1, output_dir="b")))
+    assert caplog.records == []
