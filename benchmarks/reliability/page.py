@@ -65,8 +65,9 @@ Units were sliced off after steps {", ".join(map(str, slicings))}, as on paper.
 
 {rank_table(results["worlds"])}
 
-Times are those of a busy machine (load {results["machine"]["load_average"]} on {results["machine"]["num_cores"]} \
-cores) on which ranks take turns: they say nothing about speed-up."""
+Rows read include those that choose the bases inside heads, before the first step. Times are those of a busy machine \
+(load {results["machine"]["load_average"]} on {results["machine"]["num_cores"]} cores) on which ranks take turns: \
+they say nothing about speed-up."""
 
 
 def message_table(steps: list[dict[str, Any]]) -> str:

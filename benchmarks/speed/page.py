@@ -6,7 +6,10 @@ Figures stand between markers; the rest of both pages is written by hand.
 """
 
 import json
+import math
+import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,15 @@ from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench, spread, table
 from benchmarks.speed.whole_run import FULL_WIDTH, START, mean_cost, way_of
 from homodistil_hf.evaluation.latency import format_latencies
+from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS
 
 DOCS = Path("docs")
 RESULTS = Path("docs/results")
 TEACHER, STUDENT = "bert-base", "homobert-tiny"
+ZEROED = """\
+Measured when dropped units were zeroed at every step until a tenth of the MACs could be removed at once: the share of
+scores and masks holds that, and no step is as narrow as it would be now. Places are those without masks.\
+"""
 GONE = {"plain attention": "an attention of our own on CPUs", "activations kept": "activations computed again"}
 GPU_MISSING = """\
 Not measured: no CUDA device was at hand. `python -m benchmarks.speed.gpu` measures BERT-base with batches of
@@ -36,7 +44,8 @@ def main() -> None:
         "answer": answer(speed),
         "goals": goals(speed, growth, latency),
         "narrowing": why_narrowing_gains_less(speed["bert-base-bfloat16"]),
-        "core": simplifications(core),
+        "compiling": compiling(core["compiling"], BenchSettings(**speed["bert-base-bfloat16"]["settings"])),
+        "core": simplifications(core) if "speed" in core else "Being measured.",
         "ablation": worths(ablation["teacher6x384"]),
         "cases": "\n\n".join(case(name, results) for name, results in speed.items()),
         "growth": format_growth(growth),
@@ -58,16 +67,16 @@ def answer(speed: Mapping[str, Any]) -> str:
     """What a reader came for."""
     small, base = (speed[f"{shape}-bfloat16"] for shape in ("teacher6x384", "bert-base"))
     machine = small["machine"]
-    ways = {"a 6-layer teacher of 384 channels to a quarter of its MACs": small, "BERT-base to homobert-tiny": base}
-    sentences = [
-        f"{way} takes {one['tokens_per_second']['median']:,.0f} tokens a second, "
-        f"{one['speedups']['reference']['median']:.1f} × as many as a careful `Trainer` subclass"
-        for way, one in ((way, results["schedule"]["ours"]) for way, results in ways.items())
+    rates = [
+        f"{ours['tokens_per_second']['median']:,.0f} tokens a second, "
+        f"{ours['speedups']['reference']['median']:.1f} × the"
+        for ours in (one["schedule"]["ours"] for one in (small, base))
     ]
     shares = " and ".join(f"{one['schedule']['pruning']['fraction']:.1%}" for one in (small, base))
-    return (
-        f"**On {machine['num_cores']} cores ({machine['processor']}), in bfloat16, {sentences[0]}; "
-        f"{sentences[1]}.** Scores, masks and slicing take {shares} of the time."
+    return wrapped(
+        f"**On {machine['num_cores']} cores ({machine['processor']}), in bfloat16, a run from a teacher of 6 layers × "
+        f"384 to a quarter of its MACs takes in {rates[0]} rate of a careful `Trainer` subclass; one from BERT-base "
+        f"to homobert-tiny {rates[1]} rate.** Scores, masks and slicing take {shares} of the time."
     )
 
 
@@ -121,17 +130,19 @@ def why_narrowing_gains_less(results: Mapping[str, Any]) -> str:
     shares = {part: seconds / sum(last["part_seconds"].values()) for part, seconds in last["part_seconds"].items()}
     gain = results["schedule"]["ours"]["speedups"][FULL_WIDTH]["median"]
     ceiling, settings = narrowing_ceiling(results), BenchSettings(**results["settings"])
-    return f"""**What narrower students gain.** On the way from BERT-base to homobert-tiny the student's mean cost is
-{mean_cost(way_of(settings).stretches, settings.length):.0%} of the unpruned one's, in encoder MACs. The ceiling of the
-whole step counts every useful multiplication alike: the teacher's forward pass, which stays, heads at masked
-positions, and the projections, whose outputs keep the teacher's width. Of {ceiling:.2f}×, {gain:.2f}× are reached
-({gain / ceiling:.0%}). The profile of the last place ({last_name}) says why: the teacher takes \
-{shares["teacher"]:.0%} of that step,
-the student's forward pass {shares["student"]:.0%}, losses {shares["losses"]:.0%}, backward \
-{shares["backward"]:.0%}; useful FLOPs reach
-{last["useful_flops_fraction"]["median"]:.0%} of the limit there and \
-{ours[START]["useful_flops_fraction"]["median"]:.0%} at the start. What is no matrix product (softmaxes over pairs of
-tokens, LayerNorms, the vocabulary's exponentials) does not shrink with the widths, or only by their first power."""
+    return wrapped(
+        "**What narrower students gain.** On the way from BERT-base to homobert-tiny the student's mean cost is "
+        f"{mean_cost(way_of(settings).stretches, settings.length):.0%} of the unpruned one's, in encoder MACs. The "
+        "ceiling of the whole step counts every useful multiplication alike: the teacher's forward pass, which stays, "
+        "heads at masked positions, and the projections, whose outputs keep the teacher's width. Of "
+        f"{ceiling:.2f}×, {gain:.2f}× are reached ({gain / ceiling:.0%}). The profile of the last place ({last_name}) "
+        f"says why: the teacher takes {shares['teacher']:.0%} of that step, the student's forward pass "
+        f"{shares['student']:.0%}, losses {shares['losses']:.0%}, backward {shares['backward']:.0%}; useful FLOPs "
+        f"reach {last['useful_flops_fraction']['median']:.0%} of the limit there and "
+        f"{ours[START]['useful_flops_fraction']['median']:.0%} at the start. What is no matrix product (softmaxes "
+        "over pairs of tokens, LayerNorms, the vocabulary's exponentials) does not shrink with the widths, or only by "
+        "their first power."
+    )
 
 
 def pruning_share(results: Mapping[str, Any]) -> float:
@@ -143,6 +154,32 @@ def pruning_share(results: Mapping[str, Any]) -> float:
         if name != "reference"
     ]
     return max(shares) + extra["choices_seconds"] / schedule
+
+
+def compiling(found: Mapping[str, Any], settings: BenchSettings) -> str:
+    """Why widths are compiled anew, at few moments."""
+    every, few = found["grouping"].values()
+    static, dynamic = found["sizes"].values()
+    seconds = [one["processor_seconds"] for one in (every, few)]
+    a_width = (seconds[0] - seconds[1]) / (every["num_recompilations"] - few["num_recompilations"])
+    longest = settings.pruning_end_fraction * settings.max_steps
+    grouped = replace(settings, pruning_interval_steps=math.ceil(longest / MOST_COMPILED_WIDTHS))
+    costs = [mean_cost(way_of(one).stretches, settings.length) for one in (settings, grouped)]
+    sentences = (
+        f"- Two layers of 128 channels, inductor, one thread: {every['num_steps']} steps took {seconds[0]:.0f} s of "
+        f"processor time with {every['num_slicings']} slicings and {seconds[1]:.0f} s with {few['num_slicings']}. A "
+        f"width is compiled in {a_width:.1f} s, a step takes {every['step_ms'] / 1000:.2f} s.",
+        f"- Sizes marked as dynamic: at each of {dynamic['num_slicings']} slicings code was compiled anew all the "
+        f"same, in {dynamic['compile_seconds']:.0f} s instead of {static['compile_seconds']:.0f}: stock LayerNorm and "
+        "attention hold their sizes as plain numbers.",
+        f"- {MOST_COMPILED_WIDTHS} moments raise the student's mean cost on the way from BERT-base to homobert-tiny "
+        f"from {costs[0]:.1%} to {costs[1]:.1%} of the unpruned one's.",
+    )
+    return "\n".join(wrapped(sentence) for sentence in sentences)
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 118, subsequent_indent="  " * text.startswith("- "))
 
 
 def simplifications(core: Mapping[str, Any]) -> str:
@@ -204,8 +241,8 @@ def worths(measured: Mapping[str, Any]) -> str:
     gone = [
         f"{what} {ratios[name]['time']['median']:.2f} and {ratios[name]['memory']:.2f}" for name, what in GONE.items()
     ]
-    return (
-        f"{table(('turned back', '× time', '× memory', 'peak memory'), rows)}\n\n"
+    turned_back = table(("turned back", "× time", "× memory", "peak memory"), rows)
+    return f"{turned_back}\n\n" + wrapped(
         f"Gone since, as a step is no slower without (× time and × memory): {'; '.join(gone)}."
     )
 
@@ -217,6 +254,7 @@ def megabytes(num_bytes: float) -> str:
 def case(name: str, results: Mapping[str, Any]) -> str:
     """One case of the benchmark: title, tables, chart."""
     title, *rest = format_bench(results).split("\n\n")
+    rest += [ZEROED] * results.get("zeroed", False)
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items() if not isinstance(value, dict))
     sections = [f"## `{name}`", f"{title}. {results['date']}; {machine}.", *rest]
     if (chart := RESULTS / f"speed-{name}.png").is_file():
