@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from homodistil_hf.training.distillation_trainer import DistillationTrainer
 from transformers import modeling_utils
 
 from homodistil_hf import cli, trainer
@@ -27,6 +26,7 @@ from homodistil_hf.files import folders as durable
 from homodistil_hf.pruning import pruner as pruning
 from homodistil_hf.pruning.scores import PlatonScores
 from homodistil_hf.training import distillation_trainer, publishing, run_folder
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 Call = Callable[[], Any]
 
