@@ -92,14 +92,7 @@ class MaskedLMCollator:
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the masks of another epoch, in this process and in data loader workers which were started from it.
-
-        Args:
-            epoch (`int`): Number of the epoch, 0 or more.
-
-        Raises:
-            ValueError: a negative epoch.
-        """
+        """Draw the masks of another epoch, 0 or more, also in data loader workers started from here."""
         if epoch < 0:
             raise ValueError(f"epoch={epoch} is negative; expected 0 or more")
         self._epoch.fill_(epoch)
@@ -181,14 +174,7 @@ class MaskedLMCollator:
 
 
 def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Ids that are no text: special tokens, but for the unknown one.
-
-    Args:
-        tokenizer: of the rows.
-
-    Returns:
-        `np.ndarray`: int64, ascending.
-    """
+    """Ids that are no text, int64 and ascending: special tokens, but for the unknown one."""
     structural = {
         tokenizer.cls_token_id,
         tokenizer.sep_token_id,

@@ -50,9 +50,6 @@ class LatencyGrid:
         backends: names of `BACKENDS`.
         with_head: whether heads run too; default: embeddings and encoder only.
         num_rounds: timed turns of each model, ≥ 1.
-
-    Raises:
-        ValueError: an unknown backend, or a number that is too small.
     """
 
     batch_sizes: Sequence[int] = (1, 32)
@@ -86,9 +83,6 @@ def compare_latencies(
         `dict` of JSON values: `machine`, `settings`, `reference`, `models` (name → widths, encoder MACs at 128
         tokens), and `cells`: `backend`, `batch_size`, `length`, and either `skipped`, the reason, or `latency` and
         `speed_up`, by model as [`Latency`] and [`SpeedUp`] have them.
-
-    Raises:
-        ValueError: no models, or a backend's outputs differ from torch's.
     """
     if not models:
         raise ValueError("models={} holds no model; name at least one")
@@ -111,15 +105,7 @@ def compare_latencies(
 
 
 def format_latencies(results: Mapping[str, Any]) -> str:
-    """Lay a comparison out as a table.
-
-    Args:
-        results: what [`compare_latencies`] returned.
-
-    Returns:
-        `str`: one line a cell and model: median and quartiles in ms, speed-up over the reference with the quartiles
-        of its rounds; skipped cells with their reason.
-    """
+    """Lay what [`compare_latencies`] returned out as a table, a line a cell and model: medians and quartiles in ms."""
     rows = [("backend", "batch", "length", "model", "median, ms", "quartiles, ms", "speed-up", "quartiles")]
     notes = []
     for cell in results["cells"]:

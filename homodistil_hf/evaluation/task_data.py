@@ -34,20 +34,7 @@ class TaskData:
 
 
 def from_hub(task: str, hub_name: str, splits: Sequence[str], *config: str) -> dict[str, Dataset]:
-    """Load a task from the Hub.
-
-    Args:
-        task: its name, for messages.
-        hub_name: of the data set.
-        splits: which ones.
-        *config: name of the configuration, if there is one.
-
-    Returns:
-        `dict[str, Dataset]`: split → rows.
-
-    Raises:
-        ValueError: it can't be loaded.
-    """
+    """Load the splits of a task from the Hub; `config` names a configuration, if there is one."""
     try:
         return {split: datasets.load_dataset(hub_name, *config, split=split) for split in splits}
     except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:

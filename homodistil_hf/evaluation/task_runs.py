@@ -43,15 +43,7 @@ class Measure(Protocol):
 
 
 def check_length(settings: GlueSettings, evaluated: EvaluatedModel) -> None:
-    """Check that rows fit a model.
-
-    Args:
-        settings: how long rows may be.
-        evaluated: the model.
-
-    Raises:
-        ValueError: it has fewer positions.
-    """
+    """Check that a model has positions enough for the settings' rows."""
     positions = evaluated.model.config.max_position_embeddings
     if settings.max_length > positions:
         raise ValueError(
@@ -68,18 +60,7 @@ def evaluate_tasks(
     settings: GlueSettings,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure a model on tasks, one after the other; after each the summary, facts and card are up to date.
-
-    Args:
-        evaluated: the model.
-        tasks: their rows; may be made while they are asked for.
-        measure: one fine-tuning and its grades.
-        settings: the same for all tasks.
-        say: takes lines for the user.
-
-    Returns:
-        `dict`: what stands in `summary.json`.
-    """
+    """Measure a model on tasks, one after the other; after each the summary, facts and card are up to date."""
     records = Records(evaluated)
     summary: dict[str, Any] = {}
     for rows in tasks:
@@ -90,15 +71,7 @@ def evaluate_tasks(
 
 
 def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
-    """The rows to train on: all, or always the same ones of them.
-
-    Args:
-        rows: of the training set.
-        max_rows: at most so many.
-
-    Returns:
-        `Dataset`.
-    """
+    """The rows to train on: all, or always the same `max_rows` of them."""
     if max_rows is None or max_rows >= len(rows):
         return rows
     return rows.select(sorted(np.random.RandomState(_ROWS_SEED).permutation(len(rows))[:max_rows].tolist()))
@@ -107,13 +80,7 @@ def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
 def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Dataset, Dataset]:
     """Split training rows into those to learn from and a slice to choose settings on: a tenth, 1,000 at most.
 
-    Args:
-        rows: of the training set.
-        group_column: rows with the same value there stay together, which may make the slice a little larger; default:
-            every row stands for itself.
-
-    Returns:
-        `tuple[Dataset, Dataset]`: without the slice; the slice. Always the same ones.
+    Always the same ones; rows with the same value in `group_column` stay together, which may make the slice larger.
     """
     groups = _groups(rows, group_column)
     order = np.random.RandomState(_SLICE_SEED).permutation(len(groups)).tolist()

@@ -120,19 +120,7 @@ def answer_metrics(
     settings: SquadSettings,
     seed: int,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune once and grade.
-
-    Args:
-        evaluated: its encoder is fine-tuned, a copy of it.
-        task: `"squad"` or `"squad_v2"`.
-        rows: questions to learn from.
-        measured_on: name → questions to answer.
-        settings: learning rate, windows and so on.
-        seed: of the output layer, the order of windows and dropout.
-
-    Returns:
-        `tuple`: name → metrics; what was trained.
-    """
+    """Fine-tune once and grade: see [`Measure`]."""
     tokenizer, encoder = evaluated.tokenizer, evaluated.model.base_model
     answerer = fresh_answerer(encoder, dropout=settings.dropout_fraction, seed=seed)
     trained = fine_tune(answerer, training_windows(rows, tokenizer, settings), tokenizer, settings=settings, seed=seed)
@@ -144,16 +132,7 @@ def answer_metrics(
 
 
 def training_windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings) -> Dataset:
-    """Cut questions into windows to learn from.
-
-    Args:
-        rows: questions with answers.
-        tokenizer: the model's.
-        settings: lengths.
-
-    Returns:
-        `Dataset`: model inputs, `start_positions`, `end_positions`, and `length` in tokens; unpadded.
-    """
+    """Cut questions into windows to learn from: model inputs, `start_positions`, `end_positions`, `length`."""
     parts = []
     for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
         batch = rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
@@ -167,16 +146,7 @@ def training_windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings
 def answer_questions(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings
 ) -> list[RankedAnswers]:
-    """Let a fine-tuned model answer.
-
-    Args:
-        model: any `AutoModelForQuestionAnswering`; set to evaluation mode, run in float32.
-        rows: questions with their contexts.
-        tokenizer: the model's.
-        settings: lengths and how many spans compete.
-
-    Returns:
-        `list[RankedAnswers]`: one a question.
+    """Let any `AutoModelForQuestionAnswering` answer, in evaluation mode and float32.
 
     Raises:
         FloatingPointError: logits are not finite.
@@ -203,19 +173,11 @@ def answer_questions(
 
 
 def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
-    """Grade answers by the task's official metrics.
+    """Grade answers by the task's official metrics, in percent; thresholds are in [0, 1].
 
     In SQuAD v2.0 a question counts as having no answer where the score of "no answer" is above the best span's, a
     threshold of 0 on their difference; `best_exact` and `best_f1` are with the threshold that is best on these
     questions. Thresholds are given as probabilities p, which stand for differences of log(p / (1 - p)).
-
-    Args:
-        task: `"squad"` or `"squad_v2"`.
-        rows: questions with `id` and `answers`.
-        ranked: one a question.
-
-    Returns:
-        `dict`: in percent; thresholds in [0, 1].
     """
     references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
     predictions: list[dict[str, Any]] = [

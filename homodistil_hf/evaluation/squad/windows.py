@@ -84,15 +84,7 @@ class Window:
     offsets: np.ndarray
 
     def tokens_of(self, begin: int, end: int) -> tuple[int, int]:
-        """First and last token of an answer; twice the `cls_index` where the window does not hold all of it.
-
-        Args:
-            begin: first character in the context.
-            end: character after the last one.
-
-        Returns:
-            `tuple[int, int]`: positions in the window.
-        """
+        """First and last token of the characters `begin` … `end` - 1; twice the `cls_index` if any is missing."""
         inside = np.flatnonzero((self.offsets[:, 1] > begin) & (self.offsets[:, 0] < end))
         is_whole = len(inside) and self.offsets[0, 0] <= begin and end <= self.offsets[-1, 1]
         if not is_whole:
@@ -103,19 +95,7 @@ class Window:
 def make_windows(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings | None = None
 ) -> list[Window]:
-    """Cut questions with their contexts into windows.
-
-    Args:
-        rows: each with `question` and `context`.
-        tokenizer: fast, with a `[CLS]`.
-        settings: lengths, in tokens.
-
-    Returns:
-        `list[Window]`: those of the first row, of the second, …; at least one each.
-
-    Raises:
-        ValueError: see [`WindowSettings.check`].
-    """
+    """Cut questions with their contexts into windows: those of the first row, of the second, …; at least one each."""
     settings = settings or WindowSettings()
     settings.check(tokenizer)
     return [
@@ -126,15 +106,7 @@ def make_windows(
 
 
 def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
-    """What a model learns from one window: its inputs and where the first right answer begins and ends.
-
-    Args:
-        window: one of [`make_windows`].
-        row: its question, with `answers`.
-
-    Returns:
-        `dict`: the inputs, `start_positions` and `end_positions`: those of `[CLS]` where the window holds no answer.
-    """
+    """A window's inputs, with `start_positions` and `end_positions` of the first right answer: of `[CLS]` for none."""
     start, end = window.cls_index, window.cls_index
     texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
     if texts and texts[0].strip():
@@ -144,16 +116,7 @@ def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
 
 
 def check_rows(rows: Iterable[Row], *, argument: str, need_answers: bool) -> None:
-    """Check that answers stand where they are said to stand.
-
-    Args:
-        rows: questions with `context` and `answers`.
-        argument: what the user calls them, for messages.
-        need_answers: whether every question must have an answer, as in SQuAD v1.1.
-
-    Raises:
-        ValueError: a question without an answer, an answer without a place or at a wrong one.
-    """
+    """Check that answers stand where they are said to stand; `argument` is what the user calls the rows."""
     for row in rows:
         label = f"{argument}: question id={row['id']!r}"
         texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
