@@ -83,8 +83,8 @@ class GlueSettings:
         for name in ("seeds", "learning_rates"):
             given = getattr(self, name)
             object.__setattr__(self, name, tuple(given) if isinstance(given, list | tuple) else (given,))
-        for name, check, expected in _CHECKS:
-            values = getattr(self, name)
+        for name, values in vars(self).items():
+            check, expected = _CHECKS.get(name, (lambda value: True, ""))
             for value in values if isinstance(values, tuple) else (values,):
                 if not check(value):
                     raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}")
@@ -242,19 +242,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-_CHECKS: tuple[tuple[str, Any, str], ...] = (
-    ("seeds", lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
-    ("learning_rate", lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 1e-4"),
-    ("learning_rates", lambda value: _is_number(value) and value > 0, "numbers above 0, e.g. 5e-5 1e-4 3e-4"),
-    ("num_train_epochs", lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 3"),
-    ("batch_size", lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    ("max_length", lambda value: _is_whole(value, 8), "a whole number, 8 or more"),
-    ("warmup_fraction", lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    ("weight_decay", lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
-    ("dropout_fraction", lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    ("max_train_samples", lambda value: value is None or _is_whole(value, 8), "a whole number, 8 or more"),
-    ("data_dir", lambda value: value is None or (isinstance(value, str) and value), "a folder"),
-)
+_CHECKS: dict[str, tuple[Any, str]] = {
+    "seeds": (lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
+    "learning_rate": (lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 1e-4"),
+    "learning_rates": (lambda value: _is_number(value) and value > 0, "numbers above 0, e.g. 5e-5 1e-4 3e-4"),
+    "num_train_epochs": (lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 3"),
+    "batch_size": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "max_length": (lambda value: _is_whole(value, 8), "a whole number, 8 or more"),
+    "warmup_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
+    "dropout_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "max_train_samples": (lambda value: value is None or _is_whole(value, 8), "a whole number, 8 or more"),
+    "stride": (lambda value: _is_whole(value, 0), "a whole number, 0 or more"),
+    "max_question_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "max_answer_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "num_best": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "data_dir": (lambda value: value is None or (isinstance(value, str) and value), "a folder"),
+}
 
 
 def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
