@@ -22,7 +22,6 @@ _MIN_SEQ_LENGTH = 8
 _VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
 _BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks, of which the last, incomplete one is lost
 _STREAM_DOCUMENTS = 64  # documents a step of a stream
-_STREAM_BLOCKS = 64  # blocks a step of a repeated stream
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
@@ -128,24 +127,11 @@ def repeat_stream(blocks: IterableDataset) -> IterableDataset:
 
     Shuffle the result, not the input, to get another order in each pass.
     """
-    return IterableDataset.from_generator(_endless_rows, features=blocks.features, gen_kwargs={"blocks": blocks})
+    return blocks.repeat(None).map(_numbered, with_indices=True, features=blocks.features)
 
 
-def _endless_rows(blocks: IterableDataset) -> Iterator[dict[str, Any]]:
-    first_id = 0
-    while True:
-        example_id = first_id - 1
-        for example_id, input_ids in enumerate(_rows(blocks), start=first_id):
-            yield {"input_ids": input_ids, "example_id": example_id}
-        if example_id < first_id:
-            return  # nothing came, and nothing ever will
-        first_id = example_id + 1
-
-
-def _rows(blocks: IterableDataset) -> Iterator[list[int]]:
-    # In a data loader's worker, iter() would read that worker's shards only; being one shard, we run in a single one.
-    for batch in blocks.iter(_STREAM_BLOCKS):
-        yield from batch["input_ids"]
+def _numbered(row: dict[str, Any], index: int) -> dict[str, Any]:
+    return row | {"example_id": index}
 
 
 def _pack_table(documents: Dataset, packer: TextPacker, num_proc: int | None) -> Dataset:
