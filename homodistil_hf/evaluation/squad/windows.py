@@ -34,13 +34,7 @@ class SquadSettings(GlueSettings):
     ```
     """
 
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with squad_v2/train.parquet …; default: rajpurkar/squad_v2, Hub."}
-    )
     max_length: int = field(default=384, metadata={"help": "Tokens a window, ≥ 8; longer contexts take several."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on at most so many questions, ≥ 8: always the same ones."}
-    )
     stride: int = field(default=128, metadata={"help": "Tokens that two windows of a context share, ≥ 0."})
     max_question_tokens: int = field(default=64, metadata={"help": "Tokens of a question that are read, ≥ 1."})
     max_answer_tokens: int = field(default=30, metadata={"help": "Longest answer, in tokens, ≥ 1."})
