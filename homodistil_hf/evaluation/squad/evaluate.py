@@ -41,20 +41,14 @@ def evaluate_squad(
     A (task, seed) whose result is there already, for the same weights, data and settings, is not run again; one that
     was interrupted starts again. An export's `facts.json` and card are brought up to date.
 
+    Returns what stands in `summary.json` and raises what [`evaluate_glue`] does; metrics are those of [`grade`].
+
     Args:
-        model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
+        model: see [`evaluate_glue`].
         tasks: `"squad"` (v1.1), `"squad_v2"`, or both.
         settings: [`SquadSettings`], or some of them by name.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
-
-    Returns:
-        `dict`: what stands in `summary.json`, see [`evaluate_glue`]; metrics as [`grade`] gives them.
-
-    Raises:
-        ValueError: unknown task or setting, missing data, lengths that do not fit, or no model that can be evaluated.
-        OSError: a file or the Hub can't be read, or results can't be written.
-        FloatingPointError: a fine-tuning diverged.
     """
     names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
     settings = settings_from(SquadSettings, settings)
