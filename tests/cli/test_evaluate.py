@@ -26,11 +26,10 @@ from homodistil_hf.evaluation.evaluated_model import (
 )
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS
 from homodistil_hf.evaluation.metrics import METRIC_TASKS
-from homodistil_hf.export.dense_student import checkpoint_pruner
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.verify import verify_export
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.widths import teacher_plan
 
 
@@ -280,7 +279,7 @@ def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
     trainer.train()
     checkpoint = tmp_path / "run" / "checkpoint-3"
     loaded = load_model(checkpoint)
-    kept = checkpoint_pruner(checkpoint).kept
+    kept = teacher_plan(HomoBertConfig.from_pretrained(checkpoint))
     assert trainer.plan.hidden_size < kept.hidden_size
     assert teacher_plan(loaded.model.config) == kept
     assert (loaded.name, loaded.export) == ("run/checkpoint-3", None)
