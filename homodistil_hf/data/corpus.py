@@ -199,7 +199,8 @@ def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) 
     """Data sets of all columns, one a kind of file, each with at least one row."""
     try:
         if isinstance(origin, str):
-            parts = [_read_hub(origin, split, streaming)]
+            name, _, config = origin.partition(":")
+            parts: list[Any] = [datasets.load_dataset(name, config or None, split=split, streaming=streaming)]
         else:
             parts = _read_files(origin, split, streaming)
         num_rows = sum(1 for part in parts for _ in part.take(1))
@@ -219,11 +220,6 @@ def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
         if paths:
             parts.append(reader({_split_name(split): paths}, split=split, streaming=streaming, **settings).read())
     return parts
-
-
-def _read_hub(source: str, split: str, streaming: bool) -> Any:
-    name, _, config = source.partition(":")
-    return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
 
 
 def _only_text(part: Any, text_column: str | None, label: str) -> Any:

@@ -164,7 +164,8 @@ class SquadV2Metric(evaluate.Metric):
         probabilities = np.array([row["no_answer_probability"] for row, _ in pairs])
         _check_probabilities(probabilities)
         has_answer = np.array([bool(reference["answers"]["text"]) for _, reference in pairs])
-        golds = [_answers_of(reference) for _, reference in pairs]
+        # Right answers of which something is left; otherwise the empty one.
+        golds = [[text for text in row["answers"]["text"] if normalize_answer(text)] or [""] for _, row in pairs]
         scores = {"exact": _scores(exact_match, texts, golds), "f1": _scores(token_f1, texts, golds)}
         counted = {
             name: np.where(probabilities > no_answer_threshold, ~has_answer, values) for name, values in scores.items()
@@ -189,11 +190,6 @@ def _words_f1(given: list[str], wanted: list[str], *, both_empty: float) -> floa
         return 0.0
     precision, recall = shared / len(given), shared / len(wanted)
     return 2 * precision * recall / (precision + recall)
-
-
-def _answers_of(reference: Mapping[str, Any]) -> list[str]:
-    """Right answers of which something is left; otherwise the empty one."""
-    return [text for text in reference["answers"]["text"] if normalize_answer(text)] or [""]
 
 
 def _scores(formula: Callable[..., float], texts: list[str], golds: list[list[str]]) -> np.ndarray:
