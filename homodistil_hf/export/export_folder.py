@@ -112,16 +112,10 @@ def export_student(
 
 
 def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
-    """Load an export of either format, or a training checkpoint, as a student.
+    """Load an export of either format, or a checkpoint, as a student in float32, in evaluation mode.
 
     Padding of a standard export is cut off again. A checkpoint's manifest is checked first; the student then has the
-    widths of that moment, and its masks are not looked at.
-
-    Args:
-        folder: an export, or `checkpoint-N`.
-
-    Returns:
-        A student in float32, in evaluation mode.
+    widths of that moment.
 
     Raises:
         ValueError: no such export, or its weights or facts can't be used.
@@ -143,20 +137,14 @@ def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
 def convert_export(
     source: str | Path, folder: str | Path, format: str, *, teacher: Teacher = None, overwrite: bool = False
 ) -> Path:
-    """Write an export or a compacted checkpoint again, in another format or another place.
+    """Write an export or a checkpoint again, in another format or another place, see [`export_student`].
 
     Args:
-        source: an export, or `checkpoint-N` without masked units.
+        source: an export, or `checkpoint-N`.
         folder: where to.
         format: `"standard"` or `"compact"`.
         teacher: what the student was made from; default: as the source's facts have it.
         overwrite: replace an earlier export in the folder.
-
-    Returns:
-        `Path`: the folder.
-
-    Raises:
-        ValueError: see [`load_export`] and [`export_student`].
     """
     source = Path(source)
     student = load_export(source)
@@ -175,12 +163,8 @@ def convert_export(
 def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
     """Make sure that an export can go to a folder, so that a long run doesn't find out at its end.
 
-    Args:
-        folder: where to.
-        overwrite: an earlier export there may be replaced.
-
     Returns:
-        `Path`: absolute.
+        The folder's absolute path.
 
     Raises:
         ValueError: it is a file, or holds something that an export would delete.

@@ -34,21 +34,14 @@ class Cost:
 def count_parameters(
     plan: WidthPlan, config: PreTrainedConfig, *, head: str | None = None, num_labels: int | None = None
 ) -> int:
-    """Count the parameters of a BERT with the widths of `plan`, exactly and without building it.
+    """Count the parameters of a BERT with the widths of `plan`, exactly and without building it; tied ones once.
 
     Args:
-        plan (`WidthPlan`): Widths of the model; uneven ones give the compact form, `plan.padded()` the stock one.
-        config (`PreTrainedConfig`): The rest of the shape: `vocab_size`, `max_position_embeddings`,
-            `type_vocab_size`, `tie_word_embeddings`.
-        head (`str`, *optional*): `None` for embeddings and encoder, without pooler; or `"masked_lm"`,
-            `"sequence_classification"` (its pooler included), `"token_classification"`, `"question_answering"`.
-        num_labels (`int`, *optional*): Outputs of a task head, `config.num_labels` by default.
-
-    Returns:
-        `int`: The sum of `parameter.numel()` over the stock model's parameters, tied ones once.
-
-    Raises:
-        ValueError: `head` is unknown.
+        plan: of the model; uneven ones give the compact form, `plan.padded()` the stock one.
+        config: the rest of the shape: `vocab_size`, `max_position_embeddings`, `type_vocab_size`,
+            `tie_word_embeddings`, and `num_labels` of a task head.
+        head: `None` for embeddings and encoder, without pooler; or `"masked_lm"`, `"sequence_classification"` (its
+            pooler included), `"token_classification"`, `"question_answering"`.
 
     Example:
     ```python
@@ -66,18 +59,11 @@ def count_parameters(
 
 
 def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
-    r"""Count the multiply-accumulates of one token through all encoder layers.
+    """Count the multiply-accumulates of one token that attends to `sequence_length` through all encoder layers.
 
     Linear layers and the two attention products are included; embeddings, heads, biases, LayerNorm and softmax are
     not. With hidden size \\(d\\), attention size \\(a_l\\), FFN size \\(f_l\\) and \\(n\\) tokens:
     \\(\sum_l 4 d a_l + 2 d f_l + 2 n a_l\\).
-
-    Args:
-        plan (`WidthPlan`): Widths of the encoder.
-        sequence_length (`int`): Tokens that each token attends to.
-
-    Returns:
-        `int`: Multiply-accumulates a token.
 
     Example:
     ```python
@@ -184,14 +170,11 @@ COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes
 
 
 def model_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """Count what a model is.
-
-    Args:
-        model: of a stock class, or a student.
+    """Count what a model, of a stock class or a student, is.
 
     Returns:
-        `dict`: `architecture`, `plan`, `num_hidden_layers` and the four `COSTS`: parameters with tied ones once, those
-        of embeddings and encoder alone, multiply-accumulates a token at 128 tokens, bytes of all parameters.
+        `architecture`, `plan`, `num_hidden_layers` and the four `COSTS`: parameters with tied ones once, those of
+        embeddings and encoder alone, multiply-accumulates a token at 128 tokens, bytes of all parameters.
     """
     plan = teacher_plan(model.config)
     parameters = list(model.parameters())
@@ -208,15 +191,12 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def planned_facts(config: PreTrainedConfig, architecture: str, plan: WidthPlan | None = None) -> dict[str, Any]:
-    """Compute what [`model_facts`] would count, without a model.
+    """Compute what [`model_facts`] would count in float32, without a model.
 
     Args:
         config: all of the shape but the widths.
         architecture: stock or student class.
         plan: the widths; default: those of `config`.
-
-    Returns:
-        `dict`: as [`model_facts`], in float32.
     """
     plan = plan or teacher_plan(config)
     cost = plan_cost(plan, config, head=HEADS[architecture].kind.name)
@@ -232,13 +212,5 @@ def planned_facts(config: PreTrainedConfig, architecture: str, plan: WidthPlan |
 
 
 def cost_fractions(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> dict[str, float]:
-    """Each cost of the student as a fraction of the teacher's.
-
-    Args:
-        student: what [`model_facts`] returned.
-        teacher: what [`teacher_facts`] returned, or `None`.
-
-    Returns:
-        `dict[str, float]`: cost → fraction, rounded to 4 digits; empty without a teacher.
-    """
+    """Each cost of the student as a fraction of the teacher's, rounded to 4 digits; empty without a teacher."""
     return {} if teacher is None else {name: round(student[name] / teacher[name], 4) for name in COSTS}

@@ -15,15 +15,7 @@ from ..files.messages import nearest_name, shown
 
 
 def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
-    """The plan of some layers of a model.
-
-    Args:
-        plan: of the model.
-        layers: indices.
-
-    Returns:
-        [`WidthPlan`].
-    """
+    """The plan of some layers of a model."""
     return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
 
 
@@ -167,13 +159,8 @@ class WidthPlan:
 def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
     """Return the widths that a BERT-shaped model has according to its config.
 
-    Args:
-        config (`PreTrainedConfig`):
-            A `BertConfig`, whose head size is `hidden_size // num_attention_heads`, or the config of a compact
-            student, whose layers have their own `num_attention_heads`, `head_dim` and `intermediate_size`.
-
-    Returns:
-        `WidthPlan`: The model's own widths.
+    The head size of a `BertConfig` is `hidden_size // num_attention_heads`; the layers of a compact student have their
+    own `num_attention_heads`, `head_dim` and `intermediate_size`.
 
     Raises:
         ValueError: A layer without its own head size has heads that do not divide the hidden size.
@@ -193,16 +180,10 @@ def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
 
 
 def nearest_paddable(plan: WidthPlan) -> WidthPlan:
-    """Return the plan nearest to `plan`, nowhere wider, that `WidthPlan.padded` accepts.
+    """Return the plan nearest to `plan`, nowhere wider, that `WidthPlan.padded` accepts; itself if it can be padded.
 
     Either the hidden size shrinks until the heads fit, or the heads shrink until they fit the hidden size; the one
     that gives up the smaller share of its width is taken.
-
-    Args:
-        plan (`WidthPlan`): Any plan; returned unchanged if it can be padded.
-
-    Returns:
-        `WidthPlan`: A plan for which `padded()` exists.
     """
     widest = plan.widest
     narrowed = max(_narrowed_heads(plan), key=_total_attention_size)
@@ -214,14 +195,14 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
 
 
 def kept_fractions(kept: WidthPlan, full: WidthPlan) -> dict[str, float]:
-    """Return the share of the units still kept, for each kind of group.
+    """Return the share of the units still kept, in (0, 1], for each kind of group.
 
     Args:
-        kept (`WidthPlan`): The student's widths.
-        full (`WidthPlan`): Its widths before pruning.
+        kept: the student's widths.
+        full: its widths before pruning.
 
     Returns:
-        `dict[str, float]`: `hidden`, `attention` (heads times head size) and `ffn`, each in (0, 1].
+        `hidden`, `attention` (heads times head size) and `ffn`.
     """
     return {
         "hidden": kept.hidden_size / full.hidden_size,

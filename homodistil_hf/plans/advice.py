@@ -64,17 +64,10 @@ class Measured:
 
 
 def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
-    """Read what was measured.
-
-    Args:
-        path: the file.
-
-    Returns:
-        `(words for the teacher, measurements)`.
+    """Read what was measured: words for the teacher, and the measurements.
 
     Raises:
         ValueError: other content than the package came with.
-        OSError: it can't be read.
     """
     content = read_json_object(path, f"the package's file={str(path)!r}")
     try:
@@ -86,19 +79,13 @@ def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
 
 
 def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], teacher: str) -> str:
-    """Tell what is known of a student and a budget.
+    """Tell what is known of a student and a budget, in lines.
 
     Args:
         fraction: the student's encoder MACs as a share of its teacher's, in (0, 1].
         num_tokens: to be trained on, > 0.
         measured: what there is.
         teacher: words for the teacher that it was measured with.
-
-    Returns:
-        `str`: lines.
-
-    Raises:
-        ValueError: no positive number of tokens.
 
     Example:
     ```python
@@ -179,27 +166,12 @@ def _millions(num_tokens: float) -> str:
 
 
 def check_num_tokens(num_tokens: float) -> None:
-    """Refuse a budget that is none.
-
-    Args:
-        num_tokens: to be trained on.
-
-    Raises:
-        ValueError: not above 0, or not finite.
-    """
+    """Refuse a budget that is not above 0, or not finite."""
     if not 0 < num_tokens < math.inf:
         raise ValueError(f"num_tokens={num_tokens} is not a positive number; give what you will train on, e.g. 2e6")
 
 
 def to_json(teacher: str, measured: Sequence[Measured]) -> dict[str, Any]:
-    """Lay measurements out as `read_advice` reads them.
-
-    Args:
-        teacher: words for the teacher.
-        measured: in any order.
-
-    Returns:
-        `dict` of JSON values.
-    """
+    """Lay measurements, in any order, out as `read_advice` reads them."""
     points = sorted(measured, key=lambda point: (point.encoder_macs, point.num_tokens))
     return {"teacher": teacher, "points": [vars(point) for point in points]}

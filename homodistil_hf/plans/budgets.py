@@ -94,11 +94,7 @@ def plan_for_budget(budget: str | Budget, teacher_config: PreTrainedConfig, *, m
 def named_widths(budget: str) -> dict[str, int]:
     """What a budget says of hidden size and heads, to be said of another budget too.
 
-    Args:
-        budget (`str`): Any way to name a student.
-
-    Returns:
-        `dict[str, int]`: Width by name; empty where it says nothing, or nothing that is understood.
+    Empty where it says nothing, or nothing that is understood.
 
     Example:
     ```python
@@ -120,17 +116,17 @@ def plan_for_latency(
     """Return the largest uniform plan that is predicted to be fast enough.
 
     Args:
-        limit_ms (`float`): Milliseconds of one forward pass.
-        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
-        predict (`Callable[[WidthPlan], float]`): Milliseconds that a plan takes, see `LatencyTable.latency_ms`.
-        multiple (`int`): See `plan_for_budget`.
+        limit_ms: milliseconds of one forward pass.
+        teacher_config: of a BERT-shaped teacher.
+        predict: milliseconds that a plan takes.
+        multiple: see `plan_for_budget`.
 
     Returns:
-        `WidthPlan`: Of the plans that take at most `limit_ms` the one with the most encoder MACs; a plan less like the
-        teacher must have more of them to be preferred.
+        Of the plans that take at most `limit_ms` the one with the most encoder MACs; a plan less like the teacher must
+        have more of them to be preferred.
 
     Raises:
-        ValueError: No plan is that fast, or the teacher itself is; the message names the range.
+        ValueError: no plan is that fast, or the teacher itself is; the message names the range.
     """
     search = _Search(teacher_plan(teacher_config), multiple)
     proportional = search.proportional_plans()
@@ -150,14 +146,6 @@ def plan_for_latency(
 
 def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8) -> str:
     """Return the budget that asks for `fraction` of the teacher's encoder MACs, or the smallest that can be met.
-
-    Args:
-        fraction (`float`): Share of the teacher's encoder MACs, in (0, 1].
-        teacher (`WidthPlan`): The teacher's widths.
-        multiple (`int`): See `plan_for_budget`.
-
-    Returns:
-        `str`: A budget that `plan_for_budget` accepts, rounded up to four decimals.
 
     Example:
     ```python
