@@ -101,7 +101,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
 
     ```
     """
-    cpu_scores = {name: values.detach().cpu() for name, values in scores.items()}
+    cpu_scores = _on_cpu(scores)
     chosen = {"hidden": _best(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
     for index, widths in enumerate(plan.layers):
         head, ffn = f"head.{index}", f"ffn.{index}"
@@ -119,6 +119,12 @@ def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tens
     ranked = _comparable(scores).masked_fill(~mask, -math.inf)
     order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
     return torch.zeros_like(mask).scatter_(-1, order, True) & mask
+
+
+def _on_cpu(scores: UnitTensors) -> UnitTensors:
+    """All at once: every copy from a device waits for it."""
+    values = torch.cat([values.detach() for values in scores.values()]).cpu()
+    return dict(zip(scores, values.split([len(values) for values in scores.values()]), strict=True))
 
 
 def _comparable(scores: torch.Tensor) -> torch.Tensor:
@@ -145,6 +151,7 @@ def compete_across_layers(plan: WidthPlan, scores: UnitTensors, *, multiple: int
     num_layers = len(plan.layers)
     head_budget = sum(layer.num_attention_heads for layer in plan.layers)
     ffn_budget = sum(layer.intermediate_size for layer in plan.layers)
+    scores = _on_cpu(scores)
     ffn_block = max(1, min(multiple, ffn_budget // num_layers))
     heads = [_ranked_blocks(scores[f"head.{i}"], size=1)[:max_heads] for i in range(num_layers)]
     ffn = [_ranked_blocks(scores[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
@@ -155,7 +162,7 @@ def compete_across_layers(plan: WidthPlan, scores: UnitTensors, *, multiple: int
 
 def _ranked_blocks(scores: torch.Tensor, *, size: int) -> list[tuple[float, int]]:
     """`(mean score, units)` of one layer's blocks, best first; the last block may have fewer units."""
-    values = _comparable(scores.detach().cpu()).double().sort(descending=True).values
+    values = _comparable(scores).double().sort(descending=True).values
     return [(float(block.mean()), len(block)) for block in values.split(size)]
 
 

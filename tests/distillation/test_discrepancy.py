@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
-from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked
+from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, sliced
 from task_cases import make_case
 from tiny_models import make_teacher
 
@@ -18,7 +18,7 @@ def make_pair(
     task: str = "masked_lm", dtype: torch.dtype = torch.float32
 ) -> tuple[HomoBertPreTrainedModel, FrozenTeacher]:
     student = make_student(task)
-    masked(student, UNEVEN)
+    sliced(student, UNEVEN)
     return student, FrozenTeacher(to_student(make_teacher(task, **WITHOUT_DROPOUT)), dtype=dtype)
 
 

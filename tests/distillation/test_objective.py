@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
-from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked, unlabelled
+from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked, sliced, unlabelled, zeroed_copy
 from tiny_models import make_teacher
 
 from homodistil_hf.distillation.objective import Distillation, check_weights
@@ -14,11 +14,14 @@ from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.families.family import PROJECTIONS
 from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
 from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.compaction import compact
 
 ALL = {"mlm": 1.0, "task": 1.0, "kl": 1.0, "hidden": 1.0, "embedding": 1.0, "attention": 1.0}
 NUM_HEADS = 4
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+
+ALL_HEADS = WidthPlan(19, (LayerWidths(4, 5, 16), LayerWidths(4, 8, 41)))
 
 
 def all_heads(layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,22 +121,18 @@ def definition(distillation: Distillation, inputs: dict[str, torch.Tensor], kept
     return terms
 
 
-def heads_of(masks: dict[str, torch.Tensor], *, compacted: bool) -> HeadPairs:
+def heads_of(masks: dict[str, torch.Tensor], *, are_sliced: bool = True) -> HeadPairs:
     def pairs(layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         kept = masks[f"head.{layer}"].nonzero().flatten()
-        return kept, torch.arange(len(kept)) if compacted else kept
+        return kept, torch.arange(len(kept)) if are_sliced else kept
 
     return pairs
 
 
-@pytest.mark.parametrize("compacted", [False, True])
 @torch.no_grad()
-def test_terms_of_a_pruned_student_are_their_definitions(compacted):
+def test_terms_of_a_pruned_student_are_their_definitions():
     student, inputs = make_student(dtype=torch.float64), make_batch()
-    groups, masks = masked(student, UNEVEN)
-    if compacted:
-        compact(student, groups, masks, plan=UNEVEN)
-    kept_heads = heads_of(masks, compacted=compacted)
+    kept_heads = heads_of(sliced(student, UNEVEN))
     distillation = make_pair(student, kept_heads=kept_heads)
     terms = {name: float(term) for name, term in terms_of(distillation, inputs).items()}
     expected = definition(distillation, inputs, kept_heads)
@@ -146,12 +145,13 @@ def test_terms_of_a_pruned_student_are_their_definitions(compacted):
 
 @pytest.mark.parametrize("task", TASKS)
 @torch.no_grad()
-def test_no_term_notices_a_compaction(task):
+def test_no_term_tells_a_sliced_student_from_a_zeroed_one(task):
     student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
     groups, masks = masked(student, UNEVEN)
-    before = terms_of(make_pair(student, task, kept_heads=heads_of(masks, compacted=False)), inputs)
+    zeroed = zeroed_copy(student, masks)
+    before = terms_of(make_pair(zeroed, task, kept_heads=heads_of(masks, are_sliced=False)), inputs)
     compact(student, groups, masks, plan=UNEVEN)
-    after = terms_of(make_pair(student, task, kept_heads=heads_of(masks, compacted=True)), inputs)
+    after = terms_of(make_pair(student, task, kept_heads=heads_of(masks)), inputs)
     assert {name: float(term) for name, term in after.items()} == pytest.approx(
         {name: float(term) for name, term in before.items()}, rel=1e-9
     )
@@ -178,7 +178,7 @@ def test_a_teacher_of_another_hidden_size_is_compared_through_the_projections():
 @pytest.mark.parametrize("task", TASKS)
 def test_shares_of_micro_batches_add_up(task):
     student = make_student(task)
-    masked(student, UNEVEN)
+    sliced(student, ALL_HEADS)
     distillation, inputs = make_pair(student, task), make_batch(task)
     whole = distillation.terms(student, inputs, distillation.count(inputs))[0]
     (gradients,) = torch.autograd.grad(distillation.total(whole), [student.bert.embeddings.word_embeddings.weight])
@@ -209,7 +209,7 @@ def test_counts_by_hand():
 
 def test_without_padding_no_mask_is_needed():
     student = make_student()
-    masked(student, UNEVEN)
+    sliced(student, ALL_HEADS)
     distillation, inputs = make_pair(student), make_batch()
     inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     with_mask = terms_of(distillation, inputs)
@@ -221,7 +221,7 @@ def test_without_padding_no_mask_is_needed():
 
 def test_what_stands_in_padding_changes_nothing():
     student = make_student()
-    masked(student, UNEVEN)
+    sliced(student, ALL_HEADS)
     distillation, inputs = make_pair(student), make_batch()
     before = terms_of(distillation, inputs)
     inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, 77)
@@ -232,7 +232,7 @@ def test_what_stands_in_padding_changes_nothing():
 @pytest.mark.parametrize("task", TASKS)
 def test_a_batch_without_labels_teaches_by_its_states_alone(task):
     student, inputs = make_student(task).train(), make_batch(task)
-    masked(student, UNEVEN)
+    sliced(student, ALL_HEADS)
     inputs |= {name: torch.full_like(inputs[name], -100) for name in inputs.keys() - unlabelled(inputs).keys()}
     distillation = make_pair(student, task)
     terms = terms_of(distillation, inputs)
@@ -337,7 +337,7 @@ def test_gradient_checkpointing_keeps_all_terms_and_gradients():
     gradients = []
     for checkpointing in (False, True):
         student = make_student().train()
-        masked(student, UNEVEN)
+        sliced(student, ALL_HEADS)
         if checkpointing:
             student.gradient_checkpointing_enable()
         distillation = make_pair(student)
@@ -361,7 +361,7 @@ def test_projections_run_in_the_context_they_are_given():
 
 def test_terms_are_float32_whatever_the_autocast_type():
     student = make_student()
-    masked(student, UNEVEN)
+    sliced(student, ALL_HEADS)
     distillation = make_pair(student, dtype=torch.bfloat16)
     exact = terms_of(make_pair(student), make_batch())
     autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)

@@ -125,6 +125,15 @@ def test_half_precision_scores_and_other_devices_come_back_as_cpu_masks():
     assert {(mask.dtype, mask.device.type) for mask in masks.values()} == {(torch.bool, "cpu")}
 
 
+def test_a_device_is_asked_once(monkeypatch):
+    """Every copy from a device waits for it."""
+    copies, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (copies.append(tensor), cpu(tensor))[1])
+    groups = groups_of(FULL)
+    choose_masks(random_scores(groups), full_masks(groups), plan=UNEVEN)
+    assert len(copies) == 1
+
+
 def test_choosing_changes_neither_scores_nor_masks():
     scores, masks = random_scores(groups_of(FULL)), full_masks(groups_of(FULL))
     scores["hidden"][3] = math.nan

@@ -1,7 +1,6 @@
 import math
 
 import pytest
-from homodistil_hf.pruning.waypoints import through_waypoints
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -54,14 +54,7 @@ class HomoBertConfig(BertConfig):
     softmax_head_dim: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Take what a `config.json` holds besides: earlier versions wrote which channels were masked, here none are.
-
-        Args:
-            kwargs: settings that are no fields.
-
-        Raises:
-            ValueError: `dropped_hidden_channels` of a training checkpoint of an earlier version.
-        """
+        """Refuse training checkpoints of earlier versions, which say here what was masked in them."""
         if dropped := kwargs.pop("dropped_hidden_channels", None):
             raise ValueError(
                 f"config has dropped_hidden_channels={str(dropped)[:100]}: a training checkpoint of an earlier "
