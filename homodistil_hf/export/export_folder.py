@@ -89,12 +89,16 @@ def export_student(
     run = run_facts(facts)
     student = to_student(model).cpu().eval()
     exported = to_stock(student) if format == "standard" else _with_auto_map(student)
+    teacher_section, costs = _teacher_section(teacher), model_facts(exported)
     known = {
         "facts_version": FACTS_VERSION,
         "format": format,
         "requires": {"transformers": "≥ 5.14"} if format == "compact" else {},
         "versions": version_facts(),
-        **_cost_facts(student, exported, _teacher_section(teacher)),
+        "student": costs,
+        "forms": forms_facts(student),
+        "teacher": teacher_section,
+        "cost_fractions": cost_fractions(costs, teacher_section),
         **run,
         "probe": probe_facts(student),
     }
@@ -232,18 +236,6 @@ def _with_auto_map(student: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
     # save_pretrained would name the instantiated class only.
     student.config.auto_map = family_of(student.config).auto_map
     return student
-
-
-def _cost_facts(
-    student: HomoBertPreTrainedModel, exported: PreTrainedModel, teacher: dict[str, Any] | None
-) -> dict[str, Any]:
-    costs = model_facts(exported)
-    return {
-        "student": costs,
-        "forms": forms_facts(student),
-        "teacher": teacher,
-        "cost_fractions": cost_fractions(costs, teacher),
-    }
 
 
 def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:

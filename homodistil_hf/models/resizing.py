@@ -1,6 +1,7 @@
 """Change a model's sizes in place: its widths to a plan, fewer layers, other parameters in the place of its own."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -129,14 +130,7 @@ def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
     """Set the widths of a student's configuration: plain attributes when uniform, `per_layer_config` when not."""
     config.per_layer_config = None
     config.hidden_size = plan.hidden_size
-    widths = [
-        {
-            "num_attention_heads": layer.num_attention_heads,
-            "head_dim": layer.head_dim,
-            "intermediate_size": layer.intermediate_size,
-        }
-        for layer in plan.layers
-    ]
+    widths = [dataclasses.asdict(layer) for layer in plan.layers]
     for name, value in widths[0].items():
         setattr(config, name, value)
     if not plan.is_uniform:
