@@ -1,21 +1,13 @@
 """Width pruning of BERT-family encoders while they are distilled, as a `transformers.Trainer` extension.
 
-Importing the package registers the per-layer-width classes with transformers' Auto classes; everything else is
-imported when it is first asked for.
+Once the package is imported, transformers' Auto classes load its per-layer-width models. That and all the rest is
+imported when it is first asked for, torch and transformers too.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .models import auto_classes as auto_classes
-from .models.families.modeling_homobert import (
-    HomoBertConfig,
-    HomoBertForMaskedLM,
-    HomoBertForQuestionAnswering,
-    HomoBertForSequenceClassification,
-    HomoBertForTokenClassification,
-    HomoBertModel,
-)
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -25,13 +17,29 @@ if TYPE_CHECKING:
     from .export.export_folder import export_student
     from .export.verify import verify_export
     from .methods.one_shot import OneShotTrainer
+    from .models.families.modeling_homobert import (
+        HomoBertConfig,
+        HomoBertForMaskedLM,
+        HomoBertForQuestionAnswering,
+        HomoBertForSequenceClassification,
+        HomoBertForTokenClassification,
+        HomoBertModel,
+    )
     from .models.widths import LayerWidths, WidthPlan
     from .plans.presets import PRESETS
     from .plans.resolve import resolve_plan
     from .trainer import HomoDistilTrainer
     from .training_args import HomoDistilTrainingArguments
 
+_MODELING = "models.families.modeling_homobert"
+
 _LAZY = {
+    "HomoBertConfig": _MODELING,
+    "HomoBertForMaskedLM": _MODELING,
+    "HomoBertForQuestionAnswering": _MODELING,
+    "HomoBertForSequenceClassification": _MODELING,
+    "HomoBertForTokenClassification": _MODELING,
+    "HomoBertModel": _MODELING,
     "HomoDistilTrainer": "trainer",
     "HomoDistilTrainingArguments": "training_args",
     "LayerWidths": "models.widths",

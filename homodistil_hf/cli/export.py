@@ -21,7 +21,7 @@ class Export:
         metadata={"help": "standard: stock BERT (default); compact: unpadded, with its own code"},
     )
     allow_partial: bool = field(default=False, metadata={"help": "also take a student that is not at its plan yet"})
-    overwrite: bool = field(default=False, metadata={"help": "replace an earlier export in DIR (overwrite=True)"})
+    overwrite: bool = field(default=False, metadata={"help": "replace an earlier export in DIR"})
     teacher: str | None = field(
         default=None, metadata={"help": "Hub name or folder, for the card; default: as the run recorded it"}
     )

@@ -4,11 +4,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, ClassVar, NoReturn, Protocol
-
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
+from dataclasses import MISSING, Field, fields
+from types import NoneType
+from typing import Any, ClassVar, NoReturn, Protocol, get_args, get_origin, get_type_hints
 
 from ..files.messages import nearest_name, shown
 
@@ -27,29 +25,11 @@ class Command(Protocol):
         """Do it, and return the exit status."""
 
 
-class CommandParser(HfArgumentParser):
-    """Flags of dataclasses; errors are raised, so that all of them look alike."""
-
-    def add_argument(self, *names: Any, positional: bool = False, **kwargs: Any) -> argparse.Action:
-        """Add a flag: on or off without a word behind it, under one spelling, or a positional word.
-
-        Args:
-            *names: of the flag.
-            positional: whether it is a word without `--`.
-            **kwargs: those of argparse.
-
-        Returns:
-            `argparse.Action`.
-        """
-        if kwargs.get("type") is string_to_bool:
-            kwargs = {"action": "store_true", "help": kwargs["help"]}
-        if positional:
-            kwargs.pop("required", None)
-        spelled = [name.removeprefix("--" * positional) for name in names if "-" not in name[2:]]
-        return super().add_argument(*spelled, **kwargs)
+class CommandParser(argparse.ArgumentParser):
+    """Raises errors instead of printing and leaving, so that all of them look alike."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing and leaving.
+        """Raise.
 
         Args:
             message: what is wrong with the flags.
@@ -79,24 +59,43 @@ def parse(
     Raises:
         ValueError: an unknown flag, with the nearest valid one, or a value that is wrong.
     """
-    kinds = (command, *more)
     parser = CommandParser(
-        kinds,
         prog=f"homodistil {name}",
         description=command.__doc__,
         epilog=f"example: {command.example}{epilog}",
         allow_abbrev=False,
         **{"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs},
     )
-    *found, unknown = parser.parse_args_into_dataclasses(
-        list(words), return_remaining_strings=True, look_for_args_file=False
-    )
+    entries = {kind: fields(kind) for kind in (command, *more)}
+    for kind, flags in entries.items():
+        hints = get_type_hints(kind)
+        for flag in flags:
+            _add_flag(parser, flag, hints[flag.name])
+    given, unknown = parser.parse_known_args(list(words))
     if unknown:
-        entries = [entry for kind in kinds for entry in fields(kind) if not entry.metadata.get("positional")]
-        flags = ["--help", *(f"--{entry.name}" for entry in entries)]
-        hint = f"; nearest valid: {nearest_name(unknown[0].partition('=')[0], flags)}" * unknown[0].startswith("-")
+        names = [flag.name for flags in entries.values() for flag in flags if not flag.metadata.get("positional")]
+        spelled = ["--help", *(f"--{name}" for name in names)]
+        hint = f"; nearest valid: {nearest_name(unknown[0].partition('=')[0], spelled)}" * unknown[0].startswith("-")
         parser.error(f"unrecognized arguments: {shown(' '.join(unknown))}{hint}")
-    return tuple(found)
+    return tuple(
+        kind(**{flag.name: getattr(given, flag.name) for flag in flags if flag.name in given})
+        for kind, flags in entries.items()
+    )
+
+
+def _add_flag(parser: CommandParser, flag: Field[Any], hint: Any) -> None:
+    """Values that aren't given are left to the dataclass."""
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, **flag.metadata}
+    is_positional = options.pop("positional", False)
+    if NoneType in get_args(hint):
+        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
+    if get_origin(hint) is list:
+        options |= {"nargs": "+", "type": get_args(hint)[0]}
+    else:
+        options |= {"action": "store_true"} if hint is bool else {"type": hint}
+    if not is_positional:
+        options["required"] = flag.default is MISSING and flag.default_factory is MISSING
+    parser.add_argument(flag.name if is_positional else f"--{flag.name}", **options)
 
 
 def show_logs(is_main_process: bool = True) -> None:

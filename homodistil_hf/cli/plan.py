@@ -20,13 +20,13 @@ class Plan:
     student: str | None = field(
         default=None,
         metadata={
-            "help": "preset, budget (params=14M, macs=0.25, either with ,num_attention_heads=8 or ,hidden_size=216 "
-            "behind it), short plan (216-9x24-528), JSON file or JSON object"
+            "help": "this or --latency_ms: preset, budget (params=14M, macs=0.25, either with "
+            ",num_attention_heads=8 or ,hidden_size=216 behind it), short plan (216-9x24-528), JSON file or object"
         },
     )
     latency_ms: float | None = field(
         default=None,
-        metadata={"help": "in place of --student: milliseconds of a forward pass here, no head"},
+        metadata={"help": "this or --student: milliseconds of a forward pass here, no head"},
     )
     batch_size: int | None = field(
         default=None, metadata={"help": "latency_ms: sequences a forward pass (default: 1)"}
@@ -147,7 +147,7 @@ def _advice(fractions: dict[str, Any], num_tokens: float) -> str:
 
 def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:
     """The plan for `--latency_ms` and what is known of its latency; empty for any other student."""
-    from ..plans.latency.budget import LATENCY_BUDGET, LatencyBudget, is_latency_budget, measure_plan, plan_within
+    from ..plans.budgets import LATENCY_BUDGET, is_latency_budget
 
     conditions = {"batch_size": flags.batch_size, "length": flags.length, "backend": flags.backend}
     given = {name: value for name, value in conditions.items() if value is not None}
@@ -159,6 +159,8 @@ def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:
         student = ",".join(f"{name}={value}" for name, value in {LATENCY_BUDGET: flags.latency_ms, **given}.items())
     if not is_latency_budget(student):
         return {}
+    from ..plans.latency.budget import LatencyBudget, measure_plan, plan_within
+
     show_logs()
     budget = LatencyBudget.parse(student)
     found = plan_within(budget, config, multiple=flags.width_multiple)

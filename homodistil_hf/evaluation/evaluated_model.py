@@ -122,7 +122,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     results = results_folder(source, output_dir)
     name = model_name(source)
     if model_of is None:
-        model, tokenizer = load_teacher(str(source)), _hub_tokenizer(str(source))
+        model, tokenizer = load_teacher(str(source), called="model"), _hub_tokenizer(str(source))
         return EvaluatedModel(name, str(source), model.eval(), tokenizer, results)
     folder = model_of.folder
     found = stored_tokenizer(folder)
@@ -134,7 +134,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     export = folder if model_of.kind == "export" else None
     if export is not None:
         read_export_facts(export)  # refused here rather than after hours of fine-tuning
-    return EvaluatedModel(name, str(source), load_teacher(str(folder)).eval(), found, results, export)
+    return EvaluatedModel(name, str(source), load_teacher(str(folder), called="folder").eval(), found, results, export)
 
 
 def model_in(source: str | Path) -> StudentIn | None:

@@ -9,12 +9,14 @@ import copy
 import dataclasses
 import gc
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from transformers.trainer_utils import HubStrategy
 
 from ..distillation.projections import Projections
 from ..export.export_folder import check_target, load_export
@@ -35,6 +37,8 @@ from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.ranks import on_every_rank
 from .config import RunConfig
 from .distill import Say, Sources, check_sources, make_trainer, train_to_the_end
+
+logger = logging.getLogger(__name__)
 
 FAMILY_FILE = "family.json"
 
@@ -61,7 +65,7 @@ def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
         state = _new_state(settings, sources)
         on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
     if is_main:
-        write_json(Path(settings.training.output_dir) / SETTINGS_FILE, settings.given)
+        _write_settings(settings, state["finished"])
     members = settings.members
     for number, (member, source) in enumerate(zip(members, sources, strict=True)):
         folder = _folder(member)
@@ -85,27 +89,22 @@ def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
 
 
 def _check_settings(settings: RunConfig) -> None:
-    run, training = settings.run, settings.training
-    if run.method != "homodistil":
-        raise ValueError(
-            f"student={shown(settings.given['student'])} is a family, which method='homodistil' alone makes, not "
-            f"{run.method!r}; name one student"
-        )
-    if training.width_allocation != "local":
-        raise ValueError(
-            f"width_allocation={training.width_allocation!r} shares widths out by scores, so a member may not fit "
-            "within the one before; a family needs 'local'"
-        )
-    if training.push_to_hub and training.hub_strategy in ("checkpoint", "all_checkpoints"):
-        raise ValueError(
-            f"hub_strategy={str(training.hub_strategy)!r} is not supported for a family, which pushes its students "
-            "when all are done; use 'end'"
-        )
-    if training.resume_from_checkpoint not in (None, "last"):
-        raise ValueError(
-            f"resume_from_checkpoint={training.resume_from_checkpoint!r} is not supported for a family, which finds "
-            "its checkpoints itself; use 'last'"
-        )
+    training, students = settings.training, shown(settings.given["student"])
+    strategy = HubStrategy(training.hub_strategy).value
+    pushes_checkpoints = training.push_to_hub and "checkpoint" in strategy
+    for name, value, is_possible, remedy in (
+        ("method", settings.run.method, settings.run.method == "homodistil", "name one student, or use 'homodistil'"),
+        ("width_allocation", training.width_allocation, training.width_allocation == "local", "use 'local'"),
+        ("hub_strategy", strategy, not pushes_checkpoints, "students are pushed when all are done: use 'end'"),
+        (
+            "resume_from_checkpoint",
+            training.resume_from_checkpoint,
+            training.resume_from_checkpoint in (None, "last"),
+            "a family finds its checkpoints itself: use 'last'",
+        ),
+    ):
+        if not is_possible:
+            raise ValueError(f"{name}={value!r} is not supported for a family (student={students}); {remedy}")
     for folder in (training.output_dir, *(member.training.output_dir for member in settings.members)):
         check_output_dir(folder)
     for member in settings.members:
@@ -155,10 +154,10 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r}")
     for name, given in _identity(settings).items():
-        if state[name] != given:
+        if state.get(name) != given:
             raise ValueError(
-                f"output_dir={settings.training.output_dir!r} holds a family with {name}={shown(state[name])}, not "
-                f"{shown(given)}; resume with that, or name another folder"
+                f"output_dir={settings.training.output_dir!r} holds a family with {name}={shown(state.get(name))}, "
+                f"not {shown(given)}; resume with that, or name another folder"
             )
     state["finished"] = [
         _folder(member).name
@@ -174,6 +173,15 @@ def _identity(settings: RunConfig) -> dict[str, Any]:
 
 def _new_state(settings: RunConfig, sources: Sequence[Sources]) -> dict[str, Any]:
     return _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
+
+
+def _write_settings(settings: RunConfig, finished: Sequence[str]) -> None:
+    path = Path(settings.training.output_dir) / SETTINGS_FILE
+    earlier = read_json_object(path, SETTINGS_FILE) if finished and path.is_file() else settings.given
+    names = earlier.keys() | settings.given.keys()
+    if others := sorted(name for name in names if earlier.get(name) != settings.given.get(name)):
+        logger.warning("%s were trained with other settings: %s differ", ", ".join(finished), ", ".join(others))
+    write_json(path, settings.given)
 
 
 def _start_anew(settings: RunConfig, state: Mapping[str, Any]) -> None:
@@ -279,6 +287,3 @@ def _repository(settings: RunConfig, member: RunConfig) -> str:
     training = settings.training
     name = f"{training.hub_model_id or Path(training.output_dir).absolute().name}-{_folder(member).name}"
     return ensure_repo(name, private=training.hub_private_repo, token=training.hub_token)
-
-
-__all__ = ["FAMILY_FILE", "distill_family", "load_member"]

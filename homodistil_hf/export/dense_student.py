@@ -87,7 +87,7 @@ def checkpoint_student(
 
 def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
     try:
-        student = load_teacher(str(folder))
+        student = load_teacher(str(folder), called="folder")
     except ValueError as error:
         raise ValueError(f"{label} can't be loaded, take another checkpoint: {error}") from error
     if not isinstance(student, HomoBertPreTrainedModel):

@@ -129,7 +129,7 @@ def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
         raise ValueError(f"folder={str(folder)!r} has no config.json; expected an export or a checkpoint-N")
     if (folder / MANIFEST_NAME).is_file():
         check_manifest(folder)
-    student = to_student(load_teacher(str(folder)))
+    student = to_student(load_teacher(str(folder), called="folder"))
     forms = read_export_facts(folder)["forms"] if (folder / FACTS_FILE).is_file() else {}
     if forms:
         plan = WidthPlan.from_dict(forms["compact"]["plan"], student.config.num_hidden_layers)
@@ -181,13 +181,13 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
     if not (target / FACTS_FILE).is_file():
         raise ValueError(f"folder={str(folder)!r} is not empty and holds no export; choose another or empty it")
     if not overwrite:
-        raise ValueError(f"folder={str(folder)!r} holds an export already; pass overwrite=True to replace it")
+        raise ValueError(f"folder={str(folder)!r} holds an export already; overwrite=True (--overwrite) replaces it")
     written = {*read_export_facts(target)["files"], FACTS_FILE, CARD_FILE}
     present = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     if foreign := sorted(present - written):
         raise ValueError(
             f"folder={str(folder)!r} holds files that no export wrote ({', '.join(foreign)}), which overwrite=True "
-            f"would delete; move them away or choose another folder"
+            f"(--overwrite) would delete; move them away or choose another folder"
         )
     return target
 

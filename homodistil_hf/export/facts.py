@@ -52,7 +52,7 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     if padded == plan:
         return {}
     architecture = type(student).__name__
-    stock_name = HEADS[architecture].stock.__name__
+    stock_name = HEADS[architecture].stock_name
     return {
         "compact": planned_facts(student.config, architecture),
         "padded": planned_facts(student.config, stock_name, padded) if padded else None,

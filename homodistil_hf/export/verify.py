@@ -22,7 +22,7 @@ from ..files.messages import shown
 from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE
 from ..models.cost import COSTS, cost_fractions, model_facts
-from ..models.families import CONFIG_CLASSES, FAMILIES, HEADS, family_of
+from ..models.families import FAMILIES, HEADS, MODEL_TYPES, family_of
 from ..models.loading import load_teacher
 from .export_folder import FORMATS, load_export
 from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs, read_facts
@@ -121,7 +121,7 @@ def verify_export(folder: str | Path) -> VerifyReport:
 
 def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     try:
-        exported = load_teacher(str(folder))
+        exported = load_teacher(str(folder), called="folder")
         compact = load_export(folder)
         probe = probe_facts(compact)
     except (ValueError, RuntimeError, OSError) as error:
@@ -173,7 +173,7 @@ def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     config = read_json_object(folder / _CONFIG_FILE, _CONFIG_FILE)
     family = next((family for family in FAMILIES.values() if family.knows(config.get("model_type"))), None)
     if family is None:
-        expected = ", ".join(CONFIG_CLASSES)
+        expected = ", ".join(MODEL_TYPES)
         yield f"{_CONFIG_FILE} model_type: expected one of {expected}, found {shown(config.get('model_type'))}"
         return
     expected_map = family.auto_map if facts["format"] == "compact" else None

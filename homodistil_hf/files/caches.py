@@ -10,8 +10,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
-
 from .checkpoints import manifest_problem, write_manifest
 
 KINDS = ("demo", "datasets", "latency")
@@ -65,6 +63,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 def keep_datasets_here() -> None:
     """Let `datasets` convert and tokenize into our cache, unless `HF_DATASETS_CACHE` tells it where to."""
     if "HF_DATASETS_CACHE" not in os.environ:
+        import datasets  # half a second, which most commands needn't wait for
+
         datasets.config.HF_DATASETS_CACHE = cache_folder() / "datasets"
 
 

@@ -173,20 +173,16 @@ def _says_too_little(error: Exception) -> bool:
 def _error_number(error: Exception, folder: Path) -> int:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    if found := _ERRNO.search(str(error)):
-        return int(found.group(1))
-    # torch keeps the reason to itself.
-    if os.strerror(errno.EROFS) in str(error) or _is_read_only(folder):
+    found = _ERRNO.search(str(error))
+    return int(found.group(1)) if found else _unspoken_number(folder, said=str(error))
+
+
+def _unspoken_number(folder: Path, *, said: str = "") -> int:
+    """What torch keeps to itself."""
+    is_read_only = os.name != "nt" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    if is_read_only or os.strerror(errno.EROFS) in said:
         return errno.EROFS
-    return _unspoken_number(folder)
-
-
-def _unspoken_number(folder: Path) -> int:
     return errno.ENOSPC if shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES else errno.EIO
-
-
-def _is_read_only(folder: Path) -> bool:
-    return os.name != "nt" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _file_being_written(error: Exception, folder: Path) -> str:

@@ -26,9 +26,6 @@ def version_facts() -> dict[str, str]:
     }
 
 
-_PACKAGES = ("torch", "transformers", "onnx", "onnxruntime")
-
-
 def machine_facts() -> dict[str, Any]:
     """Describe this machine.
 
@@ -36,17 +33,14 @@ def machine_facts() -> dict[str, Any]:
         `dict` of JSON values: `processor`, `num_cores`, `num_threads` (torch's, and those of ONNX Runtime here),
         `system`, and `versions` of what is installed.
     """
+    versions = {name: _version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
     return {
         "processor": _processor(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"homodistil_hf": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"homodistil_hf": __version__, "python": platform.python_version(), **versions},
     }
-
-
-def _versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -6,7 +6,7 @@ import re
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, TypeGuard
 
 from .folders import write_text
 from .messages import shown
@@ -14,7 +14,6 @@ from .messages import shown
 MAX_SIZE_BYTES = 64 << 20
 """Largest file that is read: far beyond any config or state, far below the memory of any machine."""
 
-_MAX_DIGITS = 400  # of a whole number: a float can't hold more, and reading takes quadratic time
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -67,7 +66,7 @@ def parse_json(text: str, label: str) -> Any:
     >>> parse_json('{"hidden_size": NaN}', "plan")
     Traceback (most recent call last):
     ...
-    ValueError: plan holds NaN, which is no JSON; expected a finite number
+    ValueError: plan holds NaN, which is no JSON or beyond every float; expected a number
 
     ```
     """
@@ -75,9 +74,9 @@ def parse_json(text: str, label: str) -> Any:
         values = json.loads(
             text,
             object_pairs_hook=lambda pairs: _without_repeats(pairs, label),
-            parse_constant=lambda constant: _refuse_constant(constant, label),
-            parse_int=lambda digits: _whole_number(digits, label),
-            parse_float=lambda digits: _finite_number(digits, label),
+            parse_constant=lambda text: _finite(text, float, label),
+            parse_int=lambda text: _finite(text, int, label),
+            parse_float=lambda text: _finite(text, float, label),
         )
     except json.JSONDecodeError as error:
         raise ValueError(
@@ -141,21 +140,12 @@ def _without_repeats(pairs: list[tuple[str, Any]], label: str) -> dict[str, Any]
     return values
 
 
-def _refuse_constant(constant: str, label: str) -> NoReturn:
-    raise ValueError(f"{label} holds {constant}, which is no JSON; expected a finite number")
-
-
-def _whole_number(digits: str, label: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"{label} is no valid JSON here: a number of {len(digits)} digits; expected {_MAX_DIGITS}")
-    return int(digits)
-
-
-def _finite_number(digits: str, label: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(f"{label} holds {digits[:40]}, which is beyond every float; expected a finite number")
-    return number
+def _finite(text: str, kind: type[float], label: str) -> float:
+    if not math.isfinite(float(text)):  # a whole number that no float holds would also take quadratic time
+        raise ValueError(
+            f"{label} holds {text[:40]}, which is no JSON or beyond every float; expected a finite number"
+        )
+    return kind(text)
 
 
 def _refuse_surrogates(values: Any, label: str) -> None:

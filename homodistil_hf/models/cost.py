@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from transformers import PreTrainedConfig, PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from ..models.families import HEADS
 from .widths import LayerWidths, WidthPlan, teacher_plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
 

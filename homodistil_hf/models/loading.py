@@ -1,15 +1,15 @@
 """A teacher from the Hub or a folder, and what is refused of it; nothing of it is changed."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ..files.hub_errors import HTTP_ERROR, HubError, comes_from_hub, explained, hub_errors
@@ -18,8 +18,11 @@ from ..files.strict_json import read_json_object
 from ..files.tensors import check_weights
 from .config_checks import check_config_values
 from .cost import count_parameters
-from .families import CONFIG_CLASSES, FAMILIES, HEADS, family_of
+from .families import FAMILIES, HEADS, MODEL_TYPES, config_class, family_of
 from .widths import teacher_plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # What transformers, safetensors and pickle raise over content that they do not expect.
 LOADING_ERRORS = (
@@ -40,7 +43,7 @@ _SHOWN_CHARS = 1000  # of a name or of somebody else's message
 
 
 def load_teacher_config(
-    name_or_path: str, *, revision: str | None = None, token: str | None = None
+    name_or_path: str, *, revision: str | None = None, token: str | None = None, called: str = "teacher"
 ) -> PreTrainedConfig:
     """Read and check a teacher's configuration; no weights are loaded and no remote code runs.
 
@@ -48,6 +51,7 @@ def load_teacher_config(
         name_or_path: Hub name or folder of a BERT checkpoint, or of a student checkpoint.
         revision: branch, tag or commit on the Hub.
         token: Hub token; default: the logged-in one.
+        called: what it is to the user, first word of every message.
 
     Returns:
         The configuration of a teacher or a student, with `architectures` naming a class that can be loaded.
@@ -56,12 +60,12 @@ def load_teacher_config(
         ValueError: no BERT, a decoder, an unsupported head or unsupported position embeddings.
         OSError: no such checkpoint.
     """
-    label = f"teacher={str(name_or_path)[:_SHOWN_CHARS]!r}"
+    label = f"{called}={str(name_or_path)[:_SHOWN_CHARS]!r}"
     values = _config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_CLASSES:
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
-            f"{label} has model_type={shown(model_type)}; supported: {', '.join(CONFIG_CLASSES)}. "
+            f"{label} has model_type={shown(model_type)}; supported: {', '.join(MODEL_TYPES)}. "
             f"Choose a BERT encoder such as google-bert/bert-base-uncased"
         )
     if model_type in FAMILIES and "auto_map" in values:
@@ -69,9 +73,9 @@ def load_teacher_config(
             f"{label} brings its own modelling code (auto_map={shown(values['auto_map'])}), which "
             f"stock BERT would ignore; choose a checkpoint of stock transformers BERT"
         )
-    config = _built_config(CONFIG_CLASSES[model_type], values, f"{label}: {CONFIG_NAME}")
+    config = _built_config(values, f"{label}: {CONFIG_NAME}")
     config.name_or_path = str(name_or_path)
-    config.architectures = config.architectures or [family_of(config).heads[0].stock.__name__]
+    config.architectures = config.architectures or [family_of(config).heads[0].stock_name]
     refuse_architecture(config.architectures[0])
     refuse_config(config)
     return config
@@ -95,20 +99,28 @@ def _config_values(name: str, label: str, *, revision: str | None, token: str | 
     return read_json_object(path, f"{label}: {CONFIG_NAME}")
 
 
-def _built_config(config_class: type[PreTrainedConfig], values: dict[str, Any], label: str) -> PreTrainedConfig:
-    check_config_values(values, label)
+def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
+    kind = config_class(values["model_type"])
+    check_config_values(values, kind, label)
     try:
-        config = config_class.from_dict(values)
+        config = kind.from_dict(values)
         teacher_plan(config)
+        if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+            raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
     except LOADING_ERRORS as error:
         raise ValueError(
-            f"{label} can't be used ({type(error).__name__}: {str(error)[:_SHOWN_CHARS]}); mend it"
+            f"{label} can't be used ({type(error).__name__}: {' '.join(str(error).split())[:_SHOWN_CHARS]}); mend it"
         ) from error
     return config
 
 
 def load_teacher(
-    name_or_path: str, *, config: PreTrainedConfig | None = None, revision: str | None = None, token: str | None = None
+    name_or_path: str,
+    *,
+    config: PreTrainedConfig | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    called: str = "teacher",
 ) -> PreTrainedModel:
     """Load a teacher's weights in float32, in evaluation mode.
 
@@ -120,6 +132,7 @@ def load_teacher(
         config: what [`load_teacher_config`] returned; default: read now.
         revision: branch, tag or commit on the Hub.
         token: Hub token; default: the logged-in one.
+        called: what it is to the user, first word of every message.
 
     Returns:
         A model of a stock class, or of a student's for a student checkpoint.
@@ -128,8 +141,8 @@ def load_teacher(
         ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
         HubError: the Hub refused or can't be reached.
     """
-    label = f"teacher={str(name_or_path)[:_SHOWN_CHARS]!r}"
-    config = config or load_teacher_config(name_or_path, revision=revision, token=token)
+    label = f"{called}={str(name_or_path)[:_SHOWN_CHARS]!r}"
+    config = config or load_teacher_config(name_or_path, revision=revision, token=token, called=called)
     if Path(name_or_path).is_dir():
         num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
         check_weights(name_or_path, num_parameters, label)
@@ -144,7 +157,7 @@ def load_teacher(
             config=config,
             revision=revision or "main",
             token=token,
-            dtype=torch.float32,
+            dtype="float32",
             output_loading_info=True,
         )
     except (*LOADING_ERRORS, HTTP_ERROR) as error:
@@ -185,7 +198,7 @@ def refuse_architecture(class_name: str) -> None:
         return
     remedies = {name: remedy for family in FAMILIES.values() for name, remedy in family.refused.items()}
     raise ValueError(
-        f"teacher class {class_name} is not supported; expected one of {', '.join(HEADS)}; "
+        f"teacher class {class_name[:_SHOWN_CHARS]} is not supported; expected one of {', '.join(HEADS)}; "
         + remedies.get(class_name, "choose a stock BERT encoder with one of these heads")
     )
 

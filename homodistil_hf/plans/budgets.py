@@ -24,6 +24,7 @@ from ..models.cost import count_parameters, encoder_macs
 from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, teacher_plan
 
 TOLERANCE = 0.03
+LATENCY_BUDGET = "latency_ms"
 _EXAMPLES = {"params": "14M", "macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
 _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", re.ASCII)
@@ -89,6 +90,11 @@ def plan_for_budget(budget: str | Budget, teacher_config: PreTrainedConfig, *, m
 
     candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
     return min(candidates, key=distance)
+
+
+def is_latency_budget(student: object) -> bool:
+    """Whether what the user calls the student, in any way, is a latency budget, which is met elsewhere."""
+    return isinstance(student, str) and student.partition("=")[0].strip() == LATENCY_BUDGET and "=" in student
 
 
 def named_widths(budget: str) -> dict[str, int]:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 
@@ -19,9 +19,11 @@ from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json
 from ..models.cost import encoder_macs
 from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
-from .budgets import nearest_macs_budget, plan_for_budget
-from .latency.budget import LatencyBudget, is_latency_budget, plan_within
+from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget
 from .presets import BERT_BASE, PRESETS
+
+if TYPE_CHECKING:
+    from .latency.budget import LatencyBudget
 
 __all__ = [
     "LayerWidths",
@@ -82,6 +84,8 @@ def resolve_plan(
     if isinstance(student, str) and student in PRESETS:
         return _preset_plan(student, teacher, multiple)
     if isinstance(student, str) and is_latency_budget(student):
+        from .latency.budget import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
+
         budget = LatencyBudget.parse(student)
         return measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple).plan
     if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):

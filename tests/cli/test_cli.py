@@ -424,6 +424,14 @@ def test_two_processes_tell_their_result_once(folder, tmp_path):
 # plan
 
 
+def test_help_says_that_a_plan_takes_one_of_two_flags(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["plan", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--student STUDENT this or --latency_ms: " in text
+    assert "--latency_ms LATENCY_MS this or --student: " in text
+
+
 def test_plan_needs_no_weights(tmp_path, folder, capsys):
     shutil.copy(folder / "teacher" / "config.json", tmp_path)
     assert main(["plan", "--teacher", str(tmp_path), "--student", "macs=0.5", "--json"]) == 0

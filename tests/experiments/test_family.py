@@ -11,6 +11,7 @@ import pytest
 import torch
 from run_traces import Interrupt
 from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_models import make_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
@@ -23,6 +24,7 @@ from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.files.folders import remove_folder
 from homodistil_hf.models.families.family import PROJECTIONS
 from homodistil_hf.models.loading import load_teacher_config
+from homodistil_hf.models.widths import teacher_plan
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.training import student_plan
 
@@ -189,6 +191,13 @@ def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
     assert list(run.glob("*/checkpoint-*")) == []
 
 
+def test_members_that_were_trained_with_other_settings_are_named(folder, tmp_path, caplog):
+    distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2)
+    assert "other settings" not in caplog.text
+    distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2, kl_weight=2.0, resume_from_checkpoint="last")
+    assert f"{FOLDERS[0]}, {FOLDERS[1]} were trained with other settings: kl_weight differ" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_member_that_has_lost_a_file_is_trained_again(whole, folder, tmp_path):
     run = tmp_path / "run"
@@ -222,12 +231,15 @@ def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
     [
         (
             {"method": "one_shot"},
-            "is a family, which method='homodistil' alone makes, not 'one_shot'; name one student",
+            "method='one_shot' is not supported for a family .*; name one student, or use",
         ),
-        ({"width_allocation": "global"}, "width_allocation='global' shares .*; a family needs 'local'"),
-        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "hub_strategy=.* is not supported for a family"),
+        ({"width_allocation": "global"}, "width_allocation='global' is not supported for a family .*; use 'local'"),
+        (
+            {"push_to_hub": True, "hub_strategy": "checkpoint"},
+            "hub_strategy='checkpoint' is not supported for a family",
+        ),
         ({"resume_from_checkpoint": "last"}, "finds no family.json in output_dir=.*; start without it"),
-        ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a family, .*; use 'last'"),
+        ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a family .*: use 'last'"),
         (
             {"attention_weight": 1.0},
             "attention_weight=1.0 needs members with the teacher's heads .4 a layer., but for",
@@ -327,3 +339,19 @@ def test_two_processes_make_a_family_and_go_on_with_it(folder, tmp_path):
         assert done.stdout.count("The others, loaded alike:") == 1
     assert done.stdout.count("\nmember ") == 0
     assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS
+
+
+def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, tmp_path):
+    teacher, student = make_teacher(), make_teacher()
+    for number, plan in enumerate(STUDENTS[1:]):
+        trainer = make_trainer(
+            model=student, teacher=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
+        )
+        if number:
+            assert teacher_plan(trainer.model.config).hidden_size == 20
+            learned = student.get_submodule(PROJECTIONS).state_dict()
+            own = trainer.model.get_submodule(PROJECTIONS).state_dict()
+            assert all(torch.equal(own[name], learned[name]) for name in learned)
+        trainer.train()
+        student = trainer.model
+    assert teacher_plan(student.config).to_dict() == NARROWEST

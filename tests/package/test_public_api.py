@@ -8,6 +8,8 @@ import pytest
 
 import homodistil_hf
 import homodistil_hf.evaluation
+from homodistil_hf.models.auto_classes import STUDENT_TYPES
+from homodistil_hf.models.families import FAMILIES
 
 PUBLIC_NAMES = [
     "PRESETS",
@@ -101,6 +103,74 @@ def test_import_registers_the_auto_classes():
         "    print(type(getattr(transformers, auto).from_config(config)).__name__)"
     )
     assert found.split() == list(AUTO_CLASSES.values())
+
+
+USES = {
+    "transformers.AutoConfig.for_model('homobert')": "HomoBertConfig",
+    "transformers.AutoModelForMaskedLM.from_pretrained(folder)": "HomoBertForMaskedLM",
+    "transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(folder))": "HomoBertModel",
+    "transformers.AutoModel.from_config(homodistil_hf.HomoBertConfig.from_pretrained(folder))": "HomoBertModel",
+    "transformers.AutoModel.from_config(modeling_homobert.HomoBertConfig.from_pretrained(folder))": "HomoBertModel",
+}
+ORDERS = (
+    "import homodistil_hf, transformers",
+    "import transformers, homodistil_hf",
+    "import homodistil_hf, transformers.models.bert.modeling_bert",
+    "import transformers.models.bert.modeling_bert, homodistil_hf",
+    "from transformers import AutoModelForMaskedLM\nimport homodistil_hf, transformers",
+    "import homodistil_hf\nfrom transformers.models.auto.modeling_auto import AutoModel\nimport transformers",
+)
+
+
+@pytest.fixture(scope="module")
+def compact_export(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compact")
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = homodistil_hf.HomoBertConfig(vocab_size=8, max_position_embeddings=8, **shape)
+    homodistil_hf.HomoBertForMaskedLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_students_load_in_whatever_order_things_are_imported(order, compact_export):
+    found = in_a_fresh_process(
+        f"{order}\nprint(type(transformers.AutoModelForMaskedLM.from_pretrained({compact_export!r})).__name__)"
+    )
+    assert found == "HomoBertForMaskedLM"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", USES)
+def test_students_are_found_by_whatever_names_them_first(use, compact_export):
+    deep = "from homodistil_hf.models.families import modeling_homobert\n" * ("modeling_homobert" in use)
+    found = in_a_fresh_process(
+        f"import homodistil_hf, transformers\n{deep}folder = {compact_export!r}\nprint(type({use}).__name__)"
+    )
+    assert found == USES[use]
+
+
+def test_every_student_type_is_known_before_anything_is_imported():
+    assert {family.student_type: family.modeling for family in FAMILIES.values()} == STUDENT_TYPES
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import homodistil_hf", "import sys\nfrom homodistil_hf.cli import main\nsys.argv[1:] = ['--help']\nmain()"],
+)
+def test_neither_import_nor_help_needs_torch(code):
+    watched = "import atexit, sys\natexit.register(lambda: print({'torch', 'transformers'} & {*sys.modules}))\n"
+    assert in_a_fresh_process(watched + code).splitlines()[-1] == "set()"
+
+
+def test_a_plan_needs_no_models(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
+    heavy = ["accelerate", "datasets", "transformers.modeling_utils", "transformers.trainer", "torch._dynamo"]
+    words = ["plan", "--teacher", str(tmp_path), "--student", "homobert-tiny"]
+    found = in_a_fresh_process(
+        f"import sys\nfrom homodistil_hf.cli import main\nmain({words})\nprint({{*{heavy}}} & {{*sys.modules}})"
+    )
+    assert found.splitlines()[-1] == "set()"
 
 
 @pytest.mark.slow

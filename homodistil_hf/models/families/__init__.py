@@ -1,18 +1,34 @@
 """One file a family: its parameter paths and classes as data, and the modelling file that travels in exports."""
 
-from transformers import PreTrainedConfig
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from .bert import BERT
 from .family import EncoderFamily, Head
 
-FAMILIES = {family.model_type: family for family in (BERT,)}
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-CONFIG_CLASSES: dict[str, type[PreTrainedConfig]] = {
-    config_class.model_type: config_class
-    for family in FAMILIES.values()
-    for config_class in (family.stock_config, family.student_config)
-}
-"""Model type → configuration, of teachers and of students."""
+FAMILIES = {family.model_type: family for family in (BERT,)}
+MODEL_TYPES = tuple(name for family in FAMILIES.values() for name in (family.model_type, family.student_type))
+"""Of teachers and of students."""
+
+
+def config_class(model_type: str) -> type[PreTrainedConfig]:
+    """The configuration of a model type.
+
+    Args:
+        model_type: one of `MODEL_TYPES`.
+
+    Returns:
+        The stock class, or that of the students.
+    """
+    return next(
+        family.stock_config if model_type in FAMILIES else family.student_config
+        for family in FAMILIES.values()
+        if family.knows(model_type)
+    )
 
 
 def family_of(config: PreTrainedConfig) -> EncoderFamily:
@@ -31,7 +47,7 @@ def family_of(config: PreTrainedConfig) -> EncoderFamily:
         if family.knows(config.model_type):
             return family
     raise ValueError(
-        f"model_type={config.model_type!r} is of no family here; expected one of {', '.join(CONFIG_CLASSES)}"
+        f"model_type={config.model_type!r} is of no family here; expected one of {', '.join(MODEL_TYPES)}"
     )
 
 

@@ -1,13 +1,6 @@
 """BERT: which of its parameters have which units, and its classes, stock and per-layer-width."""
 
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-)
+from transformers import BertConfig
 
 from .family import (
     MASKED_LM,
@@ -17,18 +10,10 @@ from .family import (
     TOKEN_CLASSIFICATION,
     EncoderFamily,
     Head,
-)
-from .modeling_homobert import (
-    HomoBertConfig,
-    HomoBertEncoder,
-    HomoBertForMaskedLM,
-    HomoBertForQuestionAnswering,
-    HomoBertForSequenceClassification,
-    HomoBertForTokenClassification,
-    HomoBertModel,
-    HomoBertSelfAttention,
+    HeadKind,
 )
 
+_MODELING = f"{__package__}.modeling_homobert"
 _LAYER = "bert.encoder.layer.{l}."
 _ANY_LAYER = r"bert\.encoder\.layer\.\d+\."
 
@@ -37,19 +22,25 @@ def _linear(name: str) -> tuple[str, str]:
     return f"{_LAYER}{name}.weight", f"{_LAYER}{name}.bias"
 
 
-_MASKED_LM = Head(MASKED_LM, BertForMaskedLM, HomoBertForMaskedLM)
+def _head(kind: HeadKind, name: str) -> Head:
+    return Head(kind, stock_name=name, student_name=f"Homo{name}", modeling=_MODELING)
+
+
+_MASKED_LM = _head(MASKED_LM, "BertForMaskedLM")
 
 BERT = EncoderFamily(
     model_type="bert",
+    student_type="homobert",
     stock_config=BertConfig,
-    student_config=HomoBertConfig,
-    stock_encoder=BertModel,
-    student_encoder=HomoBertModel,
+    modeling=_MODELING,
+    student_config_name="HomoBertConfig",
+    encoder_name="BertModel",
+    student_encoder_name="HomoBertModel",
     heads=(
         _MASKED_LM,
-        Head(SEQUENCE_CLASSIFICATION, BertForSequenceClassification, HomoBertForSequenceClassification),
-        Head(TOKEN_CLASSIFICATION, BertForTokenClassification, HomoBertForTokenClassification),
-        Head(QUESTION_ANSWERING, BertForQuestionAnswering, HomoBertForQuestionAnswering),
+        _head(SEQUENCE_CLASSIFICATION, "BertForSequenceClassification"),
+        _head(TOKEN_CLASSIFICATION, "BertForTokenClassification"),
+        _head(QUESTION_ANSWERING, "BertForQuestionAnswering"),
     ),
     also_loaded={"BertForPreTraining": _MASKED_LM},
     refused={
@@ -58,8 +49,8 @@ BERT = EncoderFamily(
         "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
     },
     surplus=("bert.pooler.", "cls.seq_relationship."),
-    encoder_stack=HomoBertEncoder,
-    self_attention=HomoBertSelfAttention,
+    encoder_stack_name="HomoBertEncoder",
+    self_attention_name="HomoBertSelfAttention",
     hidden=(
         (r"bert\.embeddings\.(word|position|token_type)_embeddings\.weight", 1),
         (r".*LayerNorm\.(weight|bias)", 0),

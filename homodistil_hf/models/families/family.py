@@ -1,11 +1,17 @@
-"""What the package has to know of an architecture, and what heads are called in any; no architecture is named here."""
+"""What the package has to know of an architecture, and what heads are called in any; no architecture is named here.
 
-import inspect
+Models' classes are known by name and imported when they are asked for: who plans a student needs none of them.
+"""
+
+from __future__ import annotations
+
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 PROJECTIONS = "projections"
 """Name under which the trainer attaches the projections student → teacher to the student."""
@@ -72,17 +78,29 @@ class Head:
 
     Args:
         kind: what it predicts.
-        stock: transformers' class.
-        student: ours.
+        stock_name: transformers' class.
+        student_name: ours.
+        modeling: module of our class.
     """
 
     kind: HeadKind
-    stock: type[PreTrainedModel]
-    student: type[PreTrainedModel]
+    stock_name: str
+    student_name: str
+    modeling: str
+
+    @property
+    def stock(self) -> type[PreTrainedModel]:
+        """Transformers' class."""
+        return _imported("transformers", self.stock_name)
+
+    @property
+    def student(self) -> type[PreTrainedModel]:
+        """Our class."""
+        return _imported(self.modeling, self.student_name)
 
     def class_called(self, name: str) -> type[PreTrainedModel]:
         """The class that a `config.json` means: the student's where that is its name, else the stock class."""
-        return self.student if name == self.student.__name__ else self.stock
+        return self.student if name == self.student_name else self.stock
 
 
 @dataclass(frozen=True)
@@ -91,16 +109,18 @@ class EncoderFamily:
 
     Args:
         model_type: the teacher's `config.model_type`.
+        student_type: that of its students.
         stock_config: transformers' configuration; that of the students is derived from it.
-        student_config: ours.
-        stock_encoder: transformers' model without a head.
-        student_encoder: ours.
+        modeling: module of the students' classes, whose file travels in compact exports.
+        student_config_name: its configuration.
+        encoder_name: transformers' model without a head.
+        student_encoder_name: ours.
         heads: what teachers and students can predict, the default first.
         also_loaded: other stock classes → the head as which they are loaded.
         refused: stock classes that no student exists for → what to do.
         surplus: prefixes of a teacher's parameters that a student may lack.
-        encoder_stack: the module whose `layer` lists the layers.
-        self_attention: the module inside a layer whose widths can be set.
+        encoder_stack_name: our module whose `layer` lists the layers.
+        self_attention_name: our module inside a layer whose widths can be set.
         hidden: `(pattern, dim)` of everything that has a hidden channel; patterns are whole-name regular expressions.
         query: parameters whose rows are query channels, the weight first.
         key: parameters whose rows are key channels, the weight first.
@@ -114,16 +134,18 @@ class EncoderFamily:
     """
 
     model_type: str
+    student_type: str
     stock_config: type[PreTrainedConfig]
-    student_config: type[PreTrainedConfig]
-    stock_encoder: type[PreTrainedModel]
-    student_encoder: type[PreTrainedModel]
+    modeling: str
+    student_config_name: str
+    encoder_name: str
+    student_encoder_name: str
     heads: tuple[Head, ...]
     also_loaded: dict[str, Head]
     refused: dict[str, str]
     surplus: tuple[str, ...]
-    encoder_stack: type[Any]
-    self_attention: type[Any]
+    encoder_stack_name: str
+    self_attention_name: str
     hidden: tuple[tuple[str, int], ...]
     query: tuple[str, ...]
     key: tuple[str, ...]
@@ -137,13 +159,38 @@ class EncoderFamily:
 
     def knows(self, model_type: object) -> bool:
         """Whether a `config.json` of this model type is one of its teachers' or students'."""
-        return model_type in (self.model_type, self.student_config.model_type)
+        return model_type in (self.model_type, self.student_type)
 
     @property
     def heads_by_name(self) -> dict[str, Head]:
         """Class name → its head: stock classes, then those of the students."""
-        stock = {head.stock.__name__: head for head in self.heads}
-        return self.also_loaded | stock | {head.student.__name__: head for head in self.heads}
+        stock = {head.stock_name: head for head in self.heads}
+        return self.also_loaded | stock | {head.student_name: head for head in self.heads}
+
+    @property
+    def student_config(self) -> type[PreTrainedConfig]:
+        """The students' configuration."""
+        return _imported(self.modeling, self.student_config_name)
+
+    @property
+    def stock_encoder(self) -> type[PreTrainedModel]:
+        """Transformers' model without a head."""
+        return _imported("transformers", self.encoder_name)
+
+    @property
+    def student_encoder(self) -> type[PreTrainedModel]:
+        """The student without a head."""
+        return _imported(self.modeling, self.student_encoder_name)
+
+    @property
+    def encoder_stack(self) -> type[Any]:
+        """The module whose `layer` lists the layers."""
+        return _imported(self.modeling, self.encoder_stack_name)
+
+    @property
+    def self_attention(self) -> type[Any]:
+        """The module inside a layer whose widths can be set."""
+        return _imported(self.modeling, self.self_attention_name)
 
     @property
     def auto_classes(self) -> dict[str, type]:
@@ -157,7 +204,7 @@ class EncoderFamily:
     @property
     def modeling_file(self) -> Path:
         """The file of the students' classes, which travels in compact exports."""
-        return Path(inspect.getfile(self.student_config))
+        return Path(__file__).with_name(f"{self.modeling.rpartition('.')[2]}.py")
 
     @property
     def auto_map(self) -> dict[str, str]:
@@ -168,3 +215,7 @@ class EncoderFamily:
         """The linear modules of a layer's attention in a student: query, key, value and output."""
         weights = (self.query[0], self.key[0], self.value[0], self.attention_output[0])
         return [model.get_submodule(name.format(l=layer).removesuffix(".weight")) for name in weights]
+
+
+def _imported(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)

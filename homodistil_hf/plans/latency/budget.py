@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from transformers import PreTrainedConfig
 from ...files.messages import nearest_name, shown
 from ...models.families import family_of
 from ...models.widths import WidthPlan, teacher_plan
-from ..budgets import plan_for_latency
+from ..budgets import LATENCY_BUDGET, plan_for_latency
 from .backends import FirstOutput, make_runner, model_inputs
 from .parts import Conditions, embedding_shape, latency_table
 from .timing import figures, time_in_turns
 
-LATENCY_BUDGET = "latency_ms"
 _TYPES = {"batch_size": int, "length": int, "backend": str}
 _EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
 
@@ -80,11 +78,6 @@ class LatencyPlan:
         conditions = dataclasses.asdict(budget.conditions)
         predicted = {"student": self.latency_ms, "teacher": self.teacher_latency_ms}
         return {"limit_ms": budget.limit_ms, "conditions": conditions, "predicted_ms": predicted}
-
-
-def is_latency_budget(student: str | Mapping[str, Any] | None) -> bool:
-    """Whether what the user calls the student, in any way, is a latency budget."""
-    return isinstance(student, str) and student.partition("=")[0].strip() == LATENCY_BUDGET and "=" in student
 
 
 def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: int = 8) -> LatencyPlan:

@@ -30,7 +30,7 @@ from homodistil_hf.export.dense_student import checkpoint_pruner
 from homodistil_hf.export.export_folder import check_target, convert_export
 from homodistil_hf.files.checkpoints import check_manifest, write_manifest
 from homodistil_hf.files.strict_json import parse_json, read_json
-from homodistil_hf.files.tensors import count_weights, load_tensors, stays_inside
+from homodistil_hf.files.tensors import load_tensors, stays_inside
 from homodistil_hf.models.config_checks import check_config_values
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, stored_tokenizer
@@ -236,8 +236,8 @@ def test_json_larger_than_any_config_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("9" * 5000, "a number of 5000 digits"),
-        ("1e999", "holds 1e999, which is beyond every float"),
+        ("9" * 5000, "holds 9{40}, which is no JSON or beyond every float"),
+        ("1e999", "holds 1e999, which is no JSON or beyond every float"),
         ("-Infinity", "holds -Infinity, which is no JSON"),
         ('{"a": 1, "a": 2}', "has the key 'a' more than once"),
         ('["\\ud800"]', r"holds half a character, '\\ud800'"),
@@ -322,18 +322,16 @@ def test_a_weight_file_with_a_long_name_is_named_in_short(tmp_path):
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected .* to 1024"),
         ({"num_labels": 10**9}, "num_labels=1000000000; expected"),
         ({"num_attention_heads": 0}, "num_attention_heads=0; expected"),
-        ({"hidden_size": True}, "hidden_size=True; expected"),
-        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps='1e-12'; expected a number"),
-        ({"hidden_act": "exec"}, "hidden_act='exec'; expected one of"),
+        ({"hidden_size": True}, "hidden_size=True; expected a whole number"),
+        ({"layer_norm_eps": "1e-12"}, "can't be used .*'layer_norm_eps' expected float, got str"),
         ({"torch_dtype": "load"}, "torch_dtype='load'; expected one of float16"),
-        ({"attn_implementation": "evil/kernel"}, "attn_implementation='evil/kernel'; expected one of eager, sdpa"),
+        ({"attn_implementation": "evil/kernel"}, "attn_implementation='evil/kernel'; expected eager or sdpa"),
         ({"quantization_config": {"bits": 4}}, "quantization_config=.*only unquantized"),
         ({"to_dict": 5}, "the key 'to_dict', which belongs to the class itself"),
         ({"attribute_map": {"a": "b"}}, "the key 'attribute_map', which belongs to the class"),
-        ({"pad_token_id": 64}, "pad_token_id=64; expected less than vocab_size=64"),
+        ({"pad_token_id": 64}, "can't be used .*pad_token_id=64 is none of vocab_size=64 tokens"),
         ({"architectures": [5]}, r"architectures=\[5\]; expected a list of class names"),
-        ({"id2label": {"x": "y"}}, "id2label=.*expected an object"),
-        ({"dropped_hidden_channels": [16]}, "dropped_hidden_channels=.*expected different channels"),
+        ({"id2label": {"x": "y"}}, "can't be used .*invalid literal for int"),
         ({"per_layer_config": {"0": {"head_dim": -1}}}, "per_layer_config=.*layer number"),
         ({"model_type": ["bert"]}, r"model_type=\['bert'\]; supported"),
     ],
@@ -346,8 +344,9 @@ def test_a_configuration_is_checked_before_it_is_used(values, message, tmp_path)
 
 
 def test_what_transformers_writes_is_a_configuration_that_may_be_used():
-    check_config_values(BertConfig().to_dict(), "config.json")
-    check_config_values(BertConfig(num_labels=5, problem_type="regression", dtype="bfloat16").to_dict(), "config.json")
+    check_config_values(BertConfig().to_dict(), BertConfig, "config.json")
+    values = BertConfig(num_labels=5, problem_type="regression", dtype="bfloat16").to_dict()
+    check_config_values(values, BertConfig, "config.json")
 
 
 def header_of(tensors, data=b""):
@@ -372,7 +371,6 @@ TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (header_of({"a": TENSOR | {"data_offsets": [8, 0]}}, bytes(8)), "invalid offset for tensor `a`"),
         (header_of({"a": {}}), "missing field `dtype`"),
         (header_of([1]), "invalid type: sequence"),
-        (header_of({"__metadata__": {"format": "tf"}}), "has the format 'tf'; expected pt"),
     ],
 )
 def test_a_header_tells_of_its_own_file(content, message, tmp_path):
@@ -380,11 +378,6 @@ def test_a_header_tells_of_its_own_file(content, message, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^file='.*x.safetensors' .*{message}"):
         load_tensors(path)
-
-
-def test_a_header_tells_how_many_weights_there_are(tmp_path):
-    save_file({"a": torch.zeros(2, 3), "b": torch.zeros(0, dtype=torch.bool)}, tmp_path / "x.safetensors")
-    assert count_weights(tmp_path / "x.safetensors", "file") == 6
 
 
 @pytest.mark.parametrize("name", ["../escaped.safetensors", "/etc/passwd", "..\\x", "C:x", "a\0b", ""])
@@ -402,7 +395,7 @@ def test_no_memory_is_taken_for_weights_that_are_not_there(tmp_path):
     tiny_teacher().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 16_000_000, "hidden_size": 65_536}))
-    with pytest.raises(ValueError, match="weights, its config.json describes 1,082,"):
+    with pytest.raises(ValueError, match="bytes of weights, its config.json describes 1,082,[0-9,]* weights"):
         load_teacher(str(tmp_path))
 
 

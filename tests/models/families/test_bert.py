@@ -9,7 +9,7 @@ import pytest
 from transformers import BertConfig
 
 import homodistil_hf
-from homodistil_hf.models.families import CONFIG_CLASSES, FAMILIES, HEADS, family_of
+from homodistil_hf.models.families import FAMILIES, HEADS, MODEL_TYPES, config_class, family_of
 from homodistil_hf.models.families.bert import BERT
 from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
 
@@ -60,7 +60,7 @@ def test_the_exceptions_name_it():
 
 
 def test_a_family_is_found_by_both_of_its_model_types():
-    assert {"bert": BertConfig, "homobert": HomoBertConfig} == CONFIG_CLASSES
+    assert {name: config_class(name) for name in MODEL_TYPES} == {"bert": BertConfig, "homobert": HomoBertConfig}
     assert family_of(BertConfig()) is family_of(HomoBertConfig()) is BERT is FAMILIES["bert"]
 
 

@@ -17,11 +17,11 @@ from homodistil_hf.files.caches import cache_folder, cache_sizes
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertModel
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
-from homodistil_hf.plans.budgets import plan_for_budget, plan_for_latency
+from homodistil_hf.plans.budgets import is_latency_budget, plan_for_budget, plan_for_latency
 from homodistil_hf.plans.latency import budget as planning
 from homodistil_hf.plans.latency import parts
 from homodistil_hf.plans.latency.backends import model_inputs
-from homodistil_hf.plans.latency.budget import LatencyBudget, is_latency_budget, measure_plan, plan_within
+from homodistil_hf.plans.latency.budget import LatencyBudget, measure_plan, plan_within
 from homodistil_hf.plans.latency.parts import (
     AttentionBlock,
     Conditions,
