@@ -67,7 +67,7 @@ def checkpoint_student(
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
     check_manifest(folder)
-    student = _load_student(folder, label)
+    student = load_teacher(str(folder), called="folder")
     kept, num_layers = teacher_plan(student.config), student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))
     check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
@@ -83,13 +83,3 @@ def checkpoint_student(
             f"{label} has a pruning state that can't be used ({type(error).__name__}: {error}); take another one"
         ) from error
     return narrowed_copy(pruner, format=format), state
-
-
-def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
-    try:
-        student = load_teacher(str(folder), called="folder")
-    except ValueError as error:
-        raise ValueError(f"{label} can't be loaded, take another checkpoint: {error}") from error
-    if not isinstance(student, HomoBertPreTrainedModel):
-        raise ValueError(f"{label} holds a {type(student).__name__}, which is no student; export it as it is")
-    return student

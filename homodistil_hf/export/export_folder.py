@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files.checkpoints import MANIFEST_NAME, check_manifest, last_checkpoint
+from ..files.checkpoints import last_checkpoint
 from ..files.folders import naming_the_file, publish, recover, remove_folder
 from ..files.messages import nearest_name
 from ..files.provenance import version_facts
@@ -116,21 +116,14 @@ def export_student(
 
 
 def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
-    """Load an export of either format, or a checkpoint, as a student in float32, in evaluation mode.
-
-    Padding of a standard export is cut off again. A checkpoint's manifest is checked first; the student then has the
-    widths of that moment.
+    """Load an export of either format as a student in float32, in evaluation mode; padding is cut off again.
 
     Raises:
-        ValueError: no such export, or its weights or facts can't be used.
+        ValueError: no export, or its weights or facts can't be used.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"folder={str(folder)!r} has no config.json; expected an export or a checkpoint-N")
-    if (folder / MANIFEST_NAME).is_file():
-        check_manifest(folder)
+    forms = read_export_facts(folder)["forms"]
     student = to_student(load_teacher(str(folder), called="folder"))
-    forms = read_export_facts(folder)["forms"] if (folder / FACTS_FILE).is_file() else {}
     if forms:
         plan = WidthPlan.from_dict(forms["compact"]["plan"], student.config.num_hidden_layers)
         if plan != teacher_plan(student.config):
@@ -141,18 +134,17 @@ def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
 def convert_export(
     source: str | Path, folder: str | Path, format: str, *, teacher: Teacher = None, overwrite: bool = False
 ) -> Path:
-    """Write an export or a checkpoint again, in another format or another place, see [`export_student`].
+    """Write an export again, in another format or another place, see [`export_student`].
 
     Args:
-        source: an export, or `checkpoint-N`.
+        source: an export.
         folder: where to.
         format: `"standard"` or `"compact"`.
         teacher: what the student was made from; default: as the source's facts have it.
         overwrite: replace an earlier export in the folder.
     """
     source = Path(source)
-    student = load_export(source)
-    earlier = read_export_facts(source) if (source / FACTS_FILE).is_file() else {}
+    student, earlier = load_export(source), read_export_facts(source)
     return export_student(
         student,
         folder,

@@ -13,12 +13,6 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import nearest_name, shown
 
-
-def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
-    """The plan of some layers of a model."""
-    return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
-
-
 LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
 UNIFORM_KEYS = ("hidden_size", *LAYER_KEYS)
 PER_LAYER_KEYS = ("hidden_size", "layers")
@@ -254,6 +248,11 @@ def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths
             f"expected a config with head_dim, or one of {_nearest_multiples(hidden_size, num_heads)} hidden channels"
         )
     return LayerWidths(num_heads, head_dim or hidden_size // num_heads, config.intermediate_size)
+
+
+def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
+    """The plan of some layers of a model."""
+    return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
 
 
 def with_num_layers(plan: WidthPlan, num_hidden_layers: int) -> WidthPlan:

@@ -116,33 +116,23 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
-        f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run".replace("%", " %"),
-        *_same_compute(nearest),
-        *_fine_tuned(nearest),
-        *(_of_fewer_layers(num_layers, gap, nearest) for num_layers, gap in nearest.fewer_layers.items()),
+        f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run",
     ]
+    if nearest.same_compute_gap is not None:
+        lines.append(
+            "  with as much computation instead of as many tokens one-shot pruning ended "
+            f"{nearest.same_compute_gap:+.3f} nats from HomoDistil"
+        )
+    if nearest.glue_kept is not None and nearest.one_shot_glue_kept is not None:
+        lines.append(
+            f"  fine-tuned it kept {nearest.glue_kept:.0%} of its teacher's mean over five GLUE tasks, "
+            f"one-shot pruning {nearest.one_shot_glue_kept:.0%}"
+        )
+    lines += [_of_fewer_layers(num_layers, gap, nearest) for num_layers, gap in nearest.fewer_layers.items()]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
-    return "\n".join([*lines, "  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text"])
-
-
-def _same_compute(nearest: Measured) -> list[str]:
-    if nearest.same_compute_gap is None:
-        return []
-    return [
-        "  with as much computation instead of as many tokens one-shot pruning ended "
-        f"{nearest.same_compute_gap:+.3f} nats from HomoDistil"
-    ]
-
-
-def _fine_tuned(nearest: Measured) -> list[str]:
-    if nearest.glue_kept is None or nearest.one_shot_glue_kept is None:
-        return []
-    line = (
-        f"  fine-tuned it kept {nearest.glue_kept:.0%} of its teacher's mean over five GLUE tasks, one-shot pruning "
-        f"{nearest.one_shot_glue_kept:.0%}"
-    )
-    return [line.replace("%", " %")]
+    lines.append("  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text")
+    return "\n".join(lines).replace("%", " %")
 
 
 def _of_fewer_layers(num_layers: str, gap: float, beside: Measured) -> str:
