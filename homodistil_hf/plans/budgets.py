@@ -31,8 +31,6 @@ _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", 
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
-
-
 # The kept share of the FFN size is that of the hidden size to this power; measured, see docs/method.md.
 _FFN_POWER = 1.75
 

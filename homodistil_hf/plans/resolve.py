@@ -18,22 +18,12 @@ from transformers import PreTrainedConfig
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json
 from ..models.cost import encoder_macs
-from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
+from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
 from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget
 from .presets import BERT_BASE, PRESETS
 
 if TYPE_CHECKING:
     from .latency.budget import LatencyBudget
-
-__all__ = [
-    "LayerWidths",
-    "WidthPlan",
-    "check_plan",
-    "nearest_within",
-    "resolve_plan",
-    "teacher_plan",
-    "too_wide",
-]
 
 _SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
 _SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
