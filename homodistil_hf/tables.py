@@ -18,14 +18,10 @@ _COLUMNS = {
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Lay models out as a table of text.
+    """Lay models out as a table of text, without the columns that no row has.
 
     Args:
-        rows: one a model, with some of the keys `name`, `num_parameters`, `encoder_macs`, `size_bytes`, `latency_ms`,
-            `kl`, `mlm_loss` and `mlm_accuracy`; None where a value is unknown.
-
-    Returns:
-        `str`: lines without a line break at the end; columns that no row has are left out.
+        rows: one a model, with keys of `_COLUMNS`; None where a value is unknown.
 
     Example:
     ```python
@@ -43,30 +39,14 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def aligned_lines(rows: Sequence[Sequence[str]], *, names: Collection[int] = (0,)) -> list[str]:
-    """Lay cells out as text: columns of even width, two spaces apart.
-
-    Args:
-        rows: of as many cells each, the headings first.
-        names: indices of the columns that start on the left; the others, numbers, end on the right.
-
-    Returns:
-        `list[str]`: lines.
-    """
+    """Cells as text: columns of even width, two spaces apart; those in `names` are aligned to the left."""
     return ["  ".join(row).rstrip() for row in padded(rows, names=names)]
 
 
 def markdown_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, rules: Sequence[str] | None = None
 ) -> list[str]:
-    r"""Lay cells out as Markdown.
-
-    Args:
-        headings: of the columns.
-        rows: of as many cells.
-        rules: what stands below the headings; default: `---`, to the left.
-
-    Returns:
-        `list[str]`: lines.
+    r"""Lay cells out as Markdown; `rules` stand below the headings, by default `---`, to the left.
 
     Example:
     ```python
@@ -82,15 +62,7 @@ def markdown_table(
 
 
 def padded(rows: Sequence[Sequence[str]], *, names: Collection[int]) -> list[list[str]]:
-    """Bring the cells of each column to the width of its widest.
-
-    Args:
-        rows: of as many cells each.
-        names: indices of the columns that start on the left.
-
-    Returns:
-        `list[list[str]]`: the rows.
-    """
+    """Bring the cells of each column to the width of its widest; columns in `names` start on the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         [

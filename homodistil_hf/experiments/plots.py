@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from ..evaluation.records import Spread
 from .sweep.cells import Choice
 from .sweep.folder import trained
-from .sweep.statistics import Record, chosen, metric_of, over_seeds
+from .sweep.statistics import Record, chosen, over_seeds
 
 Curve: TypeAlias = Sequence[tuple[int, float]]
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
@@ -43,32 +43,16 @@ def can_plot() -> bool:
 
 
 def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path) -> Path:
-    """Draw the held-out KL to the teacher over the steps of several students.
-
-    Args:
-        curves: name of a student → (step, KL in nats), in order.
-        path: image to write.
-
-    Returns:
-        `Path`: the image.
-
-    Raises:
-        ValueError: the `[report]` extra is not installed.
-    """
+    """Draw the held-out KL to the teacher, nats, over the steps of several students: name → (step, KL) in order."""
     points = {name: [(step, Spread.of([kl])) for step, kl in curve] for name, curve in curves.items()}
     return draw(points, Path(path), xlabel="optimizer step")
 
 
 def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = None) -> list[Path]:
-    """Draw what a sweep's records have to show.
+    """Draw what a sweep's records have to show, of a search the best values only.
 
-    Args:
-        records: of its cells.
-        stem: of the images: `STEM-discrepancy.png`, `STEM-parameters.png`, `STEM-tokens.png`.
-        choice: the search; only its best values are drawn.
-
-    Returns:
-        `list`: those that were drawn. The last two need an arm of several sizes, or of several budgets.
+    The images are `STEM-discrepancy.png` and, where an arm has several sizes or budgets, `STEM-parameters.png` and
+    `STEM-tokens.png`.
     """
     done = chosen(trained(records), choice)
     if not done:
@@ -84,12 +68,7 @@ def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = No
 def draw_discrepancy(records: Iterable[Record], file: Path) -> Path:
     """Draw the held-out KL along each run.
 
-    Args:
-        records: of students.
-        file: image to write. Where a student was cut before training, its first point may stand above the picture.
-
-    Returns:
-        `Path`: the image.
+    Where a student was cut before training, its first point may stand above the picture.
     """
     curves = discrepancy_curves(records)
     later = [spread.mean for points in curves.values() for _, spread in points[1:]]
@@ -99,14 +78,11 @@ def draw_discrepancy(records: Iterable[Record], file: Path) -> Path:
 def discrepancy_curves(records: Iterable[Record]) -> Points:
     """The held-out KL along each run.
 
-    Args:
-        records: of students.
-
     Returns:
         `dict`: cell without its seed → (million tokens, spread over seeds), from step 0 on; steps that all seeds have.
     """
     curves = {}
-    for group in over_seeds(records).values():
+    for group in over_seeds(records):
         per_step = group[0]["num_tokens"] / max(group[0]["num_steps"], 1)
         by_step = [{row["step"]: row["kl"] for row in record["evaluations"]} for record in group]
         steps = sorted(set.intersection(*map(set, by_step)))
@@ -116,11 +92,7 @@ def discrepancy_curves(records: Iterable[Record]) -> Points:
 
 
 def quality_points(records: Iterable[Record], cost: str) -> Points:
-    """The final KL of each arm against a cost.
-
-    Args:
-        records: of students.
-        cost: `"parameters"` or `"tokens"`.
+    """The final KL of each arm against a cost, `"parameters"` or `"tokens"`.
 
     Returns:
         `dict`: arm, and its size or budget where these vary and are not the cost → (cost, spread over seeds), by cost.
@@ -128,25 +100,22 @@ def quality_points(records: Iterable[Record], cost: str) -> Points:
     records = list(records)
     varies = len(set(map(_AT_EQUAL[cost], records))) > 1
     points: dict[str, list[tuple[float, Spread]]] = {}
-    for group in over_seeds(records).values():
-        spread = Spread.of(metric_of(record, "kl") for record in group)
+    for group in over_seeds(records):
+        spread = Spread.of(record["evaluation"]["kl"] for record in group)
         label = f"{group[0]['arm']}, {_AT_EQUAL[cost](group[0])}" if varies else group[0]["arm"]
         points.setdefault(label, []).append((_MILLIONS[cost](group[0]), spread))
     return {label: sorted(values, key=lambda point: point[0]) for label, values in points.items()}
 
 
 def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -> Path:
-    """Draw one line for each name.
+    """Draw one line for each name → (place, KL).
 
     Args:
-        points: name → (place, KL).
+        points: of each line.
         file: image to write.
         xlabel: what the places are.
         top: of the picture, nats; default: what the points need, on a logarithmic axis if the farthest student has
             five times the KL of the nearest.
-
-    Returns:
-        `Path`: the image.
 
     Raises:
         ValueError: the `[report]` extra is not installed.

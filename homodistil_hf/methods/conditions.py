@@ -1,23 +1,17 @@
 """What several methods ask of their settings and their teacher, refused before any training."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
+from ..files.messages import shown
 from ..models.widths import WidthPlan
 from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import HomoDistilTrainingArguments
 
 
 def with_settings(args: HomoDistilTrainingArguments, **values: Any) -> HomoDistilTrainingArguments:
-    """Copy settings, some of them changed.
-
-    Args:
-        args: stay as they are.
-        values: name → value.
-
-    Returns:
-        [`HomoDistilTrainingArguments`].
-    """
+    """Copy settings, some of them changed."""
     changed = copy.copy(args)
     for name, value in values.items():
         setattr(changed, name, value)
@@ -25,15 +19,7 @@ def with_settings(args: HomoDistilTrainingArguments, **values: Any) -> HomoDisti
 
 
 def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
-    """Why two models' heads can't be compared one by one.
-
-    Args:
-        plan: the student's widths.
-        teacher: the teacher's.
-
-    Returns:
-        `str`, or None where each layer has as many heads in both.
-    """
+    """Why two models' heads can't be compared one by one, or None where each layer has as many in both."""
     heads = [[layer.num_attention_heads for layer in widths.layers] for widths in (plan, teacher)]
     if heads[0] == heads[1]:
         return None
@@ -44,15 +30,18 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
     )
 
 
+def check_loss_weights(weights: Mapping[str, float]) -> None:
+    """Refuse, by a ValueError, factors of loss terms that are below 0, or all 0."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name}_weight={shown(weight)} is below 0; leave it at its default or set it to 0")
+    if not any(weights.values()):
+        names = ", ".join(f"{name}_weight" for name in weights)
+        raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")
+
+
 def check_masked_lm(trainer: DistillationTrainer) -> None:
-    """Refuse a model with another head than the masked-LM one.
-
-    Args:
-        trainer: of a method that is defined for masked words only.
-
-    Raises:
-        ValueError: its student predicts something else.
-    """
+    """Refuse, by a ValueError, a model with another head than the masked-LM one."""
     if trainer.distillation.task.name != "mlm":
         raise ValueError(
             f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
@@ -61,14 +50,7 @@ def check_masked_lm(trainer: DistillationTrainer) -> None:
 
 
 def check_recordable(args: HomoDistilTrainingArguments) -> None:
-    """Refuse gradient checkpointing that would lose the gradients of recorded queries, keys and values.
-
-    Args:
-        args: of a method that compares attention.
-
-    Raises:
-        ValueError: it is of the reentrant kind.
-    """
+    """Refuse reentrant gradient checkpointing: it would lose gradients of recorded queries, keys and values."""
     kwargs: Any = args.gradient_checkpointing_kwargs or {}
     if args.gradient_checkpointing and kwargs.get("use_reentrant"):
         raise ValueError(

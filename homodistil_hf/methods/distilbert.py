@@ -6,7 +6,7 @@ differ here. The KL is taken at the masked positions, as in all methods of this 
 all tokens unless told otherwise; and the student keeps the segment embeddings, as stock BERT has them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..models.widths import WidthPlan, teacher_plan
 from ..plans.fewer_layers import shallow_plan
 from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .conditions import check_masked_lm, with_settings
+from .conditions import check_loss_weights, check_masked_lm, with_settings
 
 
 class DistilBertTrainer(DistillationTrainer):
@@ -75,7 +75,9 @@ class DistilBertTrainer(DistillationTrainer):
         **kwargs: Any,
     ):
         weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
-        _check_settings(weights, temperature)
+        check_loss_weights(weights)
+        if not temperature > 0:
+            raise ValueError(f"temperature={shown(temperature)} is not above 0; the recipe's is 2.0")
         self.loss_weights, self.temperature = weights, temperature
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
         self.method_settings |= {"temperature": temperature}
@@ -154,13 +156,3 @@ class SoftDistillation(Distillation):
     def _softened(self, decoder: Decoder) -> Decoder:
         bias = None if decoder.bias_V is None else decoder.bias_V / self.temperature
         return decoder._replace(states_MH=decoder.states_MH / self.temperature, bias_V=bias)
-
-
-def _check_settings(weights: Mapping[str, float], temperature: float) -> None:
-    for name, value in weights.items():
-        if not value >= 0:
-            raise ValueError(f"{name}_weight={shown(value)} is below 0; the recipe's is positive, e.g. 1.0")
-    if not any(weights.values()):
-        raise ValueError(f"all of {', '.join(weights)} have weight 0, nothing would be learnt; set soft_kl_weight=5.0")
-    if not temperature > 0:
-        raise ValueError(f"temperature={shown(temperature)} is not above 0; the recipe's is 2.0")

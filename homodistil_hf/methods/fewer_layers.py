@@ -1,11 +1,9 @@
 """Students of fewer layers: some of the teacher's are dropped at once, the others are as wide as the MACs allow.
 
-What is told here is which layers stay and how wide they are to become; they get there
-HomoDistil's way; pruned at once they are a method of one-shot pruning.
+They become narrower HomoDistil's way; pruned at once they are a method of one-shot pruning.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -26,27 +24,6 @@ from ..training_args import HomoDistilTrainingArguments
 from .conditions import with_settings
 
 
-@dataclass(frozen=True)
-class ShallowParts:
-    """What a trainer of fewer layers is made from.
-
-    Args:
-        teacher: with all layers.
-        student: a copy with some of them.
-        args: the run's settings, whose `student` is the plan.
-        plan: widths of the layers that stay.
-        matched_layers: the teacher's layer for each of the student's.
-        method_settings: what was asked for.
-    """
-
-    teacher: PreTrainedModel
-    student: PreTrainedModel
-    args: HomoDistilTrainingArguments
-    plan: WidthPlan
-    matched_layers: Sequence[int]
-    method_settings: dict[str, Any]
-
-
 def shallow_parts(
     trainer: DistillationTrainer,
     model: str | PreTrainedModel,
@@ -55,14 +32,14 @@ def shallow_parts(
     num_layers: int | None,
     widths: str | Mapping[str, Any] | None,
     plan: WidthPlan | None,
-) -> ShallowParts:
+) -> dict[str, Any]:
     """Leave layers out, and plan the others' widths so that they have the encoder MACs of the plan asked for.
 
     The layers that stay are spread evenly, the first and the last among them. A student layer's hidden states are
     compared with the teacher's in front of the next kept layer.
 
     Args:
-        trainer: of the method.
+        trainer: of the method; gets to know its `matched_layers`.
         model: the teacher.
         args: the run's settings.
         num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
@@ -70,7 +47,7 @@ def shallow_parts(
         plan: what `args.student` names, where that is resolved already.
 
     Returns:
-        [`ShallowParts`].
+        `dict`: `teacher`, `model` (the student), `args` and `plan`, as the constructor of a trainer takes them.
 
     Raises:
         ValueError: no such number of layers, too few of them for these MACs, `widths` with other MACs, or a latency
@@ -99,14 +76,9 @@ def shallow_parts(
                 f"widths={shown(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
                 f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
             )
-    return ShallowParts(
-        teacher,
-        student,
-        with_settings(args, student=planned.to_json()),
-        planned,
-        matched_layers(kept, len(full.layers)),
-        {"num_layers": len(kept), "widths": widths},
-    )
+    trainer.matched_layers = matched_layers(kept, len(full.layers))
+    args = with_settings(args, student=planned.to_json())
+    return {"teacher": teacher, "model": student, "args": args, "plan": planned}
 
 
 def none_to_spare(teacher: WidthPlan) -> str | None:
@@ -117,18 +89,7 @@ def none_to_spare(teacher: WidthPlan) -> str | None:
 class ShallowTrainer(HomoDistilTrainer):
     """Drop layers at the start, then prune the others to the plan's encoder MACs while they are distilled.
 
-    The loss, the schedule and all else are [`HomoDistilTrainer`]'s.
-
-    Args:
-        model: the teacher.
-        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
-        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
-        widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
-        plan: what `student` names, where that is resolved already.
-        kwargs: as in [`HomoDistilTrainer`].
-
-    Raises:
-        ValueError: as [`shallow_parts`], or `attention_weight`.
+    The loss, the schedule and all else are [`HomoDistilTrainer`]'s; the settings are those of [`shallow_parts`].
     """
 
     has_all_layers = False
@@ -154,9 +115,8 @@ class ShallowTrainer(HomoDistilTrainer):
         **kwargs: Any,
     ):
         parts = shallow_parts(self, model, args, num_layers=num_layers, widths=widths, plan=plan)
-        self.matched_layers = parts.matched_layers
-        super().__init__(parts.student, parts.args, plan=parts.plan, **{"teacher": parts.teacher} | kwargs)
-        self.method_settings = parts.method_settings
+        super().__init__(**parts | kwargs)
+        self.method_settings = {"num_layers": len(self.plan.layers), "widths": widths}
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
@@ -165,8 +125,7 @@ class ShallowTrainer(HomoDistilTrainer):
 
 
 def _checked(num_layers: int | None, num_all: int) -> int:
-    if num_layers is None:
-        num_layers = num_all - 1
+    num_layers = num_all - 1 if num_layers is None else num_layers
     if not 1 <= num_layers < num_all:
         raise ValueError(f"num_layers={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student")
     return num_layers

@@ -22,7 +22,7 @@ from ..training.distillation_trainer import DistillationTrainer
 from ..training.ranks import check_same_masks
 from ..training.setup import pruning_settings
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .conditions import check_masked_lm, with_settings
+from .conditions import check_loss_weights, check_masked_lm, with_settings
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,7 @@ class PlannedTrainer(DistillationTrainer):
         logger.info("%s: pruned to %s", self.method, self.kept.to_json())
 
     def score_units(self, pruner: Pruner) -> None:
-        """Give units the scores that they are chosen by; magnitudes need none.
-
-        Args:
-            pruner: of the student.
-        """
+        """Give units the scores that they are chosen by; magnitudes need none."""
 
 
 class FreshTrainer(DistillationTrainer):
@@ -78,12 +74,7 @@ class FreshTrainer(DistillationTrainer):
     ):
         if mlm_trains not in ("student", "head"):
             raise ValueError(f"mlm_trains={shown(mlm_trains)} is not one of student, head")
-        for name, weight in loss_weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name}_weight={shown(weight)} is below 0; leave it at its default or set it to 0")
-        if not any(loss_weights.values()):
-            names = ", ".join(f"{name}_weight" for name in loss_weights)
-            raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")
+        check_loss_weights(loss_weights)
         weights = {f"{name}_weight": loss_weights.get(name, 0.0) for name in LOSS_TERMS}
         super().__init__(model, with_settings(args, projection_init="random", **weights), **kwargs)
         check_masked_lm(self)

@@ -25,6 +25,7 @@ from ..distillation.tasks import Inputs
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..files.messages import shown
+from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.widths import WidthPlan, chosen
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .conditions import check_recordable, other_heads
@@ -58,13 +59,7 @@ class RelationTrainer(FreshTrainer, ABC):
     therefore trained beside them, by default through the whole student, which is the stronger opponent; with
     `mlm_trains="head"` only the masked-LM head and the word embeddings tied to it learn from it.
 
-    Args:
-        model: the teacher.
-        args: the run's settings; its loss weights are not used.
-        relation_weight: factor ≥ 0 of every relation's KL.
-        mlm_weight: factor ≥ 0 of the masked-LM loss.
-        mlm_trains: `"student"` or `"head"`.
-        kwargs: as in [`DistillationTrainer`].
+    `relation_weight` (of every relation's KL) and `mlm_weight` are factors ≥ 0; those in `args` are not used.
     """
 
     def __init__(
@@ -93,21 +88,15 @@ class RelationTrainer(FreshTrainer, ABC):
         relations = self.relations()
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         weights |= dict.fromkeys(relations.sides, self.relation_weight)
-        distillation = RelationDistillation(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
-        distillation.compare(relations)
-        return distillation
+        return RelationDistillation(
+            self.model, teacher, weights=weights, kept_heads=self.matched_heads, relations=relations
+        )
 
 
 class MiniLMTrainer(RelationTrainer):
     """MiniLM: the last layer's attention distributions, and the relations of its values, head by head.
 
-    Args:
-        model: the teacher.
-        args: the run's settings; its loss weights are not used.
-        kwargs: as in [`RelationTrainer`].
-
-    Raises:
-        ValueError: the student's last layer has not as many heads as the teacher's, or a setting is out of range.
+    The student's last layer needs as many heads as the teacher's.
     """
 
     method = "minilm"
@@ -182,10 +171,7 @@ class MiniLMv2Trainer(RelationTrainer):
                 f"teacher_layer={shown(self.teacher_layer)} is no index into the teacher's {num_layers} layers; -1 is "
                 "the last"
             )
-        sizes = (
-            self.plan.layers[-1].attention_size,
-            self.full.layers[self.teacher_layer].attention_size,
-        )
+        sizes = self.plan.layers[-1].attention_size, self.full.layers[self.teacher_layer].attention_size
         sides = {f"{name}_relation": (name, name) for name in _PROJECTIONS}
         return Relations(sides, _relation_heads(self.num_relation_heads, sizes), self.teacher_layer)
 
@@ -193,22 +179,17 @@ class MiniLMv2Trainer(RelationTrainer):
 class RelationDistillation(Distillation):
     """Relations of one layer, and whatever of [`Distillation`]'s terms has a weight; arguments as there.
 
-    `weights` also name the relations, and `compare` says what they are.
+    `weights` also name the `relations`, which are between the student's last layer and one of the teacher's.
     """
 
-    relations: Relations
-
-    def compare(self, relations: Relations) -> None:
-        """Get ready to record what is compared.
-
-        Args:
-            relations: between the student's last layer and one of the teacher's.
-        """
+    def __init__(
+        self, student: HomoBertPreTrainedModel, teacher: FrozenTeacher, *, relations: Relations, **kwargs: Any
+    ):
+        super().__init__(student, teacher, **kwargs)
         self.relations = relations
-        layers = {"teacher": relations.teacher_layer, "student": -1}
-        models = {"teacher": self.teacher.fast, "student": self.student}
         self.sides = {
-            name: AttentionRecorder(model, _PROJECTIONS, layers=[layers[name]]) for name, model in models.items()
+            "teacher": AttentionRecorder(teacher.fast, _PROJECTIONS, layers=[relations.teacher_layer]),
+            "student": AttentionRecorder(student, _PROJECTIONS, layers=[-1]),
         }
 
     def terms(

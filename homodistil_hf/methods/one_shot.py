@@ -75,14 +75,7 @@ class OneShotTrainer(PlannedTrainer):
 class ShallowOneShotTrainer(OneShotTrainer):
     """Drop layers as [`ShallowTrainer`] does and prune the others at once, as [`OneShotTrainer`] does.
 
-    Args:
-        model: the teacher.
-        args: the run's settings; `student` is the plan whose encoder MACs are met, with other widths.
-        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
-        widths: of the layers that stay, see [`ShallowTrainer`].
-        num_scoring_batches: training batches that the scores are taken from, ≥ 1. Default: 16.
-        plan: what `student` names, where that is resolved already.
-        kwargs: as in [`HomoDistilTrainer`].
+    `student` is the plan whose encoder MACs are met, with other widths.
     """
 
     has_all_layers = False
@@ -110,15 +103,8 @@ class ShallowOneShotTrainer(OneShotTrainer):
         **kwargs: Any,
     ):
         parts = shallow_parts(self, model, args, num_layers=num_layers, widths=widths, plan=plan)
-        self.matched_layers = parts.matched_layers
-        super().__init__(
-            parts.student,
-            parts.args,
-            num_scoring_batches=num_scoring_batches,
-            plan=parts.plan,
-            **{"teacher": parts.teacher} | kwargs,
-        )
-        self.method_settings = self.method_settings | parts.method_settings
+        super().__init__(**{**parts, "num_scoring_batches": num_scoring_batches, **kwargs})
+        self.method_settings |= {"num_layers": len(self.plan.layers), "widths": widths}
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -14,11 +14,6 @@ class PrunedFirstTrainer(PlannedTrainer):
     """Prune the teacher to the plan by the magnitudes of its weights, which needs no scores of data, then distil.
 
     The loss, its weights and all else are [`HomoDistilTrainer`]'s; `importance_metric` is always `magnitude`.
-
-    Args:
-        model: the teacher.
-        args: the run's settings.
-        kwargs: as in [`DistillationTrainer`].
     """
 
     method = "pruned_first"

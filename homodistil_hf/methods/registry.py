@@ -36,16 +36,7 @@ METHODS: dict[str, type[DistillationTrainer]] = {
 
 
 def method_named(name: str) -> type[DistillationTrainer]:
-    """The class of a method.
-
-    Args:
-        name: what the user gave.
-
-    Returns:
-        The class.
-
-    Raises:
-        ValueError: it is no key of `METHODS`; the message names the nearest.
+    """The class of a method; a ValueError that names the nearest where there is none.
 
     Example:
     ```python
@@ -62,14 +53,7 @@ def method_named(name: str) -> type[DistillationTrainer]:
 
 
 def default_settings(method: type[DistillationTrainer]) -> dict[str, Any]:
-    """The settings that a method has beside those of every run.
-
-    Args:
-        method: its class.
-
-    Returns:
-        `dict`: name → default.
-    """
+    """The settings that a method has beside those of every run: name → default."""
     shared = inspect.signature(DistillationTrainer.__init__).parameters
     own = inspect.signature(method.__init__).parameters
     return {
@@ -80,15 +64,7 @@ def default_settings(method: type[DistillationTrainer]) -> dict[str, Any]:
 
 
 def check_method_settings(method: type[DistillationTrainer], settings: Mapping[str, Any]) -> None:
-    """Refuse settings that a method doesn't take.
-
-    Args:
-        method: its class.
-        settings: name → value.
-
-    Raises:
-        ValueError: an unknown name; the message names the nearest.
-    """
+    """Refuse, by a ValueError that names the nearest, settings that a method doesn't take."""
     valid = default_settings(method)
     for name, value in settings.items():
         if name not in valid:

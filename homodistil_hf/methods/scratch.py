@@ -21,12 +21,7 @@ class ScratchTrainer(FreshTrainer):
     """Train a student of the plan's widths from random weights on masked words; the teacher only lends its widths.
 
     The teacher isn't asked during training, so a step is cheaper than other methods'; budgets are compared in tokens.
-    Evaluations measure the discrepancy to it like everybody's.
-
-    Args:
-        model: the teacher.
-        args: the run's settings; its loss weights are not used.
-        kwargs: as in [`DistillationTrainer`].
+    Evaluations measure the discrepancy to it like everybody's. The loss weights in `args` are not used.
     """
 
     method = "scratch"

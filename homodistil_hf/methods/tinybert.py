@@ -25,19 +25,8 @@ class TinyBertTrainer(FreshTrainer):
     therefore trained beside it, by default through the whole student, which is the stronger opponent; with
     `mlm_trains="head"` only the masked-LM head and the word embeddings tied to it learn from it.
 
-    Args:
-        model: the teacher.
-        args: the run's settings; its loss weights are not used.
-        mlm_weight: factor ≥ 0 of the masked-LM loss.
-        mlm_trains: `"student"` or `"head"`.
-        hidden_weight: factor ≥ 0 of the hidden states' errors.
-        embedding_weight: factor ≥ 0 of the embeddings' error.
-        attention_weight: factor ≥ 0 of the attention scores' errors; of a teacher with large scores they can be most
-            of the loss.
-        kwargs: as in [`DistillationTrainer`].
-
-    Raises:
-        ValueError: the student has not as many heads as the teacher, or a setting is out of range.
+    Its weights are factors ≥ 0; `attention_weight`'s term, of a teacher with large attention scores, can be most of
+    the loss. Those in `args` are not used. The student needs as many heads as the teacher.
     """
 
     method = "tinybert"

@@ -27,6 +27,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, has_length
+from transformers.utils import PushInProgress
 
 from ..data.masking import MaskedLMCollator
 from ..distillation.objective import Distillation, Terms, check_weights
@@ -106,7 +107,10 @@ class DistillationTrainer(Trainer):
     data_collator: Any
     model_wrapped: nn.Module
     stop_request = StopRequest()
+    is_stopping = False
+    push_in_progress: PushInProgress | None = None
     has_started = False
+    resumed_from: str = ""
     resumed_logs: Mapping[str, Any] | None = None
     batch_counts: torch.Tensor | None = None
     has_complete_gradients = False
@@ -415,9 +419,17 @@ class DistillationTrainer(Trainer):
         self.batch_counts = None
         if self.accelerator.optimizer_step_was_skipped and not _follows_metrics(self.lr_scheduler):
             self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
-        is_asked = self.stop_request.is_made if self.args.world_size == 1 else bool(self.num_asked_to_stop)
-        if is_asked:
+        self.is_stopping = self.stop_request.is_made if self.args.world_size == 1 else bool(self.num_asked_to_stop)
+        if self.is_stopping:
             self.control.should_save = self.control.should_training_stop = True
+
+    def end_epoch(self) -> None:
+        """At the end of a pass, or after the step at which a rank was asked to stop: then leave, on all ranks."""
+        if self.is_stopping:
+            # Before Trainer ends the run: it would remove this checkpoint if only the best one may stay.
+            step = self.state.global_step
+            logger.warning("SIGTERM: checkpoint-%d is saved; go on with resume_from_checkpoint='last'", step)
+            self.stop_request.leave()
 
     def resized(self, masks: UnitTensors) -> None:
         """The student has lost units: follow it. Parameters are new, so DDP must reduce those.
@@ -469,7 +481,6 @@ class DistillationTrainer(Trainer):
         with StopRequest() as self.stop_request:
             result = super().train(folder, *args, **kwargs)
         if self.stop_request.is_made:
-            logger.warning("SIGTERM: a checkpoint is saved; go on with resume_from_checkpoint='last'")
             self.stop_request.leave()
         if self.state.global_step == 0:
             raise ValueError(
@@ -504,16 +515,19 @@ class DistillationTrainer(Trainer):
             )
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_steps)
         num_epochs = math.ceil(max_steps / num_steps) if args.max_steps > 0 else math.ceil(args.num_train_epochs)
-        values[0], values[1] = num_epochs, num_steps
+        values[0], values[1], values[3] = num_epochs, num_steps, max_steps * self.rows_per_step
         values[5], values[6] = num_steps * args.gradient_accumulation_steps, max_steps
         return tuple(values)
 
     def begin_training(self) -> None:
         """The length of the run is known, and Trainer has reset its averages."""
-        self.batch_counts = None
+        self._initial_global_step = 0  # newer versions count this session's steps only, older ones all: see log
+        self.batch_counts, self.is_stopping = None, False
         self.step_log = StepLog()
         self.epoch_number = int(self.state.epoch or 0)
         if self.resumed_logs is not None:
+            # load_state_dict accepts moments of any shape silently, and they step silently.
+            check_moments(self.optimizer, self.resumed_from)
             self.step_log.load_state_dict(
                 self.resumed_logs,
                 rank=self.args.process_index,
@@ -697,13 +711,8 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a student of other widths. The optimizer doesn't exist yet.
         check_resumable(resume_from_checkpoint, (OPTIMIZER_NAME, SCHEDULER_NAME))
+        self.resumed_from = resume_from_checkpoint
         self.resumed_logs = self.read_state(Path(resume_from_checkpoint))["logs"]
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # load_state_dict accepts moments of any shape silently, and they step silently.
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            check_moments(self.optimizer, checkpoint)
 
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any
@@ -718,8 +727,17 @@ class DistillationTrainer(Trainer):
         return epochs, round((self.state.epoch - epochs) * num_batches)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        # An early, unpruned student would always win: only those at the plan compete.
-        return self.is_finished and super()._determine_best_metric(metrics, trial)
+        # An early, unpruned student would always win: only those at the plan compete. With save_strategy="best" the
+        # answer says too what is saved, and that SIGTERM has asked for.
+        is_best = self.is_finished and super()._determine_best_metric(metrics, trial)
+        return is_best or self.is_stopping
+
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        # Where only the best checkpoint may stay Trainer removes the others file by file, so that a kill in between
+        # would leave half of one.
+        if self.args.save_total_limit == 1 and (best := self.state.best_model_checkpoint):
+            self.run_folder.rotate(Path(self._get_output_dir(trial)), keep=[best])
+        return super()._finalize_training(trial, *args, **kwargs)
 
     def _load_best_model(self) -> None:
         # The best student may have other widths than the last one.
@@ -901,6 +919,9 @@ class _Moments(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_epoch()
 
 
 _PREPARED = "_is_accelerate_prepared"

@@ -12,7 +12,7 @@ from tiny_bert import random_student, random_teacher
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import FakeMeasure, write_task
 from tiny_models import make_teacher, tiny_tokenizer
-from transformers import BertForMaskedLM
+from transformers import AutoConfig, BertForMaskedLM
 
 from homodistil_hf.cli import evaluate as command
 from homodistil_hf.cli import main
@@ -26,7 +26,6 @@ from homodistil_hf.evaluation.evaluated_model import (
 )
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS
 from homodistil_hf.evaluation.metrics import METRIC_TASKS
-from homodistil_hf.export.dense_student import checkpoint_pruner
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.verify import verify_export
@@ -280,8 +279,8 @@ def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
     trainer.train()
     checkpoint = tmp_path / "run" / "checkpoint-3"
     loaded = load_model(checkpoint)
-    kept = checkpoint_pruner(checkpoint).kept
-    assert trainer.plan.hidden_size < kept.hidden_size
+    kept = teacher_plan(AutoConfig.from_pretrained(checkpoint))
+    assert trainer.plan.hidden_size < kept.hidden_size < trainer.full.hidden_size
     assert teacher_plan(loaded.model.config) == kept
     assert (loaded.name, loaded.export) == ("run/checkpoint-3", None)
     assert loaded.results == (tmp_path / "run" / "evaluations" / "checkpoint-3").resolve()

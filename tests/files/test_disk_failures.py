@@ -20,7 +20,7 @@ from homodistil_hf.files import checkpoints as checkpoint
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.folders import remove_folder
 
-SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1, "compaction_threshold": 0.3}
+SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
 
 def size_bytes(folder: Path) -> int:

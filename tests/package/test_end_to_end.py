@@ -137,9 +137,7 @@ def test_a_fine_tuned_head_on_an_export_trains(make_trainer, tmp_path):
 
 
 def test_a_run_that_stopped_early_exports_only_if_asked_to(make_trainer, tmp_path):
-    trainer = make_trainer(
-        pruning_interval_steps=1, width_multiple=1, compaction_threshold=1.0, callbacks=[Interrupt(3), SaveAt(3)]
-    )
+    trainer = make_trainer(pruning_interval_steps=1, width_multiple=1, callbacks=[Interrupt(3), SaveAt(3)])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     with pytest.raises(ValueError, match="not reached its plan yet.*allow_partial"):

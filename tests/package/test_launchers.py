@@ -36,14 +36,14 @@ def launch(folder: Path, launcher: str, *words: str, **settings: Any) -> subproc
     )
 
 
-def on_two_nodes(folder: Path, *output_dirs: Path, **settings: Any) -> list[subprocess.CompletedProcess[str]]:
-    """A launcher a node, both on this machine, one rank each."""
+def on_two_nodes(folder: Path, output_dir: Path) -> list[subprocess.CompletedProcess[str]]:
+    """A launcher a node, both on this machine, one rank each, with one folder for both."""
     port = free_port()
 
     def node(rank: int) -> subprocess.CompletedProcess[str]:
         words = ["--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1"]
         address = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-        return launch(folder, TORCHRUN, *words, *address, output_dir=output_dirs[rank], **settings)
+        return launch(folder, TORCHRUN, *words, *address, output_dir=output_dir)
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(node, (0, 1)))
@@ -56,7 +56,7 @@ def results_of(output_dir: Path) -> dict[str, Any]:
 
 def test_two_nodes_make_the_run_of_two_ranks_under_accelerate(folder, tmp_path):
     shared = tmp_path / "nodes"
-    for finished in on_two_nodes(folder, shared, shared):
+    for finished in on_two_nodes(folder, shared):
         assert finished.returncode == 0, finished.stderr[-5000:]
     ranks = tmp_path / "ranks"
     # With --cpu accelerate 1.15 starts one process, whatever --num_processes says; use_cpu is a setting of the run.

@@ -227,6 +227,7 @@ def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_pa
         weight = trainer.model.base_model.encoder.layer[0].attention.self.query.weight
         first = weight.detach().clone()
         trainer.start_student()
+        trainer.has_started = True
         assert torch.equal(weight, first) != on
         collator.rows.clear()
         trainer.train()

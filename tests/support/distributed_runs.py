@@ -1,19 +1,23 @@
 """What the ranks of `distributed_worker.py` do: each run is called on all ranks of a world and tells what it found."""
 
+import gc
 import os
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from shutil import copytree, rmtree
 from typing import Any
 
 import torch
 from run_traces import SaveAt, differences, logs_of, state_of
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
-from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator, OneShotTrainer
 from homodistil_hf.methods.minilm import MiniLMv2Trainer
+from homodistil_hf.pruning.pruner import Pruner
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 NARROW_HEADS = PLAN | {"num_attention_heads": 4, "head_dim": 4}
@@ -28,7 +32,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "rotated": {"rotate_heads": True, "student": NARROW_HEADS, "attention_weight": 0.1},
     "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
 }
-"""Runs of the same global batch on any number of ranks. A pass has 9 steps, the last of which is not full."""
+"""Runs of the same global batch on any number of ranks. A pass has 8 steps; 6 of its 70 rows are left over."""
 
 
 class RecordingCollator(MaskedLMCollator):
@@ -54,7 +58,6 @@ def make_trainer(folder: Path, num_ranks: int, **settings: Any) -> HomoDistilTra
         "per_device_eval_batch_size": 4,
         "pruning_interval_steps": 1,
         "width_multiple": 1,
-        "compaction_threshold": 0.3,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -84,10 +87,12 @@ def shared(name: str, folder: Path, num_ranks: int) -> dict[str, Any]:
         callbacks=[SaveAt(SAVED)],
         **SHARED[name],
     )
-    choices = record_choices(trainer)
     before = trainer.evaluate()
     collator.rows.clear()
+    prune_to = Pruner.prune_to
+    choices = record_choices(trainer)
     trainer.train()
+    Pruner.prune_to = prune_to
     rows = list(collator.rows)
     return findings(trainer) | {"evaluations": [before, trainer.evaluate()], "choices": choices, "rows": rows}
 
@@ -97,23 +102,23 @@ def findings(trainer: HomoDistilTrainer) -> dict[str, Any]:
     tensors = {name: value for name, value in state_of(trainer).items() if torch.is_tensor(value)}
     return {
         "logs": [entry for entry in logs_of(trainer) if "loss_kl" in entry],
-        "num_compactions": trainer.pruner.num_compactions,
+        "kept": trainer.kept.to_json(),
         "tensors": {name: value for name, value in tensors.items() if name.startswith(("weight.", "pruner."))},
     }
 
 
-def record_choices(trainer: HomoDistilTrainer) -> list[dict[str, Any]]:
+def record_choices(trainer: DistillationTrainer) -> list[dict[str, Any]]:
     """Every choice of masks from now on, with the scores that it was made by."""
     choices: list[dict[str, Any]] = []
-    prune_to = trainer.pruner.prune_to
+    prune_to = Pruner.prune_to
 
-    def recorded(plan: Any) -> None:
-        scores = {name: values.clone() for name, values in trainer.pruner.unit_scores().items()}
-        prune_to(plan)
-        masks = {name: mask.clone() for name, mask in trainer.pruner.masks.items()}
-        choices.append({"step": trainer.state.global_step, "scores": scores, "masks": masks})
+    def recorded(pruner: Pruner, plan: Any, **settings: Any) -> Any:
+        scores = {name: values.clone() for name, values in pruner.unit_scores().items()}
+        masks = prune_to(pruner, plan, **settings)
+        choices.append({"step": trainer.state.global_step, "scores": scores, "masks": dict(masks)})
+        return masks
 
-    trainer.pruner.prune_to = recorded
+    Pruner.prune_to = recorded
     return choices
 
 
@@ -145,6 +150,55 @@ def resume_with_dropout(folder: Path, num_ranks: int) -> dict[str, Any]:
     }
 
 
+def same_passes(folder: Path, num_ranks: int) -> dict[str, Any]:
+    """Two and a half passes over a table whose length is no multiple of the global batch."""
+    settings = {"max_steps": -1, "num_train_epochs": 2.5, "train_dataset": make_blocks(21)}
+    trainer = make_trainer(folder / f"passes on {num_ranks}", num_ranks, **settings)
+    trainer.train()
+    losses = [entry["loss"] for entry in logs_of(trainer) if "loss" in entry]
+    return {"num_steps": trainer.state.global_step, "epoch": trainer.state.epoch, "losses": losses}
+
+
+class _Watched(TrainerCallback):
+    """What is alive at the end of each step."""
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+        self.first: list[weakref.ref] = []
+        self.alive: list[tuple[int, int, int, bool]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.first = [weakref.ref(p) for p in self.trainer.model.parameters() if p.dim() == 2]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        wrapper = self.trainer.model_wrapped
+        gc.collect()
+        wrappers = [found for found in gc.get_objects() if isinstance(found, DistributedDataParallel)]
+        reducers = {id(found.reducer) for found in wrappers}
+        num_old = sum(ref() is not None for ref in self.first)
+        reduced = {id(p) for p in wrapper._module_parameters}
+        is_current = reduced == {id(p) for p in self.trainer.model.parameters() if p.requires_grad}
+        self.alive.append((len(wrappers), len(reducers), num_old, is_current))
+
+
+def reducers(folder: Path, num_ranks: int) -> dict[str, Any]:
+    """DDP after slicing: the wrappers and reducers that live, and how many of the first parameters are left."""
+    gc.collect()
+    watch = _Watched()
+    trainer = make_trainer(folder / "reducers", num_ranks, max_steps=8, callbacks=[watch])
+    watch.trainer = trainer
+    trainer.train()
+    return {"alive": watch.alive, "num_first": len(watch.first), "width": trainer.kept.hidden_size}
+
+
+def evaluated_rows(folder: Path, num_ranks: int) -> dict[str, Any]:
+    """How many rows an evaluation counts, and what it measures, where training would drop the last ones."""
+    collator = RecordingCollator()
+    trainer = make_trainer(folder / f"evaluated on {num_ranks}", num_ranks, data_collator=collator)
+    output = trainer.predict(make_blocks(21, seed=1))
+    return {"num_rows": len(output.label_ids), "metrics": {**output.metrics, **trainer.evaluate()}}
+
+
 def best_model(folder: Path, num_ranks: int) -> dict[str, Any]:
     trainer = make_trainer(
         folder / "best",
@@ -174,9 +228,9 @@ def one_bad_rank(folder: Path, num_ranks: int) -> dict[str, Any]:
     trainer = make_trainer(
         folder / "bad", num_ranks, max_steps=4, pruning_start_fraction=0.7, pruning_end_fraction=0.8
     )
-    total, rank = trainer.distillation.total, trainer.args.process_index
-    trainer.distillation.total = lambda terms: (
-        total(terms) * (float("nan") if (rank, trainer.state.global_step) == (1, 1) else 1.0)
+    accounted, rank = trainer.accounted, trainer.args.process_index
+    trainer.accounted = lambda loss, *rest: accounted(
+        loss * (float("nan") if (rank, trainer.state.global_step) == (1, 1) else 1.0), *rest
     )
     trainer.train()
     return {
@@ -187,8 +241,8 @@ def one_bad_rank(folder: Path, num_ranks: int) -> dict[str, Any]:
 
 
 def other_masks(folder: Path, num_ranks: int) -> dict[str, Any]:
-    """Scores that differ on the last rank, right before a choice that is compacted at once."""
-    trainer = make_trainer(folder / f"other on {num_ranks}", num_ranks, compaction_threshold=0.0)
+    """Scores that differ on the last rank."""
+    trainer = make_trainer(folder / f"other on {num_ranks}", num_ranks)
     unit_scores = trainer.pruner.unit_scores
     is_last = trainer.args.process_index == num_ranks - 1
 
@@ -204,46 +258,15 @@ def refusals(folder: Path, num_ranks: int) -> dict[str, str]:
     """What is refused on every rank, though it may be wrong on one only."""
     rank = int(os.environ["RANK"])
     make = partial(make_trainer, num_ranks=num_ranks)
-    (folder / f"own {rank}").mkdir()
     if rank == 0:
         (folder / "taken").touch()
     stream = make_blocks(16).to_iterable_dataset()
-    teacher = make_teacher()
-    sharded = ZeroRedundancyOptimizer(teacher.parameters(), torch.optim.AdamW, lr=1e-3)
     torch.distributed.barrier()
     return {
-        "own folders": error_of(lambda: make(folder / f"own {rank}")),
         "a file on rank 1": error_of(lambda: make(folder / ("taken" if rank else "free"))),
         "no such checkpoint": error_of(lambda: make(folder / "none").train("last")),
         "stream to evaluate on": error_of(lambda: make(folder / "stream", eval_dataset=stream).evaluate()),
         "short stream": error_of(lambda: make(folder / "short", train_dataset=stream.take(7)).train()),
-        "sharded optimizer": error_of(lambda: make(folder / "zero", model=teacher, optimizers=(sharded, None))),
-    }
-
-
-def nodes(folder: Path, num_ranks: int) -> dict[str, Any]:
-    """Each rank on a node of its own, with an output folder of its own, of which one loses a checkpoint."""
-    rank = int(os.environ["RANK"])
-    run = folder / f"node {rank}"
-    make = partial(make_trainer, run, num_ranks, student_dropout=0.1)
-    own_folders = error_of(make)
-    one_folder = error_of(lambda: make_trainer(folder / "both", num_ranks, save_on_each_node=True))
-    whole = make(save_on_each_node=True, callbacks=[SaveAt(3, 7)])
-    whole.train()
-    if rank:
-        rmtree(run / "checkpoint-7")
-    last = make(save_on_each_node=True)
-    last.train("last")
-    if rank:
-        copytree(folder / "plain on 2" / f"checkpoint-{SAVED}", run / "checkpoint-3", dirs_exist_ok=True)
-    other = make(save_on_each_node=True)
-    return {
-        "own folders": own_folders,
-        "one folder": one_folder,
-        "differences": differences(state_of(last), state_of(whole)),
-        "logs": logs_of(last) == logs_of(whole),
-        "left": sorted(path.name for path in run.iterdir()),
-        "other checkpoint": error_of(lambda: other.train(str(run / "checkpoint-3"))),
     }
 
 
@@ -265,8 +288,10 @@ RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "stream: 4 → 2": partial(resumed, "stream", 4),
     "resume": resume_with_dropout,
     "best model": best_model,
+    "passes": same_passes,
+    "reducers": reducers,
+    "evaluated rows": evaluated_rows,
     "one bad rank": one_bad_rank,
     "other masks": other_masks,
     "refusals": refusals,
-    "nodes": nodes,
 }

@@ -24,25 +24,19 @@ class World:
         name: of the files that they leave.
         num_ranks: of all nodes.
         runs: what they do, in order.
-        ranks_per_node: as a launcher on each node would start them; default: one node.
     """
 
     name: str
     num_ranks: int
     runs: tuple[str, ...]
-    ranks_per_node: int | None = None
 
 
 WORLDS = (
-    *(World(str(size), size, tuple(SHARED)) for size in WORLD_SIZES),
+    *(World(str(size), size, (*SHARED, "passes", "evaluated rows")) for size in WORLD_SIZES),
     World("4 more", 4, ("resume: 4 ranks", "other masks")),
-    World(
-        "2 more",
-        2,
-        ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model"),
-    ),
+    World("2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")),
     World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
-    World("2 nodes", 2, ("nodes",), ranks_per_node=1),
+    World("2 alive", 2, ("reducers",)),
     World("1 more", 1, ("resume: 2 → 1",)),
 )
 """In this order: a later one resumes checkpoints of an earlier one."""
@@ -69,12 +63,11 @@ def run_rank(rank: int, world: World, port: int, folder: Path) -> None:
 
 def launched_as(rank: int, world: World, port: int) -> dict[str, str]:
     """What torchrun would have set."""
-    num_local = world.ranks_per_node or world.num_ranks
     values = {
         "RANK": rank,
         "WORLD_SIZE": world.num_ranks,
-        "LOCAL_RANK": rank % num_local,
-        "LOCAL_WORLD_SIZE": num_local,
+        "LOCAL_RANK": rank,
+        "LOCAL_WORLD_SIZE": world.num_ranks,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }

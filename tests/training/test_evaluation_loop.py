@@ -1,5 +1,6 @@
 """Evaluations equal a slow dense computation in float32, whatever training runs in, and change nothing."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import nn
 from transformers import EvalPrediction
 
 from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.export.facts import read_facts
 
-KEPT = {"kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn", "num_compactions", "num_guard_pauses"}
+KEPT = {"kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn"}
 
 
 @torch.no_grad()
@@ -22,9 +24,9 @@ def slow_metrics(trainer: HomoDistilTrainer, *, batch_size: int) -> dict[str, fl
     teacher, student = make_teacher(), trainer.model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
     rows = list(trainer.eval_dataset)
-    trainer.get_eval_dataloader()
+    collator = trainer.get_eval_dataloader().collate_fn
     for start in range(0, len(rows), batch_size):
-        batch = trainer.evaluation_collator(rows[start : start + batch_size])
+        batch = collator(rows[start : start + batch_size])
         labels = batch["labels"]
         logits = [type(model).forward(model, input_ids=batch["input_ids"]).logits for model in (teacher, student)]
         log_teacher, log_student = (values.log_softmax(-1) for values in logits)
@@ -38,7 +40,7 @@ def slow_metrics(trainer: HomoDistilTrainer, *, batch_size: int) -> dict[str, fl
 
 
 def trained(make_trainer: Any, **settings: Any) -> HomoDistilTrainer:
-    defaults = {"max_steps": 6, "learning_rate": 5e-3, "mlm_weight": 1.0, "discrepancy_guard": True}
+    defaults = {"max_steps": 6, "learning_rate": 5e-3, "mlm_weight": 1.0}
     trainer = make_trainer(**defaults | {"eval_dataset": make_blocks(21, seed=1)} | settings)
     trainer.train()
     return trainer
@@ -63,13 +65,11 @@ def test_metrics_equal_a_slow_dense_computation(make_trainer, settings):
     assert metrics["eval_kept_fraction_hidden"] == 0.5
 
 
-def test_metrics_of_a_student_with_masked_channels(make_trainer):
-    trainer = make_trainer(
-        pruning_interval_steps=1, compaction_threshold=1.0, width_multiple=1, callbacks=[Interrupt(4)]
-    )
+def test_metrics_of_a_student_on_its_way(make_trainer):
+    trainer = make_trainer(pruning_interval_steps=1, width_multiple=1, callbacks=[Interrupt(4)])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert trainer.model.config.dropped_hidden_channels
+    assert 16 < trainer.kept.hidden_size < 32
     metrics = trainer.evaluate()
     expected = slow_metrics(trainer, batch_size=16)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
@@ -90,7 +90,7 @@ def test_masks_are_the_same_in_every_evaluation(make_trainer):
     losses = [entry["eval_loss"] for entry in logs_of(trainer) if "eval_loss" in entry]
     assert losses == [first["eval_loss"]] * 4
     assert trainer.data_collator.epoch == 2
-    assert trainer.evaluation_collator.epoch == 0
+    assert trainer.get_eval_dataloader().collate_fn.epoch == 0
     assert trainer.evaluate()["eval_loss"] == first["eval_loss"]
 
 
@@ -129,6 +129,28 @@ def test_several_evaluation_sets(make_trainer):
     assert {"eval_books_loss", "eval_news_kept_fraction_ffn"} <= {name for entry in logs_of(trainer) for name in entry}
 
 
+def test_what_all_evaluation_sets_have_measured_is_told(make_trainer, tmp_path):
+    sets = {"books": make_blocks(6, seed=1), "news": make_blocks(9, seed=2)}
+    trainer = trained(make_trainer, eval_dataset=sets, eval_strategy="steps", eval_steps=3)
+    kl = {f"{name}_kl": trainer.evaluate(rows)["eval_kl"] for name, rows in sets.items()}
+    trainer.evaluate()
+    trainer.export(tmp_path / "student")
+    for told in (trainer.held_out_metrics, read_facts(tmp_path / "student")["evaluation"]):
+        assert {name: value for name, value in told.items() if name in kl} == kl
+        assert {"books_loss", "news_loss", "books_kept_fraction_ffn", "news_mlm_accuracy"} <= told.keys()
+
+
+def test_all_rows_are_evaluated_though_training_drops_the_last(make_trainer):
+    trainer = make_trainer(eval_dataset=make_blocks(21, seed=1), per_device_eval_batch_size=8)
+    assert trainer.args.dataloader_drop_last
+    assert trainer.evaluate()["eval_kl"] == 0.0
+    assert trainer.predict(make_blocks(21, seed=1)).label_ids.shape == (21, 16)
+    assert trainer.args.dataloader_drop_last
+    assert [len(batch["input_ids"]) for batch in trainer.get_eval_dataloader()] == [8, 8, 5]
+    num_rows = sum(len(batch["input_ids"]) for batch in trainer.get_train_dataloader())
+    assert num_rows == 64 // 8 * 8
+
+
 @pytest.mark.slow
 def test_loss_does_not_depend_on_the_batch_size(make_trainer):
     rows = [row[: 6 + index % 7] for index, row in enumerate(make_blocks(10)["input_ids"])]
@@ -146,7 +168,7 @@ def test_prediction_gives_logits_of_all_tokens_and_metrics(make_trainer):
     trainer = trained(make_trainer)
     rows = make_blocks(5, seed=4)
     output = trainer.predict(rows)
-    input_ids = trainer.evaluation_collator(list(rows))["input_ids"]
+    input_ids = trainer.get_eval_dataloader(rows).collate_fn(list(rows))["input_ids"]
     with torch.no_grad():
         logits = trainer.model.eval()(input_ids).logits
     np.testing.assert_allclose(output.predictions, logits.numpy(), atol=1e-5)
@@ -188,11 +210,13 @@ def test_rows_that_even_out_ranks_are_left_out(make_trainer, monkeypatch, end, r
     state = type(trainer.accelerator.gradient_state)
     monkeypatch.setattr(state, "end_of_dataloader", property(lambda _: end))
     monkeypatch.setattr(state, "remainder", property(lambda _: remainder))
-    monkeypatch.setattr(type(trainer.args), "process_index", property(lambda _: rank))
-    monkeypatch.setattr(type(trainer.args), "world_size", property(lambda _: 2))
-    trainer.meter = type("Meter", (), {"update": lambda self, student, teacher, rows: rows})()
+    held_out = trainer.held_out
+    held_out.accelerator = SimpleNamespace(
+        gradient_state=trainer.accelerator.gradient_state, process_index=rank, num_processes=2
+    )
+    held_out.meter = SimpleNamespace(update=lambda student, teacher, rows: rows)
     batch = trainer.data_collator(list(make_blocks(4)))
-    own = trainer._measure(batch)
+    own = held_out.measure(batch)
     if expected == 0:
         assert own.shape == ()
         return

@@ -25,7 +25,6 @@ SETTINGS: dict[str, Any] = {
     "pruning_interval_steps": 1,
     "width_multiple": 1,
     "weight_decay": 0.1,
-    "guard_floor_nats": 0.0,
     "importance_metric": "platon",
 }
 
@@ -36,8 +35,8 @@ def is_bad(trainer: HomoDistilTrainer, steps: range) -> bool:
 
 def poison_loss(trainer: HomoDistilTrainer, value: float, steps: range) -> None:
     """Added to the loss: the gradients stay finite."""
-    total = trainer.distillation.total
-    trainer.distillation.total = lambda terms: total(terms) + (value if is_bad(trainer, steps) else 0.0)
+    accounted = trainer.accounted
+    trainer.accounted = lambda loss, *rest: accounted(loss + (value if is_bad(trainer, steps) else 0.0), *rest)
 
 
 def poison_gradient(trainer: HomoDistilTrainer, value: float, steps: range) -> None:
@@ -167,7 +166,7 @@ def test_skipped_steps_and_tokens_are_in_facts_and_survive_a_resume(make_trainer
     training = resumed.run_facts()["training"]
     assert (training["num_bad_steps"], training["num_skipped_tokens"]) == (2, 2 * NUM_TOKENS)
     state = json.loads((tmp_path / "run" / f"checkpoint-{BAD}" / "pruning_state.json").read_text(encoding="utf-8"))
-    assert state["trainer"]["num_skipped_tokens"] == 2 * NUM_TOKENS
+    assert state["logs"]["num_skipped_tokens"] == 2 * NUM_TOKENS
 
 
 def test_a_teacher_that_overflows_stops_the_run(make_trainer):
@@ -258,7 +257,7 @@ def test_scaled_gradients_give_the_same_scores_masks_and_weights(make_trainer, m
     plain.train()
     assert scaler.get_scale() == SCALE * 4  # grew after steps 3 and 6
     assert differences(state_of(scaled), state_of(plain)) == []
-    assert scaled.pruner.present == scaled.plan
+    assert scaled.kept == scaled.plan
 
 
 @pytest.mark.slow
@@ -274,7 +273,7 @@ def test_the_scaler_skips_what_is_not_scored_and_shrinks(make_trainer, value):
     moved = differences(states[BAD - 1], states[BAD])
     assert [name for name in moved if name.startswith(("weight", "optimizer", "pruner"))] == []
     assert scaler.get_scale() == SCALE / 2
-    assert (scaled.num_bad_steps, scaled.num_skipped_tokens) == (1, NUM_TOKENS)
+    assert (scaled.step_log.num_bad_steps, scaled.step_log.num_skipped_tokens) == (1, NUM_TOKENS)
     assert differences(state_of(scaled), state_of(plain)) == []
     rates = [[entry["learning_rate"] for entry in entries(trainer)] for trainer in (scaled, plain)]
     assert rates[0] == rates[1]
@@ -282,7 +281,7 @@ def test_the_scaler_skips_what_is_not_scored_and_shrinks(make_trainer, value):
 
 def test_a_norm_that_overflows_is_skipped_by_the_scaler_too(make_trainer):
     """Every gradient is finite, their norm is not: such a step is not scored, so it must not be taken either."""
-    trainer = make_trainer(**SCALED | {"compaction_threshold": 1.0})  # else the hooked parameter would be replaced
+    trainer = make_trainer(**SCALED | {"pruning_start_fraction": 0.5})  # else the hooked parameter would be replaced
     scaler = with_scaler(trainer)
     parameter = trainer.model.bert.embeddings.word_embeddings.weight
     parameter.register_hook(lambda g: torch.full_like(g, 1e30) if is_bad(trainer, range(BAD, BAD + 1)) else g)
@@ -300,8 +299,8 @@ def test_float16_on_a_device(make_trainer, tmp_path):
     whole = make_trainer(callbacks=[SaveAt(20)], **settings)
     poison_gradient(whole, math.inf, range(11, 13))
     whole.train()
-    assert whole.num_bad_steps >= 2
-    assert whole.pruner.present == whole.plan
+    assert whole.step_log.num_bad_steps >= 2
+    assert whole.kept == whole.plan
     assert all(bool(parameter.isfinite().all()) for parameter in whole.model.parameters())
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
     resumed.train(str(Path(tmp_path, "run", "checkpoint-20")))

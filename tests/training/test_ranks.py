@@ -65,33 +65,13 @@ def test_streams_are_evaluated_by_one_rank_only(make_trainer, monkeypatch):
         trainer.get_eval_dataloader()
 
 
-def test_rows_that_even_out_ranks_count_for_nothing(make_trainer):
-    """The last step of 12 rows: 4 of its own, of which the rank that is simulated here has none."""
-    trainer = make_trainer(train_dataset=make_blocks(12), max_steps=1)
-    batches = [trainer.data_collator(list(make_blocks(8)))]
-    state = type(trainer.accelerator.gradient_state)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state, "end_of_dataloader", property(lambda _: True))
-        patch.setattr(type(trainer.args), "train_batch_size", property(lambda _: 4))
-        patch.setattr(type(trainer.args), "world_size", property(lambda _: 2))
-        for rank, num_rows in ((0, 4), (1, 1)):
-            patch.setattr(type(trainer.args), "process_index", property(lambda _, rank=rank: rank))
-            rows = trainer.without_repeats(batches)
-            assert trainer.repeats_only == (rank == 1)
-            assert len(rows[0]["input_ids"]) == num_rows
-    trainer.batch_counts = torch.ones(3, dtype=torch.float64)
-    assert trainer.compute_loss(trainer.model, rows[0]).item() == 0.0
-    trainer.repeats_only = False
-    assert trainer.compute_loss(trainer.model, rows[0]).item() > 0.0
-
-
 @pytest.mark.slow
 def test_going_on_with_another_global_batch_is_told(make_trainer, tmp_path, caplog):
     make_trainer(max_steps=4, save_strategy="steps", save_steps=2).train()
     other = make_trainer(max_steps=4, per_device_train_batch_size=4, output_dir=str(tmp_path / "other"))
     with caplog.at_level(logging.WARNING, logger="homodistil_hf"):
         other.train(str(tmp_path / "run" / "checkpoint-2"))
-    assert "resumed with 4 rows a step, the checkpoint has 8: the run will differ" in caplog.text
+    assert "resumed with rows_per_step=4, the checkpoint has 8: the run will differ" in caplog.text
     caplog.clear()
     same = make_trainer(
         max_steps=4,
@@ -100,7 +80,7 @@ def test_going_on_with_another_global_batch_is_told(make_trainer, tmp_path, capl
         output_dir=str(tmp_path / "same"),
     )
     same.train(str(tmp_path / "run" / "checkpoint-2"))
-    assert "rows a step" not in caplog.text
+    assert "rows_per_step" not in caplog.text
 
 
 LEAVING = """

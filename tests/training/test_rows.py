@@ -1,56 +1,47 @@
-"""The rows of a step are a function of the step and the global batch."""
+"""The rows of a step are a function of the step and the global batch; no row of a whole step is lost."""
 
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import make_blocks
-from torch.utils.data import DataLoader
+from run_traces import logs_of
+from tiny_models import make_blocks, tiny_tokenizer
+from torch.utils.data import Sampler
 
-from homodistil_hf.training.rows import WholeSteps, first_rows, num_own_rows
-
-
-@pytest.mark.parametrize(("num_rows", "kept"), [(8, 8), (9, 8), (15, 8), (16, 16)])
-def test_rows_too_few_for_a_step_are_left_out(num_rows, kept):
-    assert list(WholeSteps(range(num_rows), num_rows=8)) == list(range(kept))
-    assert len(WholeSteps(range(num_rows), num_rows=8)) == kept
+from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
+from homodistil_hf.training.rows import WholeBatches, first_rows, num_own_rows
 
 
-def test_a_stream_shorter_than_a_step_is_an_error():
-    with pytest.raises(ValueError, match="train_dataset is a stream of 7 rows, fewer than the 8 of a step"):
-        list(WholeSteps(range(7), num_rows=8))
-    # Where several workers load, all but one of them find a single file empty.
-    stream = make_blocks(9).to_iterable_dataset()
-    loader = DataLoader(WholeSteps(stream, num_rows=8), batch_size=None, num_workers=2)
-    assert [row["example_id"] for row in loader] == list(range(8))
+@pytest.mark.parametrize(("num_rows", "kept"), [(7, 0), (8, 8), (9, 8), (15, 8), (16, 16)])
+def test_rows_too_few_for_a_micro_batch_are_left_out(num_rows, kept):
+    assert list(WholeBatches(range(num_rows), num_rows=8)) == list(range(kept))
+    assert len(WholeBatches(range(num_rows), num_rows=8)) == kept
 
 
 def test_a_stream_without_a_length_has_none():
     with pytest.raises(TypeError, match="has no len"):
-        len(WholeSteps(iter(range(3)), num_rows=2))
+        len(WholeBatches(iter(range(3)), num_rows=2))
 
 
 def test_the_pass_reaches_a_stream_that_is_shuffled_by_it():
     stream = make_blocks(16).to_iterable_dataset().shuffle(seed=1, buffer_size=16)
-    whole = WholeSteps(stream, num_rows=4)
+    whole = WholeBatches(stream, num_rows=4)
     orders = []
     for epoch in (0, 1, 0):
         whole.set_epoch(epoch)
         orders.append([row["example_id"] for row in whole])
     assert orders[0] == orders[2] != orders[1]
-    WholeSteps(range(4), num_rows=4).set_epoch(1)  # one that isn't is left alone
+    WholeBatches(range(4), num_rows=4).set_epoch(1)  # one that isn't is left alone
 
 
-@given(num_rows=st.integers(1, 60), num_ranks=st.integers(1, 5), batch_size=st.integers(1, 5), micro=st.integers(1, 3))
-def test_ranks_of_accelerate_share_whole_steps_without_gap_or_overlap(num_rows, num_ranks, batch_size, micro):
-    a_step = num_ranks * batch_size * micro
-    if num_rows < a_step:
-        return
+@given(num_rows=st.integers(1, 60), num_ranks=st.integers(1, 5), batch_size=st.integers(1, 5))
+def test_ranks_of_accelerate_share_whole_batches_without_gap_or_overlap(num_rows, num_ranks, batch_size):
+    of_all = num_ranks * batch_size
     shards = [
         list(
             IterableDatasetShard(
-                WholeSteps(range(num_rows), num_rows=a_step),
+                WholeBatches(range(num_rows), num_rows=of_all),
                 batch_size=batch_size,
                 num_processes=num_ranks,
                 process_index=rank,
@@ -62,7 +53,7 @@ def test_ranks_of_accelerate_share_whole_steps_without_gap_or_overlap(num_rows, 
     in_order = [
         row for batches_of_a_round in zip(*batches, strict=True) for batch in batches_of_a_round for row in batch
     ]
-    assert in_order == list(range(num_rows // a_step * a_step))
+    assert in_order == list(range(num_rows // of_all * of_all))
 
 
 @given(num_total=st.integers(1, 100), num_ranks=st.integers(1, 6), batch_size=st.integers(1, 7))
@@ -80,3 +71,132 @@ def test_first_rows_of_a_batch_with_masked_positions():
     assert rows["input_ids"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert rows["masked_positions"].tolist() == [1, 6, 7]
     assert first_rows({"input_ids": torch.ones(3, 4)}, 5)["input_ids"].shape == (3, 4)
+
+
+# In runs
+
+
+class RecordingCollator(MaskedLMCollator):
+    """Remembers the rows that it was given, in this process."""
+
+    def __init__(self):
+        super().__init__(tiny_tokenizer())
+        self.rows = []
+
+    def __call__(self, rows):
+        self.rows.extend(int(row["example_id"]) for row in rows)
+        return super().__call__(rows)
+
+
+@pytest.mark.slow
+def test_a_stream_of_several_files_with_loader_workers_is_trained_on(make_trainer):
+    stream = make_blocks(64).to_iterable_dataset(num_shards=4)
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "dataloader_num_workers": 4}
+    trainer = make_trainer(train_dataset=stream, max_steps=2, **settings)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert len([entry for entry in logs_of(trainer) if "loss" in entry]) == 2
+    assert trainer.kept == trainer.plan
+
+
+@pytest.mark.slow
+def test_a_stream_whose_passes_hold_two_steps_is_gone_through_again(make_trainer):
+    stream = make_blocks(64).to_iterable_dataset(num_shards=4)
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "dataloader_num_workers": 4}
+    trainer = make_trainer(train_dataset=stream, max_steps=6, **settings)
+    trainer.train()
+    assert trainer.state.global_step == 6
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train_dataset": make_blocks(7).to_iterable_dataset()},
+        {"train_dataset": make_blocks(16).to_iterable_dataset(num_shards=2), "dataloader_num_workers": 2}
+        | {"per_device_train_batch_size": 16},
+        {"train_dataset": make_blocks(7)},
+        {"train_dataset": make_blocks(12), "gradient_accumulation_steps": 2},
+    ],
+)
+def test_data_too_few_for_one_step_are_an_error(make_trainer, settings):
+    trainer = make_trainer(max_steps=2, **settings)
+    with pytest.raises(ValueError, match=r"fewer rows than .* step .*give more rows.* a smaller batch"):
+        trainer.train()
+
+
+class EverySecond(Sampler):
+    """Rows 1, 3, 5, …: half as many as the table has."""
+
+    def __init__(self, rows):
+        self.indices = range(1, len(rows), 2)
+
+    def __iter__(self):
+        return iter(self.indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+
+class TwiceEach(EverySecond):
+    """Rows 0, 0, 1, 1, …: twice as many as the table has."""
+
+    def __init__(self, rows):
+        self.indices = [index // 2 for index in range(2 * len(rows))]
+
+
+@pytest.mark.parametrize(("sampler", "steps_a_pass"), [(EverySecond, 4), (TwiceEach, 17)])
+def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, sampler, steps_a_pass):
+    class Sampled(HomoDistilTrainer):
+        def _get_train_sampler(self, dataset=None):
+            return sampler(dataset or self.train_dataset)
+
+    rows, collator = make_blocks(70), RecordingCollator()
+    trainer = make_trainer(
+        trainer_class=Sampled, train_dataset=rows, data_collator=collator, max_steps=-1, num_train_epochs=2
+    )
+    trainer.train()
+    assert trainer.state.global_step == trainer.state.max_steps == 2 * steps_a_pass
+    assert trainer.state.epoch == 2.0
+    a_pass = list(sampler(rows))[: 8 * steps_a_pass]
+    assert collator.rows == a_pass * 2
+
+
+@pytest.mark.parametrize("settings", [{"max_steps": -1, "num_train_epochs": 3}, {"max_steps": 7}])
+def test_passes_have_whole_steps_however_they_are_cut_up(make_trainer, settings):
+    """21 rows: two steps of 8 a pass, and 5 rows that wait for another shuffle."""
+    settings = {"train_dataset": make_blocks(21), "student_dropout": 0.0, "pruning_interval_steps": 1} | settings
+    whole = make_trainer(per_device_train_batch_size=8, **settings)
+    parts = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
+    metrics = whole.train().metrics
+    parts.train()
+    assert metrics["train_samples_per_second"] == pytest.approx(8 * metrics["train_steps_per_second"], rel=0.01)
+    assert whole.state.global_step == parts.state.global_step == max(6, settings["max_steps"])
+    assert whole.state.epoch == parts.state.epoch == whole.state.global_step / 2
+    for one, other in zip(losses_of(whole), losses_of(parts), strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
+
+
+def losses_of(trainer):
+    return [
+        {name: value for name, value in entry.items() if name.startswith("loss")}
+        for entry in logs_of(trainer)
+        if "loss" in entry
+    ]
+
+
+def test_a_batch_outside_a_step_is_averaged_over_itself(make_trainer):
+    settings = {"max_steps": 4, "mlm_weight": 1.0, "gradient_accumulation_steps": 2, "projection_init": "random"}
+    trained, fresh = make_trainer(**settings), make_trainer(**settings)
+    trained.train()
+    batch = trained.data_collator(list(make_blocks(3, seed=5)))
+    for trainer in (trained, fresh):
+        trainer.model.eval()
+        with torch.no_grad():
+            loss = trainer.compute_loss(trainer.model, dict(batch))
+            terms, _ = trainer.loss_terms(trainer.model, trainer.distillation.task.with_positions(batch))
+            expected = torch.nn.functional.cross_entropy(
+                type(trainer.model).forward(trainer.model, input_ids=batch["input_ids"]).logits.flatten(0, 1),
+                batch["labels"].flatten(),
+            )
+        assert terms["mlm"].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert loss.item() == pytest.approx(trainer.distillation.total(terms).item(), rel=1e-5)

@@ -21,9 +21,10 @@ from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, start_worker
 
-SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1, "compaction_threshold": 0.3}
+SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
 
 class SignalAt(TrainerCallback):
@@ -117,7 +118,8 @@ def test_a_training_loader_starts_its_workers_so(make_trainer):
     [
         {},
         {"save_strategy": "steps", "save_steps": 5},
-        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "kl"},
+        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "kl"}
+        | {"pruning_end_fraction": 0.9},
     ],
     ids=["no saving", "a step that is saved anyway", "a step that is not the best"],
 )
@@ -185,15 +187,21 @@ def test_sigint_passes_at_once_and_the_last_checkpoint_stays(make_trainer, tmp_p
     assert_same_run(resumed, whole)
 
 
-def test_all_ranks_stop_where_one_was_asked(make_trainer, monkeypatch):
+@pytest.mark.parametrize("num_asked", [0, 1])
+def test_all_ranks_stop_where_one_was_asked(make_trainer, monkeypatch, num_asked):
     trainer = make_trainer()
     monkeypatch.setattr(HomoDistilTrainingArguments, "world_size", property(lambda args: 2))
     trainer.stop_request = StopRequest()
     trainer.stop_request.is_made = True  # heard after the step began: the other rank doesn't know yet
-    trainer.agree_to_stop(torch.tensor(0.0))
-    assert not trainer.is_stopping
-    trainer.agree_to_stop(torch.tensor(1.0))
-    assert trainer.is_stopping
+    trainer.num_asked_to_stop = torch.tensor(num_asked)
+    DistillationTrainer.end_step(trainer)
+    assert (trainer.control.should_save, trainer.control.should_training_stop) == (num_asked > 0, num_asked > 0)
+    trainer.stop_request.is_made = False  # and one that was not asked itself leaves too
+    if num_asked:
+        with pytest.raises(SystemExit, match="143"):
+            trainer.end_epoch()
+    else:
+        trainer.end_epoch()
 
 
 # Real processes

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from homodistil_hf.pruning.saved_state import read_state_file
 from run_traces import Interrupt, SaveAt, assert_same_run
 from tiny_models import make_teacher, tiny_config
 
 from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans import resolve as plans
 from homodistil_hf.plans.latency.budget import LatencyBudget, LatencyPlan
@@ -52,9 +52,9 @@ def test_a_resumed_run_takes_its_widths_from_the_checkpoint(machine, make_traine
     stopped = make_trainer(**settings, callbacks=[SaveAt(3), Interrupt(5)])
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
-    state = read_state_file(tmp_path / "run" / "checkpoint-3")
-    assert state["trainer"]["student"] == BUDGET
-    assert state["pruner"]["target"] == FAST.to_dict()
+    state = read_state(tmp_path / "run" / "checkpoint-3")
+    assert state["student"] == BUDGET
+    assert state["plan"] == FAST.to_dict()
 
     machine.answers[2] = SLOW  # the machine has become another one
     resumed = make_trainer(**settings)

@@ -4,10 +4,10 @@ Everything is a function of settings and seed, never of a clock. How text and te
 """
 
 import dataclasses
-import json
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,20 @@ from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_target
 from ...export.verify import verify_export
 from ...files.provenance import version_facts
-from ...files.strict_json import write_json
+from ...files.strict_json import read_json_object, write_json
 from ...methods.one_shot import OneShotTrainer
 from ...models.cost import model_facts
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
+from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import HomoDistilTrainingArguments
-from ..plots import can_plot, plot_discrepancy
+from ..plots import Curve, can_plot, plot_discrepancy
 from .teacher import Lesson, TeacherSettings, prepare_lesson
 
 MARKER_FILE = "demo.json"
 RESULTS_FILE = "results.json"
 PLOT_FILE = "discrepancy.png"
-_TRAINERS: dict[str, type[HomoDistilTrainer]] = {"student": HomoDistilTrainer, "one_shot": OneShotTrainer}
+_TRAINERS: dict[str, type[DistillationTrainer]] = {"student": HomoDistilTrainer, "one_shot": OneShotTrainer}
 _MADE_BY = "homodistil demo"
 _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
@@ -46,18 +47,7 @@ _SENTENCES = (
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Everything the demo depends on.
-
-    Args:
-        output_dir: folder to write.
-        seed: of teacher and students.
-        max_steps: optimizer steps of each student.
-        batch_size: blocks a step.
-        learning_rate: peak, of both students.
-        pruning_interval_steps: steps between two choices of masks.
-        student: the width plan; a share of the teacher's encoder MACs.
-        teacher: settings of text and teacher.
-    """
+    """Everything the demo depends on: the batch is in blocks, the learning rate the peak of both students."""
 
     output_dir: str = "runs/demo"
     seed: int = 0
@@ -69,39 +59,10 @@ class DemoSettings:
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What training a student gave.
-
-    Args:
-        metrics: held-out `kl`, `mlm_loss` and `mlm_accuracy`.
-        curve: (step, held-out KL in nats), from step 0 on.
-        teacher_accuracy: of the teacher on the same blocks.
-    """
-
-    metrics: dict[str, float]
-    curve: list[tuple[int, float]]
-    teacher_accuracy: float
-
-
 def demo_settings(
     *, output_dir: str, seed: int, max_steps: int | None = None, teacher_steps: int | None = None, quick: bool = False
 ) -> DemoSettings:
-    """Settings from what the command line takes.
-
-    Args:
-        output_dir: folder to write.
-        seed: of teacher and students, 0 … 2³² − 1.
-        max_steps: steps of each student, ≥ 10.
-        teacher_steps: steps of the teacher, ≥ 1.
-        quick: tiny models and a few steps.
-
-    Returns:
-        [`DemoSettings`].
-
-    Raises:
-        ValueError: a number out of range.
-    """
+    """Settings from what the command line takes; a ValueError for a number out of range."""
     for name, value, least in (("max_steps", max_steps, 10), ("teacher_steps", teacher_steps, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise ValueError(f"{name}={value} is too small; nearest valid: {least}")
@@ -131,13 +92,7 @@ _QUICK = DemoSettings(
 
 
 def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
-    """Run the demo and print what came out.
-
-    Args:
-        settings: what [`demo_settings`] returned.
-
-    Returns:
-        `list[dict]`: the rows of `results.json`.
+    """Run the demo, print what came out, and return the rows of `results.json`.
 
     Raises:
         ValueError: `output_dir` holds something that is not the demo's, or an export is not what it should be.
@@ -149,29 +104,30 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     lesson = prepare_lesson(settings.teacher)
     shutil.rmtree(folder / "teacher", ignore_errors=True)
     shutil.copytree(lesson.folder, folder / "teacher")
-    outcomes = {}
+    trainers = {}
     for number, name in enumerate(_TRAINERS, start=2):
         print(f"{number}/4  {name}: {settings.student} of the teacher's encoder, {settings.max_steps} steps")
-        outcomes[name] = train_student(name, lesson, settings)
+        trainers[name] = train_student(name, lesson, settings)
     print("4/4  loading the student with stock transformers in a fresh process, measuring latency")
-    _verify(folder)
-    rows = _rows(folder, outcomes, settings)
+    report = verify_export(folder / "student")
+    if not report.ok:
+        raise ValueError(f"folder={str(folder / 'student')!r} is not what it should be: {'; '.join(report.problems)}")
+    rows = _rows(folder, trainers, settings)
+    curves = {
+        name: sorted((step, metrics["kl"]) for step, metrics in trainer.evaluations.items())
+        for name, trainer in trainers.items()
+    }
+    time_s = round(time.perf_counter() - start, 1)
+    facts = {"settings": dataclasses.asdict(settings), "curves": curves, "time_s": time_s, "versions": version_facts()}
     write_json(folder / RESULTS_FILE, rows)
-    write_json(folder / MARKER_FILE, _record(settings, outcomes, seconds=time.perf_counter() - start))
-    _print_outcome(folder, rows, outcomes)
+    write_json(folder / MARKER_FILE, {"made_by": _MADE_BY, **facts})
+    _print_outcome(folder, rows, curves)
     print(f"\nall in {folder}/, {time.perf_counter() - start:,.0f} s")
     return rows
 
 
 def claim_folder(folder: Path) -> None:
-    """Mark a folder as the demo's, or refuse it.
-
-    Args:
-        folder: absent, empty, or written by an earlier demo.
-
-    Raises:
-        ValueError: it holds something else.
-    """
+    """Mark a folder as the demo's; a ValueError where it holds something that no earlier demo wrote."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} is a file; name a folder")
     marker = folder / MARKER_FILE
@@ -185,17 +141,8 @@ def claim_folder(folder: Path) -> None:
     write_json(marker, {"made_by": _MADE_BY})
 
 
-def train_student(name: str, lesson: Lesson, settings: DemoSettings) -> Outcome:
-    """Train one student and export it.
-
-    Args:
-        name: `"student"` (HomoDistil) or `"one_shot"`; also the folder of the export.
-        lesson: teacher and text.
-        settings: of the demo.
-
-    Returns:
-        [`Outcome`].
-    """
+def train_student(name: str, lesson: Lesson, settings: DemoSettings) -> DistillationTrainer:
+    """Train and evaluate a student by one of `_TRAINERS`, and export it to the folder of its name."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _TRAINERS[name](
             str(lesson.folder),
@@ -209,11 +156,7 @@ def train_student(name: str, lesson: Lesson, settings: DemoSettings) -> Outcome:
         trainer.train()
         trainer.evaluate()
         trainer.export(Path(settings.output_dir) / name)
-    return Outcome(
-        {metric: trainer.held_out_metrics[metric] for metric in ("kl", "mlm_loss", "mlm_accuracy")},
-        sorted((step, metrics["kl"]) for step, metrics in trainer.evaluations.items()),
-        trainer.evaluate_teacher()["mlm_accuracy"],
-    )
+    return trainer
 
 
 class _ShortProgress(ProgressCallback):
@@ -253,24 +196,17 @@ def _training_arguments(output_dir: str, settings: DemoSettings) -> HomoDistilTr
 
 def _is_ours(marker: Path) -> bool:
     try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
+        return read_json_object(marker, MARKER_FILE).get("made_by") == _MADE_BY
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("made_by") == _MADE_BY
 
 
-def _verify(folder: Path) -> None:
-    report = verify_export(folder / "student")
-    if not report.ok:
-        raise ValueError(f"folder={str(folder / 'student')!r} is not what it should be: {'; '.join(report.problems)}")
-
-
-def _rows(folder: Path, outcomes: dict[str, Outcome], settings: DemoSettings) -> list[dict[str, Any]]:
-    models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *outcomes)}
+def _rows(folder: Path, trainers: dict[str, DistillationTrainer], settings: DemoSettings) -> list[dict[str, Any]]:
+    models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *trainers)}
     grid = LatencyGrid([_LATENCY_BLOCKS], [settings.teacher.max_seq_length], ["torch"], with_head=True)
     latencies = compare_latencies(models, grid)["cells"][0]["latency"]
-    measured: dict[str, dict[str, float]] = {name: outcome.metrics for name, outcome in outcomes.items()}
-    measured["teacher"] = {"kl": 0.0, "mlm_accuracy": outcomes["student"].teacher_accuracy}
+    measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}
+    measured["teacher"] = dict(trainers["student"].evaluate_teacher())
     return [
         {
             "name": name,
@@ -282,24 +218,13 @@ def _rows(folder: Path, outcomes: dict[str, Outcome], settings: DemoSettings) ->
     ]
 
 
-def _record(settings: DemoSettings, outcomes: dict[str, Outcome], *, seconds: float) -> dict[str, Any]:
-    return {
-        "made_by": _MADE_BY,
-        "settings": dataclasses.asdict(settings),
-        "curves": {name: outcome.curve for name, outcome in outcomes.items()},
-        "time_s": round(seconds, 1),
-        "versions": version_facts(),
-    }
-
-
-def _print_outcome(folder: Path, rows: list[dict[str, Any]], outcomes: dict[str, Outcome]) -> None:
+def _print_outcome(folder: Path, rows: list[dict[str, Any]], curves: Mapping[str, Curve]) -> None:
     print(f"\n{format_table(rows)}\n")
     print(f"latency: one forward pass of {_LATENCY_BLOCKS} blocks, median; KL and accuracy: unseen docstrings\n")
     for sentence, answers in _predictions(folder).items():
         print(sentence)
         for name, words in answers.items():
             print(f"  {name.ljust(8)} {', '.join(words)}")
-    curves = {name: outcome.curve for name, outcome in outcomes.items()}
     if can_plot():
         print(f"\nKL over the steps: {plot_discrepancy(curves, folder / PLOT_FILE)}")
     else:

@@ -43,22 +43,7 @@ _NUM_EVAL_BLOCKS = 256
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """Text, vocabulary, shape and training of the teacher.
-
-    Args:
-        num_characters: text to gather.
-        vocab_size: WordPieces.
-        max_seq_length: tokens a block, and the teacher's positions.
-        num_hidden_layers: layers.
-        hidden_size: hidden channels.
-        num_attention_heads: heads; they divide the hidden size.
-        intermediate_size: FFN neurons.
-        num_steps: optimizer steps.
-        batch_size: blocks a step.
-        learning_rate: peak.
-        mlm_probability: share of the tokens that the teacher learns to predict.
-        seed: of everything random.
-    """
+    """Text (in characters), vocabulary, shape and training of the teacher; its positions are `max_seq_length`."""
 
     num_characters: int = 12_000_000
     vocab_size: int = 4096
@@ -76,13 +61,7 @@ class TeacherSettings:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the students need.
-
-    Args:
-        folder: the teacher as stock BERT, with its tokenizer.
-        train_blocks: text that the teacher has read.
-        eval_blocks: text of other source files, which it has not.
-    """
+    """What the students need: the teacher as stock BERT with its tokenizer, and text that it has and has not read."""
 
     folder: Path
     train_blocks: Dataset
@@ -90,14 +69,7 @@ class Lesson:
 
 
 def prepare_lesson(settings: TeacherSettings) -> Lesson:
-    """Gather the text and train the teacher, or take both from the cache.
-
-    Args:
-        settings: of text and teacher.
-
-    Returns:
-        [`Lesson`].
-    """
+    """Gather the text and train the teacher, or take both from the cache."""
     files = source_files()
     text_key = f"text-{fingerprint(files, settings.num_characters)}"
     text_folder = cached("demo", text_key, lambda aside: _write_text(aside, files, settings))
@@ -108,16 +80,7 @@ def prepare_lesson(settings: TeacherSettings) -> Lesson:
 
 
 def train_tokenizer(documents: list[str], vocab_size: int, max_seq_length: int) -> PreTrainedTokenizerBase:
-    """Train an uncased WordPiece vocabulary, the same one for the same text.
-
-    Args:
-        documents: text in ASCII.
-        vocab_size: pieces, special ones included; fewer where the text has no more.
-        max_seq_length: tokens that a model of this tokenizer reads.
-
-    Returns:
-        [`~transformers.BertTokenizer`].
-    """
+    """Train an uncased WordPiece vocabulary on ASCII text, the same one for the same text."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

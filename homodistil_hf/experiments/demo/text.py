@@ -35,11 +35,9 @@ _FILES_PER_TASK = 16
 
 
 def source_files() -> list[tuple[str, Path]]:
-    """The Python files of the standard library and of all installed packages, their tests left out.
+    """Name and path of the Python files of the standard library and of all installed packages, without their tests.
 
-    Returns:
-        `list[tuple[str, Path]]`: name relative to where it is installed, and path; in an order that depends on the
-        names only and mixes the packages.
+    The order depends on the names only and mixes the packages.
     """
     files: dict[str, Path] = {}
     for kind in ("stdlib", "purelib", "platlib"):
@@ -53,15 +51,7 @@ def source_files() -> list[tuple[str, Path]]:
 
 
 def fingerprint(files: Sequence[tuple[str, Path]], num_characters: int) -> str:
-    """Name a text before it is read: by the files it comes from, their sizes and times, and its length.
-
-    Args:
-        files: what [`source_files`] returned.
-        num_characters: as in [`collect_text`].
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
+    """Name a text before it is read: by the files it comes from, their sizes and times, and its length."""
     digest = hashlib.sha256(f"{num_characters}".encode())
     digest.update(Path(__file__).read_bytes())
     for name, path in files:
@@ -71,11 +61,7 @@ def fingerprint(files: Sequence[tuple[str, Path]], num_characters: int) -> str:
 
 
 def collect_text(files: Sequence[tuple[str, Path]], num_characters: int) -> list[str]:
-    """Gather English paragraphs from docstrings, each paragraph once.
-
-    Args:
-        files: what [`source_files`] returned; read in this order until there is enough.
-        num_characters: stop when so many have been gathered; there may be fewer.
+    """Gather English paragraphs from docstrings, each once, until there are `num_characters` or no more files.
 
     Returns:
         `list[str]`: one document a source file that has any, paragraphs separated by a newline.
@@ -96,13 +82,9 @@ def collect_text(files: Sequence[tuple[str, Path]], num_characters: int) -> list
 
 
 def english_paragraphs(path: Path) -> list[str]:
-    """The English paragraphs in the docstrings of one source file.
+    """The English paragraphs in the docstrings of one source file, without line breaks, in its order.
 
-    Args:
-        path: a Python file; one that this Python can't parse has no docstrings.
-
-    Returns:
-        `list[str]`: without line breaks, in the order of the file.
+    A file that this Python can't parse has no docstrings.
     """
     try:
         with warnings.catch_warnings():
@@ -117,13 +99,7 @@ def english_paragraphs(path: Path) -> list[str]:
 
 
 def is_english(paragraph: str) -> bool:
-    """Whether a paragraph is plain prose rather than a table, a signature or code.
-
-    Args:
-        paragraph: without line breaks.
-
-    Returns:
-        `bool`.
+    """Whether a paragraph without line breaks is plain prose rather than a table, a signature or code.
 
     Example:
     ```python

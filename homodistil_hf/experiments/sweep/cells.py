@@ -52,11 +52,7 @@ class Cell:
     def value(self, name: str) -> Any:
         """What a cell has under a name: `method`, `arm`, an axis or a setting; None where it is not set.
 
-        Args:
-            name: one of those.
-
-        Returns:
-            A JSON value; of an axis of objects the first value of the object.
+        Of an axis of objects it is the first value of the object.
         """
         if name in ("method", "arm"):
             return getattr(self, name)
@@ -101,14 +97,7 @@ class Sweep:
 
 
 def select_cells(cells: Sequence[Cell], patterns: Iterable[str]) -> list[Cell]:
-    """Pick cells by name.
-
-    Args:
-        cells: of a sweep.
-        patterns: names of cells or arms, or patterns of such with `*` and `?`; none for all cells.
-
-    Returns:
-        `list`: in the sweep's order.
+    """Pick cells by names of cells or arms, or patterns of such with `*` and `?`; none for all; in the sweep's order.
 
     Raises:
         ValueError: a pattern that no cell matches.

@@ -18,19 +18,7 @@ _DECIDES_SOURCES = (
 
 
 def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
-    """Make the settings of a cell's run.
-
-    Args:
-        cell: of a sweep.
-        output_dir: the cell's folder.
-        others: settings that the sweep gives.
-
-    Returns:
-        [`RunConfig`].
-
-    Raises:
-        ValueError: a setting that no run can have.
-    """
+    """The settings of a cell's run in `output_dir`; a ValueError where no run can have them."""
     method = {"method": cell.method, "method_settings": dict(cell.method_settings)}
     values = {**cell.settings, **method, "disable_tqdm": True, "output_dir": output_dir, **others}
     settings = run_of(values, f"cell {cell.name!r}")
@@ -42,13 +30,7 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
 
 
 def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
-    """Check cells without reading text or weights.
-
-    Args:
-        cells: of a sweep.
-
-    Returns:
-        `dict[str, str]`: name of each cell that can't exist → why.
+    """Check cells without reading text or weights: name of each that can't exist → why.
 
     Raises:
         ValueError: settings that can't work; the message begins with the cell.

@@ -19,14 +19,7 @@ TASKS = "tasks"
 
 
 def check_evaluations(evaluate: Mapping[str, Any]) -> None:
-    """Check the settings of all evaluations.
-
-    Args:
-        evaluate: name → settings.
-
-    Raises:
-        ValueError: an unknown name, or settings that can't work.
-    """
+    """Refuse unknown names in `evaluate` (name → settings), and settings that can't work, by a ValueError."""
     for name, settings in evaluate.items():
         if name not in EVALUATIONS:
             nearest = nearest_name(name, EVALUATIONS)
@@ -35,11 +28,14 @@ def check_evaluations(evaluate: Mapping[str, Any]) -> None:
             raise ValueError(
                 f'evaluate[{name!r}]={shown(settings)} names no tasks; expected such as {{"tasks": ["rte"]}}'
             )
-        _check_glue(settings)
+        own = settings_from(GlueSettings, _own(settings))
+        for task in check_tasks(settings[TASKS]):
+            if own.data_dir is not None:
+                data_folder(task, own.data_dir)
 
 
 def glue_scores(model: str | Path, settings: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
-    """Fine-tune a model on GLUE tasks.
+    """Fine-tune a model, a folder or a Hub name, on GLUE tasks.
 
     Args:
         model: folder or Hub name.
@@ -61,13 +57,6 @@ def glue_scores(model: str | Path, settings: Mapping[str, Any], output_dir: Path
 
 EVALUATIONS: dict[str, Callable[[str | Path, Mapping[str, Any], Path], dict[str, Any]]] = {"glue": glue_scores}
 """Name in a sweep's file → what evaluates a model."""
-
-
-def _check_glue(settings: Mapping[str, Any]) -> None:
-    own = settings_from(GlueSettings, _own(settings))
-    for task in check_tasks(settings[TASKS]):
-        if own.data_dir is not None:
-            data_folder(task, own.data_dir)
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,11 +30,7 @@ RECORDS_SUFFIX = ".jsonl"
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep keeps what it makes: its methods name a path each, of one of its cells.
-
-    Args:
-        root: the sweep's `output_dir`.
-    """
+    """Where a sweep keeps what it makes, below its `output_dir`: the methods name a path each, of one of its cells."""
 
     root: Path
 
@@ -61,12 +57,7 @@ class SweepFolder:
 
 
 def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> str:
-    """How far a cell has come.
-
-    Args:
-        cell: of the sweep.
-        folder: the sweep's.
-        evaluate: the evaluations that a finished cell has.
+    """How far a cell has come, where finished ones have all evaluations in `evaluate`.
 
     Returns:
         `str`: `"running"` (in some process), `"changed"` (was run with other settings), `"done"`, `"trained"` (some
@@ -89,65 +80,31 @@ def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> st
 
 
 def missing_evaluations(record: Mapping[str, Any], evaluate: Mapping[str, Any]) -> list[str]:
-    """Which evaluations a record lacks, or has with other settings.
-
-    Args:
-        record: of a cell that is done.
-        evaluate: name → settings.
-
-    Returns:
-        `list[str]`: names.
-    """
+    """Names of the evaluations (name → settings) that a record lacks, or has with other settings."""
     present = record.get(EVALUATE, {})
     return [name for name, settings in evaluate.items() if present.get(name, {}).get("settings") != settings]
 
 
 def write_record(file: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of one cell.
-
-    Args:
-        file: its folder is made.
-        record: JSON values.
-    """
+    """Write the record of one cell; its folder is made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def write_records(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write the records of a sweep, one a line.
-
-    Args:
-        file: `SWEEP.jsonl`; its folder is made.
-        records: JSON values.
-    """
+    """Write the records of a sweep to `SWEEP.jsonl`, one a line; its folder is made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """Read the record of one cell.
-
-    Args:
-        file: of a cell.
-
-    Returns:
-        `dict`, or None where there is no file.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
+    """The record of one cell, or None where there is no file; a ValueError where it holds something else."""
     label = f"record {file.name!r}"
     return _checked(read_json_object(file, label), label) if file.is_file() else None
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read the records of a sweep.
-
-    Args:
-        path: `SWEEP.jsonl`, a record a line, or a folder of `CELL.json`; may be absent.
-
-    Returns:
-        `list`: by line or by file name.
+    """Read the records of a sweep: `SWEEP.jsonl`, a record a line, or a folder of `CELL.json`; either may be absent.
 
     Raises:
         ValueError: a file or line holds something else.
@@ -161,14 +118,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def record_head(cell: Cell) -> dict[str, Any]:
-    """What every record begins with.
-
-    Args:
-        cell: of the sweep.
-
-    Returns:
-        `dict` of JSON values.
-    """
+    """What every record begins with."""
     return {
         "format": FORMAT,
         "cell": cell.name,
@@ -182,26 +132,12 @@ def record_head(cell: Cell) -> dict[str, Any]:
 
 
 def as_cell(record: Mapping[str, Any]) -> Cell:
-    """The cell that a record is of.
-
-    Args:
-        record: of a cell.
-
-    Returns:
-        [`Cell`].
-    """
+    """The cell that a record is of."""
     return Cell(**{name: record[name] for name in ("arm", "axes", "method", "settings", "method_settings")})
 
 
 def trained(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records of students that there are.
-
-    Args:
-        records: of cells.
-
-    Returns:
-        `list`.
-    """
+    """The records of students that are done."""
     return [record for record in records if record["status"] == DONE and record["method"] != TEACHER]
 
 

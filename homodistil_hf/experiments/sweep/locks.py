@@ -15,46 +15,27 @@ _HOLDER_SUFFIX = ".pid"
 
 @contextmanager
 def held(lock_file: Path) -> Iterator[bool]:
-    """Hold a lock while inside, if nobody else does.
-
-    Args:
-        lock_file: created if need be; beside it stands who holds the lock.
-
-    Returns:
-        Context of a `bool`: whether the lock is ours.
-    """
+    """Hold a lock while inside, if nobody else does: whether it is ours. Beside it stands who holds it."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_file)
     try:
-        lock.acquire(blocking=False)
+        lock = FileLock(lock_file).acquire(blocking=False)
     except Timeout:
         yield False
         return
-    try:
+    with lock:
         lock_file.with_suffix(_HOLDER_SUFFIX).write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield True
-    finally:
-        lock.release()
 
 
 def holder(lock_file: Path) -> int | None:
-    """Who holds a lock.
-
-    Args:
-        lock_file: may be absent.
-
-    Returns:
-        `int`: the number of a process, -1 where it has not said its own yet; None where the lock is free.
-    """
+    """The process that holds a lock, -1 where it has not said its number yet; None where the lock is free."""
     if not lock_file.parent.is_dir():
         return None
-    lock = FileLock(lock_file)
     try:
-        lock.acquire(blocking=False)
+        with FileLock(lock_file).acquire(blocking=False):
+            return None
     except Timeout:
         return _number_in(lock_file.with_suffix(_HOLDER_SUFFIX))
-    lock.release()
-    return None
 
 
 def _number_in(file: Path) -> int:

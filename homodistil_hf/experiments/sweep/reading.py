@@ -33,9 +33,6 @@ def read_sweep(path: str | Path, setting_names: Collection[str]) -> Sweep:
         path: JSON file.
         setting_names: of `homodistil distill`.
 
-    Returns:
-        [`Sweep`].
-
     Raises:
         ValueError: an unknown key or axis, a value of a wrong kind, two cells of one name.
         OSError: the file can't be read.

@@ -50,14 +50,7 @@ _STOPPED = (EXIT_STATUS, -signal.SIGTERM)
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A sweep that was read and checked.
-
-    Args:
-        sweep: what its file says.
-        cells: those that were asked for.
-        folder: where they go.
-        impossible: name of each cell that can't exist → why.
-    """
+    """A sweep that was read and checked; `impossible`: name of each cell that can't exist → why."""
 
     sweep: Sweep
     cells: Sequence[Cell]
@@ -80,9 +73,6 @@ def prepare_sweep(
         output: folder of the sweep; default: its `output_dir`.
         train_only: leave the evaluations in `evaluate` for another time.
 
-    Returns:
-        [`SweepRun`].
-
     Raises:
         ValueError: anything about the file or a cell's settings that can't work.
         OSError: the file, a teacher or a tokenizer can't be read.
@@ -97,21 +87,11 @@ def prepare_sweep(
 
 
 def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = False) -> int:
-    """Train every cell that is neither done nor in another process's hands.
+    """Train every cell that is neither done nor in another process's hands; the number of those that failed.
 
     Cells that failed before are tried again, from their last checkpoint. At SIGTERM the cell in hand saves a
-    checkpoint, and this process ends with status 143.
-
-    Args:
-        run: what [`prepare_sweep`] returned.
-        say: takes lines for the user.
-        overwrite: train cells anew that were run with other settings.
-
-    Returns:
-        `int`: cells that failed.
-
-    Raises:
-        ValueError: a cell was run with other settings, and may not be overwritten.
+    checkpoint, and this process ends with status 143. Without `overwrite`, cells that were run with other settings
+    are a ValueError.
     """
     _record_impossible(run, say)
     to_do = _cells_to_do(run, overwrite=overwrite)
@@ -136,16 +116,7 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
 
 
 def write_table(run: SweepRun, file: str | Path | None = None) -> list[Path]:
-    """Write the table of a sweep, its records and its plots, with all of its cells, whichever were asked for.
-
-    Args:
-        run: what [`prepare_sweep`] returned.
-        file: Markdown file; default: `results.md` in the sweep's folder.
-
-    Returns:
-        `list`: the files written: the table, the records in a `.jsonl` beside it, and the plots, which need the
-        `[report]` extra.
-    """
+    """Write table (default: `results.md` in the sweep's folder), records and plots of all cells, asked for or not."""
     file = Path(file or run.folder.root / "results.md")
     records_file = file.with_suffix(RECORDS_SUFFIX)
     lock = run.folder.root / "locks" / "results.lock"

@@ -1,4 +1,4 @@
-"""Records → groups over seeds, differences by seed, the best value of an axis. Numbers only."""
+"""Records → groups over seeds, the best value of an axis. Numbers only."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,56 +14,24 @@ Record: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = tuple[Any, ...]
 
 
-def over_seeds(records: Iterable[Record]) -> dict[Key, list[Record]]:
-    """Put the records together that differ in their seed only.
-
-    Args:
-        records: of cells, also of several sweeps.
-
-    Returns:
-        `dict`: arm, and all other settings as text → records by seed, in the order of the records.
-    """
+def over_seeds(records: Iterable[Record]) -> list[list[Record]]:
+    """Groups of records of one arm that differ in their seed only, by seed; groups in the order of the records."""
     groups: dict[Key, list[Record]] = {}
     for record in records:
         settings = {name: value for name, value in record["settings"].items() if name != SEED}
         text = json.dumps([record["method"], record["method_settings"], settings], sort_keys=True)
         groups.setdefault((record["arm"], text), []).append(record)
-    return {key: sorted(group, key=seed_of) for key, group in groups.items()}
+    return [sorted(group, key=seed_of) for group in groups.values()]
 
 
 def seed_of(record: Record) -> int:
-    """The seed of a record's run.
-
-    Args:
-        record: of a cell.
-
-    Returns:
-        `int`.
-    """
+    """The seed of a record's run."""
     return int(record["settings"].get(SEED, 42))  # TrainingArguments' default
-
-
-def metric_of(record: Record, metric: str) -> float:
-    """One held-out figure of a record.
-
-    Args:
-        record: of a cell that is done.
-        metric: one of `METRICS`.
-
-    Returns:
-        `float`.
-    """
-    return float(record["evaluation"][metric])
 
 
 @dataclass(frozen=True)
 class Search:
-    """What was tried of an axis in one group of cells.
-
-    Args:
-        best: the axis' best value, by the metric's mean.
-        tried: all its values.
-    """
+    """What was tried of an axis in one group of cells, and which value is best by the metric's mean."""
 
     best: Any
     tried: frozenset[Any]
@@ -75,49 +43,25 @@ class Search:
 
 
 def searches(records: Iterable[Record], choice: Choice) -> dict[Key, Search]:
-    """Search an axis: which of its values is best in each group.
-
-    Args:
-        records: of cells that are done.
-        choice: axis, metric and groups.
-
-    Returns:
-        `dict`: values of `choice.within` → what was tried there; a single value was not searched.
-    """
+    """Search an axis: values of `choice.within` → what was tried there; a single value was not searched."""
     groups: dict[Key, dict[Any, list[float]]] = {}
     for record in records:
         if (value := _plain(record["axes"].get(choice.axis))) is not None:
             metrics = groups.setdefault(group_of(record, choice), {})
-            metrics.setdefault(value, []).append(metric_of(record, choice.metric))
+            metrics.setdefault(value, []).append(record["evaluation"][choice.metric])
     best = max if METRICS[choice.metric] else min
     means = {key: {value: Spread.of(found).mean for value, found in group.items()} for key, group in groups.items()}
     return {key: Search(best(group, key=group.__getitem__), frozenset(group)) for key, group in means.items()}
 
 
 def group_of(record: Record, choice: Choice) -> Key:
-    """The group of a search that a record is in.
-
-    Args:
-        record: of a cell.
-        choice: whose `within` names the group.
-
-    Returns:
-        `tuple`: of values.
-    """
+    """The group of a search that a record is in: the values of `choice.within`."""
     cell = as_cell(record)
     return tuple(_plain(cell.value(name)) for name in choice.within)
 
 
 def chosen(records: Iterable[Record], choice: Choice | None) -> list[Record]:
-    """The records that stand for their groups: those of the best values.
-
-    Args:
-        records: of cells that are done.
-        choice: the search, or None, which leaves all.
-
-    Returns:
-        `list`: also those of arms without that axis.
-    """
+    """The records of the best values, and those of arms without that axis; all where nothing is searched."""
     records = list(records)
     if choice is None:
         return records

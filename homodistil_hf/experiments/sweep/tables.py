@@ -7,29 +7,13 @@ from ...evaluation.records import Spread
 from ...tables import markdown_table
 from .cells import TEACHER, Cell, Choice, Sweep
 from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
-from .statistics import (
-    SEED,
-    Record,
-    group_of,
-    metric_of,
-    over_seeds,
-    searches,
-    seed_of,
-)
+from .statistics import SEED, Record, group_of, over_seeds, searches, seed_of
 
 _HEADINGS = ("parameters", "encoder MACs", "tokens", "KL, nats", "accuracy", "MLM loss, nats", "tokens/s")
 
 
 def sweep_table(sweep: Sweep, records: Iterable[Record]) -> str:
-    """Lay a sweep out.
-
-    Args:
-        sweep: what its file says.
-        records: of its cells; any may be missing.
-
-    Returns:
-        `str`: Markdown: the table, and what is missing from it and why.
-    """
+    """A sweep as Markdown: the table, and what is missing from it and why."""
     records = list(records)
     rows = cell_rows(sweep, records)
     notes = [*choice_notes(sweep.choose, records), *missing_notes(sweep, records)]
@@ -40,12 +24,7 @@ def sweep_table(sweep: Sweep, records: Iterable[Record]) -> str:
 def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     """The rows of a table, its head included: mean ± standard deviation over the seeds, and how many there are.
 
-    Args:
-        sweep: for its axes, and its search, whose best values are set in bold.
-        records: of its cells; any may be missing.
-
-    Returns:
-        `list[str]`: Markdown lines; none where nothing is done.
+    The best values of a search are set in bold. No line where nothing is done.
     """
     done, choice = trained(records), sweep.choose
     if not done:
@@ -54,7 +33,7 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
     found = {} if choice is None else searches(done, choice)
     best = {key: search.best for key, search in found.items() if len(search.tried) > 1}
     rows = [_teacher_row(records, axes, sweep.evaluate)]
-    for group in _by_axes(list(over_seeds(done).values()), axes, choice):
+    for group in _by_axes(over_seeds(done), axes, choice):
         is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
         marks = {choice.axis: "**"} if choice is not None and is_best else {}
         shown = [_axis_cell(group[0], axis, marks.get(axis, "")) for axis in axes]
@@ -84,29 +63,13 @@ def _order(values: Iterable[Any]) -> list[str]:
 
 
 def in_order(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Put records in their sweep's order.
-
-    Args:
-        cells: of the sweep.
-        records: of any cells.
-
-    Returns:
-        `list`: those of the sweep's cells.
-    """
+    """The records of the sweep's cells, in its order."""
     known = {record["cell"]: dict(record) for record in records}
     return [known[cell.name] for cell in cells if cell.name in known]
 
 
 def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
-    """Say which cells and evaluations the table lacks.
-
-    Args:
-        sweep: its cells, and what they should be evaluated on.
-        records: those that there are.
-
-    Returns:
-        `list[str]`: Markdown lines: impossible, failed and not run cells, and cells without an evaluation.
-    """
+    """Lines that say which cells are impossible, failed or not run, and which evaluations are missing."""
     records, cells = list(records), sweep.cells
     known = {record["cell"] for record in records}
     reasons: dict[str, list[str]] = {}
@@ -127,15 +90,7 @@ def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
 
 
 def choice_notes(choice: Choice | None, records: Iterable[Record]) -> list[str]:
-    """Say how the best values of an axis were found, and where a better one may lie beyond those tried.
-
-    Args:
-        choice: the search, or None.
-        records: those that there are.
-
-    Returns:
-        `list[str]`: Markdown lines.
-    """
+    """Lines that say how the best values of an axis were found, and where a better one may lie beyond those tried."""
     if choice is None:
         return []
     within = ", ".join(choice.within)
@@ -150,33 +105,19 @@ def choice_notes(choice: Choice | None, records: Iterable[Record]) -> list[str]:
 
 
 def task_means(record: Record) -> dict[str, float]:
-    """The mean score of each evaluation of a record's student.
-
-    Args:
-        record: of a cell that is done.
-
-    Returns:
-        `dict`: name of the evaluation → mean.
-    """
+    """Name of each evaluation of a record's student → its mean score."""
     found = record.get(EVALUATE, {})
     return {name: entry["results"]["mean"] for name, entry in found.items() if "mean" in entry["results"]}
 
 
 def tokens_per_second(record: Record) -> float:
-    """How fast a cell was trained, evaluations left out.
-
-    Args:
-        record: of a cell that is done.
-
-    Returns:
-        `float`.
-    """
+    """How fast a cell was trained, evaluations left out."""
     return record["num_tokens"] / max(record["seconds"] - record["evaluation_seconds"], 1e-9)
 
 
 def _figures(group: Sequence[Record], evaluate: Iterable[str]) -> list[str]:
     record = group[0]
-    metrics = [str(Spread.of(metric_of(one, name) for one in group)) for name in ("kl", "mlm_accuracy", "mlm_loss")]
+    metrics = [str(Spread.of(one["evaluation"][name] for one in group)) for name in ("kl", "mlm_accuracy", "mlm_loss")]
     return [
         *_size(record["models"]),
         f"{record['num_tokens'] / 1e6:.2f} M",

@@ -43,21 +43,15 @@ _CLOCK_FILE = "clock.json"
 
 
 def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Bring a cell to its end, from wherever it is.
-
-    Args:
-        cell: of a sweep.
-        folder: the sweep's.
-        evaluate: evaluations of the finished student: name → settings.
-        say: takes lines for the log.
-    """
+    """Bring a cell to its end, from wherever it is; `evaluate`: evaluations of its student, name → settings."""
     run_folder = folder.run(cell)
     record = read_record(folder.record(cell))
     if record is None or not _is_trained(cell, record, run_folder, evaluate):
         is_teacher = cell.method == TEACHER
         record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, say)
         write_record(folder.record(cell), record)
-        _remove_checkpoints(run_folder)
+        for checkpoint in sorted_checkpoints(run_folder):
+            remove_folder(checkpoint)
     model = cell.settings[TEACHER] if cell.method == TEACHER else run_folder / STUDENT_FOLDER
     for name in missing_evaluations(record, evaluate):
         say(f"evaluation: {name}")
@@ -75,15 +69,9 @@ def _is_trained(cell: Cell, record: Mapping[str, Any], run_folder: Path, evaluat
 
 
 def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train a cell, or go on at its last checkpoint; export and evaluate its student.
+    """Train a cell, or go on at its last checkpoint; export and evaluate its student; its record.
 
-    Args:
-        cell: of a sweep.
-        run_folder: the cell's; anything in it that was trained with other settings is removed.
-        say: takes lines for the log.
-
-    Returns:
-        `dict`: the cell's record.
+    Anything in `run_folder` that was trained with other settings is removed.
     """
     _claim(cell, run_folder)
     checkpoint = last_verified(run_folder)
@@ -103,8 +91,7 @@ def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict
 class RunClock(TrainerCallback):
     """Measures how long a run takes, over all the processes that it takes.
 
-    Args:
-        file: keeps the time at each checkpoint; what a killed process did after its last one isn't counted.
+    `file` keeps the time at each checkpoint; what a killed process did after its last one isn't counted.
     """
 
     def __init__(self, file: Path):
@@ -146,16 +133,8 @@ def _claim(cell: Cell, run_folder: Path) -> None:
     write_text(marker, json.dumps(record_head(cell), indent=1) + "\n")
 
 
-def _remove_checkpoints(run_folder: Path) -> None:
-    for checkpoint in sorted_checkpoints(run_folder):
-        remove_folder(checkpoint)
-
-
 def _outcome(
-    trainer: DistillationTrainer,
-    settings: RunConfig,
-    clock: RunClock,
-    facts: Mapping[str, Any],
+    trainer: DistillationTrainer, settings: RunConfig, clock: RunClock, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     history = trainer.state.log_history
     num_steps = trainer.state.global_step

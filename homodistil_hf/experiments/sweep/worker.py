@@ -6,7 +6,6 @@ traceback in the cell's log.
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,35 +15,19 @@ from .cells import Cell
 from .folder import SweepFolder, as_cell, record_head
 from .locks import held
 
-TAKEN_STATUS = os.EX_TEMPFAIL if os.name == "posix" else 75
+TAKEN_STATUS = 75  # EX_TEMPFAIL, which not every system names
 """What the process ends with where another one is at the cell."""
 
 logger = logging.getLogger("homodistil_hf")
 
 
 def task_text(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> str:
-    """What a worker is told.
-
-    Args:
-        cell: of a sweep.
-        folder: the sweep's.
-        evaluate: evaluations of the finished student: name → settings.
-
-    Returns:
-        `str`: JSON.
-    """
+    """What a worker is told: its cell, the sweep's folder, and the evaluations of the finished student."""
     return json.dumps({"cell": record_head(cell), "root": str(folder.root), "evaluate": dict(evaluate)})
 
 
 def main(text: str) -> int:
-    """Do what a text says.
-
-    Args:
-        text: of [`task_text`].
-
-    Returns:
-        `int`: exit status: 0, or `TAKEN_STATUS`.
-    """
+    """Do what a text of [`task_text`] says; the exit status, 0 or `TAKEN_STATUS`."""
     task = json.loads(text)
     cell, folder = as_cell(task["cell"]), SweepFolder(Path(task["root"]))
     _show_logs()

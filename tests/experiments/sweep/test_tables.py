@@ -16,7 +16,7 @@ from homodistil_hf.experiments.sweep.tables import sweep_table, tokens_per_secon
 
 
 def test_seeds_are_taken_together():
-    groups = list(over_seeds(METHODS).values())
+    groups = over_seeds(METHODS)
     assert [len(group) for group in groups] == [3, 3, 3, 3]
     spread = Spread.of(one["evaluation"]["kl"] for one in groups[0])
     assert (spread.mean, spread.std, spread.n) == (pytest.approx(0.52), pytest.approx(0.02), 3)

@@ -1,6 +1,7 @@
 """A resumed run equals the uninterrupted one to the last bit, and checkpoints are complete or absent."""
 
 import errno
+import json
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -9,23 +10,30 @@ from typing import Any
 import pytest
 import torch
 from run_traces import Interrupt, SaveAt, assert_same_run, differences, logs_of, state_of
+from safetensors.torch import load_file
 from tiny_models import make_blocks, make_teacher
 from transformers import AutoModelForMaskedLM, TrainerCallback
 
-from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.files.checkpoints import check_manifest, last_checkpoint, manifest_problem
-from homodistil_hf.training import resumable as resumable_module
-from homodistil_hf.training.evaluation_loop import MeasuringTrainer
+from homodistil_hf import HomoDistilTrainer, OneShotTrainer
+from homodistil_hf.files.checkpoints import (
+    PROJECTIONS_FILE,
+    SCORES_FILE,
+    check_manifest,
+    last_checkpoint,
+    manifest_problem,
+)
+from homodistil_hf.models.saved_student import read_state
+from homodistil_hf.training import run_folder as run_folder_module
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
-BEFORE, COMPACTED, MASKED, AFTER, END = 1, 3, 5, 10, 12
-POINTS = (BEFORE, COMPACTED, MASKED, AFTER)
+BEFORE, WIDER, NARROWER, AFTER, END = 1, 3, 5, 10, 12
+POINTS = (BEFORE, WIDER, NARROWER, AFTER)
 SETTINGS = {
     "max_steps": END,
     "pruning_start_fraction": 0.1,
     "pruning_end_fraction": 0.6,
     "pruning_interval_steps": 1,
     "width_multiple": 1,
-    "compaction_threshold": 0.3,
     "logging_steps": 3,
     "weight_decay": 0.1,
 }
@@ -35,6 +43,11 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "dropout": {"student_dropout": 0.1},
     "accumulation": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
     "several shuffled epochs": {"max_steps": -1, "num_train_epochs": 2.4, "per_device_train_batch_size": 13},
+    "rows left over in each pass": {
+        "train_dataset": make_blocks(21),
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 8,
+    },
     "bfloat16": {"bf16": True},
     "evaluations": {"eval_strategy": "steps", "eval_steps": 2, "student_dropout": 0.1},
     "rotated heads": {
@@ -46,9 +59,6 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_weight": 0.1,
         "projection_init": "random",
         "width_allocation": "global",
-        "guard_floor_nats": 0.0,
-        "guard_ratio": 1.01,
-        "guard_patience_steps": 3,
         "lr_scheduler_type": "cosine",
         "optim": "sgd",
         "optim_args": "momentum=0.9",
@@ -78,20 +88,23 @@ def test_the_points_are_what_they_are_called(make_trainer):
 
     class Remember(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            pruner = trainer.pruner
-            widths[state.global_step] = pruner.present.hidden_size, pruner.kept.hidden_size, pruner.num_compactions
+            widths[state.global_step] = trainer.kept.hidden_size
 
     trainer.add_callback(Remember())
     trainer.train()
-    assert widths[BEFORE] == (32, 32, 0)
-    assert widths[COMPACTED] == (22, 22, 1)
-    assert widths[COMPACTED - 1] == (32, 27, 0)
-    assert widths[MASKED] == (22, 17, 1)
-    assert widths[AFTER] == widths[END] == (16, 16, 2)
+    assert [widths[step] for step in POINTS] == [32, 22, 17, 16]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [{}, {"max_steps": -1, "num_train_epochs": 2}])
+@pytest.mark.parametrize(
+    "length",
+    [
+        {},
+        {"max_steps": -1, "num_train_epochs": 2},
+        {"train_dataset": make_blocks(21), "max_steps": -1, "num_train_epochs": 2.5},
+        {"train_dataset": make_blocks(21).to_iterable_dataset(num_shards=3)},
+    ],
+)
 def test_a_finished_run_takes_no_further_step(make_trainer, length):
     """As after a kill in its export."""
     settings = SETTINGS | {"save_strategy": "steps", "save_steps": 4} | length
@@ -106,10 +119,10 @@ def test_a_finished_run_takes_no_further_step(make_trainer, length):
 @pytest.mark.slow
 def test_resumed_with_other_data_loader_workers(make_trainer, tmp_path):
     settings = SETTINGS | {"per_device_train_batch_size": 13, "student_dropout": 0.1}
-    whole = make_trainer(callbacks=[SaveAt(MASKED)], **settings)
+    whole = make_trainer(callbacks=[SaveAt(NARROWER)], **settings)
     whole.train()
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), dataloader_num_workers=1, **settings)
-    resumed.train(checkpoint(tmp_path, MASKED))
+    resumed.train(checkpoint(tmp_path, NARROWER))
     assert_same_run(resumed, whole)
 
 
@@ -122,19 +135,19 @@ def test_resumed_with_an_optimizer_of_the_users(make_trainer, tmp_path):
             model=teacher, optimizers=(optimizer, None), output_dir=str(tmp_path / output_dir), **settings
         )
 
-    settings = SETTINGS | {"callbacks": [SaveAt(COMPACTED)]}
+    settings = SETTINGS | {"callbacks": [SaveAt(WIDER)]}
     whole, resumed = trainer("run"), trainer("resumed")
     whole.train()
-    resumed.train(checkpoint(tmp_path, COMPACTED))
+    resumed.train(checkpoint(tmp_path, WIDER))
     assert_same_run(resumed, whole)
 
 
 @pytest.mark.slow
 def test_a_second_train_in_one_process_goes_back_to_wider_students(make_trainer, tmp_path):
-    trainer = make_trainer(callbacks=[SaveAt(BEFORE, COMPACTED)], **SETTINGS)
+    trainer = make_trainer(callbacks=[SaveAt(BEFORE, WIDER)], **SETTINGS)
     trainer.train()
     state, logs = state_of(trainer), logs_of(trainer)
-    for step in (COMPACTED, BEFORE):
+    for step in (WIDER, BEFORE):
         trainer.train(checkpoint(tmp_path, step))
         assert differences(state_of(trainer), state) == []
         assert logs_of(trainer) == logs
@@ -216,8 +229,8 @@ def test_the_manifest_is_written_last_and_checked_first(make_trainer, tmp_path, 
 
     watch(torch, "save")
     watch(torch, "load")
-    watch(resumable_module, "write_manifest")
-    watch(resumable_module, "check_manifest")
+    watch(run_folder_module, "write_manifest")
+    watch(run_folder_module, "check_manifest")
     make_trainer(max_steps=2, callbacks=[SaveAt(1)]).train()
     names = [name for name, _ in events]
     assert names.count("save") == 4  # arguments, optimizer, scheduler, random states
@@ -231,13 +244,13 @@ def test_what_was_verified_is_not_verified_again(make_trainer, tmp_path, monkeyp
     whole = make_trainer(max_steps=2, callbacks=[SaveAt(1)])
     whole.train()
     verified = check_manifest(checkpoint(tmp_path, 1))
-    monkeypatch.setattr(resumable_module, "check_manifest", lambda folder: pytest.fail(f"{folder} is read again"))
+    monkeypatch.setattr(run_folder_module, "check_manifest", lambda folder: pytest.fail(f"{folder} is read again"))
     resumed = make_trainer(max_steps=2, output_dir=str(tmp_path / "resumed"))
     resumed.train(verified)
     assert_same_run(resumed, whole)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "pruning_state.safetensors"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "scores.safetensors"])
 def test_a_damaged_checkpoint_is_refused_before_anything_is_loaded(make_trainer, tmp_path, monkeypatch, name):
     make_trainer(max_steps=4, callbacks=[SaveAt(2, 4)]).train()
     path = Path(checkpoint(tmp_path, 4)) / name
@@ -286,14 +299,17 @@ def test_moments_of_another_shape_are_refused(make_trainer, tmp_path, monkeypatc
 def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
     make_trainer(max_steps=2, callbacks=[SaveAt(1)]).train()
     trainer = make_trainer(max_steps=2, student="macs=0.5")
-    with pytest.raises(ValueError, match="student plan .* differs from the checkpoint's"):
+    with pytest.raises(
+        ValueError,
+        match="^checkpoint .*checkpoint-1 is of student plan=.*, this run of .*; resume with the same student",
+    ):
         trainer.train(checkpoint(tmp_path, 1))
 
 
 # What checkpoints are good for besides
 
 
-@pytest.mark.parametrize("step", [MASKED, COMPACTED, AFTER])
+@pytest.mark.parametrize("step", [NARROWER, WIDER, AFTER])
 def test_checkpoints_load_as_any_model(make_trainer, tmp_path, step):
     trainer = make_trainer(callbacks=[SaveAt(step), Interrupt(step + 1)], **SETTINGS)
     input_ids = torch.tensor(make_blocks(4)["input_ids"])
@@ -311,8 +327,7 @@ def test_checkpoints_load_as_any_model(make_trainer, tmp_path, step):
     assert type(loaded) is type(trainer.model)
     with torch.no_grad():
         torch.testing.assert_close(loaded(input_ids).logits, logits["in memory"], rtol=0.0, atol=1e-5)
-    if step == MASKED:
-        assert loaded.config.dropped_hidden_channels
+    assert loaded.config.hidden_size == {NARROWER: 17, WIDER: 22, AFTER: 16}[step]
 
 
 def best_settings(**settings: Any) -> dict[str, Any]:
@@ -345,11 +360,11 @@ def test_the_best_model_is_one_at_the_target_plan(make_trainer, tmp_path):
 def test_loading_the_best_model_rebuilds_its_widths(make_trainer, monkeypatch):
     """Without the rule above, the best student is wider than the last one."""
     trainer = make_trainer(**best_settings())
-    monkeypatch.delattr(MeasuringTrainer, "_determine_best_metric")
+    monkeypatch.delattr(DistillationTrainer, "_determine_best_metric")
     trainer.train()
     kl = {entry["step"]: entry["eval_kl"] for entry in logs_of(trainer) if "eval_kl" in entry}
     assert min(kl, key=kl.get) == 2
-    assert trainer.kept == trainer.full
+    assert trainer.kept.hidden_size == 27
     assert trainer.evaluate()["eval_kl"] == kl[min(kl, key=kl.get)]
 
 
@@ -391,6 +406,57 @@ def test_steps_are_saved_in_order_and_whole(make_trainer, tmp_path):
     assert all(earlier < later for earlier, later in pairwise(times))
 
 
-@pytest.mark.parametrize(("values", "expected"), [([3.0], 3.0), ([1.0, 2.0], 9.0)])
-def test_running_averages_of_another_number_of_ranks(make_trainer, values, expected):
-    assert make_trainer().own_value(values, otherwise=9.0) == expected
+def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_path):
+    trainer = make_trainer(callbacks=[SaveAt(NARROWER), Interrupt(NARROWER + 1)], **SETTINGS)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    folder = Path(checkpoint(tmp_path, NARROWER))
+    state = read_state(folder)
+    assert state.keys() == {
+        *("method", "student", "card", "full", "plan", "is_finished", "kept_heads", "settings", "logs", "pruner")
+    }
+    assert state["pruner"].keys() == {"settings", "plan_reached"}
+    weights, projections, scores = (
+        load_file(folder / name) for name in ("model.safetensors", PROJECTIONS_FILE, SCORES_FILE)
+    )
+    assert not [name for name in weights if "projections" in name]
+    assert len(projections) == 3
+    assert weights["bert.embeddings.LayerNorm.weight"].shape == (17,)
+    assert {values.dtype for part in (weights, projections, scores) for values in part.values()} == {torch.float32}
+    assert json.loads((folder / "config.json").read_text())["hidden_size"] == 17
+
+
+def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer, tmp_path):
+    make_trainer(trainer_class=OneShotTrainer, max_steps=2, callbacks=[SaveAt(1)]).train()
+    folder = Path(checkpoint(tmp_path, 1))
+    assert not (folder / SCORES_FILE).exists()
+    assert "pruner" not in read_state(folder)
+    assert read_state(folder)["is_finished"]
+
+
+def test_the_hub_token_is_in_no_file_of_a_saved_model(make_trainer, tmp_path):
+    trainer = make_trainer(hub_token="hf_sentinelSENTINELsentinel")
+    trainer.save_model(str(tmp_path / "saved"))
+    assert trainer.args.hub_token == "hf_sentinelSENTINELsentinel"
+    files = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    assert "training_args.bin" in files
+    assert [name for name, content in files.items() if b"SENTINEL" in content] == []
+
+
+def test_each_setting_that_differs_is_told_at_a_resume(make_trainer, tmp_path, caplog):
+    make_trainer(max_steps=4, callbacks=[SaveAt(2)]).train()
+    other = {"kl_weight": 2.0, "mlm_probability": 0.3, "learning_rate": 1e-5, "seed": 7, "pruning_end_fraction": 0.9}
+    resumed = make_trainer(max_steps=4, output_dir=str(tmp_path / "other"), **other)
+    with caplog.at_level("WARNING", logger="homodistil_hf"):
+        resumed.train(checkpoint(tmp_path, 2))
+    told = [record.getMessage() for record in caplog.records if "resumed with" in record.getMessage()]
+    assert sorted(message.split("=")[0].removeprefix("resumed with ") for message in told) == sorted(
+        [*other, "data_seed"]
+    )
+    assert "resumed with kl_weight=2.0, the checkpoint has 1.0: the run will differ from an uninterrupted one; " in (
+        caplog.text
+    )
+    caplog.clear()
+    same = make_trainer(max_steps=4, output_dir=str(tmp_path / "same"))
+    same.train(checkpoint(tmp_path, 2))
+    assert "resumed with" not in caplog.text

@@ -1,0 +1,84 @@
+"""The base that all trainers share: what it takes over from Trainer, and nothing of pruning."""
+
+import inspect
+
+import pytest
+import torch
+from tiny_models import make_blocks
+from transformers import Trainer
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.distillation.objective import Distillation
+from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.training import distillation_trainer
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
+from homodistil_hf.training_args import LOSS_TERMS
+
+PRIVATE = [
+    "_determine_best_metric",
+    "_finalize_training",
+    "_get_dataloader",
+    "_get_output_dir",
+    "_init_training_state",
+    "_load_best_model",
+    "_load_from_checkpoint",
+    "_push_from_checkpoint",
+    "_save_checkpoint",
+]
+"""Private methods of Trainer that are overridden: each may change with any of its versions. No more than these."""
+
+
+def overridden(trainer_class: type) -> list[str]:
+    """Private methods of Trainer that a class of this package has its own of."""
+    classes = trainer_class.__mro__[: trainer_class.__mro__.index(Trainer)]
+    names = {name for own in classes for name in vars(own) if name.startswith("_") and not name.startswith("__")}
+    return sorted(names & vars(Trainer).keys())
+
+
+def test_private_methods_of_trainer_that_are_overridden():
+    assert overridden(DistillationTrainer) == PRIVATE
+    for trainer_class in METHODS.values():
+        assert overridden(trainer_class) == PRIVATE
+
+
+def test_the_reason_stands_in_the_first_line_of_each():
+    for name in PRIVATE:
+        source = inspect.getsource(vars(DistillationTrainer)[name])
+        body = source.partition(":\n")[2]
+        assert body.lstrip().startswith("# "), name
+
+
+def test_one_class_stands_between_homodistil_and_trainer():
+    assert HomoDistilTrainer.__mro__ == (HomoDistilTrainer, DistillationTrainer, Trainer, object)
+
+
+def test_the_base_knows_nothing_of_pruning():
+    names = [name for name in vars(distillation_trainer) if "prun" in name.lower()]
+    assert names == []
+    assert "pruner" not in inspect.getsource(distillation_trainer)
+
+
+class Widening(DistillationTrainer):
+    """The smallest subclass: the student stays as it is."""
+
+    method = "widening"
+    card = HomoDistilTrainer.card
+
+    def make_distillation(self, teacher):
+        return Distillation(
+            self.model, teacher, weights=dict.fromkeys(LOSS_TERMS, 0.0) | {"kl": 1.0}, kept_heads=self.matched_heads
+        )
+
+
+def test_a_subclass_needs_a_name_and_its_losses(make_trainer, tmp_path):
+    trainer = make_trainer(trainer_class=Widening, student="macs=1.0", max_steps=2)
+    result = trainer.train()
+    assert trainer.is_finished
+    assert (trainer.state.global_step, trainer.kept) == (2, trainer.full)
+    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all(entry["loss"] == entry["loss_kl"] for entry in losses)
+    assert result.training_loss == pytest.approx(sum(entry["loss"] for entry in losses) / 2)
+    exported = trainer.dense_student()
+    input_ids = torch.tensor(make_blocks(2)["input_ids"])
+    assert torch.equal(exported(input_ids).logits, trainer.model.eval()(input_ids).logits)
+    assert trainer.export(tmp_path / "student").joinpath("model.safetensors").is_file()
