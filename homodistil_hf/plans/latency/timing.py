@@ -62,19 +62,20 @@ def figures(durations_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     reference, *others = durations_ms
     latency = {}
     for name, durations in durations_ms.items():
-        lower, median, upper = _quartiles(durations)
+        lower, median, upper = quartiles(durations)
         quartiles_ms = {"lower_quartile_ms": lower, "upper_quartile_ms": upper}
         latency[name] = {"median_ms": median, **quartiles_ms, "min_ms": min(durations), "num_rounds": len(durations)}
     speed_up = {}
     for name in others:
         rounds = zip(durations_ms[reference], durations_ms[name], strict=True)
-        lower, _, upper = _quartiles([slow / fast for slow, fast in rounds])
+        lower, _, upper = quartiles([slow / fast for slow, fast in rounds])
         ratio = latency[reference]["median_ms"] / latency[name]["median_ms"]
         speed_up[name] = {"ratio": ratio, "lower_quartile": lower, "upper_quartile": upper}
     return {"latency": latency, "speed_up": speed_up}
 
 
-def _quartiles(values: Sequence[float]) -> list[float]:
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median and upper quartile of one or more values."""
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 
