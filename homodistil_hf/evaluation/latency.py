@@ -4,6 +4,7 @@ How models are run and timed isn't here.
 """
 
 import dataclasses
+import functools
 import itertools
 import tempfile
 import textwrap
@@ -23,7 +24,6 @@ from ..plans.latency.backends import (
     BACKENDS,
     FirstOutput,
     Runner,
-    bound,
     check_backend,
     check_equal,
     evaluation_mode,
@@ -31,7 +31,7 @@ from ..plans.latency.backends import (
     missing_reason,
     model_inputs,
 )
-from ..plans.latency.timing import Latency, speed_ups, time_in_turns
+from ..plans.latency.timing import figures, time_in_turns
 from ..tables import aligned_lines
 
 Inputs = tuple[torch.Tensor, torch.Tensor]
@@ -147,13 +147,8 @@ class _Workshop:
             if backend != "compiled":
                 raise
             return {"skipped": f"torch.compile fails here: {' '.join(str(error).split())[:_LONGEST_REASON]}"}
-        passes = {name: bound(runner, inputs[name]) for name, runner in runners.items()}
-        durations_ms = time_in_turns(passes, num_rounds=self.num_rounds, num_warmup=_NUM_WARMUP)
-        ratios = speed_ups(durations_ms, next(iter(durations_ms)))
-        return {
-            "latency": {name: dataclasses.asdict(Latency.from_durations(ms)) for name, ms in durations_ms.items()},
-            "speed_up": {name: dataclasses.asdict(ratio) for name, ratio in ratios.items()},
-        }
+        passes = {name: functools.partial(runner, *inputs[name]) for name, runner in runners.items()}
+        return figures(time_in_turns(passes, num_rounds=self.num_rounds, num_warmup=_NUM_WARMUP))
 
     def _runner(self, name: str, backend: str, inputs: Inputs) -> Runner:
         module = self.modules[name]
