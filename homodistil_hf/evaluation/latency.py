@@ -82,7 +82,7 @@ def compare_latencies(
     Returns:
         `dict` of JSON values: `machine`, `settings`, `reference`, `models` (name → widths, encoder MACs at 128
         tokens), and `cells`: `backend`, `batch_size`, `length`, and either `skipped`, the reason, or `latency` and
-        `speed_up`, by model as [`Latency`] and [`SpeedUp`] have them.
+        `speed_up`, by model as [`figures`] gives them.
     """
     if not models:
         raise ValueError("models={} holds no model; name at least one")
