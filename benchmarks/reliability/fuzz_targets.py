@@ -42,13 +42,13 @@ from homodistil_hf.cli import main
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.packing import TextPacker
 from homodistil_hf.experiments.config import parse_run, read_config
-from homodistil_hf.export.dense_student import checkpoint_pruner, compacted_copy
+from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
 from homodistil_hf.files.checkpoints import (
     MANIFEST_NAME,
+    SCORES_FILE,
     STATE_FILE,
-    STATE_TENSORS_FILE,
     check_manifest,
     last_checkpoint,
     write_manifest,
@@ -57,12 +57,12 @@ from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.tokenizers import stored_tokenizer
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.presets import PRESETS
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
-from homodistil_hf.pruning.saved_state import save_run_state
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
@@ -267,32 +267,32 @@ def _checkpoint_of_two_files(folder: Path) -> dict[str, Any]:
 
 
 def states(folder: Path, draw: Random) -> None:
-    """What a checkpoint says about pruning: JSON, masks, scores, head numbers, configuration; digests are right."""
+    """What a checkpoint says about pruning: JSON, scores, weights, configuration; digests are right."""
     source, target = folder / "source", folder / "checkpoint-4"
     make_checkpoint(source)
     shutil.copytree(source, emptied(target), dirs_exist_ok=True)
     kind = draw.randrange(5)
     if kind == 2:
-        save_file(damaged_tensors(load_file(source / STATE_TENSORS_FILE), draw), target / STATE_TENSORS_FILE)
+        save_file(damaged_tensors(load_file(source / SCORES_FILE), draw), target / SCORES_FILE)
     elif kind == 3:
-        path = target / draw.choice((STATE_TENSORS_FILE, WEIGHTS_FILE))
+        path = target / draw.choice((SCORES_FILE, WEIGHTS_FILE))
         write_hostile(path, safetensors_bytes(path.read_bytes(), draw), draw)
     else:
         path = target / (STATE_FILE if kind < 2 else "config.json")
         write_mutated(path, json.loads(path.read_text(encoding="utf-8")), draw)
     write_manifest(target)
-    compacted_copy(checkpoint_pruner(target), format=draw.choice(("standard", "compact")), allow_partial=True)
+    checkpoint_student(target, format=draw.choice(("standard", "compact")), allow_partial=True)
 
 
 def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str, torch.Tensor]:
-    """Masks and scores of wrong groups, types, sizes and values."""
+    """Scores of wrong groups, types, sizes and values."""
     name = draw.choice(sorted(tensors))
     tensor = tensors.pop(name)
     kind = draw.randrange(9)
     if kind == 0:
         return tensors
     if kind == 1:
-        name = draw.choice((name + "9", "mask.hidden.0", name.replace("0", "7"), "x"))
+        name = draw.choice((name + "9", "hidden.0", name.replace("0", "7"), "x"))
     elif kind < 5:
         tensor = draw.choice((tensor.double(), tensor.long(), tensor.bool(), tensor.half(), tensor.to(torch.int8)))
     elif kind == 5:
@@ -491,9 +491,7 @@ def tiny_student(plan: WidthPlan | None = None) -> Any:
     student = to_student(tiny_teacher())
     if plan is None:
         return student
-    pruner = Pruner(student, plan)
-    pruner.prune_to(plan)
-    pruner.compact()
+    Pruner(student, plan).prune_to(plan)
     return student
 
 
@@ -514,7 +512,12 @@ def make_checkpoint(folder: Path) -> None:
     pruner.prune_to(WidthPlan.uniform(12, 2, LayerWidths(2, 6, 24)))
     student.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    save_run_state(folder, student, pruner, extra={"num_bad_steps": 0})
+    save_projections(folder, student)
+    save_file(pruner.state_tensors(), folder / SCORES_FILE)
+    state = {"method": "homodistil", "student": "macs=0.5", "is_finished": False, "pruner": pruner.state_dict()}
+    state |= {"full": pruner.full.to_dict(), "plan": pruner.target.to_dict(), "kept_heads": [[0, 1], [0, 1]]}
+    state |= {"card": {}, "settings": {}, "logs": {}}
+    (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     write_manifest(folder)
 
 

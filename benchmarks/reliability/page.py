@@ -48,7 +48,7 @@ def scaling(results: dict[str, Any]) -> str:
     settings, steps = results["settings"], results["worlds"]["2"][0]["steps"]
     wrong = results["differences"]
     num_steps = sum(len(rank["steps"]) for ranks in results["worlds"].values() for rank in ranks)
-    compactions = [step["step"] + 1 for step in steps if step["compacted"]]
+    slicings = [step["step"] + 1 for step in steps if step["sliced"]]
     return f"""\
 `python -m benchmarks.reliability.scaling`, {settings["num_steps"]} steps of {settings["global_batch"]} rows, \
 `{settings["student"]}`, gloo, one thread a rank, {results["machine"]["num_cores"]} cores. Of {num_steps} steps (all \
@@ -56,27 +56,28 @@ ranks of 1, 2 and 4) so many were not as on paper:
 
 - {wrong["num_parameters"]} in the number of trained parameters, which follows from the schedule;
 - {wrong["gradients"]} in the bytes of gradients: 4 × parameters;
-- {wrong["counts"]} in those of the counts, {wrong["guard"]} in those of the guard;
-- {wrong["wrap"]} in those of wrapping the model again after a compaction: 2 × (4 × new parameters + buffers).
+- {wrong["counts"]} in those of the counts;
+- {wrong["wrap"]} in those of wrapping the model again when units are sliced off: 2 × (4 × new parameters + buffers).
 
-Compactions came after steps {", ".join(map(str, compactions))}, as on paper.
+Units were sliced off after steps {", ".join(map(str, slicings))}, as on paper.
 
 {message_table(steps)}
 
 {rank_table(results["worlds"])}
 
-Times are those of a busy machine (load {results["machine"]["load_average"]} on {results["machine"]["num_cores"]} \
-cores) on which ranks take turns: they say nothing about speed-up."""
+Rows read include those that choose the bases inside heads, before the first step. Times are those of a busy machine \
+(load {results["machine"]["load_average"]} on {results["machine"]["num_cores"]} cores) on which ranks take turns: \
+they say nothing about speed-up."""
 
 
 def message_table(steps: list[dict[str, Any]]) -> str:
-    """What one rank hands over, by purpose, in the first step, in a compaction and in the last step."""
-    shown = [steps[0], next(step for step in steps if step["compacted"]), steps[-1]]
+    """What one rank hands over, by purpose, in the first step, in a slicing one and in the last."""
+    shown = [steps[0], next(step for step in steps if step["sliced"]), steps[-1]]
     rows = []
     for purpose in sorted({purpose for step in steps for purpose in step["traffic"]}):
         found = [step["traffic"].get(purpose) for step in shown]
         rows.append([purpose, *(f"{sent['bytes']:,} ({sent['calls']})" if sent else "–" for sent in found)])
-    return table("bytes (calls) that a rank of two hands over | first step | first compaction | last step", rows)
+    return table("bytes (calls) that a rank of two hands over | first step | first slicing | last step", rows)
 
 
 def rank_table(worlds: dict[str, Any]) -> str:
@@ -86,11 +87,11 @@ def rank_table(worlds: dict[str, Any]) -> str:
         steps = [step for rank in ranks for step in rank["steps"]]
         read = [mean([rank["rows"][kind] for rank in ranks]) for kind in ("table", "stream", "stream_batches")]
         seconds = mean([step["seconds"] for step in steps])
-        compaction = mean([step["finish_seconds"] for step in steps if step["compacted"]])
-        rows.append([size, *(f"{count:.0f}" for count in read), f"{seconds:.2f}", f"{compaction:.2f}"])
+        slicing = mean([step["finish_seconds"] for step in steps if step["sliced"]])
+        rows.append([size, *(f"{count:.0f}" for count in read), f"{seconds:.2f}", f"{slicing:.2f}"])
     return table(
         "ranks | rows of a table read by a rank | rows of a stream read | … of which it keeps | a step, s | "
-        "a compaction, s",
+        "choosing and slicing, s",
         rows,
     )
 

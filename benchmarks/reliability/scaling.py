@@ -3,7 +3,7 @@
     python -m benchmarks.reliability.scaling
 
 Writes docs/results/scaling.json. On a machine of few cores ranks take turns, so times say nothing about speed-up; what
-is held against paper are bytes, collective calls, rows and compactions.
+is held against paper are bytes, collective calls, rows and the moments of slicing.
 """
 
 import json
@@ -23,12 +23,15 @@ from datasets import Dataset, IterableDataset
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.multiprocessing import start_processes
+from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from benchmarks.reliability.scaling_paper import COUNTS_BYTES, GUARD_BYTES, steps_of_a_run
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator
+from benchmarks.reliability.scaling_paper import COUNTS_BYTES, steps_of_a_run
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator, trainer
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.training import distillation_trainer
+from homodistil_hf.training import ranks as wrapping
 
 RESULTS = Path("docs/results/scaling.json")
 WORLD_SIZES = (1, 2, 4)
@@ -48,7 +51,6 @@ PAPER_SETTINGS = {
     "start_fraction": 0.1,
     "end_fraction": 0.7,
     "multiple": 8,
-    "compaction_threshold": 0.15,
 }
 NUM_STREAM_STEPS = 6
 BUFFER_BYTES = 2 * 8 * SEQUENCE_LENGTH  # int64 position and token type of each position
@@ -84,6 +86,9 @@ class Traffic:
         """Count the calls of `torch.distributed` from now on; DDP's own reductions go through a hook."""
         for name, position in COUNTED.items():
             setattr(distributed, name, self._counting(getattr(distributed, name), position))
+        for module in (wrapping, distillation_trainer):
+            module.settle_buckets = self._hooked(module.settle_buckets)
+        trainer.check_same_masks = self.counted_as("digest")(trainer.check_same_masks)
 
     def _counting(self, call: Callable[..., Any], position: int) -> Callable[..., Any]:
         @wraps(call)
@@ -96,14 +101,23 @@ class Traffic:
 
         return counted
 
-    def reduce_bucket(self, group: Any, bucket: Any) -> Any:
+    def _hooked(self, settle_buckets: Callable[..., None]) -> Callable[..., None]:
+        @wraps(settle_buckets)
+        def hooked(wrapper: DistributedDataParallel, device: torch.device) -> None:
+            wrapper.register_comm_hook(None, lambda _, bucket: self.reduce_bucket(bucket))
+            with self.counted_as("wrap"):
+                settle_buckets(wrapper, device)
+
+        return hooked
+
+    def reduce_bucket(self, bucket: Any) -> Any:
         """DDP's own reduction of a bucket."""
         with self.counted_as("wrap" if self.purpose == "wrap" else "gradients"):
-            return allreduce_hook(group, bucket)
+            return allreduce_hook(None, bucket)
 
 
 # Method of the trainer → what it sends is for; DDP's forward, in the loss, copies buffers.
-PURPOSES = {"compute_loss": "buffers", "_take_gradients": "guard", "_check_ranks": "digest", "_wrap_again": "wrap"}
+PURPOSES = {"compute_loss": "buffers", "wrap_again": "wrap"}
 
 
 class CountingTrainer(HomoDistilTrainer):
@@ -117,13 +131,6 @@ class CountingTrainer(HomoDistilTrainer):
             setattr(self, method, traffic.counted_as(purpose)(getattr(self, method)))
         super().__init__(*args, **kwargs)
 
-    def settle_buckets(self, model: Any) -> None:
-        """With a hook that counts."""
-        if model is not self._settled:
-            model.register_comm_hook(None, lambda _, bucket: self.traffic.reduce_bucket(None, bucket))
-        with self.traffic.counted_as("wrap"):
-            super().settle_buckets(model)
-
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """A step begins."""
         self.traffic.take()
@@ -131,18 +138,18 @@ class CountingTrainer(HomoDistilTrainer):
         with self.traffic.counted_as("counts"):
             return super().get_batch_samples(*args, **kwargs)
 
-    def finish_step(self) -> None:
+    def end_step(self) -> None:
         """A step ends."""
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-        num_compactions, end_s = self.pruner.num_compactions, time.perf_counter()
-        super().finish_step()
+        plan, end_s = self.kept, time.perf_counter()
+        super().end_step()
         self.steps.append(
             {
                 "step": self.state.global_step - 1,
                 "num_parameters": trained,
                 "seconds": end_s - self.started_s,
                 "finish_seconds": time.perf_counter() - end_s,
-                "compacted": self.pruner.num_compactions > num_compactions,
+                "sliced": self.kept != plan,
                 "traffic": self.traffic.take(),
             }
         )
@@ -177,7 +184,7 @@ def main() -> None:
 
 def differences(worlds: dict[str, Any], paper: list[int]) -> dict[str, int]:
     """How many steps, of all worlds, were not as on paper."""
-    found: Counter[str] = Counter(dict.fromkeys(("num_parameters", "gradients", "counts", "guard", "wrap"), 0))
+    found: Counter[str] = Counter(dict.fromkeys(("num_parameters", "gradients", "counts", "wrap"), 0))
     for size, ranks in worlds.items():
         for step in [step for rank in ranks for step in rank["steps"]]:
             found["num_parameters"] += step["num_parameters"] != paper[step["step"]]
@@ -188,8 +195,8 @@ def differences(worlds: dict[str, Any], paper: list[int]) -> dict[str, int]:
 
 def expected_bytes(step: dict[str, Any], paper: list[int]) -> dict[str, int]:
     """What a rank of several hands over in a step, on paper, by purpose."""
-    expected = {"gradients": 4 * paper[step["step"]], "counts": COUNTS_BYTES, "guard": GUARD_BYTES}
-    if step["compacted"]:  # DDP copies parameters and buffers; then a forward and backward pass lay out its buckets
+    expected = {"gradients": 4 * paper[step["step"]], "counts": COUNTS_BYTES}
+    if step["sliced"]:  # DDP copies parameters and buffers; then a forward and backward pass lay out its buckets
         expected["wrap"] = 2 * (4 * paper[step["step"] + 1] + BUFFER_BYTES)
     return expected
 
@@ -245,10 +252,7 @@ def make_trainer(
         "pruning_interval_steps": PAPER_SETTINGS["interval_steps"],
         "pruning_start_fraction": PAPER_SETTINGS["start_fraction"],
         "pruning_end_fraction": PAPER_SETTINGS["end_fraction"],
-        "compaction_threshold": PAPER_SETTINGS["compaction_threshold"],
         "width_multiple": PAPER_SETTINGS["multiple"],
-        "discrepancy_guard": True,
-        "guard_floor_nats": 1e6,  # measured, but never pausing
         "save_strategy": "no",
         "logging_steps": 10,
         "report_to": "none",

@@ -12,36 +12,34 @@ from homodistil_hf.models.widths import WidthPlan, teacher_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 from homodistil_hf.training_args import PRUNING_KINDS
 
-COUNTS_BYTES, GUARD_BYTES = 32, 4  # 4 float64 and 1 float32
+COUNTS_BYTES = 32  # 4 int64
 
 
 @dataclass(frozen=True)
 class Step:
-    """The student at one step: trained parameters, projections included; whether the step before compacted it."""
+    """The student at one step: trained parameters, projections included; whether the step before sliced it."""
 
     num_parameters: int
     plan: WidthPlan
-    compacted: bool
+    sliced: bool
 
 
 def steps_of_a_run(config: BertConfig, target: WidthPlan, settings: Mapping[str, Any]) -> list[Step]:
-    """Follow the schedule without training, and without a discrepancy guard, which may delay pruning.
+    """Follow the schedule without training.
 
     Args:
         config: the teacher's.
         target: the plan.
-        settings: `num_steps`, `interval_steps`, `start_fraction`, `end_fraction`, `multiple`, `compaction_threshold`.
+        settings: `num_steps`, `interval_steps`, `start_fraction`, `end_fraction`, `multiple`.
     """
     window = (settings["start_fraction"], settings["end_fraction"])
     schedule = PruningSchedule(dict.fromkeys(PRUNING_KINDS, window), settings["interval_steps"], settings["num_steps"])
-    rounding = {"multiple": settings["multiple"], "threshold": settings["compaction_threshold"]}
-    stretches = course(teacher_plan(config), target, schedule, **rounding)
+    stretches = course(teacher_plan(config), target, schedule, multiple=settings["multiple"])
     steps: list[Step] = []
     for stretch in stretches:
-        size = trained_parameters(config, stretch.present)
-        is_narrower = bool(steps) and steps[-1].plan != stretch.present
-        steps.append(Step(size, stretch.present, is_narrower))
-        steps += [Step(size, stretch.present, False)] * (stretch.num_steps - 1)
+        size = trained_parameters(config, stretch.plan)
+        steps.append(Step(size, stretch.plan, sliced=bool(steps)))
+        steps += [Step(size, stretch.plan, sliced=False)] * (stretch.num_steps - 1)
     return steps
 
 

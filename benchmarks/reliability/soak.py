@@ -2,9 +2,9 @@
 
     python -m benchmarks.reliability.soak --num_kills 60 --results docs/results/soak.json
 
-The run is `homodistil distill` of a tiny teacher: pruning with PLATON and the guard, several compactions, evaluations,
-a checkpoint every few steps, an export at the end. Half of the kills are forced into rare moments, half come at random
-times. Prints kills survived, bytes lost and differences; the last two must be 0.
+The run is `homodistil distill` of a tiny teacher: pruning with PLATON, units sliced off at every choice of masks,
+evaluations, a checkpoint every few steps, an export at the end. Half of the kills are forced into rare moments, half
+come at random times. Prints kills survived, bytes lost and differences; the last two must be 0.
 """
 
 import argparse
@@ -47,11 +47,6 @@ SETTINGS = {
     "pruning_end_fraction": 0.8,
     "pruning_interval_steps": 2,
     "width_multiple": 1,
-    "compaction_threshold": 0.1,
-    "discrepancy_guard": True,
-    "guard_floor_nats": 0.0,
-    "guard_ratio": 1.05,
-    "guard_patience_steps": 4,
     "logging_steps": 5,
     "eval_strategy": "steps",
     "eval_steps": 6,
@@ -156,10 +151,10 @@ class Soak:
             raise RuntimeError(f"a resumed run failed; see {run}.log")
 
     def plan(self) -> Iterator[str | None]:
-        """Forced moments in random order, compactions while there are some, exports last; None is a random time."""
+        """Forced moments in random order, slicing while there is some, exports last; None is a random time."""
         wanted = [name for name in MOMENTS if any(part in name for part in self.options.moments or [""])]
         self.draw.shuffle(wanted)
-        wanted.sort(key=lambda name: (name.startswith("export"), not name.startswith("compaction")))
+        wanted.sort(key=lambda name: (name.startswith("export"), not name.startswith("slicing")))
         for position, name in enumerate(wanted):
             yield name
             if self.options.moments is None and position % 2 and not name.startswith("export"):

@@ -24,10 +24,9 @@ from homodistil_hf.export import export_folder as export
 from homodistil_hf.files import checkpoints as checkpoint
 from homodistil_hf.files import folders as durable
 from homodistil_hf.pruning import pruner as pruning
-from homodistil_hf.pruning import saved_state as run_state
 from homodistil_hf.pruning.scores import PlatonScores
-from homodistil_hf.training import publishing, resumable
-from homodistil_hf.training.evaluation_loop import MeasuringTrainer
+from homodistil_hf.training import distillation_trainer, publishing, run_folder
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 Call = Callable[[], Any]
 
@@ -68,30 +67,29 @@ def half_text(call: Call, arguments: tuple[Any, ...]) -> None:
 
 
 MOMENTS: dict[str, Moment] = {
-    "compaction: about to begin": Moment(pruning.Pruner, "compact", before),
-    "compaction: parameters are sliced, scores are not": Moment(PlatonScores, "keep", before),
-    "compaction: masks are still the old ones": Moment(pruning.Pruner, "_refresh", before),
+    "slicing: masks are chosen, nothing is sliced": Moment(pruning, "compact", before, most_calls=2),
+    "slicing: parameters are sliced, scores are not": Moment(PlatonScores, "keep", before),
+    "slicing: the trainer has the old heads": Moment(DistillationTrainer, "resized", before),
     "step: gradients are there, scores are not": Moment(pruning.Pruner, "score", before, most_calls=6),
     "step: scores are updated, weights are not": Moment(torch.optim.AdamW, "step", before, most_calls=6),
-    "step: weights are updated, dropped ones not zeroed": Moment(pruning.Pruner, "zero", before, most_calls=6),
-    "step: masks are chosen, not applied": Moment(pruning.masking, "apply_masks", before, most_calls=2),
+    "step: weights are updated, masks not chosen": Moment(pruning.Pruner, "step", before, most_calls=6),
     "checkpoint: half of the weights": Moment(
         modeling_utils, "safe_save_file", half_written, where="checkpoint-", most_calls=2
     ),
     "checkpoint: half of the optimizer's state": Moment(
         torch, "save", half_written, where="optimizer.pt", most_calls=2
     ),
-    "checkpoint: half of the pruning state": Moment(
-        run_state, "save_file", half_written, where=run_state.STATE_TENSORS_FILE, most_calls=2
+    "checkpoint: half of the scores": Moment(
+        distillation_trainer, "save_file", half_written, where=checkpoint.SCORES_FILE, most_calls=2
     ),
-    "checkpoint: no manifest": Moment(resumable, "write_manifest", before, most_calls=2),
-    "checkpoint: half a manifest": Moment(resumable, "write_manifest", half_written, most_calls=2),
-    "checkpoint: between manifest and rename": Moment(resumable, "publish", before, most_calls=2),
-    "checkpoint: renamed, older ones still there": Moment(resumable, "rotate", before, most_calls=2),
+    "checkpoint: no manifest": Moment(run_folder, "write_manifest", before, most_calls=2),
+    "checkpoint: half a manifest": Moment(run_folder, "write_manifest", half_written, most_calls=2),
+    "checkpoint: between manifest and rename": Moment(run_folder, "publish", before, most_calls=2),
+    "checkpoint: renamed, older ones still there": Moment(run_folder, "rotate", before, most_calls=2),
     "rotation: about to begin": Moment(checkpoint, "remove_folder", before, most_calls=2),
     "rotation: half removed": Moment(durable.shutil, "rmtree", half_removed, where=".removed", most_calls=2),
-    "evaluation: between two batches": Moment(MeasuringTrainer, "prediction_step", before, most_calls=4),
-    "resuming: nothing is loaded": Moment(trainer, "load_run_state", before),
+    "evaluation: between two batches": Moment(DistillationTrainer, "prediction_step", before, most_calls=4),
+    "resuming: nothing is loaded": Moment(trainer.HomoDistilTrainer, "read_state", before),
     "resuming: widths are there, scores are not": Moment(pruning.Pruner, "load_state", before),
     "export: half of the weights": Moment(modeling_utils, "safe_save_file", half_written, where=".student."),
     "export: no facts": Moment(export, "write_json", before),
@@ -100,15 +98,15 @@ MOMENTS: dict[str, Moment] = {
 }
 
 PHASES: tuple[tuple[str, Any, str], ...] = (
-    ("resuming", resumable.ResumableTrainer, "_load_from_checkpoint"),
+    ("resuming", DistillationTrainer, "_load_from_checkpoint"),
     ("training", trainer.HomoDistilTrainer, "begin_training"),
     ("step", trainer.HomoDistilTrainer, "training_step"),
     ("step", torch.optim.AdamW, "step"),
-    ("step", trainer.HomoDistilTrainer, "finish_step"),
-    ("compaction", pruning.Pruner, "compact"),
-    ("evaluation", MeasuringTrainer, "evaluation_loop"),
-    ("checkpoint", resumable.ResumableTrainer, "_save_checkpoint"),
-    ("rotation", resumable, "rotate"),
+    ("step", trainer.HomoDistilTrainer, "end_step"),
+    ("slicing", pruning.Pruner, "prune_to"),
+    ("evaluation", DistillationTrainer, "evaluation_loop"),
+    ("checkpoint", DistillationTrainer, "_save_checkpoint"),
+    ("rotation", run_folder, "rotate"),
     ("export", publishing, "export_student"),
 )
 """What a worker is doing, as (name, owner, function); between them it is at what "training" or "start" stands for."""

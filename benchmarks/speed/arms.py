@@ -1,12 +1,11 @@
 """What is measured side by side: the reference, and our trainer held at places of its schedule.
 
-An arm of ours is a real `HomoDistilTrainer` whose student has the widths and masks of one place and stays there, so
-that all its steps cost alike; what moves a student on (choosing masks, compaction) is timed on its own.
+An arm of ours is a real `HomoDistilTrainer` whose student has the widths of one place and stays there, so that all its
+steps cost alike; what moves a student on (choosing masks, slicing off what they drop) is timed on its own.
 """
 
 import copy
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
         "teacher_dtype": settings.dtype,
         "pruning_end_fraction": settings.pruning_end_fraction,
         "pruning_interval_steps": settings.pruning_interval_steps,
-        "compaction_threshold": settings.compaction_threshold,
         "width_multiple": settings.multiple,
         "torch_compile": settings.compiled,
     }
@@ -85,20 +83,20 @@ def _arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
 def _hold(trainer: HomoDistilTrainer, place: Stretch) -> None:
     """Bring a student to a place of the schedule, whichever units that costs, and keep it there."""
     pruner = trainer.pruner
     generator = torch.Generator().manual_seed(trainer.args.seed)
     for scores in pruner.scores.state.values():
         scores.copy_(torch.rand(scores.shape, generator=generator))
-    if place.present != pruner.present:
-        pruner.prune_to(place.present)
-        pruner.compact()
-    if place.kept != place.present:
-        pruner.prune_to(place.kept)
-    pruner.plan_reached = place.kept == pruner.target
-    pruner.rests_until_step = trainer.args.max_steps  # so that no step chooses masks or compacts
+    if place.plan != pruner.kept:
+        _move_on(trainer, place.plan)
+    pruner.plan_reached = place.plan == pruner.target
+    pruner.step = lambda *args, **kwargs: None  # type: ignore[method-assign]
+
+
+def _move_on(trainer: HomoDistilTrainer, plan: WidthPlan) -> None:
+    trainer.resized(trainer.pruner.prune_to(plan, optimizer=trainer.bare_optimizer))
 
 
 def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
@@ -110,22 +108,11 @@ def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
             parameter.data = weights[name].data
 
 
-def choice_seconds(trainer: HomoDistilTrainer) -> float:
-    """How long one choice of masks takes, their application included; they stay as wide as they are."""
-    return _timed(trainer, lambda: trainer.pruner.prune_to(trainer.kept))
-
-
-def compaction_seconds(trainer: HomoDistilTrainer, plan: WidthPlan) -> float:
-    """How long the compaction takes that ends a student's place, optimizer state included."""
-    trainer.pruner.prune_to(plan)
-    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    return _timed(trainer, lambda: trainer.pruner.compact(optimizer))
-
-
-def _timed(trainer: HomoDistilTrainer, function: Callable[[], Any]) -> float:
+def choice_seconds(trainer: HomoDistilTrainer, plan: WidthPlan) -> float:
+    """How long it takes to choose masks that leave these widths and to slice the rest off, optimizer included."""
     synchronize = torch.cuda.synchronize if trainer.args.device.type == "cuda" else (lambda: None)
     synchronize()
     started = time.perf_counter()
-    function()
+    _move_on(trainer, plan)
     synchronize()
     return time.perf_counter() - started

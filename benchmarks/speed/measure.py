@@ -13,21 +13,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import arms
 from benchmarks.speed.limits import LimitProbe, StepShape
-from benchmarks.speed.profiles import PARTS, part_seconds, peak_bytes
+from benchmarks.speed.profiles import PARTS, launches, part_seconds, peak_bytes
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
 from benchmarks.speed.turns import Arm, GatedRun, interleave
-from benchmarks.speed.whole_run import (
-    MASKED,
-    REFERENCE,
-    START,
-    Stretch,
-    Way,
-    plateaus,
-    ratios,
-    summary,
-    way_of,
-    whole_schedule,
-)
+from benchmarks.speed.whole_run import REFERENCE, START, Stretch, Way, ratios, summary, way_of, whole_schedule
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan
@@ -70,25 +59,25 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
     losses = _first_losses(runs)
     if settings.with_reference:
         runs[REFERENCE].trainer.prune_to(settings.target)  # its masks are multiplied from here on
-    probes = {f"limit, {name}": _probe(settings, place) for name, place in way.places.items() if name != MASKED}
+    probes = {f"limit, {name}": _probe(settings, place) for name, place in way.places.items()}
     participants: dict[str, Arm] = {**runs, **probes}
     seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
     rates = {name: probe.flops_per_second[settings.warmup_rounds :] for name, probe in probes.items()}
     results: dict[str, Any] = {"machine": machine_facts(), "settings": asdict(settings), "losses": losses, "arms": {}}
     for name, run in runs.items():
-        place = way.places.get(name, Stretch(0, settings.full, settings.full))
-        useful = settings.accumulation_steps * step_shape(settings, place.kept).useful_flops
+        place = way.places.get(name, Stretch(0, settings.full))
+        useful = settings.accumulation_steps * step_shape(settings, place.plan).useful_flops
         limits = rates.get(f"limit, {name}", rates[f"limit, {START}"])
         results["arms"][name] = {
-            "present": place.present.to_dict(),
-            "kept": place.kept.to_dict(),
-            "encoder_macs": encoder_macs(place.present, settings.length),
+            "plan": place.plan.to_dict(),
+            "encoder_macs": encoder_macs(place.plan, settings.length),
             "step_seconds": summary(seconds[name]),
             "tokens_per_second": summary([settings.num_tokens / value for value in seconds[name]]),
             **({"speedup": ratios(seconds[REFERENCE], seconds[name])} if REFERENCE in seconds else {}),
             "useful_flops_fraction": ratios([useful / own for own in seconds[name]], limits),
             "peak_memory_bytes": peak_bytes(run),
             "part_seconds": _median_parts(run),
+            **({"num_launches": launches(run)} if settings.device == "cuda" else {}),
         }
     results["limits"] = {name: summary(values) for name, values in rates.items()}
     results["pruning"] = _pruning_costs(runs, way, results["arms"])
@@ -97,7 +86,7 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
 
 
 def _first_losses(runs: Mapping[str, GatedRun]) -> dict[str, dict[str, float]]:
-    """Every term at the first step, of the arms that start with the same weights and no masks."""
+    """Every term at the first step, of the arms that start with the same weights and widths."""
     found = {}
     for name, run in runs.items():
         run.turn()
@@ -108,7 +97,7 @@ def _first_losses(runs: Mapping[str, GatedRun]) -> dict[str, dict[str, float]]:
 
 
 def _probe(settings: BenchSettings, place: Stretch) -> LimitProbe:
-    shape = step_shape(settings, place.present)
+    shape = step_shape(settings, place.plan)
     return LimitProbe(shape, dtype=DTYPES[settings.dtype], device=torch.device(settings.device))
 
 
@@ -124,18 +113,13 @@ def _median_parts(run: GatedRun) -> dict[str, float]:
 
 
 def _pruning_costs(runs: Mapping[str, GatedRun], way: Way, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What pruning costs at every place on the way: a step's scores and masks, a choice of masks, a compaction."""
-    widths = [place.present for place in plateaus(way.stretches)]
-    following = dict(pairwise(widths))
+    """What pruning costs at every place, in seconds: a step's scores, and the choice of masks that ends the place."""
+    following = dict(pairwise(stretch.plan for stretch in way.stretches))
     costs = {}
-    for name, point in way.points.items():
-        trainer = runs[name].trainer
+    for name, place in way.places.items():
         parts = facts[name]["part_seconds"]
         share = (parts["scores"] + parts["masks"]) / sum(parts.values())
-        costs[name] = {
-            "scores_and_masks_seconds": share * facts[name]["step_seconds"]["median"],
-            "choice_seconds": arms.choice_seconds(trainer),
-        }
-        if point.present in following:
-            costs[name]["compaction_seconds"] = arms.compaction_seconds(trainer, following[point.present])
+        costs[name] = {"scores_seconds": share * facts[name]["step_seconds"]["median"]}
+        if place.plan in following:
+            costs[name]["choice_seconds"] = arms.choice_seconds(runs[name].trainer, following[place.plan])
     return costs

@@ -6,7 +6,10 @@ Figures stand between markers; the rest of both pages is written by hand.
 """
 
 import json
+import math
+import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,18 @@ from benchmarks.speed.growth import format_growth
 from benchmarks.speed.measure import step_shape
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench, spread, table
-from benchmarks.speed.whole_run import START, way_of
+from benchmarks.speed.whole_run import FULL_WIDTH, START, mean_cost, way_of
 from homodistil_hf.evaluation.latency import format_latencies
+from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS
 
 DOCS = Path("docs")
 RESULTS = Path("docs/results")
 TEACHER, STUDENT = "bert-base", "homobert-tiny"
+ZEROED = """\
+Measured when dropped units were zeroed at every step until a tenth of the MACs could be removed at once: the share of
+scores and masks holds that, and no step is as narrow as it would be now. Places are those without masks.\
+"""
+GONE = {"plain attention": "an attention of our own on CPUs", "activations kept": "activations computed again"}
 GPU_MISSING = """\
 Not measured: no CUDA device was at hand. `python -m benchmarks.speed.gpu` measures BERT-base with batches of
 1,024–4,096 × 128 in bfloat16 with compiled teacher and student at seven places of the schedule, the share of the
@@ -29,12 +38,15 @@ device's measured matrix-product limit, and the hours of the whole recipe; the t
 
 
 def main() -> None:
-    speed, latency, ablation = (read(f"{name}.json") for name in ("speed", "latency", "speed-ablation"))
+    speed, latency, ablation, core = (read(f"{name}.json") for name in ("speed", "latency", "speed-ablation", "core"))
     growth = speed.pop("growth")
     performance = {
+        "answer": answer(speed),
         "goals": goals(speed, growth, latency),
-        "compaction": why_compaction_gains_less(speed["bert-base-bfloat16"]),
-        "ablation": "\n\n".join(f"**{shape}**\n\n{worths(measured)}" for shape, measured in ablation.items()),
+        "narrowing": why_narrowing_gains_less(speed["bert-base-bfloat16"]),
+        "compiling": compiling(core["compiling"], BenchSettings(**speed["bert-base-bfloat16"]["settings"])),
+        "core": simplifications(core) if "speed" in core else "Being measured.",
+        "ablation": worths(ablation["teacher6x384"]),
         "cases": "\n\n".join(case(name, results) for name, results in speed.items()),
         "growth": format_growth(growth),
         "latency": f"```text\n{format_latencies(latency)}\n```",
@@ -51,6 +63,23 @@ def read(name: str) -> dict[str, Any]:
 # Speed
 
 
+def answer(speed: Mapping[str, Any]) -> str:
+    """What a reader came for."""
+    small, base = (speed[f"{shape}-bfloat16"] for shape in ("teacher6x384", "bert-base"))
+    machine = small["machine"]
+    rates = [
+        f"{ours['tokens_per_second']['median']:,.0f} tokens a second, "
+        f"{ours['speedups']['reference']['median']:.1f} × the"
+        for ours in (one["schedule"]["ours"] for one in (small, base))
+    ]
+    shares = " and ".join(f"{one['schedule']['pruning']['fraction']:.1%}" for one in (small, base))
+    return wrapped(
+        f"**On {machine['num_cores']} cores ({machine['processor']}), in bfloat16, a run from a teacher of 6 layers × "
+        f"384 to a quarter of its MACs takes in {rates[0]} rate of a careful `Trainer` subclass; one from BERT-base "
+        f"to homobert-tiny {rates[1]} rate.** Scores, masks and slicing take {shares} of the time."
+    )
+
+
 def goals(speed: Mapping[str, Any], growth: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     """What was aimed at, and what was measured."""
     small, base = speed["teacher6x384-bfloat16"], speed["bert-base-bfloat16"]
@@ -59,13 +88,13 @@ def goals(speed: Mapping[str, Any], growth: Mapping[str, Any], latency: Mapping[
     place = {"backend": "onnxruntime", "batch_size": 1, "length": 128}
     cell = next(cell for cell in latency["cells"] if place.items() <= cell.items())
     fast = cell["speed_up"][STUDENT]
-    gained = base["schedule"]["ours"]["speedups"]["ours, never compacted"]
+    gained = base["schedule"]["ours"]["speedups"][FULL_WIDTH]
     memory = start["peak_memory_bytes"] / reference["peak_memory_bytes"]
     text = f"""\
 whole schedule to 1/4 of the 6-layer teacher's MACs, against the reference | ≥ 5× | \
 {spread(small["schedule"]["ours"]["speedups"]["reference"], "{:.2f}×")}
-whole schedule from BERT-base to homobert-tiny, against never compacting | \
-≥ 2.2× (ceiling {compaction_ceiling(base):.2f}×) | {spread(gained, "{:.2f}×")}
+whole schedule from BERT-base to homobert-tiny, against a student that stays as wide | \
+≥ 2.2× (ceiling {narrowing_ceiling(base):.2f}×) | {spread(gained, "{:.2f}×")}
 useful FLOPs at BERT-base shapes, kept fraction 1, of the matrix products' limit | ≥ 60 % | \
 {spread(start["useful_flops_fraction"], "{:.0%}")}
 peak memory at BERT-base shapes, of the reference's | ≤ 1/3 | {memory:.2f}
@@ -73,7 +102,7 @@ peak memory at BERT-base shapes, of the reference's | ≤ 1/3 | {memory:.2f}
     for name, results in speed.items():
         if "512" not in name and "attention" not in name:
             whole, goal = results["schedule"]["pruning"]["fraction"], "≤ 6 %" if "platon" in name else "≤ 3 %"
-            text += f"scores + masks + compaction, share of the run: {name} | {goal} | "
+            text += f"scores, choices of masks and slicing, share of the run: {name} | {goal} | "
             text += f"{whole:.1%}; while pruning, at its largest {pruning_share(results):.1%}\n"
     text += f"""\
 tokens/s at batch 128, of those at 16 | ≥ 0.95 | {spread(largest["relative_speed"], "{:.2f}")}
@@ -83,63 +112,149 @@ latency of homobert-tiny's encoder, ONNX Runtime, float32, 1 × 128, against BER
     return table(("figure", "goal", "measured: median (quartiles)"), [line.split(" | ") for line in text.splitlines()])
 
 
-def compaction_ceiling(results: Mapping[str, Any]) -> float:
-    """What compaction would gain if every useful multiplication took the same time and nothing else took any.
+def narrowing_ceiling(results: Mapping[str, Any]) -> float:
+    """What a narrower student would gain if every useful multiplication took the same time and nothing else took any.
 
-    The teacher's forward pass, heads at masked positions and projections are in it; the student shrinks as the
-    schedule and the compaction threshold let it.
+    The teacher's forward pass, heads at masked positions and projections are in it.
     """
     settings = BenchSettings(**results["settings"])
     stretches = way_of(settings).stretches
-    compacted = sum(stretch.num_steps * step_shape(settings, stretch.present).useful_flops for stretch in stretches)
-    return settings.max_steps * step_shape(settings, settings.full).useful_flops / compacted
+    narrowing = sum(stretch.num_steps * step_shape(settings, stretch.plan).useful_flops for stretch in stretches)
+    return settings.max_steps * step_shape(settings, settings.full).useful_flops / narrowing
 
 
-def why_compaction_gains_less(results: Mapping[str, Any]) -> str:
-    """What keeps compaction below its ceiling, from the profile."""
-    ours = {name: arm for name, arm in results["arms"].items() if name not in ("reference", "ours, all masked")}
+def why_narrowing_gains_less(results: Mapping[str, Any]) -> str:
+    """What keeps a run below that ceiling, from the profile."""
+    ours = {name: arm for name, arm in results["arms"].items() if name != "reference"}
     last_name, last = list(ours.items())[-1]
     shares = {part: seconds / sum(last["part_seconds"].values()) for part, seconds in last["part_seconds"].items()}
-    gain = results["schedule"]["ours"]["speedups"]["ours, never compacted"]["median"]
-    ceiling = compaction_ceiling(results)
-    return f"""**Compaction against none.** The ceiling counts every useful multiplication alike: the teacher's forward
-pass, which stays, heads at masked positions, and the projections, whose outputs keep the teacher's width. Of
-{ceiling:.2f}×, {gain:.2f}× are reached ({gain / ceiling:.0%}). The profile of the last place ({last_name}) says why:
-the teacher takes {shares["teacher"]:.0%} of that step, the student's forward pass {shares["student"]:.0%}, losses
-{shares["losses"]:.0%}, backward {shares["backward"]:.0%}; useful FLOPs reach
-{last["useful_flops_fraction"]["median"]:.0%} of the limit there and
-{ours[START]["useful_flops_fraction"]["median"]:.0%} at the start. What is no matrix product (softmaxes over pairs of
-tokens, LayerNorms, the vocabulary's exponentials) does not shrink with the widths, or only by their first power."""
+    gain = results["schedule"]["ours"]["speedups"][FULL_WIDTH]["median"]
+    ceiling, settings = narrowing_ceiling(results), BenchSettings(**results["settings"])
+    return wrapped(
+        "**What narrower students gain.** On the way from BERT-base to homobert-tiny the student's mean cost is "
+        f"{mean_cost(way_of(settings).stretches, settings.length):.0%} of the unpruned one's, in encoder MACs. The "
+        "ceiling of the whole step counts every useful multiplication alike: the teacher's forward pass, which stays, "
+        "heads at masked positions, and the projections, whose outputs keep the teacher's width. Of "
+        f"{ceiling:.2f}×, {gain:.2f}× are reached ({gain / ceiling:.0%}). The profile of the last place ({last_name}) "
+        f"says why: the teacher takes {shares['teacher']:.0%} of that step, the student's forward pass "
+        f"{shares['student']:.0%}, losses {shares['losses']:.0%}, backward {shares['backward']:.0%}; useful FLOPs "
+        f"reach {last['useful_flops_fraction']['median']:.0%} of the limit there and "
+        f"{ours[START]['useful_flops_fraction']['median']:.0%} at the start. What is no matrix product (softmaxes "
+        "over pairs of tokens, LayerNorms, the vocabulary's exponentials) does not shrink with the widths, or only by "
+        "their first power."
+    )
 
 
 def pruning_share(results: Mapping[str, Any]) -> float:
-    """Of all places: scores and zeroing in every step, choices and compactions spread over all steps."""
+    """Of all places: scores in every step, choices of masks and slicing spread over all steps."""
     extra, schedule = results["schedule"]["pruning"], results["schedule"]["ours"]["seconds"]["median"]
     shares = [
         (arm["part_seconds"]["scores"] + arm["part_seconds"]["masks"]) / sum(arm["part_seconds"].values())
         for name, arm in results["arms"].items()
         if name != "reference"
     ]
-    return max(shares) + (extra["choices_seconds"] + extra["compactions_seconds"]) / schedule
+    return max(shares) + extra["choices_seconds"] / schedule
+
+
+def compiling(found: Mapping[str, Any], settings: BenchSettings) -> str:
+    """Why widths are compiled anew, at few moments."""
+    every, few = found["grouping"].values()
+    static, dynamic = found["sizes"].values()
+    seconds = [one["processor_seconds"] for one in (every, few)]
+    a_width = (seconds[0] - seconds[1]) / (every["num_recompilations"] - few["num_recompilations"])
+    longest = settings.pruning_end_fraction * settings.max_steps
+    grouped = replace(settings, pruning_interval_steps=math.ceil(longest / MOST_COMPILED_WIDTHS))
+    costs = [mean_cost(way_of(one).stretches, settings.length) for one in (settings, grouped)]
+    sentences = (
+        f"- Two layers of 128 channels, inductor, one thread: {every['num_steps']} steps took {seconds[0]:.0f} s of "
+        f"processor time with {every['num_slicings']} slicings and {seconds[1]:.0f} s with {few['num_slicings']}. A "
+        f"width is compiled in {a_width:.1f} s, a step takes {every['step_ms'] / 1000:.2f} s.",
+        f"- Sizes marked as dynamic: at each of {dynamic['num_slicings']} slicings code was compiled anew all the "
+        f"same, in {dynamic['compile_seconds']:.0f} s instead of {static['compile_seconds']:.0f}: stock LayerNorm and "
+        "attention hold their sizes as plain numbers.",
+        f"- {MOST_COMPILED_WIDTHS} moments raise the student's mean cost on the way from BERT-base to homobert-tiny "
+        f"from {costs[0]:.1%} to {costs[1]:.1%} of the unpruned one's.",
+    )
+    return "\n".join(wrapped(sentence) for sentence in sentences)
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 118, subsequent_indent="  " * text.startswith("- "))
+
+
+def simplifications(core: Mapping[str, Any]) -> str:
+    """What the core was like before units were sliced off at every choice, and after."""
+    rows, memory = [], {}
+    for name, found in core["speed"].items():
+        for moment, versions in found["moments"].items():
+            before, after = versions["before"], versions["after"]
+            rates = [one["tokens_per_second"] for one in (before, after)]
+            rows.append(
+                (
+                    f"{name}, after {float(moment):.0%} of the steps",
+                    *(spread(rate, "{:,.0f}") for rate in rates),
+                    f"{rates[1]['median'] / rates[0]['median']:.2f}",
+                    *(f"{one['scores_and_masks_share']['median']:.1%}" for one in (before, after)),
+                    *(megabytes(one["peak_memory_bytes"]) for one in (before, after)),
+                )
+            )
+            memory[rows[-1][0]] = after["peak_memory_bytes"] / before["peak_memory_bytes"]
+    parts = ("tokens/s", "scores + masks", "peak memory")
+    headings = [f"{part}, {version}" for part in parts for version in ("before", "after")]
+    headings.insert(2, "after / before")
+    where, most = max(memory.items(), key=lambda one: one[1])
+    return "\n\n".join(
+        [
+            table(("case", *headings), rows),
+            f"Peak memory rose most at {where}: {most:.1f} ×. Activations are kept, and no micro-batch is taken in "
+            "parts. Where that is too much: more `gradient_accumulation_steps` with smaller batches (the same "
+            "losses and gradients), or `gradient_checkpointing` (about one more forward pass of the student).",
+            same_run(core["run"]),
+        ]
+    )
+
+
+def same_run(run: Mapping[str, Any]) -> str:
+    """One run with both versions."""
+    names = {"kl": "KL, nats", "mlm_loss": "masked-LM loss", "mlm_accuracy": "masked-LM accuracy"}
+    rows = [
+        (label, *(f"{run[version]['evaluation'][name]:.4f}" for version in ("before", "after")))
+        for name, label in names.items()
+    ]
+    seeds = run["seeds"]["kl"]
+    return (
+        f"One run of {run['settings']['max_steps']} steps to a quarter of the 6-layer teacher's MACs, same settings "
+        "and seed; held-out text:\n\n"
+        + table(("", "before", "after"), rows)
+        + f"\n\nSeeds alone move the KL of the same cell at 1,000 steps between {min(seeds):.3f} and {max(seeds):.3f}."
+    )
 
 
 def worths(measured: Mapping[str, Any]) -> str:
-    """Each thing turned back, at the start of the schedule."""
+    """Each thing that is still there turned back, at the start of the schedule."""
+    ratios = measured["ratios"]
     rows = [
-        (
-            name,
-            spread(ratio["time"], "{:.2f}"),
-            f"{ratio['memory']:.2f}",
-            f"{ratio['peak_memory_bytes'] / 1e6:,.0f} MB",
-        )
-        for name, ratio in measured["ratios"].items()
+        (name, spread(ratio["time"], "{:.2f}"), f"{ratio['memory']:.2f}", megabytes(ratio["peak_memory_bytes"]))
+        for name, ratio in ratios.items()
+        if name not in GONE
     ]
-    return table(("turned back", "× time", "× memory", "peak memory"), rows)
+    gone = [
+        f"{what} {ratios[name]['time']['median']:.2f} and {ratios[name]['memory']:.2f}" for name, what in GONE.items()
+    ]
+    turned_back = table(("turned back", "× time", "× memory", "peak memory"), rows)
+    return f"{turned_back}\n\n" + wrapped(
+        f"Gone since, as a step is no slower without (× time and × memory): {'; '.join(gone)}."
+    )
+
+
+def megabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e6:,.0f} MB"
 
 
 def case(name: str, results: Mapping[str, Any]) -> str:
     """One case of the benchmark: title, tables, chart."""
     title, *rest = format_bench(results).split("\n\n")
+    rest += [ZEROED] * results.get("zeroed", False)
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items() if not isinstance(value, dict))
     sections = [f"## `{name}`", f"{title}. {results['date']}; {machine}.", *rest]
     if (chart := RESULTS / f"speed-{name}.png").is_file():

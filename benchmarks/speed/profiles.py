@@ -23,6 +23,7 @@ PARTS = ("data", "teacher", "student", "losses", "backward", "scores", "masks", 
 `backward` holds all other gradients, `other` what is left: checks, logs, callbacks, learning rate."""
 
 _GRADIENT, _PART, _ALLOCATION = "gradient:", "part:", "[memory]"
+_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaMemcpyAsync", "cudaMemsetAsync")
 Moment = tuple[int, int]  # nanoseconds, bytes
 Range = tuple[str, int, int]  # name, start and end in nanoseconds
 
@@ -85,18 +86,34 @@ def gradients_of(session: profile) -> list[Moment]:
 
 def part_seconds(run: GatedRun) -> dict[str, float]:
     """Let a run, past its warm-up, do one step; exclusive seconds of every part in `PARTS`, in sum the step's."""
+    session, seconds = _turn_in_parts(run)
+    parts = dict.fromkeys(PARTS, 0.0) | exclusive_seconds(_ranges(session))
+    parts["other"] = seconds - sum(parts.values())
+    return parts
+
+
+def launches(run: GatedRun) -> dict[str, int]:
+    """Let a run on a CUDA device do one step: how many kernels the host starts, and how many of them for scores."""
+    session, _ = _turn_in_parts(run, activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+    starts = [event.start_ns() for event in _events(session) if event.name().startswith(_LAUNCHES)]
+    scores = [(start, end) for name, start, end in _ranges(session) if name == "scores"]
+    within = [any(start <= moment < end for start, end in scores) for moment in starts]
+    return {"step": len(starts), "scores": sum(within)}
+
+
+def _turn_in_parts(run: GatedRun, **settings: Any) -> tuple[profile, float]:
     with ExitStack() as stack:
         for owner, name, part in _methods(run.trainer):
             stack.enter_context(_in_range(owner, name, part, run.trainer.args.device))
-        session, seconds = _profiled_turn(run)
-    ranges = [
+        return _profiled_turn(run, **settings)
+
+
+def _ranges(session: profile) -> list[Range]:
+    return [
         (event.name().removeprefix(_PART), event.start_ns(), event.start_ns() + event.duration_ns())
         for event in _events(session)
         if event.name().startswith(_PART) and event.device_type().name == "CPU"
     ]
-    parts = dict.fromkeys(PARTS, 0.0) | exclusive_seconds(ranges)
-    parts["other"] = seconds - sum(parts.values())
-    return parts
 
 
 def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
@@ -114,7 +131,7 @@ def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
 
 
 def _profiled_turn(run: GatedRun, **settings: Any) -> tuple[profile, float]:
-    session = profile(activities=[ProfilerActivity.CPU], **settings)
+    session = profile(**{"activities": [ProfilerActivity.CPU]} | settings)
     return session, run.turn(within=session)
 
 
@@ -137,7 +154,7 @@ def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
     if isinstance(trainer, HomoDistilTrainer):
         pruner = trainer.pruner
         methods += [(FrozenTeacher, "__call__", "teacher"), (pruner, "score", "scores")]
-        methods += [(pruner, "zero", "masks"), (pruner, "step", "masks")]
+        methods += [(pruner, "step", "masks")]
     if isinstance(trainer, ReferenceTrainer):
         methods += [(trainer.teacher, "forward", "teacher"), (trainer, "score", "scores")]
         methods += [(trainer, "prune_and_mask", "masks")]

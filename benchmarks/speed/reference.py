@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BertForMaskedLM, Trainer
 
-from homodistil_hf.models.units import encoder_groups, kept_indices
+from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import WidthPlan, teacher_plan
 from homodistil_hf.pruning.masks import choose_masks, full_masks, scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
@@ -157,11 +157,11 @@ class ReferenceTrainer(Trainer):
     def apply_masks(self) -> None:
         """Multiply the weights of every unit by its mask."""
         parameters = dict(self.student.named_parameters())
-        for name, dims in kept_indices(self.groups, self.masks)[1].items():
-            for dim, kept in dims.items():
-                parameter = parameters[name]
-                mask = parameter.new_zeros(parameter.shape[dim]).index_fill_(0, kept.to(parameter.device), 1.0)
-                parameter.mul_(mask.view([-1 if dim == other else 1 for other in range(parameter.dim())]))
+        for name, group in self.groups.items():
+            for piece in group.slices:
+                weights = parameters[piece.parameter].movedim(piece.dim, 0)
+                kept = self.masks[name].to(weights).repeat_interleave(len(weights) // group.num_units)
+                weights.mul_(kept.view(-1, *[1] * (weights.dim() - 1)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the averages of the terms to what Trainer logs."""

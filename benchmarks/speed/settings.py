@@ -56,7 +56,6 @@ class BenchSettings:
     max_steps: int = _flag(28_000, "steps of the run that is summed up")
     pruning_end_fraction: float = _trainers("pruning_end_fraction", "share of them at which the plan is reached")
     pruning_interval_steps: int = _trainers("pruning_interval_steps", "steps between two choices of masks")
-    compaction_threshold: float = _trainers("compaction_threshold", "share of MACs that must be masked to compact")
     multiple: int = _trainers("width_multiple", "widths in between are rounded up to this")
     compiled: bool = _flag(False, "run our arms under torch.compile")
     with_reference: bool = _flag(True, "measure the reference too")

@@ -56,11 +56,10 @@ def test_the_paper_sends_less_as_the_student_shrinks():
         "start_fraction": 0.2,
         "end_fraction": 0.8,
         "multiple": 8,
-        "compaction_threshold": 0.1,
     }
     target = resolve_plan("macs=0.25", config, multiple=8)
     steps = scaling_paper.steps_of_a_run(config, target, settings)
     sizes = [step.num_parameters for step in steps]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == sum(step.compacted for step in steps) + 1 > 2
+    assert len(set(sizes)) == sum(step.sliced for step in steps) + 1 > 2
     assert sizes[-1] == scaling_paper.trained_parameters(config, target)

@@ -42,7 +42,7 @@ def test_killed_runs_end_as_one_that_was_left_alone(tmp_path):
     assert results["num_compared"] > 1000
     assert {name.removeprefix("forced, ").partition(":")[0] for name in results["kills"]} == {
         "checkpoint",
-        "compaction",
+        "slicing",
         "rotation",
         "export",
     }

@@ -13,7 +13,16 @@ from benchmarks.speed.measure import run_bench
 from benchmarks.speed.profiles import PARTS
 from benchmarks.speed.settings import SHAPES, BenchSettings
 from benchmarks.speed.tables import draw_parts, format_bench
-from benchmarks.speed.whole_run import MASKED, REFERENCE, START, Stretch, Way, summary, way_of, whole_schedule
+from benchmarks.speed.whole_run import (
+    FULL_WIDTH,
+    REFERENCE,
+    START,
+    Stretch,
+    Way,
+    summary,
+    way_of,
+    whole_schedule,
+)
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
@@ -30,7 +39,7 @@ def test_all_arms_start_with_the_same_losses(results):
 
 
 def test_every_arm_is_measured(results):
-    assert set(results["arms"]) == {START, MASKED, REFERENCE, *way_of(BenchSettings(**TINY)).points}
+    assert set(results["arms"]) == {REFERENCE, *way_of(BenchSettings(**TINY)).places}
     for facts in results["arms"].values():
         assert len(facts["step_seconds"]["values"]) == 2
         assert facts["tokens_per_second"]["median"] > 0
@@ -40,19 +49,19 @@ def test_every_arm_is_measured(results):
     assert results["arms"][REFERENCE]["speedup"]["values"] == [1.0, 1.0]
 
 
-def test_the_last_place_has_the_target_and_masks_are_counted(results):
-    target = BenchSettings(**TINY).target.to_dict()
-    *_, last = (facts for name, facts in results["arms"].items() if name not in (MASKED, REFERENCE))
-    assert last["present"] == last["kept"] == target
-    assert results["arms"][MASKED]["kept"] == target
-    assert results["arms"][MASKED]["encoder_macs"] == results["arms"][START]["encoder_macs"]
+def test_places_lead_from_the_teachers_widths_to_the_target(results):
+    own = BenchSettings(**TINY)
+    *_, last = (facts for name, facts in results["arms"].items() if name != REFERENCE)
+    assert last["plan"] == own.target.to_dict()
+    assert results["arms"][START]["plan"] == results["arms"][REFERENCE]["plan"] == own.full.to_dict()
+    assert last["encoder_macs"] == encoder_macs(own.target, own.length)
 
 
 def test_results_are_json_and_a_table(results):
     text = format_bench(json.loads(json.dumps(results)))
     assert all(name in text for name in results["arms"])
     assert "loss_attention" in text
-    assert f"{results['schedule']['pruning']['num_compactions']} compactions together take" in text
+    assert f"Scores and {results['schedule']['pruning']['num_choices']} choices of masks, with the slicing" in text
 
 
 def test_parts_are_drawn(results, tmp_path):
@@ -61,36 +70,34 @@ def test_parts_are_drawn(results, tmp_path):
 
 
 def test_a_schedule_is_added_up_stretch_by_stretch():
-    """Hand-made: 2 steps without masks, 4 masked, 4 at the end; steps of 8, 6 and 2 seconds, masked ones 9 to 7."""
-    full, half, end = (WidthPlan.uniform(32, 2, LayerWidths(4, 8, size)) for size in (64, 48, 16))
+    """Hand-made: 2 steps of 8 seconds, 4 halfway to the next place, 4 of 2 seconds at the end."""
+    full, half, end = (WidthPlan.uniform(32, 2, LayerWidths(4, 8, size)) for size in (64, 40, 16))
     own = BenchSettings(**TINY | {"max_steps": 10, "rounds": 1})
-    stretches = [Stretch(2, full, full), Stretch(4, full, half), Stretch(4, end, end)]
-    way = Way(stretches, {"wide": Stretch(6, full, half), "narrow": Stretch(4, end, end)})
-    seconds = {START: [8.0], "wide": [6.0], "narrow": [2.0], MASKED: [3.0], REFERENCE: [20.0]}
-    pruning = {
-        "wide": {"scores_and_masks_seconds": 0.5, "choice_seconds": 0.5, "compaction_seconds": 5.0},
-        "narrow": {"scores_and_masks_seconds": 0.25, "choice_seconds": 0.25},
-    }
+    way = Way(
+        [Stretch(2, full), Stretch(4, half), Stretch(4, end)], {START: Stretch(2, full), "narrow": Stretch(4, end)}
+    )
+    share = (encoder_macs(half, 16) - encoder_macs(end, 16)) / (encoder_macs(full, 16) - encoder_macs(end, 16))
+    seconds = {START: [8.0], "narrow": [2.0], REFERENCE: [20.0]}
+    pruning = {START: {"scores_seconds": 0.5, "choice_seconds": 1.5}, "narrow": {"scores_seconds": 0.25}}
     schedule = whole_schedule(own, way, seconds, pruning)
+    steps, scores = 2 * 8.0 + 4 * (2 + 6 * share) + 4 * 2.0, 2 * 0.5 + 4 * (0.25 + 0.25 * share) + 4 * 0.25
     assert schedule["pruning"] == {
-        "fraction": pytest.approx((6 * 0.5 + 4 * 0.25 + 1.0 + 5.0) / 50),
-        "scores_and_masks_seconds": 4.0,
+        "fraction": pytest.approx((scores + 2 * 1.5) / (steps + 2 * 1.5)),
+        "scores_seconds": pytest.approx(scores),
         "num_choices": 2,
-        "choices_seconds": 1.0,
-        "num_compactions": 1,
-        "compactions_seconds": 5.0,
+        "choices_seconds": 3.0,
     }
-    assert schedule["ours"]["seconds"]["median"] == pytest.approx(6 * 6.0 + 4 * 2.0 + 6.0)
-    assert schedule["ours, never compacted"]["seconds"]["median"] == pytest.approx(2 * 8.0 + 4 * 6.0 + 4 * 3.0)
+    assert schedule["ours"]["seconds"]["median"] == pytest.approx(steps + 3.0)
+    assert schedule[FULL_WIDTH]["seconds"]["median"] == 80.0
     assert schedule[REFERENCE]["seconds"]["median"] == 200.0
-    assert schedule["ours"]["speedups"][REFERENCE]["median"] == pytest.approx(200 / 50)
-    assert schedule["ours"]["tokens_per_second"]["median"] == pytest.approx(10 * 64 / 50)
+    assert schedule["ours"]["speedups"][REFERENCE]["median"] == pytest.approx(200 / (steps + 3.0))
+    assert schedule["ours"]["tokens_per_second"]["median"] == pytest.approx(10 * 64 / (steps + 3.0))
 
 
 def test_places_are_named_by_their_macs():
     own = BenchSettings(**TINY)
-    names = list(way_of(own).points)
-    assert names[0] == "ours, 100% of MACs"
+    names = list(way_of(own).places)
+    assert names[0] == START
     share = encoder_macs(own.target, 16) / encoder_macs(own.full, 16)
     assert names[-1] == f"ours, {share:.0%} of MACs"
 
@@ -137,7 +144,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     files = [f"--output={tmp_path / 'speed.json'}", f"--chart={tmp_path / 'speed.png'}"]
     assert main([*flags, *files, "--no_with_reference"]) == 0
     printed = capsys.readouterr().out
-    assert "× never compacted" in printed
+    assert "× never narrower" in printed
     assert REFERENCE not in json.loads((tmp_path / "speed.json").read_text())["arms"]
     assert (tmp_path / "speed.png").is_file()
 

@@ -18,7 +18,13 @@ DOCS = Path(__file__).parents[3] / "docs"
 @pytest.fixture
 def docs(tmp_path, monkeypatch):
     """A copy of the pages and of what they are written from."""
-    for name in ("performance.md", "latency.md", "results/speed.json", "results/speed-ablation.json"):
+    for name in (
+        "performance.md",
+        "latency.md",
+        "results/speed.json",
+        "results/speed-ablation.json",
+        "results/core.json",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(DOCS / name, tmp_path / name)
     for file in (DOCS / "results").glob("*-bfloat16*.png"):
@@ -68,9 +74,28 @@ def test_the_page_is_written_from_what_was_measured(docs):
 def test_the_share_of_pruning_by_hand():
     arms = {
         "ours, start": {"part_seconds": {"scores": 1.0, "masks": 0.0, "backward": 99.0}},
-        "ours, all masked": {"part_seconds": {"scores": 1.0, "masks": 1.0, "backward": 98.0}},
+        "ours, 50% of MACs": {"part_seconds": {"scores": 1.0, "masks": 1.0, "backward": 98.0}},
         "reference": {"part_seconds": {"scores": 50.0, "masks": 0.0, "backward": 50.0}},
     }
-    pruning = {"choices_seconds": 0.5, "compactions_seconds": 0.5}
+    pruning = {"choices_seconds": 1.0}
     schedule = {"pruning": pruning, "ours": {"seconds": {"median": 100.0}}}
     assert page.pruning_share({"arms": arms, "schedule": schedule}) == pytest.approx(0.02 + 0.01)
+
+
+def measured(rate, peak):
+    quartiles = dict.fromkeys(("median", "q1", "q3"), rate)
+    shares = dict.fromkeys(("median", "q1", "q3"), rate / 100000.0)
+    return {"tokens_per_second": quartiles, "scores_and_masks_share": shares, "peak_memory_bytes": peak}
+
+
+def test_before_and_after_by_hand():
+    moments = {"0.0": {"before": measured(1000, 2e6), "after": measured(1200, 3e6)}}
+    evaluations = {"kl": 0.25, "mlm_loss": 3.5, "mlm_accuracy": 0.4}
+    run = {name: {"evaluation": evaluations} for name in ("before", "after")}
+    run |= {"settings": {"max_steps": 500}, "seeds": {"kl": [0.24, 0.26]}}
+    text = page.simplifications({"speed": {"tiny": {"moments": moments}}, "run": run})
+    cells = [cell.strip() for cell in text.splitlines()[2].split("|")[1:-1]]
+    rates = ["1,000 (1,000–1,000)", "1,200 (1,200–1,200)", "1.20"]
+    assert cells == ["tiny, after 0% of the steps", *rates, "1.0%", "1.2%", "2 MB", "3 MB"]
+    assert "rose most at tiny, after 0% of the steps: 1.5 ×" in text
+    assert "between 0.240 and 0.260" in text
