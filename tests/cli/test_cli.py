@@ -338,10 +338,10 @@ def test_a_corrupted_checkpoint(finished, folder, tmp_path, capsys, never_trains
 
 @pytest.mark.slow
 def test_a_bug_during_training_keeps_its_traceback(folder, tmp_path, monkeypatch):
-    def finish_step(self):
+    def end_step(self):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(HomoDistilTrainer, "finish_step", finish_step)
+    monkeypatch.setattr(HomoDistilTrainer, "end_step", end_step)
     with pytest.raises(ValueError, match="a bug"):
         main(["distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")])
 
