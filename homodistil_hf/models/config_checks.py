@@ -1,4 +1,4 @@
-"""Values of a `config.json` that transformers' strict configurations let pass, and that end badly: too large, or code.
+"""Values of a `config.json` that transformers' strict configurations let pass and that end badly: huge, unknown, code.
 
 Types of other settings that a configuration declares are theirs to check.
 """

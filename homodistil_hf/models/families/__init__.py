@@ -1,14 +1,9 @@
 """One file a family: its parameter paths and classes as data, and the modelling file that travels in exports."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from transformers import PreTrainedConfig
 
 from .bert import BERT
 from .family import EncoderFamily, Head
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 FAMILIES = {family.model_type: family for family in (BERT,)}
 MODEL_TYPES = tuple(name for family in FAMILIES.values() for name in (family.model_type, family.student_type))
