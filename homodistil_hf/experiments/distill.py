@@ -44,13 +44,7 @@ _STREAM_SHUFFLE_BLOCKS = 10_000
 
 @dataclass(frozen=True)
 class Sources:
-    """What was checked before any text is read.
-
-    Args:
-        config: the teacher's configuration.
-        plan: the widths that `student` asks for.
-        tokenizer: fits the teacher.
-    """
+    """What is checked before any text is read: the teacher's configuration, the widths, a fitting tokenizer."""
 
     config: PreTrainedConfig
     plan: WidthPlan
@@ -58,11 +52,7 @@ class Sources:
 
 
 def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
-    """Run a distillation from settings to export.
-
-    Args:
-        settings: what [`parse_run`] returned.
-        say: takes lines for the user; called on the main process only.
+    """Run a distillation from settings to export; on the main process `say` takes lines for the user.
 
     Returns:
         `dict`: what was written to `results.json`.
@@ -83,17 +73,7 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
 def train_to_the_end(
     trainer: DistillationTrainer, settings: RunConfig, checkpoint: Requested, *, since: float
 ) -> dict[str, Any]:
-    """Train, evaluate, export and write down what has come of it.
-
-    Args:
-        trainer: of the run.
-        settings: of the run.
-        checkpoint: what to go on with.
-        since: `time.perf_counter()` when the run began.
-
-    Returns:
-        `dict`: what was written to `results.json`; empty on all but the main process.
-    """
+    """Train, evaluate, export and write `results.json`, returned on the main process; `since`: when it began."""
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS_FILE, settings.given)
@@ -128,20 +108,13 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
 def make_trainer(
     settings: RunConfig, say: Say, *, sources: Sources | None = None, start: PreTrainedModel | None = None
 ) -> DistillationTrainer:
-    """Check a run from the cheapest to the dearest, then load teacher and text.
+    """Check a run from the cheapest to the dearest, then load teacher and text; errors as [`distill`].
 
     Args:
         settings: what [`parse_run`] returned.
         say: takes lines for the user.
         sources: what [`check_sources`] returned. Default: they are checked now.
         start: what the student starts as, if not as its teacher.
-
-    Returns:
-        [`DistillationTrainer`], ready to train.
-
-    Raises:
-        ValueError: see [`distill`].
-        OSError: see [`distill`].
     """
     run, training = settings.run, settings.training
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
@@ -189,15 +162,7 @@ def _check_output_folder(settings: RunConfig) -> Requested:
 def check_sources(settings: RunConfig) -> Sources:
     """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched.
 
-    Args:
-        settings: of a run.
-
-    Returns:
-        [`Sources`].
-
-    Raises:
-        ValueError: what [`distill`] would raise before it reads any text.
-        OSError: the teacher or its tokenizer can't be read.
+    Errors are those that [`distill`] would raise before it reads any text.
     """
     run, training = settings.run, settings.training
     if run.streaming and training.max_steps <= 0:

@@ -46,16 +46,10 @@ FAMILY_FILE = "family.json"
 def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
     """Train the members of a family that are not finished yet, and tell of all of them.
 
-    Args:
-        settings: of a run whose `student` is a list.
-        say: takes lines for the user; called on the main process only.
+    Arguments and errors are those of [`distill`].
 
     Returns:
         `dict`: what was written to `results.json`; empty on all but the main process.
-
-    Raises:
-        ValueError: something about the settings, the widths, the data or the teacher can't work.
-        OSError: a file or a Hub repository can't be read or written.
     """
     _check_settings(settings)
     state = on_every_rank(lambda: _recorded(settings))
@@ -212,17 +206,7 @@ def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Pa
 
 
 def load_member(folder: Path) -> HomoBertPreTrainedModel:
-    """Load a finished member as what the next one starts as: its student, with the projections that it has learned.
-
-    Args:
-        folder: of the member.
-
-    Returns:
-        A student in float32.
-
-    Raises:
-        ValueError: a file is damaged or missing.
-    """
+    """Load a finished member as what the next one starts as: its student, with the projections that it has learned."""
     student, tensors = load_export(folder / STUDENT_FOLDER), load_tensors(folder / PROJECTIONS_FILE)
     if tensors:
         projections = Projections(

@@ -181,13 +181,6 @@ class DistillationTrainer(Trainer):
     def plan_of(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
         """Resolve what `args.student` names; collective for a latency budget.
 
-        Args:
-            args: the run's settings.
-            config: of the model that the student starts from.
-
-        Returns:
-            [`WidthPlan`].
-
         Raises:
             ValueError: no such student, or none that the method could make.
         """
@@ -195,24 +188,12 @@ class DistillationTrainer(Trainer):
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
-        """Why the method can't make a student of a plan's size from a teacher; a sweep skips such a cell and names it.
-
-        Args:
-            plan: what `student` asks for.
-            teacher: the teacher's widths.
-
-        Returns:
-            `str`, or None where it can.
-        """
+        """Why the method can't make a student of such a plan from a teacher, if so; a sweep skips the cell."""
         return None
 
     @classmethod
     def check_possible(cls, plan: WidthPlan, teacher: WidthPlan) -> None:
-        """Refuse a student that the method can't make; arguments as [`DistillationTrainer.impossible_reason`].
-
-        Raises:
-            ValueError: there is a reason.
-        """
+        """Refuse a student that the method can't make; arguments as [`DistillationTrainer.impossible_reason`]."""
         if (reason := cls.impossible_reason(plan, teacher)) is not None:
             raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
 
@@ -221,12 +202,6 @@ class DistillationTrainer(Trainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
         """The terms of the loss; HomoDistil's by default.
-
-        Args:
-            teacher: on this process's device.
-
-        Returns:
-            [`Distillation`].
 
         Raises:
             ValueError: none of the terms that a student of this task has counts.
@@ -267,11 +242,7 @@ class DistillationTrainer(Trainer):
         check_finished(self.is_finished, kept=self.kept, target=self.plan, allow_partial=allow_partial)
 
     def status(self) -> dict[str, float]:
-        """What logs and evaluations say about the student.
-
-        Returns:
-            `dict`: `kept_fraction_{kind}` of hidden channels, attention and FFN neurons.
-        """
+        """What logs say about the student: `kept_fraction_{kind}` of channels, attention and FFN neurons."""
         return {f"kept_fraction_{kind}": value for kind, value in kept_fractions(self.kept, self.full).items()}
 
     @property
@@ -280,14 +251,7 @@ class DistillationTrainer(Trainer):
         return teacher_plan(self.model.config)
 
     def matched_heads(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heads that both models still have.
-
-        Args:
-            layer: layer index.
-
-        Returns:
-            `(teacher heads, student heads)`: int64 indices of the same heads in the two models.
-        """
+        """Heads of a layer that both models still have: their int64 indices `(in the teacher, in the student)`."""
         return self.kept_heads[layer], torch.arange(len(self.kept_heads[layer]))
 
     # One optimizer step
@@ -300,14 +264,8 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Fetch the micro-batches of one step, and count what they hold over all of them and all ranks.
 
-        Args:
-            epoch_iterator: of the data loader.
-            num_batches: micro-batches a step.
-            device: of the counts.
-
-        Returns:
-            `(batches, number of predictions)`. Micro-batches too few for a step, at the end of a stream, are left
-            out, and so is everything once the run is done, when a finished one is resumed.
+        Micro-batches too few for a step, at the end of a stream, are left out, and so is everything once the run is
+        done, when a finished one is resumed.
         """
         is_done = 0 < self.state.max_steps <= self.state.global_step and self.is_in_train
         batches = [] if is_done else list(itertools.islice(epoch_iterator, num_batches))
@@ -331,41 +289,22 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The distillation loss of one micro-batch; see [`Distillation.total`].
 
-        Args:
-            model: the student as it is wrapped.
-            inputs: a batch with labels.
-            return_outputs: also return the student's output.
-            num_items_in_batch: unused; `get_batch_samples` has counted predictions, tokens and pairs.
-
-        Returns:
-            `torch.Tensor`: scalar, float32; with `return_outputs` a tuple of it and the output.
+        `num_items_in_batch` is unused: `get_batch_samples` has counted predictions, tokens and pairs.
         """
         terms, outputs = self.loss_terms(model, inputs)
         loss = self.accounted(self.distillation.total(terms), terms, model)
         return (loss, outputs) if return_outputs else loss
 
     def loss_terms(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Terms, Any]:
-        """The terms of a micro-batch, unweighted; as [`Distillation.terms`].
+        """The terms of a micro-batch, unweighted, and the student's output; as [`Distillation.terms`].
 
         They are shares of averages over the step's global batch, or outside of steps over the batch itself.
-
-        Args:
-            model: the student as it is wrapped.
-            inputs: a batch with labels.
-
-        Returns:
-            `(terms, outputs)`.
         """
         counts = self.distillation.count(inputs) if self.batch_counts is None else self.batch_counts
         return self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
 
     def accounted(self, loss: torch.Tensor, terms: Terms, model: nn.Module) -> torch.Tensor:
-        """A micro-batch's share of the step's loss, noted for the log.
-
-        Args:
-            loss: of this micro-batch, its share of the average over the global batch.
-            terms: name → scalar, unweighted.
-            model: the student as it is wrapped.
+        """Note a micro-batch's share of the step's loss for the log.
 
         Returns:
             `torch.Tensor`: the loss times the number of ranks, because DDP averages gradients.
@@ -379,8 +318,7 @@ class DistillationTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch; after the last one of a step, gradients are complete.
 
-        They are averaged over ranks and not clipped yet. A step whose gradients are not finite is skipped. Arguments
-        and return as `Trainer.training_step`.
+        They are averaged over ranks and not clipped yet. A step whose gradients are not finite is skipped.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.has_complete_gradients = False
@@ -432,11 +370,7 @@ class DistillationTrainer(Trainer):
             self.stop_request.leave()
 
     def resized(self, masks: UnitTensors) -> None:
-        """The student has lost units: follow it. Parameters are new, so DDP must reduce those.
-
-        Args:
-            masks: one bool a unit that it had, True = kept.
-        """
+        """The student has lost units (masks: one bool a unit that it had, True = kept): follow it."""
         self.kept_heads = [heads[masks[f"head.{layer}"]] for layer, heads in enumerate(self.kept_heads)]
         self.wrap_again()
 
@@ -492,18 +426,7 @@ class DistillationTrainer(Trainer):
         return result._replace(training_loss=result.metrics["train_loss"])
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        """As Trainer's, with passes of whole steps: a step has its whole global batch.
-
-        Args:
-            args: the run's settings.
-            dataloader: of training.
-
-        Returns:
-            `tuple`: as Trainer's.
-
-        Raises:
-            ValueError: the data are not enough for one step.
-        """
+        """As Trainer's, with passes of whole steps, each of a whole global batch; refuses data not enough for one."""
         values = list(super().set_initial_training_values(args, dataloader))
         if not has_length(dataloader):
             return tuple(values)
@@ -663,12 +586,7 @@ class DistillationTrainer(Trainer):
         return {}
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
-        """Add projections, plan, settings and running averages to a checkpoint; subclasses add theirs.
-
-        Args:
-            folder: the staged checkpoint.
-            logs: running averages.
-        """
+        """Add projections, scores, plan, settings and running averages to a staged checkpoint."""
         save_projections(folder, self.model)
         if scores := self.scores_to_save():
             with naming_the_file(folder, file=SCORES_FILE):
@@ -690,9 +608,6 @@ class DistillationTrainer(Trainer):
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Bring the student back to a checkpoint, whatever widths it has now; subclasses bring theirs back.
-
-        Args:
-            folder: a checked checkpoint.
 
         Returns:
             `dict`: what `state_to_save` gave, and `logs`.
@@ -770,14 +685,6 @@ class DistillationTrainer(Trainer):
         """Trainer's loop, adding `kl`, `mlm_loss`, `mlm_accuracy` (or `task_…`) and kept fractions to the metrics.
 
         Averages are over predictions, so `loss` is the same whatever the batch size and the number of ranks.
-
-        Args:
-            args: passed on.
-            metric_key_prefix: before every metric's name.
-            kwargs: passed on.
-
-        Returns:
-            `EvalLoopOutput`.
         """
         self.held_out.start()
         wrapped, was_prepared = self.model_wrapped, _is_prepared(self.model)
@@ -793,17 +700,7 @@ class DistillationTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
-        """Measure one batch in float32; logits are computed at all positions, and only where they are asked for.
-
-        Args:
-            model: unused; the student's own forward is called.
-            inputs: a batch, with labels if it is to be measured.
-            prediction_loss_only: return no logits.
-            ignore_keys: outputs that are no logits.
-
-        Returns:
-            `(loss, logits, labels)`, as `Trainer.prediction_step`.
-        """
+        """Measure one batch in float32; logits are computed at all positions, and only where they are asked for."""
         inputs = self._prepare_inputs(inputs)
         check_batch(inputs, self.model.config)
         has_labels = self.held_out.has_labels(inputs)
@@ -838,11 +735,7 @@ class DistillationTrainer(Trainer):
         return Path(folder)
 
     def run_facts(self) -> dict[str, dict[str, Any]]:
-        """What an export tells about this run: all settings, how long it was, and the last evaluation.
-
-        Returns:
-            `dict`: `settings`, `training`, `evaluation`, `teacher_evaluation`, and what the card says of the method.
-        """
+        """What an export tells about this run: settings, length, evaluations, what the card says of the method."""
         return {
             "settings": self.args.to_sanitized_dict() | dict(self.method_settings),
             "training": {
@@ -858,7 +751,7 @@ class DistillationTrainer(Trainer):
         }
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository of the run, on the main process; arguments as [`Publisher.create_repo`]."""
+        """Create the repository of the run, on the main process."""
         if self.is_world_process_zero():
             self.hub_model_id = self.publisher.create_repo(token=token, private=private)
 

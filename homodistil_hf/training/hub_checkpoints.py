@@ -36,13 +36,7 @@ _LEFT_BEHIND = "training_args.bin"
 
 
 class HubAddress(NamedTuple):
-    """Where a checkpoint lies on the Hub.
-
-    Args:
-        repo_id: `user/name`.
-        revision: branch, tag or commit; None: the main branch.
-        folder: of the repository.
-    """
+    """Where a checkpoint lies on the Hub; a revision is a branch, tag or commit (None: the main branch)."""
 
     repo_id: str
     revision: str | None
@@ -50,14 +44,7 @@ class HubAddress(NamedTuple):
 
 
 def is_hub_address(value: Any) -> bool:
-    """Whether `resume_from_checkpoint` names a checkpoint on the Hub instead of a folder.
-
-    Args:
-        value: of the setting.
-
-    Returns:
-        `bool`: it begins with `hf://`.
-    """
+    """Whether `resume_from_checkpoint` names a checkpoint on the Hub (`hf://…`) instead of a folder."""
     return isinstance(value, str) and value.startswith(_SCHEME)
 
 
@@ -109,9 +96,6 @@ def push_checkpoint(
         token: Hub token; default: the logged-in one.
         revision: branch to commit to, created if need be; default: the main one.
 
-    Returns:
-        [`~huggingface_hub.CommitInfo`].
-
     Raises:
         ValueError: the checkpoint is incomplete or damaged.
         HubError: the Hub refused or can't be reached; the repository is as it was.
@@ -143,10 +127,6 @@ def push_checkpoint(
 def check_address(address: str, *, token: str | None = None) -> None:
     """Look whether there is a checkpoint, before time is spent on anything else.
 
-    Args:
-        address: `hf://user/name[@revision][/folder]`.
-        token: Hub token; default: the logged-in one.
-
     Raises:
         ValueError: no such address, or no checkpoint there.
         HubError: the Hub refused or can't be reached.
@@ -163,17 +143,9 @@ def check_address(address: str, *, token: str | None = None) -> None:
 
 
 def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None = None) -> Path:
-    """Download a checkpoint into a run's folder, check it, and give it its name.
+    """Download a checkpoint into a run's folder, check it, and give it its name, `OUTPUT_DIR/checkpoint-N`.
 
     A download that is interrupted leaves no checkpoint; one of the same step that is there already is kept.
-
-    Args:
-        address: `hf://user/name[@revision][/folder]`.
-        output_dir: folder of the run.
-        token: Hub token; default: the logged-in one.
-
-    Returns:
-        `Path`: `OUTPUT_DIR/checkpoint-N`, complete and as it was pushed.
 
     Raises:
         ValueError: no such address, no checkpoint there, a damaged one, or another one of the same step here.

@@ -37,18 +37,7 @@ Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
 
 
 def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> MaskedLMCollator:
-    """Make what masks words.
-
-    Args:
-        tokenizer: the teacher's.
-        args: the run's settings.
-
-    Returns:
-        [`MaskedLMCollator`].
-
-    Raises:
-        ValueError: no tokenizer.
-    """
+    """Make what masks words; it needs a tokenizer."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
             f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
@@ -58,14 +47,7 @@ def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> Maske
 
 
 def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
-    """Pick the settings of pruning out of all of them.
-
-    Args:
-        args: the run's settings.
-
-    Returns:
-        [`PruningSettings`].
-    """
+    """Pick the settings of pruning out of all of them."""
     return PruningSettings(
         metric=args.importance_metric,
         width_allocation=args.width_allocation,
@@ -76,15 +58,7 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
 
 
 def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
-    """Lay out when masks are chosen; with `torch_compile` at few moments.
-
-    Args:
-        args: the run's settings.
-        total_steps: T.
-
-    Returns:
-        [`PruningSchedule`].
-    """
+    """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
     windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
     interval = args.pruning_interval_steps
     if args.torch_compile:
@@ -104,16 +78,7 @@ def allow_recompiling() -> None:
 def learning_rate_curve(
     args: HomoDistilTrainingArguments, total_steps: int, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`].
-
-    Args:
-        args: the run's settings.
-        total_steps: T.
-        optimizer: whose rate it is.
-
-    Returns:
-        The scheduler.
-    """
+    """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`]."""
     held = args.learning_rate_hold_fraction
     if held is None:
         end_step = max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
@@ -130,13 +95,7 @@ def learning_rate_curve(
 
 @dataclass(frozen=True)
 class Preparation:
-    """The parts of a run.
-
-    Args:
-        student: starts equal to the model it was made from; carries its projections.
-        teacher: frozen.
-        plan: the widths to reach.
-    """
+    """The parts of a run: a student with its projections, a frozen teacher, the widths to reach."""
 
     student: HomoBertPreTrainedModel
     teacher: FrozenTeacher
@@ -304,17 +263,10 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, student: nn.Module) -> None:
-    """Point an optimizer that was made for a model to the student that was made from it.
+    """Point an optimizer that was made for a model to the student that was made from it, state included.
 
-    Parameters are matched by name; what the student lacks is dropped, and its projections join the first group.
-
-    Args:
-        optimizer: changed in place, state included.
-        model: what the optimizer was made for; None if that is not known.
-        student: with its projections.
-
-    Raises:
-        ValueError: the optimizer holds parameters that are not the model's.
+    Parameters are matched by name; what the student lacks is dropped, and its projections join the first group. An
+    optimizer of other parameters is refused.
     """
     names = {} if model is None else {parameter: name for name, parameter in model.named_parameters()}
     own = dict(student.named_parameters())
