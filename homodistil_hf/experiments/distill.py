@@ -21,7 +21,6 @@ from ..export.export_folder import check_target
 from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
-from ..files.checkpoints import check_manifest, sorted_checkpoints
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import METHODS
@@ -30,7 +29,7 @@ from ..models.widths import WidthPlan, teacher_plan
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.hub_checkpoints import check_address, is_hub_address
-from ..training.run_folder import Requested
+from ..training.run_folder import Requested, verified_checkpoint
 from .config import RunConfig
 
 Say: TypeAlias = Callable[[str], None]
@@ -123,7 +122,7 @@ def make_trainer(
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = _load_blocks(
-            settings, sources, say if training.process_index == 0 else _say_nothing
+            settings, sources, say if training.process_index == 0 else lambda line: None
         )
     teacher = load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
     return method(
@@ -150,13 +149,7 @@ def _check_output_folder(settings: RunConfig) -> Requested:
     if is_hub_address(resume):
         check_address(str(resume), token=training.hub_token)
         return resume
-    checkpoints = sorted_checkpoints(output_dir)
-    if resume == "last" and not checkpoints:
-        raise ValueError(
-            f"resume_from_checkpoint='last' finds no checkpoint-N in output_dir={output_dir!r}; start without it, or "
-            "name a checkpoint folder"
-        )
-    return check_manifest(checkpoints[0] if resume == "last" else resume)
+    return verified_checkpoint(resume, output_dir)
 
 
 def check_sources(settings: RunConfig) -> Sources:
@@ -258,7 +251,3 @@ def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources, *, argu
 def _row(costs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
     row = {name: costs[name] for name in COSTS}
     return row | {name: metrics.get(name) for name in ("kl", "mlm_loss", "mlm_accuracy")}
-
-
-def _say_nothing(line: str) -> None:
-    return None

@@ -56,7 +56,7 @@ def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
     sources = _check_members(settings, state)
     is_main = settings.training.process_index == 0
     if state is None:
-        state = _new_state(settings, sources)
+        state = _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
         on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
     if is_main:
         _write_settings(settings, state["finished"])
@@ -163,10 +163,6 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
 
 def _identity(settings: RunConfig) -> dict[str, Any]:
     return {"teacher": settings.run.teacher, "students": settings.given["student"]}
-
-
-def _new_state(settings: RunConfig, sources: Sequence[Sources]) -> dict[str, Any]:
-    return _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
 
 
 def _write_settings(settings: RunConfig, finished: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -35,8 +34,7 @@ from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..export.dense_student import check_finished, dense_copy
-from ..export.facts import CARD_SECTION
-from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest
+from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
 from ..files.strict_json import write_json
 from ..models.saved_student import load_student, poisoned_tensor, read_state, save_projections
@@ -54,7 +52,7 @@ from .checks import (
 )
 from .evaluation_loop import HeldOutEvaluation, evaluations_in, gathered, one_or_all
 from .publishing import Publisher
-from .ranks import check_launch, ddp_in, settle_buckets, wrap_again
+from .ranks import check_launch, settle_buckets, wrap_again
 from .rows import WholeBatches, check_evaluation_stream
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
 from .setup import adopt_optimizer, allow_recompiling, learning_rate_curve, masking_collator, prepare
@@ -66,6 +64,8 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
+_PREPARED = "_is_accelerate_prepared"
+_FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
 
 
 class DistillationTrainer(Trainer):
@@ -147,7 +147,6 @@ class DistillationTrainer(Trainer):
             adopt_optimizer(self.optimizer, None if isinstance(model, str) else model, self.model)
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
-        self._keep_row_numbers()
         self.distillation = self.make_distillation(parts.teacher.to(args.device))
         self.held_out = HeldOutEvaluation(
             self.model, self.distillation.teacher, self.distillation.task, self.accelerator
@@ -157,18 +156,16 @@ class DistillationTrainer(Trainer):
             self.distillation.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
-        self._warn_of_foreign_masks()
+        self._look_at_collator()
         # No rank may write into output_dir before all have seen what was there.
         self.accelerator.wait_for_everyone()
 
-    def _keep_row_numbers(self) -> None:
+    def _look_at_collator(self) -> None:
         if isinstance(self.data_collator, MaskedLMCollator):
             # The model takes no row number, but a row's masks are drawn from it.
             self._set_signature_columns_if_needed()
             self._signature_columns: list[str] = list(dict.fromkeys([*self._signature_columns, EXAMPLE_ID]))
-
-    def _warn_of_foreign_masks(self) -> None:
-        if self.distillation.task.name == "mlm" and not isinstance(self.data_collator, MaskedLMCollator):
+        elif self.distillation.task.name == "mlm":
             logger.warning(
                 "data_collator=%s draws its masks from a global generator: evaluations differ from each other and a "
                 "resumed run is not bit-identical; homodistil_hf.MaskedLMCollator draws them from seed, epoch and row",
@@ -209,11 +206,7 @@ class DistillationTrainer(Trainer):
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         check_weights(weights, self.model)
         return Distillation(
-            self.model,
-            teacher,
-            weights=weights,
-            kept_heads=self.matched_heads,
-            matched_layers=self.matched_layers,
+            self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
         )
 
     @property
@@ -230,9 +223,6 @@ class DistillationTrainer(Trainer):
 
         Returns:
             A student in evaluation mode, on the CPU, without projections.
-
-        Raises:
-            ValueError: the plan has not been reached and `allow_partial` is False.
         """
         self.check_finished(allow_partial=allow_partial)
         return dense_copy(self.model)
@@ -280,7 +270,7 @@ class DistillationTrainer(Trainer):
         counts[3] = int(self.stop_request.is_made)
         for batch in batches:
             counts[:3] += self.distillation.count(batch).to(device)
-        counts = self.accelerator.reduce(counts, reduction="sum")
+        counts = self.accelerator.reduce(counts)
         self.batch_counts, self.num_asked_to_stop = counts[:3], counts[3]
         return batches, self.batch_counts[0]
 
@@ -355,7 +345,8 @@ class DistillationTrainer(Trainer):
     def end_step(self) -> None:
         """At the end of a step, before log, evaluate and save; subclasses change the student here."""
         self.batch_counts = None
-        if self.accelerator.optimizer_step_was_skipped and not _follows_metrics(self.lr_scheduler):
+        follows_steps = type(self.lr_scheduler).__name__ not in _FOLLOWING_METRICS
+        if self.accelerator.optimizer_step_was_skipped and follows_steps:
             self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
         self.is_stopping = self.stop_request.is_made if self.args.world_size == 1 else bool(self.num_asked_to_stop)
         if self.is_stopping:
@@ -372,12 +363,7 @@ class DistillationTrainer(Trainer):
     def resized(self, masks: UnitTensors) -> None:
         """The student has lost units (masks: one bool a unit that it had, True = kept): follow it."""
         self.kept_heads = [heads[masks[f"head.{layer}"]] for layer, heads in enumerate(self.kept_heads)]
-        self.wrap_again()
-
-    def wrap_again(self) -> None:
-        """The student has other parameters: DDP must reduce those."""
-        if (wrapper := ddp_in(self.model_wrapped)) is not None:
-            wrap_again(wrapper, self.accelerator)
+        wrap_again(self.model_wrapped, self.accelerator)
 
     @property
     def bare_optimizer(self) -> torch.optim.Optimizer | None:
@@ -396,9 +382,6 @@ class DistillationTrainer(Trainer):
                 in `output_dir`; a [`VerifiedCheckpoint`]; None to start anew.
             args: as in `Trainer.train`.
             kwargs: as in `Trainer.train`.
-
-        Returns:
-            [`~transformers.trainer_utils.TrainOutput`].
 
         Raises:
             ValueError: no checkpoint, a damaged one, or one that was saved without the optimizer; a new run in a
@@ -457,8 +440,7 @@ class DistillationTrainer(Trainer):
                 num_ranks=self.args.world_size,
                 device=self.args.device,
             )
-        if (wrapper := ddp_in(self.model_wrapped)) is not None:
-            settle_buckets(wrapper, self.args.device)
+        settle_buckets(self.model_wrapped, self.args.device)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The learning-rate curve tied to pruning, or Trainer's own; arguments and return as Trainer's."""
@@ -518,21 +500,15 @@ class DistillationTrainer(Trainer):
         """Log, with every term of the loss, the bad steps and the status beside Trainer's own training logs."""
         if "loss" in logs:
             del logs["loss"]  # Trainer's counts skipped steps, and does not survive a resume
-            logs |= self.step_log.averages(lambda sums: self.accelerator.reduce(sums, reduction="sum"))
-            logs |= {name: getattr(self.step_log, name) for name in ("num_bad_steps", "num_skipped_tokens")}
-            logs |= self.status()
+            logs |= self.step_log.averages(self.accelerator.reduce)
+            logs |= self.step_log.skipped() | self.status()
         if "train_loss" in logs:
-            logs["train_loss"] = self.step_log.mean_loss(lambda sum: self.accelerator.reduce(sum, reduction="sum"))
+            logs["train_loss"] = self.step_log.mean_loss(self.accelerator.reduce)
         if self.resumed_logs is not None and "train_runtime" in logs:
             # Rates count the steps of this session only, whatever part of the run was resumed.
             share = 1 - self.resumed_logs["global_step"] / max(1, self.state.global_step)
             logs |= {name: share * value for name, value in logs.items() if name.endswith("_per_second")}
         super().log(logs, start_time)
-
-    def _logs_to_save(self) -> dict[str, Any]:
-        return {"global_step": self.state.global_step} | self.step_log.state_dict(
-            lambda values: gathered(self.accelerator, values)
-        )
 
     # Checkpoints
 
@@ -552,17 +528,20 @@ class DistillationTrainer(Trainer):
             step = self.state.global_step
             raise FloatingPointError(
                 f"{name} is not finite at the end of step {step}, so checkpoint-{step} is not saved; lower "
-                f"learning_rate. Last good checkpoint: {self.run_folder.last_good()}"
+                f"learning_rate. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
             )
         run_dir = Path(super()._get_output_dir(trial))
         checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        logs = self._logs_to_save()
+        logs = self.step_log.state_dict(partial(gathered, self.accelerator))
         with self.run_folder.staging(checkpoint, wait=self.accelerator.wait_for_everyone) as staged:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
-            self._name_best_checkpoint(staged, checkpoint)
+            # Trainer looked for the best checkpoint in the staging folder; it will be where this one goes.
+            if self.state.best_model_checkpoint == str(staged):
+                self.state.best_model_checkpoint = str(checkpoint)
             if self.args.should_save:
-                self.write_state(staged, logs)
+                self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+                self.write_state(staged, logs | {"global_step": self.state.global_step})
         first_bad_step = self.state.global_step - self.step_log.num_bad_steps_in_row + 1
         good = self.run_folder.last_good_before(first_bad_step) if self.step_log.num_bad_steps_in_row else None
         self.run_folder.rotate(run_dir, keep=[checkpoint, self.state.best_model_checkpoint, good])
@@ -573,13 +552,6 @@ class DistillationTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         # Where Trainer writes a checkpoint is the folder in which it is staged.
         return self.run_folder.staged_in or super()._get_output_dir(trial)
-
-    def _name_best_checkpoint(self, staged: Path, final: Path) -> None:
-        # Trainer looked for the best checkpoint in the staging folder; it will be where this one goes.
-        if self.state.best_model_checkpoint == str(staged):
-            self.state.best_model_checkpoint = str(final)
-            if self.args.should_save:
-                self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
 
     def scores_to_save(self) -> dict[str, torch.Tensor]:
         """Tensors that a subclass keeps in `scores.safetensors`, by name; on the CPU."""
@@ -619,7 +591,7 @@ class DistillationTrainer(Trainer):
         check_same_run(state, {name: self.state_to_save()[name] for name in ("method", "plan", "full")}, folder)
         load_student(folder, self.model, optimizer=self.bare_optimizer)
         self.kept_heads = [torch.tensor(heads) for heads in state["kept_heads"]]
-        self.wrap_again()
+        wrap_again(self.model_wrapped, self.accelerator)
         warn_of_other_settings(self.state_to_save()["settings"], state["settings"])
         return state
 
@@ -687,12 +659,12 @@ class DistillationTrainer(Trainer):
         Averages are over predictions, so `loss` is the same whatever the batch size and the number of ranks.
         """
         self.held_out.start()
-        wrapped, was_prepared = self.model_wrapped, _is_prepared(self.model)
+        wrapped, was_prepared = self.model_wrapped, _PREPARED in vars(self.model)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if not self.is_in_train and not was_prepared and _is_prepared(self.model):
+        if not self.is_in_train and not was_prepared:
             # Else a later train() would take the bare model for one that is wrapped for training already.
             self.model_wrapped = wrapped
-            delattr(self.model, _PREPARED)
+            vars(self.model).pop(_PREPARED, None)
         for name, value in (self.held_out.results() | self.status()).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
@@ -703,11 +675,10 @@ class DistillationTrainer(Trainer):
         """Measure one batch in float32; logits are computed at all positions, and only where they are asked for."""
         inputs = self._prepare_inputs(inputs)
         check_batch(inputs, self.model.config)
-        has_labels = self.held_out.has_labels(inputs)
-        loss = self.held_out.measure(inputs) if has_labels else None
+        loss = self.held_out.measure(inputs)
         if prediction_loss_only:
             return loss, None, None
-        labels = one_or_all(tuple(inputs[name] for name in self.label_names)) if has_labels else None
+        labels = None if loss is None else one_or_all(tuple(inputs[name] for name in self.label_names))
         return loss, self.held_out.logits(inputs, ignore_keys), labels
 
     # Exports and the Hub
@@ -734,22 +705,6 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         return Path(folder)
 
-    def run_facts(self) -> dict[str, dict[str, Any]]:
-        """What an export tells about this run: settings, length, evaluations, what the card says of the method."""
-        return {
-            "settings": self.args.to_sanitized_dict() | dict(self.method_settings),
-            "training": {
-                "method": self.method,
-                "num_steps": self.state.global_step,
-                "num_epochs": self.state.epoch,
-                **{name: getattr(self.step_log, name) for name in ("num_bad_steps", "num_skipped_tokens")},
-                **self.status(),
-            },
-            "evaluation": self.held_out_metrics,
-            "teacher_evaluation": dict(self.teacher_evaluation),
-            CARD_SECTION: dataclasses.asdict(self.card),
-        }
-
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository of the run, on the main process."""
         if self.is_world_process_zero():
@@ -765,17 +720,6 @@ class DistillationTrainer(Trainer):
         tags: str | Sequence[str] = (),
     ) -> Any:
         """Push the student as a standard export, in one commit and without pickles; as `Trainer.push_to_hub`.
-
-        Args:
-            commit_message: of the commit.
-            blocking: wait for the end of it.
-            token: default: `hub_token`, else the logged-in one.
-            revision: branch; default: `hub_revision`, else the main one.
-            private: visibility of a new repository; default: `hub_private_repo`.
-            tags: words for the card's header, beside its own.
-
-        Returns:
-            [`~huggingface_hub.CommitInfo`], or its `Future` with `blocking=False`; None on all but the main process.
 
         Raises:
             ValueError: the student has not reached its plan.
@@ -815,14 +759,3 @@ class _Moments(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_epoch()
-
-
-_PREPARED = "_is_accelerate_prepared"
-
-
-def _is_prepared(model: nn.Module) -> bool:
-    return _PREPARED in vars(model)
-
-
-def _follows_metrics(scheduler: Any) -> bool:
-    return type(scheduler).__name__ in ("ReduceLROnPlateau", "GreedyLR")

@@ -36,12 +36,10 @@ class HeldOutEvaluation:
         """Forget what was measured before."""
         self.meter = DiscrepancyMeter(self.task)
 
-    def has_labels(self, inputs: Mapping[str, torch.Tensor]) -> bool:
-        """Whether a batch can be measured."""
-        return all(name in inputs for name in self.task.required_labels)
-
-    def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Mean loss of a batch with labels, whose rows count where they repeat none of another rank's; 0 if all do."""
+    def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Mean loss of the rows of a batch that repeat none of another rank's, 0 if all do; None without labels."""
+        if not all(name in inputs for name in self.task.required_labels):
+            return None
         accelerator, num_rows = self.accelerator, len(inputs["input_ids"])
         state = accelerator.gradient_state
         remainder = max(0, state.remainder) if state.end_of_dataloader else 0

@@ -4,6 +4,7 @@ A standard export is pushed once the plan is reached, and with `hub_strategy="ch
 export is written, and how files travel, is not told here.
 """
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..export.export_folder import export_student
+from ..export.facts import CARD_SECTION
 from ..export.hub import ensure_repo, push_export
 from .hub_checkpoints import LAST_CHECKPOINT, push_checkpoint
 
@@ -47,9 +49,26 @@ class Publisher:
             format,
             tokenizer=tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None,
             teacher=trainer.distillation.teacher.exact,
-            facts=trainer.run_facts(),
+            facts=self.run_facts(),
             overwrite=True,
         )
+
+    def run_facts(self) -> dict[str, dict[str, Any]]:
+        """What an export tells about this run: settings, length, evaluations, what the card says of the method."""
+        trainer = self.trainer
+        return {
+            "settings": trainer.args.to_sanitized_dict() | dict(trainer.method_settings),
+            "training": {
+                "method": trainer.method,
+                "num_steps": trainer.state.global_step,
+                "num_epochs": trainer.state.epoch,
+                **trainer.step_log.skipped(),
+                **trainer.status(),
+            },
+            "evaluation": trainer.held_out_metrics,
+            "teacher_evaluation": dict(trainer.teacher_evaluation),
+            CARD_SECTION: dataclasses.asdict(trainer.card),
+        }
 
     def create_repo(self, *, token: str | None, private: bool | None) -> str:
         """Make sure that the run's repository exists, and give its `user/name`; None: as the run's settings say."""

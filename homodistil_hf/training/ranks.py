@@ -94,18 +94,14 @@ def check_same_masks(accelerator: Accelerator, digest: bytes, *, step: int, outp
         )
 
 
-def ddp_in(wrapped: nn.Module) -> DistributedDataParallel | None:
-    """The DDP wrapper of a model as Trainer has wrapped it, compiled or not; None in a single process."""
-    bare: Any = wrapped._orig_mod if is_compiled_module(wrapped) else wrapped
-    return bare if isinstance(bare, DistributedDataParallel) else None
-
-
-def wrap_again(wrapper: DistributedDataParallel, accelerator: Accelerator) -> None:
-    """Let DDP reduce the parameters that its module has now. Collective.
+def wrap_again(wrapped: nn.Module, accelerator: Accelerator) -> None:
+    """Let DDP, if a model is wrapped in it, reduce the parameters that its module has now. Collective.
 
     The same object begins anew: Trainer's loop holds it, and with a second one the first would keep the old
     parameters and twice their size in gradient buckets to the end of the run.
     """
+    if (wrapper := _ddp_in(wrapped)) is None:
+        return
     handler, device = accelerator.ddp_handler, accelerator.device
     settings = {} if handler is None else handler.to_kwargs()
     device_ids = None if device.type == "cpu" else [device.index]
@@ -115,17 +111,24 @@ def wrap_again(wrapper: DistributedDataParallel, accelerator: Accelerator) -> No
     settle_buckets(wrapper, device)
 
 
-def settle_buckets(wrapper: DistributedDataParallel, device: torch.device) -> None:
+def settle_buckets(wrapped: nn.Module, device: torch.device) -> None:
     """Let DDP lay out its buckets before the first step instead of after it. Collective.
 
     DDP orders them anew by the order in which the first backward pass gave gradients, and where a gradient lies
     decides in which order ranks are added up. A resumed run wraps its model at another step than the run that it
     goes on with, so it would differ in the last bits (on three ranks or more).
     """
-    if wrapper.static_graph:
+    wrapper = _ddp_in(wrapped)
+    if wrapper is None or wrapper.static_graph:
         return
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         wrapper(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device))
     trained = [parameter for parameter in wrapper.parameters() if parameter.requires_grad]
     torch.stack([0.0 * parameter.sum() for parameter in trained]).sum().backward()
     wrapper.zero_grad(set_to_none=True)
+
+
+def _ddp_in(wrapped: nn.Module) -> DistributedDataParallel | None:
+    """The DDP wrapper of a model as Trainer has wrapped it, compiled or not; None in a single process."""
+    bare: Any = wrapped._orig_mod if is_compiled_module(wrapped) else wrapped
+    return bare if isinstance(bare, DistributedDataParallel) else None

@@ -54,17 +54,15 @@ class RunFolder:
             logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
             remove_folder(checkpoint)
 
-    def last_good(self, *, before_step: int | None = None) -> Path | None:
-        """The newest checkpoint that is complete; argument as [`last_checkpoint`]."""
-        return last_checkpoint(self.args.output_dir, before_step=before_step)
-
     def last_good_before(self, first_bad_step: int) -> Path | None:
         """The newest checkpoint from before a row of bad steps, if possible one that a good step left.
 
         Weights may be finite and yet so large that nothing can be computed with them: a step that was done with them
         shows that it can.
         """
-        return self.last_good(before_step=first_bad_step - 1) or self.last_good(before_step=first_bad_step)
+        output_dir = self.args.output_dir
+        earlier = last_checkpoint(output_dir, before_step=first_bad_step - 1)
+        return earlier or last_checkpoint(output_dir, before_step=first_bad_step)
 
     # Saving
 
@@ -82,7 +80,6 @@ class RunFolder:
             try:
                 with naming_the_file(aside):
                     yield staged
-                self.staged_in = None
                 if self.args.should_save:
                     check_archives(staged)
                     write_manifest(staged)
@@ -130,19 +127,9 @@ class RunFolder:
         return on_every_rank(lambda: self._verified(requested))
 
     def _verified(self, requested: Requested) -> str:
-        if isinstance(requested, VerifiedCheckpoint):
-            return str(requested.folder)
-        if requested is True or requested == "last":
-            folders = sorted_checkpoints(self.args.output_dir)
-            if not folders:
-                raise ValueError(
-                    f"resume_from_checkpoint={requested!r} asks for the last checkpoint, but output_dir="
-                    f"{self.args.output_dir!r} has none; start without it, or name a checkpoint folder"
-                )
-            requested = str(folders[0])
-        folder = str(requested)
-        check_manifest(folder)
-        return folder
+        if not isinstance(requested, VerifiedCheckpoint):
+            requested = verified_checkpoint(requested, self.args.output_dir)
+        return str(requested.folder)
 
     def _fetched(self, address: str) -> str:
         def fetch() -> str | None:
@@ -153,6 +140,19 @@ class RunFolder:
         folder: list[Any] = [on_every_rank(fetch)]
         broadcast_object_list(folder)
         return folder[0]
+
+
+def verified_checkpoint(requested: str | bool | None, output_dir: str) -> VerifiedCheckpoint:
+    """Check the checkpoint of a folder, or for True and `"last"` the newest one of a run, against its manifest."""
+    if requested is True or requested == "last":
+        folders = sorted_checkpoints(output_dir)
+        if not folders:
+            raise ValueError(
+                f"resume_from_checkpoint={requested!r} asks for the last checkpoint, but output_dir={output_dir!r} "
+                "has none; start without it, or name a checkpoint folder"
+            )
+        requested = str(folders[0])
+    return check_manifest(str(requested))
 
 
 def check_resumable(folder: str | Path, names: Sequence[str]) -> None:

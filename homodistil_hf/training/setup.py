@@ -84,12 +84,8 @@ def learning_rate_curve(
         end_step = max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
     else:
         end_step = held * total_steps
-    curve = partial(
-        pruning_learning_rate,
-        warmup_steps=args.get_warmup_steps(total_steps),
-        end_step=end_step,
-        total_steps=total_steps,
-    )
+    steps = {"warmup_steps": args.get_warmup_steps(total_steps), "end_step": end_step, "total_steps": total_steps}
+    curve = partial(pruning_learning_rate, **steps)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
 
 
@@ -136,7 +132,9 @@ def prepare(
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
     student, plan = _student_and_plan(model, args, resolve)
-    guide = to_student(_loaded(teacher, default=student, token=args.hub_token))
+    if isinstance(teacher, str):
+        teacher = load_teacher(teacher, token=args.hub_token)
+    guide = to_student(student if teacher is None else teacher)
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
@@ -174,12 +172,6 @@ def _freeze_alike(student: HomoBertPreTrainedModel, model: PreTrainedModel) -> N
             f"model has {len(frozen)} parameters, all of them frozen, so the student could not learn; call "
             "model.requires_grad_(True) first"
         )
-
-
-def _loaded(teacher: str | PreTrainedModel | None, *, default: PreTrainedModel, token: str | None) -> PreTrainedModel:
-    if teacher is None:
-        return default
-    return load_teacher(teacher, token=token) if isinstance(teacher, str) else teacher
 
 
 def _check_pair(
@@ -227,25 +219,22 @@ def _compared(
 
 def _set_dropout(student: HomoBertPreTrainedModel, rate: float | None) -> None:
     # On the modules, not in the configuration: an export keeps the teacher's rates for whoever fine-tunes it.
-    if rate is None:
-        return
     for module in modules_of(student, nn.Dropout):
-        module.p = rate
+        module.p = module.p if rate is None else rate
 
 
 def _attach_projections(
     student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, args: HomoDistilTrainingArguments
 ) -> None:
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(args.seed)
-    projections = Projections(
-        student.config.hidden_size,
-        teacher.config.hidden_size,
-        num_hidden_layers=student.config.num_hidden_layers if args.hidden_weight else 0,
-        with_embedding=args.embedding_weight > 0,
-        init=args.projection_init,
-    )
-    torch.random.set_rng_state(generator_state)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(args.seed)
+        projections = Projections(
+            student.config.hidden_size,
+            teacher.config.hidden_size,
+            num_hidden_layers=student.config.num_hidden_layers if args.hidden_weight else 0,
+            with_embedding=args.embedding_weight > 0,
+            init=args.projection_init,
+        )
     student.add_module(PROJECTIONS, projections)
     # They are saved beside the student's own weights.
     student._keys_to_ignore_on_save = {f"{PROJECTIONS}.{name}" for name in projections.state_dict()}

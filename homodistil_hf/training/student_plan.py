@@ -55,7 +55,7 @@ def resolve_student(
 
 
 def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan | None:
-    """What the same student, from the same widths, was resolved to in the checkpoint to go on with or an earlier one."""
+    """What a checkpoint says that the same student, made from the same widths, was resolved to; None without one."""
     requested = args.resume_from_checkpoint
     named = requested if isinstance(requested, str) and requested != "last" else None
     for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):
