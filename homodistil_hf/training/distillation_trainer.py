@@ -198,11 +198,7 @@ class DistillationTrainer(Trainer):
         """Make the student of a new run ready for its first step; one that resumes comes from a checkpoint."""
 
     def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
-        """The terms of the loss; HomoDistil's by default.
-
-        Raises:
-            ValueError: none of the terms that a student of this task has counts.
-        """
+        """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         check_weights(weights, self.model)
         return Distillation(
@@ -215,14 +211,11 @@ class DistillationTrainer(Trainer):
         return self.has_started or self.kept == self.plan
 
     def dense_student(self, *, format: str = "standard", allow_partial: bool = False) -> PreTrainedModel:
-        """A copy of the student as an export holds it.
+        """A copy of the student as an export holds it: on the CPU, in evaluation mode, without projections.
 
         Args:
             format: `"standard"` or `"compact"`: which widths are possible before the plan is reached.
             allow_partial: take a student that has not reached its plan at the nearest possible widths.
-
-        Returns:
-            A student in evaluation mode, on the CPU, without projections.
         """
         self.check_finished(allow_partial=allow_partial)
         return dense_copy(self.model)
@@ -294,11 +287,7 @@ class DistillationTrainer(Trainer):
         return self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
 
     def accounted(self, loss: torch.Tensor, terms: Terms, model: nn.Module) -> torch.Tensor:
-        """Note a micro-batch's share of the step's loss for the log.
-
-        Returns:
-            `torch.Tensor`: the loss times the number of ranks, because DDP averages gradients.
-        """
+        """Note a micro-batch's share of the step's loss, and give it times the ranks, as DDP averages gradients."""
         if model.training:
             self.step_log.take_in({"loss": loss} | {f"loss_{name}": term for name, term in terms.items()})
             # A loss that is not finite may have finite gradients; the factor spoils them, so that every rank sees it.
@@ -420,8 +409,7 @@ class DistillationTrainer(Trainer):
                 "gradient_accumulation_steps × ranks); give more rows or a smaller batch"
             )
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_steps)
-        num_epochs = math.ceil(max_steps / num_steps) if args.max_steps > 0 else math.ceil(args.num_train_epochs)
-        values[0], values[1], values[3] = num_epochs, num_steps, max_steps * self.rows_per_step
+        values[0], values[1], values[3] = math.ceil(max_steps / num_steps), num_steps, max_steps * self.rows_per_step
         values[5], values[6] = num_steps * args.gradient_accumulation_steps, max_steps
         return tuple(values)
 
@@ -434,12 +422,8 @@ class DistillationTrainer(Trainer):
         if self.resumed_logs is not None:
             # load_state_dict accepts moments of any shape silently, and they step silently.
             check_moments(self.optimizer, self.resumed_from)
-            self.step_log.load_state_dict(
-                self.resumed_logs,
-                rank=self.args.process_index,
-                num_ranks=self.args.world_size,
-                device=self.args.device,
-            )
+            place = {"rank": self.args.process_index, "num_ranks": self.args.world_size}
+            self.step_log.load_state_dict(self.resumed_logs, **place, device=self.args.device)
         settle_buckets(self.model_wrapped, self.args.device)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -644,11 +628,7 @@ class DistillationTrainer(Trainer):
         return next(reversed(self.evaluations.values()), {})
 
     def evaluate_teacher(self) -> Mapping[str, float]:
-        """Evaluate the teacher on the held-out blocks, in float32; collective. Exports tell of it from then on.
-
-        Returns:
-            `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0.
-        """
+        """Evaluate the teacher on the held-out blocks, in float32; collective. Exports tell of it from then on."""
         batches = (self._prepare_inputs(inputs) for inputs in self.get_eval_dataloader())
         self.teacher_evaluation = self.held_out.of_teacher(batches)
         return self.teacher_evaluation
@@ -664,7 +644,7 @@ class DistillationTrainer(Trainer):
         if not self.is_in_train and not was_prepared:
             # Else a later train() would take the bare model for one that is wrapped for training already.
             self.model_wrapped = wrapped
-            vars(self.model).pop(_PREPARED, None)
+            self.model.__dict__.pop(_PREPARED, None)
         for name, value in (self.held_out.results() | self.status()).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
@@ -692,9 +672,6 @@ class DistillationTrainer(Trainer):
             folder: where to; an earlier export there is replaced.
             format: `"standard"` (stock BERT) or `"compact"`.
             allow_partial: also export a student that has not reached its plan, at the nearest possible widths.
-
-        Returns:
-            `Path`: the folder.
 
         Raises:
             ValueError: the plan has not been reached, or the folder holds something else.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..export.hub import commit_to
 from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
@@ -28,9 +29,6 @@ LAST_CHECKPOINT = "last-checkpoint"
 
 _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
-_STATE_NAME = "trainer_state.json"
-
-
 # Settings of the other machine, its folders among them; no resumed run reads them.
 _LEFT_BEHIND = "training_args.bin"
 
@@ -194,12 +192,12 @@ def _placed(staged: Path, output_dir: Path, address: str) -> Path:
 
 def _step_of(folder: Path, address: str) -> int:
     try:
-        step = read_json_object(folder / _STATE_NAME, _STATE_NAME).get("global_step")
+        step = read_json_object(folder / TRAINER_STATE_NAME, TRAINER_STATE_NAME).get("global_step")
     except (OSError, ValueError):
         step = None
     if not is_whole(step) or step < 0:
         raise ValueError(
-            f"resume_from_checkpoint={address!r} has no global_step in {_STATE_NAME}; expected a checkpoint of "
+            f"resume_from_checkpoint={address!r} has no global_step in {TRAINER_STATE_NAME}; expected a checkpoint of "
             "HomoDistilTrainer"
         )
     return step
