@@ -46,11 +46,7 @@ REMOVED_SETTINGS = {
 
 @dataclass
 class RunArguments:
-    """Where teacher and text of a run come from; everything else is in [`HomoDistilTrainingArguments`].
-
-    Raises:
-        ValueError: a value is missing or out of range.
-    """
+    """Where teacher and text of a run come from; everything else is in [`HomoDistilTrainingArguments`]."""
 
     teacher: str = field(default="", metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."})
     method: str = field(
@@ -135,25 +131,12 @@ class RunParser(HfArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of exiting.
-
-        Args:
-            message: from argparse; names the argument and the value.
-
-        Raises:
-            ValueError: always.
-        """
+        """Raise instead of exiting; argparse's message names the argument and the value."""
         raise ValueError(f"{shortened(message)}; see homodistil distill --help_all")
 
 
 def parse_run(arguments: Sequence[str]) -> RunConfig:
-    """Read the settings of a run.
-
-    Args:
-        arguments: `[CONFIG.json] [--key value …]`.
-
-    Returns:
-        [`RunConfig`].
+    """Read the settings of a run from `[CONFIG.json] [--key value …]`.
 
     Raises:
         ValueError: unknown keys, wrong types or values; the message names key, value and remedy.
@@ -165,18 +148,7 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
 
 
 def run_of(values: Mapping[str, Any], label: str) -> RunConfig:
-    """Make the settings of a run from values that are at hand.
-
-    Args:
-        values: name of a setting → JSON value.
-        label: what the user calls them, first words of every message about a key.
-
-    Returns:
-        [`RunConfig`].
-
-    Raises:
-        ValueError: see [`parse_run`].
-    """
+    """Make the settings of a run from values at hand; messages begin with `label`, errors as [`parse_run`]."""
     return _run_of(checked_values(values, label), [])
 
 
@@ -231,35 +203,13 @@ def _checked(parser: RunParser, values: dict[str, Any]) -> tuple[RunArguments, H
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Read a JSON config and check its keys and the types of its values.
-
-    Args:
-        path: the file.
-
-    Returns:
-        `dict`: name of a setting → value, ready for the parser.
-
-    Raises:
-        ValueError: no JSON object, an unknown or repeated key, a value of a wrong type.
-        OSError: the file can't be read.
-    """
+    """Read a JSON config and check its keys and the types of its values; ready for the parser."""
     label = f"config={path!r}"
     return checked_values(read_json_object(path, label), label)
 
 
 def checked_values(values: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """Check keys and types of settings.
-
-    Args:
-        values: name of a setting → JSON value.
-        label: what the user calls them, first words of every message.
-
-    Returns:
-        `dict`: name of a setting → value, ready for the parser.
-
-    Raises:
-        ValueError: an unknown key, or a value of a wrong type.
-    """
+    """Check keys and types of settings, name → JSON value; messages begin with `label`, what the user calls them."""
     hints = field_types()
     for name, value in values.items():
         if name not in hints and name in REMOVED_SETTINGS:
@@ -278,14 +228,7 @@ def checked_values(values: Mapping[str, Any], label: str) -> dict[str, Any]:
 
 
 def shortened(message: str) -> str:
-    """Cut a message that repeats a very long value of the user's.
-
-    Args:
-        message: any text.
-
-    Returns:
-        `str`: at most some hundred characters of it, its end included.
-    """
+    """Cut a message that repeats a very long value of the user's; its end stays."""
     if len(message) <= _LONGEST_MESSAGE:
         return message
     return f"{message[: _LONGEST_MESSAGE // 2]} … {message[-_LONGEST_MESSAGE // 2 :]}"
@@ -302,11 +245,7 @@ def _belongs_to_the_run(name: str) -> bool:
 
 
 def field_types() -> dict[str, Any]:
-    """Every setting of a run and its type.
-
-    Returns:
-        `dict`: name → type hint.
-    """
+    """Every setting of a run, and its type hint."""
     types_by_name: dict[str, Any] = {}
     for settings in (RunArguments, HomoDistilTrainingArguments):
         hints = get_type_hints(settings)

@@ -21,7 +21,6 @@ from ..export.export_folder import check_target
 from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
-from ..files.checkpoints import check_manifest, sorted_checkpoints
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import METHODS
@@ -30,7 +29,7 @@ from ..models.widths import WidthPlan, teacher_plan
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.hub_checkpoints import check_address, is_hub_address
-from ..training.run_folder import Requested
+from ..training.run_folder import Requested, verified_checkpoint
 from .config import RunConfig
 
 Say: TypeAlias = Callable[[str], None]
@@ -44,13 +43,7 @@ _STREAM_SHUFFLE_BLOCKS = 10_000
 
 @dataclass(frozen=True)
 class Sources:
-    """What was checked before any text is read.
-
-    Args:
-        config: the teacher's configuration.
-        plan: the widths that `student` asks for.
-        tokenizer: fits the teacher.
-    """
+    """What is checked before any text is read: the teacher's configuration, the widths, a fitting tokenizer."""
 
     config: PreTrainedConfig
     plan: WidthPlan
@@ -58,11 +51,7 @@ class Sources:
 
 
 def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
-    """Run a distillation from settings to export.
-
-    Args:
-        settings: what [`parse_run`] returned.
-        say: takes lines for the user; called on the main process only.
+    """Run a distillation from settings to export; on the main process `say` takes lines for the user.
 
     Returns:
         `dict`: what was written to `results.json`.
@@ -83,17 +72,7 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
 def train_to_the_end(
     trainer: DistillationTrainer, settings: RunConfig, checkpoint: Requested, *, since: float
 ) -> dict[str, Any]:
-    """Train, evaluate, export and write down what has come of it.
-
-    Args:
-        trainer: of the run.
-        settings: of the run.
-        checkpoint: what to go on with.
-        since: `time.perf_counter()` when the run began.
-
-    Returns:
-        `dict`: what was written to `results.json`; empty on all but the main process.
-    """
+    """Train, evaluate, export and write `results.json`, returned on the main process; `since`: when it began."""
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS_FILE, settings.given)
@@ -128,20 +107,13 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
 def make_trainer(
     settings: RunConfig, say: Say, *, sources: Sources | None = None, start: PreTrainedModel | None = None
 ) -> DistillationTrainer:
-    """Check a run from the cheapest to the dearest, then load teacher and text.
+    """Check a run from the cheapest to the dearest, then load teacher and text; errors as [`distill`].
 
     Args:
         settings: what [`parse_run`] returned.
         say: takes lines for the user.
         sources: what [`check_sources`] returned. Default: they are checked now.
         start: what the student starts as, if not as its teacher.
-
-    Returns:
-        [`DistillationTrainer`], ready to train.
-
-    Raises:
-        ValueError: see [`distill`].
-        OSError: see [`distill`].
     """
     run, training = settings.run, settings.training
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
@@ -150,7 +122,7 @@ def make_trainer(
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = _load_blocks(
-            settings, sources, say if training.process_index == 0 else _say_nothing
+            settings, sources, say if training.process_index == 0 else lambda line: None
         )
     teacher = load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
     return method(
@@ -177,27 +149,13 @@ def _check_output_folder(settings: RunConfig) -> Requested:
     if is_hub_address(resume):
         check_address(str(resume), token=training.hub_token)
         return resume
-    checkpoints = sorted_checkpoints(output_dir)
-    if resume == "last" and not checkpoints:
-        raise ValueError(
-            f"resume_from_checkpoint='last' finds no checkpoint-N in output_dir={output_dir!r}; start without it, or "
-            "name a checkpoint folder"
-        )
-    return check_manifest(checkpoints[0] if resume == "last" else resume)
+    return verified_checkpoint(resume, output_dir)
 
 
 def check_sources(settings: RunConfig) -> Sources:
     """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched.
 
-    Args:
-        settings: of a run.
-
-    Returns:
-        [`Sources`].
-
-    Raises:
-        ValueError: what [`distill`] would raise before it reads any text.
-        OSError: the teacher or its tokenizer can't be read.
+    Errors are those that [`distill`] would raise before it reads any text.
     """
     run, training = settings.run, settings.training
     if run.streaming and training.max_steps <= 0:
@@ -293,7 +251,3 @@ def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources, *, argu
 def _row(costs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
     row = {name: costs[name] for name in COSTS}
     return row | {name: metrics.get(name) for name in ("kl", "mlm_loss", "mlm_accuracy")}
-
-
-def _say_nothing(line: str) -> None:
-    return None

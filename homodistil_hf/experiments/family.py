@@ -46,23 +46,17 @@ FAMILY_FILE = "family.json"
 def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
     """Train the members of a family that are not finished yet, and tell of all of them.
 
-    Args:
-        settings: of a run whose `student` is a list.
-        say: takes lines for the user; called on the main process only.
+    Arguments and errors are those of [`distill`].
 
     Returns:
         `dict`: what was written to `results.json`; empty on all but the main process.
-
-    Raises:
-        ValueError: something about the settings, the widths, the data or the teacher can't work.
-        OSError: a file or a Hub repository can't be read or written.
     """
     _check_settings(settings)
     state = on_every_rank(lambda: _recorded(settings))
     sources = _check_members(settings, state)
     is_main = settings.training.process_index == 0
     if state is None:
-        state = _new_state(settings, sources)
+        state = _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
         on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
     if is_main:
         _write_settings(settings, state["finished"])
@@ -171,10 +165,6 @@ def _identity(settings: RunConfig) -> dict[str, Any]:
     return {"teacher": settings.run.teacher, "students": settings.given["student"]}
 
 
-def _new_state(settings: RunConfig, sources: Sequence[Sources]) -> dict[str, Any]:
-    return _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
-
-
 def _write_settings(settings: RunConfig, finished: Sequence[str]) -> None:
     path = Path(settings.training.output_dir) / SETTINGS_FILE
     earlier = read_json_object(path, SETTINGS_FILE) if finished and path.is_file() else settings.given
@@ -212,17 +202,7 @@ def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Pa
 
 
 def load_member(folder: Path) -> HomoBertPreTrainedModel:
-    """Load a finished member as what the next one starts as: its student, with the projections that it has learned.
-
-    Args:
-        folder: of the member.
-
-    Returns:
-        A student in float32.
-
-    Raises:
-        ValueError: a file is damaged or missing.
-    """
+    """Load a finished member as what the next one starts as: its student, with the projections that it has learned."""
     student, tensors = load_export(folder / STUDENT_FOLDER), load_tensors(folder / PROJECTIONS_FILE)
     if tensors:
         projections = Projections(

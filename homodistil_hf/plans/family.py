@@ -18,16 +18,7 @@ _LONGEST_NAME = 60
 
 
 def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: WidthPlan) -> None:
-    """Refuse a family whose members can't be made one from the other.
-
-    Args:
-        students: what the user calls them, in the order in which they are made.
-        plans: their widths, each possible for the teacher.
-        teacher: the teacher's widths.
-
-    Raises:
-        ValueError: a member is no narrower than the one before, or wider in some width; the message names both and
-            the nearest plan that would do.
+    """Refuse a family with a member that is no narrower than the one before, or wider in some width.
 
     Example:
     ```python
@@ -51,13 +42,6 @@ def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: W
 
 def member_folder(number: int, student: str) -> str:
     """Name the folder of a member, with letters, digits, `.`, `_` and `-` alone.
-
-    Args:
-        number: from 1, in the order in which members are made.
-        student: what the user calls it.
-
-    Returns:
-        `str`: for a plan written out its widths, or a digest where layers differ.
 
     Example:
     ```python

@@ -53,15 +53,7 @@ _LOADING = (
 
 
 def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:
-    """Refuse what only shows once settings and arguments of the trainer meet.
-
-    Args:
-        args: the run's settings.
-        kwargs: as in `transformers.Trainer`.
-
-    Raises:
-        ValueError: stock settings, a loss of the user's own, or an evaluation that rounds the student.
-    """
+    """Refuse what only shows once settings and arguments meet: stock settings, a loss of the user's own."""
     if not isinstance(args, HomoDistilTrainingArguments):
         raise ValueError(
             f"args is a {type(args).__name__}, which has no settings of student, loss and pruning; make it a "
@@ -78,10 +70,7 @@ def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]
 
 
 def pin_data_order(args: HomoDistilTrainingArguments) -> None:
-    """Make which rows a step sees a function of the settings alone, on any number of ranks.
-
-    Args:
-        args: the run's settings; those of data loading are changed in place.
+    """Make which rows a step sees a function of the settings alone, on any number of ranks; changes `args` in place.
 
     Raises:
         ValueError: a setting that would draw rows from a global state, or share them by the number of ranks.
@@ -108,14 +97,7 @@ def pin_data_order(args: HomoDistilTrainingArguments) -> None:
 
 
 def check_output_dir(output_dir: str) -> None:
-    """Make sure that a run can write where it is told to.
-
-    Args:
-        output_dir: created if absent.
-
-    Raises:
-        ValueError: it is a file, or can't be created or written.
-    """
+    """Create the folder of a run, and refuse one that can't be created or written."""
     try:
         os.makedirs(output_dir, exist_ok=True)
         writable = os.access(output_dir, os.W_OK | os.X_OK)
@@ -128,28 +110,13 @@ def check_output_dir(output_dir: str) -> None:
 
 
 def existing_files(output_dir: str) -> list[str]:
-    """What is in an output folder before a run.
-
-    Args:
-        output_dir: may be absent.
-
-    Returns:
-        `list[str]`: sorted names; what a killed process was writing is not counted.
-    """
+    """Sorted names of what is in an output folder; what a killed process was writing is not counted."""
     names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
     return sorted(name for name in names if name != STAGING_NAME)
 
 
 def check_free(args: HomoDistilTrainingArguments, earlier_files: Sequence[str]) -> None:
-    """Refuse to mix a new run with an older one's files.
-
-    Args:
-        args: the run's settings.
-        earlier_files: what was in its output folder before.
-
-    Raises:
-        ValueError: there are some, and the run may not overwrite.
-    """
+    """Refuse to mix a new run with an older one's files, unless it may overwrite them."""
     if earlier_files and not args.overwrite_output_dir:
         raise ValueError(
             f"output_dir={args.output_dir!r} is not empty ({', '.join(earlier_files[:3])}); resume with "
@@ -162,8 +129,7 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
     """Look at the data before training starts.
 
     Args:
-        data: argument name → data set, map-style or streaming, or a mapping of them; None is fine. Streams can't be
-            looked at.
+        data: argument name → data set, or a mapping of them; None is fine, and streams can't be looked at.
         tokenizer: checked against the teacher's vocabulary when it is one.
         config: the student's configuration.
 
@@ -211,30 +177,13 @@ def _check_length(name: str, length: int, config: Any) -> None:
 
 
 def check_batch(batch: Mapping[str, Any], config: Any) -> None:
-    """Look at the shape of a batch, which no device has to be waited for.
-
-    Args:
-        batch: as it was collated, with `input_ids` `(B, T)`, if any.
-        config: the student's configuration.
-
-    Raises:
-        ValueError: T is more than the teacher's positions.
-    """
+    """Refuse sequences over the teacher's positions: `input_ids` `(B, T)`, whose shape no device is waited for."""
     if "input_ids" in batch:
         _check_length("a batch", batch["input_ids"].shape[-1], config)
 
 
 def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
-    """Refuse a training batch without the labels that a task needs.
-
-    Args:
-        batch: as the collator made it.
-        task: what is predicted.
-        collator: for the message.
-
-    Raises:
-        ValueError: labels are missing or of a wrong type.
-    """
+    """Refuse a training batch without the labels that a task needs, or with such of a wrong type."""
     missing = [name for name in task.required_labels if name not in batch]
     if missing:
         raise ValueError(
@@ -250,25 +199,13 @@ def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
 
 
 def settings_that_matter(args: HomoDistilTrainingArguments) -> dict[str, Any]:
-    """What a run has to be resumed with, to go on as if it had not been interrupted.
-
-    Args:
-        args: the run's settings.
-
-    Returns:
-        `dict`: name → JSON value.
-    """
+    """What a run has to be resumed with, to go on as if it had not been interrupted: name → JSON value."""
     values, unread = args.to_dict(), "num_train_epochs" if args.max_steps > 0 else None
     return {name: values[name] for name in _SETTINGS_THAT_MATTER if name != unread}
 
 
 def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Warn of each setting that a run is resumed with, but was not begun with.
-
-    Args:
-        now: of [`settings_that_matter`].
-        saved: the same of the checkpoint; names that only one of them has are let pass.
-    """
+    """Warn of each setting that a run is resumed with, but was not begun with; names of one side only are let pass."""
     for name in now:
         if name in saved and now[name] != saved[name]:
             logger.warning(

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -35,8 +34,7 @@ from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..export.dense_student import check_finished, dense_copy
-from ..export.facts import CARD_SECTION
-from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest
+from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
 from ..files.strict_json import write_json
 from ..models.saved_student import load_student, poisoned_tensor, read_state, save_projections
@@ -54,7 +52,7 @@ from .checks import (
 )
 from .evaluation_loop import HeldOutEvaluation, evaluations_in, gathered, one_or_all
 from .publishing import Publisher
-from .ranks import check_launch, ddp_in, settle_buckets, wrap_again
+from .ranks import check_launch, settle_buckets, wrap_again
 from .rows import WholeBatches, check_evaluation_stream
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
 from .setup import adopt_optimizer, allow_recompiling, learning_rate_curve, masking_collator, prepare
@@ -66,6 +64,8 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
+_PREPARED = "_is_accelerate_prepared"
+_FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
 
 
 class DistillationTrainer(Trainer):
@@ -147,7 +147,6 @@ class DistillationTrainer(Trainer):
             adopt_optimizer(self.optimizer, None if isinstance(model, str) else model, self.model)
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
-        self._keep_row_numbers()
         self.distillation = self.make_distillation(parts.teacher.to(args.device))
         self.held_out = HeldOutEvaluation(
             self.model, self.distillation.teacher, self.distillation.task, self.accelerator
@@ -157,18 +156,16 @@ class DistillationTrainer(Trainer):
             self.distillation.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
-        self._warn_of_foreign_masks()
+        self._look_at_collator()
         # No rank may write into output_dir before all have seen what was there.
         self.accelerator.wait_for_everyone()
 
-    def _keep_row_numbers(self) -> None:
+    def _look_at_collator(self) -> None:
         if isinstance(self.data_collator, MaskedLMCollator):
             # The model takes no row number, but a row's masks are drawn from it.
             self._set_signature_columns_if_needed()
             self._signature_columns: list[str] = list(dict.fromkeys([*self._signature_columns, EXAMPLE_ID]))
-
-    def _warn_of_foreign_masks(self) -> None:
-        if self.distillation.task.name == "mlm" and not isinstance(self.data_collator, MaskedLMCollator):
+        elif self.distillation.task.name == "mlm":
             logger.warning(
                 "data_collator=%s draws its masks from a global generator: evaluations differ from each other and a "
                 "resumed run is not bit-identical; homodistil_hf.MaskedLMCollator draws them from seed, epoch and row",
@@ -181,13 +178,6 @@ class DistillationTrainer(Trainer):
     def plan_of(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
         """Resolve what `args.student` names; collective for a latency budget.
 
-        Args:
-            args: the run's settings.
-            config: of the model that the student starts from.
-
-        Returns:
-            [`WidthPlan`].
-
         Raises:
             ValueError: no such student, or none that the method could make.
         """
@@ -195,24 +185,12 @@ class DistillationTrainer(Trainer):
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
-        """Why the method can't make a student of a plan's size from a teacher; a sweep skips such a cell and names it.
-
-        Args:
-            plan: what `student` asks for.
-            teacher: the teacher's widths.
-
-        Returns:
-            `str`, or None where it can.
-        """
+        """Why the method can't make a student of such a plan from a teacher, if so; a sweep skips the cell."""
         return None
 
     @classmethod
     def check_possible(cls, plan: WidthPlan, teacher: WidthPlan) -> None:
-        """Refuse a student that the method can't make; arguments as [`DistillationTrainer.impossible_reason`].
-
-        Raises:
-            ValueError: there is a reason.
-        """
+        """Refuse a student that the method can't make; arguments as [`DistillationTrainer.impossible_reason`]."""
         if (reason := cls.impossible_reason(plan, teacher)) is not None:
             raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
 
@@ -220,25 +198,11 @@ class DistillationTrainer(Trainer):
         """Make the student of a new run ready for its first step; one that resumes comes from a checkpoint."""
 
     def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
-        """The terms of the loss; HomoDistil's by default.
-
-        Args:
-            teacher: on this process's device.
-
-        Returns:
-            [`Distillation`].
-
-        Raises:
-            ValueError: none of the terms that a student of this task has counts.
-        """
+        """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         check_weights(weights, self.model)
         return Distillation(
-            self.model,
-            teacher,
-            weights=weights,
-            kept_heads=self.matched_heads,
-            matched_layers=self.matched_layers,
+            self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
         )
 
     @property
@@ -247,17 +211,11 @@ class DistillationTrainer(Trainer):
         return self.has_started or self.kept == self.plan
 
     def dense_student(self, *, format: str = "standard", allow_partial: bool = False) -> PreTrainedModel:
-        """A copy of the student as an export holds it.
+        """A copy of the student as an export holds it: on the CPU, in evaluation mode, without projections.
 
         Args:
             format: `"standard"` or `"compact"`: which widths are possible before the plan is reached.
             allow_partial: take a student that has not reached its plan at the nearest possible widths.
-
-        Returns:
-            A student in evaluation mode, on the CPU, without projections.
-
-        Raises:
-            ValueError: the plan has not been reached and `allow_partial` is False.
         """
         self.check_finished(allow_partial=allow_partial)
         return dense_copy(self.model)
@@ -267,11 +225,7 @@ class DistillationTrainer(Trainer):
         check_finished(self.is_finished, kept=self.kept, target=self.plan, allow_partial=allow_partial)
 
     def status(self) -> dict[str, float]:
-        """What logs and evaluations say about the student.
-
-        Returns:
-            `dict`: `kept_fraction_{kind}` of hidden channels, attention and FFN neurons.
-        """
+        """What logs say about the student: `kept_fraction_{kind}` of channels, attention and FFN neurons."""
         return {f"kept_fraction_{kind}": value for kind, value in kept_fractions(self.kept, self.full).items()}
 
     @property
@@ -280,14 +234,7 @@ class DistillationTrainer(Trainer):
         return teacher_plan(self.model.config)
 
     def matched_heads(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heads that both models still have.
-
-        Args:
-            layer: layer index.
-
-        Returns:
-            `(teacher heads, student heads)`: int64 indices of the same heads in the two models.
-        """
+        """Heads of a layer that both models still have: their int64 indices `(in the teacher, in the student)`."""
         return self.kept_heads[layer], torch.arange(len(self.kept_heads[layer]))
 
     # One optimizer step
@@ -300,14 +247,8 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Fetch the micro-batches of one step, and count what they hold over all of them and all ranks.
 
-        Args:
-            epoch_iterator: of the data loader.
-            num_batches: micro-batches a step.
-            device: of the counts.
-
-        Returns:
-            `(batches, number of predictions)`. Micro-batches too few for a step, at the end of a stream, are left
-            out, and so is everything once the run is done, when a finished one is resumed.
+        Micro-batches too few for a step, at the end of a stream, are left out, and so is everything once the run is
+        done, when a finished one is resumed.
         """
         is_done = 0 < self.state.max_steps <= self.state.global_step and self.is_in_train
         batches = [] if is_done else list(itertools.islice(epoch_iterator, num_batches))
@@ -322,7 +263,7 @@ class DistillationTrainer(Trainer):
         counts[3] = int(self.stop_request.is_made)
         for batch in batches:
             counts[:3] += self.distillation.count(batch).to(device)
-        counts = self.accelerator.reduce(counts, reduction="sum")
+        counts = self.accelerator.reduce(counts)
         self.batch_counts, self.num_asked_to_stop = counts[:3], counts[3]
         return batches, self.batch_counts[0]
 
@@ -331,45 +272,22 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The distillation loss of one micro-batch; see [`Distillation.total`].
 
-        Args:
-            model: the student as it is wrapped.
-            inputs: a batch with labels.
-            return_outputs: also return the student's output.
-            num_items_in_batch: unused; `get_batch_samples` has counted predictions, tokens and pairs.
-
-        Returns:
-            `torch.Tensor`: scalar, float32; with `return_outputs` a tuple of it and the output.
+        `num_items_in_batch` is unused: `get_batch_samples` has counted predictions, tokens and pairs.
         """
         terms, outputs = self.loss_terms(model, inputs)
         loss = self.accounted(self.distillation.total(terms), terms, model)
         return (loss, outputs) if return_outputs else loss
 
     def loss_terms(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Terms, Any]:
-        """The terms of a micro-batch, unweighted; as [`Distillation.terms`].
+        """The terms of a micro-batch, unweighted, and the student's output; as [`Distillation.terms`].
 
         They are shares of averages over the step's global batch, or outside of steps over the batch itself.
-
-        Args:
-            model: the student as it is wrapped.
-            inputs: a batch with labels.
-
-        Returns:
-            `(terms, outputs)`.
         """
         counts = self.distillation.count(inputs) if self.batch_counts is None else self.batch_counts
         return self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
 
     def accounted(self, loss: torch.Tensor, terms: Terms, model: nn.Module) -> torch.Tensor:
-        """A micro-batch's share of the step's loss, noted for the log.
-
-        Args:
-            loss: of this micro-batch, its share of the average over the global batch.
-            terms: name → scalar, unweighted.
-            model: the student as it is wrapped.
-
-        Returns:
-            `torch.Tensor`: the loss times the number of ranks, because DDP averages gradients.
-        """
+        """Note a micro-batch's share of the step's loss, and give it times the ranks, as DDP averages gradients."""
         if model.training:
             self.step_log.take_in({"loss": loss} | {f"loss_{name}": term for name, term in terms.items()})
             # A loss that is not finite may have finite gradients; the factor spoils them, so that every rank sees it.
@@ -379,8 +297,7 @@ class DistillationTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch; after the last one of a step, gradients are complete.
 
-        They are averaged over ranks and not clipped yet. A step whose gradients are not finite is skipped. Arguments
-        and return as `Trainer.training_step`.
+        They are averaged over ranks and not clipped yet. A step whose gradients are not finite is skipped.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.has_complete_gradients = False
@@ -417,7 +334,8 @@ class DistillationTrainer(Trainer):
     def end_step(self) -> None:
         """At the end of a step, before log, evaluate and save; subclasses change the student here."""
         self.batch_counts = None
-        if self.accelerator.optimizer_step_was_skipped and not _follows_metrics(self.lr_scheduler):
+        follows_steps = type(self.lr_scheduler).__name__ not in _FOLLOWING_METRICS
+        if self.accelerator.optimizer_step_was_skipped and follows_steps:
             self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
         self.is_stopping = self.stop_request.is_made if self.args.world_size == 1 else bool(self.num_asked_to_stop)
         if self.is_stopping:
@@ -432,18 +350,9 @@ class DistillationTrainer(Trainer):
             self.stop_request.leave()
 
     def resized(self, masks: UnitTensors) -> None:
-        """The student has lost units: follow it. Parameters are new, so DDP must reduce those.
-
-        Args:
-            masks: one bool a unit that it had, True = kept.
-        """
+        """The student has lost units (masks: one bool a unit that it had, True = kept): follow it."""
         self.kept_heads = [heads[masks[f"head.{layer}"]] for layer, heads in enumerate(self.kept_heads)]
-        self.wrap_again()
-
-    def wrap_again(self) -> None:
-        """The student has other parameters: DDP must reduce those."""
-        if (wrapper := ddp_in(self.model_wrapped)) is not None:
-            wrap_again(wrapper, self.accelerator)
+        wrap_again(self.model_wrapped, self.accelerator)
 
     @property
     def bare_optimizer(self) -> torch.optim.Optimizer | None:
@@ -462,9 +371,6 @@ class DistillationTrainer(Trainer):
                 in `output_dir`; a [`VerifiedCheckpoint`]; None to start anew.
             args: as in `Trainer.train`.
             kwargs: as in `Trainer.train`.
-
-        Returns:
-            [`~transformers.trainer_utils.TrainOutput`].
 
         Raises:
             ValueError: no checkpoint, a damaged one, or one that was saved without the optimizer; a new run in a
@@ -492,18 +398,7 @@ class DistillationTrainer(Trainer):
         return result._replace(training_loss=result.metrics["train_loss"])
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        """As Trainer's, with passes of whole steps: a step has its whole global batch.
-
-        Args:
-            args: the run's settings.
-            dataloader: of training.
-
-        Returns:
-            `tuple`: as Trainer's.
-
-        Raises:
-            ValueError: the data are not enough for one step.
-        """
+        """As Trainer's, with passes of whole steps, each of a whole global batch; refuses data not enough for one."""
         values = list(super().set_initial_training_values(args, dataloader))
         if not has_length(dataloader):
             return tuple(values)
@@ -514,8 +409,7 @@ class DistillationTrainer(Trainer):
                 "gradient_accumulation_steps × ranks); give more rows or a smaller batch"
             )
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_steps)
-        num_epochs = math.ceil(max_steps / num_steps) if args.max_steps > 0 else math.ceil(args.num_train_epochs)
-        values[0], values[1], values[3] = num_epochs, num_steps, max_steps * self.rows_per_step
+        values[0], values[1], values[3] = math.ceil(max_steps / num_steps), num_steps, max_steps * self.rows_per_step
         values[5], values[6] = num_steps * args.gradient_accumulation_steps, max_steps
         return tuple(values)
 
@@ -528,14 +422,9 @@ class DistillationTrainer(Trainer):
         if self.resumed_logs is not None:
             # load_state_dict accepts moments of any shape silently, and they step silently.
             check_moments(self.optimizer, self.resumed_from)
-            self.step_log.load_state_dict(
-                self.resumed_logs,
-                rank=self.args.process_index,
-                num_ranks=self.args.world_size,
-                device=self.args.device,
-            )
-        if (wrapper := ddp_in(self.model_wrapped)) is not None:
-            settle_buckets(wrapper, self.args.device)
+            place = {"rank": self.args.process_index, "num_ranks": self.args.world_size}
+            self.step_log.load_state_dict(self.resumed_logs, **place, device=self.args.device)
+        settle_buckets(self.model_wrapped, self.args.device)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The learning-rate curve tied to pruning, or Trainer's own; arguments and return as Trainer's."""
@@ -595,21 +484,15 @@ class DistillationTrainer(Trainer):
         """Log, with every term of the loss, the bad steps and the status beside Trainer's own training logs."""
         if "loss" in logs:
             del logs["loss"]  # Trainer's counts skipped steps, and does not survive a resume
-            logs |= self.step_log.averages(lambda sums: self.accelerator.reduce(sums, reduction="sum"))
-            logs |= {name: getattr(self.step_log, name) for name in ("num_bad_steps", "num_skipped_tokens")}
-            logs |= self.status()
+            logs |= self.step_log.averages(self.accelerator.reduce)
+            logs |= self.step_log.skipped() | self.status()
         if "train_loss" in logs:
-            logs["train_loss"] = self.step_log.mean_loss(lambda sum: self.accelerator.reduce(sum, reduction="sum"))
+            logs["train_loss"] = self.step_log.mean_loss(self.accelerator.reduce)
         if self.resumed_logs is not None and "train_runtime" in logs:
             # Rates count the steps of this session only, whatever part of the run was resumed.
             share = 1 - self.resumed_logs["global_step"] / max(1, self.state.global_step)
             logs |= {name: share * value for name, value in logs.items() if name.endswith("_per_second")}
         super().log(logs, start_time)
-
-    def _logs_to_save(self) -> dict[str, Any]:
-        return {"global_step": self.state.global_step} | self.step_log.state_dict(
-            lambda values: gathered(self.accelerator, values)
-        )
 
     # Checkpoints
 
@@ -629,17 +512,20 @@ class DistillationTrainer(Trainer):
             step = self.state.global_step
             raise FloatingPointError(
                 f"{name} is not finite at the end of step {step}, so checkpoint-{step} is not saved; lower "
-                f"learning_rate. Last good checkpoint: {self.run_folder.last_good()}"
+                f"learning_rate. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
             )
         run_dir = Path(super()._get_output_dir(trial))
         checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        logs = self._logs_to_save()
+        logs = self.step_log.state_dict(partial(gathered, self.accelerator))
         with self.run_folder.staging(checkpoint, wait=self.accelerator.wait_for_everyone) as staged:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
-            self._name_best_checkpoint(staged, checkpoint)
+            # Trainer looked for the best checkpoint in the staging folder; it will be where this one goes.
+            if self.state.best_model_checkpoint == str(staged):
+                self.state.best_model_checkpoint = str(checkpoint)
             if self.args.should_save:
-                self.write_state(staged, logs)
+                self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+                self.write_state(staged, logs | {"global_step": self.state.global_step})
         first_bad_step = self.state.global_step - self.step_log.num_bad_steps_in_row + 1
         good = self.run_folder.last_good_before(first_bad_step) if self.step_log.num_bad_steps_in_row else None
         self.run_folder.rotate(run_dir, keep=[checkpoint, self.state.best_model_checkpoint, good])
@@ -651,24 +537,12 @@ class DistillationTrainer(Trainer):
         # Where Trainer writes a checkpoint is the folder in which it is staged.
         return self.run_folder.staged_in or super()._get_output_dir(trial)
 
-    def _name_best_checkpoint(self, staged: Path, final: Path) -> None:
-        # Trainer looked for the best checkpoint in the staging folder; it will be where this one goes.
-        if self.state.best_model_checkpoint == str(staged):
-            self.state.best_model_checkpoint = str(final)
-            if self.args.should_save:
-                self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
-
     def scores_to_save(self) -> dict[str, torch.Tensor]:
         """Tensors that a subclass keeps in `scores.safetensors`, by name; on the CPU."""
         return {}
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
-        """Add projections, plan, settings and running averages to a checkpoint; subclasses add theirs.
-
-        Args:
-            folder: the staged checkpoint.
-            logs: running averages.
-        """
+        """Add projections, scores, plan, settings and running averages to a staged checkpoint."""
         save_projections(folder, self.model)
         if scores := self.scores_to_save():
             with naming_the_file(folder, file=SCORES_FILE):
@@ -691,9 +565,6 @@ class DistillationTrainer(Trainer):
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Bring the student back to a checkpoint, whatever widths it has now; subclasses bring theirs back.
 
-        Args:
-            folder: a checked checkpoint.
-
         Returns:
             `dict`: what `state_to_save` gave, and `logs`.
 
@@ -704,7 +575,7 @@ class DistillationTrainer(Trainer):
         check_same_run(state, {name: self.state_to_save()[name] for name in ("method", "plan", "full")}, folder)
         load_student(folder, self.model, optimizer=self.bare_optimizer)
         self.kept_heads = [torch.tensor(heads) for heads in state["kept_heads"]]
-        self.wrap_again()
+        wrap_again(self.model_wrapped, self.accelerator)
         warn_of_other_settings(self.state_to_save()["settings"], state["settings"])
         return state
 
@@ -757,11 +628,7 @@ class DistillationTrainer(Trainer):
         return next(reversed(self.evaluations.values()), {})
 
     def evaluate_teacher(self) -> Mapping[str, float]:
-        """Evaluate the teacher on the held-out blocks, in float32; collective. Exports tell of it from then on.
-
-        Returns:
-            `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0.
-        """
+        """Evaluate the teacher on the held-out blocks, in float32; collective. Exports tell of it from then on."""
         batches = (self._prepare_inputs(inputs) for inputs in self.get_eval_dataloader())
         self.teacher_evaluation = self.held_out.of_teacher(batches)
         return self.teacher_evaluation
@@ -770,22 +637,14 @@ class DistillationTrainer(Trainer):
         """Trainer's loop, adding `kl`, `mlm_loss`, `mlm_accuracy` (or `task_…`) and kept fractions to the metrics.
 
         Averages are over predictions, so `loss` is the same whatever the batch size and the number of ranks.
-
-        Args:
-            args: passed on.
-            metric_key_prefix: before every metric's name.
-            kwargs: passed on.
-
-        Returns:
-            `EvalLoopOutput`.
         """
         self.held_out.start()
-        wrapped, was_prepared = self.model_wrapped, _is_prepared(self.model)
+        wrapped, was_prepared = self.model_wrapped, _PREPARED in vars(self.model)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if not self.is_in_train and not was_prepared and _is_prepared(self.model):
+        if not self.is_in_train and not was_prepared:
             # Else a later train() would take the bare model for one that is wrapped for training already.
             self.model_wrapped = wrapped
-            delattr(self.model, _PREPARED)
+            self.model.__dict__.pop(_PREPARED, None)
         for name, value in (self.held_out.results() | self.status()).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
@@ -793,24 +652,13 @@ class DistillationTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
-        """Measure one batch in float32; logits are computed at all positions, and only where they are asked for.
-
-        Args:
-            model: unused; the student's own forward is called.
-            inputs: a batch, with labels if it is to be measured.
-            prediction_loss_only: return no logits.
-            ignore_keys: outputs that are no logits.
-
-        Returns:
-            `(loss, logits, labels)`, as `Trainer.prediction_step`.
-        """
+        """Measure one batch in float32; logits are computed at all positions, and only where they are asked for."""
         inputs = self._prepare_inputs(inputs)
         check_batch(inputs, self.model.config)
-        has_labels = self.held_out.has_labels(inputs)
-        loss = self.held_out.measure(inputs) if has_labels else None
+        loss = self.held_out.measure(inputs)
         if prediction_loss_only:
             return loss, None, None
-        labels = one_or_all(tuple(inputs[name] for name in self.label_names)) if has_labels else None
+        labels = None if loss is None else one_or_all(tuple(inputs[name] for name in self.label_names))
         return loss, self.held_out.logits(inputs, ignore_keys), labels
 
     # Exports and the Hub
@@ -825,9 +673,6 @@ class DistillationTrainer(Trainer):
             format: `"standard"` (stock BERT) or `"compact"`.
             allow_partial: also export a student that has not reached its plan, at the nearest possible widths.
 
-        Returns:
-            `Path`: the folder.
-
         Raises:
             ValueError: the plan has not been reached, or the folder holds something else.
         """
@@ -837,28 +682,8 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         return Path(folder)
 
-    def run_facts(self) -> dict[str, dict[str, Any]]:
-        """What an export tells about this run: all settings, how long it was, and the last evaluation.
-
-        Returns:
-            `dict`: `settings`, `training`, `evaluation`, `teacher_evaluation`, and what the card says of the method.
-        """
-        return {
-            "settings": self.args.to_sanitized_dict() | dict(self.method_settings),
-            "training": {
-                "method": self.method,
-                "num_steps": self.state.global_step,
-                "num_epochs": self.state.epoch,
-                **{name: getattr(self.step_log, name) for name in ("num_bad_steps", "num_skipped_tokens")},
-                **self.status(),
-            },
-            "evaluation": self.held_out_metrics,
-            "teacher_evaluation": dict(self.teacher_evaluation),
-            CARD_SECTION: dataclasses.asdict(self.card),
-        }
-
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository of the run, on the main process; arguments as [`Publisher.create_repo`]."""
+        """Create the repository of the run, on the main process."""
         if self.is_world_process_zero():
             self.hub_model_id = self.publisher.create_repo(token=token, private=private)
 
@@ -872,17 +697,6 @@ class DistillationTrainer(Trainer):
         tags: str | Sequence[str] = (),
     ) -> Any:
         """Push the student as a standard export, in one commit and without pickles; as `Trainer.push_to_hub`.
-
-        Args:
-            commit_message: of the commit.
-            blocking: wait for the end of it.
-            token: default: `hub_token`, else the logged-in one.
-            revision: branch; default: `hub_revision`, else the main one.
-            private: visibility of a new repository; default: `hub_private_repo`.
-            tags: words for the card's header, beside its own.
-
-        Returns:
-            [`~huggingface_hub.CommitInfo`], or its `Future` with `blocking=False`; None on all but the main process.
 
         Raises:
             ValueError: the student has not reached its plan.
@@ -922,14 +736,3 @@ class _Moments(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_epoch()
-
-
-_PREPARED = "_is_accelerate_prepared"
-
-
-def _is_prepared(model: nn.Module) -> bool:
-    return _PREPARED in vars(model)
-
-
-def _follows_metrics(scheduler: Any) -> bool:
-    return type(scheduler).__name__ in ("ReduceLROnPlateau", "GreedyLR")

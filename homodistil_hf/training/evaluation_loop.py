@@ -23,14 +23,7 @@ TIMINGS = ("runtime", "per_second", "preparation_time")
 
 
 class HeldOutEvaluation:
-    """Measures one evaluation at a time.
-
-    Args:
-        student: what is evaluated.
-        teacher: what it is compared with.
-        task: what both predict.
-        accelerator: of the run; knows which rows repeat others, and sums over ranks.
-    """
+    """Measures one evaluation at a time; the accelerator knows which rows repeat others, and sums over ranks."""
 
     def __init__(self, student: PreTrainedModel, teacher: FrozenTeacher, task: Task, accelerator: Accelerator):
         self.student: Any = student
@@ -43,19 +36,10 @@ class HeldOutEvaluation:
         """Forget what was measured before."""
         self.meter = DiscrepancyMeter(self.task)
 
-    def has_labels(self, inputs: Mapping[str, torch.Tensor]) -> bool:
-        """Whether a batch can be measured."""
-        return all(name in inputs for name in self.task.required_labels)
-
-    def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Measure those rows of a batch that repeat none of another rank's.
-
-        Args:
-            inputs: a batch with labels.
-
-        Returns:
-            `torch.Tensor`: mean loss of its predictions; 0 where all rows are repeats.
-        """
+    def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Mean loss of the rows of a batch that repeat none of another rank's, 0 if all do; None without labels."""
+        if not all(name in inputs for name in self.task.required_labels):
+            return None
         accelerator, num_rows = self.accelerator, len(inputs["input_ids"])
         state = accelerator.gradient_state
         remainder = max(0, state.remainder) if state.end_of_dataloader else 0
@@ -66,15 +50,7 @@ class HeldOutEvaluation:
         return self.meter.update(self.student, self.teacher, rows)
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
-        """Logits at all positions.
-
-        Args:
-            inputs: a batch.
-            ignore_keys: outputs that are no logits.
-
-        Returns:
-            A tensor, or a tuple of several.
-        """
+        """Logits at all positions: a tensor, or a tuple of several; `ignore_keys` names outputs that are none."""
         forward = {name: value for name, value in inputs.items() if name not in self.task.label_names}
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             outputs = type(self.student).forward(self.student, **forward)
@@ -82,23 +58,12 @@ class HeldOutEvaluation:
         return one_or_all(nested_detach(logits))
 
     def results(self) -> dict[str, float]:
-        """Averages over everything measured since `start`, over all ranks.
-
-        Returns:
-            `dict`: as [`DiscrepancyMeter.results`], and `loss`, the loss of the labels; empty where nothing had any.
-        """
+        """Averages since `start`, over all ranks, as [`DiscrepancyMeter.results`], and the labels' `loss`."""
         results = self.meter.results(self._sum_over_ranks)
         return results | {"loss": results[f"{self.task.name}_loss"]} if results else {}
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        """Evaluate the teacher as a student is evaluated; collective.
-
-        Args:
-            batches: on its device, with labels.
-
-        Returns:
-            `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0.
-        """
+        """Evaluate the teacher as a student is evaluated, on batches with labels; collective. Its `kl` is 0."""
         meter = DiscrepancyMeter(self.task)
         for inputs in batches:
             meter.update(self.teacher.exact, self.teacher, inputs)
@@ -110,27 +75,12 @@ class HeldOutEvaluation:
 
 
 def gathered(accelerator: Accelerator, values: list[float]) -> list[list[float]]:
-    """Plain numbers of every rank, exact; collective.
-
-    Args:
-        accelerator: of the run.
-        values: this rank's.
-
-    Returns:
-        `list[list[float]]`, by rank.
-    """
+    """Plain numbers of every rank, exact; collective."""
     return gather_object([values]) if accelerator.num_processes > 1 else [values]
 
 
 def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """What the evaluations of a run have measured, by step, without times and prefix.
-
-    Args:
-        log_history: of Trainer's state. Of several evaluation sets each has entries of its own for a step.
-
-    Returns:
-        `dict`: step → name → value.
-    """
+    """What the evaluations of a run have measured, by step, without times and prefix."""
     evaluations: dict[int, dict[str, float]] = {}
     for entry in log_history:
         values = {

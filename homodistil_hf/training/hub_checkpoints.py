@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..export.hub import commit_to
 from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
@@ -28,21 +29,12 @@ LAST_CHECKPOINT = "last-checkpoint"
 
 _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
-_STATE_NAME = "trainer_state.json"
-
-
 # Settings of the other machine, its folders among them; no resumed run reads them.
 _LEFT_BEHIND = "training_args.bin"
 
 
 class HubAddress(NamedTuple):
-    """Where a checkpoint lies on the Hub.
-
-    Args:
-        repo_id: `user/name`.
-        revision: branch, tag or commit; None: the main branch.
-        folder: of the repository.
-    """
+    """Where a checkpoint lies on the Hub; a revision is a branch, tag or commit (None: the main branch)."""
 
     repo_id: str
     revision: str | None
@@ -50,14 +42,7 @@ class HubAddress(NamedTuple):
 
 
 def is_hub_address(value: Any) -> bool:
-    """Whether `resume_from_checkpoint` names a checkpoint on the Hub instead of a folder.
-
-    Args:
-        value: of the setting.
-
-    Returns:
-        `bool`: it begins with `hf://`.
-    """
+    """Whether `resume_from_checkpoint` names a checkpoint on the Hub (`hf://…`) instead of a folder."""
     return isinstance(value, str) and value.startswith(_SCHEME)
 
 
@@ -109,9 +94,6 @@ def push_checkpoint(
         token: Hub token; default: the logged-in one.
         revision: branch to commit to, created if need be; default: the main one.
 
-    Returns:
-        [`~huggingface_hub.CommitInfo`].
-
     Raises:
         ValueError: the checkpoint is incomplete or damaged.
         HubError: the Hub refused or can't be reached; the repository is as it was.
@@ -143,10 +125,6 @@ def push_checkpoint(
 def check_address(address: str, *, token: str | None = None) -> None:
     """Look whether there is a checkpoint, before time is spent on anything else.
 
-    Args:
-        address: `hf://user/name[@revision][/folder]`.
-        token: Hub token; default: the logged-in one.
-
     Raises:
         ValueError: no such address, or no checkpoint there.
         HubError: the Hub refused or can't be reached.
@@ -163,17 +141,9 @@ def check_address(address: str, *, token: str | None = None) -> None:
 
 
 def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None = None) -> Path:
-    """Download a checkpoint into a run's folder, check it, and give it its name.
+    """Download a checkpoint into a run's folder, check it, and give it its name, `OUTPUT_DIR/checkpoint-N`.
 
     A download that is interrupted leaves no checkpoint; one of the same step that is there already is kept.
-
-    Args:
-        address: `hf://user/name[@revision][/folder]`.
-        output_dir: folder of the run.
-        token: Hub token; default: the logged-in one.
-
-    Returns:
-        `Path`: `OUTPUT_DIR/checkpoint-N`, complete and as it was pushed.
 
     Raises:
         ValueError: no such address, no checkpoint there, a damaged one, or another one of the same step here.
@@ -222,12 +192,12 @@ def _placed(staged: Path, output_dir: Path, address: str) -> Path:
 
 def _step_of(folder: Path, address: str) -> int:
     try:
-        step = read_json_object(folder / _STATE_NAME, _STATE_NAME).get("global_step")
+        step = read_json_object(folder / TRAINER_STATE_NAME, TRAINER_STATE_NAME).get("global_step")
     except (OSError, ValueError):
         step = None
     if not is_whole(step) or step < 0:
         raise ValueError(
-            f"resume_from_checkpoint={address!r} has no global_step in {_STATE_NAME}; expected a checkpoint of "
+            f"resume_from_checkpoint={address!r} has no global_step in {TRAINER_STATE_NAME}; expected a checkpoint of "
             "HomoDistilTrainer"
         )
     return step

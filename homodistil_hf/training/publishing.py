@@ -4,6 +4,7 @@ A standard export is pushed once the plan is reached, and with `hub_strategy="ch
 export is written, and how files travel, is not told here.
 """
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..export.export_folder import export_student
+from ..export.facts import CARD_SECTION
 from ..export.hub import ensure_repo, push_export
 from .hub_checkpoints import LAST_CHECKPOINT, push_checkpoint
 
@@ -32,11 +34,7 @@ _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
 class Publisher:
-    """Exports and pushes of one run, under Trainer's own `hub_*` settings; for the main process.
-
-    Args:
-        trainer: of the run.
-    """
+    """Exports and pushes of one run, under Trainer's own `hub_*` settings; for the main process."""
 
     def __init__(self, trainer: "DistillationTrainer"):
         self.trainer = trainer
@@ -51,38 +49,36 @@ class Publisher:
             format,
             tokenizer=tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None,
             teacher=trainer.distillation.teacher.exact,
-            facts=trainer.run_facts(),
+            facts=self.run_facts(),
             overwrite=True,
         )
 
+    def run_facts(self) -> dict[str, dict[str, Any]]:
+        """What an export tells about this run: settings, length, evaluations, what the card says of the method."""
+        trainer = self.trainer
+        return {
+            "settings": trainer.args.to_sanitized_dict() | dict(trainer.method_settings),
+            "training": {
+                "method": trainer.method,
+                "num_steps": trainer.state.global_step,
+                "num_epochs": trainer.state.epoch,
+                **trainer.step_log.skipped(),
+                **trainer.status(),
+            },
+            "evaluation": trainer.held_out_metrics,
+            "teacher_evaluation": dict(trainer.teacher_evaluation),
+            CARD_SECTION: dataclasses.asdict(trainer.card),
+        }
+
     def create_repo(self, *, token: str | None, private: bool | None) -> str:
-        """Make sure that the run's repository exists.
-
-        Args:
-            token: default: `hub_token`.
-            private: default: `hub_private_repo`.
-
-        Returns:
-            `str`: `user/name`.
-
-        Raises:
-            HubError: the Hub refused or can't be reached.
-        """
+        """Make sure that the run's repository exists, and give its `user/name`; None: as the run's settings say."""
         args = self.trainer.args
         name = args.hub_model_id or Path(args.output_dir).absolute().name
         private = args.hub_private_repo if private is None else private
         return ensure_repo(name, private=private, token=token or args.hub_token)
 
     def student_push(self, *, tags: str | Sequence[str] = (), **settings: Any) -> Callable[[], Any]:
-        """Write what is to be pushed, and return what is left to do.
-
-        Args:
-            tags: words for the card's header.
-            settings: of [`push_export`]; what is None is as the run's settings say.
-
-        Returns:
-            A function that pushes.
-        """
+        """Write what is to be pushed, and return the push; settings as [`push_export`], None: as the run's say."""
         folder = Path(self.trainer.args.output_dir) / "student"
         self.write_export(folder)
         given = {name: value for name, value in settings.items() if value is not None}
@@ -90,15 +86,9 @@ class Publisher:
         return partial(push_export, folder, self.trainer.hub_model_id, tags=tags, **self._where() | given)
 
     def push_aside(self, checkpoint: Path) -> PushInProgress | None:
-        """Push a checkpoint and the student in it while training goes on.
+        """Push a complete checkpoint and the student in it while training goes on; gives what is running now.
 
         While earlier pushes run nothing new is begun, unless `hub_always_push` waits for them.
-
-        Args:
-            checkpoint: complete.
-
-        Returns:
-            [`PushInProgress`]: the pushes that are running now.
         """
         running = self.trainer.push_in_progress
         if running is not None and not running.is_done():

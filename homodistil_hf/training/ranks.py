@@ -24,12 +24,6 @@ T = TypeVar("T")
 def on_every_rank(check: Callable[[], T]) -> T:
     """Run a check on every rank; where it fails on one, it fails on all. Collective.
 
-    Args:
-        check: may raise `ValueError` or `OSError`.
-
-    Returns:
-        What `check` returned on this rank.
-
     Raises:
         ValueError: `check` raised on some rank; the message of the first of them.
         OSError: `check` raised it on this rank.
@@ -59,14 +53,7 @@ def leave_process_group() -> None:
 
 
 def check_launch(args: TrainingArguments) -> None:
-    """Join the other ranks, and refuse launches that don't give each of them a whole copy of the model.
-
-    Args:
-        args: the run's settings.
-
-    Raises:
-        ValueError: neither one process nor DDP: DeepSpeed, FSDP, Megatron-LM, TPU…
-    """
+    """Join the other ranks, and refuse launches that don't give each of them a whole copy of the model."""
     kind = args.device and args.distributed_state.distributed_type  # asking for the device makes the state
     if kind != DistributedType.NO and not kind.value.startswith("MULTI_"):
         raise ValueError(
@@ -76,15 +63,7 @@ def check_launch(args: TrainingArguments) -> None:
 
 
 def check_whole_model(name: str, model: nn.Module) -> None:
-    """Refuse a model whose parameters are spread out: units are scored and removed on whole parameters.
-
-    Args:
-        name: the argument, for the message.
-        model: as it was given.
-
-    Raises:
-        ValueError: some parameters are shards (tensor parallelism, FSDP), or they are on several devices.
-    """
+    """Refuse a model of shards or on several devices: units are scored and removed on whole parameters."""
     remedy = "load it whole, and launch with torchrun or accelerate launch: DDP gives each rank a copy"
     parameters = dict(model.named_parameters())
     shards = [parameter for parameter, tensor in parameters.items() if isinstance(tensor, DTensor)]
@@ -115,26 +94,14 @@ def check_same_masks(accelerator: Accelerator, digest: bytes, *, step: int, outp
         )
 
 
-def ddp_in(wrapped: nn.Module) -> DistributedDataParallel | None:
-    """The DDP wrapper of a model as Trainer has wrapped it, or None in a single process.
-
-    Args:
-        wrapped: compiled or not.
-    """
-    bare: Any = wrapped._orig_mod if is_compiled_module(wrapped) else wrapped
-    return bare if isinstance(bare, DistributedDataParallel) else None
-
-
-def wrap_again(wrapper: DistributedDataParallel, accelerator: Accelerator) -> None:
-    """Let DDP reduce the parameters that its module has now. Collective.
+def wrap_again(wrapped: nn.Module, accelerator: Accelerator) -> None:
+    """Let DDP, if a model is wrapped in it, reduce the parameters that its module has now. Collective.
 
     The same object begins anew: Trainer's loop holds it, and with a second one the first would keep the old
     parameters and twice their size in gradient buckets to the end of the run.
-
-    Args:
-        wrapper: changed in place.
-        accelerator: of the run, for the settings it was wrapped with.
     """
+    if (wrapper := _ddp_in(wrapped)) is None:
+        return
     handler, device = accelerator.ddp_handler, accelerator.device
     settings = {} if handler is None else handler.to_kwargs()
     device_ids = None if device.type == "cpu" else [device.index]
@@ -144,21 +111,24 @@ def wrap_again(wrapper: DistributedDataParallel, accelerator: Accelerator) -> No
     settle_buckets(wrapper, device)
 
 
-def settle_buckets(wrapper: DistributedDataParallel, device: torch.device) -> None:
+def settle_buckets(wrapped: nn.Module, device: torch.device) -> None:
     """Let DDP lay out its buckets before the first step instead of after it. Collective.
 
     DDP orders them anew by the order in which the first backward pass gave gradients, and where a gradient lies
     decides in which order ranks are added up. A resumed run wraps its model at another step than the run that it
     goes on with, so it would differ in the last bits (on three ranks or more).
-
-    Args:
-        wrapper: just made.
-        device: of its module.
     """
-    if wrapper.static_graph:
+    wrapper = _ddp_in(wrapped)
+    if wrapper is None or wrapper.static_graph:
         return
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         wrapper(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device))
     trained = [parameter for parameter in wrapper.parameters() if parameter.requires_grad]
     torch.stack([0.0 * parameter.sum() for parameter in trained]).sum().backward()
     wrapper.zero_grad(set_to_none=True)
+
+
+def _ddp_in(wrapped: nn.Module) -> DistributedDataParallel | None:
+    """The DDP wrapper of a model as Trainer has wrapped it, compiled or not; None in a single process."""
+    bare: Any = wrapped._orig_mod if is_compiled_module(wrapped) else wrapped
+    return bare if isinstance(bare, DistributedDataParallel) else None

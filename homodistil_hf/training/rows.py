@@ -47,25 +47,13 @@ class WholeBatches(IterableDataset):
         return len(self.stream) // self.num_rows * self.num_rows
 
     def set_epoch(self, epoch: int) -> None:
-        """Hand the number of the pass on to a stream that is shuffled by it.
-
-        Args:
-            epoch: 0 or more.
-        """
+        """Hand the number of the pass on to a stream that is shuffled by it."""
         if hasattr(self.stream, "set_epoch"):
             self.stream.set_epoch(epoch)
 
 
 def check_evaluation_stream(dataset: Any, num_ranks: int) -> None:
-    """Refuse a stream to evaluate on that ranks can't share evenly.
-
-    Args:
-        dataset: any.
-        num_ranks: ≥ 1.
-
-    Raises:
-        ValueError: it has no length, and there are several ranks.
-    """
+    """Refuse a stream to evaluate on that ranks can't share evenly: one without a length."""
     if isinstance(dataset, IterableDataset) and num_ranks > 1 and not has_length(dataset):
         raise ValueError(
             f"a stream ({type(dataset).__name__}) to evaluate on can't be shared evenly by {num_ranks} ranks; make it "
@@ -75,15 +63,6 @@ def check_evaluation_stream(dataset: Any, num_ranks: int) -> None:
 
 def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) -> int:
     """Rows of a rank's last evaluation batch that repeat none: accelerate fills it up with the first rows.
-
-    Args:
-        remainder: rows of all ranks' last batches together; 0: all are full.
-        batch_size: rows a batch and rank, ≥ 1.
-        rank: in [0, num_ranks).
-        num_ranks: ≥ 1.
-
-    Returns:
-        `int` in [0, batch_size].
 
     Example:
     ```python
@@ -97,15 +76,7 @@ def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) 
 
 
 def first_rows(batch: Mapping[str, torch.Tensor], num_rows: int) -> dict[str, torch.Tensor]:
-    """The first rows of a batch.
-
-    Args:
-        batch: tensors with a row each, and `masked_positions` into the flattened `input_ids`, if any.
-        num_rows: how many.
-
-    Returns:
-        `dict`: a batch.
-    """
+    """The first rows of a batch; its `masked_positions`, if any, point into the flattened `input_ids`."""
     if num_rows == len(batch["input_ids"]):
         return dict(batch)
     rows = {name: values[:num_rows] for name, values in batch.items()}

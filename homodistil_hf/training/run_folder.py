@@ -37,14 +37,7 @@ Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
 
 
 class RunFolder:
-    """`output_dir` as one run sees it; every rank has one, and all name the same folder.
-
-    Args:
-        args: the run's settings.
-
-    Raises:
-        ValueError: the folder can't be written, on some rank.
-    """
+    """`output_dir` as one run sees it; every rank has one, all name the same folder, and all can write there."""
 
     def __init__(self, args: HomoDistilTrainingArguments):
         self.args = args
@@ -53,11 +46,7 @@ class RunFolder:
         self.earlier_files = existing_files(args.output_dir)
 
     def claim(self) -> None:
-        """Take the folder for a new run; checkpoints of an earlier one that may be overwritten are removed.
-
-        Raises:
-            ValueError: it held files before this run, and may not be overwritten.
-        """
+        """Take the folder for a new run; refuses other files, or removes checkpoints that may be overwritten."""
         check_free(self.args, self.earlier_files)
         # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
         is_remover = self.args.should_save and self.earlier_files
@@ -65,31 +54,21 @@ class RunFolder:
             logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
             remove_folder(checkpoint)
 
-    def last_good(self, *, before_step: int | None = None) -> Path | None:
-        """The newest checkpoint that is complete; argument as [`last_checkpoint`]."""
-        return last_checkpoint(self.args.output_dir, before_step=before_step)
-
     def last_good_before(self, first_bad_step: int) -> Path | None:
         """The newest checkpoint from before a row of bad steps, if possible one that a good step left.
 
         Weights may be finite and yet so large that nothing can be computed with them: a step that was done with them
         shows that it can.
         """
-        return self.last_good(before_step=first_bad_step - 1) or self.last_good(before_step=first_bad_step)
+        output_dir = self.args.output_dir
+        earlier = last_checkpoint(output_dir, before_step=first_bad_step - 1)
+        return earlier or last_checkpoint(output_dir, before_step=first_bad_step)
 
     # Saving
 
     @contextmanager
     def staging(self, checkpoint: Path, *, wait: Any) -> Iterator[Path]:
-        """What is saved in `staged_in` meanwhile becomes the checkpoint; on all ranks, rank 0 writes.
-
-        Args:
-            checkpoint: its folder.
-            wait: barrier of all ranks.
-
-        Yields:
-            `Path`: where the checkpoint is until then.
-        """
+        """What is saved in the folder that this yields becomes the checkpoint; on all ranks, rank 0 writes."""
         aside = checkpoint.parent / STAGING_NAME
         staged = aside / checkpoint.name
         with self._explaining_failures(checkpoint):
@@ -101,7 +80,6 @@ class RunFolder:
             try:
                 with naming_the_file(aside):
                     yield staged
-                self.staged_in = None
                 if self.args.should_save:
                     check_archives(staged)
                     write_manifest(staged)
@@ -137,12 +115,7 @@ class RunFolder:
     def resolve(self, requested: Requested) -> str | None:
         """The checkpoint that a run is to go on with, checked against its manifest before any of its files is opened.
 
-        Args:
-            requested: a folder or an address on the Hub (`hf://…`); True or `"last"` for the newest one here; a
-                [`VerifiedCheckpoint`]; None to start anew.
-
-        Returns:
-            `str`: its folder, the same on all ranks; None to start anew.
+        The folder is the same on all ranks; None to start anew.
 
         Raises:
             ValueError: there is none, or it is damaged, on some rank.
@@ -154,19 +127,9 @@ class RunFolder:
         return on_every_rank(lambda: self._verified(requested))
 
     def _verified(self, requested: Requested) -> str:
-        if isinstance(requested, VerifiedCheckpoint):
-            return str(requested.folder)
-        if requested is True or requested == "last":
-            folders = sorted_checkpoints(self.args.output_dir)
-            if not folders:
-                raise ValueError(
-                    f"resume_from_checkpoint={requested!r} asks for the last checkpoint, but output_dir="
-                    f"{self.args.output_dir!r} has none; start without it, or name a checkpoint folder"
-                )
-            requested = str(folders[0])
-        folder = str(requested)
-        check_manifest(folder)
-        return folder
+        if not isinstance(requested, VerifiedCheckpoint):
+            requested = verified_checkpoint(requested, self.args.output_dir)
+        return str(requested.folder)
 
     def _fetched(self, address: str) -> str:
         def fetch() -> str | None:
@@ -179,16 +142,21 @@ class RunFolder:
         return folder[0]
 
 
+def verified_checkpoint(requested: str | bool | None, output_dir: str) -> VerifiedCheckpoint:
+    """Check the checkpoint of a folder, or for True and `"last"` the newest one of a run, against its manifest."""
+    if requested is True or requested == "last":
+        folders = sorted_checkpoints(output_dir)
+        if not folders:
+            raise ValueError(
+                f"resume_from_checkpoint={requested!r} asks for the last checkpoint, but output_dir={output_dir!r} "
+                "has none; start without it, or name a checkpoint folder"
+            )
+        requested = str(folders[0])
+    return check_manifest(str(requested))
+
+
 def check_resumable(folder: str | Path, names: Sequence[str]) -> None:
-    """Refuse to resume from a checkpoint that holds only the model.
-
-    Args:
-        folder: of the checkpoint.
-        names: files of the optimizer and the scheduler.
-
-    Raises:
-        ValueError: one is missing.
-    """
+    """Refuse to resume from a checkpoint that holds only the model, not these files of optimizer and scheduler."""
     for name in names:
         if not os.path.isfile(os.path.join(folder, name)):
             raise ValueError(
@@ -198,16 +166,7 @@ def check_resumable(folder: str | Path, names: Sequence[str]) -> None:
 
 
 def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str | Path) -> None:
-    """Refuse a checkpoint of another run.
-
-    Args:
-        state: of the checkpoint.
-        own: what it must agree with: `method`, `plan` and `full`, the widths at the start.
-        folder: of the checkpoint.
-
-    Raises:
-        ValueError: something differs.
-    """
+    """Refuse a checkpoint of another run: of another `method`, `plan` or `full`, the widths at the start."""
     remedies = {
         "method": "resume with that method, or name another output_dir",
         "plan": "resume with the same student, or start a new run from the exported checkpoint",
@@ -221,15 +180,7 @@ def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str
 
 
 def check_moments(optimizer: Any, folder: str | Path) -> None:
-    """Make sure that an optimizer's state, just loaded, fits its parameters.
-
-    Args:
-        optimizer: of the run.
-        folder: of the checkpoint.
-
-    Raises:
-        ValueError: a tensor of another shape than its parameter.
-    """
+    """Refuse an optimizer's state, just loaded, whose tensors are of other shapes than their parameters."""
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         for name, value in optimizer.state.get(parameter, {}).items():
             if torch.is_tensor(value) and value.dim() and value.shape != parameter.shape:

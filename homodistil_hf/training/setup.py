@@ -37,18 +37,7 @@ Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
 
 
 def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> MaskedLMCollator:
-    """Make what masks words.
-
-    Args:
-        tokenizer: the teacher's.
-        args: the run's settings.
-
-    Returns:
-        [`MaskedLMCollator`].
-
-    Raises:
-        ValueError: no tokenizer.
-    """
+    """Make what masks words; it needs a tokenizer."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
             f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
@@ -58,14 +47,7 @@ def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> Maske
 
 
 def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
-    """Pick the settings of pruning out of all of them.
-
-    Args:
-        args: the run's settings.
-
-    Returns:
-        [`PruningSettings`].
-    """
+    """Pick the settings of pruning out of all of them."""
     return PruningSettings(
         metric=args.importance_metric,
         width_allocation=args.width_allocation,
@@ -76,15 +58,7 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
 
 
 def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
-    """Lay out when masks are chosen; with `torch_compile` at few moments.
-
-    Args:
-        args: the run's settings.
-        total_steps: T.
-
-    Returns:
-        [`PruningSchedule`].
-    """
+    """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
     windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
     interval = args.pruning_interval_steps
     if args.torch_compile:
@@ -104,39 +78,20 @@ def allow_recompiling() -> None:
 def learning_rate_curve(
     args: HomoDistilTrainingArguments, total_steps: int, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`].
-
-    Args:
-        args: the run's settings.
-        total_steps: T.
-        optimizer: whose rate it is.
-
-    Returns:
-        The scheduler.
-    """
+    """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`]."""
     held = args.learning_rate_hold_fraction
     if held is None:
         end_step = max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
     else:
         end_step = held * total_steps
-    curve = partial(
-        pruning_learning_rate,
-        warmup_steps=args.get_warmup_steps(total_steps),
-        end_step=end_step,
-        total_steps=total_steps,
-    )
+    steps = {"warmup_steps": args.get_warmup_steps(total_steps), "end_step": end_step, "total_steps": total_steps}
+    curve = partial(pruning_learning_rate, **steps)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """The parts of a run.
-
-    Args:
-        student: starts equal to the model it was made from; carries its projections.
-        teacher: frozen.
-        plan: the widths to reach.
-    """
+    """The parts of a run: a student with its projections, a frozen teacher, the widths to reach."""
 
     student: HomoBertPreTrainedModel
     teacher: FrozenTeacher
@@ -177,7 +132,9 @@ def prepare(
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
     student, plan = _student_and_plan(model, args, resolve)
-    guide = to_student(_loaded(teacher, default=student, token=args.hub_token))
+    if isinstance(teacher, str):
+        teacher = load_teacher(teacher, token=args.hub_token)
+    guide = to_student(student if teacher is None else teacher)
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
@@ -215,12 +172,6 @@ def _freeze_alike(student: HomoBertPreTrainedModel, model: PreTrainedModel) -> N
             f"model has {len(frozen)} parameters, all of them frozen, so the student could not learn; call "
             "model.requires_grad_(True) first"
         )
-
-
-def _loaded(teacher: str | PreTrainedModel | None, *, default: PreTrainedModel, token: str | None) -> PreTrainedModel:
-    if teacher is None:
-        return default
-    return load_teacher(teacher, token=token) if isinstance(teacher, str) else teacher
 
 
 def _check_pair(
@@ -268,25 +219,22 @@ def _compared(
 
 def _set_dropout(student: HomoBertPreTrainedModel, rate: float | None) -> None:
     # On the modules, not in the configuration: an export keeps the teacher's rates for whoever fine-tunes it.
-    if rate is None:
-        return
     for module in modules_of(student, nn.Dropout):
-        module.p = rate
+        module.p = module.p if rate is None else rate
 
 
 def _attach_projections(
     student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, args: HomoDistilTrainingArguments
 ) -> None:
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(args.seed)
-    projections = Projections(
-        student.config.hidden_size,
-        teacher.config.hidden_size,
-        num_hidden_layers=student.config.num_hidden_layers if args.hidden_weight else 0,
-        with_embedding=args.embedding_weight > 0,
-        init=args.projection_init,
-    )
-    torch.random.set_rng_state(generator_state)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(args.seed)
+        projections = Projections(
+            student.config.hidden_size,
+            teacher.config.hidden_size,
+            num_hidden_layers=student.config.num_hidden_layers if args.hidden_weight else 0,
+            with_embedding=args.embedding_weight > 0,
+            init=args.projection_init,
+        )
     student.add_module(PROJECTIONS, projections)
     # They are saved beside the student's own weights.
     student._keys_to_ignore_on_save = {f"{PROJECTIONS}.{name}" for name in projections.state_dict()}
@@ -304,17 +252,10 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, student: nn.Module) -> None:
-    """Point an optimizer that was made for a model to the student that was made from it.
+    """Point an optimizer that was made for a model to the student that was made from it, state included.
 
-    Parameters are matched by name; what the student lacks is dropped, and its projections join the first group.
-
-    Args:
-        optimizer: changed in place, state included.
-        model: what the optimizer was made for; None if that is not known.
-        student: with its projections.
-
-    Raises:
-        ValueError: the optimizer holds parameters that are not the model's.
+    Parameters are matched by name; what the student lacks is dropped, and its projections join the first group. An
+    optimizer of other parameters is refused.
     """
     names = {} if model is None else {parameter: name for name, parameter in model.named_parameters()}
     own = dict(student.named_parameters())

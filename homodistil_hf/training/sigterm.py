@@ -54,11 +54,7 @@ class StopRequest:
             self._is_installed = False
 
     def leave(self) -> None:
-        """End the process as SIGTERM asks for; a handler of the user's own is called first.
-
-        Raises:
-            SystemExit: with status 143.
-        """
+        """End the process with status 143, as SIGTERM asks for; a handler of the user's own is called first."""
         if callable(self._earlier):
             self._earlier(int(signal.SIGTERM), None)
         raise SystemExit(EXIT_STATUS)
@@ -73,10 +69,6 @@ def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
     """First call in a worker of a data loader: a signal to a whole process group must not take the batches away.
 
     The worker gets a group of its own. It can't just ignore SIGTERM, by which its trainer ends it.
-
-    Args:
-        prepare: what else is called there.
-        worker: its number.
     """
     if os.name == "posix":
         os.setpgid(0, 0)

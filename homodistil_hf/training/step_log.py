@@ -35,14 +35,9 @@ class StepLog:
         self.num_bad_steps = self.num_bad_steps_in_row = self.num_skipped_tokens = 0
 
     def take_in(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """Add the terms of a micro-batch to those of its step.
-
-        Args:
-            terms: name → scalar, this micro-batch's share; `loss` among them.
-        """
+        """Add the terms of a micro-batch, each its share, to those of its step; `loss` is among them."""
         for name, term in terms.items():
-            value = term.detach()
-            self.step_terms[name] = self.step_terms[name] + value if name in self.step_terms else value
+            self.step_terms[name] = self.step_terms.get(name, 0) + term.detach()
 
     def close_step(self) -> None:
         """Count a step that is good."""
@@ -52,28 +47,21 @@ class StepLog:
         self.num_good_steps += 1
         self.loss_sum = self.loss_sum.to(terms["loss"].device) + terms["loss"]
         for name, value in terms.items():
-            self.term_sums[name] = self.term_sums[name] + value if name in self.term_sums else value
+            self.term_sums[name] = self.term_sums.get(name, 0) + value
 
     def skip_step(self, num_tokens: int) -> None:
-        """Count a step that is not taken, and forget its terms.
-
-        Args:
-            num_tokens: lost with it, over all ranks.
-        """
+        """Count a step that is not taken, with the tokens lost over all ranks, and forget its terms."""
         self.step_terms = {}
         self.num_bad_steps += 1
         self.num_bad_steps_in_row += 1
         self.num_skipped_tokens += num_tokens
 
+    def skipped(self) -> dict[str, int]:
+        """How many steps were not taken, and the tokens lost with them."""
+        return {"num_bad_steps": self.num_bad_steps, "num_skipped_tokens": self.num_skipped_tokens}
+
     def averages(self, reduce: Reduce = lambda sums: sums) -> dict[str, float]:
-        """Terms over the good steps since the last call, which begins anew.
-
-        Args:
-            reduce: sums over ranks; collective.
-
-        Returns:
-            `dict`: name → average; empty if all steps were skipped.
-        """
+        """Terms over the good steps since the last call, which begins anew; collective, empty if all were skipped."""
         sums, num_steps = self.term_sums, self.num_summed_steps
         self.term_sums, self.num_summed_steps = {}, 0
         if not num_steps:
@@ -87,35 +75,18 @@ class StepLog:
         return float(reduce(self.loss_sum)) / max(1, self.num_good_steps)
 
     def state_dict(self, of_every_rank: Callable[[list[float]], list[list[float]]]) -> dict[str, Any]:
-        """Sums and counters, exact.
-
-        Args:
-            of_every_rank: gathers numbers; collective.
-
-        Returns:
-            `dict` of JSON values.
-        """
+        """Sums and counters, exact, as JSON values; collective."""
         sums = {"": self.loss_sum} | self.term_sums
         ranks = of_every_rank([float(value) for value in sums.values()])
         by_name = {name: [values[place] for values in ranks] for place, name in enumerate(sums)}
         return {"sums": by_name} | {name: getattr(self, name) for name in _COUNTERS}
 
     def load_state_dict(self, state: Mapping[str, Any], *, rank: int, num_ranks: int, device: torch.device) -> None:
-        """Go on where a checkpoint stopped; another number of ranks shares the sums evenly.
-
-        Args:
-            state: what `state_dict` returned.
-            rank: of this process.
-            num_ranks: of this run.
-            device: of the terms.
-        """
-
-        def own_share(values: list[float]) -> torch.Tensor:
-            own = values[rank] if len(values) == num_ranks else sum(values) / num_ranks
-            return torch.tensor(own, device=device)
-
-        own = {name: own_share(values) for name, values in state["sums"].items()}
-        self.loss_sum = own.pop("")
-        self.term_sums = own
+        """Go on where a checkpoint stopped; another number of ranks shares the sums evenly."""
+        self.term_sums = {
+            name: torch.tensor(values[rank] if len(values) == num_ranks else sum(values) / num_ranks, device=device)
+            for name, values in state["sums"].items()
+        }
+        self.loss_sum = self.term_sums.pop("")
         for name in _COUNTERS:
             setattr(self, name, state[name])

@@ -31,9 +31,6 @@ def resolve_student(
         config: of the model that the student starts as.
         has_all_layers: whether the student has as many layers as the plan; else milliseconds would be of other widths.
 
-    Returns:
-        [`WidthPlan`].
-
     Raises:
         ValueError: see [`resolve_plan`]; also a latency budget without `has_all_layers`.
     """
@@ -58,15 +55,7 @@ def resolve_student(
 
 
 def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan | None:
-    """Look up what the same student was resolved to, in the checkpoint to go on with or in those of the output folder.
-
-    Args:
-        args: the run's settings.
-        config: of the model that the student starts as.
-
-    Returns:
-        [`WidthPlan`], or None where no checkpoint is of the same student and the same widths at its start.
-    """
+    """What a checkpoint says that the same student, made from the same widths, was resolved to; None without one."""
     requested = args.resume_from_checkpoint
     named = requested if isinstance(requested, str) and requested != "last" else None
     for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):

@@ -248,7 +248,7 @@ def test_output_dir_has_no_default(folder):
         ({"text_column": "words"}, "missing text column (text_column='words'); set text_column to one of"),
         ({"train_data": "absent.txt"}, "train_data='absent.txt' does not exist; expected a file"),
         ({"streaming": True, "max_steps": -1}, "a stream has no length; set max_steps"),
-        ({"resume_from_checkpoint": "last"}, "resume_from_checkpoint='last' finds no checkpoint-N"),
+        ({"resume_from_checkpoint": "last"}, "resume_from_checkpoint='last' asks for the last checkpoint"),
     ],
 )
 def test_a_run_that_can_not_work(settings, message, folder, tmp_path, capsys, never_trains):
