@@ -217,6 +217,12 @@ def test_text_that_is_not_tokenized_is_refused():
         check_data({"train_dataset": [{"text": "words"}]}, None, tiny_config())
 
 
+@pytest.mark.parametrize("value", [7, "w5 w6", None])
+def test_rows_whose_ids_are_no_list_are_refused(value):
+    with pytest.raises(ValueError, match=f"^train_dataset has a row with input_ids={value!r}; expected a list of tok"):
+        check_data({"train_dataset": Dataset.from_dict({"input_ids": [value]})}, None, tiny_config())
+
+
 def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
     check_data({}, tokenizer, tiny_config())
     check_data({}, object(), tiny_config())
