@@ -760,10 +760,14 @@ class DistillationTrainer(Trainer):
         """Evaluate the teacher on the held-out blocks, in float32; collective. Exports tell of it from then on.
 
         Returns:
-            `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0.
+            `dict`: as [`DiscrepancyMeter.results`]; `kl` is 0. Of several evaluation sets each has its name in front.
         """
-        batches = (self._prepare_inputs(inputs) for inputs in self.get_eval_dataloader())
-        self.teacher_evaluation = self.held_out.of_teacher(batches)
+        several = isinstance(self.eval_dataset, dict)
+        self.teacher_evaluation = {}
+        for name in self.eval_dataset if several else [None]:
+            batches = (self._prepare_inputs(inputs) for inputs in self.get_eval_dataloader(name))
+            found = self.held_out.of_teacher(batches)
+            self.teacher_evaluation |= {f"{name}_{key}": value for key, value in found.items()} if several else found
         return self.teacher_evaluation
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
