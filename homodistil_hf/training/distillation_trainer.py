@@ -504,15 +504,16 @@ class DistillationTrainer(Trainer):
         Raises:
             ValueError: the data are not enough for one step.
         """
-        values = list(super().set_initial_training_values(args, dataloader))
-        if not has_length(dataloader):
-            return tuple(values)
-        num_steps = len(dataloader) // args.gradient_accumulation_steps
+        num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
         if num_steps == 0:
             raise ValueError(
                 f"train_dataset has fewer rows than the {self.rows_per_step} of a step (per_device_train_batch_size × "
                 "gradient_accumulation_steps × ranks); give more rows or a smaller batch"
             )
+        values = super().set_initial_training_values(args, dataloader)
+        if num_steps is None:
+            return values
+        values = list(values)
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_steps)
         num_epochs = math.ceil(max_steps / num_steps) if args.max_steps > 0 else math.ceil(args.num_train_epochs)
         values[0], values[1], values[3] = num_epochs, num_steps, max_steps * self.rows_per_step
