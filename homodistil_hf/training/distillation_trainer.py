@@ -108,6 +108,7 @@ class DistillationTrainer(Trainer):
     model_wrapped: nn.Module
     stop_request = StopRequest()
     is_stopping = False
+    num_asked_to_stop: torch.Tensor | int = 0
     push_in_progress: PushInProgress | None = None
     has_started = False
     resumed_from: str = ""
@@ -386,7 +387,10 @@ class DistillationTrainer(Trainer):
         self.has_complete_gradients = False
         if self.accelerator.sync_gradients:
             norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-            self.has_complete_gradients = bool(norm.isfinite())
+            # Read back together: each time the host waits for the device.
+            asked = torch.as_tensor(self.num_asked_to_stop, device=norm.device)
+            is_finite, self.num_asked_to_stop = torch.stack([norm.isfinite(), asked]).tolist()
+            self.has_complete_gradients = bool(is_finite)
             if self.has_complete_gradients:
                 self.step_log.close_step()
             else:
