@@ -91,7 +91,7 @@ class HomoDistilTrainer(DistillationTrainer):
             `torch.Tensor`: scalar, float32; with `return_outputs` a tuple of it and the output.
         """
         terms, outputs = self.loss_terms(model, inputs)
-        weighted = [getattr(self.args, f"{name}_weight") * term for name, term in terms.items()]
+        weighted = [self.distillation.weights[name] * term for name, term in terms.items()]
         loss = self.accounted(torch.stack(weighted).sum(), terms, model)
         return (loss, outputs) if return_outputs else loss
 
