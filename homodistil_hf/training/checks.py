@@ -35,6 +35,8 @@ _SETTINGS_THAT_MATTER = (
         "teacher_dtype",
         "bf16",
         "fp16",
+        "torch_compile",  # masks are chosen at fewer moments then
+        "dataloader_drop_last",
         "seed",
         "data_seed",
     ),

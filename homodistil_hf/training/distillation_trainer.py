@@ -690,7 +690,9 @@ class DistillationTrainer(Trainer):
             "full": self.full.to_dict(),
             "is_finished": self.is_finished,
             "kept_heads": [heads.tolist() for heads in self.kept_heads],
-            "settings": settings_that_matter(self.args) | {"rows_per_step": self.rows_per_step},
+            "settings": settings_that_matter(self.args)
+            | {"rows_per_step": self.rows_per_step}
+            | dict(self.method_settings),
         }
 
     def read_state(self, folder: Path) -> dict[str, Any]:

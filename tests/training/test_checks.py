@@ -13,6 +13,7 @@ from tiny_models import make_blocks, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.training import setup as preparation
 from homodistil_hf.training.checks import (
     check_arguments,
@@ -268,10 +269,13 @@ def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
         ("max_steps", 30),
         ("num_train_epochs", 5.0),
         ("bf16", True),
+        ("dataloader_drop_last", False),
+        pytest.param("torch_compile", True, marks=pytest.mark.skipif(bool(compiling_problem()), reason="old torch")),
     ],
 )
 def test_each_setting_that_differs_is_warned_of(name, value, caplog):
     now, saved = settings_that_matter(make_args(**{name: value})), settings_that_matter(make_args())
+    caplog.clear()  # what TrainingArguments has to say of a CPU
     warn_of_other_settings(now, json.loads(json.dumps(saved)))
     assert [record.getMessage() for record in caplog.records] == [
         f"resumed with {name}={value!r}, the checkpoint has {saved[name]!r}: the run will differ from an "
