@@ -12,6 +12,7 @@ What every trainer of a student beside its teacher does is told in `training.dis
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,11 @@ class HomoDistilTrainer(DistillationTrainer):
     def scores_to_save(self) -> dict[str, torch.Tensor]:
         """The scores of all units."""
         return self.pruner.state_tensors()
+
+    def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Also the state of another metric."""
+        super().check_state(state, folder)
+        self.pruner.check_metric(state["pruner"])
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Also scores and how far pruning had come."""

@@ -480,7 +480,7 @@ class DistillationTrainer(Trainer):
             self.run_folder.claim()
             if not self.has_started:
                 self.start_student()
-        self.has_started = True
+                self.has_started = True
         set_seed(self.args.seed)  # whatever was drawn since this trainer was made
         with StopRequest() as self.stop_request:
             result = super().train(folder, *args, **kwargs)
@@ -708,18 +708,31 @@ class DistillationTrainer(Trainer):
             ValueError: it belongs to another run or method, or its parameters are not the student's.
         """
         state = read_state(folder)
-        check_same_run(state, {name: self.state_to_save()[name] for name in ("method", "plan", "full")}, folder)
+        self.check_state(state, folder)
         load_student(folder, self.model, optimizer=self.bare_optimizer)
         self.kept_heads = [torch.tensor(heads) for heads in state["kept_heads"]]
         self.wrap_again()
         warn_of_other_settings(self.state_to_save()["settings"], state["settings"])
         return state
 
+    def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Refuse a checkpoint of another run before anything is changed; subclasses add what they can't go on with.
+
+        Args:
+            state: what `state_to_save` gave, and `logs`.
+            folder: of the checkpoint.
+
+        Raises:
+            ValueError: it belongs to another run or method.
+        """
+        check_same_run(state, {name: self.state_to_save()[name] for name in ("method", "plan", "full")}, folder)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a student of other widths. The optimizer doesn't exist yet.
         check_resumable(resume_from_checkpoint, (OPTIMIZER_NAME, SCHEDULER_NAME))
         self.resumed_from = resume_from_checkpoint
         self.resumed_logs = self.read_state(Path(resume_from_checkpoint))["logs"]
+        self.has_started = True
 
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any

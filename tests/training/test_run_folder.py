@@ -307,6 +307,23 @@ def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
         trainer.train(checkpoint(tmp_path, 1))
 
 
+@pytest.mark.parametrize(
+    ("trainer_class", "other"),
+    [(HomoDistilTrainer, {"importance_metric": "platon"}), (OneShotTrainer, {"student": "macs=0.5"})],
+)
+def test_a_refused_checkpoint_leaves_the_trainer_as_it_was(make_trainer, tmp_path, trainer_class, other):
+    settings = {"trainer_class": trainer_class, "max_steps": 4, "pruning_end_fraction": 0.5}
+    make_trainer(callbacks=[SaveAt(3)], **settings).train()
+    refused, fresh = (make_trainer(output_dir=str(tmp_path / name), **settings | other) for name in ("one", "other"))
+    with pytest.raises(ValueError, match="^importance_metric=|^checkpoint .* is of (student plan|method)="):
+        refused.train(checkpoint(tmp_path, 3))
+    assert (refused.kept, refused.is_finished) == (refused.full, False)
+    for trainer in (refused, fresh):
+        trainer.train()
+        assert trainer.kept == trainer.plan
+    assert_same_run(refused, fresh)
+
+
 # What checkpoints are good for besides
 
 
