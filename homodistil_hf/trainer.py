@@ -12,6 +12,7 @@ What every trainer of a student beside its teacher does is told in `training.dis
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class HomoDistilTrainer(DistillationTrainer):
             `torch.Tensor`: scalar, float32; with `return_outputs` a tuple of it and the output.
         """
         terms, outputs = self.loss_terms(model, inputs)
-        weighted = [getattr(self.args, f"{name}_weight") * term for name, term in terms.items()]
+        weighted = [self.distillation.weights[name] * term for name, term in terms.items()]
         loss = self.accounted(torch.stack(weighted).sum(), terms, model)
         return (loss, outputs) if return_outputs else loss
 
@@ -155,6 +156,11 @@ class HomoDistilTrainer(DistillationTrainer):
     def scores_to_save(self) -> dict[str, torch.Tensor]:
         """The scores of all units."""
         return self.pruner.state_tensors()
+
+    def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Also the state of another metric."""
+        super().check_state(state, folder)
+        self.pruner.check_metric(state["pruner"])
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Also scores and how far pruning had come."""

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, default_data_co
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.distillation.objective import Distillation
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
 from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS, pruning_schedule
@@ -80,6 +81,27 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(make_trainer):
     for terms in losses_of(trainer):
         assert terms["loss"] == pytest.approx(sum(weights[name] * terms[f"loss_{name}"] for name in weights), rel=1e-5)
         assert terms["loss_hidden"] > 0
+
+
+class WithAnotherTerm(Distillation):
+    """As a subclass of the trainer may add one."""
+
+    def terms(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        terms, outputs = super().terms(model, *args, **kwargs)
+        return terms | {"norm": self.student.base_model.embeddings.LayerNorm.weight.square().sum()}, outputs
+
+
+def test_a_subclass_adds_a_term_with_a_weight_of_its_own(make_trainer):
+    class Trainer(HomoDistilTrainer):
+        def make_distillation(self, teacher: Any) -> Distillation:
+            weights = super().make_distillation(teacher).weights | {"norm": 0.5, "hidden": 2.0}
+            return WithAnotherTerm(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
+
+    trainer = make_trainer(trainer_class=Trainer, max_steps=1, rotate_heads=False, mlm_weight=0.0)
+    trainer.train()
+    (terms,) = losses_of(trainer)
+    assert terms["loss_norm"] > 0
+    assert terms["loss"] == pytest.approx(0.5 * terms["loss_norm"])  # the others begin at 0
 
 
 @pytest.mark.slow

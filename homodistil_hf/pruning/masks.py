@@ -38,7 +38,7 @@ def scheduled_plan(
         full: the teacher's widths.
         target: the plan.
         progress: kind (`hidden`, `attention`, `ffn`) → p(t) in [0, 1].
-        present: widths that the masks leave now.
+        present: widths that the student has now.
         multiple: of hidden, FFN and heads × head size, ≥ 1.
 
     Returns:

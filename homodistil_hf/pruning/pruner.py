@@ -168,7 +168,8 @@ class Pruner:
         Raises:
             ValueError: the checkpoint's metric or scores don't fit this run.
         """
-        self._check_same_run(state["settings"])
+        self.check_metric(state)
+        self._warn_of_other_settings(state["settings"])
         self.groups = encoder_groups(self.model)
         self._check_sizes(tensors)
         self.plan_reached = state["plan_reached"]
@@ -195,12 +196,18 @@ class Pruner:
         exportable = self.target.padded().layers[0].num_attention_heads
         return max(exportable, round(most * kept_fraction(progress, exportable / most)))
 
-    def _check_same_run(self, settings: Mapping[str, Any]) -> None:
-        if settings["metric"] != self.settings.metric:
+    def check_metric(self, state: Mapping[str, Any]) -> None:
+        """Refuse the state of another metric; argument as [`Pruner.load_state`], but nothing is changed.
+
+        Raises:
+            ValueError: its scores are of another metric.
+        """
+        if (metric := state["settings"]["metric"]) != self.settings.metric:
             raise ValueError(
-                f"importance_metric={self.settings.metric!r} differs from the checkpoint's {settings['metric']!r}; "
-                "resume with it"
+                f"importance_metric={self.settings.metric!r} differs from the checkpoint's {metric!r}; resume with it"
             )
+
+    def _warn_of_other_settings(self, settings: Mapping[str, Any]) -> None:
         for name, value in dataclasses.asdict(self.settings).items():
             if value != settings[name]:
                 logger.warning(_OTHER_SETTING, name, value, settings[name])

@@ -35,6 +35,8 @@ _SETTINGS_THAT_MATTER = (
         "teacher_dtype",
         "bf16",
         "fp16",
+        "torch_compile",  # masks are chosen at fewer moments then
+        "dataloader_drop_last",
         "seed",
         "data_seed",
     ),
@@ -157,7 +159,14 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
             f"{name} has rows of {', '.join(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "
             "(masked words: homodistil_hf.tokenize_to_blocks)"
         )
-    _check_length(name, _longest(rows, first), config)
+    try:
+        longest = _longest(rows, first)
+    except (TypeError, NotImplementedError) as error:  # Arrow's word for what has no length
+        raise ValueError(
+            f"{name} has a row with input_ids={shown(first['input_ids'])}; expected a list of token ids "
+            "(masked words: homodistil_hf.tokenize_to_blocks)"
+        ) from error
+    _check_length(name, longest, config)
 
 
 def _longest(rows: Any, first: Any) -> int:

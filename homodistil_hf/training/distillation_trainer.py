@@ -108,6 +108,7 @@ class DistillationTrainer(Trainer):
     model_wrapped: nn.Module
     stop_request = StopRequest()
     is_stopping = False
+    num_asked_to_stop: torch.Tensor | int = 0
     push_in_progress: PushInProgress | None = None
     has_started = False
     resumed_from: str = ""
@@ -303,7 +304,10 @@ class DistillationTrainer(Trainer):
         self.has_complete_gradients = False
         if self.accelerator.sync_gradients:
             norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-            self.has_complete_gradients = bool(norm.isfinite())
+            # Read back together: each time the host waits for the device.
+            asked = torch.as_tensor(self.num_asked_to_stop, device=norm.device)
+            is_finite, self.num_asked_to_stop = torch.stack([norm.isfinite(), asked]).tolist()
+            self.has_complete_gradients = bool(is_finite)
             if self.has_complete_gradients:
                 self.step_log.close_step()
             else:
@@ -382,7 +386,7 @@ class DistillationTrainer(Trainer):
             self.run_folder.claim()
             if not self.has_started:
                 self.start_student()
-        self.has_started = True
+                self.has_started = True
         set_seed(self.args.seed)  # whatever was drawn since this trainer was made
         with StopRequest() as self.stop_request:
             result = super().train(folder, *args, **kwargs)
@@ -399,15 +403,16 @@ class DistillationTrainer(Trainer):
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         """As Trainer's, with passes of whole steps, each of a whole global batch; refuses data not enough for one."""
-        values = list(super().set_initial_training_values(args, dataloader))
-        if not has_length(dataloader):
-            return tuple(values)
-        num_steps = len(dataloader) // args.gradient_accumulation_steps
+        num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
         if num_steps == 0:
             raise ValueError(
                 f"train_dataset has fewer rows than the {self.rows_per_step} of a step (per_device_train_batch_size × "
                 "gradient_accumulation_steps × ranks); give more rows or a smaller batch"
             )
+        values = super().set_initial_training_values(args, dataloader)
+        if num_steps is None:
+            return values
+        values = list(values)
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_steps)
         values[0], values[1], values[3] = math.ceil(max_steps / num_steps), num_steps, max_steps * self.rows_per_step
         values[5], values[6] = num_steps * args.gradient_accumulation_steps, max_steps
@@ -559,7 +564,9 @@ class DistillationTrainer(Trainer):
             "full": self.full.to_dict(),
             "is_finished": self.is_finished,
             "kept_heads": [heads.tolist() for heads in self.kept_heads],
-            "settings": settings_that_matter(self.args) | {"rows_per_step": self.rows_per_step},
+            "settings": settings_that_matter(self.args)
+            | {"rows_per_step": self.rows_per_step}
+            | dict(self.method_settings),
         }
 
     def read_state(self, folder: Path) -> dict[str, Any]:
@@ -572,18 +579,31 @@ class DistillationTrainer(Trainer):
             ValueError: it belongs to another run or method, or its parameters are not the student's.
         """
         state = read_state(folder)
-        check_same_run(state, {name: self.state_to_save()[name] for name in ("method", "plan", "full")}, folder)
+        self.check_state(state, folder)
         load_student(folder, self.model, optimizer=self.bare_optimizer)
         self.kept_heads = [torch.tensor(heads) for heads in state["kept_heads"]]
         wrap_again(self.model_wrapped, self.accelerator)
         warn_of_other_settings(self.state_to_save()["settings"], state["settings"])
         return state
 
+    def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Refuse a checkpoint of another run before anything is changed; subclasses add what they can't go on with.
+
+        Args:
+            state: what `state_to_save` gave, and `logs`.
+            folder: of the checkpoint.
+
+        Raises:
+            ValueError: it belongs to another run or method.
+        """
+        check_same_run(state, {name: self.state_to_save()[name] for name in ("method", "plan", "full")}, folder)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a student of other widths. The optimizer doesn't exist yet.
         check_resumable(resume_from_checkpoint, (OPTIMIZER_NAME, SCHEDULER_NAME))
         self.resumed_from = resume_from_checkpoint
         self.resumed_logs = self.read_state(Path(resume_from_checkpoint))["logs"]
+        self.has_started = True
 
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any
@@ -628,9 +648,16 @@ class DistillationTrainer(Trainer):
         return next(reversed(self.evaluations.values()), {})
 
     def evaluate_teacher(self) -> Mapping[str, float]:
-        """Evaluate the teacher on the held-out blocks, in float32; collective. Exports tell of it from then on."""
-        batches = (self._prepare_inputs(inputs) for inputs in self.get_eval_dataloader())
-        self.teacher_evaluation = self.held_out.of_teacher(batches)
+        """Evaluate the teacher on the held-out blocks, in float32; collective. Exports tell of it from then on.
+
+        Of several evaluation sets each has its name in front.
+        """
+        several = isinstance(self.eval_dataset, dict)
+        self.teacher_evaluation = {}
+        for name in self.eval_dataset if several else [None]:
+            batches = (self._prepare_inputs(inputs) for inputs in self.get_eval_dataloader(name))
+            found = self.held_out.of_teacher(batches)
+            self.teacher_evaluation |= {f"{name}_{key}": value for key, value in found.items()} if several else found
         return self.teacher_evaluation
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from tiny_models import make_blocks, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.training import setup as preparation
 from homodistil_hf.training.checks import (
     check_arguments,
@@ -217,6 +218,12 @@ def test_text_that_is_not_tokenized_is_refused():
         check_data({"train_dataset": [{"text": "words"}]}, None, tiny_config())
 
 
+@pytest.mark.parametrize("value", [7, "w5 w6", None])
+def test_rows_whose_ids_are_no_list_are_refused(value):
+    with pytest.raises(ValueError, match=f"^train_dataset has a row with input_ids={value!r}; expected a list of tok"):
+        check_data({"train_dataset": Dataset.from_dict({"input_ids": [value]})}, None, tiny_config())
+
+
 def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
     check_data({}, tokenizer, tiny_config())
     check_data({}, object(), tiny_config())
@@ -262,10 +269,13 @@ def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
         ("max_steps", 30),
         ("num_train_epochs", 5.0),
         ("bf16", True),
+        ("dataloader_drop_last", False),
+        pytest.param("torch_compile", True, marks=pytest.mark.skipif(bool(compiling_problem()), reason="old torch")),
     ],
 )
 def test_each_setting_that_differs_is_warned_of(name, value, caplog):
     now, saved = settings_that_matter(make_args(**{name: value})), settings_that_matter(make_args())
+    caplog.clear()  # what TrainingArguments has to say of a CPU
     warn_of_other_settings(now, json.loads(json.dumps(saved)))
     assert [record.getMessage() for record in caplog.records] == [
         f"resumed with {name}={value!r}, the checkpoint has {saved[name]!r}: the run will differ from an "

@@ -140,6 +140,15 @@ def test_what_all_evaluation_sets_have_measured_is_told(make_trainer, tmp_path):
         assert {"books_loss", "news_loss", "books_kept_fraction_ffn", "news_mlm_accuracy"} <= told.keys()
 
 
+def test_the_teacher_is_evaluated_on_all_evaluation_sets(make_trainer):
+    sets = {"near": make_blocks(9, seed=1), "far": make_blocks(16, seed=2)}
+    found = make_trainer(eval_dataset=sets).evaluate_teacher()
+    for name, dataset in sets.items():
+        alone = make_trainer(eval_dataset=dataset).evaluate_teacher()
+        assert {key.removeprefix(f"{name}_"): value for key, value in found.items() if key.startswith(name)} == alone
+    assert len(found) == 2 * len(alone) == 6
+
+
 def test_all_rows_are_evaluated_though_training_drops_the_last(make_trainer):
     trainer = make_trainer(eval_dataset=make_blocks(21, seed=1), per_device_eval_batch_size=8)
     assert trainer.args.dataloader_drop_last

@@ -116,10 +116,11 @@ def test_a_stream_whose_passes_hold_two_steps_is_gone_through_again(make_trainer
         | {"per_device_train_batch_size": 16},
         {"train_dataset": make_blocks(7)},
         {"train_dataset": make_blocks(12), "gradient_accumulation_steps": 2},
+        {"train_dataset": make_blocks(7), "max_steps": -1, "num_train_epochs": 1},
     ],
 )
 def test_data_too_few_for_one_step_are_an_error(make_trainer, settings):
-    trainer = make_trainer(max_steps=2, **settings)
+    trainer = make_trainer(**{"max_steps": 2} | settings)
     with pytest.raises(ValueError, match=r"fewer rows than .* step .*give more rows.* a smaller batch"):
         trainer.train()
 

@@ -22,6 +22,7 @@ from homodistil_hf.files.checkpoints import (
     last_checkpoint,
     manifest_problem,
 )
+from homodistil_hf.methods.distilbert import DistilBertTrainer
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.training import run_folder as run_folder_module
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -306,6 +307,23 @@ def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
         trainer.train(checkpoint(tmp_path, 1))
 
 
+@pytest.mark.parametrize(
+    ("trainer_class", "other"),
+    [(HomoDistilTrainer, {"importance_metric": "platon"}), (OneShotTrainer, {"student": "macs=0.5"})],
+)
+def test_a_refused_checkpoint_leaves_the_trainer_as_it_was(make_trainer, tmp_path, trainer_class, other):
+    settings = {"trainer_class": trainer_class, "max_steps": 4, "pruning_end_fraction": 0.5}
+    make_trainer(callbacks=[SaveAt(3)], **settings).train()
+    refused, fresh = (make_trainer(output_dir=str(tmp_path / name), **settings | other) for name in ("one", "other"))
+    with pytest.raises(ValueError, match="^importance_metric=|^checkpoint .* is of (student plan|method)="):
+        refused.train(checkpoint(tmp_path, 3))
+    assert (refused.kept, refused.is_finished) == (refused.full, False)
+    for trainer in (refused, fresh):
+        trainer.train()
+        assert trainer.kept == trainer.plan
+    assert_same_run(refused, fresh)
+
+
 # What checkpoints are good for besides
 
 
@@ -460,3 +478,17 @@ def test_each_setting_that_differs_is_told_at_a_resume(make_trainer, tmp_path, c
     same = make_trainer(max_steps=4, output_dir=str(tmp_path / "same"))
     same.train(checkpoint(tmp_path, 2))
     assert "resumed with" not in caplog.text
+
+
+def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(make_trainer, tmp_path, caplog):
+    half_the_macs = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+    settings = {"trainer_class": DistilBertTrainer, "student": half_the_macs, "max_steps": 3}
+    make_trainer(callbacks=[SaveAt(2)], **settings).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "other"), soft_kl_weight=1.0, temperature=4.0, **settings)
+    with caplog.at_level("WARNING", logger="homodistil_hf"):
+        resumed.train(checkpoint(tmp_path, 2))
+    told = [record.getMessage() for record in caplog.records if "resumed with" in record.getMessage()]
+    assert sorted(message.split(", the checkpoint")[0] for message in told) == [
+        "resumed with soft_kl_weight=1.0",
+        "resumed with temperature=4.0",
+    ]

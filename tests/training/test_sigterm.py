@@ -204,6 +204,19 @@ def test_all_ranks_stop_where_one_was_asked(make_trainer, monkeypatch, num_asked
         trainer.end_epoch()
 
 
+def test_ranks_hear_of_it_without_another_wait_for_the_device(make_trainer):
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(trainer.num_asked_to_stop)  # known on the host before the optimizer's kernels are queued
+
+    trainer = make_trainer(callbacks=[SignalAt(1), Look()], max_steps=2)
+    with pytest.raises(SystemExit, match="143"):
+        trainer.train()
+    assert (seen, type(seen[0])) == ([0], int)
+
+
 # Real processes
 
 LAUNCHERS = {
