@@ -166,12 +166,11 @@ def _run_of(values: Mapping[str, Any], flags: Sequence[str]) -> RunConfig:
     if (students := _listed_students(namespace.student)) is None:
         return RunConfig(*_checked(parser, vars(namespace)), given)
     whole = RunConfig(*_checked(parser, vars(namespace) | {"student": None}), given | {"student": students})
-    members, seed = [], namespace.seed if namespace.data_seed is None else namespace.data_seed
+    members = []
     for number, student in enumerate(students, start=1):
         folder = str(Path(namespace.output_dir) / member_folder(number, student))
-        # Another order of the rows, else a member would learn from those that the one before has seen. Masks and so
-        # evaluations are of the common seed. Resuming, overwriting and pushing are the family's business.
-        own = {"student": student, "output_dir": folder, "data_seed": seed + number - 1}
+        # Resuming, overwriting and pushing are the family's business.
+        own = {"student": student, "output_dir": folder}
         others = {"resume_from_checkpoint": None, "overwrite_output_dir": True, "push_to_hub": False}
         members.append(RunConfig(*_checked(parser, vars(namespace) | own | others), given | own))
     return replace(whole, members=tuple(members))

@@ -287,10 +287,6 @@ def test_a_list_is_given_in_every_way(folder):
     assert [member.training.student for member in members] == ["macs=0.6", '{"hidden_size": 8}']
     assert [member.training.output_dir for member in members] == ["out/1-macs-0.6", members[1].given["output_dir"]]
     assert members[1].given["student"] == '{"hidden_size": 8}'
-    assert [member.training.data_seed for member in members] == [42, 43]  # other rows, the same masks
-    assert [member.training.seed for member in members] == [42, 42]
-    members = parse_run([str(folder / "config.json"), *flags, "--data_seed", "7"]).members
-    assert [member.given["data_seed"] for member in members] == [7, 8]
     assert parse_run([str(folder / "config.json"), "--student", "macs=0.6"]).members == ()
 
 
