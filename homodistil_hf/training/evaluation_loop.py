@@ -129,13 +129,13 @@ def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[s
         log_history: of Trainer's state. Of several evaluation sets each has entries of its own for a step.
 
     Returns:
-        `dict`: step → name → value.
+        `dict`: step → name → value; names always in the same order, whichever the log of a resumed run has.
     """
     evaluations: dict[int, dict[str, float]] = {}
     for entry in log_history:
         values = {
             name.removeprefix(_PREFIX): value
-            for name, value in entry.items()
+            for name, value in sorted(entry.items(), key=lambda item: ("kept_fraction" in item[0], item[0]))
             if name.startswith(_PREFIX) and not name.endswith(TIMINGS)
         }
         if values:

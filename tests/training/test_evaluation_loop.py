@@ -14,6 +14,7 @@ from transformers import EvalPrediction
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.export.facts import read_facts
+from homodistil_hf.training.evaluation_loop import evaluations_in
 
 KEPT = {"kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn"}
 
@@ -138,6 +139,12 @@ def test_what_all_evaluation_sets_have_measured_is_told(make_trainer, tmp_path):
     for told in (trainer.held_out_metrics, read_facts(tmp_path / "student")["evaluation"]):
         assert {name: value for name, value in told.items() if name in kl} == kl
         assert {"books_loss", "news_loss", "books_kept_fraction_ffn", "news_mlm_accuracy"} <= told.keys()
+
+
+def test_metrics_have_one_order_though_a_checkpoint_sorts_its_log():
+    entry = {"eval_loss": 2.0, "eval_kl": 1.0, "eval_kept_fraction_ffn": 0.5, "eval_runtime": 3.0, "step": 5}
+    for log in ([entry], [dict(sorted(entry.items()))]):
+        assert list(evaluations_in(log)[5].items()) == [("kl", 1.0), ("loss", 2.0), ("kept_fraction_ffn", 0.5)]
 
 
 def test_all_rows_are_evaluated_though_training_drops_the_last(make_trainer):
