@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from collections import Counter, defaultdict
-from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, for
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.plans.latency.backends import FirstOutput, model_inputs
 from homodistil_hf.plans.latency.onnx_graph import export_onnx, onnx_session
-from homodistil_hf.plans.latency.timing import Latency, speed_ups
+from homodistil_hf.plans.latency.timing import figures
 
 RESULTS = Path("docs/results/latency.json")
 STUDENT = "homobert-tiny"
@@ -95,10 +94,8 @@ def one_core_figures(models: dict[str, PreTrainedModel], graphs: dict[str, Path]
         run_once(sessions[name], models[name])
         durations_ms[name].append(1000 * (time.thread_time() - start))
     counted = {name: durations[1:] for name, durations in durations_ms.items()}
-    return {
-        "processor_time": {name: asdict(Latency.from_durations(ms)) for name, ms in counted.items()},
-        "speed_up": {name: asdict(ratio) for name, ratio in speed_ups(counted, "bert-base").items()},
-    }
+    found = figures(counted)
+    return {"processor_time": found["latency"], "speed_up": found["speed_up"]}
 
 
 def run_once(session: Any, model: PreTrainedModel) -> None:

@@ -22,19 +22,10 @@ _MIN_SEQ_LENGTH = 8
 _VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
 _BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks, of which the last, incomplete one is lost
 _STREAM_DOCUMENTS = 64  # documents a step of a stream
-_STREAM_BLOCKS = 64  # blocks a step of a repeated stream
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Check that every id the tokenizer can produce means something to the teacher.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the training text.
-        config ([`~transformers.PreTrainedConfig`]): Configuration of the teacher.
-
-    Raises:
-        ValueError: ids beyond the teacher's vocabulary, or another padding id than the teacher's.
-    """
+    """Check that every id the tokenizer can produce means something to the teacher, and that they pad alike."""
     num_tokens = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
     remedy = "use the tokenizer that was saved with the teacher"
     if num_tokens > config.vocab_size:
@@ -114,14 +105,9 @@ def tokenize_to_blocks(
 
 
 def some_blocks(blocks: Dataset | IterableDataset, num_blocks: int) -> Dataset:
-    """The blocks that are evaluated on: spread evenly, or the first of several sources would be the only one.
+    """The `num_blocks` blocks that are evaluated on: spread evenly, of a stream the first ones.
 
-    Args:
-        blocks: of held-out text; of a stream the first ones are taken.
-        num_blocks: at most so many, ≥ 1.
-
-    Returns:
-        `Dataset`.
+    Were they the first of a table, the first of several sources would be the only one.
 
     Example:
     ```python
@@ -140,31 +126,12 @@ def repeat_stream(blocks: IterableDataset) -> IterableDataset:
     """Repeat a stream of blocks without end; `example_id` keeps counting, so that every pass gets new masks.
 
     Shuffle the result, not the input, to get another order in each pass.
-
-    Args:
-        blocks (`IterableDataset`): Result of [`tokenize_to_blocks`] for a stream.
-
-    Returns:
-        `IterableDataset`: the same rows again and again, `example_id` 0, 1, 2, …
     """
-    return IterableDataset.from_generator(_endless_rows, features=blocks.features, gen_kwargs={"blocks": blocks})
+    return blocks.repeat(None).map(_numbered, with_indices=True, features=blocks.features)
 
 
-def _endless_rows(blocks: IterableDataset) -> Iterator[dict[str, Any]]:
-    first_id = 0
-    while True:
-        example_id = first_id - 1
-        for example_id, input_ids in enumerate(_rows(blocks), start=first_id):
-            yield {"input_ids": input_ids, "example_id": example_id}
-        if example_id < first_id:
-            return  # nothing came, and nothing ever will
-        first_id = example_id + 1
-
-
-def _rows(blocks: IterableDataset) -> Iterator[list[int]]:
-    # In a data loader's worker, iter() would read that worker's shards only; being one shard, we run in a single one.
-    for batch in blocks.iter(_STREAM_BLOCKS):
-        yield from batch["input_ids"]
+def _numbered(row: dict[str, Any], index: int) -> dict[str, Any]:
+    return row | {"example_id": index}
 
 
 def _pack_table(documents: Dataset, packer: TextPacker, num_proc: int | None) -> Dataset:

@@ -16,6 +16,7 @@ from datasets.exceptions import DatasetsError
 from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
+from datasets.utils.extract import Extractor
 
 # The readers behind `datasets.load_dataset`, which itself would report every use, local files included, to a server.
 _READERS: dict[str, Any] = {
@@ -46,17 +47,6 @@ _HUB_PROBLEM = (
 )
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
 _OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".arrow", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
-_ARCHIVES = {
-    "gzip": b"\x1f\x8b",
-    "zip": b"PK\x03\x04",
-    "bzip2": b"BZh",
-    "xz": b"\xfd7zXZ\0",
-    "zstandard": b"\x28\xb5\x2f\xfd",
-    "lz4": b"\x04\x22\x4d\x18",
-    "7z": b"7z\xbc\xaf\x27\x1c",
-    "rar": b"Rar!\x1a\x07",
-}
-_TAR_OFFSET = 257  # of the word "ustar"
 _SPLIT_WORDS = {
     "train": {"train", "training"},
     "validation": {"validation", "valid", "val", "dev"},
@@ -107,25 +97,18 @@ def load_text(
 
     ```
     """
-    if not isinstance(source, str | os.PathLike):
-        return _load_sequence(source, text_column=text_column, split=split, streaming=streaming, argument=argument)
-    label = f"{argument}={os.fspath(source)!r}"
-    files = _local_files(os.fspath(source), split, label)
-    parts = _read(files or os.fspath(source), split=split, streaming=streaming, label=label)
-    return _joined([_only_text(part, text_column, label) for part in parts])
-
-
-def _load_sequence(sources: Any, *, argument: str, **settings: Any) -> Dataset | IterableDataset:
-    if not isinstance(sources, list | tuple) or not sources:
+    sources = source if isinstance(source, list | tuple) else [source]
+    if not sources or not all(isinstance(name, str | os.PathLike) for name in sources):
         raise ValueError(
-            f"{argument}={sources!r} names no text; expected a file, folder, glob or Hub data set, or a list of those"
+            f"{argument}={source!r} names no text; expected a file, folder, glob or Hub data set, or a list of those"
         )
-    return _joined([load_text(source, argument=argument, **settings) for source in sources])
-
-
-def _joined(parts: list[Any]) -> Dataset | IterableDataset:
-    """One after the other; two kinds of string, which `datasets` does not mix, become the wider one."""
-    if len({str(part.features) for part in parts}) > 1:
+    parts: list[Any] = []
+    for name in map(os.fspath, sources):
+        label = f"{argument}={name!r}"
+        origin = _local_files(name, split, label) or name
+        found = _read(origin, split=split, streaming=streaming, label=label)
+        parts += [_only_text(part, text_column, label) for part in found]
+    if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
         parts = [part.cast_column("text", Value("large_string")) for part in parts]
     return datasets.concatenate_datasets(parts)
 
@@ -203,28 +186,21 @@ def _is_hub_name(source: str) -> bool:
 def _not_empty(files: list[Path], label: str) -> list[Path]:
     """Leave out files without a byte, which some readers stumble over."""
     for file in files:
-        _refuse_archive(file, label)
+        # The readers would unpack it, wherever that leads and however large it gets.
+        if kind := Extractor.infer_extractor_format(file):
+            raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
     filled = [file for file in files if file.stat().st_size > 0]
     if not filled:
         raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in {_EXPECTED}")
     return filled
 
 
-def _refuse_archive(file: Path, label: str) -> None:
-    """The readers would unpack it, wherever that leads and however large it gets."""
-    with open(file, "rb") as content:
-        start = content.read(_TAR_OFFSET + 5)
-    kinds = [kind for kind, magic in _ARCHIVES.items() if start.startswith(magic)]
-    kinds += ["tar"] if start[_TAR_OFFSET:] == b"ustar" else []
-    if kinds:
-        raise ValueError(f"{label}: {file.name} is a {kinds[0]} archive under another name; unpack it first")
-
-
 def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
     """Data sets of all columns, one a kind of file, each with at least one row."""
     try:
         if isinstance(origin, str):
-            parts = [_read_hub(origin, split, streaming)]
+            name, _, config = origin.partition(":")
+            parts: list[Any] = [datasets.load_dataset(name, config or None, split=split, streaming=streaming)]
         else:
             parts = _read_files(origin, split, streaming)
         num_rows = sum(1 for part in parts for _ in part.take(1))
@@ -244,11 +220,6 @@ def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
         if paths:
             parts.append(reader({_split_name(split): paths}, split=split, streaming=streaming, **settings).read())
     return parts
-
-
-def _read_hub(source: str, split: str, streaming: bool) -> Any:
-    name, _, config = source.partition(":")
-    return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
 
 
 def _only_text(part: Any, text_column: str | None, label: str) -> Any:

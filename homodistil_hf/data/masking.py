@@ -92,14 +92,7 @@ class MaskedLMCollator:
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the masks of another epoch, in this process and in data loader workers which were started from it.
-
-        Args:
-            epoch (`int`): Number of the epoch, 0 or more.
-
-        Raises:
-            ValueError: a negative epoch.
-        """
+        """Draw the masks of another epoch, 0 or more, also in data loader workers started from here."""
         if epoch < 0:
             raise ValueError(f"epoch={epoch} is negative; expected 0 or more")
         self._epoch.fill_(epoch)
@@ -181,22 +174,8 @@ class MaskedLMCollator:
 
 
 def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Ids that are no text: special tokens, but for the unknown one.
-
-    Args:
-        tokenizer: of the rows.
-
-    Returns:
-        `np.ndarray`: int64, ascending.
-    """
-    structural = {
-        tokenizer.cls_token_id,
-        tokenizer.sep_token_id,
-        tokenizer.pad_token_id,
-        tokenizer.mask_token_id,
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-    }
+    """Ids that are no text, int64 and ascending: special tokens, but for the unknown one."""
+    structural = {getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask", "bos", "eos")}
     # Some vocabularies use one id as unknown and as end token; there it must stay unmaskable.
     unknown = {tokenizer.unk_token_id} - structural
     return np.array(sorted(set(tokenizer.all_special_ids) - unknown), dtype=np.int64)
@@ -220,15 +199,11 @@ def _row_columns(
     rows: Sequence[Mapping[str, Any]], ids: list[np.ndarray], name: str, *, default: int
 ) -> list[np.ndarray]:
     """A column of every row, as long as its input_ids; the default where a row does not have it."""
-    columns = [
-        _integers(row, name) if name in row else np.full(len(row_ids), default)
-        for row, row_ids in zip(rows, ids, strict=True)
-    ]
-    for column, row_ids in zip(columns, ids, strict=True):
-        if len(column) != len(row_ids):
-            raise ValueError(
-                f"a row has {len(column)} values of {name}, but {len(row_ids)} input_ids; make them equal"
-            )
+    columns = []
+    for row, row_ids in zip(rows, ids, strict=True):
+        columns.append(_integers(row, name) if name in row else np.full(len(row_ids), default))
+        if (length := len(columns[-1])) != len(row_ids):
+            raise ValueError(f"a row has {length} values of {name}, but {len(row_ids)} input_ids; make them equal")
     return columns
 
 
@@ -245,17 +220,13 @@ def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
 
 def _counter(row: Mapping[str, Any], ids: np.ndarray) -> list[int]:
     """Where this row's random words start: word 0 is counted up by Philox itself, so rows never overlap."""
-    if "example_id" in row:
-        return [0, _example_id(row["example_id"]) & _WORD_MASK, 0, 0]
-    digest = hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=8).digest()
-    return [0, int.from_bytes(digest, "little"), 1, 0]
-
-
-def _example_id(value: Any) -> int:
+    if "example_id" not in row:
+        digest = hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=8).digest()
+        return [0, int.from_bytes(digest, "little"), 1, 0]
     try:
-        return operator.index(value)
+        return [0, operator.index(row["example_id"]) & _WORD_MASK, 0, 0]
     except TypeError as error:
-        raise ValueError(f"a row has example_id={shown(value)}; expected an integer") from error
+        raise ValueError(f"a row has example_id={shown(row['example_id'])}; expected an integer") from error
 
 
 def _stacked(rows: list[np.ndarray], *, fill: int) -> np.ndarray:

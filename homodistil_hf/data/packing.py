@@ -25,11 +25,11 @@ class TextPacker:
     """Turns texts into blocks `[CLS] … [SEP]` of equal length; pickled, it is part of cached blocks' fingerprint.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer with a class and a separator token.
-        max_seq_length (`int`): Tokens a block, special ones included; 3 or more.
-        text_column (`str`): Where the texts come from, for messages.
-        format_version (`int`, defaults to 1): To be raised when the same text makes other blocks than before, since
-            the fingerprint holds the name of this class, not its code.
+        tokenizer: With a class and a separator token.
+        max_seq_length: Tokens a block, special ones included; 3 or more.
+        text_column: Where the texts come from, for messages.
+        format_version: To be raised when the same text makes other blocks than before, since the fingerprint holds the
+            name of this class, not its code.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -47,14 +47,7 @@ class TextPacker:
         return Features({"input_ids": Sequence(Value("int32"), length=self.max_seq_length)})
 
     def cut(self, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cut a stream of tokens into full blocks.
-
-        Args:
-            stream (`np.ndarray`): Tokens, (number of tokens,) int32.
-
-        Returns:
-            `tuple[np.ndarray, np.ndarray]`: blocks (number of blocks, `max_seq_length`) int32, and the tokens left.
-        """
+        """Cut tokens, int32 (N,), into blocks, int32 (number of blocks, `max_seq_length`), and those left."""
         num_content = self.max_seq_length - 2
         num_blocks = len(stream) // num_content
         blocks = np.empty((num_blocks, self.max_seq_length), dtype=np.int32)
@@ -64,16 +57,9 @@ class TextPacker:
         return blocks, stream[num_blocks * num_content :]
 
     def encode(self, texts: Iterable[str | None]) -> np.ndarray:
-        """Tokenize texts into one stream.
+        """Tokenize texts into one stream, (number of tokens,) int32, a separator token after each that has any token.
 
-        Args:
-            texts (iterable of `str` or `None`): Documents; None and blank ones are skipped.
-
-        Returns:
-            `np.ndarray`: (number of tokens,) int32, a separator token after each text that has any token.
-
-        Raises:
-            ValueError: a text that is no string.
+        None and blank texts are skipped; one that is no string is a ValueError.
         """
         stream, has_tokens = [np.empty(0, dtype=np.int32)], False
         for group in _groups(self._pieces(texts)):

@@ -57,8 +57,9 @@ def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) 
     common = [task for task in tasks if all(task in summary["tasks"] for summary in summaries.values())]
     rows = [_row(name, summary, common) for name, summary in summaries.items()]
     if teacher:
+        best = rows[0]["mean"]["mean"]  # None where no task is common to all
         for row in rows:
-            row["kept_fraction"] = _share(row["mean"]["mean"], rows[0]["mean"]["mean"])
+            row["kept_fraction"] = row["mean"]["mean"] / best if best else None
     return {
         "teacher": rows[0]["name"] if teacher else None,
         "rows": rows,
@@ -88,14 +89,10 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     header = ["model", *columns]
     lines = list(zip([row["name"] for row in rows], *columns.values(), strict=True))
     table = markdown_table(header, lines, rules=["---", *["---:"] * (len(header) - 1)])
-    return "\n".join([*table, "", *_about(common), *(f"- {note}" for note in comparison["notes"])]).rstrip()
-
-
-def _about(common: list[str]) -> list[str]:
     about = ["Scores are times 100, mean ± standard deviation over seeds; of two metrics of a task their mean."]
     if common:
         about.append(f"The mean is over the tasks that all models have: {', '.join(common)}.")
-    return [*about, ""]
+    return "\n".join([*table, "", *about, "", *(f"- {note}" for note in comparison["notes"])]).rstrip()
 
 
 def _names(sources: list[str]) -> list[str]:
@@ -141,10 +138,6 @@ def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
     return {"mean": statistics.fmean(task["score"]["mean"] for task in tasks), "std": None}
 
 
-def _share(score: float | None, teacher: float | None) -> float | None:
-    return score / teacher if score is not None and teacher else None
-
-
 def _missing(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:
     wants_discrepancy = any(DISCREPANCY in summary for summary in summaries.values())
     for name, summary in summaries.items():
@@ -186,25 +179,19 @@ def _different(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> 
 
 def _comparable(entry: Mapping[str, Any]) -> dict[str, Any]:
     conditions = {**entry["conditions"], "number of seeds": len(entry["seeds"]), "rows": entry["num_train_rows"]}
-    # Chosen by the same search, each model its own.
-    return {
-        key: value
-        for key, value in conditions.items()
-        if key != "learning_rate" or not conditions.get("learning_rates")
-    }
+    if conditions.get("learning_rates"):  # chosen by the same search, each model its own
+        conditions.pop("learning_rate", None)
+    return conditions
 
 
 def _differing(conditions: Mapping[str, Mapping[str, Any]]) -> str:
-    names = dict.fromkeys(chain.from_iterable(conditions.values()))
     told = []
-    for name in names:
-        values = {row: values.get(name) for row, values in conditions.items()}
-        if len({str(value) for value in values.values()}) > 1:
+    for name in dict.fromkeys(chain.from_iterable(conditions.values())):
+        values = {row: str(values.get(name)) for row, values in conditions.items()}
+        if len(set(values.values())) > 1:
             is_digest = name.endswith("sha256") or name in ("text", "teacher")
-            label = name.removesuffix("_sha256")
-            told.append(
-                label if is_digest else f"{label}: " + ", ".join(f"{row} {value}" for row, value in values.items())
-            )
+            shown = "" if is_digest else ": " + ", ".join(f"{row} {value}" for row, value in values.items())
+            told.append(name.removesuffix("_sha256") + shown)
     return "; ".join(told)
 
 

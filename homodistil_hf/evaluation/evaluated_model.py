@@ -57,22 +57,15 @@ class EvaluatedModel:
         return hashlib.sha256((weights_digest(self.model) + vocabulary).encode("utf-8")).hexdigest()
 
     def costs(self) -> dict[str, Any]:
-        """What the model is and costs.
-
-        Returns:
-            `dict`: `name`, `architecture`, `num_hidden_layers` and the four costs.
-        """
+        """`name`, `architecture`, `num_hidden_layers` and the four costs."""
         counted = model_facts(self.model)
         return {"name": self.name, **{key: counted[key] for key in ("architecture", "num_hidden_layers", *COSTS)}}
 
     def publish(self, summary: Mapping[str, Any]) -> None:
-        """Write results into the facts and the card of an export; nothing for models that are no export of ours.
+        """Write a summary into the facts and the card of an export; nothing for models that are no export of ours.
 
         What the facts tell of other tasks stays: it is of the same weights, as a new export has new facts. Files that
         are verified by their digests are not touched.
-
-        Args:
-            summary: what [`Records.summarize`] returned.
         """
         if self.export is None:
             return
@@ -87,14 +80,7 @@ class EvaluatedModel:
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """Digest of what a model computes: all weights and the configuration.
-
-    Args:
-        model: any.
-
-    Returns:
-        `str`: SHA-256, 64 hexadecimal digits.
-    """
+    """SHA-256 of what a model computes: all weights and the configuration."""
     ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
     config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
     digest = hashlib.sha256(repr(sorted(config.items())).encode("utf-8"))
@@ -105,14 +91,7 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 
 def load_model(source: str | Path, output_dir: str | Path | None = None) -> EvaluatedModel:
-    """Load what is to be evaluated.
-
-    Args:
-        source: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
-        output_dir: folder of its results; default: see [`results_folder`].
-
-    Returns:
-        [`EvaluatedModel`].
+    """Load what is to be evaluated: an export, a finished run, a `checkpoint-N`, a stock BERT's folder or Hub name.
 
     Raises:
         ValueError: there is no such folder or no model in it, or it has no tokenizer.
@@ -138,17 +117,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
 
 
 def model_in(source: str | Path) -> StudentIn | None:
-    """Look what a user has named.
-
-    Args:
-        source: what [`load_model`] takes.
-
-    Returns:
-        [`StudentIn`], or None for a name on the Hub.
-
-    Raises:
-        ValueError: a path to nothing, or to a folder without a model.
-    """
+    """Look what a user has named: None for a name on the Hub, ValueError for a path to nothing or without a model."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
         if _is_path(str(source)):
@@ -163,15 +132,7 @@ def model_in(source: str | Path) -> StudentIn | None:
 
 
 def results_folder(source: str | Path, output_dir: str | Path | None = None) -> Path:
-    """Where results of a model go: beside it, `…/evaluations/its name`.
-
-    Args:
-        source: what [`load_model`] takes.
-        output_dir: the folder itself.
-
-    Returns:
-        `Path`: may not exist yet; for a name on the Hub it is below the working folder.
-    """
+    """Where results of a model go, which may not exist yet: beside it, or below the working folder for a Hub name."""
     if output_dir is not None:
         return Path(output_dir)
     found = model_in(source)
@@ -182,14 +143,7 @@ def results_folder(source: str | Path, output_dir: str | Path | None = None) -> 
 
 
 def model_name(source: str | Path) -> str:
-    """How tables call a model.
-
-    Args:
-        source: what [`load_model`] takes.
-
-    Returns:
-        `str`: the Hub's name; of a folder its last part, with the run's before it for a student or a checkpoint.
-    """
+    """How tables call a model: Hub name, or last part of its folder, with the run's for a student or a checkpoint."""
     found = model_in(source)
     if found is None:
         return str(source)

@@ -83,8 +83,8 @@ class GlueSettings:
         for name in ("seeds", "learning_rates"):
             given = getattr(self, name)
             object.__setattr__(self, name, tuple(given) if isinstance(given, list | tuple) else (given,))
-        for name, check, expected in _CHECKS:
-            values = getattr(self, name)
+        for name, values in vars(self).items():
+            check, expected = _CHECKS.get(name, (lambda value: True, ""))
             for value in values if isinstance(values, tuple) else (values,):
                 if not check(value):
                     raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}")
@@ -98,23 +98,13 @@ class GlueSettings:
             )
 
     def compared(self) -> dict[str, Any]:
-        """What must be equal for two results to be comparable, seeds, data and learning rate apart.
-
-        Returns:
-            `dict`: name → plain value.
-        """
+        """What must be equal for two results to be comparable, seeds, data and learning rate apart."""
         return {name: value for name, value in asdict(self).items() if name not in _SHOWN_ONLY}
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What came out of a fine-tuning.
-
-    Args:
-        model: on the device that it was trained on.
-        num_steps: optimizer steps.
-        train_loss: mean over all steps.
-    """
+    """A model where it was trained, the optimizer steps that it took and the mean loss over them."""
 
     model: PreTrainedModel
     num_steps: int
@@ -122,15 +112,7 @@ class FineTuned:
 
 
 def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
-    """Make settings of what a caller gave.
-
-    Args:
-        kind: the dataclass.
-        values: settings, some of them by name, or None for the defaults.
-
-    Raises:
-        ValueError: an unknown name, which the message tells with the nearest valid one, or a value out of range.
-    """
+    """Make settings of what a caller gave: settings, some of them by name, or None for the defaults."""
     if isinstance(values, kind):
         return values
     if not isinstance(values, Mapping | None):
@@ -145,14 +127,7 @@ def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] |
 
 
 def training_dtype(dtype: str) -> str:
-    """Resolve the type of the matrix products.
-
-    Args:
-        dtype: `"auto"`, `"bfloat16"` or `"float32"`.
-
-    Returns:
-        `str`: `"bfloat16"` for `"auto"` where the hardware multiplies it, else `"float32"`.
-    """
+    """Type of the matrix products: for `"auto"`, bfloat16 where the hardware multiplies it, else float32."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if multiplies_bfloat16(_device()) else "float32"
@@ -166,9 +141,6 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
         num_labels: classes; 1 for a regression.
         dropout: of hidden states, attention probabilities and the classifier's input, in [0, 1).
         seed: of pooler and output layer, drawn from N(0, `initializer_range`²), biases 0.
-
-    Returns:
-        `PreTrainedModel`: what `AutoModelForSequenceClassification` makes, in float32.
     """
     problem_type = "regression" if num_labels == 1 else "single_label_classification"
     changes = {"num_labels": num_labels, "problem_type": problem_type, "classifier_dropout": None}
@@ -182,25 +154,12 @@ def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
 
     An output bias moves by about a learning rate a step. Until the answers are right on average, the error says little
     about which rows differ, and in a short fine-tuning of a narrow model that time may never come.
-
-    Args:
-        classifier: what [`fresh_classifier`] made with one label; changed in place.
-        labels: of the rows that it will learn from.
     """
     classifier.classifier.bias.data.fill_(float(np.mean(labels)))
 
 
 def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock model that marks answers, around a copy of an encoder; the model's own head is left behind.
-
-    Args:
-        encoder: of a stock class or a student's.
-        dropout: of hidden states and attention probabilities, in [0, 1).
-        seed: of the output layer, drawn from N(0, `initializer_range`²), biases 0.
-
-    Returns:
-        `PreTrainedModel`: what `AutoModelForQuestionAnswering` makes, in float32.
-    """
+    """A stock model that marks answers, around a copy of an encoder; arguments as those of [`fresh_classifier`]."""
     model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
     _draw([model.qa_outputs], model.config.initializer_range, seed)
     return model
@@ -214,17 +173,14 @@ def fine_tune(
     settings: GlueSettings,
     seed: int,
 ) -> FineTuned:
-    """Train a model with AdamW, linear warm-up and decay, batches of rows of like length.
+    """Train a model in place with AdamW, linear warm-up and decay, batches of rows of like length.
 
     Args:
-        model: what [`fresh_classifier`] or [`fresh_answerer`] made; changed in place.
+        model: what [`fresh_classifier`] or [`fresh_answerer`] made.
         rows: tokenized, with labels and `length`.
         tokenizer: pads.
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
-
-    Returns:
-        [`FineTuned`].
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -250,15 +206,7 @@ def fine_tune(
 def predict(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of a fine-tuned classifier, in float32.
-
-    Args:
-        model: set to evaluation mode.
-        rows: tokenized, with `labels` and `length`.
-        tokenizer: pads.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: logits `(rows, num_labels)` and labels `(rows,)`, both in order of length.
+    """Float32 logits `(rows, num_labels)` of a fine-tuned classifier and labels `(rows,)`, both in order of length.
 
     Raises:
         FloatingPointError: logits are not finite.
@@ -275,16 +223,9 @@ def predict(
 
 @torch.inference_mode()
 def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
-    """Run a model over rows, in float32 and evaluation mode.
+    """Run a model over tokenized rows without labels, in float32 and evaluation mode; its outputs, batch by batch.
 
-    Args:
-        model: of any head.
-        rows: a sequence of tokenized rows, without labels; batches are fastest where rows of like length follow each
-            other.
-        tokenizer: pads.
-
-    Yields:
-        The model's output for each batch.
+    Batches are fastest where rows of like length follow each other.
     """
     model.eval()
     for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=_collator(tokenizer)):
@@ -301,19 +242,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-_CHECKS: tuple[tuple[str, Any, str], ...] = (
-    ("seeds", lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
-    ("learning_rate", lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 1e-4"),
-    ("learning_rates", lambda value: _is_number(value) and value > 0, "numbers above 0, e.g. 5e-5 1e-4 3e-4"),
-    ("num_train_epochs", lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 3"),
-    ("batch_size", lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    ("max_length", lambda value: _is_whole(value, 8), "a whole number, 8 or more"),
-    ("warmup_fraction", lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    ("weight_decay", lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
-    ("dropout_fraction", lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    ("max_train_samples", lambda value: value is None or _is_whole(value, 8), "a whole number, 8 or more"),
-    ("data_dir", lambda value: value is None or (isinstance(value, str) and value), "a folder"),
-)
+_CHECKS: dict[str, tuple[Any, str]] = {
+    "seeds": (lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
+    "learning_rate": (lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 1e-4"),
+    "learning_rates": (lambda value: _is_number(value) and value > 0, "numbers above 0, e.g. 5e-5 1e-4 3e-4"),
+    "num_train_epochs": (lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 3"),
+    "batch_size": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "max_length": (lambda value: _is_whole(value, 8), "a whole number, 8 or more"),
+    "warmup_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
+    "dropout_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "max_train_samples": (lambda value: value is None or _is_whole(value, 8), "a whole number, 8 or more"),
+    "stride": (lambda value: _is_whole(value, 0), "a whole number, 0 or more"),
+    "max_question_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "max_answer_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "num_best": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "data_dir": (lambda value: value is None or (isinstance(value, str) and value), "a folder"),
+}
 
 
 def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:

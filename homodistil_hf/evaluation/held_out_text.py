@@ -80,11 +80,7 @@ class DiscrepancySettings:
                 raise ValueError(f"{name}={shown(value)} is too small; nearest valid: {least}")
 
     def compared(self) -> dict[str, Any]:
-        """What must be equal for two results to be comparable, the text apart.
-
-        Returns:
-            `dict`: name → plain value.
-        """
+        """What must be equal for two results to be comparable, the text apart."""
         left_out = ("eval_data", "text_column", "eval_split")
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
@@ -161,18 +157,7 @@ def evaluate_discrepancy(
 
 
 def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) -> Dataset:
-    """The blocks of the held-out text that a run with the same settings evaluates on.
-
-    Args:
-        settings: which text, how long blocks are and how many.
-        evaluated: its tokenizer reads the text.
-
-    Returns:
-        `Dataset`: `input_ids` and `example_id`.
-
-    Raises:
-        ValueError: the text can't be read or is too short.
-    """
+    """The blocks of the held-out text that a run with the same settings evaluates on: `input_ids` and `example_id`."""
     keep_datasets_here()
     documents = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
@@ -192,13 +177,7 @@ def pseudo_perplexity(
 ) -> dict[str, float]:
     """Mask every token of every block in turn and predict it from all others (Salazar et al., arXiv 1910.14659).
 
-    Args:
-        model: in evaluation mode.
-        blocks: `input_ids`.
-        tokenizer: says which tokens are no text; they are never masked.
-
-    Returns:
-        `dict`: `pseudo_perplexity`, e to the mean cross-entropy; `num_pseudo_perplexity_tokens`.
+    Special tokens are never masked. The pseudo-perplexity is e to the mean cross-entropy.
     """
     special = torch.from_numpy(unmaskable_ids(tokenizer))
     total, count = 0.0, 0

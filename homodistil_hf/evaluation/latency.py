@@ -4,6 +4,7 @@ How models are run and timed isn't here.
 """
 
 import dataclasses
+import functools
 import itertools
 import tempfile
 import textwrap
@@ -23,7 +24,6 @@ from ..plans.latency.backends import (
     BACKENDS,
     FirstOutput,
     Runner,
-    bound,
     check_backend,
     check_equal,
     evaluation_mode,
@@ -31,7 +31,7 @@ from ..plans.latency.backends import (
     missing_reason,
     model_inputs,
 )
-from ..plans.latency.timing import Latency, speed_ups, time_in_turns
+from ..plans.latency.timing import figures, time_in_turns
 from ..tables import aligned_lines
 
 Inputs = tuple[torch.Tensor, torch.Tensor]
@@ -50,9 +50,6 @@ class LatencyGrid:
         backends: names of `BACKENDS`.
         with_head: whether heads run too; default: embeddings and encoder only.
         num_rounds: timed turns of each model, ≥ 1.
-
-    Raises:
-        ValueError: an unknown backend, or a number that is too small.
     """
 
     batch_sizes: Sequence[int] = (1, 32)
@@ -85,10 +82,7 @@ def compare_latencies(
     Returns:
         `dict` of JSON values: `machine`, `settings`, `reference`, `models` (name → widths, encoder MACs at 128
         tokens), and `cells`: `backend`, `batch_size`, `length`, and either `skipped`, the reason, or `latency` and
-        `speed_up`, by model as [`Latency`] and [`SpeedUp`] have them.
-
-    Raises:
-        ValueError: no models, or a backend's outputs differ from torch's.
+        `speed_up`, by model as [`figures`] gives them.
     """
     if not models:
         raise ValueError("models={} holds no model; name at least one")
@@ -111,23 +105,14 @@ def compare_latencies(
 
 
 def format_latencies(results: Mapping[str, Any]) -> str:
-    """Lay a comparison out as a table.
-
-    Args:
-        results: what [`compare_latencies`] returned.
-
-    Returns:
-        `str`: one line a cell and model: median and quartiles in ms, speed-up over the reference with the quartiles
-        of its rounds; skipped cells with their reason.
-    """
+    """Lay what [`compare_latencies`] returned out as a table, a line a cell and model: medians and quartiles in ms."""
     rows = [("backend", "batch", "length", "model", "median, ms", "quartiles, ms", "speed-up", "quartiles")]
     notes = []
     for cell in results["cells"]:
-        place = (cell["backend"], str(cell["batch_size"]), str(cell["length"]))
+        backend, batch_size, length = cell["backend"], str(cell["batch_size"]), str(cell["length"])
         if "skipped" in cell:
-            notes.append(f"skipped: {cell['backend']}, batch {place[1]}, length {place[2]}: {cell['skipped']}")
-            continue
-        rows += [(*place, *_figures(name, cell)) for name in cell["latency"]]
+            notes.append(f"skipped: {backend}, batch {batch_size}, length {length}: {cell['skipped']}")
+        rows += [(backend, batch_size, length, *_figures(name, cell)) for name in cell.get("latency", ())]
     machine = results["machine"]
     about = (
         f"float32, {machine['num_threads']} threads on {machine['processor']}; medians over "
@@ -149,9 +134,12 @@ class _Workshop:
         self.onnx_runners: dict[str, Runner] = {}
 
     def measure(self, backend: str, batch_size: int, length: int) -> dict[str, Any]:
-        reason = missing_reason(backend) or self._too_long(length)
-        if reason:
+        limits = {name: config.max_position_embeddings for name, config in self.configs.items()}
+        too_long = (f"{name} has max_position_embeddings={limit}" for name, limit in limits.items() if length > limit)
+        if reason := missing_reason(backend) or next(too_long, None):
             return {"skipped": reason}
+        if backend == "compiled":
+            torch.compiler.reset()  # each shape is compiled for itself, and their number is limited
         inputs = {name: model_inputs(config, batch_size, length) for name, config in self.configs.items()}
         try:
             runners = {name: self._runner(name, backend, inputs[name]) for name in self.modules}
@@ -159,27 +147,13 @@ class _Workshop:
             if backend != "compiled":
                 raise
             return {"skipped": f"torch.compile fails here: {' '.join(str(error).split())[:_LONGEST_REASON]}"}
-        passes = {name: bound(runner, inputs[name]) for name, runner in runners.items()}
-        durations_ms = time_in_turns(passes, num_rounds=self.num_rounds, num_warmup=_NUM_WARMUP)
-        ratios = speed_ups(durations_ms, next(iter(durations_ms)))
-        return {
-            "latency": {name: dataclasses.asdict(Latency.from_durations(ms)) for name, ms in durations_ms.items()},
-            "speed_up": {name: dataclasses.asdict(ratio) for name, ratio in ratios.items()},
-        }
-
-    def _too_long(self, length: int) -> str | None:
-        for name, config in self.configs.items():
-            if length > config.max_position_embeddings:
-                return f"{name} has max_position_embeddings={config.max_position_embeddings}"
-        return None
+        passes = {name: functools.partial(runner, *inputs[name]) for name, runner in runners.items()}
+        return figures(time_in_turns(passes, num_rounds=self.num_rounds, num_warmup=_NUM_WARMUP))
 
     def _runner(self, name: str, backend: str, inputs: Inputs) -> Runner:
         module = self.modules[name]
-        if backend == "compiled" and module is next(iter(self.modules.values())):
-            torch.compiler.reset()  # each shape is compiled for itself, and their number is limited
-        runner = self.onnx_runners.get(name) if backend == "onnxruntime" else None
-        if runner is None:
-            runner = make_runner(module, backend, inputs, self.folder)
+        earlier = self.onnx_runners.get(name) if backend == "onnxruntime" else None
+        runner = earlier or make_runner(module, backend, inputs, self.folder)
         if backend == "onnxruntime":
             self.onnx_runners[name] = runner
         if backend != "torch":

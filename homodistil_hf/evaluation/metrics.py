@@ -14,14 +14,7 @@ METRIC_TASKS = (*GLUE_TASKS, *SQUAD_METRICS)
 
 
 def load_metric(task: str) -> evaluate.Metric:
-    """Load the official metric of a task; nothing is downloaded.
-
-    Args:
-        task: one of `METRIC_TASKS`.
-
-    Returns:
-        `evaluate.Metric`: takes `predictions` and `references` and keeps them in memory. GLUE's values are in [-1, 1],
-        SQuAD's in percent, as published.
+    """Load the official metric of a task; nothing is downloaded. GLUE's values are in [-1, 1], SQuAD's in percent.
 
     Raises:
         ValueError: `task` is unknown, or the `[evaluation]` extra is missing where it is needed.
@@ -44,48 +37,13 @@ def load_metric(task: str) -> evaluate.Metric:
 
 
 def main_metrics(task: str) -> tuple[str, ...]:
-    """Names of the metrics whose mean is a task's score: both where GLUE has two, F1 for SQuAD.
-
-    Args:
-        task: one of `METRIC_TASKS`.
-
-    Returns:
-        `tuple[str, ...]`: keys of what the metric computes.
-
-    Raises:
-        ValueError: `task` is unknown.
-
-    Example:
-    ```python
-    >>> main_metrics("stsb")
-    ('pearson', 'spearmanr')
-
-    ```
-    """
+    """Names of the metrics whose mean is a task's score: both where GLUE has two, F1 for SQuAD."""
     _check_task(task)
     return GLUE_TASKS[task].metrics if task in GLUE_TASKS else ("f1",)
 
 
 def task_score(task: str, results: Mapping[str, float]) -> float:
-    """The mean of a task's main metrics, the same scale for all tasks.
-
-    Args:
-        task: one of `METRIC_TASKS`.
-        results: what its metric computed.
-
-    Returns:
-        `float`: in [-1, 1], 1 for a perfect model; SQuAD's percents become fractions.
-
-    Raises:
-        ValueError: `task` is unknown.
-
-    Example:
-    ```python
-    >>> task_score("mrpc", {"accuracy": 0.75, "f1": 0.85})
-    0.8
-
-    ```
-    """
+    """The mean of a task's main metrics, in [-1, 1] with 1 for a perfect model; SQuAD's percents become fractions."""
     names = main_metrics(task)
     return sum(results[name] for name in names) / len(names) / (100 if task in SQUAD_METRICS else 1)
 

@@ -27,12 +27,7 @@ _PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "trai
 
 @dataclass(frozen=True)
 class Spread:
-    """Several measurements of one thing.
-
-    Args:
-        mean: of them.
-        std: their standard deviation, with n − 1; None of a single one.
-        n: how many.
+    """Several measurements of one thing: mean, standard deviation with n − 1 (None of a single one), how many.
 
     Example:
     ```python
@@ -50,37 +45,19 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
-        """Summarise values.
-
-        Args:
-            values: one or more.
-
-        Returns:
-            [`Spread`].
-        """
+        """Summarise one or more values."""
         values = list(values)
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def facts(self) -> dict[str, float | None]:
-        """Those that a summary tells.
-
-        Returns:
-            `dict`: `mean` and `std`.
-        """
+        """Those that a summary tells: `mean` and `std`."""
         return {"mean": self.mean, "std": self.std}
 
     def __str__(self) -> str:
         return f"{self:.3f}"
 
     def __format__(self, format_spec: str) -> str:
-        """The mean, with the spread and the number of measurements where there are several.
-
-        Args:
-            format_spec: of the mean; the spread has the same without a `+`. Empty for that of `str`.
-
-        Returns:
-            `str`.
-        """
+        """The mean, with the spread (without a `+`) and the number of measurements where there are several."""
         form = format_spec or ".3f"
         mean = format(self.mean, form)
         return mean if self.std is None else f"{mean} ± {format(self.std, form.lstrip('+'))} ({self.n})"
@@ -88,11 +65,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Records:
-    """The results of one model.
-
-    Args:
-        model: what is evaluated.
-    """
+    """The results of one model."""
 
     model: EvaluatedModel
 
@@ -128,9 +101,8 @@ class Records:
     def summarize(self) -> dict[str, Any]:
         """Sum up all records of this model as it is now, and write `summary.json`.
 
-        Returns:
-            `dict`: `model` (name, digest, costs), `tasks` (name → mean, standard deviation, conditions), and
-            `discrepancy` if it was measured.
+        It holds `model` (name, digest, costs), `tasks` (name → mean, standard deviation, conditions), and
+        `discrepancy` if it was measured.
         """
         tasks: dict[str, list[Record]] = {}
         summary: dict[str, Any] = {"format": _FORMAT, "model": {**self.model.costs(), "sha256": self.model.sha256}}
@@ -151,17 +123,7 @@ class Records:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Read what [`Records.summarize`] wrote.
-
-    Args:
-        folder: of a model's results.
-
-    Returns:
-        `dict`, or None where nothing has been evaluated.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """Read what [`Records.summarize`] wrote; None where nothing has been evaluated."""
     path = folder / SUMMARY_FILE
     if not path.is_file():
         return None

@@ -7,6 +7,7 @@ import datasets
 from datasets import Dataset
 
 from ..files.hub_errors import HTTP_ERROR
+from ..files.messages import first_line
 
 PART_SUFFIX = "_part"
 
@@ -34,25 +35,11 @@ class TaskData:
 
 
 def from_hub(task: str, hub_name: str, splits: Sequence[str], *config: str) -> dict[str, Dataset]:
-    """Load a task from the Hub.
-
-    Args:
-        task: its name, for messages.
-        hub_name: of the data set.
-        splits: which ones.
-        *config: name of the configuration, if there is one.
-
-    Returns:
-        `dict[str, Dataset]`: split → rows.
-
-    Raises:
-        ValueError: it can't be loaded.
-    """
+    """Load the splits of a task from the Hub; `config` names a configuration, if there is one."""
     try:
         return {split: datasets.load_dataset(hub_name, *config, split=split) for split in splits}
     except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"task={task!r} can't be loaded from the Hub ({hub_name}: {reason[:300]}); check the connection, or name "
-            "local files with --data_dir"
+            f"task={task!r} can't be loaded from the Hub ({hub_name}: {first_line(error)[:300]}); check the "
+            "connection, or name local files with --data_dir"
         ) from error

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset
@@ -26,32 +27,15 @@ _MAX_HELD_OUT = 1000
 _ROWS_SEED, _SLICE_SEED = 0, 1
 
 
-class Measure(Protocol):
-    """Fine-tunes a copy of a model on rows and grades it on others."""
+Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
+"""`(evaluated, task, rows, measured_on, *, settings, seed)` fine-tunes a copy of a model on rows and measures it.
 
-    def __call__(
-        self,
-        evaluated: EvaluatedModel,
-        task: str,
-        rows: Dataset,
-        measured_on: Mapping[str, Dataset],
-        *,
-        settings: Any,
-        seed: int,
-    ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-        """Return name → metrics, and what was trained."""
+`measured_on` is name → rows; what comes back is name → metrics, and what was trained.
+"""
 
 
 def check_length(settings: GlueSettings, evaluated: EvaluatedModel) -> None:
-    """Check that rows fit a model.
-
-    Args:
-        settings: how long rows may be.
-        evaluated: the model.
-
-    Raises:
-        ValueError: it has fewer positions.
-    """
+    """Check that a model has positions enough for the settings' rows."""
     positions = evaluated.model.config.max_position_embeddings
     if settings.max_length > positions:
         raise ValueError(
@@ -68,18 +52,7 @@ def evaluate_tasks(
     settings: GlueSettings,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure a model on tasks, one after the other; after each the summary, facts and card are up to date.
-
-    Args:
-        evaluated: the model.
-        tasks: their rows; may be made while they are asked for.
-        measure: one fine-tuning and its grades.
-        settings: the same for all tasks.
-        say: takes lines for the user.
-
-    Returns:
-        `dict`: what stands in `summary.json`.
-    """
+    """Measure a model on tasks, one after the other; after each the summary, facts and card are up to date."""
     records = Records(evaluated)
     summary: dict[str, Any] = {}
     for rows in tasks:
@@ -90,15 +63,7 @@ def evaluate_tasks(
 
 
 def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
-    """The rows to train on: all, or always the same ones of them.
-
-    Args:
-        rows: of the training set.
-        max_rows: at most so many.
-
-    Returns:
-        `Dataset`.
-    """
+    """The rows to train on: all, or always the same `max_rows` of them."""
     if max_rows is None or max_rows >= len(rows):
         return rows
     return rows.select(sorted(np.random.RandomState(_ROWS_SEED).permutation(len(rows))[:max_rows].tolist()))
@@ -107,31 +72,18 @@ def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
 def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Dataset, Dataset]:
     """Split training rows into those to learn from and a slice to choose settings on: a tenth, 1,000 at most.
 
-    Args:
-        rows: of the training set.
-        group_column: rows with the same value there stay together, which may make the slice a little larger; default:
-            every row stands for itself.
-
-    Returns:
-        `tuple[Dataset, Dataset]`: without the slice; the slice. Always the same ones.
+    Always the same ones; rows with the same value in `group_column` stay together, which may make the slice larger.
     """
-    groups = _groups(rows, group_column)
-    order = np.random.RandomState(_SLICE_SEED).permutation(len(groups)).tolist()
+    groups: dict[Any, list[int]] = {}
+    for index, value in enumerate(rows[group_column][:] if group_column else range(len(rows))):
+        groups.setdefault(value, []).append(index)
+    members = list(groups.values())
+    order = [members[place] for place in np.random.RandomState(_SLICE_SEED).permutation(len(members))]
     num_wanted = max(1, min(_MAX_HELD_OUT, round(_HELD_OUT_FRACTION * len(rows))))
     held_out: list[int] = []
     while order and len(held_out) < num_wanted:
-        held_out += groups[order.pop(0)]
-    learned = [index for group in order for index in groups[group]]
-    return rows.select(sorted(learned)), rows.select(sorted(held_out))
-
-
-def _groups(rows: Dataset, column: str | None) -> list[list[int]]:
-    if column is None:
-        return [[index] for index in range(len(rows))]
-    groups: dict[Any, list[int]] = {}
-    for index, value in enumerate(rows[column][:]):
-        groups.setdefault(value, []).append(index)
-    return list(groups.values())
+        held_out += order.pop(0)
+    return rows.select(sorted(chain.from_iterable(order))), rows.select(sorted(held_out))
 
 
 @dataclass(frozen=True)
@@ -146,7 +98,12 @@ class _TaskRun:
 
     def run(self) -> None:
         """Choose a learning rate if there is a choice, then fine-tune and measure with every seed."""
-        conditions: dict[str, Any] = self._conditions()
+        conditions: dict[str, Any] = {
+            **self.settings.compared(),
+            "dtype": training_dtype(self.settings.dtype),
+            "data_sha256": self.data.sha256,
+            "learning_rate": self.settings.learning_rate,
+        }
         if self.settings.learning_rates:
             rates = sorted(set(self.settings.learning_rates))
             chosen = {"learning_rates": rates, "chosen_with_seed": self.settings.seeds[0]}
@@ -159,14 +116,6 @@ class _TaskRun:
             metrics = ", ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
             told = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
             self.say(f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({told})")
-
-    def _conditions(self) -> dict[str, Any]:
-        return {
-            **self.settings.compared(),
-            "dtype": training_dtype(self.settings.dtype),
-            "data_sha256": self.data.sha256,
-            "learning_rate": self.settings.learning_rate,
-        }
 
     def _best(self, rates: list[float], conditions: dict[str, Any]) -> float:
         """Try each rate with the first seed on rows without a slice, measure on the slice; the lowest of equals."""

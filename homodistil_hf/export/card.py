@@ -75,14 +75,11 @@ HOMODISTIL = MethodCard(
 
 
 def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
-    """Fill the model card.
+    """Fill the model card, markdown with its YAML header, with an export's facts.
 
     Args:
         facts: content of an export's `facts.json`.
         template: text with `$name` places; default: the package's `MODEL_CARD_TEMPLATE.md`.
-
-    Returns:
-        `str`: markdown with its YAML header.
     """
     text = template if template is not None else card_template()
     return string.Template(text).substitute(
@@ -103,11 +100,7 @@ def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
 
 
 def card_template() -> str:
-    """The package's card template.
-
-    Returns:
-        `str`: text with `$name` places for [`string.Template`].
-    """
+    """The package's card template, text with `$name` places for [`string.Template`]."""
     return resources.files("homodistil_hf").joinpath(_TEMPLATE_FILE).read_text(encoding="utf-8")
 
 

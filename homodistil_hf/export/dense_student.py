@@ -17,28 +17,18 @@ from ..pruning.pruner import Pruner, PruningSettings
 
 
 def dense_copy(model: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
-    """A student of its own, without projections.
-
-    Args:
-        model: the student of a run; left as it is.
-
-    Returns:
-        A student in evaluation mode, on the CPU.
-    """
+    """A student of its own in evaluation mode, on the CPU, without projections."""
     student = type(model)(copy.deepcopy(model.config))
     student.load_state_dict(weights_without_projections(model))
     return student.eval()
 
 
 def narrowed_copy(pruner: Pruner, *, format: str) -> HomoBertPreTrainedModel:
-    """A student of its own that has not reached its plan, at the nearest possible widths.
+    """A student of its own that has not reached its plan, at the nearest possible widths; else as [`dense_copy`].
 
     Args:
         pruner: of the run; left as it is.
         format: `"compact"`: as wide as it is; `"standard"`: as a stock class can hold it.
-
-    Returns:
-        A student in evaluation mode, on the CPU, without projections.
     """
     student, kept = dense_copy(pruner.model), pruner.kept
     plan = kept if format == "compact" else nearest_paddable(kept)
@@ -49,17 +39,7 @@ def narrowed_copy(pruner: Pruner, *, format: str) -> HomoBertPreTrainedModel:
 
 
 def check_finished(is_finished: bool, *, kept: WidthPlan, target: WidthPlan, allow_partial: bool) -> None:
-    """Refuse a student that is still on its way.
-
-    Args:
-        is_finished: whether it has reached its plan.
-        kept: its widths.
-        target: the plan.
-        allow_partial: whether an unfinished one is fine.
-
-    Raises:
-        ValueError: the plan has not been reached and `allow_partial` is False.
-    """
+    """Refuse a student that has not reached its plan, unless `allow_partial`."""
     if not is_finished and not allow_partial:
         raise ValueError(
             f"the student has not reached its plan yet ({kept.to_json()}, not {target.to_json()}); "
@@ -78,7 +58,7 @@ def checkpoint_student(
         allow_partial: take a student that has not reached the plan at the nearest possible widths.
 
     Returns:
-        `(student, state)`: a student in evaluation mode, without projections, and what [`read_state`] gives.
+        A student in evaluation mode, without projections, and what [`read_state`] gives.
 
     Raises:
         ValueError: damaged, no checkpoint of a run, or unfinished and `allow_partial` is False.
@@ -87,7 +67,7 @@ def checkpoint_student(
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
     check_manifest(folder)
-    student = _load_student(folder, label)
+    student = load_teacher(str(folder), called="folder")
     kept, num_layers = teacher_plan(student.config), student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))
     check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
@@ -103,13 +83,3 @@ def checkpoint_student(
             f"{label} has a pruning state that can't be used ({type(error).__name__}: {error}); take another one"
         ) from error
     return narrowed_copy(pruner, format=format), state
-
-
-def _load_student(folder: Path, label: str) -> HomoBertPreTrainedModel:
-    try:
-        student = load_teacher(str(folder), called="folder")
-    except ValueError as error:
-        raise ValueError(f"{label} can't be loaded, take another checkpoint: {error}") from error
-    if not isinstance(student, HomoBertPreTrainedModel):
-        raise ValueError(f"{label} holds a {type(student).__name__}, which is no student; export it as it is")
-    return student

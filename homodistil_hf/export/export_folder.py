@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files.checkpoints import MANIFEST_NAME, check_manifest, last_checkpoint
+from ..files.checkpoints import last_checkpoint
 from ..files.folders import naming_the_file, publish, recover, remove_folder
 from ..files.messages import nearest_name
 from ..files.provenance import version_facts
@@ -89,12 +89,16 @@ def export_student(
     run = run_facts(facts)
     student = to_student(model).cpu().eval()
     exported = to_stock(student) if format == "standard" else _with_auto_map(student)
+    teacher_section, costs = _teacher_section(teacher), model_facts(exported)
     known = {
         "facts_version": FACTS_VERSION,
         "format": format,
         "requires": {"transformers": "≥ 5.14"} if format == "compact" else {},
         "versions": version_facts(),
-        **_cost_facts(student, exported, _teacher_section(teacher)),
+        "student": costs,
+        "forms": forms_facts(student),
+        "teacher": teacher_section,
+        "cost_fractions": cost_fractions(costs, teacher_section),
         **run,
         "probe": probe_facts(student),
     }
@@ -112,27 +116,14 @@ def export_student(
 
 
 def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
-    """Load an export of either format, or a training checkpoint, as a student.
-
-    Padding of a standard export is cut off again. A checkpoint's manifest is checked first; the student then has the
-    widths of that moment, and its masks are not looked at.
-
-    Args:
-        folder: an export, or `checkpoint-N`.
-
-    Returns:
-        A student in float32, in evaluation mode.
+    """Load an export of either format as a student in float32, in evaluation mode; padding is cut off again.
 
     Raises:
-        ValueError: no such export, or its weights or facts can't be used.
+        ValueError: no export, or its weights or facts can't be used.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"folder={str(folder)!r} has no config.json; expected an export or a checkpoint-N")
-    if (folder / MANIFEST_NAME).is_file():
-        check_manifest(folder)
+    forms = read_export_facts(folder)["forms"]
     student = to_student(load_teacher(str(folder), called="folder"))
-    forms = read_export_facts(folder)["forms"] if (folder / FACTS_FILE).is_file() else {}
     if forms:
         plan = WidthPlan.from_dict(forms["compact"]["plan"], student.config.num_hidden_layers)
         if plan != teacher_plan(student.config):
@@ -143,24 +134,17 @@ def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
 def convert_export(
     source: str | Path, folder: str | Path, format: str, *, teacher: Teacher = None, overwrite: bool = False
 ) -> Path:
-    """Write an export or a compacted checkpoint again, in another format or another place.
+    """Write an export again, in another format or another place, see [`export_student`].
 
     Args:
-        source: an export, or `checkpoint-N` without masked units.
+        source: an export.
         folder: where to.
         format: `"standard"` or `"compact"`.
         teacher: what the student was made from; default: as the source's facts have it.
         overwrite: replace an earlier export in the folder.
-
-    Returns:
-        `Path`: the folder.
-
-    Raises:
-        ValueError: see [`load_export`] and [`export_student`].
     """
     source = Path(source)
-    student = load_export(source)
-    earlier = read_export_facts(source) if (source / FACTS_FILE).is_file() else {}
+    student, earlier = load_export(source), read_export_facts(source)
     return export_student(
         student,
         folder,
@@ -175,12 +159,8 @@ def convert_export(
 def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
     """Make sure that an export can go to a folder, so that a long run doesn't find out at its end.
 
-    Args:
-        folder: where to.
-        overwrite: an earlier export there may be replaced.
-
     Returns:
-        `Path`: absolute.
+        The folder's absolute path.
 
     Raises:
         ValueError: it is a file, or holds something that an export would delete.
@@ -248,18 +228,6 @@ def _with_auto_map(student: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
     # save_pretrained would name the instantiated class only.
     student.config.auto_map = family_of(student.config).auto_map
     return student
-
-
-def _cost_facts(
-    student: HomoBertPreTrainedModel, exported: PreTrainedModel, teacher: dict[str, Any] | None
-) -> dict[str, Any]:
-    costs = model_facts(exported)
-    return {
-        "student": costs,
-        "forms": forms_facts(student),
-        "teacher": teacher,
-        "cost_fractions": cost_fractions(costs, teacher),
-    }
 
 
 def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:

@@ -40,12 +40,9 @@ _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     """What the student costs in each export format, where that differs.
 
-    Args:
-        student: of any widths.
-
     Returns:
-        `dict`: `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold
-        the student, and both are left out where padding changes nothing.
+        `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold the
+        student, and both are left out where padding changes nothing.
     """
     plan = teacher_plan(student.config)
     try:
@@ -71,8 +68,8 @@ def teacher_facts(config: PreTrainedConfig, architecture: str, *, licence: str) 
         licence: licence identifier, or `"unknown"`.
 
     Returns:
-        `dict`: `name` (of a folder only its last part), `hub_id` (`None` where it is no name on the Hub), `licence`
-        and what [`planned_facts`] computes.
+        `name` (of a folder only its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and what
+        [`planned_facts`] computes.
     """
     name = config.name_or_path
     is_folder = bool(name) and Path(name).is_dir()
@@ -86,14 +83,10 @@ def teacher_facts(config: PreTrainedConfig, architecture: str, *, licence: str) 
 
 
 def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Check what a run adds and make plain JSON values of it.
+    """Check what a run adds, any of `RUN_SECTIONS`, and make plain JSON values of it.
 
-    Args:
-        facts: any of `RUN_SECTIONS`, each a mapping of names to plain values.
-
-    Returns:
-        `dict`: the same sections; settings that hold access tokens or say where a machine keeps its files are left
-        out, and of other paths that exist here only the last part is kept.
+    Settings that hold access tokens or say where a machine keeps its files are left out, and of other paths that exist
+    here only the last part is kept.
 
     Raises:
         ValueError: an unknown section, or words for the card that are not all there.
@@ -120,14 +113,7 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def file_facts(folder: Path) -> dict[str, Any]:
-    """Digest and size of every file of an export, but the facts and the card.
-
-    Args:
-        folder: the export.
-
-    Returns:
-        `dict`: path inside the folder → `sha256`, `size_bytes`; sorted.
-    """
+    """Path inside an export → `sha256` and `size_bytes`, of every file but the facts and the card; sorted."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
@@ -137,13 +123,7 @@ def file_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Read `facts.json`.
-
-    Args:
-        folder: the export.
-
-    Returns:
-        `dict`: its content.
+    """Read `facts.json` of an export.
 
     Raises:
         ValueError: the file is missing, or no facts.
@@ -161,12 +141,6 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def read_export_facts(folder: Path) -> dict[str, Any]:
     """Read `facts.json` for use: its sections are there and of the right types.
-
-    Args:
-        folder: the export.
-
-    Returns:
-        `dict`: its content.
 
     Raises:
         ValueError: see [`read_facts`]; also a section that is missing or holds something else.
@@ -187,17 +161,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
 
 
 def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What facts say about the teacher, ready to be told again by another export.
-
-    Args:
-        facts: what [`read_export_facts`] returned.
-
-    Returns:
-        `dict`, or None where they don't know it.
-
-    Raises:
-        ValueError: the section is not one that [`teacher_facts`] has made.
-    """
+    """What facts say about the teacher, ready to be told again by another export; None where they don't know."""
     teacher = facts.get("teacher")
     if teacher is not None and not _is_teacher(teacher):
         raise ValueError(f"{FACTS_FILE} has teacher={shown(teacher)}, which no export has; export again")
@@ -205,14 +169,7 @@ def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def has_costs(section: Mapping[str, Any]) -> bool:
-    """Whether a section states all four `COSTS`.
-
-    Args:
-        section: of a teacher or a student.
-
-    Returns:
-        `bool`: each a whole number above 0.
-    """
+    """Whether a section of a teacher or a student states all four `COSTS`, each a whole number above 0."""
     costs = [section.get(name) for name in COSTS]
     return all(is_whole(cost) and cost > 0 for cost in costs)
 

@@ -17,15 +17,10 @@ _HUB_TIMEOUT_S = 5.0
 
 
 def teacher_licence(name_or_path: str, *, token: str | None = None, api: HfApi | None = None) -> str:
-    """Look up the licence of a teacher in its model card.
-
-    Args:
-        name_or_path: Hub name or folder.
-        token: Hub token; default: the logged-in one.
-        api: client; default: a new one.
+    """Licence identifier of a teacher, a Hub name or folder, such as `apache-2.0`, from its model card.
 
     Returns:
-        `str`: licence identifier such as `apache-2.0`; `"unknown"` where no card can be reached or it states none.
+        `"unknown"` where no card can be reached or it states none.
     """
     if name_or_path and Path(name_or_path).is_dir():
         return _licence_in(Path(name_or_path) / CARD_FILE)
@@ -59,9 +54,6 @@ def push_export(
         revision: branch to commit to, created if need be; default: the main one.
         commit_message: first line of the commit.
         tags: words for the card's header, beside its own.
-
-    Returns:
-        [`~huggingface_hub.CommitInfo`]: the address of the commit; its `oid` is the digest.
 
     Raises:
         ValueError: the folder holds no export, or a listed file is missing.
@@ -98,9 +90,6 @@ def commit_to(
         private: visibility of a new repository.
         token: Hub token; default: the logged-in one.
         revision: branch, created if need be.
-
-    Returns:
-        What `commit` returned.
     """
     api = HfApi(token=token)
     name = persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
@@ -112,33 +101,15 @@ def commit_to(
 def ensure_repo(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
     """Create a repository if it is not there: a run that could not push at its end finds out at its beginning.
 
-    Args:
-        repo_id: `user/name` or `name`.
-        private: visibility of a new repository; default: the organisation's.
-        token: Hub token; default: the logged-in one.
-
     Returns:
-        `str`: its full name.
-
-    Raises:
-        HubError: the Hub refused or can't be reached.
+        Its full name.
     """
     with hub_errors(f"hub_model_id={repo_id!r} can't be pushed to", token=token):
         return persistently(lambda: HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id)
 
 
 def tag_commit(repo_id: str, tag: str, *, revision: str, token: str | None = None) -> None:
-    """Give a commit a name that stays, such as `v1.0`.
-
-    Args:
-        repo_id: `user/name`.
-        tag: the name; must be new.
-        revision: digest of the commit, or a branch.
-        token: Hub token; default: the logged-in one.
-
-    Raises:
-        HubError: the Hub refused or can't be reached.
-    """
+    """Give a commit, a digest or the last one of a branch, a name that stays, such as `v1.0`; it must be new."""
     with hub_errors(f"repo_id={repo_id!r} can't get the tag {tag!r}", token=token):
         persistently(lambda: HfApi(token=token).create_tag(repo_id, tag=tag, revision=revision))
 

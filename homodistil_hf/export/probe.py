@@ -13,11 +13,8 @@ _NUM_PROBE_LOGITS = 64
 def probe_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """Two fixed sequences of up to 16 tokens, one of them padded, with both segments where the model has them.
 
-    Args:
-        config: vocabulary, positions and segments of the model.
-
     Returns:
-        `dict`: `input_ids`, `attention_mask` and `token_type_ids`, each `(2, tokens)` int64.
+        `input_ids`, `attention_mask` and `token_type_ids`, each `(2, tokens)` int64.
     """
     num_tokens = min(_NUM_PROBE_TOKENS, config.max_position_embeddings)
     # A prime stride spreads the tokens over any vocabulary.
@@ -30,27 +27,17 @@ def probe_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 
 
 def all_logits(outputs: ModelOutput) -> torch.Tensor:
-    """The logits of any head as one tensor.
-
-    Args:
-        outputs: what a model with a head returned.
-
-    Returns:
-        `torch.Tensor`: `logits`, or `(batch, tokens, 2)` start and end logits of a question-answering head.
-    """
+    """The logits of any head as one tensor; of question answering `(batch, tokens, 2)`, start and end."""
     if "start_logits" in outputs:
         return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=-1)
     return outputs["logits"]
 
 
 def probe_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """Logits of a model on [`probe_inputs`], evenly picked.
-
-    Args:
-        model: in evaluation mode.
+    """Logits of a model in evaluation mode on [`probe_inputs`], evenly picked.
 
     Returns:
-        `dict`: the inputs as lists; `positions` in the flattened logits and the `logits` there, up to 64.
+        The inputs as lists; `positions` in the flattened logits and the `logits` there, up to 64.
 
     Raises:
         ValueError: logits are not finite.

@@ -52,14 +52,7 @@ class StudentIn:
 
 
 def student_in(folder: str | Path) -> StudentIn:
-    """Look what lies in a folder.
-
-    Args:
-        folder: an export, `OUTPUT_DIR` of a run, `checkpoint-N`, the folder of any model, or something else.
-
-    Returns:
-        [`StudentIn`].
-    """
+    """Look what lies in a folder: an export, `OUTPUT_DIR` of a run, `checkpoint-N`, any model, or something else."""
     folder = Path(folder)
     for export in (folder, folder / STUDENT_FOLDER):
         if (export / FACTS_FILE).is_file():
@@ -87,9 +80,6 @@ def export_from(
         allow_partial: also take a student that has not reached its plan.
         teacher: Hub name or folder that the student was made from, for the card; default: as the run recorded it.
         overwrite: replace an earlier export in `output`.
-
-    Returns:
-        `Path`: the export.
 
     Raises:
         ValueError: there is no student in `source`, it is damaged or unfinished, or `output` is not free.
@@ -128,17 +118,7 @@ def export_from(
 
 
 def exported_student(folder: str | Path) -> Path:
-    """Find the export that a folder is or holds.
-
-    Args:
-        folder: an export, or `OUTPUT_DIR` of a finished run.
-
-    Returns:
-        `Path`: the export.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Find the export that a folder, an export or `OUTPUT_DIR` of a finished run, is or holds."""
     found = student_in(folder)
     if found.kind == "export":
         return found.folder

@@ -62,9 +62,6 @@ def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
     from the head size D = hidden_size / num_attention_heads, the student from d = `softmax_head_dim`, so query weight
     and bias are multiplied by √(D/d).
 
-    Args:
-        model: a student of any widths.
-
     Returns:
         Of the stock class, of the same type, device and mode, with weights of its own.
 
@@ -92,10 +89,10 @@ def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
 
 
 def remove_padding(student: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
-    """Cut off what [`to_stock`] padded; logits stay the same.
+    """Cut off what [`to_stock`] padded, in place; logits stay the same.
 
     Args:
-        student: changed in place, with uniform widths of `plan.padded()`.
+        student: with uniform widths of `plan.padded()`.
         plan: the widths before padding.
 
     Raises:

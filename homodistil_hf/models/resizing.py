@@ -1,6 +1,7 @@
 """Change a model's sizes in place: its widths to a plan, fewer layers, other parameters in the place of its own."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -112,12 +113,7 @@ def _check_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.P
 
 
 def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
-    """Write widths into the configuration and into the attributes that modules derive from it.
-
-    Args:
-        model: its parameters already have these widths.
-        plan: the widths.
-    """
+    """Write widths that its parameters already have into a model's configuration and its modules' attributes."""
     write_plan(model.config, plan)
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -131,22 +127,10 @@ def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
 
 
 def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
-    """Set the widths of a student's configuration: plain attributes when uniform, `per_layer_config` when not.
-
-    Args:
-        config: changed in place.
-        plan: the widths.
-    """
+    """Set the widths of a student's configuration: plain attributes when uniform, `per_layer_config` when not."""
     config.per_layer_config = None
     config.hidden_size = plan.hidden_size
-    widths = [
-        {
-            "num_attention_heads": layer.num_attention_heads,
-            "head_dim": layer.head_dim,
-            "intermediate_size": layer.intermediate_size,
-        }
-        for layer in plan.layers
-    ]
+    widths = [dataclasses.asdict(layer) for layer in plan.layers]
     for name, value in widths[0].items():
         setattr(config, name, value)
     if not plan.is_uniform:
@@ -154,15 +138,7 @@ def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
 
 
 def keep_layers(model: HomoBertPreTrainedModel, layers: Sequence[int]) -> HomoBertPreTrainedModel:
-    """Copy a model with some of its layers only.
-
-    Args:
-        model: a student or teacher; stays as it is.
-        layers: rising indices.
-
-    Returns:
-        [`HomoBertPreTrainedModel`] of the same class, with weights of its own.
-    """
+    """Copy a student or teacher with some of its layers, rising indices, only."""
     shallow = copy.deepcopy(model)
     plan = chosen(teacher_plan(model.config), layers)
     family = family_of(model.config)

@@ -57,15 +57,14 @@ class Group:
 
 
 def encoder_groups(model: HomoBertPreTrainedModel, family: EncoderFamily | None = None) -> dict[str, Group]:
-    """All groups of a student at its present widths.
+    """All groups of a student, with or without projections, at its present widths.
 
     Args:
-        model: a student, with or without projections.
+        model: the student.
         family: parameter paths of its architecture; default: those of its model type.
 
     Returns:
-        `dict[str, Group]`: `hidden` first, then layer by layer `head.{l}`, `query_key.{l}`, `value_output.{l}`,
-        `ffn.{l}`.
+        `hidden` first, then layer by layer `head.{l}`, `query_key.{l}`, `value_output.{l}`, `ffn.{l}`.
 
     Raises:
         ValueError: the model has a parameter that no row of the table covers.
@@ -118,15 +117,7 @@ def _check_coverage(names: list[str], groups: list[Group], family: EncoderFamily
 
 
 def sums_along(values: torch.Tensor, dim: int) -> torch.Tensor:
-    """Sum a tensor over all dimensions but one.
-
-    Args:
-        values: any shape.
-        dim: the dimension that stays.
-
-    Returns:
-        `torch.FloatTensor` as long as that dimension, float32.
-    """
+    """Sum a tensor over all dimensions but one, in float32."""
     other_dims = [other for other in range(values.dim()) if other != dim]
     return values.sum(other_dims, dtype=torch.float32) if other_dims else values.float()
 
@@ -175,13 +166,5 @@ def _moved(tensors: dict[_Source, torch.Tensor], device: torch.device | None) ->
 
 
 def modules_of(model: nn.Module, kind: type[Module]) -> list[Module]:
-    """All submodules of one class, in order.
-
-    Args:
-        model: any module.
-        kind: the class, subclasses included.
-
-    Returns:
-        `list` of modules of that class.
-    """
+    """All submodules of one class or its subclasses, in order."""
     return [module for module in model.modules() if isinstance(module, kind)]

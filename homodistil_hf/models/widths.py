@@ -13,20 +13,6 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import nearest_name, shown
 
-
-def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
-    """The plan of some layers of a model.
-
-    Args:
-        plan: of the model.
-        layers: indices.
-
-    Returns:
-        [`WidthPlan`].
-    """
-    return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
-
-
 LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
 UNIFORM_KEYS = ("hidden_size", *LAYER_KEYS)
 PER_LAYER_KEYS = ("hidden_size", "layers")
@@ -167,13 +153,8 @@ class WidthPlan:
 def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
     """Return the widths that a BERT-shaped model has according to its config.
 
-    Args:
-        config (`PreTrainedConfig`):
-            A `BertConfig`, whose head size is `hidden_size // num_attention_heads`, or the config of a compact
-            student, whose layers have their own `num_attention_heads`, `head_dim` and `intermediate_size`.
-
-    Returns:
-        `WidthPlan`: The model's own widths.
+    The head size of a `BertConfig` is `hidden_size // num_attention_heads`; the layers of a compact student have their
+    own `num_attention_heads`, `head_dim` and `intermediate_size`.
 
     Raises:
         ValueError: A layer without its own head size has heads that do not divide the hidden size.
@@ -193,16 +174,10 @@ def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
 
 
 def nearest_paddable(plan: WidthPlan) -> WidthPlan:
-    """Return the plan nearest to `plan`, nowhere wider, that `WidthPlan.padded` accepts.
+    """Return the plan nearest to `plan`, nowhere wider, that `WidthPlan.padded` accepts; itself if it can be padded.
 
     Either the hidden size shrinks until the heads fit, or the heads shrink until they fit the hidden size; the one
     that gives up the smaller share of its width is taken.
-
-    Args:
-        plan (`WidthPlan`): Any plan; returned unchanged if it can be padded.
-
-    Returns:
-        `WidthPlan`: A plan for which `padded()` exists.
     """
     widest = plan.widest
     narrowed = max(_narrowed_heads(plan), key=_total_attention_size)
@@ -214,14 +189,14 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
 
 
 def kept_fractions(kept: WidthPlan, full: WidthPlan) -> dict[str, float]:
-    """Return the share of the units still kept, for each kind of group.
+    """Return the share of the units still kept, in (0, 1], for each kind of group.
 
     Args:
-        kept (`WidthPlan`): The student's widths.
-        full (`WidthPlan`): Its widths before pruning.
+        kept: the student's widths.
+        full: its widths before pruning.
 
     Returns:
-        `dict[str, float]`: `hidden`, `attention` (heads times head size) and `ffn`, each in (0, 1].
+        `hidden`, `attention` (heads times head size) and `ffn`.
     """
     return {
         "hidden": kept.hidden_size / full.hidden_size,
@@ -273,6 +248,11 @@ def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths
             f"expected a config with head_dim, or one of {_nearest_multiples(hidden_size, num_heads)} hidden channels"
         )
     return LayerWidths(num_heads, head_dim or hidden_size // num_heads, config.intermediate_size)
+
+
+def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
+    """The plan of some layers of a model."""
+    return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
 
 
 def with_num_layers(plan: WidthPlan, num_hidden_layers: int) -> WidthPlan:

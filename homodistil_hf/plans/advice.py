@@ -64,17 +64,10 @@ class Measured:
 
 
 def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
-    """Read what was measured.
-
-    Args:
-        path: the file.
-
-    Returns:
-        `(words for the teacher, measurements)`.
+    """Read what was measured: words for the teacher, and the measurements.
 
     Raises:
         ValueError: other content than the package came with.
-        OSError: it can't be read.
     """
     content = read_json_object(path, f"the package's file={str(path)!r}")
     try:
@@ -86,19 +79,13 @@ def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
 
 
 def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], teacher: str) -> str:
-    """Tell what is known of a student and a budget.
+    """Tell what is known of a student and a budget, in lines.
 
     Args:
         fraction: the student's encoder MACs as a share of its teacher's, in (0, 1].
         num_tokens: to be trained on, > 0.
         measured: what there is.
         teacher: words for the teacher that it was measured with.
-
-    Returns:
-        `str`: lines.
-
-    Raises:
-        ValueError: no positive number of tokens.
 
     Example:
     ```python
@@ -129,33 +116,23 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",
         f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
-        f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run".replace("%", " %"),
-        *_same_compute(nearest),
-        *_fine_tuned(nearest),
-        *(_of_fewer_layers(num_layers, gap, nearest) for num_layers, gap in nearest.fewer_layers.items()),
+        f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run",
     ]
+    if nearest.same_compute_gap is not None:
+        lines.append(
+            "  with as much computation instead of as many tokens one-shot pruning ended "
+            f"{nearest.same_compute_gap:+.3f} nats from HomoDistil"
+        )
+    if nearest.glue_kept is not None and nearest.one_shot_glue_kept is not None:
+        lines.append(
+            f"  fine-tuned it kept {nearest.glue_kept:.0%} of its teacher's mean over five GLUE tasks, "
+            f"one-shot pruning {nearest.one_shot_glue_kept:.0%}"
+        )
+    lines += [_of_fewer_layers(num_layers, gap, nearest) for num_layers, gap in nearest.fewer_layers.items()]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
-    return "\n".join([*lines, "  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text"])
-
-
-def _same_compute(nearest: Measured) -> list[str]:
-    if nearest.same_compute_gap is None:
-        return []
-    return [
-        "  with as much computation instead of as many tokens one-shot pruning ended "
-        f"{nearest.same_compute_gap:+.3f} nats from HomoDistil"
-    ]
-
-
-def _fine_tuned(nearest: Measured) -> list[str]:
-    if nearest.glue_kept is None or nearest.one_shot_glue_kept is None:
-        return []
-    line = (
-        f"  fine-tuned it kept {nearest.glue_kept:.0%} of its teacher's mean over five GLUE tasks, one-shot pruning "
-        f"{nearest.one_shot_glue_kept:.0%}"
-    )
-    return [line.replace("%", " %")]
+    lines.append("  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text")
+    return "\n".join(lines).replace("%", " %")
 
 
 def _of_fewer_layers(num_layers: str, gap: float, beside: Measured) -> str:
@@ -179,27 +156,12 @@ def _millions(num_tokens: float) -> str:
 
 
 def check_num_tokens(num_tokens: float) -> None:
-    """Refuse a budget that is none.
-
-    Args:
-        num_tokens: to be trained on.
-
-    Raises:
-        ValueError: not above 0, or not finite.
-    """
+    """Refuse a budget that is not above 0, or not finite."""
     if not 0 < num_tokens < math.inf:
         raise ValueError(f"num_tokens={num_tokens} is not a positive number; give what you will train on, e.g. 2e6")
 
 
 def to_json(teacher: str, measured: Sequence[Measured]) -> dict[str, Any]:
-    """Lay measurements out as `read_advice` reads them.
-
-    Args:
-        teacher: words for the teacher.
-        measured: in any order.
-
-    Returns:
-        `dict` of JSON values.
-    """
+    """Lay measurements, in any order, out as `read_advice` reads them."""
     points = sorted(measured, key=lambda point: (point.encoder_macs, point.num_tokens))
     return {"teacher": teacher, "points": [vars(point) for point in points]}

@@ -31,8 +31,6 @@ _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", 
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
-
-
 # The kept share of the FFN size is that of the hidden size to this power; measured, see docs/method.md.
 _FFN_POWER = 1.75
 
@@ -100,11 +98,7 @@ def is_latency_budget(student: object) -> bool:
 def named_widths(budget: str) -> dict[str, int]:
     """What a budget says of hidden size and heads, to be said of another budget too.
 
-    Args:
-        budget (`str`): Any way to name a student.
-
-    Returns:
-        `dict[str, int]`: Width by name; empty where it says nothing, or nothing that is understood.
+    Empty where it says nothing, or nothing that is understood.
 
     Example:
     ```python
@@ -126,17 +120,17 @@ def plan_for_latency(
     """Return the largest uniform plan that is predicted to be fast enough.
 
     Args:
-        limit_ms (`float`): Milliseconds of one forward pass.
-        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
-        predict (`Callable[[WidthPlan], float]`): Milliseconds that a plan takes, see `LatencyTable.latency_ms`.
-        multiple (`int`): See `plan_for_budget`.
+        limit_ms: milliseconds of one forward pass.
+        teacher_config: of a BERT-shaped teacher.
+        predict: milliseconds that a plan takes.
+        multiple: see `plan_for_budget`.
 
     Returns:
-        `WidthPlan`: Of the plans that take at most `limit_ms` the one with the most encoder MACs; a plan less like the
-        teacher must have more of them to be preferred.
+        Of the plans that take at most `limit_ms` the one with the most encoder MACs; a plan less like the teacher must
+        have more of them to be preferred.
 
     Raises:
-        ValueError: No plan is that fast, or the teacher itself is; the message names the range.
+        ValueError: no plan is that fast, or the teacher itself is; the message names the range.
     """
     search = _Search(teacher_plan(teacher_config), multiple)
     proportional = search.proportional_plans()
@@ -156,14 +150,6 @@ def plan_for_latency(
 
 def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8) -> str:
     """Return the budget that asks for `fraction` of the teacher's encoder MACs, or the smallest that can be met.
-
-    Args:
-        fraction (`float`): Share of the teacher's encoder MACs, in (0, 1].
-        teacher (`WidthPlan`): The teacher's widths.
-        multiple (`int`): See `plan_for_budget`.
-
-    Returns:
-        `str`: A budget that `plan_for_budget` accepts, rounded up to four decimals.
 
     Example:
     ```python

@@ -13,16 +13,9 @@ MACS_TOLERANCE = 0.03
 
 
 def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
-    """Spread the kept layers evenly, the first and the last among them.
+    """Spread the kept layers evenly over `num_layers`, the first and the last among them; rising indices.
 
     Of 12 layers 6 are (0, 2, 4, 7, 9, 11), the ones that DistilBERT's public script takes [from memory].
-
-    Args:
-        num_kept: layers to keep, 1 ≤ num_kept ≤ num_layers.
-        num_layers: layers there are.
-
-    Returns:
-        `tuple[int, ...]`: rising indices.
 
     Example:
     ```python
@@ -36,15 +29,9 @@ def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
 
 
 def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
-    """Which of a teacher's layers make up the encoder MACs of a narrow plan.
+    """Which of a teacher's layers, rising indices, make up the encoder MACs of a narrow plan.
 
-    Args:
-        plan: the student to be matched.
-        teacher: its teacher.
-
-    Returns:
-        `tuple[int, ...]`: rising indices of at least one layer; None where no number of layers comes within
-            `MACS_TOLERANCE`.
+    None where no number of layers comes within `MACS_TOLERANCE`.
 
     Example:
     ```python
@@ -69,13 +56,6 @@ def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
 
     A kept layer has the weights that expect what the teacher's layer before it gives, so whatever stands in for the
     layers between two kept ones should end where these end.
-
-    Args:
-        layers: rising indices of the kept layers.
-        num_layers: layers of the teacher.
-
-    Returns:
-        `tuple[int, ...]`: one index into the teacher's layers for each of the student's.
 
     Example:
     ```python

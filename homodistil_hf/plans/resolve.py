@@ -18,23 +18,12 @@ from transformers import PreTrainedConfig
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json
 from ..models.cost import encoder_macs
-from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
+from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
 from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget
 from .presets import BERT_BASE, PRESETS
 
 if TYPE_CHECKING:
     from .latency.budget import LatencyBudget
-
-__all__ = [
-    "LayerWidths",
-    "WidthPlan",
-    "check_plan",
-    "kept_fractions",
-    "nearest_within",
-    "resolve_plan",
-    "teacher_plan",
-    "too_wide",
-]
 
 _SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
 _SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
@@ -99,60 +88,15 @@ def resolve_plan(
 
 
 def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
-    """Refuse a plan that a teacher cannot be pruned to, or that stock BERT could not hold.
-
-    Args:
-        plan (`WidthPlan`): The student's widths.
-        teacher (`WidthPlan`): The teacher's widths.
-
-    Raises:
-        ValueError: The numbers of layers differ, a width exceeds the teacher's, or `plan.padded()` does not exist.
-    """
+    """Refuse a plan that a teacher cannot be pruned to, or that stock BERT could not hold."""
     misfit = too_wide(plan, teacher)
     if misfit:
         raise ValueError(f"student {misfit}; nearest valid plan: {nearest_within(plan, teacher).to_json()}")
     plan.padded()
 
 
-def kept_fractions(plan: WidthPlan, teacher: WidthPlan) -> dict[str, float]:
-    """Return the share of each group's units that a student of this plan keeps.
-
-    Args:
-        plan (`WidthPlan`): The student's widths.
-        teacher (`WidthPlan`): The teacher's widths, as many layers.
-
-    Returns:
-        `dict[str, float]`: Kept fractions in (0, 1] of `hidden` and, for each layer `l`, `head.{l}`, `query_key.{l}`,
-        `value_output.{l}` and `ffn.{l}`.
-
-    Example:
-    ```python
-    >>> teacher = WidthPlan.uniform(768, 1, LayerWidths(12, 64, 3072))
-    >>> kept_fractions(WidthPlan.uniform(384, 1, LayerWidths(12, 32, 768)), teacher)
-    {'hidden': 0.5, 'head.0': 1.0, 'query_key.0': 0.5, 'value_output.0': 0.5, 'ffn.0': 0.25}
-
-    ```
-    """
-    fractions = {"hidden": plan.hidden_size / teacher.hidden_size}
-    for index, (layer, teacher_layer) in enumerate(zip(plan.layers, teacher.layers, strict=True)):
-        fractions[f"head.{index}"] = layer.num_attention_heads / teacher_layer.num_attention_heads
-        fractions[f"query_key.{index}"] = layer.head_dim / teacher_layer.head_dim
-        fractions[f"value_output.{index}"] = layer.head_dim / teacher_layer.head_dim
-        fractions[f"ffn.{index}"] = layer.intermediate_size / teacher_layer.intermediate_size
-    return fractions
-
-
 def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's") -> str | None:
-    """Find what keeps a plan from lying within another.
-
-    Args:
-        plan (`WidthPlan`): The student's widths.
-        limit (`WidthPlan`): The widest that each may be.
-        whose (`str`): Words for the limit.
-
-    Returns:
-        `str`: Name and value of the first width that is too wide, or the numbers of layers; None where it lies within.
-    """
+    """Name and value of the first width of a plan that is above a limit, or the numbers of layers if these differ."""
     if len(plan.layers) != len(limit.layers):
         return f"has {len(plan.layers)} layers, its teacher {len(limit.layers)}"
     if plan.hidden_size > limit.hidden_size:
@@ -165,15 +109,7 @@ def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's")
 
 
 def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
-    """Cut a plan to another.
-
-    Args:
-        plan (`WidthPlan`): The student's widths.
-        limit (`WidthPlan`): The widest that each may be.
-
-    Returns:
-        `WidthPlan`: One that stock BERT can hold.
-    """
+    """Cut a plan to the widest that each width may be, as stock BERT can hold it."""
     layers = with_num_layers(plan, len(limit.layers)).layers
     hidden_size = min(plan.hidden_size, limit.hidden_size)
     return nearest_paddable(WidthPlan(hidden_size, tuple(map(narrowest, layers, limit.layers))))
@@ -201,19 +137,13 @@ def _is_json_text(student: str) -> bool:
 def _written_plan(student: str | Mapping[str, Any]) -> Any:
     if not isinstance(student, str):
         return student
-    try:
-        return parse_json(student, "the plan") if _is_json_text(student) else _read_plan_file(student)
-    except ValueError as error:
-        raise ValueError(f"student={shown(student)} is no valid JSON ({error}); {_KINDS_OF_STUDENT}") from error
-
-
-def _read_plan_file(student: str) -> Any:
-    if not os.path.isfile(student):
+    is_text = _is_json_text(student)
+    if not is_text and not os.path.isfile(student):
         folder = os.path.dirname(student) or "."
         files = [str(path) for path in Path(folder).glob("*.json")] if os.path.isdir(folder) else []
         nearest = nearest_name(student, [*PRESETS, *files])
         raise ValueError(f"student={student[:200]!r} is unknown; nearest valid: {nearest!r}; {_KINDS_OF_STUDENT}")
     try:
-        return read_json(student, "the file")
-    except OSError as error:
-        raise ValueError(f"student={student!r} is no readable JSON file ({error}); {_KINDS_OF_STUDENT}") from error
+        return parse_json(student, "the plan") if is_text else read_json(student, "the file")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"student={shown(student)} is no valid JSON ({error}); {_KINDS_OF_STUDENT}") from error

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import zipfile
 
 import datasets
 import pyarrow as pa
@@ -207,6 +208,14 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path, streaming):
     file.write_bytes(b"PAR1 but not really")
     with pytest.raises(ValueError, match="is empty or unreadable; expected .* whose contents match the extension"):
         load_text(file, streaming=streaming)
+
+
+def test_an_archive_behind_text_is_not_unpacked(tmp_path):
+    (tmp_path / "a.txt").write_text("w7 w8\n")
+    with zipfile.ZipFile(tmp_path / "a.txt", "a") as archive:
+        archive.writestr("inner.txt", "w9")
+    with pytest.raises(ValueError, match="a.txt is a zip archive under another name; unpack it first"):
+        load_text(tmp_path / "a.txt")
 
 
 def test_files_of_one_glob_must_have_the_same_columns(tmp_path):

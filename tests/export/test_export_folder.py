@@ -38,7 +38,7 @@ from homodistil_hf.export.export_folder import (
     load_export,
 )
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.files.checkpoints import file_digest, write_manifest
+from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.models.conversion import to_stock
 from homodistil_hf.models.families import modeling_homobert
 from homodistil_hf.models.families.bert import BERT
@@ -431,30 +431,8 @@ def test_one_format_is_converted_to_the_other(tmp_path, student, teacher, tokeni
     assert_same_logits(logits_of(load_export(converted)), logits_of(student))
 
 
-def test_a_checkpoint_is_exported(tmp_path, student, tokenizer):
-    checkpoint = tmp_path / "checkpoint-30"
-    student.save_pretrained(checkpoint)
-    tokenizer.save_pretrained(checkpoint)
-    write_manifest(checkpoint)
-    folder = convert_export(checkpoint, tmp_path / "student", "standard")
-    assert "tokenizer.json" in names_in(folder)
-    assert_same_logits(logits_of(BertForMaskedLM.from_pretrained(folder)), logits_of(student))
-
-
-def test_a_damaged_checkpoint_is_not_exported(tmp_path, student):
-    checkpoint = tmp_path / "checkpoint-30"
-    student.save_pretrained(checkpoint)
-    write_manifest(checkpoint)
-    path = checkpoint / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
-        convert_export(checkpoint, tmp_path / "student", "standard")
-
-
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"has no config\.json; expected an export or a checkpoint-N"):
+    with pytest.raises(ValueError, match=r"has no facts\.json; expected an export of this package"):
         load_export(tmp_path)
 
 

@@ -5,7 +5,6 @@ import json
 import pytest
 from transformers import BertConfig, BertForMaskedLM
 
-from homodistil_hf.export.export_folder import load_export
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -29,7 +28,7 @@ def test_a_damaged_model_is_called_what_it_is_to_the_user(folder):
     with pytest.raises(ValueError, match="^model='.*': its weights are unreadable"):
         load_teacher(str(folder), called="model")
     with pytest.raises(ValueError, match="^folder='.*': its weights are unreadable"):
-        load_export(folder)
+        load_teacher(str(folder), called="folder")
 
 
 def test_a_configuration_is_called_what_it_is_to_the_user(tmp_path):

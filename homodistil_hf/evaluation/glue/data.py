@@ -25,13 +25,9 @@ _DEV_SPLITS = ("validation", "validation_matched", "validation_mismatched")
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task.
+    """One task: the Hub's name, one or two columns of text, classes, names of the Hub's metrics.
 
-    Args:
-        name: as the Hub's configurations are called.
-        text_columns: one, or two for pairs.
-        num_labels: classes; 1 for a similarity from 0 to 5, which is a regression.
-        metrics: names, those of the Hub's `glue` metric.
+    `num_labels` is 1 for a similarity from 0 to 5, which is a regression.
     """
 
     name: str
@@ -57,17 +53,7 @@ GLUE_TASKS: dict[str, GlueTask] = {
 
 
 def check_tasks(names: str | Sequence[str]) -> list[str]:
-    """Read which GLUE tasks are meant.
-
-    Args:
-        names: tasks; `"glue"` stands for all nine.
-
-    Returns:
-        `list[str]`: names, each once.
-
-    Raises:
-        ValueError: an unknown one.
-    """
+    """Read which GLUE tasks are meant, each once; `"glue"` stands for all nine."""
     given = [names] if isinstance(names, str) else list(names)
     for name in given:
         if name not in GLUE_TASKS and name != "glue":
@@ -79,18 +65,7 @@ def check_tasks(names: str | Sequence[str]) -> list[str]:
 
 
 def data_folder(task: str, data_dir: str | Path) -> Path:
-    """Find a task's folder: the whole task, or else a part of it.
-
-    Args:
-        task: name of a GLUE task.
-        data_dir: folder of tasks.
-
-    Returns:
-        `Path`: `task` or `task_part`, in `data_dir` or in its folder `glue`.
-
-    Raises:
-        ValueError: there is no such folder.
-    """
+    """Find a task's folder, the whole task or else a part of it, in `data_dir` or in its folder `glue`."""
     if not Path(data_dir).is_dir():
         raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. rte/train.parquet")
     folders = [Path(data_dir), Path(data_dir, "glue")]
@@ -114,9 +89,6 @@ def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
         data_dir: folder with one folder a task, each with `train.parquet` and `validation.parquet` (MNLI also:
             `validation_matched.parquet`, `validation_mismatched.parquet`); default: the Hub's `nyu-mll/glue`.
 
-    Returns:
-        [`TaskData`].
-
     Raises:
         ValueError: unknown task, missing or unreadable rows, or labels that the task does not have.
     """
@@ -134,17 +106,7 @@ def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
 
 
 def encode(rows: Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Tokenize rows, unpadded.
-
-    Args:
-        rows: of the task.
-        task: which columns hold text.
-        tokenizer: the model's.
-        max_length: tokens a row.
-
-    Returns:
-        `Dataset`: what the tokenizer gives, `labels` (int64; float32 for a regression) and `length` in tokens.
-    """
+    """Tokenize rows, unpadded, with `labels` (int64; float32 for a regression) and `length` in tokens."""
     texts = [rows[column][:] for column in task.text_columns]
     encoded = tokenizer(*texts, truncation=True, max_length=max_length)
     convert = float if task.num_labels == 1 else int

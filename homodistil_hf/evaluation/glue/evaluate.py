@@ -69,19 +69,7 @@ def classification_metrics(
     settings: GlueSettings,
     seed: int,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune once and measure.
-
-    Args:
-        evaluated: its encoder is fine-tuned, a copy of it.
-        task: name of a GLUE task.
-        rows: to learn from.
-        measured_on: name → rows to predict.
-        settings: learning rate, epochs and so on.
-        seed: of head, order of rows and dropout.
-
-    Returns:
-        `tuple`: name → metrics; what was trained. A similarity is taken as it comes, not clipped to 0 … 5.
-    """
+    """Fine-tune once and measure: see [`Measure`]. A similarity is taken as it comes, not clipped to 0 … 5."""
     described, tokenizer = GLUE_TASKS[task], evaluated.tokenizer
     classifier = fresh_classifier(
         evaluated.model.base_model, described.num_labels, dropout=settings.dropout_fraction, seed=seed

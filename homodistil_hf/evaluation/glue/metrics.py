@@ -20,11 +20,7 @@ _REQUIRED = {"sklearn": "scikit-learn", "scipy": "scipy"}
 
 
 def missing_packages() -> list[str]:
-    """Which packages of the `[evaluation]` extra are not installed.
-
-    Returns:
-        `list[str]`: names.
-    """
+    """Which packages of the `[evaluation]` extra are not installed."""
     return [package for module, package in _REQUIRED.items() if importlib.util.find_spec(module) is None]
 
 

@@ -14,13 +14,7 @@ from .windows import Window
 
 @dataclass(frozen=True)
 class RankedAnswers:
-    """The answers a model finds likeliest.
-
-    Args:
-        texts: different answers, the likeliest first; none where the context is empty.
-        scores: the score of each.
-        null_score: the score of "no answer".
-    """
+    """Different answers, the likeliest first, their scores, and the score of "no answer"."""
 
     texts: tuple[str, ...]
     scores: tuple[float, ...]
@@ -57,9 +51,6 @@ def rank_answers(
         logits: for each window, float `(T,)` of starts and of ends, T at least the tokens of the window.
         max_answer_tokens: longest answer, in tokens.
         num_best: how many spans of each window are looked at, and how many answers come back at most.
-
-    Returns:
-        [`RankedAnswers`].
 
     Example:
     ```python

@@ -37,14 +37,7 @@ _FEATURES = Features(
 
 
 def check_task(task: str) -> None:
-    """Check a task's name.
-
-    Args:
-        task: `"squad"` or `"squad_v2"`.
-
-    Raises:
-        ValueError: it is another.
-    """
+    """Check that a task is `"squad"` or `"squad_v2"`."""
     if task not in HUB_NAMES:
         raise ValueError(f"task={shown(task)} is unknown; nearest valid: {nearest_name(task, list(HUB_NAMES))!r}")
 
@@ -57,9 +50,6 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
         data_dir: folder with a training and a development file, or with a folder `task` or `task_part` of those. Where
             it has only `squad_v2`, `squad` takes the questions that have an answer and counts as a part. Default: the
             Hub.
-
-    Returns:
-        [`TaskData`].
 
     Raises:
         ValueError: an unknown task, missing or unreadable rows, answers that do not stand where they should.
@@ -77,18 +67,7 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
 
 
 def data_files(task: str, data_dir: str | Path) -> dict[str, Path]:
-    """Find a task's files; they are not read.
-
-    Args:
-        task: `"squad"` or `"squad_v2"`.
-        data_dir: see [`load_squad`].
-
-    Returns:
-        `dict[str, Path]`: `train` and `validation`.
-
-    Raises:
-        ValueError: there are none, or several for one.
-    """
+    """Find a task's files, `train` and `validation`, without reading them; ValueError for none, or several for one."""
     folder = _folder_of(task, Path(data_dir))
     return {split: _file_of(folder, words) for split, words in _SPLITS.items()}
 

@@ -1,11 +1,11 @@
-"""SQuAD v1.1 and v2.0: settings; fine-tune a model to mark answers, let it answer development questions, grade it.
+"""SQuAD v1.1 and v2.0: fine-tune a model to mark answers, let it answer development questions, grade it.
 
 Where rows come from, how windows are cut and spans ranked, and the formulas of the grades aren't here.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +14,18 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...files.messages import shown
 from ..evaluated_model import EvaluatedModel, load_model
-from ..fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
+from ..fine_tuning import FineTuned, fine_tune, forward, fresh_answerer, settings_from
 from ..metrics import load_metric
 from ..task_runs import check_length, evaluate_tasks
 from .answers import RankedAnswers, rank_answers
 from .data import check_task, data_files, load_squad
-from .windows import Window, WindowSettings, labelled_inputs, make_windows
+from .windows import SquadSettings, Window, check_windows, labelled_inputs, make_windows
 
 logger = logging.getLogger(__name__)
 
 _QUESTIONS_AT_ONCE = 1000
 _EVEN = 0.5  # the probability at which "no answer" and the best span have the same score
-_LEAST = {"stride": 0, "max_question_tokens": 1, "max_answer_tokens": 1, "num_best": 1}
-
-
-@dataclass(frozen=True)
-class SquadSettings(GlueSettings):
-    """Settings of SQuAD fine-tuning, the same for every model of a comparison.
-
-    Raises:
-        ValueError: a value is out of range.
-
-    Example:
-    ```python
-    >>> SquadSettings(stride=64).windows
-    WindowSettings(max_length=384, stride=64, max_question_tokens=64)
-
-    ```
-    """
-
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with squad_v2/train.parquet …; default: rajpurkar/squad_v2, Hub."}
-    )
-    max_length: int = field(default=384, metadata={"help": "Tokens a window, ≥ 8; longer contexts take several."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on at most so many questions, ≥ 8: always the same ones."}
-    )
-    stride: int = field(default=128, metadata={"help": "Tokens that two windows of a context share, ≥ 0."})
-    max_question_tokens: int = field(default=64, metadata={"help": "Tokens of a question that are read, ≥ 1."})
-    max_answer_tokens: int = field(default=30, metadata={"help": "Longest answer, in tokens, ≥ 1."})
-    num_best: int = field(default=20, metadata={"help": "Spans of each window that compete, ≥ 1."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number, {least} or more")
-
-    @property
-    def windows(self) -> WindowSettings:
-        """How texts are cut."""
-        return WindowSettings(self.max_length, self.stride, self.max_question_tokens)
 
 
 def evaluate_squad(
@@ -83,20 +41,14 @@ def evaluate_squad(
     A (task, seed) whose result is there already, for the same weights, data and settings, is not run again; one that
     was interrupted starts again. An export's `facts.json` and card are brought up to date.
 
+    Returns what stands in `summary.json` and raises what [`evaluate_glue`] does; metrics are those of [`grade`].
+
     Args:
-        model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
+        model: see [`evaluate_glue`].
         tasks: `"squad"` (v1.1), `"squad_v2"`, or both.
         settings: [`SquadSettings`], or some of them by name.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
-
-    Returns:
-        `dict`: what stands in `summary.json`, see [`evaluate_glue`]; metrics as [`grade`] gives them.
-
-    Raises:
-        ValueError: unknown task or setting, missing data, lengths that do not fit, or no model that can be evaluated.
-        OSError: a file or the Hub can't be read, or results can't be written.
-        FloatingPointError: a fine-tuning diverged.
     """
     names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
     settings = settings_from(SquadSettings, settings)
@@ -105,7 +57,7 @@ def evaluate_squad(
         if settings.data_dir is not None:
             data_files(name, settings.data_dir)
     evaluated = load_model(model, output_dir)
-    settings.windows.check(evaluated.tokenizer)
+    check_windows(settings, evaluated.tokenizer)
     check_length(settings, evaluated)
     rows = (load_squad(name, settings.data_dir) for name in names)
     return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
@@ -120,19 +72,7 @@ def answer_metrics(
     settings: SquadSettings,
     seed: int,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune once and grade.
-
-    Args:
-        evaluated: its encoder is fine-tuned, a copy of it.
-        task: `"squad"` or `"squad_v2"`.
-        rows: questions to learn from.
-        measured_on: name → questions to answer.
-        settings: learning rate, windows and so on.
-        seed: of the output layer, the order of windows and dropout.
-
-    Returns:
-        `tuple`: name → metrics; what was trained.
-    """
+    """Fine-tune once and grade: see [`Measure`]."""
     tokenizer, encoder = evaluated.tokenizer, evaluated.model.base_model
     answerer = fresh_answerer(encoder, dropout=settings.dropout_fraction, seed=seed)
     trained = fine_tune(answerer, training_windows(rows, tokenizer, settings), tokenizer, settings=settings, seed=seed)
@@ -144,22 +84,10 @@ def answer_metrics(
 
 
 def training_windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings) -> Dataset:
-    """Cut questions into windows to learn from.
-
-    Args:
-        rows: questions with answers.
-        tokenizer: the model's.
-        settings: lengths.
-
-    Returns:
-        `Dataset`: model inputs, `start_positions`, `end_positions`, and `length` in tokens; unpadded.
-    """
+    """Cut questions into windows to learn from: model inputs, `start_positions`, `end_positions`, `length`."""
     parts = []
-    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
-        batch = rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
-        labelled = [
-            labelled_inputs(window, batch[window.row]) for window in make_windows(batch, tokenizer, settings.windows)
-        ]
+    for batch in _batches(rows):
+        labelled = [labelled_inputs(window, batch[window.row]) for window in make_windows(batch, tokenizer, settings)]
         parts.append(Dataset.from_list([inputs | {"length": len(inputs["input_ids"])} for inputs in labelled]))
     return datasets.concatenate_datasets(parts)
 
@@ -167,67 +95,45 @@ def training_windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings
 def answer_questions(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings
 ) -> list[RankedAnswers]:
-    """Let a fine-tuned model answer.
-
-    Args:
-        model: any `AutoModelForQuestionAnswering`; set to evaluation mode, run in float32.
-        rows: questions with their contexts.
-        tokenizer: the model's.
-        settings: lengths and how many spans compete.
-
-    Returns:
-        `list[RankedAnswers]`: one a question.
+    """Let any `AutoModelForQuestionAnswering` answer, in evaluation mode and float32.
 
     Raises:
         FloatingPointError: logits are not finite.
     """
     ranked = []
-    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
-        batch = rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
-        windows = make_windows(batch, tokenizer, settings.windows)
-        logits = _window_logits(model, windows, tokenizer)
-        of_row: list[list[int]] = [[] for _ in batch]
-        for index, window in enumerate(windows):
-            of_row[window.row].append(index)
-        ranked += [
-            rank_answers(
-                row["context"],
-                [windows[index] for index in indices],
-                [logits[index] for index in indices],
-                max_answer_tokens=settings.max_answer_tokens,
-                num_best=settings.num_best,
-            )
-            for row, indices in zip(batch, of_row, strict=True)
-        ]
+    for batch in _batches(rows):
+        windows = make_windows(batch, tokenizer, settings)
+        found = zip(windows, _window_logits(model, windows, tokenizer), strict=True)
+        for row, of_row in groupby(found, key=lambda pair: pair[0].row):
+            limits = {"max_answer_tokens": settings.max_answer_tokens, "num_best": settings.num_best}
+            of_windows, logits = zip(*of_row, strict=True)
+            ranked.append(rank_answers(batch[row]["context"], of_windows, logits, **limits))
     return ranked
 
 
 def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
-    """Grade answers by the task's official metrics.
+    """Grade answers by the task's official metrics, in percent; thresholds are in [0, 1].
 
     In SQuAD v2.0 a question counts as having no answer where the score of "no answer" is above the best span's, a
     threshold of 0 on their difference; `best_exact` and `best_f1` are with the threshold that is best on these
     questions. Thresholds are given as probabilities p, which stand for differences of log(p / (1 - p)).
-
-    Args:
-        task: `"squad"` or `"squad_v2"`.
-        rows: questions with `id` and `answers`.
-        ranked: one a question.
-
-    Returns:
-        `dict`: in percent; thresholds in [0, 1].
     """
     references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
-    predictions: list[dict[str, Any]] = [
-        {"id": reference["id"], "prediction_text": answers.text}
-        for reference, answers in zip(references, ranked, strict=True)
-    ]
+    given = list(zip(rows["id"], ranked, strict=True))
     if task == "squad":
+        predictions = [{"id": identity, "prediction_text": answers.text} for identity, answers in given]
         return load_metric(task).compute(predictions=predictions, references=references)
-    for prediction, answers in zip(predictions, ranked, strict=True):
-        prediction["no_answer_probability"] = answers.no_answer_probability
+    predictions = [
+        {"id": id_, "prediction_text": answers.text, "no_answer_probability": answers.no_answer_probability}
+        for id_, answers in given
+    ]
     graded = load_metric(task).compute(predictions=predictions, references=references, no_answer_threshold=_EVEN)
     return {name: value for name, value in graded.items() if not name.endswith("total")}
+
+
+def _batches(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
+    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
+        yield rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
 
 
 def _window_logits(

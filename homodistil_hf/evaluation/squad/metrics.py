@@ -24,12 +24,6 @@ _CITATION = "Rajpurkar et al., SQuAD, EMNLP 2016, arXiv 1606.05250; v2.0: ACL 20
 def normalize_answer(text: str) -> str:
     """Lower-case a text and remove ASCII punctuation, English articles and superfluous white space, in this order.
 
-    Args:
-        text: an answer.
-
-    Returns:
-        `str`: what is compared.
-
     Example:
     ```python
     >>> normalize_answer("The  Beyoncé (an artist)!")
@@ -41,28 +35,14 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """Whether a prediction is one of the right answers, once normalised.
-
-    Args:
-        prediction: the answer; empty for none.
-        golds: right answers, at least one.
-
-    Returns:
-        `float`: 1 or 0.
-    """
+    """1 where a prediction, once normalised, is one of the right answers, of which there is at least one; else 0."""
     return float(normalize_answer(prediction) in {normalize_answer(gold) for gold in golds})
 
 
 def token_f1(prediction: str, golds: Sequence[str], *, both_empty: float = 1.0) -> float:
-    """Harmonic mean of precision and recall of normalised words; the best right answer counts.
+    """Harmonic mean of precision and recall of normalised words, in [0, 1]; the best right answer counts.
 
-    Args:
-        prediction: the answer; empty for none.
-        golds: right answers, at least one.
-        both_empty: score where nothing is left of both: 1 in v2.0, where that means "no answer"; 0 in v1.1.
-
-    Returns:
-        `float`: in [0, 1].
+    `both_empty` is the score where nothing is left of both: 1 in v2.0, where that means "no answer"; 0 in v1.1.
 
     Example:
     ```python
@@ -93,16 +73,6 @@ def best_threshold(
     Returns:
         `tuple[float, float]`: the best mean score, in [0, 1], and the first threshold that reaches it, 0 where nothing
         answered is best.
-
-    Example:
-    ```python
-    >>> everything = np.array([True, True])
-    >>> best_threshold(
-    ...     np.array([1.0, 0.0]), np.array([0.1, 0.8]), has_answer=np.array([True, False]), is_answered=everything
-    ... )
-    (1.0, 0.1)
-
-    ```
     """
     order = np.argsort(no_answer_probabilities, kind="stable")
     gains = np.where(has_answer, scores, -np.asarray(is_answered, dtype=np.float64))[order]
@@ -194,7 +164,8 @@ class SquadV2Metric(evaluate.Metric):
         probabilities = np.array([row["no_answer_probability"] for row, _ in pairs])
         _check_probabilities(probabilities)
         has_answer = np.array([bool(reference["answers"]["text"]) for _, reference in pairs])
-        golds = [_answers_of(reference) for _, reference in pairs]
+        # Right answers of which something is left; otherwise the empty one.
+        golds = [[text for text in row["answers"]["text"] if normalize_answer(text)] or [""] for _, row in pairs]
         scores = {"exact": _scores(exact_match, texts, golds), "f1": _scores(token_f1, texts, golds)}
         counted = {
             name: np.where(probabilities > no_answer_threshold, ~has_answer, values) for name, values in scores.items()
@@ -219,11 +190,6 @@ def _words_f1(given: list[str], wanted: list[str], *, both_empty: float) -> floa
         return 0.0
     precision, recall = shared / len(given), shared / len(wanted)
     return 2 * precision * recall / (precision + recall)
-
-
-def _answers_of(reference: Mapping[str, Any]) -> list[str]:
-    """Right answers of which something is left; otherwise the empty one."""
-    return [text for text in reference["answers"]["text"] if normalize_answer(text)] or [""]
 
 
 def _scores(formula: Callable[..., float], texts: list[str], golds: list[list[str]]) -> np.ndarray:

@@ -1,68 +1,44 @@
-"""Questions and contexts → windows of tokens, with the answer's place in each; no logits, no fine-tuning.
+"""Settings of SQuAD; questions and contexts → windows of tokens, with the answer's place in each; no fine-tuning.
 
 A context that is too long for one window is read in several that overlap.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from ..fine_tuning import GlueSettings
+
 Row = Mapping[str, Any]
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 """Columns that a data set of questions needs; `answers` holds lists `text` and `answer_start`."""
 
-_ROWS_AT_ONCE = 500
-
 
 @dataclass(frozen=True)
-class WindowSettings:
-    """How texts are cut into windows.
-
-    Args:
-        max_length: tokens of a window, question and special ones included.
-        stride: tokens that two windows of a context share.
-        max_question_tokens: tokens of a question that are read; the rest of it is not.
+class SquadSettings(GlueSettings):
+    """Settings of SQuAD fine-tuning, the same for every model of a comparison.
 
     Raises:
-        ValueError: the windows would leave no room for more context than they share.
+        ValueError: a value is out of range.
+
+    Example:
+    ```python
+    >>> SquadSettings(num_best=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: num_best=0 is out of range; expected a whole number, 1 or more
+
+    ```
     """
 
-    max_length: int = 384
-    stride: int = 128
-    max_question_tokens: int = 64
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "max_question_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not positive; nearest valid: 1")
-        if self.stride < 0:
-            raise ValueError(f"stride={self.stride} is negative; nearest valid: 0")
-
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Check that windows advance and that the tokenizer can tell where its tokens come from.
-
-        Args:
-            tokenizer: the model's.
-
-        Raises:
-            ValueError: no fast tokenizer, no token for the beginning, or no room.
-        """
-        name = type(tokenizer).__name__
-        if not tokenizer.is_fast:
-            raise ValueError(f"tokenizer={name} has no offsets; expected a fast one, with a tokenizer.json")
-        if tokenizer.cls_token_id is None:
-            raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
-        num_special = tokenizer.num_special_tokens_to_add(pair=True)
-        shortest = self.max_question_tokens + num_special + self.stride + 1
-        if self.max_length < shortest:
-            raise ValueError(
-                f"max_length={self.max_length} holds no new context beside max_question_tokens="
-                f"{self.max_question_tokens}, {num_special} special tokens and stride={self.stride}; "
-                f"nearest valid: {shortest}, or a smaller stride"
-            )
+    max_length: int = field(default=384, metadata={"help": "Tokens a window, ≥ 8; longer contexts take several."})
+    stride: int = field(default=128, metadata={"help": "Tokens that two windows of a context share, ≥ 0."})
+    max_question_tokens: int = field(default=64, metadata={"help": "Tokens of a question that are read, ≥ 1."})
+    max_answer_tokens: int = field(default=30, metadata={"help": "Longest answer, in tokens, ≥ 1."})
+    num_best: int = field(default=20, metadata={"help": "Spans of each window that compete, ≥ 1."})
 
 
 @dataclass(frozen=True)
@@ -84,15 +60,7 @@ class Window:
     offsets: np.ndarray
 
     def tokens_of(self, begin: int, end: int) -> tuple[int, int]:
-        """First and last token of an answer; twice the `cls_index` where the window does not hold all of it.
-
-        Args:
-            begin: first character in the context.
-            end: character after the last one.
-
-        Returns:
-            `tuple[int, int]`: positions in the window.
-        """
+        """First and last token of the characters `begin` … `end` - 1; twice the `cls_index` if any is missing."""
         inside = np.flatnonzero((self.offsets[:, 1] > begin) & (self.offsets[:, 0] < end))
         is_whole = len(inside) and self.offsets[0, 0] <= begin and end <= self.offsets[-1, 1]
         if not is_whole:
@@ -100,41 +68,48 @@ class Window:
         return self.first_token + int(inside[0]), self.first_token + int(inside[-1])
 
 
-def make_windows(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings | None = None
-) -> list[Window]:
-    """Cut questions with their contexts into windows.
-
-    Args:
-        rows: each with `question` and `context`.
-        tokenizer: fast, with a `[CLS]`.
-        settings: lengths, in tokens.
-
-    Returns:
-        `list[Window]`: those of the first row, of the second, …; at least one each.
+def check_windows(settings: SquadSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that windows advance and that the tokenizer can tell where its tokens come from.
 
     Raises:
-        ValueError: see [`WindowSettings.check`].
+        ValueError: no fast tokenizer, no token for the beginning, or no room for more context than windows share.
     """
-    settings = settings or WindowSettings()
-    settings.check(tokenizer)
+    name = type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise ValueError(f"tokenizer={name} has no offsets; expected a fast one, with a tokenizer.json")
+    if tokenizer.cls_token_id is None:
+        raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
+    num_special = tokenizer.num_special_tokens_to_add(pair=True)
+    shortest = settings.max_question_tokens + num_special + settings.stride + 1
+    if settings.max_length < shortest:
+        raise ValueError(
+            f"max_length={settings.max_length} holds no new context beside max_question_tokens="
+            f"{settings.max_question_tokens}, {num_special} special tokens and stride={settings.stride}; "
+            f"nearest valid: {shortest}, or a smaller stride"
+        )
+
+
+def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: SquadSettings) -> list[Window]:
+    """Cut questions with their contexts into windows: those of the first row, of the second, …; at least one each."""
+    check_windows(settings, tokenizer)
+    encoded = tokenizer(
+        _shortened([row["question"].strip() for row in rows], tokenizer, settings.max_question_tokens),
+        [row["context"] for row in rows],
+        truncation="only_second",
+        max_length=settings.max_length,
+        stride=settings.stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    names = [name for name in tokenizer.model_input_names if name in encoded]
     return [
-        window
-        for first in range(0, len(rows), _ROWS_AT_ONCE)
-        for window in _windows_of(rows[first : first + _ROWS_AT_ONCE], first, tokenizer=tokenizer, settings=settings)
+        _window(encoded, part, row=row, names=names, cls_token_id=tokenizer.cls_token_id)
+        for part, row in enumerate(encoded["overflow_to_sample_mapping"])
     ]
 
 
 def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
-    """What a model learns from one window: its inputs and where the first right answer begins and ends.
-
-    Args:
-        window: one of [`make_windows`].
-        row: its question, with `answers`.
-
-    Returns:
-        `dict`: the inputs, `start_positions` and `end_positions`: those of `[CLS]` where the window holds no answer.
-    """
+    """A window's inputs, with `start_positions` and `end_positions` of the first right answer: of `[CLS]` for none."""
     start, end = window.cls_index, window.cls_index
     texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
     if texts and texts[0].strip():
@@ -144,16 +119,7 @@ def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
 
 
 def check_rows(rows: Iterable[Row], *, argument: str, need_answers: bool) -> None:
-    """Check that answers stand where they are said to stand.
-
-    Args:
-        rows: questions with `context` and `answers`.
-        argument: what the user calls them, for messages.
-        need_answers: whether every question must have an answer, as in SQuAD v1.1.
-
-    Raises:
-        ValueError: a question without an answer, an answer without a place or at a wrong one.
-    """
+    """Check that answers stand where they are said to stand; `argument` is what the user calls the rows."""
     for row in rows:
         label = f"{argument}: question id={row['id']!r}"
         texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
@@ -168,23 +134,6 @@ def check_rows(rows: Iterable[Row], *, argument: str, need_answers: bool) -> Non
                     f"{label} has answer_start={start}, where the context reads {found!r}, not {text!r}; "
                     "expected characters counted from 0"
                 )
-
-
-def _windows_of(
-    rows: Sequence[Row], first_row: int, *, tokenizer: PreTrainedTokenizerBase, settings: WindowSettings
-) -> Iterator[Window]:
-    encoded = tokenizer(
-        _shortened([row["question"].strip() for row in rows], tokenizer, settings.max_question_tokens),
-        [row["context"] for row in rows],
-        truncation="only_second",
-        max_length=settings.max_length,
-        stride=settings.stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
-    names = [name for name in tokenizer.model_input_names if name in encoded]
-    for part, row in enumerate(encoded["overflow_to_sample_mapping"]):
-        yield _window(encoded, part, row=first_row + row, names=names, cls_token_id=tokenizer.cls_token_id)
 
 
 def _window(encoded: BatchEncoding, part: int, *, row: int, names: list[str], cls_token_id: int) -> Window:

@@ -16,13 +16,13 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ProgressCallback, pipeline
 
 from ...distillation.teacher import multiplies_bfloat16
+from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_target
 from ...export.verify import verify_export
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...methods.one_shot import OneShotTrainer
 from ...models.cost import model_facts
-from ...plans.latency.backends import measure_latencies
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training.distillation_trainer import DistillationTrainer
@@ -203,14 +203,15 @@ def _is_ours(marker: Path) -> bool:
 
 def _rows(folder: Path, trainers: dict[str, DistillationTrainer], settings: DemoSettings) -> list[dict[str, Any]]:
     models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *trainers)}
-    latencies = measure_latencies(models, batch_size=_LATENCY_BLOCKS, length=settings.teacher.max_seq_length)
+    grid = LatencyGrid([_LATENCY_BLOCKS], [settings.teacher.max_seq_length], ["torch"], with_head=True)
+    latencies = compare_latencies(models, grid)["cells"][0]["latency"]
     measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}
     measured["teacher"] = dict(trainers["student"].evaluate_teacher())
     return [
         {
             "name": name,
             **{cost: model_facts(model)[cost] for cost in ("num_parameters", "encoder_macs", "size_bytes")},
-            "latency_ms": round(latencies[name].median_ms, 3),
+            "latency_ms": round(latencies[name]["median_ms"], 3),
             **{metric: measured[name][metric] for metric in ("kl", "mlm_accuracy")},
         }
         for name, model in models.items()

@@ -16,14 +16,7 @@ MODEL_TYPES = tuple(name for family in FAMILIES.values() for name in (family.mod
 
 
 def config_class(model_type: str) -> type[PreTrainedConfig]:
-    """The configuration of a model type.
-
-    Args:
-        model_type: one of `MODEL_TYPES`.
-
-    Returns:
-        The stock class, or that of the students.
-    """
+    """The configuration of one of `MODEL_TYPES`: the stock class, or that of the students."""
     return next(
         family.stock_config if model_type in FAMILIES else family.student_config
         for family in FAMILIES.values()
@@ -32,17 +25,7 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
 
 
 def family_of(config: PreTrainedConfig) -> EncoderFamily:
-    """The family of a teacher or a student.
-
-    Args:
-        config: its own.
-
-    Returns:
-        [`EncoderFamily`].
-
-    Raises:
-        ValueError: there is none for this model type.
-    """
+    """The family of a teacher or a student."""
     for family in FAMILIES.values():
         if family.knows(config.model_type):
             return family

@@ -99,14 +99,7 @@ class Head:
         return _imported(self.modeling, self.student_name)
 
     def class_called(self, name: str) -> type[PreTrainedModel]:
-        """The class that a `config.json` means.
-
-        Args:
-            name: as it stands there.
-
-        Returns:
-            The student's class where that is its name, and the stock class otherwise.
-        """
+        """The class that a `config.json` means: the student's where that is its name, else the stock class."""
         return self.student if name == self.student_name else self.stock
 
 
@@ -219,15 +212,7 @@ class EncoderFamily:
         return {name: f"{self.modeling_file.stem}.{found.__name__}" for name, found in self.auto_classes.items()}
 
     def attention(self, model: PreTrainedModel, layer: int) -> list[Any]:
-        """The linear modules of a layer's attention.
-
-        Args:
-            model: a student.
-            layer: index.
-
-        Returns:
-            `list`: query, key, value and output.
-        """
+        """The linear modules of a layer's attention in a student: query, key, value and output."""
         weights = (self.query[0], self.key[0], self.value[0], self.attention_output[0])
         return [model.get_submodule(name.format(l=layer).removesuffix(".weight")) for name in weights]
 

@@ -5,9 +5,8 @@ isn't here.
 """
 
 import contextlib
-import functools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +16,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...files.messages import nearest_name
 from ...models.compiling import compiling_problem
 from .onnx_graph import export_onnx, missing_packages, onnx_runner
-from .timing import Latency, Pass, time_in_turns
 
 BACKENDS = ("torch", "compiled", "onnxruntime")
 TOLERANCE = 1e-4
@@ -27,51 +25,25 @@ Runner = Callable[..., torch.Tensor]
 
 
 class FirstOutput(nn.Module):
-    """A model that takes token ids and mask by position and returns its first output: logits, or hidden states.
-
-    Args:
-        model: any model of transformers.
-    """
+    """A model that takes token ids and mask by position and returns its first output: logits, or hidden states."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Run the model.
-
-        Args:
-            input_ids: `(batch, tokens)` int64.
-            attention_mask: `(batch, tokens)` int64, 1 = token.
-
-        Returns:
-            `torch.Tensor`: the model's first output.
-        """
+        """Run the model on `(batch, tokens)` int64, 1 = token in the mask."""
         return self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
 
 
 def check_backend(backend: str) -> None:
-    """Refuse a backend that does not exist.
-
-    Args:
-        backend: expected to be a name of `BACKENDS`.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Refuse a backend that does not exist."""
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is unknown; nearest valid: {nearest_name(backend, BACKENDS)!r}")
 
 
 def missing_reason(backend: str) -> str | None:
-    """Say what a backend lacks here.
-
-    Args:
-        backend: a name of `BACKENDS`.
-
-    Returns:
-        `str` that names what is missing and how to install it, or None.
-    """
+    """Say what a backend lacks here and how to install it; None where it lacks nothing."""
     if backend == "compiled":
         return compiling_problem()
     if backend != "onnxruntime" or not (missing := missing_packages()):
@@ -80,22 +52,11 @@ def missing_reason(backend: str) -> str | None:
 
 
 def model_inputs(config: PreTrainedConfig, batch_size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random tokens without padding, from a generator of their own.
-
-    Args:
-        config: of the model.
-        batch_size: sequences.
-        length: tokens a sequence.
-
-    Returns:
-        `(input_ids, attention_mask)`, each `(batch, tokens)` int64.
+    """Random tokens without padding, from a generator of their own, and their mask: each `(batch, tokens)` int64.
 
     Raises:
-        ValueError: a number is too small, or the length is above the model's positions.
+        ValueError: the length is above the model's positions.
     """
-    for name, value in (("batch_size", batch_size), ("length", length)):
-        if value < 1:
-            raise ValueError(f"{name}={value} is too small; nearest valid: 1")
     limit = config.max_position_embeddings
     if length > limit:
         raise ValueError(
@@ -110,7 +71,7 @@ def make_runner(module: nn.Module, backend: str, inputs: Sequence[torch.Tensor],
     """Prepare a module to be run by one backend, and check on `inputs` that it computes what torch computes.
 
     Args:
-        module: returns one tensor; float32, in evaluation mode.
+        module: returns one tensor; float32, in evaluation mode, on the CPU.
         backend: a name of `BACKENDS`.
         inputs: `(batch, tokens, …)` each.
         folder: where an ONNX graph goes; it must stay while the runner is used.
@@ -136,17 +97,7 @@ def make_runner(module: nn.Module, backend: str, inputs: Sequence[torch.Tensor],
 
 @torch.no_grad()
 def check_equal(module: nn.Module, runner: Runner, inputs: Sequence[torch.Tensor], backend: str) -> None:
-    """Compare a runner's output with the module's own.
-
-    Args:
-        module: what the runner was made from.
-        runner: what [`make_runner`] returned.
-        inputs: by position.
-        backend: its name, for the message.
-
-    Raises:
-        ValueError: the outputs differ by more than `TOLERANCE`.
-    """
+    """Refuse a runner whose output differs from the module's own by more than `TOLERANCE`."""
     expected, output = module(*inputs), runner(*inputs)
     largest = max(1.0, float(expected.abs().max()))
     difference = float((output - expected).abs().max()) / largest
@@ -157,63 +108,9 @@ def check_equal(module: nn.Module, runner: Runner, inputs: Sequence[torch.Tensor
         )
 
 
-def bound(runner: Runner, inputs: Sequence[torch.Tensor]) -> Pass:
-    """Tie a runner to its inputs, so that it can be timed.
-
-    Args:
-        runner: what [`make_runner`] returned.
-        inputs: by position.
-
-    Returns:
-        Callable without arguments; it waits for the device.
-    """
-    forward = functools.partial(runner, *inputs)
-    device = inputs[0].device
-    if device.type == "cpu":
-        return forward
-
-    def complete() -> None:
-        forward()
-        torch.accelerator.synchronize(device)
-
-    return complete
-
-
-def measure_latencies(
-    models: Mapping[str, PreTrainedModel], *, batch_size: int = 1, length: int = 128, num_rounds: int = 20
-) -> dict[str, Latency]:
-    """Time the forward passes of several models in turns, in torch, each on its own device.
-
-    Args:
-        models: name → model, with or without a head; training modes are afterwards what they were.
-        batch_size: sequences a forward pass.
-        length: tokens a sequence.
-        num_rounds: timed turns a model, see [`time_in_turns`].
-
-    Returns:
-        `dict[str, Latency]`: by name.
-
-    Raises:
-        ValueError: a number is too small, or the length is above a model's positions.
-    """
-    passes = {}
-    for name, model in models.items():
-        inputs = model_inputs(model.config, batch_size, length)
-        passes[name] = bound(FirstOutput(model), [tensor.to(model.device) for tensor in inputs])
-    with contextlib.ExitStack() as stack, torch.no_grad():
-        for model in models.values():
-            stack.enter_context(evaluation_mode(model))
-        durations_ms = time_in_turns(passes, num_rounds=num_rounds)
-    return {name: Latency.from_durations(durations) for name, durations in durations_ms.items()}
-
-
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every part of a model into evaluation mode for a while.
-
-    Args:
-        model: may have parts in either mode; each is afterwards what it was.
-    """
+    """Put every part of a model into evaluation mode for a while; each is afterwards what it was."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

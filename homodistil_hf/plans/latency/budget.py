@@ -5,6 +5,7 @@ steers a run that goes on.
 """
 
 import dataclasses
+import functools
 import math
 import tempfile
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ from ...files.messages import nearest_name, shown
 from ...models.families import family_of
 from ...models.widths import WidthPlan, teacher_plan
 from ..budgets import LATENCY_BUDGET, plan_for_latency
-from .backends import FirstOutput, bound, make_runner, model_inputs
+from .backends import FirstOutput, make_runner, model_inputs
 from .parts import Conditions, embedding_shape, latency_table
-from .timing import Latency, speed_ups, time_in_turns
+from .timing import figures, time_in_turns
 
 _TYPES = {"batch_size": int, "length": int, "backend": str}
 _EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
@@ -28,25 +29,14 @@ _EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
 
 @dataclass(frozen=True)
 class LatencyBudget:
-    """What a student may take.
-
-    Args:
-        limit_ms: milliseconds of one forward pass of embeddings and encoder, > 0.
-        conditions: what is run, and how.
-    """
+    """What a student may take: milliseconds of one forward pass of embeddings and encoder, > 0."""
 
     limit_ms: float
     conditions: Conditions = field(default_factory=Conditions)
 
     @classmethod
     def parse(cls, text: str) -> "LatencyBudget":
-        """Read a budget.
-
-        Args:
-            text: `latency_ms=…`, then any of `batch_size=…`, `length=…`, `backend=…`, separated by commas.
-
-        Returns:
-            [`LatencyBudget`].
+        """Read `latency_ms=…`, then any of `batch_size=…`, `length=…`, `backend=…`, separated by commas.
 
         Raises:
             ValueError: an unknown or repeated name, or a value that can't be.
@@ -77,42 +67,21 @@ class LatencyBudget:
 
 @dataclass(frozen=True)
 class LatencyPlan:
-    """A plan and what it is predicted to take.
-
-    Args:
-        plan: the widths; heads × head size is the hidden size.
-        latency_ms: predicted, of the plan.
-        teacher_latency_ms: predicted, of its teacher.
-    """
+    """A plan, what it is predicted to take and what its teacher is; heads × head size is the hidden size."""
 
     plan: WidthPlan
     latency_ms: float
     teacher_latency_ms: float
 
     def facts(self, budget: LatencyBudget) -> dict[str, Any]:
-        """What was asked for and what is predicted.
-
-        Args:
-            budget: what the plan was made for.
-
-        Returns:
-            `dict` of JSON values.
-        """
+        """What was asked for and what is predicted, as JSON values."""
         conditions = dataclasses.asdict(budget.conditions)
         predicted = {"student": self.latency_ms, "teacher": self.teacher_latency_ms}
         return {"limit_ms": budget.limit_ms, "conditions": conditions, "predicted_ms": predicted}
 
 
 def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: int = 8) -> LatencyPlan:
-    """Find the largest plan that is predicted to stay within a budget on this machine.
-
-    Args:
-        budget: what the student may take.
-        config: the teacher's.
-        multiple: hidden size and FFN size are multiples of it.
-
-    Returns:
-        [`LatencyPlan`].
+    """Find the largest plan for a teacher's configuration that is predicted to stay within a budget on this machine.
 
     Raises:
         ValueError: out of reach, the message names the range; or a length above the teacher's positions.
@@ -126,32 +95,26 @@ def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: in
 def measure_plan(plan: WidthPlan, config: PreTrainedConfig, conditions: Conditions) -> dict[str, Any]:
     """Time an encoder of the plan and one of its teacher's widths in turns, both of random weights.
 
-    Args:
-        plan: what [`plan_within`] found.
-        config: the teacher's.
-        conditions: what is run, and how.
-
     Returns:
-        `dict` of JSON values: `latency` of `teacher` and `student` as [`Latency`] has it, `speed_up` as [`SpeedUp`].
+        JSON values: `latency` of `teacher` and `student` and `speed_up` of the student, see `figures`.
     """
-    family = family_of(config)
+    family, layer = family_of(config), plan.layers[0]
     student = family.stock_config(
-        hidden_size=plan.hidden_size, num_hidden_layers=len(plan.layers), **embedding_shape(config)
+        hidden_size=plan.hidden_size,
+        num_hidden_layers=len(plan.layers),
+        num_attention_heads=layer.num_attention_heads,
+        intermediate_size=layer.intermediate_size,
+        **embedding_shape(config),
     )
-    student.num_attention_heads = plan.layers[0].num_attention_heads
-    student.intermediate_size = plan.layers[0].intermediate_size
     passes = {}
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         for name, shape in (("teacher", config), ("student", student)):
             encoder = family.student_encoder if isinstance(shape, family.student_config) else family.stock_encoder
             inputs = model_inputs(shape, conditions.batch_size, conditions.length)
             module = FirstOutput(encoder(shape, add_pooling_layer=False).eval())
-            passes[name] = bound(make_runner(module, conditions.backend, inputs, Path(folder)), inputs)
-        durations_ms = time_in_turns(passes)
-    return {
-        "latency": {name: dataclasses.asdict(Latency.from_durations(ms)) for name, ms in durations_ms.items()},
-        "speed_up": dataclasses.asdict(speed_ups(durations_ms, "teacher")["student"]),
-    }
+            passes[name] = functools.partial(make_runner(module, conditions.backend, inputs, Path(folder)), *inputs)
+        found = figures(time_in_turns(passes))
+    return {"latency": found["latency"], "speed_up": found["speed_up"]["student"]}
 
 
 def _number(text: str, value: str, kind: type) -> Any:

@@ -20,7 +20,6 @@ _REQUIRED = ("onnx", "onnxscript", "onnxruntime")
 _EXAMPLE_SIZE = 2  # sizes 0 and 1 would be taken for constants
 _EXAMPLE_TOKENS = 16
 
-
 # ONNX Runtime's SkipLayerNormalization is no vector code on CPUs: 0.12 ms at 128 × 224, where an addition and its
 # LayerNormalization take 0.03 ms (version 1.31, one thread of a Zen 5). The other fusions of its highest level gain.
 # onnxruntime.transformers' optimizer adds nothing: it finds the same fusions, and no attention in torch 2.13's graphs.
@@ -28,11 +27,7 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
 
 def missing_packages() -> list[str]:
-    """Which packages of the `[onnx]` extra are not installed.
-
-    Returns:
-        `list[str]`: names.
-    """
+    """Names of the packages of the `[onnx]` extra that are not installed."""
     return [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
 
 
@@ -45,12 +40,10 @@ def export_onnx(module: nn.Module, inputs: Sequence[torch.Tensor], path: Path) -
         path: file to write.
 
     Raises:
-        ValueError: a package of the `[onnx]` extra is missing, or there are too few tokens.
+        ValueError: a package of the `[onnx]` extra is missing.
     """
     if missing := missing_packages():
         raise ValueError(f"{', '.join(missing)} not installed; install with pip install 'homodistil-hf[onnx]'")
-    if inputs[0].shape[1] < _EXAMPLE_SIZE:
-        raise ValueError(f"length={inputs[0].shape[1]} is too short for a graph of any length; nearest valid: 2")
     examples = tuple(_example(tensor) for tensor in inputs)
     with torch.no_grad(), _quietly(), _plain_attention(module):
         program = torch.onnx.export(
@@ -68,15 +61,7 @@ def export_onnx(module: nn.Module, inputs: Sequence[torch.Tensor], path: Path) -
 
 
 def onnx_runner(path: Path, *, num_threads: int | None = None) -> Callable[..., torch.Tensor]:
-    """Load a graph that [`export_onnx`] wrote, on the CPU, with all graph optimisations that gain.
-
-    Args:
-        path: the file.
-        num_threads: of ONNX Runtime; default: torch's.
-
-    Returns:
-        Callable that takes the graph's input tensors by position and returns its output tensor.
-    """
+    """Load a graph as a callable that takes the graph's input tensors by position and returns its output tensor."""
     session = onnx_session(path, num_threads=num_threads)
     names = [entry.name for entry in session.get_inputs()]
 
@@ -88,7 +73,7 @@ def onnx_runner(path: Path, *, num_threads: int | None = None) -> Callable[..., 
 
 
 def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | None = None) -> Any:
-    """Load a graph that [`export_onnx`] wrote, as [`onnx_runner`] does.
+    """Load a graph that [`export_onnx`] wrote, on the CPU, with all graph optimisations that gain.
 
     Args:
         path: the file.

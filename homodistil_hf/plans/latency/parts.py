@@ -4,13 +4,13 @@ A table is measured once for a machine, its versions and its number of threads, 
 it isn't here.
 """
 
+import functools
 import hashlib
 import itertools
 import json
 import logging
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from ...files.provenance import machine_facts
 from ...files.strict_json import write_json
 from ...models.families.modeling_homobert import HomoBertAttention, HomoBertConfig
 from ...models.widths import teacher_plan
-from .backends import bound, check_backend, make_runner, missing_reason, model_inputs
-from .tables import AXES, LatencyTable, PartsGrid
+from .backends import check_backend, make_runner, missing_reason, model_inputs
+from .tables import AXES, Grid, LatencyTable, grid_below
 from .timing import Pass, time_in_turns
 
 logger = logging.getLogger(__name__)
@@ -46,10 +46,7 @@ class Conditions:
     Args:
         batch_size: sequences a forward pass, ≥ 1.
         length: tokens a sequence, ≥ 2.
-        backend: `"torch"` or `"onnxruntime"`, float32 on the CPU.
-
-    Raises:
-        ValueError: a number is too small, an unknown backend, or one that is not installed.
+        backend: `"torch"` or `"onnxruntime"`, float32 on the CPU; installed.
     """
 
     batch_size: int = 1
@@ -71,24 +68,13 @@ class Conditions:
 
 
 def latency_table(config: PreTrainedConfig, conditions: Conditions) -> LatencyTable:
-    """Return the latency table for students of a teacher on this machine, measuring it where it is not cached.
-
-    Args:
-        config: the teacher's.
-        conditions: what is run, and how.
-
-    Returns:
-        [`LatencyTable`].
-
-    Raises:
-        ValueError: the length is above the teacher's positions.
-    """
+    """Return the latency table for students of a teacher on this machine, measuring it where it is not cached."""
     model_inputs(config, conditions.batch_size, conditions.length)  # or refuses the length
-    teacher = teacher_plan(config)
+    grid = grid_below(teacher_plan(config))
     about = {
         "machine": machine_facts(),
         "conditions": asdict(conditions),
-        "grid": asdict(PartsGrid.below(teacher)),
+        "grid": grid,
         "shape": embedding_shape(config),
         "depth": _depth(config),
     }
@@ -96,25 +82,16 @@ def latency_table(config: PreTrainedConfig, conditions: Conditions) -> LatencyTa
 
     def build(folder: Path) -> None:
         logger.info("measuring a latency table of this machine (%s), a minute or two; it is then kept", conditions)
-        table = measure_table(config, conditions, PartsGrid.below(teacher))
-        write_json(folder / _FILE, {**about, **table.to_dict()})
+        write_json(folder / _FILE, {**about, **measure_table(config, conditions, grid).to_dict()})
 
     return LatencyTable.from_dict(json.loads((cached("latency", key, build) / _FILE).read_text(encoding="utf-8")))
 
 
 @torch.no_grad()
-def measure_table(config: PreTrainedConfig, conditions: Conditions, grid: PartsGrid) -> LatencyTable:
-    """Measure all parts of a grid, in turns.
-
-    Args:
-        config: the teacher's, for everything but the widths.
-        conditions: what is run, and how.
-        grid: the widths.
-
-    Returns:
-        [`LatencyTable`].
-    """
-    points = [(part, *widths) for part in AXES for widths in itertools.product(*grid.axes(part))]
+def measure_table(config: PreTrainedConfig, conditions: Conditions, grid: Grid) -> LatencyTable:
+    """Measure all parts of a grid, in turns, for a teacher of which everything but the widths counts."""
+    axes = {part: [grid[name] for name in names] for part, names in AXES.items()}
+    points = [(part, *widths) for part in AXES for widths in itertools.product(*axes[part])]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         passes = {str(point): _pass(point, config, conditions, Path(folder)) for point in points}
@@ -123,82 +100,54 @@ def measure_table(config: PreTrainedConfig, conditions: Conditions, grid: PartsG
     for part in AXES:
         medians = [statistics.median(durations_ms[str(point)]) for point in points if point[0] == part]
         num_blocks = 1 if part == "embeddings" else _depth(config)
-        milliseconds[part] = np.array(medians).reshape([len(axis) for axis in grid.axes(part)]) / num_blocks
+        milliseconds[part] = np.array(medians).reshape([len(axis) for axis in axes[part]]) / num_blocks
     return LatencyTable(grid, milliseconds)
 
 
 def embedding_shape(config: PreTrainedConfig) -> dict[str, Any]:
-    """What latency depends on besides widths.
-
-    Args:
-        config: of any BERT.
-
-    Returns:
-        `dict`: arguments of a configuration: the embedding tables' rows, activation, ε.
-    """
+    """What latency depends on besides widths, as a configuration's arguments: embedding rows, activation, ε."""
     names = ("vocab_size", "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")
     return {name: getattr(config, name) for name in names}
 
 
-class AttentionBlocks(nn.Module):
-    """Attention blocks in a row.
-
-    Args:
-        config: widths of all of them.
-        depth: how many.
-    """
-
-    def __init__(self, config: HomoBertConfig, depth: int):
-        super().__init__()
-        self.blocks = nn.ModuleList(HomoBertAttention(config) for _ in range(depth))
+class AttentionBlock(HomoBertAttention):
+    """An attention block, `(batch, tokens, hidden)` in and out."""
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
-        """One after the other, `(batch, tokens, hidden)` in and out."""
-        for block in self.blocks:
-            hidden_BTH = block(hidden_BTH)[0]
-        return hidden_BTH
+        """Leave the attention weights out."""
+        return super().forward(hidden_BTH)[0]
 
 
-class FeedForwardBlocks(nn.Module):
-    """FFN blocks in a row.
+class FeedForwardBlock(nn.Module):
+    """An FFN block, `(batch, tokens, hidden)` in and out."""
 
-    Args:
-        config: widths of all of them.
-        depth: how many.
-    """
-
-    def __init__(self, config: HomoBertConfig, depth: int):
+    def __init__(self, config: HomoBertConfig):
         super().__init__()
-        self.blocks_in = nn.ModuleList(BertIntermediate(config) for _ in range(depth))
-        self.blocks_out = nn.ModuleList(BertOutput(config) for _ in range(depth))
+        self.block_in, self.block_out = BertIntermediate(config), BertOutput(config)
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
-        """One after the other, `(batch, tokens, hidden)` in and out."""
-        for block_in, block_out in zip(self.blocks_in, self.blocks_out, strict=True):
-            hidden_BTH = block_out(block_in(hidden_BTH), hidden_BTH)
-        return hidden_BTH
+        """Pass the FFN, its residual connection and LayerNorm."""
+        return self.block_out(self.block_in(hidden_BTH), hidden_BTH)
+
+
+_PARTS: dict[str, type[nn.Module]] = {
+    "embeddings": BertEmbeddings,
+    "attention": AttentionBlock,
+    "ffn": FeedForwardBlock,
+}
 
 
 def _pass(point: tuple[Any, ...], config: PreTrainedConfig, conditions: Conditions, folder: Path) -> Pass:
     part, *widths = point
-    sized = _sized(config, dict(zip(AXES[part], widths, strict=True)))
+    narrow = {"hidden_size": 1, "num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}
+    sized = HomoBertConfig(**narrow | dict(zip(AXES[part], widths, strict=True)), **embedding_shape(config))
     # As the whole model is run: torch's own attention there, plain products in an ONNX graph.
     sized._attn_implementation = "sdpa" if conditions.backend == "torch" else "eager"
-    modules: dict[str, Callable[[], nn.Module]] = {
-        "embeddings": lambda: BertEmbeddings(sized),
-        "attention": lambda: AttentionBlocks(sized, _depth(config)),
-        "ffn": lambda: FeedForwardBlocks(sized, _depth(config)),
-    }
-    inputs: torch.Tensor = model_inputs(sized, conditions.batch_size, conditions.length)[0]
+    depth, inputs = 1, model_inputs(sized, conditions.batch_size, conditions.length)[0]
     if part != "embeddings":
-        inputs = torch.randn(*inputs.shape, sized.hidden_size)
-    runner = make_runner(modules[part]().eval(), conditions.backend, [inputs], folder)
-    return bound(runner, [inputs])
-
-
-def _sized(config: PreTrainedConfig, widths: Mapping[str, int]) -> HomoBertConfig:
-    narrow = {"hidden_size": 1, "num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}
-    return HomoBertConfig(**narrow | dict(widths), **embedding_shape(config))
+        depth, inputs = _depth(config), torch.randn(*inputs.shape, sized.hidden_size)
+    blocks = nn.Sequential(*(_PARTS[part](sized) for _ in range(depth))).eval()
+    return functools.partial(make_runner(blocks, conditions.backend, [inputs], folder), inputs)
 
 
 def _depth(config: PreTrainedConfig) -> int:

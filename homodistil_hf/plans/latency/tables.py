@@ -8,8 +8,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,6 +21,9 @@ AXES = {
 }
 """Parts of an encoder, each with its residual connection and LayerNorm, and the widths that its cost depends on."""
 
+Grid: TypeAlias = Mapping[str, list[int]]
+"""Width → where parts are measured, increasing."""
+
 _SHARES = {
     "hidden_size": (8, 4, 2, 1),
     "num_attention_heads": (2, 1),
@@ -30,62 +32,22 @@ _SHARES = {
 }
 
 
-@dataclass(frozen=True)
-class PartsGrid:
-    """The widths at which parts are measured.
+def grid_below(teacher: WidthPlan) -> Grid:
+    """The grid for students of a teacher: halves, quarters and eighths of its widths.
 
-    Args:
-        hidden_size: increasing.
-        num_attention_heads: increasing.
-        head_dim: increasing.
-        intermediate_size: increasing.
+    Example:
+    ```python
+    >>> grid = grid_below(WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072)))
+    >>> grid["hidden_size"], grid["num_attention_heads"], grid["head_dim"], grid["intermediate_size"]
+    ([96, 192, 384, 768], [6, 12], [16, 32, 64], [384, 768, 1536, 3072])
+
+    ```
     """
-
-    hidden_size: tuple[int, ...]
-    num_attention_heads: tuple[int, ...]
-    head_dim: tuple[int, ...]
-    intermediate_size: tuple[int, ...]
-
-    @classmethod
-    def below(cls, teacher: WidthPlan) -> "PartsGrid":
-        """The grid for students of a teacher: halves, quarters and eighths of its widths.
-
-        Args:
-            teacher: its widths.
-
-        Returns:
-            [`PartsGrid`].
-
-        Example:
-        ```python
-        >>> PartsGrid.below(WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072)))
-        PartsGrid(hidden_size=(96, 192, 384, 768), num_attention_heads=(6, 12), head_dim=(16, 32, 64), \
-intermediate_size=(384, 768, 1536, 3072))
-
-        ```
-        """
-        layer = teacher.widest
-        full = {"hidden_size": teacher.hidden_size, **dataclasses.asdict(layer)}
-        return cls(
-            **{
-                name: tuple(sorted({max(1, full[name] // share) for share in shares}))
-                for name, shares in _SHARES.items()
-            }
-        )
-
-    def axes(self, part: str) -> tuple[tuple[int, ...], ...]:
-        """The widths along each axis of one part.
-
-        Args:
-            part: a name of `AXES`.
-
-        Returns:
-            `tuple`, one entry an axis.
-        """
-        return tuple(getattr(self, name) for name in AXES[part])
+    full = {"hidden_size": teacher.hidden_size, **dataclasses.asdict(teacher.widest)}
+    return {name: sorted({max(1, full[name] // share) for share in shares}) for name, shares in _SHARES.items()}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LatencyTable:
     """Milliseconds of the parts of an encoder.
 
@@ -94,40 +56,21 @@ class LatencyTable:
         milliseconds: part → array with one axis a width, in the order of `AXES`.
     """
 
-    grid: PartsGrid
+    grid: Grid
     milliseconds: Mapping[str, np.ndarray]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LatencyTable":
-        """Read what `to_dict` gave.
-
-        Args:
-            values: `grid` and `milliseconds`.
-
-        Returns:
-            [`LatencyTable`].
-        """
-        grid = PartsGrid(**{name: tuple(widths) for name, widths in values["grid"].items()})
-        return cls(grid, {part: np.array(values["milliseconds"][part]) for part in AXES})
+        """Read what `to_dict` gave."""
+        return cls(values["grid"], {part: np.array(values["milliseconds"][part]) for part in AXES})
 
     def to_dict(self) -> dict[str, Any]:
-        """The table as JSON values.
-
-        Returns:
-            `dict`: `grid` and `milliseconds`.
-        """
+        """The table as JSON values: `grid` and `milliseconds`."""
         arrays = {part: array.tolist() for part, array in self.milliseconds.items()}
-        return {"grid": dataclasses.asdict(self.grid), "milliseconds": arrays}
+        return {"grid": self.grid, "milliseconds": arrays}
 
     def latency_ms(self, plan: WidthPlan) -> float:
-        """Predict a forward pass of embeddings and encoder.
-
-        Args:
-            plan: widths; those outside the grid count like the nearest inside.
-
-        Returns:
-            `float`: milliseconds.
-        """
+        """Predict a forward pass of embeddings and encoder; widths outside the grid count like the nearest inside."""
         layers = Counter(plan.layers)
         encoder_ms = sum(count * self._layer_ms(plan.hidden_size, layer) for layer, count in layers.items())
         return self._part_ms("embeddings", plan.hidden_size) + encoder_ms
@@ -138,6 +81,6 @@ class LatencyTable:
 
     def _part_ms(self, part: str, *widths: int) -> float:
         values = self.milliseconds[part]
-        for width, axis in zip(widths, self.grid.axes(part), strict=True):
-            values = np.apply_along_axis(functools.partial(np.interp, width, axis), 0, values)
+        for name, width in zip(AXES[part], widths, strict=True):
+            values = np.apply_along_axis(functools.partial(np.interp, width, self.grid[name]), 0, values)
         return float(values)

@@ -6,67 +6,13 @@ What is timed is a callable; how a model becomes one isn't here. Nothing measure
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 Pass = Callable[[], object]
 """One forward pass, complete when it returns."""
 
 _LONG_MS = 250.0
 _REST_SECONDS = 0.03
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Wall-clock milliseconds of one forward pass over one batch.
-
-    Args:
-        median_ms: the figure to quote.
-        lower_quartile_ms: a quarter of the turns was at most as long.
-        upper_quartile_ms: three quarters of the turns were at most as long.
-        min_ms: the shortest turn.
-        num_rounds: turns that were timed; those of the warm-up are not among them.
-    """
-
-    median_ms: float
-    lower_quartile_ms: float
-    upper_quartile_ms: float
-    min_ms: float
-    num_rounds: int
-
-    @classmethod
-    def from_durations(cls, durations_ms: Sequence[float]) -> "Latency":
-        """Sum durations up.
-
-        Args:
-            durations_ms: one a round, milliseconds, in any order.
-
-        Returns:
-            [`Latency`].
-
-        Example:
-        ```python
-        >>> Latency.from_durations([4.0, 1.0, 2.0, 3.0, 5.0])
-        Latency(median_ms=3.0, lower_quartile_ms=2.0, upper_quartile_ms=4.0, min_ms=1.0, num_rounds=5)
-
-        ```
-        """
-        lower, median, upper = quartiles(durations_ms)
-        return cls(median, lower, upper, min(durations_ms), len(durations_ms))
-
-
-@dataclass(frozen=True)
-class SpeedUp:
-    """How many times faster something is than its reference.
-
-    Args:
-        ratio: the reference's median over its own.
-        lower_quartile: of the ratios that the rounds have one by one.
-        upper_quartile: likewise.
-    """
-
-    ratio: float
-    lower_quartile: float
-    upper_quartile: float
 
 
 def time_in_turns(
@@ -81,27 +27,13 @@ def time_in_turns(
 
     Args:
         passes: name → what is timed.
-        num_rounds: timed turns of each.
-        num_warmup: turns of each before those; may be 0.
-        num_passes: timed passes a turn, of which the median counts.
+        num_rounds: timed turns of each, ≥ 1.
+        num_warmup: turns of each before those, ≥ 0.
+        num_passes: timed passes a turn, of which the median counts, ≥ 1.
 
     Returns:
-        `dict[str, list[float]]`: name → milliseconds of every round, in order.
-
-    Raises:
-        ValueError: a number is too small.
-
-    Example:
-    ```python
-    >>> [len(durations) for durations in time_in_turns({"a": list, "b": dict}, num_rounds=2).values()]
-    [2, 2]
-
-    ```
+        Name → milliseconds of every round, in order.
     """
-    minima = {"num_rounds": (num_rounds, 1), "num_warmup": (num_warmup, 0), "num_passes": (num_passes, 1)}
-    for name, (value, minimum) in minima.items():
-        if value < minimum:
-            raise ValueError(f"{name}={value} is too small; nearest valid: {minimum}")
     durations_ms: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(num_warmup + num_rounds):
         for name, forward in passes.items():
@@ -109,47 +41,42 @@ def time_in_turns(
     return {name: durations[num_warmup:] for name, durations in durations_ms.items()}
 
 
-def speed_ups(durations_ms: Mapping[str, Sequence[float]], reference: str) -> dict[str, SpeedUp]:
-    """Compare everything that was timed with one of them.
-
-    Args:
-        durations_ms: what [`time_in_turns`] returned.
-        reference: name of the one that the others are compared with.
+def figures(durations_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Sum up what was timed in turns, and compare everything with the first.
 
     Returns:
-        `dict[str, SpeedUp]`: by name, without the reference.
+        `latency`: name → `median_ms`, quartiles and `min_ms` of one pass over one batch, and `num_rounds`; `speed_up`:
+        name → `ratio`, how many times faster by the medians, and the quartiles of the ratios that the rounds have one
+        by one; the first is not among them.
 
     Example:
     ```python
-    >>> speed_ups({"teacher": [8.0, 9.0, 10.0], "student": [2.0, 3.0, 2.0]}, "teacher")["student"]
-    SpeedUp(ratio=4.5, lower_quartile=3.5, upper_quartile=4.5)
+    >>> found = figures({"teacher": [8.0, 9.0, 10.0], "student": [2.0, 3.0, 2.0]})
+    >>> found["latency"]["student"]
+    {'median_ms': 2.0, 'lower_quartile_ms': 2.0, 'upper_quartile_ms': 2.5, 'min_ms': 2.0, 'num_rounds': 3}
+    >>> found["speed_up"]
+    {'student': {'ratio': 4.5, 'lower_quartile': 3.5, 'upper_quartile': 4.5}}
 
     ```
     """
-    base = durations_ms[reference]
-    return {
-        name: SpeedUp(
-            statistics.median(base) / statistics.median(own),
-            *quartiles([slow / fast for slow, fast in zip(base, own, strict=True)])[::2],
-        )
-        for name, own in durations_ms.items()
-        if name != reference
-    }
+    reference, *others = durations_ms
+    latency = {}
+    for name, durations in durations_ms.items():
+        lower, median, upper = quartiles(durations)
+        quartiles_ms = {"lower_quartile_ms": lower, "upper_quartile_ms": upper}
+        latency[name] = {"median_ms": median, **quartiles_ms, "min_ms": min(durations), "num_rounds": len(durations)}
+    speed_up = {}
+    for name in others:
+        rounds = zip(durations_ms[reference], durations_ms[name], strict=True)
+        lower, _, upper = quartiles([slow / fast for slow, fast in rounds])
+        ratio = latency[reference]["median_ms"] / latency[name]["median_ms"]
+        speed_up[name] = {"ratio": ratio, "lower_quartile": lower, "upper_quartile": upper}
+    return {"latency": latency, "speed_up": speed_up}
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """The spread of repeated timings.
-
-    Args:
-        values: one or more.
-
-    Returns:
-        `tuple[float, float, float]`: lower quartile, median, upper quartile.
-    """
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return lower, median, upper
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median and upper quartile of one or more values."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 
 def _turn_ms(forward: Pass, num_passes: int) -> float:

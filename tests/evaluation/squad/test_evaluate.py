@@ -27,7 +27,7 @@ from homodistil_hf.evaluation.squad.evaluate import (
     grade,
     training_windows,
 )
-from homodistil_hf.evaluation.squad.windows import labelled_inputs, make_windows
+from homodistil_hf.evaluation.squad.windows import check_windows, labelled_inputs, make_windows
 from homodistil_hf.evaluation.task_data import TaskData
 from homodistil_hf.evaluation.task_runs import check_length, training_rows, with_held_out
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
@@ -71,7 +71,7 @@ def tiny_data(task="squad_v2", *, num_train=240):
 def fine_tune_squad(evaluated, data, *, settings, seed):
     """One fine-tuning, as `evaluate_squad` has it done."""
     settings = settings_from(SquadSettings, settings)
-    settings.windows.check(evaluated.tokenizer)
+    check_windows(settings, evaluated.tokenizer)
     check_length(settings, evaluated)
     rows = training_rows(data.train, settings.max_train_samples)
     found, trained = answer_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
@@ -149,7 +149,7 @@ def test_answers_come_from_the_models_logits_window_by_window(evaluated):
     rows = tiny_data().dev["validation"]
     ranked = answer_questions(answerer, rows, TOKENIZER, TINY)
     for index, row in enumerate(rows.to_list()[:12]):
-        windows = make_windows([row], TOKENIZER, TINY.windows)
+        windows = make_windows([row], TOKENIZER, TINY)
         logits = []
         for window in windows:
             with torch.no_grad():
@@ -164,9 +164,7 @@ def test_answers_come_from_the_models_logits_window_by_window(evaluated):
 def test_windows_to_learn_from_are_the_features(evaluated):
     rows = tiny_data().train.select(range(7))
     windows = training_windows(rows, TOKENIZER, TINY)
-    expected = [
-        labelled_inputs(window, rows[window.row]) for window in make_windows(rows.to_list(), TOKENIZER, TINY.windows)
-    ]
+    expected = [labelled_inputs(window, rows[window.row]) for window in make_windows(rows.to_list(), TOKENIZER, TINY)]
     assert [{name: value for name, value in row.items() if name != "length"} for row in windows] == expected
     assert windows["length"][:] == [len(inputs["input_ids"]) for inputs in expected]
 
@@ -249,6 +247,8 @@ def test_questions_of_one_context_are_held_out_together():
         ({"max_length": 40}, "max_length=40 is over the model's max_position_embeddings=32; nearest valid: 32"),
         ({"stride": 20}, r"max_length=24 holds no new context beside .*stride=20; nearest valid: 28"),
         ({"strides": 2}, "settings have the unknown name 'strides'; nearest valid: 'stride'"),
+        ({"stride": -1}, "stride=-1 is out of range; expected a whole number, 0 or more"),
+        ({"max_question_tokens": -2}, "max_question_tokens=-2 is out of range; expected a whole number, 1 or more"),
         ({"num_best": 0}, "num_best=0 is out of range; expected a whole number, 1 or more"),
         ({"max_answer_tokens": "30"}, "max_answer_tokens='30' is out of range; expected a whole number, 1 or more"),
         ({"batch_size": 0}, "batch_size=0 is out of range"),
@@ -307,7 +307,7 @@ def real_tokenizer(real_data):
 def test_right_logits_give_the_right_answers_to_real_questions(real_data, real_tokenizer):
     rows = load_squad("squad_v2", real_data).dev["validation"].select(range(0, 1200, 12))
     settings = SquadSettings(max_length=192, stride=64)
-    windows = make_windows(rows.to_list(), real_tokenizer, settings.windows)
+    windows = make_windows(rows.to_list(), real_tokenizer, settings)
     assert len(windows) > len(rows)
     ranked = []
     for index, row in enumerate(rows):

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
-from homodistil_hf.evaluation.squad.windows import WindowSettings, check_rows, labelled_inputs, make_windows
+from homodistil_hf.evaluation.squad.windows import SquadSettings, check_rows, labelled_inputs, make_windows
 
 TOKENIZER = tiny_tokenizer()
-SHORT = WindowSettings(max_length=12, stride=2, max_question_tokens=3)
+SHORT = SquadSettings(max_length=12, stride=2, max_question_tokens=3)
 CONTEXT = "w10 w11 w12 w13 w14 w15 w16 w17 w18 w19"
 
 
@@ -78,7 +78,7 @@ def test_windows_cover_the_context_and_agree_on_the_answer(context_words, stride
     begin = sum(len(word) + 2 for word in context_words[:first])
     text = "  ".join(context_words[first : last + 1])
     row = question(context=context) | {"answers": {"text": [text], "answer_start": [begin]}}
-    windows = make_windows([row], TOKENIZER, WindowSettings(max_length=12, stride=stride, max_question_tokens=3))
+    windows = make_windows([row], TOKENIZER, SquadSettings(max_length=12, stride=stride, max_question_tokens=3))
     spans = [tuple(span) for window in windows for span in window.offsets]
     assert sorted(set(spans)) == [
         (start, start + len(word))
@@ -111,7 +111,9 @@ def test_empty_texts_make_one_window(text, context):
 
 def test_offsets_count_characters_whatever_their_bytes():
     context = "😀 w10 É 東 w11 naïve"
-    (window,) = make_windows([question("w5", context)], TOKENIZER, WindowSettings(32, 0, 3))
+    (window,) = make_windows(
+        [question("w5", context)], TOKENIZER, SquadSettings(max_length=32, stride=0, max_question_tokens=3)
+    )
     assert read(window, context) == ["😀", "w10", "É", "東", "w11", "naïve"]
     row = question("w5", context, "東 w11")
     assert labelled_inputs(window, row)["start_positions"] == window.first_token + 3
@@ -125,23 +127,10 @@ def test_windows_know_their_rows():
     assert all(read(window, rows[window.row]["context"])[0] in ("w10", "w15") for window in windows)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"max_length": 0}, "max_length=0 is not positive; nearest valid: 1"),
-        ({"max_question_tokens": -2}, "max_question_tokens=-2 is not positive"),
-        ({"stride": -1}, "stride=-1 is negative; nearest valid: 0"),
-    ],
-)
-def test_wrong_lengths_are_named(values, message):
-    with pytest.raises(ValueError, match=message):
-        WindowSettings(**values)
-
-
 def test_windows_must_advance():
     with pytest.raises(ValueError, match=r"max_length=12 holds no new context .*stride=6; nearest valid: 13"):
-        make_windows([question()], TOKENIZER, WindowSettings(max_length=12, stride=6, max_question_tokens=3))
-    tight = WindowSettings(max_length=13, stride=6, max_question_tokens=3)
+        make_windows([question()], TOKENIZER, SquadSettings(max_length=12, stride=6, max_question_tokens=3))
+    tight = SquadSettings(max_length=13, stride=6, max_question_tokens=3)
     assert len(make_windows([question("w5 w6 w7")], TOKENIZER, tight)) == 4  # 7 tokens, then one more each
 
 

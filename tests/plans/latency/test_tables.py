@@ -23,13 +23,13 @@ from homodistil_hf.plans.latency import parts
 from homodistil_hf.plans.latency.backends import model_inputs
 from homodistil_hf.plans.latency.budget import LatencyBudget, measure_plan, plan_within
 from homodistil_hf.plans.latency.parts import (
-    AttentionBlocks,
+    AttentionBlock,
     Conditions,
-    FeedForwardBlocks,
+    FeedForwardBlock,
     latency_table,
     measure_table,
 )
-from homodistil_hf.plans.latency.tables import AXES, LatencyTable, PartsGrid
+from homodistil_hf.plans.latency.tables import AXES, Grid, LatencyTable, grid_below
 
 BASE = teacher_plan(BertConfig())
 FORMULAS = {
@@ -41,11 +41,12 @@ FORMULAS = {
 
 
 def table_by_formula(teacher: WidthPlan) -> LatencyTable:
-    grid = PartsGrid.below(teacher)
+    grid = grid_below(teacher)
     values = {}
     for part, formula in FORMULAS.items():
-        points = itertools.product(*grid.axes(part))
-        values[part] = np.array([formula(*point) for point in points]).reshape([len(a) for a in grid.axes(part)])
+        axes = [grid[name] for name in AXES[part]]
+        points = itertools.product(*axes)
+        values[part] = np.array([formula(*point) for point in points]).reshape([len(axis) for axis in axes])
     return LatencyTable(grid, values)
 
 
@@ -95,9 +96,9 @@ def test_outside_the_grid_the_table_is_flat():
 
 
 def test_a_grid_of_a_narrow_teacher_has_no_width_twice_and_none_of_zero():
-    grid = PartsGrid.below(WidthPlan.uniform(4, 1, LayerWidths(1, 4, 2)))
-    assert (grid.hidden_size, grid.num_attention_heads, grid.head_dim) == ((1, 2, 4), (1,), (1, 2, 4))
-    assert grid.intermediate_size == (1, 2)
+    grid = grid_below(WidthPlan.uniform(4, 1, LayerWidths(1, 4, 2)))
+    assert (grid["hidden_size"], grid["num_attention_heads"], grid["head_dim"]) == ([1, 2, 4], [1], [1, 2, 4])
+    assert grid["intermediate_size"] == [1, 2]
 
 
 def test_a_table_survives_json():
@@ -110,7 +111,7 @@ def test_a_table_survives_json():
 # Measuring
 
 
-TINY_GRID = PartsGrid(hidden_size=(8, 16), num_attention_heads=(1, 2), head_dim=(4, 8), intermediate_size=(16, 32))
+TINY_GRID = {"hidden_size": [8, 16], "num_attention_heads": [1, 2], "head_dim": [4, 8], "intermediate_size": [16, 32]}
 
 
 def fake_turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -145,11 +146,11 @@ def test_every_point_of_the_grid_is_measured_and_put_in_its_place(monkeypatch):
 def test_the_parts_in_a_row_are_the_encoder():
     config = HomoBertConfig(**tiny_config(num_hidden_layers=1).to_diff_dict(), head_dim=5, attn_implementation="sdpa")
     model = HomoBertModel(config, add_pooling_layer=False).eval()
-    attention, feed_forward = AttentionBlocks(config, 1).eval(), FeedForwardBlocks(config, 1).eval()
+    attention, feed_forward = AttentionBlock(config).eval(), FeedForwardBlock(config).eval()
     layer = model.encoder.layer[0]
-    attention.blocks[0].load_state_dict(layer.attention.state_dict())
-    feed_forward.blocks_in[0].load_state_dict(layer.intermediate.state_dict())
-    feed_forward.blocks_out[0].load_state_dict(layer.output.state_dict())
+    attention.load_state_dict(layer.attention.state_dict())
+    feed_forward.block_in.load_state_dict(layer.intermediate.state_dict())
+    feed_forward.block_out.load_state_dict(layer.output.state_dict())
     input_ids_BT, attention_mask_BT = model_inputs(config, 2, 8)
     with torch.no_grad():
         in_parts = feed_forward(attention(model.embeddings(input_ids_BT)))
@@ -160,7 +161,7 @@ def test_a_table_is_measured_once_for_its_conditions_and_threads(monkeypatch, tm
     monkeypatch.setenv("HOMODISTIL_CACHE", str(tmp_path))
     measured = []
 
-    def measure(config: BertConfig, conditions: Conditions, grid: PartsGrid) -> LatencyTable:
+    def measure(config: BertConfig, conditions: Conditions, grid: Grid) -> LatencyTable:
         measured.append(conditions)
         return table_by_formula(teacher_plan(config))
 
