@@ -5,6 +5,7 @@ bytes; the rare moments are forced: the worker sends itself SIGKILL inside the n
 """
 
 import functools
+import json
 import mmap
 import os
 import signal
@@ -61,8 +62,8 @@ def half_removed(call: Call, arguments: tuple[Any, ...]) -> None:
 
 
 def half_text(call: Call, arguments: tuple[Any, ...]) -> None:
-    """The first half of a text stands beside the file that it is to replace."""
-    path, text = arguments
+    """The first half of a JSON text stands beside the file that it is to replace."""
+    path, text = arguments[0], json.dumps(arguments[1])
     path.with_name(f".{path.name}.aside").write_text(text[: len(text) // 2], encoding="utf-8")
 
 
@@ -94,7 +95,7 @@ MOMENTS: dict[str, Moment] = {
     "export: half of the weights": Moment(modeling_utils, "safe_save_file", half_written, where=".student."),
     "export: no facts": Moment(export, "write_json", before),
     "export: before the rename": Moment(export, "publish", before),
-    "export: done, results are not": Moment(launch, "write_text", half_text, where="results.json"),
+    "export: done, results are not": Moment(launch, "write_json", half_text, where="results.json"),
 }
 
 PHASES: tuple[tuple[str, Any, str], ...] = (

@@ -99,8 +99,7 @@ def _check_settings(settings: RunConfig) -> None:
     ):
         if not is_possible:
             raise ValueError(f"{name}={value!r} is not supported for a family (student={students}); {remedy}")
-    for folder in (training.output_dir, *(member.training.output_dir for member in settings.members)):
-        check_output_dir(folder)
+    check_output_dir(training.output_dir)  # those of members are made when their turn comes
     for member in settings.members:
         check_target(_folder(member) / STUDENT_FOLDER, overwrite=True)
 
@@ -137,9 +136,7 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
     """What an interrupted family has left, with what is done; None for one that starts anew."""
     path = _state_file(settings)
     if not settings.training.resume_from_checkpoint:
-        others = {_folder(member).name for member in settings.members if not any(_folder(member).iterdir())}
-        found = existing_files(settings.training.output_dir)
-        check_free(settings.training, [name for name in found if name not in others])
+        check_free(settings.training, existing_files(settings.training.output_dir))
         return None
     if not path.is_file():
         raise ValueError(

@@ -80,12 +80,12 @@ def gathered(accelerator: Accelerator, values: list[float]) -> list[list[float]]
 
 
 def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """What the evaluations of a run have measured, by step, without times and prefix."""
+    """What the evaluations of a run have measured, by step, without times and prefix; names in one order."""
     evaluations: dict[int, dict[str, float]] = {}
     for entry in log_history:
         values = {
             name.removeprefix(_PREFIX): value
-            for name, value in entry.items()
+            for name, value in sorted(entry.items(), key=lambda item: ("kept_fraction" in item[0], item[0]))
             if name.startswith(_PREFIX) and not name.endswith(TIMINGS)
         }
         if values:

@@ -14,6 +14,7 @@ from transformers import EvalPrediction
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.export.facts import read_facts
+from homodistil_hf.training.evaluation_loop import evaluations_in
 
 KEPT = {"kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn"}
 
@@ -147,6 +148,12 @@ def test_the_teacher_is_evaluated_on_all_evaluation_sets(make_trainer):
         alone = make_trainer(eval_dataset=dataset).evaluate_teacher()
         assert {key.removeprefix(f"{name}_"): value for key, value in found.items() if key.startswith(name)} == alone
     assert len(found) == 2 * len(alone) == 6
+
+
+def test_metrics_have_one_order_though_a_checkpoint_sorts_its_log():
+    entry = {"eval_loss": 2.0, "eval_kl": 1.0, "eval_kept_fraction_ffn": 0.5, "eval_runtime": 3.0, "step": 5}
+    for log in ([entry], [dict(sorted(entry.items()))]):
+        assert list(evaluations_in(log)[5].items()) == [("kl", 1.0), ("loss", 2.0), ("kept_fraction_ffn", 0.5)]
 
 
 def test_all_rows_are_evaluated_though_training_drops_the_last(make_trainer):
