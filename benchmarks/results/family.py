@@ -29,7 +29,7 @@ _OTHERS = {"eval_strategy": "no", "eval_on_start": False, "save_steps": 50, "dis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/family"))
-    parser.add_argument("--max_steps", type=int, default=250, help="of each member, and of each run alone")
+    parser.add_argument("--max_steps", type=int, default=150, help="of each member, and of each run alone")
     options = parser.parse_args()
     base = read_json_object(BASE, str(BASE))["base"] | _OTHERS
     runs = []
