@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
 import torch
+import torch._dynamo  # imported while there is a process group, it would keep the threads of that alive
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 

@@ -87,6 +87,7 @@ LEAVING = """
 import os
 import torch
 from pathlib import Path
+import homodistil_hf.training_args  # as every run has it, before there is a process group
 from homodistil_hf.training.ranks import leave_process_group
 
 def threads():
