@@ -598,7 +598,7 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with every term of the loss, the bad steps and the status beside Trainer's own training logs."""
-        if "loss" in logs:
+        if "loss" in logs and "learning_rate" in logs:  # of Trainer: one of the user's own may come on one rank only
             del logs["loss"]  # Trainer's counts skipped steps, and does not survive a resume
             logs |= self.step_log.averages(lambda sums: self.accelerator.reduce(sums, reduction="sum"))
             logs |= {name: getattr(self.step_log, name) for name in ("num_bad_steps", "num_skipped_tokens")}
