@@ -83,6 +83,15 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(make_trainer):
         assert terms["loss_hidden"] > 0
 
 
+def test_what_the_user_logs_stays_as_it_is(make_trainer):
+    trainer, alone = make_trainer(max_steps=4, logging_steps=4), make_trainer(max_steps=4, logging_steps=4)
+    trainer.add_callback(OnStep(lambda step: trainer.log({"loss": 3.0}) if step == 2 else None))
+    for each in (trainer, alone):
+        each.train()
+    own, *others = logs_of(trainer)
+    assert (own["step"], own["loss"], others) == (2, 3.0, logs_of(alone))
+
+
 class WithAnotherTerm(Distillation):
     """As a subclass of the trainer may add one."""
 

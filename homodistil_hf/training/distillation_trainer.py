@@ -487,7 +487,7 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with every term of the loss, the bad steps and the status beside Trainer's own training logs."""
-        if "loss" in logs:
+        if "loss" in logs and "learning_rate" in logs:  # of Trainer: one of the user's own may come on one rank only
             del logs["loss"]  # Trainer's counts skipped steps, and does not survive a resume
             logs |= self.step_log.averages(self.accelerator.reduce)
             logs |= self.step_log.skipped() | self.status()

@@ -40,14 +40,17 @@ class HeldOutEvaluation:
         """Mean loss of the rows of a batch that repeat none of another rank's, 0 if all do; None without labels."""
         if not all(name in inputs for name in self.task.required_labels):
             return None
+        rows = self._own_rows(inputs)
+        if len(rows["input_ids"]) == 0:
+            return torch.zeros((), device=self.student.device)
+        return self.meter.update(self.student, self.teacher, rows)
+
+    def _own_rows(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         accelerator, num_rows = self.accelerator, len(inputs["input_ids"])
         state = accelerator.gradient_state
         remainder = max(0, state.remainder) if state.end_of_dataloader else 0
         place = {"rank": accelerator.process_index, "num_ranks": accelerator.num_processes}
-        rows = first_rows(inputs, num_own_rows(remainder, batch_size=num_rows, **place))
-        if len(rows["input_ids"]) == 0:
-            return torch.zeros((), device=self.student.device)
-        return self.meter.update(self.student, self.teacher, rows)
+        return first_rows(inputs, num_own_rows(remainder, batch_size=num_rows, **place))
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
         """Logits at all positions: a tensor, or a tuple of several; `ignore_keys` names outputs that are none."""
@@ -66,7 +69,9 @@ class HeldOutEvaluation:
         """Evaluate the teacher as a student is evaluated, on batches with labels; collective. Its `kl` is 0."""
         meter = DiscrepancyMeter(self.task)
         for inputs in batches:
-            meter.update(self.teacher.exact, self.teacher, inputs)
+            rows = self._own_rows(inputs)
+            if len(rows["input_ids"]) > 0:
+                meter.update(self.teacher.exact, self.teacher, rows)
         return meter.results(self._sum_over_ranks)
 
     def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:

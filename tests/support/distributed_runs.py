@@ -196,7 +196,8 @@ def evaluated_rows(folder: Path, num_ranks: int) -> dict[str, Any]:
     collator = RecordingCollator()
     trainer = make_trainer(folder / f"evaluated on {num_ranks}", num_ranks, data_collator=collator)
     output = trainer.predict(make_blocks(21, seed=1))
-    return {"num_rows": len(output.label_ids), "metrics": {**output.metrics, **trainer.evaluate()}}
+    teacher = {f"teacher_{name}": value for name, value in trainer.evaluate_teacher().items()}
+    return {"num_rows": len(output.label_ids), "metrics": {**output.metrics, **trainer.evaluate(), **teacher}}
 
 
 def best_model(folder: Path, num_ranks: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import EvalPrediction
 
 from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.training.evaluation_loop import evaluations_in
 
@@ -230,6 +231,12 @@ def test_rows_that_even_out_ranks_are_left_out(make_trainer, monkeypatch, end, r
     held_out.accelerator = SimpleNamespace(
         gradient_state=trainer.accelerator.gradient_state, process_index=rank, num_processes=2
     )
+    counted: list[int] = []
+    monkeypatch.setattr(
+        DiscrepancyMeter, "update", lambda self, *models_and_rows: counted.append(len(models_and_rows[2]["input_ids"]))
+    )
+    assert held_out.of_teacher([trainer.data_collator(list(make_blocks(4)))]) == {}
+    assert counted == [expected] * (expected > 0)
     held_out.meter = SimpleNamespace(update=lambda student, teacher, rows: rows)
     batch = trainer.data_collator(list(make_blocks(4)))
     own = held_out.measure(batch)
