@@ -134,7 +134,7 @@ class ReferenceTrainer(Trainer):
         if step and self.schedule.is_due(step):
             full, present = teacher_plan(self.student.config), self.kept
             progress = self.schedule.progress(step)
-            self.prune_to(scheduled_plan(full, self.target, progress=progress, present=present, multiple=8))
+            self.prune_to(scheduled_plan(full, self.target, progress=progress, kept=present, multiple=8))
         self.apply_masks()
         self.masked_step = step
 

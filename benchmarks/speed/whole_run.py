@@ -42,7 +42,7 @@ def course(full: WidthPlan, target: WidthPlan, schedule: PruningSchedule, *, mul
             stretches.append(Stretch(1, plan))
         if not is_reached and schedule.is_due(step):
             progress = schedule.progress(step)
-            plan = scheduled_plan(full, target, progress=progress, present=plan, multiple=multiple)
+            plan = scheduled_plan(full, target, progress=progress, kept=plan, multiple=multiple)
             is_reached = all(value == 1 for value in progress.values())
     return stretches
 

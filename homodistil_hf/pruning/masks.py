@@ -27,7 +27,7 @@ def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
 
 
 def scheduled_plan(
-    full: WidthPlan, target: WidthPlan, *, progress: Mapping[str, float], present: WidthPlan, multiple: int
+    full: WidthPlan, target: WidthPlan, *, progress: Mapping[str, float], kept: WidthPlan, multiple: int
 ) -> WidthPlan:
     """The widths that the schedule asks for now.
 
@@ -38,38 +38,36 @@ def scheduled_plan(
         full: the teacher's widths.
         target: the plan.
         progress: kind (`hidden`, `attention`, `ffn`) → p(t) in [0, 1].
-        present: widths that the student has now.
+        kept: widths that the student has now.
         multiple: of hidden, FFN and heads × head size, ≥ 1.
 
     Returns:
-        [`WidthPlan`] between target and present.
+        [`WidthPlan`] between target and kept.
     """
 
-    def width(kind: str, full_width: int, target_width: int, present_width: int) -> int:
+    def width(kind: str, full_width: int, target_width: int, kept_width: int) -> int:
         exact = _shrunk(full_width, target_width, progress[kind])
         rounded = max(target_width, math.ceil(exact / multiple) * multiple) if progress[kind] < 1 else target_width
-        return min(present_width, rounded)
+        return min(kept_width, rounded)
 
     layers = []
-    for full_layer, target_layer, present_layer in zip(full.layers, target.layers, present.layers, strict=True):
-        num_heads, head_dim = _head_widths(full_layer, target_layer, present_layer, progress["attention"], multiple)
-        ffn = [layer.intermediate_size for layer in (full_layer, target_layer, present_layer)]
+    for full_layer, target_layer, kept_layer in zip(full.layers, target.layers, kept.layers, strict=True):
+        num_heads, head_dim = _head_widths(full_layer, target_layer, kept_layer, progress["attention"], multiple)
+        ffn = [layer.intermediate_size for layer in (full_layer, target_layer, kept_layer)]
         layers.append(LayerWidths(num_heads, head_dim, width("ffn", *ffn)))
-    hidden = width("hidden", full.hidden_size, target.hidden_size, present.hidden_size)
+    hidden = width("hidden", full.hidden_size, target.hidden_size, kept.hidden_size)
     return WidthPlan(hidden, tuple(layers))
 
 
 def _head_widths(
-    full: LayerWidths, target: LayerWidths, present: LayerWidths, progress: float, multiple: int
+    full: LayerWidths, target: LayerWidths, kept: LayerWidths, progress: float, multiple: int
 ) -> tuple[int, int]:
-    num_heads = min(
-        present.num_attention_heads, _shrunk(full.num_attention_heads, target.num_attention_heads, progress)
-    )
-    head_dim = min(present.head_dim, _shrunk(full.head_dim, target.head_dim, progress))
+    num_heads = min(kept.num_attention_heads, _shrunk(full.num_attention_heads, target.num_attention_heads, progress))
+    head_dim = min(kept.head_dim, _shrunk(full.head_dim, target.head_dim, progress))
     if progress == 1:
         return num_heads, head_dim
-    fitting = (size for size in range(head_dim, present.head_dim + 1) if num_heads * size % multiple == 0)
-    return num_heads, next(fitting, present.head_dim)
+    fitting = (size for size in range(head_dim, kept.head_dim + 1) if num_heads * size % multiple == 0)
+    return num_heads, next(fitting, kept.head_dim)
 
 
 def _shrunk(full: int, target: int, progress: float) -> int:

@@ -178,15 +178,15 @@ class Pruner:
     def _plan_at(self, progress: Mapping[str, float]) -> WidthPlan:
         kept, multiple = self.kept, self.settings.multiple
         if self.settings.width_allocation == "local":
-            return scheduled_plan(self.full, self.target, progress=progress, present=kept, multiple=multiple)
+            return scheduled_plan(self.full, self.target, progress=progress, kept=kept, multiple=multiple)
         # Budgets are sums over layers, so a layer may be above the uniform schedule; only head sizes and the hidden
         # size are bounded by what each layer still has.
         layers = tuple(
-            dataclasses.replace(widths, head_dim=present.head_dim)
-            for widths, present in zip(self.full.layers, kept.layers, strict=True)
+            dataclasses.replace(widths, head_dim=now.head_dim)
+            for widths, now in zip(self.full.layers, kept.layers, strict=True)
         )
         ceiling = WidthPlan(kept.hidden_size, layers)
-        budget = scheduled_plan(self.full, self.target, progress=progress, present=ceiling, multiple=multiple)
+        budget = scheduled_plan(self.full, self.target, progress=progress, kept=ceiling, multiple=multiple)
         most_heads = self._most_heads(progress["attention"])
         plan = compete_across_layers(budget, self.unit_scores(), multiple=multiple, max_heads=most_heads)
         return dataclasses.replace(plan, hidden_size=min(plan.hidden_size, kept.hidden_size))

@@ -159,20 +159,20 @@ def test_choosing_changes_neither_scores_nor_masks():
     ],
 )
 def test_widths_are_the_schedule_rounded_up(progress, expected):
-    plan = scheduled_plan(FULL, UNIFORM, progress=at(progress), present=FULL, multiple=8)
+    plan = scheduled_plan(FULL, UNIFORM, progress=at(progress), kept=FULL, multiple=8)
     assert plan.is_uniform
     assert (plan.hidden_size, *dataclasses.astuple(plan.layers[0])) == expected
 
 
 def test_each_kind_has_its_own_progress():
     progress = {"hidden": 1.0, "attention": 0.0, "ffn": 0.5}
-    plan = scheduled_plan(FULL, UNIFORM, progress=progress, present=FULL, multiple=1)
+    plan = scheduled_plan(FULL, UNIFORM, progress=progress, kept=FULL, multiple=1)
     assert plan == WidthPlan.uniform(16, 2, LayerWidths(4, 8, 44))
 
 
 def test_float_noise_keeps_no_unit_more():
     full, target = (WidthPlan.uniform(size, 1, LayerWidths(1, 1, 1)) for size in (3072, 768))
-    plan = scheduled_plan(full, target, progress=at(0.25 - 1e-15), present=full, multiple=1)
+    plan = scheduled_plan(full, target, progress=at(0.25 - 1e-15), kept=full, multiple=1)
     assert plan.hidden_size == 2496  # 3072 − 2304·p is 2496.000000000002
 
 
@@ -203,8 +203,8 @@ def test_scheduled_widths_fall_to_the_target_and_reach_it(one, other, progresses
     full, target = one, not_wider(other, one)
     present = full
     for progress in [*sorted(progresses), 1.0]:
-        plan = scheduled_plan(full, target, progress=at(progress), present=present, multiple=multiple)
-        exact = scheduled_plan(full, target, progress=at(progress), present=full, multiple=1)
+        plan = scheduled_plan(full, target, progress=at(progress), kept=present, multiple=multiple)
+        exact = scheduled_plan(full, target, progress=at(progress), kept=full, multiple=1)
         for new, old, least, unrounded in zip(*map(all_widths, (plan, present, target, exact)), strict=True):
             assert least <= new <= old
             assert new >= min(unrounded, old)
@@ -226,8 +226,8 @@ def test_scheduled_widths_fall_to_the_target_and_reach_it(one, other, progresses
 def test_heads_times_head_size_is_a_multiple_where_one_fits(num_heads, head_dim, progress, multiple):
     full = WidthPlan.uniform(8, 1, LayerWidths(num_heads, head_dim, 8))
     target = WidthPlan.uniform(8, 1, LayerWidths((num_heads + 1) // 2, (head_dim + 1) // 2, 8))
-    layer = scheduled_plan(full, target, progress=at(progress), present=full, multiple=multiple).layers[0]
-    exact = scheduled_plan(full, target, progress=at(progress), present=full, multiple=1).layers[0]
+    layer = scheduled_plan(full, target, progress=at(progress), kept=full, multiple=multiple).layers[0]
+    exact = scheduled_plan(full, target, progress=at(progress), kept=full, multiple=1).layers[0]
     assert layer.num_attention_heads == exact.num_attention_heads
     fitting = [d for d in range(exact.head_dim, head_dim + 1) if layer.num_attention_heads * d % multiple == 0]
     assert layer.head_dim == (fitting[0] if fitting else head_dim)
@@ -242,7 +242,7 @@ def test_masks_never_grow_and_end_at_the_plan(one, other, progresses, multiple, 
     groups = groups_of(full)
     masks = full_masks(groups)
     for index, progress in enumerate([*progresses, 1.0]):
-        plan = scheduled_plan(full, target, progress=at(progress), present=kept_plan(masks), multiple=multiple)
+        plan = scheduled_plan(full, target, progress=at(progress), kept=kept_plan(masks), multiple=multiple)
         scores = random_scores(groups, seed + index)
         if has_ties:
             scores = {name: (values * 3).round() for name, values in scores.items()}
