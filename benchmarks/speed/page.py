@@ -27,7 +27,8 @@ RESULTS = Path("docs/results")
 TEACHER, STUDENT = "bert-base", "homobert-tiny"
 ZEROED = """\
 Measured at commit 3e09752, which zeroed dropped units at every step until a tenth of the MACs could be removed at
-once: the share of scores and masks holds that, and no step is as narrow as it would be now. Places are those without masks.\
+once: the share of scores and masks holds that, and no step is as narrow as it would be now. Places are those without
+masks.\
 """
 GONE = {"plain attention": "an attention of our own on CPUs", "activations kept": "activations computed again"}
 GPU_MISSING = """\
