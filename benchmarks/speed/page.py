@@ -47,6 +47,7 @@ def main() -> None:
         "narrowing": why_narrowing_gains_less(speed["bert-base-bfloat16"]),
         "compiling": compiling(core["compiling"], BenchSettings(**speed["bert-base-bfloat16"]["settings"])),
         "core": simplifications(core),
+        "start": until_an_answer(read("start.json")["cpu_s"]),
         "ablation": worths(ablation["teacher6x384"]),
         "cases": "\n\n".join(case(name, results) for name, results in speed.items()),
         "growth": format_growth(growth),
@@ -183,6 +184,15 @@ def compiling(found: Mapping[str, Any], settings: BenchSettings) -> str:
 
 def wrapped(text: str) -> str:
     return textwrap.fill(text, 118, subsequent_indent="  " * text.startswith("- "))
+
+
+def until_an_answer(cpu_s: Mapping[str, Mapping[str, float]]) -> str:
+    """Processor time of commands and of the imports that they need."""
+    rows = [
+        (name, f"{found['median']:.2f} ({found['lowest']:.2f}–{found['highest']:.2f})")
+        for name, found in cpu_s.items()
+    ]
+    return table(("what", "processor time, s: median (lowest–highest)"), rows)
 
 
 def simplifications(core: Mapping[str, Any]) -> str:
