@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from transformers.trainer_utils import HubStrategy
 
 from ..distillation.projections import Projections
@@ -31,6 +30,7 @@ from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.saved_student import save_projections
 from ..models.widths import teacher_plan
 from ..plans.family import check_family
 from ..training.checks import check_free, check_output_dir, existing_files
@@ -192,8 +192,7 @@ def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Pa
         trainer.method_settings = {"started_as": previous.name}  # for the card
     train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
-        projections = trainer.model.get_submodule(PROJECTIONS).state_dict()
-        save_file({name: tensor.cpu().contiguous() for name, tensor in projections.items()}, folder / PROJECTIONS_FILE)
+        save_projections(folder, trainer.model)
     del trainer
     gc.collect()  # a trainer is full of cycles, and the next member wants its memory
 
