@@ -596,7 +596,7 @@ class DistillationTrainer(Trainer):
         Raises:
             ValueError: it belongs to another run or method.
         """
-        check_same_run(state, {name: self.state_to_save()[name] for name in ("method", "plan", "full")}, folder)
+        check_same_run(state, self.state_to_save(), folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a student of other widths. The optimizer doesn't exist yet.
