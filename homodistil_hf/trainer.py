@@ -92,8 +92,7 @@ class HomoDistilTrainer(DistillationTrainer):
             `torch.Tensor`: scalar, float32; with `return_outputs` a tuple of it and the output.
         """
         terms, outputs = self.loss_terms(model, inputs)
-        weighted = [self.distillation.weights[name] * term for name, term in terms.items()]
-        loss = self.accounted(torch.stack(weighted).sum(), terms, model)
+        loss = self.accounted(self.distillation.total(terms), terms, model)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
