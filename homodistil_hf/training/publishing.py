@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import HfApi
 from transformers import PreTrainedTokenizerBase
@@ -24,9 +24,6 @@ from ..export.facts import CARD_SECTION
 from ..export.hub import ensure_repo, push_export
 from .hub_checkpoints import LAST_CHECKPOINT, push_checkpoint
 
-if TYPE_CHECKING:
-    from .distillation_trainer import DistillationTrainer
-
 logger = logging.getLogger(__name__)
 
 _PUSHING_NAME = ".pushing"
@@ -34,9 +31,9 @@ _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
 class Publisher:
-    """Exports and pushes of one run, under Trainer's own `hub_*` settings; for the main process."""
+    """Exports and pushes of one run, under Trainer's own `hub_*` settings; for the main process of its trainer."""
 
-    def __init__(self, trainer: "DistillationTrainer"):
+    def __init__(self, trainer: Any):
         self.trainer = trainer
 
     def write_export(self, folder: Path, format: str = "standard", *, allow_partial: bool = False) -> None:
