@@ -159,7 +159,7 @@ def distil_killed(monkeypatch: pytest.MonkeyPatch, kill: Any, folder: Path, run:
     [
         (kill_in_training(1, 2), 0),  # before the first checkpoint
         (kill_in_training(2, 6), 1),  # between two
-        (kill_at("save_file", 1), 0),
+        (kill_at("save_projections", 1), 0),
         (kill_at("write_json", 3), 0),  # all is there, but that it is finished is not said
         (kill_at("write_json", 4), 1),
         (kill_at("load_member", 2), 2),
