@@ -167,7 +167,7 @@ def check_sources(settings: RunConfig) -> Sources:
     if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
         raise ValueError(
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
-            "model use DistillationTrainer as in examples/distill_task_model.py"
+            "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
     plan = METHODS[run.method].plan_of(training, config)
     if run.max_seq_length > config.max_position_embeddings:

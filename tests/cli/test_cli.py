@@ -287,7 +287,7 @@ def test_a_task_teacher_is_sent_to_its_example(folder, tmp_path, capsys, never_t
         capsys, "distill", folder / "config.json", "--teacher", teacher, "--output_dir", tmp_path / "run"
     )
     assert "is a BertForSequenceClassification" in message
-    assert "examples/distill_task_model.py" in message
+    assert "use HomoDistilTrainer as in examples/distill_task_model.py" in message
 
 
 def test_a_vocabulary_that_does_not_fit(folder, tmp_path, capsys, never_trains):
