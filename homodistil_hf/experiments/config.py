@@ -20,8 +20,8 @@ from ..methods.registry import check_method_settings, method_named
 from ..plans.family import member_folder
 from ..training_args import HomoDistilTrainingArguments
 
-# What a JSON value may be beyond the field's own type; `_plain` turns it into that.
 _LONGEST_MESSAGE = 1000
+# What a JSON value may be beyond the field's own type; `_plain` turns it into that.
 _ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
     "student": (dict, list),
     "train_data": str,
