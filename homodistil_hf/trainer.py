@@ -36,6 +36,8 @@ from .training_args import HomoDistilTrainingArguments
 logger = logging.getLogger(__name__)
 
 _NUM_ROTATION_TOKENS = 8192
+_CHOICE_SETTINGS = ("width_allocation", "width_multiple", "sensitivity_smoothing", "uncertainty_smoothing")
+"""Settings of how units are chosen; another `importance_metric` is refused."""
 
 
 class HomoDistilTrainer(DistillationTrainer):
@@ -149,8 +151,10 @@ class HomoDistilTrainer(DistillationTrainer):
         return narrowed_copy(self.pruner, format=format)
 
     def state_to_save(self) -> dict[str, Any]:
-        """Also how far pruning has come."""
-        return super().state_to_save() | {"pruner": self.pruner.state_dict()}
+        """Also how far pruning has come, and how units are chosen among the settings."""
+        state = super().state_to_save()
+        chosen = {name: getattr(self.args, name) for name in _CHOICE_SETTINGS}
+        return state | {"settings": state["settings"] | chosen, "pruner": self.pruner.state_dict()}
 
     def scores_to_save(self) -> dict[str, torch.Tensor]:
         """The scores of all units."""

@@ -6,7 +6,6 @@ trainer calls it at two moments of an optimizer step.
 
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,6 @@ from .compaction import compact
 from .masks import choose_masks, compete_across_layers, full_masks, mask_digest, scheduled_plan
 from .schedule import PruningSchedule, kept_fraction
 from .scores import METRICS, PlatonScores, SensitivityScores
-
-logger = logging.getLogger(__name__)
-
-_OTHER_SETTING = "resumed with %s=%s, the checkpoint has %s: the run will differ from an uninterrupted one"
 
 
 @dataclass(frozen=True)
@@ -169,7 +164,6 @@ class Pruner:
             ValueError: the checkpoint's metric or scores don't fit this run.
         """
         self.check_metric(state)
-        self._warn_of_other_settings(state["settings"])
         self.groups = encoder_groups(self.model)
         self._check_sizes(tensors)
         self.plan_reached = state["plan_reached"]
@@ -206,11 +200,6 @@ class Pruner:
             raise ValueError(
                 f"importance_metric={self.settings.metric!r} differs from the checkpoint's {metric!r}; resume with it"
             )
-
-    def _warn_of_other_settings(self, settings: Mapping[str, Any]) -> None:
-        for name, value in dataclasses.asdict(self.settings).items():
-            if value != settings[name]:
-                logger.warning(_OTHER_SETTING, name, value, settings[name])
 
     def _check_sizes(self, tensors: Mapping[str, torch.Tensor]) -> None:
         sizes = {name: torch.Size([group.num_units]) for name, group in self.groups.items()}

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _NUM_ROWS = 10_000
 """Rows of a table that are looked at: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
 
-# Not those that act before the first step only, nor the pruner's, which it compares itself.
+# Not those that act before the first step only, nor how units are chosen, which is HomoDistilTrainer's to add.
 _SETTINGS_THAT_MATTER = (
     *(f"{name}_weight" for name in LOSS_TERMS),
     *(f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")),

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import logging
 from itertools import pairwise
 
 import pytest
@@ -179,16 +178,6 @@ def test_state_comes_back_exactly(metric, num_steps):
 def test_another_metric_is_refused():
     with pytest.raises(ValueError, match="importance_metric='platon' differs from the checkpoint's 'sensitivity'"):
         copy_of(make_pruner(), metric="platon")
-
-
-def test_other_settings_are_taken_but_told(caplog):
-    pruner = make_pruner()
-    with caplog.at_level(logging.WARNING, "homodistil_hf"):
-        copy_of(pruner)
-        assert caplog.messages == []
-        copy_of(pruner, multiple=4)
-    (message,) = caplog.messages
-    assert message == "resumed with multiple=4, the checkpoint has 8: the run will differ from an uninterrupted one"
 
 
 @pytest.mark.parametrize("metric", ["sensitivity", "platon"])
