@@ -38,8 +38,9 @@ class DistilBertTrainer(DistillationTrainer):
     used.
 
     Args:
-        model: the teacher.
+        model: what layers are left out of.
         args: the run's settings; `student` says how many encoder MACs to match.
+        teacher: who the student learns from. Default: all of `model`.
         mlm_weight: factor ≥ 0 of the masked-LM loss.
         soft_kl_weight: factor ≥ 0 of the KL at `temperature`.
         cosine_weight: factor ≥ 0 of the cosine term.
@@ -67,6 +68,7 @@ class DistilBertTrainer(DistillationTrainer):
         model: str | PreTrainedModel,
         args: HomoDistilTrainingArguments,
         *,
+        teacher: str | PreTrainedModel | None = None,
         mlm_weight: float = 2.0,
         soft_kl_weight: float = 5.0,
         cosine_weight: float = 1.0,
@@ -81,14 +83,14 @@ class DistilBertTrainer(DistillationTrainer):
         self.loss_weights, self.temperature = weights, temperature
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
         self.method_settings |= {"temperature": temperature}
-        teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
-        asked, full = plan or self.plan_of(args, teacher.config), teacher_plan(teacher.config)
+        whole = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+        asked, full = plan or self.plan_of(args, whole.config), teacher_plan(whole.config)
         self.check_possible(asked, full)
-        student = keep_layers(teacher, shallow_plan(asked, full) or ())
+        student = keep_layers(whole, shallow_plan(asked, full) or ())
         plan = teacher_plan(student.config)
         unused = {f"{name}_weight": 0.0 for name in LOSS_TERMS}
         args = with_settings(args, student=plan.to_json(), **unused)
-        super().__init__(student, args, plan=plan, **{"teacher": teacher} | kwargs)
+        super().__init__(student, args, teacher=teacher or whole, plan=plan, **kwargs)
         check_masked_lm(self)
 
     @classmethod

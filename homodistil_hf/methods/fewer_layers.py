@@ -29,6 +29,7 @@ def shallow_parts(
     model: str | PreTrainedModel,
     args: HomoDistilTrainingArguments,
     *,
+    teacher: str | PreTrainedModel | None,
     num_layers: int | None,
     widths: str | Mapping[str, Any] | None,
     plan: WidthPlan | None,
@@ -40,8 +41,9 @@ def shallow_parts(
 
     Args:
         trainer: of the method; gets to know its `matched_layers`.
-        model: the teacher.
+        model: what layers are left out of.
         args: the run's settings.
+        teacher: who the student learns from. Default: all of `model`.
         num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
         widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
         plan: what `args.student` names, where that is resolved already.
@@ -53,18 +55,18 @@ def shallow_parts(
         ValueError: no such number of layers, too few of them for these MACs, `widths` with other MACs, or a latency
             budget.
     """
-    teacher = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
-    full = teacher_plan(teacher.config)
+    whole = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+    full = teacher_plan(whole.config)
     trainer.check_possible(full, full)
     kept = spread_layers(_checked(num_layers, len(full.layers)), len(full.layers))
-    asked = plan or trainer.plan_of(args, teacher.config)
+    asked = plan or trainer.plan_of(args, whole.config)
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
     if share > 1:
         raise ValueError(
             f"num_layers={len(kept)} of the teacher's {len(full.layers)} layers have only {1 / share:.2f} of the "
             f"encoder MACs that student={args.student} asks for; keep more layers"
         )
-    student = keep_layers(teacher, kept)
+    student = keep_layers(whole, kept)
     if widths is None:
         budget = Budget("macs", round(share, 6), named_widths(args.student or ""))
         planned = plan_for_budget(budget, student.config, multiple=args.width_multiple)
@@ -78,7 +80,7 @@ def shallow_parts(
             )
     trainer.matched_layers = matched_layers(kept, len(full.layers))
     args = with_settings(args, student=planned.to_json())
-    return {"teacher": teacher, "model": student, "args": args, "plan": planned}
+    return {"teacher": teacher or whole, "model": student, "args": args, "plan": planned}
 
 
 def none_to_spare(teacher: WidthPlan) -> str | None:
@@ -109,13 +111,14 @@ class ShallowTrainer(HomoDistilTrainer):
         model: str | PreTrainedModel,
         args: HomoDistilTrainingArguments,
         *,
+        teacher: str | PreTrainedModel | None = None,
         num_layers: int | None = None,
         widths: str | Mapping[str, Any] | None = None,
         plan: WidthPlan | None = None,
         **kwargs: Any,
     ):
-        parts = shallow_parts(self, model, args, num_layers=num_layers, widths=widths, plan=plan)
-        super().__init__(**parts | kwargs)
+        parts = shallow_parts(self, model, args, teacher=teacher, num_layers=num_layers, widths=widths, plan=plan)
+        super().__init__(**parts, **kwargs)
         self.method_settings = {"num_layers": len(self.plan.layers), "widths": widths}
 
     @classmethod

@@ -96,14 +96,15 @@ class ShallowOneShotTrainer(OneShotTrainer):
         model: str | PreTrainedModel,
         args: HomoDistilTrainingArguments,
         *,
+        teacher: str | PreTrainedModel | None = None,
         num_layers: int | None = None,
         widths: str | Mapping[str, Any] | None = None,
         num_scoring_batches: int = 16,
         plan: WidthPlan | None = None,
         **kwargs: Any,
     ):
-        parts = shallow_parts(self, model, args, num_layers=num_layers, widths=widths, plan=plan)
-        super().__init__(**{**parts, "num_scoring_batches": num_scoring_batches, **kwargs})
+        parts = shallow_parts(self, model, args, teacher=teacher, num_layers=num_layers, widths=widths, plan=plan)
+        super().__init__(**parts, num_scoring_batches=num_scoring_batches, **kwargs)
         self.method_settings |= {"num_layers": len(self.plan.layers), "widths": widths}
 
     @classmethod

@@ -16,6 +16,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.distill import distill
+from homodistil_hf.experiments.distill import make_trainer as make_configured
 from homodistil_hf.methods.registry import METHODS, check_method_settings, default_settings, method_named
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
@@ -39,6 +40,18 @@ def trainer_of(make_trainer) -> Any:
         return make_trainer(trainer_class=METHODS[method], **{"student": student, "max_steps": 6} | settings)
 
     return make
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_run_of_every_method_learns_from_the_whole_teacher(method, tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    student = HALF_THE_MACS if method == "distilbert" else SAME_HEADS
+    config = write_config(tmp_path, method=method, student=student)
+    trainer = make_configured(parse_run([str(config)]), lambda line: None)
+    expected = BertForMaskedLM.from_pretrained(tmp_path / "teacher").state_dict()
+    found = trainer.distillation.teacher.exact.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.slow
