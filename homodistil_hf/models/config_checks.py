@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..files.messages import shown
-from ..files.strict_json import is_whole
+from ..files.strict_json import is_number, is_whole
 from .widths import LAYER_KEYS
 
 MAX_LAYERS = 1024
@@ -33,6 +33,8 @@ _ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
 
+_SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "layer_norm_eps")
+
 # Setting → a check, and how a message calls what passes it.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
@@ -49,6 +51,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "per_layer_config": (
         lambda value: value is None or _is_per_layer(value),
         f"an object: layer number → an object of some of {', '.join(LAYER_KEYS)}",
+    ),
+    **dict.fromkeys(
+        _SHARES, (lambda value: value is None or (is_number(value) and 0 <= value <= 1), "a number from 0 to 1")
     ),
 }
 
