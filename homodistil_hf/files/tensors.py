@@ -38,7 +38,8 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
     for index in _INDEX_FILES:
         if (folder / index).is_file():
             _check_index(read_json_object(folder / index, f"{label}: {index}").get("weight_map"), f"{label}: {index}")
-    size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES)
+    files = (path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES and path.is_file())
+    size_bytes = sum(path.stat().st_size for path in files)
     if num_parameters > size_bytes + _SPARE_PARAMETERS:
         raise ValueError(
             f"{label} holds {size_bytes:,} bytes of weights, its config.json describes {num_parameters:,} weights; "

@@ -68,6 +68,10 @@ def test_widths_of_layers_are_checked_before_they_are_used(layers, message, tmp_
         ("problem_type", ["regression"], r"has problem_type=\['regression'\]; expected one of regression, single"),
         ("hidden_act", "gleu", r"has hidden_act='gleu'; expected an activation of transformers, such as gelu or relu"),
         ("hidden_act", None, r"has hidden_act=None; expected an activation of transformers, such as gelu or relu"),
+        ("hidden_dropout_prob", 7.0, r"has hidden_dropout_prob=7.0; expected a number from 0 to 1"),
+        ("attention_probs_dropout_prob", -1, r"has attention_probs_dropout_prob=-1; expected a number from 0 to 1"),
+        ("classifier_dropout", "0.1", r"has classifier_dropout='0.1'; expected a number from 0 to 1"),
+        ("layer_norm_eps", -1e-12, r"has layer_norm_eps=-1e-12; expected a number from 0 to 1"),
     ],
 )
 def test_what_a_configuration_names_must_be_known(name, value, message, tmp_path):
@@ -77,6 +81,11 @@ def test_what_a_configuration_names_must_be_known(name, value, message, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(values | {name: value}), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         load_teacher_config(str(tmp_path))
+
+
+def test_a_link_to_nowhere_beside_the_weights_does_no_harm(folder):
+    (folder / "pytorch_model.bin").symlink_to(folder / "gone")
+    assert load_teacher(str(folder)).config.hidden_size == 16
 
 
 def test_no_more_weights_are_described_than_there_are_bytes(folder, monkeypatch):
