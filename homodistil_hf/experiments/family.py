@@ -5,7 +5,6 @@ settings. Which members there are, their widths and which are done stands in `fa
 whole: a family that was killed at any moment goes on where it was.
 """
 
-import copy
 import dataclasses
 import gc
 import json
@@ -28,6 +27,7 @@ from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
+from ..methods.conditions import with_settings
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.saved_student import save_projections
@@ -58,8 +58,7 @@ def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
     if state is None:
         state = _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
         on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
-    if is_main:
-        _write_settings(settings, state["finished"])
+    on_every_rank(lambda: _write_settings(settings, state["finished"]) if is_main else None)
     members = settings.members
     for number, (member, source) in enumerate(zip(members, sources, strict=True)):
         folder = _folder(member)
@@ -126,9 +125,7 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
 
 def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> Sources:
     if plan is not None:  # a budget of milliseconds would be measured anew
-        training = copy.copy(member.training)
-        training.student = json.dumps(plan)
-        member = dataclasses.replace(member, training=training)
+        member = dataclasses.replace(member, training=with_settings(member.training, student=json.dumps(plan)))
     return check_sources(member)
 
 
