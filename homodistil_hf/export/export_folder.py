@@ -68,8 +68,8 @@ def export_student(
         `Path`: the folder.
 
     Raises:
-        ValueError: unknown format or section of facts, a folder that is not free, masked hidden channels, widths that
-            stock BERT can't hold, or logits that are not finite.
+        ValueError: unknown format or section of facts, a folder that is not free, widths that stock BERT can't
+            hold, or logits that are not finite.
         OSError: it can't be written; an earlier export there stays as it was.
 
     Example:
