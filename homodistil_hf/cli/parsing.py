@@ -65,23 +65,23 @@ def parse(
     entries = {kind: fields(kind) for kind in (command, *more)}
     for kind, flags in entries.items():
         hints = get_type_hints(kind)
-        for flag in flags:
-            _add_flag(parser, flag, hints[flag.name])
+        for entry in flags:
+            _add_flag(parser, entry, hints[entry.name])
     given, unknown = parser.parse_known_args(list(words))
     if unknown:
-        names = [flag.name for flags in entries.values() for flag in flags if not flag.metadata.get("positional")]
+        names = [entry.name for flags in entries.values() for entry in flags if not entry.metadata.get("positional")]
         spelled = ["--help", *(f"--{name}" for name in names)]
         hint = f"; nearest valid: {nearest_name(unknown[0].partition('=')[0], spelled)}" * unknown[0].startswith("-")
         parser.error(f"unrecognized arguments: {shown(' '.join(unknown))}{hint}")
     return tuple(
-        kind(**{flag.name: getattr(given, flag.name) for flag in flags if flag.name in given})
+        kind(**{entry.name: getattr(given, entry.name) for entry in flags if entry.name in given})
         for kind, flags in entries.items()
     )
 
 
-def _add_flag(parser: CommandParser, flag: Field[Any], hint: Any) -> None:
+def _add_flag(parser: CommandParser, entry: Field[Any], hint: Any) -> None:
     """Values that aren't given are left to the dataclass."""
-    options: dict[str, Any] = {"default": argparse.SUPPRESS, **flag.metadata}
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, **entry.metadata}
     is_positional = options.pop("positional", False)
     if NoneType in get_args(hint):
         (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
@@ -90,8 +90,8 @@ def _add_flag(parser: CommandParser, flag: Field[Any], hint: Any) -> None:
     else:
         options |= {"action": "store_true"} if hint is bool else {"type": hint}
     if not is_positional:
-        options["required"] = flag.default is MISSING and flag.default_factory is MISSING
-    parser.add_argument(flag.name if is_positional else f"--{flag.name}", **options)
+        options["required"] = entry.default is MISSING and entry.default_factory is MISSING
+    parser.add_argument(entry.name if is_positional else f"--{entry.name}", **options)
 
 
 def show_logs(is_main_process: bool = True) -> None:
