@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from fake_device import DEVICE, fake_device
 from run_traces import SaveAt, assert_same_run, differences, logs_of, state_of
 from tiny_models import VOCAB_SIZE, make_blocks, make_teacher
 from torch import nn
@@ -515,6 +516,14 @@ def test_schedulers_of_trainer(make_trainer, name):
         optimizer.step()
         scheduler.step()
     assert [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry] == pytest.approx(expected)
+
+
+def test_a_step_is_counted_on_a_device_without_float64(make_trainer):
+    trainer = make_trainer()
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(2)])
+    with fake_device(has_float64=False):
+        batches, num_predictions = trainer.get_batch_samples(iter([batch]), 1, DEVICE)
+    assert (len(batches), num_predictions.dtype, num_predictions.device) == (1, torch.int64, DEVICE)
 
 
 @pytest.mark.slow
