@@ -28,11 +28,14 @@ from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..methods.conditions import with_settings
+from ..models.cost import encoder_macs
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.saved_student import save_projections
-from ..models.widths import teacher_plan
+from ..models.widths import WidthPlan, teacher_plan
+from ..plans.budgets import is_latency_budget
 from ..plans.family import check_family
+from ..plans.resolve import resolve_plan
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.ranks import on_every_rank
 from .config import RunConfig
@@ -106,7 +109,10 @@ def _check_settings(settings: RunConfig) -> None:
 def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list[Sources]:
     """Everything about all members that can be known before the first is trained."""
     known: Sequence[Mapping[str, Any] | None] = state["plans"] if state else [None] * len(settings.members)
-    sources = [_sources(member, plan) for member, plan in zip(settings.members, known, strict=True)]
+    sources: list[Sources] = []
+    for member, plan in zip(settings.members, known, strict=True):
+        source = _sources(member, plan)
+        sources.append(source if plan or not sources else _within(sources[-1].plan, member, source))
     plans = [source.plan for source in sources]
     teacher = teacher_plan(sources[0].config)
     check_family(settings.given["student"], plans, teacher)
@@ -127,6 +133,15 @@ def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> Sources:
     if plan is not None:  # a budget of milliseconds would be measured anew
         member = dataclasses.replace(member, training=with_settings(member.training, student=json.dumps(plan)))
     return check_sources(member)
+
+
+def _within(earlier: WidthPlan, member: RunConfig, source: Sources) -> Sources:
+    """Plan a smaller budget again, with no width above those of the member before."""
+    student, multiple = member.training.student or "", member.training.width_multiple
+    if is_latency_budget(student) or encoder_macs(source.plan) >= encoder_macs(earlier):
+        return source
+    plan = resolve_plan(student, source.config, multiple=multiple, within=earlier)
+    return dataclasses.replace(source, plan=plan)
 
 
 def _recorded(settings: RunConfig) -> dict[str, Any] | None:

@@ -44,7 +44,9 @@ class Budget(NamedTuple):
     text: str = ""
 
 
-def plan_for_budget(budget: str | Budget, teacher_config: PreTrainedConfig, *, multiple: int = 8) -> WidthPlan:
+def plan_for_budget(
+    budget: str | Budget, teacher_config: PreTrainedConfig, *, multiple: int = 8, within: WidthPlan | None = None
+) -> WidthPlan:
     """Return the uniform plan that meets a budget within 3 % or one rounding step, whichever is larger.
 
     Args:
@@ -56,6 +58,7 @@ def plan_for_budget(budget: str | Budget, teacher_config: PreTrainedConfig, *, m
             MACs that share to the power of 1.75.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
+        within (`WidthPlan`, *optional*): Widths that the plan must not be above. Default: the teacher's.
 
     Returns:
         `WidthPlan`: Of the plans within 3 % of the budget the one nearest to that shape; where there is none, as the
@@ -67,7 +70,7 @@ def plan_for_budget(budget: str | Budget, teacher_config: PreTrainedConfig, *, m
     kind, target, named, text = _parse(budget) if isinstance(budget, str) else budget
     # Parameters count embeddings, which grow with the hidden size alone, so there it keeps the teacher's proportion.
     ffn_power = 1.0 if kind == "params" else _FFN_POWER
-    search = _Search(teacher_plan(teacher_config), multiple, **named, ffn_power=ffn_power)
+    search = _Search(teacher_plan(teacher_config), multiple, **named, ffn_power=ffn_power, within=within)
     measures: dict[str, Callable[[WidthPlan], float]] = {
         "params": lambda plan: count_parameters(plan, teacher_config),
         "macs": search.macs_fraction,
@@ -172,9 +175,10 @@ class _Search:
     hidden_size: int | None = None
     num_attention_heads: int | None = None
     ffn_power: float = _FFN_POWER
+    within: WidthPlan | None = None
 
     def __post_init__(self) -> None:
-        limits = {"hidden_size": self.teacher.hidden_size, "num_attention_heads": self.limit.num_attention_heads}
+        limits = {"hidden_size": self.teacher.hidden_size, "num_attention_heads": self.full.num_attention_heads}
         for name, most in limits.items():
             width = getattr(self, name)
             if width is not None and not 1 <= width <= most:
@@ -184,16 +188,22 @@ class _Search:
             raise ValueError(f"multiple={shown(self.multiple)} is no width to round to; nearest valid: {nearest}")
 
     @functools.cached_property
-    def limit(self) -> LayerWidths:
-        """What every layer of the teacher has, so that a uniform plan may have it."""
+    def full(self) -> LayerWidths:
+        """What every layer of the teacher has."""
         return functools.reduce(narrowest, self.teacher.layers)
+
+    @functools.cached_property
+    def limit(self) -> LayerWidths:
+        """What a uniform plan may have."""
+        return functools.reduce(narrowest, self.within.layers if self.within else (), self.full)
 
     def macs_fraction(self, plan: WidthPlan) -> float:
         return encoder_macs(plan) / encoder_macs(self.teacher)
 
     def proportional_plans(self) -> list[WidthPlan]:
         """Return, from narrow to wide, the plan of each hidden size with the teacher's ratio of FFN to hidden size."""
-        hidden_sizes = [*range(self.multiple, self.teacher.hidden_size, self.multiple), self.teacher.hidden_size]
+        widest = (self.within or self.teacher).hidden_size
+        hidden_sizes = [*range(self.multiple, widest, self.multiple), widest]
         if self.hidden_size:
             hidden_sizes = [self.hidden_size]
         plans = []
@@ -273,7 +283,7 @@ class _Search:
 
         def preference(num_heads: int) -> tuple[bool, float]:
             head_dim = hidden_size // num_heads
-            kept = num_heads == self.limit.num_attention_heads and head_dim >= self._sensible_head_dim
+            kept = num_heads == self.full.num_attention_heads and head_dim >= self._sensible_head_dim
             return not kept, self._head_penalty(num_heads, head_dim)
 
         return min(choices, key=preference, default=None)
@@ -282,20 +292,20 @@ class _Search:
         # Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest.
         awkward = 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
         too_thin = max(0.0, math.log(self._sensible_head_dim / head_dim))
-        return awkward + 0.1 * math.log(self.limit.num_attention_heads / num_heads) + 0.15 * too_thin
+        return awkward + 0.1 * math.log(self.full.num_attention_heads / num_heads) + 0.15 * too_thin
 
     @property
     def _sensible_head_dim(self) -> int:
-        return min(_SMALLEST_SENSIBLE_HEAD_DIM, self.limit.head_dim)
+        return min(_SMALLEST_SENSIBLE_HEAD_DIM, self.full.head_dim)
 
     def _wanted_ffn(self, hidden_size: int) -> float:
-        return (hidden_size / self.teacher.hidden_size) ** self.ffn_power * self.limit.intermediate_size
+        return (hidden_size / self.teacher.hidden_size) ** self.ffn_power * self.full.intermediate_size
 
     def _ffn_range(self, hidden_size: int) -> tuple[float, float]:
         """Beyond half of what is wanted and twice the teacher's proportion it is another shape of model."""
         if self.hidden_size:
             return self.multiple, self.limit.intermediate_size
-        proportional = hidden_size / self.teacher.hidden_size * self.limit.intermediate_size
+        proportional = hidden_size / self.teacher.hidden_size * self.full.intermediate_size
         return self._wanted_ffn(hidden_size) / 2, 2 * proportional
 
     def _ffn_size(self, num_steps: int) -> int:

@@ -38,6 +38,7 @@ def resolve_plan(
     teacher_config: PreTrainedConfig,
     *,
     multiple: int = 8,
+    within: WidthPlan | None = None,
     measure: Callable[[LatencyBudget], WidthPlan] | None = None,
 ) -> WidthPlan:
     """Turn what the user calls the student into widths that its teacher can be pruned to.
@@ -51,6 +52,8 @@ def resolve_plan(
             JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
+        within (`WidthPlan`, *optional*): Budgets of parameters and MACs only: widths that the plan must not be above,
+            those of the member before in a family.
         measure (`Callable[[LatencyBudget], WidthPlan]`): What answers a latency budget. Default: `plan_within`.
 
     Returns:
@@ -81,7 +84,7 @@ def resolve_plan(
     if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
         student = dict(zip(_SHORT_PLAN_WIDTHS, map(int, short.groups()), strict=True))
     if isinstance(student, str) and _looks_like_budget(student):
-        return plan_for_budget(student, teacher_config, multiple=multiple)
+        return plan_for_budget(student, teacher_config, multiple=multiple, within=within)
     plan = WidthPlan.from_dict(_written_plan(student), len(teacher.layers))
     check_plan(plan, teacher)
     return plan

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from homodistil_hf.experiments.family import distill_family, load_member
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.files.folders import remove_folder
+from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.families.family import PROJECTIONS
 from homodistil_hf.models.loading import load_teacher_config
 from homodistil_hf.models.widths import teacher_plan
-from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.training import student_plan
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
@@ -221,6 +223,18 @@ def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
     results = distil(folder, tmp_path / "run", student=students, max_steps=2, resume_from_checkpoint="last")
     assert [member["plan"]["hidden_size"] for member in results["members"]] == [24, 16]
     assert [member["folder"] for member in results["members"]] == ["1-latency_ms-5", "2-16-2x6-24"]
+
+
+def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
+    budgets = ["macs=0.5", "macs=0.25", "macs=0.125"]
+    values = json.loads((folder / "config.json").read_text()) | {"output_dir": str(tmp_path), "student": budgets}
+    settings = run_of(values | {"width_multiple": 2}, "the test")
+    config = settings.members[0].run.teacher
+    alone = [resolve_plan(budget, load_teacher_config(config), multiple=2) for budget in budgets]
+    assert any(too_wide(plan, earlier) for earlier, plan in pairwise(alone))
+    plans = [source.plan for source in family._check_members(settings, None)]
+    assert not any(too_wide(plan, earlier) for earlier, plan in pairwise(plans))
+    assert encoder_macs(plans[-1]) == pytest.approx(encoder_macs(alone[-1]), rel=0.06)
 
 
 # What is refused, before anything is trained

@@ -10,7 +10,7 @@ from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
 from homodistil_hf.plans.budgets import nearest_macs_budget, plan_for_budget
 from homodistil_hf.plans.presets import PRESETS
-from homodistil_hf.plans.resolve import check_plan
+from homodistil_hf.plans.resolve import check_plan, too_wide
 
 
 def bert(
@@ -267,6 +267,24 @@ def test_both_ends_of_the_reachable_range_can_be_asked_for(config, kind):
         plan_for_budget(f"{kind}=1e30", config)
     smallest, largest = re.search(rf"from '({kind}=[\d.]+)' to '({kind}=[\d.]+)'", str(error.value)).groups()
     assert plan_for_budget(smallest, config).hidden_size <= plan_for_budget(largest, config).hidden_size
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.25, 0.125), (0.75, 0.5, 0.25), (0.8, 0.6, 0.4, 0.2)])
+@pytest.mark.parametrize(
+    ("hidden_size", "num_heads"), [(64, 4), (128, 2), (312, 12), (384, 12), (768, 12), (1024, 16)]
+)
+def test_smaller_budgets_are_planned_within_larger_ones(hidden_size, num_heads, shares):
+    config = BertConfig(
+        hidden_size=hidden_size, num_attention_heads=num_heads, intermediate_size=4 * hidden_size, num_hidden_layers=4
+    )
+    earlier = teacher_plan(config)
+    for share in shares:
+        plan = plan_for_budget(f"macs={share}", config, within=earlier)
+        assert too_wide(plan, earlier) is None
+        assert plan.padded() == plan
+        allowed = max(0.03 * share, rounding_step("macs", share, config, 8))
+        assert abs(cost("macs", plan, config) - share) <= allowed
+        earlier = plan
 
 
 @pytest.mark.parametrize("multiple", [0, -8])
