@@ -44,7 +44,13 @@ _RANGES = {f"{name}_weight": "[0, inf)" for name in LOSS_TERMS} | {
     "learning_rate_hold_fraction": "[0, 1]",
 }
 _RANGES |= {f"{kind}_{end}_fraction": "[0, 1]" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")}
-_LEAST = {"width_multiple": 1, "pruning_interval_steps": 1, "max_bad_steps": 1}
+_LEAST = dict.fromkeys(
+    (
+        *("width_multiple", "pruning_interval_steps", "max_bad_steps", "gradient_accumulation_steps"),
+        *("per_device_train_batch_size", "per_device_eval_batch_size"),
+    ),
+    1,
+)
 
 _USE_DDP = "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank"
 _REMEDIES = {
@@ -266,10 +272,10 @@ def _check_settings(args: HomoDistilTrainingArguments) -> None:
     for name, kind in HomoDistilTrainingArguments.__annotations__.items():
         if get_origin(kind) is Literal:
             _check_choice(args, name, get_args(kind))
-        elif name in _LEAST:
-            _check_count(args, name)
         elif name in _RANGES and (getattr(args, name) is not None or type(None) not in get_args(kind)):
             _check_range(args, name)
+    for name in _LEAST:
+        _check_count(args, name)
     if not any(getattr(args, f"{name}_weight") for name in LOSS_TERMS):
         raise ValueError("all loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
     for kind in PRUNING_KINDS:

@@ -45,7 +45,8 @@ NUMBERS = {
     "uncertainty_smoothing": (r"\[0, 1\)", 0.95, (1.0, -0.1)),
 }
 NO_NUMBERS = ("0.5", True, [0.5])
-COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "max_bad_steps": 20}
+COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "max_bad_steps": 20, "gradient_accumulation_steps": 1}
+COUNTS |= {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8}
 CHOICES = {
     "width_allocation": "local, global",
     "projection_init": "identity, random",
