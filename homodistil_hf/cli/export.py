@@ -41,13 +41,14 @@ class Verify:
     """Load an export in a fresh process without this package and check it against its facts.json."""
 
     example: ClassVar[str] = "homodistil verify runs/my-student/student"
-    folder: str = flag("export", positional=True, metavar="FOLDER")
+    folder: str = flag("export, or finished run", positional=True, metavar="FOLDER")
 
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""
+        from ..export.student_in_folder import student_in
         from ..export.verify import verify_export
 
-        report = verify_export(self.folder)
+        report = verify_export(student_in(self.folder).folder)
         for problem in report.problems:
             print(f"{self.folder}: {problem}", file=sys.stderr)
         if not report.ok:

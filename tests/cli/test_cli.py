@@ -472,8 +472,9 @@ def test_an_impossible_plan(folder, capsys):
 
 @pytest.mark.slow
 def test_verify_passes_what_a_run_exported(finished, capsys):
-    assert main(["verify", str(finished / "student")]) == 0
-    assert "all is well" in capsys.readouterr().out
+    for folder in (finished / "student", finished):
+        assert main(["verify", str(folder)]) == 0
+        assert f"{folder}: all is well" in capsys.readouterr().out
 
 
 def test_verify_tells_what_is_wrong(finished, tmp_path, capsys):
