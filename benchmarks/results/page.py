@@ -22,7 +22,6 @@ from benchmarks.results.contents import BARS, CLAIMS, HELD_OUT, ORDERS, PAPERS_W
 from benchmarks.results.family import family_lines
 from benchmarks.results.readme import ROW_NAMES, SIZES, write_readme
 from benchmarks.results.students import QUARTER, SAME_RUNS, Results, machine_words
-from benchmarks.results.task_model_page import task_model_lines
 from benchmarks.results.tasks import fine_tuning_lines, glue_lines
 from benchmarks.results.verdicts import CONFIDENCE, METRICS, MIN_SEEDS, REFERENCE, Noise, along_training
 from benchmarks.results.words import words
@@ -77,7 +76,6 @@ def page_text(results: Results) -> str:
         *budget_lines(results.students),
         *held_out_lines(results, noises),
         *fine_tuning_lines(results),
-        *task_model_lines(results.json("task_model")),
         words("conclusion"),
     ]
     return "\n".join(lines)
@@ -94,7 +92,7 @@ def answer_lines(results: Results, noises: Mapping[str, Noise]) -> list[str]:
     runs = results.students[~results.students["is_taken_over"].astype(bool)].drop_duplicates(["digest", "seconds"])
     if len(runs):
         hours = f"{runs['seconds'].sum() / 3600:.1f} hours, {len(runs)} trainings with their evaluations"
-        rows.append(["What did the sweeps' trainings take?", hours, "all fine-tunings and the task model come on top"])
+        rows.append(["What did the sweeps' trainings take?", hours, "all fine-tunings come on top"])
     table = markdown_table(["question", "measured", "answer"], rows)
     return [words("in_short"), *table, "", *rule_lines(noises)] if rows else []
 
