@@ -51,7 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1000, help="of all targets together, or of the one in --only")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, help="JSON file; a run that it holds is continued")
+    # Absolute, as cases run in a folder of their own.
+    parser.add_argument("--results", type=lambda name: Path(name).resolve(), help="JSON; a run in it is continued")
     parser.add_argument("--only", choices=sorted(TARGETS))
     parser.add_argument("--case", type=int, help="run this one case and show where it went wrong; needs --only")
     options = parser.parse_args()
