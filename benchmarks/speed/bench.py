@@ -4,7 +4,7 @@
     python -m benchmarks.speed.bench --cases teacher6x384-bfloat16 growth
 
 The second form records cases in docs/results/speed.json, with a bar chart each, on a quiet machine; other cases keep
-what the file has.
+what the file has. With 24 GB of memory the one of BERT-base needs MALLOC_ARENA_MAX=1: its arms share one process.
 """
 
 import json

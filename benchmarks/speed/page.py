@@ -7,6 +7,7 @@ Figures stand between markers; the rest of both pages is written by hand.
 
 import json
 import math
+import statistics
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,11 +26,6 @@ from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS
 DOCS = Path("docs")
 RESULTS = Path("docs/results")
 TEACHER, STUDENT = "bert-base", "homobert-tiny"
-ZEROED = """\
-Measured at commit 3e09752, which zeroed dropped units at every step until a tenth of the MACs could be removed at
-once: the share of scores and masks holds that, and no step is as narrow as it would be now. Places are those without
-masks.\
-"""
 GONE = {"plain attention": "an attention of our own on CPUs", "activations kept": "activations computed again"}
 GPU_MISSING = """\
 Not measured: no CUDA device was at hand. `python -m benchmarks.speed.gpu` measures BERT-base with batches of
@@ -78,9 +74,7 @@ def answer(speed: Mapping[str, Any]) -> str:
     return wrapped(
         f"**On {machine['num_cores']} cores ({machine['processor']}), in bfloat16, a run from a teacher of 6 layers × "
         f"384 to a quarter of its MACs takes in {rates[0]} rate of a careful `Trainer` subclass; one from BERT-base "
-        f"to homobert-tiny {rates[1]} rate.** Scores, masks and slicing take {shares} of the time. "
-        "These, the goals and the cases below were measured at commit 3e09752, before units were sliced off at every "
-        "choice; what changed since is told under *What the simplifications cost or brought*."
+        f"to homobert-tiny {rates[1]} rate.** Scores, masks and slicing take {shares} of the time."
     )
 
 
@@ -162,20 +156,18 @@ def pruning_share(results: Mapping[str, Any]) -> float:
 
 def compiling(found: Mapping[str, Any], settings: BenchSettings) -> str:
     """Why widths are compiled anew, at few moments."""
-    every, few = found["grouping"].values()
     static, dynamic = found["sizes"].values()
-    seconds = [one["processor_seconds"] for one in (every, few)]
-    a_width = (seconds[0] - seconds[1]) / (every["num_recompilations"] - few["num_recompilations"])
+    a_width, again = (statistics.median(one["first_step_seconds"][1:]) for one in (static, dynamic))
+    num_graphs = [", ".join(map(str, one["num_graphs"])) for one in (static, dynamic)]
     longest = settings.pruning_end_fraction * settings.max_steps
     grouped = replace(settings, pruning_interval_steps=math.ceil(longest / MOST_COMPILED_WIDTHS))
     costs = [mean_cost(way_of(one).stretches, settings.length) for one in (settings, grouped)]
     sentences = (
-        f"- Two layers of 128 channels, inductor, one thread: {every['num_steps']} steps took {seconds[0]:.0f} s of "
-        f"processor time with {every['num_slicings']} slicings and {seconds[1]:.0f} s with {few['num_slicings']}. A "
-        f"width is compiled in {a_width:.1f} s, a step takes {every['step_ms'] / 1000:.2f} s.",
-        f"- Sizes marked as dynamic: at each of {dynamic['num_slicings']} slicings code was compiled anew all the "
-        f"same, in {dynamic['compile_seconds']:.0f} s instead of {static['compile_seconds']:.0f}: stock LayerNorm and "
-        "attention hold their sizes as plain numbers.",
+        f"- Two layers of 128 channels, one thread: the first step at a new width takes {a_width:.0f} s, any other "
+        f"{static['step_seconds']['median']:.1f} s. Graphs that were compiled after the first step at each of "
+        f"{len(static['num_graphs'])} widths: {num_graphs[0]}.",
+        f"- Sizes marked as dynamic: {num_graphs[1]} graphs, and {again:.0f} s: stock LayerNorm and attention hold "
+        "their sizes as plain numbers.",
         f"- {MOST_COMPILED_WIDTHS} moments raise the student's mean cost on the way from BERT-base to homobert-tiny "
         f"from {costs[0]:.1%} to {costs[1]:.1%} of the unpruned one's.",
     )
@@ -197,33 +189,35 @@ def until_an_answer(cpu_s: Mapping[str, Mapping[str, float]]) -> str:
 
 def simplifications(core: Mapping[str, Any]) -> str:
     """What the core was like before units were sliced off at every choice, and after."""
-    rows, memory = [], {}
+    rows, rates, memory = [], {}, {}
     for name, found in core["speed"].items():
         for moment, versions in found["moments"].items():
             before, after = versions["before"], versions["after"]
-            rates = [one["tokens_per_second"] for one in (before, after)]
+            label, pair = f"{name}, after {float(moment):.0%} of the steps", (before, after)
+            old, new = (one["tokens_per_second"]["median"] for one in pair)
+            rates[label], memory[label] = new / old, after["peak_memory_bytes"] / before["peak_memory_bytes"]
             rows.append(
                 (
-                    f"{name}, after {float(moment):.0%} of the steps",
-                    *(spread(rate, "{:,.0f}") for rate in rates),
-                    f"{rates[1]['median'] / rates[0]['median']:.2f}",
-                    *(f"{one['scores_and_masks_share']['median']:.1%}" for one in (before, after)),
-                    *(megabytes(one["peak_memory_bytes"]) for one in (before, after)),
+                    label,
+                    *(spread(one["tokens_per_second"], "{:,.0f}") for one in pair),
+                    f"{rates[label]:.2f}",
+                    *(f"{one['scores_and_masks_share']['median']:.1%}" for one in pair),
+                    *(megabytes(one["peak_memory_bytes"]) for one in pair),
                 )
             )
-            memory[rows[-1][0]] = after["peak_memory_bytes"] / before["peak_memory_bytes"]
     parts = ("tokens/s", "scores + masks", "peak memory")
     headings = [f"{part}, {version}" for part in parts for version in ("before", "after")]
     headings.insert(2, "after / before")
     where, most = max(memory.items(), key=lambda one: one[1])
+    slow, least = min(rates.items(), key=lambda one: one[1])
     return "\n\n".join(
         [
             table(("case", *headings), rows),
             wrapped(
-                f"Peak memory rose most at {where}: {most:.1f} ×, as activations are kept. Batches of more than a "
-                "gigabyte of them, which went through in parts, rise by more. Where that is too much: more "
-                "`gradient_accumulation_steps` with smaller batches (the same losses and gradients), or "
-                "`gradient_checkpointing` (about one more forward pass of the student)."
+                "Activations are kept, and large batches no longer go through in parts, so the goals for peak memory "
+                f"and for batches of 128 are missed. Memory rose most at {where}: {most:.1f} ×; the rate is lowest at "
+                f"{slow}: {least:.2f} ×. Remedies: more `gradient_accumulation_steps` with smaller batches (the same "
+                "losses and gradients), or `gradient_checkpointing` (about one more forward pass of the student)."
             ),
             same_run(core["run"]),
         ]
@@ -234,13 +228,13 @@ def same_run(run: Mapping[str, Any]) -> str:
     """One run with both versions."""
     names = {"kl": "KL, nats", "mlm_loss": "masked-LM loss", "mlm_accuracy": "masked-LM accuracy"}
     rows = [
-        (label, *(f"{run[version]['evaluation'][name]:.4f}" for version in ("before", "after")))
-        for name, label in names.items()
+        (label, *(f"{run[version][name]:.4f}" for version in ("before", "after"))) for name, label in names.items()
     ]
-    seeds = run["seeds"]["kl"]
+    records = map(json.loads, (RESULTS / "methods_quarter.jsonl").read_text(encoding="utf-8").splitlines())
+    seeds = [record["evaluation"]["kl"] for record in records if record["arm"] == "homodistil"]
     return (
-        f"One run of {run['settings']['max_steps']} steps to a quarter of the 6-layer teacher's MACs, same settings "
-        "and seed; held-out text:\n\n"
+        f"One run of {run['settings']['max_steps']} steps to a quarter of the 6-layer teacher's MACs, with settings "
+        "and seed of docs/results/core.json; held-out text:\n\n"
         + table(("", "before", "after"), rows)
         + f"\n\nSeeds alone move the KL of the same cell at 1,000 steps between {min(seeds):.3f} and {max(seeds):.3f}."
     )
@@ -270,7 +264,6 @@ def megabytes(num_bytes: float) -> str:
 def case(name: str, results: Mapping[str, Any]) -> str:
     """One case of the benchmark: title, tables, chart."""
     title, *rest = format_bench(results).split("\n\n")
-    rest += [ZEROED] * results.get("zeroed", False)
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items() if not isinstance(value, dict))
     sections = [f"## `{name}`", f"{title}. {results['date']}; {machine}.", *rest]
     if (chart := RESULTS / f"speed-{name}.png").is_file():
