@@ -52,9 +52,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or _is_per_layer(value),
         f"an object: layer number → an object of some of {', '.join(LAYER_KEYS)}",
     ),
-    **dict.fromkeys(
-        _SHARES, (lambda value: value is None or (is_number(value) and 0 <= value <= 1), "a number from 0 to 1")
-    ),
+    **dict.fromkeys(_SHARES, (lambda value: not is_number(value) or 0 <= value <= 1, "a number from 0 to 1")),
 }
 
 

@@ -70,7 +70,7 @@ def test_widths_of_layers_are_checked_before_they_are_used(layers, message, tmp_
         ("hidden_act", None, r"has hidden_act=None; expected an activation of transformers, such as gelu or relu"),
         ("hidden_dropout_prob", 7.0, r"has hidden_dropout_prob=7.0; expected a number from 0 to 1"),
         ("attention_probs_dropout_prob", -1, r"has attention_probs_dropout_prob=-1; expected a number from 0 to 1"),
-        ("classifier_dropout", "0.1", r"has classifier_dropout='0.1'; expected a number from 0 to 1"),
+        ("classifier_dropout", 1.5, r"has classifier_dropout=1.5; expected a number from 0 to 1"),
         ("layer_norm_eps", -1e-12, r"has layer_norm_eps=-1e-12; expected a number from 0 to 1"),
     ],
 )
