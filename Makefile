@@ -32,7 +32,7 @@ COMPAT = $(PYTHON) benchmarks/compat.py --num_workers $(NUM_WORKERS)
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
-demo: $(VENV)/.installed-report  ## train a small teacher, distil it, print the table (8 minutes on 2 cores)
+demo: $(VENV)/.installed-report  ## distil a small teacher, print the table (2 minutes on 2 cores)
 	$(BIN)/homodistil demo $(DEMO_ARGS)
 
 bench: $(VENV)/.installed-report  ## measure how fast training is on this machine (some minutes on 2 cores)
@@ -85,7 +85,7 @@ clean:  ## remove .venv, .venv-compat and everything that was built (keeps runs/
 	rm -rf $(VENV) .venv-compat build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find homodistil_hf tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-clean-cache: $(VENV)/.installed-report  ## remove the cached demo teacher and tokenised texts
+clean-cache: $(VENV)/.installed-report  ## remove cached texts and latency tables
 	$(BIN)/homodistil cache --clear
 
 $(BIN)/python:

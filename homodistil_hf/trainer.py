@@ -2,11 +2,11 @@
 
 One optimizer step, in order:
 
-1. teacher forward, student forward, loss terms, backward, for each micro-batch: `compute_loss`;
-2. gradients are complete, averaged over ranks and not clipped: they become scores: `training_step`;
-3. clipping and the optimizer's step: Trainer's;
-4. if the schedule asks, masks are chosen and what they drop is sliced off: `end_step`;
-5. log, evaluate, save: Trainer's.
+1. if the schedule asks, masks are chosen and what they drop is sliced off: `begin_step`;
+2. teacher forward, student forward, loss terms, backward, for each micro-batch: `compute_loss`;
+3. gradients are complete, averaged over ranks and not clipped: they become scores: `training_step`;
+4. clipping and the optimizer's step: Trainer's;
+5. log, evaluate, save: Trainer's, so that a student is never measured before a step at its widths.
 
 What every trainer of a student beside its teacher does is told in `training.distillation_trainer`.
 """
@@ -74,6 +74,26 @@ class HomoDistilTrainer(DistillationTrainer):
 
     # One optimizer step
 
+    def begin_step(self) -> None:
+        """Before a step: if the schedule asks, choose masks and slice off what they drop."""
+        self._prune()
+
+    def end_step(self) -> None:
+        """A run of a single step has no other moment at which it could reach its plan."""
+        super().end_step()
+        if self.state.global_step == self.state.max_steps == 1:
+            self._prune()
+
+    def _prune(self) -> None:
+        step = self.state.global_step
+        masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
+        if masks is None:
+            return
+        check_same_masks(self.accelerator, self.pruner.choices_digest, step=step, output_dir=self.args.output_dir)
+        self.resized(masks)
+        if self.pruner.plan_reached:
+            logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -115,18 +135,6 @@ class HomoDistilTrainer(DistillationTrainer):
             scaler = self.accelerator.scaler
             self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
         return loss
-
-    def end_step(self) -> None:
-        """After the optimizer's step: if the schedule asks, choose masks and slice off what they drop."""
-        super().end_step()
-        step = self.state.global_step
-        masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
-        if masks is None:
-            return
-        check_same_masks(self.accelerator, self.pruner.choices_digest, step=step, output_dir=self.args.output_dir)
-        self.resized(masks)
-        if self.pruner.plan_reached:
-            logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
 
     # Start, end and checkpoints
 

@@ -42,6 +42,8 @@ _RANGES = {f"{name}_weight": "[0, inf)" for name in LOSS_TERMS} | {
     "sensitivity_smoothing": "[0, 1)",
     "uncertainty_smoothing": "[0, 1)",
     "learning_rate_hold_fraction": "[0, 1]",
+    "learning_rate": "[0, inf)",
+    "adam_beta2": "[0, 1)",
 }
 _RANGES |= {f"{kind}_{end}_fraction": "[0, 1]" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")}
 _LEAST = dict.fromkeys(
@@ -82,8 +84,9 @@ _LAUNCHES_THAT_SPLIT = (
 class HomoDistilTrainingArguments(TrainingArguments):
     """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
 
-    Defaults that differ from `TrainingArguments`: `learning_rate`, `adam_epsilon` (the paper's), `warmup_steps`, a
-    learning-rate curve tied to pruning, `dataloader_drop_last=True` (a step always has its whole global batch),
+    Defaults that differ from `TrainingArguments`: `learning_rate` (by the tokens of a step, once a trainer is made),
+    `adam_beta2`, `adam_epsilon` (the paper's), `per_device_train_batch_size`, `warmup_steps`, a learning-rate
+    curve tied to pruning, `dataloader_drop_last=True` (a step always has its whole global batch),
     `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it would synchronise every micro-step).
 
     Raises:
@@ -112,7 +115,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
         metadata={"help": "local: each layer reaches the plan's widths; global: heads and FFN compete across layers."},
     )
     width_multiple: int = field(
-        default=8, metadata={"help": "Hidden, FFN and heads × head size are rounded up to multiples of this, ≥ 1."}
+        default=8, metadata={"help": "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1."}
     )
 
     # Parameters that control the loss
@@ -135,7 +138,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
         },
     )
     mlm_probability: float = field(
-        default=0.15, metadata={"help": "Share in (0, 1) of the tokens that are predicted, when the trainer masks."}
+        default=0.3, metadata={"help": "Share in (0, 1) of the tokens to predict in training; evaluations mask 0.15."}
     )
     student_dropout: float | None = field(
         default=0.0,
@@ -209,8 +212,12 @@ class HomoDistilTrainingArguments(TrainingArguments):
     )
 
     # TrainingArguments with other defaults
-    learning_rate: float = field(
-        default=6e-4, metadata={"help": "Peak learning rate; the paper's for small students."}
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate; default: by the tokens of a step, see docs/method.md."}
+    )
+    adam_beta2: float = field(default=0.98, metadata={"help": "Adam's β2; short runs end far behind with 0.999."})
+    per_device_train_batch_size: int = field(
+        default=16, metadata={"help": "Rows of a micro-batch on each device, ≥ 1; defaults were measured with 16."}
     )
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Adam's ε; the paper's."})
     warmup_steps: float = field(

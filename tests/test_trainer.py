@@ -3,13 +3,13 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from fake_device import DEVICE, fake_device
 from run_traces import SaveAt, assert_same_run, differences, logs_of, state_of
 from tiny_models import VOCAB_SIZE, make_blocks, make_teacher
@@ -64,6 +64,7 @@ def test_the_student_starts_equal_to_its_teacher(make_trainer):
     trainer = make_trainer(max_steps=1, attention_weight=1.0, mlm_weight=0.5, rotate_heads=False)
     trainer.train()
     (terms,) = losses_of(trainer)
+    assert trainer.kept == trainer.plan  # a single step has no other moment
     assert terms == {
         "loss": pytest.approx(0.5 * terms["loss_mlm"]),
         "loss_mlm": pytest.approx(math.log(VOCAB_SIZE), rel=0.2),
@@ -295,9 +296,10 @@ def test_kinds_of_groups_have_their_own_windows(make_trainer):
     fractions = {
         step: [logs[step][f"kept_fraction_{kind}"] for kind in ("ffn", "attention", "hidden")] for step in logs
     }
-    assert fractions[4] == [0.5, 1.0, 1.0]
-    assert fractions[10] == [0.5, 0.5, 1.0]
-    assert fractions[18] == [0.5, 0.5, 0.5]
+    # A log tells the widths that its step was taken at; units are removed before the next one.
+    assert [fractions[step] for step in (4, 5)] == [[0.625, 1.0, 1.0], [0.5, 1.0, 1.0]]
+    assert fractions[11] == [0.5, 0.5, 1.0]
+    assert fractions[19] == [0.5, 0.5, 0.5]
 
 
 def test_ranks_whose_masks_differ_stop_the_run(make_trainer, tmp_path, monkeypatch):
@@ -463,8 +465,8 @@ def test_early_stopping(make_trainer):
         callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
     )
     trainer.train()
-    assert trainer.state.global_step == 4 + 3
-    assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+    assert trainer.state.global_step == 5 + 3
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-5")
 
 
 def test_report_to_an_integration(make_trainer, monkeypatch):
@@ -477,6 +479,37 @@ def test_report_to_an_integration(make_trainer, monkeypatch):
     monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Reporter)
     make_trainer(max_steps=2, report_to="tensorboard").train()
     assert ["loss_kl" in entry for entry in Reporter.reported] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({"per_device_train_batch_size": 8}, 5.5e-4),  # 8 rows of 16 tokens, a 16th of 2,048
+        ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}, 1.1e-3),
+        ({"per_device_train_batch_size": 8, "train_dataset": None}, 1.6e-3),  # as if rows had 128
+        ({"learning_rate": 3e-4}, 3e-4),
+    ],
+)
+def test_the_learning_rate_follows_from_the_tokens_of_a_step(make_trainer, settings, rate):
+    assert make_trainer(**settings).args.learning_rate == rate
+
+
+@pytest.mark.parametrize(("settings", "num_opened"), [({}, 1), ({"learning_rate": 1e-3}, 0)])
+def test_a_stream_is_looked_into_for_the_learning_rate_only(make_trainer, settings, num_opened):
+    opened = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        opened.append(True)
+        yield from make_blocks()
+
+    make_trainer(train_dataset=IterableDataset.from_generator(rows), **settings)
+    assert len(opened) == num_opened
+
+
+def test_a_derived_learning_rate_is_told(make_trainer, caplog):
+    with caplog.at_level("INFO", logger="homodistil_hf"):
+        make_trainer()
+    assert "learning_rate=0.00055, as none is given: the best of those measured, at 128 tokens a step" in caplog.text
 
 
 def test_the_learning_rate_follows_pruning_by_default(make_trainer):
@@ -746,6 +779,6 @@ def test_widths_fall_evenly_over_the_run(make_trainer):
     sizes: list[int] = []
     trainer.add_callback(OnStep(lambda step: sizes.append(trainer.kept.hidden_size)))
     trainer.train()
-    # 16 + 16·(1 − t/18)³, rounded up.
-    assert sizes == [math.ceil(16 + 16 * max(0.0, 1 - step / 18) ** 3 - 1e-9) for step in range(1, 21)]
+    # 16 + 16·(1 − t/18)³ after t steps, rounded.
+    assert sizes == [math.floor(16.5 + 16 * max(0.0, 1 - step / 18) ** 3) for step in range(20)]
     assert all(later <= earlier for earlier, later in pairwise(sizes))

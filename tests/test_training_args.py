@@ -30,7 +30,7 @@ NUMBERS = {
     "hidden_weight": (r"\[0, inf\)", 30.0, (-0.5,)),
     "embedding_weight": (r"\[0, inf\)", 1.0, (-0.5,)),
     "attention_weight": (r"\[0, inf\)", 0.0, (-0.5,)),
-    "mlm_probability": (r"\(0, 1\)", 0.15, (0, 0.0, 1, 1.5, -0.1)),
+    "mlm_probability": (r"\(0, 1\)", 0.3, (0, 0.0, 1, 1.5, -0.1)),
     "student_dropout": (r"\[0, 1\)", 0.0, (1.0, -0.1, 2)),
     "pruning_start_fraction": (r"\[0, 1\]", 0.0, (-0.1, 1.1)),
     "pruning_end_fraction": (r"\[0, 1\]", 0.3, (1.1, -0.1)),
@@ -41,12 +41,14 @@ NUMBERS = {
     "ffn_start_fraction": (r"\[0, 1\]", None, (-0.1,)),
     "ffn_end_fraction": (r"\[0, 1\]", None, (1.1,)),
     "learning_rate_hold_fraction": (r"\[0, 1\]", None, (1.1, -0.1)),
+    "learning_rate": (r"\[0, inf\)", None, (-1e-3, math.inf)),
+    "adam_beta2": (r"\[0, 1\)", 0.98, (1.0, -0.1)),
     "sensitivity_smoothing": (r"\[0, 1\)", 0.85, (1.0, -0.1)),
     "uncertainty_smoothing": (r"\[0, 1\)", 0.95, (1.0, -0.1)),
 }
 NO_NUMBERS = ("0.5", True, [0.5])
 COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "max_bad_steps": 20, "gradient_accumulation_steps": 1}
-COUNTS |= {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8}
+COUNTS |= {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 8}
 CHOICES = {
     "width_allocation": "local, global",
     "projection_init": "identity, random",
@@ -328,7 +330,9 @@ def test_defaults_are_the_documented_ones():
         if field.name not in ("logging_dir", "run_name") and getattr(args, field.name) != getattr(stock, field.name)
     }
     assert changed == {
-        "learning_rate": 6e-4,
+        "learning_rate": None,  # by the tokens of a step
+        "adam_beta2": 0.98,
+        "per_device_train_batch_size": 16,
         "adam_epsilon": 1e-6,
         "warmup_steps": 0.05,
         "dataloader_drop_last": True,

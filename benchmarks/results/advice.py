@@ -6,26 +6,27 @@ from statistics import fmean
 
 import pandas as pd
 
-from benchmarks.results.comparison import Comparison
-from benchmarks.results.readme import SIZES
-from benchmarks.results.students import QUARTER, SAME_RUNS, Results, setting_of
+from benchmarks.results.computation import setting_of
+from benchmarks.results.students import QUARTER, SIZES, Results
+from benchmarks.results.tables import ONE_SHOT
 from benchmarks.results.verdicts import REFERENCE, Noise, paired
 from homodistil_hf.plans.advice import Measured
 
-SWEEPS = (*SIZES, "tokens", "tokens_planned", "shapes", "sizes")
+SWEEPS = (*SIZES, "tokens", "tokens_planned")
 
-_ONE_SHOT = "one_shot"
-_SAME_COMPUTE = Comparison(("all_kl",), only=("one_shot_same_compute",))
-_VERDICTS = {1: REFERENCE, -1: _ONE_SHOT, 0: "level"}
+_VERDICTS = {1: REFERENCE, -1: ONE_SHOT, 0: "level"}
 
 
 def advice_points(results: Results, noises: Mapping[str, Noise]) -> list[Measured]:
     """What was measured: of each size and budget the shape with the most seeds, then the nearest."""
     found: dict[tuple[int, int], Measured] = {}
+    quarter = results.of(QUARTER)
     for sweep in SWEEPS:
         for point in _points(results.of(sweep), noises):
             if sweep == QUARTER:
-                point = replace(point, same_compute_gap=_same_compute_gap(results))
+                arms = (quarter[quarter["arm"] == arm] for arm in ("one_shot_same_compute", REFERENCE))
+                gaps = paired(*arms, "all_kl")
+                point = replace(point, same_compute_gap=_mean(gaps) if gaps else None)
             key = (round(1 / point.encoder_macs), point.num_tokens)  # 1/8 holds those of 0.123 and of 0.126
             if key not in found or (found[key].num_seeds, -found[key].kl) < (point.num_seeds, -point.kl):
                 found[key] = point
@@ -41,7 +42,7 @@ def _points(students: pd.DataFrame, noises: Mapping[str, Noise]) -> list[Measure
 
 
 def _point(group: pd.DataFrame, students: pd.DataFrame, noises: Mapping[str, Noise]) -> Measured | None:
-    own, other = (group[group["arm"] == arm] for arm in (REFERENCE, _ONE_SHOT))
+    own, other = (group[group["arm"] == arm] for arm in (REFERENCE, ONE_SHOT))
     own, other = own[own["seed"].isin(other["seed"])], other[other["seed"].isin(own["seed"])]
     if own.empty:
         return None
@@ -66,12 +67,6 @@ def _point(group: pd.DataFrame, students: pd.DataFrame, noises: Mapping[str, Noi
         glue_kept=None if own["glue_kept"].isna().any() else _mean(own["glue_kept"]),
         one_shot_glue_kept=None if other["glue_kept"].isna().any() else _mean(other["glue_kept"]),
     )
-
-
-def _same_compute_gap(results: Results) -> float | None:
-    """KL of one-shot pruning with HomoDistil's computation less HomoDistil's, on all held-out text."""
-    found = _SAME_COMPUTE.found(results.of(SAME_RUNS), {"all_kl": Noise()})
-    return next((_mean(one.differences["all_kl"].values) for one in found), None)
 
 
 def _fewer_layers(students: pd.DataFrame, own: pd.DataFrame) -> dict[str, list[float]]:

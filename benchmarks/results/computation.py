@@ -1,56 +1,63 @@
 """What a run computes, from the widths that it logged: students that are wide at first cost more than narrow ones."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from inspect import signature
-from statistics import fmean
+from typing import Any
 
-from benchmarks.results.verdicts import REFERENCE
-from homodistil_hf import OneShotTrainer
+from homodistil_hf import HomoDistilTrainingArguments, OneShotTrainer
 from homodistil_hf.experiments.sweep.statistics import Record
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
-PRUNED_METHODS = ("homodistil", "one_shot", "pruned_first")  # cut out of the teacher: kept fractions say how wide
 FORWARD_AND_BACKWARD = 3  # a step of training in forward passes
 
+_GRADUAL = "homodistil"
+_CUT_FROM_THE_TEACHER = (_GRADUAL, "one_shot", "pruned_first")  # kept fractions say how wide they are
 _DEFAULT_SCORING_BATCHES = signature(OneShotTrainer).parameters["num_scoring_batches"].default
 _KINDS = ("hidden", "attention", "ffn")
 
 
 def run_macs(record: Record) -> float:
-    """Multiply–accumulates of both encoders in a whole run, a token of its batches each.
+    """Multiply–accumulates of both encoders in a whole run, a token of its batches each; nan where widths don't tell.
 
-    The teacher's forward pass, the student's forward and backward as three, at the widths that are kept (compaction
-    follows a little later), and the scores that one-shot pruning takes from the whole teacher first.
+    The teacher's forward pass, the student's forward and backward as three, and the scores that one-shot pruning takes
+    from the whole teacher first.
     """
+    rows = record["kept_fractions"]
+    if record["method"] not in _CUT_FROM_THE_TEACHER or not rows:
+        return math.nan
     teacher = record["models"]["teacher"]["encoder_macs"]
-    total, last = 0.0, 0
-    for row in record["kept_fractions"]:
-        step_macs = teacher + FORWARD_AND_BACKWARD * _student_macs(record, row)
-        total += (row["step"] - last) * step_macs
-        last = row["step"]
-    total *= record["num_steps"] / last
+    delay = _delay(record)
+    total, last = delay * (1 + FORWARD_AND_BACKWARD) * float(teacher), delay
+    for row in rows:
+        until = record["num_steps"] if row is rows[-1] else min(row["step"] + delay, record["num_steps"])
+        total += (until - last) * (teacher + FORWARD_AND_BACKWARD * _student_macs(record, row))
+        last = until
     if record["method"] == "one_shot":
         num_batches = record["method_settings"].get("num_scoring_batches", _DEFAULT_SCORING_BATCHES)
         total += num_batches * (1 + FORWARD_AND_BACKWARD) * teacher
     return total
 
 
-def computation_line(records: Iterable[Record]) -> list[str]:
-    """What the runs of pruned students compute beside HomoDistil's, in a sentence; none without it."""
-    arms: dict[str, list[float]] = {}
-    for record in records:
-        if record["method"] in PRUNED_METHODS and record["kept_fractions"]:
-            arms.setdefault(record["arm"], []).append(run_macs(record))
-    own = arms.pop(REFERENCE, None)
-    if own is None or not arms:
-        return []
-    words = ", ".join(f"`{arm}` {fmean(macs) / fmean(own):.2f}" for arm, macs in arms.items())
-    return [
-        "Multiply–accumulates of both encoders in a whole run (the teacher's forward pass, the student's forward and "
-        f"backward as three, one-shot's scores), as a share of `{REFERENCE}`'s: {words}.",
-        "",
-    ]
+def setting_of(record: Record, name: str) -> Any:
+    """What a run was given, or had by default."""
+    return {**record.get("own_settings", {}), **record["settings"]}.get(
+        name, getattr(HomoDistilTrainingArguments, name)
+    )
+
+
+def _delay(record: Record) -> int:
+    """Steps by which the widths of a row were in use later than it says.
+
+    A row says the widths that its last step was trained at, so that of a student that starts whole begins with a whole
+    one. Earlier versions chose masks before they logged: their first row is pruned already, and each row's widths were
+    in use until the next was logged. This is exact where a run logs at every choice of masks, as the sweeps do, and
+    too much, never too little, for one that logs more rarely.
+    """
+    starts_whole = record["method"] == _GRADUAL
+    first = record["kept_fractions"][0]
+    return int(setting_of(record, "logging_steps")) if starts_whole and any(first[kind] < 1 for kind in _KINDS) else 0
 
 
 def _student_macs(record: Record, row: Record) -> float:

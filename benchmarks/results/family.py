@@ -1,4 +1,4 @@
-"""A family, each member trained from the one before, beside runs of their own: train them, and write the page's table.
+"""A family, each member trained from the one before, beside runs of their own: trained and recorded.
 
     python -m benchmarks.results.family --output_dir runs/family
 
@@ -10,17 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results.words import words
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import distill
 from homodistil_hf.experiments.family import FAMILY_FILE, distill_family
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
-from homodistil_hf.tables import markdown_table
 
 RECORD = Path("docs/results/family.json")
-BASE = Path("examples/sweeps/sizes.json")
+BASE = Path("examples/sweeps/methods_half.json")
 STUDENTS = ("macs=0.5", "macs=0.25", "macs=0.125")
 CHAIN, ALONE, AS_MANY = "from the one before", "alone", "alone, as many tokens as the family so far"
 _OTHERS = {"eval_strategy": "no", "eval_on_start": False, "save_steps": 50, "disable_tqdm": True}
@@ -77,27 +75,6 @@ def _rows(
             **{name: model[name] for name in ("num_parameters", "encoder_macs", "kl", "mlm_loss", "mlm_accuracy")},
             **{"teacher_macs": teacher["encoder_macs"], "seconds": run["time_s"]},
         }
-
-
-def family_lines(record: Mapping[str, Any] | None) -> list[str]:
-    """The table: members, and the same students alone with as many tokens, and with those of all members so far."""
-    if not record:
-        return []
-    runs = {(run["arm"], run["student"]): run for run in record["runs"]}
-    rows = []
-    for number, student in enumerate(STUDENTS, start=1):
-        member = runs[CHAIN, student]
-        others = [runs.get((arm, student), member if number == 1 else None) for arm in (ALONE, AS_MANY)]
-        rows.append([f"{member['encoder_macs'] / member['teacher_macs']:.3f}", *map(_figures, (member, *others))])
-    headings = ["encoder MACs", "member of the family", "alone, as many steps", "alone, the family's tokens so far"]
-    tokens = f"{runs[CHAIN, STUDENTS[0]]['num_tokens'] / 1e6:.2f}"
-    return [words("family", max_steps=record["max_steps"], million_tokens=tokens), *markdown_table(headings, rows), ""]
-
-
-def _figures(run: Mapping[str, Any] | None) -> str:
-    if run is None:
-        return "not run"
-    return f"{run['kl']:.3f} nats, {run['mlm_accuracy']:.3f} right"
 
 
 if __name__ == "__main__":

@@ -45,9 +45,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--data_dir", default="../shared/data/glue", help="folder with cola/, …")
     parser.add_argument("--max_train_samples", type=int, default=10_000)
+    parser.add_argument("--max_train_steps", type=int, help="of each fine-tuning; default: as many as its rows want")
     parser.add_argument("--results", type=Path, default=Path("docs/results/fine_tunings.json"))
     given = parser.parse_args()
     settings = {name: getattr(given, name) for name in ("seeds", "data_dir", "max_train_samples")}
+    settings |= {} if given.max_train_steps is None else {"max_train_steps": given.max_train_steps}
     done: list[dict[str, Any]] = []
     models = models_of(given.sweep_folder, given.arms, given.run_seeds)
     for found in fine_tune(models, given.tasks, settings):

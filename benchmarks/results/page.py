@@ -3,34 +3,32 @@
     homodistil sweep examples/sweeps/ablations.json
     python -m benchmarks.results.page --collect runs/sweeps
 
-Every number on the page comes from a file, but for those of studies that were removed. Cells that were not run are
-named, whichever there are.
+The page's words stand in page.md; every figure comes from a record, and what has none is said to be not run yet.
 """
 
 import argparse
 import json
-from collections.abc import Mapping
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from benchmarks.marked_pages import fill_in
 from benchmarks.results.advice import advice_points
-from benchmarks.results.budgets import budget_lines
-from benchmarks.results.comparison import claim_lines, noises_of
-from benchmarks.results.computation import computation_line
-from benchmarks.results.contents import BARS, CLAIMS, HELD_OUT, ORDERS, PAPERS_WINDOW, QUESTIONS, SECTIONS
-from benchmarks.results.family import family_lines
-from benchmarks.results.readme import ROW_NAMES, SIZES, write_readme
-from benchmarks.results.students import QUARTER, SAME_RUNS, Results, machine_words
-from benchmarks.results.tasks import fine_tuning_lines, glue_lines
-from benchmarks.results.verdicts import CONFIDENCE, METRICS, MIN_SEEDS, REFERENCE, Noise, along_training
-from benchmarks.results.words import words
+from benchmarks.results.computation import setting_of
+from benchmarks.results.students import QUARTER, SIZES, Results
+from benchmarks.results.tables import NOT_RUN, ONE_SHOT, Tables
+from benchmarks.results.verdicts import CONFIDENCE, MIN_SEEDS, REFERENCE
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.experiments.plots import draw, draw_discrepancy, plot_sweep, quality_points
-from homodistil_hf.experiments.sweep.folder import read_records, trained, write_records
-from homodistil_hf.experiments.sweep.tables import cell_rows, choice_notes, in_order, missing_notes
+from homodistil_hf.experiments.plots import draw, draw_discrepancy
+from homodistil_hf.experiments.sweep.folder import DONE, missing_evaluations, read_records, trained, write_records
+from homodistil_hf.experiments.sweep.statistics import Record
+from homodistil_hf.experiments.sweep.tables import in_order
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
-from homodistil_hf.tables import markdown_table
 
 PAGE = Path("docs/results.md")
 README = Path("README.md")
@@ -38,7 +36,11 @@ FOLDER = Path("docs/results")
 SWEEPS = Path("examples/sweeps")
 
 TEACHER_WORDS = "6 layers × 384, all-MiniLM-L6-v2 trained on for 20 million tokens"
-PRUNED_ARMS = (REFERENCE, "one_shot", "pruned_first", PAPERS_WINDOW)  # their discrepancy is drawn apart
+
+_WORDS = Path(__file__).with_name("page.md")
+_WIDTH = 120
+_WAYS = {REFERENCE: "HomoDistil", ONE_SHOT: "pruned at once"}
+_COMMON = ("per_device_train_batch_size", "adam_beta2", "adam_epsilon", "mlm_weight", "hidden_weight", "bf16")
 
 
 def main() -> None:
@@ -47,12 +49,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.collect:
         collect(options.collect)
-    results = Results.read(FOLDER, SWEEPS)
-    draw_all(results)
-    PAGE.write_text(page_text(results), encoding="utf-8")
-    points = to_json(TEACHER_WORDS, advice_points(results, noises_of(results)))
+    tables = Tables(Results.read(FOLDER, SWEEPS))
+    draw_all(tables)
+    PAGE.write_text(page_text(tables), encoding="utf-8")
+    points = to_json(TEACHER_WORDS, advice_points(tables.results, tables.noises))
     ADVICE_FILE.write_text(json.dumps(points, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_readme(README, results, results.json("constant_predictions") or {})
+    fill_in(README, {"results": "\n".join(tables.what_you_get())})
 
 
 def collect(source: Path) -> None:
@@ -64,158 +66,117 @@ def collect(source: Path) -> None:
             write_records(FOLDER / f"{name}.jsonl", records)
 
 
-def page_text(results: Results) -> str:
-    """The whole page: the answers, a section a sweep, what was measured of students afterwards, and fixed words."""
-    noises = noises_of(results)
-    lines = [
-        words("introduction"),
-        *answer_lines(results, noises),
-        *(line for name in SECTIONS for line in section_lines(name, results, noises)),
-        *size_lines(results),
-        *family_lines(results.json("family")),
-        *budget_lines(results.students),
-        *held_out_lines(results, noises),
-        *fine_tuning_lines(results),
-        words("conclusion"),
-    ]
-    return "\n".join(lines)
+class _Slots:
+    """`{tables[gap kl methods_half one_shot]}` in the words of the page: a method of `Tables` and its arguments."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+
+    def __getitem__(self, words: str) -> str:
+        name, *arguments = words.split()
+        found = getattr(self.tables, name)(*arguments)
+        return found if isinstance(found, str) else "\n".join(found)
 
 
-def answer_lines(results: Results, noises: Mapping[str, Noise]) -> list[str]:
-    """The questions that the runs were for; those whose runs are missing are left out."""
-    rows = [row for sweep in BARS if (row := _kept_row(sweep, results))]
-    rows += [row for question in QUESTIONS if (row := question.row(results, noises))]
-    along = along_training(results.of(QUARTER), PAPERS_WINDOW, "one_shot", results.of(QUARTER))
-    if sum(along):
-        question = "Is the paper's order reproduced at every point of training (iterative nearer than one-shot)?"
-        rows.append([question, f"`{PAPERS_WINDOW}` beside `one_shot`, by evaluations", f"{along.answer}: {along}"])
-    runs = results.students[~results.students["is_taken_over"].astype(bool)].drop_duplicates(["digest", "seconds"])
-    if len(runs):
-        hours = f"{runs['seconds'].sum() / 3600:.1f} hours, {len(runs)} trainings with their evaluations"
-        rows.append(["What did the sweeps' trainings take?", hours, "all fine-tunings come on top"])
-    table = markdown_table(["question", "measured", "answer"], rows)
-    return [words("in_short"), *table, "", *rule_lines(noises)] if rows else []
-
-
-def _kept_row(sweep: str, results: Results) -> list[str] | None:
-    """Whether HomoDistil's students keep enough of their teacher's mean over the tasks."""
-    students, (size, bar) = results.of(sweep), BARS[sweep]
-    shares = students[students["arm"] == REFERENCE]["glue_kept"].dropna()
-    if shares.empty:
-        return None
-    question = f"Does {size} keep {100 * bar:.0f} % of its teacher's mean over five GLUE tasks?"
-    seeds = "one seed" if len(shares) == 1 else f"by the mean of {len(shares)} seeds"
-    answer = f"**{'yes' if shares.mean() >= bar else 'no'}**, {seeds}"
-    return [question, f"{Spread.of(shares):.1%}", answer]
-
-
-def rule_lines(noises: Mapping[str, Noise]) -> list[str]:
-    """What counts as a difference."""
-    texts = {metric: "all held-out text" if metric.startswith("all_") else "the sweeps' blocks" for metric in METRICS}
-    rows = [
-        [METRICS[metric].heading, texts[metric], f"{noise.std:.4f}", str(noise.freedom), f"{noise.threshold():.3f}"]
-        for metric, noise in noises.items()
-        if noise.std is not None
-    ]
-    table = markdown_table(["figure", "on", "*s*", "degrees of freedom", "one seed counts beyond"], rows)
-    unknown = ["It was not measured: that takes three seeds or more at a quarter."]
-    return [words("rule", seeds=MIN_SEEDS, confidence=CONFIDENCE), *(table if rows else unknown), ""]
-
-
-def section_lines(name: str, results: Results, noises: Mapping[str, Noise]) -> list[str]:
-    """A sweep: its cells, its comparisons, its pictures, what is missing and the machines."""
-    section, sweep, records, students = SECTIONS[name], results.sweeps[name], results.records[name], results.of(name)
-    done = trained(records)
-    lines = [f"## {section.title}", "", f"`homodistil sweep examples/sweeps/{name}.json`", "", sweep.description, ""]
-    if done:
-        lines += [*cell_rows(sweep, records), "", *choice_notes(sweep.choose, records), ""]
-        lines += glue_lines(records, results.json("constant_predictions") or {})
-        lines += [line for comparison in section.comparisons for line in comparison.lines(students, noises)]
-        lines += claim_lines(CLAIMS, students, noises["kl"]) if section.has_claims else []
-        lines += computation_line(done) if section.is_of_methods or name == SAME_RUNS else []
-        lines += order_lines(students, results.of(QUARTER)) if section.is_of_methods else []
-        lines += picture_lines(results.folder, f"{name}-*.png")
-    lines += [*missing_notes(sweep, records), ""]
-    return [*lines, machine_line(results.students[results.students["sweep"] == name]), ""] if done else lines
-
-
-def order_lines(students: pd.DataFrame, quarter: pd.DataFrame) -> list[str]:
-    """Whether HomoDistil is nearer to the teacher all the way, by the noise of each step at a quarter."""
-    rows = []
-    for own, other in ORDERS:
-        tally = along_training(students, own, other, quarter)
-        if sum(tally):
-            paper = {"**yes**": "**reproduced**", "**no**": "**not reproduced**"}.get(tally.answer, "within noise")
-            rows.append([f"`{own}` beside `{other}`", str(tally), paper if own == PAPERS_WINDOW else "–"])
-    return [words("along"), *markdown_table(["", "evaluations", "the paper's order"], rows), ""] if rows else []
-
-
-def size_lines(results: Results) -> list[str]:
-    """The picture of all methods at all sizes."""
-    text = "One line a method, as in the README's table; every student is in the tables above."
-    picture = picture_lines(results.folder, "methods-parameters.png")
-    return ["## Quality against parameters", "", text, "", *picture] if picture else []
-
-
-def picture_lines(folder: Path, pattern: str) -> list[str]:
-    """Those of [`draw_all`]."""
-    return [line for file in sorted(folder.glob(pattern)) for line in (f"![{file.stem}](results/{file.name})", "")]
-
-
-def draw_all(results: Results) -> None:
-    """Draw the pictures of each sweep, and all methods at all sizes in one."""
-    for name, section in SECTIONS.items():
-        done = trained(results.records[name])
-        plot_sweep(done, results.folder / name, results.sweeps[name].choose)
-        pruned = [record for arm in PRUNED_ARMS for record in done if record["arm"] == arm]
-        if section.is_of_methods and pruned:
-            draw_discrepancy(pruned, results.folder / f"{name}-pruned.png")
-    methods = results.of(*SIZES)
-    methods = methods[methods["arm"].isin(ROW_NAMES)]
-    if methods["student"].nunique() > 1:
-        points = quality_points(methods["record"], "parameters")
-        draw(points, results.folder / "methods-parameters.png", xlabel="million parameters")
-
-
-def held_out_lines(results: Results, noises: Mapping[str, Noise]) -> list[str]:
-    """Students on all held-out text, and their differences."""
-    files = results.on_all_text
-    if not files:
-        return []
-    first = next(iter(files.values()))
-    students = results.of(*files).dropna(subset="all_kl")
-    metrics = HELD_OUT.metrics
-    rows = [
-        [*key, *(str(Spread.of(group[metric])) for metric in metrics)]
-        for key, group in students.groupby(["sweep", "arm", "axes"])
-    ]
-    commands = [
-        f"    python -m benchmarks.results.held_out runs/sweeps/{name} --arms {' '.join(found['arms'])}"
-        for name, found in files.items()
-    ]
-    machines = dict.fromkeys(machine_words(one["machine"]) for found in files.values() for one in found["models"])
-    return [
-        words("held_out", **first | first["models"][0] | {"sweep": SAME_RUNS}),
-        *commands,
-        "",
-        *markdown_table(["sweep", "arm", "with", *(METRICS[metric].heading for metric in metrics)], rows),
-        "",
-        *HELD_OUT.lines(students, noises),
-        f"Machine: {' and '.join(machines)}.",
-        "",
-    ]
-
-
-def machine_line(students: pd.DataFrame) -> str:
-    """Where the students of a sweep were trained, and how long that took."""
-    own = students[~students["is_taken_over"].astype(bool)]
-    own = students if own.empty else own
-    minutes = own["seconds"] / 60
-    machines = " and ".join(dict.fromkeys(machine_words(record["machine"]) for record in own["record"]))
-    return (
-        f"Machine: {machines}. {len(own)} cells took {minutes.sum():,.0f} minutes together, {minutes.min():.1f} to "
-        f"{minutes.max():.1f} each, with evaluations and beside other work."
+def page_text(tables: Tables) -> str:
+    """The words of the page with their figures."""
+    results = tables.results
+    return wrapped(
+        _WORDS.read_text(encoding="utf-8").format(
+            tables=_Slots(tables),
+            min_seeds=MIN_SEEDS,
+            confidence=f"{CONFIDENCE:.0%}",
+            runs=_all_runs(results),
+            sweeps="\n".join(map(_sweep, results.sweeps.values(), results.records.values())),
+            commands="\n".join(f"    python -m benchmarks.results.{command}" for command in commands(results))
+            or NOT_RUN,
+        )
     )
+
+
+def wrapped(text: str) -> str:
+    """Prose and points in lines of one width; tables, headings and commands as they are."""
+    blocks = []
+    for block in re.split(r"\n{2,}", text.strip()):
+        is_points, is_prose = block.startswith("- "), block[0].isalpha() or block[0] in "*{"
+        parts = re.split(r"\n(?=- )", block) if is_points else [block]
+        indent = "  " * is_points
+        blocks.append("\n".join(_filled(part, indent) if is_points or is_prose else part for part in parts))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _filled(text: str, indent: str) -> str:
+    words = " ".join(text.split())
+    return textwrap.fill(words, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _all_runs(results: Results) -> str:
+    """The settings that all runs share, and what they took."""
+    runs = results.students.drop_duplicates("digest")["record"].tolist()
+    values = {name: {setting_of(record, name) for record in runs} for name in _COMMON}
+    shared = [f"`{name}={next(iter(found))}`" for name, found in values.items() if len(found) == 1]
+    a_step = {record["num_tokens"] // record["num_steps"] for record in runs}
+    shared += [f"{next(iter(a_step)):,} tokens a step"] if len(a_step) == 1 else []
+    hours = sum(record["seconds"] for record in runs) / 3600
+    machines = ", ".join(dict.fromkeys(_machine(record["machine"]) for record in runs))
+    return f"{', '.join(shared) or NOT_RUN}; {len(runs)} runs, {hours:.1f} hours on {machines or 'no machine yet'}"
+
+
+def _sweep(sweep: Any, records: list[Record]) -> str:
+    """A point of the appendix: the command, what it is, what is missing of it, its rates and its machines."""
+    known, done = {record["cell"] for record in records}, trained(records)
+    absent = Counter(cell.arm for cell in sweep.cells if cell.name not in known)
+    graded = (one for one in records if one["status"] == DONE)
+    ungraded = Counter(one["arm"] for one in graded if missing_evaluations(one, sweep.evaluate))
+    words = [f"- `homodistil sweep examples/sweeps/{sweep.name}.json`: {sweep.description}"]
+    words += [f"{NOT_RUN.capitalize()}: {_counted(absent)}."] if absent else []
+    words += [f"Not fine-tuned yet: {_counted(ungraded)}."] if ungraded else []
+    if done:
+        rates = sorted({setting_of(record, "learning_rate") for record in done})
+        minutes = [record["seconds"] / 60 for record in done]
+        words += [f"Rates {', '.join(f'{rate:g}' for rate in rates)}."]
+        words += [f"{len(done)} runs of {min(minutes):.0f} to {max(minutes):.0f} minutes."]
+    return " ".join(words)
+
+
+def _counted(arms: Mapping[str, int]) -> str:
+    return ", ".join(f"`{arm}`" + f" × {count}" * (count > 1) for arm, count in arms.items())
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    return f"{machine['processor']} ({machine['num_threads']} thread, torch {machine['versions'].get('torch')})"
+
+
+def commands(results: Results) -> Iterable[str]:
+    """What measured the students that sweeps had left, and the rest."""
+    for name, found in results.on_all_text.items():
+        yield f"held_out runs/sweeps/{name} --arms {' '.join(found['arms'])}"
+    for found in filter(None, map(results.json, ("fine_tunings", "fine_tunings_parts"))):
+        given = {name: values for name in ("arms", "run_seeds", "tasks", "seeds") if (values := found.get(name))}
+        options = "".join(f" --{name} {' '.join(map(str, values))}" for name, values in given.items())
+        yield f"fine_tunings runs/sweeps/{found['sweep']}{options}"
+    yield from (name for name in ("levers", "family", "constant_predictions", "student_latency") if results.json(name))
+
+
+def draw_all(tables: Tables) -> None:
+    """Draw both ways at each size, along training at a quarter, and for each budget of tokens."""
+    folder, quarter = tables.results.folder, tables.results.of(QUARTER)
+    sizes, budgets = tables.results.of(*SIZES), tables.token_students()
+    draw_ways(sizes, folder / "sizes.png", "parameters", lambda one: one["models"]["student"]["num_parameters"])
+    draw_ways(budgets, folder / "tokens.png", "tokens", lambda one: one["num_tokens"])
+    curves = quarter[quarter["arm"].isin([*_WAYS, "pruned_first"])]["record"].tolist()
+    if curves:
+        draw_discrepancy(curves, folder / "training.png")
+
+
+def draw_ways(students: pd.DataFrame, file: Path, cost_name: str, cost: Callable[[Record], float]) -> None:
+    """Draw the KL of both ways against a cost, in millions."""
+    points = {}
+    for arm, name in _WAYS.items():
+        kls = students[students["arm"] == arm].groupby(students["record"].map(cost))["kl"]
+        points[name] = [(place / 1e6, Spread.of(values)) for place, values in kls]
+    if any(points.values()):
+        draw(points, file, xlabel=f"million {cost_name}")
 
 
 if __name__ == "__main__":

@@ -10,21 +10,27 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.results.computation import run_macs
 from benchmarks.results.sweep_models import other_axes
-from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import field_types
 from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
 from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, read_records, trained
 from homodistil_hf.experiments.sweep.reading import read_sweep
-from homodistil_hf.experiments.sweep.statistics import SEED, Record, chosen, seed_of
+from homodistil_hf.experiments.sweep.statistics import Record, chosen, seed_of
 from homodistil_hf.experiments.sweep.tables import in_order, task_means
 
-SIZES = ("1/2", "1/4", "1/8")
+QUARTER = "methods_quarter"  # the sweep whose seeds the noise is measured with
+SIZES = {"methods_half": "1/2", QUARTER: "1/4", "methods_eighth": "1/8"}
+"""Sweep → size of its students, a share of their teacher's encoder MACs."""
+
 HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out text; the table calls them `all_…`
 
-QUARTER = "methods_quarter"  # the sweep whose seeds the noise is measured with
-SAME_RUNS = "computation"  # another one with the same runs, measured on all held-out text
 _SIZE_TOLERANCE = 0.15
+_COLUMNS = (
+    *("sweep", "arm", "axes", "seed", "method", "digest", "student", "shape", "encoder_macs", "size", "layers"),
+    *("num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "glue", "glue_kept", "glue_above", "minutes", "run_macs"),
+    "record",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Results:
     def students(self) -> pd.DataFrame:
         """One row a student and sweep; `…_kept` are shares of its teacher's, `record` is the whole record."""
         rows = [
-            _row(name, record, self.teacher_score(name))
+            _row(name, record, self.teacher_score(name), self.floor)
             for name, records in self.records.items()
             for record in trained(records)
         ]
@@ -66,16 +72,26 @@ class Results:
         """Students of some sweeps; where a sweep searches an axis, those of its best values."""
         best = {
             (name, record["cell"])
-            for name in sweeps
+            for name in self.sweeps.keys() & set(sweeps)
             for record in chosen(trained(self.records.get(name, [])), self.sweeps[name].choose)
         }
         keys = zip(self.students["sweep"], (record["cell"] for record in self.students["record"]), strict=True)
         return self.students[pd.Series([key in best for key in keys], index=self.students.index, dtype=bool)]
 
+    def teacher(self, sweep: str) -> Record | None:
+        """The teacher's own record in a sweep, which has its scores on tasks."""
+        return next((one for one in self.records.get(sweep, []) if one["method"] == TEACHER), None)
+
     def teacher_score(self, sweep: str) -> float:
         """The teacher's mean over the GLUE tasks, nan where it was not fine-tuned."""
-        teachers = (record for record in self.records.get(sweep, []) if record["method"] == TEACHER)
-        return next((task_means(record)["glue"] for record in teachers if "glue" in task_means(record)), math.nan)
+        record = self.teacher(sweep)
+        return task_means(record).get("glue", math.nan) if record else math.nan
+
+    @cached_property
+    def floor(self) -> float:
+        """Mean over the GLUE tasks of a model that gives every row the most frequent label, nan if not measured."""
+        constant = self.json("constant_predictions")
+        return sum(constant.values()) / len(constant) if constant else math.nan
 
     def impossible(self, sweep: str) -> list[str]:
         """Arms that can't exist."""
@@ -91,15 +107,10 @@ class Results:
         keys = ["sweep", "arm", "axes", "seed"]
         rows = [
             [sweep, *(model[name] for name in (*keys[1:], *HELD_OUT))]
-            for sweep in self.records
-            for model in self.on_all_text.get(SAME_RUNS if sweep == QUARTER else sweep, {"models": ()})["models"]
+            for sweep, found in self.on_all_text.items()
+            for model in found["models"]
         ]
         return pd.DataFrame(rows, columns=[*keys, *(f"all_{name}" for name in HELD_OUT)])
-
-
-def setting_of(record: Record, name: str) -> float:
-    """What a run was given, or had by default."""
-    return float(record["settings"].get(name, getattr(HomoDistilTrainingArguments, name)))
 
 
 def shape_of(record: Record) -> str:
@@ -109,20 +120,18 @@ def shape_of(record: Record) -> str:
 
 def size_of(fraction: float) -> str:
     """The nearest of the sizes that the page is about, such as `1/4`; empty for a student of another size."""
-    size = min(SIZES, key=lambda size: abs(math.log(fraction * int(size[2:]))))
+    size = min(SIZES.values(), key=lambda size: abs(math.log(fraction * int(size[2:]))))
     return size if abs(fraction * int(size[2:]) - 1) < _SIZE_TOLERANCE else ""
 
 
-def _row(sweep: str, record: Record, teacher_score: float) -> dict[str, Any]:
+def _row(sweep: str, record: Record, teacher_score: float, floor: float) -> dict[str, Any]:
     found, score = record["evaluation"], task_means(record).get("glue", math.nan)
-    others = {name: value for name, value in record["settings"].items() if name != SEED}
     return {
-        **{name: record[name] for name in ("arm", "method", "digest", "num_tokens", "seconds")},
+        **{name: record[name] for name in ("arm", "method", "digest", "num_tokens")},
         **{name: found[name] for name in ("kl", "mlm_accuracy")},
         "sweep": sweep,
         "axes": other_axes(record),
         "seed": seed_of(record),
-        "is_taken_over": "taken_from" in record,  # copied from another sweep, as sweeps once did
         "student": record["settings"]["student"],
         "shape": shape_of(record),
         "encoder_macs": macs_fraction(record),
@@ -131,26 +140,14 @@ def _row(sweep: str, record: Record, teacher_score: float) -> dict[str, Any]:
         "glue": score,
         "accuracy_kept": found["mlm_accuracy"] / record["teacher_evaluation"]["mlm_accuracy"],
         "glue_kept": score / teacher_score,
-        "training_seconds": record["seconds"] - record["evaluation_seconds"],
-        "configuration": json.dumps([record["arm"], record["method_settings"], others], sort_keys=True),
+        "glue_above": (score - floor) / (teacher_score - floor),
+        "minutes": (record["seconds"] - record["evaluation_seconds"]) / 60,
+        "run_macs": run_macs(record),
         "record": record,
     }
-
-
-_COLUMNS = (
-    *("sweep", "arm", "axes", "seed", "method", "digest", "is_taken_over", "student", "shape", "encoder_macs"),
-    *("size", "layers", "num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "glue", "glue_kept"),
-    *("seconds", "training_seconds", "configuration", "record"),
-)
 
 
 def macs_fraction(record: Record) -> float:
     """Encoder MACs as a share of the teacher's, without what a standard export adds where layers differ in width."""
     models: Mapping[str, Any] = record["models"]
     return models.get("compact", models["student"])["encoder_macs"] / models["teacher"]["encoder_macs"]
-
-
-def machine_words(machine: Mapping[str, Any]) -> str:
-    """Processor, threads and versions of the machine behind a record, without a full stop."""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    return f"{machine['processor']}, {machine['num_threads']} thread(s) of {machine['num_cores']} cores; {versions}"

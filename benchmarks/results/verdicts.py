@@ -2,13 +2,13 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import pandas as pd
 from scipy.stats import t as student_t
 
+from benchmarks.results.students import QUARTER, Results
 from homodistil_hf.evaluation.records import Spread
 
 REFERENCE = "homodistil"
@@ -17,29 +17,16 @@ CONFIDENCE = 0.95
 MIN_SEEDS = 3
 _SAME_LEAGUE = 2.0  # arms beyond this multiple of HomoDistil's KL say nothing about the noise near it
 
-
-class Metric(NamedTuple):
-    """A figure: its heading, what a difference above and below 0 says of the first of two, which of them is bad."""
-
-    heading: str
-    above: str
-    below: str
-    bad: int
-
-
-_DISTANCE = ("farther", "nearer", 1)
-_GAIN = ("better", "worse", -1)
 METRICS = {
-    "kl": Metric("KL, nats", *_DISTANCE),
-    "mlm_accuracy": Metric("accuracy", *_GAIN),
-    "glue": Metric("GLUE", *_GAIN),
-    "all_kl": Metric("KL, nats", *_DISTANCE),
-    "all_agreement": Metric("agreement", *_GAIN),
-    "all_mlm_accuracy": Metric("accuracy", *_GAIN),
-    "all_mlm_loss": Metric("MLM loss, nats", "worse", "better", 1),
-    "score": Metric("score", *_GAIN),
+    "kl": "KL, nats",
+    "mlm_accuracy": "accuracy",
+    "glue": "GLUE",
+    "all_kl": "KL, nats",
+    "all_agreement": "agreement",
+    "all_mlm_accuracy": "accuracy",
+    "all_mlm_loss": "MLM loss, nats",
 }
-"""Column → what it is; `all_…` on all held-out text, `score` is of fine-tunings."""
+"""Column → its heading; `all_…` on all held-out text."""
 
 
 @dataclass(frozen=True)
@@ -69,49 +56,21 @@ class Difference:
     metric: str = "kl"
     noise: Noise = Noise()
 
-    @property
-    def sign(self) -> int:
-        """1 above the noise, -1 below it, 0 within."""
-        return self.noise.sign(self.values)
-
-    @property
-    def verdict(self) -> str:
-        """The words for it."""
-        if self.noise.std is None and len(self.values) < MIN_SEEDS:
-            return "undecided"
-        metric = METRICS[self.metric]
-        return {1: f"**{metric.above}**", -1: f"**{metric.below}**", 0: "within noise"}[self.sign]
-
-    @property
-    def behind(self) -> int:
-        """1 if the first of the two is worse beyond the noise, -1 if it is better."""
-        return self.sign * METRICS[self.metric].bad
-
-    def __str__(self) -> str:
-        return f"{Spread.of(self.values):+.3f}, {self.verdict}" if self.values else "–"
-
-
-class Tally(NamedTuple):
-    """In how many comparisons one side is ahead of the other beyond the noise, level, or behind."""
-
-    ahead: int
-    level: int
-    behind: int
-
     @classmethod
-    def of(cls, signs: Iterable[int]) -> "Tally":
-        """Count signs: 1 is ahead."""
-        signs = list(signs)
-        return cls(signs.count(1), signs.count(0), signs.count(-1))
+    def of(cls, one: pd.DataFrame, other: pd.DataFrame, metric: str, noises: Mapping[str, Noise]) -> "Difference":
+        """Students of one arm less those of another."""
+        return cls(paired(one, other, metric), metric, noises.get(metric, Noise()))
 
     @property
-    def answer(self) -> str:
-        """Whether it is ahead in all."""
-        return "**no**" if self.behind else "**not shown for all**" if self.level else "**yes**"
+    def sign(self) -> int | None:
+        """1 for worse beyond the noise, -1 for better, 0 for within; None where nothing can be said."""
+        if not self.values or (self.noise.std is None and len(self.values) < MIN_SEEDS):
+            return None
+        return self.noise.sign(self.values) * (1 if self.metric.endswith(("kl", "loss")) else -1)
 
     def __str__(self) -> str:
-        level, behind = f", level in {self.level}" * bool(self.level), f", behind in {self.behind}" * bool(self.behind)
-        return f"ahead in {self.ahead} of {sum(self)}{level}{behind}"
+        words = {1: "**worse**", -1: "**better**", 0: "within noise", None: "undecided"}
+        return f"{Spread.of(self.values):+.3f}, {words[self.sign]}" if self.values else "–"
 
 
 def paired(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> list[float]:
@@ -125,9 +84,13 @@ def paired_threshold(differences: Sequence[float]) -> float:
     return math.inf if n < 2 else _quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n)
 
 
-def noise_of(students: pd.DataFrame, metric: str) -> Noise:
-    """Measure the noise as the rule of the page says, with students at a quarter of several seeds each."""
-    return _pooled(students, near_arms(students, "all_kl" if metric.startswith("all_") else "kl"), metric)
+def noises_of(results: Results) -> dict[str, Noise]:
+    """Metric → the noise of a difference, by the rule of the page: of students at a quarter of several seeds each."""
+    students = results.of(QUARTER)
+    near = {kl: near_arms(students, kl) for kl in ("kl", "all_kl")}
+    return {
+        metric: _pooled(students, near["all_kl" if metric.startswith("all_") else "kl"], metric) for metric in METRICS
+    }
 
 
 def near_arms(students: pd.DataFrame, kl: str = "kl") -> list[str]:
@@ -136,45 +99,47 @@ def near_arms(students: pd.DataFrame, kl: str = "kl") -> list[str]:
     return [arm for arm in means.index if arm != REFERENCE and means[arm] < _SAME_LEAGUE * means.get(REFERENCE, 0)]
 
 
-def along_training(students: pd.DataFrame, own: str, other: str, quarter: pd.DataFrame) -> Tally:
-    """At how many evaluations an arm is nearer to its teacher than another, those before any training left out.
+def along_training(students: pd.DataFrame, other: str, quarter: pd.DataFrame) -> str:
+    """At how many evaluations HomoDistil is nearer to its teacher than another arm; empty where none is told.
 
-    Those count that both have, and that have a noise by the students at a quarter.
+    Those count that both have after a step, and that have a noise by the students at a quarter that are near then.
     """
-    near, noisy = near_arms(quarter), dict(iter(_curves(quarter).groupby("step")))
-    signs = []
+    noisy = dict(iter(_curves(quarter).groupby("step")))
+    signs, behind = [], [(0.0, 0.0)]
     for step, points in _curves(students).groupby("step"):
-        gaps = paired(*(points[points["arm"] == arm] for arm in (other, own)), "kl")
-        noise = _pooled(noisy[step], near, "kl") if step in noisy else Noise()
+        gaps = paired(*(points[points["arm"] == arm] for arm in (other, REFERENCE)), "kl")
+        noise = _pooled(noisy[step], near_arms(noisy[step]), "kl") if step in noisy else Noise()
         if step and gaps and noise.std is not None:
             signs.append(noise.sign(gaps, borrowed=True))
-    return Tally.of(signs)
+            behind.append((-statistics.fmean(gaps), step / points["num_steps"].max()))
+    words = f"nearer at {signs.count(1)}, level at {signs.count(0)}, farther at {signs.count(-1)} of {len(signs)}"
+    most = f" (at most {max(behind)[0]:.3f} nats, at {max(behind)[1]:.2f} of the run)" if max(behind)[0] > 0 else ""
+    return words + most if signs else ""
 
 
 def _curves(students: pd.DataFrame) -> pd.DataFrame:
     rows = [
-        {"arm": record["arm"], "seed": seed, "step": row["step"], "kl": row["kl"]}
+        {"arm": record["arm"], "seed": seed, "num_steps": record["num_steps"], "step": row["step"], "kl": row["kl"]}
         for record, seed in zip(students["record"], students["seed"], strict=True)
         for row in record["evaluations"]
     ]
-    return pd.DataFrame(rows, columns=["arm", "seed", "step", "kl"])
+    return pd.DataFrame(rows, columns=["arm", "seed", "num_steps", "step", "kl"])
 
 
 def _pooled(students: pd.DataFrame, arms: Iterable[str], metric: str) -> Noise:
     reference = students[students["arm"] == REFERENCE]
     groups = [paired(students[students["arm"] == arm], reference, metric) for arm in arms]
-    found = pooled_std(group for group in groups if len(group) >= MIN_SEEDS)
-    return Noise() if found is None else Noise(*found)
+    return pooled(group for group in groups if len(group) >= MIN_SEEDS)
+
+
+def pooled(groups: Iterable[Sequence[float]]) -> Noise:
+    """Standard deviation within groups, all taken together, and its degrees of freedom."""
+    groups = [list(group) for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    if freedom == 0:
+        return Noise()
+    return Noise(math.sqrt(sum(statistics.variance(group) * (len(group) - 1) for group in groups) / freedom), freedom)
 
 
 def _quantile(freedom: int) -> float:
     return float(student_t.ppf((1 + CONFIDENCE) / 2, freedom))
-
-
-def pooled_std(groups: Iterable[Sequence[float]]) -> tuple[float, int] | None:
-    """Standard deviation within groups, all taken together, and its degrees of freedom; None where there are none."""
-    groups = [list(group) for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    if freedom == 0:
-        return None
-    return math.sqrt(sum(statistics.variance(group) * (len(group) - 1) for group in groups) / freedom), freedom

@@ -1,4 +1,4 @@
-"""What is measured side by side: the reference, and our trainer held at places of its schedule.
+"""What is measured side by side: the opponents, and our trainer held at places of its schedule.
 
 An arm of ours is a real `HomoDistilTrainer` whose student has the widths of one place and stays there, so that all its
 steps cost alike; what moves a student on (choosing masks, slicing off what they drop) is timed on its own.
@@ -6,26 +6,65 @@ steps cost alike; what moves a student on (choosing masks, slicing off what they
 
 import copy
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from benchmarks.speed.reference import ReferenceTrainer
-from benchmarks.speed.settings import BenchSettings, Workload
+from benchmarks.speed.reference import PlainLoop, StrongLoop
+from benchmarks.speed.settings import DTYPES, BenchSettings, Workload
 from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.methods.one_shot import OneShotTrainer
 from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 
+class TimedOneShot(OneShotTrainer):
+    """Notes how long scoring and cutting take, before the first step."""
+
+    start_seconds = 0.0
+
+    def start_student(self) -> None:
+        """See `OneShotTrainer.start_student`."""
+        started = _now(self)
+        super().start_student()
+        self.start_seconds = _now(self) - started
+
+
 def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder: Path) -> HomoDistilTrainer:
     """Our trainer, held at a place of the schedule; not started."""
+    trainer = HomoDistilTrainer(**_ours(settings, work, folder))
+    trainer.remove_callback(PrinterCallback)
+    _hold(trainer, place)
+    return trainer
+
+
+def one_shot_trainer(settings: BenchSettings, work: Workload, folder: Path) -> TimedOneShot:
+    """A student that is as narrow as the plan from its first step on; not started."""
+    trainer = TimedOneShot(**_ours(settings, work, folder))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def plain_loop(settings: BenchSettings, work: Workload, folder: Path) -> PlainLoop:
+    """The plain loop; not started."""
+    return _loop(PlainLoop, settings, work, folder)
+
+
+def strong_loop(settings: BenchSettings, work: Workload, folder: Path) -> StrongLoop:
+    """The strong loop; not started."""
+    return _loop(partial(StrongLoop, dtype=DTYPES[settings.dtype]), settings, work, folder)
+
+
+def _ours(settings: BenchSettings, work: Workload, folder: Path) -> dict[str, Any]:
     own = {
         "student": settings.target.to_json(),
-        # The reference's: every term with weight 1, heads as the teacher has them.
+        # The loops': every term with weight 1, heads as the teacher has them.
         "mlm_weight": 1.0,
         "hidden_weight": 1.0,
         "rotate_heads": False,
@@ -37,21 +76,17 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
         "width_multiple": settings.multiple,
         "torch_compile": settings.compiled,
     }
-    trainer = HomoDistilTrainer(
-        work.start,
-        HomoDistilTrainingArguments(**_arguments(settings, folder) | own),
-        teacher=work.teacher,
-        train_dataset=work.blocks,
-        processing_class=work.tokenizer,
-    )
-    trainer.remove_callback(PrinterCallback)
-    _hold(trainer, place)
-    return trainer
+    return {
+        "model": work.start,
+        "args": HomoDistilTrainingArguments(**_arguments(settings, folder) | own),
+        "teacher": work.teacher,
+        "train_dataset": work.blocks,
+        "processing_class": work.tokenizer,
+    }
 
 
-def reference_trainer(settings: BenchSettings, work: Workload, folder: Path) -> ReferenceTrainer:
-    """The reference; not started."""
-    trainer = ReferenceTrainer(
+def _loop(kind: Callable[..., Any], settings: BenchSettings, work: Workload, folder: Path) -> Any:
+    trainer = kind(
         copy.deepcopy(work.start),
         work.teacher,
         schedule=settings.schedule,
@@ -59,7 +94,9 @@ def reference_trainer(settings: BenchSettings, work: Workload, folder: Path) -> 
         attention_weight=settings.attention_weight,
         args=TrainingArguments(**_arguments(settings, folder), adam_epsilon=1e-6, remove_unused_columns=False),
         train_dataset=work.blocks,
-        data_collator=MaskedLMCollator(work.tokenizer, seed=settings.seed),
+        data_collator=MaskedLMCollator(
+            work.tokenizer, mlm_probability=HomoDistilTrainingArguments.mlm_probability, seed=settings.seed
+        ),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -110,9 +147,12 @@ def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
 
 def choice_seconds(trainer: HomoDistilTrainer, plan: WidthPlan) -> float:
     """How long it takes to choose masks that leave these widths and to slice the rest off, optimizer included."""
-    synchronize = torch.cuda.synchronize if trainer.args.device.type == "cuda" else (lambda: None)
-    synchronize()
-    started = time.perf_counter()
+    started = _now(trainer)
     _move_on(trainer, plan)
-    synchronize()
-    return time.perf_counter() - started
+    return _now(trainer) - started
+
+
+def _now(trainer: Trainer) -> float:
+    if trainer.args.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

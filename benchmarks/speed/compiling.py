@@ -1,4 +1,4 @@
-"""What a new width costs where code is compiled: docs/results/core.json, under `compiling`.
+"""What a new width costs where code is compiled: docs/results/compiling.json.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.compiling
 
@@ -19,21 +19,20 @@ from accelerate.state import AcceleratorState
 from torch._dynamo.utils import counters
 
 from benchmarks.speed import arms
-from benchmarks.speed.before_after import RESULTS
 from benchmarks.speed.settings import BenchSettings, make_workload
 from benchmarks.speed.turns import GatedRun
 from benchmarks.speed.whole_run import summary, way_of
 from homodistil_hf.files.provenance import machine_facts
 
+RESULTS = Path("docs/results/compiling.json")
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
 SETTINGS = BenchSettings(shape=json.dumps(SHAPE), batch_size=16, length=64, dtype="float32", points=4, compiled=True)
 STEPS_A_WIDTH = 4
 
 
 def main() -> None:
-    recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
     sizes = {name: measure(is_dynamic=name == "dynamic") for name in ("static", "dynamic")}
-    recorded["compiling"] = {"machine": machine_facts(), "settings": asdict(SETTINGS), "sizes": sizes}
+    recorded = {"machine": machine_facts(), "settings": asdict(SETTINGS), "sizes": sizes}
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 
 

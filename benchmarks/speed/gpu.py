@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from transformers import HfArgumentParser
 
+from benchmarks.speed.bench import BERT_BASE
 from benchmarks.speed.measure import run_bench
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench
 
-RECIPE = {"shape": "bert-base", "student": "homobert-tiny", "pruning_end_fraction": 0.7, "compiled": True}
-MEASURED = {"points": 6, "rounds": 10, "warmup_rounds": 3, "with_reference": False}
+RECIPE = BERT_BASE | {"compiled": True}
+MEASURED = {"points": 6, "rounds": 10, "warmup_rounds": 3, "with_opponents": False}
 NO_CUDA = (
     "no CUDA device: nothing is measured. Run this on one, or try it out with --device cpu, a small --shape and a "
     "small --sequences_a_step."

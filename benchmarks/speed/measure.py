@@ -16,7 +16,19 @@ from benchmarks.speed.limits import LimitProbe, StepShape
 from benchmarks.speed.profiles import PARTS, launches, part_seconds, peak_bytes
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
 from benchmarks.speed.turns import Arm, GatedRun, interleave
-from benchmarks.speed.whole_run import REFERENCE, START, Stretch, Way, ratios, summary, way_of, whole_schedule
+from benchmarks.speed.whole_run import (
+    LOOPS,
+    ONE_SHOT,
+    PLAIN,
+    START,
+    STRONG,
+    Stretch,
+    Way,
+    ratios,
+    summary,
+    way_of,
+    whole_schedule,
+)
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan
@@ -50,22 +62,25 @@ def _start(settings: BenchSettings, way: Way, folder: Path) -> dict[str, GatedRu
         if runs:
             arms.share_teacher(trainer, runs[START].trainer)
         runs[name] = GatedRun(name, trainer)
-    if settings.with_reference:
-        runs[REFERENCE] = GatedRun(REFERENCE, arms.reference_trainer(settings, work, folder / REFERENCE))
+    if settings.with_opponents:
+        opponents = {STRONG: arms.strong_loop, PLAIN: arms.plain_loop, ONE_SHOT: arms.one_shot_trainer}
+        for name, make in opponents.items():
+            runs[name] = GatedRun(name, make(settings, work, folder / name))
     return runs
 
 
 def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> dict[str, Any]:
     losses = _first_losses(runs)
-    if settings.with_reference:
-        runs[REFERENCE].trainer.prune_to(settings.target)  # its masks are multiplied from here on
+    for name in runs.keys() & LOOPS:
+        runs[name].trainer.prune_to(settings.target)  # its masks are multiplied from here on
     probes = {f"limit, {name}": _probe(settings, place) for name, place in way.places.items()}
     participants: dict[str, Arm] = {**runs, **probes}
     seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
     rates = {name: probe.flops_per_second[settings.warmup_rounds :] for name, probe in probes.items()}
     results: dict[str, Any] = {"machine": machine_facts(), "settings": asdict(settings), "losses": losses, "arms": {}}
     for name, run in runs.items():
-        place = way.places.get(name, Stretch(0, settings.full))
+        own_plan = settings.target if name == ONE_SHOT else settings.full
+        place = way.places.get(name, Stretch(0, own_plan))
         useful = settings.accumulation_steps * step_shape(settings, place.plan).useful_flops
         limits = rates.get(f"limit, {name}", rates[f"limit, {START}"])
         results["arms"][name] = {
@@ -73,7 +88,7 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
             "encoder_macs": encoder_macs(place.plan, settings.length),
             "step_seconds": summary(seconds[name]),
             "tokens_per_second": summary([settings.num_tokens / value for value in seconds[name]]),
-            **({"speedup": ratios(seconds[REFERENCE], seconds[name])} if REFERENCE in seconds else {}),
+            "speedups": {loop: ratios(seconds[loop], seconds[name]) for loop in LOOPS if loop in seconds},
             "useful_flops_fraction": ratios([useful / own for own in seconds[name]], limits),
             "peak_memory_bytes": peak_bytes(run),
             "part_seconds": _median_parts(run),
@@ -90,7 +105,7 @@ def _first_losses(runs: Mapping[str, GatedRun]) -> dict[str, dict[str, float]]:
     found = {}
     for name, run in runs.items():
         run.turn()
-        if name in (START, REFERENCE):
+        if name in (START, *LOOPS):
             (entry,) = run.trainer.state.log_history
             found[name] = {key: value for key, value in entry.items() if key.startswith("loss")}
     return found
@@ -122,4 +137,6 @@ def _pruning_costs(runs: Mapping[str, GatedRun], way: Way, facts: Mapping[str, A
         costs[name] = {"scores_seconds": share * facts[name]["step_seconds"]["median"]}
         if place.plan in following:
             costs[name]["choice_seconds"] = arms.choice_seconds(runs[name].trainer, following[place.plan])
+    if ONE_SHOT in runs:
+        costs[ONE_SHOT] = {"start_seconds": runs[ONE_SHOT].trainer.start_seconds}
     return costs

@@ -13,10 +13,11 @@ from accelerate.utils import is_compiled_module
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import Trainer
 
-from benchmarks.speed.reference import ReferenceTrainer
+from benchmarks.speed.reference import PlainLoop
 from benchmarks.speed.turns import GatedRun
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.trainer import HomoDistilTrainer
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 PARTS = ("data", "teacher", "student", "losses", "backward", "scores", "masks", "clipping", "optimizer", "other")
 """What a step is divided into, in order. `losses` is their forward; our decoder and its gradient are computed there.
@@ -151,13 +152,12 @@ def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
     ]
     if not is_compiled_module(trainer.model_wrapped):  # a new forward would be compiled anew
         methods.append((trainer.model, "forward", "student"))
+    if isinstance(trainer, DistillationTrainer):
+        methods.append((FrozenTeacher, "__call__", "teacher"))
     if isinstance(trainer, HomoDistilTrainer):
-        pruner = trainer.pruner
-        methods += [(FrozenTeacher, "__call__", "teacher"), (pruner, "score", "scores")]
-        methods += [(pruner, "step", "masks")]
-    if isinstance(trainer, ReferenceTrainer):
-        methods += [(trainer.teacher, "forward", "teacher"), (trainer, "score", "scores")]
-        methods += [(trainer, "prune_and_mask", "masks")]
+        methods += [(trainer.pruner, "score", "scores"), (trainer.pruner, "step", "masks")]
+    if isinstance(trainer, PlainLoop):
+        methods += [(trainer, "teach", "teacher"), (trainer, "score", "scores"), (trainer, "prune_and_mask", "masks")]
     return methods
 
 

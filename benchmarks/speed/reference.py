@@ -1,10 +1,12 @@
-"""The reference: the distillation with structured pruning that a careful user of Hugging Face writes today.
+"""The opponents: the distillation with structured pruning that users of Hugging Face write today, in two `Trainer`s.
 
-Stock `BertForMaskedLM` for both models, the attention that transformers picks, logits of all positions, all hidden
-states as outputs, attention scores recomputed in hooks, scores from gradients, masks multiplied onto the weights and
-kept to the end. Same terms, same precision and same schedule as `HomoDistilTrainer`; nothing of its speed.
+Both train a stock `BertForMaskedLM` beside another one, take scores from gradients and multiply masks onto the weights
+to the end: same terms, same precision, same schedule as `HomoDistilTrainer`, but no narrower matrix. [`PlainLoop`]
+takes what the classes give: logits of all positions and the attention that transformers picks. [`StrongLoop`] is by
+somebody who has looked at a profile.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -65,8 +67,20 @@ class QueriesAndKeys:
         return scores
 
 
-class ReferenceTrainer(Trainer):
+class StudentAtPositions(StudentWithProjections):
+    """The same with the head at chosen positions only."""
+
+    def forward(self, predicted: torch.Tensor, **inputs: Any) -> Any:  # type: ignore[override]
+        """Logits where `predicted` is true, and the projections."""
+        logits, hidden_states = _logits_at(self.student, predicted, inputs)
+        states = zip(self.projections, hidden_states, strict=True)
+        return logits, [projection(state) for projection, state in states]
+
+
+class PlainLoop(Trainer):
     """Distils and prunes stock models with what transformers offers."""
+
+    student_class = StudentWithProjections
 
     def __init__(
         self,
@@ -78,7 +92,7 @@ class ReferenceTrainer(Trainer):
         attention_weight: float = 0.0,
         **kwargs: Any,
     ):
-        super().__init__(model=StudentWithProjections(student, teacher.config.hidden_size), **kwargs)
+        super().__init__(model=self.student_class(student, teacher.config.hidden_size), **kwargs)
         self.model_accepts_loss_kwargs = False  # so that Trainer divides by the number of micro-batches
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         self.student = student
@@ -97,15 +111,12 @@ class ReferenceTrainer(Trainer):
         """MLM + KL + hidden states + embeddings (+ attention scores) of one batch; see `Trainer.compute_loss`."""
         labels = inputs["labels"]
         inputs = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-        with torch.no_grad(), self.accelerator.autocast():
-            teacher = self.teacher(**inputs, output_hidden_states=True)
-        outputs, projected = model(**inputs, labels=labels, output_hidden_states=True)
-        predicted = labels != -100
-        log_student = F.log_softmax(outputs.logits[predicted].float(), dim=-1)
-        log_teacher = F.log_softmax(teacher.logits[predicted].float(), dim=-1)
-        embedding, *hidden = _errors(projected, teacher.hidden_states)
+        teacher_logits, states = self.teach(inputs, labels != -100)
+        mlm, logits, projected = self.study(model, inputs, labels)
+        log_student, log_teacher = (F.log_softmax(rows.float(), dim=-1) for rows in (logits, teacher_logits))
+        embedding, *hidden = _errors(projected, states)
         terms = {
-            "mlm": outputs.loss,
+            "mlm": mlm,
             "kl": F.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean"),
             "hidden": torch.stack(hidden).sum(),
             "embedding": embedding,
@@ -118,7 +129,18 @@ class ReferenceTrainer(Trainer):
             loss = loss + self.attention_weight * terms["attention"]
         self.num_batches += 1
         self.term_sums = {name: term.detach() + self.term_sums.get(name, 0.0) for name, term in terms.items()}
-        return (loss, outputs) if return_outputs else loss
+        return (loss, None) if return_outputs else loss
+
+    def teach(self, inputs: dict[str, Any], predicted: torch.Tensor) -> Any:
+        """The teacher's logits of the predictions, and its hidden states."""
+        with torch.no_grad(), self.accelerator.autocast():
+            outputs = self.teacher(**inputs, output_hidden_states=True)
+        return outputs.logits[predicted], outputs.hidden_states
+
+    def study(self, model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> Any:
+        """Masked-LM loss, logits of the predictions, and the student's projected hidden states."""
+        outputs, projected = model(**inputs, labels=labels, output_hidden_states=True)
+        return outputs.loss, outputs.logits[labels != -100], projected
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Masks, forward and backward, scores; see `Trainer.training_step`."""
@@ -170,5 +192,44 @@ class ReferenceTrainer(Trainer):
         super().log(logs, start_time)
 
 
+class StrongLoop(PlainLoop):
+    """The same by somebody who has looked at a profile, but whose dropped units stay in their matrices.
+
+    Heads at masked positions, the teacher in inference mode and wholly in the type of the products, the attention that
+    is faster here, and no scores once the plan is reached.
+    """
+
+    student_class = StudentAtPositions
+
+    def __init__(self, student: BertForMaskedLM, teacher: BertForMaskedLM, *, dtype: torch.dtype, **kwargs: Any):
+        super().__init__(student, copy.deepcopy(teacher).to(dtype), **kwargs)
+        if dtype == torch.bfloat16 and self.args.device.type == "cpu":
+            # The faster one there, at our shapes at least; our trainer takes it too.
+            for model in (self.teacher, student):
+                model.set_attn_implementation("eager")
+
+    def teach(self, inputs: dict[str, Any], predicted: torch.Tensor) -> Any:
+        """See [`PlainLoop.teach`]."""
+        with torch.inference_mode():
+            return _logits_at(self.teacher, predicted, inputs)
+
+    def study(self, model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> Any:
+        """See [`PlainLoop.study`]."""
+        predicted = labels != -100
+        logits, projected = model(predicted, **inputs)
+        return F.cross_entropy(logits.float(), labels[predicted]), logits, projected
+
+    def score(self) -> None:
+        """See [`PlainLoop.score`]."""
+        if self.kept != self.target:
+            super().score()
+
+
+def _logits_at(model: BertForMaskedLM, predicted: torch.Tensor, inputs: dict[str, Any]) -> Any:
+    outputs = model.bert(**inputs, output_hidden_states=True)
+    return model.cls(outputs.last_hidden_state[predicted]), outputs.hidden_states
+
+
 def _errors(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    return [F.mse_loss(one.float(), other.float()) for one, other in zip(ours, theirs, strict=True)]
+    # Autograd can save the difference, but no tensor of an inference mode, as mse_loss would.
+    return [(one.float() - other).square().mean() for one, other in zip(ours, theirs, strict=True)]

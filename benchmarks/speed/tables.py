@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.profiles import PARTS
-from benchmarks.speed.whole_run import FULL_WIDTH
+from benchmarks.speed.whole_run import FULL_WIDTH, LOOPS, ONE_SHOT
 from homodistil_hf.tables import markdown_table, padded
 
 
@@ -36,34 +36,36 @@ def _arms(results: Mapping[str, Any]) -> str:
         (
             name,
             spread(arm["tokens_per_second"], "{:,.0f}"),
-            spread(arm.get("speedup"), "{:.2f}"),
+            *(spread(arm["speedups"].get(loop), "{:.2f}") for loop in LOOPS),
             spread(arm["useful_flops_fraction"], "{:.0%}"),
             f"{arm['peak_memory_bytes'] / 1e6:,.0f} MB",
         )
         for name, arm in results["arms"].items()
     ]
     limits = [
-        (name, "", "", f"{spread({key: value[key] / 1e9 for key in ('median', 'q1', 'q3')}, '{:,.0f}')} GFLOP/s", "")
-        for name, value in results["limits"].items()
+        (name, *[""] * (1 + len(LOOPS)), f"{spread(rates, '{:,.0f}', scale=1e-9)} GFLOP/s", "")
+        for name, rates in results["limits"].items()
     ]
-    return table(("arm", "tokens/s", "× reference", "useful FLOPs / limit", "peak memory"), rows + limits)
+    header = ("arm", "tokens/s", *(f"× {loop}" for loop in LOOPS), "useful FLOPs / limit", "peak memory")
+    return table(header, rows + limits)
 
 
 def _schedule(schedule: Mapping[str, Any]) -> str:
+    others = (*LOOPS, ONE_SHOT, FULL_WIDTH)
     rows = [
         (
             name,
             spread(entry["tokens_per_second"], "{:,.0f}"),
-            spread(entry["speedups"].get("reference"), "{:.2f}"),
-            spread(entry["speedups"].get(FULL_WIDTH), "{:.2f}"),
+            *(spread(entry["speedups"].get(other), "{:.2f}") for other in others),
             f"{entry['seconds']['median'] / 3600:,.2f}",
         )
         for name, entry in schedule.items()
         if name != "pruning"
     ]
     pruning = schedule["pruning"]
+    header = ("whole schedule", "tokens/s", *(f"× {other.removeprefix('ours, ')}" for other in others), "hours")
     return (
-        table(("whole schedule", "tokens/s", "× reference", "× never narrower", "hours"), rows)
+        table(header, rows)
         + f"\n\nScores and {pruning['num_choices']:,} choices of masks, with the slicing, together take "
         f"{pruning['fraction']:.2%} of the whole."
     )
@@ -78,11 +80,11 @@ def _parts(arms: Mapping[str, Any]) -> str:
     return table(("share of a step", *names), rows)
 
 
-def spread(values: Mapping[str, float] | None, form: str) -> str:
-    """A median with its quartiles, each in this format; a dash where nothing was measured."""
+def spread(values: Mapping[str, float] | None, form: str, *, scale: float = 1.0) -> str:
+    """A median with its quartiles, times `scale`, each in this format; a dash where nothing was measured."""
     if values is None:
         return "–"
-    median, q1, q3 = (form.format(values[name]) for name in ("median", "q1", "q3"))
+    median, q1, q3 = (form.format(scale * values[name]) for name in ("median", "q1", "q3"))
     return f"{median} ({q1}–{q3})"
 
 

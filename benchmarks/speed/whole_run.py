@@ -18,8 +18,11 @@ from homodistil_hf.plans.latency.timing import quartiles
 from homodistil_hf.pruning.masks import scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 
-REFERENCE, START = "reference", "ours, start"
-FULL_WIDTH = "ours, never narrower"
+START, FULL_WIDTH = "ours, start", "ours, never narrower"
+STRONG, PLAIN, ONE_SHOT = "strong loop", "plain loop", "one-shot"
+LOOPS = (STRONG, PLAIN)
+OPPONENTS = (*LOOPS, ONE_SHOT)
+"""What our trainer is measured beside; the loops keep their widths, one-shot pruning has the plan's from the start."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def whole_schedule(
         settings: of the benchmark.
         way: what was measured, and what for.
         seconds: arm → seconds of its timed steps.
-        pruning: place → what pruning costs there, in seconds.
+        pruning: place → what pruning costs there, in seconds; of one-shot pruning what it does before the first step.
 
     Returns:
         `dict` of JSON values: `pruning`, and for every arm `seconds`, `tokens_per_second` and `speedups`.
@@ -111,8 +114,10 @@ def whole_schedule(
         "ours": [extra["choices_seconds"] + _seconds_of_steps(way, times, settings.length) for times in rounds],
         FULL_WIDTH: [settings.max_steps * times[START] for times in rounds],
     }
-    if REFERENCE in seconds:
-        totals[REFERENCE] = [settings.max_steps * times[REFERENCE] for times in rounds]
+    for name in OPPONENTS:
+        if name in seconds:
+            before = pruning.get(name, {}).get("start_seconds", 0.0)
+            totals[name] = [before + settings.max_steps * times[name] for times in rounds]
     num_tokens = settings.max_steps * settings.num_tokens
     spent = extra["choices_seconds"] + extra["scores_seconds"]
     schedule: dict[str, Any] = {"pruning": extra | {"fraction": spent / statistics.median(totals["ours"])}}
@@ -132,7 +137,7 @@ def _seconds_of_steps(way: Way, times: Mapping[str, float], length: int) -> floa
 
 def _pruning_seconds(way: Way, pruning: Mapping[str, Any], length: int) -> dict[str, Any]:
     def seconds_of(what: str) -> dict[int, float]:
-        costs = {name: found[what] for name, found in pruning.items() if what in found}
+        costs = {name: pruning[name][what] for name in way.places if what in pruning.get(name, {})}
         return {encoder_macs(way.places[name].plan, length): value for name, value in costs.items()}
 
     steps = macs_and_steps(way.stretches, length)

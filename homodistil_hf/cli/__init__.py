@@ -1,6 +1,7 @@
 """The command `homodistil`: finds the command that is asked for, and tells errors. No command's flags are here."""
 
 import argparse
+import ctypes
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from .demo import Cache, Demo
 from .distill import run_distill
 from .evaluate import Evaluate, run_evaluate
 from .export import Export, Verify
+from .finetune import Finetune, run_finetune
 from .latency import Latency
 from .parsing import Command, CommandParser, parse
 from .plan import Plan
@@ -32,8 +34,13 @@ _COMMANDS: dict[str, type[Command]] = {
 # Commands whose flags are settings of the package.
 _OTHERS = {
     "distill": ("Distil and prune a teacher as a JSON file says.", run_distill),
+    "finetune": (Finetune.__doc__, run_finetune),
     "evaluate": (Evaluate.__doc__, run_evaluate),
 }
+
+
+_MALLOC = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
+"""glibc's variables, and the numbers of the same options in its malloc.h."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             standard error; 130: interrupted. SIGTERM during training saves a checkpoint and ends the process with 143.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Read by torch once, at its first allocation: large tensors in large pages, where Linux offers them, instead of
-    # thousands of page faults each (docs/performance.md).
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    keep_memory()
     try:
         return _run(words)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -57,6 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("homodistil: interrupted", file=sys.stderr)
         return 130
+
+
+def keep_memory() -> None:
+    """Spare this process and its children most page faults of large tensors (docs/performance.md).
+
+    On Linux torch then asks for large pages, and glibc keeps freed blocks for the next tensor, up to 2 GB at the end
+    of its heap. Variables that are set already stay, and so does what they stand for.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch once, at its first allocation
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return
+    for name, (option, value) in _MALLOC.items():
+        if name not in os.environ:  # glibc has read those that are
+            mallopt(option, value)
+            os.environ[name] = str(value)
 
 
 def _run(words: Sequence[str]) -> int:

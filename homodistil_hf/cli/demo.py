@@ -1,5 +1,6 @@
-"""`homodistil demo` and `homodistil cache`, where the demo keeps its teacher. What the demo does isn't here."""
+"""`homodistil demo` and `homodistil cache`, the two that take no model. What they do isn't here."""
 
+import logging
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
@@ -8,23 +9,20 @@ from .parsing import show_logs
 
 @dataclass
 class Demo:
-    """Train a small teacher on docstrings, distil it to a quarter of its cost, and print what came out."""
+    """Distil the small teacher that comes with the package to a quarter of its cost, and print what came out."""
 
     example: ClassVar[str] = "homodistil demo --output_dir runs/demo"
     output_dir: str = field(default="runs/demo", metadata={"help": "folder to write (default: runs/demo)"})
     seed: int = field(default=0, metadata={"help": "the same seed gives the same student (default: 0)"})
-    max_steps: int | None = field(
-        default=None, metadata={"help": "steps of each student (default: what fits in eight minutes)"}
-    )
-    teacher_steps: int | None = field(default=None, metadata={"help": "steps of the teacher"})
-    quick: bool = field(default=False, metadata={"help": "a few steps with tiny models: does it work at all?"})
+    max_steps: int = field(default=300, metadata={"help": "steps of each student, at least 10 (default: 300)"})
 
     def run(self) -> int:
         """Run the demo."""
-        from ..experiments.demo.run import demo_settings, run_demo
+        from ..experiments.demo.run import DemoSettings, run_demo
 
         show_logs()
-        run_demo(demo_settings(**asdict(self)))
+        logging.getLogger("homodistil_hf").setLevel(logging.WARNING)  # its own lines are enough
+        run_demo(DemoSettings(**asdict(self)))
         return 0
 
 
@@ -33,9 +31,7 @@ class Cache:
     """Say where caches are and how large, or remove them."""
 
     example: ClassVar[str] = "homodistil cache --clear"
-    clear: bool = field(
-        default=False, metadata={"help": "remove the demo's teacher, tokenized texts and latency tables"}
-    )
+    clear: bool = field(default=False, metadata={"help": "remove tokenized texts and latency tables"})
 
     def run(self) -> int:
         """Print the caches, or what their removal freed."""

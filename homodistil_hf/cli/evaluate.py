@@ -3,14 +3,14 @@
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar
 
 from ..files.folders import write_text
 from ..files.messages import nearest_name, shown
-from .parsing import flag, parse, show_logs, tell
+from .parsing import flag, parse, settings_flags, show_logs, tell
 
 _USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
 _DISCREPANCY = "discrepancy"
@@ -58,7 +58,7 @@ def run_evaluate(words: Sequence[str]) -> int:
     kinds = _kinds()
     groups = {kind: found.tasks for kind, found in kinds.items() if kind == "glue"}
     groups["all"] = tuple(task for found in kinds.values() for task in found.tasks)
-    settings = _settings_flags(kinds)
+    settings = settings_flags([kind.settings for kind in kinds.values()], _MAIN_SETTINGS)
     rare = " ".join(f"--{entry.name}" for entry in fields(settings) if entry.name not in _MAIN_SETTINGS)
     flags, given = parse(
         "evaluate",
@@ -95,19 +95,6 @@ def _kinds() -> dict[str, _Kind]:
         "glue": _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
         "squad": _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
     }
-
-
-def _settings_flags(kinds: Mapping[str, _Kind]) -> type:
-    """A dataclass of all settings, None where one isn't given; the first kind that has it describes it."""
-    found: dict[str, tuple[str, Any, Any]] = {}
-    for kind in kinds.values():
-        hints = get_type_hints(kind.settings)
-        for entry in fields(kind.settings):
-            told = entry.metadata["help"] if entry.name in _MAIN_SETTINGS else argparse.SUPPRESS
-            hint = hints[entry.name]
-            kind_of_value: Any = list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
-            found.setdefault(entry.name, (entry.name, kind_of_value, flag(told, default=None, metavar="X")))
-    return make_dataclass("Settings", sorted(found.values(), key=lambda entry: entry[0]))
 
 
 def _check(flags: Evaluate) -> None:

@@ -3,8 +3,8 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, field, fields
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import MISSING, Field, field, fields, make_dataclass
 from types import NoneType
 from typing import Any, ClassVar, NoReturn, Protocol, get_args, get_origin, get_type_hints
 
@@ -77,6 +77,24 @@ def parse(
         kind(**{entry.name: getattr(given, entry.name) for entry in flags if entry.name in given})
         for kind, flags in entries.items()
     )
+
+
+def settings_flags(kinds: Iterable[Any], shown_names: Collection[str]) -> type:
+    """A dataclass of all fields of settings, None where one isn't given; the first kind that has it describes it.
+
+    Args:
+        kinds: dataclasses of settings, each field with a `help`.
+        shown_names: those that the command's help shows.
+    """
+    found: dict[str, tuple[str, Any, Any]] = {}
+    for kind in kinds:
+        hints = get_type_hints(kind)
+        for entry in fields(kind):
+            told = entry.metadata["help"] if entry.name in shown_names else argparse.SUPPRESS
+            hint = hints[entry.name]
+            kind_of_value: Any = list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
+            found.setdefault(entry.name, (entry.name, kind_of_value, flag(told, default=None, metavar="X")))
+    return make_dataclass("Settings", sorted(found.values(), key=lambda entry: entry[0]))
 
 
 def _add_flag(parser: CommandParser, entry: Field[Any], hint: Any) -> None:

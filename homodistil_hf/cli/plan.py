@@ -1,6 +1,7 @@
 """`homodistil plan`: how wide a student will be and what it costs. How plans and costs are found isn't here."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,7 +28,9 @@ class Plan:
     length: int | None = flag("latency_ms: tokens a sequence (default: 128)", default=None)
     backend: str | None = flag("latency_ms: torch (default) or onnxruntime", default=None)
     no_measurement: bool = flag("latency_ms: don't time the chosen plan itself", default=False)
-    num_tokens: float | None = flag("to train on, e.g. 2e6: what was measured of such a budget", default=None)
+    num_tokens: float | None = flag(
+        "to train on, e.g. 2e6: how it is trained by default, and what was measured", default=None
+    )
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
     width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8)
     json: bool = flag("print JSON for machines", default=False)
@@ -61,15 +64,48 @@ class Plan:
             costs["latency"] = latency["facts"]
         advice = None
         if self.num_tokens is not None:
+            costs["run"] = planned_run(self.num_tokens)
             teacher, measured = read_advice()
             macs = costs["cost_fractions"]["encoder_macs"]
             advice = advise(macs, self.num_tokens, measured=measured, teacher=teacher)
         if self.json:
             print(json.dumps(costs if advice is None else costs | {"advice": advice}, indent=2))
             return 0
-        told = [format_plan(costs), *([format_planned_latency(costs["latency"])] if latency else []), advice]
+        told = [format_plan(costs), format_planned_latency(costs["latency"]) if latency else None]
+        told += [] if advice is None else [format_planned_run(costs["run"]), advice]
         print("\n\n".join(filter(None, told)))
         return 0
+
+
+def planned_run(num_tokens: float) -> dict[str, Any]:
+    """What a run of so many tokens does where only its length is given, on one device."""
+    from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
+    from ..training.setup import learning_rate_hold_step, pruning_schedule
+    from ..training_args import HomoDistilTrainingArguments
+
+    args = HomoDistilTrainingArguments(report_to="none")
+    tokens_per_step = args.per_device_train_batch_size * USUAL_ROW_LENGTH
+    num_steps = max(1, round(num_tokens / tokens_per_step))
+    return {
+        "max_steps": num_steps,
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "row_length": USUAL_ROW_LENGTH,
+        "learning_rate": float(f"{default_learning_rate(tokens_per_step):.2g}"),
+        "adam_beta2": args.adam_beta2,
+        "warmup_steps": args.get_warmup_steps(num_steps),
+        "pruning_end_step": math.ceil(pruning_schedule(args, num_steps).end_step),
+        "hold_end_step": math.ceil(learning_rate_hold_step(args, num_steps)),
+    }
+
+
+def format_planned_run(run: Mapping[str, Any]) -> str:
+    """Tell how such a run is trained."""
+    return (
+        f"a run of so many tokens, where nothing else is given:\n  {run['max_steps']:,} steps of "
+        f"{run['per_device_train_batch_size']} × {run['row_length']} tokens, pruning until step "
+        f"{run['pruning_end_step']:,}\n  learning_rate {run['learning_rate']:g} after {run['warmup_steps']} steps of "
+        f"warm-up, held until step {run['hold_end_step']:,}, then falling to 0; adam_beta2 {run['adam_beta2']:g}"
+    )
 
 
 def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -19,6 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from ..files.messages import shown
 
 IGNORED_LABEL = -100  # what torch's cross entropy skips
+EVALUATED_PROBABILITY = 0.15
+"""Share of the tokens that evaluations mask: BERT's, so that figures compare."""
 _WORD_MASK = (1 << 64) - 1  # Philox takes its key and counter in words of 64 bits
 _MASK_FRACTION, _RANDOM_FRACTION = 0.8, 0.1  # BERT (arXiv 1810.04805, section 3.1); the rest stays as it is
 

@@ -39,8 +39,9 @@ def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) 
 
     Returns:
         `dict`: `rows`, one a model: `name`, costs, discrepancy, `tasks` (name → `mean`, `std`, `num_seeds`), `mean`
-        over the `common_tasks`, those that all rows have, and `kept_fraction` of the teacher's; `notes`: what is
-        missing and what was not measured alike.
+        over the `common_tasks`, those that all rows have, `kept_fraction` of the teacher's, and
+        `kept_above_constant`: of what the teacher's has above one answer for every row (None where that wasn't
+        measured); `notes`: what is missing and what was not measured alike.
 
     Raises:
         ValueError: no model, one that does not exist, or nothing has been evaluated of any.
@@ -57,9 +58,10 @@ def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) 
     common = [task for task in tasks if all(task in summary["tasks"] for summary in summaries.values())]
     rows = [_row(name, summary, common) for name, summary in summaries.items()]
     if teacher:
-        best = rows[0]["mean"]["mean"]  # None where no task is common to all
+        floor = _constant_mean([summary["tasks"][task] for summary in summaries.values() for task in common])
         for row in rows:
-            row["kept_fraction"] = row["mean"]["mean"] / best if best else None
+            row["kept_fraction"] = _share(row, rows[0], floor=0.0)
+            row["kept_above_constant"] = _share(row, rows[0], floor=floor)
     return {
         "teacher": rows[0]["name"] if teacher else None,
         "rows": rows,
@@ -86,12 +88,18 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         columns[f"mean of {len(common)}"] = [_score(row["mean"]) for row in rows]
     if common and comparison["teacher"]:
         columns["of teacher's, %"] = [_percent(row["kept_fraction"]) for row in rows]
+        columns["above constant, %"] = [_percent(row["kept_above_constant"]) for row in rows]
     header = ["model", *columns]
     lines = list(zip([row["name"] for row in rows], *columns.values(), strict=True))
     table = markdown_table(header, lines, rules=["---", *["---:"] * (len(header) - 1)])
     about = ["Scores are times 100, mean ± standard deviation over seeds; of two metrics of a task their mean."]
     if common:
         about.append(f"The mean is over the tasks that all models have: {', '.join(common)}.")
+    if common and comparison["teacher"]:
+        about.append(
+            "Above constant: the mean's share of the teacher's after what one answer for every row would score, the "
+            "most frequent label or the mean of the training rows, is taken off both."
+        )
     return "\n".join([*table, "", *about, "", *(f"- {note}" for note in comparison["notes"])]).rstrip()
 
 
@@ -136,6 +144,19 @@ def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
         of_seeds = zip(*(task["scores"] for task in tasks), strict=True)
         return {**Spread.of(statistics.fmean(scores) for scores in of_seeds).facts(), "num_seeds": len(seeds)}
     return {"mean": statistics.fmean(task["score"]["mean"] for task in tasks), "std": None}
+
+
+def _constant_mean(tasks: list[Mapping[str, Any]]) -> float | None:
+    scores = [task["constant_score"] for task in tasks if task.get("constant_score") is not None]
+    return statistics.fmean(scores) if scores and len(scores) == len(tasks) else None
+
+
+def _share(row: Mapping[str, Any], teacher: Mapping[str, Any], *, floor: float | None) -> float | None:
+    """Of the teacher's mean, above a floor; None where no task is common to all, or the teacher isn't above it."""
+    score, best = row["mean"]["mean"], teacher["mean"]["mean"]
+    if floor is None or best is None or best <= floor:
+        return None
+    return (score - floor) / (best - floor)
 
 
 def _missing(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -30,6 +31,7 @@ from transformers import (
 
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.messages import nearest_name, shown
+from .distilling_trainer import DistillingTrainer
 
 _POOLER = "pooler."
 _MULTIPLE = 8  # of the padded lengths: fewer shapes for the matrix libraries to prepare for
@@ -37,10 +39,90 @@ _PREDICTION_BATCH_SIZE = 64
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
+_NUM_EPOCHS = 3.0
+LEAST_STEPS = 600
+"""Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
+_LEARNING_RATES = (1e-4, 3e-4, 6e-4)
 
 
 @dataclass(frozen=True)
-class GlueSettings:
+class FineTuningSettings:
+    """Settings of fine-tuning, the same for every task.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate, > 0, then linear to zero; default: chosen, see below."}
+    )
+    learning_rates: tuple[float, ...] = field(
+        default=(),
+        metadata={"help": "Choose a task's among these, on held-out training rows (default: 1e-4 3e-4 6e-4)."},
+    )
+    num_train_epochs: float | None = field(
+        default=None,
+        metadata={"help": f"Passes over the training rows (default: 3, but {LEAST_STEPS} steps at least)."},
+    )
+    max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps at most, ≥ 1."})
+    batch_size: int = field(default=32, metadata={"help": "Rows a step, ≥ 1."})
+    max_length: int = field(default=128, metadata={"help": "Tokens a row, longer ones are cut; 8 … the positions."})
+    warmup_fraction: float = field(default=0.1, metadata={"help": "Share of the steps that warm up, in [0, 1)."})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay, ≥ 0."})
+    dropout_fraction: float = field(
+        default=0.1, metadata={"help": "Dropout of every model, whatever its config says, in [0, 1)."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Rows of a task to train on, ≥ 8; always the same."}
+    )
+    dtype: str = field(default="auto", metadata={"help": "Of the training: auto, bfloat16 or float32."})
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            given = getattr(self, entry.name)
+            if isinstance(entry.default, tuple):
+                object.__setattr__(self, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
+        for name, values in vars(self).items():
+            check, expected = _CHECKS.get(name, (lambda value: True, ""))
+            for value in values if isinstance(values, tuple) else (values,):
+                if not check(value):
+                    raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}")
+        self.check_together()
+        if self.dtype not in DTYPES:
+            raise ValueError(
+                f"dtype={shown(self.dtype)} is unknown; nearest valid: {nearest_name(self.dtype, DTYPES)!r}"
+            )
+
+    def check_together(self) -> None:
+        """Refuse values that are right alone but not together."""
+        if self.learning_rate is not None and self.learning_rates:
+            raise ValueError(
+                f"learning_rate={self.learning_rate:g} and learning_rates={shown(self.learning_rates)} exclude each "
+                "other; give one rate, or several to choose from"
+            )
+
+    def compared(self) -> dict[str, Any]:
+        """What must be equal for two results to be comparable, seeds, data and learning rate apart."""
+        compared = {name: value for name, value in asdict(self).items() if name not in _SHOWN_ONLY}
+        return compared | ({"least_steps": LEAST_STEPS} if self.num_train_epochs is None else {})
+
+    def candidates(self) -> list[float]:
+        """The learning rates to choose from, ascending; a single one needs no search."""
+        if self.learning_rate is not None:
+            return [self.learning_rate]
+        return sorted(set(self.learning_rates or _LEARNING_RATES))
+
+    def num_steps(self, num_rows: int, batch_size: int) -> int:
+        """Optimizer steps of one fine-tuning: what the epochs come to, by default `LEAST_STEPS` or more."""
+        of_an_epoch = math.ceil(num_rows / batch_size)
+        steps = math.ceil((self.num_train_epochs or _NUM_EPOCHS) * of_an_epoch)
+        if self.num_train_epochs is None:
+            steps = max(steps, LEAST_STEPS)
+        return steps if self.max_train_steps is None else min(steps, self.max_train_steps)
+
+
+@dataclass(frozen=True)
+class GlueSettings(FineTuningSettings):
     """Settings of GLUE fine-tuning, the same for every model of a comparison.
 
     Raises:
@@ -62,44 +144,14 @@ class GlueSettings:
         default=None, metadata={"help": "Folder with rte/ or rte_part/ …, squad_v2/ …; default: the Hub."}
     )
     seeds: tuple[int, ...] = field(default=(0, 1, 2), metadata={"help": "One fine-tuning each (default: 0 1 2)."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate, > 0; then linear to zero."})
-    learning_rates: tuple[float, ...] = field(
-        default=(), metadata={"help": "Choose a task's among these, on held-out training rows."}
-    )
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows, > 0."})
-    batch_size: int = field(default=32, metadata={"help": "Rows a step, ≥ 1."})
-    max_length: int = field(default=128, metadata={"help": "Tokens a row, longer ones are cut; 8 … the positions."})
-    warmup_fraction: float = field(default=0.1, metadata={"help": "Share of the steps that warm up, in [0, 1)."})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay, ≥ 0."})
-    dropout_fraction: float = field(
-        default=0.1, metadata={"help": "Dropout of every model, whatever its config says, in [0, 1)."}
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Rows of a task to train on, ≥ 8; always the same."}
-    )
-    dtype: str = field(default="auto", metadata={"help": "Of the training: auto, bfloat16 or float32."})
 
-    def __post_init__(self) -> None:
-        for name in ("seeds", "learning_rates"):
-            given = getattr(self, name)
-            object.__setattr__(self, name, tuple(given) if isinstance(given, list | tuple) else (given,))
-        for name, values in vars(self).items():
-            check, expected = _CHECKS.get(name, (lambda value: True, ""))
-            for value in values if isinstance(values, tuple) else (values,):
-                if not check(value):
-                    raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}")
+    def check_together(self) -> None:
+        """Also refuse seeds of which there are none, or one twice."""
+        super().check_together()
         if not self.seeds:
             raise ValueError("seeds=() names no seed; expected at least one, e.g. 0 1 2")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={shown(self.seeds)} has one twice; expected different ones")
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"dtype={shown(self.dtype)} is unknown; nearest valid: {nearest_name(self.dtype, DTYPES)!r}"
-            )
-
-    def compared(self) -> dict[str, Any]:
-        """What must be equal for two results to be comparable, seeds, data and learning rate apart."""
-        return {name: value for name, value in asdict(self).items() if name not in _SHOWN_ONLY}
 
 
 @dataclass(frozen=True)
@@ -170,8 +222,9 @@ def fine_tune(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    settings: GlueSettings,
+    settings: FineTuningSettings,
     seed: int,
+    teacher: PreTrainedModel | None = None,
 ) -> FineTuned:
     """Train a model in place with AdamW, linear warm-up and decay, batches of rows of like length.
 
@@ -181,26 +234,30 @@ def fine_tune(
         tokenizer: pads.
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
+        teacher: fine-tuned for the same labels; its predictions and hidden states are learned from, too.
 
     Raises:
         FloatingPointError: the loss is not finite.
     """
     set_seed(seed)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
+        trainer = (Trainer if teacher is None else partial(DistillingTrainer, teacher))(
             model=model,
-            args=_training_arguments(scratch, settings, seed),
+            args=_training_arguments(scratch, settings, seed, num_rows=len(rows)),
             train_dataset=rows,
             data_collator=_collator(tokenizer),
         )
         trainer.remove_callback(PrinterCallback)
         output = trainer.train()
+    trained = trainer.accelerator.unwrap_model(model)
+    if teacher is not None:
+        del trained.projections
     if not np.isfinite(output.training_loss):
         raise FloatingPointError(
-            f"training_loss={output.training_loss} at learning_rate={settings.learning_rate:g}: fine-tuning diverged; "
-            "lower learning_rate, or train in dtype=float32"
+            f"training_loss={output.training_loss} at learning_rate={trainer.args.learning_rate:g}: fine-tuning "
+            "diverged; lower learning_rate, or train in dtype=float32"
         )
-    return FineTuned(trainer.accelerator.unwrap_model(model), output.global_step, output.training_loss)
+    return FineTuned(trained, output.global_step, output.training_loss)
 
 
 def predict(
@@ -243,10 +300,12 @@ def _is_number(value: Any) -> bool:
 
 
 _CHECKS: dict[str, tuple[Any, str]] = {
+    "seed": (lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
     "seeds": (lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
-    "learning_rate": (lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 1e-4"),
+    "learning_rate": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, e.g. 1e-4"),
     "learning_rates": (lambda value: _is_number(value) and value > 0, "numbers above 0, e.g. 5e-5 1e-4 3e-4"),
-    "num_train_epochs": (lambda value: _is_number(value) and value > 0, "a number above 0, e.g. 3"),
+    "num_train_epochs": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, e.g. 3"),
+    "max_train_steps": (lambda value: value is None or _is_whole(value, 1), "a whole number, 1 or more"),
     "batch_size": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
     "max_length": (lambda value: _is_whole(value, 8), "a whole number, 8 or more"),
     "warmup_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
@@ -257,6 +316,11 @@ _CHECKS: dict[str, tuple[Any, str]] = {
     "max_question_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
     "max_answer_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
     "num_best": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    **dict.fromkeys(
+        ("model", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
+        (lambda value: isinstance(value, str) and value != "", "a name; set it"),
+    ),
+    "teacher": (lambda value: value is None or (isinstance(value, str) and value), "a folder or Hub name"),
     "data_dir": (lambda value: value is None or (isinstance(value, str) and value), "a folder"),
 }
 
@@ -284,12 +348,11 @@ def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def _training_arguments(folder: str, settings: GlueSettings, seed: int) -> TrainingArguments:
-    return TrainingArguments(
+def _training_arguments(folder: str, settings: FineTuningSettings, seed: int, *, num_rows: int) -> TrainingArguments:
+    arguments = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=settings.batch_size,
-        num_train_epochs=settings.num_train_epochs,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.candidates()[0],
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
@@ -305,6 +368,8 @@ def _training_arguments(folder: str, settings: GlueSettings, seed: int) -> Train
         disable_tqdm=True,
         dataloader_pin_memory=torch.accelerator.is_available(),
     )
+    arguments.max_steps = settings.num_steps(num_rows, arguments.train_batch_size)
+    return arguments
 
 
 def _collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:

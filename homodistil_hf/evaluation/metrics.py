@@ -1,12 +1,15 @@
 """A task's metric by its name, and the one score by which models are compared on it; no formulas."""
 
+import statistics
 from collections.abc import Mapping
 
 import evaluate
+from datasets import Dataset
 
 from .glue.data import GLUE_TASKS
 from .glue.metrics import GlueMetric, missing_packages
 from .squad.metrics import SquadMetric, SquadV2Metric
+from .task_data import TaskData
 
 SQUAD_METRICS: dict[str, type[evaluate.Metric]] = {"squad": SquadMetric, "squad_v2": SquadV2Metric}
 METRIC_TASKS = (*GLUE_TASKS, *SQUAD_METRICS)
@@ -46,6 +49,25 @@ def task_score(task: str, results: Mapping[str, float]) -> float:
     """The mean of a task's main metrics, in [-1, 1] with 1 for a perfect model; SQuAD's percents become fractions."""
     names = main_metrics(task)
     return sum(results[name] for name in names) / len(names) / (100 if task in SQUAD_METRICS else 1)
+
+
+def constant_score(data: TaskData) -> float:
+    """Score of a model that has learned nothing: one answer for every dev row, as [`task_score`].
+
+    The answer is the training rows' most frequent label, their mean for a similarity, none for a question of SQuAD.
+    """
+    return statistics.fmean(task_score(data.task, _constant_metrics(data, dev)) for dev in data.dev.values())
+
+
+def _constant_metrics(data: TaskData, dev: Dataset) -> dict[str, float]:
+    metric = load_metric(data.task)
+    if data.task in GLUE_TASKS:
+        labels = data.train["label"][:]
+        constant = statistics.fmean(labels) if GLUE_TASKS[data.task].num_labels == 1 else statistics.mode(labels)
+        return metric.compute(predictions=[constant] * len(dev), references=dev["label"][:])
+    none = {"prediction_text": ""} | ({"no_answer_probability": 1.0} if data.task == "squad_v2" else {})
+    references = [{"id": row["id"], "answers": row["answers"]} for row in dev]
+    return metric.compute(predictions=[{"id": row["id"], **none} for row in references], references=references)
 
 
 def _check_task(task: str) -> None:

@@ -16,8 +16,8 @@ from datasets import Dataset
 
 from ..files.messages import shown
 from .evaluated_model import EvaluatedModel
-from .fine_tuning import FineTuned, GlueSettings, training_dtype
-from .metrics import task_score
+from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, GlueSettings, training_dtype
+from .metrics import constant_score, task_score
 from .records import Records
 from .task_data import TaskData
 
@@ -34,7 +34,7 @@ Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]
 """
 
 
-def check_length(settings: GlueSettings, evaluated: EvaluatedModel) -> None:
+def check_length(settings: FineTuningSettings, evaluated: EvaluatedModel) -> None:
     """Check that a model has positions enough for the settings' rows."""
     positions = evaluated.model.config.max_position_embeddings
     if settings.max_length > positions:
@@ -88,7 +88,7 @@ def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Datas
 
 @dataclass(frozen=True)
 class _TaskRun:
-    """One task of one model; `settings.learning_rates` are still to choose from."""
+    """One task of one model; its learning rate is still to be chosen, unless it is given."""
 
     records: Records
     data: TaskData
@@ -104,9 +104,10 @@ class _TaskRun:
             "data_sha256": self.data.sha256,
             "learning_rate": self.settings.learning_rate,
         }
-        if self.settings.learning_rates:
-            rates = sorted(set(self.settings.learning_rates))
+        if self.settings.learning_rate is None:
+            rates = self.settings.candidates()
             chosen = {"learning_rates": rates, "chosen_with_seed": self.settings.seeds[0]}
+            chosen |= {"chosen_in_steps": LEAST_STEPS}
             conditions |= {"learning_rate": self._best(rates, conditions), **chosen}
         for index, seed in enumerate(self.settings.seeds):
             depends_on = {"task": self.data.task, "conditions": conditions, "seed": seed}
@@ -140,8 +141,10 @@ class _TaskRun:
         rows = training_rows(self.data.train, self.settings.max_train_samples)
         rows, held_out = with_held_out(rows, self.data.group_column)
         record = {"tried": tried, "num_held_out_rows": len(held_out)}
+        # So many steps tell rates apart, and on many rows the search costs next to nothing.
+        steps = min(LEAST_STEPS, self.settings.max_train_steps or LEAST_STEPS)
         try:
-            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, **tried)
+            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, max_train_steps=steps, **tried)
         except FloatingPointError as error:
             return record | {"score": None, "diverged": str(error)}
         metrics = found["held_out"]
@@ -163,6 +166,7 @@ class _TaskRun:
             "seed": seed,
             "metrics": metrics,
             "score": statistics.fmean(task_score(task, values) for values in found.values()),
+            "constant_score": constant_score(self.data),
             "conditions": dict(conditions),
             "num_train_rows": len(rows),
             "num_available_rows": len(self.data.train),
@@ -173,11 +177,11 @@ class _TaskRun:
         }
 
     def _fine_tuned(
-        self, rows: Dataset, measured_on: Mapping[str, Dataset], *, learning_rate: float, seed: int
+        self, rows: Dataset, measured_on: Mapping[str, Dataset], *, seed: int, **changes: Any
     ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
-        """What `measure` returns, and seconds."""
+        """What `measure` returns, and seconds; `changes` are of the settings, a learning rate among them."""
         start = time.perf_counter()
-        settings = replace(self.settings, learning_rate=learning_rate)
+        settings = replace(self.settings, learning_rates=(), **changes)
         found, trained = self.measure(
             self.records.model, self.data.task, rows, measured_on, settings=settings, seed=seed
         )

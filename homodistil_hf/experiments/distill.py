@@ -30,6 +30,7 @@ from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.hub_checkpoints import check_address, is_hub_address
 from ..training.run_folder import Requested, verified_checkpoint
+from ..training.setup import settle_learning_rate
 from .config import RunConfig
 
 Say: TypeAlias = Callable[[str], None]
@@ -124,6 +125,8 @@ def make_trainer(
         train_blocks, eval_blocks = _load_blocks(
             settings, sources, say if training.process_index == 0 else lambda line: None
         )
+    # From what is known: looking at the first row of a stream would fill its buffer.
+    settle_learning_rate(training, row_length=run.max_seq_length, share=method.learning_rate_share)
     teacher = load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
     return method(
         start or teacher,

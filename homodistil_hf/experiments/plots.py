@@ -23,6 +23,8 @@ _HEADROOM = 1.15
 _LOGARITHMIC_FROM = 5.0
 _LINE_STYLES = ("-", "--", ":", "-.")
 _NUM_COLOURS = 10  # of matplotlib's cycle; then they come again
+_MAX_NAMED = 6  # lines that have their name beside them; more have a box of names
+_NAME_HEIGHT = 0.06  # of the picture's, so that names don't touch
 
 _MILLIONS: dict[str, Callable[[Record], float]] = {
     "parameters": lambda record: record["models"]["student"]["num_parameters"] / 1e6,
@@ -108,7 +110,7 @@ def quality_points(records: Iterable[Record], cost: str) -> Points:
 
 
 def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -> Path:
-    """Draw one line for each name → (place, KL).
+    """Draw one line for each name → (place, KL), with the names beside the lines' ends where they are few.
 
     Args:
         points: of each line.
@@ -126,7 +128,8 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
         )
     from matplotlib.figure import Figure
 
-    height = max(_HEIGHT, _LEGEND_LINE * len(points))
+    are_few = len(points) <= _MAX_NAMED
+    height = max(_HEIGHT, _LEGEND_LINE * len(points) * (not are_few))
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
     axes: Any = figure.add_subplot()
     for index, (label, values) in enumerate(points.items()):
@@ -143,6 +146,23 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
     else:
         axes.set_ylim(0, top)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
+    if are_few:
+        _name_lines(axes, points)
+    else:
+        figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(file)
     return file
+
+
+def _name_lines(axes: Any, points: Points) -> None:
+    """Write each line's name at the right edge, as high as the line ends, in its colour; names make room above."""
+    to_picture = axes.transData + axes.transAxes.inverted()
+    ends = {label: max(values, key=lambda point: point[0]) for label, values in points.items() if values}
+    heights = {label: to_picture.transform((place, spread.mean))[1] for label, (place, spread) in ends.items()}
+    colours = {container.get_label(): container.lines[0].get_color() for container in axes.containers}
+    lowest = 0.0
+    for label in sorted(heights, key=lambda label: heights[label]):
+        height = max(heights[label], lowest)
+        lowest = height + _NAME_HEIGHT
+        place = {"xytext": (1.01, height), "textcoords": "axes fraction", "annotation_clip": False}
+        axes.annotate(label, (*ends[label][:1], ends[label][1].mean), **place, color=colours[label], va="center")

@@ -1,7 +1,7 @@
 """Where the package keeps what it can make again, and how to clear it; the Hub's own cache is not touched.
 
-`demo` holds the text, tokenizer and teacher of `homodistil demo`; `datasets`, texts that `homodistil distill` has
-converted and tokenized; `latency`, tables that were measured on this machine.
+`datasets` holds texts that `homodistil distill` has converted and tokenized; `latency`, tables that were measured on
+this machine.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .checkpoints import manifest_problem, write_manifest
 
-KINDS = ("demo", "datasets", "latency")
+KINDS = ("datasets", "latency")
 
 
 def cache_folder() -> Path:

@@ -63,6 +63,8 @@ class FreshTrainer(DistillationTrainer):
         kwargs: as in [`DistillationTrainer`].
     """
 
+    learning_rate_share = 0.5  # what is best for pruned students is too much for random weights (docs/results.md)
+
     def __init__(
         self,
         model: str | PreTrainedModel,

@@ -63,7 +63,9 @@ class OneShotTrainer(PlannedTrainer):
             fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
             if not fetched:
                 break
-            self.accelerator.backward(self.compute_loss(self.model, self._prepare_inputs(fetched[0])))
+            with self.accelerator.autocast():  # as in training, else the teacher's rounding alone would be scored
+                loss = self.compute_loss(self.model, self._prepare_inputs(fetched[0]))
+            self.accelerator.backward(loss)
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")

@@ -1,7 +1,7 @@
 """The uniform plan that meets a budget of parameters, encoder MACs or milliseconds, for a teacher of any size.
 
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
-(docs/method.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
+(docs/results.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
 embeddings aren't counted, a hidden size that falls less than the FFN size. Only plans that need no padding are
 considered. Milliseconds come from whoever calls; presets, written plans and the check against the teacher are not
 here.
@@ -31,7 +31,7 @@ _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", 
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
-# The kept share of the FFN size is that of the hidden size to this power; measured, see docs/method.md.
+# The kept share of the FFN size is that of the hidden size to this power; measured, see docs/results.md.
 _FFN_POWER = 1.75
 
 

@@ -31,48 +31,36 @@ def scheduled_plan(
 ) -> WidthPlan:
     """The widths that the schedule asks for now.
 
-    Each width falls from full to target with its kind's progress; it is rounded up to the multiple, never above what
-    is still there and never below the target, and the target itself is reached exactly.
+    Every width falls from full to target with its kind's progress, rounded to the nearest: hidden and FFN to the
+    multiple, heads and the channels of a head each to a whole one. So no choice of masks removes more of any kind than
+    the schedule asks for since the choice before plus one such unit, and the end is no larger a cut than any other.
+    The target itself is reached exactly.
 
     Args:
         full: the teacher's widths.
         target: the plan.
         progress: kind (`hidden`, `attention`, `ffn`) → p(t) in [0, 1].
         kept: widths that the student has now.
-        multiple: of hidden, FFN and heads × head size, ≥ 1.
+        multiple: of hidden and FFN on the way, ≥ 1.
 
     Returns:
         [`WidthPlan`] between target and kept.
     """
 
-    def width(kind: str, full_width: int, target_width: int, kept_width: int) -> int:
-        exact = _shrunk(full_width, target_width, progress[kind])
-        rounded = max(target_width, math.ceil(exact / multiple) * multiple) if progress[kind] < 1 else target_width
-        return min(kept_width, rounded)
+    def width(kind: str, full_width: int, target_width: int, kept_width: int, unit: int = 1) -> int:
+        exact = full_width - (full_width - target_width) * progress[kind]
+        nearest = math.floor(exact / unit + 0.5) * unit if progress[kind] < 1 else target_width
+        return min(kept_width, max(target_width, nearest))
 
-    layers = []
-    for full_layer, target_layer, kept_layer in zip(full.layers, target.layers, kept.layers, strict=True):
-        num_heads, head_dim = _head_widths(full_layer, target_layer, kept_layer, progress["attention"], multiple)
-        ffn = [layer.intermediate_size for layer in (full_layer, target_layer, kept_layer)]
-        layers.append(LayerWidths(num_heads, head_dim, width("ffn", *ffn)))
-    hidden = width("hidden", full.hidden_size, target.hidden_size, kept.hidden_size)
-    return WidthPlan(hidden, tuple(layers))
-
-
-def _head_widths(
-    full: LayerWidths, target: LayerWidths, kept: LayerWidths, progress: float, multiple: int
-) -> tuple[int, int]:
-    num_heads = min(kept.num_attention_heads, _shrunk(full.num_attention_heads, target.num_attention_heads, progress))
-    head_dim = min(kept.head_dim, _shrunk(full.head_dim, target.head_dim, progress))
-    if progress == 1:
-        return num_heads, head_dim
-    fitting = (size for size in range(head_dim, kept.head_dim + 1) if num_heads * size % multiple == 0)
-    return num_heads, next(fitting, kept.head_dim)
-
-
-def _shrunk(full: int, target: int, progress: float) -> int:
-    # A hair is taken off before rounding up, so that float noise on a whole number doesn't keep one unit more.
-    return math.ceil(full - (full - target) * progress - 1e-9)
+    layers = [
+        LayerWidths(
+            width("attention", most.num_attention_heads, least.num_attention_heads, now.num_attention_heads),
+            width("attention", most.head_dim, least.head_dim, now.head_dim),
+            width("ffn", most.intermediate_size, least.intermediate_size, now.intermediate_size, multiple),
+        )
+        for most, least, now in zip(full.layers, target.layers, kept.layers, strict=True)
+    ]
+    return WidthPlan(width("hidden", full.hidden_size, target.hidden_size, kept.hidden_size, multiple), tuple(layers))
 
 
 def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) -> UnitTensors:

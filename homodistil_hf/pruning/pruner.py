@@ -28,7 +28,7 @@ class PruningSettings:
     Args:
         metric: `sensitivity`, `platon`, `magnitude` or `movement`.
         width_allocation: `local` or `global`.
-        multiple: widths in between are rounded up to this, ≥ 1.
+        multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
         sensitivity_smoothing: β1 in [0, 1).
         uncertainty_smoothing: β2 in [0, 1).
     """
@@ -88,7 +88,7 @@ class Pruner:
     def step(
         self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
     ) -> UnitTensors | None:
-        """At the end of a step: if the schedule asks, choose what stays and remove the rest.
+        """Between two steps: if the schedule asks, choose what stays and remove the rest.
 
         Args:
             step: completed optimizer steps.

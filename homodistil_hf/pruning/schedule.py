@@ -117,7 +117,7 @@ class PruningSchedule:
 
     @property
     def deadline_step(self) -> int:
-        """Last step at which the plan must be reached: 0.95·T, at least 1."""
+        """Completed steps by which the plan must be reached: 0.95·T, at least 1."""
         return max(1, int(DEADLINE_FRACTION * self.total_steps))
 
     @property
@@ -139,7 +139,7 @@ class PruningSchedule:
         return {kind: pruning_progress(step, *window) for kind, window in self._window_steps.items()}
 
     def is_due(self, step: int) -> bool:
-        """Whether masks are chosen after this step: every interval, at each window's end and at the deadline.
+        """Whether masks are chosen after so many steps: every interval, at each window's end and at the deadline.
 
         Args:
             step: completed optimizer steps.

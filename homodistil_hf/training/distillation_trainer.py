@@ -28,7 +28,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, has_length
 from transformers.utils import PushInProgress
 
-from ..data.masking import MaskedLMCollator
+from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
 from ..distillation.objective import Distillation, Terms, check_weights
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
@@ -55,7 +55,15 @@ from .publishing import Publisher
 from .ranks import check_launch, settle_buckets, wrap_again
 from .rows import WholeBatches, check_evaluation_stream
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
-from .setup import adopt_optimizer, allow_recompiling, learning_rate_curve, masking_collator, prepare
+from .setup import (
+    adopt_optimizer,
+    allow_recompiling,
+    learning_rate_curve,
+    masking_collator,
+    prepare,
+    row_length_of,
+    settle_learning_rate,
+)
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
 from .student_plan import resolve_student
@@ -71,7 +79,7 @@ _FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
 class DistillationTrainer(Trainer):
     """Trains a student beside its frozen teacher; everything else is `transformers.Trainer`.
 
-    A subclass names its `method`, says how the student starts (`start_student`) and changes (`end_step`), and which
+    A subclass names its `method`, says how the student starts (`start_student`) and changes (`begin_step`), and which
     terms its loss has (`make_distillation`).
 
     Args:
@@ -93,6 +101,8 @@ class DistillationTrainer(Trainer):
     """Name by which configs choose it; checkpoints and exports tell it."""
     card: ClassVar[MethodCard]
     """What the model card says of the method."""
+    learning_rate_share = 1.0
+    """Share of the default learning rate that suits the method."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
     args: HomoDistilTrainingArguments
@@ -136,9 +146,12 @@ class DistillationTrainer(Trainer):
         parts = prepare(model, args, teacher=teacher, resolve=resolve, matched_layers=self.matched_layers)
         data = {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")}
         check_data(data, processing_class, parts.student.config)
+        if args.learning_rate is None:  # else no stream is opened to look at its first row
+            settle_learning_rate(args, row_length=row_length_of(data["train_dataset"]), share=self.learning_rate_share)
         self.plan, self.full = parts.plan, teacher_plan(parts.student.config)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
-        if data_collator is None and task_of(parts.student).name == "mlm":
+        self.is_masking = data_collator is None and task_of(parts.student).name == "mlm"
+        if self.is_masking:
             data_collator = masking_collator(processing_class, args)
         self.publisher = Publisher(self)
         super().__init__(
@@ -335,8 +348,11 @@ class DistillationTrainer(Trainer):
                 f"{self.run_folder.last_good_before(step - in_row + 1)}"
             )
 
+    def begin_step(self) -> None:
+        """Before the first micro-batch of a step; subclasses change the student here."""
+
     def end_step(self) -> None:
-        """At the end of a step, before log, evaluate and save; subclasses change the student here."""
+        """At the end of a step, before log, evaluate and save."""
         self.batch_counts = None
         follows_steps = type(self.lr_scheduler).__name__ not in _FOLLOWING_METRICS
         if self.accelerator.optimizer_step_was_skipped and follows_steps:
@@ -478,6 +494,8 @@ class DistillationTrainer(Trainer):
         if isinstance(collator, MaskedLMCollator):
             self.data_collator = copy.deepcopy(collator)
             self.data_collator.set_epoch(0)
+            if self.is_masking:  # so that figures compare, whatever the training masks
+                self.data_collator.mlm_probability = EVALUATED_PROBABILITY
         try:
             yield
         finally:
@@ -757,6 +775,9 @@ class _Moments(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.begin_epoch()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()

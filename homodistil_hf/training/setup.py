@@ -3,8 +3,9 @@
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
 """
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,11 +25,14 @@ from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, teacher_plan
+from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
 from ..pruning.pruner import PruningSettings
 from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
 from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .ranks import check_whole_model
 from .student_plan import resolve_student
+
+logger = logging.getLogger(__name__)
 
 MOST_COMPILED_WIDTHS = 32
 """Moments at which units are removed with `torch_compile`, as each width is compiled anew (docs/performance.md)."""
@@ -79,14 +83,43 @@ def learning_rate_curve(
     args: HomoDistilTrainingArguments, total_steps: int, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`]."""
-    held = args.learning_rate_hold_fraction
-    if held is None:
-        end_step = max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
-    else:
-        end_step = held * total_steps
-    steps = {"warmup_steps": args.get_warmup_steps(total_steps), "end_step": end_step, "total_steps": total_steps}
+    held = learning_rate_hold_step(args, total_steps)
+    steps = {"warmup_steps": args.get_warmup_steps(total_steps), "end_step": held, "total_steps": total_steps}
     curve = partial(pruning_learning_rate, **steps)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
+
+
+def learning_rate_hold_step(args: HomoDistilTrainingArguments, total_steps: int) -> float:
+    """Until when the rate is held: as given, or half of the run, or pruning's end where that is later."""
+    if args.learning_rate_hold_fraction is not None:
+        return args.learning_rate_hold_fraction * total_steps
+    return max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
+
+
+def settle_learning_rate(args: HomoDistilTrainingArguments, *, row_length: float, share: float = 1.0) -> None:
+    """Where no learning rate is given, set the one that was measured best for so many tokens a step; says so.
+
+    Args:
+        args: changed in place.
+        row_length: tokens a row.
+        share: of that rate, for students that want less.
+    """
+    if args.learning_rate is not None:
+        return
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    args.learning_rate = float(f"{share * default_learning_rate(rows * row_length):.2g}")
+    logger.info(
+        "learning_rate=%g, as none is given: the best of those measured, at %s tokens a step",
+        args.learning_rate,
+        f"{rows * row_length:,.0f}",
+    )
+
+
+def row_length_of(dataset: Any) -> int:
+    """Tokens of the first row of a data set; the measurements' 128 where there is none to look at."""
+    first = None if dataset is None else next(iter(dataset), None)
+    tokens = first.get("input_ids") if isinstance(first, Mapping) else None
+    return len(tokens) if isinstance(tokens, Sized) else USUAL_ROW_LENGTH
 
 
 @dataclass(frozen=True)

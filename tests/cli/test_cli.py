@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from homodistil_hf.cli.plan import format_plan
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
 
-COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "demo", "cache")
+COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "finetune", "demo", "cache")
 LINES_OF_A_SCREEN = 30
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 COSTS = {
@@ -443,6 +444,23 @@ def test_plan_needs_no_weights(tmp_path, folder, capsys):
     )
 
 
+def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
+    words = ["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5", "--num_tokens", "2048000"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == {
+        "max_steps": 1000,
+        "per_device_train_batch_size": 16,
+        "row_length": 128,
+        "learning_rate": 0.0022,
+        "adam_beta2": 0.98,
+        "warmup_steps": 50,
+        "pruning_end_step": 300,
+        "hold_end_step": 500,
+    }
+    assert main(words) == 0
+    assert "1,000 steps of 16 × 128 tokens, pruning until step 300\n  learning_rate 0.0022" in capsys.readouterr().out
+
+
 def test_an_uneven_plan_has_two_costs(folder, capsys):
     layers = [
         {"num_attention_heads": 1, "head_dim": 8, "intermediate_size": 16},
@@ -524,14 +542,14 @@ def test_a_folder_without_a_student(name, tmp_path, capsys):
 
 def test_caches_are_listed_and_cleared(tmp_path, capsys):
     cache = cache_folder()
-    for name in ("demo/a", "datasets/b", "latency/table", "mine/c"):
+    for name in ("datasets/b", "latency/table", "mine/c"):
         (cache / name).parent.mkdir(parents=True)
         (cache / name).write_bytes(b"1234")
     assert main(["cache"]) == 0
-    sizes = [f"{cache}/{kind}: 4 bytes\n" for kind in ("demo", "datasets", "latency")]
+    sizes = [f"{cache}/{kind}: 4 bytes\n" for kind in ("datasets", "latency")]
     assert capsys.readouterr().out == "".join(sizes)
     assert main(["cache", "--clear"]) == 0
-    assert capsys.readouterr().out == f"freed 12 bytes in {cache}\n"
+    assert capsys.readouterr().out == f"freed 8 bytes in {cache}\n"
     assert [path.name for path in cache.iterdir()] == ["mine"]
 
 
@@ -556,6 +574,37 @@ def test_large_tensors_go_into_large_pages_unless_told_otherwise(given, expected
         monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
     assert main(["cache"]) == 0
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == expected
+
+
+_FAULTS_OF_A_SECOND_BLOCK = """
+import resource
+from homodistil_hf.cli import keep_memory
+if {tuned}:
+    keep_memory()
+faults = []
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = bytearray(100_000_000)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    del block
+print(faults[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.parametrize("tuned", [True, False])
+def test_freed_memory_is_used_again_without_page_faults(tuned):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", _FAULTS_OF_A_SECOND_BLOCK.format(tuned=tuned)]
+    faults = int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    assert (faults < 10) == tuned  # even huge pages would be 48
+
+
+def test_what_a_user_says_of_malloc_stays(monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    assert main(["cache"]) == 0
+    assert os.environ["MALLOC_MMAP_MAX_"] == "7"
 
 
 @pytest.mark.parametrize("words", [["bench"], ["bench", "--latency", "folder"], ["bench", "--help"]])

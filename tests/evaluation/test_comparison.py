@@ -77,6 +77,18 @@ def test_means_shares_and_spreads_by_hand(results):
     assert (second["kl"], first["kl"]) == (0.5, None)
 
 
+def test_shares_above_what_one_answer_for_every_row_scores(results):
+    teacher = results("teacher", rte=task(0.7) | {"constant_score": 0.5}, stsb=task(0.7) | {"constant_score": 0.0})
+    student = results("student", rte=task(0.6) | {"constant_score": 0.5}, stsb=task(0.1) | {"constant_score": 0.0})
+    found = compare([student], teacher=teacher)["rows"]
+    assert [row["kept_fraction"] for row in found] == [1.0, pytest.approx(0.35 / 0.7)]
+    assert [row["kept_above_constant"] for row in found] == [1.0, pytest.approx((0.35 - 0.25) / (0.7 - 0.25))]
+    earlier = results("measured by an earlier version", rte=task(0.6), stsb=task(0.1))
+    assert [row["kept_above_constant"] for row in compare([earlier], teacher=teacher)["rows"]] == [None, None]
+    learned_nothing = results("nothing", rte=task(0.5) | {"constant_score": 0.5})
+    assert compare([student], teacher=learned_nothing)["rows"][1]["kept_above_constant"] is None
+
+
 def test_the_table_is_markdown(results):
     teacher = results("teacher", rte=task(0.7, 0.8))
     student = results("student", DISCREPANCY, rte=task(0.6, 0.6))
@@ -84,13 +96,15 @@ def test_the_table_is_markdown(results):
     header, line, first, second, *_ = text.splitlines()
     assert header == (
         "| model | parameters | without head | encoder MACs | bytes | KL, nats | agreement, % | MLM loss, nats | "
-        "MLM accuracy, % | pseudo-perplexity | rte | mean of 1 | of teacher's, % |"
+        "MLM accuracy, % | pseudo-perplexity | rte | mean of 1 | of teacher's, % | above constant, % |"
     )
     assert line.count("|") == header.count("|")
-    assert first == ("| teacher | 1,000 | 900 | 5,000 | 4,000 | – | – | – | – | – | 75.0 ± 7.1 | 75.0 ± 7.1 | 100.0 |")
+    assert first == (
+        "| teacher | 1,000 | 900 | 5,000 | 4,000 | – | – | – | – | – | 75.0 ± 7.1 | 75.0 ± 7.1 | 100.0 | – |"
+    )
     assert second == (
         "| student | 1,000 | 900 | 5,000 | 4,000 | 0.500 | 75.0 | 2.500 | 50.0 | 12.250 | 60.0 ± 0.0 | 60.0 ± 0.0 "
-        "| 80.0 |"
+        "| 80.0 | – |"
     )
     assert "tasks that all models have: rte." in text
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+from datasets import Dataset
 from scipy import stats
 from sklearn import metrics
 
@@ -15,8 +16,9 @@ from homodistil_hf.evaluation import metrics as task_metrics
 from homodistil_hf.evaluation.glue import metrics as glue_metrics
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS
 from homodistil_hf.evaluation.glue.metrics import GlueMetric
-from homodistil_hf.evaluation.metrics import METRIC_TASKS, load_metric, main_metrics, task_score
+from homodistil_hf.evaluation.metrics import METRIC_TASKS, constant_score, load_metric, main_metrics, task_score
 from homodistil_hf.evaluation.squad import metrics as squad_metrics
+from homodistil_hf.evaluation.task_data import TaskData
 
 GLUE_METRICS = {task.name: task.metrics for task in GLUE_TASKS.values()}
 CLASSIFICATION = [task for task in GLUE_METRICS if task != "stsb"]
@@ -167,3 +169,14 @@ def test_the_score_of_a_task_is_the_mean_of_its_main_metrics():
     assert task_score("mrpc", {"accuracy": 0.7, "f1": 0.8, "loss": 9.0}) == pytest.approx(0.75)
     assert task_score("cola", {"matthews_correlation": -0.1}) == -0.1
     assert task_score("squad", {"exact_match": 60.0, "f1": 70.0}) == pytest.approx(0.7)
+
+
+def test_a_constant_answer_to_a_question_is_none():
+    def questions(*texts):
+        answers = [{"text": text, "answer_start": [0] * len(text)} for text in texts]
+        return Dataset.from_list([{"id": str(index), "answers": found} for index, found in enumerate(answers)])
+
+    data = TaskData("squad_v2", "squad_v2", questions(["cat"]), {"validation": questions(["cat"], [], [])}, "")
+    assert constant_score(data) == pytest.approx(2 / 3)
+    data = TaskData("squad", "squad", questions(["cat"]), {"validation": questions(["cat"], ["dog"])}, "")
+    assert constant_score(data) == 0

@@ -9,6 +9,7 @@ import torch
 from tiny_glue import NUM_DEV, NUM_TRAIN, FakeMeasure, tiny_evaluated, write_task
 
 from homodistil_hf.evaluation import GlueSettings
+from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS
 from homodistil_hf.evaluation.glue.data import load_glue
 from homodistil_hf.evaluation.records import Records, read_summary
 from homodistil_hf.evaluation.task_runs import evaluate_tasks
@@ -27,7 +28,8 @@ def evaluate(tmp_path, rte):
 
     def run(measure=None, *, evaluated=None, data=rte, say=lambda line: None, **settings):
         evaluated = evaluated or tiny_evaluated(tmp_path / "results")
-        values = GlueSettings(**{"seeds": (0, 1, 2)} | settings)
+        rate = {} if "learning_rates" in settings else {"learning_rate": 1e-4}
+        values = GlueSettings(**{"seeds": (0, 1, 2)} | rate | settings)
         return evaluate_tasks(evaluated, [data], measure or FakeMeasure(), settings=values, say=say)
 
     return run
@@ -87,6 +89,7 @@ def test_a_damaged_record_is_measured_again(evaluate, tmp_path, damage):
     [
         {"num_train_epochs": 5},
         {"learning_rate": 1e-3},
+        {"max_train_steps": 700},
         {"max_train_samples": 8},
         {"dtype": "float32"},
         {"max_length": 64},
@@ -166,6 +169,26 @@ def test_a_learning_rate_is_chosen_on_held_out_training_rows(evaluate):
     again = FakeMeasure()
     evaluate(again, learning_rates=(3e-4, 1e-4, 1e-3), seeds=(4, 5))
     assert again.calls == []
+
+
+def test_without_a_rate_the_same_three_are_tried_for_every_model(evaluate):
+    measure = FakeMeasure(lambda learning_rate, seed: learning_rate)
+    found = evaluate(measure, learning_rate=None, seeds=(0,))["tasks"]["rte"]
+    assert [call["learning_rate"] for call in measure.calls] == [1e-4, 3e-4, 6e-4, 6e-4]
+    assert (found["conditions"]["learning_rate"], found["conditions"]["learning_rates"]) == (6e-4, [1e-4, 3e-4, 6e-4])
+
+
+@pytest.mark.parametrize(("given", "searched"), [({}, LEAST_STEPS), ({"max_train_steps": 5}, 5)])
+def test_a_search_takes_no_more_steps_than_few_rows_do(evaluate, given, searched):
+    measure = FakeMeasure()
+    evaluate(measure, learning_rate=None, num_train_epochs=1000, seeds=(0,), **given)
+    assert [call["max_train_steps"] for call in measure.calls] == [*[searched] * 3, given.get("max_train_steps")]
+
+
+def test_a_record_has_the_score_of_the_most_frequent_label(evaluate, rte):
+    found = evaluate(seeds=(0,))["tasks"]["rte"]
+    most = statistics.mode(rte.train["label"][:])
+    assert found["constant_score"] == pytest.approx(rte.dev["validation"]["label"][:].count(most) / NUM_DEV)
 
 
 def test_of_equals_the_lowest_learning_rate_is_taken(evaluate):

@@ -1,5 +1,7 @@
 import json
 import os
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,33 +9,41 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_files import own_cache
-from transformers import AutoTokenizer, BertForMaskedLM
+from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 
 from homodistil_hf.cli import main
-from homodistil_hf.experiments.demo.run import DemoSettings, claim_folder, demo_settings
-from homodistil_hf.experiments.demo.teacher import train_tokenizer
-from homodistil_hf.experiments.demo.text import collect_text, english_paragraphs, fingerprint, is_english, source_files
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.experiments.demo import run as demo_run
+from homodistil_hf.experiments.demo.run import TEACHER, DemoSettings, claim_folder, next_steps, run_demo
+from homodistil_hf.experiments.demo.text import (
+    english_paragraphs,
+    is_english,
+    is_held_out,
+    read_documents,
+    source_files,
+)
 from homodistil_hf.export.verify import verify_export
-from homodistil_hf.files.caches import cache_folder, cached, clear_caches
 from homodistil_hf.models.cost import model_facts
 
+ROOT = Path(__file__).parents[2]
 ROW_KEYS = ["name", "num_parameters", "encoder_macs", "size_bytes", "latency_ms", "kl", "mlm_accuracy"]
 SENTENCE = "Return the number of bytes that are left in the buffer."
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
+def run_small_demo(folder: Path, seed: int = 0) -> None:
+    """A demo of ten steps, on a part of the standard library."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        some = dict(list(source_files().items())[:60])
+        monkeypatch.setattr(demo_run, "source_files", lambda: some)
+        settings = {"max_steps": 10, "batch_size": 4, "num_eval_blocks": 16, "pruning_interval_steps": 1}
+        run_demo(DemoSettings(output_dir=str(folder), seed=seed, **settings))
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """What a shrunken demo left and printed."""
+    """What a shrunken demo left."""
     folder = tmp_path_factory.mktemp("demo of a test") / "demo"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        own_cache(monkeypatch, folder.parent / "cache")
-        assert main(["demo", "--quick", "--output_dir", str(folder)]) == 0
+    run_small_demo(folder)
     return folder
 
 
@@ -56,21 +66,24 @@ def test_listings_tables_and_other_languages_are_no_english():
     assert not is_english("Gib die Zahl der Bytes zurück, die noch im Puffer sind, oder null.")
 
 
-def test_docstrings_are_read_and_nothing_runs(tmp_path):
+def test_strings_and_comments_are_read_and_nothing_runs(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(
         f'"""{SENTENCE}\n\n>>> is not the text of a doctest, and it is in the module that this is about.\n"""\n'
         "raise SystemExit('this file was run')\n"
         "class A:\n"
         '    """A class that has\n    a docstring of its own and that is to be read."""\n'
-        "    def f(self):\n"
-        '        """A method that is in the class and has a docstring of its own."""\n'
-        'text = "A string that is not a docstring and that is not to be read by the demo."\n'
+        "    # A comment that goes on\n"
+        "    #\twith a second line and is to be read as one.\n"
+        "    #\n"
+        "    # A paragraph of its own in the comment, as there is a line without words.\n"
+        "    x = 1  # what stands behind code is not to be read, as it is no sentence most of the time\n"
     )
     assert english_paragraphs(path) == [
         SENTENCE,
         "A class that has a docstring of its own and that is to be read.",
-        "A method that is in the class and has a docstring of its own.",
+        "A comment that goes on with a second line and is to be read as one.",
+        "A paragraph of its own in the comment, as there is a line without words.",
     ]
 
 
@@ -81,46 +94,67 @@ def test_files_that_can_not_be_parsed_have_no_text(content, tmp_path):
     assert english_paragraphs(path) == []
 
 
-def test_paragraphs_are_taken_once_and_in_order(tmp_path):
-    files = []
-    for name, extra in (("a", "one"), ("b", "two"), ("c", "three")):
-        path = tmp_path / f"{name}.py"
-        path.write_text(f'"""{SENTENCE}\n\nThis is the text of module {extra} and it is not in the others."""')
-        files.append((f"stdlib/{name}.py", path))
-    documents = collect_text(files, 10_000)
-    assert documents[0] == f"{SENTENCE}\nThis is the text of module one and it is not in the others."
-    assert documents[1:] == [
-        f"This is the text of module {extra} and it is not in the others." for extra in ("two", "three")
-    ]
-    assert collect_text(files, 10) == documents[:1]
+def test_what_is_held_out_is_in_no_training_text(tmp_path):
+    names = [f"{number}.py" for number in range(60)]
+    for name in names:
+        (tmp_path / name).write_text(f'"""{SENTENCE}\n\nThis is the text of module {name} and it is in no other."""')
+    train, held_out = read_documents({name: tmp_path / name for name in names})
+    assert len(train) + len(held_out) == 60
+    assert [SENTENCE in document for document in train] == [True] + [False] * (len(train) - 1)
+    expected = [f"This is the text of module {name} and it is in no other." for name in names if is_held_out(name)]
+    assert held_out == expected != []
+    with pytest.raises(ValueError, match="num_files=0: this Python's standard library has no source text"):
+        read_documents({})
 
 
-@pytest.mark.slow
-def test_source_files_mix_packages_in_a_fixed_order():
+def test_the_text_is_the_standard_librarys():
     files = source_files()
-    assert files == source_files()
-    assert {name.split("/")[0] for name, _ in files[:200]} == {"stdlib", "lib"}
-    assert not [name for name, _ in files if "/tests/" in name]
+    assert "asyncio/events.py" in files
+    assert list(files) == sorted(files)
+    assert not [name for name in files if {"test", "site-packages"} & set(name.split("/"))]
+    assert 1 / 32 < sum(map(is_held_out, files)) / len(files) < 1 / 8
 
 
-def test_the_fingerprint_follows_the_files(tmp_path):
-    path = tmp_path / "a.py"
-    path.write_text("one")
-    files = [("stdlib/a.py", path)]
-    first = fingerprint(files, 100)
-    assert first == fingerprint(files, 100) != fingerprint(files, 200)
-    path.write_text("three")
-    assert fingerprint(files, 100) != first
+# the teacher that comes with the package
+
+
+def test_the_teacher_is_small_and_loads_with_stock_transformers():
+    assert sum(path.stat().st_size for path in TEACHER.iterdir()) <= 3_000_000
+    assert {path.suffix for path in TEACHER.iterdir()} == {".json", ".md", ".safetensors"}
+    fill = pipeline("fill-mask", model=str(TEACHER), device="cpu")
+    assert type(fill.model) is BertForMaskedLM
+    assert fill.model.dtype == torch.float32
+    assert len(fill.tokenizer) == fill.model.config.vocab_size
+    texts = ["read at most n bytes from the [MASK].", "This function returns [MASK] if the path is a directory."]
+    assert [guesses[0]["token_str"] for guesses in fill(texts)] == ["bytes", "path"]  # of their context
 
 
 @pytest.mark.slow
-def test_the_vocabulary_is_the_same_in_every_process(tmp_path):
-    code = (
-        "from homodistil_hf.experiments.demo.teacher import train_tokenizer\n"
-        "words = [f'{a}{b}{c}ing the {b}{a}' for a in 'abcdefg' for b in 'hijklm' for c in 'nopqrst']\n"
-        "print(sorted(train_tokenizer(words, 120, 16).get_vocab().items()))"
+def test_the_script_that_made_the_teacher_makes_it_again(tmp_path, monkeypatch):
+    script = Path(__file__).parents[2] / "examples" / "make_demo_teacher.py"
+    monkeypatch.setattr(sys, "argv", ["make_demo_teacher.py", "--output_dir", str(tmp_path), "--num_steps", "2"])
+    runpy.run_path(str(script), run_name="__main__")
+    for name in ("config.json", "tokenizer_config.json"):
+        made, shipped = (json.loads((folder / name).read_text()) for folder in (tmp_path, TEACHER))
+        assert made | {"transformers_version": ""} == shipped | {"transformers_version": ""}
+    made, shipped = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in weights(folder).items()}
+        for folder in (tmp_path, TEACHER)
     )
-    environments = [{**os.environ, "TQDM_DISABLE": "1", "RAYON_NUM_THREADS": number} for number in ("1", "2")]
+    assert made == shipped
+    words = [set(AutoTokenizer.from_pretrained(folder).get_vocab()) for folder in (tmp_path, TEACHER)]
+    assert len(words[0] & words[1]) > 0.9 * len(words[1])  # another Python's library has other words
+
+
+@pytest.mark.slow
+def test_the_vocabulary_is_the_same_in_every_process():
+    code = (
+        "from make_demo_teacher import train_tokenizer\n"
+        "words = [f'{a}{b}{c}ing the {b}{a}' for a in 'abcdefg' for b in 'hijklm' for c in 'nopqrst']\n"
+        "print(sorted(train_tokenizer(words, 120).get_vocab().items()))"
+    )
+    path = os.pathsep.join([str(ROOT / "examples"), str(ROOT)])
+    environments = [{**os.environ, "PYTHONPATH": path, "RAYON_NUM_THREADS": number} for number in ("1", "2")]
     printed = [
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
@@ -129,67 +163,6 @@ def test_the_vocabulary_is_the_same_in_every_process(tmp_path):
     ]
     assert len(set(printed)) == 1
     assert "('##ing'" in printed[0]
-
-
-def test_the_tokenizer_is_one_of_bert():
-    tokenizer = train_tokenizer([SENTENCE] * 3, 80, 16)
-    assert tokenizer.model_max_length == 16
-    assert [tokenizer.pad_token_id, tokenizer.mask_token_id] == [0, 4]
-    assert tokenizer.decode(tokenizer(SENTENCE)["input_ids"], skip_special_tokens=True).startswith("return the number")
-
-
-# caches
-
-
-def test_a_cached_folder_is_built_once():
-    built = []
-
-    def build(folder):
-        built.append(folder)
-        (folder / "file").write_text("content")
-
-    first, second = cached("demo", "key", build), cached("demo", "key", build)
-    assert first == second == cache_folder() / "demo" / "key"
-    assert (first / "file").read_text() == "content"
-    assert len(built) == 1
-    assert clear_caches() > 0
-    assert not first.exists()
-
-
-def test_an_interrupted_build_is_never_used():
-    def interrupted(folder):
-        (folder / "half").write_text("")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cached("demo", "key", interrupted)
-    assert list((cache_folder() / "demo").iterdir()) == []
-    folder = cached("demo", "key", lambda folder: (folder / "whole").write_text(""))
-    assert (folder / "whole").is_file()
-
-
-def test_a_damaged_cache_is_built_anew():
-    folder = cached("demo", "key", lambda folder: (folder / "file").write_text("right"))
-    (folder / "file").write_text("wrong")
-    assert (
-        cached("demo", "key", lambda folder: (folder / "file").write_text("right")) / "file"
-    ).read_text() == "right"
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"HOMODISTIL_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own/homodistil_hf"),
-        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/homodistil_hf"),
-        ({"HOME": "/home/somebody"}, "/home/somebody/.cache/homodistil_hf"),
-    ],
-)
-def test_where_caches_are(variables, expected, monkeypatch):
-    for name in ("HOMODISTIL_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert cache_folder() == Path(expected)
 
 
 # the demo
@@ -221,7 +194,7 @@ def test_rows_state_what_the_models_are(demo):
 @pytest.mark.slow
 def test_curves_start_where_they_must(demo):
     curves = json.loads((demo / "demo.json").read_text())["curves"]
-    assert [step for step, _ in curves["student"]] == list(range(0, 21, 2)) == [step for step, _ in curves["one_shot"]]
+    assert [step for step, _ in curves["student"]] == list(range(11)) == [step for step, _ in curves["one_shot"]]
     assert curves["student"][0][1] == pytest.approx(0.0, abs=1e-5)
     assert curves["one_shot"][0][1] > 1e-4
 
@@ -230,19 +203,34 @@ def test_curves_start_where_they_must(demo):
 def test_the_students_can_be_verified(demo):
     for name in ("student", "one_shot"):
         assert verify_export(demo / name).problems == ()
-    assert len(AutoTokenizer.from_pretrained(demo / "teacher")) == 500
+    teacher = weights(demo / "teacher")
+    assert all(torch.equal(teacher[name], tensor.float()) for name, tensor in weights(TEACHER).items())
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_student(demo, tmp_path, capsys):
     again, other = tmp_path / "again", tmp_path / "other"
-    assert main(["demo", "--quick", "--output_dir", str(again)]) == 0  # its own cache: everything is made anew
+    run_small_demo(again)
     assert [name for name in ("teacher", "student", "one_shot") if not same_weights(demo / name, again / name)] == []
     printed = capsys.readouterr().out
     assert "MLM accuracy" in printed
     assert "The default [MASK] is None." in printed
-    assert main(["demo", "--quick", "--output_dir", str(other), "--seed", "1"]) == 0
+    assert printed.endswith(f"{next_steps(again)}\n")
+    run_small_demo(other, seed=1)
     assert not same_weights(demo / "student", other / "student")
+
+
+@pytest.mark.slow
+def test_the_next_steps_can_be_taken(demo, capsys):
+    (_, *use), (_, *plan), (_, *distill) = (
+        shlex.split(line.partition(":")[1] + line.partition(":")[2]) for line in next_steps(demo).split("\n")
+    )
+    model = str(demo / "teacher")
+    exec(use[-1])
+    assert main([model if word == "YOUR_MODEL" else word for word in plan[1:]]) == 0
+    assert "student / teacher" in capsys.readouterr().out
+    settings = parse_run([model if word == "YOUR_MODEL" else word for word in distill[2:]])
+    assert settings.given["teacher"] == model
 
 
 @pytest.mark.slow
@@ -264,17 +252,17 @@ def test_the_demo_overwrites_its_own_folder_only(demo, tmp_path, capsys):
     ("numbers", "message"),
     [
         ({"max_steps": 5}, "max_steps=5 is too small; nearest valid: 10"),
-        ({"teacher_steps": 0}, "teacher_steps=0 is too small; nearest valid: 1"),
         ({"seed": -1}, "seed=-1 is too small; nearest valid: 0"),
     ],
 )
 def test_numbers_that_can_not_work(numbers, message):
     with pytest.raises(ValueError, match=message):
-        demo_settings(**{"output_dir": "out", "seed": 0} | numbers)
+        DemoSettings(**numbers)
 
 
-def test_flags_reach_the_settings():
-    settings = demo_settings(output_dir="out", seed=3, max_steps=50, teacher_steps=7)
-    assert (settings.output_dir, settings.seed, settings.max_steps) == ("out", 3, 50)
-    assert (settings.teacher.seed, settings.teacher.num_steps) == (3, 7)
-    assert settings.teacher.vocab_size == DemoSettings().teacher.vocab_size
+def test_the_command_has_the_demos_defaults(monkeypatch):
+    taken = []
+    monkeypatch.setattr(demo_run, "run_demo", taken.append)
+    assert main(["demo"]) == 0
+    assert main(["demo", "--output_dir", "out", "--seed", "3", "--max_steps", "50"]) == 0
+    assert taken == [DemoSettings(), DemoSettings(output_dir="out", seed=3, max_steps=50)]

@@ -219,7 +219,7 @@ def test_saves_are_pushed_once_the_plan_is_reached(make_trainer, pushed, strateg
         max_steps=8,
         save_strategy="steps",
         save_steps=2,
-        pruning_end_fraction=0.75,
+        pruning_end_fraction=0.6,
         push_to_hub=True,
         hub_strategy=strategy,
         hub_model_id="me/student",

@@ -13,12 +13,15 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 import homodistil_hf
 from homodistil_hf import PRESETS, resolve_plan
 from homodistil_hf.cli import main
+from homodistil_hf.evaluation.fine_tuning import settings_from
+from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import teacher_plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CONFIGS = sorted((EXAMPLES / "configs").glob("*.json"))
+FINE_TUNING = EXAMPLES / "configs" / "finetune.json"
+CONFIGS = sorted(set((EXAMPLES / "configs").glob("*.json")) - {FINE_TUNING})
 PAPER_CONFIGS = [path for path in CONFIGS if path.stem in PRESETS]
 PAPER_LEARNING_RATES = {"homobert-base": 3e-4, "homobert-small": 6e-4, "homobert-xsmall": 6e-4, "homobert-tiny": 6e-4}
 
@@ -44,6 +47,13 @@ def test_every_config_is_valid(path, tmp_path):
     assert settings.training.output_dir == f"runs/{path.stem}"
     assert settings.given["student"]
     assert settings.training.report_to == []
+
+
+def test_the_config_of_a_fine_tuning_is_valid_and_that_of_the_docs():
+    values = json.loads(FINE_TUNING.read_text(encoding="utf-8"))
+    assert settings_from(OwnTaskSettings, values).text_columns == ("sentence1", "sentence2")
+    docs = (EXAMPLES.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert FINE_TUNING.read_text(encoding="utf-8") in docs
 
 
 @pytest.mark.parametrize("path", PAPER_CONFIGS, ids=lambda path: path.stem)
@@ -110,15 +120,16 @@ def test_task_model_script(tmp_path, monkeypatch, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
-README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+PAGES = {name: (EXAMPLES.parent / name).read_text(encoding="utf-8") for name in ("README.md", "docs/index.md")}
+MAX_README_LINES = 150
 
 
-def blocks_of(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks_of(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], flags=re.DOTALL)
 
 
-def test_the_readmes_json_is_a_config(tmp_path):
-    (text,) = blocks_of("json")
+def test_the_json_of_the_pages_is_a_config(tmp_path):
+    (text,) = blocks_of("docs/index.md", "json")
     path = tmp_path / "config.json"
     path.write_text(text)
     settings = parse_run([str(path), "--bf16", "false", "--use_cpu"])
@@ -126,19 +137,21 @@ def test_the_readmes_json_is_a_config(tmp_path):
 
 
 def test_the_readmes_python_names_what_there_is():
-    text, chain = blocks_of("python")
-    ast.parse(chain)
+    (text,) = blocks_of("README.md", "python")
+    for block in blocks_of("docs/index.md", "python"):
+        ast.parse(block)
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
     names = {alias.name for node in imports if node.module == "homodistil_hf" for alias in node.names}
     assert names == {"HomoDistilTrainer", "HomoDistilTrainingArguments", "load_text", "tokenize_to_blocks"}
     assert names <= set(homodistil_hf.__all__)
-    assert len(text.strip().splitlines()) <= 25
+    assert len([line for line in text.splitlines() if line and " import " not in line]) <= 10
+    assert len(PAGES["README.md"].splitlines()) <= MAX_README_LINES
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_readmes_table_is_what_the_formulas_give(name):
+def test_the_table_of_presets_is_what_the_formulas_give(name):
     plan = PRESETS[name]
-    row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+    row = next(line for line in PAGES["docs/index.md"].splitlines() if line.startswith(f"| `{name}` |"))
     widths = plan.layers[0]
     macs = encoder_macs(teacher_plan(BertConfig())) / encoder_macs(plan)
     assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [
@@ -150,6 +163,15 @@ def test_the_readmes_table_is_what_the_formulas_give(name):
     ]
 
 
-def test_every_file_that_the_readme_links_to_is_there():
-    targets = [target for target in re.findall(r"\]\(([^)#]+)", README) if not target.startswith("http")]
-    assert [target for target in targets if not (EXAMPLES.parent / target).exists()] == []
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_that_a_page_links_to_is_there(name):
+    folder = (EXAMPLES.parent / name).parent
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", PAGES[name]) if not target.startswith("http")]
+    assert targets
+    assert [target for target in targets if not (folder / target).exists()] == []
+
+
+def test_every_heading_that_the_readme_links_to_is_there():
+    for page, anchor in re.findall(r"\]\((docs/[^)#]+)#([^)]+)\)", PAGES["README.md"]):
+        headings = re.findall(r"^#+ (.*)$", (EXAMPLES.parent / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, (page, anchor)

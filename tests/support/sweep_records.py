@@ -32,6 +32,7 @@ def record(
         "num_sessions": 1,
         "machine": MACHINE,
         "evaluations": [{"step": 0, "kl": 0.0}, {"step": 5, "kl": 2 * kl}, {"step": num_steps, "kl": kl}],
+        "own_settings": {"learning_rate": 0.002},
         "kept_fractions": [],
     }
 

@@ -67,6 +67,7 @@ class FakeMeasure:
         self.calls.append(
             {
                 "learning_rate": settings.learning_rate,
+                "max_train_steps": settings.max_train_steps,
                 "seed": seed,
                 "rows": rows["idx"][:],
                 "measured_on": {name: dev["idx"][:] for name, dev in measured_on.items()},

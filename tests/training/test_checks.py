@@ -252,7 +252,7 @@ def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
     ("name", "value"),
     [
         ("kl_weight", 0.5),
-        ("mlm_probability", 0.3),
+        ("mlm_probability", 0.15),
         ("pruning_end_fraction", 0.7),
         ("ffn_end_fraction", 0.9),
         ("pruning_interval_steps", 5),
@@ -260,7 +260,7 @@ def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
         ("learning_rate_hold_fraction", 0.9),
         ("warmup_steps", 7),
         ("weight_decay", 0.1),
-        ("adam_beta2", 0.98),
+        ("adam_beta2", 0.999),
         ("max_grad_norm", 3.0),
         ("optim", "sgd"),
         ("student_dropout", None),

@@ -12,7 +12,7 @@ from tiny_models import make_blocks, make_teacher
 from torch import nn
 from transformers import EvalPrediction
 
-from homodistil_hf import HomoDistilTrainer
+from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
 from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.training.evaluation_loop import evaluations_in
@@ -157,6 +157,15 @@ def test_metrics_have_one_order_though_a_checkpoint_sorts_its_log():
         assert list(evaluations_in(log)[5].items()) == [("kl", 1.0), ("loss", 2.0), ("kept_fraction_ffn", 0.5)]
 
 
+def test_evaluations_mask_the_same_share_whatever_training_masks(make_trainer, tokenizer):
+    few, many = (make_trainer(mlm_probability=probability) for probability in (0.15, 0.6))
+    found = [trainer.evaluate()["eval_loss"] for trainer in (few, many)]
+    assert found[0] == found[1]
+    assert many.data_collator.mlm_probability == 0.6
+    own = make_trainer(data_collator=MaskedLMCollator(tokenizer, mlm_probability=0.6))
+    assert own.evaluate()["eval_loss"] != found[0]
+
+
 def test_all_rows_are_evaluated_though_training_drops_the_last(make_trainer):
     trainer = make_trainer(eval_dataset=make_blocks(21, seed=1), per_device_eval_batch_size=8)
     assert trainer.args.dataloader_drop_last
@@ -209,7 +218,8 @@ def test_metrics_of_the_users_own_on_words(make_trainer):
         train_dataset=make_blocks(8, seed=1),
         eval_dataset=make_blocks(8, seed=1),
         max_steps=40,
-        learning_rate=0.02,
+        learning_rate=0.01,
+        adam_beta2=0.999,
     )
     metrics = trainer.evaluate()
     assert metrics["eval_own_accuracy"] == pytest.approx(metrics["eval_mlm_accuracy"])

@@ -1,1 +1,1 @@
-"""`homodistil demo`: a teacher made on this machine, a student of it, a table."""
+"""`homodistil demo`: a small teacher, two students of it, a table."""

@@ -1,20 +1,26 @@
 """`homodistil demo`: a real teacher, its HomoDistil student and the same width pruned at once, in one honest table.
 
-Everything is a function of settings and seed, never of a clock. How text and teacher are made isn't here.
+Everything is a function of settings and seed, never of a clock. The teacher comes with the package;
+`examples/make_demo_teacher.py` made it. Where the text comes from isn't here.
 """
 
 import dataclasses
+import os
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ProgressCallback, pipeline
 
+from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_target
@@ -28,17 +34,24 @@ from ...trainer import HomoDistilTrainer
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import HomoDistilTrainingArguments
 from ..plots import Curve, can_plot, plot_discrepancy
-from .teacher import Lesson, TeacherSettings, prepare_lesson
+from .text import read_documents, source_files
 
+TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
 RESULTS_FILE = "results.json"
 PLOT_FILE = "discrepancy.png"
 _TRAINERS: dict[str, type[DistillationTrainer]] = {"student": HomoDistilTrainer, "one_shot": OneShotTrainer}
+_HOW = {"student": "HomoDistil, pruned a little at a time", "one_shot": "its rival, pruned at once before training"}
 _MADE_BY = "homodistil demo"
 _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
+_LEGEND = f"""
+teacher: comes with the package. student: HomoDistil. one_shot: same widths and steps, but pruned before training.
+encoder MACs: multiplications a token. latency: {_LATENCY_BLOCKS} blocks of text, median.
+KL: how far predictions are from the teacher's, 0 is the same. MLM accuracy: share of masked words that are guessed.
+Both are of text that none of the three was trained on."""
 _SENTENCES = (
-    "Return the [MASK] of the given array.",
+    "Return the [MASK] of the given string.",
     "If the file does not [MASK], an error is raised.",
     "This function is used to [MASK] the data.",
     "The default [MASK] is None.",
@@ -51,44 +64,17 @@ class DemoSettings:
 
     output_dir: str = "runs/demo"
     seed: int = 0
-    max_steps: int = 600
+    max_steps: int = 300
     batch_size: int = 32
+    num_eval_blocks: int = 256
     learning_rate: float = 1e-3
     pruning_interval_steps: int = 10
     student: str = "macs=0.25"
-    teacher: TeacherSettings = field(default_factory=TeacherSettings)
 
-
-def demo_settings(
-    *, output_dir: str, seed: int, max_steps: int | None = None, teacher_steps: int | None = None, quick: bool = False
-) -> DemoSettings:
-    """Settings from what the command line takes; a ValueError for a number out of range."""
-    for name, value, least in (("max_steps", max_steps, 10), ("teacher_steps", teacher_steps, 1), ("seed", seed, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name}={value} is too small; nearest valid: {least}")
-    settings = _QUICK if quick else DemoSettings()
-    teacher = dataclasses.replace(settings.teacher, seed=seed, num_steps=teacher_steps or settings.teacher.num_steps)
-    return dataclasses.replace(
-        settings, output_dir=output_dir, seed=seed, max_steps=max_steps or settings.max_steps, teacher=teacher
-    )
-
-
-_QUICK = DemoSettings(
-    max_steps=20,
-    batch_size=4,
-    pruning_interval_steps=2,
-    teacher=TeacherSettings(
-        num_characters=300_000,
-        vocab_size=500,
-        max_seq_length=32,
-        num_hidden_layers=2,
-        hidden_size=64,
-        num_attention_heads=4,
-        intermediate_size=128,
-        num_steps=20,
-        batch_size=4,
-    ),
-)
+    def __post_init__(self) -> None:
+        for name, value, least in (("max_steps", self.max_steps, 10), ("seed", self.seed, 0)):
+            if value < least:
+                raise ValueError(f"{name}={value} is too small; nearest valid: {least}")
 
 
 def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
@@ -100,19 +86,18 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     start = time.perf_counter()
     folder = Path(settings.output_dir)
     claim_folder(folder)
-    print("1/4  teacher: docstrings of this machine, vocabulary, masked-LM training; kept for the next demo")
-    lesson = prepare_lesson(settings.teacher)
-    shutil.rmtree(folder / "teacher", ignore_errors=True)
-    shutil.copytree(lesson.folder, folder / "teacher")
+    print("1/4  text: this Python's standard library, its strings and comments; one file in 16 is only measured on")
+    blocks = prepare_blocks(settings)
+    copy_teacher(folder / "teacher")
     trainers = {}
-    for number, name in enumerate(_TRAINERS, start=2):
-        print(f"{number}/4  {name}: {settings.student} of the teacher's encoder, {settings.max_steps} steps")
-        trainers[name] = train_student(name, lesson, settings)
+    for number, (name, how) in enumerate(_HOW.items(), start=2):
+        print(f"{number}/4  {name}: {how}; {settings.student} of the teacher, {settings.max_steps} steps")
+        trainers[name] = train_student(name, blocks, settings)
     print("4/4  loading the student with stock transformers in a fresh process, measuring latency")
     report = verify_export(folder / "student")
     if not report.ok:
         raise ValueError(f"folder={str(folder / 'student')!r} is not what it should be: {'; '.join(report.problems)}")
-    rows = _rows(folder, trainers, settings)
+    rows = _rows(folder, trainers)
     curves = {
         name: sorted((step, metrics["kl"]) for step, metrics in trainer.evaluations.items())
         for name, trainer in trainers.items()
@@ -122,8 +107,28 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     write_json(folder / RESULTS_FILE, rows)
     write_json(folder / MARKER_FILE, {"made_by": _MADE_BY, **facts})
     _print_outcome(folder, rows, curves)
-    print(f"\nall in {folder}/, {time.perf_counter() - start:,.0f} s")
+    print(f"all in {folder}/, {time.perf_counter() - start:,.0f} s\n\n{next_steps(folder)}")
     return rows
+
+
+def next_steps(folder: Path) -> str:
+    """Three lines: use this student, choose a size for a model of one's own, and distil that."""
+    python = _python()
+    use = f"from transformers import pipeline; print(pipeline('fill-mask', '{folder}/student')('{_SENTENCES[0]}'))"
+    return (
+        f'use this student:   {python} -c "{use}"\n'
+        f"size up your own:   {python} -m homodistil_hf plan --teacher YOUR_MODEL --student macs=0.25\n"
+        f"distil your model:  {python} -m homodistil_hf distill --teacher YOUR_MODEL --student macs=0.25"
+        " --train_data 'YOUR_TEXT/*.txt' --max_steps 1000 --output_dir runs/mine"
+    )
+
+
+def _python() -> str:
+    """How this interpreter is called from here, in an active environment or not."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    is_inside = Path(sys.executable).is_relative_to(Path.cwd())
+    return shlex.quote(os.path.relpath(sys.executable) if is_inside else sys.executable)
 
 
 def claim_folder(folder: Path) -> None:
@@ -141,30 +146,51 @@ def claim_folder(folder: Path) -> None:
     write_json(marker, {"made_by": _MADE_BY})
 
 
-def train_student(name: str, lesson: Lesson, settings: DemoSettings) -> DistillationTrainer:
+def prepare_blocks(settings: DemoSettings) -> dict[str, Dataset]:
+    """Read the text, and cut it into blocks of the teacher's length: to `train` on, and `held_out`."""
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    train, held_out = (
+        tokenize_to_blocks(Dataset.from_dict({"text": part}), tokenizer, max_seq_length=tokenizer.model_max_length)
+        for part in read_documents(source_files())
+    )
+    num_eval_blocks = min(settings.num_eval_blocks, len(held_out))
+    return {"train": train, "held_out": held_out.shuffle(seed=0).select(range(num_eval_blocks))}
+
+
+def copy_teacher(folder: Path) -> None:
+    """Write the package's teacher in float32, as its students will be."""
+    AutoModelForMaskedLM.from_pretrained(TEACHER, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TEACHER).save_pretrained(folder)
+
+
+def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettings) -> DistillationTrainer:
     """Train and evaluate a student by one of `_TRAINERS`, and export it to the folder of its name."""
+    folder = Path(settings.output_dir)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _TRAINERS[name](
-            str(lesson.folder),
+            str(folder / "teacher"),
             _training_arguments(scratch, settings),
-            train_dataset=lesson.train_blocks,
-            eval_dataset=lesson.eval_blocks,
-            processing_class=AutoTokenizer.from_pretrained(lesson.folder),
+            train_dataset=blocks["train"],
+            eval_dataset=blocks["held_out"],
+            processing_class=AutoTokenizer.from_pretrained(folder / "teacher"),
         )
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_ShortProgress)
         trainer.train()
         trainer.evaluate()
-        trainer.export(Path(settings.output_dir) / name)
+        trainer.export(folder / name)
     return trainer
 
 
 class _ShortProgress(ProgressCallback):
-    """Trainer's bars, with one number an evaluation instead of a dictionary."""
+    """Trainer's bar of training alone, with one number an evaluation instead of a dictionary."""
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show no bar."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and "eval_kl" in (logs or {}):
-            self.training_bar.write(f"     step {state.global_step}: held-out KL {logs['eval_kl']:.3f} nats")
+            self.training_bar.write(f"     step {state.global_step}: held-out KL {max(logs['eval_kl'], 0.0):.3f} nats")
 
 
 def _training_arguments(output_dir: str, settings: DemoSettings) -> HomoDistilTrainingArguments:
@@ -201,9 +227,10 @@ def _is_ours(marker: Path) -> bool:
         return False
 
 
-def _rows(folder: Path, trainers: dict[str, DistillationTrainer], settings: DemoSettings) -> list[dict[str, Any]]:
+def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[str, Any]]:
     models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *trainers)}
-    grid = LatencyGrid([_LATENCY_BLOCKS], [settings.teacher.max_seq_length], ["torch"], with_head=True)
+    length = models["teacher"].config.max_position_embeddings
+    grid = LatencyGrid([_LATENCY_BLOCKS], [length], ["torch"], with_head=True)
     latencies = compare_latencies(models, grid)["cells"][0]["latency"]
     measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}
     measured["teacher"] = dict(trainers["student"].evaluate_teacher())
@@ -219,8 +246,7 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer], settings: Demo
 
 
 def _print_outcome(folder: Path, rows: list[dict[str, Any]], curves: Mapping[str, Curve]) -> None:
-    print(f"\n{format_table(rows)}\n")
-    print(f"latency: one forward pass of {_LATENCY_BLOCKS} blocks, median; KL and accuracy: unseen docstrings\n")
+    print(f"\n{format_table(rows)}\n{_LEGEND}\n")
     for sentence, answers in _predictions(folder).items():
         print(sentence)
         for name, words in answers.items():

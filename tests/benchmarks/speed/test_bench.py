@@ -15,8 +15,12 @@ from benchmarks.speed.settings import SHAPES, BenchSettings
 from benchmarks.speed.tables import draw_parts, format_bench
 from benchmarks.speed.whole_run import (
     FULL_WIDTH,
-    REFERENCE,
+    LOOPS,
+    ONE_SHOT,
+    OPPONENTS,
+    PLAIN,
     START,
+    STRONG,
     Stretch,
     Way,
     summary,
@@ -34,27 +38,36 @@ def results():
 
 @pytest.mark.slow
 def test_all_arms_start_with_the_same_losses(results):
-    assert results["losses"][REFERENCE] == pytest.approx(results["losses"][START], rel=2e-5)
+    for loop in LOOPS:
+        assert results["losses"][loop] == pytest.approx(results["losses"][START], rel=2e-5)
     assert results["losses"][START]["loss_attention"] > 0
 
 
 def test_every_arm_is_measured(results):
-    assert set(results["arms"]) == {REFERENCE, *way_of(BenchSettings(**TINY)).places}
+    assert set(results["arms"]) == {*OPPONENTS, *way_of(BenchSettings(**TINY)).places}
     for facts in results["arms"].values():
         assert len(facts["step_seconds"]["values"]) == 2
         assert facts["tokens_per_second"]["median"] > 0
         assert facts["useful_flops_fraction"]["median"] > 0
         assert facts["peak_memory_bytes"] > 0
         assert tuple(facts["part_seconds"]) == PARTS
-    assert results["arms"][REFERENCE]["speedup"]["values"] == [1.0, 1.0]
+    for loop in LOOPS:
+        assert results["arms"][loop]["speedups"][loop]["values"] == [1.0, 1.0]
 
 
 def test_places_lead_from_the_teachers_widths_to_the_target(results):
     own = BenchSettings(**TINY)
-    *_, last = (facts for name, facts in results["arms"].items() if name != REFERENCE)
+    *_, last = (facts for name, facts in results["arms"].items() if name not in OPPONENTS)
     assert last["plan"] == own.target.to_dict()
-    assert results["arms"][START]["plan"] == results["arms"][REFERENCE]["plan"] == own.full.to_dict()
+    assert results["arms"][ONE_SHOT]["plan"] == own.target.to_dict()
+    plans = [results["arms"][name]["plan"] for name in (START, *LOOPS)]
+    assert plans == 3 * [own.full.to_dict()]
     assert last["encoder_macs"] == encoder_macs(own.target, own.length)
+
+
+def test_one_shots_whole_run_has_its_scoring_in_it(results):
+    steps = 100 * results["arms"][ONE_SHOT]["step_seconds"]["median"]
+    assert results["schedule"][ONE_SHOT]["seconds"]["median"] > steps
 
 
 def test_results_are_json_and_a_table(results):
@@ -77,8 +90,9 @@ def test_a_schedule_is_added_up_stretch_by_stretch():
         [Stretch(2, full), Stretch(4, half), Stretch(4, end)], {START: Stretch(2, full), "narrow": Stretch(4, end)}
     )
     share = (encoder_macs(half, 16) - encoder_macs(end, 16)) / (encoder_macs(full, 16) - encoder_macs(end, 16))
-    seconds = {START: [8.0], "narrow": [2.0], REFERENCE: [20.0]}
+    seconds = {START: [8.0], "narrow": [2.0], PLAIN: [20.0], ONE_SHOT: [2.0]}
     pruning = {START: {"scores_seconds": 0.5, "choice_seconds": 1.5}, "narrow": {"scores_seconds": 0.25}}
+    pruning[ONE_SHOT] = {"start_seconds": 7.0}
     schedule = whole_schedule(own, way, seconds, pruning)
     steps, scores = 2 * 8.0 + 4 * (2 + 6 * share) + 4 * 2.0, 2 * 0.5 + 4 * (0.25 + 0.25 * share) + 4 * 0.25
     assert schedule["pruning"] == {
@@ -89,8 +103,10 @@ def test_a_schedule_is_added_up_stretch_by_stretch():
     }
     assert schedule["ours"]["seconds"]["median"] == pytest.approx(steps + 3.0)
     assert schedule[FULL_WIDTH]["seconds"]["median"] == 80.0
-    assert schedule[REFERENCE]["seconds"]["median"] == 200.0
-    assert schedule["ours"]["speedups"][REFERENCE]["median"] == pytest.approx(200 / (steps + 3.0))
+    assert schedule[PLAIN]["seconds"]["median"] == 200.0
+    assert schedule[ONE_SHOT]["seconds"]["median"] == 7.0 + 10 * 2.0
+    assert schedule[ONE_SHOT]["speedups"]["ours"]["median"] == pytest.approx((steps + 3.0) / 27.0)
+    assert schedule["ours"]["speedups"][PLAIN]["median"] == pytest.approx(200 / (steps + 3.0))
     assert schedule["ours"]["tokens_per_second"]["median"] == pytest.approx(10 * 64 / (steps + 3.0))
 
 
@@ -142,10 +158,10 @@ def test_every_recorded_case_is_possible(case):
 def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     flags = [f"--{name}={value}" for name, value in (TINY | {"points": 2, "rounds": 1}).items()]
     files = [f"--output={tmp_path / 'speed.json'}", f"--chart={tmp_path / 'speed.png'}"]
-    assert main([*flags, *files, "--no_with_reference"]) == 0
+    assert main([*flags, *files, "--no_with_opponents"]) == 0
     printed = capsys.readouterr().out
     assert "× never narrower" in printed
-    assert REFERENCE not in json.loads((tmp_path / "speed.json").read_text())["arms"]
+    assert STRONG not in json.loads((tmp_path / "speed.json").read_text())["arms"]
     assert (tmp_path / "speed.png").is_file()
 
 

@@ -1,5 +1,6 @@
-"""The reference computes what our trainer computes: the same losses, scores and masks."""
+"""The loops compute what our trainer computes: the same losses, scores and masks."""
 
+import itertools
 import json
 
 import pytest
@@ -17,16 +18,17 @@ def settings(**changes):
     return BenchSettings(shape=json.dumps(SHAPE), **defaults | changes)
 
 
-@pytest.fixture(params=[0.0, 1.0], ids=["attention off", "attention on"])
+@pytest.fixture(params=itertools.product((arms.plain_loop, arms.strong_loop), (0.0, 1.0)))
 def pair(request, tmp_path):
-    """Reference and our trainer after one step on the same batch."""
-    own = settings(attention_weight=request.param, accumulation_steps=2, max_steps=1)
+    """A loop and our trainer after one step on the same batch."""
+    make_loop, attention_weight = request.param
+    own = settings(attention_weight=attention_weight, accumulation_steps=2, max_steps=1)
     work = make_workload(own, num_steps=2)
     with torch.no_grad():  # farther apart, so that every term counts
         for parameter in work.start.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     trainers = (
-        arms.reference_trainer(own, work, tmp_path / "reference"),
+        make_loop(own, work, tmp_path / "loop"),
         arms.our_trainer(own, work, Stretch(1, own.full), tmp_path / "ours"),
     )
     for scores in trainers[1].pruner.scores.state.values():
@@ -37,24 +39,25 @@ def pair(request, tmp_path):
 
 
 def test_every_term_of_the_loss_is_ours(pair):
-    reference, ours = ({k: v for k, v in t.state.log_history[0].items() if k.startswith("loss")} for t in pair)
-    assert reference == pytest.approx(ours, rel=2e-5)
+    loop, ours = ({k: v for k, v in t.state.log_history[0].items() if k.startswith("loss")} for t in pair)
+    assert loop == pytest.approx(ours, rel=2e-5)
     names = {"loss", "loss_mlm", "loss_kl", "loss_hidden", "loss_embedding"}
-    assert reference.keys() - {"loss_attention"} == names
-    assert min(reference.values()) > 1e-3
-    assert ("loss_attention" in reference) == bool(pair[0].attention_weight)
+    assert loop.keys() - {"loss_attention"} == names
+    assert min(loop.values()) > 1e-3
+    assert ("loss_attention" in loop) == bool(pair[0].attention_weight)
 
 
 def test_scores_are_ours(pair):
-    reference, ours = pair
+    loop, ours = pair
     for name, scores in ours.pruner.scores.state.items():
         if name != "hidden":  # ours also counts the projections
-            torch.testing.assert_close(reference.unit_scores[name], scores, rtol=1e-3, atol=1e-6, msg=name)
+            torch.testing.assert_close(loop.unit_scores[name], scores, rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_masks_follow_the_schedule_and_are_multiplied(tmp_path):
+@pytest.mark.parametrize("make_loop", [arms.plain_loop, arms.strong_loop])
+def test_masks_follow_the_schedule_and_are_multiplied(make_loop, tmp_path):
     own = settings(pruning_interval_steps=2, pruning_end_fraction=0.5, student="macs=0.3")
-    trainer = arms.reference_trainer(own, make_workload(own, num_steps=12), tmp_path)
+    trainer = make_loop(own, make_workload(own, num_steps=12), tmp_path)
     trainer.train()
     for layer in range(2):
         dropped = ~trainer.masks[f"ffn.{layer}"]
@@ -92,3 +95,26 @@ def test_teachers_share_their_memory(tmp_path):
     for form in ("exact", "fast"):
         assert {p.data_ptr() for p in getattr(one.distillation.teacher, form).parameters()} <= theirs
     assert torch.equal(one.distillation.teacher(input_ids=torch.ones(1, 4, dtype=torch.long)).logits, expected)
+
+
+def test_the_strong_loop_does_no_more_than_it_must(tmp_path):
+    own = settings(dtype="bfloat16", student="macs=0.3")
+    trainer = arms.strong_loop(own, make_workload(own, num_steps=12), tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    predicted = batch["labels"] != -100
+    logits, states = trainer.teach({"input_ids": batch["input_ids"]}, predicted)
+    assert len(logits) == int(predicted.sum())
+    assert {state.dtype for state in states} == {logits.dtype} == {torch.bfloat16}
+    assert logits.is_inference()
+    assert trainer.student.config._attn_implementation == trainer.teacher.config._attn_implementation == "eager"
+    trainer.prune_to(own.target)
+    trainer.train()
+    assert not any(scores.any() for scores in trainer.unit_scores.values())
+
+
+def test_one_shot_is_as_narrow_as_the_plan_and_its_scoring_is_timed(tmp_path):
+    own = settings(max_steps=2)
+    trainer = arms.one_shot_trainer(own, make_workload(own, num_steps=12), tmp_path)
+    trainer.train()
+    assert trainer.kept == own.target
+    assert trainer.start_seconds > 0

@@ -14,14 +14,14 @@ from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from tiny_models import make_teacher, tiny_tokenizer
 
 from homodistil_hf.evaluation import GlueSettings, evaluate_glue
-from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_classifier, predict, settings_from
+from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, fresh_classifier, predict, settings_from
 from homodistil_hf.evaluation.glue import evaluate as glue
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 
-QUICK = {"num_train_epochs": 1, "batch_size": 8, "max_length": 24}
+QUICK = {"learning_rate": 1e-4, "num_train_epochs": 1, "batch_size": 8, "max_length": 24}
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_a_seed_is_a_seed(data_dir, model, tmp_path):
     tokenizer, data, task = tiny_tokenizer(), load_glue("rte", data_dir), GLUE_TASKS["rte"]
     classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=1)
     rows = encode(data.train, task, tokenizer, 24)
-    trained = fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK, learning_rate=1e-3), seed=1)
+    trained = fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK | {"learning_rate": 1e-3}), seed=1)
     assert trained.train_loss == record["train_loss"]
     logits, labels = predict(trained.model, encode(data.dev["validation"], task, tokenizer, 24), tokenizer)
     assert record["metrics"] == {"accuracy": accuracy_score(labels, logits.argmax(-1))}
@@ -280,12 +280,29 @@ def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path,
 
 
 @pytest.mark.parametrize(
+    ("given", "num_rows", "steps"),
+    [
+        ({}, 10, LEAST_STEPS),
+        ({}, 100_000, 9375),
+        ({"num_train_epochs": 1}, 33, 2),
+        ({"num_train_epochs": 0.5}, 320, 5),
+        ({"max_train_steps": 7}, 100_000, 7),
+        ({"max_train_steps": 7, "num_train_epochs": 1}, 33, 2),
+    ],
+)
+def test_steps_follow_from_the_rows(given, num_rows, steps):
+    assert GlueSettings(**given).num_steps(num_rows, batch_size=32) == steps
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"seeds": []}, "names no seed"),
         ({"seeds": [1, 1]}, r"seeds=\(1, 1\) has one twice"),
         ({"seeds": -1}, "seeds=-1 is out of range"),
         ({"learning_rate": 0}, "learning_rate=0 is out of range; expected a number above 0"),
+        ({"learning_rate": 1e-4, "learning_rates": [1e-4, 1e-3]}, "exclude each other; give one rate, or several"),
+        ({"max_train_steps": 0}, "max_train_steps=0 is out of range"),
         ({"learning_rates": [1e-4, float("nan")]}, "learning_rates=nan is out of range"),
         ({"num_train_epochs": True}, "num_train_epochs=True is out of range"),
         ({"batch_size": 1.5}, "batch_size=1.5 is out of range; expected a whole number, 1 or more"),
@@ -310,6 +327,7 @@ def test_real_rows_of_every_folder(real_data, model, tmp_path):
     for task, name in names.items():
         assert load_glue(task, real_data / "glue").name == name
     settings = {"data_dir": str(real_data), "seeds": [0], "max_train_samples": 64, "max_length": 32}
+    settings |= {"learning_rate": 1e-4, "num_train_epochs": 3}
     found = evaluate_glue(model, ["rte"], settings=settings, output_dir=tmp_path)["tasks"]["rte"]
     assert (found["num_train_rows"], found["num_available_rows"], found["num_dev_rows"]) == (
         64,

@@ -1,12 +1,10 @@
 """A sweep's figures from records made by hand: seeds taken together, searches, tables, curves, what is missing."""
 
-import math
 from typing import Any
 
 import pytest
 from sweep_records import METHODS, record, sweep_of
 
-from benchmarks.results.verdicts import pooled_std
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice
@@ -23,12 +21,6 @@ def test_seeds_are_taken_together():
     assert str(spread) == "0.520 ± 0.020 (3)"
     other = [record("homodistil", 0.4, seed=0, eval_steps=7)]
     assert len(over_seeds([*METHODS, *other])) == 5
-
-
-def test_the_noise_within_groups_is_pooled():
-    assert pooled_std([[1.0, 3.0], [10.0, 10.0], [5.0]]) == (1.0, 2)
-    assert pooled_std([[0.1, 0.08, 0.12], [0.01, 0.0, 0.02], [7.0]]) == (pytest.approx(math.sqrt(0.00025)), 4)
-    assert pooled_std([[1.0]]) is None
 
 
 RATES = [

@@ -16,8 +16,8 @@ from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
 ROOT = Path(homodistil_hf.__file__).parent
 
 
-# The public classes; what is built of BERT's own layers: a stopwatch for them, and a demo that trains one.
-EXCEPTIONS = ("__init__.py", "plans/latency/parts.py", "experiments/demo/teacher.py")
+# The public classes, and a stopwatch that is built of BERT's own layers.
+EXCEPTIONS = ("__init__.py", "plans/latency/parts.py")
 
 
 # The type of every student, in annotations.

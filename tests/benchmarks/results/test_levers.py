@@ -1,0 +1,51 @@
+"""Masks apart from the path to them."""
+
+import torch
+
+from benchmarks.results.levers import ARMS, go_through, units_left
+from homodistil_hf import HomoDistilTrainer, OneShotTrainer
+from homodistil_hf.experiments.config import run_of
+from homodistil_hf.models.units import encoder_groups
+
+SETTINGS = {"max_steps": 10, "pruning_interval_steps": 1, "pruning_end_fraction": 0.6, "rotate_heads": False}
+
+
+def assert_same_units(kept, others):
+    assert kept.keys() == others.keys()
+    for name in kept:
+        assert kept[name].tolist() == others[name].tolist()
+
+
+def test_units_that_are_left_are_those_of_the_teacher(make_trainer):
+    trainer = make_trainer(**SETTINGS, learning_rate=0.0)
+    kept = units_left(trainer)
+    teacher = trainer.distillation.teacher.exact.bert.embeddings.word_embeddings.weight
+    trainer.train()
+    student = trainer.model.bert.embeddings.word_embeddings.weight
+    assert torch.equal(student, teacher[:, kept["hidden"]])
+    assert {name: len(units) for name, units in kept.items()} == {
+        name: group.num_units for name, group in encoder_groups(trainer.model).items()
+    }
+
+
+def test_each_way_can_end_with_the_units_of_the_other(make_trainer, tmp_path):
+    gradual, at_once = (
+        make_trainer(trainer_class=trainer_class, **SETTINGS, output_dir=str(tmp_path / trainer_class.method))
+        for trainer_class in (HomoDistilTrainer, OneShotTrainer)
+    )
+    units = [units_left(trainer) for trainer in (gradual, at_once)]
+    for trainer in (gradual, at_once):
+        trainer.train()
+    assert any(a.tolist() != b.tolist() for a, b in zip(*(kept.values() for kept in units), strict=True))
+    for trainer_class, wanted in ((OneShotTrainer, units[0]), (HomoDistilTrainer, units[1])):
+        trainer = make_trainer(trainer_class=trainer_class, **SETTINGS, output_dir=str(tmp_path / "through"), seed=1)
+        kept = units_left(trainer)
+        go_through(trainer, wanted, kept)
+        trainer.args.overwrite_output_dir = True
+        trainer.train()
+        assert_same_units(kept, wanted)
+
+
+def test_the_settings_of_every_arm_are_valid():
+    for settings in ARMS.values():
+        run_of({"teacher": "x", "student": "macs=0.5", "train_data": ["x"], "output_dir": "x"} | settings, "the test")
