@@ -251,8 +251,9 @@ def test_complete_unclipped_gradients_are_scored(make_trainer, settings):
     trainer.train()
     gradients, full = found.seen[0][1], expected.seen[0][1]
     assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
-    # Noise of float32, or of bfloat16's 8 bits of mantissa.
-    tolerance = 0.05 if settings.get("bf16") else 1e-4
+    # Noise of float32, or of bfloat16's 8 bits of mantissa, 0.07 on a processor that emulates it; a loss divided by
+    # the wrong number of batches, or a clipped gradient, is off by a half or more.
+    tolerance = 0.15 if settings.get("bf16") else 1e-4
     error = nn.utils.get_total_norm([gradients[name] - gradient for name, gradient in full.items()])
     norm = float(nn.utils.get_total_norm(list(gradients.values())))
     assert float(error) < tolerance * norm

@@ -227,9 +227,9 @@ def test_the_next_steps_can_be_taken(demo, capsys):
     )
     model = str(demo / "teacher")
     exec(use[-1])
-    assert main([model if word == "YOUR_MODEL" else word for word in plan[1:]]) == 0
+    assert main([model if word == "YOUR_MODEL" else word for word in plan[plan.index("plan") :]]) == 0
     assert "student / teacher" in capsys.readouterr().out
-    settings = parse_run([model if word == "YOUR_MODEL" else word for word in distill[2:]])
+    settings = parse_run([model if word == "YOUR_MODEL" else word for word in distill[distill.index("distill") + 1 :]])
     assert settings.given["teacher"] == model
 
 
