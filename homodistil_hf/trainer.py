@@ -76,15 +76,6 @@ class HomoDistilTrainer(DistillationTrainer):
 
     def begin_step(self) -> None:
         """Before a step: if the schedule asks, choose masks and slice off what they drop."""
-        self._prune()
-
-    def end_step(self) -> None:
-        """A run of a single step has no other moment at which it could reach its plan."""
-        super().end_step()
-        if self.state.global_step == self.state.max_steps == 1:
-            self._prune()
-
-    def _prune(self) -> None:
         step = self.state.global_step
         masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
         if masks is None:
@@ -93,6 +84,12 @@ class HomoDistilTrainer(DistillationTrainer):
         self.resized(masks)
         if self.pruner.plan_reached:
             logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
+
+    def end_step(self) -> None:
+        """A run of a single step has no other moment at which it could reach its plan."""
+        super().end_step()
+        if self.state.global_step == self.state.max_steps == 1:
+            self.begin_step()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
@@ -69,6 +70,7 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     """Train one student and evaluate it; the units that it is left with are kept beside it."""
     since, folder = time.perf_counter(), _folder(cell, output_dir)
     settings = ARMS[cell["arm"]] | {name: cell[name] for name in ("seed", "max_steps")}
+    settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
     values = read_json_object(BASE, str(BASE)) | _QUIET | settings
     config = run_of(values | {"student": SIZES[cell["size"]], "output_dir": str(folder)}, "the study")
     trainer = make_trainer(config, print)

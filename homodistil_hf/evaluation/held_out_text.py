@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
-from ..data.masking import MaskedLMCollator, unmaskable_ids
+from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, unmaskable_ids
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
@@ -64,7 +64,9 @@ class DiscrepancySettings:
     eval_split: str = field(default="validation", metadata={"help": "Split of a Hub data set or folder."})
     max_seq_length: int = field(default=128, metadata={"help": "Tokens a block of held-out text."})
     max_eval_blocks: int = field(default=1024, metadata={"help": "Measure on at most so many blocks, ≥ 1."})
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that are masked, in (0, 1)."})
+    mlm_probability: float = field(
+        default=EVALUATED_PROBABILITY, metadata={"help": "Share of the tokens that are masked, in (0, 1)."}
+    )
     mask_seed: int = field(default=42, metadata={"help": "Seed of the masks; the same for every model compared."})
     pseudo_perplexity_blocks: int = field(
         default=16, metadata={"help": "Blocks whose tokens are masked one at a time, ≥ 0."}

@@ -8,6 +8,8 @@ import math
 
 USUAL_ROW_LENGTH = 128
 """Tokens of a row in the measurements."""
+TASK_LEARNING_RATE = 6e-4
+"""For a model that classifies or finds answers: the highest of those that fine-tunings choose among."""
 _TOKENS, _RATE = 16 * USUAL_ROW_LENGTH, 2.2e-3
 
 

@@ -63,6 +63,7 @@ from .setup import (
     prepare,
     row_length_of,
     settle_learning_rate,
+    settle_task_learning_rate,
 )
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
@@ -146,11 +147,14 @@ class DistillationTrainer(Trainer):
         parts = prepare(model, args, teacher=teacher, resolve=resolve, matched_layers=self.matched_layers)
         data = {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")}
         check_data(data, processing_class, parts.student.config)
-        if args.learning_rate is None:  # else no stream is opened to look at its first row
+        is_mlm = task_of(parts.student).name == "mlm"
+        if args.learning_rate is None and not is_mlm:
+            settle_task_learning_rate(args)
+        elif args.learning_rate is None:  # else no stream is opened to look at its first row
             settle_learning_rate(args, row_length=row_length_of(data["train_dataset"]), share=self.learning_rate_share)
         self.plan, self.full = parts.plan, teacher_plan(parts.student.config)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
-        self.is_masking = data_collator is None and task_of(parts.student).name == "mlm"
+        self.is_masking = data_collator is None and is_mlm
         if self.is_masking:
             data_collator = masking_collator(processing_class, args)
         self.publisher = Publisher(self)

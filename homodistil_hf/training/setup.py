@@ -25,7 +25,7 @@ from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, teacher_plan
-from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
+from ..plans.recipe import TASK_LEARNING_RATE, USUAL_ROW_LENGTH, default_learning_rate
 from ..pruning.pruner import PruningSettings
 from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
 from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
@@ -112,6 +112,15 @@ def settle_learning_rate(args: HomoDistilTrainingArguments, *, row_length: float
         "learning_rate=%g, as none is given: the best of those measured, at %s tokens a step",
         args.learning_rate,
         f"{rows * row_length:,.0f}",
+    )
+
+
+def settle_task_learning_rate(args: HomoDistilTrainingArguments) -> None:
+    """The same for a model of a task, whose rates have not been searched: a fixed one, and a line that says so."""
+    args.learning_rate = TASK_LEARNING_RATE
+    logger.info(
+        "learning_rate=%g, as none is given: for a task there is no measured rule; try 1e-4, 3e-4 and 6e-4",
+        args.learning_rate,
     )
 
 

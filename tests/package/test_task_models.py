@@ -215,6 +215,14 @@ def test_one_batch_of_eight_equals_eight_of_one(task_trainer, name):
         )
 
 
+def test_a_task_has_a_learning_rate_of_its_own(task_trainer, caplog):
+    with caplog.at_level("INFO", logger="homodistil_hf"):
+        trainer = task_trainer("single label", learning_rate=None)
+    assert trainer.args.learning_rate == 6e-4
+    assert "learning_rate=0.0006, as none is given: for a task there is no measured rule" in caplog.text
+    assert task_trainer("single label", learning_rate=1e-4).args.learning_rate == 1e-4
+
+
 def test_a_wider_teacher_given_apart(task_trainer):
     teacher = make_teacher("sequence_classification", num_labels=3, hidden_size=48, intermediate_size=80)
     trainer = task_trainer("single label", teacher=teacher)

@@ -30,7 +30,11 @@ _HELD_OUT_EVERY = 16
 
 def source_files() -> dict[str, Path]:
     """Name and path of the Python files of the standard library, without its tests, by name."""
-    root = Path(sysconfig.get_path("stdlib"))
+    return python_files(Path(sysconfig.get_path("stdlib")))
+
+
+def python_files(root: Path) -> dict[str, Path]:
+    """Name and path of the Python files under a folder, without tests and installed packages, by name."""
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
     return {name: root / name for name in names if not _SKIPPED_FOLDERS & set(name.split("/"))}
 
