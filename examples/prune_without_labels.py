@@ -1,0 +1,47 @@
+r"""Prune a fine-tuned model in forward passes on text without labels: no gradients, no training.
+
+    python examples/prune_without_labels.py --model my-sst2-bert --text "reviews/*.txt" --macs 0.7 --output_dir out
+
+`homodistil prune` does the same. What comes out is a compact export: its layers differ in width.
+"""
+
+import argparse
+
+from transformers import AutoTokenizer
+
+from homodistil_hf import GradientFreeSettings, export_student, load_text, prune_gradient_free, verify_export
+from homodistil_hf.data.samples import drawn, unlabeled_batches
+from homodistil_hf.methods.gradient_free import export_facts
+from homodistil_hf.models.cost import model_facts
+from homodistil_hf.models.loading import load_teacher
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub name or folder of a fine-tuned BERT")
+    parser.add_argument("--text", required=True, help="file, folder, glob or Hub data set; labels are not looked at")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--macs", type=float, default=0.6, help="share of the encoder's MACs to keep")
+    parser.add_argument("--num_samples", type=int, default=2048)
+    parser.add_argument("--ranking", default="r2d2", help="r2d2, r2 or d2")
+    options = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    rows = drawn(load_text(options.text), options.num_samples, seed=0)
+    batches = unlabeled_batches([rows["text"][:]], tokenizer, max_length=128)
+    model = load_teacher(options.model)
+    settings = GradientFreeSettings(ranking=options.ranking)
+    student = prune_gradient_free(model, batches, options.macs, settings=settings)
+
+    before, after = model_facts(model), model_facts(student)
+    share = after["encoder_macs"] / before["encoder_macs"]
+    print(f"{before['num_parameters']:,} → {after['num_parameters']:,} parameters, {share:.1%} of the encoder's MACs")
+    print("FFN neurons:", [layer["intermediate_size"] for layer in after["plan"].get("layers", [after["plan"]])])
+    facts = export_facts(settings, batches)
+    folder = export_student(student, options.output_dir, "compact", tokenizer=tokenizer, teacher=model, facts=facts)
+    problems = verify_export(folder).problems
+    print(f"{folder}: {'; '.join(problems) or 'loads without this package, with the same logits'}")
+
+
+if __name__ == "__main__":
+    main()
