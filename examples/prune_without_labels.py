@@ -7,13 +7,11 @@ r"""Prune a fine-tuned model in forward passes on text without labels: no gradie
 
 import argparse
 
-from transformers import AutoTokenizer
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from homodistil_hf import GradientFreeSettings, export_student, load_text, prune_gradient_free, verify_export
-from homodistil_hf.data.samples import drawn, unlabeled_batches
 from homodistil_hf.methods.gradient_free import export_facts
-from homodistil_hf.models.cost import model_facts
-from homodistil_hf.models.loading import load_teacher
 
 
 def main() -> None:
@@ -27,18 +25,18 @@ def main() -> None:
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    rows = drawn(load_text(options.text), options.num_samples, seed=0)
-    batches = unlabeled_batches([rows["text"][:]], tokenizer, max_length=128)
-    model = load_teacher(options.model)
+    rows = load_text(options.text).shuffle(seed=0).take(options.num_samples)
+    rows = rows.map(
+        lambda batch: tokenizer(batch["text"], truncation=True, max_length=128), batched=True, remove_columns="text"
+    )
+    batches = list(DataLoader(rows, batch_size=32, collate_fn=DataCollatorWithPadding(tokenizer)))
     settings = GradientFreeSettings(ranking=options.ranking)
-    student = prune_gradient_free(model, batches, options.macs, settings=settings)
+    student = prune_gradient_free(options.model, batches, options.macs, settings=settings)
+    sizes = [layer.intermediate.dense.out_features for layer in student.base_model.encoder.layer]
+    print(f"{student.num_parameters():,} parameters, FFN neurons a layer: {sizes}")
 
-    before, after = model_facts(model), model_facts(student)
-    share = after["encoder_macs"] / before["encoder_macs"]
-    print(f"{before['num_parameters']:,} → {after['num_parameters']:,} parameters, {share:.1%} of the encoder's MACs")
-    print("FFN neurons:", [layer["intermediate_size"] for layer in after["plan"].get("layers", [after["plan"]])])
-    facts = export_facts(settings, batches)
-    folder = export_student(student, options.output_dir, "compact", tokenizer=tokenizer, teacher=model, facts=facts)
+    told = {"teacher": options.model, "facts": export_facts(settings, batches)}
+    folder = export_student(student, options.output_dir, "compact", tokenizer=tokenizer, **told)
     problems = verify_export(folder).problems
     print(f"{folder}: {'; '.join(problems) or 'loads without this package, with the same logits'}")
 

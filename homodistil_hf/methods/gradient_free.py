@@ -98,7 +98,7 @@ class GradientFreeSettings:
     d2_normalization: str = _setting("range", "Of D2 within a layer: range (0 … 1), max, sum or none.", BELIEVED)
     rescaling: str = _setting("least_squares", "Of the filters that stay: least_squares or none.", STATED)
     damping: float = _setting(1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", OURS)
-    max_rescaling_tokens: int = _setting(32_768, "Tokens of the fit at most, evenly spread, ≥ 1.", OURS)
+    max_rescaling_tokens: int = _setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", OURS)
 
     def __post_init__(self) -> None:
         for entry in fields(GradientFreeSettings):
@@ -210,8 +210,8 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
     Example:
     ```python
     >>> from homodistil_hf.models.widths import LayerWidths
-    >>> num_kept_filters(WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072)), 0.6) / 12
-    1178.6666666666667
+    >>> num_kept_filters(WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072)), 0.6)
+    14131
 
     ```
     """

@@ -98,8 +98,11 @@ def ffn_statistics(
         max_product_tokens: tokens that products are summed over, at most, ≥ 1: every n-th of all; `None`: no products.
 
     Raises:
+        ValueError: the model feeds tokens to its FFN in several parts.
         FloatingPointError: activations are not finite.
     """
+    if size := student.config.chunk_size_feed_forward:
+        raise ValueError(f"chunk_size_feed_forward={size} cuts rows in front of the FFN; set it to 0 in the config")
     names = [f"ffn.{index}" for index in range(student.config.num_hidden_layers)]
     total = sum(map(num_tokens, batches))
     stride = math.ceil(total / (max_product_tokens or total))

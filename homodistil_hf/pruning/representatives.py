@@ -141,7 +141,7 @@ def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, dam
     ```python
     >>> products = torch.ones(2, 2, dtype=torch.float64)  # two filters that always do the same
     >>> least_squares_scales(products, torch.tensor([True, False]), damping=1e-9)
-    tensor([2., 0.], dtype=torch.float64)
+    tensor([2.0000, 0.0000], dtype=torch.float64)
 
     ```
     """
