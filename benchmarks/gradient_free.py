@@ -1,6 +1,6 @@
 """Pruning without labels or gradients: its kernel on a real model, its time and memory, its quality beside opponents.
 
-python -m benchmarks.gradient_free kernel --model DIR                        # a minute
+python -m benchmarks.gradient_free kernel --model DIR                      # a minute
 python -m benchmarks.gradient_free speed                                   # BERT-base shape, random weights
 python -m benchmarks.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
 
@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from benchmarks.marked_pages import fill_in
 from homodistil_hf.data.samples import drawn
-from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_answerer, fresh_classifier, predict
+from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_answerer, fresh_classifier, predict, start_at_mean
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, encode, load_glue
 from homodistil_hf.evaluation.metrics import load_metric, task_score
 from homodistil_hf.evaluation.squad.data import load_squad
@@ -101,9 +101,8 @@ def pruned(model: PreTrainedModel, arm: str, macs: float, batches: Batches, seed
     return student
 
 
-@dataclass(frozen=True)
-class Task:
-    """A task as its teacher sees it: tokenized rows with labels, and what a model scores on its development rows."""
+class Task(NamedTuple):
+    """Tokenized training rows with labels, what a model scores on development rows, a head to be fine-tuned."""
 
     rows: Dataset
     score: Callable[[PreTrainedModel], float]
@@ -120,7 +119,12 @@ def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSetting
             answers = logits[:, 0] if described.num_labels == 1 else logits.argmax(-1)
             return task_score(name, load_metric(name).compute(predictions=answers, references=labels))
 
-        fresh = partial(fresh_classifier, num_labels=described.num_labels, dropout=0.1, seed=0)
+        def fresh(encoder: PreTrainedModel) -> PreTrainedModel:
+            classifier = fresh_classifier(encoder, described.num_labels, dropout=0.1, seed=0)
+            if described.num_labels == 1:
+                start_at_mean(classifier, glue.train["label"][:])
+            return classifier
+
         return Task(encode(glue.train, described, tokenizer, 128), score, fresh)
     data = load_squad(name, data_dir)
 
@@ -137,9 +141,9 @@ def sample_batches(task: Task, tokenizer: Any, num_samples: int, seed: int) -> B
     return [dict(tokenizer.pad(rows[first : first + 32], return_tensors="pt")) for first in range(0, len(rows), 32)]
 
 
-def run_quality(options: argparse.Namespace) -> Path:
+def run_quality(options: argparse.Namespace) -> None:
     """One row a (task, share, arm, seed), written as it comes; rows that are there are not measured again."""
-    path = options.output or RESULTS / "gradient_free_quality.json"
+    path = RESULTS / "gradient_free_quality.json"
     results = read_json_object(path, str(path)) if path.is_file() else {"machine": machine_facts(), "rows": {}}
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
@@ -157,8 +161,8 @@ def run_quality(options: argparse.Namespace) -> Path:
         cells = ((macs, arm, seed) for macs in options.macs for arm in options.arms for seed in options.seeds)
         for macs, arm, seed in cells:
             key = f"{name}, {macs:g}, {arm}, seed {seed}"
-            if key in results["rows"]:
-                continue
+            if key in results["rows"] or (arm in ("magnitude", "R2") and seed != options.seeds[0]):
+                continue  # weights alone rank the same whatever the samples
             source = foreign if arm.endswith(FOREIGN) else task
             batches, start = sample_batches(source, tokenizer, options.num_samples, seed), time.perf_counter()
             student = pruned(teacher, arm, macs, batches, seed)
@@ -169,7 +173,6 @@ def run_quality(options: argparse.Namespace) -> Path:
             write_json(path, results)
             print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
     write_json(path, results)
-    return path
 
 
 def timed(arm: str, config: BertConfig, num_samples: int, length: int = 128) -> dict[str, float]:
@@ -184,19 +187,18 @@ def timed(arm: str, config: BertConfig, num_samples: int, length: int = 128) -> 
     return {"time_s": round(time.perf_counter() - start, 1), "peak_above_model_mb": round(peak / 1024)}
 
 
-def run_speed(options: argparse.Namespace) -> Path:
+def run_speed(options: argparse.Namespace) -> None:
     results: dict[str, Any] = {"machine": machine_facts(), "num_samples": options.num_samples, "arms": {}}
-    path = options.output or RESULTS / "gradient_free_speed.json"
+    path = RESULTS / "gradient_free_speed.json"
     for arm in options.arms:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
             found = own_process.submit(timed, arm, BertConfig(), options.num_samples).result()
         results["arms"][arm] = found
         print(f"{arm}: {found}", flush=True)
         write_json(path, results)
-    return path
 
 
-def run_kernel(options: argparse.Namespace) -> Path:
+def run_kernel(options: argparse.Namespace) -> None:
     """Of every layer: how alike filters are, where the masking stops by either rule, and what its ranks follow."""
     rows = []
     for name, linear in second_matrices(load_teacher(options.model)).items():
@@ -211,11 +213,8 @@ def run_kernel(options: argparse.Namespace) -> Path:
                 row |= {f"{rule}: updates": masking.num_iterations, f"{rule}: R2": spread(ranks)}
                 row[f"{rule}: Spearman"] = round(float(torch.corrcoef(order)[0, 1]), 2)
             rows.append(row)
-    path = options.output or RESULTS / "gradient_free_kernel.json"
-    write_json(path, rows)
-    if options.output is None:
-        fill_in(PAGE, {"kernel": kernel_table(rows)})
-    return path
+    write_json(RESULTS / "gradient_free_kernel.json", rows)
+    fill_in(PAGE, {"kernel": kernel_table(rows)})
 
 
 def kernel_table(rows: list[dict[str, Any]]) -> str:
@@ -244,9 +243,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--learning_rate", type=float, default=3e-4, help="quality: of the teachers' fine-tuning")
     parser.add_argument("--max_train_steps", type=int, help="quality: of the teachers' fine-tuning")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/gradient_free"), help="quality: the teachers")
-    parser.add_argument("--output", type=Path, help="JSON to write; default: in docs/results/")
     options = parser.parse_args(arguments)
-    print(RUNS[options.run](options))
+    RUNS[options.run](options)
 
 
 if __name__ == "__main__":

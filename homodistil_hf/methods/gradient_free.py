@@ -94,9 +94,9 @@ class GradientFreeSettings:
     stopping: str = _setting("summed", "Which change: summed (of C's sum) or absolute (of its entries).", BELIEVED)
     max_iterations: int = _setting(200, "Updates of the masking at most, ≥ 1.", OURS)
     r2_normalization: str = _setting("sum", "Of R2 within a layer: sum, max, range or none.", OURS)
-    activation: str = _setting("mean", "What D2 averages over tokens: mean, magnitude or norm (RMS).", STATED)
+    activation: str = _setting("mean", "What D2 averages over tokens: mean, magnitude or norm (RMS).", BELIEVED)
     d2_normalization: str = _setting("range", "Of D2 within a layer: range (0 … 1), max, sum or none.", BELIEVED)
-    rescaling: str = _setting("least_squares", "Of the filters that stay: least_squares or none.", STATED)
+    rescaling: str = _setting("least_squares", "Of the filters that stay: least_squares or none.", BELIEVED)
     damping: float = _setting(1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", OURS)
     max_rescaling_tokens: int = _setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", OURS)
 

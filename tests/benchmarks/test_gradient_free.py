@@ -7,6 +7,7 @@ from tiny_files import write_teacher
 from tiny_glue import write_task
 from tiny_models import make_teacher, tiny_config
 
+from benchmarks import gradient_free
 from benchmarks.gradient_free import (
     ARMS,
     FISHER,
@@ -46,8 +47,9 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
     write_teacher(tmp_path / "model", intermediate_size=256, max_position_embeddings=128)
     for task in ("sst2", "mrpc", "stsb"):
         write_task(tmp_path, task)
-    output = tmp_path / "quality.json"
-    words = ["quality", "--model", str(tmp_path / "model"), "--data_dir", str(tmp_path), "--output", str(output)]
+    monkeypatch.setattr(gradient_free, "RESULTS", tmp_path)
+    output = tmp_path / "gradient_free_quality.json"
+    words = ["quality", "--model", str(tmp_path / "model"), "--data_dir", str(tmp_path)]
     words += ["--work_dir", str(tmp_path / "work"), "--num_samples", "16", "--max_train_steps", "2", "--macs", "0.7"]
     main([*words, "--tasks", "sst2", "mrpc", "--seeds", "0", "--arms", *ARMS])
     rows = read_json_object(output, "rows")["rows"]

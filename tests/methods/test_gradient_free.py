@@ -218,6 +218,12 @@ def test_exported_is_what_was_in_memory(model, format, tmp_path):
     assert "- num samples: 12" in card
 
 
+def test_what_is_left_can_be_trained(model):
+    student = prune_gradient_free(model, make_batches(), 0.7)
+    student(**make_batch("sequence_classification")).loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+
+
 def test_layers_are_padded_to_the_widest_in_stock_form(model):
     student = prune_gradient_free(model, make_batches(), 0.6)
     padded = teacher_plan(student.config).padded()
