@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .data.masking import MaskedLMCollator
     from .export.export_folder import export_student
     from .export.verify import verify_export
+    from .methods.gradient_free import GradientFreeSettings, prune_gradient_free
     from .methods.one_shot import OneShotTrainer
     from .models.families.modeling_homobert import (
         HomoBertConfig,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _MODELING = "models.families.modeling_homobert"
 
 _LAZY = {
+    "GradientFreeSettings": "methods.gradient_free",
     "HomoBertConfig": _MODELING,
     "HomoBertForMaskedLM": _MODELING,
     "HomoBertForQuestionAnswering": _MODELING,
@@ -49,6 +51,7 @@ _LAZY = {
     "WidthPlan": "models.widths",
     "export_student": "export.export_folder",
     "load_text": "data.corpus",
+    "prune_gradient_free": "methods.gradient_free",
     "resolve_plan": "plans.resolve",
     "tokenize_to_blocks": "data.blocks",
     "verify_export": "export.verify",
@@ -56,6 +59,7 @@ _LAZY = {
 
 __all__ = [
     "PRESETS",
+    "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",
     "HomoBertForQuestionAnswering",
@@ -71,6 +75,7 @@ __all__ = [
     "__version__",
     "export_student",
     "load_text",
+    "prune_gradient_free",
     "resolve_plan",
     "tokenize_to_blocks",
     "verify_export",

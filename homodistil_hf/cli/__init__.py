@@ -16,6 +16,7 @@ from .finetune import Finetune, run_finetune
 from .latency import Latency
 from .parsing import Command, CommandParser, parse
 from .plan import Plan
+from .prune import Prune, run_prune
 from .push import Push
 from .sweep import Sweep
 
@@ -35,6 +36,7 @@ _COMMANDS: dict[str, type[Command]] = {
 _OTHERS = {
     "distill": ("Distil and prune a teacher as a JSON file says.", run_distill),
     "finetune": (Finetune.__doc__, run_finetune),
+    "prune": (Prune.__doc__, run_prune),
     "evaluate": (Evaluate.__doc__, run_evaluate),
 }
 

@@ -19,7 +19,7 @@ from homodistil_hf.cli.plan import format_plan
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
 
-COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "finetune", "demo", "cache")
+COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "finetune", "prune", "demo", "cache")
 LINES_OF_A_SCREEN = 30
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 COSTS = {

@@ -120,6 +120,19 @@ def test_task_model_script(tmp_path, monkeypatch, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_prune_without_labels_script(tmp_path, monkeypatch, capsys):
+    shape = {"intermediate_size": 256, "max_position_embeddings": 128}
+    model = write_teacher(tmp_path / "model", task="sequence_classification", **shape)
+    text = write_text(tmp_path / "text.txt")
+    words = ["--output_dir", tmp_path / "out", "--macs", 0.7, "--num_samples", 20]
+    run_script(monkeypatch, "prune_without_labels.py", "--model", model, "--text", text, *words)
+    facts = json.loads((tmp_path / "out" / "facts.json").read_text())
+    assert 0.69 < facts["cost_fractions"]["encoder_macs"] <= 0.7
+    assert facts["training"]["num_samples"] == 20
+    assert "with the same logits" in capsys.readouterr().out
+
+
 PAGES = {name: (EXAMPLES.parent / name).read_text(encoding="utf-8") for name in ("README.md", "docs/index.md")}
 MAX_README_LINES = 150
 

@@ -13,6 +13,7 @@ from homodistil_hf.models.families import FAMILIES
 
 PUBLIC_NAMES = [
     "PRESETS",
+    "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",
     "HomoBertForQuestionAnswering",
@@ -28,6 +29,7 @@ PUBLIC_NAMES = [
     "__version__",
     "export_student",
     "load_text",
+    "prune_gradient_free",
     "resolve_plan",
     "tokenize_to_blocks",
     "verify_export",

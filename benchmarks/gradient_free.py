@@ -1,0 +1,251 @@
+"""Pruning without labels or gradients: its kernel on a real model, its time and memory, its quality beside opponents.
+
+python -m benchmarks.gradient_free kernel --model DIR                      # a minute
+python -m benchmarks.gradient_free speed                                   # BERT-base shape, random weights
+python -m benchmarks.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
+
+`kernel` also writes its table into docs/gradient_free.md. The opponent with labels is written from the formula of the
+mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of (∂loss/∂mask)², at masks of one.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from benchmarks.marked_pages import fill_in
+from homodistil_hf.data.samples import drawn
+from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_answerer, fresh_classifier, predict, start_at_mean
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS, encode, load_glue
+from homodistil_hf.evaluation.metrics import load_metric, task_score
+from homodistil_hf.evaluation.squad.data import load_squad
+from homodistil_hf.evaluation.squad.evaluate import answer_questions, grade, training_windows
+from homodistil_hf.evaluation.squad.windows import SquadSettings
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.methods import gradient_free
+from homodistil_hf.methods.gradient_free import GradientFreeSettings
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.units import UnitTensors
+from homodistil_hf.pruning.activations import check_samples
+from homodistil_hf.pruning.representatives import convex_masking, gaussian_kernel
+from homodistil_hf.tables import markdown_table
+
+RESULTS = Path("docs/results")
+PAGE = Path("docs/gradient_free.md")
+RESCALED, FISHER, FOREIGN = " + rescaling", "Fisher, with labels", ", other text"
+RANKINGS = {
+    "D2": GradientFreeSettings(ranking="d2", rescaling="none"),
+    "R2": GradientFreeSettings(ranking="r2", rescaling="none"),
+    "R2D2": GradientFreeSettings(rescaling="none"),
+    "R2D2, R2 not normalized": GradientFreeSettings(rescaling="none", r2_normalization="none"),
+    "R2D2, norms": GradientFreeSettings(rescaling="none", activation="norm", d2_normalization="sum"),
+}
+ARMS = ("random", "magnitude", *RANKINGS, f"R2D2{RESCALED}", f"R2D2{RESCALED}{FOREIGN}", FISHER, FISHER + RESCALED)
+Batches = list[dict[str, torch.Tensor]]
+
+
+def second_matrices(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
+    return {f"ffn.{index}": layer.output.dense for index, layer in enumerate(model.base_model.encoder.layer)}
+
+
+def fisher_scores(model: PreTrainedModel, batches: Batches) -> UnitTensors:
+    """Σ over samples of (∂loss/∂mask)²: every sample has masks of its own, so one backward pass serves a batch."""
+    scores = {name: torch.zeros(linear.in_features) for name, linear in second_matrices(model).items()}
+    model.requires_grad_(False)
+    for batch in batches:
+        num_rows = len(batch["input_ids"])
+        masks = {name: torch.ones(num_rows, 1, len(sums), requires_grad=True) for name, sums in scores.items()}
+        with ExitStack() as hooks:
+            for name, linear in second_matrices(model).items():
+                handle = linear.register_forward_pre_hook(lambda _, inputs, mask=masks[name]: (inputs[0] * mask,))
+                hooks.callback(handle.remove)
+            loss = model(**batch).loss * num_rows  # the sum of the samples' losses
+            gradients = torch.autograd.grad(loss, list(masks.values()))
+        for name, gradient in zip(masks, gradients, strict=True):
+            scores[name] += gradient[:, 0].square().sum(0)
+    return scores
+
+
+def pruned(model: PreTrainedModel, arm: str, macs: float, batches: Batches, seed: int) -> PreTrainedModel:
+    """The model of one arm at one budget; `batches` carry labels, which Fisher alone looks at."""
+    student = to_student(model).eval()
+    matrices = second_matrices(student)
+    ranking = arm.removesuffix(FOREIGN).removesuffix(RESCALED)
+    settings = RANKINGS.get(ranking, RANKINGS["R2D2"])
+    settings = replace(settings, rescaling="least_squares" if RESCALED in arm else "none")
+    reads = RESCALED in arm or (ranking in RANKINGS and settings.needs_samples)
+    measured = gradient_free.filter_statistics(student, check_samples(batches, student) if reads else [], settings)
+    if ranking == "random":
+        draw = torch.Generator().manual_seed(seed)
+        scores = {name: torch.rand(len(part.weight[0]), generator=draw) for name, part in matrices.items()}
+    elif ranking == "magnitude":
+        scores = {name: part.weight.detach().norm(dim=0) for name, part in matrices.items()}
+    elif ranking == FISHER:
+        scores = fisher_scores(student, batches)
+    else:
+        scores = gradient_free.filter_scores(student, measured, settings)
+    gradient_free.prune_filters(student, scores, macs, products=measured.products, damping=settings.damping)
+    return student
+
+
+class Task(NamedTuple):
+    """Tokenized training rows with labels, what a model scores on development rows, a head to be fine-tuned."""
+
+    rows: Dataset
+    score: Callable[[PreTrainedModel], float]
+    fresh: Callable[[PreTrainedModel], PreTrainedModel]
+
+
+def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSettings) -> Task:
+    if name in GLUE_TASKS:
+        described, glue = GLUE_TASKS[name], load_glue(name, data_dir)
+        dev = encode(glue.dev["validation"], described, tokenizer, 128)
+
+        def score(model: PreTrainedModel) -> float:
+            logits, labels = predict(model, dev, tokenizer)
+            answers = logits[:, 0] if described.num_labels == 1 else logits.argmax(-1)
+            return task_score(name, load_metric(name).compute(predictions=answers, references=labels))
+
+        def fresh(encoder: PreTrainedModel) -> PreTrainedModel:
+            classifier = fresh_classifier(encoder, described.num_labels, dropout=0.1, seed=0)
+            if described.num_labels == 1:
+                start_at_mean(classifier, glue.train["label"][:])
+            return classifier
+
+        return Task(encode(glue.train, described, tokenizer, 128), score, fresh)
+    data = load_squad(name, data_dir)
+
+    def squad_score(model: PreTrainedModel) -> float:
+        rows = data.dev["validation"]
+        return task_score(name, grade(name, rows, answer_questions(model, rows, tokenizer, settings)))
+
+    rows = training_windows(data.train, tokenizer, settings)
+    return Task(rows, squad_score, partial(fresh_answerer, dropout=0.1, seed=0))
+
+
+def sample_batches(task: Task, tokenizer: Any, num_samples: int, seed: int) -> Batches:
+    rows = drawn(task.rows, num_samples, seed=seed).sort("length").remove_columns("length")
+    return [dict(tokenizer.pad(rows[first : first + 32], return_tensors="pt")) for first in range(0, len(rows), 32)]
+
+
+def run_quality(options: argparse.Namespace) -> None:
+    """One row a (task, share, arm, seed), written as it comes; rows that are there are not measured again."""
+    path = RESULTS / "gradient_free_quality.json"
+    results = read_json_object(path, str(path)) if path.is_file() else {"machine": machine_facts(), "rows": {}}
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
+    results |= {"fine_tuning": asdict(settings), "num_samples": options.num_samples}
+    tasks = {name: task_called(name, options.data_dir, tokenizer, settings) for name in options.tasks}
+    for name, task in tasks.items():
+        folder = options.work_dir / name
+        if not folder.is_dir():
+            fresh = task.fresh(load_teacher(options.model).base_model)
+            fine_tune(fresh, task.rows, tokenizer, settings=settings, seed=0).model.save_pretrained(folder)
+        teacher = load_teacher(str(folder)).eval()
+        foreign = tasks[options.tasks[options.tasks.index(name) - 1]]
+        if (key := f"{name}, fine-tuned") not in results["rows"]:
+            results["rows"][key] = {"task": name, "macs": 1.0, "score": task.score(teacher)}
+        cells = ((macs, arm, seed) for macs in options.macs for arm in options.arms for seed in options.seeds)
+        for macs, arm, seed in cells:
+            key = f"{name}, {macs:g}, {arm}, seed {seed}"
+            if key in results["rows"] or (arm in ("magnitude", "R2") and seed != options.seeds[0]):
+                continue  # weights alone rank the same whatever the samples
+            source = foreign if arm.endswith(FOREIGN) else task
+            batches, start = sample_batches(source, tokenizer, options.num_samples, seed), time.perf_counter()
+            student = pruned(teacher, arm, macs, batches, seed)
+            time_s = round(time.perf_counter() - start, 1)
+            sizes = [part.in_features for part in second_matrices(student).values()]
+            told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "time_s": time_s, "ffn_sizes": sizes}
+            results["rows"][key] = told | {"score": task.score(student)}
+            write_json(path, results)
+            print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
+    write_json(path, results)
+
+
+def timed(arm: str, config: BertConfig, num_samples: int, length: int = 128) -> dict[str, float]:
+    """Seconds, and the process's peak of memory above what it held before; to be run in a process of its own."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    tokens = torch.randint(config.vocab_size, (num_samples, length))
+    batches = [{"input_ids": part, "labels": torch.zeros(len(part)).long()} for part in tokens.split(32)]
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    pruned(model, arm, 0.6, batches, 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"time_s": round(time.perf_counter() - start, 1), "peak_above_model_mb": round(peak / 1024)}
+
+
+def run_speed(options: argparse.Namespace) -> None:
+    results: dict[str, Any] = {"machine": machine_facts(), "num_samples": options.num_samples, "arms": {}}
+    path = RESULTS / "gradient_free_speed.json"
+    for arm in options.arms:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
+            found = own_process.submit(timed, arm, BertConfig(), options.num_samples).result()
+        results["arms"][arm] = found
+        print(f"{arm}: {found}", flush=True)
+        write_json(path, results)
+
+
+def run_kernel(options: argparse.Namespace) -> None:
+    """Of every layer: how alike filters are, where the masking stops by either rule, and what its ranks follow."""
+    rows = []
+    for name, linear in second_matrices(load_teacher(options.model)).items():
+        filters_FH = linear.weight.detach().T
+        for reading, denominator in (("σ²", 1.0), ("2σ²", 2.0)):
+            kernel_FF = gaussian_kernel(filters_FH, denominator=denominator)
+            row = {"layer": name, "d": reading, "alike": spread(kernel_FF[kernel_FF < 1])}
+            for rule in ("summed", "absolute"):
+                masking = convex_masking(kernel_FF, stopping=rule)
+                ranks = masking.coefficients_FF.diagonal()
+                order = torch.stack([x.argsort().argsort().float() for x in (ranks, filters_FH.norm(dim=1))])
+                row |= {f"{rule}: updates": masking.num_iterations, f"{rule}: R2": spread(ranks)}
+                row[f"{rule}: Spearman"] = round(float(torch.corrcoef(order)[0, 1]), 2)
+            rows.append(row)
+    write_json(RESULTS / "gradient_free_kernel.json", rows)
+    fill_in(PAGE, {"kernel": kernel_table(rows)})
+
+
+def kernel_table(rows: list[dict[str, Any]]) -> str:
+    return "\n".join(markdown_table(list(rows[0]), [list(map(str, row.values())) for row in rows]))
+
+
+def spread(values: torch.Tensor) -> str:
+    """5 %, half, 95 %."""
+    ordered = values.flatten().sort().values
+    return " / ".join(f"{float(ordered[int(share * (len(ordered) - 1))]):.2g}" for share in (0.05, 0.5, 0.95))
+
+
+RUNS = {"kernel": run_kernel, "speed": run_speed, "quality": run_quality}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", choices=RUNS)
+    parser.add_argument("--model", help="kernel, quality: folder or Hub name of an encoder")
+    parser.add_argument("--data_dir", help="quality: folder with the tasks' rows")
+    parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc", "qnli", "stsb", "squad_v2"])
+    parser.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.6])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the samples")
+    parser.add_argument("--num_samples", type=int, default=2048)
+    parser.add_argument("--learning_rate", type=float, default=3e-4, help="quality: of the teachers' fine-tuning")
+    parser.add_argument("--max_train_steps", type=int, help="quality: of the teachers' fine-tuning")
+    parser.add_argument("--work_dir", type=Path, default=Path("runs/gradient_free"), help="quality: the teachers")
+    options = parser.parse_args(arguments)
+    RUNS[options.run](options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+r"""Prune a fine-tuned model in forward passes on text without labels: no gradients, no training.
+
+    python examples/prune_without_labels.py --model my-sst2-bert --text "reviews/*.txt" --macs 0.7 --output_dir out
+
+`homodistil prune` does the same. What comes out is a compact export: its layers differ in width.
+"""
+
+import argparse
+
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, DataCollatorWithPadding
+
+from homodistil_hf import GradientFreeSettings, export_student, load_text, prune_gradient_free, verify_export
+from homodistil_hf.methods.gradient_free import export_facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub name or folder of a fine-tuned BERT")
+    parser.add_argument("--text", required=True, help="file, folder, glob or Hub data set; labels are not looked at")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--macs", type=float, default=0.6, help="share of the encoder's MACs to keep")
+    parser.add_argument("--num_samples", type=int, default=2048)
+    parser.add_argument("--ranking", default="r2d2", help="r2d2, r2 or d2")
+    options = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    rows = load_text(options.text).shuffle(seed=0).take(options.num_samples)
+    rows = rows.map(
+        lambda batch: tokenizer(batch["text"], truncation=True, max_length=128), batched=True, remove_columns="text"
+    )
+    batches = list(DataLoader(rows, batch_size=32, collate_fn=DataCollatorWithPadding(tokenizer)))
+    settings = GradientFreeSettings(ranking=options.ranking)
+    student = prune_gradient_free(options.model, batches, options.macs, settings=settings)
+    sizes = [layer.intermediate.dense.out_features for layer in student.base_model.encoder.layer]
+    print(f"{student.num_parameters():,} parameters, FFN neurons a layer: {sizes}")
+
+    told = {"teacher": options.model, "facts": export_facts(settings, batches)}
+    folder = export_student(student, options.output_dir, "compact", tokenizer=tokenizer, **told)
+    problems = verify_export(folder).problems
+    print(f"{folder}: {'; '.join(problems) or 'loads without this package, with the same logits'}")
+
+
+if __name__ == "__main__":
+    main()

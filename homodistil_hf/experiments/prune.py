@@ -1,0 +1,131 @@
+"""A fine-tuned model and text without labels → a folder with the pruned model; how filters are ranked isn't here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..data.corpus import load_text
+from ..data.samples import drawn, unlabeled_batches
+from ..evaluation.evaluated_model import load_model
+from ..evaluation.glue.data import GLUE_TASKS, check_tasks, load_glue
+from ..export.export_folder import FORMATS, check_target, export_student
+from ..export.facts import read_export_facts
+from ..files.caches import keep_datasets_here
+from ..files.messages import nearest_name, shown
+from ..files.strict_json import is_whole
+from ..methods.gradient_free import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
+from ..models.widths import teacher_plan
+
+_LEAST = {"num_samples": 1, "max_length": 8, "batch_size": 1, "seed": 0}
+
+
+@dataclass(frozen=True)
+class PruneSettings(GradientFreeSettings):
+    """Settings of [`prune_to_folder`].
+
+    Raises:
+        ValueError: a value is missing or out of range.
+    """
+
+    model: str = field(default="", metadata={"help": "Fine-tuned BERT: folder, export, run or Hub name."})
+    output_dir: str = field(default="", metadata={"help": "Folder to write: model, tokenizer, facts.json and card."})
+    macs: float = field(default=0.6, metadata={"help": "Share of the encoder's MACs to keep, in (0, 1]."})
+    unlabeled_data: tuple[str, ...] = field(
+        default=(), metadata={"help": "Text: .txt, .jsonl, .parquet, folders or Hub data sets; this or --task."}
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column with the text (default: text)."})
+    task: str | None = field(default=None, metadata={"help": "GLUE task whose training sentences are the text."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder with the task's rows (default: the Hub)."})
+    num_samples: int = field(default=2048, metadata={"help": "Rows of text to draw, ≥ 1."})
+    max_length: int = field(default=128, metadata={"help": "Tokens a row, longer ones are cut; 8 … the positions."})
+    batch_size: int = field(default=32, metadata={"help": "Rows a forward pass, ≥ 1."})
+    seed: int = field(default=0, metadata={"help": "Of the rows that are drawn, ≥ 0."})
+    format: str = field(
+        default="compact", metadata={"help": "compact: layers as wide as they are; standard: padded stock BERT."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.unlabeled_data, str | list):
+            given = self.unlabeled_data
+            object.__setattr__(self, "unlabeled_data", (given,) if isinstance(given, str) else tuple(given))
+        for name in ("model", "output_dir"):
+            if not isinstance(given := getattr(self, name), str) or not given:
+                raise ValueError(f"{name}={shown(given)} is out of range; expected a name; set it")
+        for name, least in _LEAST.items():
+            if not is_whole(given := getattr(self, name)) or given < least:
+                raise ValueError(f"{name}={shown(given)} is out of range; expected a whole number, {least} or more")
+        if bool(self.unlabeled_data) == (self.task is not None):
+            raise ValueError(
+                f"unlabeled_data={shown(self.unlabeled_data)} and task={shown(self.task)}: name one of them, text or "
+                "a GLUE task"
+            )
+        if self.format not in FORMATS:
+            raise ValueError(
+                f"format={shown(self.format)} is unknown; nearest valid: {nearest_name(self.format, FORMATS)!r}"
+            )
+
+
+def prune_to_folder(settings: PruneSettings, say: Callable[[str], None], *, overwrite: bool = False) -> dict[str, Any]:
+    """Prune a fine-tuned model on text without labels, and export what is left.
+
+    Args:
+        settings: [`PruneSettings`].
+        say: takes lines for the user.
+        overwrite: replace an earlier export in `output_dir`.
+
+    Returns:
+        `dict`: what the export's `facts.json` holds.
+
+    Raises:
+        ValueError: an unsupported model, no text, a budget out of reach, or a folder that is not free.
+        OSError: something can't be read or written.
+        FloatingPointError: the model's activations are not finite.
+    """
+    check_target(settings.output_dir, overwrite=overwrite)
+    if settings.task is not None:
+        check_tasks([settings.task])
+    keep_datasets_here()
+    evaluated = load_model(settings.model)
+    plan, positions = teacher_plan(evaluated.model.config), evaluated.model.config.max_position_embeddings
+    num_kept = num_kept_filters(plan, settings.macs)
+    if settings.format == "standard":
+        plan.padded()  # refused now rather than after the pruning
+    if settings.max_length > positions:
+        raise ValueError(
+            f"max_length={settings.max_length} is over the model's max_position_embeddings; nearest valid: {positions}"
+        )
+    batches = _batches(settings, evaluated.tokenizer)
+    num_filters = sum(layer.intermediate_size for layer in plan.layers)
+    say(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {sum(map(_num_rows, batches)):,} rows of text")
+    student = prune_gradient_free(evaluated.model, batches, settings.macs, settings=settings)
+    folder = export_student(
+        student,
+        settings.output_dir,
+        settings.format,
+        tokenizer=evaluated.tokenizer,
+        teacher=evaluated.model,
+        facts=export_facts(settings, batches),
+        overwrite=overwrite,
+    )
+    return read_export_facts(Path(folder))
+
+
+def _batches(settings: PruneSettings, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, torch.Tensor]]:
+    if settings.task is None:
+        rows = load_text(settings.unlabeled_data, text_column=settings.text_column, argument="unlabeled_data")
+        names: tuple[str, ...] = ("text",)
+    else:
+        (task,) = check_tasks([settings.task])
+        rows, names = load_glue(task, settings.data_dir).train, GLUE_TASKS[task].text_columns
+    rows = drawn(rows, settings.num_samples, seed=settings.seed)
+    columns = [rows[name][:] for name in names]
+    return unlabeled_batches(columns, tokenizer, max_length=settings.max_length, batch_size=settings.batch_size)
+
+
+def _num_rows(batch: dict[str, torch.Tensor]) -> int:
+    return len(batch["input_ids"])

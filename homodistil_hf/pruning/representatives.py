@@ -1,0 +1,154 @@
+r"""FFN neurons that stand for the others: a kernel, kernelized convex masking, a least-squares fit of what is kept.
+
+Pure functions of tensors, one layer at a time; which model they come from and which neurons go is said elsewhere.
+The paper calls a column of the FFN's second matrix a filter. Shapes: F filters, H hidden channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+STOPPING_RULES = ("summed", "absolute")
+
+
+@dataclass(frozen=True)
+class ConvexMasking:
+    """What [`convex_masking`] found.
+
+    Args:
+        coefficients_FF: float32, ≥ 0; column j says of which filters filter j is made.
+        num_iterations: updates that were made.
+        is_converged: whether the last one was below the tolerance.
+    """
+
+    coefficients_FF: torch.Tensor
+    num_iterations: int
+    is_converged: bool
+
+
+def gaussian_kernel(filters_FH: torch.Tensor, *, denominator: float) -> torch.Tensor:
+    r"""How alike filters are: \\(K_{ij} = \exp(-\lVert w_i - w_j \rVert^2 / d)\\).
+
+    Args:
+        filters_FH: float32.
+        denominator: d > 0: σ², or 2σ² by another reading.
+
+    Returns:
+        `torch.Tensor` `(F, F)` in [0, 1], with ones on its diagonal.
+
+    Example:
+    ```python
+    >>> gaussian_kernel(torch.tensor([[0.0], [0.0], [1.0]]), denominator=1.0)[0]
+    tensor([1.0000, 1.0000, 0.3679])
+
+    ```
+    """
+    products_FF = filters_FH @ filters_FH.T
+    squares_F = products_FF.diagonal().clone()
+    distances_FF = products_FF.mul_(-2).add_(squares_F[:, None]).add_(squares_F).clamp_min_(0)
+    distances_FF.fill_diagonal_(0)  # products of a filter with itself are rounded, too
+    return distances_FF.div_(-denominator).exp_()
+
+
+def convex_masking(
+    kernel_FF: torch.Tensor, *, tolerance: float = 0.01, max_iterations: int = 200, stopping: str = "summed"
+) -> ConvexMasking:
+    r"""Represent every filter by non-negative shares of all: algorithm 1 of arXiv 2303.04185.
+
+    C starts at 1/F everywhere and is updated until the change of an update, relative to Σ|C|, is below the tolerance.
+    What is minimised is [`representation_error`], whose minimum, 0, lies at C = 1: it is the stop in between that
+    tells filters apart. Memory: three matrices as large as the kernel.
+
+    Args:
+        kernel_FF: float32, symmetric, ≥ 0.
+        tolerance: α > 0.
+        max_iterations: ≥ 1; no more updates are made, converged or not.
+        stopping: `"summed"`: the change is |Σ ΔC|; `"absolute"`: Σ |ΔC|, which is never smaller.
+    """
+    coefficients_FF = torch.full_like(kernel_FF, 1 / len(kernel_FF))
+    num_iterations, is_converged = 0, False
+    while num_iterations < max_iterations and not is_converged:
+        updated_FF = masking_update(kernel_FF, coefficients_FF)
+        difference_FF = coefficients_FF.sub_(updated_FF)
+        change = difference_FF.sum().abs() if stopping == "summed" else difference_FF.abs_().sum()
+        coefficients_FF, num_iterations = updated_FF, num_iterations + 1
+        is_converged = bool(change < tolerance * updated_FF.sum())
+    return ConvexMasking(coefficients_FF, num_iterations, is_converged)
+
+
+def masking_update(kernel_FF: torch.Tensor, coefficients_FF: torch.Tensor) -> torch.Tensor:
+    r"""One update \\(C \circ \sqrt{K / (K C)}\\), element by element.
+
+    It minimises, for C' as it was, \\(\sum_{ij} (K C')_{ij} C_{ij}^2 / C'_{ij} - 2 K_{ij} C'_{ij} (1 + \ln(C_{ij} /
+    C'_{ij}))\\), which is nowhere below [`representation_error`] less tr K and equal to it at C': so the error never
+    rises. Entries of K that are 0 become and stay 0.
+    """
+    mixed_FF = (kernel_FF @ coefficients_FF).clamp_min_(torch.finfo(kernel_FF.dtype).tiny)  # 0 / 0 is 0 here
+    return torch.div(kernel_FF, mixed_FF, out=mixed_FF).sqrt_().mul_(coefficients_FF)
+
+
+def representation_error(kernel_FF: torch.Tensor, coefficients_FF: torch.Tensor) -> torch.Tensor:
+    r"""What kernelized convex masking minimises: \\(\mathrm{tr}(K - 2 K C + C^\top K C)\\).
+
+    That is \\(\lVert \Phi - \Phi C \rVert^2\\), the squared distance of all filters from what represents them, in the
+    kernel's feature space.
+    """
+    return kernel_FF.trace() + (coefficients_FF * (kernel_FF @ coefficients_FF - 2 * kernel_FF)).sum()
+
+
+def output_products(activation_products_FF: torch.Tensor, filters_FH: torch.Tensor) -> torch.Tensor:
+    r"""Products of the filters' shares \\(a_{ti} w_i\\) of the FFN's output, summed over tokens t and channels.
+
+    They are all that a least-squares fit of the output needs: \\(P_{ij} = (\sum_t a_{ti} a_{tj}) (w_i \cdot w_j)\\).
+
+    Args:
+        activation_products_FF: Σ over tokens of products of activations.
+        filters_FH: columns of the FFN's second matrix.
+
+    Returns:
+        `torch.Tensor` `(F, F)` float64.
+    """
+    filters_FH = filters_FH.double()
+    return (filters_FH @ filters_FH.T).mul_(activation_products_FF)
+
+
+def output_error(products_FF: torch.Tensor, scales_F: torch.Tensor) -> torch.Tensor:
+    r"""Squared error of the FFN's output where filter i is multiplied by m_i: \\((m - 1)^\top P (m - 1)\\).
+
+    Args:
+        products_FF: what [`output_products`] gives.
+        scales_F: one factor a filter, 0 for those that are dropped.
+    """
+    change_F = scales_F.to(products_FF.dtype) - 1
+    return change_F @ products_FF @ change_F
+
+
+def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, damping: float = 1e-3) -> torch.Tensor:
+    r"""Factors of the kept filters that make up best for those that are dropped.
+
+    With k kept and d dropped, \\((P_{kk} + \lambda) (m_k - 1) = P_{kd} 1\\) minimises [`output_error`] plus
+    \\(\lambda \lVert m_k - 1 \rVert^2\\): all factors 1 are among what is compared, so the error never rises.
+
+    Args:
+        products_FF: what [`output_products`] gives.
+        kept_F: bool, at least one `True`.
+        damping: λ in mean diagonals of P_kk, > 0.
+
+    Returns:
+        `torch.Tensor` `(F,)` of the products' dtype: 0 for dropped filters; all 1 where none is dropped.
+
+    Example:
+    ```python
+    >>> products = torch.ones(2, 2, dtype=torch.float64)  # two filters that always do the same
+    >>> least_squares_scales(products, torch.tensor([True, False]), damping=1e-9)
+    tensor([2.0000, 0.0000], dtype=torch.float64)
+
+    ```
+    """
+    scales_F = kept_F.to(products_FF.dtype)
+    rows_KF = products_FF[kept_F]
+    system_KK, missing_K = rows_KF[:, kept_F], rows_KF[:, ~kept_F].sum(1)
+    smallest = torch.finfo(products_FF.dtype).tiny ** 0.5  # filters that are never active are nobody's loss
+    system_KK.diagonal().add_(damping * system_KK.diagonal().mean() + smallest)
+    scales_F[kept_F] += torch.cholesky_solve(missing_K[:, None], torch.linalg.cholesky(system_KK))[:, 0]
+    return scales_F

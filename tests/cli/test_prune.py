@@ -1,0 +1,162 @@
+"""`homodistil prune`: settings in, a verified export out; errors before anything is pruned."""
+
+import json
+
+import pytest
+import torch
+from tiny_bert import assert_same_logits
+from tiny_files import own_cache, write_teacher, write_text
+from tiny_glue import write_task
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+)
+
+import homodistil_hf.experiments.prune as experiment
+from homodistil_hf import GradientFreeSettings, prune_gradient_free, verify_export
+from homodistil_hf.cli import main
+from homodistil_hf.data.corpus import load_text
+from homodistil_hf.data.samples import drawn, unlabeled_batches
+from homodistil_hf.evaluation.glue.data import load_glue
+from homodistil_hf.experiments.prune import PruneSettings, prune_to_folder
+
+SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A classifier with its tokenizer, text, and rows of MRPC."""
+    write_teacher(tmp_path / "model", task="sequence_classification", **SHAPE)
+    write_text(tmp_path / "text.txt")
+    write_task(tmp_path, "mrpc")
+    return tmp_path
+
+
+def words(folder, *more):
+    given = {"model": "model", "unlabeled_data": "text.txt", "output_dir": "out"}
+    return ["prune", *(word for name, path in given.items() for word in (f"--{name}", str(folder / path))), *more]
+
+
+def error_of(capsys, *given):
+    assert main(list(map(str, given))) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_is_written_is_what_the_function_gives(folder, capsys):
+    assert main(words(folder, "--macs", "0.7", "--num_samples", "30", "--seed", "3")) == 0
+    printed = capsys.readouterr()
+    assert "compact export written to" in printed.out
+    assert "padded to stock BERT" in printed.out
+    assert "FFN neurons will be left; 30 rows of text" in printed.err
+    rows = drawn(load_text(folder / "text.txt"), 30, seed=3)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    teacher = BertForSequenceClassification.from_pretrained(folder / "model")
+    batches = unlabeled_batches([rows["text"][:]], tokenizer)
+    expected = prune_gradient_free(teacher, batches, 0.7)
+    found = AutoModelForSequenceClassification.from_pretrained(folder / "out")
+    with torch.no_grad():
+        assert_same_logits(found(**batches[0]).logits, expected(**batches[0]).logits)
+    assert verify_export(folder / "out").problems == ()
+    facts = json.loads((folder / "out" / "facts.json").read_text())
+    assert 0.69 < facts["cost_fractions"]["encoder_macs"] <= 0.7
+    assert facts["training"] == {"method": "gradient_free", "num_samples": 30, "num_tokens": 30 * 22}
+    assert (facts["settings"]["macs"], facts["settings"]["sigma"]) == (0.7, 1.0)
+    assert facts["settings"]["unlabeled_data"] == ["text.txt"]
+    assert facts["teacher"]["name"] == "model"
+    card = (folder / "out" / "README.md").read_text()
+    assert "Gradient-Free Structured Pruning with Unlabeled Data" in card
+    assert len(AutoTokenizer.from_pretrained(folder / "out")) == len(tokenizer)
+
+
+@pytest.mark.slow
+def test_flags_override_the_file_and_a_tasks_sentences_are_text(folder, capsys):
+    values = {"model": str(folder / "model"), "output_dir": str(folder / "out"), "task": "mrpc", "macs": 0.9}
+    values |= {"data_dir": str(folder), "ranking": "d2", "format": "standard"}
+    (folder / "config.json").write_text(json.dumps(values))
+    assert main(["prune", str(folder / "config.json"), "--macs", "0.6", "--rescaling", "none"]) == 0
+    settings = GradientFreeSettings(ranking="d2", rescaling="none")
+    train = load_glue("mrpc", folder).train
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    columns = [train["sentence1"][:], train["sentence2"][:]]
+    batches = unlabeled_batches(columns, tokenizer)
+    teacher = BertForSequenceClassification.from_pretrained(folder / "model")
+    expected = prune_gradient_free(teacher, batches, 0.6, settings=settings)
+    found = BertForSequenceClassification.from_pretrained(folder / "out")
+    with torch.no_grad():
+        assert_same_logits(found(**batches[0]).logits, expected(**batches[0]).logits)
+
+
+def test_an_earlier_export_is_replaced_on_demand_only(folder, capsys):
+    assert main(words(folder)) == 0
+    assert "overwrite=True (--overwrite) replaces it" in error_of(capsys, *words(folder))
+    assert main(words(folder, "--overwrite", "--macs", "0.8")) == 0
+    assert json.loads((folder / "out" / "facts.json").read_text())["settings"]["macs"] == 0.8
+
+
+def test_a_question_answering_model_is_pruned_too(folder):
+    write_teacher(folder / "answerer", task="question_answering", **SHAPE)
+    settings = PruneSettings(
+        model=str(folder / "answerer"),
+        output_dir=str(folder / "out"),
+        unlabeled_data=str(folder / "text.txt"),
+        macs=0.8,
+    )
+    facts = prune_to_folder(settings, lambda line: None)
+    assert facts["student"]["architecture"] == "HomoBertForQuestionAnswering"
+    model = AutoModelForQuestionAnswering.from_pretrained(folder / "out")
+    assert model(input_ids=torch.tensor([[2, 5, 3]])).start_logits.shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--macs", "0.1"], "macs=0.1 is out of reach"),
+        (["--macs", "2"], "macs=2.0 is no share of the model's encoder MACs; expected a number in (0, 1]"),
+        (["--model", "nowhere/at/all"], "model='nowhere/at/all' does not exist"),
+        (["--unlabeled_data", "nowhere.txt"], "unlabeled_data='nowhere.txt' does not exist"),
+        (["--task", "mrpc"], "task='mrpc': name one of them"),
+        (["--ranking", "r3"], "ranking='r3' is unknown; nearest valid: 'r2'"),
+        (["--format", "compcat"], "format='compcat' is unknown; nearest valid: 'compact'"),
+        (["--max_length", "256"], "max_length=256 is over the model's max_position_embeddings; nearest valid: 128"),
+        (["--num_samples", "0"], "num_samples=0 is out of range; expected a whole number, 1 or more"),
+        (["--text_column", "x"], "missing text column (text_column='x')"),
+        (["--output_dir", ""], "output_dir='' is out of range; expected a name"),
+        (["--sgima", "2"], "nearest valid: --sigma"),
+    ],
+)
+def test_errors_come_before_anything_is_pruned(folder, capsys, monkeypatch, more, message):
+    monkeypatch.setattr(experiment, "prune_gradient_free", lambda *args, **kwargs: pytest.fail("pruned"))
+    assert message in error_of(capsys, *words(folder, *more))
+
+
+def test_empty_text_is_told(folder, capsys):
+    (folder / "text.txt").write_text("")
+    assert "is an empty data set (0 bytes in 1 files)" in error_of(capsys, *words(folder))
+    (folder / "text.txt").write_text(" \n\n \n")
+    assert "text" in error_of(capsys, *words(folder))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "roberta"}, "model_type='roberta'; supported: bert"),
+        ({"architectures": ["BertModel"]}, "class BertModel is not supported"),
+    ],
+)
+def test_models_of_other_families_or_without_a_head_are_refused(folder, capsys, values, message):
+    path = folder / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    assert message in error_of(capsys, *words(folder))
+
+
+def test_an_unknown_key_of_the_file_names_the_nearest(folder, capsys):
+    (folder / "config.json").write_text('{"modle": "x"}')
+    assert "unknown name 'modle'; nearest valid: 'model'" in error_of(capsys, "prune", folder / "config.json")

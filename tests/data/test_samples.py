@@ -1,0 +1,36 @@
+import pytest
+import torch
+from datasets import Dataset
+
+from homodistil_hf.data.samples import drawn, unlabeled_batches
+
+TEXTS = ["w5 w6 w7", "w8", " ", None, "w9 w10", "w11 w12 w13 w14"]
+
+
+def test_rows_of_like_length_are_padded_together(tokenizer):
+    batches = unlabeled_batches([TEXTS], tokenizer, batch_size=2)
+    assert [batch["input_ids"].tolist() for batch in batches] == [
+        [[2, 8, 3, 0], [2, 9, 10, 3]],
+        [[2, 5, 6, 7, 3, 0], [2, 11, 12, 13, 14, 3]],
+    ]
+    assert all(torch.equal(batch["attention_mask"], (batch["input_ids"] != 0).long()) for batch in batches)
+
+
+def test_pairs_are_told_apart_and_cut(tokenizer):
+    (batch,) = unlabeled_batches([["w5 w6", None], ["w7", ""]], tokenizer, max_length=5)
+    assert batch["input_ids"].tolist() == [[2, 5, 3, 7, 3]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]]
+
+
+def test_no_text_is_an_error(tokenizer):
+    with pytest.raises(ValueError, match="have no text in any row; name others, or another column"):
+        unlabeled_batches([[" ", None]], tokenizer)
+
+
+def test_rows_are_drawn_once_and_always_the_same():
+    rows = Dataset.from_dict({"text": list(map(str, range(50)))})
+    found = drawn(rows, 20, seed=1)["text"][:]
+    assert len(set(found)) == 20
+    assert found == sorted(found, key=int) == drawn(rows, 20, seed=1)["text"][:]
+    assert found != drawn(rows, 20, seed=2)["text"][:]
+    assert drawn(rows, 50, seed=1)["text"][:] == rows["text"][:]
