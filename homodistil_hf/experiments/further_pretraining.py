@@ -86,17 +86,12 @@ def after_further_pretraining(settings: RunConfig, say: Say) -> RunConfig:
     say(f"\nfurther pre-training of {run.teacher}")
     further_pretrain(first, say)
     student = str(Path(str(first.training.output_dir), STUDENT_FOLDER))
-    new: dict[str, Any] = {
-        "teacher": student,
-        "teacher_revision": None,
-        "tokenizer": None,
-        "further_pretraining": None,
-    }
+    dropped: dict[str, Any] = dict.fromkeys(("teacher_revision", "tokenizer", "further_pretraining"))
     # It may have been interrupted before the distillation began.
     resume = training.resume_from_checkpoint if last_verified(str(training.output_dir)) else None
-    given = {name: value for name, value in settings.given.items() if name not in new} | {"teacher": student}
+    given = {name: value for name, value in settings.given.items() if name not in dropped} | {"teacher": student}
     own = with_settings(training, resume_from_checkpoint=resume, overwrite_output_dir=True)
-    return RunConfig(replace(run, teacher=student, **new), own, given)
+    return RunConfig(replace(run, teacher=student, **dropped), own, given)
 
 
 def _first(settings: RunConfig) -> FurtherConfig:
