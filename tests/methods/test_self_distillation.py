@@ -2,6 +2,10 @@ import copy
 import gc
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +220,38 @@ def test_one_batch_and_its_parts_give_one_step(kind, arguments):
     for one, other in zip(*(history for _, history in found), strict=True):
         for name in {"loss", "loss_masked", "loss_state"} & one.keys():
             assert one[name] == pytest.approx(other[name], rel=1e-4)
+
+
+_RANKS = """
+import copy, sys, torch
+from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
+from homodistil_hf.methods.self_distillation import SelfDistillationArguments, SelfDistillTrainer
+model = make_teacher(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+args = SelfDistillationArguments(
+    output_dir=sys.argv[1], per_device_train_batch_size=int(sys.argv[2]), max_steps=3, learning_rate=1e-2, optim="sgd",
+    logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True)
+data = {"train_dataset": make_blocks(), "processing_class": tiny_tokenizer()}
+trainer = SelfDistillTrainer(model, args, teacher=randomized(copy.deepcopy(model), seed=7), **data)
+trainer.train()
+if trainer.is_world_process_zero():
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    torch.save((trainer.model.state_dict(), losses), sys.argv[1] + ".pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one(tmp_path):
+    script, found = tmp_path / "ranks.py", []
+    script.write_text(_RANKS)
+    paths = os.pathsep.join([str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])])
+    for ranks in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        words = [*launch, str(script), str(tmp_path / f"run{ranks}"), str(8 // ranks)]
+        subprocess.run(words, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": paths}, timeout=300)
+        found.append(torch.load(tmp_path / f"run{ranks}.pt", weights_only=True))
+    for name, tensor in found[0][0].items():
+        torch.testing.assert_close(tensor, found[1][0][name], rtol=1e-5, atol=1e-6)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
 
 
 @KINDS
