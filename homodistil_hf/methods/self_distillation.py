@@ -29,7 +29,7 @@ from transformers import (
     ViTMAEConfig,
     set_seed,
 )
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.image_masking import MaskedImageCollator
@@ -41,7 +41,7 @@ from ..models.saved_student import poisoned_tensor
 from ..training.checks import check_data, pin_data_order, warn_of_other_settings
 from ..training.evaluation_loop import gathered
 from ..training.ranks import check_launch
-from ..training.run_folder import Requested, RunFolder, check_moments
+from ..training.run_folder import Requested, RunFolder, check_moments, check_resumable
 from ..training.setup import masking_collator
 from ..training.step_log import StepLog
 
@@ -290,6 +290,8 @@ class SelfDistillTrainer(Trainer):
         self.resumed_from = self.run_folder.resolve(resume_from_checkpoint)
         if self.resumed_from is None:
             self.run_folder.claim()
+        else:
+            check_resumable(self.resumed_from, (OPTIMIZER_NAME, SCHEDULER_NAME))
         set_seed(self.args.seed)  # whatever was drawn since this trainer was made
         return super().train(self.resumed_from, *args, **kwargs)
 

@@ -353,6 +353,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind, num_steps, source, argumen
     assert len(started) == {5: 3, 6: 3, 16: 1}[num_steps]
 
 
+def test_a_checkpoint_of_the_model_alone_is_not_resumed(initial, arguments):
+    settings = {"save_only_model": True, "save_strategy": "steps", "save_steps": 2}
+    args = arguments(**settings)
+    with pytest.raises(Interrupted):
+        self_distill(initial, args, callbacks=[StopAt(5)], **data_of(TEXT))
+    args.resume_from_checkpoint = "last"
+    with pytest.raises(ValueError, match=r"has no optimizer\.pt, as it was saved with save_only_model=True"):
+        self_distill(initial, args, **data_of(TEXT))
+
+
 def test_one_more_round_goes_on_from_a_finished_run(initial, arguments, tmp_path, monkeypatch):
     self_distill(initial, arguments(), **data_of(TEXT))
     started = spy_on_starts(monkeypatch)
