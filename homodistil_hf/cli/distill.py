@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..tables import format_table
+from ..tables import aligned_lines, format_table
 from .parsing import show_logs
 
 _DISTILL_USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
@@ -51,22 +51,55 @@ def run_distill(words: Sequence[str]) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(_distill_help())
         return 0 if words else 2
-    from ..experiments.config import RunParser, parse_run
+    from ..experiments.config import RunParser, method_in, parse_run
+    from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
 
+    is_further = method_in(words) == SELF_DISTILLATION
     if "--help_all" in words:
-        print(RunParser().format_help())
+        print((RunParser(SelfDistillationArguments) if is_further else RunParser()).format_help())
         return 0
+    if is_further:
+        return _run_further(words)
     settings = parse_run(words)
     from ..experiments.distill import distill
     from ..experiments.family import distill_family
     from ..training.ranks import leave_process_group
 
     show_logs(settings.training.process_index == 0)
+    if settings.run.further_settings:
+        from ..experiments.further_pretraining import after_further_pretraining
+
+        settings = after_further_pretraining(settings, print)
     results = (distill_family if settings.members else distill)(settings, print)
     if results:
         print(format_results(results, settings.training.output_dir))
     leave_process_group()
     return 0
+
+
+def _run_further(words: Sequence[str]) -> int:
+    from ..experiments.config import parse_further
+    from ..experiments.further_pretraining import further_pretrain
+    from ..training.ranks import leave_process_group
+
+    settings = parse_further(words)
+    is_main = settings.training.process_index == 0
+    show_logs(is_main)
+    results = further_pretrain(settings, print)
+    if is_main:
+        print(format_rounds(results))
+    leave_process_group()
+    return 0
+
+
+def format_rounds(results: Mapping[str, Any]) -> str:
+    """Tell how a run of self-distillation ended, from the content of its `results.json`."""
+    names = {"loss_masked": "masked loss", "loss_state": "distance to teacher", "eval_loss": "held-out masked loss"}
+    rows = [["round", *names.values()]]
+    for number, found in enumerate(results["rounds"]):
+        rows.append([str(number), *(f"{found[name]:.4f}" if name in found else "–" for name in names)])
+    table = "\n".join(aligned_lines(rows))
+    return f"\n{table}\n\n{results['time_s']:,.0f} s; fine-tune or distil {results['student']}"
 
 
 def format_results(results: Mapping[str, Any], output_dir: str) -> str:

@@ -25,7 +25,45 @@ _WORD_MASK = (1 << 64) - 1  # Philox takes its key and counter in words of 64 bi
 _MASK_FRACTION, _RANDOM_FRACTION = 0.8, 0.1  # BERT (arXiv 1810.04805, section 3.1); the rest stays as it is
 
 
-class MaskedLMCollator:
+class SeededMasks:
+    """What collators share whose masks depend on nothing but (seed, epoch, row): seed, epoch and their generator.
+
+    Args:
+        seed: of the masks, 0 … 2⁶⁴ − 1.
+
+    Raises:
+        ValueError: `seed` out of range.
+    """
+
+    def __init__(self, seed: int) -> None:
+        if not 0 <= seed <= _WORD_MASK:
+            raise ValueError(f"seed={seed} is out of range; expected 0 … 2**64 - 1")
+        self.seed = seed
+        # In shared memory, so that a change also reaches data loader workers which are already running.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the pickled attributes; the epoch goes back into shared memory."""
+        self.__dict__.update(state)
+        self._epoch.share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose masks are drawn, 0 at first."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the masks of another epoch, 0 or more, also in data loader workers started from here."""
+        if epoch < 0:
+            raise ValueError(f"epoch={epoch} is negative; expected 0 or more")
+        self._epoch.fill_(epoch)
+
+    def generator(self) -> np.random.Philox:
+        """The generator of this seed and epoch, at the start of the row whose [`row_counter`] is 0."""
+        return np.random.Philox(key=np.array([self.seed, self.epoch], dtype=np.uint64))
+
+
+class MaskedLMCollator(SeededMasks):
     """Batch rows and choose their masked tokens, reproducibly.
 
     In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens get a label, and at least one where
@@ -62,15 +100,13 @@ class MaskedLMCollator:
                 f"mlm_probability={mlm_probability} is out of range; expected a number between 0 and 1, "
                 "both excluded (BERT: 0.15)"
             )
-        if not 0 <= seed <= _WORD_MASK:
-            raise ValueError(f"seed={seed} is out of range; expected 0 … 2**64 - 1")
+        super().__init__(seed)
         if tokenizer.mask_token_id is None:
             raise ValueError(
                 f"tokenizer {type(tokenizer).__name__} has no mask token; use the tokenizer of a masked-LM teacher, "
                 'or give it one: tokenizer.add_special_tokens({"mask_token": "[MASK]"})'
             )
         self.mlm_probability = mlm_probability
-        self.seed = seed
         self.mask_token_id: int = tokenizer.mask_token_id
         self.pad_token_id: int | None = tokenizer.pad_token_id
         self._unmaskable_ids_S = unmaskable_ids(tokenizer)
@@ -80,24 +116,6 @@ class MaskedLMCollator:
                 f"tokenizer {type(tokenizer).__name__} has {len(tokenizer)} tokens, all special ones, so there "
                 "is no word to put in another's place; use the tokenizer that was saved with the teacher"
             )
-        # In shared memory, so that a change also reaches data loader workers which are already running.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the pickled attributes; the epoch goes back into shared memory."""
-        self.__dict__.update(state)
-        self._epoch.share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose masks are drawn, 0 at first."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the masks of another epoch, 0 or more, also in data loader workers started from here."""
-        if epoch < 0:
-            raise ValueError(f"epoch={epoch} is negative; expected 0 or more")
-        self._epoch.fill_(epoch)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Batch and mask rows.
@@ -121,7 +139,7 @@ class MaskedLMCollator:
         ids = [_row_ids(row) for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         input_BT = _stacked(ids, fill=self._padding_for(ids))
-        label_BT = self._mask_(input_BT, attention_BT, [_counter(*row) for row in zip(rows, ids, strict=True)])
+        label_BT = self._mask_(input_BT, attention_BT, _counters(rows, ids))
         batch = {
             "input_ids": input_BT,
             "labels": label_BT,
@@ -158,7 +176,7 @@ class MaskedLMCollator:
 
     def _drawn(self, maskable_BT: np.ndarray, counters: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Flat positions of the chosen tokens, and two random words for each."""
-        generator = np.random.Philox(key=np.array([self.seed, self.epoch], dtype=np.uint64))
+        generator = self.generator()
         state: Any = generator.state  # another generator a row would ask the system for entropy, only to drop it
         chosen, words = [np.empty(0, dtype=np.int64)], [np.empty((2, 0), dtype=np.uint64)]
         for row, (maskable_T, counter) in enumerate(zip(maskable_BT, counters, strict=True)):
@@ -220,10 +238,19 @@ def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
     return values.astype(np.int64, copy=False)
 
 
-def _counter(row: Mapping[str, Any], ids: np.ndarray) -> list[int]:
-    """Where this row's random words start: word 0 is counted up by Philox itself, so rows never overlap."""
+def _counters(rows: Sequence[Mapping[str, Any]], ids: list[np.ndarray]) -> list[list[int]]:
+    return [row_counter(row, row_ids.astype("<i8").tobytes()) for row, row_ids in zip(rows, ids, strict=True)]
+
+
+def row_counter(row: Mapping[str, Any], content: bytes) -> list[int]:
+    """Where a row's random words start: word 0 is counted up by Philox itself, so rows never overlap.
+
+    Args:
+        row: with an `example_id`, an integer, that says where; else its `content` does.
+        content: what the row holds.
+    """
     if "example_id" not in row:
-        digest = hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=8).digest()
+        digest = hashlib.blake2b(content, digest_size=8).digest()
         return [0, int.from_bytes(digest, "little"), 1, 0]
     try:
         return [0, operator.index(row["example_id"]) & _WORD_MASK, 0, 0]

@@ -6,17 +6,19 @@ override it. What is done with the settings is told elsewhere.
 
 import json
 import types
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json_object
 from ..methods.registry import check_method_settings, method_named
+from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
 from ..plans.family import member_folder
 from ..training_args import HomoDistilTrainingArguments
 
@@ -51,12 +53,17 @@ class RunArguments:
     teacher: str = field(default="", metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."})
     method: str = field(
         default="homodistil",
-        metadata={"help": "homodistil, or a baseline: one_shot, pruned_first, scratch, distilbert, tinybert, …"},
+        metadata={"help": "homodistil, or a baseline: one_shot, pruned_first, scratch, …; or self_distillation."},
     )
     method_settings: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}
     )
     own_settings: dict[str, Any] = field(init=False)
+    further_pretraining: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "JSON object with settings of self_distillation, which the teacher first goes through."},
+    )
+    further_settings: dict[str, Any] = field(init=False)
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
     )
@@ -95,14 +102,23 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is too small; nearest valid: 1")
-        given = self.method_settings
-        values = parse_json(given or "{}", "method_settings") if isinstance(given, str | None) else given
+        self.own_settings = self._object("method_settings", '{"temperature": 2.0}')
+        self.further_settings = self._object("further_pretraining", '{"num_train_epochs": 10}')
+        if self.method != SELF_DISTILLATION:
+            check_method_settings(method_named(self.method), self.own_settings)
+            return
+        for name in ("method_settings", "further_pretraining"):
+            if value := getattr(self, name):
+                raise ValueError(
+                    f"{name}={shown(value)} has no place with method={self.method!r}, whose settings stand beside it"
+                )
+
+    def _object(self, name: str, example: str) -> dict[str, Any]:
+        given = getattr(self, name)
+        values = parse_json(given or "{}", name) if isinstance(given, str | None) else given
         if not isinstance(values, dict):
-            raise ValueError(
-                f'method_settings={shown(given)} is no JSON object; expected such as {{"temperature": 2.0}}'
-            )
-        check_method_settings(method_named(self.method), values)
-        self.own_settings = values
+            raise ValueError(f"{name}={shown(given)} is no JSON object; expected such as {example}")
+        return values
 
 
 @dataclass(frozen=True)
@@ -122,13 +138,20 @@ class RunConfig:
     members: tuple["RunConfig", ...] = ()
 
 
-class RunParser(HfArgumentParser):
-    """Flags of both dataclasses; errors are raised, not printed with a screenful of usage."""
+@dataclass(frozen=True)
+class FurtherConfig:
+    """All settings of one run of self-distillation; fields as in [`RunConfig`]."""
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(
-            [RunArguments, HomoDistilTrainingArguments], allow_abbrev=False, add_help=False, prog="", **kwargs
-        )
+    run: RunArguments
+    training: SelfDistillationArguments
+    given: dict[str, Any]
+
+
+class RunParser(HfArgumentParser):
+    """Flags of [`RunArguments`] and of a method's; errors are raised, not printed with a screenful of usage."""
+
+    def __init__(self, training: type[TrainingArguments] = HomoDistilTrainingArguments, **kwargs: Any):
+        super().__init__([RunArguments, training], allow_abbrev=False, add_help=False, prog="", **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting; argparse's message names the argument and the value."""
@@ -152,8 +175,33 @@ def run_of(values: Mapping[str, Any], label: str) -> RunConfig:
     return _run_of(checked_values(values, label), [])
 
 
-def _run_of(values: Mapping[str, Any], flags: Sequence[str]) -> RunConfig:
-    parser = RunParser()
+def method_in(arguments: Sequence[str]) -> Any:
+    """The method that `[CONFIG.json] [--key value …]` names, checked by nobody yet; None where it names none."""
+    flags = list(arguments)
+    path = flags.pop(0) if flags and not flags[0].startswith("-") else None
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", nargs="?")
+    named = parser.parse_known_args(flags)[0].method
+    return named or (read_json_object(path, f"config={path!r}").get("method") if path else None)
+
+
+def parse_further(arguments: Sequence[str]) -> FurtherConfig:
+    """Read the settings of a run of self-distillation; as [`parse_run`]."""
+    flags = list(arguments)
+    path = flags.pop(0) if flags and not flags[0].startswith("-") else None
+    label = f"config={path!r}"
+    return further_of(read_json_object(path, label) if path else {}, label, flags)
+
+
+def further_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> FurtherConfig:
+    """Make the settings of a run of self-distillation from values at hand; as [`run_of`]."""
+    parser = RunParser(SelfDistillationArguments)
+    namespace, given = _parsed(parser, checked_values(values, label, SelfDistillationArguments), flags)
+    return FurtherConfig(*_checked(parser, vars(namespace)), given)
+
+
+def _parsed(parser: RunParser, values: Mapping[str, Any], flags: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
+    """All settings, and those that differ from their defaults and belong to the run."""
     defaults = vars(parser.parse_args([]))
     parser.set_defaults(**values)
     namespace, unknown = parser.parse_known_args(flags)
@@ -162,7 +210,14 @@ def _run_of(values: Mapping[str, Any], flags: Sequence[str]) -> RunConfig:
     given = {name: value for name, value in vars(namespace).items() if value != defaults[name]}
     if "output_dir" not in given:
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
-    given = {name: value for name, value in given.items() if _belongs_to_the_run(name)}
+    return namespace, {name: value for name, value in given.items() if _belongs_to_the_run(name)}
+
+
+def _run_of(values: Mapping[str, Any], flags: Sequence[str]) -> RunConfig:
+    parser = RunParser()
+    namespace, given = _parsed(parser, values, flags)
+    if namespace.method == SELF_DISTILLATION:
+        raise ValueError(f"method={SELF_DISTILLATION!r} makes no student; run it by itself: homodistil distill CONFIG")
     if (students := _listed_students(namespace.student)) is None:
         return RunConfig(*_checked(parser, vars(namespace)), given)
     whole = RunConfig(*_checked(parser, vars(namespace) | {"student": None}), given | {"student": students})
@@ -190,7 +245,7 @@ def _listed_students(student: str | None) -> list[str] | None:
     return texts
 
 
-def _checked(parser: RunParser, values: dict[str, Any]) -> tuple[RunArguments, HomoDistilTrainingArguments]:
+def _checked(parser: RunParser, values: dict[str, Any]) -> tuple[RunArguments, Any]:
     try:
         run, training = parser.parse_dict(values)
     except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError) as error:
@@ -207,9 +262,11 @@ def read_config(path: str) -> dict[str, Any]:
     return checked_values(read_json_object(path, label), label)
 
 
-def checked_values(values: Mapping[str, Any], label: str) -> dict[str, Any]:
+def checked_values(
+    values: Mapping[str, Any], label: str, training: type[TrainingArguments] = HomoDistilTrainingArguments
+) -> dict[str, Any]:
     """Check keys and types of settings, name → JSON value; messages begin with `label`, what the user calls them."""
-    hints = field_types()
+    hints = field_types(training)
     for name, value in values.items():
         if name not in hints and name in REMOVED_SETTINGS:
             raise ValueError(f"{label} has {name}, which is no setting any more; {REMOVED_SETTINGS[name]}")
@@ -243,10 +300,10 @@ def _belongs_to_the_run(name: str) -> bool:
     return not name.endswith("token") and name not in ("resume_from_checkpoint", "overwrite_output_dir")
 
 
-def field_types() -> dict[str, Any]:
+def field_types(training: type[TrainingArguments] = HomoDistilTrainingArguments) -> dict[str, Any]:
     """Every setting of a run, and its type hint."""
     types_by_name: dict[str, Any] = {}
-    for settings in (RunArguments, HomoDistilTrainingArguments):
+    for settings in (RunArguments, training):
         hints = get_type_hints(settings)
         types_by_name |= {entry.name: hints[entry.name] for entry in fields(settings) if entry.init}
     return types_by_name

@@ -21,6 +21,7 @@ from ..export.export_folder import check_target
 from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
+from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import METHODS
@@ -31,7 +32,7 @@ from ..training.distillation_trainer import DistillationTrainer
 from ..training.hub_checkpoints import check_address, is_hub_address
 from ..training.run_folder import Requested, verified_checkpoint
 from ..training.setup import settle_learning_rate
-from .config import RunConfig
+from .config import FurtherConfig, RunConfig
 
 Say: TypeAlias = Callable[[str], None]
 Blocks: TypeAlias = Dataset | IterableDataset
@@ -43,12 +44,18 @@ _STREAM_SHUFFLE_BLOCKS = 10_000
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What is checked before any text is read: the teacher's configuration, the widths, a fitting tokenizer."""
+class Readers:
+    """Who reads the text: the teacher, by its configuration, and a fitting tokenizer."""
 
     config: PreTrainedConfig
-    plan: WidthPlan
     tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sources(Readers):
+    """What is checked before any text is read: who reads it, and the widths."""
+
+    plan: WidthPlan
 
 
 def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
@@ -117,12 +124,17 @@ def make_trainer(
         start: what the student starts as, if not as its teacher.
     """
     run, training = settings.run, settings.training
+    if run.further_settings:
+        raise ValueError(
+            f"further_pretraining={shown(run.further_settings)} goes before a run of `homodistil distill` alone; do "
+            "it first, and name its student/ as the teacher"
+        )
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     sources, method = sources or check_sources(settings), METHODS[run.method]
     method.check_possible(sources.plan, teacher_plan(sources.config))
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
-        train_blocks, eval_blocks = _load_blocks(
+        train_blocks, eval_blocks = load_blocks(
             settings, sources, say if training.process_index == 0 else lambda line: None
         )
     # From what is known: looking at the first row of a stream would fill its buffer.
@@ -160,19 +172,25 @@ def check_sources(settings: RunConfig) -> Sources:
 
     Errors are those that [`distill`] would raise before it reads any text.
     """
+    readers = check_readers(settings)
+    plan = METHODS[settings.run.method].plan_of(settings.training, readers.config)
+    return Sources(readers.config, readers.tokenizer, plan)
+
+
+def check_readers(settings: RunConfig | FurtherConfig) -> Readers:
+    """Check tokenizer and lengths against the teacher's configuration; the part of [`check_sources`] of any method."""
     run, training = settings.run, settings.training
     if run.streaming and training.max_steps <= 0:
         raise ValueError(
             f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
         )
     config = load_teacher_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
-    architecture = config.architectures[0]
+    architecture = (config.architectures or [""])[0]
     if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
         raise ValueError(
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
-    plan = METHODS[run.method].plan_of(training, config)
     if run.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
@@ -180,10 +198,10 @@ def check_sources(settings: RunConfig) -> Sources:
         )
     tokenizer = _load_tokenizer(settings)
     check_tokenizer(tokenizer, config)
-    return Sources(config, plan, tokenizer)
+    return Readers(config, tokenizer)
 
 
-def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:
+def _load_tokenizer(settings: RunConfig | FurtherConfig) -> PreTrainedTokenizerBase:
     run = settings.run
     name = run.tokenizer or run.teacher
     revision = run.teacher_revision if run.tokenizer is None else None
@@ -200,7 +218,8 @@ def _load_tokenizer(settings: RunConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_blocks(settings: RunConfig, sources: Sources, say: Say) -> tuple[Blocks, Dataset]:
+def load_blocks(settings: RunConfig | FurtherConfig, readers: Readers, say: Say) -> tuple[Blocks, Dataset]:
+    """Read and tokenize the text: blocks to train on, and those to evaluate on."""
     run = settings.run
     eval_documents = None
     if run.eval_data:
@@ -210,11 +229,11 @@ def _load_blocks(settings: RunConfig, sources: Sources, say: Say) -> tuple[Block
     documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
     if eval_documents is None:
         documents, eval_documents = _hold_out(documents, say)
-    blocks = _tokenized(documents, settings, sources, argument="train_data")
+    blocks = _tokenized(documents, settings, readers, argument="train_data")
     if run.streaming:
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
     return blocks, some_blocks(
-        _tokenized(eval_documents, settings, sources, argument="eval_data"), run.max_eval_blocks
+        _tokenized(eval_documents, settings, readers, argument="eval_data"), run.max_eval_blocks
     )
 
 
@@ -236,15 +255,15 @@ def _hold_out(documents: Blocks, say: Say) -> tuple[Blocks, Blocks]:
     return documents.select(sorted(kept)), documents.select(held_out)
 
 
-def _tokenized(documents: Blocks, settings: RunConfig, sources: Sources, *, argument: str) -> Blocks:
+def _tokenized(documents: Blocks, settings: RunConfig | FurtherConfig, readers: Readers, *, argument: str) -> Blocks:
     run = settings.run
     try:
         return tokenize_to_blocks(
             documents,
-            sources.tokenizer,
+            readers.tokenizer,
             max_seq_length=run.max_seq_length,
             num_proc=run.preprocessing_num_workers,
-            max_positions=sources.config.max_position_embeddings,
+            max_positions=readers.config.max_position_embeddings,
         )
     except ValueError as error:
         source = getattr(run, argument) or run.train_data

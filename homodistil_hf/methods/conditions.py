@@ -2,15 +2,19 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from transformers import TrainingArguments
 
 from ..files.messages import shown
 from ..models.widths import WidthPlan
 from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import HomoDistilTrainingArguments
 
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
-def with_settings(args: HomoDistilTrainingArguments, **values: Any) -> HomoDistilTrainingArguments:
+
+def with_settings(args: Arguments, **values: Any) -> Arguments:
     """Copy settings, some of them changed."""
     changed = copy.copy(args)
     for name, value in values.items():

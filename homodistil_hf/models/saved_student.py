@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ..files.checkpoints import PROJECTIONS_FILE, STATE_FILE
 from ..files.folders import naming_the_file
@@ -107,10 +108,10 @@ def load_student(
 
 
 def poisoned_tensor(
-    model: HomoBertPreTrainedModel, optimizer: torch.optim.Optimizer | None, scores: Mapping[str, torch.Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, scores: Mapping[str, torch.Tensor]
 ) -> str | None:
     """One tensor of model, optimizer or scores that is not finite, or None: no checkpoint is made of it."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, torch.Tensor] = {f"parameter {name}": parameter for parameter, name in names.items()}
     tensors |= {f"score {name}": values for name, values in scores.items()}
     for parameter, state in (optimizer.state if optimizer is not None else {}).items():

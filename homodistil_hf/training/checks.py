@@ -6,12 +6,12 @@ Beside that, what a run looks at as it goes: the shape of each batch, and with w
 import logging
 import os
 from collections.abc import Mapping, Sequence, Sized
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import pyarrow.compute as pc
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..data.blocks import check_tokenizer
 from ..distillation.tasks import Task
@@ -54,6 +54,19 @@ _LOADING = (
 """Setting of data loading, the value that is refused, and why."""
 
 
+class FolderSettings(Protocol):
+    """Settings about the folder of a run, of whatever class."""
+
+    output_dir: Any
+    overwrite_output_dir: bool
+    save_total_limit: int | None
+    hub_token: str | None
+
+    @property
+    def should_save(self) -> bool:
+        """Whether this process writes."""
+
+
 def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:
     """Refuse what only shows once settings and arguments meet: stock settings, a loss of the user's own."""
     if not isinstance(args, HomoDistilTrainingArguments):
@@ -71,7 +84,7 @@ def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]
             raise ValueError(f"{name}=True would round the student's weights for good; evaluation is in float32")
 
 
-def pin_data_order(args: HomoDistilTrainingArguments) -> None:
+def pin_data_order(args: TrainingArguments) -> None:
     """Make which rows a step sees a function of the settings alone, on any number of ranks; changes `args` in place.
 
     Raises:
@@ -117,7 +130,7 @@ def existing_files(output_dir: str) -> list[str]:
     return sorted(name for name in names if name != STAGING_NAME)
 
 
-def check_free(args: HomoDistilTrainingArguments, earlier_files: Sequence[str]) -> None:
+def check_free(args: FolderSettings, earlier_files: Sequence[str]) -> None:
     """Refuse to mix a new run with an older one's files, unless it may overwrite them."""
     if earlier_files and not args.overwrite_output_dir:
         raise ValueError(

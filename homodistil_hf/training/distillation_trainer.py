@@ -156,7 +156,7 @@ class DistillationTrainer(Trainer):
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         self.is_masking = data_collator is None and is_mlm
         if self.is_masking:
-            data_collator = masking_collator(processing_class, args)
+            data_collator = masking_collator(processing_class, mlm_probability=args.mlm_probability, seed=args.seed)
         self.publisher = Publisher(self)
         super().__init__(
             model=parts.student, args=args, processing_class=processing_class, data_collator=data_collator, **kwargs

@@ -25,8 +25,7 @@ from ..files.checkpoints import (
 )
 from ..files.folders import check_archives, naming_the_file, publish, remove_folder
 from ..files.messages import shown
-from ..training_args import HomoDistilTrainingArguments
-from .checks import check_free, check_output_dir, existing_files
+from .checks import FolderSettings, check_free, check_output_dir, existing_files
 from .hub_checkpoints import fetch_checkpoint, is_hub_address
 from .ranks import on_every_rank
 
@@ -39,7 +38,7 @@ Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
 class RunFolder:
     """`output_dir` as one run sees it; every rank has one, all name the same folder, and all can write there."""
 
-    def __init__(self, args: HomoDistilTrainingArguments):
+    def __init__(self, args: FolderSettings):
         self.args = args
         self.staged_in: str | None = None
         on_every_rank(lambda: check_output_dir(args.output_dir))

@@ -40,14 +40,14 @@ MOST_COMPILED_WIDTHS = 32
 Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
 
 
-def masking_collator(tokenizer: Any, args: HomoDistilTrainingArguments) -> MaskedLMCollator:
+def masking_collator(tokenizer: Any, *, mlm_probability: float, seed: int) -> MaskedLMCollator:
     """Make what masks words; it needs a tokenizer."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
             f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
             "or a data_collator that gives labels"
         )
-    return MaskedLMCollator(tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
+    return MaskedLMCollator(tokenizer, mlm_probability=mlm_probability, seed=seed)
 
 
 def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:

@@ -106,6 +106,18 @@ def test_masked_lm_script(tmp_path, monkeypatch, capsys):
     assert "KL to the teacher" in capsys.readouterr().out
 
 
+def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
+    model = write_teacher(tmp_path / "model")
+    text = write_text(tmp_path / "text.txt")
+    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--max_seq_length", 16, "--batch_size", 4]
+    run_script(monkeypatch, "further_pretraining.py", "--model", model, "--text", text, *words)
+    assert BertForMaskedLM.from_pretrained(tmp_path / "out" / "student").config.hidden_size == 32
+    out = capsys.readouterr().out
+    assert "round 1: held-out masked loss" in out
+    run_script(monkeypatch, "further_pretraining.py", "--model", model, "--text", text, *words, "--resume")
+    assert capsys.readouterr().out.splitlines() == out.splitlines()[-3:]
+
+
 @pytest.mark.slow
 def test_task_model_script(tmp_path, monkeypatch, capsys):
     teacher = write_teacher(tmp_path / "teacher", task="sequence_classification")

@@ -1,0 +1,179 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny_files import own_cache, write_config
+from transformers import BertForMaskedLM
+
+from homodistil_hf.cli import main
+from homodistil_hf.experiments import further_pretraining, rounds
+from homodistil_hf.experiments.config import method_in, parse_further, parse_run, run_of
+from homodistil_hf.experiments.distill import make_trainer
+
+ROUNDS = {"max_steps": 4, "per_device_train_batch_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+def write_further(folder, **settings):
+    """A whole run of self-distillation; output goes to `folder/run`."""
+    path = write_config(folder)
+    values = json.loads(path.read_text())
+    for name in ("student", "pruning_interval_steps", "teacher_dtype"):
+        del values[name]
+    path.write_text(json.dumps(values | {"method": "self_distillation", "max_steps": 4} | settings))
+    return path
+
+
+def distill(path, *words):
+    return main(["distill", str(path), "--disable_tqdm", "true", *words])
+
+
+def weights(folder):
+    return {name: tensor.tolist() for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
+def test_one_json_further_pre_trains(tmp_path, capsys):
+    assert distill(write_further(tmp_path), "--num_rounds", "2") == 0
+    run = tmp_path / "run"
+    results = json.loads((run / "results.json").read_text())
+    assert [sorted({"loss_masked", "loss_state", "eval_loss"} & one.keys()) for one in results["rounds"]] == [
+        ["eval_loss", "loss_masked"],
+        ["eval_loss", "loss_masked", "loss_state"],
+        ["eval_loss", "loss_masked", "loss_state"],
+    ]
+    assert results["settings"]["num_rounds"] == 2
+    assert json.loads((run / "settings.json").read_text()) == results["settings"]
+    assert weights(run / "student") == weights(run / "round-2" / "model")
+    BertForMaskedLM.from_pretrained(run / "student")
+    out = capsys.readouterr().out
+    assert "held-out masked loss" in out
+    assert str(run / "student") in out
+    assert distill(tmp_path / "config.json", "--num_rounds", "2", "--resume_from_checkpoint", "last") == 0
+    assert json.loads((run / "results.json").read_text())["rounds"] == results["rounds"]
+
+
+def test_one_json_further_pre_trains_a_teacher_and_distils_it(tmp_path):
+    assert distill(write_config(tmp_path, further_pretraining=ROUNDS)) == 0
+    run = tmp_path / "run"
+    teacher = run / "further_pretraining" / "student"
+    facts = json.loads((run / "student" / "facts.json").read_text())
+    assert facts["teacher"]["name"] == "student"
+    assert json.loads((run / "settings.json").read_text())["teacher"] == str(teacher)
+    inner = json.loads((run / "further_pretraining" / "settings.json").read_text())
+    assert (inner["max_steps"], inner["teacher"]) == (4, str(tmp_path / "teacher"))
+    alone = {"teacher": str(teacher), "output_dir": str(tmp_path / "alone")}
+    assert distill(write_config(tmp_path, **alone)) == 0
+    assert weights(run / "student") == weights(tmp_path / "alone" / "student")
+    assert weights(teacher) != weights(tmp_path / "teacher")
+
+
+@pytest.mark.parametrize("stage", ["rounds", "distillation"])
+def test_an_interrupted_chain_goes_on_where_it_was(stage, tmp_path, monkeypatch):
+    whole = write_config(tmp_path, further_pretraining=ROUNDS, output_dir=str(tmp_path / "whole"))
+    assert distill(whole) == 0
+    path = write_config(tmp_path, further_pretraining=ROUNDS)
+    with monkeypatch.context() as context:
+        if stage == "rounds":
+            context.setattr(rounds, "_write_result", interrupt)
+        else:
+            context.setattr("homodistil_hf.trainer.HomoDistilTrainer.evaluate", interrupt)
+        assert distill(path) != 0
+    assert distill(path, "--resume_from_checkpoint", "last") == 0
+    assert weights(tmp_path / "run" / "student") == weights(tmp_path / "whole" / "student")
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_settings_of_the_other_method_are_unknown(tmp_path):
+    path = write_further(tmp_path, kl_weight=1.0)
+    with pytest.raises(ValueError, match=r"has the unknown key 'kl_weight'"):
+        parse_further([str(path)])
+    with pytest.raises(ValueError, match=r"has the unknown key 'num_rounds'"):
+        parse_run([str(write_config(tmp_path, num_rounds=1))])
+
+
+def test_the_method_is_found_wherever_it_stands(tmp_path):
+    path = str(write_further(tmp_path))
+    assert method_in([path]) == "self_distillation"
+    assert method_in([path, "--method", "scratch"]) == "scratch"
+    assert method_in(["--method=one_shot"]) == "one_shot"
+    assert method_in(["--seed", "1"]) is None
+
+
+def test_the_json_of_the_page_is_valid(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "self_distillation.md").read_text(encoding="utf-8")
+    alone, chained = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "alone.json").write_text(alone)
+    assert parse_further([str(tmp_path / "alone.json"), "--use_cpu"]).training.max_steps == 2000
+    (tmp_path / "chained.json").write_text(chained)
+    settings = further_pretraining._first(parse_run([str(tmp_path / "chained.json"), "--use_cpu"]))
+    assert settings.training.output_dir == "runs/both/further_pretraining"
+    assert settings.training.use_cpu
+    assert settings.run.train_data == ["my_corpus/*.txt"]
+
+
+def test_defaults_are_the_papers(tmp_path):
+    settings = parse_further([str(write_further(tmp_path))]).training
+    assert (settings.num_rounds, settings.distillation_weight, settings.compared_states) == (1, 1.0, "first")
+    assert (settings.learning_rate, settings.adam_beta1, settings.adam_beta2) == (1.5e-4, 0.9, 0.95)
+    assert (settings.weight_decay, settings.warmup_steps, settings.lr_scheduler_type) == (0.01, 0, "linear")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_rounds": 0}, r"num_rounds=0 is not a whole number of at least 1"),
+        ({"num_rounds": "1"}, r"num_rounds='1', of the JSON type string"),
+        ({"method_settings": {"num_rounds": 2}}, r"has no place with method='self_distillation'"),
+        ({"streaming": True}, r"streaming=True is not supported for method='self_distillation'"),
+        ({"resume_from_checkpoint": "last"}, r"finds no self_distillation\.json"),
+        ({"max_seq_length": 999}, r"max_seq_length=999 is over the teacher's"),
+    ],
+)
+def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(further_pretraining, "load_blocks", None)
+    path = write_further(tmp_path, **settings)
+    with pytest.raises(ValueError, match=message):
+        further_pretraining.further_pretrain(parse_further([str(path)]), print)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"further_pretraining": {"rounds": 2}}, r"further_pretraining has the unknown key 'rounds'"),
+        ({"further_pretraining": {"teacher": "x"}}, r"further_pretraining has teacher='x', which the run decides"),
+        ({"further_pretraining": {"num_rounds": 0}}, r"num_rounds=0"),
+        ({"further_pretraining": ROUNDS, "student": ["macs=0.5", "macs=0.25"]}, r"goes before one student"),
+        ({"further_pretraining": ROUNDS, "student": "macs=9"}, r"macs=9"),
+        ({"further_pretraining": ROUNDS, "resume_from_checkpoint": "x"}, r"resume_from_checkpoint='x' .* use 'last'"),
+    ],
+)
+def test_chains_that_can_not_work_are_refused(settings, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(further_pretraining, "further_pretrain", None)
+    with pytest.raises(ValueError, match=message):
+        further_pretraining.after_further_pretraining(parse_run([str(write_config(tmp_path, **settings))]), print)
+
+
+def test_a_folder_with_other_files_is_refused_before_the_first_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(further_pretraining, "further_pretrain", None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    settings = parse_run([str(write_config(tmp_path, further_pretraining=ROUNDS))])
+    with pytest.raises(ValueError, match=r"is not empty \(mine\)"):
+        further_pretraining.after_further_pretraining(settings, print)
+
+
+def test_sweeps_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
+    values = json.loads(write_config(tmp_path, further_pretraining=ROUNDS).read_text())
+    with pytest.raises(ValueError, match=r"goes before a run of `homodistil distill` alone"):
+        make_trainer(run_of(values, "cell"), print)
+    with pytest.raises(ValueError, match=r"method='self_distillation' makes no student"):
+        run_of({"teacher": "x", "train_data": "x", "output_dir": "x", "method": "self_distillation"}, "cell")
