@@ -38,6 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "one_shot_hold_0.3": _ONE_SHOT | {"learning_rate_hold_fraction": 0.3},
     "one_shot_no_hold": _ONE_SHOT | {"learning_rate_hold_fraction": 0.0},
     "one_shot_64_batches": _ONE_SHOT | {"method_settings": {"num_scoring_batches": 64}},
+    "one_shot_unclipped": _ONE_SHOT | {"max_grad_norm": 0.0},
     "one_shot_mask_0.15": _ONE_SHOT | {"mlm_probability": 0.15},
     "one_shot_mask_0.45": _ONE_SHOT | {"mlm_probability": 0.45},
 }

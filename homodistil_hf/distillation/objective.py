@@ -3,8 +3,8 @@
 Knows models and tasks, not Trainer: weights, wrapping and accumulation are handed in. No formulas of losses.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -80,6 +80,15 @@ class Distillation:
             `torch.Tensor`: scalar.
         """
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+    @contextmanager
+    def own_term_alone(self) -> Iterator[None]:
+        """Meanwhile the loss is the task's own, unweighted: masked words, or a task model's labels."""
+        weights, self.weights = self.weights, dict.fromkeys(self.weights, 0.0) | {self.task.name: 1.0}
+        try:
+            yield
+        finally:
+            self.weights = weights
 
     def terms(
         self,

@@ -56,14 +56,15 @@ class OneShotTrainer(PlannedTrainer):
         self.method_settings = {"num_scoring_batches": num_scoring_batches}
 
     def score_units(self, pruner: Pruner) -> None:
-        """Score the units on the first batches, without updates."""
+        """Score the units by the task's own loss on the first batches, without updates."""
         self.model.eval()
         batches = iter(self.get_train_dataloader())
         for _ in range(self.num_scoring_batches):
             fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
             if not fetched:
                 break
-            with self.accelerator.autocast():  # as in training, else the teacher's rounding alone would be scored
+            # Of a copy of the teacher all other terms are 0, but for rounding that would be scored in their place.
+            with self.accelerator.autocast(), self.distillation.own_term_alone():
                 loss = self.compute_loss(self.model, self._prepare_inputs(fetched[0]))
             self.accelerator.backward(loss)
             for parameter in self.model.parameters():

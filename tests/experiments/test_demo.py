@@ -126,7 +126,7 @@ def test_the_teacher_is_small_and_loads_with_stock_transformers():
     assert fill.model.dtype == torch.float32
     assert len(fill.tokenizer) == fill.model.config.vocab_size
     texts = ["read at most n bytes from the [MASK].", "This function returns [MASK] if the path is a directory."]
-    assert [guesses[0]["token_str"] for guesses in fill(texts)] == ["bytes", "path"]  # of their context
+    assert [guesses[0]["token_str"] for guesses in fill(texts)] == ["bytes", "true"]  # of their context
 
 
 @pytest.mark.slow

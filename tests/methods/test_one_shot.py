@@ -56,9 +56,12 @@ def test_has_the_plans_widths_from_the_first_step_on(one_shot):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_scoring_batches", [1, 3, 100])
-def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, chosen, num_scoring_batches):
-    trainer = one_shot(num_scoring_batches=num_scoring_batches, mlm_weight=1.0, rotate_heads=False)
+@pytest.mark.parametrize(
+    ("num_scoring_batches", "settings"),
+    [(1, {}), (3, {"mlm_weight": 0.0, "hidden_weight": 1e6, "attention_weight": 1e6}), (100, {})],
+)
+def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, chosen, num_scoring_batches, settings):
+    trainer = one_shot(num_scoring_batches=num_scoring_batches, rotate_heads=False, **settings)
     teacher = trainer.model
     groups = encoder_groups(teacher)
     scores = SensitivityScores(groups)
