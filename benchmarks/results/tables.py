@@ -174,7 +174,7 @@ class Tables:
 
     def short_runs(self) -> list[str]:
         """The rows of benchmarks/results/levers.py: each arm's KL, and that less the KL of the way that it changes."""
-        table = pd.DataFrame((self.results.json("levers") or {"rows": []})["rows"])
+        table = self._short()
         sizes = [] if table.empty else list(table["size"].unique())
         rows: dict[tuple[str, str], dict[str, str]] = {}
         for (num_steps, size), group in table.groupby(["max_steps", "size"], sort=False) if sizes else ():
@@ -185,6 +185,17 @@ class Tables:
                 rows.setdefault(place, {})[size] = spread(one["kl"]) + f" ({gap})" * (arm != REFERENCE)
         cells = [[*place, *(found.get(size, "–") for size in sizes)] for place, found in rows.items()]
         return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells)
+
+    def short_gap(self, num_steps: str, size: str, arm: str, other: str = REFERENCE) -> str:
+        """Of these runs of one length and size, the KL of one arm less another's."""
+        table = self._short()
+        table = table[(table["max_steps"] == int(num_steps)) & (table["size"] == size)]
+        one, base = (table[table["arm"] == name] for name in (arm, other))
+        return _or_not_run(str(self.difference(one, base, "kl")))
+
+    def _short(self) -> pd.DataFrame:
+        rows = (self.results.json("levers") or {"rows": []})["rows"]
+        return pd.DataFrame(rows, columns=None if rows else ["size", "arm", "seed", "max_steps", "kl"])
 
     def rates(self) -> list[str]:
         """The KL at each learning rate that a sweep tried, the best in bold."""

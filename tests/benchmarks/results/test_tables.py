@@ -153,7 +153,10 @@ def test_short_runs_stand_beside_the_way_that_they_change(tmp_path):
     kls = {"homodistil": 0.5, "one_shot": 0.6, "one_shot_mask_0.45": 0.4, "homodistil_through_masks": 0.51}
     rows = [{"arm": arm, "size": "1/4", "seed": 0, "max_steps": 1000, "kl": kl} for arm, kl in kls.items()]
     (tmp_path / "levers.json").write_text(json.dumps({"rows": [*rows, rows[1] | {"size": "1/8"}]}))
-    assert tables_of(tmp_path, methods_quarter=METHODS).short_runs() == [
+    tables = tables_of(tmp_path, methods_quarter=METHODS)
+    gap = tables.short_gap("1000", "1/4", "one_shot_mask_0.45", "one_shot")
+    assert (gap, tables.short_gap("500", "1/4", "one_shot")) == ("-0.200, **better**", "not run yet")
+    assert tables.short_runs() == [
         "| steps |  | 1/4: KL, nats (difference) | 1/8: KL, nats (difference) |",
         "| --- | --- | --- | --- |",
         "| 1,000 | `homodistil` | 0.500 | – |",
