@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from datasets import Dataset
 
+from ..data.samples import drawn
 from ..files.messages import shown
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, GlueSettings, training_dtype
@@ -64,9 +65,7 @@ def evaluate_tasks(
 
 def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
     """The rows to train on: all, or always the same `max_rows` of them."""
-    if max_rows is None or max_rows >= len(rows):
-        return rows
-    return rows.select(sorted(np.random.RandomState(_ROWS_SEED).permutation(len(rows))[:max_rows].tolist()))
+    return rows if max_rows is None else drawn(rows, max_rows, seed=_ROWS_SEED)
 
 
 def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Dataset, Dataset]:
