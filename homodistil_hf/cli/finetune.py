@@ -1,11 +1,10 @@
 """`homodistil finetune`: a JSON file and flags that override it → one task model. How it is trained isn't here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ..files.strict_json import read_json_object
-from .parsing import flag, parse, settings_flags, show_logs, tell
+from .parsing import flag, parse_over_config, show_logs, tell
 
 _MAIN_SETTINGS = ("model", "teacher", "train_data", "eval_data", "text_columns", "label_column", "output_dir")
 
@@ -23,12 +22,9 @@ def run_finetune(words: Sequence[str]) -> int:
     from ..evaluation.fine_tuning import settings_from
     from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fine_tune_own
 
-    others = [entry.name for entry in fields(OwnTaskSettings) if entry.name not in _MAIN_SETTINGS]
-    epilog = f"\nfurther settings (docs/evaluation.md): {' '.join(f'--{name}' for name in others)}"
-    flags, given = parse("finetune", words, Finetune, settings_flags([OwnTaskSettings], _MAIN_SETTINGS), epilog=epilog)
+    page = "docs/evaluation.md"
+    _, values = parse_over_config("finetune", words, Finetune, OwnTaskSettings, shown_names=_MAIN_SETTINGS, page=page)
     show_logs()
-    values = read_json_object(flags.config, f"config={flags.config!r}") if flags.config else {}
-    values |= {name: value for name, value in vars(given).items() if value is not None}
     settings = settings_from(OwnTaskSettings, values)
     results = fine_tune_own(settings, tell)
     told = ", ".join(f"{name} {value:.4f}" for name, value in results["metrics"].items())

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, ClassVar, NoReturn, Protocol, get_args, get_origin, get_type_hints
 
 from ..files.messages import nearest_name, shown
+from ..files.strict_json import read_json_object
 
 _LONGEST_MESSAGE = 1000
 
@@ -95,6 +96,32 @@ def settings_flags(kinds: Iterable[Any], shown_names: Collection[str]) -> type:
             kind_of_value: Any = list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
             found.setdefault(entry.name, (entry.name, kind_of_value, flag(told, default=None, metavar="X")))
     return make_dataclass("Settings", sorted(found.values(), key=lambda entry: entry[0]))
+
+
+def parse_over_config(
+    name: str, words: Sequence[str], command: type, kind: Any, *, shown_names: Collection[str], page: str
+) -> tuple[Any, dict[str, Any]]:
+    """Read a command's flags and its `config`, a JSON file of settings that flags override.
+
+    Args:
+        name: of the command.
+        words: behind it.
+        command: its dataclass, with the field `config`: a file, or None.
+        kind: dataclass of the settings.
+        shown_names: settings that the command's help describes; the others it names.
+        page: of the documentation that describes those.
+
+    Returns:
+        The command's own flags, and the values of the settings that are given, by name.
+
+    Raises:
+        ValueError: as [`parse`]; a file that is no JSON object.
+    """
+    others = " ".join(f"--{entry.name}" for entry in fields(kind) if entry.name not in shown_names)
+    epilog = f"\nfurther settings ({page}): {others}"
+    flags, given = parse(name, words, command, settings_flags([kind], shown_names), epilog=epilog)
+    values = read_json_object(flags.config, f"config={flags.config!r}") if flags.config else {}
+    return flags, values | {name: value for name, value in vars(given).items() if value is not None}
 
 
 def _add_flag(parser: CommandParser, entry: Field[Any], hint: Any) -> None:

@@ -1,12 +1,11 @@
 """`homodistil prune`: a JSON file and flags that override it → a pruned model. How it is pruned isn't here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..files.strict_json import read_json_object
 from ..tables import format_table
-from .parsing import flag, parse, settings_flags, show_logs, tell
+from .parsing import flag, parse_over_config, show_logs, tell
 
 _MAIN_SETTINGS = ("model", "unlabeled_data", "task", "data_dir", "macs", "output_dir", "num_samples", "format")
 _PADDED = "padded to stock BERT"
@@ -26,12 +25,9 @@ def run_prune(words: Sequence[str]) -> int:
     from ..evaluation.fine_tuning import settings_from
     from ..experiments.prune import PruneSettings, prune_to_folder
 
-    others = [entry.name for entry in fields(PruneSettings) if entry.name not in _MAIN_SETTINGS]
-    epilog = f"\nfurther settings (docs/gradient_free.md): {' '.join(f'--{name}' for name in others)}"
-    flags, given = parse("prune", words, Prune, settings_flags([PruneSettings], _MAIN_SETTINGS), epilog=epilog)
+    page = "docs/gradient_free.md"
+    flags, values = parse_over_config("prune", words, Prune, PruneSettings, shown_names=_MAIN_SETTINGS, page=page)
     show_logs()
-    values = read_json_object(flags.config, f"config={flags.config!r}") if flags.config else {}
-    values |= {name: value for name, value in vars(given).items() if value is not None}
     settings = settings_from(PruneSettings, values)
     facts = prune_to_folder(settings, tell, overwrite=flags.overwrite)
     print(format_costs(facts))
