@@ -1,10 +1,12 @@
 """HomoDistil as a `Trainer`: prune the student a little at a time while distilling it from the model it started as.
 
+Before the first step the units are scored on a few batches, while the student still is its teacher: `start_student`.
 One optimizer step, in order:
 
 1. if the schedule asks, masks are chosen and what they drop is sliced off: `begin_step`;
 2. teacher forward, student forward, loss terms, backward, for each micro-batch: `compute_loss`;
-3. gradients are complete, averaged over ranks and not clipped: they become scores: `training_step`;
+3. with `num_scoring_batches=0`, as in the paper: the gradients, complete, averaged over ranks and not clipped, become
+   scores: `training_step`;
 4. clipping and the optimizer's step: Trainer's;
 5. log, evaluate, save: Trainer's, so that a student is never measured before a step at its widths.
 
@@ -36,7 +38,10 @@ from .training_args import HomoDistilTrainingArguments
 logger = logging.getLogger(__name__)
 
 _NUM_ROTATION_TOKENS = 8192
-_CHOICE_SETTINGS = ("width_allocation", "width_multiple", "sensitivity_smoothing", "uncertainty_smoothing")
+_CHOICE_SETTINGS = (
+    *("width_allocation", "width_multiple", "num_scoring_batches"),
+    *("sensitivity_smoothing", "uncertainty_smoothing"),
+)
 """Settings of how units are chosen; another `importance_metric` is refused."""
 
 
@@ -115,7 +120,7 @@ class HomoDistilTrainer(DistillationTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch; after the last one of a step, gradients become scores.
+        """Forward and backward of one micro-batch; with `num_scoring_batches=0` a step's gradients become scores.
 
         S_j = |θ_j · ∂L/∂θ_j|, summed over the slices of each unit and smoothed (HomoDistil, section 3).
 
@@ -128,7 +133,7 @@ class HomoDistilTrainer(DistillationTrainer):
             `torch.Tensor`: the loss, detached.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.has_complete_gradients:
+        if self.has_complete_gradients and not self.args.num_scoring_batches:
             scaler = self.accelerator.scaler
             self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
         return loss
@@ -141,8 +146,32 @@ class HomoDistilTrainer(DistillationTrainer):
         self.schedule = pruning_schedule(self.args, self.state.max_steps)
 
     def start_student(self) -> None:
-        """With `rotate_heads`: choose the bases inside heads, once."""
-        rotate_student(self)
+        """With `rotate_heads`: choose the bases inside heads, once; then score the units, if not at every step."""
+        _rotate_student(self)
+        if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
+            self._score_units()
+
+    def _score_units(self) -> None:
+        """Score the units by the task's own loss on the first batches, without updates.
+
+        All other terms are 0 for a copy of the teacher, but for rounding that would be scored in their place.
+        """
+        self.model.eval()
+        batches = iter(self.get_train_dataloader())
+        for _ in range(self.args.num_scoring_batches):
+            fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
+            if not fetched:
+                break
+            with self.accelerator.autocast(), self.distillation.own_term_alone():
+                loss = self.compute_loss(self.model, self._prepare_inputs(fetched[0]))
+            self.accelerator.backward(loss)
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+            self.pruner.score()
+            self.model.zero_grad(set_to_none=True)
+        self.batch_counts = None
+        logger.info("units are scored on %d batches, before anything is dropped", self.args.num_scoring_batches)
 
     @property
     def is_finished(self) -> bool:
@@ -177,7 +206,7 @@ class HomoDistilTrainer(DistillationTrainer):
         return state
 
 
-def rotate_student(trainer: DistillationTrainer) -> None:
+def _rotate_student(trainer: DistillationTrainer) -> None:
     """With `rotate_heads`: give heads that will lose channels bases in which channels are uncorrelated and ordered.
 
     The student stays the same function; see [`rotate_heads`]. Collective.

@@ -52,7 +52,7 @@ _LEAST = dict.fromkeys(
         *("per_device_train_batch_size", "per_device_eval_batch_size"),
     ),
     1,
-)
+) | {"num_scoring_batches": 0}
 
 _USE_DDP = "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank"
 _REMEDIES = {
@@ -156,13 +156,13 @@ class HomoDistilTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "Share in [0, 1) of all steps before the first unit is dropped."}
     )
     pruning_end_fraction: float = field(
-        default=0.3, metadata={"help": "Share in (start, 1] of all steps at which the plan is reached."}
+        default=0.3, metadata={"help": "Share in [start, 1] of all steps at which the plan is reached; 0: before the first step."}
     )
     hidden_start_fraction: float | None = field(
         default=None, metadata={"help": "Start for hidden channels, in [0, 1); default pruning_start_fraction."}
     )
     hidden_end_fraction: float | None = field(
-        default=None, metadata={"help": "End for hidden channels, in (start, 1]; default pruning_end_fraction."}
+        default=None, metadata={"help": "End for hidden channels, in [start, 1]; default pruning_end_fraction."}
     )
     attention_start_fraction: float | None = field(
         default=None, metadata={"help": "Start for heads and their channels; default pruning_start_fraction."}
@@ -174,11 +174,15 @@ class HomoDistilTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Start for FFN neurons, in [0, 1); default pruning_start_fraction."}
     )
     ffn_end_fraction: float | None = field(
-        default=None, metadata={"help": "End for FFN neurons, in (start, 1]; default pruning_end_fraction."}
+        default=None, metadata={"help": "End for FFN neurons, in [start, 1]; default pruning_end_fraction."}
     )
     pruning_interval_steps: int = field(default=10, metadata={"help": "Steps ≥ 1 between two choices of masks."})
     importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = field(
         default="sensitivity", metadata={"help": "Score of a unit; movement, for the ablation, ends far behind."}
+    )
+    num_scoring_batches: int = field(
+        default=16,
+        metadata={"help": "Batches, before the first step, that units are scored on; 0: at every step, as the paper."},
     )
     rotate_heads: bool = field(
         default=True,
@@ -253,7 +257,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
             kind: `"hidden"`, `"attention"` or `"ffn"`.
 
         Returns:
-            `(start, end)`, 0 ≤ start < end ≤ 1.
+            `(start, end)`, 0 ≤ start ≤ end ≤ 1.
         """
         start, end = getattr(self, f"{kind}_start_fraction"), getattr(self, f"{kind}_end_fraction")
         return (
@@ -319,10 +323,8 @@ def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
     names = [f"{kind}_start_fraction", f"{kind}_end_fraction"]
     names = [name.replace(kind, "pruning") if getattr(args, name) is None else name for name in names]
     start, end = args.pruning_window(kind)
-    if start >= end:
-        raise ValueError(
-            f"{names[0]}={start} is not below {names[1]}={end}; pruning needs a start before its end, e.g. 0.0 and 0.5"
-        )
+    if start > end:
+        raise ValueError(f"{names[0]}={start} is above {names[1]}={end}; pruning ends after its start, e.g. 0.0 and 0.5")
     if start >= DEADLINE_FRACTION:
         raise ValueError(
             f"{names[0]}={start} is not below {DEADLINE_FRACTION}, the share of all steps by which the plan is "

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, OneShotTrainer
 from homodistil_hf.distillation.objective import Distillation
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
@@ -199,7 +199,7 @@ class Watched(SensitivityScores):
 
     def update(self, parameters: Any, groups: Any, *, gradient_scale: float = 1.0) -> None:
         weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        gradients = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+        gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
         self.seen.append((weights, gradients))
         super().update(parameters, groups, gradient_scale=gradient_scale)
 
@@ -270,6 +270,25 @@ def test_clipping_changes_no_score(make_trainer):
     for name, values in plain.pruner.unit_scores().items():
         assert torch.equal(clipped.pruner.unit_scores()[name], values)
     assert logs_of(clipped)[0]["grad_norm"] == logs_of(plain)[0]["grad_norm"] > 1.0
+
+
+def test_units_scored_first_are_chosen_as_if_cut_at_once(make_trainer, tmp_path):
+    """Gradual pruning by scores of before the first step drops one by one what one-shot pruning drops."""
+    settings = {"num_scoring_batches": 3, "rotate_heads": False, "learning_rate": 0.0}
+    trainer = make_trainer(**settings)
+    at_once = make_trainer(**settings, trainer_class=OneShotTrainer, output_dir=str(tmp_path / "once"))
+    found = watched(trainer)
+    trainer.train()
+    at_once.train()
+    assert len(found.seen) == 3  # nothing is scored while it is trained
+    weights = dict(at_once.model.named_parameters())
+    assert [name for name, p in trainer.model.named_parameters() if not torch.equal(p, weights[name])] == []
+
+
+def test_a_metric_without_gradients_scores_no_batches_first(make_trainer, monkeypatch):
+    trainer = make_trainer(importance_metric="magnitude", num_scoring_batches=3, rotate_heads=False)
+    monkeypatch.setattr(trainer, "get_train_dataloader", lambda: pytest.fail("data were read"))
+    trainer.start_student()
 
 
 # The plan

@@ -76,6 +76,12 @@ def test_counts_are_whole_numbers_from_one_on(name, value):
         make_args(**{name: value})
 
 
+@pytest.mark.parametrize("value", [-1, 2.0, None])
+def test_scoring_batches_are_a_whole_number_or_none(value):
+    with pytest.raises(ValueError, match=rf"^num_scoring_batches={value!r} is not a whole number of at least 0; the "):
+        make_args(num_scoring_batches=value)
+
+
 @pytest.mark.parametrize("name", CHOICES)
 @pytest.mark.parametrize("value", ["", "nonsense", None, 1])
 def test_unknown_choices_are_refused(name, value):
@@ -88,14 +94,12 @@ def test_unknown_choices_are_refused(name, value):
     [
         (
             {"pruning_start_fraction": 0.5},
-            "^pruning_start_fraction=0.5 is not below pruning_end_fraction=0.3; pruning needs a start before its end",
+            "^pruning_start_fraction=0.5 is above pruning_end_fraction=0.3; pruning ends after its start, e.g. 0.0 and",
         ),
-        ({"pruning_start_fraction": 0.6}, "^pruning_start_fraction=0.6 is not below pruning_end_fraction=0.3"),
-        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is not below pruning_end_fraction=0.3"),
-        ({"ffn_end_fraction": 0.0}, "^pruning_start_fraction=0.0 is not below ffn_end_fraction=0.0"),
+        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is above pruning_end_fraction=0.3"),
         (
             {"attention_start_fraction": 0.4, "attention_end_fraction": 0.3},
-            "^attention_start_fraction=0.4 is not below attention_end_fraction=0.3",
+            "^attention_start_fraction=0.4 is above attention_end_fraction=0.3",
         ),
         (
             {"pruning_start_fraction": 0.95, "pruning_end_fraction": 1.0},

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any
 
-from homodistil_hf import HomoDistilTrainingArguments, OneShotTrainer
+from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.sweep.statistics import Record
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
@@ -14,15 +13,14 @@ FORWARD_AND_BACKWARD = 3  # a step of training in forward passes
 
 _GRADUAL = "homodistil"
 _CUT_FROM_THE_TEACHER = (_GRADUAL, "one_shot", "pruned_first")  # kept fractions say how wide they are
-_DEFAULT_SCORING_BATCHES = signature(OneShotTrainer).parameters["num_scoring_batches"].default
 _KINDS = ("hidden", "attention", "ffn")
 
 
 def run_macs(record: Record) -> float:
     """Multiply–accumulates of both encoders in a whole run, a token of its batches each; nan where widths don't tell.
 
-    The teacher's forward pass, the student's forward and backward as three, and the scores that one-shot pruning takes
-    from the whole teacher first.
+    The teacher's forward pass, the student's forward and backward as three, and the scores that are taken from the
+    whole teacher first.
     """
     rows = record["kept_fractions"]
     if record["method"] not in _CUT_FROM_THE_TEACHER or not rows:
@@ -34,10 +32,15 @@ def run_macs(record: Record) -> float:
         until = record["num_steps"] if row is rows[-1] else min(row["step"] + delay, record["num_steps"])
         total += (until - last) * (teacher + FORWARD_AND_BACKWARD * _student_macs(record, row))
         last = until
-    if record["method"] == "one_shot":
-        num_batches = record["method_settings"].get("num_scoring_batches", _DEFAULT_SCORING_BATCHES)
-        total += num_batches * (1 + FORWARD_AND_BACKWARD) * teacher
-    return total
+    return total + _num_scoring_batches(record) * (1 + FORWARD_AND_BACKWARD) * float(teacher)
+
+
+def _num_scoring_batches(record: Record) -> int:
+    if record["method"] == "pruned_first":
+        return 0
+    earlier = {"num_scoring_batches": 16 if record["method"] == "one_shot" else 0}  # when it was no setting of all
+    given = record.get("own_settings", {}), record["method_settings"], record["settings"]
+    return int({name: value for settings in (earlier, *given) for name, value in settings.items()}["num_scoring_batches"])
 
 
 def setting_of(record: Record, name: str) -> Any:

@@ -3,8 +3,8 @@
     python -m benchmarks.results.levers one_shot homodistil --seeds 0 1 2 --max_steps 500
 
 Rows go to docs/results/levers.json; those that are there are not run again. `one_shot_through_masks` and
-`homodistil_through_masks` tell masks and path apart: the first takes the units that gradual pruning ends with from the
-teacher at once, the second goes gradually to the units that one-shot pruning chose.
+`every_step_through_masks` tell masks and path apart: the first takes the units that gradual pruning with scores of
+every step ends with from the teacher at once, the second goes gradually to the units that one-shot pruning chose.
 """
 
 import argparse
@@ -20,9 +20,7 @@ from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
-from homodistil_hf.methods.one_shot import OneShotTrainer
 from homodistil_hf.models.units import UnitTensors, encoder_groups
-from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
@@ -30,20 +28,32 @@ RECORD = Path("docs/results/levers.json")
 BASE = Path("examples/configs/wikibooks_quarter.json")
 SIZES = {"1/4": "216-9x24-528", "1/8": "160-8x20-288"}
 _ONE_SHOT = {"method": "one_shot"}
+_EVERY_STEP = {"num_scoring_batches": 0}
 ARMS: dict[str, dict[str, Any]] = {
     "homodistil": {},
+    "every_step": _EVERY_STEP,
     "one_shot": _ONE_SHOT,
     "one_shot_through_masks": _ONE_SHOT,
-    "homodistil_through_masks": {},
+    "every_step_through_masks": _EVERY_STEP,
+    "end_0.05": {"pruning_end_fraction": 0.05},
+    "end_0.1": {"pruning_end_fraction": 0.1},
+    "end_0.15": {"pruning_end_fraction": 0.15},
+    "end_0.2": {"pruning_end_fraction": 0.2},
+    "end_0.3": {"pruning_end_fraction": 0.3},
+    "end_0.5": {"pruning_end_fraction": 0.5},
+    "4_batches": {"num_scoring_batches": 4},
+    "one_shot_same_compute": _ONE_SHOT,
     "one_shot_hold_0.3": _ONE_SHOT | {"learning_rate_hold_fraction": 0.3},
     "one_shot_no_hold": _ONE_SHOT | {"learning_rate_hold_fraction": 0.0},
-    "one_shot_64_batches": _ONE_SHOT | {"method_settings": {"num_scoring_batches": 64}},
+    "one_shot_64_batches": _ONE_SHOT | {"num_scoring_batches": 64},
     "one_shot_unclipped": _ONE_SHOT | {"max_grad_norm": 0.0},
     "one_shot_mask_0.15": _ONE_SHOT | {"mlm_probability": 0.15},
     "one_shot_mask_0.45": _ONE_SHOT | {"mlm_probability": 0.45},
 }
-_THROUGH = {"one_shot_through_masks": "homodistil", "homodistil_through_masks": "one_shot"}
+_THROUGH = {"one_shot_through_masks": "every_step", "every_step_through_masks": "one_shot"}
 """Arm → whose units it ends with."""
+_AS_MUCH_COMPUTE = {"1/4": 1.093, "1/8": 1.131}
+"""Size → steps that `one_shot_same_compute` has for each of `homodistil`'s, to cost as much as that."""
 _QUIET = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "overwrite_output_dir": True}
 
 
@@ -71,6 +81,8 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     """Train one student and evaluate it; the units that it is left with are kept beside it."""
     since, folder = time.perf_counter(), _folder(cell, output_dir)
     settings = ARMS[cell["arm"]] | {name: cell[name] for name in ("seed", "max_steps")}
+    if cell["arm"] == "one_shot_same_compute":
+        settings["max_steps"] = round(_AS_MUCH_COMPUTE[cell["size"]] * cell["max_steps"])
     settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
     values = read_json_object(BASE, str(BASE)) | _QUIET | settings
     config = run_of(values | {"student": SIZES[cell["size"]], "output_dir": str(folder)}, "the study")
@@ -103,22 +115,15 @@ def units_left(trainer: DistillationTrainer) -> UnitTensors:
     return kept
 
 
-def go_through(trainer: DistillationTrainer, units: UnitTensors, kept: UnitTensors) -> None:
+def go_through(trainer: HomoDistilTrainer, units: UnitTensors, kept: UnitTensors) -> None:
     """Let a trainer end with given units: they score above all others, among which its own scores decide."""
+    own = trainer.pruner.unit_scores
 
-    def force(pruner: Pruner) -> None:
-        own = pruner.unit_scores
+    def unit_scores() -> UnitTensors:
+        stays = {name: torch.isin(kept[name], units[name]) for name in kept}
+        return {name: values / values.max().clamp(min=1e-30) + 2 * stays[name] for name, values in own().items()}
 
-        def unit_scores() -> UnitTensors:
-            stays = {name: torch.isin(kept[name], units[name]) for name in kept}
-            return {name: values / values.max().clamp(min=1e-30) + 2 * stays[name] for name, values in own().items()}
-
-        pruner.unit_scores = unit_scores  # type: ignore[method-assign]
-
-    if isinstance(trainer, HomoDistilTrainer):
-        force(trainer.pruner)
-    elif isinstance(trainer, OneShotTrainer):
-        trainer.score_units = force  # type: ignore[method-assign]
+    trainer.pruner.unit_scores = unit_scores  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

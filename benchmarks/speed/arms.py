@@ -25,7 +25,7 @@ from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 
 class TimedOneShot(OneShotTrainer):
-    """Notes how long scoring and cutting take, before the first step."""
+    """Notes how long scoring takes, before the first step."""
 
     start_seconds = 0.0
 
@@ -46,7 +46,7 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
 
 def one_shot_trainer(settings: BenchSettings, work: Workload, folder: Path) -> TimedOneShot:
     """A student that is as narrow as the plan from its first step on; not started."""
-    trainer = TimedOneShot(**_ours(settings, work, folder))
+    trainer = TimedOneShot(**_ours(settings, work, folder, num_scoring_batches=16))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -61,15 +61,16 @@ def strong_loop(settings: BenchSettings, work: Workload, folder: Path) -> Strong
     return _loop(partial(StrongLoop, dtype=DTYPES[settings.dtype]), settings, work, folder)
 
 
-def _ours(settings: BenchSettings, work: Workload, folder: Path) -> dict[str, Any]:
+def _ours(settings: BenchSettings, work: Workload, folder: Path, **other: Any) -> dict[str, Any]:
     own = {
         "student": settings.target.to_json(),
-        # The loops': every term with weight 1, heads as the teacher has them.
+        # The loops': every term with weight 1, heads as the teacher has them, scores at every step.
         "mlm_weight": 1.0,
         "hidden_weight": 1.0,
         "rotate_heads": False,
         "attention_weight": settings.attention_weight,
         "importance_metric": settings.importance_metric,
+        "num_scoring_batches": 0,
         "teacher_dtype": settings.dtype,
         "pruning_end_fraction": settings.pruning_end_fraction,
         "pruning_interval_steps": settings.pruning_interval_steps,
@@ -78,7 +79,7 @@ def _ours(settings: BenchSettings, work: Workload, folder: Path) -> dict[str, An
     }
     return {
         "model": work.start,
-        "args": HomoDistilTrainingArguments(**_arguments(settings, folder) | own),
+        "args": HomoDistilTrainingArguments(**_arguments(settings, folder) | own | other),
         "teacher": work.teacher,
         "train_dataset": work.blocks,
         "processing_class": work.tokenizer,

@@ -29,7 +29,7 @@ from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.widths import WidthPlan, chosen
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .conditions import check_recordable, other_heads
-from .fixed_width import FRESH, FreshTrainer, MlmTrains
+from .fresh import FRESH, FreshTrainer, MlmTrains
 
 NUM_RELATION_HEADS = 48
 """MiniLMv2's for teachers of BERT-base's size."""

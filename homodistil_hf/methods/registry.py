@@ -16,8 +16,7 @@ from ..training.distillation_trainer import DistillationTrainer
 from .distilbert import DistilBertTrainer
 from .fewer_layers import ShallowTrainer
 from .minilm import MiniLMTrainer, MiniLMv2Trainer
-from .one_shot import OneShotTrainer, ShallowOneShotTrainer
-from .pruned_first import PrunedFirstTrainer
+from .one_shot import OneShotTrainer, PrunedFirstTrainer
 from .scratch import ScratchTrainer
 from .tinybert import TinyBertTrainer
 
@@ -25,7 +24,6 @@ METHODS: dict[str, type[DistillationTrainer]] = {
     "homodistil": HomoDistilTrainer,
     "shallow": ShallowTrainer,
     "one_shot": OneShotTrainer,
-    "shallow_one_shot": ShallowOneShotTrainer,
     "pruned_first": PrunedFirstTrainer,
     "scratch": ScratchTrainer,
     "distilbert": DistilBertTrainer,
@@ -40,8 +38,8 @@ def method_named(name: str) -> type[DistillationTrainer]:
 
     Example:
     ```python
-    >>> default_settings(method_named("one_shot")), default_settings(method_named("homodistil"))
-    ({'num_scoring_batches': 16}, {})
+    >>> default_settings(method_named("shallow")), default_settings(method_named("homodistil"))
+    ({'num_layers': None, 'widths': None}, {})
 
     ```
     """

@@ -14,7 +14,7 @@ from ..distillation.teacher import FrozenTeacher
 from ..distillation.vocabulary_loss import decoded_terms, decoder_of
 from ..export.card import MethodCard
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .fixed_width import FRESH, FreshTrainer
+from .fresh import FRESH, FreshTrainer
 
 
 class ScratchTrainer(FreshTrainer):

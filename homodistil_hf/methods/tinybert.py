@@ -15,7 +15,7 @@ from ..export.card import MethodCard
 from ..models.widths import WidthPlan
 from ..training_args import HomoDistilTrainingArguments
 from .conditions import check_recordable, other_heads
-from .fixed_width import FRESH, FreshTrainer, MlmTrains
+from .fresh import FRESH, FreshTrainer, MlmTrains
 
 
 class TinyBertTrainer(FreshTrainer):

@@ -11,7 +11,7 @@ LEARNING_RATE_HOLD_FRACTION = 0.5
 
 
 def pruning_progress(step: float, start_step: float, end_step: float) -> float:
-    """How far pruning has come, 0 before `start_step` and 1 from `end_step` on.
+    """How far pruning has come, 0 until `start_step` and 1 from `end_step` on.
 
     p(t) = 1 − (1 − (t − t_i)/(t_f − t_i))³, the cubic of HomoDistil, section 3; a group's kept fraction is
     r(t) = 1 − (1 − r_f)·p(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³.
@@ -19,7 +19,7 @@ def pruning_progress(step: float, start_step: float, end_step: float) -> float:
     Args:
         step: completed optimizer steps, ≥ 0.
         start_step: t_i.
-        end_step: t_f > t_i.
+        end_step: t_f ≥ t_i.
 
     Returns:
         `float` in [0, 1].
@@ -31,10 +31,10 @@ def pruning_progress(step: float, start_step: float, end_step: float) -> float:
 
     ```
     """
-    if step <= start_step:
-        return 0.0
     if step >= end_step:
         return 1.0
+    if step <= start_step:
+        return 0.0
     return 1.0 - (1.0 - (step - start_step) / (end_step - start_step)) ** 3
 
 

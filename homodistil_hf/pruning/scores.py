@@ -34,6 +34,8 @@ class SensitivityScores:
         uncertainty_smoothing: unused here; PLATON's β2.
     """
 
+    needs_gradients = True
+
     def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.85, uncertainty_smoothing: float = 0.95):
         self.sensitivity_smoothing = sensitivity_smoothing
         self.uncertainty_smoothing = uncertainty_smoothing
@@ -98,6 +100,8 @@ class MovementScores(SensitivityScores):
 
 class MagnitudeScores(SensitivityScores):
     """The l1 norm Σ|θ_j| of a unit's slices; needs no gradient. The paper: worse than sensitivity."""
+
+    needs_gradients = False
 
     def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
         """Nothing to take in: magnitudes are read when scores are asked for."""

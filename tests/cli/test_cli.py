@@ -239,7 +239,7 @@ def test_output_dir_has_no_default(folder):
         ({"student": None}, "student=None names no widths; name a preset"),
         (
             {"pruning_start_fraction": 0.7, "pruning_end_fraction": 0.5},
-            "pruning_start_fraction=0.7 is not below pruning_end_fraction=0.5; pruning needs a start before its end",
+            "pruning_start_fraction=0.7 is above pruning_end_fraction=0.5; pruning ends after its start",
         ),
         ({"pruning_end_fraction": 1.5}, "pruning_end_fraction=1.5 is outside [0, 1]; the default is"),
         (

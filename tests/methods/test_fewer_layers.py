@@ -7,7 +7,6 @@ import torch
 from tiny_models import make_blocks, make_teacher
 
 from homodistil_hf.methods.fewer_layers import ShallowTrainer
-from homodistil_hf.methods.one_shot import ShallowOneShotTrainer
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.resizing import keep_layers
@@ -73,13 +72,14 @@ def test_widths_can_be_written_out(shallow):
 def test_a_shallow_student_can_be_pruned_at_once(make_trainer):
     trainer = make_trainer(
         model=make_teacher(num_hidden_layers=4),
-        trainer_class=partial(ShallowOneShotTrainer, num_layers=2, num_scoring_batches=1),
+        trainer_class=partial(ShallowTrainer, num_layers=2),
         student="macs=0.25",
+        num_scoring_batches=1,
+        pruning_end_fraction=0.0,
         max_steps=1,
     )
-    assert trainer.method_settings == {"num_layers": 2, "widths": None, "num_scoring_batches": 1}
     full = encoder_macs(trainer.kept)
-    trainer.start_student()
+    trainer.train()
     assert trainer.matched_layers == (2, 3)
     assert trainer.kept == trainer.plan
     assert encoder_macs(trainer.plan) < full

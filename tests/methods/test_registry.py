@@ -23,7 +23,7 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
 HALF_THE_MACS = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
-TAKE_SCORES = ("one_shot", "shallow_one_shot")  # from batches before the first step, that come again
+TAKE_SCORES = ("homodistil", "one_shot", "shallow")  # from batches before the first step, that come again
 FRESH = ("scratch", "tinybert", "minilm", "minilm_v2")
 TEACHER = WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536))
 HALF = WidthPlan.uniform(264, 6, LayerWidths(12, 22, 1112))
@@ -82,7 +82,6 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
     [
         ("pruned_first", {}),
         ("shallow", {"student": "macs=0.25"}),
-        ("shallow_one_shot", {"student": "macs=0.25"}),
         ("distilbert", {"student_dropout": 0.1}),
         ("tinybert", {"mlm_trains": "head"}),
         ("minilm_v2", {"student_dropout": 0.1, "mlm_trains": "head"}),
@@ -123,7 +122,7 @@ def test_weights_of_nothing_are_refused(make_trainer, method):
         make_trainer(trainer_class=partial(METHODS[method], **weights), student=SAME_HEADS)
 
 
-@pytest.mark.parametrize("method", ["distilbert", "shallow", "shallow_one_shot"])
+@pytest.mark.parametrize("method", ["distilbert", "shallow"])
 def test_milliseconds_say_nothing_of_fewer_layers(trainer_of, method):
     with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
         trainer_of(method, student="latency_ms=5")

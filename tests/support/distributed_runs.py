@@ -29,6 +29,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2, "importance_metric": "platon"},
     "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
     "one-shot": {"trainer_class": OneShotTrainer, "num_scoring_batches": 3},
+    "scored first": {"num_scoring_batches": 3},
     "rotated": {"rotate_heads": True, "student": NARROW_HEADS, "attention_weight": 0.1},
     "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
 }
@@ -57,6 +58,7 @@ def make_trainer(folder: Path, num_ranks: int, **settings: Any) -> HomoDistilTra
         "per_device_train_batch_size": GLOBAL_BATCH // num_ranks // accumulation,
         "per_device_eval_batch_size": 4,
         "pruning_interval_steps": 1,
+        "num_scoring_batches": 0,
         "width_multiple": 1,
         "logging_steps": 1,
         "save_strategy": "no",

@@ -23,6 +23,7 @@ from homodistil_hf.files.checkpoints import (
     manifest_problem,
 )
 from homodistil_hf.methods.distilbert import DistilBertTrainer
+from homodistil_hf.methods.scratch import ScratchTrainer
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.training import run_folder as run_folder_module
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -40,6 +41,8 @@ SETTINGS = {
 }
 VARIATIONS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "scored first": {"num_scoring_batches": 3},
+    "scored first, PLATON": {"num_scoring_batches": 3, "importance_metric": "platon"},
     "PLATON": {"importance_metric": "platon"},
     "dropout": {"student_dropout": 0.1},
     "accumulation": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
@@ -445,7 +448,7 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
 
 
 def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer, tmp_path):
-    make_trainer(trainer_class=OneShotTrainer, max_steps=2, callbacks=[SaveAt(1)]).train()
+    make_trainer(trainer_class=ScratchTrainer, max_steps=2, callbacks=[SaveAt(1)]).train()
     folder = Path(checkpoint(tmp_path, 1))
     assert not (folder / SCORES_FILE).exists()
     assert "pruner" not in read_state(folder)

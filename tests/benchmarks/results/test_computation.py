@@ -57,6 +57,11 @@ def test_a_student_cut_before_training_has_its_plan_from_the_first_step():
     assert run_macs(run("pruned_first", (NARROW, 30))) == pytest.approx(macs((40, LAYER)))
 
 
+def test_scores_before_the_first_step_count():
+    slow = run("homodistil", (WHOLE, 10), (NARROW, 40), num_scoring_batches=4)
+    assert run_macs(slow) == pytest.approx(macs((10, DOUBLED), (30, LAYER)) + 4 * 4 * TEACHER)
+
+
 def test_what_logs_no_widths_is_not_known():
     assert math.isnan(run_macs(run("homodistil")))
     assert math.isnan(run_macs(run("tinybert", (NARROW, 40))))
@@ -74,11 +79,10 @@ def test_a_recorded_run_computes_what_its_steps_did(monkeypatch, tmp_path):
         return compute_loss(trainer, *args, **kwargs)
 
     monkeypatch.setattr(HomoDistilTrainer, "compute_loss", seen)
-    given = {"logging_steps": 2, "pruning_end_fraction": 0.8, "width_multiple": 1}
+    given = {"logging_steps": 2, "pruning_end_fraction": 0.8, "width_multiple": 1, "num_scoring_batches": 1}
     settings = json.loads(write_config(tmp_path, **given).read_text())
     settings.pop("output_dir")
     done = train_cell(Cell("mine", {}, "homodistil", settings), tmp_path / "run", lambda line: None)
     assert len(set(steps.values())) > 3
-    assert run_macs(done) == pytest.approx(
-        sum(done["models"]["teacher"]["encoder_macs"] + 3 * macs for macs in steps.values())
-    )
+    teacher = done["models"]["teacher"]["encoder_macs"]
+    assert run_macs(done) == pytest.approx(4 * teacher + sum(teacher + 3 * macs for macs in steps.values()))

@@ -1,11 +1,9 @@
-"""Students that have their final widths from the first step on: what one-shot pruning and training from scratch share.
+"""Students that have the plan's widths and random weights from the first step on: what their methods share.
 
-How units are chosen is the methods' business; everything else about such a run, from data to export, is
-[`DistillationTrainer`]'s.
+Everything else about such a run, from data to export, is [`DistillationTrainer`]'s.
 """
 
 import copy
-import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,39 +14,12 @@ from ..files.messages import shown
 from ..models.families import family_of
 from ..models.families.family import PROJECTIONS
 from ..models.resizing import replace_parameters, write_plan
-from ..pruning.pruner import Pruner
-from ..trainer import rotate_student
 from ..training.distillation_trainer import DistillationTrainer
-from ..training.ranks import check_same_masks
-from ..training.setup import pruning_settings
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .conditions import check_loss_weights, check_masked_lm, with_settings
 
-logger = logging.getLogger(__name__)
-
 MlmTrains = Literal["student", "head"]
-HOMODISTIL_LOSSES = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
-LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
 FRESH = "The student began with random weights and kept none of the teacher's."
-"""Words of the model cards that several methods share."""
-
-
-class PlannedTrainer(DistillationTrainer):
-    """A trainer that cuts its student, a copy of the teacher, to the plan before the first step."""
-
-    def start_student(self) -> None:
-        """Score the units and drop the least important ones, all at once."""
-        rotate_student(self)
-        pruner = Pruner(self.model, self.plan, settings=pruning_settings(self.args))
-        if pruner.plan_reached:
-            return
-        self.score_units(pruner)
-        self.resized(pruner.prune_to(pruner.final_plan(), optimizer=self.optimizer))
-        check_same_masks(self.accelerator, pruner.choices_digest, step=0, output_dir=self.args.output_dir)
-        logger.info("%s: pruned to %s", self.method, self.kept.to_json())
-
-    def score_units(self, pruner: Pruner) -> None:
-        """Give units the scores that they are chosen by; magnitudes need none."""
 
 
 class FreshTrainer(DistillationTrainer):
