@@ -1,4 +1,4 @@
-"""HomoDistil as a `Trainer`: prune the student a little at a time while distilling it from the model it started as.
+"""HomoDistil as a `Trainer`: prune a student, at once or a little at a time, and distil it from the model it was.
 
 Before the first step the units are scored on a few batches, while the student still is its teacher: `start_student`.
 One optimizer step, in order:
@@ -23,7 +23,7 @@ from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedModel
 
-from .export.card import HOMODISTIL
+from .export.card import HOMODISTIL, PRUNED_AT_ONCE
 from .export.dense_student import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.tensors import load_tensors
@@ -33,7 +33,7 @@ from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
 from .training.ranks import check_same_masks
 from .training.setup import pruning_schedule, pruning_settings
-from .training_args import HomoDistilTrainingArguments
+from .training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,10 @@ _CHOICE_SETTINGS = (
 
 
 class HomoDistilTrainer(DistillationTrainer):
-    """Distils and prunes a BERT-family model; everything else is `transformers.Trainer`.
+    """Prunes and distils a BERT-family model; everything else is `transformers.Trainer`.
+
+    By default everything is dropped before the first step, which is nearest to the teacher for the same computation
+    (docs/results.md). `pruning_end_fraction=0.3` prunes gradually, and with `num_scoring_batches=0` as the paper does.
 
     Args:
         model: the teacher: Hub name, folder, or a loaded model. The student starts as its copy.
@@ -76,6 +79,8 @@ class HomoDistilTrainer(DistillationTrainer):
     def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
         super().__init__(model, args, **kwargs)
         self.pruner = Pruner(self.model, self.plan, settings=pruning_settings(args))
+        if self.card is HOMODISTIL and not any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
+            self.card = PRUNED_AT_ONCE
 
     # One optimizer step
 

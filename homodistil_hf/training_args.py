@@ -97,7 +97,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
     ```python
     >>> args = HomoDistilTrainingArguments(output_dir="out", student="macs=0.25", max_steps=100, report_to="none")
     >>> args.pruning_window("ffn")
-    (0.0, 0.3)
+    (0.0, 0.0)
 
     ```
     """
@@ -156,7 +156,7 @@ class HomoDistilTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "Share in [0, 1) of all steps before the first unit is dropped."}
     )
     pruning_end_fraction: float = field(
-        default=0.3, metadata={"help": "Share in [start, 1] of all steps at which the plan is reached; 0: before the first step."}
+        default=0.0, metadata={"help": "Share in [start, 1] of all steps at which the plan is reached; 0: before any."}
     )
     hidden_start_fraction: float | None = field(
         default=None, metadata={"help": "Start for hidden channels, in [0, 1); default pruning_start_fraction."}
@@ -291,6 +291,12 @@ def _check_settings(args: HomoDistilTrainingArguments) -> None:
         raise ValueError("all loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
     for kind in PRUNING_KINDS:
         _check_window(args, kind)
+    is_cut_first = not all(args.pruning_window(kind)[1] for kind in PRUNING_KINDS)
+    if is_cut_first and not args.num_scoring_batches and args.importance_metric != "magnitude":
+        raise ValueError(
+            "num_scoring_batches=0 leaves units unscored that go before the first step, where pruning_end_fraction (or "
+            "that of a kind) is 0; set it to 0.3, for instance, or score a few batches first, e.g. 16"
+        )
 
 
 def _check_choice(args: HomoDistilTrainingArguments, name: str, choices: Sequence[str]) -> None:

@@ -615,7 +615,9 @@ def test_compiled_code_follows_the_widths_and_leaves_other_code_alone(make_train
 
 
 def test_compiled_code_is_sliced_at_few_moments():
-    args = HomoDistilTrainingArguments(output_dir="unused", student="macs=0.5", report_to="none")
+    args = HomoDistilTrainingArguments(
+        output_dir="unused", student="macs=0.5", pruning_end_fraction=0.3, report_to="none"
+    )
     every_ten = pruning_schedule(args, 4000)
     args.torch_compile = True
     few = pruning_schedule(args, 4000)

@@ -33,7 +33,7 @@ NUMBERS = {
     "mlm_probability": (r"\(0, 1\)", 0.3, (0, 0.0, 1, 1.5, -0.1)),
     "student_dropout": (r"\[0, 1\)", 0.0, (1.0, -0.1, 2)),
     "pruning_start_fraction": (r"\[0, 1\]", 0.0, (-0.1, 1.1)),
-    "pruning_end_fraction": (r"\[0, 1\]", 0.3, (1.1, -0.1)),
+    "pruning_end_fraction": (r"\[0, 1\]", 0.0, (1.1, -0.1)),
     "hidden_start_fraction": (r"\[0, 1\]", None, (-0.1, 1.1)),
     "hidden_end_fraction": (r"\[0, 1\]", None, (1.1,)),
     "attention_start_fraction": (r"\[0, 1\]", None, (-0.1,)),
@@ -94,9 +94,14 @@ def test_unknown_choices_are_refused(name, value):
     [
         (
             {"pruning_start_fraction": 0.5},
-            "^pruning_start_fraction=0.5 is above pruning_end_fraction=0.3; pruning ends after its start, e.g. 0.0 and",
+            "^pruning_start_fraction=0.5 is above pruning_end_fraction=0.0; pruning ends after its start, e.g. 0.0 and",
         ),
-        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is above pruning_end_fraction=0.3"),
+        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is above pruning_end_fraction=0.0"),
+        ({"num_scoring_batches": 0}, "^num_scoring_batches=0 leaves units unscored .*; set it to 0.3, for instance, or"),
+        (
+            {"num_scoring_batches": 0, "pruning_end_fraction": 0.3, "ffn_end_fraction": 0.0},
+            "^num_scoring_batches=0 leaves units unscored that go before the first step",
+        ),
         (
             {"attention_start_fraction": 0.4, "attention_end_fraction": 0.3},
             "^attention_start_fraction=0.4 is above attention_end_fraction=0.3",

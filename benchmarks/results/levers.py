@@ -1,10 +1,10 @@
 """What a change to the method or its settings is worth: short runs beside each other, a row each.
 
-    python -m benchmarks.results.levers one_shot homodistil --seeds 0 1 2 --max_steps 500
+    python -m benchmarks.results.levers at_once every_step --seeds 0 1 2 --max_steps 500
 
-Rows go to docs/results/levers.json; those that are there are not run again. `one_shot_through_masks` and
+Rows go to docs/results/levers.json; those that are there are not run again. `at_once_through_masks` and
 `every_step_through_masks` tell masks and path apart: the first takes the units that gradual pruning with scores of
-every step ends with from the teacher at once, the second goes gradually to the units that one-shot pruning chose.
+every step ends with from the teacher at once, the second goes gradually to the units that are chosen at once.
 """
 
 import argparse
@@ -27,33 +27,28 @@ from homodistil_hf.training.distillation_trainer import DistillationTrainer
 RECORD = Path("docs/results/levers.json")
 BASE = Path("examples/configs/wikibooks_quarter.json")
 SIZES = {"1/4": "216-9x24-528", "1/8": "160-8x20-288"}
-_ONE_SHOT = {"method": "one_shot"}
-_EVERY_STEP = {"num_scoring_batches": 0}
+_GRADUAL = {"pruning_end_fraction": 0.3}
+_EVERY_STEP = _GRADUAL | {"num_scoring_batches": 0}
 ARMS: dict[str, dict[str, Any]] = {
-    "homodistil": {},
+    "at_once": {},
+    "gradual": _GRADUAL,
+    "gradual_end_0.1": {"pruning_end_fraction": 0.1},
+    "same_compute": {},
     "every_step": _EVERY_STEP,
-    "one_shot": _ONE_SHOT,
-    "one_shot_through_masks": _ONE_SHOT,
+    "at_once_through_masks": {},
     "every_step_through_masks": _EVERY_STEP,
-    "end_0.05": {"pruning_end_fraction": 0.05},
-    "end_0.1": {"pruning_end_fraction": 0.1},
-    "end_0.15": {"pruning_end_fraction": 0.15},
-    "end_0.2": {"pruning_end_fraction": 0.2},
-    "end_0.3": {"pruning_end_fraction": 0.3},
-    "end_0.5": {"pruning_end_fraction": 0.5},
+    "hold_0.3": {"learning_rate_hold_fraction": 0.3},
+    "no_hold": {"learning_rate_hold_fraction": 0.0},
     "4_batches": {"num_scoring_batches": 4},
-    "one_shot_same_compute": _ONE_SHOT,
-    "one_shot_hold_0.3": _ONE_SHOT | {"learning_rate_hold_fraction": 0.3},
-    "one_shot_no_hold": _ONE_SHOT | {"learning_rate_hold_fraction": 0.0},
-    "one_shot_64_batches": _ONE_SHOT | {"num_scoring_batches": 64},
-    "one_shot_unclipped": _ONE_SHOT | {"max_grad_norm": 0.0},
-    "one_shot_mask_0.15": _ONE_SHOT | {"mlm_probability": 0.15},
-    "one_shot_mask_0.45": _ONE_SHOT | {"mlm_probability": 0.45},
+    "64_batches": {"num_scoring_batches": 64},
+    "unclipped": {"max_grad_norm": 0.0},
+    "mask_0.15": {"mlm_probability": 0.15},
+    "mask_0.45": {"mlm_probability": 0.45},
 }
-_THROUGH = {"one_shot_through_masks": "every_step", "every_step_through_masks": "one_shot"}
-"""Arm → whose units it ends with."""
 _AS_MUCH_COMPUTE = {"1/4": 1.093, "1/8": 1.131}
-"""Size → steps that `one_shot_same_compute` has for each of `homodistil`'s, to cost as much as that."""
+"""Size → steps that `same_compute`, cut at once, has for each of `gradual`'s: as many MACs of both encoders."""
+_THROUGH = {"at_once_through_masks": "every_step", "every_step_through_masks": "at_once"}
+"""Arm → whose units it ends with."""
 _QUIET = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "overwrite_output_dir": True}
 
 
@@ -81,7 +76,7 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     """Train one student and evaluate it; the units that it is left with are kept beside it."""
     since, folder = time.perf_counter(), _folder(cell, output_dir)
     settings = ARMS[cell["arm"]] | {name: cell[name] for name in ("seed", "max_steps")}
-    if cell["arm"] == "one_shot_same_compute":
+    if cell["arm"] == "same_compute":
         settings["max_steps"] = round(_AS_MUCH_COMPUTE[cell["size"]] * cell["max_steps"])
     settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
     values = read_json_object(BASE, str(BASE)) | _QUIET | settings

@@ -17,12 +17,12 @@ from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"
 ONE_SHOT = "one_shot"
+AT_ONCE = "at_once"  # the defaults, in short runs
 
 _TOKENS = "tokens_planned"
-_OTHERS = {*SIZES, _TOKENS, "shapes"}  # sweeps with a section of their own; the rest are of levers or of rates
+_OTHERS = {*SIZES, _TOKENS, "shapes", "sizes"}  # sweeps with a section of their own; the rest are of levers or of rates
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 _KEPT = {"glue_kept": "GLUE kept", "glue_above": "above the constant"}
-_WAYS = {1: "gradually", -1: "at once", 0: "either way", None: "undecided"}
 
 
 class Tables:
@@ -173,20 +173,19 @@ class Tables:
         return _table(["", "changed", "KL, nats", "difference"], list(rows.values()))
 
     def short_runs(self) -> list[str]:
-        """The rows of benchmarks/results/levers.py: each arm's KL, and that less the KL of the way that it changes."""
+        """The rows of benchmarks/results/levers.py: each arm's KL, and that less the KL of the defaults."""
         table = self._short()
         sizes = [] if table.empty else list(table["size"].unique())
         rows: dict[tuple[str, str], dict[str, str]] = {}
         for (num_steps, size), group in table.groupby(["max_steps", "size"], sort=False) if sizes else ():
             for arm, one in group.groupby("arm", sort=False):
-                base = ONE_SHOT if arm.startswith(f"{ONE_SHOT}_") else REFERENCE
-                gap = self.difference(one, group[group["arm"] == base], "kl")
-                place = f"{num_steps:,}", f"`{arm}`" + f" − `{base}`" * (arm != REFERENCE)
-                rows.setdefault(place, {})[size] = spread(one["kl"]) + f" ({gap})" * (arm != REFERENCE)
+                gap = self.difference(one, group[group["arm"] == AT_ONCE], "kl")
+                place = f"{num_steps:,}", f"`{arm}`" + f" − `{AT_ONCE}`" * (arm != AT_ONCE)
+                rows.setdefault(place, {})[size] = spread(one["kl"]) + f" ({gap})" * (arm != AT_ONCE)
         cells = [[*place, *(found.get(size, "–") for size in sizes)] for place, found in rows.items()]
         return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells)
 
-    def short_gap(self, num_steps: str, size: str, arm: str, other: str = REFERENCE) -> str:
+    def short_gap(self, num_steps: str, size: str, arm: str, other: str = AT_ONCE) -> str:
         """Of these runs of one length and size, the KL of one arm less another's."""
         table = self._short()
         table = table[(table["max_steps"] == int(num_steps)) & (table["size"] == size)]
@@ -237,11 +236,9 @@ class Tables:
         """One arm less another."""
         return _or_not_run(str(self.difference(self.of(sweep, arm), self.of(sweep, other), metric)))
 
-    def way(self, sweep: str) -> str:
-        """Which way to prune to a size, and why: by all held-out text, where both were measured there."""
-        pair = self.of(sweep, ONE_SHOT), self.of(sweep, REFERENCE)
-        gaps = [gap for metric in ("all_kl", "kl") if (gap := self.difference(*pair, metric)).values]
-        return f"{_WAYS[gaps[0].sign]} (at once {gaps[0]})" if gaps else NOT_RUN
+    def kl(self, sweep: str, arm: str) -> str:
+        """The KL of an arm's students."""
+        return _or_not_run(spread(self.of(sweep, arm)["kl"]))
 
     def along(self, sweep: str) -> str:
         """HomoDistil beside one-shot pruning at each evaluation of a run."""

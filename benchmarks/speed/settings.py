@@ -54,7 +54,7 @@ class BenchSettings:
     warmup_rounds: int = _flag(2, "steps of every arm before those")
     points: int = _flag(5, "places of the schedule that are measured, ≥ 2")
     max_steps: int = _flag(1000, "steps of the run that is summed up")
-    pruning_end_fraction: float = _trainers("pruning_end_fraction", "share of them at which the plan is reached")
+    pruning_end_fraction: float = _flag(0.3, "share of them at which the plan is reached")
     pruning_interval_steps: int = _trainers("pruning_interval_steps", "steps between two choices of masks")
     multiple: int = _trainers("width_multiple", "widths in between are rounded up to this")
     compiled: bool = _flag(False, "run our arms under torch.compile")

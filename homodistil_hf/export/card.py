@@ -72,6 +72,16 @@ HOMODISTIL = MethodCard(
     paper="The student was made by HomoDistil, the method of",
     tags=("pruning", "distillation"),
 )
+THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
+LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+PRUNED_AT_ONCE = MethodCard(
+    student="One-shot pruned student",
+    made="made from {teacher} by pruning its width at once and distilling it afterwards",
+    how=f"The student began as an exact copy of its teacher. Before training, its {UNITS} were scored on a few batches, "
+    f"and the least important ones were dropped all at once. {THEN_DISTILLED}",
+    paper=LOSSES_ALONE,
+    tags=("pruning", "distillation"),
+)
 
 
 def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:

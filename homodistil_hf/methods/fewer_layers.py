@@ -1,6 +1,6 @@
 """Students of fewer layers: some of the teacher's are dropped at once, the others are as wide as the MACs allow.
 
-They become narrower HomoDistil's way; pruned at once they are a method of one-shot pruning.
+They become narrower HomoDistil's way.
 """
 
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ def none_to_spare(teacher: WidthPlan) -> str | None:
 
 
 class ShallowTrainer(HomoDistilTrainer):
-    """Drop layers at the start, then prune the others to the plan's encoder MACs while they are distilled.
+    """Drop layers at the start, prune the others to the plan's encoder MACs, and distil them.
 
     The loss, the schedule and all else are [`HomoDistilTrainer`]'s; the settings are those of [`shallow_parts`].
     """
@@ -98,10 +98,10 @@ class ShallowTrainer(HomoDistilTrainer):
     method = "shallow"
     card = MethodCard(
         student="Shallow HomoDistil student",
-        made="made from {teacher} by leaving out layers and pruning the width of the others while distilling them",
+        made="made from {teacher} by leaving out layers, pruning the width of the others and distilling them",
         how="The student began as a copy of its teacher without some of the layers; those that stayed are spread "
-        f"evenly over its depth. While it was distilled, its least important {UNITS} were dropped a few at a time, "
-        "as in HomoDistil. What was left is a smaller dense model.",
+        f"evenly over its depth. Of these the least important {UNITS} were dropped. What is left is a smaller dense "
+        "model, distilled with HomoDistil's losses.",
         paper="The student was made by HomoDistil on fewer layers; HomoDistil is the method of",
         tags=("pruning", "distillation"),
     )

@@ -9,13 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..export.card import UNITS, MethodCard
+from ..export.card import LOSSES_ALONE, PRUNED_AT_ONCE, THEN_DISTILLED, UNITS, MethodCard
 from ..trainer import HomoDistilTrainer
 from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .conditions import with_settings
-
-_THEN = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
-_PAPER = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
 
 
 class OneShotTrainer(HomoDistilTrainer):
@@ -34,14 +31,7 @@ class OneShotTrainer(HomoDistilTrainer):
     """
 
     method = "one_shot"
-    card = MethodCard(
-        student="One-shot pruned student",
-        made="made from {teacher} by pruning its width at once and distilling it afterwards",
-        how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few batches, "
-        f"and the least important ones were dropped all at once. {_THEN}",
-        paper=_PAPER,
-        tags=("pruning", "distillation"),
-    )
+    card = PRUNED_AT_ONCE
 
     def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
         super().__init__(model, at_once(args), **kwargs)
@@ -62,8 +52,8 @@ class PrunedFirstTrainer(HomoDistilTrainer):
         student="Magnitude-pruned student",
         made="made from {teacher} by pruning its width at once, without data, and distilling it afterwards",
         how=f"The student began as a copy of its teacher. Before training, those of its {UNITS} whose weights have "
-        f"the smallest magnitudes were dropped all at once. {_THEN}",
-        paper=_PAPER,
+        f"the smallest magnitudes were dropped all at once. {THEN_DISTILLED}",
+        paper=LOSSES_ALONE,
         tags=("pruning", "distillation"),
     )
 

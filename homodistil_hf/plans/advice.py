@@ -16,16 +16,16 @@ ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
 _VERDICTS = {
-    "homodistil": "prune gradually: method=homodistil, the default",
-    "one_shot": "prune at once: method=one_shot",
+    "homodistil": "prune gradually: pruning_end_fraction=0.3",
+    "one_shot": "prune at once, the default",
     "level": "within noise of each other: take either",
-    None: "no verdict, as the noise was not measured: the default is method=homodistil",
+    None: "no verdict, as the noise was not measured: the default is to prune at once",
 }
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What HomoDistil and one-shot pruning reached with one size and one budget.
+    """What gradual pruning, HomoDistil's, and one-shot pruning reached with one size and one budget.
 
     Args:
         encoder_macs: share of the teacher's, in (0, 1].
@@ -93,8 +93,8 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     >>> point = Measured(0.25, 2_048_000, 3, "192-8x24-704", 1.1e-3, 0.3, **figures)
     >>> print(advise(0.25, 2e6, measured=[point], teacher="x"))
     advice for 2 M tokens, from runs of 2.05 M tokens to 192-8x24-704, 0.25 of the encoder MACs (3 seeds, teacher: x):
-      HomoDistil ended 0.320 nats from its teacher, one-shot pruning 0.330; within noise of each other: take either
-      HomoDistil kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011, pruning until 0.3 of the run
+      pruned gradually it ended 0.320 nats from its teacher, at once 0.330; within noise of each other: take either
+      gradually it kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011, pruning until 0.3 of the run
       docs/results.md has the runs; `homodistil sweep` measures your own teacher and text
 
     ```
@@ -113,20 +113,20 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"advice for {budget}, from runs of {_millions(nearest.num_tokens)} to {nearest.shape}, "
         f"{nearest.encoder_macs:.2f} of the encoder MACs ({nearest.num_seeds} seed{'s'[: nearest.num_seeds - 1]}, "
         f"teacher: {teacher}):",
-        f"  HomoDistil ended {nearest.kl:.3f} nats from its teacher, one-shot pruning {nearest.one_shot_kl:.3f}; "
+        f"  pruned gradually it ended {nearest.kl:.3f} nats from its teacher, at once {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",
-        f"  HomoDistil kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
+        f"  gradually it kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
         f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run",
     ]
     if nearest.same_compute_gap is not None:
         lines.append(
-            "  with as much computation instead of as many tokens one-shot pruning ended "
-            f"{nearest.same_compute_gap:+.3f} nats from HomoDistil"
+            "  with as much computation instead of as many tokens the one pruned at once ended "
+            f"{nearest.same_compute_gap:+.3f} nats from it"
         )
     if nearest.glue_kept is not None and nearest.one_shot_glue_kept is not None:
         lines.append(
             f"  fine-tuned it kept {nearest.glue_kept:.0%} of its teacher's mean over five GLUE tasks, "
-            f"one-shot pruning {nearest.one_shot_glue_kept:.0%}"
+            f"at once {nearest.one_shot_glue_kept:.0%}"
         )
     lines += [_of_fewer_layers(num_layers, gap, nearest) for num_layers, gap in nearest.fewer_layers.items()]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:

@@ -26,13 +26,13 @@ POINTS = [
 def test_fine_tuned_students_are_told_of_where_both_are_known():
     both = point(glue_kept=0.949, one_shot_glue_kept=0.951)
     text = advise(0.25, 2e6, measured=[both], teacher="x")
-    assert "fine-tuned it kept 95 % of its teacher's mean over five GLUE tasks, one-shot pruning 95 %" in text
+    assert "fine-tuned it kept 95 % of its teacher's mean over five GLUE tasks, at once 95 %" in text
     assert "fine-tuned" not in advise(0.25, 2e6, measured=[point(glue_kept=0.9)], teacher="x")
 
 
 def test_equal_computation_is_told_of_where_it_was_run():
     text = advise(0.25, 2e6, measured=[point(same_compute_gap=0.0033)], teacher="x")
-    words = "instead of as many tokens one-shot pruning ended +0.003 nats from HomoDistil"
+    words = "instead of as many tokens the one pruned at once ended +0.003 nats from it"
     assert f"  with as much computation {words}\n" in text
     assert "computation" not in advice(0.25, 2e6)
 
@@ -44,8 +44,8 @@ def advice(fraction: float, num_tokens: float) -> str:
 @pytest.mark.parametrize(
     ("num_tokens", "expected"),
     [
-        (3e6, "0.300 nats from its teacher, one-shot pruning 0.400; prune gradually: method=homodistil, the default"),
-        (4e5, "0.700 nats from its teacher, one-shot pruning 0.600; prune at once: method=one_shot"),
+        (3e6, "0.300 nats from its teacher, at once 0.400; prune gradually: pruning_end_fraction=0.3"),
+        (4e5, "0.700 nats from its teacher, at once 0.600; prune at once, the default"),
     ],
 )
 def test_the_nearest_budget_decides(num_tokens, expected):

@@ -57,6 +57,7 @@ def make_trainer(folder: Path, num_ranks: int, **settings: Any) -> HomoDistilTra
         "max_steps": NUM_STEPS,
         "per_device_train_batch_size": GLOBAL_BATCH // num_ranks // accumulation,
         "per_device_eval_batch_size": 4,
+        "pruning_end_fraction": 0.3,
         "pruning_interval_steps": 1,
         "num_scoring_batches": 0,
         "width_multiple": 1,

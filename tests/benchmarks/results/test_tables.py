@@ -60,24 +60,6 @@ def test_differences_are_less_homodistil_with_the_same_seeds():
     assert tables.gap("glue", "methods_quarter", "one_shot") == "not run yet"
 
 
-def test_the_way_is_that_of_the_nearer_by_all_held_out_text_where_it_was_measured(tmp_path):
-    half = [record("homodistil", 0.9, macs=500), record("one_shot", 0.2, macs=500)]
-    tables = tables_of(tmp_path, methods_quarter=METHODS, methods_half=half)
-    assert tables.way("methods_half") == "at once (at once -0.700, **better**)"
-    assert tables.way("methods_quarter") == "gradually (at once +0.100 ± 0.020 (3), **worse**)"
-    assert tables.way("methods_eighth") == "not run yet"
-    models = [model("homodistil", seed, 0.5) for seed in range(3)]
-    write_results(tmp_path, "methods_half", [model("homodistil", 0, 0.2), model("one_shot", 0, 0.205)])
-    write_results(tmp_path, "methods_quarter", [*models, *(model("one_shot", s, 0.5 + 0.01 * s) for s in range(3))])
-    tables = tables_of(tmp_path, methods_quarter=METHODS, methods_half=half)
-    assert tables.way("methods_half") == "either way (at once +0.005, within noise)"
-    assert rows_of(tables.on_all_text())[:2] == [
-        "| 1/2 | `homodistil` | 0.200 | 0.700 | 0.400 | 3.000 |",
-        "| 1/2 | `one_shot` − `homodistil` | +0.005, within noise | +0.000, within noise | +0.000, within noise "
-        "| +0.000, within noise |",
-    ]
-
-
 def test_budgets_rise_and_a_run_of_two_sweeps_counts_once():
     budgets = [
         record(arm, kl, num_steps=steps, axes={"budget": {"max_steps": steps}})
@@ -149,20 +131,20 @@ def test_levers_at_two_budgets_stand_beside_the_same_budget():
     ]
 
 
-def test_short_runs_stand_beside_the_way_that_they_change(tmp_path):
-    kls = {"homodistil": 0.5, "one_shot": 0.6, "one_shot_mask_0.45": 0.4, "homodistil_through_masks": 0.51}
+def test_short_runs_stand_beside_the_defaults(tmp_path):
+    kls = {"every_step": 0.5, "at_once": 0.6, "mask_0.45": 0.4, "at_once_through_masks": 0.609}
     rows = [{"arm": arm, "size": "1/4", "seed": 0, "max_steps": 1000, "kl": kl} for arm, kl in kls.items()]
     (tmp_path / "levers.json").write_text(json.dumps({"rows": [*rows, rows[1] | {"size": "1/8"}]}))
     tables = tables_of(tmp_path, methods_quarter=METHODS)
-    gap = tables.short_gap("1000", "1/4", "one_shot_mask_0.45", "one_shot")
-    assert (gap, tables.short_gap("500", "1/4", "one_shot")) == ("-0.200, **better**", "not run yet")
+    gap = tables.short_gap("1000", "1/4", "mask_0.45", "every_step")
+    assert (gap, tables.short_gap("500", "1/4", "every_step")) == ("-0.100, **better**", "not run yet")
     assert tables.short_runs() == [
         "| steps |  | 1/4: KL, nats (difference) | 1/8: KL, nats (difference) |",
         "| --- | --- | --- | --- |",
-        "| 1,000 | `homodistil` | 0.500 | – |",
-        "| 1,000 | `one_shot` − `homodistil` | 0.600 (+0.100, **worse**) | 0.600 (–) |",
-        "| 1,000 | `one_shot_mask_0.45` − `one_shot` | 0.400 (-0.200, **better**) | – |",
-        "| 1,000 | `homodistil_through_masks` − `homodistil` | 0.510 (+0.010, within noise) | – |",
+        "| 1,000 | `every_step` − `at_once` | 0.500 (-0.100, **better**) | – |",
+        "| 1,000 | `at_once` | 0.600 | 0.600 |",
+        "| 1,000 | `mask_0.45` − `at_once` | 0.400 (-0.200, **better**) | – |",
+        "| 1,000 | `at_once_through_masks` − `at_once` | 0.609 (+0.009, within noise) | – |",
     ]
 
 
