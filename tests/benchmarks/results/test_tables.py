@@ -131,6 +131,18 @@ def test_levers_at_two_budgets_stand_beside_the_same_budget():
     ]
 
 
+def test_all_held_out_text_has_its_own_table(tmp_path):
+    half = [record("homodistil", 0.9, macs=500), record("one_shot", 0.2, macs=500)]
+    models = [model("homodistil", seed, 0.5) for seed in range(3)]
+    write_results(tmp_path, "methods_half", [model("homodistil", 0, 0.2), model("one_shot", 0, 0.205)])
+    write_results(tmp_path, "methods_quarter", [*models, *(model("one_shot", s, 0.5 + 0.01 * s) for s in range(3))])
+    assert rows_of(tables_of(tmp_path, methods_quarter=METHODS, methods_half=half).on_all_text())[:2] == [
+        "| 1/2 | `homodistil` | 0.200 | 0.700 | 0.400 | 3.000 |",
+        "| 1/2 | `one_shot` − `homodistil` | +0.005, within noise | +0.000, within noise | +0.000, within noise "
+        "| +0.000, within noise |",
+    ]
+
+
 def test_short_runs_stand_beside_the_defaults(tmp_path):
     kls = {"every_step": 0.5, "at_once": 0.6, "mask_0.45": 0.4, "at_once_through_masks": 0.609}
     rows = [{"arm": arm, "size": "1/4", "seed": 0, "max_steps": 1000, "kl": kl} for arm, kl in kls.items()]
