@@ -294,7 +294,7 @@ def _check_settings(args: HomoDistilTrainingArguments) -> None:
     is_cut_first = not all(args.pruning_window(kind)[1] for kind in PRUNING_KINDS)
     if is_cut_first and not args.num_scoring_batches and args.importance_metric != "magnitude":
         raise ValueError(
-            "num_scoring_batches=0 leaves units unscored that go before the first step, where pruning_end_fraction (or "
+            "num_scoring_batches=0 leaves units unscored that go before the first step, as pruning_end_fraction (or "
             "that of a kind) is 0; set it to 0.3, for instance, or score a few batches first, e.g. 16"
         )
 
@@ -330,7 +330,9 @@ def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
     names = [name.replace(kind, "pruning") if getattr(args, name) is None else name for name in names]
     start, end = args.pruning_window(kind)
     if start > end:
-        raise ValueError(f"{names[0]}={start} is above {names[1]}={end}; pruning ends after its start, e.g. 0.0 and 0.5")
+        raise ValueError(
+            f"{names[0]}={start} is above {names[1]}={end}; pruning ends after its start, e.g. 0.0 and 0.5"
+        )
     if start >= DEADLINE_FRACTION:
         raise ValueError(
             f"{names[0]}={start} is not below {DEADLINE_FRACTION}, the share of all steps by which the plan is "

@@ -94,10 +94,13 @@ def test_unknown_choices_are_refused(name, value):
     [
         (
             {"pruning_start_fraction": 0.5},
-            "^pruning_start_fraction=0.5 is above pruning_end_fraction=0.0; pruning ends after its start, e.g. 0.0 and",
+            "^pruning_start_fraction=0.5 is above pruning_end_fraction=0.0; pruning ends after its start, e.g. 0.0",
         ),
         ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is above pruning_end_fraction=0.0"),
-        ({"num_scoring_batches": 0}, "^num_scoring_batches=0 leaves units unscored .*; set it to 0.3, for instance, or"),
+        (
+            {"num_scoring_batches": 0},
+            "^num_scoring_batches=0 leaves units unscored .*; set it to 0.3, for instance",
+        ),
         (
             {"num_scoring_batches": 0, "pruning_end_fraction": 0.3, "ffn_end_fraction": 0.0},
             "^num_scoring_batches=0 leaves units unscored that go before the first step",

@@ -38,9 +38,9 @@ def run_macs(record: Record) -> float:
 def _num_scoring_batches(record: Record) -> int:
     if record["method"] == "pruned_first":
         return 0
-    earlier = {"num_scoring_batches": 16 if record["method"] == "one_shot" else 0}  # when it was no setting of all
-    given = record.get("own_settings", {}), record["method_settings"], record["settings"]
-    return int({name: value for settings in (earlier, *given) for name, value in settings.items()}["num_scoring_batches"])
+    earlier = 16 if record["method"] == "one_shot" else 0  # when it was no setting of all runs
+    given = {**record.get("own_settings", {}), **record["method_settings"], **record["settings"]}
+    return int(given.get("num_scoring_batches", earlier))
 
 
 def setting_of(record: Record, name: str) -> Any:

@@ -20,7 +20,8 @@ ONE_SHOT = "one_shot"
 AT_ONCE = "at_once"  # the defaults, in short runs
 
 _TOKENS = "tokens_planned"
-_OTHERS = {*SIZES, _TOKENS, "shapes", "sizes"}  # sweeps with a section of their own; the rest are of levers or of rates
+_OTHERS = {*SIZES, _TOKENS, "shapes", "sizes"}
+"""Sweeps with a section of their own; the others are of levers or of rates."""
 TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 _KEPT = {"glue_kept": "GLUE kept", "glue_above": "above the constant"}
 

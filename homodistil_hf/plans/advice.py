@@ -94,7 +94,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     >>> print(advise(0.25, 2e6, measured=[point], teacher="x"))
     advice for 2 M tokens, from runs of 2.05 M tokens to 192-8x24-704, 0.25 of the encoder MACs (3 seeds, teacher: x):
       pruned gradually it ended 0.320 nats from its teacher, at once 0.330; within noise of each other: take either
-      gradually it kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011, pruning until 0.3 of the run
+      it kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011, pruning until 0.3 of the run
       docs/results.md has the runs; `homodistil sweep` measures your own teacher and text
 
     ```
@@ -115,7 +115,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"teacher: {teacher}):",
         f"  pruned gradually it ended {nearest.kl:.3f} nats from its teacher, at once {nearest.one_shot_kl:.3f}; "
         f"{_VERDICTS[nearest.verdict]}",
-        f"  gradually it kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
+        f"  it kept {nearest.accuracy_kept:.0%} of its teacher's masked-LM accuracy, with learning rate "
         f"{nearest.learning_rate:g}, pruning until {nearest.pruning_end_fraction:g} of the run",
     ]
     if nearest.same_compute_gap is not None:

@@ -139,7 +139,10 @@ def test_nothing_is_pruned_into_a_folder_that_is_not_empty(one_shot, tmp_path):
 
 
 def test_needs_a_batch_to_score(one_shot):
-    with pytest.raises(ValueError, match="num_scoring_batches=0 leaves one-shot pruning without scores; score a batch at least, e.g. 16"):
+    with pytest.raises(
+        ValueError,
+        match="num_scoring_batches=0 leaves one-shot pruning without scores; score a batch at",
+    ):
         one_shot(num_scoring_batches=0)
 
 
