@@ -100,7 +100,7 @@ class DistillationTrainer(Trainer):
 
     method: ClassVar[str]
     """Name by which configs choose it; checkpoints and exports tell it."""
-    card: ClassVar[MethodCard]
+    card: MethodCard
     """What the model card says of the method."""
     learning_rate_share = 1.0
     """Share of the default learning rate that suits the method."""
