@@ -46,7 +46,8 @@ _MADE_BY = "homodistil demo"
 _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
 _LEGEND = f"""
-teacher: comes with the package. student: HomoDistil. one_shot: same widths and steps, but pruned before training.
+teacher: comes with the package. student: HomoDistil, pruned a little at a time (pruning_end_fraction=0.3).
+one_shot: same widths and steps, all pruned before training: the default outside of this demo, it computes 8 % less.
 encoder MACs: multiplications a token. latency: {_LATENCY_BLOCKS} blocks of text, median.
 KL: how far predictions are from the teacher's, 0 is the same. MLM accuracy: share of masked words that are guessed.
 Both are of text that none of the three was trained on."""
@@ -64,7 +65,7 @@ class DemoSettings:
 
     output_dir: str = "runs/demo"
     seed: int = 0
-    max_steps: int = 300
+    max_steps: int = 250
     batch_size: int = 32
     num_eval_blocks: int = 256
     learning_rate: float = 1e-3
@@ -203,6 +204,7 @@ def _training_arguments(output_dir: str, settings: DemoSettings) -> HomoDistilTr
         per_device_eval_batch_size=64,
         learning_rate=settings.learning_rate,
         adam_beta2=0.98,
+        pruning_end_fraction=0.3,  # of the one that is pruned a little at a time
         pruning_interval_steps=settings.pruning_interval_steps,
         # Students of this small teacher end so near to it that the default would drown out the KL.
         hidden_weight=10.0,
