@@ -47,7 +47,7 @@ _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
 _LEGEND = f"""
 teacher: comes with the package. student: HomoDistil, pruned a little at a time (pruning_end_fraction=0.3).
-one_shot: same widths and steps, all pruned before training: the default outside of this demo, it computes 8 % less.
+one_shot: same widths and steps, all pruned before training: less computation, and the default outside of this demo.
 encoder MACs: multiplications a token. latency: {_LATENCY_BLOCKS} blocks of text, median.
 KL: how far predictions are from the teacher's, 0 is the same. MLM accuracy: share of masked words that are guessed.
 Both are of text that none of the three was trained on."""
