@@ -237,9 +237,9 @@ class Tables:
         """One arm less another."""
         return _or_not_run(str(self.difference(self.of(sweep, arm), self.of(sweep, other), metric)))
 
-    def kl(self, sweep: str, arm: str) -> str:
-        """The KL of an arm's students."""
-        return _or_not_run(spread(self.of(sweep, arm)["kl"]))
+    def kl(self, sweep: str, arm: str, metric: str = "kl") -> str:
+        """The KL of an arm's students; `all_kl`: on all held-out text."""
+        return _or_not_run(spread(self.of(sweep, arm)[metric]))
 
     def along(self, sweep: str) -> str:
         """HomoDistil beside one-shot pruning at each evaluation of a run."""

@@ -14,7 +14,7 @@ class Demo:
     example: ClassVar[str] = "homodistil demo --output_dir runs/demo"
     output_dir: str = field(default="runs/demo", metadata={"help": "folder to write (default: runs/demo)"})
     seed: int = field(default=0, metadata={"help": "the same seed gives the same student (default: 0)"})
-    max_steps: int = field(default=300, metadata={"help": "steps of each student, at least 10 (default: 300)"})
+    max_steps: int = field(default=250, metadata={"help": "steps of each student, at least 10 (default: 250)"})
 
     def run(self) -> int:
         """Run the demo."""

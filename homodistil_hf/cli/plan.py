@@ -100,7 +100,9 @@ def planned_run(num_tokens: float) -> dict[str, Any]:
 
 def format_planned_run(run: Mapping[str, Any]) -> str:
     """Tell how such a run is trained."""
-    pruned = f"pruning until step {run['pruning_end_step']:,}" if run["pruning_end_step"] else "pruned before the first"
+    pruned = (
+        f"pruning until step {run['pruning_end_step']:,}" if run["pruning_end_step"] else "pruned before the first"
+    )
     return (
         f"a run of so many tokens, where nothing else is given:\n  {run['max_steps']:,} steps of "
         f"{run['per_device_train_batch_size']} × {run['row_length']} tokens, {pruned}\n  learning_rate {run['learning_rate']:g} after {run['warmup_steps']} steps of "

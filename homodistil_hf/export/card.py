@@ -77,7 +77,7 @@ LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDis
 PRUNED_AT_ONCE = MethodCard(
     student="One-shot pruned student",
     made="made from {teacher} by pruning its width at once and distilling it afterwards",
-    how=f"The student began as an exact copy of its teacher. Before training, its {UNITS} were scored on a few "
+    how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few "
     f"batches, and the least important ones were dropped all at once. {THEN_DISTILLED}",
     paper=LOSSES_ALONE,
     tags=("pruning", "distillation"),

@@ -454,7 +454,7 @@ def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
         "learning_rate": 0.0022,
         "adam_beta2": 0.98,
         "warmup_steps": 50,
-        "pruning_end_step": 300,
+        "pruning_end_step": 0,
         "hold_end_step": 500,
     }
     assert main(words) == 0

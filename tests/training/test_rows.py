@@ -152,9 +152,8 @@ def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, s
             return sampler(dataset or self.train_dataset)
 
     rows, collator = make_blocks(70), RecordingCollator()
-    trainer = make_trainer(
-        trainer_class=Sampled, train_dataset=rows, data_collator=collator, max_steps=-1, num_train_epochs=2
-    )
+    settings = {"train_dataset": rows, "data_collator": collator, "max_steps": -1, "num_train_epochs": 2}
+    trainer = make_trainer(trainer_class=Sampled, num_scoring_batches=0, **settings)
     trainer.train()
     assert trainer.state.global_step == trainer.state.max_steps == 2 * steps_a_pass
     assert trainer.state.epoch == 2.0

@@ -51,17 +51,17 @@ def test_axes_multiply_and_arms_take_turns(read):
 
 
 def test_an_axis_of_objects_sets_several_settings_at_once(read):
-    budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, METHOD_SETTINGS: {"num_scoring_batches": 4}}]
-    arms = {"a": {"method": "one_shot", METHOD_SETTINGS: {"num_scoring_batches": 2}}}
+    budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, METHOD_SETTINGS: {"num_layers": 4}}]
+    arms = {"a": {"method": "shallow", METHOD_SETTINGS: {"num_layers": 2}}}
     first, second = read(cells=arms, grid={"budget": budgets}, base={"eval_steps": 50}).cells
     assert (first.name, second.name) == ("a,max_steps=300", "a,max_steps=600")
     assert first.settings == {"max_steps": 300, "eval_steps": 75}
     assert second.settings == {"max_steps": 600, "eval_steps": 50}
-    assert (first.method_settings, second.method_settings) == ({"num_scoring_batches": 2}, {"num_scoring_batches": 4})
+    assert (first.method_settings, second.method_settings) == ({"num_layers": 2}, {"num_layers": 4})
     assert [first.value(name) for name in ("budget", "arm", "method", "eval_steps", "seed")] == [
         300,
         "a",
-        "one_shot",
+        "shallow",
         75,
         None,
     ]
@@ -82,7 +82,7 @@ def test_a_digest_is_of_what_is_trained():
     others = (
         Cell("a", {"seed": 0}, "one_shot", cell.settings),
         Cell("a", {"seed": 0}, "homodistil", {"seed": 0, "max_steps": 6}),
-        Cell("a", {"seed": 0}, "homodistil", cell.settings, {"num_scoring_batches": 1}),
+        Cell("a", {"seed": 0}, "homodistil", cell.settings, {"num_layers": 1}),
     )
     assert cell.digest not in {other.digest for other in others}
 

@@ -50,7 +50,7 @@ def sweep_file(tmp_path, base) -> Path:
         "grid": {"seed": [0, 1]},
         "cells": {
             "a": {"method": "homodistil"},
-            "b": {"method": "one_shot", "method_settings": {"num_scoring_batches": 1}},
+            "b": {"method": "one_shot", "num_scoring_batches": 1},
             "c": {"method": "distilbert", "student": "macs=0.25", "grid": {"seed": [0]}},
         },
     }
