@@ -105,8 +105,9 @@ def format_planned_run(run: Mapping[str, Any]) -> str:
     )
     return (
         f"a run of so many tokens, where nothing else is given:\n  {run['max_steps']:,} steps of "
-        f"{run['per_device_train_batch_size']} × {run['row_length']} tokens, {pruned}\n  learning_rate {run['learning_rate']:g} after {run['warmup_steps']} steps of "
-        f"warm-up, held until step {run['hold_end_step']:,}, then falling to 0; adam_beta2 {run['adam_beta2']:g}"
+        f"{run['per_device_train_batch_size']} × {run['row_length']} tokens, {pruned}\n  learning_rate "
+        f"{run['learning_rate']:g} after {run['warmup_steps']} steps of warm-up, held until step "
+        f"{run['hold_end_step']:,}, then falling to 0; adam_beta2 {run['adam_beta2']:g}"
     )
 
 
