@@ -162,11 +162,12 @@ class HomoDistilTrainer(DistillationTrainer):
         All other terms are 0 for a copy of the teacher, but for rounding that would be scored in their place.
         """
         self.model.eval()
-        batches = iter(self.get_train_dataloader())
-        for _ in range(self.args.num_scoring_batches):
+        batches, num_scored = iter(self.get_train_dataloader()), 0
+        while num_scored < self.args.num_scoring_batches:
             fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
             if not fetched:
                 break
+            num_scored += 1
             with self.accelerator.autocast(), self.distillation.own_term_alone():
                 loss = self.compute_loss(self.model, self._prepare_inputs(fetched[0]))
             self.accelerator.backward(loss)
@@ -176,7 +177,7 @@ class HomoDistilTrainer(DistillationTrainer):
             self.pruner.score()
             self.model.zero_grad(set_to_none=True)
         self.batch_counts = None
-        logger.info("units are scored on %d batches, before anything is dropped", self.args.num_scoring_batches)
+        logger.info("units are scored on %d batches, before anything is dropped", num_scored)
 
     @property
     def is_finished(self) -> bool:

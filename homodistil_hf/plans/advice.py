@@ -16,8 +16,8 @@ ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
 _VERDICTS = {
-    "homodistil": "prune gradually: pruning_end_fraction=0.3",
-    "one_shot": "prune at once, the default",
+    "homodistil": "the gradual one is nearer",
+    "one_shot": "the one cut at once is nearer",
     "level": "within noise of each other: take either",
     None: "no verdict, as the noise was not measured: the default is to prune at once",
 }
@@ -95,7 +95,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     advice for 2 M tokens, from runs of 2.05 M tokens to 192-8x24-704, 0.25 of the encoder MACs (3 seeds, teacher: x):
       pruned gradually it ended 0.320 nats from its teacher, at once 0.330; within noise of each other: take either
       it kept 91 % of its teacher's masked-LM accuracy, with learning rate 0.0011, pruning until 0.3 of the run
-      docs/results.md has the runs; `homodistil sweep` measures your own teacher and text
+      these runs scored units at every step; today's score first and prune at once: see docs/results.md
 
     ```
     """
@@ -131,7 +131,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     lines += [_of_fewer_layers(num_layers, gap, nearest) for num_layers, gap in nearest.fewer_layers.items()]
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
-    lines.append("  docs/results.md has the runs; `homodistil sweep` measures your own teacher and text")
+    lines.append("  these runs scored units at every step; today's score first and prune at once: see docs/results.md")
     return "\n".join(lines).replace("%", " %")
 
 

@@ -44,8 +44,8 @@ def advice(fraction: float, num_tokens: float) -> str:
 @pytest.mark.parametrize(
     ("num_tokens", "expected"),
     [
-        (3e6, "0.300 nats from its teacher, at once 0.400; prune gradually: pruning_end_fraction=0.3"),
-        (4e5, "0.700 nats from its teacher, at once 0.600; prune at once, the default"),
+        (3e6, "0.300 nats from its teacher, at once 0.400; the gradual one is nearer"),
+        (4e5, "0.700 nats from its teacher, at once 0.600; the one cut at once is nearer"),
     ],
 )
 def test_the_nearest_budget_decides(num_tokens, expected):
