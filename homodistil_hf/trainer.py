@@ -159,24 +159,32 @@ class HomoDistilTrainer(DistillationTrainer):
     def _score_units(self) -> None:
         """Score the units by the task's own loss on the first batches, without updates.
 
-        All other terms are 0 for a copy of the teacher, but for rounding that would be scored in their place.
+        All other terms are 0 for a copy of the teacher, but for rounding that would be scored in their place. A batch
+        whose gradients are not finite is left out; a FloatingPointError where all are.
         """
         self.model.eval()
-        batches, num_scored = iter(self.get_train_dataloader()), 0
-        while num_scored < self.args.num_scoring_batches:
+        batches, num_seen, num_scored = iter(self.get_train_dataloader()), 0, 0
+        while num_seen < self.args.num_scoring_batches:
             fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
             if not fetched:
                 break
-            num_scored += 1
+            num_seen += 1
             with self.accelerator.autocast(), self.distillation.own_term_alone():
                 loss = self.compute_loss(self.model, self._prepare_inputs(fetched[0]))
-            self.accelerator.backward(loss)
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
-            self.pruner.score()
+            loss.backward()  # not accelerate's: a scaler's first factor overflows float16, and no step lowers it
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            for gradient in gradients:
+                gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
+            if nn.utils.get_total_norm(gradients).isfinite():
+                self.pruner.score()
+                num_scored += 1
             self.model.zero_grad(set_to_none=True)
         self.batch_counts = None
+        if num_seen and not num_scored:
+            raise FloatingPointError(
+                f"none of num_scoring_batches={num_seen} gave finite gradients, so units can't be scored; check the "
+                "data, or use bf16 or float32 instead of fp16"
+            )
         logger.info("units are scored on %d batches, before anything is dropped", num_scored)
 
     @property

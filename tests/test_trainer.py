@@ -285,6 +285,22 @@ def test_units_scored_first_are_chosen_as_if_cut_at_once(make_trainer, tmp_path)
     assert [name for name, p in trainer.model.named_parameters() if not torch.equal(p, weights[name])] == []
 
 
+def test_batches_without_finite_gradients_are_not_scored(make_trainer, tmp_path):
+    def scored(broken: tuple[int, ...], name: str) -> HomoDistilTrainer:
+        trainer = make_trainer(num_scoring_batches=2, rotate_heads=False, output_dir=str(tmp_path / name))
+        compute_loss, calls = trainer.compute_loss, iter(range(100))
+        trainer.compute_loss = lambda *given: compute_loss(*given) * (math.nan if next(calls) in broken else 1.0)
+        trainer.start_student()
+        return trainer
+
+    whole, part = scored((), "whole").pruner.unit_scores(), scored((0,), "part").pruner.unit_scores()
+    for name, values in part.items():
+        assert values.isfinite().all()
+        assert not torch.equal(values, whole[name])
+    with pytest.raises(FloatingPointError, match="none of num_scoring_batches=2 gave finite gradients"):
+        scored((0, 1), "none")
+
+
 def test_a_metric_without_gradients_scores_no_batches_first(make_trainer, monkeypatch):
     trainer = make_trainer(importance_metric="magnitude", num_scoring_batches=3, rotate_heads=False)
     monkeypatch.setattr(trainer, "get_train_dataloader", lambda: pytest.fail("data were read"))
