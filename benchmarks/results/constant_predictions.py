@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.results.tables import TASK_NAMES
+from benchmarks.results.fine_tunings import TASKS
 from homodistil_hf.evaluation.glue.data import load_glue
 from homodistil_hf.evaluation.metrics import constant_score
 from homodistil_hf.files.folders import write_text
@@ -17,7 +17,7 @@ from homodistil_hf.files.folders import write_text
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASK_NAMES))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--data_dir", default="../shared/data/glue", help="folder with cola/, …")
     parser.add_argument("--results", type=Path, default=Path("docs/results/constant_predictions.json"))
     given = parser.parse_args()

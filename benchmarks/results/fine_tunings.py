@@ -1,39 +1,38 @@
-"""What one fine-tuning says: students of a sweep and their teacher, fine-tuned with several seeds.
+"""What fine-tuned students keep of their teacher's scores on GLUE: plainly, and beside the fine-tuned teacher.
 
-    homodistil sweep examples/sweeps/methods_quarter.json
-    python -m benchmarks.results.fine_tunings runs/sweeps/methods_quarter --arms homodistil one_shot
-    python -m benchmarks.results.fine_tunings runs/sweeps/methods_quarter --arms homodistil one_shot --run_seeds 0 \
-        --tasks qnli qqp mnli --seeds 0 --results docs/results/fine_tunings_parts.json
+    homodistil sweep examples/sweeps/sizes.json
+    python -m benchmarks.results.fine_tunings runs/sweeps/sizes --arms half quarter eighth --run_seeds 0
 
-Every fine-tuning is `homodistil_hf.evaluation`'s and has a file of its own beside the student, so a command that was
-stopped goes on, and the sweep's own fine-tunings, which have seed 0, are not repeated. After each model all scores
-are written to --results.
+The teacher is fine-tuned first, then each student twice: as `homodistil finetune` does it with the fine-tuned teacher,
+and as `homodistil evaluate` does it. Rates are chosen alike for all, on held-out training rows. Every fine-tuning has
+a file of its own beside its student, so a command that was stopped goes on; after each model all scores are written
+to --results, and those of other students stay there.
 """
 
 import argparse
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from benchmarks.results.sweep_models import Model, models_of
-from homodistil_hf.evaluation import evaluate_glue
-from homodistil_hf.evaluation.glue.data import PART_SUFFIX
+from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
+from homodistil_hf.evaluation.fine_tuning import FineTuned, GlueSettings
+from homodistil_hf.evaluation.glue.data import load_glue
+from homodistil_hf.evaluation.glue.evaluate import classification_metrics
+from homodistil_hf.evaluation.task_runs import evaluate_tasks
+from homodistil_hf.experiments.sweep.cells import TEACHER
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.files.strict_json import read_json_object
+from homodistil_hf.models.loading import load_teacher
 
-
-def fine_tune(models: Sequence[Model], tasks: Sequence[str], settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Arm, seed of the run, and `scores`: task (`…_part` of a part of its rows) → one a seed of the fine-tunings."""
-    for model in models:
-        summary = evaluate_glue(model.folder, tasks, settings=settings, output_dir=model.evaluations, say=print)
-        scores = {name: summary["tasks"][name]["scores"] for name in measured_names(summary, tasks)}
-        yield {"arm": model.arm, "seed": model.seed, "scores": scores}
-
-
-def measured_names(summary: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
-    """What a summary calls tasks: a part of a task's rows has a name of its own."""
-    return [name for task in tasks for name in (task, f"{task}{PART_SUFFIX}") if name in summary["tasks"]]
+TASKS = ("cola", "sst2", "mrpc", "rte", "stsb")
+PLAIN, BY_TEACHER = "plain", "by the teacher"
 
 
 def main() -> None:
@@ -41,23 +40,63 @@ def main() -> None:
     parser.add_argument("sweep_folder", type=Path, help="output of a sweep")
     parser.add_argument("--arms", nargs="+", required=True)
     parser.add_argument("--run_seeds", nargs="+", type=int, help="only students of runs with these seeds")
-    parser.add_argument("--tasks", nargs="+", default=["cola"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--data_dir", default="../shared/data/glue", help="folder with cola/, …")
     parser.add_argument("--max_train_samples", type=int, default=10_000)
     parser.add_argument("--max_train_steps", type=int, help="of each fine-tuning; default: as many as its rows want")
     parser.add_argument("--results", type=Path, default=Path("docs/results/fine_tunings.json"))
     given = parser.parse_args()
-    settings = {name: getattr(given, name) for name in ("seeds", "data_dir", "max_train_samples")}
-    settings |= {} if given.max_train_steps is None else {"max_train_steps": given.max_train_steps}
-    done: list[dict[str, Any]] = []
-    models = models_of(given.sweep_folder, given.arms, given.run_seeds)
-    for found in fine_tune(models, given.tasks, settings):
-        done.append(found)
-        facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "run_seeds": given.run_seeds}
-        facts |= {"tasks": given.tasks, "seeds": given.seeds}
-        facts |= {"max_train_samples": given.max_train_samples, "machine": machine_facts(), "models": done}
-        write_text(given.results, json.dumps(facts, indent=1) + "\n")
+    named = {name: getattr(given, name) for name in ("data_dir", "max_train_samples", "max_train_steps")}
+    settings = GlueSettings(seeds=(0,), **named)
+    teacher, *students = models_of(given.sweep_folder, given.arms, given.run_seeds)
+    kept = teacher.evaluations.parent / "fine_tuned"
+    _write(given.results, [scored(teacher, PLAIN, given.tasks, settings, partial(_keeping, kept))])
+    for student in students:
+        for way, measure in ((BY_TEACHER, partial(_beside, kept)), (PLAIN, classification_metrics)):
+            _write(given.results, [scored(student, way, given.tasks, settings, measure)])
+
+
+def scored(model: Model, way: str, tasks: Sequence[str], settings: GlueSettings, measure: Any) -> dict[str, Any]:
+    """A model's scores on its tasks, and the learning rates that were chosen for it."""
+    evaluated = load_model(model.folder, model.evaluations)
+    if way == BY_TEACHER:  # no figures of the model alone: they don't belong into its card
+        evaluated = dataclasses.replace(evaluated, results=model.evaluations / "by_teacher", export=None)
+    rows = (load_glue(task, settings.data_dir) for task in tasks)
+    found = evaluate_tasks(evaluated, rows, measure, settings=settings, say=partial(print, flush=True))["tasks"]
+    rates = {task: found[task]["conditions"]["learning_rate"] for task in tasks}
+    scores = {task: found[task]["scores"][0] for task in tasks}
+    place = {"arm": model.arm, "axes": model.axes, "seed": model.seed, "way": way}
+    return place | {"scores": scores, "learning_rates": rates, "machine": machine_facts()}
+
+
+def _keeping(
+    folder: Path, evaluated: EvaluatedModel, task: str, rows: Dataset, measured_on: Mapping[str, Dataset], **given: Any
+) -> tuple[dict[str, dict[str, float]], FineTuned]:
+    """Fine-tune the teacher, and keep the last model of each task: that of the chosen rate on all rows."""
+    found, trained = classification_metrics(evaluated, task, rows, measured_on, **given)
+    trained.model.save_pretrained(folder / task)
+    return found, trained
+
+
+def _beside(
+    folder: Path, evaluated: EvaluatedModel, task: str, *rows: Any, **given: Any
+) -> tuple[dict[str, dict[str, float]], FineTuned]:
+    """Fine-tune a student beside the teacher of its task."""
+    return classification_metrics(evaluated, task, *rows, teacher=load_teacher(str(folder / task)), **given)
+
+
+def _write(results: Path, models: Sequence[Mapping[str, Any]]) -> None:
+    """Add models to a file that may hold some, each in place of an earlier one of its own."""
+    there = read_json_object(results, f"--results {results}")["models"] if results.is_file() else []
+    places = [place(model) for model in models]
+    told = [*(model for model in there if place(model) not in places), *models]
+    told.sort(key=lambda model: (model["arm"] != TEACHER, model["arm"], model["axes"], model["seed"] or 0))
+    write_text(results, json.dumps({"models": told}, indent=1) + "\n")
+
+
+def place(model: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Arm, other axes, seed and way of fine-tuning of a model."""
+    return model["arm"], model["axes"], model["seed"], model["way"]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The claims on all held-out text: students of a sweep on every block of it, with masks of their own.
 
-    homodistil sweep examples/sweeps/methods_quarter.json
-    python -m benchmarks.results.held_out runs/sweeps/methods_quarter --arms homodistil one_shot
+    homodistil sweep examples/sweeps/sizes.json
+    python -m benchmarks.results.held_out runs/sweeps/sizes --arms half quarter eighth
 
 The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
 chosen too. Here every block of it counts, and the masks are those of another seed. What is measured lies beside each
@@ -34,7 +34,7 @@ def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -
 
 
 def measured_before(results: Path, facts: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Place → student, of a file that may be missing and must say the same of arms, masks and blocks."""
+    """Place → student, of a file that may be missing and must say the same of masks and blocks."""
     content = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else dict(facts)
     others = {name: content[name] for name in facts if content[name] != facts[name]}
     if others:
@@ -60,13 +60,13 @@ def main() -> None:
     records = trained(read_records(SweepFolder(given.sweep_folder).records))
     settings = next(one["settings"] for one in records if one["arm"] in given.arms)
     results.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"sweep": given.sweep_folder.name, "arms": given.arms, "mask_seed": given.mask_seed}
+    facts = {"sweep": given.sweep_folder.name, "mask_seed": given.mask_seed}
     facts |= {"num_chosen_on": settings["max_eval_blocks"]}
     models = measured_before(results, facts)
     for student in students:
         found = measure(student, teacher.folder, settings["eval_data"], given.mask_seed)
         models[place(found)] = found | {"machine": machine_facts()}
-        in_order = sorted(models.values(), key=lambda model: given.arms.index(model["arm"]))
+        in_order = sorted(models.values(), key=place)
         write_text(results, json.dumps(facts | {"models": in_order}, indent=1) + "\n")
 
 

@@ -14,18 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
+from benchmarks.speed.whole_run import course
+from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import UnitTensors, encoder_groups
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
+from homodistil_hf.training.setup import pruning_schedule
 
+FORWARD_AND_BACKWARD = 3  # a step of training in forward passes
 RECORD = Path("docs/results/levers.json")
 BASE = Path("examples/configs/wikibooks_quarter.json")
+TEACHER = "384-12x32-1536"
 SIZES = {"1/4": "216-9x24-528", "1/8": "160-8x20-288"}
 _GRADUAL = {"pruning_end_fraction": 0.3}
 _EVERY_STEP = _GRADUAL | {"num_scoring_batches": 0}
@@ -44,11 +52,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "unclipped": {"max_grad_norm": 0.0},
     "mask_0.15": {"mlm_probability": 0.15},
     "mask_0.45": {"mlm_probability": 0.45},
+    "hidden_falls_to_3": {},
 }
-_AS_MUCH_COMPUTE = {"1/4": 1.093, "1/8": 1.131}
-"""Size → steps that `same_compute`, cut at once, has for each of `gradual`'s: as many MACs of both encoders."""
 _THROUGH = {"at_once_through_masks": "every_step", "every_step_through_masks": "at_once"}
 """Arm → whose units it ends with."""
+_FALLS = {"hidden_falls_to_3": 3.0}
+"""Arm → `hidden_weight` at the end; it falls as the learning rate does."""
 _QUIET = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "overwrite_output_dir": True}
 
 
@@ -77,7 +86,7 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     since, folder = time.perf_counter(), _folder(cell, output_dir)
     settings = ARMS[cell["arm"]] | {name: cell[name] for name in ("seed", "max_steps")}
     if cell["arm"] == "same_compute":
-        settings["max_steps"] = round(_AS_MUCH_COMPUTE[cell["size"]] * cell["max_steps"])
+        settings["max_steps"] = as_many_steps(SIZES[cell["size"]], cell["max_steps"])
     settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
     values = read_json_object(BASE, str(BASE)) | _QUIET | settings
     config = run_of(values | {"student": SIZES[cell["size"]], "output_dir": str(folder)}, "the study")
@@ -85,11 +94,35 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     kept = units_left(trainer)
     if (other := _THROUGH.get(cell["arm"])) is not None:
         go_through(trainer, torch.load(_folder({**cell, "arm": other}, output_dir) / "units.pt"), kept)
+    if (last := _FALLS.get(cell["arm"])) is not None:
+        trainer.add_callback(HiddenWeightFalls(trainer, last))
     results = train_to_the_end(trainer, config, None, since=since)
     torch.save(kept, folder / "units.pt")
     metrics = {name: results["evaluation"][name] for name in ("kl", "mlm_loss", "mlm_accuracy")}
-    teacher = {f"teacher_{name}": results["models"][0][name] for name in ("mlm_loss", "mlm_accuracy")}
-    return {"settings": settings, "seconds": results["time_s"], **metrics, **teacher, "machine": machine_facts()}
+    alone = {f"teacher_{name}": results["models"][0][name] for name in ("mlm_loss", "mlm_accuracy")}
+    return {"settings": settings, "seconds": results["time_s"], **metrics, **alone, "machine": machine_facts()}
+
+
+def as_many_steps(student: str, num_steps: int) -> int:
+    """Steps of a student that is cut at once, with as many MACs of both encoders as `gradual` has in `num_steps`.
+
+    Of each step the teacher's forward pass counts, and the student's forward and backward as three; both ways take
+    the same scores.
+    """
+    full, target = map(_plan, (TEACHER, student))
+    schedule = pruning_schedule(HomoDistilTrainingArguments(output_dir="unused", **_GRADUAL), num_steps)
+
+    def macs_a_step(plan: WidthPlan) -> int:
+        return encoder_macs(full) + FORWARD_AND_BACKWARD * encoder_macs(plan)
+
+    stretches = course(full, target, schedule)
+    return round(sum(one.num_steps * macs_a_step(one.plan) for one in stretches) / macs_a_step(target))
+
+
+def _plan(text: str) -> WidthPlan:
+    """Widths of all six layers, such as `216-9x24-528`."""
+    hidden_size, *heads, intermediate_size = map(int, text.replace("x", "-").split("-"))
+    return WidthPlan.uniform(hidden_size, 6, LayerWidths(*heads, intermediate_size))
 
 
 def _folder(cell: Mapping[str, Any], output_dir: Path) -> Path:
@@ -119,6 +152,21 @@ def go_through(trainer: HomoDistilTrainer, units: UnitTensors, kept: UnitTensors
         return {name: values / values.max().clamp(min=1e-30) + 2 * stays[name] for name, values in own().items()}
 
     trainer.pruner.unit_scores = unit_scores  # type: ignore[method-assign]
+
+
+class HiddenWeightFalls(TrainerCallback):
+    """Let the weight of the hidden error fall to another one as the learning rate falls to 0 from its peak."""
+
+    def __init__(self, trainer: DistillationTrainer, last: float):
+        self.trainer, self.last, self.peak = trainer, last, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the weight of the step that comes."""
+        rate = self.trainer.lr_scheduler.get_last_lr()[0]
+        self.peak = max(self.peak, rate)
+        is_falling = rate < self.peak
+        share = rate / self.peak if is_falling else 1.0
+        self.trainer.distillation.weights["hidden"] = self.last + share * (args.hidden_weight - self.last)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write docs/results.md, its plots, the README's table and the planner's advice from the records in docs/results/.
+"""Write docs/results.md, its plot, the README's table and the planner's advice from the records in docs/results/.
 
     homodistil sweep examples/sweeps/ablations.json
     python -m benchmarks.results.page --collect runs/sweeps
@@ -11,21 +11,19 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from benchmarks.marked_pages import fill_in
 from benchmarks.results.advice import advice_points
-from benchmarks.results.computation import setting_of
-from benchmarks.results.students import QUARTER, SIZES, Results
-from benchmarks.results.tables import NOT_RUN, ONE_SHOT, Tables
+from benchmarks.results.students import DEFAULTS, Results, setting_of
+from benchmarks.results.tables import NOT_RUN, Tables
 from benchmarks.results.verdicts import CONFIDENCE, MIN_SEEDS, REFERENCE
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.experiments.plots import draw, draw_discrepancy
-from homodistil_hf.experiments.sweep.folder import DONE, missing_evaluations, read_records, trained, write_records
+from homodistil_hf.experiments.plots import draw
+from homodistil_hf.experiments.sweep.cells import TEACHER
+from homodistil_hf.experiments.sweep.folder import read_records, trained, write_records
 from homodistil_hf.experiments.sweep.statistics import Record
 from homodistil_hf.experiments.sweep.tables import in_order
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
@@ -39,7 +37,6 @@ TEACHER_WORDS = "6 layers × 384, all-MiniLM-L6-v2 trained on for 20 million tok
 
 _WORDS = Path(__file__).with_name("page.md")
 _WIDTH = 120
-_WAYS = {REFERENCE: "HomoDistil", ONE_SHOT: "pruned at once"}
 _COMMON = ("per_device_train_batch_size", "adam_beta2", "adam_epsilon", "mlm_weight", "hidden_weight", "bf16")
 
 
@@ -52,7 +49,7 @@ def main() -> None:
     tables = Tables(Results.read(FOLDER, SWEEPS))
     draw_all(tables)
     PAGE.write_text(page_text(tables), encoding="utf-8")
-    points = to_json(TEACHER_WORDS, advice_points(tables.results, tables.noises))
+    points = to_json(TEACHER_WORDS, advice_points(tables.results))
     ADVICE_FILE.write_text(json.dumps(points, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     fill_in(README, {"results": "\n".join(tables.what_you_get())})
 
@@ -67,7 +64,7 @@ def collect(source: Path) -> None:
 
 
 class _Slots:
-    """`{tables[gap kl methods_half one_shot]}` in the words of the page: a method of `Tables` and its arguments."""
+    """`{tables[kl sizes quarter]}` in the words of the page: a method of `Tables` and its arguments."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -123,14 +120,11 @@ def _all_runs(results: Results) -> str:
 
 
 def _sweep(sweep: Any, records: list[Record]) -> str:
-    """A point of the appendix: the command, what it is, what is missing of it, its rates and its machines."""
+    """A point of the appendix: the command, what it is, what is missing of it, its rates."""
     known, done = {record["cell"] for record in records}, trained(records)
     absent = Counter(cell.arm for cell in sweep.cells if cell.name not in known)
-    graded = (one for one in records if one["status"] == DONE)
-    ungraded = Counter(one["arm"] for one in graded if missing_evaluations(one, sweep.evaluate))
     words = [f"- `homodistil sweep examples/sweeps/{sweep.name}.json`: {sweep.description}"]
     words += [f"{NOT_RUN.capitalize()}: {_counted(absent)}."] if absent else []
-    words += [f"Not fine-tuned yet: {_counted(ungraded)}."] if ungraded else []
     if done:
         rates = sorted({setting_of(record, "learning_rate") for record in done})
         minutes = [record["seconds"] / 60 for record in done]
@@ -150,33 +144,30 @@ def _machine(machine: Mapping[str, Any]) -> str:
 def commands(results: Results) -> Iterable[str]:
     """What measured the students that sweeps had left, and the rest."""
     for name, found in results.on_all_text.items():
-        yield f"held_out runs/sweeps/{name} --arms {' '.join(found['arms'])}"
-    for found in filter(None, map(results.json, ("fine_tunings", "fine_tunings_parts"))):
-        given = {name: values for name in ("arms", "run_seeds", "tasks", "seeds") if (values := found.get(name))}
-        options = "".join(f" --{name} {' '.join(map(str, values))}" for name, values in given.items())
-        yield f"fine_tunings runs/sweeps/{found['sweep']}{options}"
+        arms = dict.fromkeys(model["arm"] for model in found["models"])
+        yield f"held_out runs/sweeps/{name} --arms {' '.join(arms)}"
+    if tuned := results.json("fine_tunings"):
+        arms = dict.fromkeys(model["arm"] for model in tuned["models"] if model["arm"] != TEACHER)
+        yield f"fine_tunings runs/sweeps/{DEFAULTS} --arms {' '.join(arms)} --run_seeds 0"
     yield from (name for name in ("levers", "family", "constant_predictions", "student_latency") if results.json(name))
 
 
 def draw_all(tables: Tables) -> None:
-    """Draw both ways at each size, along training at a quarter, and for each budget of tokens."""
-    folder, quarter = tables.results.folder, tables.results.of(QUARTER)
-    sizes, budgets = tables.results.of(*SIZES), tables.token_students()
-    draw_ways(sizes, folder / "sizes.png", "parameters", lambda one: one["models"]["student"]["num_parameters"])
-    draw_ways(budgets, folder / "tokens.png", "tokens", lambda one: one["num_tokens"])
-    curves = quarter[quarter["arm"].isin([*_WAYS, "pruned_first"])]["record"].tolist()
-    if curves:
-        draw_discrepancy(curves, folder / "training.png")
-
-
-def draw_ways(students: pd.DataFrame, file: Path, cost_name: str, cost: Callable[[Record], float]) -> None:
-    """Draw the KL of both ways against a cost, in millions."""
-    points = {}
-    for arm, name in _WAYS.items():
-        kls = students[students["arm"] == arm].groupby(students["record"].map(cost))["kl"]
-        points[name] = [(place / 1e6, Spread.of(values)) for place, values in kls]
-    if any(points.values()):
-        draw(points, file, xlabel=f"million {cost_name}")
+    """Draw KL against parameters, after two budgets of tokens."""
+    long = tables.results.of(DEFAULTS)
+    if long.empty:
+        return
+    parameters = {
+        row["size"]: row["record"]["models"]["student"]["num_parameters"] / 1e6 for _, row in long.iterrows()
+    }
+    short = tables.results.short_runs
+    short = short[(short["arm"] == REFERENCE) & short["size"].isin(list(parameters))]
+    lines = {"2 million tokens": long, "1 million tokens": short}
+    points = {
+        name: sorted((parameters[size], Spread.of(values)) for size, values in table.groupby("size")["kl"])
+        for name, table in lines.items()
+    }
+    draw(points, tables.results.folder / "sizes.png", xlabel="million parameters")
 
 
 if __name__ == "__main__":

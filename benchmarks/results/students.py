@@ -1,4 +1,4 @@
-"""What was measured, as one table: a row a student of a sweep, from the records in docs/results/. No statistics."""
+"""What was measured, as tables of students of sweeps, of fine-tuned models and of short runs; no statistics."""
 
 import json
 import math
@@ -6,30 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.results.computation import run_macs
 from benchmarks.results.sweep_models import other_axes
+from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import field_types
 from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
 from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, read_records, trained
 from homodistil_hf.experiments.sweep.reading import read_sweep
 from homodistil_hf.experiments.sweep.statistics import Record, chosen, seed_of
-from homodistil_hf.experiments.sweep.tables import in_order, task_means
+from homodistil_hf.experiments.sweep.tables import in_order
 
-QUARTER = "methods_quarter"  # the sweep whose seeds the noise is measured with
-SIZES = {"methods_half": "1/2", QUARTER: "1/4", "methods_eighth": "1/8"}
-"""Sweep → size of its students, a share of their teacher's encoder MACs."""
+SIZES = {"half": "1/2", "quarter": "1/4", "eighth": "1/8"}
+"""Arm of the sweep `sizes` → its students' share of their teacher's encoder MACs."""
+DEFAULTS, TOKENS = "sizes", "tokens"
+"""Sweeps of students with today's defaults: by size, by tokens."""
 
 HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out text; the table calls them `all_…`
 
 _SIZE_TOLERANCE = 0.15
 _COLUMNS = (
-    *("sweep", "arm", "axes", "seed", "method", "digest", "student", "shape", "encoder_macs", "size", "layers"),
-    *("num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "glue", "glue_kept", "glue_above", "minutes", "run_macs"),
-    "record",
+    *("sweep", "arm", "axes", "seed", "digest", "student", "shape", "encoder_macs", "size"),
+    *("num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "minutes", "record"),
 )
 
 
@@ -59,12 +60,8 @@ class Results:
 
     @cached_property
     def students(self) -> pd.DataFrame:
-        """One row a student and sweep; `…_kept` are shares of its teacher's, `record` is the whole record."""
-        rows = [
-            _row(name, record, self.teacher_score(name), self.floor)
-            for name, records in self.records.items()
-            for record in trained(records)
-        ]
+        """One row a student and sweep; `accuracy_kept` is a share of its teacher's, `record` is the whole record."""
+        rows = [_row(name, record) for name, records in self.records.items() for record in trained(records)]
         table = pd.DataFrame(rows, columns=_COLUMNS)
         return table.merge(self._on_all_text, how="left", on=["sweep", "arm", "axes", "seed"])
 
@@ -78,24 +75,36 @@ class Results:
         keys = zip(self.students["sweep"], (record["cell"] for record in self.students["record"]), strict=True)
         return self.students[pd.Series([key in best for key in keys], index=self.students.index, dtype=bool)]
 
-    def teacher(self, sweep: str) -> Record | None:
-        """The teacher's own record in a sweep, which has its scores on tasks."""
-        return next((one for one in self.records.get(sweep, []) if one["method"] == TEACHER), None)
+    def impossible(self, sweep: str) -> list[str]:
+        """Arms that can't exist."""
+        return list(dict.fromkeys(one["arm"] for one in self.records.get(sweep, []) if one["status"] == IMPOSSIBLE))
 
-    def teacher_score(self, sweep: str) -> float:
-        """The teacher's mean over the GLUE tasks, nan where it was not fine-tuned."""
-        record = self.teacher(sweep)
-        return task_means(record).get("glue", math.nan) if record else math.nan
+    @cached_property
+    def fine_tuned(self) -> pd.DataFrame:
+        """One row a model and way of fine-tuning: a column a task, their `mean`, and what that is of the teacher's.
+
+        `kept` is a share of the teacher's mean, `above` the same where a model that gives every row the most frequent
+        label has 0.
+        """
+        models = (self.json("fine_tunings") or {"models": []})["models"]
+        table = pd.DataFrame(
+            [{**model, **model["scores"], "mean": fmean(model["scores"].values())} for model in models],
+            columns=None if models else ["arm", "seed", "way", "mean"],
+        )
+        teacher = table[table["arm"] == TEACHER]["mean"].mean()
+        return table.assign(kept=table["mean"] / teacher, above=(table["mean"] - self.floor) / (teacher - self.floor))
 
     @cached_property
     def floor(self) -> float:
         """Mean over the GLUE tasks of a model that gives every row the most frequent label, nan if not measured."""
         constant = self.json("constant_predictions")
-        return sum(constant.values()) / len(constant) if constant else math.nan
+        return fmean(constant.values()) if constant else math.nan
 
-    def impossible(self, sweep: str) -> list[str]:
-        """Arms that can't exist."""
-        return list(dict.fromkeys(one["arm"] for one in self.records.get(sweep, []) if one["status"] == IMPOSSIBLE))
+    @cached_property
+    def short_runs(self) -> pd.DataFrame:
+        """The rows of benchmarks/results/levers.py."""
+        rows = (self.json("levers") or {"rows": []})["rows"]
+        return pd.DataFrame(rows, columns=None if rows else ["size", "arm", "seed", "max_steps", "kl"])
 
     @property
     def on_all_text(self) -> dict[str, Any]:
@@ -113,6 +122,13 @@ class Results:
         return pd.DataFrame(rows, columns=[*keys, *(f"all_{name}" for name in HELD_OUT)])
 
 
+def setting_of(record: Record, name: str) -> Any:
+    """What a run was given, or had by default."""
+    return {**record.get("own_settings", {}), **record["settings"]}.get(
+        name, getattr(HomoDistilTrainingArguments, name)
+    )
+
+
 def shape_of(record: Record) -> str:
     """A uniform student's widths as a short plan, such as `192-8x24-704`."""
     return "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**record["plan"])
@@ -124,10 +140,10 @@ def size_of(fraction: float) -> str:
     return size if abs(fraction * int(size[2:]) - 1) < _SIZE_TOLERANCE else ""
 
 
-def _row(sweep: str, record: Record, teacher_score: float, floor: float) -> dict[str, Any]:
-    found, score = record["evaluation"], task_means(record).get("glue", math.nan)
+def _row(sweep: str, record: Record) -> dict[str, Any]:
+    found = record["evaluation"]
     return {
-        **{name: record[name] for name in ("arm", "method", "digest", "num_tokens")},
+        **{name: record[name] for name in ("arm", "digest", "num_tokens")},
         **{name: found[name] for name in ("kl", "mlm_accuracy")},
         "sweep": sweep,
         "axes": other_axes(record),
@@ -136,13 +152,8 @@ def _row(sweep: str, record: Record, teacher_score: float, floor: float) -> dict
         "shape": shape_of(record),
         "encoder_macs": macs_fraction(record),
         "size": size_of(macs_fraction(record)),
-        "layers": str(record["method_settings"].get("num_layers", "all")),
-        "glue": score,
         "accuracy_kept": found["mlm_accuracy"] / record["teacher_evaluation"]["mlm_accuracy"],
-        "glue_kept": score / teacher_score,
-        "glue_above": (score - floor) / (teacher_score - floor),
         "minutes": (record["seconds"] - record["evaluation_seconds"]) / 60,
-        "run_macs": run_macs(record),
         "record": record,
     }
 

@@ -6,24 +6,22 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.results.computation import setting_of
-from benchmarks.results.students import QUARTER, SIZES, Results, shape_of
-from benchmarks.results.verdicts import METRICS, REFERENCE, Difference, along_training, near_arms, noises_of, pooled
-from homodistil_hf.evaluation.glue.data import PART_SUFFIX
+from benchmarks.results.fine_tunings import BY_TEACHER, TASKS
+from benchmarks.results.levers import SIZES as SHORT_SIZES
+from benchmarks.results.levers import as_many_steps
+from benchmarks.results.students import DEFAULTS, SIZES, TOKENS, Results, setting_of, shape_of
+from benchmarks.results.verdicts import REFERENCE, Difference, noise_of, paired
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
 from homodistil_hf.experiments.sweep.folder import trained
 from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"
-ONE_SHOT = "one_shot"
-AT_ONCE = "at_once"  # the defaults, in short runs
+BASE = "homodistil"  # what an arm of the ablations differs from
+PAPERS = "every_step"  # what the rivals stand beside
 
-_TOKENS = "tokens_planned"
-_OTHERS = {*SIZES, _TOKENS, "shapes", "sizes"}
-"""Sweeps with a section of their own; the others are of levers or of rates."""
-TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
-_KEPT = {"glue_kept": "GLUE kept", "glue_above": "above the constant"}
+_TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
+_ON_ALL_TEXT = {"all_kl": "KL, nats", "all_agreement": "agreement", "all_mlm_accuracy": "accuracy"}
 
 
 class Tables:
@@ -31,180 +29,164 @@ class Tables:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self.noises = noises_of(results)
+        self.noise_of_kl = noise_of(results.short_runs)
 
     def what_you_get(self) -> list[str]:
-        """What teacher and students cost and keep; at a quarter the hardest opponent too."""
+        """What teacher and students with today's defaults cost and keep."""
         latency = (self.results.json("student_latency") or {}).get("processor_time", {})
-        places = [
-            (sweep, arm) for sweep in SIZES for arm in (REFERENCE, ONE_SHOT) if arm == REFERENCE or sweep == QUARTER
-        ]
         rows, teacher = [], None
-        for sweep, arm in places:
-            students = self.of(sweep, arm)
-            name = "HomoDistil" if arm == REFERENCE else "pruned at once"
+        for arm, size in SIZES.items():
+            students = self.of(DEFAULTS, arm)
             if students.empty:
-                rows.append([name, SIZES[sweep], *"–––", NOT_RUN, *"–––"])
+                rows.append([size, *"–––", NOT_RUN, *"–––"])
                 continue
             costs = students["record"].iloc[0]["models"]
-            teacher = [TEACHER, "1", *_costs(costs[TEACHER], latency.get(TEACHER)), "0", "100%", "100%", "–"]
-            rows.append([name, SIZES[sweep], *_costs(costs["student"], latency.get(students["shape"].iloc[0]))])
-            rows[-1] += [spread(students["kl"]), *_kept(students), f"{students['minutes'].median():.0f}"]
-        headings = ["", "encoder MACs", "parameters", "MB", "ms", "KL, nats", *_KEPT.values(), "minutes"]
+            teacher = ["1 (teacher)", *_costs(costs[TEACHER], latency.get(TEACHER)), "0", "100%", "100%", "–"]
+            rows.append([size, *_costs(costs["student"], latency.get(students["shape"].iloc[0]))])
+            rows[-1] += [spread(students["kl"]), *self._kept(arm), f"{students['minutes'].median():.0f}"]
+        headings = ["encoder MACs", "parameters", "MB", "ms", "KL, nats", "GLUE kept", "above the constant", "minutes"]
         return markdown_table(headings, [*([teacher] if teacher else []), *rows])
 
-    def methods(self, *sweeps: str) -> list[str]:
-        """Every method, those of a size by KL."""
+    def goals(self) -> list[str]:
+        """What was aimed at, and what was reached."""
+        quarter, longest = self.of(DEFAULTS, "quarter"), self._longest()
+        kept = self._fine_tuned("quarter", BY_TEACHER)
+        ahead = self._short_values("500", "1/8", "every_step_through_masks", "same_compute")
+        rows = [
+            ["1/4, 2 million tokens: KL on all held-out text ≤ 0.230", *_reached(quarter["all_kl"], most=0.230)],
+            ["1/4, 8 million tokens: KL on all held-out text ≤ 0.19", *_reached(longest["all_kl"], most=0.19)],
+            ["1/4: GLUE kept ≥ 97 %, fine-tuned by the teacher", *_reached(kept["kept"], least=0.97)],
+            ["1/4: the same above the constant ≥ 94 %", *_reached(kept["above"], least=0.94)],
+            ["1/8: gradual ahead of at once by 0.02 nats, equal computation", *_reached(ahead, most=-0.02)],
+        ]
+        return markdown_table(["goal", "reached", ""], rows)
+
+    def rivals(self) -> list[str]:
+        """Other methods by KL, less the paper's."""
+        own, students = self.of("rivals", PAPERS), self.results.of("rivals")
+        groups = [group for _, group in students.groupby("arm", sort=False)]
         rows = []
-        for sweep in sweeps:
-            students, own = self.results.of(sweep), self.of(sweep, REFERENCE)
-            groups = [group for _, group in students.groupby("arm", sort=False)]
-            for group in sorted(groups, key=lambda group: group["kl"].mean()):
-                arm, share = group["arm"].iloc[0], group["run_macs"].mean() / own["run_macs"].mean()
-                gap = "" if arm == REFERENCE else str(self.difference(group, own, "kl"))
-                rows.append([SIZES[sweep], f"`{arm}`", group["shape"].iloc[0], spread(group["kl"]), gap])
-                rows[-1] += [
-                    spread(group["accuracy_kept"], ".1%"),
-                    *_kept(group),
-                    "–" if pd.isna(share) else f"{share:.2f}",
-                ]
-            rows += [[SIZES[sweep], f"`{arm}`", "can't exist", *"––––––"] for arm in self.results.impossible(sweep)]
-            rows += [] if groups else [[SIZES[sweep], NOT_RUN, *"–––––––"]]
-        headings = ["encoder MACs", "method", "shape", "KL, nats", f"less `{REFERENCE}`", "accuracy kept"]
-        return markdown_table([*headings, *_KEPT.values(), "computation"], rows)
+        for group in sorted(groups, key=lambda group: group["kl"].mean()):
+            arm = group["arm"].iloc[0]
+            gap = "" if arm == PAPERS else str(self.difference(group, own))
+            rows.append([f"`{arm}`", group["shape"].iloc[0], spread(group["kl"]), gap])
+            rows[-1] += [spread(group["accuracy_kept"], ".1%")]
+        rows += [[f"`{arm}`", "can't exist", *"–––"] for arm in self.results.impossible("rivals")]
+        return _table(["method", "shape", "KL, nats", f"less `{PAPERS}`", "accuracy kept"], rows)
 
     def tokens(self) -> list[str]:
-        """Both ways at a quarter for each budget of tokens."""
+        """The defaults at a quarter for each budget of tokens."""
         rows = []
-        for budget, group in self.token_students().groupby("num_tokens"):
-            own, other = (group[group["arm"] == arm] for arm in (REFERENCE, ONE_SHOT))
-            gaps = [str(self.difference(other, own, metric)) for metric in ("kl", "all_kl", "all_agreement")]
-            rows.append([f"{budget / 1e6:.2f} M", spread(own["kl"]), spread(other["kl"]), *gaps])
-            rows[-1] += [spread(own["accuracy_kept"], ".1%"), f"{own['minutes'].median():.0f}"]
-        gaps = ("difference", "difference, all text", "agreement, all text")
-        headings = ["tokens", f"`{REFERENCE}`, nats", f"`{ONE_SHOT}`, nats", *gaps, "accuracy kept", "minutes"]
-        return _table(headings, rows)
+        for budget, group in self._budgets().groupby("num_tokens"):
+            kls = spread(group["kl"]), spread(group["all_kl"])
+            kept = spread(group["accuracy_kept"], ".1%")
+            rows.append([f"{budget / 1e6:.2f} M", *kls, kept, f"{group['minutes'].median():.0f}"])
+        return _table(["tokens", "KL, nats", "KL, all text", "accuracy kept", "minutes"], rows)
 
-    def token_students(self) -> pd.DataFrame:
-        """Students of both ways with the shape that is planned at a quarter, each once."""
-        students = self.results.of(QUARTER, _TOKENS)
-        shape = self.of(QUARTER, REFERENCE)["shape"].unique()[:1]
-        both = students[students["arm"].isin([REFERENCE, ONE_SHOT]) & students["shape"].isin(shape)]
-        both = both.assign(is_other=both["sweep"] != QUARTER).sort_values("is_other", kind="stable")
-        return both.drop_duplicates("digest").sort_values(["num_tokens", "seed"], kind="stable")
+    def _budgets(self) -> pd.DataFrame:
+        students = self.results.of(DEFAULTS, TOKENS)
+        return students[students["arm"] == "quarter"]
+
+    def _longest(self) -> pd.DataFrame:
+        """Students of the largest budget of the sweep of tokens."""
+        cells = self.results.sweeps[TOKENS].cells if TOKENS in self.results.sweeps else ()
+        steps = max((cell.settings["max_steps"] for cell in cells), default=0)
+        budgets = self._budgets()
+        is_longest = [record["num_steps"] == steps for record in budgets["record"]]
+        return budgets[pd.Series(is_longest, index=budgets.index, dtype=bool)]
 
     def shapes(self) -> list[str]:
-        """HomoDistil's students of one cost, by KL, and each less the first of its size that the sweep names."""
+        """Students of one cost, by KL, and each less the first of its size that the sweep names."""
         rows = []
-        for size, group in self.of("shapes", REFERENCE).groupby("size", sort=False):
+        for size, group in self.results.of("shapes").groupby("size", sort=False):
             shapes = dict(iter(group.groupby("shape", sort=False)))
             first = next(iter(shapes))
             kls = [
-                f"{shape} {spread(one['kl'])}" + f" ({self.difference(one, shapes[first], 'kl')})" * (shape != first)
+                f"{shape} {spread(one['kl'])}" + f" ({self.difference(one, shapes[first])})" * (shape != first)
                 for shape, one in sorted(shapes.items(), key=lambda item: item[1]["kl"].mean())
             ]
             rows.append([str(size), first, "; ".join(kls)])
         return _table(["encoder MACs", "first planned", "KL, nats (less the first planned's)"], rows)
 
     def on_all_text(self) -> list[str]:
-        """Each size on all held-out text: HomoDistil's figures, and the others' less these."""
+        """Students with today's defaults on all held-out text."""
         rows = []
-        metrics = [metric for metric in METRICS if metric.startswith("all_")]
-        for sweep, size in SIZES.items():
-            students = self.results.of(sweep).dropna(subset="all_kl")
-            own = students[students["arm"] == REFERENCE]
-            for arm, group in students.groupby("arm", sort=False):
-                cells = [str(self.difference(group, own, metric)) for metric in metrics]
-                if arm == REFERENCE:
-                    cells = [spread(own[metric]) for metric in metrics]
-                rows.append([size, f"`{arm}`" + f" − `{REFERENCE}`" * (arm != REFERENCE), *cells])
-        return _table(["encoder MACs", "", *map(METRICS.__getitem__, metrics)], rows)
+        for arm, size in SIZES.items():
+            for budget, group in self.results.of(DEFAULTS, TOKENS).dropna(subset="all_kl").groupby("num_tokens"):
+                own = group[group["arm"] == arm]
+                figures = [spread(own[metric]) for metric in _ON_ALL_TEXT]
+                rows += [[size, f"{budget / 1e6:.2f} M", *figures]] if len(own) else []
+        return _table(["encoder MACs", "tokens", *_ON_ALL_TEXT.values()], rows)
 
     def glue(self) -> list[str]:
-        """Each task's score of students near their teacher, and what they keep of the mean."""
+        """Each task's score of the teacher and its students, and what they keep of the mean."""
         rows = []
-        for sweep, size in SIZES.items():
-            teacher, students = self.results.teacher(sweep), self.results.of(sweep).dropna(subset="glue")
-            if teacher and not rows:
-                rows.append(
-                    ["1", TEACHER, *_scores([teacher]), f"{self.results.teacher_score(sweep):.3f}", "100%", "100%"]
-                )
-            near = [REFERENCE, *near_arms(students)]
-            for arm, group in students[students["arm"].isin(near)].groupby("arm", sort=False):
-                rows.append([size, f"`{arm}`", *_scores(group["record"]), spread(group["glue"]), *_kept(group)])
-        if constant := self.results.json("constant_predictions"):
-            share = self.results.floor / self.results.teacher_score(QUARTER)
-            scores = [f"{score:.3f}" for score in (*(constant[task] for task in TASK_NAMES), self.results.floor)]
+        found = self.results.fine_tuned
+        for arm, size in {TEACHER: "1", **SIZES}.items():
+            for way, group in found[found["arm"] == arm].groupby("way"):
+                scores = [spread(group[name]) for name in (*TASKS, "mean")]
+                rows.append([size, "teacher" if arm == TEACHER else str(way), *scores, *_shares(group)])
+        if rows and (constant := self.results.json("constant_predictions")):
+            share = self.results.floor / found[found["arm"] == TEACHER]["mean"].mean()
+            scores = [f"{score:.3f}" for score in (*(constant[task] for task in TASKS), self.results.floor)]
             rows.append(["–", "the same for every row", *scores, f"{share:.1%}", "0%"])
-        return _table(["encoder MACs", "", *TASK_NAMES.values(), "mean", "kept", "above the constant"], rows)
+        names = [_TASK_NAMES[task] for task in TASKS]
+        return _table(["encoder MACs", "", *names, "mean", "kept", "above the constant"], rows)
 
-    def fine_tunings(self) -> list[str]:
-        """Several fine-tunings of each student: a task a row."""
-        rows = []
-        for found in filter(None, map(self.results.json, ("fine_tunings", "fine_tunings_parts"))):
-            scores = _fine_tuned(found["models"])
-            for task in scores.columns[2:]:
-                arms = {
-                    arm: scores[scores["arm"] == arm].groupby("seed")[task] for arm in (TEACHER, REFERENCE, ONE_SHOT)
-                }
-                means = {arm: one.mean() for arm, one in arms.items()}
-                gap = Difference((means[ONE_SHOT] - means[REFERENCE]).dropna().tolist(), "score")  # by its own spread
-                groups = [one.tolist() for arm in (REFERENCE, ONE_SHOT) for _, one in arms[arm]]
-                apart = [pooled(groups).std, pooled(means[arm].tolist() for arm in (REFERENCE, ONE_SHOT)).std]
-                rows.append([task, *(f"{mean.mean():.3f}" for mean in means.values()), str(gap)])
-                rows[-1] += ["–" if std is None else f"{std:.3f}" for std in apart]
-        headings = ["task", TEACHER, f"`{REFERENCE}`", f"`{ONE_SHOT}`", "difference"]
-        return _table([*headings, "between fine-tunings", "between students"], rows)
+    def _fine_tuned(self, arm: str, way: str) -> pd.DataFrame:
+        found = self.results.fine_tuned
+        return found[(found["arm"] == arm) & (found["way"] == way)]
 
-    def levers(self) -> list[str]:
-        """Each variant of a way to prune: what it changes, and its KL less that of the way as it is."""
-        rows: dict[str, list[str]] = {}
-        for name, sweep in self.results.sweeps.items():
-            cells = {} if sweep.choose or name in _OTHERS else {cell.arm: cell for cell in sweep.cells}
-            for arm, cell in cells.items():
-                base = ONE_SHOT if arm.startswith(f"{ONE_SHOT}_") else REFERENCE
-                if arm == base or base not in cells:
-                    continue
-                one, other = self.of(name, arm), self.of(name, base)
-                for axes in one["axes"].unique() if len(one) else [""]:
-                    pair = one[one["axes"] == axes], other[other["axes"] == axes]
-                    figures = [spread(pair[0]["kl"]), _or_not_run(str(self.difference(*pair, "kl")))]
-                    changed = ", ".join(filter(None, [_changes(cell, cells[base]), axes]))
-                    rows.setdefault(f"`{arm}` − `{base}` {changed}", [f"`{arm}` − `{base}`", changed, *figures])
-        return _table(["", "changed", "KL, nats", "difference"], list(rows.values()))
+    def _kept(self, arm: str) -> list[str]:
+        return _shares(self._fine_tuned(arm, BY_TEACHER))
+
+    def ablations(self) -> list[str]:
+        """Each variant of gradual pruning: what it changes, and its KL less that of the way as it is."""
+        cells = {cell.arm: cell for cell in self.results.sweeps["ablations"].cells}
+        base, rows = self.of("ablations", BASE), []
+        for arm, cell in cells.items():
+            one = self.of("ablations", arm)
+            if arm != BASE:
+                gap = _or_not_run(str(self.difference(one, base)))
+                rows.append([f"`{arm}`", _changes(cell, cells[BASE]), spread(one["kl"]), gap])
+        return _table(["", "changed", "KL, nats", f"less `{BASE}`'s {spread(base['kl'])}"], rows)
 
     def short_runs(self) -> list[str]:
         """The rows of benchmarks/results/levers.py: each arm's KL, and that less the KL of the defaults."""
-        table = self._short()
+        table = self.results.short_runs
         sizes = [] if table.empty else list(table["size"].unique())
         rows: dict[tuple[str, str], dict[str, str]] = {}
         for (num_steps, size), group in table.groupby(["max_steps", "size"], sort=False) if sizes else ():
             for arm, one in group.groupby("arm", sort=False):
-                gap = self.difference(one, group[group["arm"] == AT_ONCE], "kl")
-                place = f"{num_steps:,}", f"`{arm}`" + f" − `{AT_ONCE}`" * (arm != AT_ONCE)
-                rows.setdefault(place, {})[size] = spread(one["kl"]) + f" ({gap})" * (arm != AT_ONCE)
+                gap = self.difference(one, group[group["arm"] == REFERENCE])
+                place = f"{num_steps:,}", f"`{arm}`" + f" − `{REFERENCE}`" * (arm != REFERENCE)
+                rows.setdefault(place, {})[size] = spread(one["kl"]) + f" ({gap})" * (arm != REFERENCE)
         cells = [[*place, *(found.get(size, "–") for size in sizes)] for place, found in rows.items()]
         return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells)
 
-    def short_gap(self, num_steps: str, size: str, arm: str, other: str = AT_ONCE) -> str:
-        """Of these runs of one length and size, the KL of one arm less another's."""
-        table = self._short()
+    def short_gap(self, num_steps: str, size: str, arm: str, other: str = REFERENCE) -> str:
+        """Of short runs of one length and size, the KL of one arm less another's."""
+        return _or_not_run(str(Difference(self._short_values(num_steps, size, arm, other), self.noise_of_kl)))
+
+    def _short_values(self, num_steps: str, size: str, arm: str, other: str) -> list[float]:
+        table = self.results.short_runs
         table = table[(table["max_steps"] == int(num_steps)) & (table["size"] == size)]
         one, base = (table[table["arm"] == name] for name in (arm, other))
-        return _or_not_run(str(self.difference(one, base, "kl")))
+        return paired(one, base)
 
-    def _short(self) -> pd.DataFrame:
-        rows = (self.results.json("levers") or {"rows": []})["rows"]
-        return pd.DataFrame(rows, columns=None if rows else ["size", "arm", "seed", "max_steps", "kl"])
+    def more_steps(self, size: str) -> str:
+        """Steps that a student has more which is cut at once, for as much computation as gradual pruning takes."""
+        return f"{as_many_steps(SHORT_SIZES[size], 500) / 500 - 1:.0%}".replace("%", " %")
 
     def rates(self) -> list[str]:
         """The KL at each learning rate that a sweep tried, the best in bold."""
         rows: dict[tuple[str, ...], dict[float, list[float]]] = {}
         for name, sweep in self.results.sweeps.items():
             for one in trained(self.results.records[name]) if sweep.choose else ():
-                tokens = f"{one['num_tokens'] / 1e6:.2f} M", f"{one['num_tokens'] // one['num_steps']:,}"
-                kls = rows.setdefault((f"`{one['arm']}`", shape_of(one), *tokens), {})
-                kls.setdefault(setting_of(one, "learning_rate"), []).append(one["evaluation"]["kl"])
+                if sweep.choose and sweep.choose.axis in one["axes"]:
+                    tokens = f"{one['num_tokens'] / 1e6:.2f} M", f"{one['num_tokens'] // one['num_steps']:,}"
+                    kls = rows.setdefault((f"`{name}`: `{one['arm']}`", shape_of(one), *tokens), {})
+                    kls.setdefault(setting_of(one, "learning_rate"), []).append(one["evaluation"]["kl"])
         tried = sorted({rate for kls in rows.values() for rate in kls})
         table = [[*place, *(_rate(kls, rate) for rate in tried)] for place, kls in sorted(rows.items())]
         return _table(["", "shape", "tokens", "tokens a step", *(f"{rate:g}" for rate in tried)], table)
@@ -225,34 +207,18 @@ class Tables:
 
     def noise(self) -> str:
         """What a difference of one seed must exceed."""
-        told = [
-            f"{METRICS[metric]}{' on all held-out text' * metric.startswith('all_')} {noise.threshold():.3f} "
-            f"({noise.std:.4f}, {noise.freedom})"
-            for metric, noise in self.noises.items()
-            if noise.std is not None
-        ]
-        return "; ".join(told) or NOT_RUN
-
-    def gap(self, metric: str, sweep: str, arm: str, other: str = REFERENCE) -> str:
-        """One arm less another."""
-        return _or_not_run(str(self.difference(self.of(sweep, arm), self.of(sweep, other), metric)))
+        noise = self.noise_of_kl
+        if noise.std is None:
+            return NOT_RUN
+        return f"{noise.threshold():.3f} nats (s = {noise.std:.4f}, {noise.freedom} degrees of freedom)"
 
     def kl(self, sweep: str, arm: str, metric: str = "kl") -> str:
         """The KL of an arm's students; `all_kl`: on all held-out text."""
         return _or_not_run(spread(self.of(sweep, arm)[metric]))
 
-    def along(self, sweep: str) -> str:
-        """HomoDistil beside one-shot pruning at each evaluation of a run."""
-        return _or_not_run(along_training(self.results.of(sweep), ONE_SHOT, self.results.of(QUARTER)))
-
-    def share(self, sweep: str, arm: str) -> str:
-        """What an arm computes, as a share of HomoDistil's."""
-        share = self.of(sweep, arm)["run_macs"].mean() / self.of(sweep, REFERENCE)["run_macs"].mean()
-        return NOT_RUN if pd.isna(share) else f"{share:.2f}"
-
-    def million_tokens(self, sweep: str) -> str:
-        """Of HomoDistil's runs."""
-        found = self.of(sweep, REFERENCE)["num_tokens"].tolist()
+    def million_tokens(self) -> str:
+        """Of the runs with today's defaults."""
+        found = self.results.of(DEFAULTS)["num_tokens"].tolist()
         return f"{found[0] / 1e6:.2f}" if found else f"({NOT_RUN})"
 
     def num_blocks(self) -> str:
@@ -265,15 +231,28 @@ class Tables:
         students = self.results.of(sweep)
         return students[students["arm"] == arm]
 
-    def difference(self, one: pd.DataFrame, other: pd.DataFrame, metric: str) -> Difference:
-        """Students of one arm less those of another."""
-        return Difference.of(one, other, metric, self.noises)
+    def difference(self, one: pd.DataFrame, other: pd.DataFrame) -> Difference:
+        """The KL of students of one arm less that of another's."""
+        return Difference(paired(one, other), self.noise_of_kl)
 
 
 def spread(values: Iterable[float], shape: str = ".3f") -> str:
     """Mean and standard deviation of those that are known, a dash where none is."""
     known = pd.Series(values, dtype=float).dropna()
     return f"{Spread.of(known):{shape}}" if len(known) else "–"
+
+
+def _reached(values: Iterable[float], *, most: float | None = None, least: float | None = None) -> list[str]:
+    """What was reached, and whether its mean is within the bound."""
+    known = pd.Series(values, dtype=float).dropna()
+    if known.empty:
+        return [NOT_RUN, ""]
+    is_met = known.mean() <= most if most is not None else least is not None and known.mean() >= least
+    return [spread(known, ".3f" if most is not None else ".1%"), "met" if is_met else "**missed**"]
+
+
+def _shares(fine_tuned: pd.DataFrame) -> list[str]:
+    return [spread(fine_tuned[column], ".1%") for column in ("kept", "above")]
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
@@ -284,41 +263,17 @@ def _or_not_run(text: str) -> str:
     return NOT_RUN if text in ("", "–") else text
 
 
-def _kept(students: pd.DataFrame) -> list[str]:
-    return [spread(students[column], ".1%") for column in _KEPT]
-
-
 def _costs(costs: Mapping[str, Any], latency: Mapping[str, float] | None) -> list[str]:
     milliseconds = f"{latency['median_ms']:.0f}" if latency else "–"
     return [f"{costs['num_parameters'] / 1e6:.1f} M", f"{costs['size_bytes'] / 1e6:.0f}", milliseconds]
 
 
-def _scores(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    found = [one["evaluate"]["glue"]["results"]["tasks"] for one in records]
-    return [spread(tasks[task]["mean"] for tasks in found if task in tasks) for task in TASK_NAMES]
-
-
-def _fine_tuned(models: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row a fine-tuning: arm, seed of the student (the teacher has none), a column a task, and their mean."""
-    tasks = {task: task.removesuffix(PART_SUFFIX) for model in models for task in model["scores"]}
-    names = [TASK_NAMES.get(name, name.upper()) + "*" * (task != name) for task, name in tasks.items()]
-    rows = [
-        (model["arm"], -1 if model["seed"] is None else model["seed"], *scores, fmean(scores))
-        for model in models
-        for scores in zip(*model["scores"].values(), strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["arm", "seed", *names, f"mean of {', '.join(names)}"])
-
-
 def _changes(cell: Cell, base: Cell) -> str:
     """The settings in which an arm of a sweep differs from another."""
-    axes = {name for axis, value in cell.axes.items() for name in (value if isinstance(value, dict) else [axis])}
     given = [one.settings | one.method_settings for one in (cell, base)]
     values = {name: [one.get(name, "default") for one in given] for name in dict.fromkeys([*given[0], *given[1]])}
     method = [f"`method={cell.method}`"] if cell.method != base.method else []
-    return ", ".join(
-        [*method, *(f"`{name}={own}`" for name, (own, other) in values.items() if own != other and name not in axes)]
-    )
+    return ", ".join([*method, *(f"`{name}={own}`" for name, (own, other) in values.items() if own != other)])
 
 
 def _rate(kls: Mapping[float, list[float]], rate: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from ..evaluated_model import EvaluatedModel, load_model
 from ..fine_tuning import FineTuned, GlueSettings, fine_tune, fresh_classifier, predict, settings_from, start_at_mean
@@ -68,8 +69,12 @@ def classification_metrics(
     *,
     settings: GlueSettings,
     seed: int,
+    teacher: PreTrainedModel | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune once and measure: see [`Measure`]. A similarity is taken as it comes, not clipped to 0 … 5."""
+    """Fine-tune once and measure: see [`Measure`]. A similarity is taken as it comes, not clipped to 0 … 5.
+
+    With a `teacher`, fine-tuned for the task, its predictions and hidden states are learned from too.
+    """
     described, tokenizer = GLUE_TASKS[task], evaluated.tokenizer
     classifier = fresh_classifier(
         evaluated.model.base_model, described.num_labels, dropout=settings.dropout_fraction, seed=seed
@@ -77,7 +82,7 @@ def classification_metrics(
     encoded = encode(rows, described, tokenizer, settings.max_length)
     if described.num_labels == 1:
         start_at_mean(classifier, encoded["labels"][:])
-    trained = fine_tune(classifier, encoded, tokenizer, settings=settings, seed=seed)
+    trained = fine_tune(classifier, encoded, tokenizer, settings=settings, seed=seed, teacher=teacher)
     found = {}
     for name, dev in measured_on.items():
         logits, labels = predict(trained.model, encode(dev, described, tokenizer, settings.max_length), tokenizer)

@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_records import MACHINE, METHODS, add_record, graded, model, record, teacher, write_results
+from sweep_records import (
+    MACHINE,
+    add_record,
+    fine_tuned,
+    model,
+    record,
+    write_fine_tunings,
+    write_results,
+    write_short_runs,
+)
 
 from benchmarks.results import page
 from benchmarks.results.advice import advice_points
 from benchmarks.results.levers import ARMS, SIZES
 from benchmarks.results.students import Results
 from benchmarks.results.tables import Tables
-from benchmarks.results.verdicts import METRICS
 from homodistil_hf.experiments.sweep.folder import write_record
 from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
 
@@ -45,7 +53,7 @@ def test_the_readmes_table_is_that_of_the_records(committed):
 
 
 def test_the_planners_advice_is_that_of_the_records(committed):
-    points = to_json(page.TEACHER_WORDS, advice_points(committed.results, committed.noises))
+    points = to_json(page.TEACHER_WORDS, advice_points(committed.results))
     assert json.loads(ADVICE_FILE.read_text(encoding="utf-8")) == points
 
 
@@ -77,8 +85,8 @@ def test_every_figure_that_the_words_ask_for_is_of_an_arm_that_a_sweep_has(commi
             if sweep in committed.results.sweeps
             for cell in committed.results.sweeps[sweep].cells
         }
-        short = {*SIZES, *ARMS, "500"} if name == "short_gap" else set()
-        assert set(given) <= {*committed.results.sweeps, *arms, *METRICS, *short}, (name, given)
+        short = {*SIZES, *ARMS, "500"} if name in ("short_gap", "more_steps") else set()
+        assert set(given) <= {*committed.results.sweeps, *arms, "all_kl", *short}, (name, given)
 
 
 def test_every_record_is_of_a_sweep_that_is_told(committed):
@@ -107,10 +115,10 @@ def write(monkeypatch, tmp_path) -> Any:
 
 def test_without_records_everything_is_not_run_yet(write, tmp_path):
     text = " ".join(write().split())
-    assert "reach a KL of not run yet at 1/4 (not run yet on all text) and not run yet at 1/8" in text
+    assert "in as many tokens (1/4 not run yet; 1/8 not run yet)" in text
     assert text.count("Not run yet: `") == len(list((CHECKOUT / page.SWEEPS).glob("*.json"))) - 1  # smoke has no place
-    assert not re.search(r"\d\.\d{3}", text)
-    assert "| HomoDistil | 1/4 | – | – | – | not run yet |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert not re.search(r"(?<!≤ )\b\d\.\d{3}", text)  # but for what was aimed at
+    assert "| 1/4 | – | – | – | not run yet |" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert not list((tmp_path / "results").glob("*.png"))
 
 
@@ -128,36 +136,33 @@ def test_the_page_is_written_from_the_records_that_there_are(write, tmp_path):
     }
     ablations = [record(arm, kl, method="homodistil", **settings) for arm, (kl, settings) in arms.items()]
     ablations[1]["machine"] = MACHINE | {"processor": "another"}
-    five = [record("five_layers_planned", 0.4, method="shallow") | {"method_settings": {"num_layers": 5}}]
-    for name, records in (("methods_quarter", [*METHODS, *five]), ("ablations", ablations)):
+    sizes = [record("quarter", kl, method="homodistil", seed=seed) for seed, kl in enumerate((0.50, 0.52, 0.54))]
+    for name, records in (("sizes", sizes), ("ablations", ablations)):
         for one in records:
             write_record(tmp_path / "runs" / name / "results" / f"{one['cell']}.json", one)
+    write_short_runs(tmp_path / "results")
     text = write("--collect", tmp_path / "runs")
     lines = " ".join(text.split())
-    assert "| `one_shot` | 192-8x24-704 | 0.620 ± 0.035 (3) | +0.100 ± 0.020 (3), **worse** |" in text
-    assert "| `no_kl` − `homodistil` | `kl_weight=0` | 0.700 | +0.200, **worse** |" in text
-    assert "1/4 nearer at 2, level at 0, farther at 0 of 2" in lines
-    assert "KL, nats 0.044 (0.0158, 4); accuracy 0.000 (0.0000, 4)." in lines
+    assert "| 1/4 | 4.0 M | 0 | – | 0.520 ± 0.020 (3) | – | – | 17 |" in text
+    assert "| `no_kl` | `kl_weight=0` | 0.700 | +0.200, **worse** |" in text
+    assert "One seed counts beyond 0.044 nats (s = 0.0158, 4 degrees of freedom)." in lines
     assert "3 runs of 18 to 18 minutes." in lines
-    assert "15 runs, 4.4 hours on a processor (1 thread, torch 2.0), another (1 thread, torch 2.0)," in lines
-    for picture in ("sizes", "training"):
-        assert (tmp_path / "results" / f"{picture}.png").stat().st_size > 1000
+    assert "5 runs, 1.5 hours on a processor (1 thread, torch 2.0), another (1 thread, torch 2.0)," in lines
+    assert (tmp_path / "results" / "sizes.png").stat().st_size > 1000
     assert write() == text
     words, (point,) = read_advice(tmp_path / "advice.json")
     assert "6 layers × 384" in words
     assert (point.encoder_macs, point.num_tokens, point.num_seeds) == (0.25, 1_000_000, 3)
-    assert (point.kl, point.one_shot_kl, point.accuracy_kept, point.verdict) == (0.52, 0.62, 0.6, "homodistil")
-    assert (point.learning_rate, point.fewer_layers) == (0.002, {"5": -0.1})
+    assert (point.kl, point.accuracy_kept, point.glue_kept) == (0.52, 0.6, None)
 
 
 def test_the_readme_gets_the_first_table_of_the_page(write, tmp_path):
-    for one in METHODS:
-        add_record(tmp_path / "results" / "methods_quarter", one)
+    add_record(tmp_path / "results" / "sizes", record("quarter", 0.5, method="homodistil"))
     text = write()
     lines = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert (lines[0], lines[-1], "old" in lines) == ("# Ours", "The rest.", False)
-    assert len(table) == 2 + 5
+    assert len(table) == 2 + 4
     assert "\n".join(table) in text
 
 
@@ -169,32 +174,20 @@ def test_words_are_laid_out_and_tables_left_alone():
     assert lines[lines.index("- b") - 1].startswith("  word")
 
 
-def points_of(write, folder: Path) -> list[Any]:
+def test_advice_holds_what_is_kept_on_tasks_and_all_text(write, tmp_path):
+    for sweep, kl, steps in (("sizes", 0.5, 10), ("tokens", 0.4, 40)):
+        axes = {} if sweep == "sizes" else {"budget": {"max_steps": steps, "eval_steps": 250}}
+        one = record("quarter", kl, method="homodistil", num_steps=steps, axes=axes)
+        if sweep == "tokens":
+            one["cell"] = "quarter,max_steps=4000,seed=0"
+        add_record(tmp_path / "results" / sweep, one)
+    write_results(tmp_path / "results", "sizes", [model("quarter", 0, 0.45)])
+    floor = dict.fromkeys(("cola", "sst2", "mrpc", "rte", "stsb"), 0.25)
+    (tmp_path / "results" / "constant_predictions.json").write_text(json.dumps(floor))
+    beside = fine_tuned("quarter", "by the teacher", cola=0.25)  # 0.45 beside 0.6
+    write_fine_tunings(tmp_path / "results", fine_tuned("teacher", cola=1.0), beside)
     write()
-    return read_advice(folder / "advice.json")[1]
-
-
-def test_advice_lays_methods_beside_each_other_shape_by_shape_and_takes_the_better_shape(write, tmp_path):
-    for arm, student, kl, steps in [
-        ("homodistil", "144-6x24-400", 0.5, 250),
-        ("one_shot", "144-6x24-400", 0.6, 250),
-        ("homodistil", "160-8x20-288", 0.4, 500),
-        ("one_shot", "160-8x20-288", 0.45, 500),
-        ("homodistil", "128-4x32-512", 0.3, 1000),  # without a run of one-shot pruning beside it
-    ]:
-        cell = f"{arm},max_steps={steps},seed=0"
-        add_record(tmp_path / "results" / "tokens_planned", record(arm, kl, student=student) | {"cell": cell})
-    (point,) = points_of(write, tmp_path)
-    assert (point.glue_kept, point.one_shot_glue_kept) == (None, None)
-    assert (point.shape, point.kl, point.one_shot_kl) == ("160-8x20-288", 0.4, 0.45)
-
-
-def test_advice_holds_what_is_kept_on_tasks_and_what_equal_computation_changes(write, tmp_path):
-    every = [graded(record("homodistil", 0.5), 0.6), graded(record("one_shot", 0.6), 0.5), teacher(0.8)]
-    for one in [*every, record("one_shot_same_compute", 0.55, method="one_shot")]:
-        add_record(tmp_path / "results" / "methods_quarter", one)
-    kls = {"homodistil": 0.4, "one_shot": 0.5, "one_shot_same_compute": 0.45}
-    write_results(tmp_path / "results", "methods_quarter", [model(arm, 0, kl) for arm, kl in kls.items()])
-    (point,) = points_of(write, tmp_path)
-    assert (point.kl, point.glue_kept, point.one_shot_glue_kept) == (0.4, 0.75, 0.625)
-    assert point.same_compute_gap == pytest.approx(0.05)
+    short, long = read_advice(tmp_path / "advice.json")[1]
+    assert (short.kl, short.glue_kept) == (0.45, 0.75)
+    assert short.glue_above == pytest.approx((0.45 - 0.25) / (0.6 - 0.25), abs=1e-4)
+    assert (long.num_tokens, long.kl, long.glue_kept) == (4_000_000, 0.4, None)
