@@ -5,7 +5,7 @@ The measurements are those of docs/results.md, with one teacher on general text;
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Measured:
         shape: of their layers, a short plan such as `216-9x24-528`.
         kl: mean distance from the teacher, nats a masked token, on all held-out text if so measured.
         accuracy_kept: masked-LM accuracy as a share of the teacher's.
-        glue_kept: mean over five GLUE tasks, fine-tuned beside the fine-tuned teacher, likewise; None = not fine-tuned.
+        glue_kept: mean over five GLUE tasks, fine-tuned beside the fine-tuned teacher, likewise; None = not tried.
         glue_above: the same where a model that gives every row the most frequent label has 0.
     """
 
@@ -89,7 +89,8 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         f"advice for {budget}, from runs of {_millions(nearest.num_tokens)} to {nearest.shape}, "
         f"{nearest.encoder_macs:.2f} of the encoder MACs ({nearest.num_seeds} seed{'s'[: nearest.num_seeds - 1]}, "
         f"teacher: {teacher}):",
-        f"  it ended {nearest.kl:.3f} nats from its teacher and kept {nearest.accuracy_kept:.0%} of its masked-LM accuracy",
+        f"  it ended {nearest.kl:.3f} nats from its teacher and kept {nearest.accuracy_kept:.0%} of its masked-LM "
+        "accuracy",
     ]
     if nearest.glue_kept is not None and nearest.glue_above is not None:
         lines.append(
