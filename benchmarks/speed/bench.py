@@ -30,7 +30,7 @@ OLDER = {"student": "192-12x16-704", "pruning_end_fraction": 0.5, "max_steps": 2
 BERT_BASE = {"shape": "bert-base", "student": "homobert-tiny", "pruning_end_fraction": 0.7, "max_steps": 28_000}
 GROWTH = "growth"  # instead: batches of 16 and 128, vocabularies to 250,000
 CASES: dict[str, dict[str, Any]] = {
-    SHIPPED: {"student": "216-9x24-528", "rounds": 9, "points": 4},
+    SHIPPED: {"student": "216-9x24-528", "batch_size": 16, "rounds": 9, "points": 4},
     "bert-base-bfloat16": BERT_BASE | {"rounds": 5, "points": 4},
     "teacher6x384-bfloat16-attention": OLDER | {"attention_weight": 1.0, "rounds": 5, "points": 3},
     "teacher6x384-bfloat16-platon": OLDER | {"importance_metric": "platon", "with_opponents": False, "points": 3},
