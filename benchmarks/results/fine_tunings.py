@@ -4,9 +4,9 @@
     python -m benchmarks.results.fine_tunings runs/sweeps/sizes --arms half quarter eighth --run_seeds 0
 
 The teacher is fine-tuned first, then each student twice: as `homodistil finetune` does it with the fine-tuned teacher,
-and as `homodistil evaluate` does it. Rates are chosen alike for all, on held-out training rows. Every fine-tuning has
-a file of its own beside its student, so a command that was stopped goes on; after each model all scores are written
-to --results, and those of other students stay there.
+and as `homodistil evaluate` does it. Rates are chosen on held-out training rows, unless a single one is given. Every
+fine-tuning has a file of its own beside its student, so a command that was stopped goes on; after each model its
+scores are written to --results, where those of other students and tasks stay.
 """
 
 import argparse
@@ -42,18 +42,22 @@ def main() -> None:
     parser.add_argument("--run_seeds", nargs="+", type=int, help="only students of runs with these seeds")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--data_dir", default="../shared/data/glue", help="folder with cola/, …")
+    parser.add_argument("--rates", nargs="+", type=float, help="of the students, to choose from; default: evaluate's")
+    parser.add_argument("--teacher_rates", nargs="+", type=float, help="of the teacher, likewise")
     parser.add_argument("--max_train_samples", type=int, default=10_000)
     parser.add_argument("--max_train_steps", type=int, help="of each fine-tuning; default: as many as its rows want")
     parser.add_argument("--results", type=Path, default=Path("docs/results/fine_tunings.json"))
     given = parser.parse_args()
     named = {name: getattr(given, name) for name in ("data_dir", "max_train_samples", "max_train_steps")}
-    settings = GlueSettings(seeds=(0,), **named)
+    own, settings = (
+        GlueSettings(seeds=(0,), learning_rates=rates or (), **named) for rates in (given.teacher_rates, given.rates)
+    )
     teacher, *students = models_of(given.sweep_folder, given.arms, given.run_seeds)
     kept = teacher.evaluations.parent / "fine_tuned"
-    _write(given.results, [scored(teacher, PLAIN, given.tasks, settings, partial(_keeping, kept))])
+    _write(given.results, scored(teacher, PLAIN, given.tasks, own, partial(_keeping, kept)))
     for student in students:
         for way, measure in ((BY_TEACHER, partial(_beside, kept)), (PLAIN, classification_metrics)):
-            _write(given.results, [scored(student, way, given.tasks, settings, measure)])
+            _write(given.results, scored(student, way, given.tasks, settings, measure))
 
 
 def scored(model: Model, way: str, tasks: Sequence[str], settings: GlueSettings, measure: Any) -> dict[str, Any]:
@@ -85,13 +89,16 @@ def _beside(
     return classification_metrics(evaluated, task, *rows, teacher=load_teacher(str(folder / task)), **given)
 
 
-def _write(results: Path, models: Sequence[Mapping[str, Any]]) -> None:
-    """Add models to a file that may hold some, each in place of an earlier one of its own."""
+def _write(results: Path, model: dict[str, Any]) -> None:
+    """Add a model to a file that may hold some; of one that it has, tasks that weren't measured now stay."""
     there = read_json_object(results, f"--results {results}")["models"] if results.is_file() else []
-    places = [place(model) for model in models]
-    told = [*(model for model in there if place(model) not in places), *models]
-    told.sort(key=lambda model: (model["arm"] != TEACHER, model["arm"], model["axes"], model["seed"] or 0))
-    write_text(results, json.dumps({"models": told}, indent=1) + "\n")
+    told = {place(one): one for one in there}
+    known = told.get(place(model), {})
+    told[place(model)] = model | {name: known.get(name, {}) | model[name] for name in ("scores", "learning_rates")}
+    in_order = sorted(
+        told.values(), key=lambda one: (one["arm"] != TEACHER, one["arm"], one["axes"], one["seed"] or 0)
+    )
+    write_text(results, json.dumps({"models": in_order}, indent=1) + "\n")
 
 
 def place(model: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -101,10 +101,11 @@ class _TaskRun:
             **self.settings.compared(),
             "dtype": training_dtype(self.settings.dtype),
             "data_sha256": self.data.sha256,
-            "learning_rate": self.settings.learning_rate,
         }
-        if self.settings.learning_rate is None:
-            rates = self.settings.candidates()
+        rates = self.settings.candidates()
+        if len(rates) == 1:
+            conditions |= {"learning_rate": rates[0]}
+        else:
             chosen = {"learning_rates": rates, "chosen_with_seed": self.settings.seeds[0]}
             chosen |= {"chosen_in_steps": LEAST_STEPS}
             conditions |= {"learning_rate": self._best(rates, conditions), **chosen}

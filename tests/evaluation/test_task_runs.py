@@ -178,6 +178,14 @@ def test_without_a_rate_the_same_three_are_tried_for_every_model(evaluate):
     assert (found["conditions"]["learning_rate"], found["conditions"]["learning_rates"]) == (6e-4, [1e-4, 3e-4, 6e-4])
 
 
+def test_a_single_rate_is_not_searched(evaluate):
+    measure = FakeMeasure()
+    found = evaluate(measure, learning_rates=(3e-4,), seeds=(0,))["tasks"]["rte"]
+    assert [call["learning_rate"] for call in measure.calls] == [3e-4]
+    assert found["conditions"]["learning_rate"] == 3e-4
+    assert "learning_rates" not in found["conditions"]
+
+
 @pytest.mark.parametrize(("given", "searched"), [({}, LEAST_STEPS), ({"max_train_steps": 5}, 5)])
 def test_a_search_takes_no_more_steps_than_few_rows_do(evaluate, given, searched):
     measure = FakeMeasure()
