@@ -4,31 +4,42 @@ python -m benchmarks.gradient_free kernel --model DIR                      # a m
 python -m benchmarks.gradient_free speed                                   # BERT-base shape, random weights
 python -m benchmarks.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
 
-`kernel` also writes its table into docs/gradient_free.md. The opponent with labels is written from the formula of the
-mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of (∂loss/∂mask)², at masks of one.
+`kernel` and `quality` also write their tables into docs/gradient_free.md. The opponent with labels is written from the
+formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of (∂loss/∂mask)², at
+masks of one.
 """
 
 import argparse
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from benchmarks.marked_pages import fill_in
 from homodistil_hf.data.samples import drawn
-from homodistil_hf.evaluation.fine_tuning import fine_tune, fresh_answerer, fresh_classifier, predict, start_at_mean
+from homodistil_hf.evaluation.fine_tuning import (
+    GlueSettings,
+    fine_tune,
+    fresh_answerer,
+    fresh_classifier,
+    predict,
+    start_at_mean,
+)
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, encode, load_glue
 from homodistil_hf.evaluation.metrics import load_metric, task_score
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.evaluation.squad.data import load_squad
 from homodistil_hf.evaluation.squad.evaluate import answer_questions, grade, training_windows
 from homodistil_hf.evaluation.squad.windows import SquadSettings
@@ -46,6 +57,8 @@ from homodistil_hf.tables import markdown_table
 RESULTS = Path("docs/results")
 PAGE = Path("docs/gradient_free.md")
 RESCALED, FISHER, FOREIGN = " + rescaling", "Fisher, with labels", ", other text"
+RECOVERED = ", then distilled"
+RECOVERY = GlueSettings(learning_rate=1e-4, max_train_steps=200)
 RANKINGS = {
     "D2": GradientFreeSettings(ranking="d2", rescaling="none"),
     "R2": GradientFreeSettings(ranking="r2", rescaling="none"),
@@ -54,6 +67,7 @@ RANKINGS = {
     "R2D2, norms": GradientFreeSettings(rescaling="none", activation="norm", d2_normalization="sum"),
 }
 ARMS = ("random", "magnitude", *RANKINGS, f"R2D2{RESCALED}", f"R2D2{RESCALED}{FOREIGN}", FISHER, FISHER + RESCALED)
+ARMS += tuple(f"{arm}{RECOVERED}" for arm in ("random", f"R2D2{RESCALED}", FISHER + RESCALED))
 Batches = list[dict[str, torch.Tensor]]
 
 
@@ -147,17 +161,19 @@ def run_quality(options: argparse.Namespace) -> None:
     results = read_json_object(path, str(path)) if path.is_file() else {"machine": machine_facts(), "rows": {}}
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
-    results |= {"fine_tuning": asdict(settings), "num_samples": options.num_samples}
+    results |= {"fine_tuning": asdict(settings), "recovery": asdict(RECOVERY), "num_samples": options.num_samples}
     tasks = {name: task_called(name, options.data_dir, tokenizer, settings) for name in options.tasks}
     for name, task in tasks.items():
         folder = options.work_dir / name
-        if not folder.is_dir():
+        is_made = not folder.is_dir()
+        if is_made:
             fresh = task.fresh(load_teacher(options.model).base_model)
             fine_tune(fresh, task.rows, tokenizer, settings=settings, seed=0).model.save_pretrained(folder)
         teacher = load_teacher(str(folder)).eval()
         foreign = tasks[options.tasks[options.tasks.index(name) - 1]]
         if (key := f"{name}, fine-tuned") not in results["rows"]:
-            results["rows"][key] = {"task": name, "macs": 1.0, "score": task.score(teacher)}
+            score = task.score(teacher)
+            results["rows"][key] = {"task": name, "macs": 1.0, "score": score, "fine_tuned_here": is_made}
         cells = ((macs, arm, seed) for macs in options.macs for arm in options.arms for seed in options.seeds)
         for macs, arm, seed in cells:
             key = f"{name}, {macs:g}, {arm}, seed {seed}"
@@ -165,7 +181,10 @@ def run_quality(options: argparse.Namespace) -> None:
                 continue  # weights alone rank the same whatever the samples
             source = foreign if arm.endswith(FOREIGN) else task
             batches, start = sample_batches(source, tokenizer, options.num_samples, seed), time.perf_counter()
-            student = pruned(teacher, arm, macs, batches, seed)
+            student = pruned(teacher, arm.removesuffix(RECOVERED), macs, batches, seed)
+            if arm.endswith(RECOVERED):
+                rows = drawn(task.rows, 10_000, seed=seed)
+                fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
             time_s = round(time.perf_counter() - start, 1)
             sizes = [part.in_features for part in second_matrices(student).values()]
             told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "time_s": time_s, "ffn_sizes": sizes}
@@ -173,6 +192,23 @@ def run_quality(options: argparse.Namespace) -> None:
             write_json(path, results)
             print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
     write_json(path, results)
+    fill_in(PAGE, {"quality": quality_table(results["rows"])})
+
+
+def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores × 100 of each arm over the seeds of its samples, and what it keeps of the teachers' on average."""
+    table = pd.DataFrame(rows.values()).fillna({"arm": "fine-tuned"})
+    teachers = table[table["arm"] == "fine-tuned"].set_index("task")["score"]
+    arms = [(1.0, "fine-tuned"), *((macs, arm) for macs in (0.7, 0.6) for arm in ARMS)]
+    cells = []
+    for macs, arm in arms:
+        found = table[(table["macs"] == macs) & (table["arm"] == arm)].groupby("task")["score"]
+        if len(found):
+            kept = f"{fmean(found.mean() / teachers[found.mean().index]):.1%}" if len(found) == len(teachers) else "–"
+            scores = dict(iter(found))
+            told = [f"{Spread.of(100 * scores[task]):.1f}" if task in scores else "–" for task in teachers.index]
+            cells.append([f"{macs:.0%}", arm, *told, kept])
+    return "\n".join(markdown_table(["MACs", "", *teachers.index, "kept"], cells))
 
 
 def timed(arm: str, config: BertConfig, num_samples: int, length: int = 128) -> dict[str, float]:
@@ -242,7 +278,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num_samples", type=int, default=2048)
     parser.add_argument("--learning_rate", type=float, default=3e-4, help="quality: of the teachers' fine-tuning")
     parser.add_argument("--max_train_steps", type=int, help="quality: of the teachers' fine-tuning")
-    parser.add_argument("--work_dir", type=Path, default=Path("runs/gradient_free"), help="quality: the teachers")
+    parser.add_argument(
+        "--work_dir",
+        type=Path,
+        default=Path("runs/gradient_free"),
+        help="quality: TASK/ is the teacher, made if missing",
+    )
     options = parser.parse_args(arguments)
     RUNS[options.run](options)
 

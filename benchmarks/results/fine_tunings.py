@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--run_seeds", nargs="+", type=int, help="only students of runs with these seeds")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--data_dir", default="../shared/data/glue", help="folder with cola/, …")
+    parser.add_argument("--ways", nargs="+", choices=(BY_TEACHER, PLAIN), default=[BY_TEACHER, PLAIN])
     parser.add_argument("--rates", nargs="+", type=float, help="of the students, to choose from; default: evaluate's")
     parser.add_argument("--teacher_rates", nargs="+", type=float, help="of the teacher, likewise")
     parser.add_argument("--max_train_samples", type=int, default=10_000)
@@ -56,7 +57,8 @@ def main() -> None:
     kept = teacher.evaluations.parent / "fine_tuned"
     _write(given.results, scored(teacher, PLAIN, given.tasks, own, partial(_keeping, kept)))
     for student in students:
-        for way, measure in ((BY_TEACHER, partial(_beside, kept)), (PLAIN, classification_metrics)):
+        for way in given.ways:
+            measure = partial(_beside, kept) if way == BY_TEACHER else classification_metrics
             _write(given.results, scored(student, way, given.tasks, settings, measure))
 
 

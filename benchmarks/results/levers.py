@@ -8,6 +8,7 @@ every step ends with from the teacher at once, the second goes gradually to the 
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +24,11 @@ from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.methods.gradient_free import GradientFreeSettings, filter_scores, filter_statistics
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import UnitTensors, encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.activations import check_samples
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 from homodistil_hf.training.setup import pruning_schedule
@@ -53,6 +56,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "mask_0.15": {"mlm_probability": 0.15},
     "mask_0.45": {"mlm_probability": 0.45},
     "hidden_falls_to_3": {},
+    "ffn_by_r2d2": {},
 }
 _THROUGH = {"at_once_through_masks": "every_step", "every_step_through_masks": "at_once"}
 """Arm → whose units it ends with."""
@@ -94,6 +98,8 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     kept = units_left(trainer)
     if (other := _THROUGH.get(cell["arm"])) is not None:
         go_through(trainer, torch.load(_folder({**cell, "arm": other}, output_dir) / "units.pt"), kept)
+    if cell["arm"] == "ffn_by_r2d2":
+        score_ffn_by_r2d2(trainer)
     if (last := _FALLS.get(cell["arm"])) is not None:
         trainer.add_callback(HiddenWeightFalls(trainer, last))
     results = train_to_the_end(trainer, config, None, since=since)
@@ -150,6 +156,19 @@ def go_through(trainer: HomoDistilTrainer, units: UnitTensors, kept: UnitTensors
     def unit_scores() -> UnitTensors:
         stays = {name: torch.isin(kept[name], units[name]) for name in kept}
         return {name: values / values.max().clamp(min=1e-30) + 2 * stays[name] for name, values in own().items()}
+
+    trainer.pruner.unit_scores = unit_scores  # type: ignore[method-assign]
+
+
+def score_ffn_by_r2d2(trainer: HomoDistilTrainer) -> None:
+    """Let gradient-free pruning choose the FFN neurons, on the inputs of the same batches; all else scores as ever."""
+    own, settings = trainer.pruner.unit_scores, GradientFreeSettings(rescaling="none")
+
+    def unit_scores() -> UnitTensors:
+        batches = itertools.islice(trainer.get_train_dataloader(), trainer.args.num_scoring_batches)
+        samples = check_samples(batches, trainer.model)
+        measured = filter_statistics(trainer.model.eval(), samples, settings)
+        return own() | filter_scores(trainer.model, measured, settings)
 
     trainer.pruner.unit_scores = unit_scores  # type: ignore[method-assign]
 

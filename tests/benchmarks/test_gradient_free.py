@@ -17,6 +17,7 @@ from benchmarks.gradient_free import (
     fisher_scores,
     kernel_table,
     main,
+    quality_table,
     second_matrices,
     timed,
 )
@@ -48,6 +49,8 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
     for task in ("sst2", "mrpc", "stsb"):
         write_task(tmp_path, task)
     monkeypatch.setattr(gradient_free, "RESULTS", tmp_path)
+    monkeypatch.setattr(gradient_free, "PAGE", tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("<!-- quality -->\n<!-- /quality -->\n")
     output = tmp_path / "gradient_free_quality.json"
     words = ["quality", "--model", str(tmp_path / "model"), "--data_dir", str(tmp_path)]
     words += ["--work_dir", str(tmp_path / "work"), "--num_samples", "16", "--max_train_steps", "2", "--macs", "0.7"]
@@ -63,6 +66,7 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
     assert after[marked]["was_here"]
     assert len(after) == len(rows) + 3
     assert any(FOREIGN in name for name in after)
+    assert (tmp_path / "page.md").read_text().count("| 70% |") == len(ARMS)
 
 
 def test_time_and_memory_of_a_tiny_model():
@@ -72,7 +76,25 @@ def test_time_and_memory_of_a_tiny_model():
         assert found["peak_above_model_mb"] >= 0
 
 
-def test_the_page_has_the_table_of_the_record():
-    table = kernel_table(read_json(RESULTS / "gradient_free_kernel.json", "kernel"))
+def test_scores_are_told_of_every_task_and_kept_on_average():
+    def row(arm, task, score, macs=0.6):
+        return {"task": task, "macs": macs, "arm": arm, "score": score}
+
+    rows = {
+        **{task: {"task": task, "macs": 1.0, "score": score} for task, score in (("sst2", 0.8), ("mrpc", 0.5))},
+        **{str(seed): row("random", "sst2", score) for seed, score in enumerate((0.38, 0.42))},
+        "b": row("random", "mrpc", 0.5),
+        "c": row("D2", "mrpc", 0.4),
+    }
+    assert quality_table(rows).splitlines()[2:] == [
+        "| 100% | fine-tuned | 80.0 | 50.0 | 100.0% |",
+        "| 60% | random | 40.0 ± 2.8 (2) | 50.0 | 75.0% |",
+        "| 60% | D2 | – | 40.0 | – |",
+    ]
+
+
+def test_the_page_has_the_tables_of_the_records():
+    kernel = kernel_table(read_json(RESULTS / "gradient_free_kernel.json", "kernel"))
+    quality = quality_table(read_json(RESULTS / "gradient_free_quality.json", "quality")["rows"])
     page = PAGE.read_text(encoding="utf-8")
-    assert filled(page, "kernel", table) == page
+    assert filled(filled(page, "kernel", kernel), "quality", quality) == page

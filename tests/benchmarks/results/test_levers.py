@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.results.levers import ARMS, HiddenWeightFalls, go_through, units_left
+from benchmarks.results.levers import ARMS, HiddenWeightFalls, go_through, score_ffn_by_r2d2, units_left
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.models.units import encoder_groups
@@ -65,6 +65,20 @@ def test_the_weight_of_hidden_states_falls_with_the_rate(make_trainer):
     assert len(falling) >= 3
     for weight, rate in falling:
         assert weight == pytest.approx(3 + (first - 3) * rate / peak)
+
+
+def test_gradient_free_scores_choose_the_ffn_alone(make_trainer, tmp_path):
+    left = []
+    for name in ("own", "r2d2"):
+        trainer = make_trainer(trainer_class=OneShotTrainer, **SETTINGS, output_dir=str(tmp_path / name))
+        if name == "r2d2":
+            score_ffn_by_r2d2(trainer)
+        left.append(units_left(trainer))
+        trainer.train()
+    own, other = left
+    changed = {name for name in own if own[name].tolist() != other[name].tolist()}
+    assert changed
+    assert all(name.startswith("ffn.") for name in changed)
 
 
 def rate_of(trainer):
