@@ -57,6 +57,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "mask_0.45": {"mlm_probability": 0.45},
     "hidden_falls_to_3": {},
     "ffn_by_r2d2": {},
+    "narrow_attention": {"student": "240-8x24-488"},  # as many MACs as 216-9x24-528; a stock BERT pads it
 }
 _THROUGH = {"at_once_through_masks": "every_step", "every_step_through_masks": "at_once"}
 """Arm → whose units it ends with."""
@@ -92,8 +93,8 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     if cell["arm"] == "same_compute":
         settings["max_steps"] = as_many_steps(SIZES[cell["size"]], cell["max_steps"])
     settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
-    values = read_json_object(BASE, str(BASE)) | _QUIET | settings
-    config = run_of(values | {"student": SIZES[cell["size"]], "output_dir": str(folder)}, "the study")
+    values = read_json_object(BASE, str(BASE)) | {"student": SIZES[cell["size"]]} | _QUIET | settings
+    config = run_of(values | {"output_dir": str(folder)}, "the study")
     trainer = make_trainer(config, print)
     kept = units_left(trainer)
     if (other := _THROUGH.get(cell["arm"])) is not None:
