@@ -21,16 +21,9 @@ from ..models.conversion import to_stock
 from ..models.families.modeling_homobert import HomoBertPreTrainedModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model
-from .fine_tuning import (
-    LEAST_STEPS,
-    FineTuned,
-    FineTuningSettings,
-    fine_tune,
-    fresh_classifier,
-    predict,
-    start_at_mean,
-)
+from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, predict
 from .glue.data import GlueTask, encode
+from .glue.evaluate import fine_tuned_classifier
 from .task_runs import check_length, training_rows, with_held_out
 
 MODEL_FOLDER = "model"
@@ -150,13 +143,9 @@ class _Run:
     def fine_tuned(self, rows: Dataset, rate: float, *, max_train_steps: int | None) -> FineTuned:
         settings = self.settings
         chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
-        encoder = self.evaluated.model.base_model
-        model = fresh_classifier(encoder, self.task.num_labels, dropout=settings.dropout_fraction, seed=settings.seed)
-        encoded = encode(rows, self.task, self.evaluated.tokenizer, settings.max_length)
-        if self.task.num_labels == 1:
-            start_at_mean(model, encoded["labels"][:])
-        tokenizer = self.evaluated.tokenizer
-        return fine_tune(model, encoded, tokenizer, settings=chosen, seed=settings.seed, teacher=self.teacher)
+        return fine_tuned_classifier(
+            self.evaluated, self.task, rows, settings=chosen, seed=settings.seed, teacher=self.teacher
+        )
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         """The first is what rates are compared by."""

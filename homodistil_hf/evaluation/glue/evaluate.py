@@ -12,10 +12,19 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..evaluated_model import EvaluatedModel, load_model
-from ..fine_tuning import FineTuned, GlueSettings, fine_tune, fresh_classifier, predict, settings_from, start_at_mean
+from ..fine_tuning import (
+    FineTuned,
+    FineTuningSettings,
+    GlueSettings,
+    fine_tune,
+    fresh_classifier,
+    predict,
+    settings_from,
+    start_at_mean,
+)
 from ..metrics import load_metric
 from ..task_runs import check_length, evaluate_tasks
-from .data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
+from .data import GLUE_TASKS, GlueTask, check_tasks, data_folder, encode, load_glue
 
 logger = logging.getLogger(__name__)
 
@@ -76,16 +85,29 @@ def classification_metrics(
     With a `teacher`, fine-tuned for the task, its predictions and hidden states are learned from too.
     """
     described, tokenizer = GLUE_TASKS[task], evaluated.tokenizer
-    classifier = fresh_classifier(
-        evaluated.model.base_model, described.num_labels, dropout=settings.dropout_fraction, seed=seed
-    )
-    encoded = encode(rows, described, tokenizer, settings.max_length)
-    if described.num_labels == 1:
-        start_at_mean(classifier, encoded["labels"][:])
-    trained = fine_tune(classifier, encoded, tokenizer, settings=settings, seed=seed, teacher=teacher)
+    trained = fine_tuned_classifier(evaluated, described, rows, settings=settings, seed=seed, teacher=teacher)
     found = {}
     for name, dev in measured_on.items():
         logits, labels = predict(trained.model, encode(dev, described, tokenizer, settings.max_length), tokenizer)
         predictions = logits[:, 0] if described.num_labels == 1 else logits.argmax(-1)
         found[name] = load_metric(task).compute(predictions=predictions, references=labels)
     return found, trained
+
+
+def fine_tuned_classifier(
+    evaluated: EvaluatedModel,
+    task: GlueTask,
+    rows: Dataset,
+    *,
+    settings: FineTuningSettings,
+    seed: int,
+    teacher: PreTrainedModel | None = None,
+) -> FineTuned:
+    """Fine-tune a fresh classifier around a model's encoder on rows of a task; arguments as those of [`fine_tune`]."""
+    classifier = fresh_classifier(
+        evaluated.model.base_model, task.num_labels, dropout=settings.dropout_fraction, seed=seed
+    )
+    encoded = encode(rows, task, evaluated.tokenizer, settings.max_length)
+    if task.num_labels == 1:
+        start_at_mean(classifier, encoded["labels"][:])
+    return fine_tune(classifier, encoded, evaluated.tokenizer, settings=settings, seed=seed, teacher=teacher)
