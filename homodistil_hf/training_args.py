@@ -307,9 +307,7 @@ def _check_choice(args: HomoDistilTrainingArguments, name: str, choices: Sequenc
 def _check_count(args: HomoDistilTrainingArguments, name: str) -> None:
     value: Any = getattr(args, name)
     if not is_whole(value) or value < _LEAST[name]:
-        raise ValueError(
-            f"{name}={shown(value)} is not a whole number of at least {_LEAST[name]}; the default is {_default(name)}"
-        )
+        raise ValueError(f"{name}={shown(value)} is not a whole number of at least {_LEAST[name]}; {_remedy(name)}")
 
 
 def _check_range(args: HomoDistilTrainingArguments, name: str) -> None:
@@ -318,11 +316,12 @@ def _check_range(args: HomoDistilTrainingArguments, name: str) -> None:
     # abs, as isfinite can't take whole numbers beyond every float; nan is not below either.
     is_inside = is_number(value) and abs(value) <= sys.float_info.max and low <= value <= high
     if not is_inside or (value == low and interval[0] == "(") or (value == high and interval[-1] == ")"):
-        raise ValueError(f"{name}={shown(value)} is outside {interval}; the default is {_default(name)}")
+        raise ValueError(f"{name}={shown(value)} is outside {interval}; {_remedy(name)}")
 
 
-def _default(name: str) -> Any:
-    return HomoDistilTrainingArguments.__dataclass_fields__[name].default
+def _remedy(name: str) -> str:
+    default = HomoDistilTrainingArguments.__dataclass_fields__[name].default
+    return "left out, it follows from the others" if default is None else f"the default is {default}"
 
 
 def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:

@@ -63,7 +63,8 @@ CHOICES = {
 )
 def test_numbers_out_of_range_are_refused(name, value):
     limits, default, _ = NUMBERS[name]
-    message = rf"^{name}=.* is outside {limits}; the default is {default}$"
+    remedy = "left out, it follows from the others" if default is None else f"the default is {default}"
+    message = rf"^{name}=.* is outside {limits}; {remedy}$"
     with pytest.raises(ValueError, match=message):
         make_args(**{name: value})
 
