@@ -64,7 +64,7 @@ class Plan:
             costs["latency"] = latency["facts"]
         advice = None
         if self.num_tokens is not None:
-            costs["run"] = planned_run(self.num_tokens)
+            costs["run"] = planned_run(self.num_tokens, config.hidden_size)
             teacher, measured = read_advice()
             macs = costs["cost_fractions"]["encoder_macs"]
             advice = advise(macs, self.num_tokens, measured=measured, teacher=teacher)
@@ -77,8 +77,8 @@ class Plan:
         return 0
 
 
-def planned_run(num_tokens: float) -> dict[str, Any]:
-    """What a run of so many tokens does where only its length is given, on one device."""
+def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
+    """What a run of so many tokens does where only its length is given, on one device, from a teacher so wide."""
     from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
     from ..training.setup import learning_rate_hold_step, pruning_schedule
     from ..training_args import HomoDistilTrainingArguments
@@ -90,7 +90,7 @@ def planned_run(num_tokens: float) -> dict[str, Any]:
         "max_steps": num_steps,
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "row_length": USUAL_ROW_LENGTH,
-        "learning_rate": float(f"{default_learning_rate(tokens_per_step):.2g}"),
+        "learning_rate": float(f"{default_learning_rate(tokens_per_step, hidden_size):.2g}"),
         "adam_beta2": args.adam_beta2,
         "warmup_steps": args.get_warmup_steps(num_steps),
         "pruning_end_step": math.ceil(pruning_schedule(args, num_steps).end_step),

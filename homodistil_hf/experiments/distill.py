@@ -138,7 +138,8 @@ def make_trainer(
             settings, sources, say if training.process_index == 0 else lambda line: None
         )
     # From what is known: looking at the first row of a stream would fill its buffer.
-    settle_learning_rate(training, row_length=run.max_seq_length, share=method.learning_rate_share)
+    hidden_size, share = sources.config.hidden_size, method.learning_rate_share
+    settle_learning_rate(training, row_length=run.max_seq_length, hidden_size=hidden_size, share=share)
     teacher = load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
     return method(
         start or teacher,

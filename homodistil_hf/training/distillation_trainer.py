@@ -151,7 +151,9 @@ class DistillationTrainer(Trainer):
         if args.learning_rate is None and not is_mlm:
             settle_task_learning_rate(args)
         elif args.learning_rate is None:  # else no stream is opened to look at its first row
-            settle_learning_rate(args, row_length=row_length_of(data["train_dataset"]), share=self.learning_rate_share)
+            hidden_size = parts.teacher.exact.config.hidden_size
+            row_length = row_length_of(data["train_dataset"])
+            settle_learning_rate(args, row_length=row_length, hidden_size=hidden_size, share=self.learning_rate_share)
         self.plan, self.full = parts.plan, teacher_plan(parts.student.config)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         self.is_masking = data_collator is None and is_mlm

@@ -96,22 +96,26 @@ def learning_rate_hold_step(args: HomoDistilTrainingArguments, total_steps: int)
     return max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
 
 
-def settle_learning_rate(args: HomoDistilTrainingArguments, *, row_length: float, share: float = 1.0) -> None:
-    """Where no learning rate is given, set the one that was measured best for so many tokens a step; says so.
+def settle_learning_rate(
+    args: HomoDistilTrainingArguments, *, row_length: float, hidden_size: int, share: float = 1.0
+) -> None:
+    """Where no learning rate is given, set the one of the rule for so many tokens a step and a teacher; says so.
 
     Args:
         args: changed in place.
         row_length: tokens a row.
+        hidden_size: the teacher's.
         share: of that rate, for students that want less.
     """
     if args.learning_rate is not None:
         return
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    args.learning_rate = float(f"{share * default_learning_rate(rows * row_length):.2g}")
+    args.learning_rate = float(f"{share * default_learning_rate(rows * row_length, hidden_size):.2g}")
     logger.info(
-        "learning_rate=%g, as none is given: the best of those measured, at %s tokens a step",
+        "learning_rate=%g, as none is given: the measured rule for %s tokens a step and a teacher of %d channels",
         args.learning_rate,
         f"{rows * row_length:,.0f}",
+        hidden_size,
     )
 
 

@@ -61,14 +61,13 @@ _SENTENCES = (
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Everything the demo depends on: the batch is in blocks, the learning rate the peak of both students."""
+    """Everything the demo depends on; the batch is in blocks."""
 
     output_dir: str = "runs/demo"
     seed: int = 0
     max_steps: int = 250
     batch_size: int = 32
     num_eval_blocks: int = 256
-    learning_rate: float = 1e-3
     pruning_interval_steps: int = 10
     student: str = "macs=0.25"
 
@@ -202,13 +201,10 @@ def _training_arguments(output_dir: str, settings: DemoSettings) -> HomoDistilTr
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
-        learning_rate=settings.learning_rate,
-        adam_beta2=0.98,
         pruning_end_fraction=0.3,  # of the one that is pruned a little at a time
         pruning_interval_steps=settings.pruning_interval_steps,
         # Students of this small teacher end so near to it that the default would drown out the KL.
         hidden_weight=10.0,
-        mlm_probability=0.15,
         bf16=multiplies_bfloat16(torch.device("cpu")),
         use_cpu=True,
         seed=settings.seed,
