@@ -147,9 +147,18 @@ def commands(results: Results) -> Iterable[str]:
         arms = dict.fromkeys(model["arm"] for model in found["models"])
         yield f"held_out runs/sweeps/{name} --arms {' '.join(arms)}"
     if tuned := results.json("fine_tunings"):
-        arms = dict.fromkeys(model["arm"] for model in tuned["models"] if model["arm"] != TEACHER)
-        yield f"fine_tunings runs/sweeps/{DEFAULTS} --arms {' '.join(arms)} --run_seeds 0"
+        yield f"fine_tunings runs/sweeps/{DEFAULTS} {_fine_tuning_options(tuned['models'])}"
     yield from (name for name in ("levers", "family", "constant_predictions", "student_latency") if results.json(name))
+
+
+def _fine_tuning_options(models: Iterable[Mapping[str, Any]]) -> str:
+    students = [model for model in models if model["arm"] != TEACHER]
+    options = [f"--arms {' '.join(dict.fromkeys(model['arm'] for model in students))} --run_seeds 0"]
+    rates = {rate for model in students for rate in model["learning_rates"].values()}
+    options += [f"--rates {rate:g}" for rate in rates if len(rates) == 1]
+    ways = list(dict.fromkeys(model["way"] for model in students))
+    options += [f'--ways "{way}"' for way in ways if len(ways) == 1]
+    return " ".join(options)
 
 
 def draw_all(tables: Tables) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results.fine_tunings import BY_TEACHER, TASKS
+from benchmarks.results.levers import ARMS, as_many_steps
 from benchmarks.results.levers import SIZES as SHORT_SIZES
-from benchmarks.results.levers import as_many_steps
 from benchmarks.results.students import DEFAULTS, SIZES, TOKENS, Results, setting_of, shape_of
 from benchmarks.results.verdicts import REFERENCE, Difference, noise_of, paired
 from homodistil_hf.evaluation.records import Spread
@@ -163,6 +163,11 @@ class Tables:
                 rows.setdefault(place, {})[size] = spread(one["kl"]) + f" ({gap})" * (arm != REFERENCE)
         cells = [[*place, *(found.get(size, "–") for size in sizes)] for place, found in rows.items()]
         return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells)
+
+    def short_runs_missing(self) -> str:
+        """Arms without any row."""
+        there = set(self.results.short_runs["arm"])
+        return ", ".join(f"`{arm}`" for arm in ARMS if arm not in there) or "none"
 
     def short_gap(self, num_steps: str, size: str, arm: str, other: str = REFERENCE) -> str:
         """Of short runs of one length and size, the KL of one arm less another's."""

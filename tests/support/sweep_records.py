@@ -65,7 +65,8 @@ def write_short_runs(folder: Path, rows: Any = NOISY) -> None:
 def fine_tuned(arm: str, way: str = "plain", seed: int | None = 0, **scores: float) -> dict[str, Any]:
     """A model of benchmarks/results/fine_tunings.py."""
     place = {"arm": arm, "axes": "", "seed": None if arm == TEACHER else seed, "way": way}
-    return place | {"scores": dict.fromkeys(("cola", "sst2", "mrpc", "rte", "stsb"), 0.5) | scores}
+    tasks = ("cola", "sst2", "mrpc", "rte", "stsb")
+    return place | {"scores": dict.fromkeys(tasks, 0.5) | scores, "learning_rates": dict.fromkeys(tasks, 3e-4)}
 
 
 def write_fine_tunings(folder: Path, *models: dict[str, Any]) -> None:
