@@ -451,7 +451,7 @@ def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
         "max_steps": 1000,
         "per_device_train_batch_size": 16,
         "row_length": 128,
-        "learning_rate": 0.0022,
+        "learning_rate": 0.0066,
         "adam_beta2": 0.98,
         "warmup_steps": 50,
         "pruning_end_step": 0,
