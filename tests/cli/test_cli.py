@@ -458,7 +458,7 @@ def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
         "hold_end_step": 500,
     }
     assert main(words) == 0
-    assert "1,000 steps of 16 × 128 tokens, pruned before the first\n  learning_rate 0.0022" in capsys.readouterr().out
+    assert "1,000 steps of 16 × 128 tokens, pruned before the first\n  learning_rate 0.0066" in capsys.readouterr().out
 
 
 def test_an_uneven_plan_has_two_costs(folder, capsys):
