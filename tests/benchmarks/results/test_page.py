@@ -21,10 +21,11 @@ from sweep_records import (
 from benchmarks.results import page
 from benchmarks.results.advice import advice_points
 from benchmarks.results.levers import ARMS, SIZES
-from benchmarks.results.students import Results
+from benchmarks.results.students import Results, setting_of
 from benchmarks.results.tables import Tables
-from homodistil_hf.experiments.sweep.folder import write_record
+from homodistil_hf.experiments.sweep.folder import trained, write_record
 from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
+from homodistil_hf.plans.recipe import default_learning_rate
 
 CHECKOUT = Path(__file__).parents[3]
 MAX_LINES, MAX_FIRST_SCREEN = 350, 40
@@ -93,6 +94,18 @@ def test_every_record_is_of_a_sweep_that_is_told(committed):
     assert {file.stem for file in (CHECKOUT / page.FOLDER).glob("*.jsonl")} <= committed.results.sweeps.keys()
     held_out = {file.stem for file in (CHECKOUT / page.FOLDER / "held_out").glob("*.json")}
     assert held_out <= committed.results.sweeps.keys()
+
+
+@pytest.mark.parametrize(("sweep", "hidden_size"), [("rates", 384), ("rates_batch", 384), ("rates_unseen", 128)])
+def test_the_default_rate_is_within_a_factor_of_two_of_the_best_that_was_tried(committed, sweep, hidden_size):
+    runs: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for one in trained(committed.results.records[sweep]):
+        place = one["num_tokens"], one["num_tokens"] // one["num_steps"]
+        runs.setdefault(place, []).append((one["evaluation"]["kl"], setting_of(one, "learning_rate")))
+    told = {place: min(found)[1] for place, found in runs.items() if place[1] >= 2048}  # of fewer, page.md says more
+    assert told
+    for (_, tokens_per_step), best in told.items():
+        assert 0.5 <= default_learning_rate(tokens_per_step, hidden_size) / best <= 2
 
 
 @pytest.fixture
