@@ -18,10 +18,10 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 
 RECORD = Path("docs/results/family.json")
-BASE = Path("examples/sweeps/methods_half.json")
+BASE = Path("examples/sweeps/sizes.json")
 STUDENTS = ("macs=0.5", "macs=0.25", "macs=0.125")
 CHAIN, ALONE, AS_MANY = "from the one before", "alone", "alone, as many tokens as the family so far"
-_OTHERS = {"eval_strategy": "no", "eval_on_start": False, "save_steps": 50, "disable_tqdm": True}
+_OTHERS = {"eval_strategy": "no", "save_steps": 50, "disable_tqdm": True, "per_device_train_batch_size": 16}
 
 
 def main() -> None:
@@ -29,13 +29,18 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/family"))
     parser.add_argument("--max_steps", type=int, default=150, help="of each member, and of each run alone")
     options = parser.parse_args()
-    base = read_json_object(BASE, str(BASE))["base"] | _OTHERS
+    base = base_settings()
     runs = []
     for arm, students, num_steps in _runs(options.max_steps):
         folder = options.output_dir / f"{arm.split(',')[0].replace(' ', '-')}-{students[-1]}-{num_steps}"
         runs += list(_rows(arm, students, _run(base, folder, students, num_steps), base | {"max_steps": num_steps}))
         facts = {"settings": base, "max_steps": options.max_steps, "machine": machine_facts(), "runs": runs}
         write_json(RECORD, facts)
+
+
+def base_settings() -> dict[str, Any]:
+    """What all runs share."""
+    return read_json_object(BASE, str(BASE))["base"] | _OTHERS
 
 
 def _runs(max_steps: int) -> Iterator[tuple[str, Sequence[str], int]]:
