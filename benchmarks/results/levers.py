@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.whole_run import course
-from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
@@ -27,16 +27,14 @@ from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.methods.gradient_free import GradientFreeSettings, filter_scores, filter_statistics
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import UnitTensors, encoder_groups
-from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.pruning.activations import check_samples
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
-from homodistil_hf.training.setup import pruning_schedule
 
 FORWARD_AND_BACKWARD = 3  # a step of training in forward passes
 RECORD = Path("docs/results/levers.json")
 BASE = Path("examples/configs/wikibooks_quarter.json")
-TEACHER = "384-12x32-1536"
 SIZES = {"1/4": "216-9x24-528", "1/8": "160-8x20-288"}
 _GRADUAL = {"pruning_end_fraction": 0.3}
 _EVERY_STEP = _GRADUAL | {"num_scoring_batches": 0}
@@ -116,20 +114,13 @@ def as_many_steps(student: str, num_steps: int) -> int:
     Of each step the teacher's forward pass counts, and the student's forward and backward as three; both ways take
     the same scores.
     """
-    full, target = map(_plan, (TEACHER, student))
-    schedule = pruning_schedule(HomoDistilTrainingArguments(output_dir="unused", **_GRADUAL), num_steps)
+    run = BenchSettings(student=student, max_steps=num_steps, **_GRADUAL)
 
     def macs_a_step(plan: WidthPlan) -> int:
-        return encoder_macs(full) + FORWARD_AND_BACKWARD * encoder_macs(plan)
+        return encoder_macs(run.full) + FORWARD_AND_BACKWARD * encoder_macs(plan)
 
-    stretches = course(full, target, schedule)
-    return round(sum(one.num_steps * macs_a_step(one.plan) for one in stretches) / macs_a_step(target))
-
-
-def _plan(text: str) -> WidthPlan:
-    """Widths of all six layers, such as `216-9x24-528`."""
-    hidden_size, *heads, intermediate_size = map(int, text.replace("x", "-").split("-"))
-    return WidthPlan.uniform(hidden_size, 6, LayerWidths(*heads, intermediate_size))
+    stretches = course(run.full, run.target, run.schedule)
+    return round(sum(one.num_steps * macs_a_step(one.plan) for one in stretches) / macs_a_step(run.target))
 
 
 def _folder(cell: Mapping[str, Any], output_dir: Path) -> Path:
@@ -184,8 +175,7 @@ class HiddenWeightFalls(TrainerCallback):
         """Set the weight of the step that comes."""
         rate = self.trainer.lr_scheduler.get_last_lr()[0]
         self.peak = max(self.peak, rate)
-        is_falling = rate < self.peak
-        share = rate / self.peak if is_falling else 1.0
+        share = rate / self.peak if rate < self.peak else 1.0  # the first rate of a warm-up is 0
         self.trainer.distillation.weights["hidden"] = self.last + share * (args.hidden_weight - self.last)
 
 
