@@ -11,7 +11,7 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def collect(source: Path) -> None:
 
 
 class _Slots:
-    """`{tables[kl sizes quarter]}` in the words of the page: a method of `Tables` and its arguments."""
+    """`{tables[more_steps 1/4]}` in the words of the page: a method of `Tables` and its arguments."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -151,11 +151,13 @@ def commands(results: Results) -> Iterable[str]:
     yield from (name for name in ("levers", "family", "constant_predictions", "student_latency") if results.json(name))
 
 
-def _fine_tuning_options(models: Iterable[Mapping[str, Any]]) -> str:
+def _fine_tuning_options(models: Sequence[Mapping[str, Any]]) -> str:
     students = [model for model in models if model["arm"] != TEACHER]
+    teachers = [model for model in models if model["arm"] == TEACHER]
     options = [f"--arms {' '.join(dict.fromkeys(model['arm'] for model in students))} --run_seeds 0"]
-    rates = {rate for model in students for rate in model["learning_rates"].values()}
-    options += [f"--rates {rate:g}" for rate in rates if len(rates) == 1]
+    for name, those in (("teacher_rates", teachers), ("rates", students)):
+        rates = {rate for model in those for rate in model["learning_rates"].values()}
+        options += [f"--{name} {rate:g}" for rate in rates if len(rates) == 1]
     ways = list(dict.fromkeys(model["way"] for model in students))
     options += [f'--ways "{way}"' for way in ways if len(ways) == 1]
     return " ".join(options)

@@ -29,7 +29,7 @@ HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out te
 
 _SIZE_TOLERANCE = 0.15
 _COLUMNS = (
-    *("sweep", "arm", "axes", "seed", "digest", "student", "shape", "encoder_macs", "size"),
+    *("sweep", "arm", "axes", "seed", "digest", "shape", "encoder_macs", "size"),
     *("num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "minutes", "record"),
 )
 
@@ -148,7 +148,6 @@ def _row(sweep: str, record: Record) -> dict[str, Any]:
         "sweep": sweep,
         "axes": other_axes(record),
         "seed": seed_of(record),
-        "student": record["settings"]["student"],
         "shape": shape_of(record),
         "encoder_macs": macs_fraction(record),
         "size": size_of(macs_fraction(record)),

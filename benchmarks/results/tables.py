@@ -217,10 +217,6 @@ class Tables:
             return NOT_RUN
         return f"{noise.threshold():.3f} nats (s = {noise.std:.4f}, {noise.freedom} degrees of freedom)"
 
-    def kl(self, sweep: str, arm: str, metric: str = "kl") -> str:
-        """The KL of an arm's students; `all_kl`: on all held-out text."""
-        return _or_not_run(spread(self.of(sweep, arm)[metric]))
-
     def million_tokens(self) -> str:
         """Of the runs with today's defaults."""
         found = self.results.of(DEFAULTS)["num_tokens"].tolist()

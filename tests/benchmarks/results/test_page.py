@@ -199,7 +199,8 @@ def test_advice_holds_what_is_kept_on_tasks_and_all_text(write, tmp_path):
     (tmp_path / "results" / "constant_predictions.json").write_text(json.dumps(floor))
     beside = fine_tuned("quarter", "by the teacher", cola=0.25)  # 0.45 beside 0.6
     write_fine_tunings(tmp_path / "results", fine_tuned("teacher", cola=1.0), beside)
-    command = 'fine_tunings runs/sweeps/sizes --arms quarter --run_seeds 0 --rates 0.0003 --ways "by the teacher"'
+    rates = "--teacher_rates 0.0003 --rates 0.0003"
+    command = f'fine_tunings runs/sweeps/sizes --arms quarter --run_seeds 0 {rates} --ways "by the teacher"'
     assert f"    python -m benchmarks.results.{command}\n" in write()
     short, long = read_advice(tmp_path / "advice.json")[1]
     assert (short.kl, short.glue_kept) == (0.45, 0.75)
