@@ -17,7 +17,7 @@ def _point(group: pd.DataFrame, results: Results) -> Measured:
     first = group.iloc[0]
     kl = "kl" if group["all_kl"].isna().any() else "all_kl"
     found = results.fine_tuned
-    is_its = (found["arm"] == first["arm"]) & (found["way"] == BY_TEACHER) & (first["sweep"] == DEFAULTS)
+    is_its = (found["arm"] == first["arm"]) & (found["way"] == BY_TEACHER) & (found["axes"] == first["axes"])
     kept = {name: round(float(values.mean()), 4) for name, values in found[is_its][["kept", "above"]].items()}
     return Measured(
         encoder_macs=round(first["encoder_macs"], 2),

@@ -4,9 +4,10 @@
     python -m benchmarks.results.fine_tunings runs/sweeps/sizes --arms half quarter eighth --run_seeds 0
 
 The teacher is fine-tuned first, then each student twice: as `homodistil finetune` does it with the fine-tuned teacher,
-and as `homodistil evaluate` does it. Rates are chosen on held-out training rows, unless a single one is given. Every
-fine-tuning has a file of its own beside its student, so a command that was stopped goes on; after each model its
-scores are written to --results, where those of other students and tasks stay.
+and as `homodistil evaluate` does it. Rates are chosen on held-out training rows, unless a single one is given; what
+each rate scored there is kept, also from earlier commands for the same folders. Every fine-tuning has a file of its
+own beside its student, so a command that was stopped goes on; after each model its scores are written to --results,
+where those of other students and tasks stay.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def scored(model: Model, way: str, tasks: Sequence[str], settings: GlueSettings, measure: Any) -> dict[str, Any]:
-    """A model's scores on its tasks, and the learning rates that were chosen for it."""
+    """A model's scores on its tasks, the rates that were chosen for it, and on held-out rows those of all it tried."""
     evaluated = load_model(model.folder, model.evaluations)
     if way == BY_TEACHER:  # no figures of the model alone: they don't belong into its card
         evaluated = dataclasses.replace(evaluated, results=model.evaluations / "by_teacher", export=None)
@@ -72,7 +73,16 @@ def scored(model: Model, way: str, tasks: Sequence[str], settings: GlueSettings,
     rates = {task: found[task]["conditions"]["learning_rate"] for task in tasks}
     scores = {task: found[task]["scores"][0] for task in tasks}
     place = {"arm": model.arm, "axes": model.axes, "seed": model.seed, "way": way}
-    return place | {"scores": scores, "learning_rates": rates, "machine": machine_facts()}
+    tried = {task: _tried(evaluated.results, task) for task in tasks}
+    found = {"scores": scores, "learning_rates": rates, "tried": {task: one for task, one in tried.items() if one}}
+    return place | found | {"machine": machine_facts()}
+
+
+def _tried(folder: Path, task: str) -> dict[str, float | None]:
+    """Learning rate → score on held-out training rows, None where it diverged."""
+    records = [read_json_object(file, str(file)) for file in folder.glob(f"{task}.learning-rate-*.json")]
+    scores = {record["tried"]["learning_rate"]: record["score"] for record in records}
+    return {f"{rate:g}": score for rate, score in sorted(scores.items())}
 
 
 def _keeping(
@@ -96,7 +106,8 @@ def _write(results: Path, model: dict[str, Any]) -> None:
     there = read_json_object(results, f"--results {results}")["models"] if results.is_file() else []
     told = {place(one): one for one in there}
     known = told.get(place(model), {})
-    told[place(model)] = model | {name: known.get(name, {}) | model[name] for name in ("scores", "learning_rates")}
+    kept = {name: known.get(name, {}) | model[name] for name in ("scores", "learning_rates", "tried")}
+    told[place(model)] = model | kept
     in_order = sorted(
         told.values(), key=lambda one: (one["arm"] != TEACHER, one["arm"], one["axes"], one["seed"] or 0)
     )

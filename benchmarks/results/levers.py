@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.whole_run import course
+from homodistil_hf.data.masking import IGNORED_LABEL
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
@@ -55,8 +56,19 @@ ARMS: dict[str, dict[str, Any]] = {
     "mask_0.45": {"mlm_probability": 0.45},
     "hidden_falls_to_3": {},
     "ffn_by_r2d2": {},
-    "narrow_attention": {"student": "240-8x24-488"},  # as many MACs as 216-9x24-528; a stock BERT pads it
+    "sampled_words": {},
+    "embeddings_0.3": {},
+    "embeddings_3": {},
+    "narrow_attention": {},
+    "narrower_attention": {},
 }
+_SHAPES = {
+    "narrow_attention": {"1/4": "240-8x24-488", "1/8": "176-6x24-272"},
+    "narrower_attention": {"1/4": "264-6x24-528", "1/8": "192-4x24-352"},
+}
+"""Arm → size → widths with as many MACs as those of SIZES; a stock BERT pads them."""
+_EMBEDDING_RATES = {"embeddings_0.3": 0.3, "embeddings_3": 3.0}
+"""Arm → learning rate of the embeddings, by that of all else."""
 _THROUGH = {"at_once_through_masks": "every_step", "every_step_through_masks": "at_once"}
 """Arm → whose units it ends with."""
 _FALLS = {"hidden_falls_to_3": 3.0}
@@ -91,7 +103,8 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     if cell["arm"] == "same_compute":
         settings["max_steps"] = as_many_steps(SIZES[cell["size"]], cell["max_steps"])
     settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
-    values = read_json_object(BASE, str(BASE)) | {"student": SIZES[cell["size"]]} | _QUIET | settings
+    student = _SHAPES.get(cell["arm"], SIZES)[cell["size"]]
+    values = read_json_object(BASE, str(BASE)) | {"student": student} | _QUIET | settings
     config = run_of(values | {"output_dir": str(folder)}, "the study")
     trainer = make_trainer(config, print)
     kept = units_left(trainer)
@@ -99,6 +112,10 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
         go_through(trainer, torch.load(_folder({**cell, "arm": other}, output_dir) / "units.pt"), kept)
     if cell["arm"] == "ffn_by_r2d2":
         score_ffn_by_r2d2(trainer)
+    if cell["arm"] == "sampled_words":
+        score_by_sampled_words(trainer)
+    if (factor := _EMBEDDING_RATES.get(cell["arm"])) is not None:
+        give_embeddings_a_rate(trainer, factor)
     if (last := _FALLS.get(cell["arm"])) is not None:
         trainer.add_callback(HiddenWeightFalls(trainer, last))
     results = train_to_the_end(trainer, config, None, since=since)
@@ -163,6 +180,46 @@ def score_ffn_by_r2d2(trainer: HomoDistilTrainer) -> None:
         return own() | filter_scores(trainer.model, measured, settings)
 
     trainer.pruner.unit_scores = unit_scores  # type: ignore[method-assign]
+
+
+def score_by_sampled_words(trainer: HomoDistilTrainer) -> None:
+    """Let the words that the masked-LM loss of the scores asks for be drawn from the teacher's own predictions.
+
+    Σ_y p(y)·(∂ log p(y)/∂θ)² is the curvature of KL(teacher ‖ student) in a student that still is its teacher.
+    """
+    score, prepare = trainer._score_units, trainer._prepare_inputs
+
+    @torch.no_grad()
+    def drawn(inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = prepare(inputs)
+        masked_BT = inputs["labels"] != IGNORED_LABEL
+        logits_BTV = trainer.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).logits
+        words_P = logits_BTV[masked_BT].softmax(-1).multinomial(1).squeeze(1)
+        return inputs | {"labels": inputs["labels"].masked_scatter(masked_BT, words_P)}
+
+    def score_units() -> None:
+        trainer._prepare_inputs = drawn  # type: ignore[method-assign]
+        score()
+        trainer._prepare_inputs = prepare
+
+    trainer._score_units = score_units  # type: ignore[method-assign]
+
+
+def give_embeddings_a_rate(trainer: HomoDistilTrainer, factor: float) -> None:
+    """Let the tables of words, positions and segments learn at `factor` times the rate of all else."""
+    create = trainer.create_optimizer
+
+    def create_optimizer(*args: Any) -> torch.optim.Optimizer:
+        optimizer = create(*args)
+        tables = {id(values) for name, values in trainer.model.named_parameters() if "embeddings.weight" in name}
+        for group in list(optimizer.param_groups):
+            own = [values for values in group["params"] if id(values) in tables]
+            group["params"] = [values for values in group["params"] if id(values) not in tables]
+            if own:
+                optimizer.add_param_group({**group, "params": own, "lr": factor * group["lr"]})
+        return optimizer
+
+    trainer.create_optimizer = create_optimizer
 
 
 class HiddenWeightFalls(TrainerCallback):

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.marked_pages import fill_in
 from benchmarks.results.advice import advice_points
-from benchmarks.results.students import DEFAULTS, Results, setting_of
+from benchmarks.results.students import DEFAULTS, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
 from benchmarks.results.verdicts import CONFIDENCE, MIN_SEEDS, REFERENCE
 from homodistil_hf.evaluation.records import Spread
@@ -146,14 +146,15 @@ def commands(results: Results) -> Iterable[str]:
     for name, found in results.on_all_text.items():
         arms = dict.fromkeys(model["arm"] for model in found["models"])
         yield f"held_out runs/sweeps/{name} --arms {' '.join(arms)}"
-    if tuned := results.json("fine_tunings"):
-        yield f"fine_tunings runs/sweeps/{DEFAULTS} {_fine_tuning_options(tuned['models'])}"
+    tuned = (results.json("fine_tunings") or {"models": []})["models"]
+    for sweep, with_axes in ((DEFAULTS, False), (TOKENS, True)):
+        if students := [model for model in tuned if model["arm"] != TEACHER and bool(model["axes"]) is with_axes]:
+            teachers = [model for model in tuned if model["arm"] == TEACHER]
+            yield f"fine_tunings runs/sweeps/{sweep} {_fine_tuning_options(teachers, students)}"
     yield from (name for name in ("levers", "family", "constant_predictions", "student_latency") if results.json(name))
 
 
-def _fine_tuning_options(models: Sequence[Mapping[str, Any]]) -> str:
-    students = [model for model in models if model["arm"] != TEACHER]
-    teachers = [model for model in models if model["arm"] == TEACHER]
+def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequence[Mapping[str, Any]]) -> str:
     options = [f"--arms {' '.join(dict.fromkeys(model['arm'] for model in students))} --run_seeds 0"]
     for name, those in (("teacher_rates", teachers), ("rates", students)):
         rates = {rate for model in those for rate in model["learning_rates"].values()}

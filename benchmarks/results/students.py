@@ -89,8 +89,10 @@ class Results:
         models = (self.json("fine_tunings") or {"models": []})["models"]
         table = pd.DataFrame(
             [{**model, **model["scores"], "mean": fmean(model["scores"].values())} for model in models],
-            columns=None if models else ["arm", "seed", "way", "mean"],
+            columns=None if models else ["arm", "axes", "seed", "way", "mean"],
         )
+        keys, defaults = ["arm", "axes", "seed"], self.students[self.students["sweep"].isin([DEFAULTS, TOKENS])]
+        table = table.merge(defaults[[*keys, "num_tokens"]], how="left", on=keys)
         teacher = table[table["arm"] == TEACHER]["mean"].mean()
         return table.assign(kept=table["mean"] / teacher, above=(table["mean"] - self.floor) / (teacher - self.floor))
 

@@ -123,19 +123,40 @@ class Tables:
         rows = []
         found = self.results.fine_tuned
         for arm, size in {TEACHER: "1", **SIZES}.items():
-            for way, group in found[found["arm"] == arm].groupby("way"):
+            for (budget, way), group in found[found["arm"] == arm].groupby(["num_tokens", "way"], dropna=False):
                 scores = [spread(group[name]) for name in (*TASKS, "mean")]
-                rows.append([size, "teacher" if arm == TEACHER else str(way), *scores, *_shares(group)])
+                words = ["–", "teacher"] if arm == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
+                rows.append([size, *words, *scores, *_shares(group)])
         if rows and (constant := self.results.json("constant_predictions")):
             share = self.results.floor / found[found["arm"] == TEACHER]["mean"].mean()
             scores = [f"{score:.3f}" for score in (*(constant[task] for task in TASKS), self.results.floor)]
-            rows.append(["–", "the same for every row", *scores, f"{share:.1%}", "0%"])
+            rows.append(["–", "–", "the same for every row", *scores, f"{share:.1%}", "0%"])
         names = [_TASK_NAMES[task] for task in TASKS]
-        return _table(["encoder MACs", "", *names, "mean", "kept", "above the constant"], rows)
+        return _table(["encoder MACs", "tokens", "", *names, "mean", "kept", "above the constant"], rows)
+
+    def tried_rates(self) -> list[str]:
+        """What learning rates of fine-tunings scored on held-out training rows."""
+        models = (self.results.json("fine_tunings") or {"models": []})["models"]
+        found = {
+            (SIZES.get(model["arm"], model["arm"]), model["way"], task): scores
+            for model in models
+            for task, scores in model.get("tried", {}).items()
+        }
+        rates = list(dict.fromkeys(rate for scores in found.values() for rate in scores))
+        rows = [
+            [
+                size,
+                way,
+                _TASK_NAMES[task],
+                *("–" if (score := scores.get(rate)) is None else f"{score:.3f}" for rate in rates),
+            ]
+            for (size, way, task), scores in found.items()
+        ]
+        return _table(["encoder MACs", "", "held-out rows of", *rates], rows)
 
     def _fine_tuned(self, arm: str, way: str) -> pd.DataFrame:
         found = self.results.fine_tuned
-        return found[(found["arm"] == arm) & (found["way"] == way)]
+        return found[(found["arm"] == arm) & (found["axes"] == "") & (found["way"] == way)]
 
     def _kept(self, arm: str) -> list[str]:
         return _shares(self._fine_tuned(arm, BY_TEACHER))

@@ -38,6 +38,10 @@ def run(monkeypatch: Any, folder: Path, *arms: str, seeds: tuple[int, ...] = (0,
     return json.loads(results.read_text())["models"]
 
 
+def _best(scores: dict[str, float]) -> float:
+    return float(max(scores, key=lambda rate: scores[rate]))
+
+
 @pytest.fixture
 def folder(tmp_path):
     teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
@@ -52,6 +56,8 @@ def test_each_student_is_fine_tuned_both_ways_once(monkeypatch, folder):
     places = [("teacher", None, "plain"), ("quarter", 0, "by the teacher"), ("quarter", 0, "plain")]
     assert [(model["arm"], model["seed"], model["way"]) for model in models] == places
     assert all(model["scores"].keys() == model["learning_rates"].keys() == {"rte"} for model in models)
+    assert all(model["tried"]["rte"].keys() == {"0.0001", "0.0003", "0.0006"} for model in models)
+    assert all(model["learning_rates"]["rte"] == _best(model["tried"]["rte"]) for model in models)
     written = {file: file.stat().st_mtime_ns for file in (folder / "sweep").rglob("rte.*.json")}
     assert len(written) == 3 * 4  # three rates that are tried, and the one that is taken
     assert run(monkeypatch, folder, "quarter") == models

@@ -51,6 +51,27 @@ def test_what_you_get_is_of_each_size(tmp_path):
     ]
 
 
+def test_tasks_tell_budgets_apart_and_rates_that_were_tried(tmp_path):
+    tuned(tmp_path)
+    models = json.loads((tmp_path / "fine_tunings.json").read_text())["models"]
+    models[0]["tried"] = {"cola": {"0.0001": 0.25, "0.0003": None}}
+    write_fine_tunings(tmp_path, *models, fine_tuned("quarter", "by the teacher") | {"axes": "max_steps=40"})
+    longer = default("quarter", 0.4, num_steps=40, axes={"budget": {"max_steps": 40}})
+    tables = tables_of(tmp_path, sizes=[default("quarter", 0.2)], tokens=[longer])
+    firsts = [row.split(" | ")[:3] for row in rows_of(tables.glue())]
+    short, long = (f"{record['num_tokens'] / 1e6:.2f} M" for record in (default("quarter", 0.2), longer))
+    assert firsts == [
+        ["| 1", "–", "teacher"],
+        ["| 1/4", short, "by the teacher"],
+        ["| 1/4", short, "plain"],
+        ["| 1/4", long, "by the teacher"],
+        ["| –", "–", "the same for every row"],
+    ]
+    assert rows_of(tables.what_you_get())[2].endswith("| 75.0% | 50.0% | 17 |")  # of the short run alone
+    assert tables.tried_rates()[0] == "| encoder MACs |  | held-out rows of | 0.0001 | 0.0003 |"
+    assert rows_of(tables.tried_rates()) == ["| teacher | plain | CoLA | 0.250 | – |"]
+
+
 def test_goals_say_what_was_reached(tmp_path):
     tuned(tmp_path)
     write_results(tmp_path, "sizes", [model("quarter", 0, 0.231)])
@@ -115,11 +136,13 @@ def test_shapes_stand_beside_the_first_of_their_size(tmp_path):
 
 def test_tasks_one_by_one_beside_their_teacher_and_a_model_that_learned_nothing(tmp_path):
     tuned(tmp_path)
-    assert rows_of(tables_of(tmp_path).glue()) == [
-        "| 1 | teacher | 0.400 | 0.600 | 0.600 | 0.800 | 0.600 | 0.600 | 100.0% | 100.0% |",
-        "| 1/4 | by the teacher | 0.200 | 0.600 | 0.600 | 0.600 | 0.250 | 0.450 | 75.0% | 50.0% |",
-        "| 1/4 | plain | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 | 83.3% | 66.7% |",
-        "| – | the same for every row | 0.000 | 0.500 | 0.500 | 0.500 | 0.000 | 0.300 | 50.0% | 0% |",
+    tables = tables_of(tmp_path, sizes=[default("quarter", 0.2, num_steps=20)])
+    budget = tables.tokens()[2].split(" | ")[0].removeprefix("| ")
+    assert rows_of(tables.glue()) == [
+        "| 1 | – | teacher | 0.400 | 0.600 | 0.600 | 0.800 | 0.600 | 0.600 | 100.0% | 100.0% |",
+        f"| 1/4 | {budget} | by the teacher | 0.200 | 0.600 | 0.600 | 0.600 | 0.250 | 0.450 | 75.0% | 50.0% |",
+        f"| 1/4 | {budget} | plain | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 | 83.3% | 66.7% |",
+        "| – | – | the same for every row | 0.000 | 0.500 | 0.500 | 0.500 | 0.000 | 0.300 | 50.0% | 0% |",
     ]
 
 
