@@ -63,8 +63,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "narrower_attention": {},
 }
 _SHAPES = {
-    "narrow_attention": {"1/4": "240-8x24-488", "1/8": "176-6x24-272"},
-    "narrower_attention": {"1/4": "264-6x24-528", "1/8": "192-4x24-352"},
+    "narrow_attention": {"1/4": "240-8x24-488", "1/8": "168-6x24-304"},
+    "narrower_attention": {"1/4": "264-6x24-528", "1/8": "184-8x20-208"},
 }
 """Arm → size → widths with as many MACs as those of SIZES; a stock BERT pads them."""
 _EMBEDDING_RATES = {"embeddings_0.3": 0.3, "embeddings_3": 3.0}
@@ -193,7 +193,7 @@ def score_by_sampled_words(trainer: HomoDistilTrainer) -> None:
     def drawn(inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = prepare(inputs)
         masked_BT = inputs["labels"] != IGNORED_LABEL
-        logits_BTV = trainer.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).logits
+        logits_BTV = trainer.model(inputs["input_ids"], inputs.get("attention_mask")).logits
         words_P = logits_BTV[masked_BT].softmax(-1).multinomial(1).squeeze(1)
         return inputs | {"labels": inputs["labels"].masked_scatter(masked_BT, words_P)}
 

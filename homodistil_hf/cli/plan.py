@@ -19,8 +19,8 @@ class Plan:
     example: ClassVar[str] = "homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25"
     teacher: str = flag("Hub name or folder of a BERT model")
     student: str | None = flag(
-        "this or --latency_ms: preset, budget (params=14M, macs=0.25, either with "
-        ",num_attention_heads=8 or ,hidden_size=216 behind it), short plan (216-9x24-528), JSON file or object",
+        "this or --latency_ms: preset, budget (params=14M, macs=0.25, compact_macs=0.25, any "
+        "with ,num_attention_heads=8 or ,hidden_size=216 behind it), short plan (216-9x24-528), JSON file or object",
         default=None,
     )
     latency_ms: float | None = flag("this or --student: milliseconds of a forward pass here, no head", default=None)

@@ -3,7 +3,7 @@
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
 (docs/results.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
 embeddings aren't counted, a hidden size that falls less than the FFN size. Only plans that need no padding are
-considered. Milliseconds come from whoever calls; presets, written plans and the check against the teacher are not
+considered, but where the compact form is asked for. Milliseconds come from whoever calls; presets, written plans and the check against the teacher are not
 here.
 """
 
@@ -25,7 +25,7 @@ from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, te
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
-_EXAMPLES = {"params": "14M", "macs": "0.25"}
+_EXAMPLES = {"params": "14M", "macs": "0.25", "compact_macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
 _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", re.ASCII)
 _MAX_BUDGET_CHARS = 200
@@ -33,10 +33,13 @@ _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
 # The kept share of the FFN size is that of the hidden size to this power; measured, see docs/results.md.
 _FFN_POWER = 1.75
+# The same, and the share of the hidden size that attention has, where only the compact form is wanted; likewise.
+_COMPACT_FFN_POWER = 2.5
+_COMPACT_ATTENTION = 0.8
 
 
 class Budget(NamedTuple):
-    """A cost to be met: `kind` is `params` or `macs`, `named` are widths given, `text` is what a user wrote."""
+    """A cost to be met: `kind` is one of `_EXAMPLES`, `named` are widths given, `text` is what a user wrote."""
 
     kind: str
     target: float
@@ -55,7 +58,8 @@ def plan_for_budget(
             a fraction of the teacher's encoder MACs at 128 tokens. Either may name the hidden size and the heads of a
             layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. Else heads are as many as the
             teacher's while each keeps 24 channels, fewer below; and the FFN keeps the share of the hidden size, of
-            MACs that share to the power of 1.75.
+            MACs that share to the power of 1.75. `"compact_macs=0.25"` is for the compact export: attention has about
+            0.8 of the hidden size there, for a wider one; a stock BERT pads it and costs more.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
         within (`WidthPlan`, *optional*): Widths that the plan must not be above. Default: the teacher's.
@@ -69,13 +73,15 @@ def plan_for_budget(
     """
     kind, target, named, text = _parse(budget) if isinstance(budget, str) else budget
     # Parameters count embeddings, which grow with the hidden size alone, so there it keeps the teacher's proportion.
-    ffn_power = 1.0 if kind == "params" else _FFN_POWER
-    search = _Search(teacher_plan(teacher_config), multiple, **named, ffn_power=ffn_power, within=within)
-    measures: dict[str, Callable[[WidthPlan], float]] = {
-        "params": lambda plan: count_parameters(plan, teacher_config),
-        "macs": search.macs_fraction,
-    }
-    measure = measures[kind]
+    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
+    attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
+    search = _Search(
+        teacher_plan(teacher_config), multiple, **named, ffn_power=ffn_power, attention=attention, within=within
+    )
+
+    def measure(plan: WidthPlan) -> float:
+        return count_parameters(plan, teacher_config) if kind == "params" else search.macs_fraction(plan)
+
     proportional = search.proportional_plans()
     smallest, largest = map(measure, search.ends(proportional))
     if not smallest <= target <= largest:
@@ -168,13 +174,17 @@ def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 
 
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """The uniform plans that one teacher can be pruned to and that stock BERT holds without padding."""
+    """The uniform plans that one teacher can be pruned to and that stock BERT holds.
+
+    It holds them without padding, but where attention has fewer channels than the hidden size, a share of them.
+    """
 
     teacher: WidthPlan
     multiple: int
     hidden_size: int | None = None
     num_attention_heads: int | None = None
     ffn_power: float = _FFN_POWER
+    attention: float = 1.0
     within: WidthPlan | None = None
 
     def __post_init__(self) -> None:
@@ -211,7 +221,7 @@ class _Search:
             num_heads = self._num_heads(hidden_size)
             if num_heads:
                 num_steps = round(self._wanted_ffn(hidden_size) / self.multiple)
-                layer = LayerWidths(num_heads, hidden_size // num_heads, self._ffn_size(num_steps))
+                layer = LayerWidths(num_heads, self._head_dim(hidden_size, num_heads), self._ffn_size(num_steps))
                 plans.append(WidthPlan.uniform(hidden_size, len(self.teacher.layers), layer))
         if not plans:
             num_heads = self.num_attention_heads or self.limit.num_attention_heads
@@ -278,15 +288,20 @@ class _Search:
             for num_heads in range(1, self.limit.num_attention_heads + 1)
             if self.num_attention_heads in (None, num_heads)
             and hidden_size % num_heads == 0
-            and hidden_size // num_heads <= self.limit.head_dim
+            and self._head_dim(hidden_size, num_heads) <= self.limit.head_dim
         ]
 
         def preference(num_heads: int) -> tuple[bool, float]:
-            head_dim = hidden_size // num_heads
+            head_dim = self._head_dim(hidden_size, num_heads)
             kept = num_heads == self.full.num_attention_heads and head_dim >= self._sensible_head_dim
             return not kept, self._head_penalty(num_heads, head_dim)
 
         return min(choices, key=preference, default=None)
+
+    def _head_dim(self, hidden_size: int, num_heads: int) -> int:
+        """Return the channels of a head: of narrow attention a multiple of 4, as near as can be to its share."""
+        room = hidden_size // num_heads
+        return room if self.attention == 1 else min(room, max(1, round(self.attention * room / 4)) * 4)
 
     def _head_penalty(self, num_heads: int, head_dim: int) -> float:
         # Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest.

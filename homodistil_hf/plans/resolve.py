@@ -46,8 +46,8 @@ def resolve_plan(
     Args:
         student (`str` or `Mapping[str, Any]`):
             A preset's name; a budget, `"params=14M"` (embeddings and encoder; suffixes k, M, B) or `"macs=0.25"` (of
-            the teacher's encoder at 128 tokens), either with `",num_attention_heads=8"` or
-            `",hidden_size=216"` behind it, or `"latency_ms=5"` (on this machine, see `LatencyBudget.parse`); a JSON
+            the teacher's encoder at 128 tokens; `"compact_macs=0.25"` for the compact export), any with
+            `",num_attention_heads=8"` or `",hidden_size=216"` behind it, or `"latency_ms=5"` (on this machine, see `LatencyBudget.parse`); a JSON
             file; or a plan: short, `"192-8x24-704"` for hidden size, heads × head size and FFN size of every layer, as
             JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.

@@ -178,6 +178,24 @@ def test_a_quarter_of_a_six_layer_teacher():
     assert plan == WidthPlan.uniform(216, 6, LayerWidths(9, 24, 528))
 
 
+def test_the_compact_form_has_narrow_attention_in_a_wider_hidden_size():
+    plan = plan_for_budget("compact_macs=0.25", TEACHERS["six layers"])
+    assert plan == WidthPlan.uniform(240, 6, LayerWidths(8, 24, 480))
+    assert plan.padded() == WidthPlan.uniform(240, 6, LayerWidths(8, 30, 480))
+
+
+@pytest.mark.parametrize("teacher", ["base", "large", "six layers"])
+@pytest.mark.parametrize("share", [0.6, 0.4, 0.25, 0.15])
+def test_narrow_attention_costs_what_was_asked_for_and_fits_a_stock_bert(teacher, share):
+    config = TEACHERS[teacher]
+    plan, whole = plan_for_budget(f"compact_macs={share}", config), teacher_plan(config)
+    layer = plan.layers[0]
+    assert encoder_macs(plan) / encoder_macs(whole) == pytest.approx(share, rel=0.03)
+    assert 0.65 < layer.num_attention_heads * layer.head_dim / plan.hidden_size <= 1
+    assert layer.num_attention_heads * plan.padded().layers[0].head_dim == plan.hidden_size
+    assert plan.hidden_size >= plan_for_budget(f"macs={share}", config).hidden_size
+
+
 @pytest.mark.parametrize(("num_heads", "head_dim"), [(12, 18), (8, 26)])
 def test_heads_can_be_named_beside_a_budget(num_heads, head_dim):
     plan = plan_for_budget(f"macs=0.25, num_attention_heads={num_heads}", TEACHERS["six layers"])
