@@ -3,13 +3,14 @@
 import pandas as pd
 
 from benchmarks.results.fine_tunings import BY_TEACHER
-from benchmarks.results.students import DEFAULTS, TOKENS, Results
+from benchmarks.results.students import DEFAULTS, SIZES, TOKENS, Results
 from homodistil_hf.plans.advice import Measured
 
 
 def advice_points(results: Results) -> list[Measured]:
     """One for each size and budget."""
-    groups = results.of(DEFAULTS, TOKENS).groupby(["shape", "num_tokens"], sort=False)
+    students = results.of(DEFAULTS, TOKENS)
+    groups = students[students["arm"].isin(SIZES)].groupby(["shape", "num_tokens"], sort=False)
     return [_point(group, results) for _, group in groups]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.marked_pages import fill_in
 from benchmarks.results.advice import advice_points
-from benchmarks.results.students import DEFAULTS, TOKENS, Results, setting_of
+from benchmarks.results.students import DEFAULTS, SIZES, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
 from benchmarks.results.verdicts import CONFIDENCE, MIN_SEEDS, REFERENCE
 from homodistil_hf.evaluation.records import Spread
@@ -167,6 +167,7 @@ def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequen
 def draw_all(tables: Tables) -> None:
     """Draw KL against parameters, after two budgets of tokens."""
     long = tables.results.of(DEFAULTS)
+    long = long[long["arm"].isin(SIZES)]
     if long.empty:
         return
     parameters = {

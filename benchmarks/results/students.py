@@ -22,6 +22,8 @@ from homodistil_hf.experiments.sweep.tables import in_order
 
 SIZES = {"half": "1/2", "quarter": "1/4", "eighth": "1/8"}
 """Arm of the sweep `sizes` → its students' share of their teacher's encoder MACs."""
+ROWS = {"half": "1/2", "quarter": "1/4", "compact_quarter": "1/4, compact", "eighth": "1/8"}
+"""The same with those that only the compact export keeps as they are."""
 DEFAULTS, TOKENS = "sizes", "tokens"
 """Sweeps of students with today's defaults: by size, by tokens."""
 

@@ -9,7 +9,7 @@ import pandas as pd
 from benchmarks.results.fine_tunings import BY_TEACHER, TASKS
 from benchmarks.results.levers import ARMS, as_many_steps
 from benchmarks.results.levers import SIZES as SHORT_SIZES
-from benchmarks.results.students import DEFAULTS, SIZES, TOKENS, Results, setting_of, shape_of
+from benchmarks.results.students import DEFAULTS, ROWS, TOKENS, Results, setting_of, shape_of
 from benchmarks.results.verdicts import REFERENCE, Difference, noise_of, paired
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
@@ -35,14 +35,15 @@ class Tables:
         """What teacher and students with today's defaults cost and keep."""
         latency = (self.results.json("student_latency") or {}).get("processor_time", {})
         rows, teacher = [], None
-        for arm, size in SIZES.items():
+        for arm, size in ROWS.items():
             students = self.of(DEFAULTS, arm)
             if students.empty:
                 rows.append([size, *"–––", NOT_RUN, *"–––"])
                 continue
             costs = students["record"].iloc[0]["models"]
             teacher = ["1 (teacher)", *_costs(costs[TEACHER], latency.get(TEACHER)), "0", "100%", "100%", "–"]
-            rows.append([size, *_costs(costs["student"], latency.get(students["shape"].iloc[0]))])
+            own = costs.get("compact", costs["student"])
+            rows.append([size, *_costs(own, latency.get(students["shape"].iloc[0]))])
             rows[-1] += [spread(students["kl"]), *self._kept(arm), f"{students['minutes'].median():.0f}"]
         headings = ["encoder MACs", "parameters", "MB", "ms", "KL, nats", "GLUE kept", "above the constant", "minutes"]
         return markdown_table(headings, [*([teacher] if teacher else []), *rows])
@@ -111,7 +112,7 @@ class Tables:
     def on_all_text(self) -> list[str]:
         """Students with today's defaults on all held-out text."""
         rows = []
-        for arm, size in SIZES.items():
+        for arm, size in ROWS.items():
             for budget, group in self.results.of(DEFAULTS, TOKENS).dropna(subset="all_kl").groupby("num_tokens"):
                 own = group[group["arm"] == arm]
                 figures = [spread(own[metric]) for metric in _ON_ALL_TEXT]
@@ -122,7 +123,7 @@ class Tables:
         """Each task's score of the teacher and its students, and what they keep of the mean."""
         rows = []
         found = self.results.fine_tuned
-        for arm, size in {TEACHER: "1", **SIZES}.items():
+        for arm, size in {TEACHER: "1", **ROWS}.items():
             for (budget, way), group in found[found["arm"] == arm].groupby(["num_tokens", "way"], dropna=False):
                 scores = [spread(group[name]) for name in (*TASKS, "mean")]
                 words = ["–", "teacher"] if arm == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
@@ -138,7 +139,7 @@ class Tables:
         """What learning rates of fine-tunings scored on held-out training rows."""
         models = (self.results.json("fine_tunings") or {"models": []})["models"]
         found = {
-            (SIZES.get(model["arm"], model["arm"]), model["way"], task): scores
+            (ROWS.get(model["arm"], model["arm"]), model["way"], task): scores
             for model in models
             for task, scores in model.get("tried", {}).items()
         }

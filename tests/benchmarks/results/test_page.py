@@ -175,7 +175,7 @@ def test_the_readme_gets_the_first_table_of_the_page(write, tmp_path):
     lines = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert (lines[0], lines[-1], "old" in lines) == ("# Ours", "The rest.", False)
-    assert len(table) == 2 + 4
+    assert len(table) == 2 + 5
     assert "\n".join(table) in text
 
 

@@ -18,6 +18,7 @@ from sweep_records import (
 )
 
 from benchmarks.results.levers import SIZES as SHORT_SIZES
+from benchmarks.results.student_latency import configs
 from benchmarks.results.students import Results
 from benchmarks.results.tables import Tables
 from homodistil_hf.experiments.sweep.cells import Choice
@@ -47,6 +48,7 @@ def test_what_you_get_is_of_each_size(tmp_path):
         "| 1 (teacher) | 8.0 M | 0 | 30 | 0 | 100% | 100% | – |",
         "| 1/2 | – | – | – | not run yet | – | – | – |",
         "| 1/4 | 4.0 M | 0 | 8 | 0.520 ± 0.020 (3) | 75.0% | 50.0% | 17 |",
+        "| 1/4, compact | – | – | – | not run yet | – | – | – |",
         "| 1/8 | – | – | – | not run yet | – | – | – |",
     ]
 
@@ -70,6 +72,16 @@ def test_tasks_tell_budgets_apart_and_rates_that_were_tried(tmp_path):
     assert rows_of(tables.what_you_get())[2].endswith("| 75.0% | 50.0% | 17 |")  # of the short run alone
     assert tables.tried_rates()[0] == "| encoder MACs |  | held-out rows of | 0.0001 | 0.0003 |"
     assert rows_of(tables.tried_rates()) == ["| teacher | plain | CoLA | 0.250 | – |"]
+
+
+def test_a_compact_student_is_listed_as_the_compact_export_has_it(tmp_path):
+    compact = default("compact_quarter", 0.4)
+    compact["plan"] |= {"num_attention_heads": 6}
+    compact["models"]["compact"] = compact["models"]["student"] | {"num_parameters": 3_500_000}
+    results = tables_of(tmp_path, sizes=[compact])
+    assert rows_of(results.what_you_get())[3] == "| 1/4, compact | 3.5 M | 0 | – | 0.400 | – | – | 17 |"
+    (config,) = (one for name, one in configs(results.results).items() if name != "teacher")
+    assert (config.num_attention_heads, config.head_dim, config.hidden_size) == (6, 24, 192)
 
 
 def test_goals_say_what_was_reached(tmp_path):
