@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from benchmarks.speed.measure import step_shape
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.whole_run import course
 from homodistil_hf.data.masking import IGNORED_LABEL
@@ -26,14 +27,11 @@ from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.methods.gradient_free import GradientFreeSettings, filter_scores, filter_statistics
-from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import UnitTensors, encoder_groups
-from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.pruning.activations import check_samples
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
-FORWARD_AND_BACKWARD = 3  # a step of training in forward passes
 RECORD = Path("docs/results/levers.json")
 BASE = Path("examples/configs/wikibooks_quarter.json")
 SIZES = {"1/4": "216-9x24-528", "1/8": "160-8x20-288"}
@@ -126,18 +124,17 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
 
 
 def as_many_steps(student: str, num_steps: int) -> int:
-    """Steps of a student that is cut at once, with as many MACs of both encoders as `gradual` has in `num_steps`.
+    """Steps of a student that is cut at once, with as many useful operations as `gradual` has in `num_steps`.
 
-    Of each step the teacher's forward pass counts, and the student's forward and backward as three; both ways take
-    the same scores.
+    Teacher, student, heads at predicted positions and projections count, forward and backward; the scores, which both
+    ways take alike, don't.
     """
     run = BenchSettings(student=student, max_steps=num_steps, **_GRADUAL)
-
-    def macs_a_step(plan: WidthPlan) -> int:
-        return encoder_macs(run.full) + FORWARD_AND_BACKWARD * encoder_macs(plan)
-
     stretches = course(run.full, run.target, run.schedule)
-    return round(sum(one.num_steps * macs_a_step(one.plan) for one in stretches) / macs_a_step(run.target))
+    return round(
+        sum(one.num_steps * step_shape(run, one.plan).useful_flops for one in stretches)
+        / step_shape(run, run.target).useful_flops
+    )
 
 
 def _folder(cell: Mapping[str, Any], output_dir: Path) -> Path:

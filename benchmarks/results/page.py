@@ -180,7 +180,8 @@ def draw_all(tables: Tables) -> None:
         name: sorted((parameters[size], Spread.of(values)) for size, values in table.groupby("size")["kl"])
         for name, table in lines.items()
     }
-    draw(points, tables.results.folder / "sizes.png", xlabel="million parameters")
+    shares = " – ".join(sorted(parameters, key=lambda size: parameters[size]))
+    draw(points, tables.results.folder / "sizes.png", xlabel=f"million parameters ({shares} of the encoder MACs)")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def _ours(settings: BenchSettings, work: Workload, folder: Path, **other: Any) -
         "mlm_weight": 1.0,
         "hidden_weight": 1.0,
         "rotate_heads": False,
+        "mlm_probability": settings.mlm_probability,
         "attention_weight": settings.attention_weight,
         "importance_metric": settings.importance_metric,
         "num_scoring_batches": 0,
@@ -95,9 +96,7 @@ def _loop(kind: Callable[..., Any], settings: BenchSettings, work: Workload, fol
         attention_weight=settings.attention_weight,
         args=TrainingArguments(**_arguments(settings, folder), adam_epsilon=1e-6, remove_unused_columns=False),
         train_dataset=work.blocks,
-        data_collator=MaskedLMCollator(
-            work.tokenizer, mlm_probability=HomoDistilTrainingArguments.mlm_probability, seed=settings.seed
-        ),
+        data_collator=MaskedLMCollator(work.tokenizer, mlm_probability=settings.mlm_probability, seed=settings.seed),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

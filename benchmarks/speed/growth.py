@@ -10,7 +10,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import arms
-from benchmarks.speed.limits import MLM_PROBABILITY
 from benchmarks.speed.profiles import allocations_of, gradients_of, gradients_recorded, peak_above
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
 from benchmarks.speed.tables import spread, table
@@ -69,7 +68,7 @@ def _batch_growth(settings: BenchSettings, batch_sizes: Sequence[int]) -> dict[s
 
 
 def _vocab_entry(settings: BenchSettings, vocab_size: int, factor: int) -> dict[str, Any]:
-    num_predictions = round(factor * settings.batch_size * settings.length * MLM_PROBABILITY)
+    num_predictions = round(factor * settings.batch_size * settings.length * settings.mlm_probability)
     sizes = {"vocab_size": vocab_size, "num_predictions": num_predictions, "hidden_size": settings.full.hidden_size}
     return sizes | {
         "peak_memory_bytes": loss_bytes(**sizes, dtype=DTYPES[settings.dtype], device=torch.device(settings.device)),

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan
 
-MLM_PROBABILITY = 0.15
 _REPEATS = 2  # the faster one counts: it is a limit
 
 
@@ -41,12 +40,8 @@ class StepShape:
     student: WidthPlan
     vocab_size: int
     num_tokens: int
+    num_predictions: int
     length: int
-
-    @property
-    def num_predictions(self) -> int:
-        """Predicted tokens a batch."""
-        return round(MLM_PROBABILITY * self.num_tokens)
 
     @property
     def useful_flops(self) -> int:

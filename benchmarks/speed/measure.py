@@ -119,7 +119,8 @@ def _probe(settings: BenchSettings, place: Stretch) -> LimitProbe:
 def step_shape(settings: BenchSettings, student: WidthPlan) -> StepShape:
     """The products of a batch with a student of these widths."""
     num_tokens = settings.batch_size * settings.length
-    return StepShape(settings.full, student, settings.config.vocab_size, num_tokens, settings.length)
+    num_predictions = round(settings.mlm_probability * num_tokens)
+    return StepShape(settings.full, student, settings.config.vocab_size, num_tokens, num_predictions, settings.length)
 
 
 def _median_parts(run: GatedRun) -> dict[str, float]:

@@ -51,6 +51,7 @@ def main() -> None:
         "goals": goals(speed, growth, latency),
         "narrowing": why_narrowing_gains_less(speed[BASE]),
         "compiling": compiling(read("compiling.json"), BenchSettings(**speed[BASE]["settings"])),
+        "types": number_types(read("number_types.json")),
         "start": until_an_answer(read("start.json")["cpu_s"]),
         "shipped": shipped(speed[SHIPPED]),
         "cases": cases(speed),
@@ -190,6 +191,25 @@ def pruning_share(results: Mapping[str, Any]) -> float:
         if name not in OPPONENTS
     ]
     return max(shares) + extra["choices_seconds"] / schedule
+
+
+def number_types(found: Mapping[str, Any]) -> str:
+    """The teacher's number types, and odd widths."""
+    exact, *others = found["teacher"].values()
+    names = list(found["teacher"])[1:]
+    points = [
+        f"- The teacher with {name}: a pass takes {one['median_s'] / exact['median_s']:.2f} of float32's time, its "
+        f"predictions are {one['kl']:.4f} nats from its own, {one['agreement']:.1%} of the first choices equal."
+        for name, one in zip(names, others, strict=True)
+    ]
+    (even_name, even), *odd = found["widths"].items()
+    ratios = [
+        f"{name} channels take {one['median_s'] / even['median_s']:.2f} of the time of {even_name}, with "
+        f"{one['channels'] / even['channels']:.2f} of the channels"
+        for name, one in odd
+    ]
+    points.append(f"- Odd widths on the way of gradual pruning: {'; '.join(ratios)}. So they are not rounded.")
+    return "\n".join(textwrap.fill(point, 119, subsequent_indent="  ") for point in points)
 
 
 def compiling(found: Mapping[str, Any], settings: BenchSettings) -> str:

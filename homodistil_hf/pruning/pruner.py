@@ -121,14 +121,6 @@ class Pruner:
         self.groups = encoder_groups(self.model)
         return masks
 
-    def final_plan(self) -> WidthPlan:
-        """The widths at the end of pruning if all were decided now: the target, or its totals shared out globally.
-
-        Returns:
-            [`WidthPlan`].
-        """
-        return self._plan_at(dict.fromkeys(("hidden", "attention", "ffn"), 1.0))
-
     def unit_scores(self) -> UnitTensors:
         """The importance of every unit now.
 

@@ -84,6 +84,13 @@ def learning_rate_curve(
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`]."""
     held = learning_rate_hold_step(args, total_steps)
+    logger.info(
+        "%s steps: the learning rate rises for %d, is held until step %d and falls to 0; adam_beta2=%g",
+        f"{total_steps:,}",
+        args.get_warmup_steps(total_steps),
+        held,
+        args.adam_beta2,
+    )
     steps = {"warmup_steps": args.get_warmup_steps(total_steps), "end_step": held, "total_steps": total_steps}
     curve = partial(pruning_learning_rate, **steps)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)

@@ -219,9 +219,13 @@ BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
 UNITS = (8, 1, 1, 8)  # hidden channels, heads, channels of a head, FFN neurons
 
 
-def check_no_cut_is_larger_than_asked(full: WidthPlan, target: WidthPlan, total_steps: int, interval: int) -> None:
+WINDOWS = {"hidden": (0.0, 0.3), "attention": (0.1, 0.5), "ffn": (0.0, 0.9)}
+
+
+def check_no_cut_is_larger_than_asked(
+    full: WidthPlan, target: WidthPlan, total_steps: int, interval: int, windows: dict[str, tuple[float, float]]
+) -> None:
     """No choice removes more of a kind than the cubic asks for since the choice before, and one unit of rounding."""
-    windows = {"hidden": (0.0, 0.3), "attention": (0.1, 0.5), "ffn": (0.0, 0.9)}
     schedule = PruningSchedule(windows, interval, total_steps)
     kept, before = full, at(0.0)
     for step in filter(schedule.is_due, range(total_steps + 1)):
@@ -242,6 +246,13 @@ def check_no_cut_is_larger_than_asked(full: WidthPlan, target: WidthPlan, total_
     assert kept == target
 
 
+@st.composite
+def windows(draw: st.DrawFn) -> dict[str, tuple[float, float]]:
+    """Of each kind a share of the run at which its pruning begins, and a later one at which it ends."""
+    bounds = [sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1)))) for _ in KINDS]
+    return {kind: (start, end) for kind, (start, end) in zip(KINDS, bounds, strict=True)}
+
+
 def attention_size_at(full: LayerWidths, target: LayerWidths, progress: float) -> float:
     heads, channels = (
         most - (most - least) * progress
@@ -253,13 +264,13 @@ def attention_size_at(full: LayerWidths, target: LayerWidths, progress: float) -
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("total_steps", [2, 100, 1000, 28_000])
 def test_no_choice_on_the_way_to_a_preset_is_larger_than_the_schedule_asks(preset, total_steps):
-    check_no_cut_is_larger_than_asked(BERT_BASE, PRESETS[preset], total_steps, interval=10)
+    check_no_cut_is_larger_than_asked(BERT_BASE, PRESETS[preset], total_steps, 10, WINDOWS)
 
 
 @QUICK
-@given(plans(2), plans(2), st.integers(1, 400), st.integers(1, 30))
-def test_no_choice_is_larger_than_the_schedule_asks(one, other, total_steps, interval):
-    check_no_cut_is_larger_than_asked(one, not_wider(other, one), total_steps, interval)
+@given(plans(2), plans(2), st.integers(1, 400), st.integers(1, 30), windows())
+def test_no_choice_is_larger_than_the_schedule_asks(one, other, total_steps, interval, drawn):
+    check_no_cut_is_larger_than_asked(one, not_wider(other, one), total_steps, interval, drawn)
 
 
 def test_the_last_choice_of_a_default_quarter_is_none_of_the_large_ones():

@@ -207,11 +207,3 @@ def test_the_digest_tells_choices_apart():
         pruner.prune_to(TARGET)
         digests.append(pruner.choices_digest)
     assert digests[0] == digests[1] != digests[2]
-
-
-@pytest.mark.parametrize("layers", [TARGET.layers, UNEVEN.layers])
-def test_the_plan_at_the_end_is_known_before(layers):
-    target = WidthPlan(16, layers)
-    pruner = make_pruner(target)
-    assert pruner.final_plan() == target
-    assert kept_plan(masked(pruner.model, pruner.final_plan())[1]) == target

@@ -11,11 +11,10 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 TEACHER = WidthPlan.uniform(8, 2, LayerWidths(2, 4, 16))
 STUDENT = WidthPlan(6, (LayerWidths(1, 4, 10), LayerWidths(2, 3, 12)))
-SHAPE = StepShape(TEACHER, STUDENT, vocab_size=50, num_tokens=40, length=10)
+SHAPE = StepShape(TEACHER, STUDENT, vocab_size=50, num_tokens=40, num_predictions=6, length=10)
 
 
 def test_a_step_is_teacher_forward_and_student_forward_and_backward():
-    assert SHAPE.num_predictions == 6
     teacher = 40 * (2 * (4 * 8 * 8 + 2 * 8 * 16 + 2 * 10 * 8)) + 6 * 8 * (8 + 50)
     student = 40 * encoder_macs(STUDENT, 10) + 6 * 6 * (6 + 50) + 40 * 3 * 6 * 8
     assert SHAPE.useful_flops == 2 * (teacher + 3 * student)
