@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.results.fine_tunings import BY_TEACHER, TASKS
+from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
 from benchmarks.results.levers import ARMS, as_many_steps
 from benchmarks.results.levers import SIZES as SHORT_SIZES
 from benchmarks.results.students import DEFAULTS, ROWS, TOKENS, Results, setting_of, shape_of
@@ -137,6 +137,17 @@ class Tables:
             rows.append(["–", "–", "the same for every row", *scores, f"{share:.1%}", "0%"])
         names = [_TASK_NAMES[task] for task in TASKS]
         return _table(["encoder MACs", "tokens", "", *names, "mean", "kept", "above the constant"], rows)
+
+    def kept_without_rte(self) -> str:
+        """What the student at a quarter keeps of the mean over all tasks but RTE, and that above the constant."""
+        others = [name for name in TASKS if name != "rte"]
+        constant, kept = self.results.json("constant_predictions"), self._fine_tuned("quarter", BY_TEACHER)
+        if kept.empty or not constant:
+            return NOT_RUN
+        teacher = self._fine_tuned(TEACHER, PLAIN)[others].to_numpy().mean()
+        own, floor = kept[others].mean(axis=1), fmean(constant[name] for name in others)
+        shares = own / teacher, (own - floor) / (teacher - floor)
+        return " and ".join(spread(share, ".1%") for share in shares)
 
     def tried_rates(self) -> list[str]:
         """What learning rates of fine-tunings scored on held-out training rows."""
