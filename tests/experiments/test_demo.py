@@ -173,30 +173,30 @@ def test_the_vocabulary_is_the_same_in_every_process():
 @pytest.mark.slow
 def test_the_demo_leaves_what_it_says(demo):
     names = {path.name for path in demo.iterdir()}
-    assert names == {"teacher", "student", "one_shot", "results.json", "demo.json", "discrepancy.png"}
+    assert names == {"teacher", "student", "gradual", "results.json", "demo.json", "discrepancy.png"}
     assert (demo / "discrepancy.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
 def test_rows_state_what_the_models_are(demo):
     rows = json.loads((demo / "results.json").read_text())
-    assert [row["name"] for row in rows] == ["teacher", "student", "one_shot"]
+    assert [row["name"] for row in rows] == ["teacher", "student", "gradual"]
     for row in rows:
         assert list(row) == ROW_KEYS
         facts = model_facts(BertForMaskedLM.from_pretrained(demo / row["name"]))
         assert {key: row[key] for key in ROW_KEYS[1:4]} == {key: facts[key] for key in ROW_KEYS[1:4]}
         assert row["latency_ms"] > 0
         assert 0 <= row["mlm_accuracy"] <= 1
-    teacher, student, one_shot = rows
+    teacher, student, gradual = rows
     assert teacher["kl"] == 0.0
     assert student["kl"] > 0.0
-    assert student["encoder_macs"] == one_shot["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
+    assert student["encoder_macs"] == gradual["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
 
 
 @pytest.mark.slow
 def test_curves_start_where_they_must(demo):
     curves = json.loads((demo / "demo.json").read_text())["curves"]
-    assert [step for step, _ in curves["student"]] == list(range(11)) == [step for step, _ in curves["one_shot"]]
+    assert [step for step, _ in curves["student"]] == list(range(11)) == [step for step, _ in curves["gradual"]]
     for curve in curves.values():
         assert curve[0][1] == pytest.approx(0.0, abs=1e-5)
         assert curve[-1][1] > 1e-4
@@ -204,7 +204,7 @@ def test_curves_start_where_they_must(demo):
 
 @pytest.mark.slow
 def test_the_students_can_be_verified(demo):
-    for name in ("student", "one_shot"):
+    for name in ("student", "gradual"):
         assert verify_export(demo / name).problems == ()
     teacher = weights(demo / "teacher")
     assert all(torch.equal(teacher[name], tensor.float()) for name, tensor in weights(TEACHER).items())
@@ -214,7 +214,7 @@ def test_the_students_can_be_verified(demo):
 def test_the_same_seed_gives_the_same_student(demo, tmp_path, capsys):
     again, other = tmp_path / "again", tmp_path / "other"
     run_small_demo(again)
-    assert [name for name in ("teacher", "student", "one_shot") if not same_weights(demo / name, again / name)] == []
+    assert [name for name in ("teacher", "student", "gradual") if not same_weights(demo / name, again / name)] == []
     printed = capsys.readouterr().out
     assert "MLM accuracy" in printed
     assert "The default [MASK] is None." in printed

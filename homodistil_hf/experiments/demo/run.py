@@ -27,7 +27,6 @@ from ...export.export_folder import check_target
 from ...export.verify import verify_export
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
-from ...methods.one_shot import OneShotTrainer
 from ...models.cost import model_facts
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
@@ -40,14 +39,15 @@ TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
 RESULTS_FILE = "results.json"
 PLOT_FILE = "discrepancy.png"
-_TRAINERS: dict[str, type[DistillationTrainer]] = {"student": HomoDistilTrainer, "one_shot": OneShotTrainer}
-_HOW = {"student": "HomoDistil, pruned a little at a time", "one_shot": "its rival, pruned at once before training"}
+_PRUNING_ENDS = {"student": 0.0, "gradual": 0.3}
+"""Student → `pruning_end_fraction`."""
+_HOW = {"student": "the default, pruned before the first step", "gradual": "the paper's way, a little at a time"}
 _MADE_BY = "homodistil demo"
 _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
 _LEGEND = f"""
-teacher: comes with the package. student: HomoDistil, pruned a little at a time (pruning_end_fraction=0.3).
-one_shot: same widths and steps, all pruned before training: less computation, and the default outside of this demo.
+teacher: comes with the package. student: the default, pruned before the first step, then distilled.
+gradual: same widths and steps, pruned a little at a time (pruning_end_fraction=0.3): its first steps compute more.
 encoder MACs: multiplications a token. latency: {_LATENCY_BLOCKS} blocks of text, median.
 KL: how far predictions are from the teacher's, 0 is the same. MLM accuracy: share of masked words that are guessed.
 Both are of text that none of the three was trained on."""
@@ -140,7 +140,7 @@ def claim_folder(folder: Path) -> None:
         raise ValueError(
             f"output_dir={str(folder)!r} is not empty and was not written by homodistil demo; name another folder"
         )
-    for name in _TRAINERS:
+    for name in _HOW:
         check_target(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(marker, {"made_by": _MADE_BY})
@@ -164,12 +164,12 @@ def copy_teacher(folder: Path) -> None:
 
 
 def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettings) -> DistillationTrainer:
-    """Train and evaluate a student by one of `_TRAINERS`, and export it to the folder of its name."""
+    """Train and evaluate a student of `_PRUNING_ENDS`, and export it to the folder of its name."""
     folder = Path(settings.output_dir)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _TRAINERS[name](
+        trainer = HomoDistilTrainer(
             str(folder / "teacher"),
-            _training_arguments(scratch, settings),
+            _training_arguments(scratch, settings, _PRUNING_ENDS[name]),
             train_dataset=blocks["train"],
             eval_dataset=blocks["held_out"],
             processing_class=AutoTokenizer.from_pretrained(folder / "teacher"),
@@ -193,7 +193,7 @@ class _ShortProgress(ProgressCallback):
             self.training_bar.write(f"     step {state.global_step}: held-out KL {max(logs['eval_kl'], 0.0):.3f} nats")
 
 
-def _training_arguments(output_dir: str, settings: DemoSettings) -> HomoDistilTrainingArguments:
+def _training_arguments(output_dir: str, settings: DemoSettings, pruning_end: float) -> HomoDistilTrainingArguments:
     tenth = max(1, settings.max_steps // 10)
     return HomoDistilTrainingArguments(
         output_dir=output_dir,
@@ -201,7 +201,7 @@ def _training_arguments(output_dir: str, settings: DemoSettings) -> HomoDistilTr
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
-        pruning_end_fraction=0.3,  # of the one that is pruned a little at a time
+        pruning_end_fraction=pruning_end,
         pruning_interval_steps=settings.pruning_interval_steps,
         # Students of this small teacher end so near to it that the default would drown out the KL.
         hidden_weight=10.0,
