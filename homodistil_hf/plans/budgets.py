@@ -3,8 +3,8 @@
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
 (docs/results.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
 embeddings aren't counted, a hidden size that falls less than the FFN size. Only plans that need no padding are
-considered, but where the compact form is asked for. Milliseconds come from whoever calls; presets, written plans and the check against the teacher are not
-here.
+considered, but where the compact form is asked for. Milliseconds come from whoever calls; presets, written plans and
+the check against the teacher are not here.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ def resolve_plan(
         student (`str` or `Mapping[str, Any]`):
             A preset's name; a budget, `"params=14M"` (embeddings and encoder; suffixes k, M, B) or `"macs=0.25"` (of
             the teacher's encoder at 128 tokens; `"compact_macs=0.25"` for the compact export), any with
-            `",num_attention_heads=8"` or `",hidden_size=216"` behind it, or `"latency_ms=5"` (on this machine, see `LatencyBudget.parse`); a JSON
-            file; or a plan: short, `"192-8x24-704"` for hidden size, heads × head size and FFN size of every layer, as
-            JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
+            `",num_attention_heads=8"` or `",hidden_size=216"` behind it, or `"latency_ms=5"` (on this machine, see
+            `LatencyBudget.parse`); a JSON file; or a plan: short, `"192-8x24-704"` for hidden size, heads × head size
+            and FFN size of every layer, as JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
         within (`WidthPlan`, *optional*): Budgets of parameters and MACs only: widths that the plan must not be above,

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from students import kept_plan, masked
+from students import kept_plan
 from tiny_models import make_teacher
 from torch import nn
 
