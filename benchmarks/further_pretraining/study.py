@@ -1,0 +1,68 @@
+"""What studies of further pre-training share: cells, a row each, and how far weights have gone.
+
+The arms: the first weights; further pre-trained on the training rows; the same with one round of self-distillation.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homodistil_hf.experiments.rounds import load_initial
+from homodistil_hf.files.provenance import machine_facts
+
+RECORD = Path("docs/results/further_pretraining.jsonl")
+ARMS = {"further": "round-0/model", "self_distilled": "student"}
+"""Arm → where its model is in the folder of a run."""
+INITIAL = "initial"
+_PLACE = ("task", "arm", "num_steps", "rate", "fine_tuning_steps")
+
+Cell = dict[str, Any]
+
+
+def cells_of(tasks: Iterable[str], num_steps: Iterable[int], rates: Iterable[float], **given: Any) -> list[Cell]:
+    """The first weights of each task, then both arms for all lengths and rates of the further pre-training."""
+    tasks = list(tasks)
+    cells: list[Cell] = [{"task": task, "arm": INITIAL, "num_steps": 0, "rate": 0.0} | given for task in tasks]
+    every = itertools.product(tasks, num_steps, rates, ARMS)
+    return cells + [{"task": task, "arm": arm, "num_steps": n, "rate": rate} | given for task, n, rate, arm in every]
+
+
+def run_study(
+    cells: Sequence[Cell], seeds: Iterable[int], record: Path, measure: Callable[[Cell, float | None], Cell]
+) -> None:
+    """Measure each cell with each seed and write its row; rows that are there are not measured again.
+
+    Args:
+        cells: of [`cells_of`].
+        seeds: one after the other, so that an interrupted study has every arm.
+        record: JSON lines.
+        measure: takes a cell with its seed, and the rate of fine-tuning that another seed has chosen, if one has.
+    """
+    for seed, cell in itertools.product(seeds, cells):
+        cell = cell | {"seed": seed}
+        rows = list(rows_of(record))
+        if any(cell.items() <= row.items() for row in rows):
+            continue
+        alike = [row["learning_rate"] for row in rows if all(row[name] == cell[name] for name in _PLACE)]
+        row = cell | measure(cell, alike[0] if alike else None) | {"machine": machine_facts()}
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{cell}: {row['metric']} {row['test']:.4f}, distance {row['distance']:.3f}", flush=True)
+
+
+def rows_of(record: Path) -> Iterator[dict[str, Any]]:
+    """Rows that are recorded already."""
+    if record.is_file():
+        yield from map(json.loads, record.read_text(encoding="utf-8").splitlines())
+
+
+def distance(initial: str, model: str) -> float:
+    """‖θ − θ₀‖ over all parameters."""
+    first, last = (dict(load_initial(name).named_parameters()) for name in (initial, model))
+    squares = [(last[name].double() - tensor.double()).square().sum() for name, tensor in first.items()]
+    return float(torch.stack(squares).sum().sqrt().detach())
