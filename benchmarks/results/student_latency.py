@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.results.students import DEFAULTS, Results, shape_of
+from benchmarks.results.students import DEFAULTS, Results, plan_of, shape_of
 from benchmarks.speed.latency import PROFILED, one_core_figures
 from homodistil_hf.experiments.sweep.folder import trained
 from homodistil_hf.files.folders import write_text
@@ -27,7 +27,7 @@ NUM_LAYERS = 6
 
 def configs(results: Results) -> dict[str, HomoBertConfig]:
     """`teacher`, and the shapes that students have, of those that were run."""
-    plans = {shape_of(record): record["plan"] for record in trained(results.records[DEFAULTS])}
+    plans = {shape_of(record): plan_of(record) for record in trained(results.records[DEFAULTS])}
     return {
         name: HomoBertConfig(num_hidden_layers=NUM_LAYERS, **plan)
         for name, plan in {"teacher": TEACHER, **plans}.items()

@@ -133,9 +133,15 @@ def setting_of(record: Record, name: str) -> Any:
     )
 
 
+def plan_of(record: Record) -> dict[str, int]:
+    """A uniform student's widths, without what a standard export pads."""
+    compact = record["models"].get("compact", {}).get("plan", {})
+    return compact if "head_dim" in compact else record["plan"]
+
+
 def shape_of(record: Record) -> str:
     """A uniform student's widths as a short plan, such as `192-8x24-704`."""
-    return "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**record["plan"])
+    return "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**plan_of(record))
 
 
 def size_of(fraction: float) -> str:

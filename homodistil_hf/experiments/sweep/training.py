@@ -164,11 +164,11 @@ def _own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:
 
 
 def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Those of the teacher, of the exported student and, where layers differ in width, of the student unpadded."""
-    models = {model: facts[model] for model in ("teacher", "student")}
+    """Those of the teacher, of the exported student and, where that is padded, of the student unpadded, with its plan."""
+    models = {model: {cost: facts[model][cost] for cost in COSTS} for model in ("teacher", "student")}
     if facts.get("forms"):
-        models["compact"] = facts["forms"]["compact"]
-    return {model: {cost: costs[cost] for cost in COSTS} for model, costs in models.items()}
+        models["compact"] = {name: facts["forms"]["compact"][name] for name in (*COSTS, "plan")}
+    return models
 
 
 def _kept_fractions(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

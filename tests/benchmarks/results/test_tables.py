@@ -76,8 +76,8 @@ def test_tasks_tell_budgets_apart_and_rates_that_were_tried(tmp_path):
 
 def test_a_compact_student_is_listed_as_the_compact_export_has_it(tmp_path):
     compact = default("compact_quarter", 0.4)
-    compact["plan"] |= {"num_attention_heads": 6}
-    compact["models"]["compact"] = compact["models"]["student"] | {"num_parameters": 3_500_000}
+    narrow = {"num_parameters": 3_500_000, "plan": compact["plan"] | {"num_attention_heads": 6}}
+    compact["models"]["compact"] = compact["models"]["student"] | narrow
     results = tables_of(tmp_path, sizes=[compact])
     assert rows_of(results.what_you_get())[3] == "| 1/4, compact | 3.5 M | 0 | – | 0.400 | – | – | 17 |"
     (config,) = (one for name, one in configs(results.results).items() if name != "teacher")
