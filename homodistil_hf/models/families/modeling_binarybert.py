@@ -248,6 +248,7 @@ def make_binary(model: HomoBertPreTrainedModel) -> None:
         model: with a [`BinaryBertConfig`]; its other modules, and all biases, stay float.
     """
     config = model.config
+    config._attn_implementation = "eager"  # masks are added to scores here
     words = model.base_model.embeddings.word_embeddings
     kind = PackedEmbedding if config.packed else BinaryEmbedding
     model.base_model.embeddings.word_embeddings = kind(words.num_embeddings, words.embedding_dim, words.padding_idx)
