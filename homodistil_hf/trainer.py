@@ -48,8 +48,9 @@ _CHOICE_SETTINGS = (
 class HomoDistilTrainer(DistillationTrainer):
     """Prunes and distils a BERT-family model; everything else is `transformers.Trainer`.
 
-    By default everything is dropped before the first step, which is nearest to the teacher for the same computation
-    (docs/results.md). `pruning_end_fraction=0.3` prunes gradually, and with `num_scoring_batches=0` as the paper does.
+    By default everything is dropped before the first step, which ends as near to the teacher or nearer for the same
+    computation (docs/results.md). `pruning_end_fraction=0.3` prunes gradually, with `num_scoring_batches=0` as the
+    paper does.
 
     Args:
         model: the teacher: Hub name, folder, or a loaded model. The student starts as its copy.

@@ -18,7 +18,6 @@ RECORD = Path("docs/results/further_pretraining.jsonl")
 ARMS = {"further": "round-0/model", "self_distilled": "student"}
 """Arm → where its model is in the folder of a run."""
 INITIAL = "initial"
-_PLACE = ("task", "arm", "num_steps", "rate", "fine_tuning_steps")
 
 Cell = dict[str, Any]
 
@@ -43,12 +42,12 @@ def run_study(
         measure: takes a cell with its seed, and the rate of fine-tuning that another seed has chosen, if one has.
     """
     for seed, cell in itertools.product(seeds, cells):
-        cell = cell | {"seed": seed}
-        rows = list(rows_of(record))
-        if any(cell.items() <= row.items() for row in rows):
+        alike = [row for row in rows_of(record) if cell.items() <= row.items()]
+        if seed in (row["seed"] for row in alike):
             continue
-        alike = [row["learning_rate"] for row in rows if all(row[name] == cell[name] for name in _PLACE)]
-        row = cell | measure(cell, alike[0] if alike else None) | {"machine": machine_facts()}
+        rate = alike[0]["learning_rate"] if alike else None
+        cell = cell | {"seed": seed}
+        row = cell | measure(cell, rate) | {"machine": machine_facts()}
         record.parent.mkdir(parents=True, exist_ok=True)
         with record.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -1,11 +1,13 @@
 """Text: F1 after fine-tuning of the first weights and of further pre-trained ones, by steps, a row each.
 
     python -m benchmarks.further_pretraining.text --data DATA --tasks acl_arc scierc --seeds 0 1 2 3 4 --num_steps 200
+    python -m benchmarks.further_pretraining.text --data DATA --tasks acl_arc --num_steps 200 --student macs=0.25
 
 DATA has `teacher/`, a masked-LM BERT, and `domain/TASK/{train,validation,test}.parquet` with `text` and `label`. Each
 arm is fine-tuned alike, its rate chosen with the first seed on held-out training rows among the same. Rates of the
 further pre-training are cells of their own, to be chosen by the validation rows. Rows that are there are not run
-again.
+again. With `--student` each arm's model is a teacher first: what is fine-tuned is a student, distilled from it on the
+task's text and as much general text.
 """
 
 import argparse
@@ -21,10 +23,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.further_pretraining.study import ARMS, INITIAL, RECORD, Cell, cells_of, distance, run_study
 from homodistil_hf.data.blocks import tokenize_to_blocks
+from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.evaluation.fine_tuning import predict
 from homodistil_hf.evaluation.glue.data import GlueTask, encode
 from homodistil_hf.evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fine_tune_own
+from homodistil_hf.experiments.config import run_of
+from homodistil_hf.experiments.distill import distill
 from homodistil_hf.experiments.rounds import RUN_FILE, self_distill
+from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
 from homodistil_hf.methods.self_distillation import SelfDistillationArguments
 
 METRICS = {"chemprot": "micro", "acl_arc": "macro", "scierc": "macro", "twitter_emotion": "macro"}
@@ -34,7 +40,10 @@ BATCH_SIZE, ROW_LENGTH = 32, 128
 
 def main() -> None:
     options = _options()
-    cells = cells_of(options.tasks, options.num_steps, options.rates, fine_tuning_steps=options.fine_tuning_steps)
+    given = {name: getattr(options, name) for name in ("fine_tuning_steps", "student")}
+    if options.student:
+        given["distilling_steps"] = options.distilling_steps
+    cells = cells_of(options.tasks, options.num_steps, options.rates, **given)
     run_study(
         cells, options.seeds, options.record, partial(measured, data=options.data, output_dir=options.output_dir)
     )
@@ -48,6 +57,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--num_steps", type=int, nargs="+", default=[200, 800], help="of each round")
     parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-4], help="of the further pre-training")
     parser.add_argument("--fine_tuning_steps", type=int, default=None, help="at most; default: the evaluations' own")
+    parser.add_argument("--student", help="distil each arm's model to these widths first, such as macs=0.25")
+    parser.add_argument("--distilling_steps", type=int, default=500)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/further_pretraining"))
     parser.add_argument("--record", type=Path, default=RECORD)
     return parser.parse_args()
@@ -55,10 +66,12 @@ def _options() -> argparse.Namespace:
 
 def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) -> dict[str, Any]:
     """Pre-train unless that is done, fine-tune, and measure: F1, distance from the first weights, settings chosen."""
-    model = initial = str(data / "teacher")
+    model = adapted = initial = str(data / "teacher")
     if cell["arm"] != INITIAL:
         folder = output_dir / "-".join(str(cell[name]) for name in ("task", "num_steps", "rate", "seed"))
-        model = str(further_pre_trained(cell, initial, data, folder) / ARMS[cell["arm"]])
+        model = adapted = str(further_pre_trained(cell, initial, data, folder) / ARMS[cell["arm"]])
+    if cell["student"]:
+        model = distilled(cell, adapted, data, output_dir / "distilled")
     tuned = output_dir / "fine_tuned"
     shutil.rmtree(tuned, ignore_errors=True)
     rows = {split: str(data / "domain" / cell["task"] / f"{split}.parquet") for split in ("train", "validation")}
@@ -75,7 +88,7 @@ def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) ->
     found = fine_tune_own(settings, print)
     scores = {split: f1_of(tuned / MODEL_FOLDER, data, cell["task"], split) for split in ("validation", "test")}
     facts = {name: found[name] for name in ("learning_rate", "num_train_rows")}
-    return scores | facts | {"metric": f"{METRICS[cell['task']]}_f1", "distance": distance(initial, model)}
+    return scores | facts | {"metric": f"{METRICS[cell['task']]}_f1", "distance": distance(initial, adapted)}
 
 
 def further_pre_trained(cell: Cell, initial: str, data: Path, folder: Path) -> Path:
@@ -88,6 +101,7 @@ def further_pre_trained(cell: Cell, initial: str, data: Path, folder: Path) -> P
         learning_rate=cell["rate"],
         seed=cell["seed"],
         per_device_train_batch_size=BATCH_SIZE,
+        bf16=multiplies_bfloat16(torch.device("cpu")),
         save_steps=200,
         save_total_limit=1,
         logging_steps=50,
@@ -98,6 +112,28 @@ def further_pre_trained(cell: Cell, initial: str, data: Path, folder: Path) -> P
     blocks = tokenize_to_blocks(texts, tokenizer, max_seq_length=ROW_LENGTH)
     self_distill(initial, args, train_dataset=blocks, processing_class=tokenizer)
     return folder
+
+
+def distilled(cell: Cell, teacher: str, data: Path, folder: Path) -> str:
+    """A student of a teacher, by the defaults; its folder."""
+    texts = ("domain", cell["task"], "train.parquet"), ("corpora", "wikipedia", "validation.parquet")
+    values = {
+        "teacher": teacher,
+        "student": cell["student"],
+        "train_data": [str(data.joinpath(*parts)) for parts in texts],
+        "max_seq_length": ROW_LENGTH,
+        "max_steps": cell["distilling_steps"],
+        "seed": cell["seed"],
+        "output_dir": str(folder),
+        "overwrite_output_dir": True,
+        "bf16": multiplies_bfloat16(torch.device("cpu")),
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    distill(run_of(values, "the study"), print)
+    return str(folder / STUDENT_FOLDER)
 
 
 def f1_of(folder: Path, data: Path, task: str, split: str) -> float:

@@ -50,6 +50,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "4_batches": {"num_scoring_batches": 4},
     "64_batches": {"num_scoring_batches": 64},
     "unclipped": {"max_grad_norm": 0.0},
+    "rate_0.0011": {"learning_rate": 1.1e-3},
+    "rate_0.0044": {"learning_rate": 4.4e-3},
     "mask_0.15": {"mlm_probability": 0.15},
     "mask_0.45": {"mlm_probability": 0.45},
     "hidden_falls_to_3": {},

@@ -1,5 +1,6 @@
 """`homodistil distill`: one run as a JSON file says, flags overriding it. What a run does isn't here."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -108,9 +109,16 @@ def format_results(results: Mapping[str, Any], output_dir: str) -> str:
     students = [f"{folder}/{member['folder']}/student" for member in results.get("members", ())]
     others = "".join(f"\n  {student}" for student in students[:-1])
     student = students[-1] if students else f"{folder}/student"
+    compact = results.get("compact")
+    padding = ""
+    if compact:
+        costs = f"{compact['num_parameters']:,} parameters, {compact['encoder_macs']:,} encoder MACs"
+        names = [shlex.quote(name) for name in (folder, f"{folder}-compact")]
+        command = f"homodistil export {names[0]} --format compact --output {names[1]}"
+        padding = f"\nThe student is padded to a stock BERT; without padding ({costs}):\n\n  {command}\n"
     return f"""
 {format_table(results["models"])}
-
+{padding}
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
   from transformers import AutoModelForMaskedLM, AutoTokenizer

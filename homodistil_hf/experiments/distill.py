@@ -104,6 +104,8 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
             {"name": "teacher", **_row(facts["teacher"], trainer.teacher_evaluation)},
             {"name": "student", **_row(facts["student"], metrics)},
         ],
+        # None where the stock student has no padding.
+        "compact": {cost: facts["forms"]["compact"][cost] for cost in COSTS} if facts["forms"] else None,
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(),
         "num_steps": trainer.state.global_step,

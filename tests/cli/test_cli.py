@@ -632,3 +632,12 @@ def test_results_end_with_lines_that_run():
     code = [line.strip() for line in text.splitlines()][-3:]
     assert code[1] == """model = AutoModelForMaskedLM.from_pretrained("runs/it's mine/student")"""
     compile("\n".join(code), "lines", "exec")
+    assert "padded" not in text
+
+
+def test_results_say_how_to_get_rid_of_padding():
+    results = {"models": [{"name": "student", "kl": 0.5}], "num_steps": 12, "time_s": 1.0}
+    compact = {"num_parameters": 4000, "encoder_macs": 3000, "size_bytes": 16000}
+    text = format_results(results | {"compact": compact}, "my runs/a")
+    assert "4,000 parameters, 3,000 encoder MACs" in text
+    assert "  homodistil export 'my runs/a' --format compact --output 'my runs/a-compact'\n" in text

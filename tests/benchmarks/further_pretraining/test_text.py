@@ -40,16 +40,20 @@ def test_a_study_has_a_row_of_each_arm_and_goes_on(tmp_path, monkeypatch, capsys
     rows = {"text": [f"w{5 + i % 40} w{6 + i % 50} w9 " * 8 for i in range(96)], "label": [i % 3 for i in range(96)]}
     for split in ("train", "validation", "test"):
         Dataset.from_dict(rows).to_parquet(tmp_path / "domain" / "acl_arc" / f"{split}.parquet")
+    (tmp_path / "corpora" / "wikipedia").mkdir(parents=True)
+    Dataset.from_dict(rows).to_parquet(tmp_path / "corpora" / "wikipedia" / "validation.parquet")
     monkeypatch.setattr(study, "ROW_LENGTH", 16)
     record = tmp_path / "rows.jsonl"
     words = ["--data", tmp_path, "--tasks", "acl_arc", "--num_steps", 2, "--fine_tuning_steps", 2]
     words += ["--record", record, "--output_dir", tmp_path / "runs"]
-    for seeds in ([0], [0, 1]):
-        monkeypatch.setattr(sys, "argv", ["study", *map(str, [*words, "--seeds", *seeds])])
+    of_students = ["--student", "macs=0.5", "--distilling_steps", 2]
+    for given in ([0], [0, 1], [0, *of_students]):
+        monkeypatch.setattr(sys, "argv", ["study", *map(str, [*words, "--seeds", *given])])
         study.main()
     found = [json.loads(line) for line in record.read_text().splitlines()]
     arms = ["initial", "further", "self_distilled"]
-    assert [(row["seed"], row["arm"]) for row in found] == [(seed, arm) for seed in (0, 1) for arm in arms]
-    assert [row["distance"] > 0 for row in found] == [False, True, True] * 2
+    assert [(row["seed"], row["arm"]) for row in found] == [(seed, arm) for seed in (0, 1, 0) for arm in arms]
+    assert [row["student"] for row in found] == [None] * 6 + ["macs=0.5"] * 3
+    assert [row["distance"] > 0 for row in found] == [False, True, True] * 3
     assert all(0 <= row["test"] <= 1 for row in found)
-    assert capsys.readouterr().out.count("distance") == 6
+    assert capsys.readouterr().out.count("distance") == 9
