@@ -47,18 +47,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "every_step_through_masks": _EVERY_STEP,
     "hold_0.3": {"learning_rate_hold_fraction": 0.3},
     "no_hold": {"learning_rate_hold_fraction": 0.0},
-    "4_batches": {"num_scoring_batches": 4},
     "64_batches": {"num_scoring_batches": 64},
     "unclipped": {"max_grad_norm": 0.0},
     "rate_0.0011": {"learning_rate": 1.1e-3},
     "rate_0.0044": {"learning_rate": 4.4e-3},
     "mask_0.15": {"mlm_probability": 0.15},
-    "mask_0.45": {"mlm_probability": 0.45},
     "hidden_falls_to_3": {},
     "ffn_by_r2d2": {},
     "sampled_words": {},
     "embeddings_0.3": {},
-    "embeddings_3": {},
     "narrow_attention": {},
     "narrower_attention": {},
 }
@@ -67,7 +64,7 @@ _SHAPES = {
     "narrower_attention": {"1/4": "264-6x24-528", "1/8": "184-8x20-208"},
 }
 """Arm → size → widths with as many MACs as those of SIZES; a stock BERT pads them."""
-_EMBEDDING_RATES = {"embeddings_0.3": 0.3, "embeddings_3": 3.0}
+_EMBEDDING_RATES = {"embeddings_0.3": 0.3}
 """Arm → learning rate of the embeddings, by that of all else."""
 _THROUGH = {"at_once_through_masks": "every_step", "every_step_through_masks": "at_once"}
 """Arm → whose units it ends with."""

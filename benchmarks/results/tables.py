@@ -69,7 +69,10 @@ class Tables:
         """Other methods by KL, less the paper's."""
         own, students = self.of("rivals", PAPERS), self.results.of("rivals")
         groups = [group for _, group in students.groupby("arm", sort=False)]
-        rows = []
+        default, rows = self.of(DEFAULTS, "quarter"), []
+        if not default.empty:
+            kept = spread(default["accuracy_kept"], ".1%")
+            rows.append(["the default", default["shape"].iloc[0], spread(default["kl"]), "", kept])
         for group in sorted(groups, key=lambda group: group["kl"].mean()):
             arm = group["arm"].iloc[0]
             gap = "" if arm == PAPERS else str(self.difference(group, own))
@@ -191,14 +194,18 @@ class Tables:
         """The rows of benchmarks/results/levers.py: each arm's KL, and that less the KL of the defaults."""
         table = self.results.short_runs
         sizes = [] if table.empty else list(table["size"].unique())
-        rows: dict[tuple[str, str], dict[str, str]] = {}
+        rows: dict[tuple[int, int], list[str]] = {}
         for (num_steps, size), group in table.groupby(["max_steps", "size"], sort=False) if sizes else ():
-            for arm, one in group.groupby("arm", sort=False):
+            for index, arm in enumerate(ARMS):
+                one = group[group["arm"] == arm]
+                if one.empty:
+                    continue
                 gap = self.difference(one, group[group["arm"] == REFERENCE])
-                place = f"{num_steps:,}", f"`{arm}`" + f" − `{REFERENCE}`" * (arm != REFERENCE)
-                rows.setdefault(place, {})[size] = spread(one["kl"]) + f" ({gap})" * (arm != REFERENCE)
-        cells = [[*place, *(found.get(size, "–") for size in sizes)] for place, found in rows.items()]
-        return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells)
+                name = f"`{arm}`" + f" − `{REFERENCE}`" * (arm != REFERENCE)
+                cells = rows.setdefault((-num_steps, index), [f"{num_steps:,}", name, *"–" * len(sizes)])
+                cells[2 + sizes.index(size)] = spread(one["kl"]) + f" ({gap})" * (arm != REFERENCE)
+        cells_in_order = [cells for _, cells in sorted(rows.items())]
+        return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells_in_order)
 
     def short_runs_missing(self) -> str:
         """Arms without any row."""
