@@ -59,7 +59,9 @@ class BinarizationSettings(OwnTaskSettings):
         """Also refuse stages that are none."""
         super().check_together()
         if not self.stages or any(bits not in ACTIVATION_BITS for bits in self.stages):
-            raise ValueError(f"stages={shown(self.stages)} are no numbers of bits; expected of 1, 2, 4 and 8, e.g. 2 1")
+            raise ValueError(
+                f"stages={shown(self.stages)} are no numbers of bits; expected of 1, 2, 4 and 8, e.g. 2 1"
+            )
         if self.teacher is not None:
             raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
 

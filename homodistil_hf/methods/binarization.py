@@ -1,4 +1,4 @@
-"""Binarization beside a teacher: soft targets and the hidden states of all layers (BiT, NeurIPS 2022, arXiv 2205.13016).
+"""Binarization beside a teacher: soft targets and all layers' hidden states (BiT, NeurIPS 2022, arXiv 2205.13016).
 
 L = KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k): the paper's soft cross-entropy, less its constant, and states of one width.
 One stage of a chain; what begins as what, and the next one, isn't here.

@@ -104,4 +104,4 @@ def calibrate(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> None
 def _config(config: Any, changes: Mapping[str, Any]) -> BinaryBertConfig:
     dropped = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
     values = {name: value for name, value in config.to_dict().items() if name not in dropped}
-    return BinaryBertConfig(**values | changes)
+    return BinaryBertConfig(**values | dict(changes))

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tiny_files import own_cache, write_teacher
 from transformers import AutoModelForSequenceClassification
 
+from homodistil_hf.cli import main
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from homodistil_hf.methods.binarization import BinarizationTrainer
@@ -52,6 +53,16 @@ def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_pat
     weights = {name: tensor for name, tensor in first.state_dict().items() if name.endswith("weight")}
     assert all(start[name].equal(tensor) for name, tensor in weights.items())
     assert first.config.activation_bits == 2
+
+
+def test_the_command_runs_a_chain(rows, tmp_path, capsys):
+    config = tmp_path / "bit.json"
+    config.write_text(json.dumps({"method": "bit", "output_dir": str(tmp_path / "run"), **rows}))
+    assert main(["distill", str(config), "--stages", "1"]) == 0
+    assert "bytes of weights" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["stage-1"]["activation_bits"] == 1
+    assert main(["distill", str(config)]) == 2
+    assert "is not empty; set resume" in capsys.readouterr().err
 
 
 class Killed(Exception):

@@ -116,13 +116,20 @@ def packed_like(layer, config):
     other = PackedLinear(layer.in_features, layer.out_features, config, is_signed=layer.quantizer.low < 0)
     other.packed = pack(weight_signs(layer.weight))
     other.weight_scale = layer.weight.detach().abs().mean()
-    other.load_state_dict(layer.state_dict() | {"packed": other.packed, "weight_scale": other.weight_scale}, strict=False)
+    other.load_state_dict(
+        layer.state_dict() | {"packed": other.packed, "weight_scale": other.weight_scale}, strict=False
+    )
     return other
 
 
 @QUICK
 @given(
-    st.sampled_from([1, 2, 4, 8]), st.booleans(), st.integers(1, 9), st.integers(1, 140), st.integers(1, 40), st.integers(0, 99)
+    st.sampled_from([1, 2, 4, 8]),
+    st.booleans(),
+    st.integers(1, 9),
+    st.integers(1, 140),
+    st.integers(1, 40),
+    st.integers(0, 99),
 )
 def test_packed_layers_and_products_of_bits_are_the_layer_itself(bits, is_signed, rows, inputs, outputs, seed):
     library = compiled()

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import BertConfig
 
 from .modeling_homobert import (
     HomoBertConfig,
-    HomoBertForMaskedLM,
     HomoBertForQuestionAnswering,
     HomoBertForSequenceClassification,
     HomoBertForTokenClassification,
@@ -56,8 +54,8 @@ class BinaryBertConfig(HomoBertConfig):
 class ElasticQuantizer(nn.Module):
     """Activations of a few bits: x_q = α · q(clip((x − β) / α, low, high)), with learnable scale α and threshold β.
 
-    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), so that of α is q − (x − β) / α inside
-    the range and the bound outside, as for learned step sizes.
+    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), so that of α is q − (x − β) / α
+    inside the range and the bound outside, as for learned step sizes.
 
     Args:
         bits: 1, 2, 4 or 8.
@@ -68,7 +66,8 @@ class ElasticQuantizer(nn.Module):
     def __init__(self, bits: int, *, is_signed: bool, is_elastic: bool):
         super().__init__()
         self.is_sign = is_signed and bits == 1
-        self.low, self.high = (-1, 1) if self.is_sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        self.low: int = -1 if self.is_sign else -(2 ** (bits - 1))
+        self.high: int = 1 if self.is_sign else 2 ** (bits - 1) - 1
         if not is_signed:
             self.low, self.high = 0, 2**bits - 1
         self.scale = nn.Parameter(torch.ones(()), requires_grad=is_elastic)
@@ -98,7 +97,7 @@ def _with_gradient_times(parameter: torch.Tensor, factor: float) -> torch.Tensor
 
 
 def weight_scale(weight: torch.Tensor) -> torch.Tensor:
-    """mean |W| of a matrix, float32."""
+    """Mean |W| of a matrix, float32."""
     return weight.detach().float().abs().mean()
 
 
@@ -153,7 +152,7 @@ class PackedLinear(nn.Module):
 def scaled_product(
     codes: torch.Tensor, signs: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """scale · codes Wᵀ + bias."""
+    """Scale · codes Wᵀ + bias."""
     product = F.linear(codes, signs) * scale
     return product if bias is None else product + bias
 
