@@ -18,12 +18,13 @@ from ..evaluation.evaluated_model import load_model
 from ..evaluation.fine_tuning import collator_of, training_arguments
 from ..evaluation.glue.data import GlueTask, encode
 from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, rows_of, task_metrics
+from ..evaluation.task_runs import training_rows
 from ..export.packed_bits import export_packed
 from ..files.caches import keep_datasets_here
 from ..files.folders import publish, recover
 from ..files.messages import shown
 from ..files.provenance import version_facts
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import write_json
 from ..methods.binarization import BinarizationTrainer
 from ..models.binarizing import calibrate, to_binary
 from ..models.families.modeling_binarybert import ACTIVATION_BITS
@@ -90,6 +91,7 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
     teacher = load_teacher(settings.model).eval()
     train, dev, names = rows_of(settings)
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
+    train = training_rows(train, settings.max_train_samples)
     encoded = encode(train, task, tokenizer, settings.max_length)
 
     def measured(model: PreTrainedModel) -> dict[str, float]:
@@ -140,8 +142,3 @@ def _stage(
     trainer.accelerator.unwrap_model(student).save_pretrained(staged)
     publish(staged, done)
     return student.eval()
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """What a finished chain wrote."""
-    return read_json_object(folder / RESULTS_FILE, str(folder))
