@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _MODELING = "models.families.modeling_homobert"
 
 _LAZY = {
+    "BinarizationTrainer": "methods.binarization",
     "GradientFreeSettings": "methods.gradient_free",
     "HomoBertConfig": _MODELING,
     "HomoBertForMaskedLM": _MODELING,
@@ -49,16 +50,20 @@ _LAZY = {
     "OneShotTrainer": "methods.one_shot",
     "PRESETS": "plans.presets",
     "WidthPlan": "models.widths",
+    "export_packed": "export.packed_bits",
     "export_student": "export.export_folder",
     "load_text": "data.corpus",
+    "multiply_bits": "models.bit_products",
     "prune_gradient_free": "methods.gradient_free",
     "resolve_plan": "plans.resolve",
+    "to_binary": "models.binarizing",
     "tokenize_to_blocks": "data.blocks",
     "verify_export": "export.verify",
 }
 
 __all__ = [
     "PRESETS",
+    "BinarizationTrainer",
     "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",
@@ -73,10 +78,13 @@ __all__ = [
     "OneShotTrainer",
     "WidthPlan",
     "__version__",
+    "export_packed",
     "export_student",
     "load_text",
+    "multiply_bits",
     "prune_gradient_free",
     "resolve_plan",
+    "to_binary",
     "tokenize_to_blocks",
     "verify_export",
 ]

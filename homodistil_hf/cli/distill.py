@@ -2,11 +2,11 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from ..tables import aligned_lines, format_table
-from .parsing import show_logs
+from .parsing import flag, parse_over_config, show_logs, tell
 
 _DISTILL_USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
 
@@ -47,15 +47,29 @@ _MAIN_HELP = {
 }
 
 
+_BINARIZATION_SETTINGS = ("model", "train_data", "eval_data", "text_columns", "label_column", "stages", "output_dir")
+
+
+@dataclass(kw_only=True)
+class _Binarize:
+    """Binarize a fine-tuned model, stage by stage."""
+
+    example: ClassVar[str] = "homodistil distill examples/configs/bit.json"
+    config: str | None = flag("settings by name", default=None, positional=True, nargs="?", metavar="CONFIG.json")
+
+
 def run_distill(words: Sequence[str]) -> int:
     """Run the command, with every setting as a flag, and return its exit status."""
     if not words or {"-h", "--help"} & set(words):
         print(_distill_help())
         return 0 if words else 2
+    from ..experiments.binarization import BIT
     from ..experiments.config import RunParser, method_in, parse_run
     from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
 
-    is_further = method_in(words) == SELF_DISTILLATION
+    if (method := method_in(words)) == BIT:
+        return _run_binarization(words)
+    is_further = method == SELF_DISTILLATION
     if "--help_all" in words:
         print((RunParser(SelfDistillationArguments) if is_further else RunParser()).format_help())
         return 0
@@ -90,6 +104,22 @@ def _run_further(words: Sequence[str]) -> int:
     if is_main:
         print(format_rounds(results))
     leave_process_group()
+    return 0
+
+
+def _run_binarization(words: Sequence[str]) -> int:
+    from ..evaluation.fine_tuning import settings_from
+    from ..evaluation.own_task import MODEL_FOLDER
+    from ..experiments.binarization import BinarizationSettings, binarize_chain
+
+    page = "docs/binarization.md"
+    _, values = parse_over_config(
+        "distill", words, _Binarize, BinarizationSettings, shown_names=_BINARIZATION_SETTINGS, page=page
+    )
+    show_logs()
+    settings = settings_from(BinarizationSettings, values)
+    results = binarize_chain(settings, tell)
+    print(f"{results['size_bytes']:,} bytes of weights: {settings.output_dir}/{MODEL_FOLDER}")
     return 0
 
 

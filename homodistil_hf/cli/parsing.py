@@ -94,8 +94,17 @@ def settings_flags(kinds: Iterable[Any], shown_names: Collection[str]) -> type:
             told = entry.metadata["help"] if entry.name in shown_names else argparse.SUPPRESS
             hint = hints[entry.name]
             kind_of_value: Any = list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
+            if kind_of_value is bool:
+                kind_of_value = _truth
             found.setdefault(entry.name, (entry.name, kind_of_value, flag(told, default=None, metavar="X")))
     return make_dataclass("Settings", sorted(found.values(), key=lambda entry: entry[0]))
+
+
+def _truth(word: str) -> bool:
+    """`true` or `false`, as in JSON."""
+    if word.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+    return word.lower() == "true"
 
 
 def parse_over_config(

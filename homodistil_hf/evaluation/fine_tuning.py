@@ -243,9 +243,9 @@ def fine_tune(
     with tempfile.TemporaryDirectory() as scratch:
         trainer = (Trainer if teacher is None else partial(DistillingTrainer, teacher))(
             model=model,
-            args=_training_arguments(scratch, settings, seed, num_rows=len(rows)),
+            args=training_arguments(scratch, settings, seed, num_rows=len(rows)),
             train_dataset=rows,
-            data_collator=_collator(tokenizer),
+            data_collator=collator_of(tokenizer),
         )
         trainer.remove_callback(PrinterCallback)
         output = trainer.train()
@@ -285,7 +285,7 @@ def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBas
     Batches are fastest where rows of like length follow each other.
     """
     model.eval()
-    for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=_collator(tokenizer)):
+    for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=collator_of(tokenizer)):
         # The class's own forward: accelerate leaves its autocast on the object's.
         with torch.autocast(model.device.type, enabled=False):
             yield type(model).forward(model, **batch.to(model.device))
@@ -348,7 +348,10 @@ def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def _training_arguments(folder: str, settings: FineTuningSettings, seed: int, *, num_rows: int) -> TrainingArguments:
+def training_arguments(
+    folder: str, settings: FineTuningSettings, seed: int, *, num_rows: int, **others: Any
+) -> TrainingArguments:
+    """What a fine-tuning of so many rows takes; `others` are of `TrainingArguments`."""
     arguments = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=settings.batch_size,
@@ -361,7 +364,7 @@ def _training_arguments(folder: str, settings: FineTuningSettings, seed: int, *,
         length_column_name="length",
         seed=seed,
         use_cpu=_device().type == "cpu",
-        save_strategy="no",
+        **{"save_strategy": "no"} | others,
         logging_strategy="no",
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
@@ -372,7 +375,8 @@ def _training_arguments(folder: str, settings: FineTuningSettings, seed: int, *,
     return arguments
 
 
-def _collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+def collator_of(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+    """What pads a batch of tokenized rows."""
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_MULTIPLE)
 
 

@@ -87,7 +87,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     evaluated = load_model(settings.model)
     check_length(settings, evaluated)
     teacher = load_teacher(settings.teacher) if settings.teacher else None
-    train, dev, names = _rows(settings)
+    train, dev, names = rows_of(settings)
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
     run = _Run(settings, evaluated, task, teacher)
     if teacher is not None:
@@ -149,12 +149,18 @@ class _Run:
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         """The first is what rates are compared by."""
-        encoded = encode(rows, self.task, self.evaluated.tokenizer, self.settings.max_length)
-        logits_RC, labels_R = predict(model, encoded, self.evaluated.tokenizer)
-        if self.task.num_labels > 1:
-            return _class_metrics(logits_RC.argmax(-1), labels_R)
-        is_constant = np.ptp(logits_RC) == 0 or np.ptp(labels_R) == 0
-        return {"pearson": 0.0 if is_constant else float(np.corrcoef(logits_RC[:, 0], labels_R)[0, 1])}
+        return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.max_length)
+
+
+def task_metrics(
+    model: PreTrainedModel, rows: Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, float]:
+    """Accuracy and macro F1 of a fine-tuned classifier on rows, or Pearson's correlation of a regression."""
+    logits_RC, labels_R = predict(model, encode(rows, task, tokenizer, max_length), tokenizer)
+    if task.num_labels > 1:
+        return _class_metrics(logits_RC.argmax(-1), labels_R)
+    is_constant = np.ptp(logits_RC) == 0 or np.ptp(labels_R) == 0
+    return {"pearson": 0.0 if is_constant else float(np.corrcoef(logits_RC[:, 0], labels_R)[0, 1])}
 
 
 def _class_metrics(given: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
@@ -169,7 +175,7 @@ def _told(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def _rows(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
+def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
     """Rows to learn from and to measure on, with numbers as `label`, and the names of the classes, none for values."""
     parts = [_read(settings, name) for name in ("train_data", "eval_data")]
     labels = [part[settings.label_column][:] for part in parts]

@@ -102,8 +102,8 @@ def export_student(
         **run,
         "probe": probe_facts(student),
     }
-    with _written_aside(target) as aside:
-        with _as_plain_classes(type(exported), type(exported.config)):
+    with written_aside(target) as aside:
+        with plain_classes(type(exported), type(exported.config)):
             exported.save_pretrained(aside)
         if format == "compact":
             shutil.copy(family_of(student.config).modeling_file, aside)
@@ -185,7 +185,8 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
 
 
 @contextmanager
-def _written_aside(target: Path) -> Iterator[Path]:
+def written_aside(target: Path) -> Iterator[Path]:
+    """A folder to be filled, which takes the target's place once it is."""
     staging = target.with_name(f".{target.name}.staging")
     try:
         recover(target)
@@ -211,7 +212,8 @@ def _what_remains(target: Path) -> str:
 
 
 @contextmanager
-def _as_plain_classes(*classes: Any) -> Iterator[None]:
+def plain_classes(*classes: Any) -> Iterator[None]:
+    """Meanwhile classes are saved as transformers' own."""
     # A process that loaded somebody's remote code may have marked stock classes as custom; transformers would then
     # copy its own source files into the export.
     marks = [(marked, marked._auto_class) for marked in classes]

@@ -1,7 +1,7 @@
 """Where the package keeps what it can make again, and how to clear it; the Hub's own cache is not touched.
 
 `datasets` holds texts that `homodistil distill` has converted and tokenized; `latency`, tables that were measured on
-this machine.
+this machine; `code`, what was compiled for it.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .checkpoints import manifest_problem, write_manifest
 
-KINDS = ("datasets", "latency")
+KINDS = ("datasets", "latency", "code")
 
 
 def cache_folder() -> Path:

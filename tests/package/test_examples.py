@@ -15,13 +15,15 @@ from homodistil_hf import PRESETS, resolve_plan
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
+from homodistil_hf.experiments.binarization import BinarizationSettings
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import teacher_plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FINE_TUNING = EXAMPLES / "configs" / "finetune.json"
-CONFIGS = sorted(set((EXAMPLES / "configs").glob("*.json")) - {FINE_TUNING})
+BINARIZATION = EXAMPLES / "configs" / "bit.json"
+CONFIGS = sorted(set((EXAMPLES / "configs").glob("*.json")) - {FINE_TUNING, BINARIZATION})
 PAPER_CONFIGS = [path for path in CONFIGS if path.stem in PRESETS]
 PAPER_LEARNING_RATES = {"homobert-base": 3e-4, "homobert-small": 6e-4, "homobert-xsmall": 6e-4, "homobert-tiny": 6e-4}
 
@@ -116,6 +118,21 @@ def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     assert "round 1: held-out masked loss" in out
     run_script(monkeypatch, "further_pretraining.py", "--model", model, "--text", text, *words, "--resume")
     assert capsys.readouterr().out.splitlines() == out.splitlines()[-3:]
+
+
+def test_the_config_of_a_binarization_is_valid():
+    values = json.loads(BINARIZATION.read_text(encoding="utf-8"))
+    assert settings_from(BinarizationSettings, values).stages == (2, 1)
+
+
+def test_binarize_script(tmp_path, monkeypatch, capsys):
+    model = write_teacher(tmp_path / "model", task="sequence_classification", max_position_embeddings=128)
+    rows = {"sentence": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(32)]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    words = ["--output_dir", tmp_path / "out", "--max_steps", 3]
+    run_script(monkeypatch, "binarize.py", "--model", model, "--train", tmp_path / "train.parquet", *words)
+    assert "ms with float32 products" in capsys.readouterr().out
 
 
 @pytest.mark.slow

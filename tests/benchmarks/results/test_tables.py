@@ -178,7 +178,9 @@ def test_ablations_stand_beside_the_way_that_they_change(tmp_path):
 def test_short_runs_stand_beside_the_defaults(tmp_path):
     kls = {"every_step": 0.5, "at_once": 0.6, "mask_0.15": 0.4}
     rows = [short_run(arm, kl, max_steps=1000) for arm, kl in kls.items()]
-    noisy = [short_run(arm, kl, seed=s, size="x") for arm in ("at_once", "unclipped") for s, kl in enumerate((1, 1.01, 1))]
+    noisy = [
+        short_run(arm, kl, seed=s, size="x") for arm in ("at_once", "unclipped") for s, kl in enumerate((1, 1.01, 1))
+    ]
     write_short_runs(tmp_path, [*rows, rows[1] | {"size": "1/8"}, *noisy[:5], noisy[5] | {"kl": 1.001}])
     tables = tables_of(tmp_path)
     gap = tables.short_gap("1000", "1/4", "mask_0.15", "every_step")

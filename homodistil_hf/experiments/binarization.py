@@ -1,0 +1,144 @@
+"""A chain of binarizations on a task's rows: the float model, then fewer and fewer bits, each the next one's teacher.
+
+Which stages are done shows in the folder, so a run that was killed at any moment goes on in its stage. Rows, steps and
+metrics are those of fine-tuning; what one stage learns from is told in `methods/binarization.py`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..evaluation.evaluated_model import load_model
+from ..evaluation.fine_tuning import collator_of, training_arguments
+from ..evaluation.glue.data import GlueTask, encode
+from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, rows_of, task_metrics
+from ..evaluation.task_runs import training_rows
+from ..export.packed_bits import export_packed
+from ..files.caches import keep_datasets_here
+from ..files.folders import publish, recover
+from ..files.messages import shown
+from ..files.provenance import version_facts
+from ..files.strict_json import write_json
+from ..methods.binarization import BinarizationTrainer
+from ..models.binarizing import calibrate, to_binary
+from ..models.families.modeling_binarybert import ACTIVATION_BITS
+from ..models.loading import load_teacher
+
+BIT = "bit"
+"""Name by which configs choose it."""
+RESULTS_FILE = "results.json"
+_SAVE_STEPS = 200
+
+
+@dataclass(frozen=True)
+class BinarizationSettings(OwnTaskSettings):
+    """Settings of [`binarize_chain`]; `model` is fine-tuned for the task.
+
+    Raises:
+        ValueError: a value is missing or out of range.
+    """
+
+    method: str = field(default=BIT, metadata={"help": f"{BIT}: what this is."})
+    stages: tuple[int, ...] = field(
+        default=(2, 1), metadata={"help": "Bits of activations, one stage each; weights have one bit in all."}
+    )
+    two_sets: bool = field(default=True, metadata={"help": "Inputs that are never negative take values of {0, …}."})
+    elastic: bool = field(default=True, metadata={"help": "Scales and thresholds of activations learn."})
+    resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
+
+    # Fine-tuning's with other defaults
+    learning_rate: float | None = field(default=2e-4, metadata={"help": "Peak learning rate of each stage, > 0."})
+    dropout_fraction: float = field(default=0.0, metadata={"help": "Dropout of the student, in [0, 1)."})
+
+    def check_together(self) -> None:
+        """Also refuse stages that are none."""
+        super().check_together()
+        if not self.stages or any(bits not in ACTIVATION_BITS for bits in self.stages):
+            raise ValueError(
+                f"stages={shown(self.stages)} are no numbers of bits; expected of 1, 2, 4 and 8, e.g. 2 1"
+            )
+        if self.teacher is not None:
+            raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
+
+
+def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Binarize a fine-tuned classifier stage by stage, and export the last one with one bit a weight.
+
+    Args:
+        settings: [`BinarizationSettings`].
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: what was written to `results.json`: of the float model and each stage the metrics; sizes.
+
+    Raises:
+        ValueError: unreadable rows, a model of another task or architecture, or a folder that is not free.
+        FloatingPointError: training diverged.
+    """
+    start = time.perf_counter()
+    folder = Path(settings.output_dir)
+    if folder.is_dir() and any(folder.iterdir()) and not settings.resume:
+        raise ValueError(f"output_dir={settings.output_dir!r} is not empty; set resume, or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_datasets_here()
+    tokenizer = load_model(settings.model).tokenizer
+    teacher = load_teacher(settings.model).eval()
+    train, dev, names = rows_of(settings)
+    task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
+    train = training_rows(train, settings.max_train_samples)
+    encoded = encode(train, task, tokenizer, settings.max_length)
+
+    def measured(model: PreTrainedModel) -> dict[str, float]:
+        return task_metrics(model, dev, task, tokenizer, settings.max_length)
+
+    results: dict[str, Any] = {"float": measured(teacher)}
+    say(f"float: {results['float']}")
+    for number, bits in enumerate(settings.stages, start=1):
+        place = folder / f"stage-{number}"
+        student = _stage(place, teacher, bits, encoded, tokenizer, settings)
+        results[f"stage-{number}"] = {"activation_bits": bits, **measured(student)}
+        say(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
+        teacher = student
+    export = export_packed(
+        teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts={"metrics": results}, overwrite=True
+    )
+    results |= {"size_bytes": (export / "model.safetensors").stat().st_size, "settings": asdict(settings)}
+    results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
+    write_json(folder / RESULTS_FILE, results)
+    return results
+
+
+def _stage(
+    folder: Path,
+    teacher: PreTrainedModel,
+    bits: int,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: BinarizationSettings,
+) -> PreTrainedModel:
+    """Train a stage unless it is done; its folder then has `model/`, with the float weights behind the bits."""
+    set_seed(settings.seed)
+    student = to_binary(teacher, activation_bits=bits, two_sets=settings.two_sets, elastic=settings.elastic)
+    student.config.hidden_dropout_prob = settings.dropout_fraction
+    done = folder / MODEL_FOLDER
+    recover(done)
+    if done.is_dir():
+        return type(student).from_pretrained(done, dtype="float32")
+    collate = collator_of(tokenizer)
+    first = rows.select(range(min(settings.batch_size, len(rows)))).remove_columns("length")
+    calibrate(student, collate(list(first)))
+    arguments: TrainingArguments = training_arguments(
+        str(folder), settings, settings.seed, num_rows=len(rows), save_strategy="steps", save_steps=_SAVE_STEPS
+    )
+    trainer = BinarizationTrainer(teacher, model=student, args=arguments, train_dataset=rows, data_collator=collate)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    staged = folder / f".{MODEL_FOLDER}"
+    trainer.accelerator.unwrap_model(student).save_pretrained(staged)
+    publish(staged, done)
+    return student.eval()

@@ -1,0 +1,86 @@
+"""A trained model of bits → a folder that holds one bit a weight, and runs wherever transformers does."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..files.strict_json import write_json
+from ..models.binarizing import to_packed
+from ..models.families import modeling_binarybert, modeling_homobert
+from ..models.families.modeling_binarybert import PackedEmbedding, PackedLinear
+from .export_folder import check_target, plain_classes, written_aside
+from .facts import CARD_FILE, FACTS_FILE, file_facts
+
+_MODELING = modeling_binarybert.__name__.rpartition(".")[2]
+LARGEST = 1.05
+"""Bytes of the weights, by what its bits and floats come to."""
+
+
+def export_packed(
+    model: PreTrainedModel,
+    folder: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    facts: Mapping[str, Any] | None = None,
+    card: str = "",
+    overwrite: bool = False,
+) -> Path:
+    """Write a model of bits to a folder; its logits are those of the model, to float32's rounding.
+
+    Args:
+        model: what [`methods.binarization.BinarizationTrainer`] has trained.
+        folder: where to; created with its parents.
+        tokenizer: saved along.
+        facts: for `facts.json`.
+        card: markdown.
+        overwrite: replace an earlier export in the folder.
+
+    Returns:
+        `Path`: the folder, for `from_pretrained` with `trust_remote_code=True`.
+
+    Raises:
+        ValueError: not a model of bits, or a folder that is not free.
+        OSError: it can't be written.
+    """
+    target = check_target(folder, overwrite=overwrite)
+    packed = to_packed(model.cpu())
+    kind = type(packed).__name__.removeprefix("BinaryBertFor")
+    names = {"AutoConfig": "BinaryBertConfig", f"AutoModelFor{kind}": type(packed).__name__}
+    packed.config.auto_map = {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
+    with written_aside(target) as aside:
+        with plain_classes(type(packed), type(packed.config)):
+            packed.save_pretrained(aside)
+        for module in (modeling_binarybert, modeling_homobert):
+            shutil.copy(str(module.__file__), aside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
+        size, least = (aside / "model.safetensors").stat().st_size, least_bytes(packed)
+        if tensor_bytes(aside / "model.safetensors") > LARGEST * least:
+            raise ValueError(f"folder={str(folder)!r} would have {size} bytes; its bits and floats come to {least}")
+        known = {"format": "packed", "size_bytes": size, "least_bytes": least, **(facts or {})}
+        write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
+        (aside / CARD_FILE).write_text(card, encoding="utf-8")
+    return target
+
+
+def tensor_bytes(file: Path) -> int:
+    """Bytes of a safetensors file behind its header of names, which is a matter of layers alone."""
+    with file.open("rb") as content:
+        return file.stat().st_size - 8 - int.from_bytes(content.read(8), "little")
+
+
+def least_bytes(packed: PreTrainedModel) -> int:
+    """Bits / 8 of what is binarized, and four bytes for each value that stays float."""
+    bits = sum(
+        module.in_features * module.out_features
+        if isinstance(module, PackedLinear)
+        else module.num_embeddings * module.embedding_dim
+        for module in packed.modules()
+        if isinstance(module, PackedLinear | PackedEmbedding)
+    )
+    floats = sum(tensor.numel() for tensor in packed.state_dict().values() if tensor.dtype != torch.uint8)
+    return -(-bits // 8) + 4 * floats

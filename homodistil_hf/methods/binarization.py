@@ -1,0 +1,60 @@
+"""Binarization beside a teacher: soft targets and all layers' hidden states (BiT, NeurIPS 2022, arXiv 2205.13016).
+
+L = KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k): the paper's soft cross-entropy, less its constant, and states of one width.
+One stage of a chain; what begins as what, and the next one, isn't here.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+
+from ..distillation.losses import hidden_error, prediction_terms, regression_terms
+
+
+class BinarizationTrainer(Trainer):
+    """A stock `Trainer` of a model of bits beside the model that it was made from.
+
+    Args:
+        teacher: of the same head, layers and hidden size; float, or of more bits.
+        kwargs: as in `transformers.Trainer`; `model` is what [`models.binarizing.to_binary`] gives.
+
+    Raises:
+        ValueError: a teacher of other layers, hidden size or labels.
+    """
+
+    def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+        for name in ("num_hidden_layers", "hidden_size", "num_labels"):
+            own, others = getattr(self.model.config, name), getattr(teacher.config, name)
+            if own != others:
+                raise ValueError(f"teacher has {name}={others}, the student {own}; take the model it was made from")
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch; labels are not used. Arguments and return as `Trainer.compute_loss`."""
+        read = {name: tensor for name, tensor in inputs.items() if name not in _LABELS}
+        with torch.no_grad(), self.accelerator.autocast():
+            taught = self.teacher(**read, output_hidden_states=True)
+        found = model(**read, output_hidden_states=True)
+        mask_BT = read["attention_mask"]
+        kl = sum(self._kl(found[name], taught[name], mask_BT) for name in _LOGITS if name in found)
+        states = zip(taught["hidden_states"], found["hidden_states"], strict=True)
+        hidden = sum(hidden_error(guide, state, mask_BT) for guide, state in states)
+        loss = kl / len(mask_BT) + hidden / mask_BT.sum()
+        return (loss, found) if return_outputs else loss
+
+    def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        if self.teacher.config.num_labels == 1:
+            return regression_terms(own, guide, guide)[1]
+        if own.dim() == 3:  # a token each
+            own, guide = own[mask_BT.bool()], guide[mask_BT.bool()]
+        nothing = own.new_zeros(len(own), dtype=torch.long)
+        return prediction_terms(own, guide, nothing)[1]
+
+
+_LOGITS = ("logits", "start_logits", "end_logits")
+_LABELS = ("labels", "start_positions", "end_positions")

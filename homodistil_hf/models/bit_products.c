@@ -1,0 +1,113 @@
+/* Products of few bits with one bit: rows of whole numbers, low + step * u with u of 1 to 8 bits, times rows of +-1.
+
+   sum_i (low + step u_i) w_i = low S + step sum_k 2^k (2 count(u_k & w) - count(u_k)),   S = sum_i w_i
+
+   with u_k the k-th bits of a row as words of 64, w the positive weights likewise, count the bits that are set. All in
+   whole numbers, so nothing is rounded before the last conversion to float. */
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512VPOPCNTDQ__)
+#include <immintrin.h>
+#define WIDE 1
+#else
+#define WIDE 0
+#endif
+
+enum { ROWS = 4, TILE = 16, MOST_BITS = 8 };
+
+/* One word of each bit of 64 whole numbers; those beyond `end` are 0. */
+static void pack_word(const float *codes, long end, uint64_t *words, int bits, float low, float step) {
+  for (int k = 0; k < bits; k++) words[k] = 0;
+#if WIDE
+  if (bits == 1 && end == 64) {
+    const __m512 bound = _mm512_set1_ps(low + 0.5f * step);
+    for (int i = 0; i < 4; i++)
+      words[0] |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(codes + 16 * i), bound, _CMP_GT_OQ) << (16 * i);
+    return;
+  }
+#endif
+  for (long i = 0; i < end; i++) {
+    const uint64_t u = (uint64_t)(int)((codes[i] - low) / step + 0.5f);
+    for (int k = 0; k < bits; k++) words[k] |= ((u >> k) & 1) << i;
+  }
+}
+
+/* codes (rows, inputs) -> planes (bits, rows, words) */
+void pack_codes(const float *codes, uint64_t *planes, long rows, long inputs, int bits, float low, float step) {
+  const long words = (inputs + 63) / 64;
+#pragma omp parallel for
+  for (long r = 0; r < rows; r++)
+    for (long w = 0; w < words; w++) {
+      uint64_t out[MOST_BITS];
+      const long end = inputs - 64 * w < 64 ? inputs - 64 * w : 64;
+      pack_word(codes + r * inputs + 64 * w, end, out, bits, low, step);
+      for (int k = 0; k < bits; k++) planes[(k * rows + r) * words + w] = out[k];
+    }
+}
+
+/* counts[j][o] = bits that x_j and weight o share, over all words, for ROWS rows and TILE outputs */
+static void shared_bits(const uint64_t *const *x, const uint64_t *tile, long words, int64_t counts[ROWS][TILE]) {
+#if WIDE
+  __m512i sums[ROWS][TILE / 8];
+#pragma GCC unroll 8
+  for (int j = 0; j < ROWS; j++)
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE / 8; i++) sums[j][i] = _mm512_setzero_si512();
+  for (long w = 0; w < words; w++) {
+    __m512i v[TILE / 8];
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE / 8; i++) v[i] = _mm512_loadu_si512(tile + w * TILE + 8 * i);
+#pragma GCC unroll 8
+    for (int j = 0; j < ROWS; j++) {
+      const __m512i row = _mm512_set1_epi64((long long)x[j][w]);
+#pragma GCC unroll 8
+      for (int i = 0; i < TILE / 8; i++)
+        sums[j][i] = _mm512_add_epi64(sums[j][i], _mm512_popcnt_epi64(_mm512_and_si512(row, v[i])));
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < ROWS; j++)
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE / 8; i++) _mm512_storeu_si512(&counts[j][8 * i], sums[j][i]);
+#else
+  for (int o = 0; o < TILE; o++) {
+    int64_t sums[ROWS] = {0};
+    for (long w = 0; w < words; w++) {
+      const uint64_t v = tile[w * TILE + o];
+#pragma GCC unroll 8
+      for (int j = 0; j < ROWS; j++) sums[j] += __builtin_popcountll(x[j][w] & v);
+    }
+    for (int j = 0; j < ROWS; j++) counts[j][o] = sums[j];
+  }
+#endif
+}
+
+/* planes (bits, rows, words), weights (outputs / TILE, words, TILE), sums of weights (outputs) -> y (rows, outputs) */
+void multiply_bits(const uint64_t *planes, const uint64_t *weights, const int64_t *weight_sums, float *y, long rows,
+                   long outputs, long words, int bits, float low, float step) {
+#pragma omp parallel for
+  for (long first = 0; first < rows; first += ROWS) {
+    const int num_rows = rows - first < ROWS ? (int)(rows - first) : ROWS;
+    const uint64_t *x[MOST_BITS][ROWS];
+    int64_t ones[MOST_BITS][ROWS];
+    for (int k = 0; k < bits; k++)
+      for (int j = 0; j < ROWS; j++) {
+        x[k][j] = planes + (k * rows + first + (j < num_rows ? j : 0)) * words;
+        ones[k][j] = 0;
+        for (long w = 0; w < words; w++) ones[k][j] += __builtin_popcountll(x[k][j][w]);
+      }
+    for (long out = 0; out < outputs; out += TILE) {
+      int64_t total[ROWS][TILE] = {{0}}, counts[ROWS][TILE];
+      for (int k = 0; k < bits; k++) {
+        shared_bits(x[k], weights + out * words, words, counts);
+        for (int j = 0; j < num_rows; j++)
+          for (int o = 0; o < TILE; o++) total[j][o] += (2 * counts[j][o] - ones[k][j]) << k;
+      }
+      const int num_outputs = outputs - out < TILE ? (int)(outputs - out) : TILE;
+      for (int j = 0; j < num_rows; j++)
+        for (int o = 0; o < num_outputs; o++)
+          y[(first + j) * outputs + out + o] = low * (float)weight_sums[out + o] + step * (float)total[j][o];
+    }
+  }
+}

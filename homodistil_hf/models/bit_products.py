@@ -1,0 +1,137 @@
+"""Inference that multiplies bits: the C file beside this one, compiled when it is first asked for.
+
+A product of whole numbers is exact either way, so what comes out is bit for bit what [`PackedLinear`] computes in
+float32 without it. Where there is no C compiler, models stay as they are.
+
+Shapes: R rows, I inputs, O outputs, W words of 64 bits, ⌈I / 64⌉, K bits of an input.
+"""
+
+import ctypes
+import hashlib
+import itertools
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ..files.caches import cached
+from .families.modeling_binarybert import PackedLinear, unpack
+
+logger = logging.getLogger(__name__)
+SOURCE = Path(__file__).with_suffix(".c")
+_TILE = 16  # outputs beside each other, as in the C file
+_FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+_LIBRARY = "bit_products.so"
+_COMPILERS = ("cc", "gcc", "clang")
+
+
+def multiply_bits(model: PreTrainedModel) -> bool:
+    """Let all packed layers of a model on a CPU multiply bits from now on.
+
+    Args:
+        model: with [`PackedLinear`] layers.
+
+    Returns:
+        Whether they do: False where nothing is packed, or nothing could be compiled, of which the log tells.
+    """
+    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    library = compiled() if layers else None
+    if library is None:
+        return False
+    for layer in layers:
+        layer.multiply = BitProduct(library, layer)
+    return True
+
+
+class BitProduct:
+    """The product of one packed layer.
+
+    Args:
+        library: what [`compiled`] returns.
+        layer: its bits are laid out anew, once: `(⌈O / 16⌉, W, 16)` words.
+    """
+
+    def __init__(self, library: ctypes.CDLL, layer: PackedLinear):
+        self.library = library
+        signs_OI = unpack(layer.packed, layer.in_features)
+        self.num_inputs, self.num_outputs = layer.in_features, layer.out_features
+        words_OW = _words(signs_OI > 0)
+        tiles = F.pad(words_OW, (0, 0, 0, -self.num_outputs % _TILE)).unflatten(0, (-1, _TILE))
+        self.weights = tiles.transpose(1, 2).contiguous()
+        self.sums_O = F.pad(signs_OI.sum(1).long(), (0, -self.num_outputs % _TILE))
+        self.num_words = words_OW.shape[1]
+
+    def __call__(self, layer: PackedLinear, codes: torch.Tensor) -> torch.Tensor:
+        """`(…, I)` whole numbers of the layer's set, float32 → `(…, O)` float32."""
+        low, high, is_sign = layer.quantizer.low, layer.quantizer.high, layer.quantizer.is_sign
+        step = 2 if is_sign else 1
+        num_bits = ((high - low) // step).bit_length()
+        codes_RI = codes.detach().float().flatten(0, -2).contiguous()
+        num_rows = len(codes_RI)
+        planes_KRW = torch.empty(num_bits, num_rows, self.num_words, dtype=torch.int64)
+        found_RO = torch.empty(num_rows, self.num_outputs)
+        numbers = ctypes.c_float(low), ctypes.c_float(step)
+        self.library.pack_codes(
+            _address(codes_RI), _address(planes_KRW), *_longs(num_rows, self.num_inputs), num_bits, *numbers
+        )
+        self.library.multiply_bits(
+            *map(_address, (planes_KRW, self.weights, self.sums_O, found_RO)),
+            *_longs(num_rows, self.num_outputs, self.num_words),
+            num_bits,
+            *numbers,
+        )
+        return found_RO.unflatten(0, codes.shape[:-1])
+
+
+def compiled() -> ctypes.CDLL | None:
+    """Compile the C file for this machine unless that is done, and load it; None where no compiler does it."""
+    named = [os.environ["CC"]] if os.environ.get("CC") else _COMPILERS
+    compilers = [found for found in map(shutil.which, named) if found]
+    content = SOURCE.read_bytes() + " ".join(_FLAGS).encode() + _processor()
+    try:
+        folder = cached("code", hashlib.sha256(content).hexdigest()[:16], partial(_compile, compilers))
+    except OSError as error:
+        logger.warning("%s was not compiled: %s", SOURCE.name, error)
+        return None
+    return ctypes.CDLL(str(folder / _LIBRARY))
+
+
+def _compile(compilers: Sequence[str], folder: Path) -> None:
+    errors = [f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one"]
+    for compiler, threads in itertools.product(compilers, (["-fopenmp"], [])):  # without OpenMP one thread multiplies
+        words = [compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(folder / _LIBRARY)]
+        run = subprocess.run(words, capture_output=True, text=True, check=False)
+        if run.returncode == 0:
+            return
+        errors.append(run.stderr[-500:])
+    raise OSError(errors[-1])
+
+
+def _processor() -> bytes:
+    """What `-march=native` depends on: a cache may lie on a disk that machines share."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return b""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "").encode()
+
+
+def _words(bits_OI: torch.Tensor) -> torch.Tensor:
+    """`(O, I)` bool → `(O, W)` int64."""
+    padded = F.pad(bits_OI.long(), (0, -bits_OI.shape[1] % 64)).unflatten(1, (-1, 64))
+    return (padded << torch.arange(64)).sum(-1)
+
+
+def _address(tensor: torch.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _longs(*values: int) -> list[ctypes.c_long]:
+    return [ctypes.c_long(value) for value in values]

@@ -1,0 +1,288 @@
+"""BERT whose encoder multiplies bits: weights of one bit, activations of one, two, four or eight.
+
+While it is trained, float weights stand behind the bits and learn through them (straight-through gradients); packed,
+a weight takes one bit, and nothing is trained. Formulas are those of BiT (NeurIPS 2022, arXiv 2205.13016). The file
+imports torch, transformers and the modelling file beside it only, because it travels inside exports as remote code.
+
+Shapes: B batch, T tokens, N heads, D channels of a head, I inputs, O outputs, P packed bytes of a row, ⌈I / 8⌉.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .modeling_homobert import (
+    HomoBertConfig,
+    HomoBertForQuestionAnswering,
+    HomoBertForSequenceClassification,
+    HomoBertForTokenClassification,
+    HomoBertPreTrainedModel,
+    HomoBertSelfAttention,
+)
+
+ACTIVATION_BITS = (1, 2, 4, 8)
+
+
+class BinaryBertConfig(HomoBertConfig):
+    """Configuration of a BERT with one bit a weight.
+
+    Args:
+        activation_bits (`int`): Of every input of a matrix product in the encoder: 1, 2, 4 or 8.
+        two_sets (`bool`): Inputs that are never negative (attention's shares, the FFN's activations) take values of
+            {0, …}; with `False` all inputs take signed values.
+        elastic (`bool`): Scale and threshold of activations are learned; with `False` they stay what the first batch
+            gave.
+        packed (`bool`): The file holds bits; the model only runs.
+    """
+
+    model_type = "binarybert"
+
+    activation_bits: int = 1
+    two_sets: bool = True
+    elastic: bool = True
+    packed: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Refuse numbers of bits that there are no sets for."""
+        if self.activation_bits not in ACTIVATION_BITS:
+            raise ValueError(f"activation_bits={self.activation_bits} is not supported; nearest valid: 1, 2, 4 or 8")
+        super().__post_init__(**kwargs)
+
+
+class ElasticQuantizer(nn.Module):
+    """Activations of a few bits: x_q = α · q(clip((x − β) / α, low, high)), with learnable scale α and threshold β.
+
+    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), so that of α is q − (x − β) / α
+    inside the range and the bound outside, as for learned step sizes.
+
+    Args:
+        bits: 1, 2, 4 or 8.
+        is_signed: values {−1, 1} or −2ᵇ⁻¹ … 2ᵇ⁻¹ − 1; otherwise 0 … 2ᵇ − 1.
+        is_elastic: whether α and β learn.
+    """
+
+    def __init__(self, bits: int, *, is_signed: bool, is_elastic: bool):
+        super().__init__()
+        self.is_sign = is_signed and bits == 1
+        self.low: int = -1 if self.is_sign else -(2 ** (bits - 1))
+        self.high: int = 1 if self.is_sign else 2 ** (bits - 1) - 1
+        if not is_signed:
+            self.low, self.high = 0, 2**bits - 1
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=is_elastic)
+        self.threshold = nn.Parameter(torch.zeros(()), requires_grad=is_elastic)
+        self.calibrates = False
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Whole numbers of the set, of the same shape and float type; times [`scale`] they are the activations."""
+        if self.calibrates:
+            self.calibrate(values)
+        gradient_scale = (values.numel() * self.high) ** -0.5  # as for learned step sizes
+        scale, threshold = (_with_gradient_times(one, gradient_scale) for one in (self.scale, self.threshold))
+        clipped = ((values - threshold) / scale).clamp(self.low, self.high)
+        whole = torch.where(clipped >= 0, 1.0, -1.0) if self.is_sign else clipped.round()
+        return clipped + (whole.to(clipped.dtype) - clipped).detach()
+
+    @torch.no_grad()
+    def calibrate(self, values: torch.Tensor) -> None:
+        """Start from a batch: mean |x| where only the sign counts, else 2 · mean |x| / √high."""
+        size = values.float().abs().mean().clamp(min=1e-8)
+        self.scale.copy_(size if self.is_sign else 2 * size / self.high**0.5)
+
+
+def _with_gradient_times(parameter: torch.Tensor, factor: float) -> torch.Tensor:
+    scaled = parameter * factor
+    return scaled + (parameter - scaled).detach()
+
+
+def weight_scale(weight: torch.Tensor) -> torch.Tensor:
+    """Mean |W| of a matrix, float32."""
+    return weight.detach().float().abs().mean()
+
+
+def weight_signs(weight: torch.Tensor) -> torch.Tensor:
+    """sign(W − mean W) of a matrix, ±1 of its type; 0 counts as positive."""
+    weight = weight.detach()
+    return torch.where(weight >= weight.mean(), 1.0, -1.0).to(weight.dtype)
+
+
+class BinaryLinear(nn.Linear):
+    """A linear layer of mean |W| · sign(W − mean W) on a few bits of its input; the float weight learns."""
+
+    def __init__(self, inputs: int, outputs: int, config: BinaryBertConfig, *, is_signed: bool = True):
+        super().__init__(inputs, outputs)
+        self.quantizer = _quantizer(config, is_signed=is_signed)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """`(…, I)` → `(…, O)`: the product is one of whole numbers, exact in float32, scaled afterwards."""
+        scale = weight_scale(self.weight).clamp(min=1e-8)
+        by_scale = self.weight / scale
+        signs = by_scale + (weight_signs(self.weight) - by_scale).detach()
+        return scaled_product(self.quantizer(values), signs, self.quantizer.scale * scale, self.bias)
+
+
+class PackedLinear(nn.Module):
+    """The same layer with one bit a weight, for inference; with [`multiply`] the product is taken of the bits."""
+
+    packed: torch.Tensor
+    weight_scale: torch.Tensor
+
+    def __init__(self, inputs: int, outputs: int, config: BinaryBertConfig, *, is_signed: bool = True):
+        super().__init__()
+        self.in_features, self.out_features = inputs, outputs
+        self.register_buffer("packed", torch.zeros(outputs, -(-inputs // 8), dtype=torch.uint8))
+        self.register_buffer("weight_scale", torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.quantizer = _quantizer(config, is_signed=is_signed)
+        self.multiply: Any = None
+        self._signs: torch.Tensor | None = None
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """`(…, I)` → `(…, O)`."""
+        codes = self.quantizer(values)
+        scale = self.quantizer.scale * self.weight_scale
+        if self.multiply is not None:
+            return self.multiply(self, codes) * scale + self.bias
+        if self._signs is None or self._signs.device != codes.device:
+            self._signs = unpack(self.packed, self.in_features)
+        return scaled_product(codes, self._signs, scale, self.bias)
+
+
+def scaled_product(
+    codes: torch.Tensor, signs: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Scale · codes Wᵀ + bias."""
+    product = F.linear(codes, signs) * scale
+    return product if bias is None else product + bias
+
+
+def pack(signs: torch.Tensor) -> torch.Tensor:
+    """`(O, I)` of ±1 → `(O, P)` uint8: bit k of byte p is 1 where input 8p + k counts positively; padding is 0."""
+    bits = F.pad((signs > 0).to(torch.uint8), (0, -signs.shape[1] % 8)).unflatten(1, (-1, 8))
+    places = torch.arange(8, dtype=torch.uint8, device=signs.device)
+    return (bits << places).sum(-1, dtype=torch.uint8)
+
+
+def unpack(packed: torch.Tensor, num_inputs: int) -> torch.Tensor:
+    """`(O, P)` uint8 → `(O, I)` float32 of ±1; undoes [`pack`]."""
+    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    bits = (packed[..., None] >> places) & 1
+    return 2.0 * bits.flatten(1)[:, :num_inputs].float() - 1.0
+
+
+class BinaryEmbedding(nn.Embedding):
+    """A table of mean |W| · sign(W − mean W)."""
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """`(…)` int64 → `(…, H)`."""
+        values = super().forward(input_ids)
+        bits = torch.where(values.detach() >= self.weight.detach().mean(), 1.0, -1.0) * weight_scale(self.weight)
+        return values + (bits.to(values.dtype) - values).detach()
+
+
+class PackedEmbedding(nn.Module):
+    """The same table with one bit a value."""
+
+    packed: torch.Tensor
+    weight_scale: torch.Tensor
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None):
+        super().__init__()
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
+        self.register_buffer("packed", torch.zeros(num_embeddings, -(-embedding_dim // 8), dtype=torch.uint8))
+        self.register_buffer("weight_scale", torch.ones(()))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """`(…)` int64 → `(…, H)` float32."""
+        rows = unpack(self.packed[input_ids.flatten()], self.embedding_dim) * self.weight_scale
+        return rows.unflatten(0, input_ids.shape)
+
+
+class BinarySelfAttention(HomoBertSelfAttention):
+    """Self-attention whose two products are taken of few bits: of queries, keys, values and the shares."""
+
+    def __init__(self, config: BinaryBertConfig, layer_idx: int | None = None):
+        super().__init__(config, layer_idx=layer_idx)
+        for name in ("query", "key", "value"):
+            setattr(self, name, _linear(config, config.hidden_size, self.all_head_size))
+            setattr(self, f"{name}_bits", _quantizer(config, is_signed=True))
+        self.share_bits = _quantizer(config, is_signed=False)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(B, T, H)` → `(B, T, N · D)`, and the shares `(B, N, T, T)` before they lose bits."""
+        query_BNTD, key_BNTD, value_BNTD = (
+            getattr(self, f"{name}_bits")(self._by_head(getattr(self, name)(hidden_states)))
+            for name in ("query", "key", "value")
+        )
+        scale = self.query_bits.scale * self.key_bits.scale * self.scaling
+        scores_BNTT = query_BNTD @ key_BNTD.transpose(-1, -2) * scale
+        if attention_mask is not None:
+            scores_BNTT = scores_BNTT + attention_mask
+        shares_BNTT = self.dropout(scores_BNTT.softmax(-1))
+        context_BNTD = self.share_bits(shares_BNTT) @ value_BNTD * (self.share_bits.scale * self.value_bits.scale)
+        return context_BNTD.transpose(1, 2).flatten(2), shares_BNTT
+
+    def _by_head(self, values_BTC: torch.Tensor) -> torch.Tensor:
+        return values_BTC.unflatten(-1, (self.num_attention_heads, self.attention_head_size)).transpose(1, 2)
+
+
+def _quantizer(config: BinaryBertConfig, *, is_signed: bool) -> ElasticQuantizer:
+    return ElasticQuantizer(
+        config.activation_bits, is_signed=is_signed or not config.two_sets, is_elastic=config.elastic
+    )
+
+
+def _linear(config: BinaryBertConfig, inputs: int, outputs: int, *, is_signed: bool = True) -> nn.Module:
+    kind = PackedLinear if config.packed else BinaryLinear
+    return kind(inputs, outputs, config, is_signed=is_signed)
+
+
+def make_binary(model: HomoBertPreTrainedModel) -> None:
+    """Put layers of bits in the place of the encoder's linear layers and of the table of words.
+
+    Args:
+        model: with a [`BinaryBertConfig`]; its other modules, and all biases, stay float.
+    """
+    config = model.config
+    config._attn_implementation = "eager"  # masks are added to scores here
+    words = model.base_model.embeddings.word_embeddings
+    kind = PackedEmbedding if config.packed else BinaryEmbedding
+    model.base_model.embeddings.word_embeddings = kind(words.num_embeddings, words.embedding_dim, words.padding_idx)
+    for index, layer in enumerate(model.base_model.encoder.layer):
+        widths = config.per_layer_config[index] if config.is_heterogeneous else config
+        layer.attention.self = BinarySelfAttention(widths, layer_idx=index)
+        for block, is_signed in ((layer.attention.output, True), (layer.intermediate, True), (layer.output, False)):
+            block.dense = _linear(config, block.dense.in_features, block.dense.out_features, is_signed=is_signed)
+
+
+class BinaryBertForSequenceClassification(HomoBertForSequenceClassification):
+    """Classification or regression of whole sequences, of bits."""
+
+    config_class = BinaryBertConfig
+
+    def __init__(self, config: BinaryBertConfig):
+        super().__init__(config)
+        make_binary(self)
+
+
+class BinaryBertForTokenClassification(HomoBertForTokenClassification):
+    """Classification of every token, of bits."""
+
+    config_class = BinaryBertConfig
+
+    def __init__(self, config: BinaryBertConfig):
+        super().__init__(config)
+        make_binary(self)
+
+
+class BinaryBertForQuestionAnswering(HomoBertForQuestionAnswering):
+    """Start and end of an answer, of bits."""
+
+    config_class = BinaryBertConfig
+
+    def __init__(self, config: BinaryBertConfig):
+        super().__init__(config)
+        make_binary(self)

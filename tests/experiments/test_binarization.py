@@ -1,0 +1,105 @@
+"""Chains of binarization on a task's rows."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from tiny_files import own_cache, write_teacher
+from transformers import AutoModelForSequenceClassification
+
+from homodistil_hf.cli import main
+from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
+from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
+from homodistil_hf.methods.binarization import BinarizationTrainer
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    found = {"text": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(64)], "label": [i % 2 for i in range(64)]}
+    Dataset.from_dict(found).to_parquet(tmp_path / "rows.parquet")
+    teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
+    own_steps = {"learning_rate": 1e-3, "max_train_steps": 4, "max_length": 16, "batch_size": 16}
+    data = {name: str(tmp_path / "rows.parquet") for name in ("train_data", "eval_data")}
+    fine_tune_own(OwnTaskSettings(model=str(teacher), output_dir=str(tmp_path / "float"), **data, **own_steps), print)
+    return {"model": str(tmp_path / "float" / "model"), **data, **own_steps}
+
+
+def test_a_chain_ends_in_bits(rows, tmp_path):
+    said = []
+    results = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), said.append)
+    assert [results[f"stage-{number}"]["activation_bits"] for number in (1, 2)] == [2, 1]
+    assert len(said) == 3
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["size_bytes"] == results["size_bytes"]
+    stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert stored["bert.encoder.layer.0.output.dense.packed"].dtype == torch.uint8
+    assert not any(name.endswith("output.dense.weight") for name in stored)
+
+
+def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_path, monkeypatch):
+    teachers, train = [], BinarizationTrainer.train
+
+    def watched(self, *args, **kwargs):
+        teachers.append((self.teacher, {name: one.clone() for name, one in self.model.state_dict().items()}))
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(BinarizationTrainer, "train", watched)
+    binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
+    (floating, _), (first, start) = teachers
+    wanted = AutoModelForSequenceClassification.from_pretrained(rows["model"]).state_dict()
+    assert all(floating.state_dict()[name].equal(tensor) for name, tensor in wanted.items())
+    weights = {name: tensor for name, tensor in first.state_dict().items() if name.endswith("weight")}
+    assert all(start[name].equal(tensor) for name, tensor in weights.items())
+    assert first.config.activation_bits == 2
+
+
+def test_the_command_runs_a_chain(rows, tmp_path, capsys):
+    config = tmp_path / "bit.json"
+    config.write_text(json.dumps({"method": "bit", "output_dir": str(tmp_path / "run"), **rows}))
+    assert main(["distill", str(config), "--stages", "1"]) == 0
+    assert "bytes of weights" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["stage-1"]["activation_bits"] == 1
+    assert main(["distill", str(config)]) == 2
+    assert "is not empty; set resume" in capsys.readouterr().err
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_chain_that_was_killed_goes_on(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.experiments.binarization._SAVE_STEPS", 2)
+    whole = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "whole"), **rows), lambda line: None)
+    step, seen = BinarizationTrainer.training_step, []
+
+    def killed(self, *args, **kwargs):
+        seen.append(self.state.global_step)
+        if len(seen) == 4 + 4:
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(BinarizationTrainer, "training_step", killed)
+    with pytest.raises(Killed):
+        binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
+    monkeypatch.setattr(BinarizationTrainer, "training_step", step)
+    again = BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows)
+    results = binarize_chain(again, lambda line: None)
+    assert {name: results[name] for name in ("stage-1", "stage-2")} == {
+        name: whole[name] for name in ("stage-1", "stage-2")
+    }
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": (3,)}, "stages=.* are no numbers of bits"),
+        ({"teacher": "x"}, "teacher is the model itself"),
+    ],
+)
+def test_what_cannot_work_is_refused(rows, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        BinarizationSettings(output_dir=str(tmp_path / "run"), **rows | changes)

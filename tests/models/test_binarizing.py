@@ -1,0 +1,78 @@
+"""From a float model to bits and to their packed form."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_models import make_teacher
+from transformers import BertForSequenceClassification
+
+from homodistil_hf.export.packed_bits import export_packed
+from homodistil_hf.models.binarizing import calibrate, to_binary, to_packed
+from homodistil_hf.models.bit_products import multiply_bits
+from homodistil_hf.models.conversion import to_student
+
+
+def classifier():
+    torch.manual_seed(0)
+    return BertForSequenceClassification(make_teacher().config).eval()
+
+
+def batch(model):
+    ids = torch.randint(1, model.config.vocab_size, (4, 12))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_packed_models_answer_as_simulated_ones(bits):
+    model = to_binary(classifier(), activation_bits=bits).eval()
+    rows = batch(model)
+    calibrate(model, rows)
+    packed = to_packed(model)
+    with torch.no_grad():
+        wanted, found = model(**rows).logits, packed(**rows).logits
+        assert torch.allclose(found, wanted, atol=1e-5)
+        if multiply_bits(packed):
+            assert packed(**rows).logits.equal(found)
+
+
+def test_many_bits_and_float_weights_are_near_the_float_model():
+    """Weights of one bit are far away; activations of eight are not."""
+    model = classifier()
+    binary = to_binary(model, activation_bits=8)
+    own = dict(binary.named_parameters())
+    assert all(own[name].equal(tensor) for name, tensor in to_student(model).named_parameters())
+
+
+def test_the_next_stage_begins_as_the_one_before():
+    first = to_binary(classifier(), activation_bits=2)
+    calibrate(first, batch(first))
+    second = to_binary(first, activation_bits=1)
+    assert second.config.activation_bits == 1
+    assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+def test_exports_hold_bits_and_run_in_a_process_without_this_package(tmp_path):
+    model = to_binary(classifier(), activation_bits=1).eval()
+    rows = batch(model)
+    calibrate(model, rows)
+    folder = export_packed(model, tmp_path / "bits")
+    with torch.no_grad():
+        wanted = model(**rows).logits
+    torch.save(rows, tmp_path / "rows.pt")
+    code = f"""
+import sys; sys.modules["homodistil_hf"] = None
+import torch
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained({str(folder)!r}, trust_remote_code=True)
+with torch.no_grad():
+    torch.save(model(**torch.load({str(tmp_path / "rows.pt")!r})).logits, {str(tmp_path / "logits.pt")!r})
+"""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert torch.allclose(torch.load(tmp_path / "logits.pt"), wanted, atol=1e-5)
+    facts = json.loads((folder / "facts.json").read_text())
+    assert (folder / "model.safetensors").stat().st_size == facts["size_bytes"]
