@@ -164,7 +164,7 @@ def _own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:
 
 
 def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Those of the teacher, of the exported student and, where that is padded, of the student itself, with its plan."""
+    """Those of the teacher, of the exported student and, where that is padded, the student itself, with its plan."""
     models = {model: {cost: facts[model][cost] for cost in COSTS} for model in ("teacher", "student")}
     if facts.get("forms"):
         models["compact"] = {name: facts["forms"]["compact"][name] for name in (*COSTS, "plan")}
