@@ -19,7 +19,6 @@ from transformers import (
 )
 
 from homodistil_hf import BinarizationTrainer, export_packed, multiply_bits, to_binary
-from homodistil_hf.models.binarizing import calibrate
 
 
 def main() -> None:
@@ -42,7 +41,6 @@ def main() -> None:
     )
     collate = DataCollatorWithPadding(tokenizer)
     student = to_binary(teacher, activation_bits=options.activation_bits)
-    calibrate(student, collate([rows[index] for index in range(min(32, len(rows)))]))
     args = TrainingArguments(
         output_dir=f"{options.output_dir}/training",
         max_steps=options.max_steps,

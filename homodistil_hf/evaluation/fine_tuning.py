@@ -364,11 +364,9 @@ def training_arguments(
         length_column_name="length",
         seed=seed,
         use_cpu=_device().type == "cpu",
-        **{"save_strategy": "no"} | others,
-        logging_strategy="no",
+        **{"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True} | others,
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
-        disable_tqdm=True,
         dataloader_pin_memory=torch.accelerator.is_available(),
     )
     arguments.max_steps = settings.num_steps(num_rows, arguments.train_batch_size)

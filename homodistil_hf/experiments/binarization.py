@@ -26,7 +26,7 @@ from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.binarization import BinarizationTrainer
-from ..models.binarizing import calibrate, to_binary
+from ..models.binarizing import to_binary
 from ..models.families.modeling_binarybert import ACTIVATION_BITS
 from ..models.loading import load_teacher
 
@@ -131,10 +131,17 @@ def _stage(
     if done.is_dir():
         return type(student).from_pretrained(done, dtype="float32")
     collate = collator_of(tokenizer)
-    first = rows.select(range(min(settings.batch_size, len(rows)))).remove_columns("length")
-    calibrate(student, collate(list(first)))
     arguments: TrainingArguments = training_arguments(
-        str(folder), settings, settings.seed, num_rows=len(rows), save_strategy="steps", save_steps=_SAVE_STEPS
+        str(folder),
+        settings,
+        settings.seed,
+        num_rows=len(rows),
+        save_strategy="steps",
+        save_steps=_SAVE_STEPS,
+        save_total_limit=1,
+        logging_strategy="steps",
+        logging_steps=50,
+        disable_tqdm=False,
     )
     trainer = BinarizationTrainer(teacher, model=student, args=arguments, train_dataset=rows, data_collator=collate)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)

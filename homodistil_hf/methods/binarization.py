@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 
 from ..distillation.losses import hidden_error, prediction_terms, regression_terms
+from ..models.binarizing import calibrate
 
 
 class BinarizationTrainer(Trainer):
@@ -31,6 +32,14 @@ class BinarizationTrainer(Trainer):
             own, others = getattr(self.model.config, name), getattr(teacher.config, name)
             if own != others:
                 raise ValueError(f"teacher has {name}={others}, the student {own}; take the model it was made from")
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As `Trainer.train`; a run that begins takes the scales of activations from its first batch."""
+        if not resume_from_checkpoint:
+            with torch.random.fork_rng():  # the order of the rows must not depend on who has looked at them
+                first = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+            calibrate(self.model, {name: tensor for name, tensor in first.items() if name not in _LABELS})
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

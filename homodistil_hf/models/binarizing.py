@@ -93,11 +93,11 @@ def calibrating(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.no_grad()
 def calibrate(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> None:
-    """Set the scales of all activations from a first batch."""
+    """Set the scales of all activations from a first batch, without labels."""
     was_training = model.training
     model.eval()
     with calibrating(model):
-        model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        model(**batch)
     model.train(was_training)
 
 

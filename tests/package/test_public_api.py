@@ -13,6 +13,7 @@ from homodistil_hf.models.families import FAMILIES
 
 PUBLIC_NAMES = [
     "PRESETS",
+    "BinarizationTrainer",
     "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",
@@ -27,10 +28,13 @@ PUBLIC_NAMES = [
     "OneShotTrainer",
     "WidthPlan",
     "__version__",
+    "export_packed",
     "export_student",
     "load_text",
+    "multiply_bits",
     "prune_gradient_free",
     "resolve_plan",
+    "to_binary",
     "tokenize_to_blocks",
     "verify_export",
 ]
