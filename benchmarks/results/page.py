@@ -116,7 +116,11 @@ def _all_runs(results: Results) -> str:
     shared += [f"{next(iter(a_step)):,} tokens a step"] if len(a_step) == 1 else []
     hours = sum(record["seconds"] for record in runs) / 3600
     machines = ", ".join(dict.fromkeys(_machine(record["machine"]) for record in runs))
-    return f"{', '.join(shared) or NOT_RUN}; {len(runs)} runs, {hours:.1f} hours on {machines or 'no machine yet'}"
+    short = results.short_runs
+    more = f", and {len(short)} short runs, {short['seconds'].sum() / 3600:.1f} hours" if "seconds" in short else ""
+    return (
+        f"{', '.join(shared) or NOT_RUN}; {len(runs)} runs, {hours:.1f} hours{more} on {machines or 'no machine yet'}"
+    )
 
 
 def _sweep(sweep: Any, records: list[Record]) -> str:
