@@ -96,7 +96,9 @@ def test_every_record_is_of_a_sweep_that_is_told(committed):
     assert held_out <= committed.results.sweeps.keys()
 
 
-@pytest.mark.parametrize(("sweep", "hidden_size"), [("rates", 384), ("rates_batch", 384), ("rates_unseen", 128)])
+@pytest.mark.parametrize(
+    ("sweep", "hidden_size"), [("rates", 384), ("rates_batch", 384), ("rates_unseen", 128), ("rates_width", 288)]
+)
 def test_the_default_rate_is_within_a_factor_of_two_of_the_best_that_was_tried(committed, sweep, hidden_size):
     runs: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for one in trained(committed.results.records[sweep]):
