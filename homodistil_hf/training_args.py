@@ -106,8 +106,8 @@ class HomoDistilTrainingArguments(TrainingArguments):
     student: str | None = field(
         default=None,
         metadata={
-            "help": "Widths to reach: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan "
-            "(216-9x24-528), file or JSON."
+            "help": "Widths: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan "
+            "(216-9x24-528), JSON."
         },
     )
     width_allocation: Literal["local", "global"] = field(
