@@ -33,13 +33,13 @@ _COMPILERS = ("cc", "gcc", "clang")
 
 
 def multiply_bits(model: PreTrainedModel) -> bool:
-    """Let all packed layers of a model on a CPU multiply bits from now on.
+    """Let all packed layers of a model multiply bits from now on, wherever their inputs are on a CPU.
 
     Args:
         model: with [`PackedLinear`] layers.
 
     Returns:
-        Whether they do: False where nothing is packed, or nothing could be compiled, of which the log tells.
+        Whether they do: False where nothing is packed, or where nothing could be compiled, which the log explains.
     """
     layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
     library = compiled() if layers else None
@@ -60,7 +60,7 @@ class BitProduct:
 
     def __init__(self, library: ctypes.CDLL, layer: PackedLinear):
         self.library = library
-        signs_OI = unpack(layer.packed, layer.in_features)
+        signs_OI = unpack(layer.packed.cpu(), layer.in_features)
         self.num_inputs, self.num_outputs = layer.in_features, layer.out_features
         words_OW = _words(signs_OI > 0)
         tiles = F.pad(words_OW, (0, 0, 0, -self.num_outputs % _TILE)).unflatten(0, (-1, _TILE))

@@ -39,6 +39,14 @@ def test_packed_models_answer_as_simulated_ones(bits):
             assert packed(**rows).logits.equal(found)
 
 
+def test_bits_are_multiplied_on_a_cpu_alone():
+    model = to_binary(classifier(), activation_bits=1)
+    calibrate(model, batch(model))
+    layer = to_packed(model).bert.encoder.layer[0].intermediate.dense
+    layer.multiply = lambda *_: pytest.fail("asked for addresses of another device")
+    assert layer.to("meta")(torch.empty(2, layer.in_features, device="meta")).shape == (2, layer.out_features)
+
+
 def test_many_bits_and_float_weights_are_near_the_float_model():
     """Weights of one bit are far away; activations of eight are not."""
     model = classifier()

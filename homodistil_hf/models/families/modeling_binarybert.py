@@ -142,7 +142,7 @@ class PackedLinear(nn.Module):
         """`(…, I)` → `(…, O)`."""
         codes = self.quantizer(values)
         scale = self.quantizer.scale * self.weight_scale
-        if self.multiply is not None:
+        if self.multiply is not None and codes.device.type == "cpu":
             return self.multiply(self, codes) * scale + self.bias
         if self._signs is None or self._signs.device != codes.device:
             self._signs = unpack(self.packed, self.in_features)
