@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from .conversion import to_student
+from .conversion import CLASS_KEYS, to_student
 from .families.modeling_binarybert import (
     BinaryBertConfig,
     BinaryBertForQuestionAnswering,
@@ -102,6 +102,5 @@ def calibrate(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> None
 
 
 def _config(config: Any, changes: Mapping[str, Any]) -> BinaryBertConfig:
-    dropped = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
-    values = {name: value for name, value in config.to_dict().items() if name not in dropped}
+    values = {name: value for name, value in config.to_dict().items() if name not in CLASS_KEYS}
     return BinaryBertConfig(**values | dict(changes))

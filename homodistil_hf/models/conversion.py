@@ -12,8 +12,8 @@ from .loading import refuse_architecture, refuse_config, some
 from .resizing import replace_parameters
 from .widths import LayerWidths, WidthPlan, teacher_plan
 
-# Keys of a configuration that describe a class or a file, not the model's training.
-_CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
+CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
+"""Keys of a configuration that describe a class or a file, not the model's training."""
 _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "per_layer_config")
 
 
@@ -148,7 +148,7 @@ def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
 
 def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
     config, config_class = model.config, family_of(model.config).student_config
-    values = {key: value for key, value in config.to_dict().items() if key not in _CLASS_KEYS}
+    values = {key: value for key, value in config.to_dict().items() if key not in CLASS_KEYS}
     if not isinstance(config, config_class):
         head_dim = layer_head_dim(config)
         values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
@@ -160,7 +160,7 @@ def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
-    dropped_keys = (*_CLASS_KEYS, *_STUDENT_ONLY_KEYS)
+    dropped_keys = (*CLASS_KEYS, *_STUDENT_ONLY_KEYS)
     values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
     widths = plan.layers[0]
     values |= {
