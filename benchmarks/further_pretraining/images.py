@@ -129,11 +129,10 @@ def measured(cell: Cell, rate: float | None, *, initial: str, data: Path, output
     tried = partial(
         fine_tuned, model, rows["train"], cell["fine_tuning_steps"], seed=seed, folder=output_dir / "tuned"
     )
-    if rate is None:
-        scores = {one: accuracy(tried(rate=one), rows["held_out"]) for one in FINE_TUNING_RATES}
-        rate = max(scores, key=lambda one: scores[one])
-    trainer = tried(rate=rate)
-    found = {"validation": accuracy(trainer, rows["held_out"]), "test": accuracy(trainer, rows["test"])}
+    trainers = {one: tried(rate=one) for one in ([rate] if rate else FINE_TUNING_RATES)}
+    scores = {one: accuracy(trainer, rows["held_out"]) for one, trainer in trainers.items()}
+    rate = max(scores, key=lambda one: scores[one])
+    found = {"validation": scores[rate], "test": accuracy(trainers[rate], rows["test"])}
     facts = {"learning_rate": rate, "num_train_rows": len(rows["train"]), "metric": "accuracy"}
     return found | facts | {"distance": distance(initial, model)}
 
