@@ -33,7 +33,8 @@ _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
 # The kept share of the FFN size is that of the hidden size to this power; measured, see docs/results.md.
 _FFN_POWER = 1.75
-# The same, and the share of the hidden size that attention has, where only the compact form is wanted; likewise.
+# The same, and the share of the hidden size that attention has, where only the compact form is wanted: those of the
+# shape that was measured at a quarter.
 _COMPACT_FFN_POWER = 2.5
 _COMPACT_ATTENTION = 0.8
 
