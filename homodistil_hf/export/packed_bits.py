@@ -26,7 +26,6 @@ def export_packed(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     facts: Mapping[str, Any] | None = None,
-    card: str = "",
     overwrite: bool = False,
 ) -> Path:
     """Write a model of bits to a folder; its logits are those of the model, to float32's rounding.
@@ -36,7 +35,6 @@ def export_packed(
         folder: where to; created with its parents.
         tokenizer: saved along.
         facts: for `facts.json`.
-        card: markdown.
         overwrite: replace an earlier export in the folder.
 
     Returns:
@@ -63,8 +61,26 @@ def export_packed(
             raise ValueError(f"folder={str(folder)!r} would have {size} bytes; its bits and floats come to {least}")
         known = {"format": "packed", "size_bytes": size, "least_bytes": least, **(facts or {})}
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
-        (aside / CARD_FILE).write_text(card, encoding="utf-8")
+        (aside / CARD_FILE).write_text(_card(target.name, packed, size), encoding="utf-8")
     return target
+
+
+def _card(name: str, packed: PreTrainedModel, size: int) -> str:
+    config = packed.config
+    return f"""---
+library_name: transformers
+tags: [binarization]
+---
+
+# {name}
+
+`{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit a weight of its
+encoder and of its table of words, and activations of {config.activation_bits} bits; {size:,} bytes of weights. It loads
+with `trust_remote_code=True`: the modelling files beside this one are pure torch.
+
+Binarized beside its float teacher, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS 2022,
+arXiv 2205.13016).
+"""
 
 
 def tensor_bytes(file: Path) -> int:

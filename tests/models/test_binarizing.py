@@ -82,5 +82,6 @@ with torch.no_grad():
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert torch.allclose(torch.load(tmp_path / "logits.pt"), wanted, atol=1e-5)
+    assert "activations of 1 bits" in (folder / "README.md").read_text()
     facts = json.loads((folder / "facts.json").read_text())
     assert (folder / "model.safetensors").stat().st_size == facts["size_bytes"]
