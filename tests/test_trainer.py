@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from fake_device import DEVICE, fake_device
 from run_traces import SaveAt, assert_same_run, differences, logs_of, state_of
+from students import indices_of
 from tiny_models import VOCAB_SIZE, make_blocks, make_teacher
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator, get_scheduler
@@ -219,7 +220,7 @@ def slow_scores(trainer: HomoDistilTrainer, weights: Any, gradients: Any) -> dic
         for piece in group.slices:
             importance = (weights[piece.parameter] * gradients[piece.parameter]).abs()
             for unit in range(group.num_units):
-                values[unit] += importance.narrow(piece.dim, unit * piece.block, piece.block).sum()
+                values[unit] += importance.index_select(piece.dim, indices_of(piece, unit)).sum()
         scores[name] = 0.15 * values
     return scores
 

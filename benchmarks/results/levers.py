@@ -41,6 +41,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "at_once": {},
     "gradual": _GRADUAL,
     "gradual_end_0.1": {"pruning_end_fraction": 0.1},
+    "gradual_end_0.5": {"pruning_end_fraction": 0.5},
+    "gradual_hold_0.3": _GRADUAL | {"learning_rate_hold_fraction": 0.3},
     "same_compute": {},
     "every_step": _EVERY_STEP,
     "at_once_through_masks": {},

@@ -11,36 +11,46 @@ import torch
 from torch import nn
 
 from ..models.families import family_of
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
-from ..models.units import modules_of
+from ..models.families.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, layer_head_dim
 
 Recorded = tuple[torch.Tensor, ...]
+_LINEARS = ("query", "key", "value", "output")
 
 
 class AttentionRecorder:
     """Records what the attention of chosen layers is made from while `recording()` is on.
 
     Args:
-        model: its attention modules get the hooks; compaction keeps them, as modules stay the same.
+        model: its projections get the hooks; compaction keeps them, as modules stay the same.
         names: of `query`, `key` and `value`.
         layers: indices, negative ones from the end; default: every layer.
     """
 
     def __init__(
         self,
-        model: HomoBertPreTrainedModel,
+        model: LayerwiseModel,
         names: Sequence[str] = ("query", "key"),
         *,
         layers: Sequence[int] | None = None,
     ):
-        attentions = modules_of(model, family_of(model.config).self_attention)
-        self.attentions = attentions if layers is None else [attentions[layer] for layer in layers]
-        self._projections = [tuple(a.get_submodule(name) for name in names) for a in self.attentions]
+        all_layers, family = range(model.config.num_hidden_layers), family_of(model.config)
+        self.layers = all_layers if layers is None else [all_layers[layer] for layer in layers]
+        self._model = model
+        linears = [dict(zip(_LINEARS, family.attention_linears(model, layer), strict=True)) for layer in self.layers]
+        self._projections = [tuple(of_layer[name] for name in names) for of_layer in linears]
         self._recorded: dict[nn.Module, torch.Tensor] = {}
         self._is_on = False
         for projections in self._projections:
             for projection in projections:
                 projection.register_forward_hook(self._record)
+
+    def attention_of(self, position: int) -> tuple[int, int, float]:
+        """Heads and their channels that the `position`-th recorded layer has now, and the scale of its scores."""
+        widths = layer_config(self._model.config, self.layers[position])
+        num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
+        attention = encoder_layers(self._model)[self.layers[position]].get_submodule(self._model.attention)
+        # What has no scale of its own takes it from the head size, and the recorded queries are scaled to that.
+        return num_heads, num_heads * head_dim, getattr(attention, "scaling", head_dim**-0.5)
 
     @contextmanager
     def recording(self) -> Iterator[list[Recorded]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from .tasks import Inputs, Task
 from .teacher import FrozenTeacher
 
@@ -27,7 +27,7 @@ class DiscrepancyMeter:
         self.sums = torch.zeros(self.num_sums, dtype=torch.float64)
 
     @torch.no_grad()
-    def update(self, student: HomoBertPreTrainedModel, teacher: FrozenTeacher, inputs: Inputs) -> torch.Tensor:
+    def update(self, student: LayerwiseModel, teacher: FrozenTeacher, inputs: Inputs) -> torch.Tensor:
         """Measure one batch.
 
         Args:

@@ -30,7 +30,7 @@ class MaskedWords:
     """
 
     def __init__(self, model: PreTrainedModel):
-        self.transform = family_of(model.config).mlm_transform
+        self.entry = family_of(model.config).mlm_entry
 
     def num_predictions(self, inputs: Inputs) -> torch.Tensor:
         """Masked tokens of a batch, int64 scalar."""
@@ -48,7 +48,7 @@ class MaskedWords:
         positions_M = inputs.get("masked_positions")
         if positions_M is None:
             positions_M = (labels_N != IGNORED_LABEL).nonzero().flatten()
-        with _rows_only(model.get_submodule(self.transform), positions_M):
+        with _rows_only(model.get_submodule(self.entry), positions_M):
             logits_MV = wrapped(**self._forward(inputs)).logits
         return F.cross_entropy(logits_MV.float(), labels_N[positions_M], reduction="sum")
 
@@ -138,9 +138,9 @@ def state_error(
 
 
 @contextmanager
-def _rows_only(transform: nn.Module, positions_M: torch.Tensor) -> Iterator[None]:
+def _rows_only(entry: nn.Module, positions_M: torch.Tensor) -> Iterator[None]:
     # The stock head would decode all tokens: of a small encoder that is more work than the encoder itself.
-    hook = transform.register_forward_pre_hook(lambda _, states: (states[0].flatten(0, -2)[positions_M],))
+    hook = entry.register_forward_pre_hook(lambda _, states: (states[0].flatten(0, -2)[positions_M],))
     try:
         yield
     finally:

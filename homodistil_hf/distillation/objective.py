@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from .attention_recorder import AttentionRecorder, Recorded
 from .losses import attention_error, attention_scores, hidden_error
 from .tasks import OWN_TERMS, Inputs, task_of
@@ -35,7 +35,7 @@ class Distillation:
 
     def __init__(
         self,
-        student: HomoBertPreTrainedModel,
+        student: LayerwiseModel,
         teacher: FrozenTeacher,
         *,
         weights: Mapping[str, float],
@@ -162,15 +162,17 @@ class Distillation:
     ) -> torch.Tensor:
         errors = []
         for layer, recorded in enumerate(zip(teacher, student, strict=True)):
-            modules = [self.recorders[name].attentions[layer] for name in ("teacher", "student")]
+            shapes = [self.recorders[name].attention_of(layer) for name in ("teacher", "student")]
             scores = [
                 attention_scores(
                     *query_key,
-                    num_heads=module.num_attention_heads,
-                    scaling=module.scaling,
+                    num_heads=num_heads,
+                    scaling=scaling,
                     heads=heads.to(query_key[0].device, non_blocking=True),
                 )
-                for query_key, module, heads in zip(recorded, modules, self.kept_heads(layer), strict=True)
+                for query_key, (num_heads, _, scaling), heads in zip(
+                    recorded, shapes, self.kept_heads(layer), strict=True
+                )
             ]
             errors.append(attention_error(scores[0], scores[1], mask_BT))
         return torch.stack(errors).sum()
@@ -179,7 +181,7 @@ class Distillation:
         return self.recorders[name].recording() if name in self.recorders else nullcontext([])
 
 
-def check_weights(weights: Mapping[str, float], student: HomoBertPreTrainedModel) -> None:
+def check_weights(weights: Mapping[str, float], student: LayerwiseModel) -> None:
     """Refuse weights with which a student would learn nothing.
 
     Args:

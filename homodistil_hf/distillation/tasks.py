@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ..data.masking import IGNORED_LABEL
 from ..models.families import HEADS
 from ..models.families.family import MASKED_LM, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from .losses import multi_label_terms, prediction_terms, regression_terms
 
 Inputs = Mapping[str, torch.Tensor]
@@ -142,7 +142,7 @@ class Task:
         return (labels >= 0) & (labels < inputs["input_ids"].shape[1])
 
 
-def task_of(model: HomoBertPreTrainedModel) -> Task:
+def task_of(model: LayerwiseModel) -> Task:
     """The task of a student, from its class and `config.problem_type`.
 
     Args:
@@ -155,7 +155,7 @@ def task_of(model: HomoBertPreTrainedModel) -> Task:
     return _SEQUENCE_TASKS[_problem_type(model)] if kind is SEQUENCE_CLASSIFICATION else _TASKS[kind]
 
 
-def _problem_type(model: HomoBertPreTrainedModel) -> str:
+def _problem_type(model: LayerwiseModel) -> str:
     given = model.config.problem_type
     return given or ("regression" if model.config.num_labels == 1 else "single_label_classification")
 

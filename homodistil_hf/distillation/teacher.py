@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -63,7 +63,7 @@ class FrozenTeacher:
         dtype: type of the fast form's matrix products.
     """
 
-    def __init__(self, model: HomoBertPreTrainedModel, *, dtype: torch.dtype = torch.float32):
+    def __init__(self, model: LayerwiseModel, *, dtype: torch.dtype = torch.float32):
         self.exact = model.eval().requires_grad_(False)
         self.dtype = dtype
         self.fast = self.exact if dtype == torch.float32 else _with_matrices_in(self.exact, dtype)
@@ -107,7 +107,7 @@ class FrozenTeacher:
             return self.fast(**inputs)
 
 
-def _with_matrices_in(model: HomoBertPreTrainedModel, dtype: torch.dtype) -> HomoBertPreTrainedModel:
+def _with_matrices_in(model: LayerwiseModel, dtype: torch.dtype) -> LayerwiseModel:
     # Only Linear weights change type: autocast would cast them on every call. Embeddings and norms stay exact, and the
     # tied decoder becomes a matrix of its own.
     shared = {id(parameter): parameter for parameter in model.parameters()}

@@ -29,7 +29,7 @@ from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..models.conversion import to_student
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, weights_digest
 from .fine_tuning import settings_from
@@ -174,9 +174,7 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
 
 
 @torch.inference_mode()
-def pseudo_perplexity(
-    model: HomoBertPreTrainedModel, blocks: Dataset, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, float]:
+def pseudo_perplexity(model: LayerwiseModel, blocks: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """Mask every token of every block in turn and predict it from all others (Salazar et al., arXiv 1910.14659).
 
     Special tokens are never masked. The pseudo-perplexity is e to the mean cross-entropy.
@@ -198,7 +196,7 @@ def pseudo_perplexity(
 
 
 def _measured(
-    student: HomoBertPreTrainedModel,
+    student: LayerwiseModel,
     teacher: PreTrainedModel | None,
     blocks: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -223,7 +221,7 @@ def _measured(
     return results | pseudo_perplexity(student, chosen, tokenizer) | {"num_pseudo_perplexity_blocks": len(chosen)}
 
 
-def _masked_lm(model: PreTrainedModel, label: str) -> HomoBertPreTrainedModel:
+def _masked_lm(model: PreTrainedModel, label: str) -> LayerwiseModel:
     student = to_student(model).eval()
     if task_of(student).name != "mlm":
         raise ValueError(
@@ -249,7 +247,7 @@ def _found_teacher(
         return None
 
 
-def _check_vocabularies(student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel) -> None:
+def _check_vocabularies(student: LayerwiseModel, teacher: LayerwiseModel) -> None:
     sizes = (student.config.vocab_size, teacher.config.vocab_size)
     if sizes[0] != sizes[1]:
         raise ValueError(

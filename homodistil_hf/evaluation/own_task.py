@@ -18,7 +18,7 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..files.strict_json import write_json
 from ..models.conversion import to_stock
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, predict
@@ -105,7 +105,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
 
 
 def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], folder: Path) -> None:
-    stock = to_stock(model) if isinstance(model, HomoBertPreTrainedModel) else model
+    stock = to_stock(model) if isinstance(model, LayerwiseModel) else model
     if names:
         stock.config.id2label = dict(enumerate(names))
         stock.config.label2id = {name: index for index, name in enumerate(names)}

@@ -30,7 +30,7 @@ from ..files.tensors import load_tensors
 from ..methods.conditions import with_settings
 from ..models.cost import encoder_macs
 from ..models.families.family import PROJECTIONS
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.budgets import is_latency_budget
@@ -209,7 +209,7 @@ def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Pa
     gc.collect()  # a trainer is full of cycles, and the next member wants its memory
 
 
-def load_member(folder: Path) -> HomoBertPreTrainedModel:
+def load_member(folder: Path) -> LayerwiseModel:
     """Load a finished member as what the next one starts as: its student, with the projections that it has learned."""
     student, tensors = load_export(folder / STUDENT_FOLDER), load_tensors(folder / PROJECTIONS_FILE)
     if tensors:

@@ -250,6 +250,10 @@ def _usage(facts: Mapping[str, Any]) -> str:
     )
 
 
+def _code_files(facts: Mapping[str, Any]) -> str:
+    return " and ".join(f"`{name}`" for name in sorted(facts["files"]) if name.endswith(".py"))
+
+
 def _format_note(facts: Mapping[str, Any]) -> str:
     forms = facts["forms"]
     if facts["format"] == "standard":
@@ -259,7 +263,7 @@ def _format_note(facts: Mapping[str, Any]) -> str:
     else:
         note = (
             f"It needs transformers {facts['requires']['transformers']}. `trust_remote_code=True` runs "
-            f"`modeling_homobert.py` from this folder, which imports torch and transformers only; after "
+            f"{_code_files(facts)} from this folder, which import torch and transformers only; after "
             f"`import homodistil_hf` it is not needed."
         )
     if not forms:

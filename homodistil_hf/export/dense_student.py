@@ -6,7 +6,7 @@ from typing import Any
 
 from ..files.checkpoints import SCORES_FILE, check_manifest
 from ..files.tensors import load_tensors
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
 from ..models.saved_student import read_state, weights_without_projections
 from ..models.units import encoder_groups
@@ -16,14 +16,14 @@ from ..pruning.masks import choose_masks, full_masks
 from ..pruning.pruner import Pruner, PruningSettings
 
 
-def dense_copy(model: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
+def dense_copy(model: LayerwiseModel) -> LayerwiseModel:
     """A student of its own in evaluation mode, on the CPU, without projections."""
     student = type(model)(copy.deepcopy(model.config))
     student.load_state_dict(weights_without_projections(model))
     return student.eval()
 
 
-def narrowed_copy(pruner: Pruner, *, format: str) -> HomoBertPreTrainedModel:
+def narrowed_copy(pruner: Pruner, *, format: str) -> LayerwiseModel:
     """A student of its own that has not reached its plan, at the nearest possible widths; else as [`dense_copy`].
 
     Args:
@@ -49,7 +49,7 @@ def check_finished(is_finished: bool, *, kept: WidthPlan, target: WidthPlan, all
 
 def checkpoint_student(
     folder: str | Path, *, format: str, allow_partial: bool
-) -> tuple[HomoBertPreTrainedModel, dict[str, Any]]:
+) -> tuple[LayerwiseModel, dict[str, Any]]:
     """The student of a checkpoint, without a trainer.
 
     Args:

@@ -16,7 +16,7 @@ from ..files.strict_json import write_json
 from ..models.conversion import remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
 from ..models.families import family_of
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.tokenizers import stored_tokenizer
 from ..models.widths import WidthPlan, teacher_plan
@@ -106,7 +106,8 @@ def export_student(
         with plain_classes(type(exported), type(exported.config)):
             exported.save_pretrained(aside)
         if format == "compact":
-            shutil.copy(family_of(student.config).modeling_file, aside)
+            for file in family_of(student.config).modeling_files:
+                shutil.copy(file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         known["files"] = file_facts(aside)
@@ -115,7 +116,7 @@ def export_student(
     return target
 
 
-def load_export(folder: str | Path) -> HomoBertPreTrainedModel:
+def load_export(folder: str | Path) -> LayerwiseModel:
     """Load an export of either format as a student in float32, in evaluation mode; padding is cut off again.
 
     Raises:
@@ -226,7 +227,7 @@ def plain_classes(*classes: Any) -> Iterator[None]:
             marked._auto_class = mark
 
 
-def _with_auto_map(student: HomoBertPreTrainedModel) -> HomoBertPreTrainedModel:
+def _with_auto_map(student: LayerwiseModel) -> LayerwiseModel:
     # save_pretrained would name the instantiated class only.
     student.config.auto_map = family_of(student.config).auto_map
     return student

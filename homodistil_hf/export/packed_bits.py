@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.strict_json import write_json
 from ..models.binarizing import to_packed
-from ..models.families import modeling_binarybert, modeling_homobert
+from ..models.families import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ..models.families.modeling_binarybert import PackedEmbedding, PackedLinear
 from .export_folder import check_target, plain_classes, written_aside
 from .facts import CARD_FILE, FACTS_FILE, file_facts
@@ -52,7 +52,7 @@ def export_packed(
     with written_aside(target) as aside:
         with plain_classes(type(packed), type(packed.config)):
             packed.save_pretrained(aside)
-        for module in (modeling_binarybert, modeling_homobert):
+        for module in (modeling_binarybert, modeling_homobert, modeling_layerwise):
             shutil.copy(str(module.__file__), aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)

@@ -181,19 +181,22 @@ def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {auto_map}"
     if facts["format"] != "compact":
         return
-    name, own = family.modeling_file.name, file_digest(family.modeling_file)
-    if not (folder / name).is_file():
-        yield f"{name}: expected in a compact export, found nothing"
-    elif (found := file_digest(folder / name)) not in (own, *family.earlier_code):
-        writer = facts["versions"].get("homodistil_hf")
-        yield (
-            f"{name}: expected this package's own file (sha256 {own}), found another ({found}), written by "
-            f"homodistil_hf {writer}; it was not run"
-        )
+    own, *shared = family.modeling_files
+    if (folder / own.name).is_file() and file_digest(folder / own.name) in family.earlier_code:
+        return  # of when the file was complete in itself
+    for file in (own, *shared):
+        if not (folder / file.name).is_file():
+            yield f"{file.name}: expected in a compact export, found nothing"
+        elif (found := file_digest(folder / file.name)) != (expected_digest := file_digest(file)):
+            writer = facts["versions"].get("homodistil_hf")
+            yield (
+                f"{file.name}: expected this package's own file (sha256 {expected_digest}), found another ({found}), "
+                f"written by homodistil_hf {writer}; it was not run"
+            )
 
 
 def _present_code(folder: Path) -> Path | None:
-    paths = (folder / family.modeling_file.name for family in FAMILIES.values())
+    paths = (folder / family.modeling_files[0].name for family in FAMILIES.values())
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -54,7 +54,7 @@ class FreshTrainer(DistillationTrainer):
         # Its heads have never seen another scale than that of their own size.
         self.model.config.softmax_head_dim = None
         if mlm_trains == "head":
-            self.model.get_submodule(family_of(self.model.config).mlm_transform).register_forward_pre_hook(
+            self.model.get_submodule(family_of(self.model.config).mlm_entry).register_forward_pre_hook(
                 _without_gradient
             )
 

@@ -20,7 +20,7 @@ from ..files.messages import nearest_name, shown
 from ..files.strict_json import is_number, is_whole
 from ..models.conversion import to_student
 from ..models.cost import encoder_macs
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
 from ..models.units import UnitTensors, encoder_groups
 from ..models.widths import WidthPlan, teacher_plan
@@ -31,7 +31,7 @@ from ..pruning.activations import (
     check_samples,
     ffn_statistics,
     num_tokens,
-    second_matrix,
+    second_linear,
 )
 from ..pruning.compaction import compact
 from ..pruning.masks import full_masks
@@ -139,7 +139,7 @@ def prune_gradient_free(
     macs: float = 0.6,
     *,
     settings: GradientFreeSettings | None = None,
-) -> HomoBertPreTrainedModel:
+) -> LayerwiseModel:
     """Drop FFN neurons of a fine-tuned model down to a budget, in forward passes on unlabeled text alone.
 
     Filters of all layers are ranked together, so layers become uneven; attention and the hidden size stay. The model
@@ -231,7 +231,7 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
 
 
 def filter_statistics(
-    student: HomoBertPreTrainedModel, batches: Sequence[Batch], settings: GradientFreeSettings
+    student: LayerwiseModel, batches: Sequence[Batch], settings: GradientFreeSettings
 ) -> FilterStatistics:
     """Run the encoder over all batches once, see [`ffn_statistics`]; empty where there is none."""
     if not batches:
@@ -241,7 +241,7 @@ def filter_statistics(
 
 
 def filter_scores(
-    student: HomoBertPreTrainedModel, statistics: FilterStatistics, settings: GradientFreeSettings
+    student: LayerwiseModel, statistics: FilterStatistics, settings: GradientFreeSettings
 ) -> UnitTensors:
     """Rank filters: algorithm 2 of arXiv 2303.04185.
 
@@ -251,7 +251,7 @@ def filter_scores(
     """
     scores: UnitTensors = {}
     for name in (f"ffn.{index}" for index in range(student.config.num_hidden_layers)):
-        filters_FH = student.get_parameter(second_matrix(student, name)).detach().T
+        filters_FH = second_linear(student, name).weight.detach().T
         score_F = torch.ones(len(filters_FH), dtype=torch.float64, device=filters_FH.device)
         if "r2" in settings.ranking:
             kernel_FF = gaussian_kernel(filters_FH, denominator=settings.denominator)
@@ -276,7 +276,7 @@ def _normalized(values_F: torch.Tensor, how: str) -> torch.Tensor:
 
 
 def prune_filters(
-    student: HomoBertPreTrainedModel,
+    student: LayerwiseModel,
     scores: UnitTensors,
     macs: float,
     *,
@@ -296,7 +296,7 @@ def prune_filters(
     kept = _kept(scores, num_kept_filters(plan, macs))
     for name, mask_F in kept.items():
         if products and not bool(mask_F.all()):
-            weight_HF = student.get_parameter(second_matrix(student, name))
+            weight_HF = second_linear(student, name).weight
             products_FF = output_products(products[name], weight_HF.detach().T)
             scales_F = least_squares_scales(products_FF, mask_F.to(products_FF.device), damping=damping)
             weight_HF.data.mul_(scales_F.to(weight_HF.dtype))

@@ -25,7 +25,7 @@ from ..distillation.tasks import Inputs
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..files.messages import shown
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.widths import WidthPlan, chosen
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .conditions import check_recordable, other_heads
@@ -182,9 +182,7 @@ class RelationDistillation(Distillation):
     `weights` also name the `relations`, which are between the student's last layer and one of the teacher's.
     """
 
-    def __init__(
-        self, student: HomoBertPreTrainedModel, teacher: FrozenTeacher, *, relations: Relations, **kwargs: Any
-    ):
+    def __init__(self, student: LayerwiseModel, teacher: FrozenTeacher, *, relations: Relations, **kwargs: Any):
         super().__init__(student, teacher, **kwargs)
         self.relations = relations
         self.sides = {
@@ -223,10 +221,9 @@ class RelationDistillation(Distillation):
         return terms, outputs
 
     def _scaling(self, side: str, left: str, right: str) -> float:
-        (attention,) = self.sides[side].attentions
-        if left != right:
-            return attention.scaling  # the model's own attention
-        return (attention.all_head_size / self.relations.num_heads) ** -0.5
+        num_channels, scaling = self.sides[side].attention_of(0)[1:]
+        # That of the model's own attention, or of the relation heads.
+        return scaling if left != right else (num_channels / self.relations.num_heads) ** -0.5
 
 
 def _relation_heads(asked: int | None, sizes: tuple[int, int]) -> int:

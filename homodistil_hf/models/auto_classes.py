@@ -14,7 +14,15 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-STUDENT_TYPES = {"homobert": f"{__package__}.families.modeling_homobert"}
+STUDENT_TYPES = {
+    student_type: f"{__package__}.families.modeling_{file}"
+    for file, student_types in {
+        "homobert": ("homobert",),
+        "homoroberta": ("homoroberta", "homoxlm-roberta", "homocamembert"),
+        "homodistilbert": ("homodistilbert",),
+    }.items()
+    for student_type in student_types
+}
 """`model_type` of a student → the module of its classes."""
 
 _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"

@@ -6,8 +6,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .families import FAMILIES, HEADS, family_of
-from .families.family import PROJECTIONS, EncoderFamily
-from .families.modeling_homobert import HomoBertPreTrainedModel, layer_head_dim
+from .families.family import NEURON, PROJECTIONS, QUERY, VALUE, EncoderFamily, Shapes
+from .families.modeling_layerwise import LayerwiseModel, layer_head_dim
 from .loading import refuse_architecture, refuse_config, some
 from .resizing import replace_parameters
 from .widths import LayerWidths, WidthPlan, teacher_plan
@@ -17,7 +17,7 @@ CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version",
 _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "per_layer_config")
 
 
-def to_student(model: PreTrainedModel) -> HomoBertPreTrainedModel:
+def to_student(model: PreTrainedModel) -> LayerwiseModel:
     """Copy a teacher into the student class of the same head; logits stay the same.
 
     Args:
@@ -55,7 +55,7 @@ def to_student(model: PreTrainedModel) -> HomoBertPreTrainedModel:
     return student.to(model.device).train(model.training)
 
 
-def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
+def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     """Zero-pad a student to uniform widths and return it as the stock class; logits stay the same.
 
     A zero FFN neuron and a head with zero value rows contribute exactly nothing. Stock BERT takes its softmax scale
@@ -79,16 +79,17 @@ def to_stock(model: HomoBertPreTrainedModel) -> PreTrainedModel:
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
-        softmax_head_dim = model.config.softmax_head_dim or old.head_dim
-        for name in _of_layer(family.query, index):
-            state[name] = state[name] * (new.head_dim / softmax_head_dim) ** 0.5
+        factor = (new.head_dim / (model.config.softmax_head_dim or old.head_dim)) ** 0.5
+        query = f"{family.prefix}.{family.layers}.{index}.{family.attention[0]}."
+        for name in [name for name in state if name.startswith(query)]:
+            state[name] = state[name] * factor
         state |= _resized_layer(state, family, index, (old, new))
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
     return stock.train(model.training)
 
 
-def remove_padding(student: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
+def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
     """Cut off what [`to_stock`] padded, in place; logits stay the same.
 
     Args:
@@ -114,22 +115,20 @@ def remove_padding(student: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
     replace_parameters(student, tensors, plan=plan)
 
 
-def _of_layer(templates: tuple[str, ...], layer: int) -> list[str]:
-    return [template.format(l=layer) for template in templates]
+def _layer_shapes(family: EncoderFamily, layer: int) -> Shapes:
+    return {f"{family.prefix}.{family.layers}.{layer}.{name}": dims for name, dims in family.layer.items()}
 
 
 def _resized_layer(
     state: dict[str, torch.Tensor], family: EncoderFamily, layer: int, widths: tuple[LayerWidths, LayerWidths]
 ) -> dict[str, torch.Tensor]:
-    resized, num_neurons = {}, widths[1].intermediate_size
-    for name in _of_layer(family.query + family.key + family.value, layer):
-        resized[name] = _resized_heads(state[name], *widths)
-    for name in _of_layer(family.attention_output, layer):
-        resized[name] = _resized_heads(state[name].T, *widths).T.contiguous()
-    for name in _of_layer(family.ffn_rows, layer):
-        resized[name] = _resized(state[name], (num_neurons,))
-    for name in _of_layer(family.ffn_columns, layer):
-        resized[name] = _resized(state[name].T, (num_neurons,)).T.contiguous()
+    """The parameters of a layer that have another size at other widths, cut or zero-padded."""
+    resized: dict[str, torch.Tensor] = {}
+    for name, dims in _layer_shapes(family, layer).items():
+        for dim, what in enumerate(dims):
+            if what in _RESIZED:
+                turned = resized.get(name, state[name]).transpose(0, dim)
+                resized[name] = _RESIZED[what](turned, *widths).transpose(0, dim).contiguous()
     return resized
 
 
@@ -144,6 +143,14 @@ def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     window = tuple(slice(min(pair)) for pair in zip(resized.shape, tensor.shape, strict=True))
     resized[window] = tensor[window]
     return resized
+
+
+def _resized_neurons(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
+    return _resized(rows, (new.intermediate_size,))
+
+
+_RESIZED = {QUERY: _resized_heads, VALUE: _resized_heads, NEURON: _resized_neurons}
+"""What the indices of a dimension are → how it takes other widths."""
 
 
 def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -162,13 +169,13 @@ def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
 def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
     dropped_keys = (*CLASS_KEYS, *_STUDENT_ONLY_KEYS)
     values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
-    widths = plan.layers[0]
+    widths, family = plan.layers[0], family_of(config)
     values |= {
-        "hidden_size": plan.hidden_size,
-        "num_attention_heads": widths.num_attention_heads,
-        "intermediate_size": widths.intermediate_size,
+        family.named("hidden_size"): plan.hidden_size,
+        family.named("num_attention_heads"): widths.num_attention_heads,
+        family.named("intermediate_size"): widths.intermediate_size,
     }
-    return family_of(config).stock_config(**values, **_runtime_settings(config))
+    return family.stock_config(**values, **_runtime_settings(config))
 
 
 def _runtime_settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..models.families import HEADS
+from .families import HEADS, family_of
+from .families.family import HIDDEN, NEURON, QUERY, VALUE
 from .widths import LayerWidths, WidthPlan, teacher_plan
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes
 
 
 def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | None = None) -> int:
-    """Count the parameters of a BERT with the widths of `plan`, exactly and without building it; tied ones once.
+    """Count the parameters of an encoder with the widths of `plan`, exactly and without building it; tied ones once.
 
     Args:
         plan: of the model; uneven ones give the compact form, `plan.padded()` the stock one.
@@ -33,9 +36,28 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
 
     ```
     """
-    embeddings = (config.vocab_size + config.max_position_embeddings + config.type_vocab_size) * plan.hidden_size
-    encoder = sum(_count_layer(layer, plan.hidden_size) for layer in plan.layers)
-    return embeddings + _count_norm(plan.hidden_size) + encoder + _count_head(head, plan.hidden_size, config)
+    family = family_of(config)
+    found = next(known for known in family.heads if known.kind.name == head) if head else None
+    tables = [family.embeddings, *([found.shapes] if found else [])]
+    if found and not config.tie_word_embeddings:
+        tables.append(found.untied)
+    fixed = sum(_count(dims, config, plan, plan.widest) for shapes in tables for dims in shapes.values())
+    layers = collections.Counter(plan.layers)
+    return fixed + sum(
+        number * sum(_count(dims, config, plan, widths) for dims in family.layer.values())
+        for widths, number in layers.items()
+    )
+
+
+def _count(dims: tuple[str, ...], config: PreTrainedConfig, plan: WidthPlan, widths: LayerWidths) -> int:
+    """Elements of a parameter."""
+    sizes = {
+        HIDDEN: plan.hidden_size,
+        QUERY: widths.attention_size,
+        VALUE: widths.attention_size,
+        NEURON: widths.intermediate_size,
+    }
+    return math.prod(sizes[what] if what in sizes else getattr(config, what) for what in dims)
 
 
 def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
@@ -58,35 +80,6 @@ def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
         + 2 * sequence_length * layer.attention_size
         for layer in plan.layers
     )
-
-
-def _count_layer(layer: LayerWidths, hidden_size: int) -> int:
-    query_key_value = 3 * _count_linear(hidden_size, layer.attention_size)
-    attention = query_key_value + _count_linear(layer.attention_size, hidden_size) + _count_norm(hidden_size)
-    ffn_in = _count_linear(hidden_size, layer.intermediate_size)
-    return attention + ffn_in + _count_linear(layer.intermediate_size, hidden_size) + _count_norm(hidden_size)
-
-
-def _count_head(head: str | None, hidden_size: int, config: PreTrainedConfig) -> int:
-    square = _count_linear(hidden_size, hidden_size)
-    # Untied, the decoder has its own weight, and its own bias beside the head's.
-    decoder = config.vocab_size * (1 if config.tie_word_embeddings else hidden_size + 2)
-    task = _count_linear(hidden_size, config.num_labels)
-    return {
-        None: 0,
-        "masked_lm": square + _count_norm(hidden_size) + decoder,
-        "sequence_classification": square + task,
-        "token_classification": task,
-        "question_answering": task,
-    }[head]
-
-
-def _count_linear(num_inputs: int, num_outputs: int) -> int:
-    return (num_inputs + 1) * num_outputs
-
-
-def _count_norm(num_channels: int) -> int:
-    return 2 * num_channels
 
 
 def model_facts(model: PreTrainedModel) -> dict[str, Any]:

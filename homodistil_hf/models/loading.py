@@ -171,9 +171,10 @@ def refuse_architecture(class_name: str) -> None:
 
 def refuse_config(config: PreTrainedConfig) -> None:
     """Refuse what a student of a teacher's widths could not repeat: a decoder, positions of another kind."""
-    if config.is_decoder or config.add_cross_attention:
+    decodes = {name: getattr(config, name, False) for name in ("is_decoder", "add_cross_attention")}
+    if any(decodes.values()):
         raise ValueError(
-            f"teacher config has is_decoder={config.is_decoder}, add_cross_attention={config.add_cross_attention}; "
+            f"teacher config has {', '.join(f'{name}={value}' for name, value in decodes.items())}; "
             f"only encoders are supported: set both to False if the model was trained to see both directions"
         )
     # Position embeddings of other kinds were dropped from transformers' BERT, which would load them as absolute ones.

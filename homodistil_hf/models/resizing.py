@@ -8,14 +8,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .families import family_of
-from .families.modeling_homobert import HomoBertPreTrainedModel, layer_config
-from .units import Indices, modules_of
+from .families.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, write_widths
+from .units import Indices
 from .widths import WidthPlan, chosen, teacher_plan
 
 
 def replace_parameters(
-    model: HomoBertPreTrainedModel,
+    model: LayerwiseModel,
     tensors: Mapping[str, torch.Tensor],
     *,
     plan: WidthPlan,
@@ -41,7 +40,7 @@ def replace_parameters(
 
 @torch.no_grad()
 def slice_parameters(
-    model: HomoBertPreTrainedModel,
+    model: LayerwiseModel,
     indices: Indices,
     *,
     plan: WidthPlan,
@@ -112,7 +111,7 @@ def _check_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.P
                 )
 
 
-def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
+def set_widths(model: LayerwiseModel, plan: WidthPlan) -> None:
     """Write widths that its parameters already have into a model's configuration and its modules' attributes."""
     write_plan(model.config, plan)
     for module in model.modules():
@@ -122,30 +121,26 @@ def set_widths(model: HomoBertPreTrainedModel, plan: WidthPlan) -> None:
             module.embedding_dim = module.weight.shape[1]
         elif isinstance(module, nn.LayerNorm):
             module.normalized_shape = tuple(module.weight.shape)
-    for index, attention in enumerate(modules_of(model, family_of(model.config).self_attention)):
-        attention.set_widths(layer_config(model.config, index))
+    for index, layer in enumerate(encoder_layers(model)):
+        model.set_layer_widths(layer, layer_config(model.config, index))
 
 
 def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
-    """Set the widths of a student's configuration: plain attributes when uniform, `per_layer_config` when not."""
-    config.per_layer_config = None
-    config.hidden_size = plan.hidden_size
-    widths = [dataclasses.asdict(layer) for layer in plan.layers]
-    for name, value in widths[0].items():
-        setattr(config, name, value)
-    if not plan.is_uniform:
-        config.per_layer_config = dict(enumerate(widths))
+    """Set the widths of a student's configuration."""
+    write_widths(config, plan.hidden_size, [dataclasses.asdict(layer) for layer in plan.layers])
 
 
-def keep_layers(model: HomoBertPreTrainedModel, layers: Sequence[int]) -> HomoBertPreTrainedModel:
+def keep_layers(model: LayerwiseModel, layers: Sequence[int]) -> LayerwiseModel:
     """Copy a student or teacher with some of its layers, rising indices, only."""
     shallow = copy.deepcopy(model)
     plan = chosen(teacher_plan(model.config), layers)
-    family = family_of(model.config)
-    (encoder,) = modules_of(shallow, family.encoder_stack)
-    encoder.layer = nn.ModuleList(encoder.layer[index] for index in layers)
+    stack = encoder_layers(shallow)
+    kept = [stack[index] for index in layers]
+    shallow.base_model.set_submodule(shallow.layers, nn.ModuleList(kept))
     shallow.config.num_hidden_layers = len(layers)
     write_plan(shallow.config, plan)
-    for position, attention in enumerate(modules_of(shallow, family.self_attention)):
-        attention.layer_idx = position
+    for position, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                setattr(module, "layer_idx", position)  # noqa: B010 (some modules have it)
     return shallow

@@ -18,7 +18,7 @@ from ..files.messages import shown
 from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from .families.family import PROJECTIONS
-from .families.modeling_homobert import HomoBertPreTrainedModel
+from .families.modeling_layerwise import LayerwiseModel
 from .resizing import replace_parameters
 from .widths import WidthPlan, teacher_plan
 
@@ -65,12 +65,12 @@ def _check_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]
             raise ValueError(f"{label} has {name}={shown(values[name])}; expected a value of type {words}")
 
 
-def weights_without_projections(model: HomoBertPreTrainedModel) -> dict[str, torch.Tensor]:
+def weights_without_projections(model: LayerwiseModel) -> dict[str, torch.Tensor]:
     """The student's own weights: name → tensor."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_PREFIX)}
 
 
-def save_projections(folder: Path, model: HomoBertPreTrainedModel) -> None:
+def save_projections(folder: Path, model: LayerwiseModel) -> None:
     """Write the projections of a student, which its weights leave out."""
     projections = {
         name.removeprefix(_PREFIX): tensor.detach().cpu().contiguous()
@@ -81,9 +81,7 @@ def save_projections(folder: Path, model: HomoBertPreTrainedModel) -> None:
         save_file(projections, folder / PROJECTIONS_FILE)
 
 
-def load_student(
-    folder: Path, model: HomoBertPreTrainedModel, *, optimizer: torch.optim.Optimizer | None = None
-) -> None:
+def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Bring a student back to a checkpoint, whatever widths it has now.
 
     Args:

@@ -1,17 +1,17 @@
 """Which parameters belong together: groups, units and slices of an encoder; which of them go is decided elsewhere."""
 
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
-from .families import family_of
-from .families.family import EncoderFamily
-from .families.modeling_homobert import HomoBertPreTrainedModel, layer_config, layer_head_dim
+from .families import HEADS, family_of
+from .families.family import HIDDEN, NEURON, PROJECTIONS, QUERY, VALUE, EncoderFamily
+from .families.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -21,7 +21,34 @@ UnitTensors = dict[str, torch.Tensor]
 Indices: TypeAlias = Mapping[str, Mapping[int, torch.Tensor]]
 """Parameter → dimension → int64 indices that are kept."""
 
-_Source: TypeAlias = tuple[tuple[str, int], ...]  # groups that divide one dimension, and their blocks
+_Maps: TypeAlias = list[tuple[str, "UnitMap | None"]]  # groups that divide one dimension, and their maps
+_Source: TypeAlias = tuple[tuple[str, int], ...]  # the same, each map by its identity
+_SAME = id(None)
+_PROJECTION: tuple[str, ...] = ("teacher", HIDDEN)
+
+
+class UnitMap:
+    """Which unit of a group each index of a dimension belongs to; slices of the same places share one.
+
+    Args:
+        unit_of_index: int64, as long as the dimension; −1 = of no unit. All units have as many indices.
+    """
+
+    def __init__(self, unit_of_index: torch.Tensor):
+        self.unit_of_index = unit_of_index
+        order = unit_of_index.argsort(stable=True)[int((unit_of_index < 0).sum()) :]
+        is_in_order = order.equal(torch.arange(len(unit_of_index)))
+        self._order = None if is_in_order else order
+
+    def by_unit(self, values: torch.Tensor, num_units: int) -> torch.Tensor:
+        """`(…, indices)` → `(…, num_units, indices of a unit)`."""
+        if self._order is not None:  # gathered, not added up in place: all ranks must find the same sums
+            values = values.index_select(-1, self._order.to(values.device))
+        return values.view(*values.shape[:-1], num_units, -1)
+
+    def kept(self, mask: torch.Tensor) -> torch.Tensor:
+        """Bool a unit → bool an index; one that belongs to no unit is kept."""
+        return mask[self.unit_of_index] | (self.unit_of_index < 0)
 
 
 @dataclass(frozen=True)
@@ -31,12 +58,12 @@ class Slice:
     Args:
         parameter: name in `model.named_parameters()`.
         dim: dimension that the units divide.
-        block: consecutive indices of that dimension that belong to one unit, ≥ 1.
+        units: which unit each index of that dimension is; None: index and unit are the same.
     """
 
     parameter: str
     dim: int
-    block: int = 1
+    units: UnitMap | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,7 @@ class Group:
         name: `hidden`, `head.{l}`, `query_key.{l}`, `value_output.{l}` or `ffn.{l}`.
         kind: `hidden`, `attention` or `ffn`: what shares one pruning window.
         num_units: units in the model as it stands, ≥ 1.
-        slices: all places that a unit dies in at once, with one block.
+        slices: all places that a unit dies in at once.
     """
 
     name: str
@@ -56,12 +83,12 @@ class Group:
     slices: tuple[Slice, ...]
 
 
-def encoder_groups(model: HomoBertPreTrainedModel, family: EncoderFamily | None = None) -> dict[str, Group]:
+def encoder_groups(model: LayerwiseModel, family: EncoderFamily | None = None) -> dict[str, Group]:
     """All groups of a student, with or without projections, at its present widths.
 
     Args:
         model: the student.
-        family: parameter paths of its architecture; default: those of its model type.
+        family: its architecture; default: that of its model type.
 
     Returns:
         `hidden` first, then layer by layer `head.{l}`, `query_key.{l}`, `value_output.{l}`, `ffn.{l}`.
@@ -69,51 +96,59 @@ def encoder_groups(model: HomoBertPreTrainedModel, family: EncoderFamily | None 
     Raises:
         ValueError: the model has a parameter that no row of the table covers.
     """
-    names, family = [name for name, _ in model.named_parameters()], family or family_of(model.config)
-    hidden = tuple(Slice(name, dim) for name in names for pattern, dim in family.hidden if re.fullmatch(pattern, name))
-    groups = [Group("hidden", "hidden", model.config.hidden_size, hidden)]
-    for layer in range(model.config.num_hidden_layers):
-        groups.extend(_layer_groups(model, layer, family))
-    _check_coverage(names, groups, family)
-    return {group.name: group for group in groups}
-
-
-def _layer_groups(model: HomoBertPreTrainedModel, layer: int, family: EncoderFamily) -> list[Group]:
-    widths = layer_config(model.config, layer)
-    num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
-
-    query_key = family.query + family.key
-
-    def slices(templates: tuple[str, ...], dim: int, block: int = 1) -> tuple[Slice, ...]:
-        return tuple(Slice(template.format(l=layer), dim, block) for template in templates)
-
-    def attention(templates: tuple[str, ...], block: int) -> tuple[Slice, ...]:
-        return slices(templates, 0, block)
-
-    head = attention(query_key + family.value, head_dim) + slices(family.attention_output, 1, head_dim)
-    value_output = attention(family.value, 1) + slices(family.attention_output, 1)
-    ffn = slices(family.ffn_rows, 0) + slices(family.ffn_columns, 1)
-    num_channels = num_heads * head_dim
-    return [
-        Group(f"head.{layer}", "attention", num_heads, head),
-        Group(f"query_key.{layer}", "attention", num_channels, attention(query_key, 1)),
-        Group(f"value_output.{layer}", "attention", num_channels, value_output),
-        Group(f"ffn.{layer}", "ffn", widths.intermediate_size, ffn),
-    ]
-
-
-def _check_coverage(names: list[str], groups: list[Group], family: EncoderFamily) -> None:
-    covered = {piece.parameter for group in groups for piece in group.slices}
-    unknown = [
-        name
-        for name in names
-        if name not in covered and not any(re.fullmatch(pattern, name) for pattern in family.unpruned)
-    ]
+    family = family or family_of(model.config)
+    num_layers = model.config.num_hidden_layers
+    shapes = family.shapes(num_layers, HEADS.get(type(model).__name__))
+    groups: dict[str, tuple[str, int, list[Slice]]] = {"hidden": ("hidden", model.config.hidden_size, [])}
+    maps = [_LayerUnits(layer_config(model.config, index), index) for index in range(num_layers)]
+    for of_layer in maps:
+        groups |= {name: (kind, number, []) for name, (kind, number) in of_layer.groups.items()}
+    unknown = []
+    for name, parameter in model.named_parameters():
+        if name.startswith(f"{PROJECTIONS}."):
+            dims, layer = _PROJECTION, None
+        elif name in shapes:
+            dims, layer = shapes[name]
+        else:
+            unknown.append(name)
+            continue
+        for dim, what in enumerate(dims[: parameter.dim()]):
+            found = {"hidden": None} if what == HIDDEN else maps[layer].of(what) if layer is not None else {}
+            for group, units in found.items():
+                groups[group][2].append(Slice(name, dim, units))
     if unknown:
         raise ValueError(
             f"model parameters {', '.join(unknown)} are unknown to the {family.model_type} table of units; "
             "remove them from the model, or add them to homodistil_hf.models.families"
         )
+    return {name: Group(name, kind, number, tuple(pieces)) for name, (kind, number, pieces) in groups.items()}
+
+
+class _LayerUnits:
+    """The groups of one layer, and which of their units each index of a dimension is."""
+
+    def __init__(self, widths: PreTrainedConfig, layer: int):
+        num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
+        num_channels, num_neurons = num_heads * head_dim, family_of(widths).num_neurons(widths)
+        head, query_key, value_output, ffn = (
+            f"{kind}.{layer}" for kind in ("head", "query_key", "value_output", "ffn")
+        )
+        self.groups = {
+            head: ("attention", num_heads),
+            query_key: ("attention", num_channels),
+            value_output: ("attention", num_channels),
+            ffn: ("ffn", num_neurons),
+        }
+        head_of_channel = UnitMap(torch.arange(num_channels) // head_dim)
+        self._maps: dict[str, dict[str, UnitMap | None]] = {
+            QUERY: {head: head_of_channel, query_key: None},
+            VALUE: {head: head_of_channel, value_output: None},
+            NEURON: {ffn: None},
+        }
+
+    def of(self, what: str) -> dict[str, UnitMap | None]:
+        """Group → its map, for what the indices of a dimension are."""
+        return self._maps.get(what, {})
 
 
 def sums_along(values: torch.Tensor, dim: int) -> torch.Tensor:
@@ -141,21 +176,23 @@ def kept_indices(
     """
     masks = {name: masks[name].cpu() for name in groups}
     smaller = {name for name, mask in masks.items() if not bool(mask.all())}
-    divided: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    divided: dict[tuple[str, int], _Maps] = {}
     for name in (name for name in groups if name in smaller):
         for piece in groups[name].slices:
-            divided.setdefault((piece.parameter, piece.dim), []).append((name, piece.block))
-    sources = {((name, 1),) for name in smaller}.union(map(tuple, divided.values()))
-    found = _moved({source: _kept_by_all(masks, source) for source in sorted(sources)}, device)
+            divided.setdefault((piece.parameter, piece.dim), []).append((name, piece.units))
+    places = {place: tuple((name, id(units)) for name, units in sources) for place, sources in divided.items()}
+    wanted: dict[_Source, _Maps] = {((name, _SAME),): [(name, None)] for name in smaller}
+    wanted |= {places[place]: sources for place, sources in divided.items()}
+    found = _moved({source: _kept_by_all(masks, wanted[source]) for source in wanted}, device)
     indices: dict[str, dict[int, torch.Tensor]] = {}
-    for (parameter, dim), source in divided.items():
-        indices.setdefault(parameter, {})[dim] = found[tuple(source)]
-    return {name: found[((name, 1),)] for name in groups if name in smaller}, indices
+    for (parameter, dim), source in places.items():
+        indices.setdefault(parameter, {})[dim] = found[source]
+    return {name: found[((name, _SAME),)] for name in groups if name in smaller}, indices
 
 
-def _kept_by_all(masks: UnitTensors, source: _Source) -> torch.Tensor:
-    expanded = (masks[name].repeat_interleave(block) for name, block in source)
-    return functools.reduce(torch.logical_and, expanded).nonzero().flatten()
+def _kept_by_all(masks: UnitTensors, sources: _Maps) -> torch.Tensor:
+    kept = (masks[name] if units is None else units.kept(masks[name]) for name, units in sources)
+    return functools.reduce(torch.logical_and, kept).nonzero().flatten()
 
 
 def _moved(tensors: dict[_Source, torch.Tensor], device: torch.device | None) -> dict[_Source, torch.Tensor]:

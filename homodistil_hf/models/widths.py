@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..files.messages import nearest_name, shown
+from .families import family_of
 
 LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
 UNIFORM_KEYS = ("hidden_size", *LAYER_KEYS)
@@ -240,14 +241,14 @@ def _total_ffn_size(plan: WidthPlan) -> int:
 
 def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths:
     num_heads = config.num_attention_heads
-    # BertConfig has no head_dim; the compact config has one, which is None where the heads fill the hidden size.
+    # Stock configs have no head_dim; the compact config has one, which is None where the heads fill the hidden size.
     head_dim = getattr(config, "head_dim", None)
     if head_dim is None and hidden_size % num_heads:
         raise ValueError(
             f"teacher hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; "
             f"expected a config with head_dim, or one of {_nearest_multiples(hidden_size, num_heads)} hidden channels"
         )
-    return LayerWidths(num_heads, head_dim or hidden_size // num_heads, config.intermediate_size)
+    return LayerWidths(num_heads, head_dim or hidden_size // num_heads, family_of(config).num_neurons(config))
 
 
 def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..files.messages import shown
 from ..models.families import family_of
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.units import UnitTensors
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def num_tokens(batch: Batch) -> int:
 
 @torch.inference_mode()
 def ffn_statistics(
-    student: HomoBertPreTrainedModel,
+    student: LayerwiseModel,
     batches: Sequence[Batch],
     *,
     average: str = "mean",
@@ -106,7 +106,7 @@ def ffn_statistics(
     names = [f"ffn.{index}" for index in range(student.config.num_hidden_layers)]
     total = sum(map(num_tokens, batches))
     stride = math.ceil(total / (max_product_tokens or total))
-    sizes = {name: student.get_parameter(second_matrix(student, name)).shape[1] for name in names}
+    sizes = {name: second_linear(student, name).in_features for name in names}
     sums = {name: torch.zeros(size, dtype=torch.float64, device=student.device) for name, size in sizes.items()}
     with_products = sizes if max_product_tokens else {}
     products = {name: torch.zeros(size, size, device=student.device) for name, size in with_products.items()}
@@ -135,7 +135,7 @@ def ffn_statistics(
 
 @contextmanager
 def _activations(
-    student: HomoBertPreTrainedModel,
+    student: LayerwiseModel,
     mask_BT: torch.Tensor | None,
     names: Sequence[str],
     add: Callable[[str, torch.Tensor], None],
@@ -150,8 +150,7 @@ def _activations(
 
         return hook
 
-    modules = {name: student.get_submodule(second_matrix(student, name).removesuffix(".weight")) for name in names}
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in modules.items()]
+    handles = [second_linear(student, name).register_forward_pre_hook(watch(name)) for name in names]
     try:
         yield
     finally:
@@ -159,6 +158,6 @@ def _activations(
             handle.remove()
 
 
-def second_matrix(student: HomoBertPreTrainedModel, group: str) -> str:
-    """Parameter name of a layer's second FFN matrix, whose columns are the filters."""
-    return family_of(student.config).ffn_columns[0].format(l=group.partition(".")[2])
+def second_linear(student: LayerwiseModel, group: str) -> nn.Linear:
+    """The second linear layer of the FFN that a group belongs to; columns of its matrix are the filters."""
+    return family_of(student.config).filters(student, int(group.partition(".")[2]))

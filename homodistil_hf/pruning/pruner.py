@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.units import UnitTensors, encoder_groups
 from ..models.widths import WidthPlan, teacher_plan
 from .compaction import compact
@@ -52,7 +52,7 @@ class Pruner:
 
     def __init__(
         self,
-        model: HomoBertPreTrainedModel,
+        model: LayerwiseModel,
         target: WidthPlan,
         *,
         settings: PruningSettings = PruningSettings(),

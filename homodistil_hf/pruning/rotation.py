@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..models.families import family_of
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel, layer_config, layer_head_dim
+from ..models.families.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
 from ..models.widths import WidthPlan
 
 _RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13
@@ -38,7 +38,7 @@ def rotated_layers(full: WidthPlan, target: WidthPlan) -> list[int]:
 
 @torch.no_grad()
 def head_moments(
-    model: HomoBertPreTrainedModel, batches: Iterable[Mapping[str, Any]], layers: Sequence[int]
+    model: LayerwiseModel, batches: Iterable[Mapping[str, Any]], layers: Sequence[int]
 ) -> dict[int, torch.Tensor]:
     """Look at queries, keys and contexts on some text, padding left out.
 
@@ -56,7 +56,7 @@ def head_moments(
     hooks = [
         hook
         for index in layers
-        for hook in _hooks(family_of(model.config).attention(model, index), moments[index], kept)
+        for hook in _hooks(family_of(model.config).attention_linears(model, index), moments[index], kept)
     ]
     was_training = model.training
     model.eval()
@@ -157,7 +157,7 @@ def _root(moments: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def rotate_heads(model: HomoBertPreTrainedModel, moments: Mapping[int, torch.Tensor]) -> None:
+def rotate_heads(model: LayerwiseModel, moments: Mapping[int, torch.Tensor]) -> None:
     """Bring heads into their own bases, in place; the model computes the same as before.
 
     Scores of attention stay as they are, exactly. Means of contexts move into the bias of attention-out, where they
@@ -170,7 +170,7 @@ def rotate_heads(model: HomoBertPreTrainedModel, moments: Mapping[int, torch.Ten
     for layer, found in moments.items():
         if found[0, 0, -1, -1] == 0:
             continue
-        queries, keys, values, output = family_of(model.config).attention(model, layer)
+        queries, keys, values, output = family_of(model.config).attention_linears(model, layer)
         query, key, context = found.cpu()
         centre_values(values, output, means=_mean(context).flatten())
         num_heads, size = len(context), context.shape[-1] - 1

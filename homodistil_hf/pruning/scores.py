@@ -7,12 +7,13 @@ An accelerator waits for launches, a CPU for memory: there all weights are taken
 time, so that what is computed of them stays in the cache.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from ..models.chunks import row_slices
-from ..models.units import Group, Indices, UnitTensors, sums_along
+from ..models.units import Group, Indices, UnitMap, UnitTensors, sums_along
 
 Parameters = Mapping[str, torch.Tensor]
 Groups = Mapping[str, Group]
@@ -229,10 +230,15 @@ def _is_cached(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> bool:
 def _sums_of_units(
     group: Group, sums: Mapping[tuple[str, int], torch.Tensor], device: torch.device | None
 ) -> torch.Tensor:
-    places = [(piece.parameter, piece.dim) for piece in group.slices]
-    if found := [sums[place] for place in places if place in sums]:
-        return torch.stack(found).view(len(found), group.num_units, -1).sum((0, 2))
-    return torch.zeros(group.num_units, device=device)
+    by_map: dict[UnitMap | None, list[torch.Tensor]] = {}
+    for piece in group.slices:
+        if (piece.parameter, piece.dim) in sums:
+            by_map.setdefault(piece.units, []).append(sums[piece.parameter, piece.dim])
+    totals = [
+        torch.stack(found).sum(0) if units is None else units.by_unit(torch.stack(found), group.num_units).sum((0, 2))
+        for units, found in by_map.items()
+    ]
+    return functools.reduce(torch.add, totals) if totals else torch.zeros(group.num_units, device=device)
 
 
 def _with_gradients(parameters: Parameters) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -21,7 +21,7 @@ from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
 from ..models.conversion import to_student
 from ..models.families import HEADS
 from ..models.families.family import MASKED_LM, PROJECTIONS, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
-from ..models.families.modeling_homobert import HomoBertPreTrainedModel
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, teacher_plan
@@ -146,7 +146,7 @@ def row_length_of(dataset: Any) -> int:
 class Preparation:
     """The parts of a run: a student with its projections, a frozen teacher, the widths to reach."""
 
-    student: HomoBertPreTrainedModel
+    student: LayerwiseModel
     teacher: FrozenTeacher
     plan: WidthPlan
 
@@ -205,7 +205,7 @@ def _student_and_plan(
     model: str | PreTrainedModel,
     args: HomoDistilTrainingArguments,
     resolve: Resolve,
-) -> tuple[HomoBertPreTrainedModel, WidthPlan]:
+) -> tuple[LayerwiseModel, WidthPlan]:
     if isinstance(model, str):
         config = load_teacher_config(model, token=args.hub_token)
         plan = resolve(args, config)
@@ -215,7 +215,7 @@ def _student_and_plan(
     return student, resolve(args, model.config)
 
 
-def _freeze_alike(student: HomoBertPreTrainedModel, model: PreTrainedModel) -> None:
+def _freeze_alike(student: LayerwiseModel, model: PreTrainedModel) -> None:
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     for name, parameter in student.named_parameters():
         if name in frozen:
@@ -228,8 +228,8 @@ def _freeze_alike(student: HomoBertPreTrainedModel, model: PreTrainedModel) -> N
 
 
 def _check_pair(
-    student: HomoBertPreTrainedModel,
-    teacher: HomoBertPreTrainedModel,
+    student: LayerwiseModel,
+    teacher: LayerwiseModel,
     args: HomoDistilTrainingArguments,
     *,
     has_same_layers: bool,
@@ -255,9 +255,7 @@ def _check_pair(
         )
 
 
-def _compared(
-    teacher: HomoBertPreTrainedModel, student: HomoBertPreTrainedModel, *, by_layer: bool
-) -> Iterator[tuple[str, Any, Any]]:
+def _compared(teacher: LayerwiseModel, student: LayerwiseModel, *, by_layer: bool) -> Iterator[tuple[str, Any, Any]]:
     """What has to be equal: name, of the teacher, of the student."""
     yield "class", type(teacher).__name__, type(student).__name__
     kind = HEADS[type(student).__name__].kind
@@ -270,15 +268,13 @@ def _compared(
             yield f"id2label[{label}]", teacher.config.id2label.get(label), word
 
 
-def _set_dropout(student: HomoBertPreTrainedModel, rate: float | None) -> None:
+def _set_dropout(student: LayerwiseModel, rate: float | None) -> None:
     # On the modules, not in the configuration: an export keeps the teacher's rates for whoever fine-tunes it.
     for module in modules_of(student, nn.Dropout):
         module.p = module.p if rate is None else rate
 
 
-def _attach_projections(
-    student: HomoBertPreTrainedModel, teacher: HomoBertPreTrainedModel, args: HomoDistilTrainingArguments
-) -> None:
+def _attach_projections(student: LayerwiseModel, teacher: LayerwiseModel, args: HomoDistilTrainingArguments) -> None:
     with torch.random.fork_rng([]):
         torch.manual_seed(args.seed)
         projections = Projections(
@@ -293,7 +289,7 @@ def _attach_projections(
     student._keys_to_ignore_on_save = {f"{PROJECTIONS}.{name}" for name in projections.state_dict()}
 
 
-def _take_over_projections(student: HomoBertPreTrainedModel, model: str | PreTrainedModel) -> None:
+def _take_over_projections(student: LayerwiseModel, model: str | PreTrainedModel) -> None:
     """A student that goes on with its teacher knows the way to that one's hidden states already."""
     earlier, own = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
     if earlier is not None and _shapes(earlier) == _shapes(own):

@@ -3,11 +3,11 @@ import torch
 from students import FULL, UNEVEN, make_batch, make_student, masked, unlabelled
 
 from homodistil_hf.distillation.attention_recorder import AttentionRecorder
-from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
 from homodistil_hf.pruning.compaction import compact
 
 
-def expected_query_keys(student: HomoBertPreTrainedModel) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def expected_query_keys(student: LayerwiseModel) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """From the hidden states that go into each layer."""
     states = student(**unlabelled(make_batch()), output_hidden_states=True).hidden_states
     attentions = [layer.attention.self for layer in student.bert.encoder.layer]

@@ -11,18 +11,16 @@ from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
 from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
 
 
-def make_pair(
-    task: str = "masked_lm", dtype: torch.dtype = torch.float32
-) -> tuple[HomoBertPreTrainedModel, FrozenTeacher]:
+def make_pair(task: str = "masked_lm", dtype: torch.dtype = torch.float32) -> tuple[LayerwiseModel, FrozenTeacher]:
     student = make_student(task)
     sliced(student, UNEVEN)
     return student, FrozenTeacher(to_student(make_teacher(task, **WITHOUT_DROPOUT)), dtype=dtype)
 
 
-def measured(student: HomoBertPreTrainedModel, teacher: FrozenTeacher, *batches: dict) -> dict[str, float]:
+def measured(student: LayerwiseModel, teacher: FrozenTeacher, *batches: dict) -> dict[str, float]:
     meter = DiscrepancyMeter(task_of(student))
     for batch in batches:
         meter.update(student, teacher, batch)

@@ -12,7 +12,7 @@ from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.families.family import PROJECTIONS
-from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.compaction import compact
@@ -29,7 +29,7 @@ def all_heads(layer: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_pair(
-    student: HomoBertPreTrainedModel,
+    student: LayerwiseModel,
     task: str = "masked_lm",
     *,
     weights: dict[str, float] = ALL,

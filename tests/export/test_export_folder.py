@@ -144,7 +144,9 @@ def names_in(folder):
 
 
 @pytest.mark.parametrize(
-    ("format", "own_files"), [("standard", []), ("compact", ["modeling_homobert.py"])], ids=FORMATS
+    ("format", "own_files"),
+    [("standard", []), ("compact", ["modeling_homobert.py", "modeling_layerwise.py"])],
+    ids=FORMATS,
 )
 def test_a_folder_holds_what_it_must_and_no_pickle(tmp_path, student, tokenizer, format, own_files):
     folder = export_student(student, tmp_path / "deep" / "student", format, tokenizer=tokenizer)
@@ -473,7 +475,7 @@ def test_stock_classes_that_somebody_marked_as_remote_code_are_left_out(format, 
     clean = {"config.json", "model.safetensors", "facts.json", "README.md"}
     export_student(make_student(), tmp_path / format, format)
     code = {path.name for path in (tmp_path / format).glob("*.py")}
-    assert len(code) == (1 if format == "compact" else 0)
+    assert len(code) == (2 if format == "compact" else 0)
     assert clean <= {path.name for path in (tmp_path / format).iterdir()}
     assert BertConfig._auto_class == "AutoConfig"
     make_student().save_pretrained(tmp_path / "checkpoint")

@@ -6,20 +6,30 @@ from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.families.bert import BERT
 from homodistil_hf.models.families.family import PROJECTIONS
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertPreTrainedModel
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.resizing import write_plan
-from homodistil_hf.models.units import Group, Indices, Slice, encoder_groups, kept_indices, modules_of, sums_along
+from homodistil_hf.models.units import (
+    Group,
+    Indices,
+    Slice,
+    UnitMap,
+    encoder_groups,
+    kept_indices,
+    modules_of,
+    sums_along,
+)
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 # Every width is another number, so a dimension's size tells what it is made of.
 PLAN = WidthPlan(22, (LayerWidths(3, 5, 40), LayerWidths(2, 7, 37)))
 TEACHER_SIZE = 26
-GROUP_OF_SIZE = {22: [("hidden", 1)], 40: [("ffn.0", 1)], 37: [("ffn.1", 1)]}
+GROUP_OF_SIZE = {22: ["hidden"], 40: ["ffn.0"], 37: ["ffn.1"]}
 HEADS_OF_SIZE = {15: (0, 5), 14: (1, 7)}
 CLASSES = sorted({head.student for head in BERT.heads}, key=lambda found: found.__name__)
 
 
-def make_model(student_class: type[HomoBertPreTrainedModel], **settings: object) -> HomoBertPreTrainedModel:
+def make_model(student_class: type[LayerwiseModel], **settings: object) -> LayerwiseModel:
     config = HomoBertConfig(
         vocab_size=61, max_position_embeddings=24, num_hidden_layers=2, num_labels=3, softmax_head_dim=9, **settings
     )
@@ -29,20 +39,28 @@ def make_model(student_class: type[HomoBertPreTrainedModel], **settings: object)
     return model
 
 
-def expected_slices(model: nn.Module) -> set[tuple[str, Slice]]:
-    """Group and slice of every dimension of every parameter, told by its size alone."""
+Told = tuple[str, str, int, tuple[int, ...] | None]
+
+
+def expected_slices(model: nn.Module) -> set[Told]:
+    """Group, parameter, dimension and map of every dimension of every parameter, told by its size alone."""
     expected = set()
     for name, parameter in model.named_parameters():
         for dim, size in enumerate(parameter.shape):
-            expected |= {(group, Slice(name, dim, block)) for group, block in GROUP_OF_SIZE.get(size, ())}
+            expected |= {(group, name, dim, None) for group in GROUP_OF_SIZE.get(size, ())}
             if size in HEADS_OF_SIZE:
                 layer, head_dim = HEADS_OF_SIZE[size]
                 kind = "query_key" if ".query." in name or ".key." in name else "value_output"
                 expected |= {
-                    (f"head.{layer}", Slice(name, dim, head_dim)),
-                    (f"{kind}.{layer}", Slice(name, dim)),
+                    (f"head.{layer}", name, dim, tuple(index // head_dim for index in range(size))),
+                    (f"{kind}.{layer}", name, dim, None),
                 }
     return expected
+
+
+def as_told(piece: Slice) -> tuple[str, int, tuple[int, ...] | None]:
+    units = piece.units
+    return piece.parameter, piece.dim, None if units is None else tuple(units.unit_of_index.tolist())
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -50,7 +68,7 @@ def expected_slices(model: nn.Module) -> set[tuple[str, Slice]]:
 def test_every_dimension_belongs_to_the_group_of_its_width(student_class, tied):
     model = make_model(student_class, tie_word_embeddings=tied)
     groups = encoder_groups(model)
-    slices = [(name, piece) for name, group in groups.items() for piece in group.slices]
+    slices = [(name, *as_told(piece)) for name, group in groups.items() for piece in group.slices]
     assert len(slices) == len(set(slices))
     assert set(slices) == expected_slices(model)
 
@@ -120,7 +138,7 @@ def as_lists(indices: Indices) -> dict[str, dict[int, list[int]]]:
 def test_an_index_is_kept_where_all_its_groups_agree():
     groups = {
         "hidden": Group("hidden", "hidden", 3, (Slice("query", 1), Slice("norm", 0))),
-        "head.0": Group("head.0", "attention", 2, (Slice("query", 0, 2),)),
+        "head.0": Group("head.0", "attention", 2, (Slice("query", 0, UnitMap(torch.tensor([0, 0, 1, 1]))),)),
         "query_key.0": Group("query_key.0", "attention", 4, (Slice("query", 0),)),
         "ffn.0": Group("ffn.0", "ffn", 2, (Slice("ffn", 0),)),
     }

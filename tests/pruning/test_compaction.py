@@ -27,7 +27,8 @@ from tiny_models import make_teacher
 from torch import nn
 
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertPreTrainedModel, layer_config
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel, layer_config
 from homodistil_hf.models.resizing import replace_parameters, set_widths, write_plan
 from homodistil_hf.models.units import encoder_groups, modules_of
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
@@ -67,7 +68,7 @@ def kept_entries(tensors: dict[str, torch.Tensor], kept: Kept) -> dict[str, torc
     return left
 
 
-def some_masks(student: HomoBertPreTrainedModel, kind: str, seed: int = 3) -> dict[str, torch.Tensor]:
+def some_masks(student: LayerwiseModel, kind: str, seed: int = 3) -> dict[str, torch.Tensor]:
     """Random units of one kind dropped, or of all; any number of channels in any head."""
     generator = torch.Generator().manual_seed(seed)
     masks = full_masks(encoder_groups(student))
@@ -120,7 +121,7 @@ def test_sliced_equals_zeroed_at_any_widths(hidden_size, layers, seed, task):
     assert_same_logits(logits_of(student, inputs), expected)
 
 
-def learn(student: HomoBertPreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def learn(student: LayerwiseModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Gradients of a loss that reaches every parameter."""
     student.zero_grad()
     outputs = student(**inputs, output_hidden_states=True)

@@ -2,19 +2,16 @@ from typing import Any
 
 import pytest
 import torch
-from students import UNEVEN, make_batch, make_student, masked, zero_dropped
+from students import UNEVEN, indices_of, make_batch, make_student, masked, zero_dropped
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.models.families.family import PROJECTIONS
-from homodistil_hf.models.families.modeling_homobert import (
-    HomoBertConfig,
-    HomoBertForMaskedLM,
-    HomoBertPreTrainedModel,
-)
-from homodistil_hf.models.units import Group, Slice, UnitTensors, encoder_groups
+from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
+from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
+from homodistil_hf.models.units import Group, Slice, UnitMap, UnitTensors, encoder_groups
 from homodistil_hf.pruning import scores as sensitivity
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.pruning.masks import full_masks
@@ -30,13 +27,13 @@ from homodistil_hf.pruning.scores import (
 Weights = dict[str, torch.Tensor]
 
 
-def loss_of(student: HomoBertPreTrainedModel, seed: int = 0) -> torch.Tensor:
+def loss_of(student: LayerwiseModel, seed: int = 0) -> torch.Tensor:
     outputs = student(**make_batch(seed=seed), output_hidden_states=True)
     states = zip(student.projections.hidden, outputs.hidden_states[1:], strict=True)
     return outputs.loss + sum(projection(state).square().mean() for projection, state in states)
 
 
-def take_gradients(student: HomoBertPreTrainedModel, seed: int = 0) -> Weights:
+def take_gradients(student: LayerwiseModel, seed: int = 0) -> Weights:
     student.zero_grad()
     loss_of(student, seed).backward()
     return dict(student.named_parameters())
@@ -59,8 +56,8 @@ def slow_sums(importance: Weights, groups: dict[str, Group]) -> dict[str, list[f
         sums[name] = [0.0] * group.num_units
         for unit in range(group.num_units):
             for piece in group.slices:
-                indices = torch.arange(unit * piece.block, (unit + 1) * piece.block)
-                sums[name][unit] += float(importance[piece.parameter].index_select(piece.dim, indices).sum())
+                found = importance[piece.parameter].index_select(piece.dim, indices_of(piece, unit))
+                sums[name][unit] += float(found.sum())
     return sums
 
 
@@ -127,13 +124,17 @@ def test_movement_adds_up_and_knows_its_sign():
     assert {bool((values > 0).any()) and bool((values < 0).any()) for values in scores.values()} == {True}
 
 
+BOTH = UnitMap(torch.tensor([0, 0]))
+
+
 def test_every_gradient_counts_once_in_every_group():
     parameter = nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
     parameter.grad = torch.tensor([[1.0, 1.0], [-1.0, 0.5]])
     groups = {
         "rows": Group("rows", "ffn", 2, (Slice("weight", 0),)),
         "columns": Group("columns", "ffn", 2, (Slice("weight", 1), Slice("absent", 0))),
-        "whole": Group("whole", "ffn", 1, (Slice("weight", 0, 2), Slice("weight", 1, 2))),
+        "whole": Group("whole", "ffn", 1, (Slice("weight", 0, BOTH), Slice("weight", 1, BOTH))),
+        "second": Group("second", "ffn", 1, (Slice("weight", 0, UnitMap(torch.tensor([-1, 0]))),)),
     }
     metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
     metric.update({"weight": parameter}, groups)
@@ -142,6 +143,7 @@ def test_every_gradient_counts_once_in_every_group():
         "rows": [3.0, 5.0],
         "columns": [4.0, 4.0],
         "whole": [16.0],
+        "second": [5.0],
     }
 
 
@@ -149,7 +151,7 @@ def test_every_gradient_counts_once_in_every_group():
 
 
 @pytest.fixture(scope="module")
-def single_weights() -> tuple[HomoBertPreTrainedModel, dict[str, torch.Tensor]]:
+def single_weights() -> tuple[LayerwiseModel, dict[str, torch.Tensor]]:
     """A float64 student, and the sensitivity of each of its weights on its own."""
     torch.manual_seed(0)
     student = make_student(dtype=torch.float64)
@@ -166,7 +168,7 @@ def single_weights() -> tuple[HomoBertPreTrainedModel, dict[str, torch.Tensor]]:
 
 
 @torch.no_grad()
-def loss_change(student: HomoBertPreTrainedModel, name: str, index: tuple[int, ...], *, factor: float) -> float:
+def loss_change(student: LayerwiseModel, name: str, index: tuple[int, ...], *, factor: float) -> float:
     """By how much the loss changes when one weight is multiplied."""
     parameter = dict(student.named_parameters())[name]
     before, weight = float(loss_of(student)), float(parameter[index])

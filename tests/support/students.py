@@ -17,9 +17,9 @@ from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manif
 from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.families.family import PROJECTIONS
-from homodistil_hf.models.families.modeling_homobert import HomoBertPreTrainedModel
+from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.saved_student import save_projections, weights_without_projections
-from homodistil_hf.models.units import Group, UnitTensors, encoder_groups
+from homodistil_hf.models.units import Group, Slice, UnitTensors, encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.pruning.masks import choose_masks, full_masks
@@ -88,7 +88,7 @@ def random_scores(groups: Mapping[str, Group], seed: int = 0) -> UnitTensors:
     return {name: torch.rand(group.num_units, generator=generator) for name, group in groups.items()}
 
 
-def masked(student: HomoBertPreTrainedModel, plan: WidthPlan, seed: int = 0) -> tuple[dict[str, Group], UnitTensors]:
+def masked(student: LayerwiseModel, plan: WidthPlan, seed: int = 0) -> tuple[dict[str, Group], UnitTensors]:
     """Groups, and masks that keep random units; the student stays as it is."""
     groups = encoder_groups(student)
     return groups, choose_masks(random_scores(groups, seed), full_masks(groups), plan=plan)
@@ -105,7 +105,7 @@ def kept_plan(masks: UnitTensors) -> WidthPlan:
     return WidthPlan(int(masks["hidden"].sum()), tuple(layers))
 
 
-def sliced(student: HomoBertPreTrainedModel, plan: WidthPlan, seed: int = 0) -> UnitTensors:
+def sliced(student: LayerwiseModel, plan: WidthPlan, seed: int = 0) -> UnitTensors:
     """Remove random units, down to a plan; the masks."""
     groups, masks = masked(student, plan, seed)
     compact(student, groups, masks, plan=plan)
@@ -135,6 +135,11 @@ def write_checkpoint(folder: Path, pruner: Pruner, **state: Any) -> Path:
     return folder
 
 
+def indices_of(piece: Slice, unit: int) -> torch.Tensor:
+    """Where a unit lies along the dimension of one of its slices."""
+    return torch.tensor([unit]) if piece.units is None else (piece.units.unit_of_index == unit).nonzero().flatten()
+
+
 @torch.no_grad()
 def zero_dropped(tensors: Mapping[str, torch.Tensor], groups: Mapping[str, Group], masks: UnitTensors) -> None:
     """Zero what belongs to dropped units, unit by unit."""
@@ -142,10 +147,10 @@ def zero_dropped(tensors: Mapping[str, torch.Tensor], groups: Mapping[str, Group
         for unit in (~masks[name]).nonzero().flatten().tolist():
             for piece in group.slices:
                 if piece.parameter in tensors:
-                    tensors[piece.parameter].narrow(piece.dim, unit * piece.block, piece.block).zero_()
+                    tensors[piece.parameter].index_fill_(piece.dim, indices_of(piece, unit), 0.0)
 
 
-def zeroed_copy(student: HomoBertPreTrainedModel, masks: UnitTensors) -> HomoBertPreTrainedModel:
+def zeroed_copy(student: LayerwiseModel, masks: UnitTensors) -> LayerwiseModel:
     """The same student, as wide as before: dropped units are zero, statistics are those of the kept channels."""
     zeroed = copy.deepcopy(student)
     zero_dropped(dict(zeroed.named_parameters()), encoder_groups(student), masks)

@@ -3,9 +3,11 @@
 from transformers import PreTrainedConfig
 
 from .bert import BERT
+from .distilbert import DISTILBERT
 from .family import EncoderFamily, Head
+from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
-FAMILIES = {family.model_type: family for family in (BERT,)}
+FAMILIES = {family.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT)}
 MODEL_TYPES = tuple(name for family in FAMILIES.values() for name in (family.model_type, family.student_type))
 """Of teachers and of students."""
 

@@ -1,47 +1,88 @@
-"""BERT: which of its parameters have which units, and its classes, stock and per-layer-width."""
+"""BERT: the parameters that it is made of, and its classes, stock and per-layer-width."""
 
 from transformers import BertConfig
 
 from .family import (
+    HIDDEN,
     MASKED_LM,
-    PROJECTIONS,
+    NEURON,
+    QUERY,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
+    VALUE,
     EncoderFamily,
     Head,
     HeadKind,
+    Shapes,
+    linear,
+    norm,
 )
 
 _MODELING = f"{__package__}.modeling_homobert"
-_LAYER = "bert.encoder.layer.{l}."
-_ANY_LAYER = r"bert\.encoder\.layer\.\d+\."
+_VOCABULARY = "vocab_size"
+
+LAYER = {
+    **linear("attention.self.query", QUERY, HIDDEN),
+    **linear("attention.self.key", QUERY, HIDDEN),
+    **linear("attention.self.value", VALUE, HIDDEN),
+    **linear("attention.output.dense", HIDDEN, VALUE),
+    **norm("attention.output.LayerNorm"),
+    **linear("intermediate.dense", NEURON, HIDDEN),
+    **linear("output.dense", HIDDEN, NEURON),
+    **norm("output.LayerNorm"),
+}
+"""Parameters of a layer, in all architectures that took theirs from BERT."""
+ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 
 
-def _linear(name: str) -> tuple[str, str]:
-    return f"{_LAYER}{name}.weight", f"{_LAYER}{name}.bias"
+def embeddings(channels: str = HIDDEN) -> Shapes:
+    """Tables of words, positions and segments, and their LayerNorm."""
+    tables = {"word": _VOCABULARY, "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+    return {
+        **{f"embeddings.{name}_embeddings.weight": (rows, channels) for name, rows in tables.items()},
+        **norm("embeddings.LayerNorm", channels),
+    }
 
 
-def _head(kind: HeadKind, name: str) -> Head:
-    return Head(kind, stock_name=name, student_name=f"Homo{name}", modeling=_MODELING)
+def _head(kind: HeadKind, name: str, shapes: Shapes, **more: Shapes) -> Head:
+    return Head(kind, stock_name=name, student_name=f"Homo{name}", modeling=_MODELING, shapes=shapes, **more)
 
 
-_MASKED_LM = _head(MASKED_LM, "BertForMaskedLM")
+_MASKED_LM = _head(
+    MASKED_LM,
+    "BertForMaskedLM",
+    {
+        **linear("cls.predictions.transform.dense", HIDDEN, HIDDEN),
+        **norm("cls.predictions.transform.LayerNorm"),
+        "cls.predictions.bias": (_VOCABULARY,),
+    },
+    untied=linear("cls.predictions.decoder", _VOCABULARY, HIDDEN),
+)
+_LABELS = linear("classifier", "num_labels", HIDDEN)
 
 BERT = EncoderFamily(
     model_type="bert",
     student_type="homobert",
     stock_config=BertConfig,
     modeling=_MODELING,
-    student_config_name="HomoBertConfig",
+    prefix="bert",
     encoder_name="BertModel",
-    student_encoder_name="HomoBertModel",
     heads=(
         _MASKED_LM,
-        _head(SEQUENCE_CLASSIFICATION, "BertForSequenceClassification"),
-        _head(TOKEN_CLASSIFICATION, "BertForTokenClassification"),
-        _head(QUESTION_ANSWERING, "BertForQuestionAnswering"),
+        _head(
+            SEQUENCE_CLASSIFICATION,
+            "BertForSequenceClassification",
+            linear("bert.pooler.dense", HIDDEN, HIDDEN) | _LABELS,
+        ),
+        _head(TOKEN_CLASSIFICATION, "BertForTokenClassification", _LABELS),
+        _head(QUESTION_ANSWERING, "BertForQuestionAnswering", linear("qa_outputs", "num_labels", HIDDEN)),
     ),
+    embeddings=embeddings(),
+    layer=LAYER,
+    layers="encoder.layer",
+    attention=ATTENTION,
+    mlm_entry="cls.predictions.transform",
     also_loaded={"BertForPreTraining": _MASKED_LM},
     refused={
         "BertModel": "it has no head to compare logits with: load it as BertForMaskedLM if its checkpoint has that "
@@ -49,30 +90,8 @@ BERT = EncoderFamily(
         "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
     },
     surplus=("bert.pooler.", "cls.seq_relationship."),
-    encoder_stack_name="HomoBertEncoder",
-    self_attention_name="HomoBertSelfAttention",
-    hidden=(
-        (r"bert\.embeddings\.(word|position|token_type)_embeddings\.weight", 1),
-        (r".*LayerNorm\.(weight|bias)", 0),
-        (_ANY_LAYER + r"attention\.self\.(query|key|value)\.weight", 1),
-        (_ANY_LAYER + r"attention\.output\.dense\.(weight|bias)", 0),
-        (_ANY_LAYER + r"intermediate\.dense\.weight", 1),
-        (_ANY_LAYER + r"output\.dense\.(weight|bias)", 0),
-        (r"bert\.pooler\.dense\.(weight|bias)", 0),
-        (r"bert\.pooler\.dense\.weight", 1),
-        (r"cls\.predictions\.transform\.dense\.(weight|bias)", 0),
-        (r"cls\.predictions\.transform\.dense\.weight", 1),
-        (r"cls\.predictions\.decoder\.weight", 1),
-        (r"(classifier|qa_outputs)\.weight", 1),
-        (PROJECTIONS + r"\..*weight", 1),
+    earlier_code=(
+        "ae9aad0b0374d5c66568dfcc2930bbaaeb055cc0d75227d1668b11140bb11c7f",
+        "513cc965b663f195f12da290d120d7e973636fff5e8204a9bfed1e96d0f9e50b",
     ),
-    query=_linear("attention.self.query"),
-    key=_linear("attention.self.key"),
-    value=_linear("attention.self.value"),
-    attention_output=_linear("attention.output.dense")[:1],
-    ffn_rows=_linear("intermediate.dense"),
-    ffn_columns=_linear("output.dense")[:1],
-    mlm_transform="cls.predictions.transform",
-    unpruned=(r"cls\.predictions\.(decoder\.)?bias", r"(classifier|qa_outputs)\.bias"),
-    earlier_code=("ae9aad0b0374d5c66568dfcc2930bbaaeb055cc0d75227d1668b11140bb11c7f",),
 )

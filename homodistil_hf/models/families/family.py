@@ -5,16 +5,33 @@ Models' classes are known by name and imported when they are asked for: who plan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 PROJECTIONS = "projections"
 """Name under which the trainer attaches the projections student → teacher to the student."""
+
+# What an index of a dimension is; any other word is the configuration's name for the dimension's length.
+HIDDEN, QUERY, VALUE, NEURON, HEAD = "hidden", "query", "value", "neuron", "head"
+
+Shapes: TypeAlias = Mapping[str, tuple[str, ...]]
+"""Parameter → what the indices of each of its dimensions are."""
+
+
+def linear(name: str, outputs: str, inputs: str) -> dict[str, tuple[str, ...]]:
+    """The parameters of a linear layer."""
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def norm(name: str, channels: str = HIDDEN) -> dict[str, tuple[str, ...]]:
+    """The parameters of a LayerNorm."""
+    return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
 @dataclass(frozen=True)
@@ -81,12 +98,16 @@ class Head:
         stock_name: transformers' class.
         student_name: ours.
         modeling: module of our class.
+        shapes: its parameters, a pooler's included.
+        untied: those that it has as well where embeddings and decoder are not tied.
     """
 
     kind: HeadKind
     stock_name: str
     student_name: str
     modeling: str
+    shapes: Shapes = field(default_factory=dict, hash=False)
+    untied: Shapes = field(default_factory=dict, hash=False)
 
     @property
     def stock(self) -> type[PreTrainedModel]:
@@ -105,31 +126,25 @@ class Head:
 
 @dataclass(frozen=True)
 class EncoderFamily:
-    """The classes and parameter paths of one architecture; `{l}` stands for the layer.
+    """The classes and parameters of one architecture.
 
     Args:
         model_type: the teacher's `config.model_type`.
         student_type: that of its students.
         stock_config: transformers' configuration; that of the students is derived from it.
         modeling: module of the students' classes, whose file travels in compact exports.
-        student_config_name: its configuration.
-        encoder_name: transformers' model without a head.
-        student_encoder_name: ours.
+        prefix: of the encoder's parameters in a model with a head.
+        encoder_name: transformers' model without a head; ours has `Homo` before it, as all our classes have.
         heads: what teachers and students can predict, the default first.
+        embeddings: parameters before the first layer and behind the last one.
+        layer: parameters of a layer, named from the layer on.
+        layers: the list of layers.
+        attention: a layer's linear modules: query, key, value and output.
+        mlm_entry: the first module of the masked-LM head, which the encoder's last states go into.
         also_loaded: other stock classes → the head as which they are loaded.
         refused: stock classes that no student exists for → what to do.
         surplus: prefixes of a teacher's parameters that a student may lack.
-        encoder_stack_name: our module whose `layer` lists the layers.
-        self_attention_name: our module inside a layer whose widths can be set.
-        hidden: `(pattern, dim)` of everything that has a hidden channel; patterns are whole-name regular expressions.
-        query: parameters whose rows are query channels, the weight first.
-        key: parameters whose rows are key channels, the weight first.
-        value: parameters whose rows are value channels, the weight first.
-        attention_output: parameters whose columns are value channels.
-        ffn_rows: parameters whose rows are FFN neurons.
-        ffn_columns: parameters whose columns are FFN neurons.
-        mlm_transform: the module between the encoder and the masked-LM decoder.
-        unpruned: patterns of parameters without any unit (vocabulary and label biases).
+        width_names: `hidden_size`, … → the stock configuration's word for it, where that is another.
         earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
 
@@ -137,24 +152,18 @@ class EncoderFamily:
     student_type: str
     stock_config: type[PreTrainedConfig]
     modeling: str
-    student_config_name: str
+    prefix: str
     encoder_name: str
-    student_encoder_name: str
     heads: tuple[Head, ...]
-    also_loaded: dict[str, Head]
-    refused: dict[str, str]
-    surplus: tuple[str, ...]
-    encoder_stack_name: str
-    self_attention_name: str
-    hidden: tuple[tuple[str, int], ...]
-    query: tuple[str, ...]
-    key: tuple[str, ...]
-    value: tuple[str, ...]
-    attention_output: tuple[str, ...]
-    ffn_rows: tuple[str, ...]
-    ffn_columns: tuple[str, ...]
-    mlm_transform: str
-    unpruned: tuple[str, ...]
+    embeddings: Shapes
+    layer: Shapes
+    layers: str
+    attention: tuple[str, str, str, str]
+    mlm_entry: str
+    also_loaded: Mapping[str, Head] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    surplus: tuple[str, ...] = ()
+    width_names: Mapping[str, str] = field(default_factory=dict)
     earlier_code: tuple[str, ...] = ()
 
     def knows(self, model_type: object) -> bool:
@@ -165,12 +174,12 @@ class EncoderFamily:
     def heads_by_name(self) -> dict[str, Head]:
         """Class name → its head: stock classes, then those of the students."""
         stock = {head.stock_name: head for head in self.heads}
-        return self.also_loaded | stock | {head.student_name: head for head in self.heads}
+        return {**self.also_loaded, **stock} | {head.student_name: head for head in self.heads}
 
     @property
     def student_config(self) -> type[PreTrainedConfig]:
         """The students' configuration."""
-        return _imported(self.modeling, self.student_config_name)
+        return _imported(self.modeling, f"Homo{self.stock_config.__name__}")
 
     @property
     def stock_encoder(self) -> type[PreTrainedModel]:
@@ -180,17 +189,7 @@ class EncoderFamily:
     @property
     def student_encoder(self) -> type[PreTrainedModel]:
         """The student without a head."""
-        return _imported(self.modeling, self.student_encoder_name)
-
-    @property
-    def encoder_stack(self) -> type[Any]:
-        """The module whose `layer` lists the layers."""
-        return _imported(self.modeling, self.encoder_stack_name)
-
-    @property
-    def self_attention(self) -> type[Any]:
-        """The module inside a layer whose widths can be set."""
-        return _imported(self.modeling, self.self_attention_name)
+        return _imported(self.modeling, f"Homo{self.encoder_name}")
 
     @property
     def auto_classes(self) -> dict[str, type]:
@@ -202,19 +201,52 @@ class EncoderFamily:
         }
 
     @property
-    def modeling_file(self) -> Path:
-        """The file of the students' classes, which travels in compact exports."""
-        return Path(__file__).with_name(f"{self.modeling.rpartition('.')[2]}.py")
+    def modeling_files(self) -> tuple[Path, ...]:
+        """The files of the students' classes, which travel in compact exports, theirs alone first."""
+        own = Path(__file__).with_name(f"{self.modeling.rpartition('.')[2]}.py")
+        return own, Path(__file__).with_name("modeling_layerwise.py")
 
     @property
     def auto_map(self) -> dict[str, str]:
         """What `config.json` of a compact export says of its modelling file."""
-        return {name: f"{self.modeling_file.stem}.{found.__name__}" for name, found in self.auto_classes.items()}
+        stem = self.modeling_files[0].stem
+        return {name: f"{stem}.{found.__name__}" for name, found in self.auto_classes.items()}
 
-    def attention(self, model: PreTrainedModel, layer: int) -> list[Any]:
-        """The linear modules of a layer's attention in a student: query, key, value and output."""
-        weights = (self.query[0], self.key[0], self.value[0], self.attention_output[0])
-        return [model.get_submodule(name.format(l=layer).removesuffix(".weight")) for name in weights]
+    def num_neurons(self, widths: PreTrainedConfig) -> int:
+        """FFN neurons of a layer, by its view of a configuration."""
+        return getattr(widths, self.named("intermediate_size"))
+
+    def named(self, width: str) -> str:
+        """What its configuration calls a width."""
+        return self.width_names.get(width, width)
+
+    def shapes(self, num_layers: int, head: Head | None) -> dict[str, tuple[tuple[str, ...], int | None]]:
+        """Every parameter of a model → what its dimensions are, and its layer.
+
+        Args:
+            num_layers: of the encoder.
+            head: None for a model without one, whose parameters have no prefix.
+        """
+        prefix = f"{self.prefix}." if head else ""
+        found: dict[str, tuple[tuple[str, ...], int | None]]
+        found = {f"{prefix}{name}": (dims, None) for name, dims in self.embeddings.items()}
+        found |= {
+            f"{prefix}{self.layers}.{index}.{name}": (dims, index)
+            for index in range(num_layers)
+            for name, dims in self.layer.items()
+        }
+        of_head = {**head.shapes, **head.untied} if head else {}
+        return found | {name: (dims, None) for name, dims in of_head.items()}
+
+    def attention_linears(self, model: PreTrainedModel, layer: int) -> list[Any]:
+        """The linear modules of a layer's attention, of a stock model or a student: query, key, value and output."""
+        module = model.base_model.get_submodule(f"{self.layers}.{layer}")
+        return [module.get_submodule(name) for name in self.attention]
+
+    def filters(self, model: PreTrainedModel, layer: int) -> Any:
+        """The second linear module of a layer's FFN; a column each is a neuron's filter."""
+        (name,) = (name for name, dims in self.layer.items() if dims[1:] == (NEURON,))
+        return model.base_model.get_submodule(f"{self.layers}.{layer}.{name.removesuffix('.weight')}")
 
 
 def _imported(module: str, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 While it is trained, float weights stand behind the bits and learn through them (straight-through gradients); packed,
 a weight takes one bit, and nothing is trained. Formulas are those of BiT (NeurIPS 2022, arXiv 2205.13016). The file
-imports torch, transformers and the modelling file beside it only, because it travels inside exports as remote code.
+imports torch, transformers and the modelling files beside it only, because it travels inside exports as remote code.
 
 Shapes: B batch, T tokens, N heads, D channels of a head, I inputs, O outputs, P packed bytes of a row, ⌈I / 8⌉.
 """
@@ -18,9 +18,8 @@ from .modeling_homobert import (
     HomoBertForQuestionAnswering,
     HomoBertForSequenceClassification,
     HomoBertForTokenClassification,
-    HomoBertPreTrainedModel,
-    HomoBertSelfAttention,
 )
+from .modeling_layerwise import LayerwiseModel, encoder_layers
 
 ACTIVATION_BITS = (1, 2, 4, 8)
 
@@ -199,13 +198,29 @@ class PackedEmbedding(nn.Module):
         return rows.unflatten(0, input_ids.shape)
 
 
-class BinarySelfAttention(HomoBertSelfAttention):
-    """Self-attention whose two products are taken of few bits: of queries, keys, values and the shares."""
+class BinarySelfAttention(nn.Module):
+    """Self-attention whose two products are taken of few bits: of queries, keys, values and the shares.
 
-    def __init__(self, config: BinaryBertConfig, layer_idx: int | None = None):
-        super().__init__(config, layer_idx=layer_idx)
+    Args:
+        attention: the float one, whose heads and scale stay.
+        config: of the model.
+    """
+
+    num_attention_heads: int
+    attention_head_size: int
+    scaling: float
+    dropout: nn.Module
+    query_bits: ElasticQuantizer
+    key_bits: ElasticQuantizer
+    value_bits: ElasticQuantizer
+
+    def __init__(self, attention: nn.Module, config: BinaryBertConfig):
+        super().__init__()
+        for name in ("num_attention_heads", "attention_head_size", "scaling", "dropout"):
+            setattr(self, name, getattr(attention, name))
         for name in ("query", "key", "value"):
-            setattr(self, name, _linear(config, config.hidden_size, self.all_head_size))
+            old: Any = attention.get_submodule(name)
+            setattr(self, name, _linear(config, old.in_features, old.out_features))
             setattr(self, f"{name}_bits", _quantizer(config, is_signed=True))
         self.share_bits = _quantizer(config, is_signed=False)
 
@@ -240,7 +255,7 @@ def _linear(config: BinaryBertConfig, inputs: int, outputs: int, *, is_signed: b
     return kind(inputs, outputs, config, is_signed=is_signed)
 
 
-def make_binary(model: HomoBertPreTrainedModel) -> None:
+def make_binary(model: LayerwiseModel) -> None:
     """Put layers of bits in the place of the encoder's linear layers and of the table of words.
 
     Args:
@@ -251,9 +266,8 @@ def make_binary(model: HomoBertPreTrainedModel) -> None:
     words = model.base_model.embeddings.word_embeddings
     kind = PackedEmbedding if config.packed else BinaryEmbedding
     model.base_model.embeddings.word_embeddings = kind(words.num_embeddings, words.embedding_dim, words.padding_idx)
-    for index, layer in enumerate(model.base_model.encoder.layer):
-        widths = config.per_layer_config[index] if config.is_heterogeneous else config
-        layer.attention.self = BinarySelfAttention(widths, layer_idx=index)
+    for layer in encoder_layers(model):
+        layer.attention.self = BinarySelfAttention(layer.attention.self, config)
         for block, is_signed in ((layer.attention.output, True), (layer.intermediate, True), (layer.output, False)):
             block.dense = _linear(config, block.dense.in_features, block.dense.out_features, is_signed=is_signed)
 

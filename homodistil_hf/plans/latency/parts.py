@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertIntermediate, BertOutput
+from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from ...files.caches import cached
 from ...files.provenance import machine_facts
 from ...files.strict_json import write_json
-from ...models.families.modeling_homobert import HomoBertAttention, HomoBertConfig
+from ...models.families.modeling_homobert import HomoBertConfig, HomoBertModel
+from ...models.families.modeling_layerwise import encoder_layers
 from ...models.widths import teacher_plan
 from .backends import check_backend, make_runner, missing_reason, model_inputs
 from .tables import AXES, Grid, LatencyTable, grid_below
@@ -110,12 +111,16 @@ def embedding_shape(config: PreTrainedConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-class AttentionBlock(HomoBertAttention):
+class AttentionBlock(nn.Module):
     """An attention block, `(batch, tokens, hidden)` in and out."""
+
+    def __init__(self, config: HomoBertConfig):
+        super().__init__()
+        self.block = _layer(config).attention
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Leave the attention weights out."""
-        return super().forward(hidden_BTH)[0]
+        return self.block(hidden_BTH)[0]
 
 
 class FeedForwardBlock(nn.Module):
@@ -123,11 +128,18 @@ class FeedForwardBlock(nn.Module):
 
     def __init__(self, config: HomoBertConfig):
         super().__init__()
-        self.block_in, self.block_out = BertIntermediate(config), BertOutput(config)
+        layer = _layer(config)
+        self.block_in, self.block_out = layer.intermediate, layer.output
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Pass the FFN, its residual connection and LayerNorm."""
         return self.block_out(self.block_in(hidden_BTH), hidden_BTH)
+
+
+def _layer(config: HomoBertConfig) -> Any:
+    one = HomoBertConfig(**config.to_dict() | {"num_hidden_layers": 1, "vocab_size": 1})
+    one._attn_implementation = config._attn_implementation
+    return encoder_layers(HomoBertModel(one))[0]
 
 
 _PARTS: dict[str, type[nn.Module]] = {

@@ -148,7 +148,7 @@ def test_the_parts_in_a_row_are_the_encoder():
     model = HomoBertModel(config, add_pooling_layer=False).eval()
     attention, feed_forward = AttentionBlock(config).eval(), FeedForwardBlock(config).eval()
     layer = model.encoder.layer[0]
-    attention.load_state_dict(layer.attention.state_dict())
+    attention.block.load_state_dict(layer.attention.state_dict())
     feed_forward.block_in.load_state_dict(layer.intermediate.state_dict())
     feed_forward.block_out.load_state_dict(layer.output.state_dict())
     input_ids_BT, attention_mask_BT = model_inputs(config, 2, 8)

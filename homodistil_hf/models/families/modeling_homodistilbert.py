@@ -1,0 +1,73 @@
+"""DistilBERT with widths of its own in every layer; travels inside compact exports as remote code."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from transformers import DistilBertConfig
+from transformers.models.distilbert.modeling_distilbert import (
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    DistilBertModel,
+)
+
+from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel
+
+
+class HomoDistilBertConfig(LayerwiseConfig, DistilBertConfig):
+    """Configuration of a DistilBERT whose layers may differ in width; see [`LayerwiseConfig`]."""
+
+    model_type = "homodistilbert"
+    width_names: ClassVar[Mapping[str, str]] = {"num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
+
+    head_dim: int | None = None
+    softmax_head_dim: int | None = None
+
+
+class DistilBertLayers(LayerwiseModel):
+    """Where DistilBERT's linear layers are."""
+
+    layers = "transformer.layer"
+    attention = "attention"
+    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
+        ("attention.q_lin", "attention.k_lin", "attention.v_lin"), 1
+    )
+    out_of_attention = "attention.out_lin"
+    into_ffn: ClassVar[Mapping[str, int]] = {"ffn.lin1": 1}
+    out_of_ffn = "ffn.lin2"
+
+
+class HomoDistilBertModel(DistilBertLayers, DistilBertModel):
+    """The encoder."""
+
+    config_class = HomoDistilBertConfig
+
+
+class HomoDistilBertForMaskedLM(DistilBertLayers, LayerwiseMaskedLM, DistilBertForMaskedLM):
+    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
+
+    config_class = HomoDistilBertConfig
+
+    def transform(self, states: torch.Tensor) -> torch.Tensor:
+        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        return self.vocab_layer_norm(self.activation(self.vocab_transform(states)))
+
+
+class HomoDistilBertForSequenceClassification(DistilBertLayers, DistilBertForSequenceClassification):
+    """Classification or regression of whole sequences."""
+
+    config_class = HomoDistilBertConfig
+
+
+class HomoDistilBertForTokenClassification(DistilBertLayers, DistilBertForTokenClassification):
+    """Classification of every token."""
+
+    config_class = HomoDistilBertConfig
+
+
+class HomoDistilBertForQuestionAnswering(DistilBertLayers, DistilBertForQuestionAnswering):
+    """Start and end of an answer."""
+
+    config_class = HomoDistilBertConfig

@@ -1,0 +1,258 @@
+"""Stock encoders with widths of their own in every layer, whatever their architecture.
+
+A class here is put in front of a stock class of transformers. The stock class is built as narrow as it can be, and
+the linear layers of each of its layers are then given the sizes of ``config.per_layer_config[i]``: number of heads,
+head size and FFN size may differ from layer to layer, and heads × head size need not equal the hidden size. Forward
+passes are those of transformers. The file imports torch and transformers only, because it travels inside compact
+exports as remote code; which parameters belong together and how a student shrinks is said elsewhere.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
+
+LAYER_WIDTHS = ("num_attention_heads", "head_dim", "intermediate_size")
+
+
+class LayerwiseConfig:
+    """What the configuration of a student has before that of its stock class.
+
+    Uniform widths are plain attributes; differing ones stand in transformers' own ``per_layer_config``, under the
+    names that the stock configuration has for them, and ``head_dim``. Subclasses declare two fields of their own:
+
+    head_dim (`int`, *optional*):
+        Channels of one head. Default: ``hidden_size // num_attention_heads``.
+    softmax_head_dim (`int`, *optional*):
+        Head size d that the softmax scale 1/√d is taken from. A pruned head keeps the scale it was trained with, so
+        this stays the teacher's head size while ``head_dim`` shrinks. Default: each layer's ``head_dim``.
+    """
+
+    _auto_class = None  # not the parent's: some process may have marked the stock class as somebody's remote code
+    width_names: ClassVar[Mapping[str, str]] = {}
+    """Width → the stock configuration's name for it, where that is another."""
+
+    is_heterogeneous: bool
+    per_layer_config: Any
+
+    def validate(self) -> None:
+        """Check the configuration, layer by layer where they differ: transformers 5.14 cannot check those at once."""
+        if not self.is_heterogeneous:
+            super().validate()  # type: ignore[misc]
+            return
+        for layer in self.per_layer_config:
+            layer.validate()
+
+
+def layer_head_dim(layer_config: PreTrainedConfig) -> int:
+    """The size of one head in one layer.
+
+    Args:
+        layer_config: a stock configuration, or one element of a student's `per_layer_config`.
+
+    Returns:
+        `int`: channels a head, ≥ 1.
+    """
+    head_dim = getattr(layer_config, "head_dim", None)
+    return head_dim or layer_config.hidden_size // layer_config.num_attention_heads
+
+
+def layer_config(config: PreTrainedConfig, layer: int) -> PreTrainedConfig:
+    """One layer's view of a configuration.
+
+    Args:
+        config: of a stock model or a student.
+        layer: layer index, 0 ≤ layer < num_hidden_layers.
+
+    Returns:
+        `PreTrainedConfig`: with that layer's widths; the configuration itself where all layers are alike.
+    """
+    return config.per_layer_config[layer] if config.is_heterogeneous else config
+
+
+def width_name(config: PreTrainedConfig | type[PreTrainedConfig], width: str) -> str:
+    """What the configuration calls a width."""
+    return getattr(config, "width_names", {}).get(width, width)
+
+
+def write_widths(config: PreTrainedConfig, hidden_size: int, layers: list[dict[str, int]]) -> None:
+    """Set the widths of a student's configuration: plain attributes when uniform, `per_layer_config` when not.
+
+    Args:
+        config: changed in place.
+        hidden_size: of all layers.
+        layers: of each layer the `LAYER_WIDTHS`.
+    """
+    config.per_layer_config = None
+    config.hidden_size = hidden_size
+    named = [{width_name(config, width): value for width, value in layer.items()} for layer in layers]
+    for name, value in named[0].items():
+        setattr(config, name, value)
+    if any(layer != named[0] for layer in named):
+        config.per_layer_config = dict(enumerate(named))
+
+
+class ScaledLinear(nn.Linear):
+    """A linear layer whose outputs are multiplied: the softmax scale of attention that takes it from its head size."""
+
+    factor = 1.0
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """`(…, I)` → `(…, O)`."""
+        outputs = super().forward(states)
+        return outputs if self.factor == 1.0 else outputs * self.factor
+
+
+class LayerwiseModel(PreTrainedModel):
+    """What a student's class has before its stock class; subclasses say where its linear layers are.
+
+    Inputs and outputs are those of the stock class.
+    """
+
+    _auto_class = None
+
+    layers: ClassVar[str] = "encoder.layer"
+    attention: ClassVar[str] = "attention.self"
+    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
+        ("attention.self.query", "attention.self.key", "attention.self.value"), 1
+    )
+    """Linear layer → its outputs by heads × head size."""
+    out_of_attention: ClassVar[str] = "attention.output.dense"
+    into_ffn: ClassVar[Mapping[str, int]] = {"intermediate.dense": 1}
+    out_of_ffn: ClassVar[str] = "output.dense"
+    scaled_query: ClassVar[str | None] = None
+    """The query of attention that takes its softmax scale from the present head size; None: it has a `scaling`."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any):
+        narrow = copy.deepcopy(config)
+        write_widths(narrow, config.hidden_size, [{"num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}])
+        super().__init__(narrow, *args, **kwargs)
+        config._attn_implementation = narrow._attn_implementation
+        _begin_with_encoder(self)
+        for module in self.modules():
+            if getattr(module, "config", None) is narrow:
+                module.config = config
+        for index, layer in enumerate(encoder_layers(self)):
+            self._build(layer, layer_config(config, index))
+        self.post_init()
+
+    def _build(self, layer: nn.Module, widths: PreTrainedConfig) -> None:
+        """Give the linear layers of a layer their sizes."""
+        hidden, attention = widths.hidden_size, widths.num_attention_heads * layer_head_dim(widths)
+        ffn = getattr(widths, width_name(widths, "intermediate_size"))
+        sizes = {name: (hidden, times * attention) for name, times in self.into_attention.items()}
+        sizes |= {name: (hidden, times * ffn) for name, times in self.into_ffn.items()}
+        sizes |= {self.out_of_attention: (attention, hidden), self.out_of_ffn: (ffn, hidden)}
+        for name, (inputs, outputs) in sizes.items():
+            old = layer.get_submodule(name)
+            kind = ScaledLinear if name == self.scaled_query else nn.Linear
+            new = kind(inputs, outputs, bias=old.bias is not None)
+            layer.set_submodule(name, new)
+        self.set_layer_widths(layer, widths)
+
+    def set_layer_widths(self, layer: nn.Module, widths: PreTrainedConfig) -> None:
+        """Tell a layer's attention its head count, head size and softmax scale.
+
+        Args:
+            layer: of the encoder; its parameters have these widths already.
+            widths: its view of the configuration.
+        """
+        num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
+        softmax_head_dim = widths.softmax_head_dim or head_dim
+        known = {
+            **dict.fromkeys(("num_attention_heads", "n_heads"), num_heads),
+            **dict.fromkeys(("attention_head_size", "head_dim"), head_dim),
+            "all_head_size": num_heads * head_dim,
+            "scaling": softmax_head_dim**-0.5,
+        }
+        attention = layer.get_submodule(self.attention)
+        for name in known.keys() & vars(attention).keys():
+            setattr(attention, name, known[name])
+        if self.scaled_query is not None:
+            layer.get_submodule(self.scaled_query).factor = (head_dim / softmax_head_dim) ** 0.5
+
+
+def _begin_with_encoder(model: PreTrainedModel) -> None:
+    # Of a tied pair the first name counts, which must be that of the embeddings: it is what files hold.
+    modules: dict[str, Any] = model.__dict__["_modules"]
+    encoder_first = dict(sorted(modules.items(), key=lambda item: item[0] != model.base_model_prefix))
+    modules.clear()
+    modules.update(encoder_first)
+
+
+def encoder_layers(model: LayerwiseModel) -> Any:
+    """The layers of a student, with any head or none."""
+    return model.base_model.get_submodule(model.layers)
+
+
+@dataclass
+class LayerwiseMaskedLMOutput(MaskedLMOutput):
+    """Output of a masked-LM model that stopped before its decoder.
+
+    Args:
+        decoder_inputs: `(M, hidden_size)`, what the decoder makes logits of.
+    """
+
+    decoder_inputs: torch.Tensor | None = None
+
+
+class LayerwiseMaskedLM(LayerwiseModel):
+    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
+
+    unused_if_untied: ClassVar[str | None] = None
+    """A bias that an untied decoder doesn't share: no gradient ever reaches it, and DDP would wait for it."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        if self.unused_if_untied is not None and not config.tie_word_embeddings:
+            self.get_parameter(self.unused_if_untied).requires_grad_(False)
+
+    def transform(self, states: torch.Tensor) -> torch.Tensor:
+        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        masked_positions: torch.Tensor | None = None,
+        skip_decoder: bool = False,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Predict tokens at all positions, or at `masked_positions` only.
+
+        Args:
+            input_ids: `(batch, tokens)` int64.
+            attention_mask: `(batch, tokens)`, 1 = token, 0 = padding.
+            labels: `(batch, tokens)` int64, -100 = not predicted; adds `loss` to the output.
+            masked_positions: `(M,)` int64 indices into batch·tokens; logits are then `(M, vocab)`.
+            skip_decoder: with `masked_positions`, give `decoder_inputs` `(M, hidden_size)` instead of logits.
+            kwargs: what the stock class takes besides.
+
+        Returns:
+            [`~transformers.modeling_outputs.MaskedLMOutput`].
+
+        Raises:
+            ValueError: `labels` together with `masked_positions`.
+        """
+        if masked_positions is None:
+            return super().forward(input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+        if labels is not None:
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} and masked_positions exclude each other; drop one"
+            )
+        outputs = self.base_model(input_ids, attention_mask=attention_mask, **kwargs)
+        states = outputs.last_hidden_state.flatten(0, 1).index_select(0, masked_positions)
+        transformed = self.transform(states)
+        return LayerwiseMaskedLMOutput(
+            logits=None if skip_decoder else self.get_output_embeddings()(transformed),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            decoder_inputs=transformed if skip_decoder else None,
+        )

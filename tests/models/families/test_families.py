@@ -1,0 +1,132 @@
+"""Every family but BERT, with every head: the same function as teacher, student, export, masked and compacted."""
+
+import copy
+
+import pytest
+import torch
+from students import UNIFORM, assert_same_logits, logits_of, make_batch, masked, sliced, zeroed_copy
+from tiny_families import CASES, IDS, tiny_family_config, tiny_family_teacher
+
+from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
+from homodistil_hf.models.cost import count_parameters, model_facts, planned_facts
+from homodistil_hf.models.families.family import PROJECTIONS
+from homodistil_hf.models.resizing import keep_layers
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.pruning.compaction import compact
+
+pytestmark = pytest.mark.parametrize(("family", "head"), CASES, ids=IDS)
+UNEVEN = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(2, 8, 16)))
+PLANS = {"uniform": UNIFORM, "uneven": UNEVEN}
+
+
+def student_of(family, head, dtype=torch.float64, **config):
+    return to_student(tiny_family_teacher(family, head, **config)).to(dtype).eval()
+
+
+def test_a_full_student_is_the_stock_model_bit_for_bit(family, head):
+    teacher = tiny_family_teacher(family, head)
+    inputs = make_batch(head.kind.name)
+    student = to_student(teacher)
+    assert type(student) is head.student
+    assert torch.equal(logits_of(student, inputs), logits_of(teacher, inputs))
+    back = to_stock(student)
+    assert type(back) is head.stock
+    assert torch.equal(logits_of(back, inputs), logits_of(teacher, inputs))
+    assert back.config.to_dict() == teacher.config.to_dict()
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_masked_compacted_saved_and_stock_give_the_same_logits(family, head, plan, tmp_path):
+    student, inputs = student_of(family, head), make_batch(head.kind.name)
+    groups, masks = masked(student, plan)
+    expected = logits_of(zeroed_copy(student, masks), inputs)
+    compact(student, groups, masks, plan=plan)
+    assert teacher_plan(student.config) == plan
+    assert_same_logits(logits_of(student, inputs), expected)
+    stock = to_stock(student)
+    assert_same_logits(logits_of(stock, inputs), expected)
+    for name, model in (("compact", student), ("standard", stock)):
+        model.save_pretrained(tmp_path / name)
+        loaded = type(model).from_pretrained(tmp_path / name, dtype=torch.float64).eval()
+        assert_same_logits(logits_of(loaded, inputs), expected)
+    again = to_student(stock).double().eval()
+    remove_padding(again, plan)
+    assert_same_logits(logits_of(again, inputs), expected)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_formulas_count_what_there_is(family, head, plan):
+    student = student_of(family, head, torch.float32)
+    assert planned_facts(student.config, head.student_name) == model_facts(student)
+    sliced(student, plan)
+    assert planned_facts(student.config, head.student_name) == model_facts(student)
+    config = tiny_family_config(family)
+    encoder = family.stock_encoder(config)
+    num_own = sum(value.numel() for name, value in encoder.named_parameters() if "pooler" not in name)
+    assert count_parameters(teacher_plan(config), config) == num_own
+
+
+def test_every_parameter_has_its_units(family, head):
+    student = student_of(family, head)
+    student.add_module(PROJECTIONS, Projections(32, 32, num_hidden_layers=2).double())
+    groups = encoder_groups(student)
+    named = {piece.parameter for group in groups.values() for piece in group.slices}
+    outside = {name for name, _ in student.named_parameters()} - named
+    assert all(name.endswith("bias") for name in outside)  # of words and labels
+
+
+def test_attention_is_the_same_eager_and_fused(family, head):
+    student, inputs = student_of(family, head), make_batch(head.kind.name)
+    sliced(student, UNEVEN)
+    expected = logits_of(student, inputs)
+    for implementation in ("eager", "sdpa"):
+        student.set_attn_implementation(implementation)
+        assert_same_logits(logits_of(student, inputs), expected)
+
+
+def test_fewer_layers_are_those_of_the_model(family, head):
+    student = student_of(family, head)
+    shallow = keep_layers(student, [1])
+    assert teacher_plan(shallow.config) == WidthPlan(32, teacher_plan(student.config).layers[1:])
+    inputs = make_batch(head.kind.name)
+    assert logits_of(shallow, inputs).isfinite().all()
+    assert shallow.config.num_hidden_layers == 1
+
+
+def test_hidden_states_begin_with_the_embeddings_and_end_with_the_last(family, head):
+    student, inputs = student_of(family, head), make_batch(head.kind.name)
+    with torch.no_grad():
+        outputs = student(inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True)
+        last = student.base_model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+    assert len(outputs.hidden_states) == 3
+    assert torch.equal(outputs.hidden_states[-1], last)
+
+
+def test_the_head_runs_at_masked_positions_only(family, head):
+    if head.kind.name != "masked_lm":
+        pytest.skip("of masked-LM models")
+    student, inputs = student_of(family, head), make_batch()
+    positions = torch.tensor([0, 3, 17])
+    unlabelled = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        everywhere = student(**unlabelled).logits.flatten(0, 1)
+        chosen = student(**unlabelled, masked_positions=positions)
+        states = student(**unlabelled, masked_positions=positions, skip_decoder=True)["decoder_inputs"]
+        decoder = student.get_output_embeddings()
+        assert_same_logits(chosen.logits, everywhere[positions])
+        assert_same_logits(torch.nn.functional.linear(states, decoder.weight, decoder.bias), everywhere[positions])
+
+
+def test_a_decoder_of_its_own_stays_its_own(family, head):
+    if head.kind.name != "masked_lm":
+        pytest.skip("of masked-LM models")
+    teacher = tiny_family_teacher(family, head, tie_word_embeddings=False)
+    student, inputs = to_student(teacher), make_batch()
+    assert_same_logits(logits_of(student, inputs), logits_of(teacher, inputs))
+    before = copy.deepcopy(student)
+    sliced(student, UNIFORM)
+    assert student.get_output_embeddings().weight is not student.get_input_embeddings().weight
+    assert len(before.get_output_embeddings().weight) == len(student.get_output_embeddings().weight)
+    assert planned_facts(student.config, head.student_name) == model_facts(student)

@@ -1,0 +1,35 @@
+"""A tiny teacher of random weights for every family, built from the stock configuration."""
+
+from typing import Any
+
+import torch
+from tiny_models import VOCAB_SIZE, randomized
+from transformers import PreTrainedModel
+
+from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.families.family import EncoderFamily, Head
+
+_SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+_MORE: dict[str, dict[str, Any]] = {}
+"""Model type → what its configuration needs besides."""
+
+CASES = [
+    (family, head)
+    for family in FAMILIES.values()
+    if family.model_type != "bert"  # which has tests of its own
+    for head in family.heads
+]
+IDS = [head.stock_name for _, head in CASES]
+
+
+def tiny_family_config(family: EncoderFamily, **overrides: Any) -> Any:
+    """2 layers × 32 hidden, 4 heads × 8, FFN 64, under the names that the family has for them."""
+    values = {family.named(name): value for name, value in _SHAPE.items()}
+    values |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 34, "pad_token_id": 0}
+    return family.stock_config(**values | _MORE.get(family.model_type, {}) | overrides)
+
+
+def tiny_family_teacher(family: EncoderFamily, head: Head, **config: Any) -> PreTrainedModel:
+    """Noise is on every parameter."""
+    torch.manual_seed(1)
+    return randomized(head.stock(tiny_family_config(family, **config)))
