@@ -31,6 +31,7 @@ from transformers import (
 
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.messages import nearest_name, shown
+from ..models.families import family_of
 from .distilling_trainer import DistillingTrainer
 
 _POOLER = "pooler."
@@ -197,8 +198,18 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
     problem_type = "regression" if num_labels == 1 else "single_label_classification"
     changes = {"num_labels": num_labels, "problem_type": problem_type, "classifier_dropout": None}
     model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
-    _draw([model.base_model.pooler.dense, model.classifier], model.config.initializer_range, seed)
+    _draw(head_linears(model), model.config.initializer_range, seed)
     return model
+
+
+def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
+    """The linear layers of a model's head, a pooler's first, the one that gives logits last."""
+    encoder = f"{model.base_model_prefix}."
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and (not name.startswith(encoder) or name.startswith(f"{encoder}{_POOLER}"))
+    ]
 
 
 def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
@@ -207,13 +218,13 @@ def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
     An output bias moves by about a learning rate a step. Until the answers are right on average, the error says little
     about which rows differ, and in a short fine-tuning of a narrow model that time may never come.
     """
-    classifier.classifier.bias.data.fill_(float(np.mean(labels)))
+    head_linears(classifier)[-1].bias.data.fill_(float(np.mean(labels)))
 
 
 def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
     """A stock model that marks answers, around a copy of an encoder; arguments as those of [`fresh_classifier`]."""
     model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
-    _draw([model.qa_outputs], model.config.initializer_range, seed)
+    _draw(head_linears(model), model.config.initializer_range, seed)
     return model
 
 
@@ -328,8 +339,7 @@ _CHECKS: dict[str, tuple[Any, str]] = {
 def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
     """A stock model with a head around a copy of an encoder, its pooler excepted."""
     config = copy.deepcopy(encoder.config)
-    changes = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, **changes}
-    for name, value in changes.items():
+    for name, value in {**dict.fromkeys(family_of(config).dropouts, dropout), **changes}.items():
         setattr(config, name, value)
     model = auto_class.from_config(config, attn_implementation=_attention())
     state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}

@@ -29,6 +29,7 @@ from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..models.conversion import to_student
+from ..models.families import max_tokens
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, weights_digest
@@ -168,7 +169,7 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
         documents,
         evaluated.tokenizer,
         max_seq_length=settings.max_seq_length,
-        max_positions=evaluated.model.config.max_position_embeddings,
+        max_positions=max_tokens(evaluated.model.config),
     )
     return some_blocks(blocks, settings.max_eval_blocks)
 

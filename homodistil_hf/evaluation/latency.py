@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from ..files.provenance import machine_facts
 from ..models.cost import encoder_macs
+from ..models.families import max_tokens
 from ..models.widths import teacher_plan
 from ..plans.latency.backends import (
     BACKENDS,
@@ -134,7 +135,7 @@ class _Workshop:
         self.onnx_runners: dict[str, Runner] = {}
 
     def measure(self, backend: str, batch_size: int, length: int) -> dict[str, Any]:
-        limits = {name: config.max_position_embeddings for name, config in self.configs.items()}
+        limits = {name: max_tokens(config) for name, config in self.configs.items()}
         too_long = (f"{name} has max_position_embeddings={limit}" for name, limit in limits.items() if length > limit)
         if reason := missing_reason(backend) or next(too_long, None):
             return {"skipped": reason}

@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from ..data.samples import drawn
 from ..files.messages import shown
+from ..models.families import max_tokens
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, GlueSettings, training_dtype
 from .metrics import constant_score, task_score
@@ -37,7 +38,7 @@ Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]
 
 def check_length(settings: FineTuningSettings, evaluated: EvaluatedModel) -> None:
     """Check that a model has positions enough for the settings' rows."""
-    positions = evaluated.model.config.max_position_embeddings
+    positions = max_tokens(evaluated.model.config)
     if settings.max_length > positions:
         raise ValueError(
             f"max_length={shown(settings.max_length)} is over the model's max_position_embeddings={positions}; "

@@ -25,6 +25,7 @@ from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import METHODS
+from ..models.families import max_tokens
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.widths import WidthPlan, teacher_plan
 from ..training.checks import check_free, check_output_dir, existing_files
@@ -194,10 +195,10 @@ def check_readers(settings: RunConfig | FurtherConfig) -> Readers:
             f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
-    if run.max_seq_length > config.max_position_embeddings:
+    if run.max_seq_length > (limit := max_tokens(config)):
         raise ValueError(
-            f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings="
-            f"{config.max_position_embeddings}; nearest valid: {config.max_position_embeddings}"
+            f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings={limit}; nearest "
+            f"valid: {limit}"
         )
     tokenizer = _load_tokenizer(settings)
     check_tokenizer(tokenizer, config)
@@ -266,7 +267,7 @@ def _tokenized(documents: Blocks, settings: RunConfig | FurtherConfig, readers: 
             readers.tokenizer,
             max_seq_length=run.max_seq_length,
             num_proc=run.preprocessing_num_workers,
-            max_positions=readers.config.max_position_embeddings,
+            max_positions=max_tokens(readers.config),
         )
     except ValueError as error:
         source = getattr(run, argument) or run.train_data

@@ -6,6 +6,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..models.families import max_tokens
+
 _NUM_PROBE_TOKENS = 16
 _NUM_PROBE_LOGITS = 64
 
@@ -14,16 +16,18 @@ def probe_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """Two fixed sequences of up to 16 tokens, one of them padded, with both segments where the model has them.
 
     Returns:
-        `input_ids`, `attention_mask` and `token_type_ids`, each `(2, tokens)` int64.
+        `input_ids`, `attention_mask` and, where a model knows them, `token_type_ids`, each `(2, tokens)` int64.
     """
-    num_tokens = min(_NUM_PROBE_TOKENS, config.max_position_embeddings)
+    num_tokens = min(_NUM_PROBE_TOKENS, max_tokens(config))
     # A prime stride spreads the tokens over any vocabulary.
     input_ids_BT = (torch.arange(2 * num_tokens) * 7919 + 1).remainder(config.vocab_size).view(2, num_tokens)
     attention_mask_BT = torch.ones_like(input_ids_BT)
     attention_mask_BT[1, 3 * num_tokens // 4 :] = 0
     segments = torch.arange(num_tokens) >= num_tokens // 2
-    token_type_ids_BT = (segments.long() * (config.type_vocab_size > 1)).expand(2, -1).contiguous()
-    return {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "token_type_ids": token_type_ids_BT}
+    inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT}
+    if num_types := getattr(config, "type_vocab_size", 0):
+        inputs["token_type_ids"] = (segments.long() * (num_types > 1)).expand(2, -1).contiguous()
+    return inputs
 
 
 def all_logits(outputs: ModelOutput) -> torch.Tensor:

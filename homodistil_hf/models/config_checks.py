@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import shown
 from ..files.strict_json import is_number, is_whole
+from .families import FAMILIES
 from .widths import LAYER_KEYS
 
 MAX_LAYERS = 1024
@@ -29,11 +30,13 @@ _LARGEST = {
     "head_dim": MAX_WIDTH,
     "softmax_head_dim": MAX_WIDTH,
 }
+_LARGEST |= {family.named(name): most for family in FAMILIES.values() for name, most in _LARGEST.items()}
+_LAYER_NAMES = {*LAYER_KEYS, *(family.named(name) for family in FAMILIES.values() for name in LAYER_KEYS)}
 _ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
 
-_SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "layer_norm_eps")
+_SHARES = ("classifier_dropout", "layer_norm_eps", *(name for family in FAMILIES.values() for name in family.dropouts))
 
 # Setting → a check, and how a message calls what passes it.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -46,18 +49,21 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a list of class names",
     ),
     "problem_type": (lambda value: value in (None, *_PROBLEM_TYPES), f"one of {', '.join(_PROBLEM_TYPES)}"),
-    "hidden_act": (lambda value: _is_activation(value), "an activation of transformers, such as gelu or relu"),
+    **dict.fromkeys(
+        (family.named("hidden_act") for family in FAMILIES.values()),
+        (lambda value: _is_activation(value), "an activation of transformers, such as gelu or relu"),
+    ),
     "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),
     "per_layer_config": (
         lambda value: value is None or _is_per_layer(value),
-        f"an object: layer number → an object of some of {', '.join(LAYER_KEYS)}",
+        f"an object: layer number → an object of some of {', '.join(sorted(_LAYER_NAMES))}",
     ),
     **dict.fromkeys(_SHARES, (lambda value: not is_number(value) or 0 <= value <= 1, "a number from 0 to 1")),
 }
 
 
 def check_config_values(values: Mapping[str, Any], config_class: type[PreTrainedConfig], label: str) -> None:
-    """Refuse what a BERT's configuration can't have, before it is made of the content of a `config.json`.
+    """Refuse what an encoder's configuration can't have, before it is made of the content of a `config.json`.
 
     Raises:
         ValueError: the first value that is out of bounds, or a key that would take the place of a method.
@@ -100,6 +106,6 @@ def _is_per_layer(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and len(value) <= MAX_LAYERS
-        and all(isinstance(widths, dict) and widths.keys() <= set(LAYER_KEYS) for widths in value.values())
+        and all(isinstance(widths, dict) and widths.keys() <= _LAYER_NAMES for widths in value.values())
         and all(is_whole(item[1]) and _is_in_bounds(*item) for widths in value.values() for item in widths.items())
     )

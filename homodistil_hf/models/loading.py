@@ -31,7 +31,7 @@ def load_teacher_config(
     """Read and check a teacher's configuration; no weights are loaded and no remote code runs.
 
     Args:
-        name_or_path: Hub name or folder of a BERT checkpoint, or of a student checkpoint.
+        name_or_path: Hub name or folder of a checkpoint of a known family, or of a student checkpoint.
         revision: branch, tag or commit on the Hub.
         token: Hub token; default: the logged-in one.
         called: what it is to the user, first word of every message.
@@ -49,12 +49,12 @@ def load_teacher_config(
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
             f"{label} has model_type={shown(model_type)}; supported: {', '.join(MODEL_TYPES)}. "
-            f"Choose a BERT encoder such as google-bert/bert-base-uncased"
+            f"Choose an encoder of one of these types, such as google-bert/bert-base-uncased"
         )
     if model_type in FAMILIES and "auto_map" in values:
         raise ValueError(
             f"{label} brings its own modelling code (auto_map={shown(values['auto_map'])}), which "
-            f"stock BERT would ignore; choose a checkpoint of stock transformers BERT"
+            f"transformers' own class would ignore; choose a checkpoint of the stock class"
         )
     config = _built_config(values, f"{label}: {CONFIG_NAME}")
     config.name_or_path = str(name_or_path)
@@ -165,7 +165,7 @@ def refuse_architecture(class_name: str) -> None:
     remedies = {name: remedy for family in FAMILIES.values() for name, remedy in family.refused.items()}
     raise ValueError(
         f"teacher class {class_name[:_SHOWN_CHARS]} is not supported; expected one of {', '.join(HEADS)}; "
-        + remedies.get(class_name, "choose a stock BERT encoder with one of these heads")
+        + remedies.get(class_name, "choose a stock encoder with one of these heads")
     )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..files.messages import shown
-from ..models.families import family_of
+from ..models.families import family_of, max_tokens
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.units import UnitTensors
 
@@ -65,8 +65,7 @@ def _checked_batch(index: int, batch: Any, config: Any) -> dict[str, torch.Tenso
             f"{label} is {shown(batch)}; expected a dict with input_ids, a tensor (batch, tokens): set "
             "return_tensors='pt', or a collator that pads"
         )
-    if (length := tokens_BT.shape[1]) > config.max_position_embeddings:
-        limit = config.max_position_embeddings
+    if (length := tokens_BT.shape[1]) > (limit := max_tokens(config)):
         raise ValueError(f"{label} has {length} tokens a row; nearest valid: {limit}, the model's positions")
     if tokens_BT.numel() and not 0 <= int(tokens_BT.min()) <= int(tokens_BT.max()) < config.vocab_size:
         raise ValueError(

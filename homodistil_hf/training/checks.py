@@ -17,6 +17,7 @@ from ..data.blocks import check_tokenizer
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
 from ..files.messages import shown
+from ..models.families import max_tokens
 from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -191,10 +192,10 @@ def _longest(rows: Any, first: Any) -> int:
 
 
 def _check_length(name: str, length: int, config: Any) -> None:
-    if length > config.max_position_embeddings:
+    if length > (limit := max_tokens(config)):
         raise ValueError(
-            f"{name} has sequences of {length} tokens, above the teacher's max_position_embeddings="
-            f"{config.max_position_embeddings}; set max_seq_length to at most that"
+            f"{name} has sequences of {length} tokens, above the teacher's max_position_embeddings={limit}; set "
+            "max_seq_length to at most that"
         )
 
 

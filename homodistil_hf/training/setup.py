@@ -242,7 +242,7 @@ def _check_pair(
                 remedy += ", or set it in teacher.config where both mean the same"
             raise ValueError(f"teacher has {what}={given}, the student {expected}; both must agree, {remedy}")
     for what in ("max_position_embeddings", "type_vocab_size"):
-        given, expected = getattr(teacher.config, what), getattr(student.config, what)
+        given, expected = (getattr(config, what, 0) for config in (teacher.config, student.config))
         if given < expected:
             raise ValueError(
                 f"teacher has {what}={given}, fewer than the student's {expected}, so it can't read all that the "

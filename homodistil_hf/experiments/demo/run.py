@@ -28,6 +28,7 @@ from ...export.verify import verify_export
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...models.cost import model_facts
+from ...models.families import max_tokens
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training.distillation_trainer import DistillationTrainer
@@ -227,7 +228,7 @@ def _is_ours(marker: Path) -> bool:
 
 def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[str, Any]]:
     models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *trainers)}
-    length = models["teacher"].config.max_position_embeddings
+    length = max_tokens(models["teacher"].config)
     grid = LatencyGrid([_LATENCY_BLOCKS], [length], ["torch"], with_head=True)
     latencies = compare_latencies(models, grid)["cells"][0]["latency"]
     measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}

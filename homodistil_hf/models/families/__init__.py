@@ -31,5 +31,10 @@ def family_of(config: PreTrainedConfig) -> EncoderFamily:
     )
 
 
+def max_tokens(config: PreTrainedConfig) -> int:
+    """Tokens of the longest text that a model has positions for."""
+    return family_of(config).max_tokens(config)
+
+
 HEADS: dict[str, Head] = {name: head for family in FAMILIES.values() for name, head in family.heads_by_name.items()}
 """Name of a stock or student class, as in `config.json` → its head."""

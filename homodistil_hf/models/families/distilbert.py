@@ -72,10 +72,12 @@ DISTILBERT = EncoderFamily(
         "DistilBertModel": "it has no head to compare logits with: load it as DistilBertForMaskedLM if its checkpoint "
         "has that head, or train one first"
     },
+    dropouts=("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout"),
     width_names={
         "hidden_size": "dim",
         "num_hidden_layers": "n_layers",
         "num_attention_heads": "n_heads",
         "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
     },
 )

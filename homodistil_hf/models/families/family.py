@@ -145,6 +145,8 @@ class EncoderFamily:
         refused: stock classes that no student exists for → what to do.
         surplus: prefixes of a teacher's parameters that a student may lack.
         width_names: `hidden_size`, … → the stock configuration's word for it, where that is another.
+        positions_follow_padding: whether the first token's position is the row behind that of the padding token's id.
+        dropouts: the configuration's rates of dropout.
         earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
 
@@ -164,6 +166,8 @@ class EncoderFamily:
     refused: Mapping[str, str] = field(default_factory=dict)
     surplus: tuple[str, ...] = ()
     width_names: Mapping[str, str] = field(default_factory=dict)
+    positions_follow_padding: bool = False
+    dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     earlier_code: tuple[str, ...] = ()
 
     def knows(self, model_type: object) -> bool:
@@ -211,6 +215,11 @@ class EncoderFamily:
         """What `config.json` of a compact export says of its modelling file."""
         stem = self.modeling_files[0].stem
         return {name: f"{stem}.{found.__name__}" for name, found in self.auto_classes.items()}
+
+    def max_tokens(self, config: PreTrainedConfig) -> int:
+        """Tokens of the longest text that a model has positions for."""
+        first = config.pad_token_id + 1 if self.positions_follow_padding else 0
+        return config.max_position_embeddings - first
 
     def num_neurons(self, widths: PreTrainedConfig) -> int:
         """FFN neurons of a layer, by its view of a configuration."""

@@ -60,6 +60,7 @@ def _family(model_type: str, name: str, config: type[PreTrainedConfig]) -> Encod
             "directions",
         },
         surplus=("roberta.pooler.",),
+        positions_follow_padding=True,
     )
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...files.messages import nearest_name
 from ...models.compiling import compiling_problem
+from ...models.families import max_tokens
 from .onnx_graph import export_onnx, missing_packages, onnx_runner
 
 BACKENDS = ("torch", "compiled", "onnxruntime")
@@ -57,7 +58,7 @@ def model_inputs(config: PreTrainedConfig, batch_size: int, length: int) -> tupl
     Raises:
         ValueError: the length is above the model's positions.
     """
-    limit = config.max_position_embeddings
+    limit = max_tokens(config)
     if length > limit:
         raise ValueError(
             f"length={length} is above the model's max_position_embeddings={limit}; nearest valid: {limit}"

@@ -1,0 +1,100 @@
+"""Runs of every family but BERT: they start at 0, end at the plan, resume to the last bit and are exported."""
+
+import pytest
+import torch
+from run_traces import SaveAt, logs_of
+from students import logits_of, make_batch
+from tiny_families import CASES, IDS, tiny_family_teacher
+
+from homodistil_hf import export_student, verify_export
+from homodistil_hf.models.families import FAMILIES
+
+OTHERS = [family for family in FAMILIES.values() if family.model_type != "bert"]
+of_every_family = pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
+of_every_case = pytest.mark.parametrize(("family", "head"), CASES, ids=IDS)
+ALL_TERMS = {"attention_weight": 1.0, "mlm_weight": 0.5}
+
+
+def masked_lm_teacher(family):
+    return tiny_family_teacher(family, family.heads[0])
+
+
+@of_every_family
+def test_the_student_starts_equal_to_its_teacher(make_trainer, family):
+    trainer = make_trainer(model=masked_lm_teacher(family), max_steps=1, rotate_heads=False, **ALL_TERMS)
+    trainer.train()
+    (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
+    assert {name: terms[f"loss_{name}"] for name in ("kl", "hidden", "embedding", "attention")} == {
+        "kl": 0.0,
+        "hidden": 0.0,
+        "embedding": 0.0,
+        "attention": 0.0,
+    }
+    assert terms["loss_mlm"] > 0
+
+
+@of_every_family
+def test_rotated_heads_change_nothing(make_trainer, family):
+    trainer = make_trainer(model=masked_lm_teacher(family), max_steps=1, mlm_weight=0.5)
+    trainer.train()
+    (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
+    assert terms["loss_kl"] == pytest.approx(0.0, abs=1e-5)
+
+
+@of_every_family
+def test_a_resumed_run_is_the_uninterrupted_one(make_trainer, family, tmp_path):
+    def trained(**settings):
+        trainer = make_trainer(model=masked_lm_teacher(family), max_steps=8, **ALL_TERMS, **settings)
+        if settings:
+            trainer.add_callback(SaveAt(2, 5))
+        return trainer
+
+    whole = trained(output_dir=str(tmp_path / "whole"))
+    whole.train()
+    assert whole.kept == whole.plan
+    for step in (2, 5):  # while units go, and afterwards
+        resumed = trained(output_dir=str(tmp_path / "resumed"))
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert_same_run_from(resumed, whole, step)
+
+
+def assert_same_run_from(resumed, whole, step):
+    assert [entry for entry in logs_of(resumed) if entry["step"] > step] == logs_of(whole, after_step=step)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+@of_every_family
+@pytest.mark.parametrize("format", ["standard", "compact"])
+def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, family, format, tmp_path):
+    trainer = make_trainer(model=masked_lm_teacher(family), max_steps=4)
+    trainer.train()
+    folder = export_student(trainer.model, tmp_path / "student", format)
+    report = verify_export(folder)
+    assert report.problems == ()
+
+
+@of_every_case
+def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, family, head):
+    kind = head.kind.name
+    batch = make_batch(kind, num_rows=8)
+    rows = [{name: tensor[index] for name, tensor in batch.items()} for index in range(8)]
+    data = {} if kind == "masked_lm" else {"train_dataset": rows, "eval_dataset": rows, "data_collator": stacked}
+    trainer = make_trainer(model=tiny_family_teacher(family, head), max_steps=4, per_device_train_batch_size=4, **data)
+    trainer.train()
+    assert trainer.kept == trainer.plan
+    assert logits_of(trainer.model.eval(), make_batch(kind)).isfinite().all()
+
+
+def stacked(rows):
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@of_every_family
+def test_bfloat16_changes_little(make_trainer, family):
+    def first_terms(**settings):
+        trainer = make_trainer(model=masked_lm_teacher(family), max_steps=2, **settings)
+        trainer.train()
+        return [entry["loss_mlm"] for entry in logs_of(trainer) if "loss_mlm" in entry]
+
+    assert first_terms(bf16=True) == pytest.approx(first_terms(), rel=0.05)
