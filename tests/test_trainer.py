@@ -781,15 +781,15 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         lambda make: make(mlm_weight=0, kl_weight=0, hidden_weight=0, embedding_weight=0),
         "mlm_weight, kl_weight, .* are 0, all that count for a HomoBertForMaskedLM",
     ),
-    "unsupported encoder": (lambda make: make(model=other_encoder()), "RobertaForMaskedLM"),
+    "unsupported encoder": (lambda make: make(model=other_encoder()), "AlbertForMaskedLM"),
 }
 
 
 def other_encoder() -> nn.Module:
-    from transformers import RobertaConfig, RobertaForMaskedLM
+    from transformers import AlbertConfig, AlbertForMaskedLM
 
-    return RobertaForMaskedLM(
-        RobertaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    return AlbertForMaskedLM(
+        AlbertConfig(vocab_size=96, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     )
 
 

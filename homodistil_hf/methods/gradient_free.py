@@ -5,6 +5,7 @@ in forward passes only. The kernel, the masking and the fit are `pruning/represe
 the folder that is written are `experiments/prune.py`.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -304,7 +305,7 @@ def prune_filters(
     layers = (
         replace(layer, intermediate_size=int(kept[f"ffn.{index}"].sum())) for index, layer in enumerate(plan.layers)
     )
-    compact(student, groups, full_masks(groups) | kept, plan=WidthPlan(plan.hidden_size, tuple(layers)))
+    compact(student, groups, full_masks(groups) | kept, plan=dataclasses.replace(plan, layers=tuple(layers)))
     sizes = [layer.intermediate_size for layer in teacher_plan(student.config).layers]
     logger.info("FFN neurons that are left, layer by layer: %s", " ".join(map(str, sizes)))
 

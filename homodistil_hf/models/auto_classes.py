@@ -20,6 +20,8 @@ STUDENT_TYPES = {
         "homobert": ("homobert",),
         "homoroberta": ("homoroberta", "homoxlm-roberta", "homocamembert"),
         "homodistilbert": ("homodistilbert",),
+        "homoelectra": ("homoelectra",),
+        "homompnet": ("homompnet",),
     }.items()
     for student_type in student_types
 }

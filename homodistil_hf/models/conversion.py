@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .families import FAMILIES, HEADS, family_of
-from .families.family import NEURON, PROJECTIONS, QUERY, VALUE, EncoderFamily, Shapes
+from .families.family import HEAD, NEURON, PROJECTIONS, QUERY, VALUE, EncoderFamily, Shapes
 from .families.modeling_layerwise import LayerwiseModel, layer_head_dim
 from .loading import refuse_architecture, refuse_config, some
 from .resizing import replace_parameters
@@ -84,6 +84,7 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         for name in [name for name in state if name.startswith(query)]:
             state[name] = state[name] * factor
         state |= _resized_layer(state, family, index, (old, new))
+    state |= _resized_embeddings(state, family, (widths.widest, plan.widest))
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
     return stock.train(model.training)
@@ -108,6 +109,7 @@ def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
         tensors |= _resized_layer(state, family, index, (old, new))
+    tensors |= _resized_embeddings(state, family, (padded.widest, plan.widest))
     if lossy := [name for name, kept in tensors.items() if kept.count_nonzero() != state[name].count_nonzero()]:
         raise ValueError(
             f"plan={plan.to_json()} would cut weights that are not zero in {some(lossy)}; keep the padded widths"
@@ -130,6 +132,14 @@ def _resized_layer(
                 turned = resized.get(name, state[name]).transpose(0, dim)
                 resized[name] = _RESIZED[what](turned, *widths).transpose(0, dim).contiguous()
     return resized
+
+
+def _resized_embeddings(
+    state: dict[str, torch.Tensor], family: EncoderFamily, widths: tuple[LayerWidths, LayerWidths]
+) -> dict[str, torch.Tensor]:
+    """The parameters outside the layers that have a column for each head."""
+    names = [f"{family.prefix}.{name}" for name, dims in family.embeddings.items() if dims[1:] == (HEAD,)]
+    return {name: _resized(state[name].T, (widths[1].num_attention_heads,)).T.contiguous() for name in names}
 
 
 def _resized_heads(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .families import HEADS, family_of
-from .families.family import HIDDEN, NEURON, QUERY, VALUE
+from .families.family import EMBEDDING, HEAD, HIDDEN, NEURON, QUERY, VALUE
 from .widths import LayerWidths, WidthPlan, teacher_plan
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
     """
     family = family_of(config)
     found = next(known for known in family.heads if known.kind.name == head) if head else None
-    tables = [family.embeddings, *([found.shapes] if found else [])]
+    absent = family.absent(config)
+    embeddings = {name: dims for name, dims in family.embeddings.items() if name not in absent}
+    tables = [embeddings, *([found.shapes] if found else [])]
     if found and not config.tie_word_embeddings:
         tables.append(found.untied)
     fixed = sum(_count(dims, config, plan, plan.widest) for shapes in tables for dims in shapes.values())
@@ -53,6 +55,8 @@ def _count(dims: tuple[str, ...], config: PreTrainedConfig, plan: WidthPlan, wid
     """Elements of a parameter."""
     sizes = {
         HIDDEN: plan.hidden_size,
+        EMBEDDING: plan.embedding_size or plan.hidden_size,
+        HEAD: widths.num_attention_heads,
         QUERY: widths.attention_size,
         VALUE: widths.attention_size,
         NEURON: widths.intermediate_size,

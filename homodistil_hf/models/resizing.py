@@ -128,6 +128,8 @@ def set_widths(model: LayerwiseModel, plan: WidthPlan) -> None:
 def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
     """Set the widths of a student's configuration."""
     write_widths(config, plan.hidden_size, [dataclasses.asdict(layer) for layer in plan.layers])
+    if plan.embedding_size is not None:
+        config.embedding_size = plan.embedding_size
 
 
 def keep_layers(model: LayerwiseModel, layers: Sequence[int]) -> LayerwiseModel:

@@ -1,16 +1,16 @@
 """Which parameters belong together: groups, units and slices of an encoder; which of them go is decided elsewhere."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
 from .families import HEADS, family_of
-from .families.family import HIDDEN, NEURON, PROJECTIONS, QUERY, VALUE, EncoderFamily
+from .families.family import EMBEDDING, HEAD, HIDDEN, NEURON, PROJECTIONS, QUERY, VALUE, EncoderFamily
 from .families.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -24,7 +24,7 @@ Indices: TypeAlias = Mapping[str, Mapping[int, torch.Tensor]]
 _Maps: TypeAlias = list[tuple[str, "UnitMap | None"]]  # groups that divide one dimension, and their maps
 _Source: TypeAlias = tuple[tuple[str, int], ...]  # the same, each map by its identity
 _SAME = id(None)
-_PROJECTION: tuple[str, ...] = ("teacher", HIDDEN)
+_PROJECTION: tuple[tuple[str, ...], int | None] = (("teacher", HIDDEN), None)
 
 
 class UnitMap:
@@ -71,7 +71,7 @@ class Group:
     """Units that compete with each other for one width.
 
     Args:
-        name: `hidden`, `head.{l}`, `query_key.{l}`, `value_output.{l}` or `ffn.{l}`.
+        name: `hidden`, `embedding`, `head.{l}` or `head`, `query_key.{l}`, `value_output.{l}` or `ffn.{l}`.
         kind: `hidden`, `attention` or `ffn`: what shares one pruning window.
         num_units: units in the model as it stands, ≥ 1.
         slices: all places that a unit dies in at once.
@@ -91,7 +91,8 @@ def encoder_groups(model: LayerwiseModel, family: EncoderFamily | None = None) -
         family: its architecture; default: that of its model type.
 
     Returns:
-        `hidden` first, then layer by layer `head.{l}`, `query_key.{l}`, `value_output.{l}`, `ffn.{l}`.
+        `hidden` first, `embedding` where it is a width of its own, then layer by layer `head.{l}` (one `head` where
+        all layers share it), `query_key.{l}`, `value_output.{l}`, `ffn.{l}`.
 
     Raises:
         ValueError: the model has a parameter that no row of the table covers.
@@ -99,56 +100,67 @@ def encoder_groups(model: LayerwiseModel, family: EncoderFamily | None = None) -
     family = family or family_of(model.config)
     num_layers = model.config.num_hidden_layers
     shapes = family.shapes(num_layers, HEADS.get(type(model).__name__))
-    groups: dict[str, tuple[str, int, list[Slice]]] = {"hidden": ("hidden", model.config.hidden_size, [])}
-    maps = [_LayerUnits(layer_config(model.config, index), index) for index in range(num_layers)]
-    for of_layer in maps:
-        groups |= {name: (kind, number, []) for name, (kind, number) in of_layer.groups.items()}
-    unknown = []
-    for name, parameter in model.named_parameters():
-        if name.startswith(f"{PROJECTIONS}."):
-            dims, layer = _PROJECTION, None
-        elif name in shapes:
-            dims, layer = shapes[name]
-        else:
-            unknown.append(name)
-            continue
-        for dim, what in enumerate(dims[: parameter.dim()]):
-            found = {"hidden": None} if what == HIDDEN else maps[layer].of(what) if layer is not None else {}
-            for group, units in found.items():
-                groups[group][2].append(Slice(name, dim, units))
-    if unknown:
+    names = [name for name, _ in model.named_parameters()]
+    if unknown := [name for name in names if name not in shapes and not name.startswith(f"{PROJECTIONS}.")]:
         raise ValueError(
             f"model parameters {', '.join(unknown)} are unknown to the {family.model_type} table of units; "
             "remove them from the model, or add them to homodistil_hf.models.families"
         )
-    return {name: Group(name, kind, number, tuple(pieces)) for name, (kind, number, pieces) in groups.items()}
+    outer = _outer_units(model.config, family)
+    layers = [_layer_units(layer_config(model.config, layer), family, layer) for layer in range(num_layers)]
+    sizes = {name: size for units in (outer, *layers) for name, size in units.sizes.items()}
+    slices: dict[str, list[Slice]] = {name: [] for name in sizes}
+    for name in names:
+        dims, layer = shapes.get(name, _PROJECTION)
+        maps = outer.maps if layer is None else outer.maps | layers[layer].maps
+        for dim, what in enumerate(dims):
+            for group, units in maps.get(what, {}).items():
+                slices[group].append(Slice(name, dim, units))
+    return {name: Group(name, kind, number, tuple(slices[name])) for name, (kind, number) in sizes.items()}
 
 
-class _LayerUnits:
-    """The groups of one layer, and which of their units each index of a dimension is."""
+class _Units(NamedTuple):
+    """Groups, each with its kind and number of units, and what an index of a dimension is in them."""
 
-    def __init__(self, widths: PreTrainedConfig, layer: int):
-        num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
-        num_channels, num_neurons = num_heads * head_dim, family_of(widths).num_neurons(widths)
-        head, query_key, value_output, ffn = (
-            f"{kind}.{layer}" for kind in ("head", "query_key", "value_output", "ffn")
-        )
-        self.groups = {
-            head: ("attention", num_heads),
-            query_key: ("attention", num_channels),
-            value_output: ("attention", num_channels),
-            ffn: ("ffn", num_neurons),
-        }
-        head_of_channel = UnitMap(torch.arange(num_channels) // head_dim)
-        self._maps: dict[str, dict[str, UnitMap | None]] = {
-            QUERY: {head: head_of_channel, query_key: None},
-            VALUE: {head: head_of_channel, value_output: None},
-            NEURON: {ffn: None},
-        }
+    sizes: dict[str, tuple[str, int]]
+    maps: dict[str, dict[str, UnitMap | None]]
 
-    def of(self, what: str) -> dict[str, UnitMap | None]:
-        """Group → its map, for what the indices of a dimension are."""
-        return self._maps.get(what, {})
+
+def _outer_units(config: PreTrainedConfig, family: EncoderFamily) -> _Units:
+    """Groups that span layers, but for shared heads, which every layer counts."""
+    sizes = {"hidden": ("hidden", config.hidden_size)}
+    maps: dict[str, dict[str, UnitMap | None]] = {HIDDEN: {"hidden": None}, EMBEDDING: {"hidden": None}}
+    if embedding_size := family.embedding_size(config):
+        sizes["embedding"], maps[EMBEDDING] = ("hidden", embedding_size), {"embedding": None}
+    if family.shares_heads:
+        maps[HEAD] = {"head": None}
+    return _Units(sizes, maps)
+
+
+def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int) -> _Units:
+    """Groups of one layer."""
+    num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
+    num_channels = num_heads * head_dim
+    head, query_key, value_output, ffn = (f"{kind}.{layer}" for kind in ("head", "query_key", "value_output", "ffn"))
+    head = "head" if family.shares_heads else head
+    head_of_channel = UnitMap(torch.arange(num_channels) // head_dim)
+    sizes = {
+        head: ("attention", num_heads),
+        query_key: ("attention", num_channels),
+        value_output: ("attention", num_channels),
+        ffn: ("ffn", family.num_neurons(widths)),
+    }
+    maps: dict[str, dict[str, UnitMap | None]] = {
+        QUERY: {head: head_of_channel, query_key: None},
+        VALUE: {head: head_of_channel, value_output: None},
+        NEURON: {ffn: None},
+    }
+    return _Units(sizes, maps)
+
+
+def head_group(groups: Container[str], layer: int) -> str:
+    """The group of a layer's heads: its own, or the one that all layers share."""
+    return "head" if "head" in groups else f"head.{layer}"
 
 
 def sums_along(values: torch.Tensor, dim: int) -> torch.Tensor:

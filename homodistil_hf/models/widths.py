@@ -17,6 +17,7 @@ from .families import family_of
 LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
 UNIFORM_KEYS = ("hidden_size", *LAYER_KEYS)
 PER_LAYER_KEYS = ("hidden_size", "layers")
+EMBEDDING_KEY = "embedding_size"
 LARGEST_WIDTH = 2**31 - 1
 _LAYER_EXAMPLE = '{"num_attention_heads": 8, "head_dim": 32, "intermediate_size": 1024}'
 
@@ -54,6 +55,8 @@ class WidthPlan:
     Args:
         hidden_size (`int`): Hidden channels, shared by all layers.
         layers (`tuple[LayerWidths, ...]`): One entry a layer, first layer first; never empty.
+        embedding_size (`int`, *optional*): Channels of embeddings that are projected to the hidden size (ELECTRA);
+            `None` where they have the hidden size.
 
     Example:
     ```python
@@ -70,6 +73,7 @@ class WidthPlan:
 
     hidden_size: int
     layers: tuple[LayerWidths, ...]
+    embedding_size: int | None = None
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -106,9 +110,12 @@ class WidthPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values: the uniform form where all layers are equal, else one entry a layer."""
+        outer = {"hidden_size": self.hidden_size}
+        if self.embedding_size is not None:
+            outer["embedding_size"] = self.embedding_size
         if self.is_uniform:
-            return {"hidden_size": self.hidden_size, **dataclasses.asdict(self.layers[0])}
-        return {"hidden_size": self.hidden_size, "layers": [dataclasses.asdict(layer) for layer in self.layers]}
+            return outer | dataclasses.asdict(self.layers[0])
+        return outer | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
 
     def to_json(self) -> str:
         """Return `to_dict()` as one line of JSON, ready to be given as `student`."""
@@ -146,9 +153,8 @@ class WidthPlan:
                 f"nearest valid plan: {nearest_paddable(self).to_json()}"
             )
         head_dim = self.hidden_size // num_heads
-        return self.uniform(
-            self.hidden_size, len(self.layers), LayerWidths(num_heads, head_dim, widest.intermediate_size)
-        )
+        layer = LayerWidths(num_heads, head_dim, widest.intermediate_size)
+        return dataclasses.replace(self, layers=(layer,) * len(self.layers))
 
 
 def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
@@ -171,7 +177,21 @@ def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
     hidden_size = config.hidden_size
     # In transformers 5.14 a config whose layers are all alike has no view of its single layers.
     layers = config.per_layer_config if config.is_heterogeneous else [config] * config.num_hidden_layers
-    return WidthPlan(hidden_size, tuple(_configured_layer(layer, hidden_size) for layer in layers))
+    widths = tuple(_configured_layer(layer, hidden_size) for layer in layers)
+    return WidthPlan(hidden_size, widths, family_of(config).embedding_size(config))
+
+
+def with_embedding(plan: WidthPlan, teacher: WidthPlan, *, multiple: int = 8) -> WidthPlan:
+    """Give a plan that says nothing of it an embedding size, in the teacher's proportion, if the teacher has one.
+
+    Never that of the hidden size: stock classes would then leave the projection between them out.
+    """
+    if teacher.embedding_size is None or plan.embedding_size is not None:
+        return plan
+    wanted = teacher.embedding_size * plan.hidden_size / teacher.hidden_size
+    size = min(max(1, round(wanted / multiple)) * multiple, teacher.embedding_size)
+    size -= (size == plan.hidden_size) * min(multiple, size - 1)
+    return dataclasses.replace(plan, embedding_size=size)
 
 
 def nearest_paddable(plan: WidthPlan) -> WidthPlan:
@@ -253,7 +273,7 @@ def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths
 
 def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
     """The plan of some layers of a model."""
-    return WidthPlan(plan.hidden_size, tuple(plan.layers[index] for index in layers))
+    return dataclasses.replace(plan, layers=tuple(plan.layers[index] for index in layers))
 
 
 def with_num_layers(plan: WidthPlan, num_hidden_layers: int) -> WidthPlan:
@@ -263,15 +283,21 @@ def with_num_layers(plan: WidthPlan, num_hidden_layers: int) -> WidthPlan:
 
 
 def _read_uniform(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPlan:
-    _check_keys(values, UNIFORM_KEYS, where="student plan", optional=("head_dim",))
+    _check_keys(values, UNIFORM_KEYS, where="student plan", optional=("head_dim", EMBEDDING_KEY))
     hidden_size = _positive_integer(values["hidden_size"], "student hidden_size")
     num_heads = _positive_integer(values["num_attention_heads"], "student num_attention_heads")
     head_dim = values["head_dim"] if "head_dim" in values else _filling_head_dim(hidden_size, num_heads)
-    return WidthPlan.uniform(hidden_size, num_hidden_layers, _read_widths({**values, "head_dim": head_dim}, "student"))
+    layer = _read_widths({**values, "head_dim": head_dim}, "student")
+    return WidthPlan(hidden_size, (layer,) * num_hidden_layers, _embedding_size(values))
+
+
+def _embedding_size(values: Mapping[str, Any]) -> int | None:
+    value = values.get(EMBEDDING_KEY)
+    return None if value is None else _positive_integer(value, f"student {EMBEDDING_KEY}")
 
 
 def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPlan:
-    _check_keys(values, PER_LAYER_KEYS, where="student plan with layers")
+    _check_keys(values, PER_LAYER_KEYS, where="student plan with layers", optional=(EMBEDDING_KEY,))
     hidden_size = _positive_integer(values["hidden_size"], "student hidden_size")
     entries = values["layers"]
     if not isinstance(entries, list | tuple) or not entries:
@@ -280,7 +306,7 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
             + ", ".join(LAYER_KEYS)
         )
     layers = tuple(_read_layer(entry, f"student layers[{index}]") for index, entry in enumerate(entries))
-    plan = WidthPlan(hidden_size, layers)
+    plan = WidthPlan(hidden_size, layers, _embedding_size(values))
     if len(layers) != num_hidden_layers:
         raise ValueError(
             f"student layers has {len(layers)} entries; expected one for each of the {num_hidden_layers} layers; "
@@ -322,11 +348,10 @@ def _nearest_multiples(number: int, divisor: int) -> str:
 def _check_keys(
     values: Mapping[str, Any], expected: tuple[str, ...], *, where: str, optional: tuple[str, ...] = ()
 ) -> None:
+    known = (*expected, *(name for name in optional if name not in expected))
     for key in values:
-        if key not in expected:
-            raise ValueError(
-                f"{where} has the unknown key {shown(key)}; nearest valid: {nearest_name(key, expected)!r}"
-            )
+        if key not in known:
+            raise ValueError(f"{where} has the unknown key {shown(key)}; nearest valid: {nearest_name(key, known)!r}")
     missing = [key for key in expected if key not in values and key not in optional]
     if missing:
         given = ", ".join(values) or "no key"

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import nearest_name, shown
 from ..models.cost import count_parameters, encoder_macs
-from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, teacher_plan
+from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, teacher_plan, with_embedding
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
@@ -81,7 +81,9 @@ def plan_for_budget(
     )
 
     def measure(plan: WidthPlan) -> float:
-        return count_parameters(plan, teacher_config) if kind == "params" else search.macs_fraction(plan)
+        if kind == "params":
+            return count_parameters(with_embedding(plan, search.teacher, multiple=multiple), teacher_config)
+        return search.macs_fraction(plan)
 
     proportional = search.proportional_plans()
     smallest, largest = map(measure, search.ends(proportional))

@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json
 from ..models.cost import encoder_macs
-from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan, with_num_layers
+from ..models.families import family_of
+from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan, with_embedding, with_num_layers
 from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget
 from .presets import BERT_BASE, PRESETS
 
@@ -74,6 +75,21 @@ def resolve_plan(
     ```
     """
     teacher = teacher_plan(teacher_config)
+    plan = _resolved(student, teacher_config, teacher, multiple=multiple, within=within, measure=measure)
+    plan = with_embedding(plan, teacher, multiple=multiple)
+    _check_shared_groups(plan, teacher_config)
+    return plan
+
+
+def _resolved(
+    student: str | Mapping[str, Any],
+    teacher_config: PreTrainedConfig,
+    teacher: WidthPlan,
+    *,
+    multiple: int,
+    within: WidthPlan | None,
+    measure: Callable[[LatencyBudget], WidthPlan] | None,
+) -> WidthPlan:
     if isinstance(student, str) and student in PRESETS:
         return _preset_plan(student, teacher, multiple)
     if isinstance(student, str) and is_latency_budget(student):
@@ -90,6 +106,29 @@ def resolve_plan(
     return plan
 
 
+def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
+    """Refuse widths that a family has no place for."""
+    family = family_of(config)
+    if plan.embedding_size is not None:
+        if family.embedding_size(config) is None:
+            raise ValueError(
+                f"student embedding_size={plan.embedding_size}, but this teacher's embeddings have its hidden size; "
+                "leave embedding_size out"
+            )
+        if plan.embedding_size == plan.hidden_size:
+            raise ValueError(
+                f"student embedding_size={plan.embedding_size} is its hidden size, for which a stock "
+                f"{family.encoder_name} leaves the projection between them out; nearest valid: "
+                f"{plan.embedding_size - 1}"
+            )
+    if family.shares_heads and len({layer.num_attention_heads for layer in plan.layers}) > 1:
+        most = plan.widest.num_attention_heads
+        raise ValueError(
+            f"student num_attention_heads differ from layer to layer, but all layers of a {family.model_type} share "
+            f"what a head is; nearest valid: {most} in every layer"
+        )
+
+
 def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
     """Refuse a plan that a teacher cannot be pruned to, or that stock BERT could not hold."""
     misfit = too_wide(plan, teacher)
@@ -104,6 +143,8 @@ def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's")
         return f"has {len(plan.layers)} layers, its teacher {len(limit.layers)}"
     if plan.hidden_size > limit.hidden_size:
         return f"hidden_size={plan.hidden_size} is wider than {whose} {limit.hidden_size}"
+    if (plan.embedding_size or 0) > (most := limit.embedding_size or plan.embedding_size or 0):
+        return f"embedding_size={plan.embedding_size} is wider than {whose} {most}"
     for index, (layer, bounds) in enumerate(zip(plan.layers, limit.layers, strict=True)):
         for name, width in dataclasses.asdict(layer).items():
             if width > (bound := getattr(bounds, name)):
@@ -115,7 +156,10 @@ def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
     """Cut a plan to the widest that each width may be, as stock BERT can hold it."""
     layers = with_num_layers(plan, len(limit.layers)).layers
     hidden_size = min(plan.hidden_size, limit.hidden_size)
-    return nearest_paddable(WidthPlan(hidden_size, tuple(map(narrowest, layers, limit.layers))))
+    narrowed = WidthPlan(hidden_size, tuple(map(narrowest, layers, limit.layers)))
+    if plan.embedding_size is not None and limit.embedding_size is not None:
+        narrowed = dataclasses.replace(narrowed, embedding_size=min(plan.embedding_size, limit.embedding_size))
+    return nearest_paddable(narrowed)
 
 
 def _preset_plan(name: str, teacher: WidthPlan, multiple: int) -> WidthPlan:

@@ -4,13 +4,14 @@ Masks are one bool a unit, True = kept. A dropped head is dropped in its channel
 physical removal here.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
 
 import torch
 
-from ..models.units import Group, UnitTensors
+from ..models.units import Group, UnitTensors, head_group
 from ..models.widths import LayerWidths, WidthPlan
 
 
@@ -60,7 +61,11 @@ def scheduled_plan(
         )
         for most, least, now in zip(full.layers, target.layers, kept.layers, strict=True)
     ]
-    return WidthPlan(width("hidden", full.hidden_size, target.hidden_size, kept.hidden_size, multiple), tuple(layers))
+    hidden_size = width("hidden", full.hidden_size, target.hidden_size, kept.hidden_size, multiple)
+    embedding_size = None
+    if full.embedding_size and target.embedding_size and kept.embedding_size:
+        embedding_size = width("hidden", full.embedding_size, target.embedding_size, kept.embedding_size, multiple)
+    return WidthPlan(hidden_size, tuple(layers), embedding_size)
 
 
 def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) -> UnitTensors:
@@ -89,8 +94,10 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     """
     cpu_scores = _on_cpu(scores)
     chosen = {"hidden": _best(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
+    if plan.embedding_size is not None:
+        chosen["embedding"] = _best(cpu_scores["embedding"], masks["embedding"], plan.embedding_size)
     for index, widths in enumerate(plan.layers):
-        head, ffn = f"head.{index}", f"ffn.{index}"
+        head, ffn = head_group(masks, index), f"ffn.{index}"
         chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
         for name in (f"query_key.{index}", f"value_output.{index}"):
             by_head = (len(chosen[head]), -1)
@@ -139,11 +146,11 @@ def compete_across_layers(plan: WidthPlan, scores: UnitTensors, *, multiple: int
     ffn_budget = sum(layer.intermediate_size for layer in plan.layers)
     scores = _on_cpu(scores)
     ffn_block = max(1, min(multiple, ffn_budget // num_layers))
-    heads = [_ranked_blocks(scores[f"head.{i}"], size=1)[:max_heads] for i in range(num_layers)]
+    heads = [_ranked_blocks(scores[head_group(scores, i)], size=1)[:max_heads] for i in range(num_layers)]
     ffn = [_ranked_blocks(scores[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
     widths = zip(_share_out(heads, head_budget), _share_out(ffn, ffn_budget), plan.layers, strict=True)
     layers = (LayerWidths(num_heads, layer.head_dim, ffn_size) for num_heads, ffn_size, layer in widths)
-    return WidthPlan(plan.hidden_size, tuple(layers))
+    return dataclasses.replace(plan, layers=tuple(layers))
 
 
 def _ranked_blocks(scores: torch.Tensor, *, size: int) -> list[tuple[float, int]]:

@@ -171,7 +171,7 @@ class Pruner:
             dataclasses.replace(widths, head_dim=now.head_dim)
             for widths, now in zip(self.full.layers, kept.layers, strict=True)
         )
-        ceiling = WidthPlan(kept.hidden_size, layers)
+        ceiling = dataclasses.replace(kept, layers=layers)
         budget = scheduled_plan(self.full, self.target, progress=progress, kept=ceiling, multiple=multiple)
         most_heads = self._most_heads(progress["attention"])
         plan = compete_across_layers(budget, self.unit_scores(), multiple=multiple, max_heads=most_heads)

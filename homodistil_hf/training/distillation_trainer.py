@@ -38,7 +38,7 @@ from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, last_ch
 from ..files.folders import naming_the_file
 from ..files.strict_json import write_json
 from ..models.saved_student import load_student, poisoned_tensor, read_state, save_projections
-from ..models.units import UnitTensors
+from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, teacher_plan
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .checks import (
@@ -377,7 +377,7 @@ class DistillationTrainer(Trainer):
 
     def resized(self, masks: UnitTensors) -> None:
         """The student has lost units (masks: one bool a unit that it had, True = kept): follow it."""
-        self.kept_heads = [heads[masks[f"head.{layer}"]] for layer, heads in enumerate(self.kept_heads)]
+        self.kept_heads = [heads[masks[head_group(masks, layer)]] for layer, heads in enumerate(self.kept_heads)]
         wrap_again(self.model_wrapped, self.accelerator)
 
     @property

@@ -19,7 +19,7 @@ from ..distillation.projections import Projections
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
 from ..models.conversion import to_student
-from ..models.families import HEADS
+from ..models.families import HEADS, family_of
 from ..models.families.family import MASKED_LM, PROJECTIONS, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher, load_teacher_config
@@ -248,6 +248,12 @@ def _check_pair(
                 f"teacher has {what}={given}, fewer than the student's {expected}, so it can't read all that the "
                 f"student can; choose another teacher, or a model of at most {given}"
             )
+    family = family_of(student.config)
+    if args.attention_weight > 0 and family.scores_have_positions:
+        raise ValueError(
+            f"attention_weight={args.attention_weight}, but a {family.model_type} adds positions to the products of "
+            "queries and keys, which this term does not compare; set it to 0"
+        )
     heads = [[layer.num_attention_heads for layer in teacher_plan(m.config).layers] for m in (teacher, student)]
     if args.attention_weight > 0 and heads[0] != heads[1]:
         raise ValueError(

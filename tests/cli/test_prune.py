@@ -147,7 +147,7 @@ def test_empty_text_is_told(folder, capsys):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "roberta"}, "model_type='roberta'; supported: bert"),
+        ({"model_type": "albert"}, "model_type='albert'; supported: bert"),
         ({"architectures": ["BertModel"]}, "class BertModel is not supported"),
     ],
 )

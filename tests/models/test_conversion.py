@@ -21,6 +21,7 @@ from tiny_bert import (
 )
 from torch import nn
 from transformers import (
+    AlbertConfig,
     BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -30,7 +31,6 @@ from transformers import (
     BertForTokenClassification,
     BertLMHeadModel,
     BertModel,
-    RobertaConfig,
 )
 
 from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
@@ -260,7 +260,7 @@ def test_widths_without_a_stock_form_name_the_nearest_plan():
     [
         (BertModel, "no head .* load it as BertForMaskedLM"),
         (BertLMHeadModel, "decoder: load it as BertForMaskedLM"),
-        (BertForMultipleChoice, "choose a stock BERT encoder"),
+        (BertForMultipleChoice, "choose a stock encoder"),
     ],
 )
 def test_unsupported_classes_are_named(teacher_class, remedy):
@@ -369,8 +369,8 @@ def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, v
 
 
 def test_another_family_is_refused(tmp_path):
-    RobertaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has model_type='roberta'; supported: bert.*Choose a BERT encoder"):
+    AlbertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has model_type='albert'; supported: bert.*Choose an encoder"):
         load_teacher_config(str(tmp_path))
 
 

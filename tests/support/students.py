@@ -156,7 +156,8 @@ def zeroed_copy(student: LayerwiseModel, masks: UnitTensors) -> LayerwiseModel:
     zero_dropped(dict(zeroed.named_parameters()), encoder_groups(student), masks)
     for norm in zeroed.modules():
         if isinstance(norm, nn.LayerNorm):
-            norm.forward = partial(_norm_of_kept, norm, masks["hidden"])
+            kept = next(masks[name] for name in ("hidden", "embedding") if len(masks[name]) == len(norm.weight))
+            norm.forward = partial(_norm_of_kept, norm, kept)
     return zeroed
 
 

@@ -8,10 +8,15 @@ from transformers import PreTrainedModel
 
 from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.families.family import EncoderFamily, Head
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan, with_embedding
 
 _SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-_MORE: dict[str, dict[str, Any]] = {}
+_MORE: dict[str, dict[str, Any]] = {"electra": {"embedding_size": 20}}
 """Model type → what its configuration needs besides."""
+
+UNIFORM = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
+UNEVEN = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(2, 8, 16)))
+_SAME_HEADS = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(3, 8, 16)))
 
 CASES = [
     (family, head)
@@ -33,3 +38,9 @@ def tiny_family_teacher(family: EncoderFamily, head: Head, **config: Any) -> Pre
     """Noise is on every parameter."""
     torch.manual_seed(1)
     return randomized(head.stock(tiny_family_config(family, **config)))
+
+
+def plan_of(family: EncoderFamily, plan: WidthPlan) -> WidthPlan:
+    """A plan as the family can have it."""
+    plan = _SAME_HEADS if family.shares_heads and plan is UNEVEN else plan
+    return with_embedding(plan, teacher_plan(tiny_family_config(family)), multiple=4)

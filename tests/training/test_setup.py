@@ -9,14 +9,14 @@ from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, 
 from tiny_models import make_teacher, tiny_config
 from torch import nn
 from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
     BertForMaskedLM,
     BertModel,
     DistilBertConfig,
     DistilBertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
-    RobertaConfig,
-    RobertaForMaskedLM,
 )
 from transformers.optimization import Adafactor
 
@@ -167,7 +167,7 @@ def test_types_and_attention_fit_the_hardware(settings, dtype, attention):
 UNSUPPORTED = {
     "GPT2LMHeadModel": lambda: GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=96)),
     "DistilBertForMaskedLM": lambda: DistilBertForMaskedLM(DistilBertConfig(n_layers=1, dim=32, n_heads=2)),
-    "RobertaForMaskedLM": lambda: RobertaForMaskedLM(RobertaConfig(num_hidden_layers=1, hidden_size=48)),
+    "AlbertForMaskedLM": lambda: AlbertForMaskedLM(AlbertConfig(num_hidden_layers=1, hidden_size=48)),
     "BertModel": lambda: BertModel(tiny_config()),
     "Linear": lambda: nn.Linear(2, 2),
 }
@@ -177,7 +177,7 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("student", ["macs=0.5", PLAN, "homobert-tiny"], ids=["budget", "plan", "preset"])
 def test_unsupported_models_are_refused(name, student):
     message = f"^teacher class {name} is not supported; expected one of BertForPreTraining, BertForMaskedLM, .*; "
-    remedy = "it has no head to compare logits with" if name == "BertModel" else "choose a stock BERT encoder"
+    remedy = "it has no head to compare logits with" if name == "BertModel" else "choose a stock encoder"
     with pytest.raises(ValueError, match=message + remedy):
         prepare(UNSUPPORTED[name](), make_args(student=student))
 

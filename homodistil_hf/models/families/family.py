@@ -5,7 +5,7 @@ Models' classes are known by name and imported when they are asked for: who plan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ PROJECTIONS = "projections"
 """Name under which the trainer attaches the projections student → teacher to the student."""
 
 # What an index of a dimension is; any other word is the configuration's name for the dimension's length.
-HIDDEN, QUERY, VALUE, NEURON, HEAD = "hidden", "query", "value", "neuron", "head"
+HIDDEN, EMBEDDING, QUERY, VALUE, NEURON, HEAD = "hidden", "embedding", "query", "value", "neuron", "head"
 
 Shapes: TypeAlias = Mapping[str, tuple[str, ...]]
 """Parameter → what the indices of each of its dimensions are."""
@@ -145,7 +145,10 @@ class EncoderFamily:
         refused: stock classes that no student exists for → what to do.
         surplus: prefixes of a teacher's parameters that a student may lack.
         width_names: `hidden_size`, … → the stock configuration's word for it, where that is another.
-        positions_follow_padding: whether the first token's position is the row behind that of the padding token's id.
+        absent: of a configuration, parameters of the tables that its models don't have.
+        shares_heads: whether a head has a place of its own that all layers share, so that all keep the same ones.
+        first_position: row of the table of positions that the first token of a text has.
+        scores_have_positions: whether attention adds something to the products of queries and keys.
         dropouts: the configuration's rates of dropout.
         earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
@@ -166,7 +169,10 @@ class EncoderFamily:
     refused: Mapping[str, str] = field(default_factory=dict)
     surplus: tuple[str, ...] = ()
     width_names: Mapping[str, str] = field(default_factory=dict)
-    positions_follow_padding: bool = False
+    absent: Callable[[PreTrainedConfig], Collection[str]] = lambda config: ()
+    shares_heads: bool = False
+    first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
+    scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     earlier_code: tuple[str, ...] = ()
 
@@ -218,8 +224,13 @@ class EncoderFamily:
 
     def max_tokens(self, config: PreTrainedConfig) -> int:
         """Tokens of the longest text that a model has positions for."""
-        first = config.pad_token_id + 1 if self.positions_follow_padding else 0
-        return config.max_position_embeddings - first
+        return config.max_position_embeddings - self.first_position(config)
+
+    def embedding_size(self, config: PreTrainedConfig) -> int | None:
+        """Channels of embeddings that are projected to the hidden size; None where they have as many as that."""
+        size = getattr(config, "embedding_size", None)
+        is_projected = any(EMBEDDING in dims for dims in self.embeddings.values()) and size != config.hidden_size
+        return size if is_projected else None
 
     def num_neurons(self, widths: PreTrainedConfig) -> int:
         """FFN neurons of a layer, by its view of a configuration."""

@@ -139,6 +139,7 @@ class LayerwiseModel(PreTrainedModel):
                 module.config = config
         for index, layer in enumerate(encoder_layers(self)):
             self._build(layer, layer_config(config, index))
+        self._build_shared(config)
         self.post_init()
 
     def _build(self, layer: nn.Module, widths: PreTrainedConfig) -> None:
@@ -154,6 +155,9 @@ class LayerwiseModel(PreTrainedModel):
             new = kind(inputs, outputs, bias=old.bias is not None)
             layer.set_submodule(name, new)
         self.set_layer_widths(layer, widths)
+
+    def _build_shared(self, config: Any) -> None:
+        """Give what all layers share its sizes, where there is something."""
 
     def set_layer_widths(self, layer: nn.Module, widths: PreTrainedConfig) -> None:
         """Tell a layer's attention its head count, head size and softmax scale.

@@ -60,7 +60,7 @@ def _family(model_type: str, name: str, config: type[PreTrainedConfig]) -> Encod
             "directions",
         },
         surplus=("roberta.pooler.",),
-        positions_follow_padding=True,
+        first_position=lambda config: config.pad_token_id + 1,
     )
 
 

@@ -56,7 +56,7 @@ def test_the_exceptions_name_it():
 
 
 def test_a_family_is_found_by_both_of_its_model_types():
-    assert {name: config_class(name) for name in MODEL_TYPES} == {"bert": BertConfig, "homobert": HomoBertConfig}
+    assert {name: config_class(name) for name in MODEL_TYPES[:2]} == {"bert": BertConfig, "homobert": HomoBertConfig}
     assert family_of(BertConfig()) is family_of(HomoBertConfig()) is BERT is FAMILIES["bert"]
 
 

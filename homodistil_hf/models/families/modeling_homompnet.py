@@ -1,0 +1,80 @@
+"""MPNet with widths of its own in every layer; travels inside compact exports as remote code."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import MPNetConfig
+from transformers.models.mpnet.modeling_mpnet import (
+    MPNetForMaskedLM,
+    MPNetForQuestionAnswering,
+    MPNetForSequenceClassification,
+    MPNetForTokenClassification,
+    MPNetModel,
+)
+
+from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel
+
+
+class HomoMPNetConfig(LayerwiseConfig, MPNetConfig):
+    """Configuration of an MPNet whose layers may differ in width but for their heads; see [`LayerwiseConfig`]."""
+
+    model_type = "homompnet"
+
+    head_dim: int | None = None
+    softmax_head_dim: int | None = None
+
+
+class MPNetLayers(LayerwiseModel):
+    """Where MPNet's linear layers are, and the table of distances that the heads of all layers share."""
+
+    attention = "attention.attn"
+    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
+        ("attention.attn.q", "attention.attn.k", "attention.attn.v"), 1
+    )
+    out_of_attention = "attention.attn.o"
+    scaled_query = "attention.attn.q"
+
+    def _build_shared(self, config: Any) -> None:
+        """Give each head its column in the table of distances."""
+        encoder: Any = self.base_model.encoder
+        num_distances = encoder.relative_attention_bias.num_embeddings
+        encoder.relative_attention_bias = nn.Embedding(num_distances, config.num_attention_heads)
+
+
+class HomoMPNetModel(MPNetLayers, MPNetModel):
+    """The encoder, with or without the pooler."""
+
+    config_class = HomoMPNetConfig
+
+
+class HomoMPNetForMaskedLM(MPNetLayers, LayerwiseMaskedLM, MPNetForMaskedLM):
+    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
+
+    config_class = HomoMPNetConfig
+    unused_if_untied = "lm_head.bias"
+
+    def transform(self, states: torch.Tensor) -> torch.Tensor:
+        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        head = self.lm_head
+        return head.layer_norm(F.gelu(head.dense(states)))
+
+
+class HomoMPNetForSequenceClassification(MPNetLayers, MPNetForSequenceClassification):
+    """Classification or regression of whole sequences."""
+
+    config_class = HomoMPNetConfig
+
+
+class HomoMPNetForTokenClassification(MPNetLayers, MPNetForTokenClassification):
+    """Classification of every token."""
+
+    config_class = HomoMPNetConfig
+
+
+class HomoMPNetForQuestionAnswering(MPNetLayers, MPNetForQuestionAnswering):
+    """Start and end of an answer."""
+
+    config_class = HomoMPNetConfig
