@@ -136,7 +136,7 @@ class Distillation:
         labels = self.task.labels(inputs)
         if not self.task.has_vocabulary:
             return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs), labels)
-        own_head, fast = self.student.get_output_embeddings(), self.teacher.fast.get_output_embeddings()
+        own_head, fast = self.student.decoder_layer, self.teacher.fast.decoder_layer
         return decoded_terms(
             decoder_of(own_head, student["decoder_inputs"]),
             decoder_of(fast, teacher["decoder_inputs"], dtype=self.teacher.dtype),

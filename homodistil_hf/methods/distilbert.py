@@ -146,7 +146,7 @@ class SoftDistillation(Distillation):
         return terms | {"soft_kl": soft_kl / num_predictions, "cosine": cosine / num_tokens}, student
 
     def _soft_kl(self, student: Any, teacher: Any, labels_M: torch.Tensor) -> torch.Tensor:
-        own_head, fast = self.student.get_output_embeddings(), self.teacher.fast.get_output_embeddings()
+        own_head, fast = self.student.decoder_layer, self.teacher.fast.decoder_layer
         _, kl = decoded_terms(
             self._softened(decoder_of(own_head, student["decoder_inputs"])),
             self._softened(decoder_of(fast, teacher["decoder_inputs"], dtype=self.teacher.dtype)),

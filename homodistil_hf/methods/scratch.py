@@ -57,7 +57,7 @@ class OwnLoss(Distillation):
         inputs = self.task.with_positions(inputs)
         outputs = model(**self.task.model_inputs(inputs, self.student), skip_decoder=True)
         with autocast():
-            head = decoder_of(self.student.get_output_embeddings(), outputs["decoder_inputs"])
+            head = decoder_of(self.student.decoder_layer, outputs["decoder_inputs"])
         # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is nobody else.
         own, _ = decoded_terms(head, head, self.task.labels(inputs), weights=(self.weights["mlm"], 0.0))
         return {"mlm": own / counts[0].clamp(min=1).float()}, outputs

@@ -79,9 +79,9 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
-        factor = (new.head_dim / (model.config.softmax_head_dim or old.head_dim)) ** 0.5
-        query = f"{family.prefix}.{family.layers}.{index}.{family.attention[0]}."
-        for name in [name for name in state if name.startswith(query)]:
+        factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
+        queries = tuple(f"{family.prefix}.{family.layers}.{index}.{name}." for name in model.queries)
+        for name in [name for name in state if name.startswith(queries)]:
             state[name] = state[name] * factor
         state |= _resized_layer(state, family, index, (old, new))
     state |= _resized_embeddings(state, family, (widths.widest, plan.widest))
@@ -126,7 +126,8 @@ def _resized_layer(
 ) -> dict[str, torch.Tensor]:
     """The parameters of a layer that have another size at other widths, cut or zero-padded."""
     resized: dict[str, torch.Tensor] = {}
-    for name, dims in _layer_shapes(family, layer).items():
+    present = {name: dims for name, dims in _layer_shapes(family, layer).items() if name in state}
+    for name, dims in present.items():
         for dim, what in enumerate(dims):
             if what in _RESIZED:
                 turned = resized.get(name, state[name]).transpose(0, dim)
@@ -170,8 +171,9 @@ def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
         head_dim = layer_head_dim(config)
         values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
     # transformers leaves a decoder untied whose stored weights differ, whatever the configuration says.
-    decoder = model.get_output_embeddings()
-    if decoder is not None and decoder.weight is not model.get_input_embeddings().weight:
+    decoder, words = model.get_output_embeddings(), model.get_input_embeddings().weight
+    # Of what has another shape (DeBERTa without `legacy`) it is no decoder: that one is always tied.
+    if decoder is not None and decoder.weight is not words and decoder.weight.shape == words.shape:
         values["tie_word_embeddings"] = False
     return config_class(**values, **_runtime_settings(config))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .families import HEADS, family_of
-from .families.family import EMBEDDING, HEAD, HIDDEN, NEURON, QUERY, VALUE
+from .families.family import EMBEDDING, HEAD, HIDDEN, NEURON, QUERY, VALUE, Shapes
 from .widths import LayerWidths, WidthPlan, teacher_plan
 
 if TYPE_CHECKING:
@@ -39,21 +39,27 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
     family = family_of(config)
     found = next(known for known in family.heads if known.kind.name == head) if head else None
     absent = family.absent(config)
-    embeddings = {name: dims for name, dims in family.embeddings.items() if name not in absent}
-    tables = [embeddings, *([found.shapes] if found else [])]
+    tables = [family.embeddings, *([found.shapes] if found else [])]
     if found and not config.tie_word_embeddings:
         tables.append(found.untied)
-    fixed = sum(_count(dims, config, plan, plan.widest) for shapes in tables for dims in shapes.values())
-    layers = collections.Counter(plan.layers)
-    return fixed + sum(
-        number * sum(_count(dims, config, plan, widths) for dims in family.layer.values())
-        for widths, number in layers.items()
+
+    def count(shapes: Shapes, widths: LayerWidths) -> int:
+        sizes = _sizes(plan, widths)
+        return sum(
+            math.prod(sizes[what] if what in sizes else family.size_of(config, what) for what in dims)
+            for name, dims in shapes.items()
+            if name not in absent
+        )
+
+    layers = collections.Counter(plan.layers).items()
+    return sum(count(shapes, plan.widest) for shapes in tables) + sum(
+        number * count(family.layer, widths) for widths, number in layers
     )
 
 
-def _count(dims: tuple[str, ...], config: PreTrainedConfig, plan: WidthPlan, widths: LayerWidths) -> int:
-    """Elements of a parameter."""
-    sizes = {
+def _sizes(plan: WidthPlan, widths: LayerWidths) -> dict[str, int]:
+    """What the indices of a dimension are → how many, where the plan says it."""
+    return {
         HIDDEN: plan.hidden_size,
         EMBEDDING: plan.embedding_size or plan.hidden_size,
         HEAD: widths.num_attention_heads,
@@ -61,7 +67,6 @@ def _count(dims: tuple[str, ...], config: PreTrainedConfig, plan: WidthPlan, wid
         VALUE: widths.attention_size,
         NEURON: widths.intermediate_size,
     }
-    return math.prod(sizes[what] if what in sizes else getattr(config, what) for what in dims)
 
 
 def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from .families.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, write_widths
 from .units import Indices
-from .widths import WidthPlan, chosen, teacher_plan
+from .widths import EMBEDDING_KEY, WidthPlan, chosen, teacher_plan
 
 
 def replace_parameters(
@@ -128,8 +128,8 @@ def set_widths(model: LayerwiseModel, plan: WidthPlan) -> None:
 def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
     """Set the widths of a student's configuration."""
     write_widths(config, plan.hidden_size, [dataclasses.asdict(layer) for layer in plan.layers])
-    if plan.embedding_size is not None:
-        config.embedding_size = plan.embedding_size
+    if hasattr(config, EMBEDDING_KEY):
+        setattr(config, EMBEDDING_KEY, plan.embedding_size or plan.hidden_size)
 
 
 def keep_layers(model: LayerwiseModel, layers: Sequence[int]) -> LayerwiseModel:

@@ -11,20 +11,34 @@ from homodistil_hf.models.families.family import EncoderFamily, Head
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan, with_embedding
 
 _SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-_MORE: dict[str, dict[str, Any]] = {"electra": {"embedding_size": 20}}
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm"}
+_MORE: dict[str, dict[str, Any]] = {
+    "electra": {"embedding_size": 20},
+    "deberta-v2": _DEBERTA
+    | {"position_buckets": 8, "share_att_key": True, "position_biased_input": False, "legacy": False},
+}
 """Model type → what its configuration needs besides."""
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "electra-without-projection": ("electra", {"embedding_size": 32}),
+    "deberta-with-all": (
+        "deberta-v2",
+        _DEBERTA
+        | {"share_att_key": False, "position_biased_input": True, "legacy": True, "type_vocab_size": 2}
+        | {"embedding_size": 20, "conv_kernel_size": 3, "conv_act": "gelu", "position_buckets": -1},
+    ),
+}
+"""Configurations that have parameters, or lack some, that those of the others don't."""
 
 UNIFORM = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
 UNEVEN = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(2, 8, 16)))
 _SAME_HEADS = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(3, 8, 16)))
 
-CASES = [
-    (family, head)
-    for family in FAMILIES.values()
-    if family.model_type != "bert"  # which has tests of its own
-    for head in family.heads
-]
-IDS = [head.stock_name for _, head in CASES]
+OTHERS = [family for family in FAMILIES.values() if family.model_type != "bert"]
+"""All but the one that has tests of its own."""
+CASES = [(family, head, {}) for family in OTHERS for head in family.heads]
+CASES += [(FAMILIES[name], head, config) for name, config in VARIANTS.values() for head in FAMILIES[name].heads[:2]]
+IDS = [head.stock_name for family in OTHERS for head in family.heads]
+IDS += [f"{variant}-{head.kind.name}" for variant, (name, _) in VARIANTS.items() for head in FAMILIES[name].heads[:2]]
 
 
 def tiny_family_config(family: EncoderFamily, **overrides: Any) -> Any:
@@ -40,7 +54,7 @@ def tiny_family_teacher(family: EncoderFamily, head: Head, **config: Any) -> Pre
     return randomized(head.stock(tiny_family_config(family, **config)))
 
 
-def plan_of(family: EncoderFamily, plan: WidthPlan) -> WidthPlan:
+def plan_of(family: EncoderFamily, plan: WidthPlan, **config: Any) -> WidthPlan:
     """A plan as the family can have it."""
     plan = _SAME_HEADS if family.shares_heads and plan is UNEVEN else plan
-    return with_embedding(plan, teacher_plan(tiny_family_config(family)), multiple=4)
+    return with_embedding(plan, teacher_plan(tiny_family_config(family, **config)), multiple=4)

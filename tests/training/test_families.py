@@ -4,14 +4,12 @@ import pytest
 import torch
 from run_traces import SaveAt, logs_of
 from students import logits_of, make_batch
-from tiny_families import CASES, IDS, tiny_family_teacher
+from tiny_families import CASES, IDS, OTHERS, tiny_family_teacher
 
 from homodistil_hf import export_student, verify_export
-from homodistil_hf.models.families import FAMILIES
 
-OTHERS = [family for family in FAMILIES.values() if family.model_type != "bert"]
 of_every_family = pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
-of_every_case = pytest.mark.parametrize(("family", "head"), CASES, ids=IDS)
+of_every_case = pytest.mark.parametrize(("family", "head", "config"), CASES, ids=IDS)
 
 
 def all_terms(family):
@@ -75,12 +73,14 @@ def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, fam
 
 
 @of_every_case
-def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, family, head):
+def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, family, head, config):
     kind = head.kind.name
     batch = make_batch(kind, num_rows=8)
     rows = [{name: tensor[index] for name, tensor in batch.items()} for index in range(8)]
     data = {} if kind == "masked_lm" else {"train_dataset": rows, "eval_dataset": rows, "data_collator": stacked}
-    trainer = make_trainer(model=tiny_family_teacher(family, head), max_steps=4, per_device_train_batch_size=4, **data)
+    trainer = make_trainer(
+        model=tiny_family_teacher(family, head, **config), max_steps=4, per_device_train_batch_size=4, **data
+    )
     trainer.train()
     assert trainer.kept == trainer.plan
     assert logits_of(trainer.model.eval(), make_batch(kind)).isfinite().all()

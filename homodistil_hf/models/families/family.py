@@ -146,6 +146,8 @@ class EncoderFamily:
         surplus: prefixes of a teacher's parameters that a student may lack.
         width_names: `hidden_size`, … → the stock configuration's word for it, where that is another.
         absent: of a configuration, parameters of the tables that its models don't have.
+        sizes: other word for a dimension's length → that length by a configuration.
+        rotates: whether, by a configuration, the channels of heads may be rotated.
         shares_heads: whether a head has a place of its own that all layers share, so that all keep the same ones.
         first_position: row of the table of positions that the first token of a text has.
         scores_have_positions: whether attention adds something to the products of queries and keys.
@@ -170,6 +172,8 @@ class EncoderFamily:
     surplus: tuple[str, ...] = ()
     width_names: Mapping[str, str] = field(default_factory=dict)
     absent: Callable[[PreTrainedConfig], Collection[str]] = lambda config: ()
+    sizes: Mapping[str, Callable[[PreTrainedConfig], int]] = field(default_factory=dict)
+    rotates: Callable[[PreTrainedConfig], bool] = lambda config: True
     shares_heads: bool = False
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     scores_have_positions: bool = False
@@ -225,6 +229,10 @@ class EncoderFamily:
     def max_tokens(self, config: PreTrainedConfig) -> int:
         """Tokens of the longest text that a model has positions for."""
         return config.max_position_embeddings - self.first_position(config)
+
+    def size_of(self, config: PreTrainedConfig, what: str) -> int:
+        """The length of a dimension that is no width."""
+        return self.sizes[what](config) if what in self.sizes else getattr(config, what)
 
     def embedding_size(self, config: PreTrainedConfig) -> int | None:
         """Channels of embeddings that are projected to the hidden size; None where they have as many as that."""

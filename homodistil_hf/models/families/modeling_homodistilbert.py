@@ -35,6 +35,7 @@ class DistilBertLayers(LayerwiseModel):
         ("attention.q_lin", "attention.k_lin", "attention.v_lin"), 1
     )
     out_of_attention = "attention.out_lin"
+    queries = ("attention.q_lin",)
     into_ffn: ClassVar[Mapping[str, int]] = {"ffn.lin1": 1}
     out_of_ffn = "ffn.lin2"
 

@@ -35,7 +35,8 @@ class MPNetLayers(LayerwiseModel):
         ("attention.attn.q", "attention.attn.k", "attention.attn.v"), 1
     )
     out_of_attention = "attention.attn.o"
-    scaled_query = "attention.attn.q"
+    queries = ("attention.attn.q",)
+    scales_queries = True
 
     def _build_shared(self, config: Any) -> None:
         """Give each head its column in the table of distances."""

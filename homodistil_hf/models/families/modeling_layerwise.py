@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
@@ -36,6 +37,8 @@ class LayerwiseConfig:
     _auto_class = None  # not the parent's: some process may have marked the stock class as somebody's remote code
     width_names: ClassVar[Mapping[str, str]] = {}
     """Width → the stock configuration's name for it, where that is another."""
+    like_hidden_size: ClassVar[tuple[str, ...]] = ()
+    """Other names under which the stock configuration has the hidden size."""
 
     is_heterogeneous: bool
     per_layer_config: Any
@@ -89,7 +92,8 @@ def write_widths(config: PreTrainedConfig, hidden_size: int, layers: list[dict[s
         layers: of each layer the `LAYER_WIDTHS`.
     """
     config.per_layer_config = None
-    config.hidden_size = hidden_size
+    for name in ("hidden_size", *getattr(config, "like_hidden_size", ())):
+        setattr(config, name, hidden_size)
     named = [{width_name(config, width): value for width, value in layer.items()} for layer in layers]
     for name, value in named[0].items():
         setattr(config, name, value)
@@ -125,8 +129,9 @@ class LayerwiseModel(PreTrainedModel):
     out_of_attention: ClassVar[str] = "attention.output.dense"
     into_ffn: ClassVar[Mapping[str, int]] = {"intermediate.dense": 1}
     out_of_ffn: ClassVar[str] = "output.dense"
-    scaled_query: ClassVar[str | None] = None
-    """The query of attention that takes its softmax scale from the present head size; None: it has a `scaling`."""
+    queries: ClassVar[tuple[str, ...]] = ("attention.self.query",)
+    scales_queries: ClassVar[bool] = False
+    """Whether attention takes its softmax scale from the present head size, so that queries make up for it."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         narrow = copy.deepcopy(config)
@@ -149,11 +154,11 @@ class LayerwiseModel(PreTrainedModel):
         sizes = {name: (hidden, times * attention) for name, times in self.into_attention.items()}
         sizes |= {name: (hidden, times * ffn) for name, times in self.into_ffn.items()}
         sizes |= {self.out_of_attention: (attention, hidden), self.out_of_ffn: (ffn, hidden)}
+        present = dict(layer.named_modules())
         for name, (inputs, outputs) in sizes.items():
-            old = layer.get_submodule(name)
-            kind = ScaledLinear if name == self.scaled_query else nn.Linear
-            new = kind(inputs, outputs, bias=old.bias is not None)
-            layer.set_submodule(name, new)
+            if name in present:  # some configurations lack some
+                kind = ScaledLinear if self.scales_queries and name in self.queries else nn.Linear
+                layer.set_submodule(name, kind(inputs, outputs, bias=present[name].bias is not None))
         self.set_layer_widths(layer, widths)
 
     def _build_shared(self, config: Any) -> None:
@@ -177,8 +182,13 @@ class LayerwiseModel(PreTrainedModel):
         attention = layer.get_submodule(self.attention)
         for name in known.keys() & vars(attention).keys():
             setattr(attention, name, known[name])
-        if self.scaled_query is not None:
-            layer.get_submodule(self.scaled_query).factor = (head_dim / softmax_head_dim) ** 0.5
+        for name, module in layer.named_modules():
+            if isinstance(module, ScaledLinear) and name in self.queries:
+                module.factor = self.query_factor(head_dim, softmax_head_dim)
+
+    def query_factor(self, head_dim: int, softmax_head_dim: int) -> float:
+        """What queries are multiplied by where scores are divided by √head_dim and should be by √softmax_head_dim."""
+        return (head_dim / softmax_head_dim) ** 0.5
 
 
 def _begin_with_encoder(model: PreTrainedModel) -> None:
@@ -220,6 +230,11 @@ class LayerwiseMaskedLM(LayerwiseModel):
         """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
         raise NotImplementedError
 
+    @property
+    def decoder_layer(self) -> Any:
+        """What has the decoder's `weight` and `bias`."""
+        return self.get_output_embeddings()
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -253,9 +268,9 @@ class LayerwiseMaskedLM(LayerwiseModel):
             )
         outputs = self.base_model(input_ids, attention_mask=attention_mask, **kwargs)
         states = outputs.last_hidden_state.flatten(0, 1).index_select(0, masked_positions)
-        transformed = self.transform(states)
+        transformed, decoder = self.transform(states), self.decoder_layer
         return LayerwiseMaskedLMOutput(
-            logits=None if skip_decoder else self.get_output_embeddings()(transformed),
+            logits=None if skip_decoder else F.linear(transformed, decoder.weight, decoder.bias),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             decoder_inputs=transformed if skip_decoder else None,

@@ -1,0 +1,133 @@
+"""DeBERTa-v2 and v3: distances are embedded, and projected as queries and keys are, or by matrices of their own."""
+
+from transformers import DebertaV2Config
+
+from .family import (
+    EMBEDDING,
+    HIDDEN,
+    MASKED_LM,
+    NEURON,
+    QUERY,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    VALUE,
+    EncoderFamily,
+    Head,
+    HeadKind,
+    Shapes,
+    linear,
+    norm,
+)
+
+_MODELING = f"{__package__}.modeling_homodebertav2"
+_LABELS = linear("classifier", "num_labels", HIDDEN)
+_DISTANCES, _KERNEL = "num_distances", "conv_kernel_size"
+
+_LEGACY_HEAD = {
+    **linear("cls.predictions.transform.dense", EMBEDDING, HIDDEN),
+    **norm("cls.predictions.transform.LayerNorm", EMBEDDING),
+    "cls.predictions.bias": ("vocab_size",),
+}
+_HEAD = {
+    **linear("lm_predictions.lm_head.dense", HIDDEN, HIDDEN),
+    **norm("lm_predictions.lm_head.LayerNorm"),
+    "lm_predictions.lm_head.bias": ("vocab_size",),
+}
+_UNTIED = linear("cls.predictions.decoder", "vocab_size", EMBEDDING)
+_PROJECTION = "embeddings.embed_proj.weight"
+_CONVOLUTION = {
+    "encoder.conv.conv.weight": (HIDDEN, HIDDEN, _KERNEL),
+    "encoder.conv.conv.bias": (HIDDEN,),
+    **norm("encoder.conv.LayerNorm"),
+}
+_OWN = {
+    kind: linear(f"attention.self.pos_{name}_proj", QUERY, HIDDEN) for kind, name in (("c2p", "key"), ("p2c", "query"))
+}
+"""Kind of a score with distances → what projects them where queries and keys don't."""
+
+
+def _head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = None) -> Head:
+    stock = f"DebertaV2For{task}"
+    return Head(kind, stock, f"Homo{stock}", _MODELING, shapes, untied or {})
+
+
+def _num_distances(config: DebertaV2Config) -> int:
+    farthest = config.max_relative_positions if config.max_relative_positions > 0 else config.max_position_embeddings
+    buckets = getattr(config, "position_buckets", -1)
+    return 2 * (buckets if buckets > 0 else farthest)
+
+
+def _shares_projections(config: DebertaV2Config) -> bool:
+    return getattr(config, "share_att_key", False) or not config.relative_attention
+
+
+def _absent(config: DebertaV2Config) -> set[str]:
+    absent = set(_HEAD if config.legacy else {**_LEGACY_HEAD, **_UNTIED})
+    if getattr(config, "embedding_size", config.hidden_size) == config.hidden_size:
+        absent.add(_PROJECTION)
+    if not config.position_biased_input:
+        absent.add("embeddings.position_embeddings.weight")
+    if not config.relative_attention:
+        absent.add("encoder.rel_embeddings.weight")
+    if "layer_norm" not in getattr(config, "norm_rel_ebd", "none"):
+        absent |= norm("encoder.LayerNorm").keys()
+    if getattr(config, _KERNEL, 0) <= 0:
+        absent |= _CONVOLUTION.keys()
+    for kind, projection in _OWN.items():
+        if _shares_projections(config) or kind not in (config.pos_att_type or ()):
+            absent |= projection.keys()
+    return absent
+
+
+DEBERTA = EncoderFamily(
+    model_type="deberta-v2",
+    student_type="homodeberta-v2",
+    stock_config=DebertaV2Config,
+    modeling=_MODELING,
+    prefix="deberta",
+    encoder_name="DebertaV2Model",
+    heads=(
+        _head(MASKED_LM, "MaskedLM", {**_LEGACY_HEAD, **_HEAD}, _UNTIED),
+        _head(SEQUENCE_CLASSIFICATION, "SequenceClassification", linear("pooler.dense", HIDDEN, HIDDEN) | _LABELS),
+        _head(TOKEN_CLASSIFICATION, "TokenClassification", _LABELS),
+        _head(QUESTION_ANSWERING, "QuestionAnswering", linear("qa_outputs", "num_labels", HIDDEN)),
+    ),
+    embeddings={
+        "embeddings.word_embeddings.weight": ("vocab_size", EMBEDDING),
+        "embeddings.position_embeddings.weight": ("max_position_embeddings", EMBEDDING),
+        "embeddings.token_type_embeddings.weight": ("type_vocab_size", EMBEDDING),
+        _PROJECTION: (HIDDEN, EMBEDDING),
+        **norm("embeddings.LayerNorm"),
+        "encoder.rel_embeddings.weight": (_DISTANCES, HIDDEN),
+        **norm("encoder.LayerNorm"),
+        **_CONVOLUTION,
+    },
+    layer={
+        **linear("attention.self.query_proj", QUERY, HIDDEN),
+        **linear("attention.self.key_proj", QUERY, HIDDEN),
+        **linear("attention.self.value_proj", VALUE, HIDDEN),
+        **_OWN["c2p"],
+        **_OWN["p2c"],
+        **linear("attention.output.dense", HIDDEN, VALUE),
+        **norm("attention.output.LayerNorm"),
+        **linear("intermediate.dense", NEURON, HIDDEN),
+        **linear("output.dense", HIDDEN, NEURON),
+        **norm("output.LayerNorm"),
+    },
+    layers="encoder.layer",
+    attention=(
+        "attention.self.query_proj",
+        "attention.self.key_proj",
+        "attention.self.value_proj",
+        "attention.output.dense",
+    ),
+    mlm_entry="lm_predictions.lm_head.dense",
+    refused={
+        "DebertaV2Model": "it has no head to compare logits with: take a classifier that was fine-tuned from it",
+    },
+    absent=_absent,
+    sizes={_DISTANCES: _num_distances},
+    rotates=_shares_projections,
+    scores_have_positions=True,
+)

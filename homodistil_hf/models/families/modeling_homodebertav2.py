@@ -1,0 +1,98 @@
+"""DeBERTa-v2 and v3 with widths of their own in every layer; travels inside compact exports as remote code."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from transformers import DebertaV2Config
+from transformers.models.deberta_v2.modeling_deberta_v2 import (
+    DebertaV2ForMaskedLM,
+    DebertaV2ForQuestionAnswering,
+    DebertaV2ForSequenceClassification,
+    DebertaV2ForTokenClassification,
+    DebertaV2Model,
+)
+
+from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel
+
+
+class HomoDebertaV2Config(LayerwiseConfig, DebertaV2Config):
+    """Configuration of a DeBERTa-v2 whose layers may differ in width; see [`LayerwiseConfig`]."""
+
+    model_type = "homodeberta-v2"
+    like_hidden_size: ClassVar[tuple[str, ...]] = ("pooler_hidden_size",)
+
+    head_dim: int | None = None
+    softmax_head_dim: int | None = None
+
+
+class DebertaV2Layers(LayerwiseModel):
+    """Where DeBERTa's linear layers are, and how its scores are scaled."""
+
+    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
+        (f"attention.self.{name}_proj" for name in ("query", "key", "value", "pos_key", "pos_query")), 1
+    )
+    queries = ("attention.self.query_proj", "attention.self.pos_query_proj")
+    scales_queries = True
+
+    def query_factor(self, head_dim: int, softmax_head_dim: int) -> float:
+        """As elsewhere, of roots that are rounded to float32, as the stock class has them."""
+        terms = 1 + sum(kind in (self.config.pos_att_type or ()) for kind in ("c2p", "p2c"))
+        sizes = torch.tensor([float(head_dim * terms), float(softmax_head_dim * terms)], device="cpu")
+        present, wanted = sizes.sqrt().tolist()
+        return present / wanted
+
+
+class HomoDebertaV2Model(DebertaV2Layers, DebertaV2Model):
+    """The encoder."""
+
+    config_class = HomoDebertaV2Config
+
+
+class Decoder(NamedTuple):
+    """A decoder that is no module of its own."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+class HomoDebertaV2ForMaskedLM(DebertaV2Layers, LayerwiseMaskedLM, DebertaV2ForMaskedLM):
+    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
+
+    config_class = HomoDebertaV2Config
+
+    def __init__(self, config: Any):
+        self.unused_if_untied = "cls.predictions.bias" if config.legacy else None  # type: ignore[misc]
+        super().__init__(config)
+
+    def transform(self, states: torch.Tensor) -> torch.Tensor:
+        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        if self.legacy:
+            return self.cls.predictions.transform(states)
+        head = self.lm_predictions.lm_head
+        return head.LayerNorm(head.transform_act_fn(head.dense(states)))
+
+    @property
+    def decoder_layer(self) -> Any:
+        """What has the decoder's `weight` and `bias`."""
+        if self.legacy:
+            return self.get_output_embeddings()
+        return Decoder(self.get_input_embeddings().weight, self.lm_predictions.lm_head.bias)
+
+
+class HomoDebertaV2ForSequenceClassification(DebertaV2Layers, DebertaV2ForSequenceClassification):
+    """Classification or regression of whole sequences."""
+
+    config_class = HomoDebertaV2Config
+
+
+class HomoDebertaV2ForTokenClassification(DebertaV2Layers, DebertaV2ForTokenClassification):
+    """Classification of every token."""
+
+    config_class = HomoDebertaV2Config
+
+
+class HomoDebertaV2ForQuestionAnswering(DebertaV2Layers, DebertaV2ForQuestionAnswering):
+    """Start and end of an answer."""
+
+    config_class = HomoDebertaV2Config
