@@ -84,14 +84,18 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
         if callable(found) or isinstance(found, dict) or (isinstance(found, property) and found.fset is None):
             raise ValueError(f"{label} has the key {shown(name)}, which belongs to the class itself; remove it")
         if not _is_in_bounds(name, value):
-            expected = f"a whole number from 1 to {_LARGEST[name]}"
+            expected = f"a whole number from {_least(name)} to {_LARGEST[name]}"
             raise ValueError(f"{label} has {name}={shown(value)}; expected {expected}")
         if name in _RULES and not _RULES[name][0](value):
             raise ValueError(f"{label} has {name}={shown(value)}; expected {_RULES[name][1]}")
 
 
 def _is_in_bounds(name: str, value: Any) -> bool:
-    return name not in _LARGEST or value is None or (is_whole(value) and 1 <= value <= _LARGEST[name])
+    return name not in _LARGEST or value is None or (is_whole(value) and _least(name) <= value <= _LARGEST[name])
+
+
+def _least(name: str) -> int:
+    return 0 if name == "type_vocab_size" else 1  # DeBERTa has no segments
 
 
 def _is_activation(value: Any) -> bool:

@@ -129,5 +129,6 @@ DEBERTA = EncoderFamily(
     absent=_absent,
     sizes={_DISTANCES: _num_distances},
     rotates=_shares_projections,
+    takes_added_masks=False,
     scores_have_positions=True,
 )

@@ -150,6 +150,7 @@ class EncoderFamily:
         rotates: whether, by a configuration, the channels of heads may be rotated.
         shares_heads: whether a head has a place of its own that all layers share, so that all keep the same ones.
         first_position: row of the table of positions that the first token of a text has.
+        takes_added_masks: whether attention masks may come as what is added to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention adds something to the products of queries and keys.
         dropouts: the configuration's rates of dropout.
         earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
@@ -176,6 +177,7 @@ class EncoderFamily:
     rotates: Callable[[PreTrainedConfig], bool] = lambda config: True
     shares_heads: bool = False
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
+    takes_added_masks: bool = True
     scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     earlier_code: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from students import assert_same_logits, logits_of, make_batch, masked, sliced, 
 from tiny_families import CASES, IDS, UNEVEN, UNIFORM, plan_of, tiny_family_config, tiny_family_teacher
 
 from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
 from homodistil_hf.models.cost import count_parameters, model_facts, planned_facts
 from homodistil_hf.models.families.family import PROJECTIONS
@@ -135,3 +136,17 @@ def test_a_decoder_of_its_own_stays_its_own(family, head, config):
     assert student.get_output_embeddings().weight is not student.get_input_embeddings().weight
     assert len(before.get_output_embeddings().weight) == len(student.get_output_embeddings().weight)
     assert planned_facts(student.config, head.student_name) == model_facts(student)
+
+
+def test_masks_mean_the_same_however_they_come(family, head, config):
+    student, inputs = student_of(family, head, **config), make_batch(head.kind.name)
+    task = task_of(student)
+    given = task.model_inputs(task.with_positions(inputs), student)
+    given.pop("masked_positions", None)
+    mask_BT = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        hidden, expected = (
+            student.base_model(**found).last_hidden_state[mask_BT]
+            for found in (given, {name: inputs[name] for name in ("input_ids", "attention_mask")})
+        )
+    assert_same_logits(hidden, expected)
