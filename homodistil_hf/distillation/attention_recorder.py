@@ -48,7 +48,7 @@ class AttentionRecorder:
         """Heads and their channels that the `position`-th recorded layer has now, and the scale of its scores."""
         widths = layer_config(self._model.config, self.layers[position])
         num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
-        attention = encoder_layers(self._model)[self.layers[position]].get_submodule(self._model.attention)
+        attention = encoder_layers(self._model)[self.layers[position]].get_submodule(self._model.attention_path)
         # What has no scale of its own takes it from the head size, and the recorded queries are scaled to that.
         return num_heads, num_heads * head_dim, getattr(attention, "scaling", head_dim**-0.5)
 

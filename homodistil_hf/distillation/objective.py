@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.families import family_of
 from ..models.families.modeling_layerwise import LayerwiseModel
 from .attention_recorder import AttentionRecorder, Recorded
 from .losses import attention_error, attention_scores, hidden_error
@@ -47,6 +48,7 @@ class Distillation:
         self.task = task_of(student)
         self.weights = dict(weights)
         self.kept_heads = kept_heads
+        self._is_pre_norm = family_of(student.config).is_pre_norm
         self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
         self.recorders: dict[str, AttentionRecorder] = {}
         if weights["attention"]:
@@ -152,10 +154,20 @@ class Distillation:
         errors: dict[str, list[torch.Tensor]] = {}
         if self.weights["hidden"]:
             layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
-            errors["hidden"] = [hidden_error(teacher[i + 1], project(own), mask_BT) for i, project, own in layers]
+            errors["hidden"] = [
+                hidden_error(teacher[i + 1], project(own), mask_BT) / self._size(teacher[i + 1], mask_BT)
+                for i, project, own in layers
+            ]
         if self.weights["embedding"]:
             errors["embedding"] = [hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)]
         return errors
+
+    def _size(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor | float:
+        """Mean square of states that no LayerNorm has brought to size, by which errors are divided; else 1."""
+        if not self._is_pre_norm:
+            return 1.0
+        kept = states_BTH if mask_BT is None else states_BTH[mask_BT.bool()]
+        return kept.float().square().mean().clamp(min=torch.finfo(torch.float32).tiny).clone()
 
     def _attention_term(
         self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None

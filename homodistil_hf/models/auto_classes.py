@@ -22,6 +22,7 @@ STUDENT_TYPES = {
         "homodistilbert": ("homodistilbert",),
         "homoelectra": ("homoelectra",),
         "homompnet": ("homompnet",),
+        "homomodernbert": ("homomodernbert",),
         "homodebertav2": ("homodeberta-v2",),
     }.items()
     for student_type in student_types

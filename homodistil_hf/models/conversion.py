@@ -6,11 +6,11 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .families import FAMILIES, HEADS, family_of
-from .families.family import HEAD, NEURON, PROJECTIONS, QUERY, VALUE, EncoderFamily, Shapes
+from .families.family import GATE, HEAD, NEURON, PROJECTIONS, QUERY, QUERY_KEY_VALUE, VALUE, EncoderFamily, Shapes
 from .families.modeling_layerwise import LayerwiseModel, layer_head_dim
 from .loading import refuse_architecture, refuse_config, some
 from .resizing import replace_parameters
-from .widths import LayerWidths, WidthPlan, teacher_plan
+from .widths import LayerWidths, WidthPlan, of_architecture, teacher_plan
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
 """Keys of a configuration that describe a class or a file, not the model's training."""
@@ -101,6 +101,7 @@ def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
         ValueError: the widths are others, or something to be cut is not zero.
     """
     padded = teacher_plan(student.config)
+    plan = of_architecture(plan, padded)
     if plan.padded() != padded:
         raise ValueError(
             f"plan={plan.to_json()} pads to {plan.padded().to_json()}, but the student has {padded.to_json()}"
@@ -160,7 +161,21 @@ def _resized_neurons(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> 
     return _resized(rows, (new.intermediate_size,))
 
 
-_RESIZED = {QUERY: _resized_heads, VALUE: _resized_heads, NEURON: _resized_neurons}
+def _resized_all_heads(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
+    return torch.cat([_resized_heads(part, old, new) for part in rows.chunk(3)])
+
+
+def _resized_gates(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
+    return torch.cat([_resized_neurons(half, old, new) for half in rows.chunk(2)])
+
+
+_RESIZED = {
+    QUERY: _resized_heads,
+    VALUE: _resized_heads,
+    QUERY_KEY_VALUE: _resized_all_heads,
+    NEURON: _resized_neurons,
+    GATE: _resized_gates,
+}
 """What the indices of a dimension are → how it takes other widths."""
 
 

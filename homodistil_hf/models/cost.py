@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .families import HEADS, family_of
-from .families.family import EMBEDDING, HEAD, HIDDEN, NEURON, QUERY, VALUE, Shapes
-from .widths import LayerWidths, WidthPlan, teacher_plan
+from .families.family import EMBEDDING, GATE, HEAD, HIDDEN, NEURON, QUERY, QUERY_KEY_VALUE, VALUE, Shapes
+from .widths import LayerWidths, WidthPlan, of_architecture, teacher_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -52,8 +52,11 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
         )
 
     layers = collections.Counter(plan.layers).items()
-    return sum(count(shapes, plan.widest) for shapes in tables) + sum(
-        number * count(family.layer, widths) for widths, number in layers
+    missing = count(family.not_in_first_layer, plan.layers[0])
+    return (
+        sum(count(shapes, plan.widest) for shapes in tables)
+        - missing
+        + sum(number * count(family.layer, widths) for widths, number in layers)
     )
 
 
@@ -64,6 +67,8 @@ def _sizes(plan: WidthPlan, widths: LayerWidths) -> dict[str, int]:
         EMBEDDING: plan.embedding_size or plan.hidden_size,
         HEAD: widths.num_attention_heads,
         QUERY: widths.attention_size,
+        QUERY_KEY_VALUE: 3 * widths.attention_size,
+        GATE: 2 * widths.intermediate_size,
         VALUE: widths.attention_size,
         NEURON: widths.intermediate_size,
     }
@@ -85,7 +90,7 @@ def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
     """
     return sum(
         4 * plan.hidden_size * layer.attention_size
-        + 2 * plan.hidden_size * layer.intermediate_size
+        + plan.traits.ffn_matrices * plan.hidden_size * layer.intermediate_size
         + 2 * sequence_length * layer.attention_size
         for layer in plan.layers
     )
@@ -120,7 +125,8 @@ def planned_facts(config: PreTrainedConfig, architecture: str, plan: WidthPlan |
         architecture: stock or student class.
         plan: the widths; default: those of `config`.
     """
-    plan = plan or teacher_plan(config)
+    own = teacher_plan(config)
+    plan = own if plan is None else of_architecture(plan, own)
     num_parameters = count_parameters(plan, config, head=HEADS[architecture].kind.name)
     return {
         "architecture": architecture,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from .families import family_of
 from .families.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, write_widths
 from .units import Indices
 from .widths import EMBEDDING_KEY, WidthPlan, chosen, teacher_plan
@@ -136,10 +137,14 @@ def keep_layers(model: LayerwiseModel, layers: Sequence[int]) -> LayerwiseModel:
     """Copy a student or teacher with some of its layers, rising indices, only."""
     shallow = copy.deepcopy(model)
     plan = chosen(teacher_plan(model.config), layers)
+    if family_of(model.config).is_pre_norm and 0 not in layers:
+        raise ValueError(f"layers={list(layers)} lack layer 0, which has no LayerNorm in front of it: keep it")
     stack = encoder_layers(shallow)
     kept = [stack[index] for index in layers]
-    shallow.base_model.set_submodule(shallow.layers, nn.ModuleList(kept))
+    shallow.base_model.set_submodule(shallow.layers_path, nn.ModuleList(kept))
     shallow.config.num_hidden_layers = len(layers)
+    if types := getattr(model.config, "layer_types", None):
+        shallow.config.layer_types = [types[index] for index in layers]
     write_plan(shallow.config, plan)
     for position, layer in enumerate(kept):
         for module in layer.modules():

@@ -10,7 +10,18 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .families import HEADS, family_of
-from .families.family import EMBEDDING, HEAD, HIDDEN, NEURON, PROJECTIONS, QUERY, VALUE, EncoderFamily
+from .families.family import (
+    EMBEDDING,
+    GATE,
+    HEAD,
+    HIDDEN,
+    NEURON,
+    PROJECTIONS,
+    QUERY,
+    QUERY_KEY_VALUE,
+    VALUE,
+    EncoderFamily,
+)
 from .families.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -150,7 +161,15 @@ def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int) ->
         value_output: ("attention", num_channels),
         ffn: ("ffn", family.num_neurons(widths)),
     }
+    channels, nothing = torch.arange(num_channels), torch.full((num_channels,), -1)
+    neurons = torch.arange(sizes[ffn][1])
     maps: dict[str, dict[str, UnitMap | None]] = {
+        QUERY_KEY_VALUE: {
+            head: UnitMap((channels // head_dim).repeat(3)),
+            query_key: UnitMap(torch.cat([channels, channels, nothing])),
+            value_output: UnitMap(torch.cat([nothing, nothing, channels])),
+        },
+        GATE: {ffn: UnitMap(neurons.repeat(2))},
         QUERY: {head: head_of_channel, query_key: None},
         VALUE: {head: head_of_channel, value_output: None},
         NEURON: {ffn: None},

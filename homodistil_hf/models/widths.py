@@ -49,6 +49,20 @@ class LayerWidths:
 
 
 @dataclasses.dataclass(frozen=True)
+class Traits:
+    """What an architecture makes of widths.
+
+    Args:
+        head_slot (`int`, *optional*): The one size that its heads can have, as their channels have a place in it
+            (rotary positions); `None` where any will do.
+        ffn_matrices (`int`): Matrices of an FFN between hidden channels and neurons: 2, or 3 where it is gated.
+    """
+
+    head_slot: int | None = None
+    ffn_matrices: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
 class WidthPlan:
     """Widths of a whole encoder: one hidden size, and the widths of every layer.
 
@@ -57,6 +71,7 @@ class WidthPlan:
         layers (`tuple[LayerWidths, ...]`): One entry a layer, first layer first; never empty.
         embedding_size (`int`, *optional*): Channels of embeddings that are projected to the hidden size (ELECTRA);
             `None` where they have the hidden size.
+        traits (`Traits`): Of the architecture; not written, and given by [`of_architecture`].
 
     Example:
     ```python
@@ -74,6 +89,7 @@ class WidthPlan:
     hidden_size: int
     layers: tuple[LayerWidths, ...]
     embedding_size: int | None = None
+    traits: Traits = dataclasses.field(default=Traits(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -145,7 +161,7 @@ class WidthPlan:
             ValueError: No number of heads divides the hidden size with room for all layers.
         """
         widest = self.widest
-        num_heads = _num_fitting_heads(self.hidden_size, widest)
+        num_heads = _num_fitting_heads(self.hidden_size, widest, slot=self.traits.head_slot)
         if num_heads is None:
             raise ValueError(
                 f"student hidden_size={self.hidden_size} cannot be split into at least {widest.num_attention_heads} "
@@ -178,7 +194,14 @@ def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
     # In transformers 5.14 a config whose layers are all alike has no view of its single layers.
     layers = config.per_layer_config if config.is_heterogeneous else [config] * config.num_hidden_layers
     widths = tuple(_configured_layer(layer, hidden_size) for layer in layers)
-    return WidthPlan(hidden_size, widths, family_of(config).embedding_size(config))
+    family = family_of(config)
+    slot = widths[0].head_dim if family.is_rotary else None
+    return WidthPlan(hidden_size, widths, family.embedding_size(config), Traits(slot, 3 if family.is_gated else 2))
+
+
+def of_architecture(plan: WidthPlan, teacher: WidthPlan) -> WidthPlan:
+    """The same widths, of the architecture that a teacher's plan is of."""
+    return dataclasses.replace(plan, traits=teacher.traits)
 
 
 def with_embedding(plan: WidthPlan, teacher: WidthPlan, *, multiple: int = 8) -> WidthPlan:
@@ -201,10 +224,12 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
     that gives up the smaller share of its width is taken.
     """
     widest = plan.widest
-    narrowed = max(_narrowed_heads(plan), key=_total_attention_size)
+    narrowed = max(_narrowed_heads(plan), key=_total_attention_size, default=None)
     hidden_sizes = range(plan.hidden_size, widest.attention_size - 1, -1)
-    hidden_size = next((size for size in hidden_sizes if _num_fitting_heads(size, widest)), 0)
-    if _total_attention_size(narrowed) * plan.hidden_size >= hidden_size * _total_attention_size(plan):
+    slot = plan.traits.head_slot
+    hidden_size = next((size for size in hidden_sizes if _num_fitting_heads(size, widest, slot=slot)), 0)
+    kept = 0 if narrowed is None else _total_attention_size(narrowed) * plan.hidden_size
+    if narrowed is not None and kept >= hidden_size * _total_attention_size(plan):
         return narrowed
     return dataclasses.replace(plan, hidden_size=hidden_size)
 
@@ -226,17 +251,21 @@ def kept_fractions(kept: WidthPlan, full: WidthPlan) -> dict[str, float]:
     }
 
 
-def _num_fitting_heads(hidden_size: int, widest: LayerWidths) -> int | None:
+def _num_fitting_heads(hidden_size: int, widest: LayerWidths, *, slot: int | None = None) -> int | None:
     fitting = (
         num_heads
         for num_heads in _divisors(hidden_size)
         if num_heads >= widest.num_attention_heads and hidden_size // num_heads >= widest.head_dim
+        if slot in (None, hidden_size // num_heads)
     )
     return min(fitting, default=None)
 
 
 def _narrowed_heads(plan: WidthPlan) -> Iterator[WidthPlan]:
-    for num_heads in _divisors(plan.hidden_size):
+    slot = plan.traits.head_slot
+    for num_heads in _divisors(plan.hidden_size) if slot is None else {plan.hidden_size // slot} - {0}:
+        if slot is not None and plan.hidden_size % slot:
+            continue
         room = LayerWidths(num_heads, plan.hidden_size // num_heads, LARGEST_WIDTH)
         yield dataclasses.replace(plan, layers=tuple(narrowest(layer, room) for layer in plan.layers))
 

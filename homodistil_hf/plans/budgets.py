@@ -225,7 +225,7 @@ class _Search:
             if num_heads:
                 num_steps = round(self._wanted_ffn(hidden_size) / self.multiple)
                 layer = LayerWidths(num_heads, self._head_dim(hidden_size, num_heads), self._ffn_size(num_steps))
-                plans.append(WidthPlan.uniform(hidden_size, len(self.teacher.layers), layer))
+                plans.append(self._uniform(hidden_size, layer))
         if not plans:
             num_heads = self.num_attention_heads or self.limit.num_attention_heads
             heads = f"{num_heads} heads of {self.limit.head_dim} or fewer"
@@ -290,6 +290,7 @@ class _Search:
             num_heads
             for num_heads in range(1, self.limit.num_attention_heads + 1)
             if self.num_attention_heads in (None, num_heads)
+            if self.teacher.traits.head_slot in (None, hidden_size // num_heads)
             and hidden_size % num_heads == 0
             and self._head_dim(hidden_size, num_heads) <= self.limit.head_dim
         ]
@@ -301,10 +302,16 @@ class _Search:
 
         return min(choices, key=preference, default=None)
 
+    def _uniform(self, hidden_size: int, layer: LayerWidths) -> WidthPlan:
+        layers = (layer,) * len(self.teacher.layers)
+        return dataclasses.replace(self.teacher, hidden_size=hidden_size, layers=layers, embedding_size=None)
+
     def _head_dim(self, hidden_size: int, num_heads: int) -> int:
         """Return the channels of a head: of narrow attention a multiple of 4, as near as can be to its share."""
         room = hidden_size // num_heads
-        return room if self.attention == 1 else min(room, max(1, round(self.attention * room / 4)) * 4)
+        if self.attention == 1 or self.teacher.traits.head_slot:
+            return room
+        return min(room, max(1, round(self.attention * room / 4)) * 4)
 
     def _head_penalty(self, num_heads: int, head_dim: int) -> float:
         # Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest.
@@ -352,7 +359,7 @@ def _parse(budget: str) -> Budget:
 
 def _with_ffn(plan: WidthPlan, intermediate_size: int) -> WidthPlan:
     layer = dataclasses.replace(plan.layers[0], intermediate_size=intermediate_size)
-    return WidthPlan.uniform(plan.hidden_size, len(plan.layers), layer)
+    return dataclasses.replace(plan, layers=(layer,) * len(plan.layers))
 
 
 def _rounded(value: float, rounding: Callable[[float], int]) -> str:

@@ -19,7 +19,15 @@ from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json
 from ..models.cost import encoder_macs
 from ..models.families import family_of
-from ..models.widths import WidthPlan, narrowest, nearest_paddable, teacher_plan, with_embedding, with_num_layers
+from ..models.widths import (
+    WidthPlan,
+    narrowest,
+    nearest_paddable,
+    of_architecture,
+    teacher_plan,
+    with_embedding,
+    with_num_layers,
+)
 from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget
 from .presets import BERT_BASE, PRESETS
 
@@ -91,7 +99,7 @@ def _resolved(
     measure: Callable[[LatencyBudget], WidthPlan] | None,
 ) -> WidthPlan:
     if isinstance(student, str) and student in PRESETS:
-        return _preset_plan(student, teacher, multiple)
+        return of_architecture(_preset_plan(student, teacher, multiple), teacher)
     if isinstance(student, str) and is_latency_budget(student):
         from .latency.budget import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
 
@@ -101,7 +109,7 @@ def _resolved(
         student = dict(zip(_SHORT_PLAN_WIDTHS, map(int, short.groups()), strict=True))
     if isinstance(student, str) and _looks_like_budget(student):
         return plan_for_budget(student, teacher_config, multiple=multiple, within=within)
-    plan = WidthPlan.from_dict(_written_plan(student), len(teacher.layers))
+    plan = of_architecture(WidthPlan.from_dict(_written_plan(student), len(teacher.layers)), teacher)
     check_plan(plan, teacher)
     return plan
 
@@ -121,6 +129,11 @@ def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
                 f"{family.encoder_name} leaves the projection between them out; nearest valid: "
                 f"{plan.embedding_size - 1}"
             )
+    if (slot := plan.traits.head_slot) and any(layer.head_dim != slot for layer in plan.layers):
+        raise ValueError(
+            f"student head_dim={min(layer.head_dim for layer in plan.layers)}, but the channels of a "
+            f"{family.model_type}'s heads belong to positions: drop whole heads; nearest valid: {slot}"
+        )
     if family.shares_heads and len({layer.num_attention_heads for layer in plan.layers}) > 1:
         most = plan.widest.num_attention_heads
         raise ValueError(
@@ -156,7 +169,9 @@ def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
     """Cut a plan to the widest that each width may be, as stock BERT can hold it."""
     layers = with_num_layers(plan, len(limit.layers)).layers
     hidden_size = min(plan.hidden_size, limit.hidden_size)
-    narrowed = WidthPlan(hidden_size, tuple(map(narrowest, layers, limit.layers)))
+    narrowed = dataclasses.replace(
+        plan, hidden_size=hidden_size, layers=tuple(map(narrowest, layers, limit.layers)), traits=limit.traits
+    )
     if plan.embedding_size is not None and limit.embedding_size is not None:
         narrowed = dataclasses.replace(narrowed, embedding_size=min(plan.embedding_size, limit.embedding_size))
     return nearest_paddable(narrowed)

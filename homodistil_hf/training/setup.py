@@ -278,6 +278,9 @@ def _set_dropout(student: LayerwiseModel, rate: float | None) -> None:
     # On the modules, not in the configuration: an export keeps the teacher's rates for whoever fine-tunes it.
     for module in modules_of(student, nn.Dropout):
         module.p = module.p if rate is None else rate
+    for module in student.modules():
+        if rate is not None and isinstance(getattr(module, "attention_dropout", None), float | int):
+            module.attention_dropout = rate  # of attention that has no module for it
 
 
 def _attach_projections(student: LayerwiseModel, teacher: LayerwiseModel, args: HomoDistilTrainingArguments) -> None:

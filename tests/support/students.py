@@ -165,7 +165,8 @@ def _norm_of_kept(norm: nn.LayerNorm, kept: torch.Tensor, x: torch.Tensor) -> to
     centred = x[..., kept] - x[..., kept].mean(-1, keepdim=True)
     normed = centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
     indices = kept.nonzero().flatten()
-    return torch.zeros_like(x).index_copy(-1, indices, normed * norm.weight[kept] + norm.bias[kept])
+    bias = 0.0 if norm.bias is None else norm.bias[kept]
+    return torch.zeros_like(x).index_copy(-1, indices, normed * norm.weight[kept] + bias)
 
 
 def slow_logits(

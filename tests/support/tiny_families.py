@@ -8,17 +8,22 @@ from transformers import PreTrainedModel
 
 from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.families.family import EncoderFamily, Head
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan, with_embedding
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, of_architecture, teacher_plan, with_embedding
 
 _SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 _DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm"}
 _MORE: dict[str, dict[str, Any]] = {
     "electra": {"embedding_size": 20},
+    "modernbert": {"local_attention": 16, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
     "deberta-v2": _DEBERTA
     | {"position_buckets": 8, "share_att_key": True, "position_biased_input": False, "legacy": False},
 }
 """Model type → what its configuration needs besides."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "modernbert-with-biases": (
+        "modernbert",
+        {f"{name}_bias": True for name in ("attention", "mlp", "norm", "classifier")} | {"classifier_pooling": "mean"},
+    ),
     "electra-without-projection": ("electra", {"embedding_size": 32}),
     "deberta-with-all": (
         "deberta-v2",
@@ -31,6 +36,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 UNIFORM = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
 UNEVEN = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(2, 8, 16)))
+_WHOLE_HEADS = WidthPlan(24, (LayerWidths(3, 8, 41), LayerWidths(2, 8, 16)))
 _SAME_HEADS = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(3, 8, 16)))
 
 OTHERS = [family for family in FAMILIES.values() if family.model_type != "bert"]
@@ -57,4 +63,6 @@ def tiny_family_teacher(family: EncoderFamily, head: Head, **config: Any) -> Pre
 def plan_of(family: EncoderFamily, plan: WidthPlan, **config: Any) -> WidthPlan:
     """A plan as the family can have it."""
     plan = _SAME_HEADS if family.shares_heads and plan is UNEVEN else plan
-    return with_embedding(plan, teacher_plan(tiny_family_config(family, **config)), multiple=4)
+    plan = _WHOLE_HEADS if family.is_rotary and plan is UNEVEN else plan
+    teacher = teacher_plan(tiny_family_config(family, **config))
+    return of_architecture(with_embedding(plan, teacher, multiple=4), teacher)

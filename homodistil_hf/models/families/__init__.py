@@ -7,10 +7,11 @@ from .deberta import DEBERTA
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .family import EncoderFamily, Head
+from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
-_ALL = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, DEBERTA)
+_ALL = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, MODERNBERT, DEBERTA)
 FAMILIES = {family.model_type: family for family in _ALL}
 MODEL_TYPES = tuple(name for family in FAMILIES.values() for name in (family.model_type, family.student_type))
 """Of teachers and of students."""

@@ -19,6 +19,8 @@ PROJECTIONS = "projections"
 
 # What an index of a dimension is; any other word is the configuration's name for the dimension's length.
 HIDDEN, EMBEDDING, QUERY, VALUE, NEURON, HEAD = "hidden", "embedding", "query", "value", "neuron", "head"
+QUERY_KEY_VALUE, GATE = "query_key_value", "gate"
+"""Three blocks of heads, and two of neurons, behind each other."""
 
 Shapes: TypeAlias = Mapping[str, tuple[str, ...]]
 """Parameter → what the indices of each of its dimensions are."""
@@ -32,6 +34,11 @@ def linear(name: str, outputs: str, inputs: str) -> dict[str, tuple[str, ...]]:
 def norm(name: str, channels: str = HIDDEN) -> dict[str, tuple[str, ...]]:
     """The parameters of a LayerNorm."""
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
+
+
+def biases(shapes: Shapes) -> set[str]:
+    """Names of the biases among parameters."""
+    return {name for name in shapes if name.endswith(".bias")}
 
 
 @dataclass(frozen=True)
@@ -139,17 +146,21 @@ class EncoderFamily:
         embeddings: parameters before the first layer and behind the last one.
         layer: parameters of a layer, named from the layer on.
         layers: the list of layers.
-        attention: a layer's linear modules: query, key, value and output.
+        attention: a layer's linear modules: query, key, value and output; None where they are not apart.
         mlm_entry: the first module of the masked-LM head, which the encoder's last states go into.
         also_loaded: other stock classes → the head as which they are loaded.
         refused: stock classes that no student exists for → what to do.
         surplus: prefixes of a teacher's parameters that a student may lack.
         width_names: `hidden_size`, … → the stock configuration's word for it, where that is another.
         absent: of a configuration, parameters of the tables that its models don't have.
+        not_in_first_layer: parameters of a layer that the first one lacks.
         sizes: other word for a dimension's length → that length by a configuration.
         rotates: whether, by a configuration, the channels of heads may be rotated.
         shares_heads: whether a head has a place of its own that all layers share, so that all keep the same ones.
         first_position: row of the table of positions that the first token of a text has.
+        is_rotary: whether positions are in the channels of heads, so that heads are dropped whole.
+        is_gated: whether an FFN has two matrices before its neurons.
+        is_pre_norm: whether hidden states are those of the residual stream, not behind a LayerNorm.
         takes_added_masks: whether attention masks may come as what is added to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention adds something to the products of queries and keys.
         dropouts: the configuration's rates of dropout.
@@ -166,17 +177,21 @@ class EncoderFamily:
     embeddings: Shapes
     layer: Shapes
     layers: str
-    attention: tuple[str, str, str, str]
+    attention: tuple[str, str, str, str] | None
     mlm_entry: str
     also_loaded: Mapping[str, Head] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     surplus: tuple[str, ...] = ()
     width_names: Mapping[str, str] = field(default_factory=dict)
     absent: Callable[[PreTrainedConfig], Collection[str]] = lambda config: ()
+    not_in_first_layer: Shapes = field(default_factory=dict)
     sizes: Mapping[str, Callable[[PreTrainedConfig], int]] = field(default_factory=dict)
     rotates: Callable[[PreTrainedConfig], bool] = lambda config: True
     shares_heads: bool = False
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
+    is_rotary: bool = False
+    is_gated: bool = False
+    is_pre_norm: bool = False
     takes_added_masks: bool = True
     scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -270,6 +285,11 @@ class EncoderFamily:
 
     def attention_linears(self, model: PreTrainedModel, layer: int) -> list[Any]:
         """The linear modules of a layer's attention, of a stock model or a student: query, key, value and output."""
+        if self.attention is None:
+            raise ValueError(
+                f"a {self.model_type} has queries, keys and values in one matrix, which can't be compared or rotated; "
+                "choose a method and loss weights without attention"
+            )
         module = model.base_model.get_submodule(f"{self.layers}.{layer}")
         return [module.get_submodule(name) for name in self.attention]
 

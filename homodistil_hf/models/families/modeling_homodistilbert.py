@@ -29,8 +29,8 @@ class HomoDistilBertConfig(LayerwiseConfig, DistilBertConfig):
 class DistilBertLayers(LayerwiseModel):
     """Where DistilBERT's linear layers are."""
 
-    layers = "transformer.layer"
-    attention = "attention"
+    layers_path = "transformer.layer"
+    attention_path = "attention"
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         ("attention.q_lin", "attention.k_lin", "attention.v_lin"), 1
     )

@@ -30,7 +30,7 @@ class HomoMPNetConfig(LayerwiseConfig, MPNetConfig):
 class MPNetLayers(LayerwiseModel):
     """Where MPNet's linear layers are, and the table of distances that the heads of all layers share."""
 
-    attention = "attention.attn"
+    attention_path = "attention.attn"
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         ("attention.attn.q", "attention.attn.k", "attention.attn.v"), 1
     )

@@ -120,8 +120,8 @@ class LayerwiseModel(PreTrainedModel):
 
     _auto_class = None
 
-    layers: ClassVar[str] = "encoder.layer"
-    attention: ClassVar[str] = "attention.self"
+    layers_path: ClassVar[str] = "encoder.layer"
+    attention_path: ClassVar[str] = "attention.self"
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         ("attention.self.query", "attention.self.key", "attention.self.value"), 1
     )
@@ -179,7 +179,7 @@ class LayerwiseModel(PreTrainedModel):
             "all_head_size": num_heads * head_dim,
             "scaling": softmax_head_dim**-0.5,
         }
-        attention = layer.get_submodule(self.attention)
+        attention = layer.get_submodule(self.attention_path)
         for name in known.keys() & vars(attention).keys():
             setattr(attention, name, known[name])
         for name, module in layer.named_modules():
@@ -201,7 +201,7 @@ def _begin_with_encoder(model: PreTrainedModel) -> None:
 
 def encoder_layers(model: LayerwiseModel) -> Any:
     """The layers of a student, with any head or none."""
-    return model.base_model.get_submodule(model.layers)
+    return model.base_model.get_submodule(model.layers_path)
 
 
 @dataclass

@@ -1,0 +1,88 @@
+"""ModernBERT: LayerNorms come first, matrices are fused and gated, positions turn the channels of heads."""
+
+from transformers import ModernBertConfig
+
+from .family import (
+    GATE,
+    HIDDEN,
+    MASKED_LM,
+    NEURON,
+    QUERY_KEY_VALUE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    VALUE,
+    EncoderFamily,
+    Head,
+    HeadKind,
+    Shapes,
+    biases,
+    linear,
+    norm,
+)
+
+_MODELING = f"{__package__}.modeling_homomodernbert"
+_ATTENTION = {**linear("attn.Wqkv", QUERY_KEY_VALUE, HIDDEN), **linear("attn.Wo", HIDDEN, VALUE)}
+_FFN = {**linear("mlp.Wi", GATE, HIDDEN), **linear("mlp.Wo", HIDDEN, NEURON)}
+_NORMS = {**norm("attn_norm"), **norm("mlp_norm")}
+_OUTER_NORMS = {**norm("embeddings.norm"), **norm("final_norm"), **norm("head.norm")}
+_DENSE = linear("head.dense", HIDDEN, HIDDEN)
+_HEAD = {**_DENSE, **norm("head.norm")}
+
+
+def _head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = None) -> Head:
+    stock = f"ModernBertFor{task}"
+    return Head(kind, stock, f"Homo{stock}", _MODELING, {**_HEAD, **shapes}, untied or {})
+
+
+def _absent(config: ModernBertConfig) -> set[str]:
+    """Biases that a configuration switches off; it says of each kind whether there are any."""
+    absent = set()
+    for has_bias, shapes in (
+        (config.attention_bias, _ATTENTION),
+        (config.mlp_bias, _FFN),
+        (config.norm_bias, {**_NORMS, **_OUTER_NORMS}),
+        (config.classifier_bias, _DENSE),
+        (config.decoder_bias, {"decoder.bias": ()}),
+    ):
+        absent |= set() if has_bias else biases(shapes)
+    return absent
+
+
+MODERNBERT = EncoderFamily(
+    model_type="modernbert",
+    student_type="homomodernbert",
+    stock_config=ModernBertConfig,
+    modeling=_MODELING,
+    prefix="model",
+    encoder_name="ModernBertModel",
+    heads=(
+        _head(MASKED_LM, "MaskedLM", {"decoder.bias": ("vocab_size",)}, {"decoder.weight": ("vocab_size", HIDDEN)}),
+        _head(SEQUENCE_CLASSIFICATION, "SequenceClassification", linear("classifier", "num_labels", HIDDEN)),
+        _head(TOKEN_CLASSIFICATION, "TokenClassification", linear("classifier", "num_labels", HIDDEN)),
+        _head(QUESTION_ANSWERING, "QuestionAnswering", linear("classifier", "num_labels", HIDDEN)),
+    ),
+    embeddings={
+        "embeddings.tok_embeddings.weight": ("vocab_size", HIDDEN),
+        **norm("embeddings.norm"),
+        **norm("final_norm"),
+    },
+    layer={**_ATTENTION, **_FFN, **_NORMS},
+    layers="layers",
+    attention=None,
+    mlm_entry="head.dense",
+    refused={
+        "ModernBertModel": "it has no head to compare logits with: load it as ModernBertForMaskedLM if its checkpoint "
+        "has that head, or train one first"
+    },
+    absent=_absent,
+    not_in_first_layer=norm("attn_norm"),
+    rotates=lambda config: False,
+    width_names={"hidden_act": "hidden_activation"},
+    dropouts=("embedding_dropout", "attention_dropout", "mlp_dropout"),
+    is_rotary=True,
+    is_gated=True,
+    is_pre_norm=True,
+    takes_added_masks=False,
+    scores_have_positions=True,
+)
