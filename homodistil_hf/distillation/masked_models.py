@@ -30,7 +30,7 @@ class MaskedWords:
     """
 
     def __init__(self, model: PreTrainedModel):
-        self.entry = family_of(model.config).mlm_entry
+        self.entry = family_of(model.config).mlm_entry(model)
 
     def num_predictions(self, inputs: Inputs) -> torch.Tensor:
         """Masked tokens of a batch, int64 scalar."""
@@ -48,7 +48,7 @@ class MaskedWords:
         positions_M = inputs.get("masked_positions")
         if positions_M is None:
             positions_M = (labels_N != IGNORED_LABEL).nonzero().flatten()
-        with _rows_only(model.get_submodule(self.entry), positions_M):
+        with _rows_only(self.entry, positions_M):
             logits_MV = wrapped(**self._forward(inputs)).logits
         return F.cross_entropy(logits_MV.float(), labels_N[positions_M], reduction="sum")
 

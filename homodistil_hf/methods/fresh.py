@@ -54,9 +54,7 @@ class FreshTrainer(DistillationTrainer):
         # Its heads have never seen another scale than that of their own size.
         self.model.config.softmax_head_dim = None
         if mlm_trains == "head":
-            self.model.get_submodule(family_of(self.model.config).mlm_entry).register_forward_pre_hook(
-                _without_gradient
-            )
+            family_of(self.model.config).mlm_entry(self.model).register_forward_pre_hook(_without_gradient)
 
     def start_student(self) -> None:
         """Give the student the plan's widths and weights drawn from the run's seed."""

@@ -20,6 +20,7 @@ from .families.modeling_binarybert import (
     weight_scale,
     weight_signs,
 )
+from .families.modeling_homobert import HomoBertConfig
 
 _HEADS = {
     "SequenceClassification": BinaryBertForSequenceClassification,
@@ -47,6 +48,10 @@ def to_binary(
     if getattr(source.config, "packed", False):
         raise ValueError("model is packed, and bits alone can't be trained; take the folder that it was packed from")
     name = next((head for head in _HEADS if type(source).__name__.endswith(f"For{head}")), None)
+    if not isinstance(source.config, HomoBertConfig):
+        raise ValueError(
+            f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
+        )
     if name is None:
         raise ValueError(
             f"model={type(model).__name__} has no head that is binarized; expected one for {', '.join(_HEADS)}"

@@ -99,7 +99,7 @@ def plan_for_budget(
         return max(0.0, error - TOLERANCE), error + search.unlikeness(plan)
 
     candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
-    return min(candidates, key=distance)
+    return with_embedding(min(candidates, key=distance), search.teacher, multiple=multiple)
 
 
 def is_latency_budget(student: object) -> bool:

@@ -129,11 +129,6 @@ def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
                 f"{family.encoder_name} leaves the projection between them out; nearest valid: "
                 f"{plan.embedding_size - 1}"
             )
-    if (slot := plan.traits.head_slot) and any(layer.head_dim != slot for layer in plan.layers):
-        raise ValueError(
-            f"student head_dim={min(layer.head_dim for layer in plan.layers)}, but the channels of a "
-            f"{family.model_type}'s heads belong to positions: drop whole heads; nearest valid: {slot}"
-        )
     if family.shares_heads and len({layer.num_attention_heads for layer in plan.layers}) > 1:
         most = plan.widest.num_attention_heads
         raise ValueError(
@@ -144,6 +139,12 @@ def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
 
 def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
     """Refuse a plan that a teacher cannot be pruned to, or that stock BERT could not hold."""
+    slot = teacher.traits.head_slot
+    if slot and (other := next((layer for layer in plan.layers if layer.head_dim != slot), None)):
+        raise ValueError(
+            f"student head_dim={other.head_dim}, but the channels of this teacher's heads belong to positions: drop "
+            f"whole heads; nearest valid: {slot}"
+        )
     misfit = too_wide(plan, teacher)
     if misfit:
         raise ValueError(f"student {misfit}; nearest valid plan: {nearest_within(plan, teacher).to_json()}")

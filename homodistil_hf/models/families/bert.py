@@ -82,7 +82,7 @@ BERT = EncoderFamily(
     layer=LAYER,
     layers="encoder.layer",
     attention=ATTENTION,
-    mlm_entry="cls.predictions.transform",
+    mlm_entries=("cls.predictions.transform",),
     also_loaded={"BertForPreTraining": _MASKED_LM},
     refused={
         "BertModel": "it has no head to compare logits with: load it as BertForMaskedLM if its checkpoint has that "

@@ -122,7 +122,7 @@ DEBERTA = EncoderFamily(
         "attention.self.value_proj",
         "attention.output.dense",
     ),
-    mlm_entry="lm_predictions.lm_head.dense",
+    mlm_entries=("lm_predictions.lm_head.dense", "cls.predictions.transform"),
     refused={
         "DebertaV2Model": "it has no head to compare logits with: take a classifier that was fine-tuned from it",
     },

@@ -67,7 +67,7 @@ DISTILBERT = EncoderFamily(
     },
     layers="transformer.layer",
     attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
-    mlm_entry="vocab_transform",
+    mlm_entries=("vocab_transform",),
     refused={
         "DistilBertModel": "it has no head to compare logits with: load it as DistilBertForMaskedLM if its checkpoint "
         "has that head, or train one first"

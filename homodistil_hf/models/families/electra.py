@@ -62,7 +62,7 @@ ELECTRA = EncoderFamily(
     layer=LAYER,
     layers="encoder.layer",
     attention=ATTENTION,
-    mlm_entry="generator_predictions.dense",
+    mlm_entries=("generator_predictions.dense",),
     refused={
         "ElectraModel": "it has no head to compare logits with: load it as ElectraForMaskedLM if it is a generator",
         "ElectraForPreTraining": _NO_LOGITS,

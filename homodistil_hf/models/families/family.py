@@ -147,7 +147,8 @@ class EncoderFamily:
         layer: parameters of a layer, named from the layer on.
         layers: the list of layers.
         attention: a layer's linear modules: query, key, value and output; None where they are not apart.
-        mlm_entry: the first module of the masked-LM head, which the encoder's last states go into.
+        mlm_entries: first module of the masked-LM head, which the encoder's last states go into; of several heads that
+            a configuration chooses from, each one's.
         also_loaded: other stock classes → the head as which they are loaded.
         refused: stock classes that no student exists for → what to do.
         surplus: prefixes of a teacher's parameters that a student may lack.
@@ -178,7 +179,7 @@ class EncoderFamily:
     layer: Shapes
     layers: str
     attention: tuple[str, str, str, str] | None
-    mlm_entry: str
+    mlm_entries: tuple[str, ...]
     also_loaded: Mapping[str, Head] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     surplus: tuple[str, ...] = ()
@@ -292,6 +293,11 @@ class EncoderFamily:
             )
         module = model.base_model.get_submodule(f"{self.layers}.{layer}")
         return [module.get_submodule(name) for name in self.attention]
+
+    def mlm_entry(self, model: PreTrainedModel) -> Any:
+        """The first module of a model's masked-LM head."""
+        modules = dict(model.named_modules())
+        return next(modules[name] for name in self.mlm_entries if name in modules)
 
     def filters(self, model: PreTrainedModel, layer: int) -> Any:
         """The second linear module of a layer's FFN; a column each is a neuron's filter."""

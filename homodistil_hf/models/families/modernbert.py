@@ -70,7 +70,7 @@ MODERNBERT = EncoderFamily(
     layer={**_ATTENTION, **_FFN, **_NORMS},
     layers="layers",
     attention=None,
-    mlm_entry="head.dense",
+    mlm_entries=("head.dense",),
     refused={
         "ModernBertModel": "it has no head to compare logits with: load it as ModernBertForMaskedLM if its checkpoint "
         "has that head, or train one first"

@@ -60,7 +60,7 @@ MPNET = EncoderFamily(
     },
     layers="encoder.layer",
     attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
-    mlm_entry="lm_head.dense",
+    mlm_entries=("lm_head.dense",),
     refused={
         "MPNetModel": "it has no head to compare logits with: load it as MPNetForMaskedLM if its checkpoint has that "
         "head, or train one first"

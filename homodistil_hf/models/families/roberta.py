@@ -52,7 +52,7 @@ def _family(model_type: str, name: str, config: type[PreTrainedConfig]) -> Encod
         layer=LAYER,
         layers="encoder.layer",
         attention=ATTENTION,
-        mlm_entry="lm_head.dense",
+        mlm_entries=("lm_head.dense",),
         refused={
             f"{name}Model": f"it has no head to compare logits with: load it as {name}ForMaskedLM if its checkpoint "
             "has that head, or train one first",
