@@ -219,7 +219,7 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
     if not is_number(macs) or not 0 < macs <= 1:
         raise ValueError(f"macs={shown(macs)} is no share of the model's encoder MACs; expected a number in (0, 1]")
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
-    full, filter_macs = encoder_macs(plan), 2 * plan.hidden_size
+    full, filter_macs = encoder_macs(plan), plan.traits.ffn_matrices * plan.hidden_size
     num_dropped = math.ceil(round(full * (1 - macs), 6) / filter_macs)
     most = num_filters - len(plan.layers)
     if num_dropped > most:
