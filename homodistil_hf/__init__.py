@@ -1,4 +1,4 @@
-"""Width pruning of BERT-family encoders while they are distilled, as a `transformers.Trainer` extension.
+"""Width pruning of encoders while they are distilled, as a `transformers.Trainer` extension.
 
 Once the package is imported, transformers' Auto classes load its per-layer-width models. That and all the rest is
 imported when it is first asked for, torch and transformers too.

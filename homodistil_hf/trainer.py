@@ -47,7 +47,7 @@ _CHOICE_SETTINGS = (
 
 
 class HomoDistilTrainer(DistillationTrainer):
-    """Prunes and distils a BERT-family model; everything else is `transformers.Trainer`.
+    """Prunes and distils an encoder; everything else is `transformers.Trainer`.
 
     By default everything is dropped before the first step, which ends as near to the teacher or nearer for the same
     computation (docs/results.md). `pruning_end_fraction=0.3` prunes gradually, with `num_scoring_batches=0` as the

@@ -207,11 +207,6 @@ class Tables:
         cells_in_order = [cells for _, cells in sorted(rows.items())]
         return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells_in_order)
 
-    def short_runs_missing(self) -> str:
-        """Arms without any row."""
-        there = set(self.results.short_runs["arm"])
-        return ", ".join(f"`{arm}`" for arm in ARMS if arm not in there) or "none"
-
     def short_gap(self, num_steps: str, size: str, arm: str, other: str = REFERENCE) -> str:
         """Of short runs of one length and size, the KL of one arm less another's."""
         return _or_not_run(str(Difference(self._short_values(num_steps, size, arm, other), self.noise_of_kl)))

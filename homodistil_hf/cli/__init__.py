@@ -107,7 +107,7 @@ def _parser() -> CommandParser:
     """Knows the commands' names; each reads the words behind its name by itself."""
     parser = CommandParser(
         prog="homodistil",
-        description="Prune the width of a BERT encoder and distil it.",
+        description="Prune the width of an encoder and distil it.",
         epilog="example: homodistil plan --teacher google-bert/bert-base-uncased --student homobert-tiny",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -145,7 +145,7 @@ def format_results(results: Mapping[str, Any], output_dir: str) -> str:
         costs = f"{compact['num_parameters']:,} parameters, {compact['encoder_macs']:,} encoder MACs"
         names = [shlex.quote(name) for name in (folder, f"{folder}-compact")]
         command = f"homodistil export {names[0]} --format compact --output {names[1]}"
-        padding = f"\nThe student is padded to a stock BERT; without padding ({costs}):\n\n  {command}\n"
+        padding = f"\nThe student is padded to its stock class; without padding ({costs}):\n\n  {command}\n"
     return f"""
 {format_table(results["models"])}
 {padding}

@@ -32,7 +32,11 @@ class Evaluate:
 
     example: ClassVar[str] = "homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2"
     model: str | None = flag(
-        "export, run, checkpoint-N, BERT folder or Hub name", default=None, positional=True, nargs="?", metavar="MODEL"
+        "export, run, checkpoint-N, folder or Hub name",
+        default=None,
+        positional=True,
+        nargs="?",
+        metavar="MODEL",
     )
     task: list[str] = flag("what to measure, names below", default=[], metavar="TASK")
     teacher: str | None = flag("for discrepancy (default: the recorded one) and for --compare", default=None)

@@ -14,7 +14,7 @@ class Export:
     example: ClassVar[str] = "homodistil export runs/my-student --output my-student-compact --format compact"
     folder: str = flag("finished run, checkpoint-N, or export", positional=True, metavar="FOLDER")
     output: str = flag("folder to write", metavar="DIR")
-    format: str = flag("standard: stock BERT (default); compact: unpadded, with its own code", default="standard")
+    format: str = flag("standard: the stock class (default); compact: unpadded, with its own code", default="standard")
     allow_partial: bool = flag("also take a student that is not at its plan yet", default=False)
     overwrite: bool = flag("replace an earlier export in DIR", default=False)
     teacher: str | None = flag("Hub name or folder, for the card; default: as the run recorded it", default=None)

@@ -17,7 +17,7 @@ class Plan:
     """Say how wide a student will be and what it costs, from the teacher's configuration alone."""
 
     example: ClassVar[str] = "homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25"
-    teacher: str = flag("Hub name or folder of a BERT model")
+    teacher: str = flag("Hub name or folder of a model")
     student: str | None = flag(
         "this or --latency_ms: preset, budget (params=14M, macs=0.25, compact_macs=0.25, any "
         "with ,num_attention_heads=8 or ,hidden_size=216 behind it), short plan (216-9x24-528), JSON file or object",
@@ -115,10 +115,10 @@ def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
     """Tell what a student will be and cost beside its teacher.
 
     Args:
-        costs: `teacher`, `student` and `padded` (the student as a stock BERT), each as [`planned_facts`] has it, and
-            `cost_fractions`.
+        costs: `teacher`, `student` and `padded` (the student as the stock class), each as [`planned_facts`] has it,
+            and `cost_fractions`.
     """
-    names = {"teacher": "teacher", "student": "student", "padded": "padded to stock BERT"}
+    names = {"teacher": "teacher", "student": "student", "padded": "padded to the stock class"}
     if costs["padded"]["plan"] == costs["student"]["plan"]:
         del names["padded"]
     widths = [

@@ -8,7 +8,7 @@ from ..tables import format_table
 from .parsing import flag, parse_over_config, show_logs, tell
 
 _MAIN_SETTINGS = ("model", "unlabeled_data", "task", "data_dir", "macs", "output_dir", "num_samples", "format")
-_PADDED = "padded to stock BERT"
+_PADDED = "padded to the stock class"
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ def run_prune(words: Sequence[str]) -> int:
 
 
 def format_costs(facts: Mapping[str, Any]) -> str:
-    """A table of the model, of what is left of it, and of what that costs as a stock BERT; from an export's facts."""
+    """A table of the model, of what is left of it, and of that as the stock class; from an export's facts."""
     forms = facts["forms"] or {"compact": facts["student"]}
     rows = {"model": facts["teacher"], "pruned": forms["compact"], _PADDED: forms.get("padded")}
     return format_table([{**costs, "name": name} for name, costs in rows.items() if costs])

@@ -50,7 +50,7 @@ REMOVED_SETTINGS = {
 class RunArguments:
     """Where teacher and text of a run come from; everything else is in [`HomoDistilTrainingArguments`]."""
 
-    teacher: str = field(default="", metadata={"help": "Masked-LM teacher of BERT's shape: Hub name or folder."})
+    teacher: str = field(default="", metadata={"help": "Masked-LM teacher: Hub name or folder."})
     method: str = field(
         default="homodistil",
         metadata={"help": "homodistil, or a baseline: one_shot, pruned_first, scratch, …; or self_distillation."},

@@ -32,7 +32,7 @@ class PruneSettings(GradientFreeSettings):
         ValueError: a value is missing or out of range.
     """
 
-    model: str = field(default="", metadata={"help": "Fine-tuned BERT: folder, export, run or Hub name."})
+    model: str = field(default="", metadata={"help": "Fine-tuned model: folder, export, run or Hub name."})
     output_dir: str = field(default="", metadata={"help": "Folder to write: model, tokenizer, facts.json and card."})
     macs: float = field(default=0.6, metadata={"help": "Share of the encoder's MACs to keep, in (0, 1]."})
     unlabeled_data: tuple[str, ...] = field(
@@ -46,7 +46,8 @@ class PruneSettings(GradientFreeSettings):
     batch_size: int = field(default=32, metadata={"help": "Rows a forward pass, ≥ 1."})
     seed: int = field(default=0, metadata={"help": "Of the rows that are drawn, ≥ 0."})
     format: str = field(
-        default="compact", metadata={"help": "compact: layers as wide as they are; standard: padded stock BERT."}
+        default="compact",
+        metadata={"help": "compact: layers as wide as they are; standard: the stock class."},
     )
 
     def __post_init__(self) -> None:

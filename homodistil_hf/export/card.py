@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..files.strict_json import is_number, is_whole
 from ..models.cost import COSTS
-from ..models.families import HEADS
+from ..models.families import FAMILIES, HEADS
 from ..models.families.family import HeadKind
 from ..tables import markdown_table
 from .facts import BENCHMARKS, CARD_SECTION
@@ -187,11 +187,19 @@ def _title(facts: Mapping[str, Any]) -> str:
 
 def _summary(facts: Mapping[str, Any]) -> str:
     teacher, method = facts["teacher"], _words_of_method(facts)
-    told = f"This is a {_head(facts).title}: a BERT of {facts['student']['num_hidden_layers']} layers"
-    named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger BERT"
+    name = _family_name(facts)
+    article = "an" if name[0] in "EMX" and not name.startswith("Mo") else "a"
+    told = f"This is a {_head(facts).title}: {article} {name} of {facts['student']['num_hidden_layers']} layers"
+    named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger one"
     if method:
         return f"{told} that was {method.made.replace('{teacher}', named)}."
     return f"{told} whose teacher is {named}." if teacher else f"{told}."
+
+
+def _family_name(facts: Mapping[str, Any]) -> str:
+    """What people call the student's architecture."""
+    architecture = facts["student"]["architecture"]
+    return next(family.name for family in FAMILIES.values() if architecture in family.heads_by_name)
 
 
 def _comparison(facts: Mapping[str, Any]) -> str:
@@ -259,7 +267,7 @@ def _format_note(facts: Mapping[str, Any]) -> str:
     if facts["format"] == "standard":
         note = "Stock transformers load it, without remote code."
         if forms:
-            note += " The student's widths are not those of a stock BERT; zeros fill the rest, which changes no logit."
+            note += " No stock class has the student's widths; zeros fill the rest, which changes no logit."
     else:
         note = (
             f"It needs transformers {facts['requires']['transformers']}. `trust_remote_code=True` runs "
@@ -270,7 +278,7 @@ def _format_note(facts: Mapping[str, Any]) -> str:
         return note
     padded = forms["padded"] or {}
     rows = [(_COST_LABELS[name], forms["compact"][name], padded.get(name)) for name in COSTS]
-    return f"{note}\n\n" + _table(("", "compact form", "padded to stock BERT"), rows)
+    return f"{note}\n\n" + _table(("", "compact form", "padded to the stock class"), rows)
 
 
 def _how(facts: Mapping[str, Any]) -> str:

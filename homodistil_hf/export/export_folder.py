@@ -80,8 +80,8 @@ def export_student(
         ... )
         >>> with tempfile.TemporaryDirectory() as parent:
         ...     folder = export_student(BertForMaskedLM(config), Path(parent) / "student", "compact")
-        ...     sorted(path.name for path in folder.iterdir())
-        ['README.md', 'config.json', 'facts.json', 'model.safetensors', 'modeling_homobert.py']
+        ...     sorted(path.name for path in folder.iterdir() if path.suffix == ".py")
+        ['modeling_homobert.py', 'modeling_layerwise.py']
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is unknown; nearest valid: {nearest_name(format, FORMATS)!r}")

@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from .conversion import CLASS_KEYS, to_student
+from .families import family_of
+from .families.bert import BERT
 from .families.modeling_binarybert import (
     BinaryBertConfig,
     BinaryBertForQuestionAnswering,
@@ -20,7 +22,6 @@ from .families.modeling_binarybert import (
     weight_scale,
     weight_signs,
 )
-from .families.modeling_homobert import HomoBertConfig
 
 _HEADS = {
     "SequenceClassification": BinaryBertForSequenceClassification,
@@ -44,14 +45,10 @@ def to_binary(
     Raises:
         ValueError: another head or architecture.
     """
-    source = model if isinstance(model.config, BinaryBertConfig) else to_student(model)
+    source = model if isinstance(model.config, BinaryBertConfig) else _student(model)
     if getattr(source.config, "packed", False):
         raise ValueError("model is packed, and bits alone can't be trained; take the folder that it was packed from")
     name = next((head for head in _HEADS if type(source).__name__.endswith(f"For{head}")), None)
-    if not isinstance(source.config, HomoBertConfig):
-        raise ValueError(
-            f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
-        )
     if name is None:
         raise ValueError(
             f"model={type(model).__name__} has no head that is binarized; expected one for {', '.join(_HEADS)}"
@@ -61,6 +58,15 @@ def to_binary(
     missing, unexpected = student.load_state_dict(source.state_dict(), strict=False)
     if unexpected or any("quantizer" not in one and "_bits." not in one for one in missing):
         raise ValueError(f"model={type(model).__name__} does not fit: {missing}, {unexpected}")
+    return student
+
+
+def _student(model: PreTrainedModel) -> PreTrainedModel:
+    student = to_student(model)
+    if family_of(student.config) is not BERT:
+        raise ValueError(
+            f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
+        )
     return student
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
+_HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(FAMILIES.values())).heads]
 
 
 def load_teacher_config(
@@ -48,7 +49,7 @@ def load_teacher_config(
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
-            f"{label} has model_type={shown(model_type)}; supported: {', '.join(MODEL_TYPES)}. "
+            f"{label} has model_type={shown(model_type)}; supported: {', '.join(FAMILIES)}, and their students. "
             f"Choose an encoder of one of these types, such as google-bert/bert-base-uncased"
         )
     if model_type in FAMILIES and "auto_map" in values:
@@ -164,8 +165,8 @@ def refuse_architecture(class_name: str) -> None:
         return
     remedies = {name: remedy for family in FAMILIES.values() for name, remedy in family.refused.items()}
     raise ValueError(
-        f"teacher class {class_name[:_SHOWN_CHARS]} is not supported; expected one of {', '.join(HEADS)}; "
-        + remedies.get(class_name, "choose a stock encoder with one of these heads")
+        f"teacher class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
+        f"{', '.join(FAMILIES)}; " + remedies.get(class_name, "choose a stock encoder with one of these heads")
     )
 
 

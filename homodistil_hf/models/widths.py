@@ -165,7 +165,7 @@ class WidthPlan:
         if num_heads is None:
             raise ValueError(
                 f"student hidden_size={self.hidden_size} cannot be split into at least {widest.num_attention_heads} "
-                f"heads of at least head_dim={widest.head_dim}, as a stock BERT needs; "
+                f"heads of at least head_dim={widest.head_dim}, as the stock class needs; "
                 f"nearest valid plan: {nearest_paddable(self).to_json()}"
             )
         head_dim = self.hidden_size // num_heads

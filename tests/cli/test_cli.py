@@ -279,7 +279,7 @@ def test_a_teacher_that_is_no_supported_encoder(folder, tmp_path, capsys, never_
     message = error_of(
         capsys, "distill", folder / "config.json", "--teacher", tmp_path, "--output_dir", tmp_path / "run"
     )
-    assert "has model_type='gpt2'; supported: bert, homobert" in message
+    assert "has model_type='gpt2'; supported: bert, " in message
 
 
 def test_a_task_teacher_is_sent_to_its_example(folder, tmp_path, capsys, never_trains):
@@ -468,7 +468,7 @@ def test_an_uneven_plan_has_two_costs(folder, capsys):
     ]
     plan = json.dumps({"hidden_size": 16, "layers": layers})
     assert main(["plan", "--teacher", str(folder / "teacher"), "--student", plan]) == 0
-    assert "padded to stock BERT" in capsys.readouterr().out
+    assert "padded to the stock class" in capsys.readouterr().out
     assert main(["plan", "--teacher", str(folder / "teacher"), "--student", plan, "--json"]) == 0
     costs = json.loads(capsys.readouterr().out)
     assert costs["student"]["num_parameters"] < costs["padded"]["num_parameters"]
@@ -477,7 +477,7 @@ def test_an_uneven_plan_has_two_costs(folder, capsys):
 
 def test_an_even_plan_has_one_cost(folder, capsys):
     assert main(["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5"]) == 0
-    assert "padded to stock BERT" not in capsys.readouterr().out
+    assert "padded to the stock class" not in capsys.readouterr().out
 
 
 def test_an_impossible_plan(folder, capsys):
@@ -620,7 +620,7 @@ def test_the_padded_form_shows_only_where_it_differs():
     costs = {"teacher": COSTS, "student": COSTS, "padded": COSTS, "cost_fractions": FRACTIONS}
     assert "padded" not in format_plan(costs)
     padded = {**costs, "padded": {**COSTS, "plan": {**PLAN, "intermediate_size": 64}, "encoder_macs": 8192}}
-    assert "padded to stock BERT" in format_plan(padded)
+    assert "padded to the stock class" in format_plan(padded)
     assert "8,192" in format_plan(padded)
     assert "parameters 0.250, MACs 0.500" in format_plan(padded)
 

@@ -54,7 +54,7 @@ def test_what_is_written_is_what_the_function_gives(folder, capsys):
     assert main(words(folder, "--macs", "0.7", "--num_samples", "30", "--seed", "3")) == 0
     printed = capsys.readouterr()
     assert "compact export written to" in printed.out
-    assert "padded to stock BERT" in printed.out
+    assert "padded to the stock class" in printed.out
     assert "FFN neurons will be left; 30 rows of text" in printed.err
     rows = drawn(load_text(folder / "text.txt"), 30, seed=3)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")

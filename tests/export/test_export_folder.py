@@ -296,7 +296,7 @@ def test_a_section_of_facts_is_a_mapping(tmp_path, student):
 
 def test_widths_without_a_stock_form_are_exported_compact_only(tmp_path):
     student = random_student(HomoBertForMaskedLM, WidthPlan.uniform(22, 2, LayerWidths(3, 5, 16)))
-    with pytest.raises(ValueError, match="as a stock BERT needs; nearest valid plan"):
+    with pytest.raises(ValueError, match="as the stock class needs; nearest valid plan"):
         export_student(student, tmp_path / "standard")
     folder = export_student(student, tmp_path / "compact", "compact")
     assert read_facts(folder)["forms"]["padded"] is None

@@ -194,7 +194,9 @@ def test_a_compact_push_runs_its_code_only_for_who_says_so(hub, hub_client, stoc
     hub_client.run(push, str(exports["compact"]), "me/small")
     refused = stock_client.run(logits_from, "me/small", "AutoModelForMaskedLM", trust_remote_code=False)
     assert (refused.error, "trust_remote_code=True" in refused.message) == ("ValueError", True)
-    loaded = stock_client.run(logits_from, "me/small", "AutoModelForMaskedLM", trust_remote_code=True).value
+    allowed = stock_client.run(logits_from, "me/small", "AutoModelForMaskedLM", trust_remote_code=True)
+    assert allowed.error is None, allowed.message
+    loaded = allowed.value
     assert loaded["class"].startswith("transformers_modules.")
     assert loaded["logits"] == pytest.approx(read_facts(exports["compact"])["probe"]["logits"], abs=1e-4)
     code = [name for name in hub.files("me/small") if name.endswith(".py")]

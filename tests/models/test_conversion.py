@@ -264,7 +264,7 @@ def test_widths_without_a_stock_form_name_the_nearest_plan():
     ],
 )
 def test_unsupported_classes_are_named(teacher_class, remedy):
-    message = f"teacher class {teacher_class.__name__} is not supported; expected one of .*BertForMaskedLM.*{remedy}"
+    message = f"teacher class {teacher_class.__name__} is not supported; expected …ForMaskedLM, .* of bert, .*{remedy}"
     with pytest.raises(ValueError, match=message):
         to_student(teacher_class(BertConfig(**SHAPE)))
 
@@ -358,7 +358,7 @@ def test_a_student_configuration_is_read_with_its_widths(tmp_path):
         ({"is_decoder": True}, "is_decoder=True, add_cross_attention=False"),
         ({"position_embedding_type": "relative_key_query"}, "position_embedding_type='relative_key_query'"),
         ({"auto_map": {"AutoModel": "modeling_x.XModel"}}, "brings its own modelling code .*AutoModel"),
-        ({"model_type": "no_such_type"}, "model_type='no_such_type'; supported: bert, homobert"),
+        ({"model_type": "no_such_type"}, "model_type='no_such_type'; supported: bert, "),
     ],
 )
 def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, values, message):

@@ -10,12 +10,9 @@ PACKAGE = Path(__file__).parents[2] / "homodistil_hf"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 STAGES = ("files", "models", "data", "plans", "distillation", "pruning", "export")
 
-# Travels inside compact exports, where the rest of the package is absent.
-SELF_CONTAINED = {
-    "models/families/modeling_homobert.py": {
-        "torch", "transformers", "collections", "contextlib", "dataclasses", "functools", "typing", "math",
-    }
-}  # fmt: skip
+# They travel inside compact exports, where the rest of the package is absent.
+TRAVELLING = sorted((PACKAGE / "models" / "families").glob("modeling_*.py"))
+STANDARD = {"collections", "contextlib", "copy", "dataclasses", "functools", "typing", "math"}
 
 
 def imports_of(source: str) -> Iterator[tuple[str, str]]:
@@ -33,10 +30,11 @@ def test_every_way_to_import_is_seen():
     assert set(imports_of(source)) == {("a.b", ""), ("c", "d"), ("..e", "g")}
 
 
-@pytest.mark.parametrize(("file", "allowed"), SELF_CONTAINED.items())
-def test_travelling_files_are_self_contained(file, allowed):
-    roots = {module.split(".")[0] for module, _ in imports_of((PACKAGE / file).read_text(encoding="utf-8"))}
-    assert roots <= allowed
+@pytest.mark.parametrize("file", TRAVELLING, ids=lambda file: file.stem)
+def test_travelling_files_import_each_other_alone(file):
+    modules = {module for module, _ in imports_of(file.read_text(encoding="utf-8"))}
+    beside = {f".{other.stem}" for other in TRAVELLING}
+    assert {module.split(".")[0] for module in modules - beside} <= {"torch", "transformers", *STANDARD}
 
 
 @pytest.mark.parametrize("folder", STAGES)

@@ -62,6 +62,7 @@ _MASKED_LM = _head(
 _LABELS = linear("classifier", "num_labels", HIDDEN)
 
 BERT = EncoderFamily(
+    name="BERT",
     model_type="bert",
     student_type="homobert",
     stock_config=BertConfig,

@@ -81,6 +81,7 @@ def _absent(config: DebertaV2Config) -> set[str]:
 
 
 DEBERTA = EncoderFamily(
+    name="DeBERTa",
     model_type="deberta-v2",
     student_type="homodeberta-v2",
     stock_config=DebertaV2Config,

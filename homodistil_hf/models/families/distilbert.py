@@ -29,6 +29,7 @@ def _head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = Non
 
 
 DISTILBERT = EncoderFamily(
+    name="DistilBERT",
     model_type="distilbert",
     student_type="homodistilbert",
     stock_config=DistilBertConfig,

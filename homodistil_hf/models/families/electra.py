@@ -37,6 +37,7 @@ def _absent(config: ElectraConfig) -> tuple[str, ...]:
 
 
 ELECTRA = EncoderFamily(
+    name="ELECTRA",
     model_type="electra",
     student_type="homoelectra",
     stock_config=ElectraConfig,

@@ -136,6 +136,7 @@ class EncoderFamily:
     """The classes and parameters of one architecture.
 
     Args:
+        name: for people.
         model_type: the teacher's `config.model_type`.
         student_type: that of its students.
         stock_config: transformers' configuration; that of the students is derived from it.
@@ -168,6 +169,7 @@ class EncoderFamily:
         earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
 
+    name: str
     model_type: str
     student_type: str
     stock_config: type[PreTrainedConfig]

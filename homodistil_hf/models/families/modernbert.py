@@ -50,6 +50,7 @@ def _absent(config: ModernBertConfig) -> set[str]:
 
 
 MODERNBERT = EncoderFamily(
+    name="ModernBERT",
     model_type="modernbert",
     student_type="homomodernbert",
     stock_config=ModernBertConfig,

@@ -30,6 +30,7 @@ def _head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = Non
 
 
 MPNET = EncoderFamily(
+    name="MPNet",
     model_type="mpnet",
     student_type="homompnet",
     stock_config=MPNetConfig,

@@ -30,12 +30,13 @@ CLASSIFIER = {
 }
 
 
-def _family(model_type: str, name: str, config: type[PreTrainedConfig]) -> EncoderFamily:
+def _family(title: str, model_type: str, name: str, config: type[PreTrainedConfig]) -> EncoderFamily:
     def head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = None) -> Head:
         stock = f"{name}For{task}"
         return Head(kind, stock, f"Homo{stock}", _MODELING, shapes, untied or {})
 
     return EncoderFamily(
+        name=title,
         model_type=model_type,
         student_type=f"homo{model_type}",
         stock_config=config,
@@ -64,6 +65,6 @@ def _family(model_type: str, name: str, config: type[PreTrainedConfig]) -> Encod
     )
 
 
-ROBERTA = _family("roberta", "Roberta", RobertaConfig)
-XLM_ROBERTA = _family("xlm-roberta", "XLMRoberta", XLMRobertaConfig)
-CAMEMBERT = _family("camembert", "Camembert", CamembertConfig)
+ROBERTA = _family("RoBERTa", "roberta", "Roberta", RobertaConfig)
+XLM_ROBERTA = _family("XLM-RoBERTa", "xlm-roberta", "XLMRoberta", XLMRobertaConfig)
+CAMEMBERT = _family("CamemBERT", "camembert", "Camembert", CamembertConfig)
