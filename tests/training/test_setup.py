@@ -167,7 +167,7 @@ def test_types_and_attention_fit_the_hardware(settings, dtype, attention):
 UNSUPPORTED = {
     "GPT2LMHeadModel": lambda: GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=96)),
     "MobileBertForMaskedLM": lambda: MobileBertForMaskedLM(MobileBertConfig(num_hidden_layers=1)),
-    "AlbertForMaskedLM": lambda: AlbertForMaskedLM(AlbertConfig(num_hidden_layers=1, hidden_size=48, num_attention_heads=4)),
+    "AlbertForMaskedLM": lambda: AlbertForMaskedLM(AlbertConfig(hidden_size=48, num_attention_heads=4)),
     "BertModel": lambda: BertModel(tiny_config()),
     "Linear": lambda: nn.Linear(2, 2),
 }
