@@ -751,7 +751,7 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         "hidden_size=20 is not divisible by num_attention_heads=3.*18, 21",
     ),
     "empty data": (lambda make: make(train_dataset=make_blocks(8).select([])), r"train_dataset is empty \(0 rows\)"),
-    "long rows": (too_long, "sequences of 40 tokens, above .*max_position_embeddings=32"),
+    "long rows": (too_long, "sequences of 40 tokens, above .*positions=32"),
     "no tokenizer": (lambda make: make(processing_class=None), "processing_class=None is no tokenizer"),
     "own loss": (lambda make: make(compute_loss_func=lambda *_: 0.0), "compute_loss_func=.*would replace"),
     "rounded evaluation": (lambda make: make(bf16_full_eval=True), "bf16_full_eval=True would round"),

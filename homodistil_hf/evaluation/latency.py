@@ -136,7 +136,7 @@ class _Workshop:
 
     def measure(self, backend: str, batch_size: int, length: int) -> dict[str, Any]:
         limits = {name: max_tokens(config) for name, config in self.configs.items()}
-        too_long = (f"{name} has max_position_embeddings={limit}" for name, limit in limits.items() if length > limit)
+        too_long = (f"{name} has positions={limit}" for name, limit in limits.items() if length > limit)
         if reason := missing_reason(backend) or next(too_long, None):
             return {"skipped": reason}
         if backend == "compiled":

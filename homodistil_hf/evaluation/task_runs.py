@@ -41,7 +41,7 @@ def check_length(settings: FineTuningSettings, evaluated: EvaluatedModel) -> Non
     positions = max_tokens(evaluated.model.config)
     if settings.max_length > positions:
         raise ValueError(
-            f"max_length={shown(settings.max_length)} is over the model's max_position_embeddings={positions}; "
+            f"max_length={shown(settings.max_length)} is over the model's positions={positions}; "
             f"nearest valid: {positions}"
         )
 

@@ -197,8 +197,7 @@ def check_readers(settings: RunConfig | FurtherConfig) -> Readers:
         )
     if run.max_seq_length > (limit := max_tokens(config)):
         raise ValueError(
-            f"max_seq_length={run.max_seq_length} is over the teacher's max_position_embeddings={limit}; nearest "
-            f"valid: {limit}"
+            f"max_seq_length={run.max_seq_length} is over the teacher's positions={limit}; nearest valid: {limit}"
         )
     tokenizer = _load_tokenizer(settings)
     check_tokenizer(tokenizer, config)

@@ -98,9 +98,7 @@ def prune_to_folder(settings: PruneSettings, say: Callable[[str], None], *, over
     if settings.format == "standard":
         plan.padded()  # refused now rather than after the pruning
     if settings.max_length > positions:
-        raise ValueError(
-            f"max_length={settings.max_length} is over the model's max_position_embeddings; nearest valid: {positions}"
-        )
+        raise ValueError(f"max_length={settings.max_length} is over the model's positions; nearest valid: {positions}")
     batches = _batches(settings, evaluated.tokenizer)
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
     say(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {sum(map(_num_rows, batches)):,} rows of text")

@@ -194,7 +194,7 @@ def _longest(rows: Any, first: Any) -> int:
 def _check_length(name: str, length: int, config: Any) -> None:
     if length > (limit := max_tokens(config)):
         raise ValueError(
-            f"{name} has sequences of {length} tokens, above the teacher's max_position_embeddings={limit}; set "
+            f"{name} has sequences of {length} tokens, above the teacher's positions={limit}; set "
             "max_seq_length to at most that"
         )
 

@@ -244,7 +244,7 @@ def test_output_dir_has_no_default(folder):
         ({"pruning_end_fraction": 1.5}, "pruning_end_fraction=1.5 is outside [0, 1]; the default is"),
         (
             {"max_seq_length": 64},
-            "max_seq_length=64 is over the teacher's max_position_embeddings=32; nearest valid: 32",
+            "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32",
         ),
         ({"text_column": "words"}, "missing text column (text_column='words'); set text_column to one of"),
         ({"train_data": "absent.txt"}, "train_data='absent.txt' does not exist; expected a file"),

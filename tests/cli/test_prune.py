@@ -125,7 +125,7 @@ def test_a_question_answering_model_is_pruned_too(folder):
         (["--task", "mrpc"], "task='mrpc': name one of them"),
         (["--ranking", "r3"], "ranking='r3' is unknown; nearest valid: 'r2'"),
         (["--format", "compcat"], "format='compcat' is unknown; nearest valid: 'compact'"),
-        (["--max_length", "256"], "max_length=256 is over the model's max_position_embeddings; nearest valid: 128"),
+        (["--max_length", "256"], "max_length=256 is over the model's positions; nearest valid: 128"),
         (["--num_samples", "0"], "num_samples=0 is out of range; expected a whole number, 1 or more"),
         (["--text_column", "x"], "missing text column (text_column='x')"),
         (["--output_dir", ""], "output_dir='' is out of range; expected a name"),

@@ -153,9 +153,7 @@ class Streamed(torch.utils.data.IterableDataset):
 @pytest.mark.parametrize("make", [rows_of, Encoded, lambda length: Dataset.from_list(rows_of(length))])
 def test_sequences_over_the_teachers_positions_are_refused(make):
     check_data({"train_dataset": make(32)}, None, tiny_config())
-    message = (
-        "^train_dataset has sequences of 33 tokens, above the teacher's max_position_embeddings=32; set max_seq_length"
-    )
+    message = "^train_dataset has sequences of 33 tokens, above the teacher's positions=32; set max_seq_length"
     with pytest.raises(ValueError, match=message):
         check_data({"train_dataset": make(33)}, None, tiny_config())
 
@@ -189,7 +187,7 @@ def test_the_first_rows_of_a_table_are_looked_at():
 @pytest.mark.parametrize(("length", "is_long"), [(32, False), (33, True)])
 def test_the_shape_of_a_batch_is_checked(length, is_long):
     batch = {"input_ids": torch.empty(2, length, dtype=torch.int64, device="meta")}  # which has no values to wait for
-    message = "^a batch has sequences of 33 tokens, above the teacher's max_position_embeddings=32; set max_seq_length"
+    message = "^a batch has sequences of 33 tokens, above the teacher's positions=32; set max_seq_length"
     with pytest.raises(ValueError, match=message) if is_long else nullcontext():
         check_batch(batch, tiny_config())
     check_batch({"inputs_embeds": torch.zeros(2, 99, 4)}, tiny_config())
@@ -198,7 +196,7 @@ def test_the_shape_of_a_batch_is_checked(length, is_long):
 def test_a_row_that_nobody_looked_at_stops_the_training_in_words(make_trainer):
     rows = [{"input_ids": [2, *[5] * length, 3], "example_id": i} for i, length in enumerate([14] * 15 + [38])]
     trainer = make_trainer(train_dataset=rows, train_sampling_strategy="sequential")
-    with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens, above the teacher's max_position"):
+    with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens, above the teacher's positions"):
         trainer.train()
     assert trainer.state.global_step == 1
     with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens"):

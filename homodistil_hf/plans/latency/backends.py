@@ -60,9 +60,7 @@ def model_inputs(config: PreTrainedConfig, batch_size: int, length: int) -> tupl
     """
     limit = max_tokens(config)
     if length > limit:
-        raise ValueError(
-            f"length={length} is above the model's max_position_embeddings={limit}; nearest valid: {limit}"
-        )
+        raise ValueError(f"length={length} is above the model's positions={limit}; nearest valid: {limit}")
     generator = torch.Generator().manual_seed(0)
     input_ids_BT = torch.randint(config.vocab_size, (batch_size, length), generator=generator)
     return input_ids_BT, torch.ones_like(input_ids_BT)

@@ -270,9 +270,7 @@ def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path,
         "homodistil_hf.evaluation.glue.evaluate.fine_tune", lambda *args, **kwargs: pytest.fail("trained")
     )
     settings = {"data_dir": str(data_dir), "max_length": 64}
-    with pytest.raises(
-        ValueError, match="max_length=64 is over the model's max_position_embeddings=32; nearest valid: 32"
-    ):
+    with pytest.raises(ValueError, match="max_length=64 is over the model's positions=32; nearest valid: 32"):
         evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)
 
 

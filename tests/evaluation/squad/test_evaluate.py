@@ -245,7 +245,7 @@ def test_questions_of_one_context_are_held_out_together():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_length": 40}, "max_length=40 is over the model's max_position_embeddings=32; nearest valid: 32"),
+        ({"max_length": 40}, "max_length=40 is over the model's positions=32; nearest valid: 32"),
         ({"stride": 20}, r"max_length=24 holds no new context beside .*stride=20; nearest valid: 28"),
         ({"strides": 2}, "settings have the unknown name 'strides'; nearest valid: 'stride'"),
         ({"stride": -1}, "stride=-1 is out of range; expected a whole number, 0 or more"),

@@ -146,9 +146,7 @@ def test_a_failure_still_restores_the_training_mode():
 
 
 def test_lengths_above_the_positions_are_refused():
-    with pytest.raises(
-        ValueError, match="length=33 is above the model's max_position_embeddings=32; nearest valid: 32"
-    ):
+    with pytest.raises(ValueError, match="length=33 is above the model's positions=32; nearest valid: 32"):
         model_inputs(tiny_config(), 1, 33)
 
 
@@ -274,10 +272,10 @@ def test_lengths_beyond_the_positions_are_named_and_skipped():
         "backend": "torch",
         "batch_size": 1,
         "length": 33,
-        "skipped": "student has max_position_embeddings=32",
+        "skipped": "student has positions=32",
     }
     assert "skipped" not in measured
-    assert "skipped: torch, batch 1, length 33: student has max_position_embeddings=32" in format_latencies(results)
+    assert "skipped: torch, batch 1, length 33: student has positions=32" in format_latencies(results)
 
 
 def test_without_onnxruntime_the_other_columns_remain(monkeypatch):
@@ -338,7 +336,7 @@ def test_the_table_by_hand():
                 "latency": {"teacher": {"median_ms": 20.0, **latency}, "student": {"median_ms": 2.0, **latency}},
                 "speed_up": {"student": {"ratio": 10.0, "lower_quartile": 9.0, "upper_quartile": 11.5}},
             },
-            cell | {"length": 512, "skipped": "teacher has max_position_embeddings=128"},
+            cell | {"length": 512, "skipped": "teacher has positions=128"},
         ],
     }
     assert format_latencies(results) == (
@@ -346,7 +344,7 @@ def test_the_table_by_hand():
         "torch        1     128  teacher       20.00    1.00 – 3.00\n"
         "torch        1     128  student        2.00    1.00 – 3.00    10.00×  9.00 – 11.50\n"
         "\n"
-        "skipped: torch, batch 1, length 512: teacher has max_position_embeddings=128\n"
+        "skipped: torch, batch 1, length 512: teacher has positions=128\n"
         "float32, 2 threads on abacus; medians over 5 rounds in turns; embeddings and encoder, no head"
     )
 

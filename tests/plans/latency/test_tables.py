@@ -177,7 +177,7 @@ def test_a_table_is_measured_once_for_its_conditions_and_threads(monkeypatch, tm
     assert len(measured) == 4
     assert len(list((cache_folder() / "latency").iterdir())) == 4
     assert cache_sizes()["latency"] > 0
-    with pytest.raises(ValueError, match="length=64 is above the model's max_position_embeddings=32"):
+    with pytest.raises(ValueError, match="length=64 is above the model's positions=32"):
         latency_table(config, Conditions(length=64))
 
 
@@ -348,5 +348,5 @@ def test_the_command_compares_folders(teacher_folder, tmp_path, capsys):
     assert results["settings"]["num_rounds"] == 2
     assert [cell.get("skipped") for cell in results["cells"]] == [
         None,
-        f"{teacher_folder}/. has max_position_embeddings=32",
+        f"{teacher_folder}/. has positions=32",
     ]
