@@ -90,6 +90,11 @@ class Tables:
             rows.append([f"{budget / 1e6:.2f} M", *kls, kept, f"{group['minutes'].min():.0f}"])
         return _table(["tokens", "KL, nats", "KL, all text", "accuracy kept", "minutes"], rows)
 
+    def half_the_rate(self) -> str:
+        """KL of the longest run at half of its learning rate."""
+        students = self.results.of(TOKENS)
+        return spread(students[students["arm"] == "half_the_rate"]["kl"])
+
     def _budgets(self) -> pd.DataFrame:
         students = self.results.of(DEFAULTS, TOKENS)
         return students[students["arm"] == "quarter"]
