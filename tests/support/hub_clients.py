@@ -98,6 +98,8 @@ class Client:
 def _prepare(with_package: bool) -> None:
     if not with_package:
         sys.modules["homodistil_hf"] = None  # type: ignore[assignment]
+        # What this process loaded from elsewhere is on the path that a new process takes over, before its own cache.
+        sys.path[:] = [entry for entry in sys.path if not (Path(entry) / "transformers_modules").is_dir()]
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
 
