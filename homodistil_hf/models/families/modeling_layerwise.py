@@ -18,8 +18,6 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-LAYER_WIDTHS = ("num_attention_heads", "head_dim", "intermediate_size")
-
 
 class LayerwiseConfig:
     """What the configuration of a student has before that of its stock class.
@@ -89,7 +87,7 @@ def write_widths(config: PreTrainedConfig, hidden_size: int, layers: list[dict[s
     Args:
         config: changed in place.
         hidden_size: of all layers.
-        layers: of each layer the `LAYER_WIDTHS`.
+        layers: of each layer `num_attention_heads`, `head_dim` and `intermediate_size`.
     """
     config.per_layer_config = None
     for name in ("hidden_size", *getattr(config, "like_hidden_size", ())):
@@ -239,6 +237,7 @@ class LayerwiseMaskedLM(LayerwiseModel):
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         masked_positions: torch.Tensor | None = None,
         skip_decoder: bool = False,
@@ -249,6 +248,7 @@ class LayerwiseMaskedLM(LayerwiseModel):
         Args:
             input_ids: `(batch, tokens)` int64.
             attention_mask: `(batch, tokens)`, 1 = token, 0 = padding.
+            token_type_ids: `(batch, tokens)` int64, of architectures that have segments.
             labels: `(batch, tokens)` int64, -100 = not predicted; adds `loss` to the output.
             masked_positions: `(M,)` int64 indices into batch·tokens; logits are then `(M, vocab)`.
             skip_decoder: with `masked_positions`, give `decoder_inputs` `(M, hidden_size)` instead of logits.
@@ -260,6 +260,8 @@ class LayerwiseMaskedLM(LayerwiseModel):
         Raises:
             ValueError: `labels` together with `masked_positions`.
         """
+        if token_type_ids is not None:  # not every stock class knows of them
+            kwargs["token_type_ids"] = token_type_ids
         if masked_positions is None:
             return super().forward(input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
         if labels is not None:

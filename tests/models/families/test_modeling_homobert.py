@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -50,6 +51,16 @@ def test_the_head_runs_at_masked_positions_only():
     torch.testing.assert_close(outputs.logits, everywhere[positions], rtol=1e-5, atol=1e-5)
     assert [state.shape for state in outputs.hidden_states] == [(4, 12, 32)] * 3
     assert student(**unlabelled(inputs), masked_positions=positions[:0]).logits.shape == (0, 96)
+
+
+def test_segments_are_the_third_argument_and_a_trainer_leaves_their_column():
+    student, inputs = make_student(), unlabelled(make_batch())
+    types_BT = torch.arange(12).expand(4, -1) % 2
+    with torch.no_grad():
+        by_place = student(*inputs.values(), types_BT).logits
+        assert torch.equal(by_place, student(**inputs, token_type_ids=types_BT).logits)
+        assert not torch.equal(by_place, student(**inputs).logits)
+    assert list(inspect.signature(student.forward).parameters)[:4] == [*inputs, "token_type_ids", "labels"]
 
 
 def test_labels_and_masked_positions_exclude_each_other():
