@@ -72,6 +72,18 @@ def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, fam
     assert report.problems == ()
 
 
+@of_every_family
+def test_layers_compete_for_what_is_theirs_alone(make_trainer, family):
+    trainer = make_trainer(model=masked_lm_teacher(family), max_steps=8, width_allocation="global")
+    trainer.train()
+    layers = trainer.kept.layers
+    assert trainer.pruner.plan_reached
+    assert sum(layer.intermediate_size for layer in layers) == 64
+    assert sum(layer.num_attention_heads for layer in layers) == 4
+    if family.shares_heads:
+        assert {layer.num_attention_heads for layer in layers} == {2}
+
+
 @of_every_case
 def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, family, head, config):
     kind = head.kind.name
