@@ -114,6 +114,22 @@ def multi_label_terms(
     return with_logits(student, labels_RC.to(exact)) / num_classes, kl / num_classes
 
 
+def mean_square(states_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean of H² over tokens and channels, padding left out: what errors of states of any size are divided by.
+
+    Example:
+    ```python
+    >>> float(mean_square(torch.tensor([[[1.0, 3.0], [9.0, 9.0]]]), torch.tensor([[1, 0]])))
+    5.0
+
+    ```
+    """
+    squares_BT = states_BTH.to(exact_dtype(states_BTH)).square().mean(-1)
+    if token_mask_BT is None:
+        return squares_BT.mean()
+    return (squares_BT * token_mask_BT).sum() / token_mask_BT.sum()
+
+
 def hidden_error(
     teacher_BTH: torch.Tensor, projected_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from ..models.families import family_of
 from ..models.families.modeling_layerwise import LayerwiseModel
 from .attention_recorder import AttentionRecorder, Recorded
-from .losses import attention_error, attention_scores, hidden_error
+from .losses import attention_error, attention_scores, hidden_error, mean_square
 from .tasks import OWN_TERMS, Inputs, task_of
 from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
@@ -166,8 +166,7 @@ class Distillation:
         """Mean square of states that no LayerNorm has brought to size, by which errors are divided; else 1."""
         if not self._is_pre_norm:
             return 1.0
-        kept = states_BTH if mask_BT is None else states_BTH[mask_BT.bool()]
-        return kept.float().square().mean().clamp(min=torch.finfo(torch.float32).tiny).clone()
+        return mean_square(states_BTH, mask_BT)
 
     def _attention_term(
         self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from ..distillation.losses import hidden_error, prediction_terms, regression_terms
+from ..distillation.losses import hidden_error, mean_square, prediction_terms, regression_terms
 from ..distillation.projections import Projections
+from ..models.families import family_of
 
 _FITTING_BATCHES = 16
 
@@ -34,6 +35,7 @@ class DistillingTrainer(Trainer):
     def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
         super().__init__(**kwargs)
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+        self.is_pre_norm = family_of(teacher.config).is_pre_norm  # whose states no LayerNorm has brought to size
         self.model.add_module("projections", self._fitted_projections().to(self.args.device))
 
     def compute_loss(
@@ -49,7 +51,10 @@ class DistillingTrainer(Trainer):
         mask_BT = read["attention_mask"]
         projections = self.accelerator.unwrap_model(model).projections.hidden
         states = zip(taught["hidden_states"][1:], projections, found["hidden_states"][1:], strict=True)
-        hidden = sum(hidden_error(guide, project(state), mask_BT) for guide, project, state in states)
+        hidden = sum(
+            hidden_error(guide, project(state), mask_BT) / (mean_square(guide, mask_BT) if self.is_pre_norm else 1.0)
+            for guide, project, state in states
+        )
         loss = (own + kl) / len(inputs["labels"]) + hidden / mask_BT.sum()
         return (loss, found) if return_outputs else loss
 

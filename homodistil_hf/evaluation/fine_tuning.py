@@ -196,7 +196,9 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
         seed: of pooler and output layer, drawn from N(0, `initializer_range`²), biases 0.
     """
     problem_type = "regression" if num_labels == 1 else "single_label_classification"
-    changes = {"num_labels": num_labels, "problem_type": problem_type, "classifier_dropout": None}
+    changes: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
+    if "classifier_dropout" not in family_of(encoder.config).dropouts:
+        changes["classifier_dropout"] = None  # as that of hidden states
     model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
     _draw(head_linears(model), model.config.initializer_range, seed)
     return model
@@ -355,7 +357,8 @@ def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for layer in layers:
         nn.init.normal_(layer.weight, std=std, generator=generator)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def training_arguments(

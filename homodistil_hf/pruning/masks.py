@@ -62,10 +62,11 @@ def scheduled_plan(
         for most, least, now in zip(full.layers, target.layers, kept.layers, strict=True)
     ]
     hidden_size = width("hidden", full.hidden_size, target.hidden_size, kept.hidden_size, multiple)
-    embedding_size = None
+    reached = dataclasses.replace(target, hidden_size=hidden_size, layers=tuple(layers))
     if full.embedding_size and target.embedding_size and kept.embedding_size:
         embedding_size = width("hidden", full.embedding_size, target.embedding_size, kept.embedding_size, multiple)
-    return WidthPlan(hidden_size, tuple(layers), embedding_size)
+        return dataclasses.replace(reached, embedding_size=embedding_size)
+    return reached
 
 
 def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) -> UnitTensors:

@@ -130,6 +130,7 @@ DEBERTA = EncoderFamily(
     absent=_absent,
     sizes={_DISTANCES: _num_distances},
     rotates=_shares_projections,
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout"),
     takes_added_masks=False,
     scores_have_positions=True,
 )
