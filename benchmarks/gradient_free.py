@@ -10,13 +10,15 @@ masks of one.
 """
 
 import argparse
+import copy
+import itertools
 import resource
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
+from functools import cache, cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -50,7 +52,7 @@ from homodistil_hf.methods.gradient_free import GradientFreeSettings
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.units import UnitTensors
-from homodistil_hf.pruning.activations import check_samples
+from homodistil_hf.pruning.activations import FilterStatistics, check_samples
 from homodistil_hf.pruning.representatives import convex_masking, gaussian_kernel
 from homodistil_hf.tables import markdown_table
 
@@ -60,14 +62,14 @@ RESCALED, FISHER, FOREIGN = " + rescaling", "Fisher, with labels", ", other text
 RECOVERED = ", then distilled"
 RECOVERY = GlueSettings(learning_rate=1e-4, max_train_steps=200)
 RANKINGS = {
-    "D2": GradientFreeSettings(ranking="d2", rescaling="none"),
-    "R2": GradientFreeSettings(ranking="r2", rescaling="none"),
-    "R2D2": GradientFreeSettings(rescaling="none"),
-    "R2D2, R2 not normalized": GradientFreeSettings(rescaling="none", r2_normalization="none"),
-    "R2D2, norms": GradientFreeSettings(rescaling="none", activation="norm", d2_normalization="sum"),
+    "D2": GradientFreeSettings(ranking="d2"),
+    "R2": GradientFreeSettings(ranking="r2"),
+    "R2D2": GradientFreeSettings(ranking="r2d2"),
+    "R2D2, R2 not normalized": GradientFreeSettings(ranking="r2d2", r2_normalization="none"),
 }
-ARMS = ("random", "magnitude", *RANKINGS, f"R2D2{RESCALED}", f"R2D2{RESCALED}{FOREIGN}", FISHER, FISHER + RESCALED)
-ARMS += tuple(f"{arm}{RECOVERED}" for arm in ("random", f"R2D2{RESCALED}", FISHER + RESCALED))
+ARMS = ("random", "magnitude", *RANKINGS, f"D2{RESCALED}", f"R2D2{RESCALED}", f"R2D2{RESCALED}{FOREIGN}")
+ARMS += (FISHER, FISHER + RESCALED)
+RECOVERED_ARMS = tuple(f"{arm}{RECOVERED}" for arm in ("random", f"R2D2{RESCALED}", FISHER + RESCALED))
 Batches = list[dict[str, torch.Tensor]]
 
 
@@ -90,28 +92,51 @@ def fisher_scores(model: PreTrainedModel, batches: Batches) -> UnitTensors:
             gradients = torch.autograd.grad(loss, list(masks.values()))
         for name, gradient in zip(masks, gradients, strict=True):
             scores[name] += gradient[:, 0].square().sum(0)
+    model.requires_grad_(True)
     return scores
 
 
-def pruned(model: PreTrainedModel, arm: str, macs: float, batches: Batches, seed: int) -> PreTrainedModel:
-    """The model of one arm at one budget; `batches` carry labels, which Fisher alone looks at."""
-    student = to_student(model).eval()
-    matrices = second_matrices(student)
+class Sample:
+    """Rows for one model, and what is measured on them: once, for all arms and budgets."""
+
+    def __init__(self, model: PreTrainedModel, batches: Batches, seed: int):
+        self.model, self.batches, self.seed = to_student(model).eval(), batches, seed
+        self.scores: dict[str, UnitTensors] = {}
+
+    @cached_property
+    def statistics(self) -> FilterStatistics:
+        """Averages and products of activations, by the default settings."""
+        return gradient_free.filter_statistics(
+            self.model, check_samples(self.batches, self.model), GradientFreeSettings()
+        )
+
+    def scores_of(self, ranking: str) -> UnitTensors:
+        """Scores of all filters; the batches carry labels, which Fisher alone looks at."""
+        if ranking not in self.scores:
+            self.scores[ranking] = self._scores_of(ranking)
+        return self.scores[ranking]
+
+    def _scores_of(self, ranking: str) -> UnitTensors:
+        matrices = second_matrices(self.model)
+        if ranking == "random":
+            draw = torch.Generator().manual_seed(self.seed)
+            return {name: torch.rand(part.in_features, generator=draw) for name, part in matrices.items()}
+        if ranking == "magnitude":
+            return {name: part.weight.detach().norm(dim=0) for name, part in matrices.items()}
+        if ranking == FISHER:
+            return fisher_scores(self.model, self.batches)
+        settings = RANKINGS[ranking]
+        empty = FilterStatistics({}, {})
+        return gradient_free.filter_scores(self.model, empty if ranking == "R2" else self.statistics, settings)
+
+
+def pruned(sample: Sample, arm: str, macs: float) -> PreTrainedModel:
+    """The model of one arm at one budget."""
     ranking = arm.removesuffix(FOREIGN).removesuffix(RESCALED)
-    settings = RANKINGS.get(ranking, RANKINGS["R2D2"])
-    settings = replace(settings, rescaling="least_squares" if RESCALED in arm else "none")
-    reads = RESCALED in arm or (ranking in RANKINGS and settings.needs_samples)
-    measured = gradient_free.filter_statistics(student, check_samples(batches, student) if reads else [], settings)
-    if ranking == "random":
-        draw = torch.Generator().manual_seed(seed)
-        scores = {name: torch.rand(len(part.weight[0]), generator=draw) for name, part in matrices.items()}
-    elif ranking == "magnitude":
-        scores = {name: part.weight.detach().norm(dim=0) for name, part in matrices.items()}
-    elif ranking == FISHER:
-        scores = fisher_scores(student, batches)
-    else:
-        scores = gradient_free.filter_scores(student, measured, settings)
-    gradient_free.prune_filters(student, scores, macs, products=measured.products, damping=settings.damping)
+    student = copy.deepcopy(sample.model)
+    products = sample.statistics.products if RESCALED in arm else None
+    damping = GradientFreeSettings().damping
+    gradient_free.prune_filters(student, sample.scores_of(ranking), macs, products=products, damping=damping)
     return student
 
 
@@ -123,10 +148,10 @@ class Task(NamedTuple):
     fresh: Callable[[PreTrainedModel], PreTrainedModel]
 
 
-def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSettings) -> Task:
+def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSettings, max_dev_rows: int) -> Task:
     if name in GLUE_TASKS:
         described, glue = GLUE_TASKS[name], load_glue(name, data_dir)
-        dev = encode(glue.dev["validation"], described, tokenizer, 128)
+        dev = encode(drawn(glue.dev["validation"], max_dev_rows, seed=0), described, tokenizer, 128)
 
         def score(model: PreTrainedModel) -> float:
             logits, labels = predict(model, dev, tokenizer)
@@ -143,7 +168,7 @@ def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSetting
     data = load_squad(name, data_dir)
 
     def squad_score(model: PreTrainedModel) -> float:
-        rows = data.dev["validation"]
+        rows = drawn(data.dev["validation"], max_dev_rows, seed=0)
         return task_score(name, grade(name, rows, answer_questions(model, rows, tokenizer, settings)))
 
     rows = training_windows(data.train, tokenizer, settings)
@@ -155,6 +180,13 @@ def sample_batches(task: Task, tokenizer: Any, num_samples: int, seed: int) -> B
     return [dict(tokenizer.pad(rows[first : first + 32], return_tensors="pt")) for first in range(0, len(rows), 32)]
 
 
+def lazy_sample(
+    teacher: PreTrainedModel, task: Task, tokenizer: Any, options: argparse.Namespace, seed: int
+) -> Callable[[], Sample]:
+    """Rows of a task for a teacher, drawn when they are asked for."""
+    return cache(lambda: Sample(teacher, sample_batches(task, tokenizer, options.num_samples, seed), seed))
+
+
 def run_quality(options: argparse.Namespace) -> None:
     """One row a (task, share, arm, seed), written as it comes; rows that are there are not measured again."""
     path = RESULTS / "gradient_free_quality.json"
@@ -162,7 +194,8 @@ def run_quality(options: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
     results |= {"fine_tuning": asdict(settings), "recovery": asdict(RECOVERY), "num_samples": options.num_samples}
-    tasks = {name: task_called(name, options.data_dir, tokenizer, settings) for name in options.tasks}
+    results["max_dev_rows"] = limit = options.max_dev_rows
+    tasks = {name: task_called(name, options.data_dir, tokenizer, settings, limit) for name in options.tasks}
     for name, task in tasks.items():
         folder = options.work_dir / name
         is_made = not folder.is_dir()
@@ -174,23 +207,21 @@ def run_quality(options: argparse.Namespace) -> None:
         if (key := f"{name}, fine-tuned") not in results["rows"]:
             score = task.score(teacher)
             results["rows"][key] = {"task": name, "macs": 1.0, "score": score, "fine_tuned_here": is_made}
-        cells = ((macs, arm, seed) for macs in options.macs for arm in options.arms for seed in options.seeds)
-        for macs, arm, seed in cells:
-            key = f"{name}, {macs:g}, {arm}, seed {seed}"
-            if key in results["rows"] or (arm in ("magnitude", "R2") and seed != options.seeds[0]):
-                continue  # weights alone rank the same whatever the samples
-            source = foreign if arm.endswith(FOREIGN) else task
-            batches, start = sample_batches(source, tokenizer, options.num_samples, seed), time.perf_counter()
-            student = pruned(teacher, arm.removesuffix(RECOVERED), macs, batches, seed)
-            if arm.endswith(RECOVERED):
-                rows = drawn(task.rows, 10_000, seed=seed)
-                fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
-            time_s = round(time.perf_counter() - start, 1)
-            sizes = [part.in_features for part in second_matrices(student).values()]
-            told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "time_s": time_s, "ffn_sizes": sizes}
-            results["rows"][key] = told | {"score": task.score(student)}
-            write_json(path, results)
-            print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
+        for seed in options.seeds:
+            own, other = (lazy_sample(teacher, source, tokenizer, options, seed) for source in (task, foreign))
+            for macs, arm in itertools.product(options.macs, options.arms):
+                key = f"{name}, {macs:g}, {arm}, seed {seed}"
+                if key in results["rows"] or (arm in ("magnitude", "R2") and seed != options.seeds[0]):
+                    continue  # weights alone rank the same whatever the samples
+                student = pruned((other if arm.endswith(FOREIGN) else own)(), arm.removesuffix(RECOVERED), macs)
+                if arm.endswith(RECOVERED):
+                    rows = drawn(task.rows, 10_000, seed=seed)
+                    fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
+                sizes = [part.in_features for part in second_matrices(student).values()]
+                told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "ffn_sizes": sizes}
+                results["rows"][key] = told | {"score": task.score(student)}
+                write_json(path, results)
+                print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
     write_json(path, results)
     fill_in(PAGE, {"quality": quality_table(results["rows"])})
 
@@ -199,7 +230,7 @@ def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Scores × 100 of each arm over the seeds of its samples, and what it keeps of the teachers' on average."""
     table = pd.DataFrame(rows.values()).fillna({"arm": "fine-tuned"})
     teachers = table[table["arm"] == "fine-tuned"].set_index("task")["score"]
-    arms = [(1.0, "fine-tuned"), *((macs, arm) for macs in (0.7, 0.6) for arm in ARMS)]
+    arms = [(1.0, "fine-tuned"), *((macs, arm) for macs in (0.7, 0.6) for arm in ARMS + RECOVERED_ARMS)]
     cells = []
     for macs, arm in arms:
         found = table[(table["macs"] == macs) & (table["arm"] == arm)].groupby("task")["score"]
@@ -218,7 +249,7 @@ def timed(arm: str, config: BertConfig, num_samples: int, length: int = 128) -> 
     tokens = torch.randint(config.vocab_size, (num_samples, length))
     batches = [{"input_ids": part, "labels": torch.zeros(len(part)).long()} for part in tokens.split(32)]
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    pruned(model, arm, 0.6, batches, 0)
+    pruned(Sample(model, batches, 0), arm, 0.6)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"time_s": round(time.perf_counter() - start, 1), "peak_above_model_mb": round(peak / 1024)}
 
@@ -273,9 +304,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data_dir", help="quality: folder with the tasks' rows")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc", "qnli", "stsb", "squad_v2"])
     parser.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.6])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the samples")
+    parser.add_argument("--arms", nargs="+", choices=ARMS + RECOVERED_ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)), help="of the samples")
     parser.add_argument("--num_samples", type=int, default=2048)
+    parser.add_argument("--max_dev_rows", type=int, default=1500, help="quality: scored, at most, the same for all")
     parser.add_argument("--learning_rate", type=float, default=3e-4, help="quality: of the teachers' fine-tuning")
     parser.add_argument("--max_train_steps", type=int, help="quality: of the teachers' fine-tuning")
     parser.add_argument(

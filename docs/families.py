@@ -6,7 +6,7 @@ python docs/families.py
 from pathlib import Path
 
 from homodistil_hf.models.families import FAMILIES
-from homodistil_hf.models.families.bert import BERT
+from homodistil_hf.models.families.bert import BERT, has_blocks_of_bert
 from homodistil_hf.models.families.family import EMBEDDING, EncoderFamily
 from homodistil_hf.tables import markdown_table
 
@@ -47,7 +47,7 @@ def _absent(family: EncoderFamily) -> list[str]:
         absent.append("`attention_weight`")
     if family.attention is None:
         absent.append("`rotate_heads`, TinyBERT, MiniLM")
-    if (family.embeddings, family.layer) != (BERT.embeddings, BERT.layer):
+    if not has_blocks_of_bert(family):
         absent.append("`latency_ms` budgets")
     if family is not BERT:
         absent.append("`bit`")

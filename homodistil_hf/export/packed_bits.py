@@ -76,8 +76,7 @@ tags: [binarization]
 
 `{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit a weight of its
 encoder and of its table of words, and activations of {config.activation_bits} bits; {size:,} bytes of weights.
-It loads
-with `trust_remote_code=True`: the modelling files beside this one are pure torch.
+It loads with `trust_remote_code=True`: the modelling files beside this one are pure torch.
 
 Binarized beside its float teacher, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS
 2022, arXiv 2205.13016).

@@ -14,35 +14,23 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-STUDENT_TYPES = {
-    student_type: f"{__package__}.families.modeling_{file}"
-    for file, student_types in {
-        "homobert": ("homobert",),
-        "homoroberta": ("homoroberta", "homoxlm-roberta", "homocamembert"),
-        "homodistilbert": ("homodistilbert",),
-        "homoelectra": ("homoelectra",),
-        "homompnet": ("homompnet",),
-        "homomodernbert": ("homomodernbert",),
-        "homodebertav2": ("homodeberta-v2",),
-    }.items()
-    for student_type in student_types
-}
-"""`model_type` of a student → the module of its classes."""
-
+_STUDENTS = "homo"  # what their types begin with
+_MODELING = f"{__package__}.families.modeling_{_STUDENTS}"
 _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls a function with each module that has just been imported, of those in `_ACTIONS`."""
+    """Calls a function with modules that have just been imported: the table of configurations, and modelling files."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in _ACTIONS else None
-        if spec and spec.loader:
+        action = _ask_here_first if name == _AUTO_CONFIGS else _register if name.startswith(_MODELING) else None
+        spec = PathFinder.find_spec(name, path, target) if action else None
+        if action and spec and spec.loader:
             run = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
-                _ACTIONS[name](module)
+                action(module)
 
             setattr(spec.loader, "exec_module", exec_module)  # noqa: B010 (a loader is made for each import)
         return spec
@@ -68,14 +56,21 @@ def _ask_here_first(auto_configs: ModuleType) -> None:
         look_up = getattr(mapping, method)
 
         def ask(self: Any, model_type: Any, *, look_up: Callable[..., Any] = look_up) -> Any:
-            if model_type in tuple(STUDENT_TYPES):
-                import_module(STUDENT_TYPES[model_type])
+            if isinstance(model_type, str) and model_type.startswith(_STUDENTS):
+                _import_modeling(model_type)
             return look_up(self, model_type)
 
         setattr(mapping, method, ask)
 
 
-_ACTIONS = {_AUTO_CONFIGS: _ask_here_first, **dict.fromkeys(STUDENT_TYPES.values(), _register)}
+def _import_modeling(student_type: str) -> None:
+    from .families import FAMILIES
+
+    for family in FAMILIES.values():
+        if family.student_type == student_type:
+            import_module(family.modeling)
+
+
 sys.meta_path.insert(0, _AfterImport())
 if _AUTO_CONFIGS in sys.modules:
     _ask_here_first(import_module(_AUTO_CONFIGS))

@@ -21,6 +21,7 @@ _MAX_VOCABULARY = 1 << 24
 _LARGEST = {
     "vocab_size": _MAX_VOCABULARY,
     "hidden_size": MAX_WIDTH,
+    "embedding_size": MAX_WIDTH,
     "num_hidden_layers": MAX_LAYERS,
     "num_attention_heads": MAX_WIDTH,
     "intermediate_size": 16 * MAX_WIDTH,
@@ -95,7 +96,7 @@ def _is_in_bounds(name: str, value: Any) -> bool:
 
 
 def _least(name: str) -> int:
-    return 0 if name == "type_vocab_size" else 1  # DeBERTa has no segments
+    return 0 if name == "type_vocab_size" else 1  # an architecture may have no segments
 
 
 def _is_activation(value: Any) -> bool:

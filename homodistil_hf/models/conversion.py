@@ -180,15 +180,15 @@ _RESIZED = {
 
 
 def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
-    config, config_class = model.config, family_of(model.config).student_config
+    config, family = model.config, family_of(model.config)
+    config_class = family.student_config
     values = {key: value for key, value in config.to_dict().items() if key not in CLASS_KEYS}
     if not isinstance(config, config_class):
         head_dim = layer_head_dim(config)
         values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
+    has_decoder = bool(HEADS[type(model).__name__].untied.keys() - set(family.absent(config)))
     # transformers leaves a decoder untied whose stored weights differ, whatever the configuration says.
-    decoder, words = model.get_output_embeddings(), model.get_input_embeddings().weight
-    # Of what has another shape (DeBERTa without `legacy`) it is no decoder: that one is always tied.
-    if decoder is not None and decoder.weight is not words and decoder.weight.shape == words.shape:
+    if has_decoder and model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
         values["tie_word_embeddings"] = False
     return config_class(**values, **_runtime_settings(config))
 

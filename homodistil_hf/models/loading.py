@@ -16,7 +16,7 @@ from ..files.strict_json import read_json_object
 from ..files.tensors import check_weights
 from .config_checks import check_config_values
 from .cost import count_parameters
-from .families import FAMILIES, HEADS, MODEL_TYPES, config_class, family_of
+from .families import FAMILIES, HEADS, MODEL_TYPES, config_class, family_of, max_tokens
 from .widths import teacher_plan
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
     try:
         config = kind.from_dict(values)
         teacher_plan(config)
+        if max_tokens(config) < 1:
+            raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")
         if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
             raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
     except Exception as error:  # transformers raises many kinds over content that it doesn't expect
@@ -163,7 +165,13 @@ def refuse_architecture(class_name: str) -> None:
     """Refuse classes that no student exists for, naming those that can be loaded."""
     if class_name in HEADS:
         return
-    remedies = {name: remedy for family in FAMILIES.values() for name, remedy in family.refused.items()}
+    remedies = {
+        family.encoder_name: f"it has no head to compare logits with: load it as {family.heads[0].stock_name} if its "
+        "checkpoint has that head, or train one first"
+        for family in FAMILIES.values()
+    }
+    for family in FAMILIES.values():
+        remedies |= family.refused
     raise ValueError(
         f"teacher class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
         f"{', '.join(FAMILIES)}; " + remedies.get(class_name, "choose a stock encoder with one of these heads")

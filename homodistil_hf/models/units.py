@@ -54,7 +54,8 @@ class UnitMap:
     def by_unit(self, values: torch.Tensor, num_units: int) -> torch.Tensor:
         """`(…, indices)` → `(…, num_units, indices of a unit)`."""
         if self._order is not None:  # gathered, not added up in place: all ranks must find the same sums
-            values = values.index_select(-1, self._order.to(values.device))
+            self._order = self._order.to(values.device)  # copied once, not at every step
+            values = values.index_select(-1, self._order)
         return values.view(*values.shape[:-1], num_units, -1)
 
     def kept(self, mask: torch.Tensor) -> torch.Tensor:
@@ -161,19 +162,21 @@ def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int) ->
         value_output: ("attention", num_channels),
         ffn: ("ffn", family.num_neurons(widths)),
     }
-    channels, nothing = torch.arange(num_channels), torch.full((num_channels,), -1)
-    neurons = torch.arange(sizes[ffn][1])
     maps: dict[str, dict[str, UnitMap | None]] = {
-        QUERY_KEY_VALUE: {
-            head: UnitMap((channels // head_dim).repeat(3)),
-            query_key: UnitMap(torch.cat([channels, channels, nothing])),
-            value_output: UnitMap(torch.cat([nothing, nothing, channels])),
-        },
-        GATE: {ffn: UnitMap(neurons.repeat(2))},
         QUERY: {head: head_of_channel, query_key: None},
         VALUE: {head: head_of_channel, value_output: None},
         NEURON: {ffn: None},
     }
+    present = {what for dims in family.layer.values() for what in dims}
+    if QUERY_KEY_VALUE in present:
+        channels, nothing = torch.arange(num_channels), torch.full((num_channels,), -1)
+        maps[QUERY_KEY_VALUE] = {
+            head: UnitMap((channels // head_dim).repeat(3)),
+            query_key: UnitMap(torch.cat([channels, channels, nothing])),
+            value_output: UnitMap(torch.cat([nothing, nothing, channels])),
+        }
+    if GATE in present:
+        maps[GATE] = {ffn: UnitMap(torch.arange(sizes[ffn][1]).repeat(2))}
     return _Units(sizes, maps)
 
 

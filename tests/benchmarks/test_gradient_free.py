@@ -13,6 +13,7 @@ from benchmarks.gradient_free import (
     FISHER,
     FOREIGN,
     PAGE,
+    RECOVERED_ARMS,
     RESULTS,
     fisher_scores,
     kernel_table,
@@ -54,9 +55,9 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
     output = tmp_path / "gradient_free_quality.json"
     words = ["quality", "--model", str(tmp_path / "model"), "--data_dir", str(tmp_path)]
     words += ["--work_dir", str(tmp_path / "work"), "--num_samples", "16", "--max_train_steps", "2", "--macs", "0.7"]
-    main([*words, "--tasks", "sst2", "mrpc", "--seeds", "0", "--arms", *ARMS])
+    main([*words, "--tasks", "sst2", "mrpc", "--seeds", "0", "--arms", *ARMS, *RECOVERED_ARMS])
     rows = read_json_object(output, "rows")["rows"]
-    assert len(rows) == 2 * (1 + len(ARMS))
+    assert len(rows) == 2 * (1 + len(ARMS + RECOVERED_ARMS))
     assert len({sum(row["ffn_sizes"]) for row in rows.values() if row["macs"] == 0.7}) == 1
     marked = "sst2, 0.7, R2D2, seed 0"
     text = output.read_text().replace(f'"{marked}": {{', f'"{marked}": {{"was_here": true,')
@@ -66,7 +67,7 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
     assert after[marked]["was_here"]
     assert len(after) == len(rows) + 3
     assert any(FOREIGN in name for name in after)
-    assert (tmp_path / "page.md").read_text().count("| 70% |") == len(ARMS)
+    assert (tmp_path / "page.md").read_text().count("| 70% |") == len(ARMS + RECOVERED_ARMS)
 
 
 def test_time_and_memory_of_a_tiny_model():

@@ -5,7 +5,8 @@ import json
 import pytest
 from transformers import BertConfig, BertForMaskedLM
 
-from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.loading import load_teacher, load_teacher_config, refuse_architecture
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
@@ -95,3 +96,25 @@ def test_no_more_weights_are_described_than_there_are_bytes(folder, monkeypatch)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 1 << 20}))
     with pytest.raises(ValueError, match=r"holds [0-9,]+ bytes of weights, its config.json describes 16,"):
         load_teacher(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "value", "message"),
+    [
+        ("roberta", "pad_token_id", None, "pad_token_id is null, but positions begin behind it: set it"),
+        ("camembert", "max_position_embeddings", 2, "max_position_embeddings=2 leaves no token a position"),
+        ("electra", "embedding_size", 1 << 40, r"has embedding_size=1099511627776; expected a whole number from 1 to"),
+        ("distilbert", "dim", 0, r"has dim=0; expected a whole number from 1 to"),
+        ("modernbert", "mlp_dropout", 2.0, r"has mlp_dropout=2.0; expected a number from 0 to 1"),
+    ],
+)
+def test_what_other_families_call_theirs_is_checked_too(model_type, name, value, message, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, name: value}), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_teacher_config(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_a_bare_encoder_of_any_family_is_told_which_class_to_take(family):
+    with pytest.raises(ValueError, match=f"{family.encoder_name} is not supported; .*load it as .*ForMaskedLM if"):
+        refuse_architecture(family.encoder_name)

@@ -2,22 +2,7 @@
 
 from transformers import BertConfig
 
-from .family import (
-    HIDDEN,
-    MASKED_LM,
-    NEURON,
-    QUERY,
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    VALUE,
-    EncoderFamily,
-    Head,
-    HeadKind,
-    Shapes,
-    linear,
-    norm,
-)
+from .family import HIDDEN, LABELS, NEURON, QUERY, VALUE, EncoderFamily, Shapes, heads, linear, norm
 
 _MODELING = f"{__package__}.modeling_homobert"
 _VOCABULARY = "vocab_size"
@@ -45,49 +30,33 @@ def embeddings(channels: str = HIDDEN) -> Shapes:
     }
 
 
-def _head(kind: HeadKind, name: str, shapes: Shapes, **more: Shapes) -> Head:
-    return Head(kind, stock_name=name, student_name=f"Homo{name}", modeling=_MODELING, shapes=shapes, **more)
-
-
-_MASKED_LM = _head(
-    MASKED_LM,
-    "BertForMaskedLM",
-    {
+_HEADS = heads(
+    "Bert",
+    _MODELING,
+    masked_lm={
         **linear("cls.predictions.transform.dense", HIDDEN, HIDDEN),
         **norm("cls.predictions.transform.LayerNorm"),
         "cls.predictions.bias": (_VOCABULARY,),
     },
     untied=linear("cls.predictions.decoder", _VOCABULARY, HIDDEN),
+    classifier=linear("bert.pooler.dense", HIDDEN, HIDDEN) | LABELS,
 )
-_LABELS = linear("classifier", "num_labels", HIDDEN)
 
 BERT = EncoderFamily(
     name="BERT",
     model_type="bert",
-    student_type="homobert",
     stock_config=BertConfig,
     modeling=_MODELING,
     prefix="bert",
     encoder_name="BertModel",
-    heads=(
-        _MASKED_LM,
-        _head(
-            SEQUENCE_CLASSIFICATION,
-            "BertForSequenceClassification",
-            linear("bert.pooler.dense", HIDDEN, HIDDEN) | _LABELS,
-        ),
-        _head(TOKEN_CLASSIFICATION, "BertForTokenClassification", _LABELS),
-        _head(QUESTION_ANSWERING, "BertForQuestionAnswering", linear("qa_outputs", "num_labels", HIDDEN)),
-    ),
+    heads=_HEADS,
     embeddings=embeddings(),
     layer=LAYER,
     layers="encoder.layer",
     attention=ATTENTION,
     mlm_entries=("cls.predictions.transform",),
-    also_loaded={"BertForPreTraining": _MASKED_LM},
+    also_loaded={"BertForPreTraining": _HEADS[0]},
     refused={
-        "BertModel": "it has no head to compare logits with: load it as BertForMaskedLM if its checkpoint has that "
-        "head, or train one first",
         "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
     },
     surplus=("bert.pooler.", "cls.seq_relationship."),
@@ -96,3 +65,8 @@ BERT = EncoderFamily(
         "513cc965b663f195f12da290d120d7e973636fff5e8204a9bfed1e96d0f9e50b",
     ),
 )
+
+
+def has_blocks_of_bert(family: EncoderFamily) -> bool:
+    """Whether embeddings and layers are BERT's, whatever the heads."""
+    return (family.embeddings, family.layer) == (BERT.embeddings, BERT.layer)

@@ -2,26 +2,9 @@
 
 from transformers import DebertaV2Config
 
-from .family import (
-    EMBEDDING,
-    HIDDEN,
-    MASKED_LM,
-    NEURON,
-    QUERY,
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    VALUE,
-    EncoderFamily,
-    Head,
-    HeadKind,
-    Shapes,
-    linear,
-    norm,
-)
+from .family import EMBEDDING, HIDDEN, LABELS, NEURON, QUERY, VALUE, EncoderFamily, heads, linear, norm
 
 _MODELING = f"{__package__}.modeling_homodebertav2"
-_LABELS = linear("classifier", "num_labels", HIDDEN)
 _DISTANCES, _KERNEL = "num_distances", "conv_kernel_size"
 
 _LEGACY_HEAD = {
@@ -45,11 +28,6 @@ _OWN = {
     kind: linear(f"attention.self.pos_{name}_proj", QUERY, HIDDEN) for kind, name in (("c2p", "key"), ("p2c", "query"))
 }
 """Kind of a score with distances → what projects them where queries and keys don't."""
-
-
-def _head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = None) -> Head:
-    stock = f"DebertaV2For{task}"
-    return Head(kind, stock, f"Homo{stock}", _MODELING, shapes, untied or {})
 
 
 def _num_distances(config: DebertaV2Config) -> int:
@@ -83,16 +61,16 @@ def _absent(config: DebertaV2Config) -> set[str]:
 DEBERTA = EncoderFamily(
     name="DeBERTa",
     model_type="deberta-v2",
-    student_type="homodeberta-v2",
     stock_config=DebertaV2Config,
     modeling=_MODELING,
     prefix="deberta",
     encoder_name="DebertaV2Model",
-    heads=(
-        _head(MASKED_LM, "MaskedLM", {**_LEGACY_HEAD, **_HEAD}, _UNTIED),
-        _head(SEQUENCE_CLASSIFICATION, "SequenceClassification", linear("pooler.dense", HIDDEN, HIDDEN) | _LABELS),
-        _head(TOKEN_CLASSIFICATION, "TokenClassification", _LABELS),
-        _head(QUESTION_ANSWERING, "QuestionAnswering", linear("qa_outputs", "num_labels", HIDDEN)),
+    heads=heads(
+        "DebertaV2",
+        _MODELING,
+        masked_lm={**_LEGACY_HEAD, **_HEAD},
+        untied=_UNTIED,
+        classifier=linear("pooler.dense", HIDDEN, HIDDEN) | LABELS,
     ),
     embeddings={
         "embeddings.word_embeddings.weight": ("vocab_size", EMBEDDING),
@@ -124,9 +102,6 @@ DEBERTA = EncoderFamily(
         "attention.output.dense",
     ),
     mlm_entries=("lm_predictions.lm_head.dense", "cls.predictions.transform"),
-    refused={
-        "DebertaV2Model": "it has no head to compare logits with: take a classifier that was fine-tuned from it",
-    },
     absent=_absent,
     sizes={_DISTANCES: _num_distances},
     rotates=_shares_projections,

@@ -3,20 +3,7 @@
 from transformers import ElectraConfig
 
 from .bert import ATTENTION, LAYER, embeddings
-from .family import (
-    EMBEDDING,
-    HIDDEN,
-    MASKED_LM,
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    EncoderFamily,
-    Head,
-    HeadKind,
-    Shapes,
-    linear,
-    norm,
-)
+from .family import EMBEDDING, HIDDEN, EncoderFamily, heads, linear, norm
 from .roberta import CLASSIFIER
 
 _MODELING = f"{__package__}.modeling_homoelectra"
@@ -27,11 +14,6 @@ _NO_LOGITS = (
 )
 
 
-def _head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = None) -> Head:
-    stock = f"ElectraFor{task}"
-    return Head(kind, stock, f"Homo{stock}", _MODELING, shapes, untied or {})
-
-
 def _absent(config: ElectraConfig) -> tuple[str, ...]:
     return tuple(_PROJECTION) if config.embedding_size == config.hidden_size else ()
 
@@ -39,25 +21,20 @@ def _absent(config: ElectraConfig) -> tuple[str, ...]:
 ELECTRA = EncoderFamily(
     name="ELECTRA",
     model_type="electra",
-    student_type="homoelectra",
     stock_config=ElectraConfig,
     modeling=_MODELING,
     prefix="electra",
     encoder_name="ElectraModel",
-    heads=(
-        _head(
-            MASKED_LM,
-            "MaskedLM",
-            {
-                **linear("generator_predictions.dense", EMBEDDING, HIDDEN),
-                **norm("generator_predictions.LayerNorm", EMBEDDING),
-                "generator_lm_head.bias": ("vocab_size",),
-            },
-            {"generator_lm_head.weight": ("vocab_size", EMBEDDING)},
-        ),
-        _head(SEQUENCE_CLASSIFICATION, "SequenceClassification", CLASSIFIER),
-        _head(TOKEN_CLASSIFICATION, "TokenClassification", linear("classifier", "num_labels", HIDDEN)),
-        _head(QUESTION_ANSWERING, "QuestionAnswering", linear("qa_outputs", "num_labels", HIDDEN)),
+    heads=heads(
+        "Electra",
+        _MODELING,
+        masked_lm={
+            **linear("generator_predictions.dense", EMBEDDING, HIDDEN),
+            **norm("generator_predictions.LayerNorm", EMBEDDING),
+            "generator_lm_head.bias": ("vocab_size",),
+        },
+        untied={"generator_lm_head.weight": ("vocab_size", EMBEDDING)},
+        classifier=CLASSIFIER,
     ),
     embeddings={**embeddings(EMBEDDING), **_PROJECTION},
     layer=LAYER,
@@ -65,7 +42,6 @@ ELECTRA = EncoderFamily(
     attention=ATTENTION,
     mlm_entries=("generator_predictions.dense",),
     refused={
-        "ElectraModel": "it has no head to compare logits with: load it as ElectraForMaskedLM if it is a generator",
         "ElectraForPreTraining": _NO_LOGITS,
         "ElectraForCausalLM": "it is a decoder; take a masked-LM encoder",
     },

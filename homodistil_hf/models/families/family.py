@@ -131,6 +131,44 @@ class Head:
         return self.student if name == self.student_name else self.stock
 
 
+LABELS = linear("classifier", "num_labels", HIDDEN)
+ANSWERS = linear("qa_outputs", "num_labels", HIDDEN)
+
+
+def heads(
+    name: str,
+    modeling: str,
+    *,
+    masked_lm: Shapes,
+    untied: Shapes,
+    classifier: Shapes,
+    labels: Shapes = LABELS,
+    answers: Shapes = ANSWERS,
+) -> tuple[Head, ...]:
+    """The four heads of a family, masked language first.
+
+    Args:
+        name: what its stock classes begin with.
+        modeling: module of the students' classes.
+        masked_lm: parameters of the masked-LM head.
+        untied: those that it has as well where its decoder is not the table of words.
+        classifier: parameters of the head that classifies sequences, a pooler's included.
+        labels: of the one that classifies tokens.
+        answers: of the one that marks answers.
+    """
+    shapes = {
+        MASKED_LM: masked_lm,
+        SEQUENCE_CLASSIFICATION: classifier,
+        TOKEN_CLASSIFICATION: labels,
+        QUESTION_ANSWERING: answers,
+    }
+    stock = {kind: f"{name}For{kind.auto_class.removeprefix('AutoModelFor')}" for kind in shapes}
+    return tuple(
+        Head(kind, stock[kind], f"Homo{stock[kind]}", modeling, found, untied if kind is MASKED_LM else {})
+        for kind, found in shapes.items()
+    )
+
+
 @dataclass(frozen=True)
 class EncoderFamily:
     """The classes and parameters of one architecture.
@@ -138,7 +176,6 @@ class EncoderFamily:
     Args:
         name: for people.
         model_type: the teacher's `config.model_type`.
-        student_type: that of its students.
         stock_config: transformers' configuration; that of the students is derived from it.
         modeling: module of the students' classes, whose file travels in compact exports.
         prefix: of the encoder's parameters in a model with a head.
@@ -151,7 +188,7 @@ class EncoderFamily:
         mlm_entries: first module of the masked-LM head, which the encoder's last states go into; of several heads that
             a configuration chooses from, each one's.
         also_loaded: other stock classes → the head as which they are loaded.
-        refused: stock classes that no student exists for → what to do.
+        refused: stock classes with a head that no student exists for → what to do.
         surplus: prefixes of a teacher's parameters that a student may lack.
         width_names: `hidden_size`, … → the stock configuration's word for it, where that is another.
         absent: of a configuration, parameters of the tables that its models don't have.
@@ -171,7 +208,6 @@ class EncoderFamily:
 
     name: str
     model_type: str
-    student_type: str
     stock_config: type[PreTrainedConfig]
     modeling: str
     prefix: str
@@ -199,6 +235,11 @@ class EncoderFamily:
     scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     earlier_code: tuple[str, ...] = ()
+
+    @property
+    def student_type(self) -> str:
+        """The students' `config.model_type`."""
+        return f"homo{self.model_type}"
 
     def knows(self, model_type: object) -> bool:
         """Whether a `config.json` of this model type is one of its teachers' or students'."""

@@ -2,24 +2,7 @@
 
 from transformers import ModernBertConfig
 
-from .family import (
-    GATE,
-    HIDDEN,
-    MASKED_LM,
-    NEURON,
-    QUERY_KEY_VALUE,
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    VALUE,
-    EncoderFamily,
-    Head,
-    HeadKind,
-    Shapes,
-    biases,
-    linear,
-    norm,
-)
+from .family import GATE, HIDDEN, LABELS, NEURON, QUERY_KEY_VALUE, VALUE, EncoderFamily, biases, heads, linear, norm
 
 _MODELING = f"{__package__}.modeling_homomodernbert"
 _ATTENTION = {**linear("attn.Wqkv", QUERY_KEY_VALUE, HIDDEN), **linear("attn.Wo", HIDDEN, VALUE)}
@@ -28,11 +11,6 @@ _NORMS = {**norm("attn_norm"), **norm("mlp_norm")}
 _OUTER_NORMS = {**norm("embeddings.norm"), **norm("final_norm"), **norm("head.norm")}
 _DENSE = linear("head.dense", HIDDEN, HIDDEN)
 _HEAD = {**_DENSE, **norm("head.norm")}
-
-
-def _head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = None) -> Head:
-    stock = f"ModernBertFor{task}"
-    return Head(kind, stock, f"Homo{stock}", _MODELING, {**_HEAD, **shapes}, untied or {})
 
 
 def _absent(config: ModernBertConfig) -> set[str]:
@@ -52,16 +30,18 @@ def _absent(config: ModernBertConfig) -> set[str]:
 MODERNBERT = EncoderFamily(
     name="ModernBERT",
     model_type="modernbert",
-    student_type="homomodernbert",
     stock_config=ModernBertConfig,
     modeling=_MODELING,
     prefix="model",
     encoder_name="ModernBertModel",
-    heads=(
-        _head(MASKED_LM, "MaskedLM", {"decoder.bias": ("vocab_size",)}, {"decoder.weight": ("vocab_size", HIDDEN)}),
-        _head(SEQUENCE_CLASSIFICATION, "SequenceClassification", linear("classifier", "num_labels", HIDDEN)),
-        _head(TOKEN_CLASSIFICATION, "TokenClassification", linear("classifier", "num_labels", HIDDEN)),
-        _head(QUESTION_ANSWERING, "QuestionAnswering", linear("classifier", "num_labels", HIDDEN)),
+    heads=heads(
+        "ModernBert",
+        _MODELING,
+        masked_lm={**_HEAD, "decoder.bias": ("vocab_size",)},
+        untied={"decoder.weight": ("vocab_size", HIDDEN)},
+        classifier=_HEAD | LABELS,
+        labels=_HEAD | LABELS,
+        answers=_HEAD | LABELS,
     ),
     embeddings={
         "embeddings.tok_embeddings.weight": ("vocab_size", HIDDEN),
@@ -72,10 +52,6 @@ MODERNBERT = EncoderFamily(
     layers="layers",
     attention=None,
     mlm_entries=("head.dense",),
-    refused={
-        "ModernBertModel": "it has no head to compare logits with: load it as ModernBertForMaskedLM if its checkpoint "
-        "has that head, or train one first"
-    },
     absent=_absent,
     not_in_first_layer=norm("attn_norm"),
     rotates=lambda config: False,

@@ -3,19 +3,7 @@
 from transformers import CamembertConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
 
 from .bert import ATTENTION, LAYER, embeddings
-from .family import (
-    HIDDEN,
-    MASKED_LM,
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    EncoderFamily,
-    Head,
-    HeadKind,
-    Shapes,
-    linear,
-    norm,
-)
+from .family import HIDDEN, EncoderFamily, heads, linear, norm
 
 _MODELING = f"{__package__}.modeling_homoroberta"
 MLM_SHAPES = {
@@ -30,38 +18,32 @@ CLASSIFIER = {
 }
 
 
-def _family(title: str, model_type: str, name: str, config: type[PreTrainedConfig]) -> EncoderFamily:
-    def head(kind: HeadKind, task: str, shapes: Shapes, untied: Shapes | None = None) -> Head:
-        stock = f"{name}For{task}"
-        return Head(kind, stock, f"Homo{stock}", _MODELING, shapes, untied or {})
+def _first_position(config: PreTrainedConfig) -> int:
+    if config.pad_token_id is None:
+        raise ValueError("pad_token_id is null, but positions begin behind it: set it, as a rule to 1")
+    return config.pad_token_id + 1
 
+
+def _family(title: str, model_type: str, name: str, config: type[PreTrainedConfig]) -> EncoderFamily:
     return EncoderFamily(
         name=title,
         model_type=model_type,
-        student_type=f"homo{model_type}",
         stock_config=config,
         modeling=_MODELING,
         prefix="roberta",
         encoder_name=f"{name}Model",
-        heads=(
-            head(MASKED_LM, "MaskedLM", MLM_SHAPES, UNTIED),
-            head(SEQUENCE_CLASSIFICATION, "SequenceClassification", CLASSIFIER),
-            head(TOKEN_CLASSIFICATION, "TokenClassification", linear("classifier", "num_labels", HIDDEN)),
-            head(QUESTION_ANSWERING, "QuestionAnswering", linear("qa_outputs", "num_labels", HIDDEN)),
-        ),
+        heads=heads(name, _MODELING, masked_lm=MLM_SHAPES, untied=UNTIED, classifier=CLASSIFIER),
         embeddings=embeddings(),
         layer=LAYER,
         layers="encoder.layer",
         attention=ATTENTION,
         mlm_entries=("lm_head.dense",),
         refused={
-            f"{name}Model": f"it has no head to compare logits with: load it as {name}ForMaskedLM if its checkpoint "
-            "has that head, or train one first",
             f"{name}ForCausalLM": f"it is a decoder: load it as {name}ForMaskedLM if it was trained to see both "
             "directions",
         },
         surplus=("roberta.pooler.",),
-        first_position=lambda config: config.pad_token_id + 1,
+        first_position=_first_position,
     )
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from ...files.messages import nearest_name, shown
 from ...models.families import family_of
-from ...models.families.bert import BERT
+from ...models.families.bert import has_blocks_of_bert
 from ...models.widths import WidthPlan, teacher_plan
 from ..budgets import LATENCY_BUDGET, plan_for_latency
 from .backends import FirstOutput, make_runner, model_inputs
@@ -88,7 +88,7 @@ def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: in
         ValueError: out of reach, the message names the range; or a length above the teacher's positions.
     """
     family = family_of(config)
-    if (family.embeddings, family.layer) != (BERT.embeddings, BERT.layer):
+    if not has_blocks_of_bert(family):
         raise ValueError(
             f"student='latency_ms={budget.limit_ms:g}' is met with measured blocks of BERT, which a "
             f"{family.model_type} is not made of; nearest valid: a share of the encoder MACs, such as 'macs=0.25'"
