@@ -19,9 +19,11 @@ from .plan import Plan
 from .prune import Prune, run_prune
 from .push import Push
 from .sweep import Sweep
+from .trim import Trim
 
 _COMMANDS: dict[str, type[Command]] = {
     "plan": Plan,
+    "trim": Trim,
     "export": Export,
     "verify": Verify,
     "push": Push,

@@ -85,6 +85,10 @@ def run_distill(words: Sequence[str]) -> int:
         from ..experiments.further_pretraining import after_further_pretraining
 
         settings = after_further_pretraining(settings, print)
+    if settings.run.vocabulary:
+        from ..experiments.trim import after_trimming
+
+        settings = after_trimming(settings, print)
     results = (distill_family if settings.members else distill)(settings, print)
     if results:
         print(format_results(results, settings.training.output_dir))

@@ -23,16 +23,24 @@ class Plan:
         "with ,num_attention_heads=8 or ,hidden_size=216 behind it), short plan (216-9x24-528), JSON file or object",
         default=None,
     )
-    latency_ms: float | None = flag("this or --student: milliseconds of a forward pass here, no head", default=None)
-    batch_size: int | None = flag("latency_ms: sequences a forward pass (default: 1)", default=None)
+    latency_ms: float | None = flag(
+        "this or --student: milliseconds of a forward pass here, no head", default=None, metavar="MS"
+    )
+    batch_size: int | None = flag("latency_ms: sequences a forward pass (default: 1)", default=None, metavar="N")
     length: int | None = flag("latency_ms: tokens a sequence (default: 128)", default=None)
     backend: str | None = flag("latency_ms: torch (default) or onnxruntime", default=None)
     no_measurement: bool = flag("latency_ms: don't time the chosen plan itself", default=False)
     num_tokens: float | None = flag(
-        "to train on, e.g. 2e6: how it is trained by default, and what was measured", default=None
+        "to train on, e.g. 2e6: how it is trained by default, and what was measured", default=None, metavar="N"
+    )
+    vocabulary: str | None = flag(
+        "with --text: tokens that stay, keep=16384 min_count=5 or a file", default=None, metavar="V"
+    )
+    text: list[str] = flag(
+        "vocabulary: text whose tokens are counted, files or Hub data sets", default=[], metavar="X"
     )
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
-    width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8)
+    width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8, metavar="N")
     json: bool = flag("print JSON for machines", default=False)
 
     def __post_init__(self) -> None:
@@ -40,6 +48,8 @@ class Plan:
             raise ValueError("one of the arguments --student --latency_ms is required; see homodistil plan --help")
         if self.student is not None and self.latency_ms is not None:
             raise ValueError("argument --latency_ms: not allowed with argument --student; drop one")
+        if bool(self.text) != (self.vocabulary is not None):
+            raise ValueError("--vocabulary is chosen by the tokens of a text; give --text with it, or neither")
 
     def run(self) -> int:
         """Print the plan."""
@@ -54,12 +64,16 @@ class Plan:
         latency = _planned_latency(self, config)
         plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
         architecture = config.architectures[0]
+        trimming = _planned_trimming(self)
+        of_student = trimming.trimmed_config if trimming else config
         costs: dict[str, dict[str, Any]] = {
             "teacher": planned_facts(config, architecture),
-            "student": planned_facts(config, architecture, plan),
-            "padded": planned_facts(config, architecture, plan.padded()),
+            "student": planned_facts(of_student, architecture, plan),
+            "padded": planned_facts(of_student, architecture, plan.padded()),
         }
         costs["cost_fractions"] = cost_fractions(costs["student"], costs["teacher"])
+        if trimming:
+            costs["vocabulary"] = trimming.facts
         if latency:
             costs["latency"] = latency["facts"]
         advice = None
@@ -71,7 +85,8 @@ class Plan:
         if self.json:
             print(json.dumps(costs if advice is None else costs | {"advice": advice}, indent=2))
             return 0
-        told = [format_plan(costs), format_planned_latency(costs["latency"]) if latency else None]
+        told = [format_plan(costs), format_trimmed(trimming.facts) if trimming else None]
+        told += [format_planned_latency(costs["latency"]) if latency else None]
         told += [] if advice is None else [format_planned_run(costs["run"]), advice]
         print("\n\n".join(filter(None, told)))
         return 0
@@ -153,6 +168,23 @@ def format_planned_latency(facts: Mapping[str, Any]) -> str:
         spread = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
         lines.append(f"  measured:  {', '.join(figures)}; {ratio['ratio']:.2f}× ({spread}) as fast")
     return "\n".join(lines)
+
+
+def _planned_trimming(flags: Plan) -> Any:
+    """What `--vocabulary` leaves; None where it isn't given."""
+    if flags.vocabulary is None:
+        return None
+    from ..experiments.trim import TrimSource, plan_trimming
+
+    show_logs()
+    return plan_trimming(TrimSource(flags.teacher, flags.vocabulary, flags.text, revision=flags.teacher_revision))
+
+
+def format_trimmed(facts: Mapping[str, Any]) -> str:
+    """Tell what a smaller vocabulary does to the teacher and the text."""
+    from ..experiments.trim import format_trimming
+
+    return f"vocabulary, of the teacher:\n{format_trimming(facts)}"
 
 
 def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:

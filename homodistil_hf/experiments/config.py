@@ -64,6 +64,10 @@ class RunArguments:
         metadata={"help": "JSON object with settings of self_distillation, which the teacher first goes through."},
     )
     further_settings: dict[str, Any] = field(init=False)
+    vocabulary: str | None = field(
+        default=None,
+        metadata={"help": "Trim the teacher's vocabulary first: keep=16384, min_count=5, or a file of tokens."},
+    )
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
     )
@@ -107,7 +111,7 @@ class RunArguments:
         if self.method != SELF_DISTILLATION:
             check_method_settings(method_named(self.method), self.own_settings)
             return
-        for name in ("method_settings", "further_pretraining"):
+        for name in ("method_settings", "further_pretraining", "vocabulary"):
             if value := getattr(self, name):
                 raise ValueError(
                     f"{name}={shown(value)} has no place with method={self.method!r}, whose settings stand beside it"

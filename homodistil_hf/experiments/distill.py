@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
@@ -27,6 +27,7 @@ from ..files.strict_json import write_json
 from ..methods.registry import METHODS
 from ..models.families import max_tokens
 from ..models.loading import load_teacher, load_teacher_config
+from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan, teacher_plan
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
@@ -132,6 +133,11 @@ def make_trainer(
             f"further_pretraining={shown(run.further_settings)} goes before a run of `homodistil distill` alone; do "
             "it first, and name its student/ as the teacher"
         )
+    if run.vocabulary:
+        raise ValueError(
+            f"vocabulary={shown(run.vocabulary)} goes before a run of `homodistil distill` alone; trim the teacher "
+            "first, with homodistil trim, and name its folder as the teacher"
+        )
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     sources, method = sources or check_sources(settings), METHODS[run.method]
     method.check_possible(sources.plan, teacher_plan(sources.config))
@@ -199,26 +205,10 @@ def check_readers(settings: RunConfig | FurtherConfig) -> Readers:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's positions={limit}; nearest valid: {limit}"
         )
-    tokenizer = _load_tokenizer(settings)
+    revision = run.teacher_revision if run.tokenizer is None else None
+    tokenizer = load_tokenizer(run.tokenizer or run.teacher, revision=revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
     return Readers(config, tokenizer)
-
-
-def _load_tokenizer(settings: RunConfig | FurtherConfig) -> PreTrainedTokenizerBase:
-    run = settings.run
-    name = run.tokenizer or run.teacher
-    revision = run.teacher_revision if run.tokenizer is None else None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=revision or "main", token=settings.training.hub_token, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"tokenizer={name!r} can't be loaded ({reason}); name one with --tokenizer") from error
-    # What transformers makes of a folder without a vocabulary.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise ValueError(f"tokenizer={name!r} has no vocabulary beside special tokens; name one with --tokenizer")
-    return tokenizer
 
 
 def load_blocks(settings: RunConfig | FurtherConfig, readers: Readers, say: Say) -> tuple[Blocks, Dataset]:

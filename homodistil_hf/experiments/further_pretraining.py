@@ -24,7 +24,7 @@ from .distill import Say, check_readers, check_sources, load_blocks
 from .rounds import check_folder, run_identity, self_distill
 
 FURTHER_FOLDER = "further_pretraining"
-_OF_THE_METHOD = ("method", "method_settings", "further_pretraining")
+_OF_THE_METHOD = ("method", "method_settings", "further_pretraining", "vocabulary")
 _SHARED = (
     *(entry.name for entry in fields(RunArguments) if entry.init and entry.name not in _OF_THE_METHOD),
     *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),

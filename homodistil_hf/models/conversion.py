@@ -179,16 +179,23 @@ _RESIZED = {
 """What the indices of a dimension are → how it takes other widths."""
 
 
+def has_own_decoder(model: PreTrainedModel) -> bool:
+    """Whether a masked-LM head has a decoder that isn't the table of words.
+
+    transformers leaves one untied whose stored weights differ, whatever the configuration says.
+    """
+    head = HEADS.get(type(model).__name__)
+    can_have = bool(head and head.untied.keys() - set(family_of(model.config).absent(model.config)))
+    return can_have and model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+
+
 def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
-    config, family = model.config, family_of(model.config)
-    config_class = family.student_config
+    config, config_class = model.config, family_of(model.config).student_config
     values = {key: value for key, value in config.to_dict().items() if key not in CLASS_KEYS}
     if not isinstance(config, config_class):
         head_dim = layer_head_dim(config)
         values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
-    has_decoder = bool(HEADS[type(model).__name__].untied.keys() - set(family.absent(config)))
-    # transformers leaves a decoder untied whose stored weights differ, whatever the configuration says.
-    if has_decoder and model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+    if has_own_decoder(model):
         values["tie_word_embeddings"] = False
     return config_class(**values, **_runtime_settings(config))
 

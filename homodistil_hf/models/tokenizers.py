@@ -31,6 +31,26 @@ def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         ) from error
 
 
+def load_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that has tokens, from a folder or the Hub.
+
+    Raises:
+        ValueError: there is none, it can't be read, or it has special tokens alone.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", token=token, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"tokenizer={name!r} can't be loaded ({first_line(error)}); name one with --tokenizer"
+        ) from error
+    # What transformers makes of a folder without a vocabulary.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ValueError(f"tokenizer={name!r} has no vocabulary beside special tokens; name one with --tokenizer")
+    return tokenizer
+
+
 def check_tokenizer_files(folder: Path, label: str) -> None:
     """Raise `ValueError` if a tokenizer's files are no JSON, have huge ids or lead out of the folder."""
     contents = {

@@ -1,0 +1,257 @@
+"""A model, text and what is wanted of a vocabulary → how many tokens that leaves, and a folder with the smaller model.
+
+Which tokens stay, and how model and tokenizer lose the others, is told in `vocabulary/`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..data.blocks import check_tokenizer
+from ..data.corpus import load_text
+from ..data.packing import TextPacker
+from ..export.export_folder import check_target, written_aside
+from ..export.facts import CARD_FILE, FACTS_FILE, file_facts
+from ..files.caches import keep_datasets_here
+from ..files.checkpoints import last_verified
+from ..files.messages import shown
+from ..files.provenance import version_facts
+from ..files.strict_json import read_json_object, write_json
+from ..methods.conditions import with_settings
+from ..models.cost import planned_facts
+from ..models.loading import load_teacher, load_teacher_config
+from ..models.tokenizers import load_tokenizer
+from ..training.checks import check_free, existing_files
+from ..vocabulary.counting import count_tokens
+from ..vocabulary.selection import Vocabulary, select
+from ..vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary, trimmed_config
+from .config import RunConfig
+
+TRIMMED_FOLDER = "trimmed_teacher"
+_NUM_SAMPLES = 1000  # documents that are tokenized both ways
+_FORMAT = "trimmed"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrimSource:
+    """What a vocabulary is made of.
+
+    Args:
+        model: folder or Hub name of a model of a known family.
+        vocabulary: what is wanted, see [`Vocabulary`].
+        text: files, folders or Hub data sets whose tokens are counted.
+        text_column: column with the text.
+        split: of a Hub data set or folder.
+        revision: of the model on the Hub.
+        tokenizer: folder or Hub name; default: the model's.
+        token: of the Hub.
+    """
+
+    model: str
+    vocabulary: str
+    text: Sequence[str]
+    text_column: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    tokenizer: str | None = None
+    token: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides on the result, for a record of it."""
+        values = {"model": self.model, "revision": self.revision, "vocabulary": self.vocabulary}
+        return values | {"text": list(self.text), "text_column": self.text_column, "split": self.split}
+
+
+@dataclass(frozen=True)
+class TrimPlan:
+    """What trimming leaves, before any weight is read.
+
+    Args:
+        config: of the model as it is.
+        tokenizer: of the model as it is.
+        kept: ids that stay, ascending.
+        facts: `coverage`, share of the text's tokens that stay; `growth`, of tokens more that the same text becomes;
+            `before` and `after`: tokens, parameters and bytes.
+    """
+
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    kept: list[int]
+    facts: dict[str, Any]
+
+    @property
+    def trimmed_config(self) -> PreTrainedConfig:
+        """That of the model with the tokens that stay."""
+        return trimmed_config(self.config, self.kept)
+
+
+def plan_trimming(source: TrimSource) -> TrimPlan:
+    """Count tokens, choose those that stay, and measure what that does to the text; no weights are read.
+
+    Raises:
+        ValueError: something of the source can't work.
+        OSError: a file can't be read.
+    """
+    wanted = Vocabulary.parse(source.vocabulary)
+    if not source.text:
+        raise ValueError("text is not set; name the text whose tokens are counted: files, folders or Hub data sets")
+    config = load_teacher_config(source.model, revision=source.revision, token=source.token, called="model")
+    revision = source.revision if source.tokenizer is None else None
+    tokenizer = load_tokenizer(source.tokenizer or source.model, revision=revision, token=source.token)
+    check_tokenizer(tokenizer, config)
+    ids, required, needs = candidates(tokenizer, config)
+    keep_datasets_here()
+    documents = load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
+    counts = count_tokens(documents, tokenizer)
+    kept = select(wanted, ids, required, needs, counts)
+    trimmed, kept = trim_tokenizer(tokenizer, config, kept)
+    architecture = config.architectures[0]
+    after = trimmed_config(config, kept)
+    facts = {
+        "coverage": float(counts[kept].sum() / counts.sum()),
+        "growth": _growth(documents, tokenizer, trimmed),
+        "before": {"num_tokens": config.vocab_size} | _costs(config, architecture),
+        "after": {"num_tokens": len(kept)} | _costs(after, architecture),
+    }
+    return TrimPlan(config, tokenizer, kept, facts)
+
+
+def _costs(config: PreTrainedConfig, architecture: str) -> dict[str, Any]:
+    facts = planned_facts(config, architecture)
+    return {name: facts[name] for name in ("num_parameters", "size_bytes")}
+
+
+def _growth(documents: Any, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase) -> float:
+    sample: Dataset = documents.select(np.unique(np.linspace(0, len(documents) - 1, _NUM_SAMPLES).astype(int)))
+    texts = sample["text"][:]
+    lengths = [len(TextPacker(tokenizer, 0, "text").encode(texts)) for tokenizer in (before, after)]
+    return lengths[1] / max(lengths[0], 1) - 1
+
+
+def trim_to_folder(
+    source: TrimSource, output: str | Path, say: Say, *, overwrite: bool = False, plan: TrimPlan | None = None
+) -> dict[str, Any]:
+    """Write a model with fewer tokens, its tokenizer and a card.
+
+    Args:
+        source: what it is made of.
+        output: folder to write, which `from_pretrained` reads.
+        say: takes lines for the user.
+        overwrite: replace an earlier export there.
+        plan: what [`plan_trimming`] returned. Default: it is made now.
+
+    Returns:
+        What its `facts.json` holds.
+
+    Raises:
+        ValueError: something of the source can't work, or the folder isn't free.
+        OSError: something can't be read or written.
+    """
+    target = check_target(output, overwrite=overwrite)
+    plan = plan or plan_trimming(source)
+    say(format_trimming(plan.facts))
+    model = load_teacher(
+        source.model, config=plan.config, revision=source.revision, token=source.token, called="model"
+    )
+    trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept)
+    facts = {"format": _FORMAT, "trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
+    with written_aside(target) as aside:
+        trimmed.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        (aside / CARD_FILE).write_text(_card(source.model, type(trimmed).__name__, plan.facts), encoding="utf-8")
+        facts["files"] = file_facts(aside)
+        write_json(aside / FACTS_FILE, facts)
+    return facts
+
+
+def format_trimming(facts: Mapping[str, Any]) -> str:
+    """Tell what stays of a vocabulary, of the text and of the model."""
+    before, after = facts["before"], facts["after"]
+    saved = before["size_bytes"] - after["size_bytes"]
+    return (
+        f"{after['num_tokens']:,} of {before['num_tokens']:,} tokens stay: {facts['coverage']:.2%} of the text's "
+        f"tokens are among them, and it becomes {facts['growth']:.1%} longer\n"
+        f"{after['num_parameters']:,} of {before['num_parameters']:,} parameters stay, {saved / 1e6:,.1f} MB less"
+    )
+
+
+def _card(model: str, architecture: str, facts: Mapping[str, Any]) -> str:
+    # The path of a folder is its machine's business.
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    base = "" if Path(model).is_dir() else f"base_model: {model}\n"
+    return f"""---
+library_name: transformers
+{base}tags: [vocabulary-trimming]
+---
+
+# {name.rpartition("/")[2]}, {facts["after"]["num_tokens"]:,} tokens
+
+`{architecture}`, made from `{name}` by leaving out tokens of its vocabulary; nothing was trained. Text whose tokens
+all stayed has the tokens and the outputs that it had.
+
+{format_trimming(facts)}.
+"""
+
+
+def after_trimming(settings: RunConfig, say: Say) -> RunConfig:
+    """Do what `vocabulary` of a distillation asks for: trim the teacher, in a folder of its own below `output_dir`.
+
+    A student of the trimmed teacher reads the tokens that stayed and is compared on them alone: the teacher's
+    probabilities are those of its softmax over the columns that stayed.
+
+    Returns:
+        [`RunConfig`]: the same distillation with the trimmed teacher.
+
+    Raises:
+        ValueError: something that can't work, before anything is trained.
+    """
+    run, training = settings.run, settings.training
+    if run.streaming:
+        raise ValueError(
+            f"vocabulary={shown(run.vocabulary)} with streaming=True: tokens are counted before a run; trim the "
+            "teacher first, with homodistil trim, and name its folder as the teacher"
+        )
+    folder = Path(str(training.output_dir), TRIMMED_FOLDER)
+    if not training.resume_from_checkpoint:
+        check_free(training, existing_files(str(training.output_dir)))
+    source = TrimSource(
+        run.teacher,
+        str(run.vocabulary),
+        run.train_data,
+        run.text_column,
+        run.train_split,
+        run.teacher_revision,
+        run.tokenizer,
+        training.hub_token,
+    )
+    with training.main_process_first(desc="trimming the vocabulary"):
+        if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):
+            trim_to_folder(source, folder, say, overwrite=True)
+    dropped: dict[str, Any] = dict.fromkeys(("teacher_revision", "tokenizer", "vocabulary"))
+    given = {name: value for name, value in settings.given.items() if name not in dropped} | {"teacher": str(folder)}
+    # It may have been interrupted before the distillation began.
+    resume = training.resume_from_checkpoint if last_verified(str(training.output_dir)) else None
+    own = with_settings(training, resume_from_checkpoint=resume, overwrite_output_dir=True)
+    members = tuple(
+        replace(member, run=replace(member.run, teacher=str(folder), **dropped)) for member in settings.members
+    )
+    return RunConfig(replace(run, teacher=str(folder), **dropped), own, given, members)
+
+
+def _is_made(folder: Path, source: TrimSource) -> bool:
+    """Whether an interrupted run has trimmed this teacher already; another one would be no teacher of its student."""
+    if not (folder / FACTS_FILE).is_file():
+        return False
+    made = read_json_object(folder / FACTS_FILE, f"folder={str(folder)!r}: {FACTS_FILE}").get("source")
+    if made != source.identity():
+        raise ValueError(
+            f"vocabulary={shown(source.vocabulary)} of {shown(source.model)} is not what the interrupted run began "
+            f"with, {shown(made)}; resume with its settings, or take another output_dir"
+        )
+    return True

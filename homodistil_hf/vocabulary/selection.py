@@ -1,0 +1,115 @@
+"""What a user says of a vocabulary and how often tokens occur → which tokens stay."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..files.messages import nearest_name, shown
+
+_MULTIPLE = 8  # of the number of tokens, where a user names none
+KEEP, MIN_COUNT = "keep", "min_count"
+_EXPECTED = f"{KEEP}=16384, {MIN_COUNT}=5, or a file with a token a line"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which tokens are wanted: the most frequent ones, those that occur so often, or those of a list.
+
+    Args:
+        text: as the user gave it.
+        keep: number of tokens.
+        min_count: occurrences of a token at least.
+        tokens: the tokens themselves.
+    """
+
+    text: str
+    keep: int | None = None
+    min_count: int | None = None
+    tokens: tuple[str, ...] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Vocabulary":
+        """Read `keep=N`, `min_count=N`, or the name of a file with a token a line.
+
+        Raises:
+            ValueError: something else.
+
+        Example:
+        ```python
+        >>> Vocabulary.parse("keep=16384").keep
+        16384
+        >>> Vocabulary.parse("keep=many")
+        Traceback (most recent call last):
+        ...
+        ValueError: vocabulary='keep=many' is no vocabulary; expected keep=16384, min_count=5, or a file with a token a line
+
+        ```
+        """  # noqa: E501
+        name, is_given, number = text.partition("=")
+        if is_given and name in (KEEP, MIN_COUNT) and number.isdecimal() and int(number) > 0:
+            return cls(text, keep=int(number)) if name == KEEP else cls(text, min_count=int(number))
+        if text and Path(text).is_file():
+            lines = Path(text).read_text(encoding="utf-8").splitlines()
+            return cls(text, tokens=tuple(line for line in lines if line))
+        raise ValueError(f"vocabulary={shown(text)} is no vocabulary; expected {_EXPECTED}")
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether text has to be read for it."""
+        return self.tokens is None
+
+
+def select(
+    vocabulary: Vocabulary,
+    ids: dict[str, int],
+    required: set[int],
+    needs: Callable[[int], set[int]],
+    counts: np.ndarray,
+) -> list[int]:
+    """Choose the tokens that stay.
+
+    Args:
+        vocabulary: what is wanted.
+        ids: token → id.
+        required: ids of those that stay whatever is wanted.
+        needs: id → the ids of a token and of all that it is merged from.
+        counts: int64, occurrences of each id; for a list of tokens they don't matter.
+
+    Returns:
+        Ids, ascending: those that are required, then the most frequent ones, the lower id first of those that are
+        equally frequent. A frequency leaves a multiple of eight, filled up with the next ones; a number is met.
+
+    Raises:
+        ValueError: fewer tokens than always stay, more than there are, or one that is unknown.
+    """
+    kept = set().union(*(needs(token) for token in required))
+    if vocabulary.tokens is not None:
+        return sorted(kept.union(*(needs(_id_of(token, ids, vocabulary)) for token in vocabulary.tokens)))
+    known = np.array(sorted(set(ids.values())))
+    by_count = known[np.argsort(-counts[known], kind="stable")].tolist()
+    most = vocabulary.keep
+    if vocabulary.min_count is not None:
+        frequent = [token for token in by_count if counts[token] >= vocabulary.min_count]
+        kept = kept.union(*(needs(token) for token in frequent))
+        most = min(-(-len(kept) // _MULTIPLE) * _MULTIPLE, len(known))
+    elif most is not None and not len(kept) <= most <= len(known):
+        nearest = len(kept) if most < len(kept) else len(known)
+        why = f"{len(kept):,} always stay" if most < len(kept) else "there are no more"
+        raise ValueError(f"vocabulary={vocabulary.text!r} is out of reach, as {why}; nearest valid: {KEEP}={nearest}")
+    for token in by_count:
+        if len(kept) == most:
+            break
+        if token not in kept and len(wider := kept | needs(token)) <= (most or 0):
+            kept = wider
+    return sorted(kept)
+
+
+def _id_of(token: str, ids: dict[str, int], vocabulary: Vocabulary) -> int:
+    if token not in ids:
+        raise ValueError(
+            f"vocabulary={vocabulary.text!r} has the token {shown(token)}, which the tokenizer doesn't have; nearest "
+            f"valid: {nearest_name(token, ids)!r}"
+        )
+    return ids[token]

@@ -1,0 +1,202 @@
+"""The content of a `tokenizer.json` → that of a tokenizer of fewer tokens; which ones stay is decided elsewhere.
+
+Text whose tokens all stay becomes the same tokens as before, whatever the kind of tokenizer: WordPiece takes the
+longest piece, which is still there; BPE applies the same merges in the same order, as those that lead to a token stay
+with it; of Unigram's paths through a word the best is still there. Other text becomes more and smaller pieces.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..files.messages import shown
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What differs between kinds of tokenizers.
+
+    Args:
+        pieces: piece → id of the model.
+        smallest: ids of pieces that words fall to when larger ones are gone, and of what the model can't do without.
+        needs: ids of all tokens → id → those that it is merged from; None where a piece needs no other.
+        trimmed: the model with the tokens that stay, by their new ids.
+    """
+
+    pieces: Callable[[Mapping[str, Any]], dict[str, int]]
+    smallest: Callable[[Mapping[str, Any]], set[int]]
+    trimmed: Callable[[Mapping[str, Any], Mapping[int, int]], dict[str, Any]]
+    needs: Callable[[Mapping[str, Any]], Callable[[int], set[int]]] | None = None
+
+
+def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Token → id of all tokens, added ones included.
+
+    Args:
+        tokenizer: content of a `tokenizer.json`, here and below.
+
+    Raises:
+        ValueError: a model that is neither WordPiece nor BPE nor Unigram.
+    """
+    found = _kind(tokenizer).pieces(tokenizer["model"])
+    return found | {token["content"]: token["id"] for token in tokenizer["added_tokens"] or ()}
+
+
+def required_ids(tokenizer: Mapping[str, Any]) -> set[int]:
+    """The tokens that always stay: added ones, the unknown one, single characters or bytes."""
+    model, added = tokenizer["model"], {token["id"] for token in tokenizer["added_tokens"] or ()}
+    unknown = _kind(tokenizer).pieces(model).get(model.get("unk_token") or "")
+    return added | _kind(tokenizer).smallest(model) | ({unknown} if unknown is not None else set())
+
+
+def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
+    """Id → the ids of a token and of all that it is made of: those of BPE are merged from others.
+
+    Added tokens are found in the text as they are.
+    """
+    added = {token["id"] for token in tokenizer["added_tokens"] or ()}
+    made_of = _kind(tokenizer).needs
+    needs = made_of(tokenizer["model"]) if made_of else lambda token: {token}
+    return lambda token: {token} if token in added else needs(token)
+
+
+def closed(tokenizer: Mapping[str, Any], wanted: Iterable[int]) -> list[int]:
+    """The tokens that are wanted, those that always stay, and what they are made of, ascending."""
+    needs = needs_of(tokenizer)
+    return sorted(set().union(*(needs(token) for token in {*wanted, *required_ids(tokenizer)})))
+
+
+def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """Leave out tokens, and number those that stay anew.
+
+    Args:
+        tokenizer: its content.
+        kept: ids that stay, ascending; all of [`required_ids`], and with each token those of [`needs_of`]. The new id
+            of a token is its place among them.
+    """
+    new = {old: number for number, old in enumerate(kept)}
+    added = [token | {"id": new[token["id"]]} for token in tokenizer["added_tokens"] or ()]
+    trimmed = {**tokenizer, "added_tokens": added, "model": _kind(tokenizer).trimmed(tokenizer["model"], new)}
+    trimmed["post_processor"] = _renumbered(tokenizer.get("post_processor"), new)
+    if padding := tokenizer.get("padding"):
+        trimmed["padding"] = padding | {"pad_id": new[padding["pad_id"]]}
+    return trimmed
+
+
+def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
+    """A post-processor with new ids: of a template, of BERT's or RoBERTa's, or of several behind each other."""
+    if not isinstance(processor, dict):
+        return processor
+    changes: dict[str, Any] = {}
+    if isinstance(several := processor.get("processors"), list):
+        changes["processors"] = [_renumbered(one, new) for one in several]
+    if isinstance(tokens := processor.get("special_tokens"), dict):
+        changes["special_tokens"] = {
+            name: token | {"ids": [new[old] for old in token["ids"]]} for name, token in tokens.items()
+        }
+    for name in ("sep", "cls"):
+        if isinstance(processor.get(name), list | tuple):
+            token, old = processor[name]
+            changes[name] = [token, new[old]]
+    return processor | changes
+
+
+def _kind(tokenizer: Mapping[str, Any]) -> _Kind:
+    name = tokenizer["model"].get("type")
+    if name not in _KINDS:
+        raise ValueError(
+            f"tokenizer.json has a model of type {shown(name)}; its tokens can be left out where it is one of "
+            f"{', '.join(_KINDS)}"
+        )
+    return _KINDS[name]
+
+
+def _by_piece(model: Mapping[str, Any]) -> dict[str, int]:
+    return dict(model["vocab"])
+
+
+def _of_vocabulary(vocabulary: Mapping[str, int], new: Mapping[int, int]) -> dict[str, int]:
+    return {piece: new[old] for piece, old in vocabulary.items() if old in new}
+
+
+def _wordpiece_singles(model: Mapping[str, Any]) -> set[int]:
+    prefix = model.get("continuing_subword_prefix") or ""
+    return {old for piece, old in model["vocab"].items() if len(piece.removeprefix(prefix)) == 1}
+
+
+def _trimmed_wordpiece(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    return {**model, "vocab": _of_vocabulary(model["vocab"], new)}
+
+
+def _bpe_singles(model: Mapping[str, Any]) -> set[int]:
+    affixes = (model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or "")
+    return {
+        old
+        for piece, old in model["vocab"].items()
+        if len(piece) == 1 or len(piece.removeprefix(affixes[0]).removesuffix(affixes[1])) == 1 or _BYTE.match(piece)
+    }
+
+
+def _merges(model: Mapping[str, Any]) -> list[_Pair]:
+    pairs = (tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"])
+    return [(pair[0], pair[1]) for pair in pairs]
+
+
+def _bpe_needs(model: Mapping[str, Any]) -> Callable[[int], set[int]]:
+    """A token and what merges make on the way to it: they don't depend on what stands around it."""
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise ValueError("tokenizer.json has a BPE model with a prefix or suffix of pieces, which can't be trimmed")
+    vocabulary = model["vocab"]
+    ranks = {pair: rank for rank, pair in enumerate(_merges(model))}
+    pieces = {old: piece for piece, old in vocabulary.items()}
+
+    def needs(token: int) -> set[int]:
+        parts, found = list(pieces.get(token, "")), {token}
+        while True:
+            pairs = enumerate(itertools.pairwise(parts))
+            ranked = [(ranks[pair], place) for place, pair in pairs if pair in ranks]
+            if not ranked:
+                return found
+            place = min(ranked)[1]
+            parts[place : place + 2] = ["".join(parts[place : place + 2])]
+            found.add(vocabulary[parts[place]])
+
+    return needs
+
+
+def _trimmed_bpe(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    vocabulary = _of_vocabulary(model["vocab"], new)
+    merges = [list(pair) for pair in _merges(model) if {*pair, "".join(pair)} <= vocabulary.keys()]
+    return {**model, "vocab": vocabulary, "merges": merges}
+
+
+def _unigram_pieces(model: Mapping[str, Any]) -> dict[str, int]:
+    return {piece: old for old, (piece, _) in enumerate(model["vocab"])}
+
+
+def _unigram_smallest(model: Mapping[str, Any]) -> set[int]:
+    """Characters, bytes, the unknown piece, and that of the lowest score: the unknown one's is reckoned from it."""
+    vocabulary = model["vocab"]
+    lowest = min(range(len(vocabulary)), key=lambda old: vocabulary[old][1])
+    singles = {old for old, (piece, _) in enumerate(vocabulary) if len(piece) == 1 or _BYTE.fullmatch(piece)}
+    return singles | {lowest} | ({model["unk_id"]} if model.get("unk_id") is not None else set())
+
+
+def _trimmed_unigram(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    vocabulary = [entry for old, entry in enumerate(model["vocab"]) if old in new]
+    unknown = model.get("unk_id")
+    return {**model, "vocab": vocabulary, "unk_id": None if unknown is None else new[unknown]}
+
+
+_KINDS = {
+    "WordPiece": _Kind(_by_piece, _wordpiece_singles, _trimmed_wordpiece),
+    "BPE": _Kind(_by_piece, _bpe_singles, _trimmed_bpe, _bpe_needs),
+    "Unigram": _Kind(_unigram_pieces, _unigram_smallest, _trimmed_unigram),
+}

@@ -1,0 +1,134 @@
+"""A model and its tokenizer with fewer tokens: on text whose tokens all stay, nothing changes."""
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..files.messages import shown
+from ..models.conversion import has_own_decoder
+from ..models.families import HEADS, family_of
+from .tokenizer_file import closed, needs_of, required_ids, token_ids, trimmed_tokenizer
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+_ROWS = "vocab_size"
+
+
+def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What its `tokenizer.json` holds.
+
+    Raises:
+        ValueError: it has none, being written in Python.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"tokenizer={type(tokenizer).__name__} has no tokenizer.json, whose tokens could be left out; convert it "
+            "to a fast one first"
+        )
+    content: dict[str, Any] = json.loads(backend.to_str())
+    return content
+
+
+def candidates(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> tuple[dict[str, int], set[int], Callable[[int], set[int]]]:
+    """What tokens can be chosen from: token → id, the ids that always stay, and what each is merged from.
+
+    The ids that the configuration names always stay. So do, where a text's first position follows from the padding's
+    id, the tokens up to that one: another id would move all positions.
+    """
+    content = tokenizer_content(tokenizer)
+    ids = token_ids(content)
+    known = set(ids.values())
+    required = required_ids(content) | ({*_special_ids(config).values()} & known)
+    if family_of(config).first_position(config):
+        required |= set(range((config.pad_token_id or 0) + 1)) & known
+    return ids, required, needs_of(content)
+
+
+def trim_vocabulary(
+    model: Model, tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]
+) -> tuple[Model, PreTrainedTokenizerBase]:
+    """Leave out tokens of a model and its tokenizer.
+
+    Args:
+        model: a stock model of a known family, or a student; it is not changed.
+        tokenizer: its own.
+        kept: ids that stay; those that always do, and pieces that these are merged from, stay besides.
+
+    Returns:
+        A model of the same class on the same device, in the same mode, with a row a token, and its tokenizer. Text
+        whose tokens all stay has the tokens, and the model's outputs for it the values, that they had; a masked-LM
+        head's logits are those of the tokens that stay.
+
+    Raises:
+        ValueError: a tokenizer that can't be trimmed, or an id that it doesn't have.
+    """
+    trimmed, chosen = trim_tokenizer(tokenizer, model.config, kept)
+    return _trimmed_model(model, chosen), trimmed
+
+
+def trim_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, kept: Sequence[int]
+) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """The tokenizer's part of [`trim_vocabulary`], for the model of a configuration; also the ids that stay."""
+    content = tokenizer_content(tokenizer)
+    ids, required, _ = candidates(tokenizer, config)
+    if unknown := set(kept) - set(ids.values()):
+        raise ValueError(f"kept={shown(sorted(unknown))} are ids that the tokenizer doesn't have; leave them out")
+    chosen = closed(content, {*kept, *required})
+    if chosen[-1] >= config.vocab_size:
+        raise ValueError(
+            f"tokenizer has the id {chosen[-1]}, but the model's vocab_size={config.vocab_size}; use the tokenizer "
+            "that was saved with the model"
+        )
+    # Classes of their own make their tokenizer.json anew and put special tokens where they expect them.
+    trimmed = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(trimmed_tokenizer(content, chosen))),
+        **tokenizer.special_tokens_map,
+        model_input_names=tokenizer.model_input_names,
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
+    )
+    return trimmed, chosen
+
+
+def trimmed_config(config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedConfig:
+    """A copy of a configuration for the tokens that stay, ascending."""
+    new = {old: number for number, old in enumerate(kept)}
+    changed = copy.deepcopy(config)
+    changed.vocab_size = len(kept)
+    for name, old in _special_ids(config).items():
+        setattr(changed, name, new.get(old))
+    return changed
+
+
+def _special_ids(config: PreTrainedConfig) -> dict[str, int]:
+    """Settings that are ids of tokens."""
+    values = config.to_dict()
+    return {name: value for name, value in values.items() if name.endswith("_token_id") and isinstance(value, int)}
+
+
+def _trimmed_model(model: Model, kept: Sequence[int]) -> Model:
+    config, family = trimmed_config(model.config, kept), family_of(model.config)
+    if has_own_decoder(model):
+        config.tie_word_embeddings = False
+    shapes = family.shapes(config.num_hidden_layers, HEADS.get(type(model).__name__))
+    rows = torch.tensor(kept, device=model.device)
+    state = {
+        name: tensor.index_select(shapes[name][0].index(_ROWS), rows)
+        if _ROWS in shapes.get(name, ((), None))[0]
+        else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    trimmed = type(model)(config).to(device=model.device, dtype=model.dtype)
+    trimmed.load_state_dict(state)
+    trimmed.name_or_path = model.name_or_path
+    return trimmed.train(model.training)

@@ -1,0 +1,189 @@
+"""`homodistil trim`, and distillations that begin with it."""
+
+import json
+
+import pytest
+from tiny_families import tiny_family_config
+from tiny_files import own_cache, write_config, write_teacher, write_text
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from homodistil_hf.cli import main
+from homodistil_hf.experiments import trim
+from homodistil_hf.experiments.config import further_of, parse_run, run_of
+from homodistil_hf.experiments.distill import make_trainer
+from homodistil_hf.experiments.trim import TrimSource, plan_trimming
+from homodistil_hf.models.families import FAMILIES
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+def trimmed(tmp_path, *words):
+    teacher, text = tmp_path / "teacher", tmp_path / "train.txt"
+    if not teacher.is_dir():
+        write_teacher(teacher)
+        write_text(text)
+    return main(["trim", str(teacher), "--text", str(text), *words])
+
+
+def test_a_model_is_trimmed_to_a_folder(tmp_path, capsys):
+    assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small")) == 0
+    told = capsys.readouterr()
+    assert "40 of 96 tokens stay" in told.err
+    assert f"written to {tmp_path / 'small'}" in told.out
+    model, tokenizer = (kind.from_pretrained(tmp_path / "small") for kind in (AutoModelForMaskedLM, AutoTokenizer))
+    assert model.config.vocab_size == len(tokenizer) == 40
+    facts = json.loads((tmp_path / "small" / "facts.json").read_text())
+    assert facts["source"]["vocabulary"] == "keep=40"
+    assert facts["trimming"]["after"] == {"num_tokens": 40, **facts["trimming"]["after"]}
+    before, after = (facts["trimming"][when]["num_parameters"] for when in ("before", "after"))
+    assert before - after == (96 - 40) * (32 + 1)
+    assert "40 tokens" in (tmp_path / "small" / "README.md").read_text()
+    assert str(tmp_path) not in (tmp_path / "small" / "README.md").read_text()
+
+
+def test_without_a_folder_it_is_only_told(tmp_path, capsys):
+    assert trimmed(tmp_path, "--json") == 0  # min_count=5
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["coverage"] == 1
+    assert facts["growth"] == 0
+    assert facts["after"]["num_tokens"] == 96
+    assert {path.name for path in tmp_path.iterdir()} == {"teacher", "train.txt", "cache"} & {
+        path.name for path in tmp_path.iterdir()
+    }
+
+
+def test_coverage_is_the_share_of_the_text(tmp_path):
+    write_teacher(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text(" ".join(["w20"] * 60 + ["w21"] * 30 + ["w22"] * 10))
+    source = TrimSource(str(tmp_path / "teacher"), "keep=7", [str(tmp_path / "text.txt")])
+    plan = plan_trimming(source)
+    assert plan.facts["coverage"] == pytest.approx(91 / 101)  # the separator behind the document is among them
+    assert plan.kept[5:] == [20, 21]
+    assert plan.trimmed_config.vocab_size == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--vocabulary", "keep=4"], "vocabulary='keep=4' is out of reach, as 5 always stay; nearest valid: keep=5"),
+        (["--vocabulary", "half"], "vocabulary='half' is no vocabulary; expected keep=16384"),
+        (["--text", "nowhere.txt"], "text='nowhere.txt'"),
+        (["--output", "."], "folder='.' is not empty and holds no export"),
+        (["--tokenizer", "nowhere"], "tokenizer='nowhere' can't be loaded"),
+    ],
+)
+def test_what_can_not_work_is_told(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert trimmed(tmp_path, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_special_tokens_alone_is_refused(tmp_path, capsys):
+    teacher = write_teacher(tmp_path / "teacher")
+    (teacher / "tokenizer.json").unlink()
+    (teacher / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    write_text(tmp_path / "train.txt")
+    assert main(["trim", str(teacher), "--text", str(tmp_path / "train.txt")]) == 2
+    assert "has no vocabulary beside special tokens" in capsys.readouterr().err
+
+
+def distill(path, *words):
+    return main(["distill", str(path), "--disable_tqdm", "true", *words])
+
+
+def test_one_json_trims_a_teacher_and_distils_it(tmp_path, capsys):
+    assert distill(write_config(tmp_path, vocabulary="keep=40")) == 0
+    run = tmp_path / "run"
+    assert "40 of 96 tokens stay" in capsys.readouterr().out
+    student, tokenizer = (kind.from_pretrained(run / "student") for kind in (AutoModelForMaskedLM, AutoTokenizer))
+    assert student.config.vocab_size == len(tokenizer) == 40
+    results = json.loads((run / "results.json").read_text())
+    assert results["settings"]["teacher"] == str(run / "trimmed_teacher")
+    alone = {"teacher": str(run / "trimmed_teacher"), "output_dir": str(tmp_path / "alone")}
+    assert distill(write_config(tmp_path, **alone)) == 0
+    ours, theirs = ((folder / "student" / "model.safetensors").read_bytes() for folder in (run, tmp_path / "alone"))
+    assert ours == theirs
+    assert main(["verify", str(run / "student")]) == 0
+
+
+def test_a_teacher_is_further_pre_trained_before_it_is_trimmed(tmp_path):
+    rounds = {"max_steps": 4, "per_device_train_batch_size": 8}
+    assert distill(write_config(tmp_path, vocabulary="keep=40", further_pretraining=rounds)) == 0
+    source = json.loads((tmp_path / "run" / "trimmed_teacher" / "facts.json").read_text())["source"]
+    assert source["model"] == str(tmp_path / "run" / "further_pretraining" / "student")
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.vocab_size == 40
+
+
+def test_a_plan_tells_what_a_smaller_vocabulary_brings(tmp_path, capsys):
+    teacher, text = str(write_teacher(tmp_path / "teacher")), str(write_text(tmp_path / "train.txt"))
+    words = ["plan", "--teacher", teacher, "--student", "macs=0.5"]
+    assert main([*words, "--json"]) == 0
+    without = json.loads(capsys.readouterr().out)
+    assert main([*words, "--vocabulary", "keep=40", "--text", text, "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    assert costs["teacher"] == without["teacher"]
+    hidden_size = costs["student"]["plan"]["hidden_size"]
+    saved = without["student"]["num_parameters"] - costs["student"]["num_parameters"]
+    assert saved == (96 - 40) * (hidden_size + 1)
+    assert costs["student"]["encoder_macs"] == without["student"]["encoder_macs"]
+    assert costs["vocabulary"]["after"]["num_tokens"] == 40
+    assert main([*words, "--vocabulary", "keep=40", "--text", text]) == 0
+    assert "40 of 96 tokens stay" in capsys.readouterr().out
+    assert main([*words, "--vocabulary", "keep=40"]) == 2
+    assert "--vocabulary is chosen by the tokens of a text; give --text with it" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, monkeypatch):
+    path = write_config(tmp_path, vocabulary="keep=40")
+    assert distill(path) == 0
+    whole = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
+    for step in (8, 12):
+        for file in (tmp_path / "run" / f"checkpoint-{step}").iterdir():
+            file.unlink()
+        (tmp_path / "run" / f"checkpoint-{step}").rmdir()
+    monkeypatch.setattr(trim, "trim_to_folder", None)
+    assert distill(path, "--resume_from_checkpoint", "last") == 0
+    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == whole
+    with pytest.raises(ValueError, match="vocabulary='keep=50' .* is not what the interrupted run began with"):
+        trim.after_trimming(
+            parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print
+        )
+
+
+def test_a_family_of_students_has_one_trimmed_teacher(tmp_path):
+    path = write_config(tmp_path, vocabulary="keep=40", student=["macs=0.8", "macs=0.5"])
+    assert distill(path) == 0
+    for student in sorted((tmp_path / "run").glob("*/student")):
+        assert AutoModelForMaskedLM.from_pretrained(student).config.vocab_size == 40
+
+
+def test_sweeps_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
+    values = json.loads(write_config(tmp_path, vocabulary="keep=40").read_text())
+    with pytest.raises(ValueError, match="vocabulary='keep=40' goes before a run of `homodistil distill` alone"):
+        make_trainer(run_of(values, "cell"), print)
+    with pytest.raises(ValueError, match="vocabulary='keep=40' with streaming=True: tokens are counted before a run"):
+        trim.after_trimming(run_of(values | {"streaming": True}, "cell"), print)
+    with pytest.raises(ValueError, match="vocabulary='keep=40' has no place with method='self_distillation'"):
+        further_of(
+            {name: values[name] for name in ("teacher", "train_data", "output_dir", "vocabulary")},
+            "cell",
+            ["--method", "self_distillation"],
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_costs_of_every_family_are_told_before_weights_are_read(family, tmp_path):
+    config = tiny_family_config(family)
+    config.architectures = [family.heads[0].stock_name]
+    write_teacher(tmp_path / "words")
+    config.save_pretrained(tmp_path / "model")
+    write_text(tmp_path / "train.txt")
+    source = TrimSource(
+        str(tmp_path / "model"), "keep=48", [str(tmp_path / "train.txt")], tokenizer=str(tmp_path / "words")
+    )
+    facts = plan_trimming(source).facts
+    assert facts["after"]["num_tokens"] == 48
+    assert facts["after"]["size_bytes"] < facts["before"]["size_bytes"]

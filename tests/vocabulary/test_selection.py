@@ -1,0 +1,63 @@
+"""Which tokens stay: by number, by frequency, by list."""
+
+import numpy as np
+import pytest
+
+from homodistil_hf.vocabulary.selection import Vocabulary, select
+
+IDS = {f"t{number}": number for number in range(40)}
+COUNTS = np.array([0, 0, *range(38, 0, -1)])
+
+
+def chosen(text, *, required=(0, 1), needs=None, counts=COUNTS):
+    return select(Vocabulary.parse(text), IDS, set(required), needs or (lambda token: {token}), counts)
+
+
+def test_a_number_is_met_by_the_most_frequent():
+    assert chosen("keep=10") == list(range(10))
+    assert chosen("keep=10", counts=COUNTS[::-1]) == [0, 1, *range(30, 38)]
+    assert chosen("keep=40") == list(range(40))
+
+
+def test_equally_frequent_tokens_stay_by_id():
+    assert chosen("keep=9", counts=np.ones(40)) == list(range(9))
+
+
+def test_a_token_counts_with_what_it_is_merged_from():
+    needs = {2: {2, 38, 39}, 3: {3, 39}, 4: {4}}
+    assert chosen("keep=6", needs=lambda token: needs.get(token, {token})) == [0, 1, 2, 3, 38, 39]
+    assert chosen("keep=4", needs=lambda token: needs.get(token, {token})) == [0, 1, 3, 39]  # 2 doesn't fit
+
+
+def test_a_frequency_leaves_a_multiple_of_eight():
+    assert chosen("min_count=31") == list(range(16))  # ten tokens, filled up
+    assert chosen("min_count=33") == list(range(8))
+    assert chosen("min_count=1000") == list(range(8))
+
+
+def test_a_list_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "tokens.txt"
+    path.write_text("t30\nt7\n\n", encoding="utf-8")
+    assert chosen(str(path)) == [0, 1, 7, 30]
+    path.write_text("t300\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match="has the token 't300', which the tokenizer doesn't have; nearest valid: 't30'"
+    ):
+        chosen(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("keep=1", "out of reach, as 2 always stay; nearest valid: keep=2"),
+        ("keep=41", "out of reach, as there are no more; nearest valid: keep=40"),
+        ("keep=0", "is no vocabulary; expected keep=16384, min_count=5, or a file"),
+        ("keep=-4", "is no vocabulary"),
+        ("16384", "is no vocabulary"),
+        ("", "is no vocabulary"),
+        ("nowhere.txt", "is no vocabulary"),
+    ],
+)
+def test_what_can_not_be_met_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        chosen(text)

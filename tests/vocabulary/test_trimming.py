@@ -1,0 +1,141 @@
+"""Models of every family with fewer tokens: the same outputs, positions and files, for text whose tokens stay."""
+
+import json
+
+import pytest
+import torch
+from tiny_families import CASES, IDS, tiny_family_teacher
+from tiny_models import make_teacher
+from tiny_tokenizers import paragraphs, trained_tokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
+
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary
+
+TOKENIZER = trained_tokenizer("BPE")
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+TEXTS = ["the teacher and the student", "hidden states of a layer"]
+
+
+def teacher_of(family, head, **config):
+    values = {"vocab_size": len(TOKENIZER), **SPECIAL, **config}
+    return tiny_family_teacher(family, head, **values).double().eval()
+
+
+def wanted_ids():
+    return sorted({token for ids in TOKENIZER(TEXTS)["input_ids"] for token in ids})
+
+
+def outputs_of(model, tokenizer, texts=TEXTS):
+    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        return model(**encoded, output_hidden_states=True), encoded
+
+
+@pytest.mark.parametrize(("family", "head", "config"), CASES, ids=IDS)
+def test_outputs_are_those_of_the_tokens_that_stay(family, head, config):
+    model = teacher_of(family, head, **config)
+    trimmed, tokenizer = trim_vocabulary(model, TOKENIZER, wanted_ids())
+    assert trimmed.config.vocab_size == len(tokenizer) < len(TOKENIZER)
+    (before, old), (after, new) = outputs_of(model, TOKENIZER), outputs_of(trimmed, tokenizer)
+    kept = [TOKENIZER.convert_tokens_to_ids(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    assert torch.equal(torch.tensor(kept)[new["input_ids"]], old["input_ids"])
+    torch.testing.assert_close(after.hidden_states[-1], before.hidden_states[-1], rtol=0, atol=1e-12)
+    if head.kind.name == "masked_lm":
+        torch.testing.assert_close(after.logits, before.logits[..., kept], rtol=0, atol=1e-6)
+    elif head.kind.name != "question_answering":
+        torch.testing.assert_close(after.logits, before.logits, rtol=0, atol=1e-6)
+    assert model.config.vocab_size == len(TOKENIZER)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_pad_ids_that_address_positions_stay(family):
+    model = teacher_of(family, family.heads[1])
+    trimmed, tokenizer = trim_vocabulary(model, TOKENIZER, wanted_ids())
+    assert trimmed.config.pad_token_id == tokenizer.pad_token_id == 1
+    moved = teacher_of(family, family.heads[1], pad_token_id=4)
+    _, required, _ = candidates(TOKENIZER, moved.config)
+    assert set(range(5)) <= required
+
+
+def test_rows_are_gathered_and_not_the_first_ones():
+    model = make_teacher(vocab_size=len(TOKENIZER), **SPECIAL)
+    trimmed, tokenizer = trim_vocabulary(model, TOKENIZER, [500])
+    token = tokenizer.convert_tokens_to_ids(TOKENIZER.convert_ids_to_tokens(500))
+    before, after = model.get_input_embeddings().weight, trimmed.get_input_embeddings().weight
+    assert torch.equal(after[token], before[500])
+    assert torch.equal(trimmed.cls.predictions.bias[token], model.cls.predictions.bias[500])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_decoders_stay_tied_or_untied(tied):
+    model = make_teacher(vocab_size=len(TOKENIZER), tie_word_embeddings=tied, **SPECIAL)
+    trimmed, _ = trim_vocabulary(model, TOKENIZER, wanted_ids())
+    assert (trimmed.get_output_embeddings().weight is trimmed.get_input_embeddings().weight) is tied
+    for name, tensor in trimmed.state_dict().items():
+        assert tensor.shape[0] != len(TOKENIZER), name
+
+
+def test_rows_without_a_token_go_and_students_are_trimmed_alike():
+    model = make_teacher(vocab_size=len(TOKENIZER) + 27, **SPECIAL)
+    everything = list(range(len(TOKENIZER)))
+    trimmed, _ = trim_vocabulary(model, TOKENIZER, everything)
+    assert trimmed.config.vocab_size == len(TOKENIZER)
+    student, _ = trim_vocabulary(to_student(model), TOKENIZER, everything)
+    batch = TOKENIZER(TEXTS, padding=True, return_tensors="pt")
+    assert torch.equal(student.eval()(**batch).logits, trimmed.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])
+def test_saved_tokenizers_come_back_as_they_were(kind, tmp_path):
+    whole = trained_tokenizer(kind)
+    model = make_teacher(vocab_size=len(whole), pad_token_id=whole.pad_token_id)
+    trimmed, tokenizer = trim_vocabulary(model, whole, range(200, 400))
+    trimmed.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert loaded(paragraphs())["input_ids"] == tokenizer(paragraphs())["input_ids"]
+    assert max(map(max, loaded(paragraphs())["input_ids"])) < model.config.vocab_size == len(loaded)
+    assert loaded.special_tokens_map == whole.special_tokens_map
+    assert loaded.model_input_names == whole.model_input_names
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names.isdisjoint({"vocab.txt", "vocab.json", "merges.txt", "spm.model", "sentencepiece.bpe.model"})
+    assert "added_tokens_decoder" not in json.loads((tmp_path / "tokenizer_config.json").read_text())
+
+
+def test_trimming_twice_is_trimming_once():
+    model = make_teacher(vocab_size=len(TOKENIZER), **SPECIAL)
+    wide, tokenizer = trim_vocabulary(model, TOKENIZER, range(200, 600))
+    wanted = [tokenizer.convert_tokens_to_ids(TOKENIZER.convert_ids_to_tokens(old)) for old in wanted_ids()]
+    twice, last = trim_vocabulary(wide, tokenizer, [token for token in wanted if token != tokenizer.unk_token_id])
+    once, at_once = trim_vocabulary(model, TOKENIZER, [old for old in wanted_ids() if 200 <= old < 600])
+    assert last.get_vocab() == at_once.get_vocab()
+    for one, other in zip(twice.state_dict().values(), once.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tokenizers_that_can_not_be_trimmed_are_refused():
+    model = make_teacher(vocab_size=len(TOKENIZER), **SPECIAL)
+    with pytest.raises(ValueError, match=r"kept=\[5000\] are ids that the tokenizer doesn't have"):
+        trim_vocabulary(model, TOKENIZER, [5000])
+    with pytest.raises(ValueError, match="tokenizer has the id 899, but the model's vocab_size=64"):
+        trim_tokenizer(TOKENIZER, make_teacher(vocab_size=64).config, [899])
+
+    class Slow:
+        pass
+
+    with pytest.raises(ValueError, match="tokenizer=Slow has no tokenizer.json"):
+        trim_vocabulary(model, Slow(), [5])
+
+
+def test_a_real_vocabulary_keeps_its_text(real_data):
+    tokenizer = AutoTokenizer.from_pretrained(real_data / "teacher")
+    assert isinstance(tokenizer, BertTokenizer)
+    config = make_teacher(vocab_size=len(tokenizer)).config
+    small, kept = trim_tokenizer(tokenizer, config, range(2000, 9000))
+    known = set(kept)
+    texts = [text for text in paragraphs() if set(tokenizer(text)["input_ids"]) <= known]
+    assert len(texts) > 5
+    for text in texts:
+        assert [kept[token] for token in small(text)["input_ids"]] == tokenizer(text)["input_ids"]
