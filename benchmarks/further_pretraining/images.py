@@ -50,7 +50,8 @@ def main() -> None:
     initial = options.output_dir / "initial"
     if not (initial / "config.json").is_file():
         train_initial(initial, options.data, options.source_steps)
-    cells = cells_of([TASK], options.num_steps, options.rates, fine_tuning_steps=options.fine_tuning_steps)
+    given = {name: getattr(options, name) for name in ("num_images", "fine_tuning_steps")}
+    cells = cells_of([TASK], options.num_steps, options.rates, **given)
     study = partial(measured, initial=str(initial), data=options.data, output_dir=options.output_dir)
     run_study(cells, options.seeds, options.record, study)
 
@@ -59,6 +60,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--num_images", type=int, default=1000, help="of the target, to train on")
     parser.add_argument("--source_steps", type=int, default=6000, help="of the first weights")
     parser.add_argument("--num_steps", type=int, nargs="+", default=[500, 2000], help="of each round")
     parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-4], help="of the further pre-training")
@@ -82,10 +84,14 @@ def pixels(data: Path, split: str, *, is_target: bool) -> Dataset:
     return rows.map(read, remove_columns=rows.column_names, features=features).with_format("numpy")
 
 
-def _rows(data: Path) -> dict[str, Dataset]:
-    """The target's training rows, those held out of them, and its test rows."""
+def _rows(data: Path, num_images: int) -> dict[str, Dataset]:
+    """The target's training rows, a small corpus, those held out of them, and its test rows."""
     parts = pixels(data, "train", is_target=True).train_test_split(NUM_HELD_OUT, seed=0)
-    return {"train": parts["train"], "held_out": parts["test"], "test": pixels(data, "test", is_target=True)}
+    return {
+        "train": parts["train"].take(min(num_images, len(parts["train"]))),
+        "held_out": parts["test"],
+        "test": pixels(data, "test", is_target=True),
+    }
 
 
 def train_initial(folder: Path, data: Path, num_steps: int) -> None:
@@ -120,9 +126,9 @@ def _pre_training(folder: Path, num_steps: int, rate: float, *, seed: int) -> Se
 
 def measured(cell: Cell, rate: float | None, *, initial: str, data: Path, output_dir: Path) -> dict[str, Any]:
     """Pre-train unless that is done, fine-tune, and measure: accuracy, distance from the first weights, the rate."""
-    model, rows, seed = initial, _rows(data), cell["seed"]
+    model, rows, seed = initial, _rows(data, cell["num_images"]), cell["seed"]
     if cell["arm"] != INITIAL:
-        folder = output_dir / "-".join(str(cell[name]) for name in ("num_steps", "rate", "seed"))
+        folder = output_dir / "-".join(str(cell[name]) for name in ("num_images", "num_steps", "rate", "seed"))
         args = _pre_training(folder, cell["num_steps"], cell["rate"], seed=seed)
         self_distill(initial, args, train_dataset=rows["train"].remove_columns("labels"))
         model = str(folder / ARMS[cell["arm"]])

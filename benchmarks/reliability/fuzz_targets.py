@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
@@ -56,6 +57,7 @@ from homodistil_hf.files.checkpoints import (
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import planned_facts
+from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.tokenizers import stored_tokenizer
@@ -64,6 +66,8 @@ from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.presets import PRESETS
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.training_args import HomoDistilTrainingArguments
+from homodistil_hf.vocabulary.selection import Vocabulary, select
+from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer
 
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
 SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
@@ -191,8 +195,18 @@ def teacher_configs(folder: Path, draw: Random) -> None:
 @cache
 def _configs() -> list[dict[str, Any]]:
     students = tiny_student(), tiny_student(WidthPlan.from_dict(UNEVEN, 2))
-    stock = BertConfig(**SHAPE, architectures=["BertForMaskedLM"])
-    return [stock.to_dict(), *(student.config.to_dict() for student in students)]
+    stocks = [
+        family.stock_config(
+            **{family.named(name): size for name, size in SHAPE.items()},
+            **dict.fromkeys(_SPECIAL_IDS, 1),
+            architectures=[family.heads[0].stock_name],
+        )
+        for family in FAMILIES.values()
+    ]
+    return [config.to_dict() for config in (*stocks, *(student.config for student in students))]
+
+
+_SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
 def weights(folder: Path, draw: Random) -> None:
@@ -230,6 +244,54 @@ def tokenizers(folder: Path, draw: Random) -> None:
     if tokenizer is not None:
         with outside_stays(folder, emptied(folder / "out")):
             export_student(tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
+
+
+def vocabularies(folder: Path, draw: Random) -> None:
+    """A `tokenizer.json` of each kind, and what a user wants of it."""
+    kind = draw.choice(tuple(_VOCABULARIES))
+    content = {**_AROUND, "model": {"type": kind, **_VOCABULARIES[kind]}}
+    write_mutated(folder / "tokenizer.json", content, draw)
+    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    tokenizer = stored_tokenizer(folder)
+    if tokenizer is None:
+        return
+    config = BertConfig(**SHAPE)
+    ids, required, needs = candidates(tokenizer, config)
+    (folder / "tokens.txt").write_text(draw.choice(("ab\n", "abc\nb\n", *STRINGS)), encoding="utf-8", errors="replace")
+    text = draw.choice(("keep=8", "keep=9", "min_count=2", str(folder / "tokens.txt"), f"keep={hostile_value(draw)}"))
+    counts = np.array([draw.randrange(5) for _ in range(max(ids.values(), default=0) + 1)])
+    trim_tokenizer(tokenizer, config, select(Vocabulary.parse(text), ids, required, needs, counts))
+
+
+_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "ab", "abc")
+_VOCABULARIES: dict[str, dict[str, Any]] = {
+    "WordPiece": {
+        "vocab": {piece: number for number, piece in enumerate((*_PIECES, "##a", "##b"))},
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+    },
+    "BPE": {
+        "vocab": {piece: number for number, piece in enumerate(_PIECES)},
+        "merges": [["a", "b"], ["ab", "c"]],
+        "unk_token": "[UNK]",
+    },
+    "Unigram": {"vocab": [[piece, -number] for number, piece in enumerate(_PIECES)], "unk_id": 1},
+}
+_AROUND: dict[str, Any] = {
+    "version": "1.0",
+    "added_tokens": [
+        {"id": number, "content": piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        | {"special": True}
+        for number, piece in enumerate(_PIECES[:4])
+    ],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+    "decoder": None,
+}
 
 
 @cache
@@ -565,6 +627,7 @@ TARGETS = {
     "weights": Target(weights, 1_200),
     "indexes": Target(indexes, 500),
     "tokenizers": Target(tokenizers, 300),
+    "vocabularies": Target(vocabularies, 3_000),
     "manifests": Target(manifests, 3_000),
     "states": Target(states, 600),
     "facts": Target(facts, 1_200),

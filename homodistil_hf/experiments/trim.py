@@ -16,7 +16,7 @@ from ..data.blocks import check_tokenizer
 from ..data.corpus import load_text
 from ..data.packing import TextPacker
 from ..export.export_folder import check_target, written_aside
-from ..export.facts import CARD_FILE, FACTS_FILE, file_facts
+from ..export.facts import CARD_FILE, file_facts
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import last_verified
 from ..files.messages import shown
@@ -32,9 +32,8 @@ from ..vocabulary.selection import Vocabulary, select
 from ..vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary, trimmed_config
 from .config import RunConfig
 
-TRIMMED_FOLDER = "trimmed_teacher"
+TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"
 _NUM_SAMPLES = 1000  # documents that are tokenized both ways
-_FORMAT = "trimmed"
 Say = Callable[[str], None]
 
 
@@ -147,26 +146,26 @@ def trim_to_folder(
         plan: what [`plan_trimming`] returned. Default: it is made now.
 
     Returns:
-        What its `facts.json` holds.
+        What its `trimming.json` holds.
 
     Raises:
         ValueError: something of the source can't work, or the folder isn't free.
         OSError: something can't be read or written.
     """
-    target = check_target(output, overwrite=overwrite)
+    target = check_target(output, overwrite=overwrite, record=RECORD_FILE)
     plan = plan or plan_trimming(source)
     say(format_trimming(plan.facts))
     model = load_teacher(
         source.model, config=plan.config, revision=source.revision, token=source.token, called="model"
     )
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept)
-    facts = {"format": _FORMAT, "trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
+    facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
     with written_aside(target) as aside:
         trimmed.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         (aside / CARD_FILE).write_text(_card(source.model, type(trimmed).__name__, plan.facts), encoding="utf-8")
         facts["files"] = file_facts(aside)
-        write_json(aside / FACTS_FILE, facts)
+        write_json(aside / RECORD_FILE, facts)
     return facts
 
 
@@ -246,9 +245,9 @@ def after_trimming(settings: RunConfig, say: Say) -> RunConfig:
 
 def _is_made(folder: Path, source: TrimSource) -> bool:
     """Whether an interrupted run has trimmed this teacher already; another one would be no teacher of its student."""
-    if not (folder / FACTS_FILE).is_file():
+    if not (folder / RECORD_FILE).is_file():
         return False
-    made = read_json_object(folder / FACTS_FILE, f"folder={str(folder)!r}: {FACTS_FILE}").get("source")
+    made = read_json_object(folder / RECORD_FILE, f"folder={str(folder)!r}: {RECORD_FILE}").get("source")
     if made != source.identity():
         raise ValueError(
             f"vocabulary={shown(source.vocabulary)} of {shown(source.model)} is not what the interrupted run began "

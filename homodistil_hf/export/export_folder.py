@@ -12,7 +12,7 @@ from ..files.checkpoints import last_checkpoint
 from ..files.folders import naming_the_file, publish, recover, remove_folder
 from ..files.messages import nearest_name
 from ..files.provenance import version_facts
-from ..files.strict_json import write_json
+from ..files.strict_json import read_json_object, write_json
 from ..models.conversion import remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
 from ..models.families import family_of
@@ -157,8 +157,10 @@ def convert_export(
     )
 
 
-def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
+def check_target(folder: str | Path, *, overwrite: bool = False, record: str = FACTS_FILE) -> Path:
     """Make sure that an export can go to a folder, so that a long run doesn't find out at its end.
+
+    `record` is the file in it that lists all others.
 
     Returns:
         The folder's absolute path.
@@ -171,11 +173,13 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
         raise ValueError(f"folder={str(folder)!r} is a file; choose another name")
     if not target.is_dir() or not any(target.iterdir()):
         return target
-    if not (target / FACTS_FILE).is_file():
+    if not (target / record).is_file():
         raise ValueError(f"folder={str(folder)!r} is not empty and holds no export; choose another or empty it")
     if not overwrite:
         raise ValueError(f"folder={str(folder)!r} holds an export already; overwrite=True (--overwrite) replaces it")
-    written = {*read_export_facts(target)["files"], FACTS_FILE, CARD_FILE}
+    label = f"{record} in folder={str(folder)!r}"
+    facts = read_export_facts(target) if record == FACTS_FILE else read_json_object(target / record, label)
+    written = {*(facts.get("files") or ()), record, CARD_FILE}
     present = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     if foreign := sorted(present - written):
         raise ValueError(

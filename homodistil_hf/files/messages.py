@@ -6,6 +6,8 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
+_LONGEST_LINE = 1000
+
 
 def nearest_name(name: object, valid: Iterable[str]) -> str:
     """Return the entry of `valid` that is spelled most like `name`."""
@@ -20,5 +22,5 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an `error` says, or its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of what an `error` says, shortened, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST_LINE]

@@ -1,5 +1,6 @@
 """What a user says of a vocabulary and how often tokens occur → which tokens stay."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ class Vocabulary:
         name, is_given, number = text.partition("=")
         if is_given and name in (KEEP, MIN_COUNT) and number.isdecimal() and int(number) > 0:
             return cls(text, keep=int(number)) if name == KEEP else cls(text, min_count=int(number))
-        if text and Path(text).is_file():
-            lines = Path(text).read_text(encoding="utf-8").splitlines()
+        if os.path.isfile(text):
+            lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
             return cls(text, tokens=tuple(line for line in lines if line))
         raise ValueError(f"vocabulary={shown(text)} is no vocabulary; expected {_EXPECTED}")
 

@@ -50,10 +50,20 @@ def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
 
 
 def required_ids(tokenizer: Mapping[str, Any]) -> set[int]:
-    """The tokens that always stay: added ones, the unknown one, single characters or bytes."""
+    """The tokens that always stay: added ones, those around a text, the unknown one, single characters or bytes.
+
+    Raises:
+        ValueError: as [`token_ids`]; it puts tokens around a text that it doesn't have.
+    """
     model, added = tokenizer["model"], {token["id"] for token in tokenizer["added_tokens"] or ()}
     unknown = _kind(tokenizer).pieces(model).get(model.get("unk_token") or "")
-    return added | _kind(tokenizer).smallest(model) | ({unknown} if unknown is not None else set())
+    around, padding = _ids_around(tokenizer.get("post_processor")), tokenizer.get("padding")
+    around |= {padding["pad_id"]} if padding else set()
+    if missing := around - set(token_ids(tokenizer).values()):
+        raise ValueError(
+            f"tokenizer.json puts {shown(sorted(missing))} around a text, which are ids of no token; mend it"
+        )
+    return added | around | _kind(tokenizer).smallest(model) | ({unknown} if unknown is not None else set())
 
 
 def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
@@ -88,6 +98,15 @@ def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict
     if padding := tokenizer.get("padding"):
         trimmed["padding"] = padding | {"pad_id": new[padding["pad_id"]]}
     return trimmed
+
+
+def _ids_around(processor: Any) -> set[int]:
+    """The ids that a post-processor names."""
+    if not isinstance(processor, dict):
+        return set()
+    several, tokens = processor.get("processors") or (), processor.get("special_tokens") or {}
+    found = set().union(*map(_ids_around, several), *(token["ids"] for token in tokens.values()))
+    return found | {processor[name][1] for name in ("sep", "cls") if isinstance(processor.get(name), list | tuple)}
 
 
 def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:

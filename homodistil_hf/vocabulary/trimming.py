@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..files.messages import shown
+from ..files.messages import first_line, shown
 from ..models.conversion import has_own_decoder
 from ..models.families import HEADS, family_of
 from .tokenizer_file import closed, needs_of, required_ids, token_ids, trimmed_tokenizer
@@ -87,9 +87,13 @@ def trim_tokenizer(
             f"tokenizer has the id {chosen[-1]}, but the model's vocab_size={config.vocab_size}; use the tokenizer "
             "that was saved with the model"
         )
+    try:
+        backend = Tokenizer.from_str(json.dumps(trimmed_tokenizer(content, chosen)))
+    except Exception as error:  # tokenizers raise nothing more special
+        raise ValueError(f"tokenizer can't be trimmed ({first_line(error)}); mend its tokenizer.json") from error
     # Classes of their own make their tokenizer.json anew and put special tokens where they expect them.
     trimmed = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(trimmed_tokenizer(content, chosen))),
+        tokenizer_object=backend,
         **tokenizer.special_tokens_map,
         model_input_names=tokenizer.model_input_names,
         model_max_length=tokenizer.model_max_length,

@@ -430,7 +430,7 @@ def test_help_says_that_a_plan_takes_one_of_two_flags(capsys):
         main(["plan", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--student STUDENT this or --latency_ms: " in text
-    assert "--latency_ms LATENCY_MS this or --student: " in text
+    assert "--latency_ms MS this or --student: " in text
 
 
 def test_plan_needs_no_weights(tmp_path, folder, capsys):

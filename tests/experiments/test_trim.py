@@ -35,11 +35,17 @@ def test_a_model_is_trimmed_to_a_folder(tmp_path, capsys):
     assert f"written to {tmp_path / 'small'}" in told.out
     model, tokenizer = (kind.from_pretrained(tmp_path / "small") for kind in (AutoModelForMaskedLM, AutoTokenizer))
     assert model.config.vocab_size == len(tokenizer) == 40
-    facts = json.loads((tmp_path / "small" / "facts.json").read_text())
+    facts = json.loads((tmp_path / "small" / "trimming.json").read_text())
     assert facts["source"]["vocabulary"] == "keep=40"
     assert facts["trimming"]["after"] == {"num_tokens": 40, **facts["trimming"]["after"]}
     before, after = (facts["trimming"][when]["num_parameters"] for when in ("before", "after"))
     assert before - after == (96 - 40) * (32 + 1)
+    assert trimmed(tmp_path, "--vocabulary", "keep=48", "--output", str(tmp_path / "small")) == 2
+    assert "holds an export already; overwrite=True (--overwrite) replaces it" in capsys.readouterr().err
+    assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small"), "--overwrite") == 0
+    (tmp_path / "small" / "mine.txt").touch()
+    assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small"), "--overwrite") == 2
+    assert "files that no export wrote (mine.txt)" in capsys.readouterr().err
     assert "40 tokens" in (tmp_path / "small" / "README.md").read_text()
     assert str(tmp_path) not in (tmp_path / "small" / "README.md").read_text()
 
@@ -112,7 +118,7 @@ def test_one_json_trims_a_teacher_and_distils_it(tmp_path, capsys):
 def test_a_teacher_is_further_pre_trained_before_it_is_trimmed(tmp_path):
     rounds = {"max_steps": 4, "per_device_train_batch_size": 8}
     assert distill(write_config(tmp_path, vocabulary="keep=40", further_pretraining=rounds)) == 0
-    source = json.loads((tmp_path / "run" / "trimmed_teacher" / "facts.json").read_text())["source"]
+    source = json.loads((tmp_path / "run" / "trimmed_teacher" / "trimming.json").read_text())["source"]
     assert source["model"] == str(tmp_path / "run" / "further_pretraining" / "student")
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.vocab_size == 40
 
