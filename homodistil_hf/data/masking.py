@@ -193,6 +193,21 @@ class MaskedLMCollator(SeededMasks):
         return np.concatenate(chosen), np.concatenate(words, axis=1)
 
 
+class ReplacedTokensCollator(MaskedLMCollator):
+    """Batch rows with random tokens in the place of some, for a discriminator; arguments as [`MaskedLMCollator`].
+
+    The tokens that [`MaskedLMCollator`] would choose become random ordinary ones. `labels` (B, T) are 1 where a token
+    is another than before, 0 where it isn't, -100 at special tokens and padding.
+    """
+
+    def _mask_(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
+        maskable_BT = ~np.isin(input_BT, self._unmaskable_ids_S) & (attention_BT == 1)
+        chosen_M, words_2M = self._drawn(maskable_BT, counters)
+        before_BT = input_BT.copy()
+        input_BT.flat[chosen_M] = self._random_ids[words_2M[1] % np.uint64(len(self._random_ids))]
+        return np.where(maskable_BT, input_BT != before_BT, IGNORED_LABEL)
+
+
 def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Ids that are no text, int64 and ascending: special tokens, but for the unknown one."""
     structural = {getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask", "bos", "eos")}

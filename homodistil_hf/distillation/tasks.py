@@ -14,7 +14,13 @@ from transformers import PreTrainedModel
 
 from ..data.masking import IGNORED_LABEL
 from ..models.families import HEADS, family_of
-from ..models.families.family import MASKED_LM, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from ..models.families.family import (
+    MASKED_LM,
+    QUESTION_ANSWERING,
+    REPLACED_TOKENS,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 from ..models.families.modeling_layerwise import LayerwiseModel
 from .losses import multi_label_terms, prediction_terms, regression_terms
 
@@ -37,6 +43,7 @@ class Task:
         has_classes: whether the highest logit is a prediction that can be right or wrong; without, every label counts.
         has_vocabulary: whether the classes are a vocabulary, too many to hold all logits in training.
         points: whether the classes are the sequence's own tokens.
+        has_one_logit: whether two classes have one logit, that of the second; the first one's is 0.
     """
 
     name: str = "task"
@@ -46,6 +53,7 @@ class Task:
     has_classes: bool = True
     has_vocabulary: bool = False
     points: bool = False
+    has_one_logit: bool = False
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -125,6 +133,10 @@ class Task:
         """
         if self.has_vocabulary:  # they were computed there only
             return outputs["logits"]
+        if self.has_one_logit:
+            second_N = outputs["logits"].flatten()
+            rows_N2 = torch.stack([torch.zeros_like(second_N), second_N], -1)
+            return rows_N2.index_select(0, inputs["masked_positions"])
         rows_NC = torch.cat([outputs[name].flatten(0, -2) for name in self.logits])
         return rows_NC.index_select(0, inputs["masked_positions"])
 
@@ -163,6 +175,7 @@ def _problem_type(model: LayerwiseModel) -> str:
 _TASKS = {
     MASKED_LM: Task("mlm", has_vocabulary=True),
     TOKEN_CLASSIFICATION: Task(),
+    REPLACED_TOKENS: Task(has_one_logit=True),
     QUESTION_ANSWERING: Task(
         required_labels=("start_positions", "end_positions"), logits=("start_logits", "end_logits"), points=True
     ),

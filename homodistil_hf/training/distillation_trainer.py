@@ -89,7 +89,8 @@ class DistillationTrainer(Trainer):
         teacher: who the student learns from, if not a frozen copy of `model`.
         plan: the widths that `args.student` names, where they are resolved already.
         processing_class: tokenizer; saved with checkpoints and exports.
-        data_collator: default for masked-LM models: [`MaskedLMCollator`]; for others Trainer's.
+        data_collator: default for masked-LM models: [`MaskedLMCollator`]; for ELECTRA's discriminators
+            [`ReplacedTokensCollator`]; for others Trainer's.
         kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, `compute_metrics`, …). An
             optimizer in `optimizers` is made from the parameters of `model` and will hold the student's.
 
@@ -147,8 +148,9 @@ class DistillationTrainer(Trainer):
         parts = prepare(model, args, teacher=teacher, resolve=resolve, matched_layers=self.matched_layers)
         data = {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")}
         check_data(data, processing_class, parts.student.config)
-        is_mlm = task_of(parts.student).name == "mlm"
-        if args.learning_rate is None and not is_mlm:
+        task = task_of(parts.student)
+        is_pretraining = task.has_vocabulary or task.has_one_logit  # pre-training: a batch's labels come from its text
+        if args.learning_rate is None and not is_pretraining:
             settle_task_learning_rate(args)
         elif args.learning_rate is None:  # else no stream is opened to look at its first row
             hidden_size = parts.teacher.exact.config.hidden_size
@@ -156,9 +158,11 @@ class DistillationTrainer(Trainer):
             settle_learning_rate(args, row_length=row_length, hidden_size=hidden_size, share=self.learning_rate_share)
         self.plan, self.full = parts.plan, teacher_plan(parts.student.config)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
-        self.is_masking = data_collator is None and is_mlm
+        self.is_masking = data_collator is None and is_pretraining
         if self.is_masking:
-            data_collator = masking_collator(processing_class, mlm_probability=args.mlm_probability, seed=args.seed)
+            data_collator = masking_collator(
+                processing_class, mlm_probability=args.mlm_probability, seed=args.seed, replaces=task.has_one_logit
+            )
         self.publisher = Publisher(self)
         super().__init__(
             model=parts.student, args=args, processing_class=processing_class, data_collator=data_collator, **kwargs

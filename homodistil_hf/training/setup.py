@@ -14,13 +14,19 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.masking import MaskedLMCollator
+from ..data.masking import MaskedLMCollator, ReplacedTokensCollator
 from ..distillation.projections import Projections
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
 from ..models.conversion import to_student
 from ..models.families import HEADS, family_of
-from ..models.families.family import MASKED_LM, PROJECTIONS, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from ..models.families.family import (
+    MASKED_LM,
+    PROJECTIONS,
+    REPLACED_TOKENS,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
@@ -40,14 +46,15 @@ MOST_COMPILED_WIDTHS = 32
 Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
 
 
-def masking_collator(tokenizer: Any, *, mlm_probability: float, seed: int) -> MaskedLMCollator:
-    """Make what masks words; it needs a tokenizer."""
+def masking_collator(tokenizer: Any, *, mlm_probability: float, seed: int, replaces: bool = False) -> MaskedLMCollator:
+    """Make what masks words, or replaces them; it needs a tokenizer."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
             f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
             "or a data_collator that gives labels"
         )
-    return MaskedLMCollator(tokenizer, mlm_probability=mlm_probability, seed=seed)
+    kind = ReplacedTokensCollator if replaces else MaskedLMCollator
+    return kind(tokenizer, mlm_probability=mlm_probability, seed=seed)
 
 
 def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
@@ -265,7 +272,8 @@ def _compared(teacher: LayerwiseModel, student: LayerwiseModel, *, by_layer: boo
     """What has to be equal: name, of the teacher, of the student."""
     yield "class", type(teacher).__name__, type(student).__name__
     kind = HEADS[type(student).__name__].kind
-    names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * (kind is not MASKED_LM)
+    has_labels = kind not in (MASKED_LM, REPLACED_TOKENS)
+    names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * has_labels
     yield from ((name, getattr(teacher.config, name), getattr(student.config, name)) for name in names)
     if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):
         yield "problem_type", teacher.config.problem_type, student.config.problem_type

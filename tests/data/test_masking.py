@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
-from homodistil_hf.data.masking import IGNORED_LABEL, MaskedLMCollator
+from homodistil_hf.data.masking import IGNORED_LABEL, MaskedLMCollator, ReplacedTokensCollator
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -324,3 +324,20 @@ def test_padding_without_a_padding_token_is_refused():
 def test_rows_without_input_ids_are_refused(tokenizer):
     with pytest.raises(ValueError, match=r"columns \['label', 'text'\], but no input_ids; .*tokenize_to_blocks"):
         MaskedLMCollator(tokenizer)([{"text": "a", "label": 0}])
+
+
+def test_replaced_tokens_are_those_that_would_be_masked(tokenizer):
+    rows = make_rows(200)
+    masked = MaskedLMCollator(tokenizer, seed=3)(rows)
+    replaced = ReplacedTokensCollator(tokenizer, seed=3)(rows)
+    before = torch.tensor([row["input_ids"] for row in rows])
+    was_chosen = masked["labels"] != IGNORED_LABEL
+    is_special = torch.isin(before, torch.tensor([PAD, CLS, SEP, MASK]))
+    assert torch.equal(replaced["labels"] == IGNORED_LABEL, is_special)
+    assert torch.equal(replaced["labels"] == 1, replaced["input_ids"] != before)
+    assert not bool((replaced["labels"] == 1)[~was_chosen].any())
+    assert float((replaced["labels"] == 1)[was_chosen].float().mean()) == pytest.approx(0.99, abs=0.01)
+    assert not bool((replaced["input_ids"] == MASK).any())
+    assert torch.equal(replaced["masked_positions"], (~is_special).flatten().nonzero().flatten())
+    padded = ReplacedTokensCollator(tokenizer, seed=3)([rows[0], {"input_ids": rows[1]["input_ids"][:9]}])
+    assert bool((padded["labels"][1, 9:] == IGNORED_LABEL).all())

@@ -60,6 +60,7 @@ def make_batch(task: str = "masked_lm", *, num_rows: int = 4, seed: int = 0) -> 
         "masked_lm": {"labels": draw(VOCAB_SIZE, tokens_BT.shape).masked_fill(~chosen_BT, -100)},
         "sequence_classification": {"labels": draw(2, (num_rows,))},
         "token_classification": {"labels": draw(2, tokens_BT.shape).masked_fill(mask_BT == 0, -100)},
+        "replaced_tokens": {"labels": draw(2, tokens_BT.shape).masked_fill(mask_BT == 0, -100)},
         "question_answering": {name: draw(8, (num_rows,)) for name in ("start_positions", "end_positions")},
     }
     return {"input_ids": tokens_BT, "attention_mask": mask_BT} | labels[task]

@@ -7,6 +7,8 @@ from students import logits_of, make_batch
 from tiny_families import CASES, IDS, OTHERS, tiny_family_teacher
 
 from homodistil_hf import export_student, verify_export
+from homodistil_hf.data.masking import ReplacedTokensCollator
+from homodistil_hf.models.families import FAMILIES
 
 of_every_family = pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
 of_every_case = pytest.mark.parametrize(("family", "head", "config"), CASES, ids=IDS)
@@ -96,6 +98,24 @@ def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, family, head
     trainer.train()
     assert trainer.kept == trainer.plan
     assert logits_of(trainer.model.eval(), make_batch(kind)).isfinite().all()
+
+
+def test_a_discriminator_learns_which_tokens_were_replaced(make_trainer, tmp_path):
+    family = FAMILIES["electra"]
+    (head,) = (head for head in family.heads if head.kind.name == "replaced_tokens")
+    trainer = make_trainer(model=tiny_family_teacher(family, head), max_steps=8, attention_weight=1.0)
+    assert isinstance(trainer.data_collator, ReplacedTokensCollator)
+    trainer.train()
+    first, *_, last = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
+    assert (first["loss_kl"], first["loss_hidden"]) == (0.0, 0.0)
+    assert last["loss_kl"] > 0
+    metrics = trainer.evaluate()
+    assert metrics["eval_kl"] > 0
+    assert 0 < metrics["eval_task_accuracy"] < 1
+    report = verify_export(export_student(trainer.model, tmp_path / "student", "compact"))
+    assert report.problems == ()
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "AutoModelForPreTraining" in card
 
 
 def stacked(rows):

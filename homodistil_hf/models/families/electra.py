@@ -3,14 +3,19 @@
 from transformers import ElectraConfig
 
 from .bert import ATTENTION, LAYER, embeddings
-from .family import EMBEDDING, HIDDEN, EncoderFamily, heads, linear, norm
+from .family import EMBEDDING, HIDDEN, REPLACED_TOKENS, EncoderFamily, Head, heads, linear, norm
 from .roberta import CLASSIFIER
 
 _MODELING = f"{__package__}.modeling_homoelectra"
 _PROJECTION = linear("embeddings_project", HIDDEN, EMBEDDING)
-_NO_LOGITS = (
-    "it tells replaced tokens from others and has no masked-LM head: take the generator of the same size, or a "
-    "classifier that was fine-tuned from it"
+_ONE = "one"
+_DISCRIMINATOR = Head(
+    REPLACED_TOKENS,
+    "ElectraForPreTraining",
+    "HomoElectraForPreTraining",
+    _MODELING,
+    linear("discriminator_predictions.dense", HIDDEN, HIDDEN)
+    | linear("discriminator_predictions.dense_prediction", _ONE, HIDDEN),
 )
 
 
@@ -25,16 +30,19 @@ ELECTRA = EncoderFamily(
     modeling=_MODELING,
     prefix="electra",
     encoder_name="ElectraModel",
-    heads=heads(
-        "Electra",
-        _MODELING,
-        masked_lm={
-            **linear("generator_predictions.dense", EMBEDDING, HIDDEN),
-            **norm("generator_predictions.LayerNorm", EMBEDDING),
-            "generator_lm_head.bias": ("vocab_size",),
-        },
-        untied={"generator_lm_head.weight": ("vocab_size", EMBEDDING)},
-        classifier=CLASSIFIER,
+    heads=(
+        *heads(
+            "Electra",
+            _MODELING,
+            masked_lm={
+                **linear("generator_predictions.dense", EMBEDDING, HIDDEN),
+                **norm("generator_predictions.LayerNorm", EMBEDDING),
+                "generator_lm_head.bias": ("vocab_size",),
+            },
+            untied={"generator_lm_head.weight": ("vocab_size", EMBEDDING)},
+            classifier=CLASSIFIER,
+        ),
+        _DISCRIMINATOR,
     ),
     embeddings={**embeddings(EMBEDDING), **_PROJECTION},
     layer=LAYER,
@@ -42,8 +50,8 @@ ELECTRA = EncoderFamily(
     attention=ATTENTION,
     mlm_entries=("generator_predictions.dense",),
     refused={
-        "ElectraForPreTraining": _NO_LOGITS,
         "ElectraForCausalLM": "it is a decoder; take a masked-LM encoder",
     },
     absent=_absent,
+    sizes={_ONE: lambda config: 1},
 )

@@ -96,6 +96,15 @@ QUESTION_ANSWERING = HeadKind(
 )
 
 
+REPLACED_TOKENS = HeadKind(
+    "replaced_tokens",
+    "AutoModelForPreTraining",
+    "feature-extraction",  # the Hub has no word for it
+    "discriminator of replaced tokens",
+    'print(model(**tokenizer("Paris is the capital of cheese.", return_tensors="pt")).logits > 0)  # out of place?',
+)
+
+
 @dataclass(frozen=True)
 class Head:
     """One head of a family.

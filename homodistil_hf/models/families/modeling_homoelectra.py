@@ -4,6 +4,7 @@ import torch
 from transformers import ElectraConfig
 from transformers.models.electra.modeling_electra import (
     ElectraForMaskedLM,
+    ElectraForPreTraining,
     ElectraForQuestionAnswering,
     ElectraForSequenceClassification,
     ElectraForTokenClassification,
@@ -36,6 +37,12 @@ class HomoElectraForMaskedLM(LayerwiseMaskedLM, ElectraForMaskedLM):
     def transform(self, states: torch.Tensor) -> torch.Tensor:
         """`(…, hidden_size)`, the encoder's last states → `(…, embedding_size)`."""
         return self.generator_predictions(states)
+
+
+class HomoElectraForPreTraining(LayerwiseModel, ElectraForPreTraining):
+    """The discriminator: one logit a token, above 0 where it is no token of the text."""
+
+    config_class = HomoElectraConfig
 
 
 class HomoElectraForSequenceClassification(LayerwiseModel, ElectraForSequenceClassification):
