@@ -114,24 +114,12 @@ def multi_label_terms(
     return with_logits(student, labels_RC.to(exact)) / num_classes, kl / num_classes
 
 
-def mean_square(states_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of H² over tokens and channels, padding left out: what errors of states of any size are divided by.
-
-    Example:
-    ```python
-    >>> float(mean_square(torch.tensor([[[1.0, 3.0], [9.0, 9.0]]]), torch.tensor([[1, 0]])))
-    5.0
-
-    ```
-    """
-    squares_BT = states_BTH.to(exact_dtype(states_BTH)).square().mean(-1)
-    if token_mask_BT is None:
-        return squares_BT.mean()
-    return (squares_BT * token_mask_BT).sum() / token_mask_BT.sum()
-
-
 def hidden_error(
-    teacher_BTH: torch.Tensor, projected_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None
+    teacher_BTH: torch.Tensor,
+    projected_BTH: torch.Tensor,
+    token_mask_BT: torch.Tensor | None = None,
+    *,
+    is_relative: bool = False,
 ) -> torch.Tensor:
     """Squared error of one layer's hidden states, averaged over channels and summed over tokens.
 
@@ -141,6 +129,8 @@ def hidden_error(
         teacher_BTH: the teacher's states.
         projected_BTH: the student's, projected to the teacher's hidden size.
         token_mask_BT: 1 = token, 0 = padding; default: no padding.
+        is_relative: divide each token's error by the mean square of the teacher's state, for states that no LayerNorm
+            has brought to one size; token by token, so that nothing depends on what else is in a batch.
 
     Returns:
         `torch.Tensor`: scalar, float32 or float64.
@@ -154,6 +144,10 @@ def hidden_error(
     ```
     """
     mask_BT1 = None if token_mask_BT is None else token_mask_BT[..., None]
+    if is_relative:
+        squares_BT1 = teacher_BTH.to(exact_dtype(teacher_BTH)).square().mean(-1, keepdim=True)
+        shares_BT1 = squares_BT1.clamp(min=torch.finfo(torch.float32).tiny).rsqrt().to(teacher_BTH.dtype)
+        teacher_BTH, projected_BTH = teacher_BTH * shares_BT1, projected_BTH * shares_BT1
     return _SquaredError.apply(projected_BTH, teacher_BTH, mask_BT1) / teacher_BTH.shape[-1]
 
 

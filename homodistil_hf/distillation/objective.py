@@ -13,7 +13,7 @@ from torch import nn
 from ..models.families import family_of
 from ..models.families.modeling_layerwise import LayerwiseModel
 from .attention_recorder import AttentionRecorder, Recorded
-from .losses import attention_error, attention_scores, hidden_error, mean_square
+from .losses import attention_error, attention_scores, hidden_error
 from .tasks import OWN_TERMS, Inputs, task_of
 from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
@@ -155,18 +155,12 @@ class Distillation:
         if self.weights["hidden"]:
             layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
             errors["hidden"] = [
-                hidden_error(teacher[i + 1], project(own), mask_BT) / self._size(teacher[i + 1], mask_BT)
+                hidden_error(teacher[i + 1], project(own), mask_BT, is_relative=self._is_pre_norm)
                 for i, project, own in layers
             ]
         if self.weights["embedding"]:
             errors["embedding"] = [hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)]
         return errors
-
-    def _size(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor | float:
-        """Mean square of states that no LayerNorm has brought to size, by which errors are divided; else 1."""
-        if not self._is_pre_norm:
-            return 1.0
-        return mean_square(states_BTH, mask_BT)
 
     def _attention_term(
         self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from ..distillation.losses import hidden_error, mean_square, prediction_terms, regression_terms
+from ..distillation.losses import hidden_error, prediction_terms, regression_terms
 from ..distillation.projections import Projections
 from ..models.families import family_of
 
@@ -52,7 +52,7 @@ class DistillingTrainer(Trainer):
         projections = self.accelerator.unwrap_model(model).projections.hidden
         states = zip(taught["hidden_states"][1:], projections, found["hidden_states"][1:], strict=True)
         hidden = sum(
-            hidden_error(guide, project(state), mask_BT) / (mean_square(guide, mask_BT) if self.is_pre_norm else 1.0)
+            hidden_error(guide, project(state), mask_BT, is_relative=self.is_pre_norm)
             for guide, project, state in states
         )
         loss = (own + kl) / len(inputs["labels"]) + hidden / mask_BT.sum()

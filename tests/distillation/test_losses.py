@@ -270,3 +270,19 @@ def test_attention_scores_by_hand():
     key = torch.tensor([[[1.0, 0.0, 1.0, 1.0], [2.0, 2.0, 0.0, 1.0]]])
     scores = attention_scores(query, key, num_heads=2, scaling=0.5)
     assert scores.tolist() == [[[[0.5, 3.0], [0.0, 1.0]], [[3.5, 2.0], [0.5, 0.5]]]]
+
+
+def test_relative_errors_are_those_of_tokens_brought_to_one_size():
+    teacher, projected = 30 * normal(2, 5, 8, dtype=torch.float64), normal(2, 5, 8, dtype=torch.float64, seed=1)
+    projected.requires_grad_()
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    found = hidden_error(teacher, projected, mask, is_relative=True)
+    expected = sum(
+        (teacher[b, t] - projected[b, t]).square().sum() / teacher[b, t].square().sum()
+        for b, t in mask.nonzero().tolist()
+    )
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    gradients = [torch.autograd.grad(loss, projected)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    parts = [hidden_error(teacher[b : b + 1], projected[b : b + 1], mask[b : b + 1], is_relative=True) for b in (0, 1)]
+    assert float(sum(parts).detach()) == pytest.approx(float(found.detach()), rel=1e-12)  # whatever is in the batch

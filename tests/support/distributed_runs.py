@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from run_traces import SaveAt, differences, logs_of, state_of
+from tiny_families import OTHERS, tiny_family_teacher
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
@@ -32,6 +33,10 @@ SHARED: dict[str, dict[str, Any]] = {
     "scored first": {"num_scoring_batches": 3},
     "rotated": {"rotate_heads": True, "student": NARROW_HEADS, "attention_weight": 0.1},
     "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
+}
+SHARED |= {
+    family.model_type: {"model": partial(tiny_family_teacher, family, family.heads[0]), "max_steps": 6}
+    for family in OTHERS
 }
 """Runs of the same global batch on any number of ranks. A pass has 8 steps; 6 of its 70 rows are left over."""
 
@@ -76,7 +81,7 @@ def make_trainer(folder: Path, num_ranks: int, **settings: Any) -> HomoDistilTra
         "eval_dataset": make_blocks(21, seed=1),
         "processing_class": tiny_tokenizer(),
     }
-    teacher = given.pop("model", None) or make_teacher()
+    teacher = given.pop("model", make_teacher)()
     return trainer_class(teacher, HomoDistilTrainingArguments(**defaults | settings), **data | given)
 
 
