@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .cost import check_shapes
 from .families import FAMILIES, HEADS, family_of
 from .families.family import GATE, HEAD, NEURON, PROJECTIONS, QUERY, QUERY_KEY_VALUE, VALUE, EncoderFamily, Shapes
 from .families.modeling_layerwise import LayerwiseModel, layer_head_dim
@@ -27,7 +28,7 @@ def to_student(model: PreTrainedModel) -> LayerwiseModel:
         A student in float32 on the same device and in the same mode, with weights of its own.
 
     Raises:
-        ValueError: the class or a setting of the model is not supported.
+        ValueError: the class or a setting of the model is not supported, or a parameter has another shape than usual.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -51,6 +52,7 @@ def to_student(model: PreTrainedModel) -> LayerwiseModel:
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
     student.load_state_dict(state)
+    check_shapes(student)
     student.name_or_path = model.name_or_path
     return student.to(model.device).train(model.training)
 

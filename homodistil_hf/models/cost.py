@@ -60,6 +60,27 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
     )
 
 
+def check_shapes(model: PreTrainedModel) -> None:
+    """Refuse a model whose parameters are not what its family's table says, so that none is cut in the wrong place.
+
+    Raises:
+        ValueError: a parameter of another shape, as a setting that nobody here knows of makes it.
+    """
+    config, plan, class_name = model.config, teacher_plan(model.config), type(model).__name__
+    family = family_of(config)
+    shapes = family.shapes(config.num_hidden_layers, HEADS.get(class_name))
+    sizes = [_sizes(plan, widths) for widths in plan.layers]
+    for name, parameter in model.named_parameters():
+        dims, layer = shapes.get(name, ((), None))
+        known = _sizes(plan, plan.widest) if layer is None else sizes[layer]
+        expected = tuple(known[what] if what in known else family.size_of(config, what) for what in dims)
+        if dims and expected != tuple(parameter.shape):
+            raise ValueError(
+                f"teacher parameter {name} has the shape {tuple(parameter.shape)}, where {expected} is supported: a "
+                f"setting of its {config.model_type} config is not known here; choose a teacher with the usual one"
+            )
+
+
 def _sizes(plan: WidthPlan, widths: LayerWidths) -> dict[str, int]:
     """What the indices of a dimension are → how many, where the plan says it."""
     return {

@@ -1,0 +1,107 @@
+"""Where families bite: each trap that was met has a test of its own here, or is named beside the one that has it.
+
+Positions that begin behind the padding token: tests/vocabulary/test_trimming.py. Heads that all layers share:
+tests/training/test_families.py. Masks that are added the wrong way round: tests/models/families/test_families.py.
+"""
+
+import pytest
+import torch
+from students import assert_same_logits, logits_of, make_batch, sliced
+from tiny_families import UNIFORM, plan_of, tiny_family_config, tiny_family_teacher
+
+from homodistil_hf import resolve_plan
+from homodistil_hf.models.conversion import to_stock, to_student
+from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.models.widths import teacher_plan
+
+
+def head_of(family, kind):
+    return next(head for head in family.heads if head.kind.name == kind)
+
+
+def student_of(name, kind, **config):
+    family = FAMILIES[name]
+    return to_student(tiny_family_teacher(family, head_of(family, kind), **config))
+
+
+def test_electra_never_gets_embeddings_as_wide_as_its_hidden_states():
+    config = tiny_family_config(FAMILIES["electra"])  # embeddings of 20
+    widths = {"num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+    plan = resolve_plan({"hidden_size": 20, **widths}, config)
+    assert plan.embedding_size not in (None, 20)
+    for student in ("macs=0.5", "macs=0.3", "params=12k"):
+        assert (found := resolve_plan(student, config)).embedding_size not in (None, found.hidden_size)
+    with pytest.raises(ValueError, match="embedding_size=16 is its hidden size, .* leaves the projection .* out"):
+        resolve_plan({"hidden_size": 16, "embedding_size": 16, **widths}, config)
+
+
+def test_mpnet_loses_the_same_heads_in_every_layer_and_keeps_their_columns():
+    student = student_of("mpnet", "masked_lm")
+    groups = encoder_groups(student)
+    assert [name for name in groups if name.startswith("head")] == ["head"]
+    before = student.mpnet.encoder.relative_attention_bias.weight.detach().clone()
+    sliced(student, plan_of(FAMILIES["mpnet"], UNIFORM))
+    after = student.mpnet.encoder.relative_attention_bias.weight
+    assert after.shape == (before.shape[0], 2)
+    assert all(any(torch.equal(column, old) for old in before.T) for column in after.T)
+
+
+@pytest.mark.parametrize("name", ["xlm-roberta", "camembert", "roberta"])
+def test_words_that_are_called_after_the_decoder_are_sliced_once(name):
+    student = student_of(name, "masked_lm")
+    words = [n for n, p in student.named_parameters() if p is student.get_input_embeddings().weight]
+    assert len(words) == 1
+    (hidden,) = (group for group in encoder_groups(student).values() if group.name == "hidden")
+    assert [piece.dim for piece in hidden.slices if piece.parameter == words[0]] == [1]
+    sliced(student, plan_of(FAMILIES[name], UNIFORM))
+    assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
+
+
+def test_the_pooler_of_deberta_is_as_wide_as_its_hidden_states():
+    student = student_of("deberta-v2", "sequence_classification").double().eval()
+    sliced(student, plan_of(FAMILIES["deberta-v2"], UNIFORM))
+    stock = to_stock(student)
+    assert stock.pooler.dense.in_features == stock.config.hidden_size == 16
+    inputs = make_batch("sequence_classification")
+    assert_same_logits(logits_of(stock, inputs), logits_of(student, inputs))
+
+
+def test_convolutions_in_groups_are_refused_before_anything_is_cut():
+    settings = {"conv_kernel_size": 3, "conv_act": "gelu", "conv_groups": 2}
+    with pytest.raises(
+        ValueError, match=r"parameter deberta.encoder.conv.conv.weight has the shape .* not known here"
+    ):
+        student_of("deberta-v2", "sequence_classification", **settings)
+
+
+def test_a_head_of_deberta_v3_that_would_be_random_is_refused_by_the_names_of_its_weights(tmp_path):
+    family = FAMILIES["deberta-v2"]
+    tiny_family_teacher(family, head_of(family, "masked_lm"), legacy=False).save_pretrained(tmp_path)
+    config = family.stock_config.from_pretrained(tmp_path)
+    config.legacy = True  # the default, which checkpoints of v3 leave
+    config.architectures = ["DebertaV2ForMaskedLM"]
+    with pytest.raises(ValueError, match="has no weights for cls.predictions"):
+        load_teacher(str(tmp_path), config=config)
+
+
+def test_names_of_distilbert_are_its_own_in_plans_too():
+    student = student_of("distilbert", "masked_lm")
+    sliced(student, plan_of(FAMILIES["distilbert"], UNIFORM))
+    written = to_stock(student).config.to_dict()
+    assert (written["dim"], written["n_heads"], written["hidden_dim"]) == (16, 2, 32)
+    assert "intermediate_size" not in written
+    assert teacher_plan(to_stock(student).config) == UNIFORM
+
+
+@pytest.mark.parametrize("name", ["mpnet", "deberta-v2"])
+def test_attention_without_a_fused_kernel_is_eager(name):
+    student = student_of(name, "masked_lm")
+    assert student.config._attn_implementation == "eager"
+    assert logits_of(student, make_batch()).isfinite().all()
+
+
+def test_gradients_of_mpnet_are_not_checkpointed_and_it_says_so():
+    with pytest.raises(ValueError, match="does not support"):
+        student_of("mpnet", "masked_lm").gradient_checkpointing_enable()
