@@ -1,0 +1,138 @@
+"""Teachers of other families, trained here from nothing, as no public checkpoint could be loaded; their students.
+
+    python -m benchmarks.families teacher --family roberta --text FILE … --output_dir runs/families/roberta
+    homodistil sweep examples/sweeps/families.json
+    python -m benchmarks.families table
+
+A teacher gets a byte-level BPE tokenizer of its own and the stock masked-LM class, small, from random weights. The
+table is written into docs/families.md.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
+
+from benchmarks.marked_pages import fill_in
+from homodistil_hf.data.blocks import tokenize_to_blocks
+from homodistil_hf.data.corpus import load_text
+from homodistil_hf.distillation.teacher import multiplies_bfloat16
+from homodistil_hf.files.caches import keep_datasets_here
+from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.methods.self_distillation import SelfDistillationArguments, SelfDistillTrainer
+from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.tables import markdown_table
+
+RECORD, PAGE = Path("docs/results/families.json"), Path("docs/families.md")
+ROW_LENGTH, BATCH_SIZE, VOCABULARY = 128, 32, 12_000
+SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+SPECIAL |= {"cls_token": "<s>", "sep_token": "</s>"}
+SHAPES: dict[str, dict[str, Any]] = {
+    "roberta": {"num_attention_heads": 8, "intermediate_size": 1024, "max_position_embeddings": ROW_LENGTH + 2},
+    "modernbert": {"num_attention_heads": 4, "intermediate_size": 512, "max_position_embeddings": ROW_LENGTH},
+}
+SHARED = {"hidden_size": 256, "num_hidden_layers": 6}
+
+
+def train_teacher(options: argparse.Namespace) -> None:
+    """Train tokenizer and model on masked words, and write both."""
+    keep_datasets_here()
+    documents: Any = load_text(options.text, argument="text")
+    tokenizer = trained_tokenizer(documents)
+    blocks = tokenize_to_blocks(documents, tokenizer, max_seq_length=ROW_LENGTH)
+    set_seed(0)
+    model = new_model(options.family, tokenizer)
+    args = SelfDistillationArguments(
+        output_dir=str(options.output_dir / "training"),
+        max_steps=options.max_steps,
+        learning_rate=options.learning_rate,
+        warmup_steps=options.max_steps // 20,
+        seed=0,
+        per_device_train_batch_size=BATCH_SIZE,
+        bf16=multiplies_bfloat16(torch.device("cpu")),
+        save_strategy="no",
+        logging_steps=100,
+        disable_tqdm=True,
+        report_to="none",
+        overwrite_output_dir=True,
+    )
+    SelfDistillTrainer(model, args, train_dataset=blocks, processing_class=tokenizer).train()
+    model.save_pretrained(options.output_dir / "teacher")
+    tokenizer.save_pretrained(options.output_dir / "teacher")
+
+
+def trained_tokenizer(documents: Dataset) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, special tokens first as RoBERTa has them."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(dict.fromkeys(SPECIAL.values())),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator((part["text"] for part in documents.iter(1000)), trainer)
+    ends = [(SPECIAL[name], backend.token_to_id(SPECIAL[name])) for name in ("sep_token", "cls_token")]
+    backend.post_processor = processors.RobertaProcessing(*ends)
+    inputs = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=ROW_LENGTH, model_input_names=inputs, **SPECIAL
+    )
+
+
+def new_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Random weights, no dropout."""
+    family = FAMILIES[name]
+    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "pad", "eos", "cls", "sep")}
+    values = {family.named(word): value for word, value in (SHARED | SHAPES[name]).items()}
+    values |= dict.fromkeys(family.dropouts, 0.0)
+    config = family.stock_config(vocab_size=len(tokenizer), **values, **ids)
+    return family.heads[0].stock(config)
+
+
+def write_table(options: argparse.Namespace) -> None:
+    """Record how held-out KL fell in each cell of the sweep, and write the page's table."""
+    curves = {}
+    for state in sorted(options.sweep.glob("*/checkpoint-*/trainer_state.json")):
+        logs = read_json_object(state, str(state))["log_history"]
+        curves[state.parent.parent.name] = {
+            str(entry["step"]): entry["eval_kl"] for entry in logs if "eval_kl" in entry
+        }
+    write_json(RECORD, curves)
+    fill_in(PAGE, {"runs": students_table(curves)})
+
+
+def students_table(curves: Mapping[str, Mapping[str, float]]) -> str:
+    """A row a cell of the sweep: held-out KL as it falls."""
+    steps = sorted({int(step) for curve in curves.values() for step in curve})
+    cells = [
+        [name.partition(",")[0], *(f"{curve[str(step)]:.3f}" if str(step) in curve else "–" for step in steps)]
+        for name, curve in curves.items()
+    ]
+    return "\n".join(markdown_table(["student", *(f"step {step}" for step in steps)], cells))
+
+
+RUNS = {"teacher": train_teacher, "table": write_table}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", choices=RUNS)
+    parser.add_argument("--family", choices=SHAPES, default="roberta")
+    parser.add_argument("--text", nargs="+", help="teacher: text to train on")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/families/roberta"))
+    parser.add_argument("--max_steps", type=int, default=3000)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--sweep", type=Path, default=Path("runs/sweeps/families"), help="table: its folder")
+    options = parser.parse_args(arguments)
+    RUNS[options.run](options)
+
+
+if __name__ == "__main__":
+    main()
