@@ -4,6 +4,7 @@ Which stages are done shows in the folder, so a run that was killed at any momen
 metrics are those of fine-tuning; what one stage learns from is told in `methods/binarization.py`.
 """
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -20,19 +21,19 @@ from ..evaluation.glue.data import GlueTask, encode
 from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, rows_of, task_metrics
 from ..evaluation.task_runs import training_rows
 from ..export.packed_bits import export_packed
+from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.folders import publish, recover
 from ..files.messages import shown
 from ..files.provenance import version_facts
-from ..files.strict_json import write_json
+from ..files.strict_json import read_json_object, write_json
 from ..methods.binarization import BinarizationTrainer
 from ..models.binarizing import to_binary
 from ..models.families.modeling_binarybert import ACTIVATION_BITS
-from ..models.loading import load_teacher
 
 BIT = "bit"
 """Name by which configs choose it."""
-RESULTS_FILE = "results.json"
+_OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
 _SAVE_STEPS = 200
 
 
@@ -83,12 +84,10 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
     """
     start = time.perf_counter()
     folder = Path(settings.output_dir)
-    if folder.is_dir() and any(folder.iterdir()) and not settings.resume:
-        raise ValueError(f"output_dir={settings.output_dir!r} is not empty; set resume, or name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_folder(folder, settings)
     keep_datasets_here()
-    tokenizer = load_model(settings.model).tokenizer
-    teacher = load_teacher(settings.model).eval()
+    evaluated = load_model(settings.model)
+    teacher, tokenizer = evaluated.model, evaluated.tokenizer
     train, dev, names = rows_of(settings)
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
     train = training_rows(train, settings.max_train_samples)
@@ -112,6 +111,23 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
     results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
     write_json(folder / RESULTS_FILE, results)
     return results
+
+
+def _check_folder(folder: Path, settings: BinarizationSettings) -> None:
+    """Refuse a folder that isn't free, or a run that was begun with other settings; write down those of this one."""
+    if folder.is_dir() and any(folder.iterdir()) and not settings.resume:
+        raise ValueError(f"output_dir={settings.output_dir!r} is not empty; set resume, or name another folder")
+    path = folder / SETTINGS_FILE
+    now = json.loads(json.dumps({name: value for name, value in asdict(settings).items() if name not in _OF_A_START}))
+    if path.is_file():
+        before = read_json_object(path, f"{SETTINGS_FILE} in output_dir={settings.output_dir!r}")
+        if others := [name for name, value in now.items() if before.get(name) != value]:
+            raise ValueError(
+                f"{others[0]}={shown(now[others[0]])} is not what the run in output_dir={settings.output_dir!r} began "
+                f"with, {shown(before.get(others[0]))}; resume with its settings, or name another folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, now)
 
 
 def _stage(

@@ -53,7 +53,9 @@ class RunArguments:
     teacher: str = field(default="", metadata={"help": "Masked-LM teacher: Hub name or folder."})
     method: str = field(
         default="homodistil",
-        metadata={"help": "homodistil, or a baseline: one_shot, pruned_first, scratch, …; or self_distillation."},
+        metadata={
+            "help": "homodistil, a baseline (one_shot, scratch, …), self_distillation, or bit (docs/binarization.md)."
+        },
     )
     method_settings: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}

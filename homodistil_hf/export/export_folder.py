@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..files.checkpoints import last_checkpoint
 from ..files.folders import naming_the_file, publish, recover, remove_folder
-from ..files.messages import nearest_name
+from ..files.messages import nearest_name, shown
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..models.conversion import remove_padding, to_stock, to_student
@@ -178,8 +178,10 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     if not overwrite:
         raise ValueError(f"folder={str(folder)!r} holds an export already; overwrite=True (--overwrite) replaces it")
     label = f"{record} in folder={str(folder)!r}"
-    facts = read_export_facts(target) if record == FACTS_FILE else read_json_object(target / record, label)
-    written = {*(facts.get("files") or ()), record, CARD_FILE}
+    files = read_json_object(target / record, label).get("files")
+    if not isinstance(files, dict):
+        raise ValueError(f"{label} has files={shown(files)}, which no export has; choose another folder or empty it")
+    written = {*files, record, CARD_FILE}
     present = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     if foreign := sorted(present - written):
         raise ValueError(

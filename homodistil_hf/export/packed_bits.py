@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.strict_json import write_json
 from ..models.binarizing import to_packed
 from ..models.families import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ..models.families.modeling_binarybert import PackedEmbedding, PackedLinear
 from .export_folder import check_target, plain_classes, written_aside
-from .facts import CARD_FILE, FACTS_FILE, file_facts
+from .facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
+from .probe import probe_facts, probe_inputs
 
 _MODELING = modeling_binarybert.__name__.rpartition(".")[2]
+PACKED = "packed"
+CODE = tuple(Path(str(module.__file__)) for module in (modeling_binarybert, modeling_homobert, modeling_layerwise))
+"""The modelling files that travel along."""
 LARGEST = 1.05
 """Bytes of the weights, by what its bits and floats come to."""
 
@@ -52,17 +56,27 @@ def export_packed(
     with written_aside(target) as aside:
         with plain_classes(type(packed), type(packed.config)):
             packed.save_pretrained(aside)
-        for module in (modeling_binarybert, modeling_homobert, modeling_layerwise):
-            shutil.copy(str(module.__file__), aside)
+        for file in CODE:
+            shutil.copy(file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         size, least = (aside / "model.safetensors").stat().st_size, least_bytes(packed)
         if tensor_bytes(aside / "model.safetensors") > LARGEST * least:
             raise ValueError(f"folder={str(folder)!r} would have {size} bytes; its bits and floats come to {least}")
-        known = {"format": "packed", "size_bytes": size, "least_bytes": least, **(facts or {})}
+        known = {"facts_version": FACTS_VERSION, "format": PACKED, "size_bytes": size, "least_bytes": least}
+        known |= {
+            "auto_class": f"AutoModelFor{kind}",
+            "probe": probe_facts(packed, packed_probe(packed.config)),
+            **(facts or {}),
+        }
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
         (aside / CARD_FILE).write_text(_card(target.name, packed, size), encoding="utf-8")
     return target
+
+
+def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """The fixed input that facts have logits for."""
+    return probe_inputs(config, most=config.max_position_embeddings)
 
 
 def _card(name: str, packed: PreTrainedModel, size: int) -> str:

@@ -12,13 +12,15 @@ _NUM_PROBE_TOKENS = 16
 _NUM_PROBE_LOGITS = 64
 
 
-def probe_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+def probe_inputs(config: PreTrainedConfig, *, most: int | None = None) -> dict[str, torch.Tensor]:
     """Two fixed sequences of up to 16 tokens, one of them padded, with both segments where the model has them.
+
+    `most` is the number of tokens that the model has positions for; default: as its family says.
 
     Returns:
         `input_ids`, `attention_mask` and, where a model knows them, `token_type_ids`, each `(2, tokens)` int64.
     """
-    num_tokens = min(_NUM_PROBE_TOKENS, max_tokens(config))
+    num_tokens = min(_NUM_PROBE_TOKENS, most or max_tokens(config))
     # A prime stride spreads the tokens over any vocabulary.
     input_ids_BT = (torch.arange(2 * num_tokens) * 7919 + 1).remainder(config.vocab_size).view(2, num_tokens)
     attention_mask_BT = torch.ones_like(input_ids_BT)
@@ -37,8 +39,8 @@ def all_logits(outputs: ModelOutput) -> torch.Tensor:
     return outputs["logits"]
 
 
-def probe_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """Logits of a model in evaluation mode on [`probe_inputs`], evenly picked.
+def probe_facts(model: PreTrainedModel, inputs: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    """Logits of a model in evaluation mode on `inputs`, by default [`probe_inputs`], evenly picked.
 
     Returns:
         The inputs as lists; `positions` in the flattened logits and the `logits` there, up to 64.
@@ -46,7 +48,7 @@ def probe_facts(model: PreTrainedModel) -> dict[str, Any]:
     Raises:
         ValueError: logits are not finite.
     """
-    inputs = probe_inputs(model.config)
+    inputs = inputs or probe_inputs(model.config)
     with torch.no_grad():
         logits = all_logits(model(**inputs)).flatten()
     if not bool(logits.isfinite().all()):

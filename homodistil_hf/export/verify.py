@@ -23,10 +23,14 @@ from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE
 from ..models.cost import COSTS, cost_fractions, model_facts
 from ..models.families import FAMILIES, HEADS, MODEL_TYPES, family_of
+from ..models.families.bert import BERT
+from ..models.families.family import MASKED_LM
 from ..models.loading import load_teacher
 from .export_folder import FORMATS, load_export
 from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs, read_facts
+from .packed_bits import CODE, PACKED
 from .probe import all_logits, probe_facts, probe_inputs
+from .verify_packed import IN_MEMORY_TOLERANCE, code_problems, difference_of, logits_of, probe_of, size_problems
 
 RELATIVE_TOLERANCE = 1e-5
 """Largest difference of float32 logits, times the largest logit or 1."""
@@ -111,12 +115,48 @@ def verify_export(folder: str | Path) -> VerifyReport:
         facts = read_facts(folder)
     except ValueError as error:
         return VerifyReport(folder, (str(error),))
+    if facts.get("format") == PACKED:
+        return _verify_packed(folder, facts)
     problems = (
         list(_shape_problems(facts)) or list(_file_problems(folder, facts)) or list(_code_problems(folder, facts))
     )
     report = VerifyReport(folder, tuple(problems)) if problems else _verify_model(folder, facts)
     code = _present_code(folder)
     return replace(report, code_sha256=file_digest(code) if code else None)
+
+
+def _verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
+    """Bits: files, size and code first, then the logits that a process without this package finds."""
+    problems = [
+        f"{FACTS_FILE}: expected {name}, found {shown(facts.get(name))}"
+        for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
+        if not is_right
+    ]
+    problems = problems or list(_file_problems(folder, facts)) or list(code_problems(folder))
+    if problems := problems or list(size_problems(folder, facts)):
+        return VerifyReport(folder, tuple(problems))
+    name = facts["auto_class"]
+    try:
+        _, tensors = _load_fresh(folder, [name], probe_of(folder))
+        fresh = tensors[f"{name}.logits"]
+        differences = {
+            "logits with this package": (_relative_difference(fresh, logits_of(folder, name)), RELATIVE_TOLERANCE),
+            "logits in memory": (difference_of(facts, fresh), IN_MEMORY_TOLERANCE),
+        }
+    except (ValueError, RuntimeError, OSError) as error:
+        return VerifyReport(folder, (f"the export can't be loaded: {error}",))
+    problems = [
+        f"{name}, {which}: expected a relative difference of at most {most:g}, found {found:.3g}"
+        for which, (found, most) in differences.items()
+        if not found <= most
+    ]
+    largest = differences["logits with this package"][0]
+    return VerifyReport(folder, tuple(problems), largest, file_digest(folder / CODE[0].name))
+
+
+def _is_of_bits(facts: Mapping[str, Any]) -> bool:
+    known = [head.kind.auto_class for head in BERT.heads if head.kind is not MASKED_LM]
+    return facts.get("auto_class") in known
 
 
 def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:

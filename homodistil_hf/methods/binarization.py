@@ -61,9 +61,12 @@ class BinarizationTrainer(Trainer):
             return regression_terms(own, guide, guide)[1]
         if own.dim() == 3:  # a token each
             own, guide = own[mask_BT.bool()], guide[mask_BT.bool()]
+        elif own.shape == mask_BT.shape and "question" in type(self.teacher).__name__.lower():  # tokens are classes
+            own, guide = (logits_BT.masked_fill(mask_BT == 0, _OUT_OF_REACH) for logits_BT in (own, guide))
         nothing = own.new_zeros(len(own), dtype=torch.long)
         return prediction_terms(own, guide, nothing)[1]
 
 
+_OUT_OF_REACH = -1e4  # a logit whose probability is 0 in any type
 _LOGITS = ("logits", "start_logits", "end_logits")
 _LABELS = ("labels", "start_positions", "end_positions")

@@ -7,12 +7,14 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_teacher
-from transformers import AutoModelForSequenceClassification
+from tiny_models import make_teacher
+from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from homodistil_hf.methods.binarization import BinarizationTrainer
+from homodistil_hf.models.binarizing import calibrate, to_binary
 
 
 @pytest.fixture
@@ -103,3 +105,26 @@ def test_a_chain_that_was_killed_goes_on(rows, tmp_path, monkeypatch):
 def test_what_cannot_work_is_refused(rows, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         BinarizationSettings(output_dir=str(tmp_path / "run"), **rows | changes)
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):
+    binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
+    other = BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows | {"stages": (4, 1)})
+    with pytest.raises(
+        ValueError, match=r"stages=\(?\[?4, 1\]?\)? is not what the run .* began with, \[2, 1\]; resume"
+    ):
+        binarize_chain(other, lambda line: None)
+
+
+def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
+    teacher = make_teacher("question_answering")
+    student = to_binary(teacher, activation_bits=1).eval()
+    trainer = BinarizationTrainer(teacher, model=student, args=TrainingArguments(str(tmp_path), report_to="none"))
+    tokens = torch.randint(5, 90, (2, 9))
+    calibrate(student, {"input_ids": tokens})
+    mask = torch.ones_like(tokens)
+    alone = trainer.compute_loss(student, {"input_ids": tokens, "attention_mask": mask})
+    padding = torch.zeros_like(tokens)
+    padded = {"input_ids": torch.cat([tokens, padding], 1), "attention_mask": torch.cat([mask, padding], 1)}
+    found = trainer.compute_loss(student, padded)
+    assert float(found.detach()) == pytest.approx(float(alone.detach()), rel=1e-4)

@@ -1,0 +1,64 @@
+"""Is a folder of bits what its facts say, and does it answer the same where this package can't be imported?"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files.checkpoints import file_digest
+from ..files.messages import shown
+from ..files.tensors import WEIGHTS_FILE
+from ..models.families import modeling_binarybert
+from ..models.families.modeling_binarybert import BinaryBertConfig
+from .facts import FACTS_FILE
+from .packed_bits import CODE, LARGEST, packed_probe, tensor_bytes
+from .probe import all_logits
+
+IN_MEMORY_TOLERANCE = 0.1
+"""Of logits that were found when the folder was written: on another processor an activation may get its other bit."""
+
+
+def code_problems(folder: Path) -> Iterator[str]:
+    """Modelling files that are not this package's own; they would be run."""
+    for file in CODE:
+        if not (folder / file.name).is_file():
+            yield f"{file.name}: expected beside packed weights, found nothing"
+        elif (found := file_digest(folder / file.name)) != (expected := file_digest(file)):
+            yield f"{file.name}: expected this package's own file (sha256 {expected}), found another, {found}; not run"
+
+
+def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Weights that take more than their bits and floats."""
+    least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
+    if not isinstance(least, int) or found > LARGEST * least:
+        yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {shown(least)} bytes, found {found}"
+
+
+def probe_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The fixed input that its facts have logits for."""
+    return packed_probe(BinaryBertConfig.from_pretrained(folder))
+
+
+@torch.inference_mode()
+def logits_of(folder: Path, auto_class: str) -> torch.Tensor:
+    """What the model finds here, with this package's classes."""
+    model = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor")).from_pretrained(folder)
+    return all_logits(model.float().eval()(**probe_of(folder)))
+
+
+def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
+    """Largest difference from the logits in memory, by the largest of those or 1; infinite where they don't match.
+
+    Raises:
+        ValueError: facts without such logits.
+    """
+    probe = facts.get("probe")
+    stated = probe.get("logits") if isinstance(probe, dict) else None
+    positions = probe.get("positions") if isinstance(probe, dict) else None
+    if not isinstance(stated, list) or not isinstance(positions, list) or len(stated) != len(positions):
+        raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {shown(probe)}")
+    expected, found = torch.tensor(stated), logits.flatten()
+    if not positions or max(positions) >= len(found):
+        return float("inf")
+    return float((found[positions] - expected).abs().max()) / max(1.0, float(expected.abs().max()))
