@@ -141,9 +141,10 @@ def pruned(sample: Sample, arm: str, macs: float) -> PreTrainedModel:
 
 
 class Task(NamedTuple):
-    """Tokenized training rows with labels, what a model scores on development rows, a head to be fine-tuned."""
+    """Tokenized training rows with labels, how a model scores on so many development rows, a head to be fine-tuned."""
 
     rows: Dataset
+    num_dev_rows: int
     score: Callable[[PreTrainedModel], float]
     fresh: Callable[[PreTrainedModel], PreTrainedModel]
 
@@ -164,15 +165,16 @@ def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSetting
                 start_at_mean(classifier, glue.train["label"][:])
             return classifier
 
-        return Task(encode(glue.train, described, tokenizer, 128), score, fresh)
+        return Task(encode(glue.train, described, tokenizer, 128), len(dev), score, fresh)
     data = load_squad(name, data_dir)
 
+    dev_rows = drawn(data.dev["validation"], max_dev_rows, seed=0)
+
     def squad_score(model: PreTrainedModel) -> float:
-        rows = drawn(data.dev["validation"], max_dev_rows, seed=0)
-        return task_score(name, grade(name, rows, answer_questions(model, rows, tokenizer, settings)))
+        return task_score(name, grade(name, dev_rows, answer_questions(model, dev_rows, tokenizer, settings)))
 
     rows = training_windows(data.train, tokenizer, settings)
-    return Task(rows, squad_score, partial(fresh_answerer, dropout=0.1, seed=0))
+    return Task(rows, len(dev_rows), squad_score, partial(fresh_answerer, dropout=0.1, seed=0))
 
 
 def sample_batches(task: Task, tokenizer: Any, num_samples: int, seed: int) -> Batches:
@@ -194,7 +196,7 @@ def run_quality(options: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
     results |= {"fine_tuning": asdict(settings), "recovery": asdict(RECOVERY), "num_samples": options.num_samples}
-    results["max_dev_rows"] = limit = options.max_dev_rows
+    limit = options.max_dev_rows
     tasks = {name: task_called(name, options.data_dir, tokenizer, settings, limit) for name in options.tasks}
     for name, task in tasks.items():
         folder = options.work_dir / name
@@ -207,6 +209,7 @@ def run_quality(options: argparse.Namespace) -> None:
         if (key := f"{name}, fine-tuned") not in results["rows"]:
             score = task.score(teacher)
             results["rows"][key] = {"task": name, "macs": 1.0, "score": score, "fine_tuned_here": is_made}
+            results["rows"][key]["num_dev_rows"] = task.num_dev_rows
         for seed in options.seeds:
             own, other = (lazy_sample(teacher, source, tokenizer, options, seed) for source in (task, foreign))
             for macs, arm in itertools.product(options.macs, options.arms):

@@ -1,0 +1,257 @@
+"""One bit a weight: what each part of the method is worth, what is left of a narrow student, how fast bits multiply.
+
+    python -m benchmarks.binarization ladder --data_dir DIR --work_dir DIR      # hours; goes on where it stopped
+    python -m benchmarks.binarization narrow --student DIR --data_dir DIR --work_dir DIR
+    python -m benchmarks.binarization kernel                                    # minutes, on a quiet machine
+
+`WORK_DIR/TASK` is the encoder, fine-tuned for a GLUE task (`DATA_DIR/TASK/train.parquet`); `narrow` fine-tunes the
+student beside it, and binarizes both. All write docs/results/binarization.json and their tables in
+docs/binarization.md; `narrow` also draws docs/results/binarization.png.
+"""
+
+import argparse
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.nn import functional
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from benchmarks.marked_pages import fill_in
+from homodistil_hf.evaluation.glue.data import GLUE_TASKS, data_folder
+from homodistil_hf.evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fine_tune_own
+from homodistil_hf.evaluation.records import Spread
+from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.models.binarizing import calibrate, to_binary, to_packed
+from homodistil_hf.models.bit_products import multiply_bits
+from homodistil_hf.models.families.modeling_binarybert import PackedLinear
+from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.tokenizers import TOKENIZER_CONFIG_FILE
+from homodistil_hf.plans.latency.timing import figures, time_in_turns
+from homodistil_hf.tables import markdown_table
+
+RECORD, PAGE = Path("docs/results/binarization.json"), Path("docs/binarization.md")
+PICTURE = Path("docs/results/binarization.png")
+FLOAT = "float"
+RUNGS: dict[str, dict[str, Any]] = {
+    "one set, one step": {"stages": (1,), "two_sets": False, "elastic": False},
+    "+ two sets": {"stages": (1,), "two_sets": True, "elastic": False},
+    "+ elastic": {"stages": (1,), "two_sets": True, "elastic": True},
+    "+ multi-distillation": {"stages": (2, 1), "two_sets": True, "elastic": True},
+}
+METRICS = {"stsb": "pearson"}
+"""The figure of a task that is told, where it isn't the accuracy."""
+LINEARS = {"attention": (768, 768), "FFN, first": (768, 3072), "FFN, second": (3072, 768)}
+
+
+def known_results() -> dict[str, Any]:
+    return read_json_object(RECORD, str(RECORD)) if RECORD.is_file() else {}
+
+
+def save(name: str, found: Any) -> None:
+    """Write one part of the record."""
+    write_json(RECORD, known_results() | {name: found, f"machine, {name}": machine_facts()})
+
+
+def chain(model: Path, task: str, rung: Mapping[str, Any], seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Binarize a fine-tuned model of a task; what is found at the end, and of the float model."""
+    folder = options.work_dir / "bits"
+    shutil.rmtree(folder, ignore_errors=True)
+    if not (model / TOKENIZER_CONFIG_FILE).is_file():
+        AutoTokenizer.from_pretrained(options.model).save_pretrained(model)
+    given = rows_of(task, options.data_dir) | {"seed": seed, "max_train_steps": options.max_train_steps}
+    results = binarize_chain(BinarizationSettings(model=str(model), output_dir=str(folder), **given, **rung), print)
+    metric = METRICS.get(task, "accuracy")
+    last = results[f"stage-{len(rung['stages'])}"]
+    return {"score": last[metric], FLOAT: results["float"][metric], "size_bytes": results["size_bytes"]}
+
+
+def rows_of(task: str, data_dir: str) -> dict[str, Any]:
+    """A GLUE task's rows, as a task of one's own."""
+    folder = data_folder(task, data_dir)
+    data = {
+        f"{name}_data": str(folder / f"{split}.parquet")
+        for name, split in (("train", "train"), ("eval", "validation"))
+    }
+    return data | {"text_columns": GLUE_TASKS[task].text_columns}
+
+
+def run_ladder(options: argparse.Namespace) -> None:
+    """A row a (task, rung, seed), written as it comes."""
+    rows = known_results().get("ladder", {})
+    for seed, task, (name, rung) in itertools.product(options.seeds, options.tasks, RUNGS.items()):
+        key = f"{task}, {name}, seed {seed}"
+        if key not in rows:
+            found = chain(options.work_dir / task, task, rung, seed, options)
+            rows[key] = {"task": task, "rung": name, "seed": seed, "max_train_steps": options.max_train_steps} | found
+            save("ladder", rows)
+            print(f"{key}: {rows[key]}", flush=True)
+    fill_in(PAGE, {"ladder": ladder_table(rows)})
+
+
+def ladder_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores × 100 of each rung over its seeds, and what it keeps of the float models' mean."""
+    table = pd.DataFrame(rows.values())
+    tasks = list(dict.fromkeys(table["task"]))
+    floats = {task: table[table["task"] == task][FLOAT].iloc[0] for task in tasks}
+    cells = [[FLOAT, *(f"{100 * floats[task]:.1f}" for task in tasks), "100.0%"]]
+    for name in RUNGS:
+        found = {task: table[(table["task"] == task) & (table["rung"] == name)]["score"].tolist() for task in tasks}
+        told = [f"{Spread.of([100 * score for score in found[task]]):.1f}" if found[task] else "–" for task in tasks]
+        kept = fmean(map(fmean, found.values())) / fmean(floats.values()) if all(found.values()) else None
+        cells.append([name, *told, "–" if kept is None else f"{kept:.1%}"])
+    return "\n".join(markdown_table(["", *tasks, "mean kept"], cells))
+
+
+def run_narrow(options: argparse.Namespace) -> None:
+    """Full and narrow, float and bits: score, bytes, latency."""
+    rows = known_results().get("narrow", {})
+    for task in options.tasks:
+        teacher, narrow = options.work_dir / task, options.work_dir / f"{task}-narrow"
+        if not (narrow / MODEL_FOLDER).is_dir():
+            given = rows_of(task, options.data_dir) | {"max_train_steps": options.max_train_steps}
+            fine_tune_own(
+                OwnTaskSettings(model=str(options.student), teacher=str(teacher), output_dir=str(narrow), **given),
+                print,
+            )
+        for name, model in (("full", teacher), ("narrow", narrow / MODEL_FOLDER)):
+            if f"{task}, {name}" not in rows:
+                found = chain(model, task, RUNGS["+ multi-distillation"], 0, options)
+                floats = sum(tensor.numel() for tensor in load_teacher(str(model)).parameters())
+                latency = timed(options.work_dir / "bits", str(model))
+                rows[f"{task}, {name}"] = found | {"float_bytes": 4 * floats, "latency": latency}
+                save("narrow", rows)
+    fill_in(PAGE, {"narrow": narrow_table(rows)})
+    draw(rows)
+
+
+def timed(folder: Path, model: str) -> dict[str, Any]:
+    """Milliseconds of one sequence of 128 tokens: float, and bits multiplied."""
+    teacher = load_teacher(model).eval()
+    binary = to_binary(teacher, activation_bits=1).eval()
+    tokens = torch.arange(128)[None].remainder(teacher.config.vocab_size)
+    calibrate(binary, {"input_ids": tokens})
+    packed = to_packed(binary)
+    multiply_bits(packed)
+    with torch.inference_mode():
+        passes = {FLOAT: partial(teacher, input_ids=tokens), "bits": partial(packed, input_ids=tokens)}
+        return figures(time_in_turns(passes))["latency"]
+
+
+def narrow_rows(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """A row a task, model and form."""
+    found = []
+    for key, row in rows.items():
+        task, name = key.split(", ")
+        for form, score, size in (
+            (FLOAT, row[FLOAT], row["float_bytes"]),
+            ("bits", row["score"], row["size_bytes"]),
+        ):
+            told = {"task": task, "model": f"{name}, {form}", "score": score, "size_mb": size / 1e6}
+            found.append(told | {"latency_ms": row["latency"][form]["median_ms"]})
+    return pd.DataFrame(found)
+
+
+def narrow_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Means over tasks."""
+    means = narrow_rows(rows).groupby("model", sort=False)[["score", "size_mb", "latency_ms"]].mean()
+    cells = [
+        [str(name), f"{100 * row['score']:.1f}", f"{row['size_mb']:.1f}", f"{row['latency_ms']:.1f}"]
+        for name, row in means.iterrows()
+    ]
+    return "\n".join(markdown_table(["model", "mean score", "MB", "ms a sequence of 128"], cells))
+
+
+def draw(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Score by bytes and by latency."""
+    import matplotlib.pyplot as plt
+
+    means = narrow_rows(rows).groupby("model", sort=False)[["score", "size_mb", "latency_ms"]].mean()
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
+    for axis, (column, label) in zip(axes, (("size_mb", "MB"), ("latency_ms", "ms a sequence")), strict=True):
+        axis.scatter(means[column], 100 * means["score"])
+        for name, row in means.iterrows():
+            axis.annotate(str(name), (row[column], 100 * row["score"]), textcoords="offset points", xytext=(4, 4))
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+    axes[0].set_ylabel("mean score")
+    figure.tight_layout()
+    figure.savefig(PICTURE, dpi=120)
+
+
+def run_kernel(options: argparse.Namespace) -> None:
+    """BERT-base's linear layers and a whole forward pass: float32, bits unpacked to float32, bits multiplied."""
+    torch.manual_seed(0)
+    found: dict[str, Any] = {}
+    model = BertForSequenceClassification(BertConfig(num_hidden_layers=options.num_layers)).eval()
+    for rows in options.rows:
+        tokens = torch.randint(1000, 30_000, (max(1, rows // 128), min(rows, 128)))
+        binary = to_binary(model, activation_bits=1).eval()
+        calibrate(binary, {"input_ids": tokens})
+        unpacked, packed = to_packed(binary), to_packed(binary)
+        if not multiply_bits(packed):
+            raise ValueError("bits can't be multiplied here, as there is no C compiler; install one")
+        layers = [module for module in packed.modules() if isinstance(module, PackedLinear)]
+        with torch.inference_mode():
+            for name, (inputs, outputs) in LINEARS.items():
+                layer = next(one for one in layers if (one.in_features, one.out_features) == (inputs, outputs))
+                values, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+                passes = {
+                    "float32": partial(functional.linear, values, weight, layer.bias),
+                    "bits": partial(layer, values),
+                }
+                found[f"{name} {inputs} → {outputs}, {rows} tokens"] = figures(
+                    time_in_turns(passes, num_rounds=options.num_rounds)
+                )
+            whole = {
+                "float32": partial(model, input_ids=tokens),
+                "bits": partial(packed, input_ids=tokens),
+                "bits, unpacked": partial(unpacked, input_ids=tokens),
+            }
+            found[f"the whole model, {rows} tokens"] = figures(time_in_turns(whole, num_rounds=options.num_rounds))
+    save("kernel", {"num_threads": torch.get_num_threads(), "num_layers": options.num_layers, "cases": found})
+    fill_in(PAGE, {"kernel": kernel_table(found)})
+
+
+def kernel_table(cases: Mapping[str, Mapping[str, Any]]) -> str:
+    """Median milliseconds, and how many times faster by the medians, with quartiles of the rounds' ratios."""
+    cells = []
+    for name, found in cases.items():
+        ratio = found["speed_up"]["bits"]
+        times = [f"{found['latency'][one]['median_ms']:.2f}" for one in ("float32", "bits")]
+        cells.append(
+            [name, *times, f"{ratio['ratio']:.2f} ({ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f})"]
+        )
+    return "\n".join(markdown_table(["", "float32, ms", "bits, ms", "× as fast"], cells))
+
+
+RUNS = {"ladder": run_ladder, "narrow": run_narrow, "kernel": run_kernel}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", choices=RUNS)
+    parser.add_argument("--data_dir", help="folder with the tasks' rows")
+    parser.add_argument("--work_dir", type=Path, default=Path("runs/binarization"), help="TASK/: the float models")
+    parser.add_argument("--model", help="folder or Hub name of the encoder, for its tokenizer")
+    parser.add_argument("--student", type=Path, help="narrow: a student of HomoDistil")
+    parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc", "stsb", "qnli"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--max_train_steps", type=int, default=1500, help="of each stage")
+    parser.add_argument("--rows", nargs="+", type=int, default=[128, 1024], help="kernel: tokens at once")
+    parser.add_argument("--num_rounds", type=int, default=15, help="kernel: timed turns")
+    parser.add_argument("--num_layers", type=int, default=12, help="kernel: of the whole model")
+    options = parser.parse_args(arguments)
+    RUNS[options.run](options)
+
+
+if __name__ == "__main__":
+    main()
