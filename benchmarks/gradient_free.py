@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -66,8 +66,18 @@ RANKINGS = {
     "R2": GradientFreeSettings(ranking="r2"),
     "R2D2": GradientFreeSettings(ranking="r2d2"),
     "R2D2, R2 not normalized": GradientFreeSettings(ranking="r2d2", r2_normalization="none"),
+    "D2, norms": GradientFreeSettings(ranking="d2", activation="norm", d2_normalization="sum"),
+    "R2D2, norms": GradientFreeSettings(ranking="r2d2", activation="norm", d2_normalization="sum"),
 }
-ARMS = ("random", "magnitude", *RANKINGS, f"D2{RESCALED}", f"R2D2{RESCALED}", f"R2D2{RESCALED}{FOREIGN}")
+ARMS = (
+    "random",
+    "magnitude",
+    *RANKINGS,
+    f"D2{RESCALED}",
+    f"R2D2{RESCALED}",
+    f"R2D2, norms{RESCALED}",
+    f"R2D2{RESCALED}{FOREIGN}",
+)
 ARMS += (FISHER, FISHER + RESCALED)
 RECOVERED_ARMS = tuple(f"{arm}{RECOVERED}" for arm in ("random", f"R2D2{RESCALED}", FISHER + RESCALED))
 Batches = list[dict[str, torch.Tensor]]
@@ -102,13 +112,14 @@ class Sample:
     def __init__(self, model: PreTrainedModel, batches: Batches, seed: int):
         self.model, self.batches, self.seed = to_student(model).eval(), batches, seed
         self.scores: dict[str, UnitTensors] = {}
+        self.measured: dict[str, FilterStatistics] = {}
 
-    @cached_property
-    def statistics(self) -> FilterStatistics:
-        """Averages and products of activations, by the default settings."""
-        return gradient_free.filter_statistics(
-            self.model, check_samples(self.batches, self.model), GradientFreeSettings()
-        )
+    def statistics(self, activation: str) -> FilterStatistics:
+        """Averages of activations of one kind, and their products."""
+        if activation not in self.measured:
+            samples, settings = check_samples(self.batches, self.model), GradientFreeSettings(activation=activation)
+            self.measured[activation] = gradient_free.filter_statistics(self.model, samples, settings)
+        return self.measured[activation]
 
     def scores_of(self, ranking: str) -> UnitTensors:
         """Scores of all filters; the batches carry labels, which Fisher alone looks at."""
@@ -126,16 +137,17 @@ class Sample:
         if ranking == FISHER:
             return fisher_scores(self.model, self.batches)
         settings = RANKINGS[ranking]
-        empty = FilterStatistics({}, {})
-        return gradient_free.filter_scores(self.model, empty if ranking == "R2" else self.statistics, settings)
+        measured = FilterStatistics({}, {}) if ranking == "R2" else self.statistics(settings.activation)
+        return gradient_free.filter_scores(self.model, measured, settings)
 
 
 def pruned(sample: Sample, arm: str, macs: float) -> PreTrainedModel:
     """The model of one arm at one budget."""
     ranking = arm.removesuffix(FOREIGN).removesuffix(RESCALED)
     student = copy.deepcopy(sample.model)
-    products = sample.statistics.products if RESCALED in arm else None
-    damping = GradientFreeSettings().damping
+    settings = RANKINGS.get(ranking, GradientFreeSettings())
+    products = sample.statistics(settings.activation).products if RESCALED in arm else None
+    damping = settings.damping
     gradient_free.prune_filters(student, sample.scores_of(ranking), macs, products=products, damping=damping)
     return student
 
