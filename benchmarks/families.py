@@ -1,7 +1,7 @@
 """Teachers of other families, trained here from nothing, as no public checkpoint could be loaded; their students.
 
     python -m benchmarks.families teacher --family roberta --text FILE … --output_dir runs/families/roberta
-    homodistil sweep examples/sweeps/families.json
+    homodistil sweep benchmarks/families.json
     python -m benchmarks.families table
 
 A teacher gets a byte-level BPE tokenizer of its own and the stock masked-LM class, small, from random weights. The

@@ -437,10 +437,9 @@ def test_the_code_of_a_teacher_never_runs(hub, hub_client, tmp_path, model_type)
 
 
 def tokenizer_of(name: str) -> None:
-    from homodistil_hf.experiments.distill import _load_tokenizer
+    from homodistil_hf.models.tokenizers import load_tokenizer
 
-    run = SimpleNamespace(tokenizer=None, teacher=name, teacher_revision=None)
-    _load_tokenizer(SimpleNamespace(run=run, training=SimpleNamespace(hub_token=None)))
+    load_tokenizer(name)
 
 
 def load_trusting(name: str) -> None:
