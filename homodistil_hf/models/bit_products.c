@@ -4,6 +4,7 @@
 
    with u_k the k-th bits of a row as words of 64, w the positive weights likewise, count the bits that are set. All in
    whole numbers, so nothing is rounded before the last conversion to float. */
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -16,32 +17,52 @@
 
 enum { ROWS = 4, TILE = 16, MOST_BITS = 8 };
 
-/* One word of each bit of 64 whole numbers; those beyond `end` are 0. */
-static void pack_word(const float *codes, long end, uint64_t *words, int bits, float low, float step) {
-  for (int k = 0; k < bits; k++) words[k] = 0;
+/* What a row is quantized with: u = round(clip((x - threshold) / scale, low, high)) - low, or for {-1, 1} whether
+   (x - threshold) / scale >= 0; in the same steps of float32 as torch takes. */
+typedef struct {
+  float threshold, scale, low, high;
+  int bits, is_sign;
+} quantizer;
+
+static uint64_t quantized(float value, const quantizer *q) {
+  float t = (value - q->threshold) / q->scale;
+  if (q->is_sign) return t >= 0.0f;
+  t = t < q->low ? q->low : t > q->high ? q->high : t;
+  return (uint64_t)(int)(rintf(t) - q->low);
+}
+
+/* One word of each bit of 64 numbers; those beyond `end` are 0. */
+static void pack_word(const float *values, long end, uint64_t *words, const quantizer *q) {
+  for (int k = 0; k < q->bits; k++) words[k] = 0;
 #if WIDE
-  if (bits == 1 && end == 64) {
-    const __m512 bound = _mm512_set1_ps(low + 0.5f * step);
-    for (int i = 0; i < 4; i++)
-      words[0] |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(codes + 16 * i), bound, _CMP_GT_OQ) << (16 * i);
+  if (q->bits == 1 && end == 64) {
+    const __m512 threshold = _mm512_set1_ps(q->threshold), scale = _mm512_set1_ps(q->scale);
+    const __m512 zero = _mm512_setzero_ps(), half = _mm512_set1_ps(0.5f); /* of {0, 1} a half becomes 0 */
+    for (int i = 0; i < 4; i++) {
+      const __m512 t = _mm512_div_ps(_mm512_sub_ps(_mm512_loadu_ps(values + 16 * i), threshold), scale);
+      const __mmask16 set = q->is_sign ? _mm512_cmp_ps_mask(t, zero, _CMP_GE_OQ) : _mm512_cmp_ps_mask(t, half, _CMP_GT_OQ);
+      words[0] |= (uint64_t)set << (16 * i);
+    }
     return;
   }
 #endif
   for (long i = 0; i < end; i++) {
-    const uint64_t u = (uint64_t)(int)((codes[i] - low) / step + 0.5f);
-    for (int k = 0; k < bits; k++) words[k] |= ((u >> k) & 1) << i;
+    const uint64_t u = quantized(values[i], q);
+    for (int k = 0; k < q->bits; k++) words[k] |= ((u >> k) & 1) << i;
   }
 }
 
-/* codes (rows, inputs) -> planes (bits, rows, words) */
-void pack_codes(const float *codes, uint64_t *planes, long rows, long inputs, int bits, float low, float step) {
+/* values (rows, inputs) -> planes (bits, rows, words) */
+void pack_values(const float *values, uint64_t *planes, long rows, long inputs, int bits, int is_sign, float low,
+                 float high, float threshold, float scale) {
+  const quantizer q = {threshold, scale, low, high, bits, is_sign};
   const long words = (inputs + 63) / 64;
 #pragma omp parallel for
   for (long r = 0; r < rows; r++)
     for (long w = 0; w < words; w++) {
       uint64_t out[MOST_BITS];
       const long end = inputs - 64 * w < 64 ? inputs - 64 * w : 64;
-      pack_word(codes + r * inputs + 64 * w, end, out, bits, low, step);
+      pack_word(values + r * inputs + 64 * w, end, out, &q);
       for (int k = 0; k < bits; k++) planes[(k * rows + r) * words + w] = out[k];
     }
 }
@@ -83,9 +104,10 @@ static void shared_bits(const uint64_t *const *x, const uint64_t *tile, long wor
 #endif
 }
 
-/* planes (bits, rows, words), weights (outputs / TILE, words, TILE), sums of weights (outputs) -> y (rows, outputs) */
-void multiply_bits(const uint64_t *planes, const uint64_t *weights, const int64_t *weight_sums, float *y, long rows,
-                   long outputs, long words, int bits, float low, float step) {
+/* planes (bits, rows, words), weights (outputs / TILE, words, TILE), sums of weights and bias (outputs)
+   -> y (rows, outputs), products times scale plus bias */
+void multiply_bits(const uint64_t *planes, const uint64_t *weights, const int64_t *weight_sums, const float *bias,
+                   float *y, long rows, long outputs, long words, int bits, float low, float step, float scale) {
 #pragma omp parallel for
   for (long first = 0; first < rows; first += ROWS) {
     const int num_rows = rows - first < ROWS ? (int)(rows - first) : ROWS;
@@ -107,7 +129,8 @@ void multiply_bits(const uint64_t *planes, const uint64_t *weights, const int64_
       const int num_outputs = outputs - out < TILE ? (int)(outputs - out) : TILE;
       for (int j = 0; j < num_rows; j++)
         for (int o = 0; o < num_outputs; o++)
-          y[(first + j) * outputs + out + o] = low * (float)weight_sums[out + o] + step * (float)total[j][o];
+          y[(first + j) * outputs + out + o] =
+              (low * (float)weight_sums[out + o] + step * (float)total[j][o]) * scale + bias[out + o];
     }
   }
 }

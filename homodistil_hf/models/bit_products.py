@@ -27,7 +27,7 @@ from .families.modeling_binarybert import PackedLinear, unpack
 logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_suffix(".c")
 _TILE = 16  # outputs beside each other, as in the C file
-_FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")  # rounds where torch does
 _LIBRARY = "bit_products.so"
 _COMPILERS = ("cc", "gcc", "clang")
 
@@ -68,26 +68,31 @@ class BitProduct:
         self.sums_O = F.pad(signs_OI.sum(1).long(), (0, -self.num_outputs % _TILE))
         self.num_words = words_OW.shape[1]
 
-    def __call__(self, layer: PackedLinear, codes: torch.Tensor) -> torch.Tensor:
-        """`(…, I)` whole numbers of the layer's set, float32 → `(…, O)` float32."""
-        low, high, is_sign = layer.quantizer.low, layer.quantizer.high, layer.quantizer.is_sign
-        step = 2 if is_sign else 1
-        num_bits = ((high - low) // step).bit_length()
-        codes_RI = codes.detach().float().flatten(0, -2).contiguous()
-        num_rows = len(codes_RI)
+    def __call__(self, layer: PackedLinear, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """`(…, I)` → `(…, O)` float32: quantized, multiplied, times `scale`, plus bias."""
+        quantizer = layer.quantizer
+        step = 2 if quantizer.is_sign else 1
+        num_bits = ((quantizer.high - quantizer.low) // step).bit_length()
+        values_RI = values.detach().float().flatten(0, -2).contiguous()
+        num_rows = len(values_RI)
         planes_KRW = torch.empty(num_bits, num_rows, self.num_words, dtype=torch.int64)
         found_RO = torch.empty(num_rows, self.num_outputs)
-        numbers = ctypes.c_float(low), ctypes.c_float(step)
-        self.library.pack_codes(
-            _address(codes_RI), _address(planes_KRW), *_longs(num_rows, self.num_inputs), num_bits, *numbers
+        bias_O = layer.bias.detach().float().contiguous()
+        self.library.pack_values(
+            _address(values_RI),
+            _address(planes_KRW),
+            *_longs(num_rows, self.num_inputs),
+            num_bits,
+            int(quantizer.is_sign),
+            *_floats(quantizer.low, quantizer.high, quantizer.threshold, quantizer.scale),
         )
         self.library.multiply_bits(
-            *map(_address, (planes_KRW, self.weights, self.sums_O, found_RO)),
+            *map(_address, (planes_KRW, self.weights, self.sums_O, bias_O, found_RO)),
             *_longs(num_rows, self.num_outputs, self.num_words),
             num_bits,
-            *numbers,
+            *_floats(quantizer.low, step, scale),
         )
-        return found_RO.unflatten(0, codes.shape[:-1])
+        return found_RO.unflatten(0, values.shape[:-1])
 
 
 def compiled() -> ctypes.CDLL | None:
@@ -135,3 +140,7 @@ def _address(tensor: torch.Tensor) -> ctypes.c_void_p:
 
 def _longs(*values: int) -> list[ctypes.c_long]:
     return [ctypes.c_long(value) for value in values]
+
+
+def _floats(*values: float | torch.Tensor) -> list[ctypes.c_float]:
+    return [ctypes.c_float(float(value)) for value in values]

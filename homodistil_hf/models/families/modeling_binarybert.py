@@ -77,11 +77,20 @@ class ElasticQuantizer(nn.Module):
         """Whole numbers of the set, of the same shape and float type; times [`scale`] they are the activations."""
         if self.calibrates:
             self.calibrate(values)
+        if not torch.is_grad_enabled():
+            return self.quantized(values)
         gradient_scale = (values.numel() * self.high) ** -0.5  # as for learned step sizes
         scale, threshold = (_with_gradient_times(one, gradient_scale) for one in (self.scale, self.threshold))
         clipped = ((values - threshold) / scale).clamp(self.low, self.high)
         whole = torch.where(clipped >= 0, 1.0, -1.0) if self.is_sign else clipped.round()
         return clipped + (whole.to(clipped.dtype) - clipped).detach()
+
+    def quantized(self, values: torch.Tensor) -> torch.Tensor:
+        """The whole numbers alone, without what gradients need."""
+        scaled = (values - self.threshold) / self.scale
+        if self.is_sign:
+            return torch.where(scaled >= 0, 1.0, -1.0).to(scaled.dtype)
+        return scaled.clamp_(self.low, self.high).round_()
 
     @torch.no_grad()
     def calibrate(self, values: torch.Tensor) -> None:
@@ -139,10 +148,10 @@ class PackedLinear(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)`."""
-        codes = self.quantizer(values)
         scale = self.quantizer.scale * self.weight_scale
-        if self.multiply is not None and codes.device.type == "cpu":
-            return self.multiply(self, codes) * scale + self.bias
+        if self.multiply is not None and values.device.type == "cpu":
+            return self.multiply(self, values, scale)
+        codes = self.quantizer(values)
         if self._signs is None or self._signs.device != codes.device:
             self._signs = unpack(self.packed, self.in_features)
         return scaled_product(codes, self._signs, scale, self.bias)
