@@ -4,7 +4,7 @@ python -m benchmarks.gradient_free kernel --model DIR                      # a m
 python -m benchmarks.gradient_free speed                                   # BERT-base shape, random weights
 python -m benchmarks.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
 
-`kernel` and `quality` also write their tables into docs/gradient_free.md. The opponent with labels is written from the
+All write their tables into docs/gradient_free.md. The opponent with labels is written from the
 formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of (∂loss/∂mask)², at
 masks of one.
 """
@@ -278,6 +278,16 @@ def run_speed(options: argparse.Namespace) -> None:
         results["arms"][arm] = found
         print(f"{arm}: {found}", flush=True)
         write_json(path, results)
+    fill_in(PAGE, {"speed": speed_table(results)})
+
+
+def speed_table(results: Mapping[str, Any]) -> str:
+    """Seconds and memory of each arm."""
+    cells = [
+        [arm, f"{found['time_s']:.0f} s", f"{found['peak_above_model_mb'] / 1000:.1f} GB"]
+        for arm, found in results["arms"].items()
+    ]
+    return "\n".join(markdown_table(["", "time", "memory above the model"], cells))
 
 
 def run_kernel(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from benchmarks.gradient_free import (
     main,
     quality_table,
     second_matrices,
+    speed_table,
     timed,
 )
 from benchmarks.marked_pages import filled
@@ -99,3 +100,4 @@ def test_the_page_has_the_tables_of_the_records():
     quality = quality_table(read_json(RESULTS / "gradient_free_quality.json", "quality")["rows"])
     page = PAGE.read_text(encoding="utf-8")
     assert filled(filled(page, "kernel", kernel), "quality", quality) == page
+    assert filled(page, "speed", speed_table(read_json_object(RESULTS / "gradient_free_speed.json", "speed"))) == page
