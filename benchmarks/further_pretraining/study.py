@@ -9,15 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
+from benchmarks.marked_pages import fill_in
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.rounds import load_initial
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.tables import markdown_table
 
 RECORD = Path("docs/results/further_pretraining.jsonl")
 ARMS = {"further": "round-0/model", "self_distilled": "student"}
 """Arm → where its model is in the folder of a run."""
 INITIAL = "initial"
+WORDS = {INITIAL: "fine-tuned only", "further": "further pre-trained", "self_distilled": "self-distilled"}
+PAGE = Path("docs/self_distillation.md")
 
 Cell = dict[str, Any]
 
@@ -52,6 +58,23 @@ def run_study(
         with record.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{cell}: {row['metric']} {row['test']:.4f}, distance {row['distance']:.3f}", flush=True)
+    if record == RECORD:
+        fill_in(PAGE, {"study": study_table(rows_of(record))})
+
+
+def study_table(rows: Iterable[Cell]) -> str:
+    """A row an arm and length: test scores × 100 of each task, and the distances from the first weights."""
+    table = pd.DataFrame([{"student": ""} | {name: value for name, value in row.items() if value} for row in rows])
+    table = table.fillna({"num_steps": 0, "distance": 0.0}).astype({"num_steps": int})
+    tasks = list(dict.fromkeys(table["task"]))
+    cells = []
+    for (student, num_steps, arm), of_arm in table.groupby(["student", "num_steps", "arm"], sort=True):
+        by_task = [of_arm[of_arm["task"] == task] for task in tasks]
+        scores = [f"{Spread.of((100 * found['test']).tolist()):.1f}" if len(found) else "–" for found in by_task]
+        far = [f"{found['distance'].mean():.2f}" if len(found) else "–" for found in by_task]
+        cells.append([WORDS[str(arm)], str(student) or "–", str(num_steps), *scores, " · ".join(far)])
+    header = ["", "student", "steps a round", *tasks, "distance from the first weights"]
+    return "\n".join(markdown_table(header, cells))
 
 
 def rows_of(record: Path) -> Iterator[dict[str, Any]]:
