@@ -105,6 +105,8 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     tokenizer = load_tokenizer(source.tokenizer or source.model, revision=revision, token=source.token)
     check_tokenizer(tokenizer, config)
     ids, required, needs = candidates(tokenizer, config)
+    unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
+    select(wanted, ids, required, needs, unread)  # what can't be met is refused before any text is read
     keep_datasets_here()
     documents = load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
     counts = count_tokens(documents, tokenizer)

@@ -102,8 +102,8 @@ def select(
     for token in by_count:
         if len(kept) == most:
             break
-        if token not in kept and len(wider := kept | needs(token)) <= (most or 0):
-            kept = wider
+        if token not in kept and len(kept) + len(more := needs(token) - kept) <= (most or 0):
+            kept.update(more)
     return sorted(kept)
 
 

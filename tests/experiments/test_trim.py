@@ -87,6 +87,12 @@ def test_what_can_not_work_is_told(words, message, tmp_path, capsys, monkeypatch
     assert message in capsys.readouterr().err
 
 
+def test_what_can_not_be_met_is_told_before_text_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trim, "load_text", None)
+    assert trimmed(tmp_path, "--vocabulary", "keep=97") == 2
+    assert "out of reach, as there are no more; nearest valid: keep=96" in capsys.readouterr().err
+
+
 def test_a_tokenizer_of_special_tokens_alone_is_refused(tmp_path, capsys):
     teacher = write_teacher(tmp_path / "teacher")
     (teacher / "tokenizer.json").unlink()
