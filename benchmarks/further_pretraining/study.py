@@ -18,7 +18,7 @@ from homodistil_hf.experiments.rounds import load_initial
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.tables import markdown_table
 
-RECORD = Path("docs/results/further_pretraining.jsonl")
+RECORD = Path("docs/results/studies/further_pretraining.jsonl")  # of no sweep
 ARMS = {"further": "round-0/model", "self_distilled": "student"}
 """Arm → where its model is in the folder of a run."""
 INITIAL = "initial"
