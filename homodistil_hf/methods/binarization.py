@@ -50,18 +50,18 @@ class BinarizationTrainer(Trainer):
             taught = self.teacher(**read, output_hidden_states=True)
         found = model(**read, output_hidden_states=True)
         mask_BT = read["attention_mask"]
-        kl = sum(self._kl(found[name], taught[name], mask_BT) for name in _LOGITS if name in found)
+        kl = sum(self._kl(found[name], taught[name], mask_BT, name) for name in _LOGITS if name in found)
         states = zip(taught["hidden_states"], found["hidden_states"], strict=True)
         hidden = sum(hidden_error(guide, state, mask_BT) for guide, state in states)
         loss = kl / len(mask_BT) + hidden / mask_BT.sum()
         return (loss, found) if return_outputs else loss
 
-    def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor, name: str) -> torch.Tensor:
         if self.teacher.config.num_labels == 1:
             return regression_terms(own, guide, guide)[1]
         if own.dim() == 3:  # a token each
             own, guide = own[mask_BT.bool()], guide[mask_BT.bool()]
-        elif own.shape == mask_BT.shape and "question" in type(self.teacher).__name__.lower():  # tokens are classes
+        elif name != "logits":  # tokens are classes
             own, guide = (logits_BT.masked_fill(mask_BT == 0, _OUT_OF_REACH) for logits_BT in (own, guide))
         nothing = own.new_zeros(len(own), dtype=torch.long)
         return prediction_terms(own, guide, nothing)[1]
