@@ -126,14 +126,14 @@ def run_narrow(options: argparse.Namespace) -> None:
             if f"{task}, {name}" not in rows:
                 found = chain(model, task, RUNGS["+ multi-distillation"], 0, options)
                 floats = sum(tensor.numel() for tensor in load_teacher(str(model)).parameters())
-                latency = timed(options.work_dir / "bits", str(model))
+                latency = timed(str(model))
                 rows[f"{task}, {name}"] = found | {"float_bytes": 4 * floats, "latency": latency}
                 save("narrow", rows)
     fill_in(PAGE, {"narrow": narrow_table(rows)})
     draw(rows)
 
 
-def timed(folder: Path, model: str) -> dict[str, Any]:
+def timed(model: str) -> dict[str, Any]:
     """Milliseconds of one sequence of 128 tokens: float, and bits multiplied."""
     teacher = load_teacher(model).eval()
     binary = to_binary(teacher, activation_bits=1).eval()

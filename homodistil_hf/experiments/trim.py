@@ -135,9 +135,7 @@ def _growth(documents: Any, before: PreTrainedTokenizerBase, after: PreTrainedTo
     return lengths[1] / max(lengths[0], 1) - 1
 
 
-def trim_to_folder(
-    source: TrimSource, output: str | Path, say: Say, *, overwrite: bool = False, plan: TrimPlan | None = None
-) -> dict[str, Any]:
+def trim_to_folder(source: TrimSource, output: str | Path, say: Say, *, overwrite: bool = False) -> dict[str, Any]:
     """Write a model with fewer tokens, its tokenizer and a card.
 
     Args:
@@ -145,7 +143,6 @@ def trim_to_folder(
         output: folder to write, which `from_pretrained` reads.
         say: takes lines for the user.
         overwrite: replace an earlier export there.
-        plan: what [`plan_trimming`] returned. Default: it is made now.
 
     Returns:
         What its `trimming.json` holds.
@@ -155,7 +152,7 @@ def trim_to_folder(
         OSError: something can't be read or written.
     """
     target = check_target(output, overwrite=overwrite, record=RECORD_FILE)
-    plan = plan or plan_trimming(source)
+    plan = plan_trimming(source)
     say(format_trimming(plan.facts))
     model = load_teacher(
         source.model, config=plan.config, revision=source.revision, token=source.token, called="model"
