@@ -7,7 +7,7 @@ callable.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,9 +21,11 @@ from ..export.export_folder import check_target
 from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
+from ..files.checkpoints import last_verified
 from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
+from ..methods.conditions import with_settings
 from ..methods.registry import METHODS
 from ..models.families import max_tokens
 from ..models.loading import load_teacher, load_teacher_config
@@ -77,6 +79,20 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
     if settings.training.push_to_hub:
         trainer.push_to_hub()  # last, as it may fail
     return results
+
+
+def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:
+    """The same distillation with a teacher that was made for it in its folder, by the setting that is done with."""
+    run, training = settings.run, settings.training
+    dropped: dict[str, Any] = dict.fromkeys(("teacher_revision", "tokenizer", done))
+    given = {name: value for name, value in settings.given.items() if name not in dropped} | {"teacher": teacher}
+    # It may have been interrupted before the distillation began.
+    resume = training.resume_from_checkpoint if last_verified(str(training.output_dir)) else None
+    own = with_settings(training, resume_from_checkpoint=resume, overwrite_output_dir=True)
+    members = tuple(
+        replace(member, run=replace(member.run, teacher=teacher, **dropped)) for member in settings.members
+    )
+    return RunConfig(replace(run, teacher=teacher, **dropped), own, given, members)
 
 
 def train_to_the_end(

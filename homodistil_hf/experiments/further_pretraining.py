@@ -4,7 +4,7 @@ How rounds go and what stands in their folders is told in `rounds.py`.
 """
 
 import time
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,13 @@ import torch
 
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
-from ..files.checkpoints import last_verified
 from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
-from ..methods.conditions import with_settings
 from ..methods.self_distillation import SELF_DISTILLATION
 from ..training.checks import check_free, existing_files
 from .config import FurtherConfig, RunArguments, RunConfig, further_of
-from .distill import Say, check_readers, check_sources, load_blocks
+from .distill import Say, check_readers, check_sources, load_blocks, with_teacher
 from .rounds import check_folder, run_identity, self_distill
 
 FURTHER_FOLDER = "further_pretraining"
@@ -86,12 +84,7 @@ def after_further_pretraining(settings: RunConfig, say: Say) -> RunConfig:
     say(f"\nfurther pre-training of {run.teacher}")
     further_pretrain(first, say)
     student = str(Path(str(first.training.output_dir), STUDENT_FOLDER))
-    dropped: dict[str, Any] = dict.fromkeys(("teacher_revision", "tokenizer", "further_pretraining"))
-    # It may have been interrupted before the distillation began.
-    resume = training.resume_from_checkpoint if last_verified(str(training.output_dir)) else None
-    given = {name: value for name, value in settings.given.items() if name not in dropped} | {"teacher": student}
-    own = with_settings(training, resume_from_checkpoint=resume, overwrite_output_dir=True)
-    return RunConfig(replace(run, teacher=student, **dropped), own, given)
+    return with_teacher(settings, student, done="further_pretraining")
 
 
 def _first(settings: RunConfig) -> FurtherConfig:

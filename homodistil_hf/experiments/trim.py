@@ -4,7 +4,7 @@ Which tokens stay, and how model and tokenizer lose the others, is told in `voca
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,9 @@ from ..data.packing import TextPacker
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..files.caches import keep_datasets_here
-from ..files.checkpoints import last_verified
 from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.conditions import with_settings
 from ..models.cost import planned_facts
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.tokenizers import load_tokenizer
@@ -31,6 +29,7 @@ from ..vocabulary.counting import count_tokens
 from ..vocabulary.selection import Vocabulary, select
 from ..vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary, trimmed_config
 from .config import RunConfig
+from .distill import with_teacher
 
 TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"
 _NUM_SAMPLES = 1000  # documents that are tokenized both ways
@@ -231,15 +230,7 @@ def after_trimming(settings: RunConfig, say: Say) -> RunConfig:
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):
             trim_to_folder(source, folder, say, overwrite=True)
-    dropped: dict[str, Any] = dict.fromkeys(("teacher_revision", "tokenizer", "vocabulary"))
-    given = {name: value for name, value in settings.given.items() if name not in dropped} | {"teacher": str(folder)}
-    # It may have been interrupted before the distillation began.
-    resume = training.resume_from_checkpoint if last_verified(str(training.output_dir)) else None
-    own = with_settings(training, resume_from_checkpoint=resume, overwrite_output_dir=True)
-    members = tuple(
-        replace(member, run=replace(member.run, teacher=str(folder), **dropped)) for member in settings.members
-    )
-    return RunConfig(replace(run, teacher=str(folder), **dropped), own, given, members)
+    return with_teacher(settings, str(folder), done="vocabulary")
 
 
 def _is_made(folder: Path, source: TrimSource) -> bool:
