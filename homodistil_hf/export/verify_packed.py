@@ -8,6 +8,7 @@ import torch
 
 from ..files.checkpoints import file_digest
 from ..files.messages import shown
+from ..files.strict_json import is_number, is_whole
 from ..files.tensors import WEIGHTS_FILE
 from ..models.families import modeling_binarybert
 from ..models.families.modeling_binarybert import BinaryBertConfig
@@ -56,7 +57,8 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
     probe = facts.get("probe")
     stated = probe.get("logits") if isinstance(probe, dict) else None
     positions = probe.get("positions") if isinstance(probe, dict) else None
-    if not isinstance(stated, list) or not isinstance(positions, list) or len(stated) != len(positions):
+    are_lists = isinstance(stated, list) and isinstance(positions, list) and len(stated) == len(positions)
+    if not are_lists or not all(map(is_number, stated)) or not all(is_whole(one) and one >= 0 for one in positions):
         raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {shown(probe)}")
     expected, found = torch.tensor(stated), logits.flatten()
     if not positions or max(positions) >= len(found):
