@@ -34,7 +34,7 @@ class Plan:
         "to train on, e.g. 2e6: how it is trained by default, and what was measured", default=None, metavar="N"
     )
     vocabulary: str | None = flag(
-        "with --text: tokens that stay, keep=16384 min_count=5 or a file", default=None, metavar="V"
+        "with --text: tokens that stay, keep=16384, min_count=5, a file", default=None, metavar="V"
     )
     text: list[str] = flag(
         "vocabulary: text whose tokens are counted, files or Hub data sets", default=[], metavar="X"
