@@ -55,10 +55,14 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
         ValueError: facts without such logits.
     """
     probe = facts.get("probe")
-    stated = probe.get("logits") if isinstance(probe, dict) else None
-    positions = probe.get("positions") if isinstance(probe, dict) else None
-    are_lists = isinstance(stated, list) and isinstance(positions, list) and len(stated) == len(positions)
-    if not are_lists or not all(map(is_number, stated)) or not all(is_whole(one) and one >= 0 for one in positions):
+    stated, positions = (probe.get(name) if isinstance(probe, dict) else None for name in ("logits", "positions"))
+    if (
+        not isinstance(stated, list)
+        or not isinstance(positions, list)
+        or len(stated) != len(positions)
+        or not all(map(is_number, stated))
+        or not all(is_whole(one) and one >= 0 for one in positions)
+    ):
         raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {shown(probe)}")
     expected, found = torch.tensor(stated), logits.flatten()
     if not positions or max(positions) >= len(found):
