@@ -28,8 +28,7 @@ def row(family: EncoderFamily) -> tuple[str, ...]:
 def _pruned(family: EncoderFamily) -> list[str]:
     pruned = ["hidden channels", "FFN neurons" if not family.is_gated else "gated FFN neurons"]
     pruned.append("heads, the same in all layers" if family.shares_heads else "heads")
-    if not family.is_rotary:
-        pruned.append("channels of heads")
+    pruned.append("rotary pairs, the same in layers of a type" if family.is_rotary else "channels of heads")
     if any(EMBEDDING in dims for dims in family.embeddings.values()):
         pruned.append("embedding channels, where a projection follows them")
     return pruned
@@ -37,7 +36,7 @@ def _pruned(family: EncoderFamily) -> list[str]:
 
 def _export(family: EncoderFamily) -> list[str]:
     if family.is_rotary:
-        return ["the hidden size a multiple of the teacher's head size"]
+        return ["the hidden size a multiple of the teacher's head size; padded to it"]
     return ["heads × head size = hidden size, or padded to it"]
 
 

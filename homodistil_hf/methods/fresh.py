@@ -51,6 +51,12 @@ class FreshTrainer(DistillationTrainer):
         weights = {f"{name}_weight": loss_weights.get(name, 0.0) for name in LOSS_TERMS}
         super().__init__(model, with_settings(args, projection_init="random", **weights), **kwargs)
         check_masked_lm(self)
+        whole = self.plan.traits.head_slot
+        if whole and (other := next((layer for layer in self.plan.layers if layer.head_dim != whole), None)):
+            raise ValueError(
+                f"student head_dim={other.head_dim}, but fresh weights have no rotary positions to choose among; "
+                f"nearest valid: {whole}"
+            )
         # Its heads have never seen another scale than that of their own size.
         self.model.config.softmax_head_dim = None
         if mlm_trains == "head":

@@ -59,6 +59,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or _is_per_layer(value),
         f"an object: layer number → an object of some of {', '.join(sorted(_LAYER_NAMES))}",
     ),
+    "rotary_pairs": (
+        lambda value: value is None or (isinstance(value, dict) and all(map(_are_rising, value.values()))),
+        "an object: type of layer → rising whole numbers",
+    ),
     **dict.fromkeys(_SHARES, (lambda value: not is_number(value) or 0 <= value <= 1, "a number from 0 to 1")),
 }
 
@@ -105,6 +109,10 @@ def _is_activation(value: Any) -> bool:
     from transformers.activations import ACT2FN
 
     return isinstance(value, str) and value in ACT2FN
+
+
+def _are_rising(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_whole, value)) and value == sorted(set(value))
 
 
 def _is_per_layer(value: Any) -> bool:

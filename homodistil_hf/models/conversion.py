@@ -15,7 +15,7 @@ from .widths import LayerWidths, WidthPlan, of_architecture, teacher_plan
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
 """Keys of a configuration that describe a class or a file, not the model's training."""
-_STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "per_layer_config")
+_STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "per_layer_config")
 
 
 def to_student(model: PreTrainedModel) -> LayerwiseModel:
@@ -80,12 +80,13 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     plan, family = widths.padded(), family_of(model.config)
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
+    pairs = getattr(model.config, "rotary_pairs", None) or {}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
         queries = tuple(f"{family.prefix}.{family.layers}.{index}.{name}." for name in model.queries)
         for name in [name for name in state if name.startswith(queries)]:
             state[name] = state[name] * factor
-        state |= _resized_layer(state, family, index, (old, new))
+        state |= _resized_layer(state, family, index, (old, new), pairs.get(_kind(plan, index)))
     state |= _resized_embeddings(state, family, (widths.widest, plan.widest))
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
@@ -110,14 +111,38 @@ def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
         )
     state, family = student.state_dict(), family_of(student.config)
     tensors: dict[str, torch.Tensor] = {}
+    pairs = _pairs_that_count(state, family, padded, plan)
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
-        tensors |= _resized_layer(state, family, index, (old, new))
+        tensors |= _resized_layer(state, family, index, (old, new), pairs.get(_kind(plan, index)))
     tensors |= _resized_embeddings(state, family, (padded.widest, plan.widest))
     if lossy := [name for name, kept in tensors.items() if kept.count_nonzero() != state[name].count_nonzero()]:
         raise ValueError(
             f"plan={plan.to_json()} would cut weights that are not zero in {some(lossy)}; keep the padded widths"
         )
+    student.note_units({f"query_key.{kind}": torch.tensor(kept) for kind, kept in pairs.items()})
     replace_parameters(student, tensors, plan=plan)
+
+
+def _kind(plan: WidthPlan, layer: int) -> str:
+    """What a layer shares its rotary pairs with; no kind where there are none."""
+    return plan.traits.rotary_kinds[layer] if plan.traits.rotary_kinds else ""
+
+
+def _pairs_that_count(
+    state: dict[str, torch.Tensor], family: EncoderFamily, padded: WidthPlan, plan: WidthPlan
+) -> dict[str, list[int]]:
+    """Kind of layer → as many rotary pairs as a narrower plan keeps, first those that any of its layers uses."""
+    used: dict[str, torch.Tensor] = {}
+    for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
+        if (kind := _kind(plan, index)) and new.head_dim < old.head_dim:
+            for name, dims in _layer_shapes(family, index).items():
+                if name in state and dims[0] == QUERY_KEY_VALUE:
+                    queries_keys = state[name].unflatten(0, (3, old.num_attention_heads, 2, -1))[:2]
+                    is_used = queries_keys.transpose(0, 3).flatten(1).any(1)
+                    used[kind] = used.get(kind, torch.zeros_like(is_used)) | is_used
+    sizes = dict(zip(plan.traits.rotary_kinds, plan.layers, strict=False))
+    best = {kind: mask.int().argsort(descending=True, stable=True) for kind, mask in used.items()}
+    return {kind: order[: sizes[kind].head_dim // 2].sort().values.tolist() for kind, order in best.items()}
 
 
 def _layer_shapes(family: EncoderFamily, layer: int) -> Shapes:
@@ -125,16 +150,28 @@ def _layer_shapes(family: EncoderFamily, layer: int) -> Shapes:
 
 
 def _resized_layer(
-    state: dict[str, torch.Tensor], family: EncoderFamily, layer: int, widths: tuple[LayerWidths, LayerWidths]
+    state: dict[str, torch.Tensor],
+    family: EncoderFamily,
+    layer: int,
+    widths: tuple[LayerWidths, LayerWidths],
+    pairs: list[int] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The parameters of a layer that have another size at other widths, cut or zero-padded."""
+    """The parameters of a layer that have another size at other widths, cut or zero-padded.
+
+    Rotary pairs of the smaller heads have places of their own in the larger ones.
+    """
     resized: dict[str, torch.Tensor] = {}
     present = {name: dims for name, dims in _layer_shapes(family, layer).items() if name in state}
     for name, dims in present.items():
         for dim, what in enumerate(dims):
-            if what in _RESIZED:
-                turned = resized.get(name, state[name]).transpose(0, dim)
-                resized[name] = _RESIZED[what](turned, *widths).transpose(0, dim).contiguous()
+            turned = resized.get(name, state[name]).transpose(0, dim)
+            if what == QUERY_KEY_VALUE:
+                turned = _resized_all_heads(turned, *widths, pairs)
+            elif what in _RESIZED:
+                turned = _RESIZED[what](turned, *widths)
+            else:
+                continue
+            resized[name] = turned.transpose(0, dim).contiguous()
     return resized
 
 
@@ -163,8 +200,26 @@ def _resized_neurons(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> 
     return _resized(rows, (new.intermediate_size,))
 
 
-def _resized_all_heads(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
-    return torch.cat([_resized_heads(part, old, new) for part in rows.chunk(3)])
+def _resized_all_heads(
+    rows: torch.Tensor, old: LayerWidths, new: LayerWidths, pairs: list[int] | None
+) -> torch.Tensor:
+    """Queries, keys and values behind each other; of the first two, channels may have places."""
+    queries, keys, values = rows.chunk(3)
+    if pairs is None or old.head_dim == new.head_dim:
+        return torch.cat([_resized_heads(part, old, new) for part in (queries, keys, values)])
+    slot = max(old.head_dim, new.head_dim)
+    order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
+    if old.head_dim == slot:
+        queries, keys = (_reordered(part, old, order) for part in (queries, keys))
+    queries, keys, values = (_resized_heads(part, old, new) for part in (queries, keys, values))
+    if new.head_dim == slot:
+        queries, keys = (_reordered(part, new, order.argsort()) for part in (queries, keys))
+    return torch.cat([queries, keys, values])
+
+
+def _reordered(rows: torch.Tensor, widths: LayerWidths, order: torch.Tensor) -> torch.Tensor:
+    """The channels of every head in another order."""
+    return rows.unflatten(0, (widths.num_attention_heads, widths.head_dim))[:, order].flatten(0, 1)
 
 
 def _resized_gates(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
@@ -174,7 +229,6 @@ def _resized_gates(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> to
 _RESIZED = {
     QUERY: _resized_heads,
     VALUE: _resized_heads,
-    QUERY_KEY_VALUE: _resized_all_heads,
     NEURON: _resized_neurons,
     GATE: _resized_gates,
 }

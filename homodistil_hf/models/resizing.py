@@ -124,6 +124,7 @@ def set_widths(model: LayerwiseModel, plan: WidthPlan) -> None:
             module.normalized_shape = tuple(module.weight.shape)
     for index, layer in enumerate(encoder_layers(model)):
         model.set_layer_widths(layer, layer_config(model.config, index))
+    model.set_shared_widths()
 
 
 def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:

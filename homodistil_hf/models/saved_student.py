@@ -101,8 +101,10 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
             f"checkpoint {folder} lacks {sorted(missing) or 'nothing'} and has unknown "
             f"{sorted(unknown) or 'nothing'}; resume with the model, teacher and loss weights of the run's start"
         )
-    plan = teacher_plan(type(model.config).from_pretrained(folder))
-    replace_parameters(model, tensors, plan=plan, optimizer=optimizer)
+    config = type(model.config).from_pretrained(folder)
+    if hasattr(config, "rotary_pairs"):
+        model.config.rotary_pairs = config.rotary_pairs
+    replace_parameters(model, tensors, plan=teacher_plan(config), optimizer=optimizer)
 
 
 def poisoned_tensor(

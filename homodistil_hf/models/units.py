@@ -83,7 +83,8 @@ class Group:
     """Units that compete with each other for one width.
 
     Args:
-        name: `hidden`, `embedding`, `head.{l}` or `head`, `query_key.{l}`, `value_output.{l}` or `ffn.{l}`.
+        name: `hidden`, `embedding`, `head.{l}` or `head`, `query_key.{l}` (of rotary positions: `query_key.{kind}`,
+            pairs of channels of all layers of a kind), `value_output.{l}` or `ffn.{l}`.
         kind: `hidden`, `attention` or `ffn`: what shares one pruning window.
         num_units: units in the model as it stands, ≥ 1.
         slices: all places that a unit dies in at once.
@@ -119,7 +120,9 @@ def encoder_groups(model: LayerwiseModel, family: EncoderFamily | None = None) -
             "remove them from the model, or add them to homodistil_hf.models.families"
         )
     outer = _outer_units(model.config, family)
-    layers = [_layer_units(layer_config(model.config, layer), family, layer) for layer in range(num_layers)]
+    kinds = family.rotary_kinds(model.config)
+    views = (layer_config(model.config, layer) for layer in range(num_layers))
+    layers = [_layer_units(widths, family, layer, *kinds[layer : layer + 1]) for layer, widths in enumerate(views)]
     sizes = {name: size for units in (outer, *layers) for name, size in units.sizes.items()}
     slices: dict[str, list[Slice]] = {name: [] for name in sizes}
     for name in names:
@@ -149,16 +152,17 @@ def _outer_units(config: PreTrainedConfig, family: EncoderFamily) -> _Units:
     return _Units(sizes, maps)
 
 
-def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int) -> _Units:
-    """Groups of one layer."""
+def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int, kind: str | None = None) -> _Units:
+    """Groups of one layer; of rotary positions, its kind names the layers that lose the same pairs of channels."""
     num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
     num_channels = num_heads * head_dim
     head, query_key, value_output, ffn = (f"{kind}.{layer}" for kind in ("head", "query_key", "value_output", "ffn"))
     head = "head" if family.shares_heads else head
+    query_key = query_key if kind is None else f"query_key.{kind}"
     head_of_channel = UnitMap(torch.arange(num_channels) // head_dim)
     sizes = {
         head: ("attention", num_heads),
-        query_key: ("attention", num_channels),
+        query_key: ("attention", num_channels if kind is None else head_dim // 2),
         value_output: ("attention", num_channels),
         ffn: ("ffn", family.num_neurons(widths)),
     }
@@ -170,9 +174,10 @@ def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int) ->
     present = {what for dims in family.layer.values() for what in dims}
     if QUERY_KEY_VALUE in present:
         channels, nothing = torch.arange(num_channels), torch.full((num_channels,), -1)
+        turned = channels if kind is None else channels % head_dim % (head_dim // 2)
         maps[QUERY_KEY_VALUE] = {
             head: UnitMap((channels // head_dim).repeat(3)),
-            query_key: UnitMap(torch.cat([channels, channels, nothing])),
+            query_key: UnitMap(torch.cat([turned, turned, nothing])),
             value_output: UnitMap(torch.cat([nothing, nothing, channels])),
         }
     if GATE in present:

@@ -53,12 +53,15 @@ class Traits:
     """What an architecture makes of widths.
 
     Args:
-        head_slot (`int`, *optional*): The one size that its heads can have, as their channels have a place in it
-            (rotary positions); `None` where any will do.
+        head_slot (`int`, *optional*): The size that heads of the stock class must have, as their channels have a
+            place in it (rotary positions); `None` where any will do.
+        rotary_kinds (`tuple[str, ...]`): With a slot, the kind of each layer; those of a kind lose the same pairs of
+            channels. Empty where heads stay whole.
         ffn_matrices (`int`): Matrices of an FFN between hidden channels and neurons: 2, or 3 where it is gated.
     """
 
     head_slot: int | None = None
+    rotary_kinds: tuple[str, ...] = ()
     ffn_matrices: int = 2
 
 
@@ -195,8 +198,13 @@ def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
     layers = config.per_layer_config if config.is_heterogeneous else [config] * config.num_hidden_layers
     widths = tuple(_configured_layer(layer, hidden_size) for layer in layers)
     family = family_of(config)
-    slot = widths[0].head_dim if family.is_rotary else None
-    return WidthPlan(hidden_size, widths, family.embedding_size(config), Traits(slot, 3 if family.is_gated else 2))
+    slot = getattr(config, "softmax_head_dim", None) or widths[0].head_dim
+    traits = Traits(
+        head_slot=slot if family.is_rotary else None,
+        rotary_kinds=family.rotary_kinds(config),
+        ffn_matrices=3 if family.is_gated else 2,
+    )
+    return WidthPlan(hidden_size, widths, family.embedding_size(config), traits)
 
 
 def of_architecture(plan: WidthPlan, teacher: WidthPlan) -> WidthPlan:

@@ -309,8 +309,9 @@ class _Search:
     def _head_dim(self, hidden_size: int, num_heads: int) -> int:
         """Return the channels of a head: of narrow attention a multiple of 4, as near as can be to its share."""
         room = hidden_size // num_heads
-        if self.attention == 1 or self.teacher.traits.head_slot:
-            return room
+        traits = self.teacher.traits
+        if self.attention == 1 or (traits.head_slot and not traits.rotary_kinds):
+            return min(room, self.limit.head_dim) if traits.head_slot else room
         return min(room, max(1, round(self.attention * room / 4)) * 4)
 
     def _head_penalty(self, num_heads: int, head_dim: int) -> float:

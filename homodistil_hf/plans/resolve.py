@@ -139,16 +139,34 @@ def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
 
 def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
     """Refuse a plan that a teacher cannot be pruned to, or that stock BERT could not hold."""
-    slot = teacher.traits.head_slot
-    if slot and (other := next((layer for layer in plan.layers if layer.head_dim != slot), None)):
-        raise ValueError(
-            f"student head_dim={other.head_dim}, but the channels of this teacher's heads belong to positions: drop "
-            f"whole heads; nearest valid: {slot}"
-        )
     misfit = too_wide(plan, teacher)
     if misfit:
         raise ValueError(f"student {misfit}; nearest valid plan: {nearest_within(plan, teacher).to_json()}")
+    if teacher.traits.head_slot:
+        _check_turned_heads(plan, teacher)
     plan.padded()
+
+
+def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
+    """Refuse head sizes that rotary positions have no place for."""
+    whole, kinds = teacher.widest.head_dim, teacher.traits.rotary_kinds
+    if not kinds and (other := next((layer for layer in plan.layers if layer.head_dim != whole), None)):
+        raise ValueError(
+            f"student head_dim={other.head_dim}, but this teacher's positions are scaled for whole heads; nearest "
+            f"valid: {whole}"
+        )
+    sizes: dict[str, int] = {}
+    for kind, layer in zip(kinds, plan.layers, strict=False):
+        if layer.head_dim % 2:
+            raise ValueError(
+                f"student head_dim={layer.head_dim} is odd, but positions turn the channels of heads in pairs; "
+                f"nearest valid: {layer.head_dim + 1}"
+            )
+        if layer.head_dim != sizes.setdefault(kind, layer.head_dim):
+            raise ValueError(
+                f"student head_dim={layer.head_dim} and {sizes[kind]} among layers of {kind}, which have their "
+                f"positions in common; nearest valid: {sizes[kind]} in all of them"
+            )
 
 
 def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's") -> str | None:

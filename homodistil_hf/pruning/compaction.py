@@ -40,5 +40,6 @@ def compact(
         ValueError: the optimizer keeps something that can't be sliced like its parameter.
     """
     kept = kept_indices(groups, masks, device=model.device)
+    model.note_units(kept[0])
     slice_parameters(model, kept[1], plan=plan, optimizer=optimizer)
     return kept

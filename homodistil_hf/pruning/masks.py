@@ -33,9 +33,9 @@ def scheduled_plan(
     """The widths that the schedule asks for now.
 
     Every width falls from full to target with its kind's progress, rounded to the nearest: hidden and FFN to the
-    multiple, heads and the channels of a head each to a whole one. So no choice of masks removes more of any kind than
-    the schedule asks for since the choice before plus one such unit, and the end is no larger a cut than any other.
-    The target itself is reached exactly.
+    multiple, heads and the channels of a head each to a whole one, turned channels to a pair. So no choice of masks
+    removes more of any kind than the schedule asks for since the choice before plus one such unit, and the end is no
+    larger a cut than any other. The target itself is reached exactly.
 
     Args:
         full: the teacher's widths.
@@ -53,10 +53,11 @@ def scheduled_plan(
         nearest = math.floor(exact / unit + 0.5) * unit if progress[kind] < 1 else target_width
         return min(kept_width, max(target_width, nearest))
 
+    channels = 2 if target.traits.rotary_kinds else 1
     layers = [
         LayerWidths(
             width("attention", most.num_attention_heads, least.num_attention_heads, now.num_attention_heads),
-            width("attention", most.head_dim, least.head_dim, now.head_dim),
+            width("attention", most.head_dim, least.head_dim, now.head_dim, channels),
             width("ffn", most.intermediate_size, least.intermediate_size, now.intermediate_size, multiple),
         )
         for most, least, now in zip(full.layers, target.layers, kept.layers, strict=True)
@@ -100,11 +101,14 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     for index, widths in enumerate(plan.layers):
         head, ffn = head_group(masks, index), f"ffn.{index}"
         chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
-        for name in (f"query_key.{index}", f"value_output.{index}"):
-            by_head = (len(chosen[head]), -1)
+        by_head = (len(chosen[head]), -1)
+        for name in {f"query_key.{index}", f"value_output.{index}"} & masks.keys():
             available = masks[name].view(by_head) & chosen[head][:, None]
             chosen[name] = _best(cpu_scores[name].view(by_head), available, widths.head_dim).flatten()
         chosen[ffn] = _best(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
+    for kind, widths in dict(zip(plan.traits.rotary_kinds, plan.layers, strict=False)).items():
+        pairs = f"query_key.{kind}"
+        chosen[pairs] = _best(cpu_scores[pairs], masks[pairs], widths.head_dim // 2)
     return chosen
 
 

@@ -20,7 +20,7 @@ def test_the_page_is_up_to_date(tmp_path, monkeypatch):
 def test_a_row_says_what_is_special():
     rows = {cells[0]: cells for cells in map(page.row, page.FAMILIES.values())}
     assert "channels of heads" in rows["`bert`"][2]
-    assert "channels of heads" not in rows["`modernbert`"][2]
+    assert "rotary pairs" in rows["`modernbert`"][2]
     assert "the same in all layers" in rows["`mpnet`"][2]
     assert "embedding channels" in rows["`electra`"][2]
     assert rows["`bert`"][4] == "–"

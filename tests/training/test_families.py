@@ -5,6 +5,7 @@ import torch
 from run_traces import SaveAt, logs_of
 from students import logits_of, make_batch
 from tiny_families import CASES, IDS, OTHERS, tiny_family_teacher
+from transformers import AutoModelForMaskedLM
 
 from homodistil_hf import export_student, verify_export
 from homodistil_hf.data.masking import ReplacedTokensCollator
@@ -72,6 +73,27 @@ def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, fam
     folder = export_student(trainer.model, tmp_path / "student", format)
     report = verify_export(folder)
     assert report.problems == ()
+
+
+def test_a_modernbert_of_smaller_heads_is_resumed_and_exported(make_trainer, tmp_path):
+    def trained(**settings):
+        student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
+        return make_trainer(model=masked_lm_teacher(FAMILIES["modernbert"]), max_steps=8, student=student, **settings)
+
+    whole = trained(output_dir=str(tmp_path / "whole"))
+    whole.add_callback(SaveAt(2, 5))
+    whole.train()
+    assert whole.kept == whole.plan
+    for step in (2, 5):
+        resumed = trained(output_dir=str(tmp_path / "resumed"))
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert_same_run_from(resumed, whole, step)
+        assert resumed.model.config.rotary_pairs == whole.model.config.rotary_pairs
+    for format in ("standard", "compact"):
+        folder = export_student(whole.model, tmp_path / format, format)
+        assert verify_export(folder).problems == ()
+    narrow, padded = (AutoModelForMaskedLM.from_pretrained(tmp_path / name) for name in ("compact", "standard"))
+    assert narrow.num_parameters() < padded.num_parameters()
 
 
 @of_every_family

@@ -206,7 +206,8 @@ class EncoderFamily:
         rotates: whether, by a configuration, the channels of heads may be rotated.
         shares_heads: whether a head has a place of its own that all layers share, so that all keep the same ones.
         first_position: row of the table of positions that the first token of a text has.
-        is_rotary: whether positions are in the channels of heads, so that heads are dropped whole.
+        is_rotary: whether positions turn the channels of heads in pairs, each with a place in the teacher's head.
+        rotary_kinds: by a configuration, the kind of each layer, where layers of a kind can lose pairs together.
         is_gated: whether an FFN has two matrices before its neurons.
         is_pre_norm: whether hidden states are those of the residual stream, not behind a LayerNorm.
         takes_added_masks: whether attention masks may come as what is added to scores, `(batch, 1, 1, tokens)`.
@@ -238,6 +239,7 @@ class EncoderFamily:
     shares_heads: bool = False
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     is_rotary: bool = False
+    rotary_kinds: Callable[[PreTrainedConfig], tuple[str, ...]] = lambda config: ()
     is_gated: bool = False
     is_pre_norm: bool = False
     takes_added_masks: bool = True

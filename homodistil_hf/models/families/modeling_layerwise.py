@@ -162,6 +162,16 @@ class LayerwiseModel(PreTrainedModel):
     def _build_shared(self, config: Any) -> None:
         """Give what all layers share its sizes, where there is something."""
 
+    def note_units(self, units: Mapping[str, torch.Tensor]) -> None:
+        """Say in the configuration which units stay, where it has a place for that; before parameters are cut.
+
+        Args:
+            units: group that loses some → int64 indices of those that are kept.
+        """
+
+    def set_shared_widths(self) -> None:
+        """Make what all layers share and what is no parameter as the configuration says."""
+
     def set_layer_widths(self, layer: nn.Module, widths: PreTrainedConfig) -> None:
         """Tell a layer's attention its head count, head size and softmax scale.
 

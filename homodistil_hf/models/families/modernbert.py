@@ -13,6 +13,12 @@ _DENSE = linear("head.dense", HIDDEN, HIDDEN)
 _HEAD = {**_DENSE, **norm("head.norm")}
 
 
+def _rotary_kinds(config: ModernBertConfig) -> tuple[str, ...]:
+    """Layers of a type share their frequencies; scaled ones are computed for whole heads only."""
+    is_plain = all(config.rope_parameters[kind]["rope_type"] == "default" for kind in set(config.layer_types))
+    return tuple(config.layer_types) if is_plain else ()
+
+
 def _absent(config: ModernBertConfig) -> set[str]:
     """Biases that a configuration switches off; it says of each kind whether there are any."""
     absent = set()
@@ -58,6 +64,7 @@ MODERNBERT = EncoderFamily(
     width_names={"hidden_act": "hidden_activation"},
     dropouts=("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
     is_rotary=True,
+    rotary_kinds=_rotary_kinds,
     is_gated=True,
     is_pre_norm=True,
     takes_added_masks=False,

@@ -6,15 +6,16 @@ tests/training/test_families.py. Masks that are added the wrong way round: tests
 
 import pytest
 import torch
-from students import assert_same_logits, logits_of, make_batch, sliced
-from tiny_families import UNIFORM, plan_of, tiny_family_config, tiny_family_teacher
+from students import assert_same_logits, logits_of, make_batch, masked, sliced, zeroed_copy
+from tiny_families import UNIFORM, VARIANTS, plan_of, tiny_family_config, tiny_family_teacher
 
 from homodistil_hf import resolve_plan
-from homodistil_hf.models.conversion import to_stock, to_student
+from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
 from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.units import encoder_groups
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.pruning.compaction import compact
 
 
 def head_of(family, kind):
@@ -105,3 +106,79 @@ def test_attention_without_a_fused_kernel_is_eager(name):
 def test_gradients_of_mpnet_are_not_checkpointed_and_it_says_so():
     with pytest.raises(ValueError, match="does not support"):
         student_of("mpnet", "masked_lm").gradient_checkpointing_enable()
+
+
+TURNED = WidthPlan(24, (LayerWidths(3, 4, 41), LayerWidths(2, 6, 16)))  # one global layer, one local
+TURNED_FURTHER = WidthPlan(16, (LayerWidths(2, 2, 16), LayerWidths(2, 4, 16)))
+
+
+@pytest.mark.parametrize("config", [{}, VARIANTS["modernbert-with-biases"][1]], ids=["plain", "biases"])
+@pytest.mark.parametrize("head", FAMILIES["modernbert"].heads, ids=lambda head: head.kind.name)
+def test_rotary_pairs_keep_their_frequencies_in_all_layers_of_a_type(head, config, tmp_path):
+    # float32: positions turn channels in float32 whatever the model has, and smaller heads scale them.
+    family = FAMILIES["modernbert"]
+    student = to_student(tiny_family_teacher(family, head, **config)).eval()
+    inputs = make_batch(head.kind.name)
+    for plan in (TURNED, TURNED_FURTHER):  # the second cut is one among what the first left
+        plan = plan_of(family, plan, **config)
+        groups, masks = masked(student, plan)
+        assert {name for name in groups if name.startswith("query_key")} == {
+            "query_key.full_attention",
+            "query_key.sliding_attention",
+        }
+        expected = logits_of(zeroed_copy(student, masks), inputs)
+        compact(student, groups, masks, plan=plan)
+        assert_same_logits(logits_of(student, inputs), expected)
+        sizes = {kind: len(pairs) * 2 for kind, pairs in student.config.rotary_pairs.items()}
+        assert sizes == dict(zip(student.config.layer_types, (each.head_dim for each in plan.layers), strict=True))
+        student.save_pretrained(tmp_path)
+        assert_same_logits(logits_of(type(student).from_pretrained(tmp_path).eval(), inputs), expected)
+    stock = to_stock(student)
+    assert (type(stock), teacher_plan(stock.config).layers[0].head_dim) == (head.stock, 8)
+    assert_same_logits(logits_of(stock, inputs), expected)
+    again = to_student(stock).eval()
+    remove_padding(again, plan)
+    assert again.config.rotary_pairs == student.config.rotary_pairs
+    assert_same_logits(logits_of(again, inputs), expected)
+
+
+def test_rotary_pairs_of_a_configuration_fit_its_heads():
+    student = student_of("modernbert", "masked_lm")
+    sliced(student, plan_of(FAMILIES["modernbert"], TURNED))
+    for pairs in ([0], [0, 1, 2], [0, 9], [0, -1]):
+        student.config.rotary_pairs["full_attention"] = pairs
+        with pytest.raises(ValueError, match=r"rotary_pairs\['full_attention'\]=.* head_dim=4 in layer 0; .* below 4"):
+            type(student)(student.config)
+
+
+@pytest.mark.parametrize(
+    ("head_dims", "message"),
+    [
+        ((4, 5), "head_dim=5 is odd, but positions turn .* in pairs; nearest valid: 6"),
+        ((4, 6, 8), "head_dim=8 and 6 among layers of sliding_attention.*; nearest valid: 6 in all of them"),
+    ],
+)
+def test_heads_that_rotary_positions_have_no_place_for_are_refused(head_dims, message):
+    config = tiny_family_config(FAMILIES["modernbert"], num_hidden_layers=len(head_dims))
+    layers = [{"num_attention_heads": 3, "head_dim": size, "intermediate_size": 32} for size in head_dims]
+    with pytest.raises(ValueError, match=message):
+        resolve_plan({"hidden_size": 24, "layers": layers}, config)
+
+
+def test_scaled_rotary_positions_keep_whole_heads():
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    config = tiny_family_config(
+        FAMILIES["modernbert"], rope_parameters={"full_attention": rope, "sliding_attention": rope}
+    )
+    widths = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    assert resolve_plan({**widths, "head_dim": 8}, config).layers[0].head_dim == 8
+    with pytest.raises(ValueError, match="head_dim=4, but this teacher's positions are scaled .*; nearest valid: 8"):
+        resolve_plan({**widths, "head_dim": 4}, config)
+
+
+def test_only_plans_that_ask_for_it_lose_rotary_pairs():
+    config = FAMILIES["modernbert"].stock_config()  # heads of 64
+    assert {layer.head_dim for layer in resolve_plan("macs=0.25", config).layers} == {64}
+    compact_plan = resolve_plan("compact_macs=0.25", config)
+    assert {layer.head_dim for layer in compact_plan.layers} == {52}
+    assert {layer.head_dim for layer in compact_plan.padded().layers} == {64}
