@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -25,6 +24,7 @@ from homodistil_hf.experiments.trim import TRIMMED_FOLDER, TrimSource, plan_trim
 from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.files.tensors import WEIGHTS_FILE, load_tensors
 from homodistil_hf.models.cost import count_parameters
 from homodistil_hf.models.widths import teacher_plan
 from homodistil_hf.plans.resolve import resolve_plan
@@ -90,8 +90,29 @@ def run_students(options: argparse.Namespace) -> None:
         for name, folder in folders.items():
             found = evaluate_discrepancy(folder, teacher=teacher, settings=settings, output_dir=Path(scratch) / name)
             rows[name] = {metric: found["discrepancy"][metric] for metric in ("kl", "agreement", "mlm_accuracy")}
+            rows[name] |= size_of(folder)
+    rows["not trimmed"] = size_of(options.whole / STUDENT_FOLDER)
+    for name, run in (("trimmed first", options.trimmed), ("not trimmed", options.whole)):
+        scores = glue_scores(run, options.tasks, options.seeds)
+        rows[name] |= {"glue": scores, "glue_mean": sum(scores.values()) / len(scores)}
     print(rows)
     save({"students": rows})
+
+
+def size_of(folder: Path) -> dict[str, Any]:
+    """Parameters of an export, and bytes of its weights."""
+    file = folder / WEIGHTS_FILE
+    num_parameters = sum(tensor.numel() for tensor in load_tensors(file).values())
+    return {"num_parameters": num_parameters, "size_bytes": file.stat().st_size}
+
+
+def glue_scores(run: Path, tasks: list[str], seeds: list[int]) -> dict[str, float]:
+    """Task → mean score over seeds, of what `homodistil evaluate` found of a run."""
+    scores = {}
+    for task in tasks:
+        files = [run / "evaluations" / f"{task}.seed-{seed}.json" for seed in seeds]
+        scores[task] = sum(read_json_object(file, str(file))["score"] for file in files) / len(files)
+    return scores
 
 
 def save(found: dict[str, Any]) -> None:
@@ -118,14 +139,17 @@ def coverage_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(markdown_table(header, cells))
 
 
-def students_table(rows: dict[str, dict[str, float]]) -> str:
+def students_table(rows: dict[str, dict[str, Any]]) -> str:
     """Students side by side."""
-    table = pd.DataFrame(rows).T
-    cells = [
-        [name, f"{row['kl']:.3f}", f"{row['agreement']:.1%}", f"{row['mlm_accuracy']:.1%}"]
-        for name, row in table.iterrows()
-    ]
-    return "\n".join(markdown_table(["student", "KL, nats", "same word as teacher", "right word"], cells))
+    cells = []
+    for name, row in rows.items():
+        words = (
+            [f"{row['kl']:.3f}", f"{row['agreement']:.1%}", f"{row['mlm_accuracy']:.1%}"] if "kl" in row else ["–"] * 3
+        )
+        glue = f"{row['glue_mean']:.3f}" if "glue_mean" in row else "–"
+        cells.append([name, *words, glue, f"{row['num_parameters'] / 1e6:.1f} M", f"{row['size_bytes'] / 1e6:.1f} MB"])
+    header = ["student", "KL, nats", "same word as teacher", "right word", "GLUE mean", "parameters", "float32"]
+    return "\n".join(markdown_table(header, cells))
 
 
 TABLES = {"table": coverage_table, "students": students_table}
@@ -141,6 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--held_out", nargs="+", required=True)
     parser.add_argument("--trimmed", type=Path, help='students: folder of a run with "vocabulary"')
     parser.add_argument("--whole", type=Path, help="students: folder of the same run without it")
+    parser.add_argument("--tasks", nargs="+", default=["cola", "sst2", "mrpc", "rte", "stsb"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the fine-tunings that evaluate made")
     parser.add_argument("--max_eval_blocks", type=int, default=256)
     parser.add_argument("--max_seq_length", type=int, default=128)
     options = parser.parse_args(arguments)
