@@ -19,10 +19,10 @@ _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "per_layer
 
 
 def to_student(model: PreTrainedModel) -> LayerwiseModel:
-    """Copy a teacher into the student class of the same head; logits stay the same.
+    """Copy a teacher into the student class of the same head, or of none; outputs stay the same.
 
     Args:
-        model: of a stock class with a head, or a student.
+        model: of a stock class, with a head or without, or a student.
 
     Returns:
         A student in float32 on the same device and in the same mode, with weights of its own.
@@ -39,11 +39,8 @@ def to_student(model: PreTrainedModel) -> LayerwiseModel:
         >>> type(student).__name__, student.config.softmax_head_dim
         ('HomoBertForMaskedLM', 8)
     """
-    class_name = type(model).__name__
-    refuse_architecture(class_name)
+    student_class = _student_class(model)
     refuse_config(model.config)
-    head = HEADS[class_name]
-    student_class = type(model) if class_name == head.student.__name__ else head.student
     student = student_class(_student_config(model))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
@@ -55,6 +52,16 @@ def to_student(model: PreTrainedModel) -> LayerwiseModel:
     check_shapes(student)
     student.name_or_path = model.name_or_path
     return student.to(model.device).train(model.training)
+
+
+def _student_class(model: PreTrainedModel) -> type[LayerwiseModel]:
+    name = type(model).__name__
+    if any(name in (family.encoder_name, f"Homo{family.encoder_name}") for family in FAMILIES.values()):
+        found = family_of(model.config).student_encoder
+    else:
+        refuse_architecture(name)
+        found = HEADS[name].student
+    return type(model) if name == found.__name__ else found
 
 
 def to_stock(model: LayerwiseModel) -> PreTrainedModel:
@@ -70,20 +77,21 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     Raises:
         ValueError: no student, or no stock BERT can hold these widths.
     """
-    stock_classes = {head.student.__name__: head.stock for family in FAMILIES.values() for head in family.heads}
-    stock_class = stock_classes.get(type(model).__name__)
-    if stock_class is None:
+    stock_classes = {head.student_name: head for family in FAMILIES.values() for head in family.heads}
+    head = stock_classes.get(type(model).__name__)
+    if head is None and type(model).__name__ not in (f"Homo{family.encoder_name}" for family in FAMILIES.values()):
         raise ValueError(
             f"model={type(model).__name__} is no student; expected one of {', '.join(stock_classes)} (to_student)"
         )
     widths = teacher_plan(model.config)
     plan, family = widths.padded(), family_of(model.config)
+    stock_class = family.stock_encoder if head is None else head.stock
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     pairs = getattr(model.config, "rotary_pairs", None) or {}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
-        queries = tuple(f"{family.prefix}.{family.layers}.{index}.{name}." for name in model.queries)
+        queries = tuple(f"{family.prefix_of(head)}{family.layers}.{index}.{name}." for name in model.queries)
         for name in [name for name in state if name.startswith(queries)]:
             state[name] = state[name] * factor
         state |= _resized_layer(state, family, index, (old, new), pairs.get(_kind(plan, index)))
@@ -146,7 +154,9 @@ def _pairs_that_count(
 
 
 def _layer_shapes(family: EncoderFamily, layer: int) -> Shapes:
-    return {f"{family.prefix}.{family.layers}.{layer}.{name}": dims for name, dims in family.layer.items()}
+    """Of a model with a head, and of one without."""
+    found = {f"{family.layers}.{layer}.{name}": dims for name, dims in family.layer.items()}
+    return found | {f"{family.prefix}.{name}": dims for name, dims in found.items()}
 
 
 def _resized_layer(
@@ -179,7 +189,8 @@ def _resized_embeddings(
     state: dict[str, torch.Tensor], family: EncoderFamily, widths: tuple[LayerWidths, LayerWidths]
 ) -> dict[str, torch.Tensor]:
     """The parameters outside the layers that have a column for each head."""
-    names = [f"{family.prefix}.{name}" for name, dims in family.embeddings.items() if dims[1:] == (HEAD,)]
+    tables = [name for name, dims in family.embeddings.items() if dims[1:] == (HEAD,)]
+    names = [name for table in tables for name in (table, f"{family.prefix}.{table}") if name in state]
     return {name: _resized(state[name].T, (widths[1].num_attention_heads,)).T.contiguous() for name in names}
 
 

@@ -55,6 +55,7 @@ BERT = EncoderFamily(
     layers="encoder.layer",
     attention=ATTENTION,
     mlm_entries=("cls.predictions.transform",),
+    pooler=linear("pooler.dense", HIDDEN, HIDDEN),
     also_loaded={"BertForPreTraining": _HEADS[0]},
     refused={
         "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",

@@ -191,6 +191,7 @@ class EncoderFamily:
         encoder_name: transformers' model without a head; ours has `Homo` before it, as all our classes have.
         heads: what teachers and students can predict, the default first.
         embeddings: parameters before the first layer and behind the last one.
+        pooler: parameters that a model without a head has besides.
         layer: parameters of a layer, named from the layer on.
         layers: the list of layers.
         attention: a layer's linear modules: query, key, value and output; None where they are not apart.
@@ -228,6 +229,7 @@ class EncoderFamily:
     layers: str
     attention: tuple[str, str, str, str] | None
     mlm_entries: tuple[str, ...]
+    pooler: Shapes = field(default_factory=dict)
     also_loaded: Mapping[str, Head] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     surplus: tuple[str, ...] = ()
@@ -320,14 +322,18 @@ class EncoderFamily:
         """What its configuration calls a width."""
         return self.width_names.get(width, width)
 
+    def prefix_of(self, head: Head | None) -> str:
+        """What the names of the encoder's parameters begin with; nothing in a model without a head."""
+        return f"{self.prefix}." if head else ""
+
     def shapes(self, num_layers: int, head: Head | None) -> dict[str, tuple[tuple[str, ...], int | None]]:
         """Every parameter of a model → what its dimensions are, and its layer.
 
         Args:
             num_layers: of the encoder.
-            head: None for a model without one, whose parameters have no prefix.
+            head: None for a model without one, whose parameters have no prefix, and a pooler.
         """
-        prefix = f"{self.prefix}." if head else ""
+        prefix = self.prefix_of(head)
         found: dict[str, tuple[tuple[str, ...], int | None]]
         found = {f"{prefix}{name}": (dims, None) for name, dims in self.embeddings.items()}
         found |= {
@@ -335,7 +341,7 @@ class EncoderFamily:
             for index in range(num_layers)
             for name, dims in self.layer.items()
         }
-        of_head = {**head.shapes, **head.untied} if head else {}
+        of_head = {**head.shapes, **head.untied} if head else self.pooler
         return found | {name: (dims, None) for name, dims in of_head.items()}
 
     def attention_linears(self, model: PreTrainedModel, layer: int) -> list[Any]:

@@ -35,6 +35,7 @@ MPNET = EncoderFamily(
     layers="encoder.layer",
     attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
     mlm_entries=("lm_head.dense",),
+    pooler=linear("pooler.dense", HIDDEN, HIDDEN),
     surplus=("mpnet.pooler.",),
     shares_heads=True,
     first_position=lambda config: 2,

@@ -42,6 +42,7 @@ def _family(title: str, model_type: str, name: str, config: type[PreTrainedConfi
             f"{name}ForCausalLM": f"it is a decoder: load it as {name}ForMaskedLM if it was trained to see both "
             "directions",
         },
+        pooler=linear("pooler.dense", HIDDEN, HIDDEN),
         surplus=("roberta.pooler.",),
         first_position=_first_position,
     )
