@@ -9,6 +9,7 @@ docs/vocabulary.md.
 """
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,13 @@ def run_students(options: argparse.Namespace) -> None:
             rows[name] = {metric: found["discrepancy"][metric] for metric in ("kl", "agreement", "mlm_accuracy")}
             rows[name] |= size_of(folder)
     rows["not trimmed"] = size_of(options.whole / STUDENT_FOLDER)
+    found = {run: glue_files(run, options.tasks, options.seeds) for run in (options.trimmed, options.whole)}
+    for one, other in zip(*(itertools.chain(*tasks.values()) for tasks in found.values()), strict=True):
+        ways = [each["conditions"] | {"max_train_samples": each["num_train_rows"]} for each in (one, other)]
+        if ways[0] != ways[1]:
+            raise ValueError(f"{one['task']} was measured in two ways: {ways[0]} and {ways[1]}; measure one again")
     for name, run in (("trimmed first", options.trimmed), ("not trimmed", options.whole)):
-        scores = glue_scores(run, options.tasks, options.seeds)
+        scores = {task: sum(each["score"] for each in seeds) / len(seeds) for task, seeds in found[run].items()}
         rows[name] |= {"glue": scores, "glue_mean": sum(scores.values()) / len(scores)}
     print(rows)
     save({"students": rows})
@@ -106,13 +112,12 @@ def size_of(folder: Path) -> dict[str, Any]:
     return {"num_parameters": num_parameters, "size_bytes": file.stat().st_size}
 
 
-def glue_scores(run: Path, tasks: list[str], seeds: list[int]) -> dict[str, float]:
-    """Task → mean score over seeds, of what `homodistil evaluate` found of a run."""
-    scores = {}
-    for task in tasks:
-        files = [run / "evaluations" / f"{task}.seed-{seed}.json" for seed in seeds]
-        scores[task] = sum(read_json_object(file, str(file))["score"] for file in files) / len(files)
-    return scores
+def glue_files(run: Path, tasks: list[str], seeds: list[int]) -> dict[str, list[dict[str, Any]]]:
+    """Task → what `homodistil evaluate` found of a run, a file a seed."""
+    folder = run / "evaluations" / STUDENT_FOLDER
+    folder = folder if folder.is_dir() else folder.parent  # of a sweep's cell
+    files = {task: [folder / f"{task}.seed-{seed}.json" for seed in seeds] for task in tasks}
+    return {task: [read_json_object(file, str(file)) for file in names] for task, names in files.items()}
 
 
 def save(found: dict[str, Any]) -> None:

@@ -26,7 +26,10 @@ def test_vocabularies_and_students_are_measured(tmp_path, monkeypatch):
     runs = ["--trimmed", str(tmp_path / "trimmed"), "--whole", str(tmp_path / "whole")]
     for name, score in (("trimmed", 0.5), ("whole", 0.75)):
         (tmp_path / name / "evaluations").mkdir()
-        write_json(tmp_path / name / "evaluations" / "rte.seed-0.json", {"score": score})
+        write_json(
+            tmp_path / name / "evaluations" / "rte.seed-0.json",
+            {"score": score, "conditions": {}, "num_train_rows": 8},
+        )
     measured = ["--max_eval_blocks", "8", "--max_seq_length", "16", "--tasks", "rte"]
     vocabulary.main(["students", *runs, *held_out, *measured])
     record = json.loads((tmp_path / "record.json").read_text())
