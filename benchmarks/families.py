@@ -1,11 +1,13 @@
 """Teachers of other families, trained here from nothing, as no public checkpoint could be loaded; their students.
 
-    python -m benchmarks.families teacher --family roberta --text FILE … --output_dir runs/families/roberta
+    python -m benchmarks.families teacher --family modernbert --text FILE … --output_dir runs/families/modernbert
+    python -m benchmarks.families teacher --family roberta --start BERT --max_steps 900 --learning_rate 4e-4 --text …
     homodistil sweep benchmarks/families.json
     python -m benchmarks.families table
 
-A teacher gets a byte-level BPE tokenizer of its own and the stock masked-LM class, small, from random weights. The
-table is written into docs/families.md.
+A teacher gets a byte-level BPE tokenizer of its own and the stock masked-LM class, small, from random weights; or a
+RoBERTa the layers of a BERT, and for each of its tokens the mean of that one's pieces, as from nothing it would take
+hours to learn more than how frequent words are. The table is written into docs/families.md.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
+from transformers import AutoTokenizer, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from benchmarks.marked_pages import fill_in
 from homodistil_hf.data.blocks import tokenize_to_blocks
@@ -46,7 +48,7 @@ def train_teacher(options: argparse.Namespace) -> None:
     tokenizer = trained_tokenizer(documents)
     blocks = tokenize_to_blocks(documents, tokenizer, max_seq_length=ROW_LENGTH)
     set_seed(0)
-    model = new_model(options.family, tokenizer)
+    model = new_model(options.family, tokenizer) if options.start is None else roberta_of(options.start, tokenizer)
     args = SelfDistillationArguments(
         output_dir=str(options.output_dir / "training"),
         max_steps=options.max_steps,
@@ -96,6 +98,42 @@ def new_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return family.heads[0].stock(config)
 
 
+@torch.no_grad()
+def roberta_of(folder: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A RoBERTa with a BERT's layers, and words that are made of its pieces; without dropout."""
+    bert = BertForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    old, family = bert.config, FAMILIES["roberta"]
+    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "pad", "eos")}
+    same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps")
+    offset = tokenizer.pad_token_id + 1
+    config = family.stock_config(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=ROW_LENGTH + offset,
+        type_vocab_size=1,
+        **{name: getattr(old, name) for name in same},
+        **dict.fromkeys(family.dropouts, 0.0),
+        **ids,
+    )
+    model: Any = family.heads[0].stock(config)
+    model.roberta.encoder.load_state_dict(bert.bert.encoder.state_dict())
+    tables, before = model.roberta.embeddings, bert.bert.embeddings
+    tables.LayerNorm.load_state_dict(before.LayerNorm.state_dict())
+    tables.token_type_embeddings.weight.copy_(before.token_type_embeddings.weight[:1])
+    tables.position_embeddings.weight[offset:].copy_(before.position_embeddings.weight[:ROW_LENGTH])
+    model.lm_head.dense.load_state_dict(bert.cls.predictions.transform.dense.state_dict())
+    model.lm_head.layer_norm.load_state_dict(bert.cls.predictions.transform.LayerNorm.state_dict())
+    reader = AutoTokenizer.from_pretrained(folder)
+    special = {getattr(tokenizer, name): getattr(reader, name) for name in ("cls_token", "sep_token", "pad_token")}
+    special |= {tokenizer.mask_token: reader.mask_token, tokenizer.unk_token: reader.unk_token}
+    bias = bert.get_output_embeddings().bias
+    for token, index in tokenizer.get_vocab().items():
+        text = special.get(token) or tokenizer.decode([index])
+        pieces = reader(text, add_special_tokens=False)["input_ids"] or [reader.unk_token_id]
+        tables.word_embeddings.weight[index] = before.word_embeddings.weight[pieces].mean(0)
+        model.lm_head.bias[index] = bias[pieces].mean()
+    return model
+
+
 def write_table(options: argparse.Namespace) -> None:
     """Record how held-out KL fell in each cell of the sweep, and write the page's table."""
     curves = {}
@@ -125,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", choices=RUNS)
     parser.add_argument("--family", choices=SHAPES, default="roberta")
+    parser.add_argument("--start", help="teacher: BERT that a RoBERTa begins as; default: random weights")
     parser.add_argument("--text", nargs="+", help="teacher: text to train on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/families/roberta"))
     parser.add_argument("--max_steps", type=int, default=3000)

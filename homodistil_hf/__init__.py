@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .data.masking import MaskedLMCollator
     from .export.export_folder import export_student
     from .export.verify import verify_export
+    from .methods.embedding import EmbeddingDistilTrainer
     from .methods.gradient_free import GradientFreeSettings, prune_gradient_free
     from .methods.one_shot import OneShotTrainer
     from .models.families.modeling_homobert import (
@@ -36,6 +37,7 @@ _MODELING = "models.families.modeling_homobert"
 
 _LAZY = {
     "BinarizationTrainer": "methods.binarization",
+    "EmbeddingDistilTrainer": "methods.embedding",
     "GradientFreeSettings": "methods.gradient_free",
     "HomoBertConfig": _MODELING,
     "HomoBertForMaskedLM": _MODELING,
@@ -64,6 +66,7 @@ _LAZY = {
 __all__ = [
     "PRESETS",
     "BinarizationTrainer",
+    "EmbeddingDistilTrainer",
     "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",

@@ -47,6 +47,8 @@ _MAIN_HELP = {
 }
 
 
+EMBEDDING = "embedding"
+
 _BINARIZATION_SETTINGS = ("model", "train_data", "eval_data", "text_columns", "label_column", "stages", "output_dir")
 
 
@@ -76,6 +78,21 @@ def run_distill(words: Sequence[str]) -> int:
     if is_further:
         return _run_further(words)
     settings = parse_run(words)
+    return (_run_embedding if settings.run.method == EMBEDDING else _run_masked_lm)(settings)
+
+
+def _run_embedding(settings: Any) -> int:
+    from ..experiments.embedding import distill_embedding
+    from ..training.ranks import leave_process_group
+
+    show_logs(settings.training.process_index == 0)
+    if results := distill_embedding(settings, print):
+        print(format_embedding(results, settings.training.output_dir))
+    leave_process_group()
+    return 0
+
+
+def _run_masked_lm(settings: Any) -> int:
     from ..experiments.distill import distill
     from ..experiments.family import distill_family
     from ..training.ranks import leave_process_group
@@ -125,6 +142,23 @@ def _run_binarization(words: Sequence[str]) -> int:
     results = binarize_chain(settings, tell)
     print(f"{results['size_bytes']:,} bytes of weights: {settings.output_dir}/{MODEL_FOLDER}")
     return 0
+
+
+def format_embedding(results: Mapping[str, Any], output_dir: str) -> str:
+    """Tell how a run with an embedding model ended, from the content of its `results.json`."""
+    folder = f"{output_dir.rstrip('/')}/student"
+    metrics = {"cosine": "cosine", "neighbours": "10 nearest", "neighbours_in_index": "… in the teacher's index"}
+    rows = [["model", "parameters", "encoder MACs", "bytes", *metrics.values()]]
+    for found in results["models"]:
+        costs = [f"{found[cost]:,}" for cost in ("num_parameters", "encoder_macs", "size_bytes")]
+        rows.append([found["name"], *costs, *(f"{found[name]:.3f}" for name in metrics)])
+    return f"""
+{chr(10).join(aligned_lines(rows))}
+
+{results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {output_dir.rstrip("/")}/results.json. The student:
+
+  from sentence_transformers import SentenceTransformer
+  model = SentenceTransformer({folder!r})"""
 
 
 def format_rounds(results: Mapping[str, Any]) -> str:

@@ -154,6 +154,10 @@ class Task:
         return (labels >= 0) & (labels < inputs["input_ids"].shape[1])
 
 
+EMBEDDING = Task("probe", logits=("last_hidden_state",), has_classes=False)
+"""Of an encoder without a head: labels are directions, a row each, by which its units are scored."""
+
+
 def task_of(model: LayerwiseModel) -> Task:
     """The task of a student, from its class and `config.problem_type`.
 
@@ -163,7 +167,10 @@ def task_of(model: LayerwiseModel) -> Task:
     Returns:
         [`Task`].
     """
-    kind = HEADS[type(model).__name__].kind
+    head = HEADS.get(type(model).__name__)
+    if head is None:
+        return EMBEDDING
+    kind = head.kind
     return _SEQUENCE_TASKS[_problem_type(model)] if kind is SEQUENCE_CLASSIFICATION else _TASKS[kind]
 
 

@@ -17,8 +17,10 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json_object
+from ..methods.embedding import EmbeddingDistilTrainer
 from ..methods.registry import check_method_settings, method_named
 from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
+from ..models.sentence_embeddings import is_embedding_folder
 from ..plans.family import member_folder
 from ..training_args import HomoDistilTrainingArguments
 
@@ -54,7 +56,8 @@ class RunArguments:
     method: str = field(
         default="homodistil",
         metadata={
-            "help": "homodistil, a baseline (one_shot, scratch, …), self_distillation, or bit (docs/binarization.md)."
+            "help": "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit, embedding (found by the "
+            "teacher's folder)."
         },
     )
     method_settings: dict[str, Any] | str | None = field(
@@ -110,8 +113,15 @@ class RunArguments:
                 raise ValueError(f"{name}={value} is too small; nearest valid: 1")
         self.own_settings = self._object("method_settings", '{"temperature": 2.0}')
         self.further_settings = self._object("further_pretraining", '{"num_train_epochs": 10}')
+        if self.method == "homodistil" and is_embedding_folder(self.teacher):
+            self.method = EmbeddingDistilTrainer.method
+        self._check_method()
+
+    def _check_method(self) -> None:
         if self.method != SELF_DISTILLATION:
-            check_method_settings(method_named(self.method), self.own_settings)
+            is_embedding = self.method == EmbeddingDistilTrainer.method
+            method = EmbeddingDistilTrainer if is_embedding else method_named(self.method)
+            check_method_settings(method, self.own_settings)
             return
         for name in ("method_settings", "further_pretraining", "vocabulary"):
             if value := getattr(self, name):

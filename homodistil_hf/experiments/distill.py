@@ -73,7 +73,7 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
         OSError: a file or a Hub repository can't be read or written.
     """
     since = time.perf_counter()
-    checkpoint = _check_output_folder(settings)
+    checkpoint = check_output_folder(settings)
     trainer = make_trainer(settings, say)
     results = train_to_the_end(trainer, settings, checkpoint, since=since)
     if settings.training.push_to_hub:
@@ -178,7 +178,7 @@ def make_trainer(
     )
 
 
-def _check_output_folder(settings: RunConfig) -> Requested:
+def check_output_folder(settings: RunConfig) -> Requested:
     """What `train` is to go on with; its files are checked here, before any text is read."""
     training = settings.training
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
@@ -237,7 +237,7 @@ def load_blocks(settings: RunConfig | FurtherConfig, readers: Readers, say: Say)
         )
     documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
     if eval_documents is None:
-        documents, eval_documents = _hold_out(documents, say)
+        documents, eval_documents = hold_out(documents, say)
     blocks = _tokenized(documents, settings, readers, argument="train_data")
     if run.streaming:
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
@@ -246,7 +246,7 @@ def load_blocks(settings: RunConfig | FurtherConfig, readers: Readers, say: Say)
     )
 
 
-def _hold_out(documents: Blocks, say: Say) -> tuple[Blocks, Blocks]:
+def hold_out(documents: Blocks, say: Say) -> tuple[Blocks, Blocks]:
     """Split documents into those to train on and those to evaluate on, by position and so always alike."""
     if isinstance(documents, IterableDataset):
         say(f"eval_data is not set: the first {_HELD_OUT_OF_STREAM:,} documents of train_data are held out")

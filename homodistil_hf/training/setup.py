@@ -271,8 +271,9 @@ def _check_pair(
 def _compared(teacher: LayerwiseModel, student: LayerwiseModel, *, by_layer: bool) -> Iterator[tuple[str, Any, Any]]:
     """What has to be equal: name, of the teacher, of the student."""
     yield "class", type(teacher).__name__, type(student).__name__
-    kind = HEADS[type(student).__name__].kind
-    has_labels = kind not in (MASKED_LM, REPLACED_TOKENS)
+    head = HEADS.get(type(student).__name__)
+    kind = head.kind if head else None
+    has_labels = kind not in (MASKED_LM, REPLACED_TOKENS, None)
     names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * has_labels
     yield from ((name, getattr(teacher.config, name), getattr(student.config, name)) for name in names)
     if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from tiny_files import own_cache
+import torch
+from tiny_files import own_cache, write_teacher
 from tiny_tokenizers import paragraphs
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -25,6 +26,28 @@ def test_a_teacher_is_trained_from_text_alone(name, tmp_path, monkeypatch):
     assert len(tokenizer) == config.vocab_size
     assert tokenizer.decode(tokenizer("as it was")["input_ids"]) == "<s>as it was</s>"
     AutoModelForMaskedLM.from_pretrained(tmp_path / "teacher")
+
+
+def test_a_roberta_begins_with_what_a_bert_knows(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(families, "ROW_LENGTH", 16)
+    bert = AutoModelForMaskedLM.from_pretrained(write_teacher(tmp_path / "bert"))
+    (tmp_path / "text.txt").write_text("\n\n".join(["w7 w8 w7 w9 " * 20] * 20))
+    words = ["--start", str(tmp_path / "bert"), "--text", str(tmp_path / "text.txt"), "--max_steps", "1"]
+    families.main(["teacher", *words, "--learning_rate", "1e-12", "--output_dir", str(tmp_path)])
+    roberta = AutoModelForMaskedLM.from_pretrained(tmp_path / "teacher")
+    states = torch.randn(1, 4, 32)
+    for index, layer in enumerate(bert.bert.encoder.layer):
+        assert torch.allclose(layer(states), roberta.roberta.encoder.layer[index](states), atol=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    (token,) = tokenizer(" w7", add_special_tokens=False)["input_ids"]
+    pairs = {token: 7, tokenizer.cls_token_id: 2, tokenizer.mask_token_id: 4}
+    for new, old in pairs.items():
+        assert torch.allclose(
+            roberta.get_input_embeddings().weight[new], bert.get_input_embeddings().weight[old], atol=1e-5
+        )
+    positions = roberta.roberta.embeddings.position_embeddings.weight[tokenizer.pad_token_id + 1 :]
+    assert torch.allclose(positions, bert.bert.embeddings.position_embeddings.weight[:16], atol=1e-5)
 
 
 def test_curves_are_collected_and_told(tmp_path, monkeypatch):

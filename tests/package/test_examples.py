@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
@@ -18,6 +19,7 @@ from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.experiments.binarization import BinarizationSettings
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.models.cost import count_parameters, encoder_macs
+from homodistil_hf.models.sentence_embeddings import load_embedding_model
 from homodistil_hf.models.widths import teacher_plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -160,6 +162,19 @@ def test_prune_without_labels_script(tmp_path, monkeypatch, capsys):
     assert 0.69 < facts["cost_fractions"]["encoder_macs"] <= 0.7
     assert facts["training"]["num_samples"] == 20
     assert "with the same logits" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_distill_embeddings_script(tmp_path, monkeypatch, capsys):
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    write_text(tmp_path / "text.txt")
+    words = ["--output_dir", tmp_path / "run", "--max_steps", 2, "--batch_size", 4, "--max_length", 12]
+    paths = ["--teacher", teacher, "--text", tmp_path / "text.txt"]
+    run_script(monkeypatch, "distill_embeddings.py", *paths, *words)
+    told = capsys.readouterr().out
+    assert "cosine to the teacher 0." in told
+    assert "The cat sat on the mat." in told
+    assert load_embedding_model(tmp_path / "run" / "student").dimension == 32
 
 
 PAGES = {name: (EXAMPLES.parent / name).read_text(encoding="utf-8") for name in ("README.md", "docs/index.md")}

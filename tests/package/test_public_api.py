@@ -13,6 +13,7 @@ from homodistil_hf.models.families import FAMILIES
 PUBLIC_NAMES = [
     "PRESETS",
     "BinarizationTrainer",
+    "EmbeddingDistilTrainer",
     "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",

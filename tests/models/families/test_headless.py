@@ -1,4 +1,4 @@
-"""Encoders without a head, of every family: the same states as teacher, student, stock export, masked and compacted."""
+"""Encoders without a head, of every family: the same states as teacher, student and stock export, however cut."""
 
 import pytest
 import torch

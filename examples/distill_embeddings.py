@@ -1,0 +1,59 @@
+r"""Narrow an embedding model with unlabelled text; its vectors stay in the teacher's space.
+
+    python examples/distill_embeddings.py --teacher my-embedding-model --text 'my/*.txt' --output_dir out
+
+Loads with `SentenceTransformer("out/student")` (pip install "homodistil-hf[embeddings]").
+"""
+
+import argparse
+from pathlib import Path
+
+from homodistil_hf import EmbeddingDistilTrainer, HomoDistilTrainingArguments, load_text
+from homodistil_hf.data.texts import by_length, tokenize_texts
+from homodistil_hf.models.sentence_embeddings import load_embedding_model
+
+QUERY, TEXTS = "Where is the cat?", ["The cat sat on the mat.", "Shares fell on Tuesday."]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True, help="folder of sentence-transformers, or its name on the Hub")
+    parser.add_argument("--text", nargs="+", required=True, help="files, folders, globs or Hub data sets")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--student", default="macs=0.5", help="preset, budget or plan")
+    parser.add_argument("--max_steps", type=int, default=1000)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--max_length", type=int, default=128)
+    options = parser.parse_args()
+
+    teacher = load_embedding_model(options.teacher)
+    rows = tokenize_texts(
+        load_text(options.text), teacher.tokenizer, max_length=options.max_length, prepare=teacher.prepared
+    )
+    held_out = min(1000, len(rows) // 10)
+    trainer = EmbeddingDistilTrainer(
+        teacher,
+        HomoDistilTrainingArguments(
+            output_dir=options.output_dir,
+            student=options.student,
+            max_steps=options.max_steps,
+            per_device_train_batch_size=options.batch_size,
+            train_sampling_strategy="sequential",  # by_length has shuffled
+            logging_steps=max(1, options.max_steps // 100),
+            report_to="none",
+        ),
+        train_dataset=by_length(rows.select(range(held_out, len(rows))), batch_size=options.batch_size),
+        eval_dataset=rows.select(range(held_out)),
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    print(f"cosine to the teacher {metrics['eval_cosine']:.3f}, ten nearest kept {metrics['eval_neighbours']:.0%}")
+
+    student = load_embedding_model(trainer.export(Path(options.output_dir) / "student"))
+    similarities = student.encode([QUERY]) @ teacher.encode(TEXTS).T  # the student's query in the teacher's index
+    for text, similarity in zip(TEXTS, similarities[0].tolist(), strict=True):
+        print(f"{similarity:.2f}  {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What a student's vectors have in common with its teacher's: the terms of the loss, and the map into its space.
+
+Shapes: B texts, H hidden channels, D channels of a vector.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..models.sentence_embeddings import EmbeddingModel, pooled
+from .objective import Distillation, Terms
+from .tasks import Inputs
+from .teacher import FrozenTeacher
+
+TEMPERATURE = 0.05
+"""Of similarities between vectors, before the softmax."""
+
+
+def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
+    """Σ_b ‖z_s − z_t‖² of vectors of length 1, which is 2 − 2·cos (LEAF, arXiv 2509.12539: its only loss).
+
+    Returns:
+        `torch.Tensor`: scalar.
+    """
+    return (student_BD - teacher_BD).square().sum()
+
+
+def relational_error(
+    student_BD: torch.Tensor, teacher_BD: torch.Tensor, *, temperature: float = TEMPERATURE
+) -> torch.Tensor:
+    """How differently texts are similar to the others of their batch, summed over texts.
+
+    ½·Σ_b [ KL(r_b(Z_t Z_tᵀ) ‖ r_b(Z_s Z_tᵀ)) + KL(r_b(Z_t Z_tᵀ) ‖ r_b(Z_s Z_sᵀ)) ], where r_b is the softmax of row b
+    at the temperature, without the text itself (KALE, arXiv 2304.01016). The first compares in the teacher's index,
+    the second in the student's own.
+
+    Args:
+        student_BD: vectors of length 1.
+        teacher_BD: vectors of length 1; no gradient.
+        temperature: > 0.
+
+    Returns:
+        `torch.Tensor`: scalar; 0 of a single text.
+
+    Example:
+    ```python
+    >>> vectors = torch.eye(3)
+    >>> float(relational_error(vectors, vectors))
+    0.0
+
+    ```
+    """
+    if len(student_BD) < 2:
+        return student_BD.sum() * 0.0
+    is_self = torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
+
+    def rows(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return (first @ second.T / temperature).masked_fill(is_self, -1e4).log_softmax(-1)
+
+    target = rows(teacher_BD, teacher_BD)
+    found = rows(student_BD, teacher_BD), rows(student_BD, student_BD)
+    return sum(F.kl_div(row, target, reduction="sum", log_target=True) for row in found) / 2  # type: ignore[return-value]
+
+
+class EmbeddingDistillation(Distillation):
+    """Compares vectors, and hidden states as ever.
+
+    The student's pooled states pass `projections.dense`, which starts as the identity and loses a column with each
+    hidden channel, and then the teacher's own layers: so its vectors are in the teacher's space from the first step.
+
+    Args:
+        student: with its projections, `dense` among them.
+        teacher: frozen.
+        model: the teacher's embedding model, for its pooling and layers.
+        weights: term → factor: `probe` (0 in training), `vector`, `relational`, `hidden`, `embedding`, `attention`.
+        kwargs: as in [`Distillation`].
+    """
+
+    def __init__(
+        self,
+        student: Any,
+        teacher: FrozenTeacher,
+        *,
+        model: EmbeddingModel,
+        weights: Mapping[str, float],
+        **kwargs: Any,
+    ):
+        super().__init__(student, teacher, weights=weights, **kwargs)
+        self.model = model
+        for layer in model.dense:
+            layer.linear.to(teacher.exact.device)
+
+    def terms(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        counts: torch.Tensor,
+        *,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Terms, Any]:
+        """Each term of the loss on its own, unweighted; arguments as [`Distillation.terms`].
+
+        Returns:
+            `(terms, outputs)`: `vector`, `relational`, `hidden` and `embedding`, and while units are scored `probe`
+            (Σ v·z_s with the directions v of the batch) → this batch's share of the average over the global batch.
+        """
+        inputs = self.task.with_positions(inputs)
+        num_texts, num_tokens, _ = counts.clamp(min=1).float().unbind()
+        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
+        forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
+        mask_BT = inputs.get("attention_mask")
+        teacher, student = self.teacher(**forward), model(**forward)
+        student_BD = self.student_vectors(student.last_hidden_state, mask_BT)
+        teacher_BD = F.normalize(self.model.vectors(teacher.last_hidden_state, mask_BT).clone(), dim=-1)
+        terms = {
+            "vector": vector_error(student_BD, teacher_BD),
+            "relational": relational_error(student_BD, teacher_BD),
+        }
+        if self.weights[self.task.name]:
+            terms[self.task.name] = (student_BD * inputs["labels"]).sum()
+        terms = {name: term / num_texts for name, term in terms.items()}
+        if forward["output_hidden_states"]:
+            with autocast():
+                errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
+            terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
+        return terms, student
+
+    def student_vectors(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+        """The student's vectors in the teacher's space, `(B, D)` float32 of length 1."""
+        with torch.autocast(states_BTH.device.type, enabled=False):
+            mapped = self.dense(pooled(states_BTH, mask_BT, self.model.settings.pooling))
+            return F.normalize(self.model.behind(mapped), dim=-1)
+
+    @property
+    def dense(self) -> Any:
+        """The map from the student's pooled states to the teacher's."""
+        return self.student.projections.dense
+
+
+def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float = 1e-3) -> torch.Tensor:
+    """The matrix W of least ‖P Wᵀ − T‖² + λ·‖W‖², for the student's pooled states P and the teacher's T.
+
+    Args:
+        products_HH: PᵀP, float64.
+        cross_HD: PᵀT, float64.
+        ridge: λ as a share of the mean of PᵀP's diagonal.
+
+    Returns:
+        `torch.Tensor`: `(D, H)`, float64.
+
+    Example:
+    ```python
+    >>> states = torch.randn(50, 3, dtype=torch.float64)
+    >>> fit_dense(states.T @ states, 2 * states.T @ states, ridge=0.0).round(decimals=4).tolist()
+    [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]
+
+    ```
+    """
+    shrinkage = ridge * products_HH.diagonal().mean() * torch.eye(len(products_HH), dtype=torch.float64)
+    return torch.linalg.solve(products_HH + shrinkage, cross_HD).T

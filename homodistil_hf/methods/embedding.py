@@ -1,0 +1,174 @@
+"""Embedding models: a narrower encoder whose vectors stay in its teacher's space.
+
+The student is a copy of the teacher's encoder, its pooling, a linear map that starts as the identity, and the
+teacher's own further layers. At its start every loss is 0, and so is every gradient: units are scored by a probe
+instead, Σ_b v_b·z_b with a random direction v_b for each text, which says how far a vector moves if a weight goes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.texts import TextCollator
+from ..distillation.embedding import EmbeddingDistillation, fit_dense
+from ..distillation.teacher import FrozenTeacher
+from ..export.card import MethodCard
+from ..export.sentence_folder import export_embedding_model, student_model
+from ..models.families.family import PROJECTIONS
+from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled
+from ..models.units import UnitTensors
+from ..trainer import HomoDistilTrainer
+from ..training.embedding_evaluation import VectorEvaluation
+from ..training.publishing import Publisher
+from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
+
+NUM_FIT_TOKENS = 1 << 17
+"""Tokens of the texts that the map into the teacher's space is fitted to."""
+LEAST_SPREAD = 0.1
+"""Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
+
+
+class EmbeddingDistilTrainer(HomoDistilTrainer):
+    """Prunes the encoder of an embedding model and distils its vectors; needs unlabelled texts alone.
+
+    L = w_vector·Σ‖z_s − z_t‖² + w_relational·KL of similarities + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k)
+    + w_embedding·MSE(E_t, E_s W_e), averaged over texts, or tokens.
+
+    Args:
+        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`].
+        args: the run's settings; masked words, classes, KL and attention have no part in the loss.
+        vector_weight: ≥ 0.
+        relational_weight: ≥ 0.
+        data_collator: default: [`TextCollator`].
+        kwargs: as in [`HomoDistilTrainer`]; data sets have rows with `input_ids`, as [`tokenize_texts`] makes them.
+
+    Raises:
+        ValueError: as [`HomoDistilTrainer`]; a model that a student can't repeat; scores of gradients that are 0.
+
+    Example:
+    ```python
+    trainer = EmbeddingDistilTrainer(
+        "sentence-transformers/all-MiniLM-L6-v2", HomoDistilTrainingArguments("out", student="macs=0.25"),
+        train_dataset=rows, eval_dataset=held_out,
+    )
+    trainer.train()
+    trainer.export("small")  # SentenceTransformer("small")
+    ```
+    """
+
+    method = "embedding"
+    card = MethodCard(
+        student="pruned embedding model",
+        made="pruned from {teacher} and distilled",
+        how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
+    )
+
+    def __init__(
+        self,
+        model: str | Path | EmbeddingModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        vector_weight: float = 1.0,
+        relational_weight: float = 0.5,
+        data_collator: Any = None,
+        **kwargs: Any,
+    ):
+        self.embedding_model = model if isinstance(model, EmbeddingModel) else load_embedding_model(model)
+        self.method_settings = {"vector_weight": vector_weight, "relational_weight": relational_weight}
+        for name, weight in self.method_settings.items():
+            if weight < 0:
+                raise ValueError(f"{name}={weight} is negative; expected a number ≥ 0")
+        if any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
+            raise ValueError("pruning_end_fraction > 0: embedding models are pruned at once; leave it at 0")
+        if args.attention_weight:
+            raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
+        encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
+        for name, parameter in encoder.named_parameters():
+            if name.startswith("pooler."):  # no vector passes it, and DDP would wait for its gradient
+                parameter.requires_grad_(False)
+        if data_collator is None:
+            data_collator = TextCollator(tokenizer, dimension=self.embedding_model.dimension, seed=args.seed)
+        kwargs = {"processing_class": tokenizer} | kwargs
+        super().__init__(encoder, args, data_collator=data_collator, **kwargs)
+        self.publisher = EmbeddingPublisher(self)
+        distillation: Any = self.distillation
+        self.held_out = VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
+
+    def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
+        """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
+        dense = nn.Linear(size, size, bias=False, device=self.args.device)
+        nn.init.eye_(dense.weight)
+        projections.add_module("dense", dense)
+        self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
+        weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
+        weights |= {"probe": 0.0, "vector": self.method_settings["vector_weight"]}
+        weights |= {"relational": self.method_settings["relational_weight"]}
+        return EmbeddingDistillation(
+            self.model, teacher, model=self.embedding_model, weights=weights, kept_heads=self.matched_heads
+        )
+
+    def resized(self, masks: UnitTensors) -> None:
+        """Also fit the map into the teacher's space to the channels that are left."""
+        super().resized(masks)
+        self.fit_map()
+
+    @torch.no_grad()
+    def fit_map(self) -> None:
+        """Set the map into the teacher's space to that of least squares on the first training texts; collective."""
+        distillation: Any = self.distillation
+        counts, asked = self.batch_counts, self.num_asked_to_stop
+        sums: Any = None
+        self.model.eval()
+        pooling = self.embedding_model.settings.pooling
+        for batch in self.first_batches(num_tokens=NUM_FIT_TOKENS):
+            mask_BT = batch.get("attention_mask")
+            forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+            own, target = (
+                pooled(states.clone(), mask_BT, pooling).double().cpu()
+                for states in (
+                    type(self.model).forward(self.model, **forward).last_hidden_state,
+                    distillation.teacher(exact=True, **forward).last_hidden_state,
+                )
+            )
+            found = torch.cat([own.T @ own, own.T @ target], 1)
+            sums = found if sums is None else sums + found
+        sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
+        products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
+        distillation.dense.weight.copy_(fit_dense(products, cross))
+        self.batch_counts, self.num_asked_to_stop = counts, asked
+        self.model.train()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
+        metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
+        spread = metrics.get("eval_spread", 1.0)
+        if spread < LEAST_SPREAD:
+            raise FloatingPointError(
+                f"the student's vectors have collapsed: similarities between texts vary by {spread:.0%} of the "
+                f"teacher's; lower learning_rate={self.args.learning_rate:g} or raise vector_weight"
+            )
+        return metrics
+
+
+class EmbeddingPublisher(Publisher):
+    """Exports of an embedding model are folders of sentence-transformers."""
+
+    def write_export(self, folder: Path, format: str = "standard", *, allow_partial: bool = False) -> None:
+        """Write the student to a folder; arguments as [`Publisher.write_export`]."""
+        if format != "standard":
+            raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
+        trainer = self.trainer
+        dense = nn.Linear(trainer.kept.hidden_size, trainer.full.hidden_size, bias=False)
+        dense.load_state_dict({"weight": trainer.distillation.dense.weight.detach().cpu()})
+        student = trainer.dense_student(format=format, allow_partial=allow_partial)
+        export_embedding_model(
+            student_model(student, dense, trainer.embedding_model),
+            folder,
+            teacher=trainer.embedding_model,
+            facts=self.run_facts(),
+            overwrite=True,
+        )

@@ -1,0 +1,64 @@
+"""`homodistil distill` with an embedding model: found by its folder, run, told, resumed."""
+
+import json
+
+import pytest
+from tiny_embeddings import make_sentence_folder
+from tiny_files import own_cache, write_config
+
+from homodistil_hf.cli import main
+from homodistil_hf.models.sentence_embeddings import load_embedding_model
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+    def write(**settings):
+        folder = tmp_path / "embeddings"
+        if not folder.is_dir():
+            make_sentence_folder(folder)
+        given = {"teacher": str(folder), "pruning_end_fraction": 0.0, "max_seq_length": 12, "num_scoring_batches": 2}
+        return str(write_config(tmp_path, **given | settings))
+
+    return write
+
+
+def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_path, capsys):
+    assert main(["distill", config(save_steps=6, save_strategy="steps")]) == 0
+    told = capsys.readouterr().out
+    assert "SentenceTransformer(" in told
+    assert "in the teacher's index" in told
+    student = load_embedding_model(tmp_path / "run" / "student")
+    assert (student.encoder.config.hidden_size, student.dimension) == (16, 32)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0 < results["evaluation"]["cosine"] < 1
+    assert [found["name"] for found in results["models"]] == ["teacher", "student"]
+    assert results["models"][1]["num_parameters"] < results["models"][0]["num_parameters"]
+    before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
+    resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-6")]
+    assert main(["distill", config(save_steps=6, save_strategy="steps"), *resumed]) == 0
+    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with an embedding model; leave it out"),
+        ({"streaming": True, "max_steps": 4}, "streaming=True has no place with an embedding model"),
+        ({"method_settings": {"vector_wight": 1}}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
+        ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
+        ({"student": ["macs=0.5", "macs=0.25"]}, "student is a list, which embedding models can't"),
+        ({"further_pretraining": {"max_steps": 3}}, "needs a masked-LM teacher; leave it out"),
+        ({"push_to_hub": True}, "push_to_hub=True is not there yet for embedding models; upload OUTPUT_DIR/student"),
+    ],
+)
+def test_what_has_no_place_is_refused(config, settings, message, capsys):
+    assert main(["distill", config(**settings)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_method_that_needs_another_teacher_says_so(config, tmp_path, capsys):
+    write_config(tmp_path)
+    assert main(["distill", config(teacher=str(tmp_path / "teacher"), method="embedding")]) == 2
+    assert "has no modules.json; name a folder that sentence-transformers has written" in capsys.readouterr().err

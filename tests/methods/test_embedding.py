@@ -1,0 +1,202 @@
+"""Runs of embedding models: they start at 0, end at the plan, stay in the teacher's space, resume, are exported."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from run_traces import SaveAt, logs_of
+from tiny_embeddings import make_rows, make_sentence_folder
+from tiny_families import OTHERS, tiny_family_config
+from tiny_models import randomized
+
+from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
+from homodistil_hf.models.sentence_embeddings import load_embedding_model
+
+TEXTS = ["w7 w8 w9", "w10", ""]
+
+
+@pytest.fixture
+def make_embedding_trainer(make_trainer, tmp_path):
+    def make(model=None, **settings):
+        model = model or make_sentence_folder(tmp_path / "teacher")
+        data = {"train_dataset": make_rows(), "eval_dataset": make_rows(32, seed=1)}
+        defaults = {"pruning_end_fraction": 0.0, "hidden_weight": 1.0, "learning_rate": 1e-2}
+        return make_trainer(model=model, trainer_class=EmbeddingDistilTrainer, **data | defaults | settings)
+
+    return make
+
+
+def full_plan(trainer_settings=None):
+    return {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize("dense", [None, 5])
+def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, dense):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+    trainer = make_embedding_trainer(folder, student=full_plan(), max_steps=1)
+    found = trainer.evaluate()
+    assert found["eval_loss"] == pytest.approx(0.0, abs=1e-12)
+    assert (found["eval_cosine"], found["eval_neighbours"]) == (pytest.approx(1.0), 1.0)
+    trainer.train()
+    (terms,) = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    for name in ("vector", "relational", "hidden", "embedding"):
+        assert terms[f"loss_{name}"] == pytest.approx(0.0, abs=1e-9), name
+
+
+def test_vectors_are_learnt_in_the_teachers_space(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=60, eval_strategy="steps", eval_steps=30)
+    trainer.train()
+    assert trainer.kept == trainer.plan
+    assert trainer.distillation.dense.weight.shape == (32, 16)
+    steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    for name in ("vector", "relational", "hidden", "embedding"):
+        first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
+        assert 0 < last < first, name
+    assert {name for name in steps[0] if name.startswith("loss_")} == {
+        f"loss_{name}" for name in ("vector", "relational", "hidden", "embedding")
+    }
+    end = trainer.held_out_metrics
+    assert set(end) >= {"cosine", "neighbours", "neighbours_in_index", "spread", "kept_fraction_hidden"}
+
+
+def test_units_are_scored_by_how_far_vectors_move(make_embedding_trainer):
+    trainer = make_embedding_trainer(num_scoring_batches=1)
+    trainer.start_student()
+    parameters = dict(trainer.model.named_parameters())
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.zero_grad()
+    trainer.model.eval()
+    states = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    vectors = trainer.distillation.student_vectors(states, batch["attention_mask"])
+    ((vectors * batch["labels"]).sum() / len(vectors)).backward()
+    name = "encoder.layer.1.intermediate.dense.bias"
+    rows = (parameters[name] * parameters[name].grad).abs()
+    products = {
+        key: (parameters[key] * parameters[key].grad).abs()
+        for key in (f"encoder.layer.1.{part}.dense.weight" for part in ("intermediate", "output"))
+    }
+    expected = rows + products["encoder.layer.1.intermediate.dense.weight"].sum(1)
+    expected = expected + products["encoder.layer.1.output.dense.weight"].sum(0)
+    found = trainer.pruner.unit_scores()["ffn.1"]
+    assert float(expected.max()) > 0
+    assert torch.allclose(found / found.max(), expected / expected.max(), rtol=1e-4)
+
+
+def test_the_map_is_fitted_when_channels_go(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=1, learning_rate=1e-12)
+    trainer.train()
+    fitted = trainer.evaluate()["eval_cosine"]
+    identity = torch.zeros(32, 16)
+    identity[:16] = torch.eye(16)
+    trainer.distillation.dense.weight.data.copy_(identity)
+    assert fitted > trainer.evaluate()["eval_cosine"]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(make_embedding_trainer, tmp_path):
+    whole = make_embedding_trainer(output_dir=str(tmp_path / "whole"), max_steps=8)
+    whole.add_callback(SaveAt(3))
+    whole.train()
+    resumed = make_embedding_trainer(tmp_path / "teacher", output_dir=str(tmp_path / "resumed"), max_steps=8)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert [entry for entry in logs_of(resumed) if entry["step"] > 3] == logs_of(whole, after_step=3)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
+def test_every_family_can_be_narrowed(make_embedding_trainer, family, tmp_path):
+    torch.manual_seed(1)
+    encoder = randomized(family.stock_encoder(tiny_family_config(family)))
+    folder = make_sentence_folder(tmp_path / "model", encoder=encoder)
+    trainer = make_embedding_trainer(folder, max_steps=2)
+    trainer.train()
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert type(exported.encoder) is family.stock_encoder
+    assert_same_vectors(trainer, exported)
+
+
+def assert_same_vectors(trainer, exported):
+    inputs = exported.tokenize(TEXTS)
+    trainer.model.eval()
+    with torch.no_grad():
+        states = trainer.model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        expected = trainer.distillation.student_vectors(states, inputs["attention_mask"])
+    assert torch.allclose(exported.encode(TEXTS), expected, atol=1e-5)
+
+
+LOAD_ELSEWHERE = """
+import json, sys
+from sentence_transformers import SentenceTransformer
+assert "homodistil_hf" not in sys.modules
+model = SentenceTransformer(sys.argv[1])
+facts = json.load(open(sys.argv[1] + "/facts.json"))
+vectors = model.encode(facts["probe"]["texts"], convert_to_tensor=True)
+difference = (vectors - vectors.new_tensor(facts["probe"]["vectors"])).abs().max()
+print(json.dumps({"difference": float(difference),
+    "prompts": model.prompts, "default": model.default_prompt_name, "similarity": model.similarity_fn_name,
+    "max_seq_length": model.max_seq_length, "modules": [type(module).__name__ for module in model]}))
+"""
+
+
+@pytest.mark.parametrize("dense", [None, 5])
+def test_sentence_transformers_reads_an_export(make_embedding_trainer, tmp_path, dense):
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    prompts = {"query": "w5 ", "document": ""}
+    settings = {"prompts": prompts, "default_prompt_name": "query", "similarity_fn_name": "dot"}
+    trainer = make_embedding_trainer(make_sentence_folder(tmp_path / "model", dense=dense, **settings), max_steps=2)
+    trainer.train()
+    folder = trainer.export(tmp_path / "student")
+    command = [sys.executable, "-c", LOAD_ELSEWHERE, str(folder)]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, cwd=tmp_path).stdout)
+    assert found.pop("difference") < 1e-5
+    assert found == {
+        "prompts": prompts,
+        "default": "query",
+        "similarity": "dot",
+        "max_seq_length": 12,
+        "modules": ["Transformer", "Pooling", "Dense", *["Dense"] * (dense is not None), "Normalize"],
+    }
+
+
+def test_a_student_of_a_student_begins_where_that_one_ended(make_embedding_trainer, tmp_path):
+    first = make_embedding_trainer(max_steps=4)
+    first.train()
+    folder = first.export(tmp_path / "first")
+    plan = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+    second = make_embedding_trainer(folder, student=plan, max_steps=2, output_dir=str(tmp_path / "second"))
+    second.train()
+    exported = load_embedding_model(second.export(tmp_path / "smaller"))
+    assert exported.dimension == 32
+    assert_same_vectors(second, exported)
+
+
+def test_vectors_that_collapse_end_the_run(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    for module in trainer.model.encoder.layer[1].output.children():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.data.zero_()  # so that all tokens have its bias
+    with pytest.raises(FloatingPointError, match=r"collapsed: similarities .* vary by 0% of the teacher's; lower"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vector_weight": -1.0}, "vector_weight=-1.0 is negative; expected a number ≥ 0"),
+        ({"pruning_end_fraction": 0.3}, "pruning_end_fraction > 0: embedding models are pruned at once"),
+        ({"attention_weight": 1.0}, "attention_weight=1.0 has no part in this loss"),
+    ],
+)
+def test_settings_without_sense_are_refused(make_embedding_trainer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_embedding_trainer(**settings)
+
+
+def test_a_compact_export_is_refused(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    with pytest.raises(ValueError, match="format='compact': sentence-transformers reads stock modules alone"):
+        trainer.export(tmp_path / "student", "compact")

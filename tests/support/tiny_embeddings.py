@@ -1,0 +1,81 @@
+"""Tiny folders of sentence-transformers, in both of its forms, and rows of texts; without that library."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
+from transformers import BertModel, PreTrainedModel
+
+OLD = "sentence_transformers.models.{}"
+NEW = {
+    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
+    "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+    "Dense": "sentence_transformers.base.modules.dense.Dense",
+    "Normalize": "sentence_transformers.sentence_transformer.modules.normalize.Normalize",
+}
+
+
+def make_sentence_folder(
+    folder: Path,
+    *,
+    encoder: PreTrainedModel | None = None,
+    pooling: str = "mean",
+    dense: int | None = None,
+    normalizes: bool = True,
+    is_new: bool = False,
+    **shared: Any,
+) -> Path:
+    """Encoder, pooling, a Dense with Tanh of so many outputs, and length 1."""
+    torch.manual_seed(3)
+    encoder = encoder or randomized(BertModel(tiny_config()))
+    encoder.save_pretrained(folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 12
+    tokenizer.save_pretrained(folder)
+    kinds = ["Transformer", "Pooling", *["Dense"] * (dense is not None), *["Normalize"] * normalizes]
+    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
+    for path in paths[1:]:
+        (folder / path).mkdir()
+    size = encoder.config.hidden_size
+    switches = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
+    old = {"word_embedding_dimension": size} | {
+        f"pooling_mode_{switch}": name == pooling for name, switch in switches.items()
+    }
+    new = {"embedding_dimension": size, "pooling_mode": pooling}
+    write(folder / "1_Pooling" / "config.json", new if is_new else old)
+    if dense is not None:
+        values = {"in_features": size, "out_features": dense, "bias": True}
+        values["activation_function"] = "torch.nn.modules.activation.Tanh"
+        write(folder / "2_Dense" / "config.json", values)
+        layer = torch.nn.Linear(size, dense)
+        tensors = {f"linear.{name}": tensor for name, tensor in layer.state_dict().items()}
+        save_file(tensors, folder / "2_Dense" / "model.safetensors")
+    types = [NEW[kind] if is_new else OLD.format(kind) for kind in kinds]
+    modules = enumerate(zip(paths, types, strict=True))
+    write(
+        folder / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in modules],
+    )
+    if not is_new:
+        write(folder / "sentence_bert_config.json", {"max_seq_length": 12, "do_lower_case": False})
+    write(folder / "config_sentence_transformers.json", {"__version__": {}, **shared})
+    return folder
+
+
+def write(file: Path, values: Any) -> None:
+    file.write_text(json.dumps(values), encoding="utf-8")
+
+
+def make_rows(num_rows: int = 64, *, seed: int = 0) -> Dataset:
+    """Texts of 3 to 10 random words, tokenized."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def words() -> list[int]:
+        length = int(torch.randint(3, 11, (), generator=generator))
+        return torch.randint(5, VOCAB_SIZE, (length,), generator=generator).tolist()
+
+    return Dataset.from_dict({"input_ids": [[2, *words(), 3] for _ in range(num_rows)]})
