@@ -11,7 +11,7 @@ hours to learn more than how frequent words are. The table is written into docs/
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from benchmarks.marked_pages import fill_in
 from homodistil_hf.data.blocks import tokenize_to_blocks
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
+from homodistil_hf.experiments.sweep.folder import read_records
 from homodistil_hf.files.caches import keep_datasets_here
-from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.methods.self_distillation import SelfDistillationArguments, SelfDistillTrainer
 from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.tables import markdown_table
@@ -136,24 +138,32 @@ def roberta_of(folder: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
 
 def write_table(options: argparse.Namespace) -> None:
     """Record how held-out KL fell in each cell of the sweep, and write the page's table."""
-    curves = {}
-    for state in sorted(options.sweep.glob("*/checkpoint-*/trainer_state.json")):
-        logs = read_json_object(state, str(state))["log_history"]
-        curves[state.parent.parent.name] = {
-            str(entry["step"]): entry["eval_kl"] for entry in logs if "eval_kl" in entry
+    rows = [
+        {
+            "cell": record["cell"],
+            "num_steps": record["num_steps"],
+            "kl": {str(found["step"]): found["kl"] for found in record["evaluations"]},
+            "accuracy": [record[side]["mlm_accuracy"] for side in ("teacher_evaluation", "evaluation")],
+            "num_parameters": [record["models"][side]["num_parameters"] for side in ("teacher", "student")],
         }
-    write_json(RECORD, curves)
-    fill_in(PAGE, {"runs": students_table(curves)})
-
-
-def students_table(curves: Mapping[str, Mapping[str, float]]) -> str:
-    """A row a cell of the sweep: held-out KL as it falls."""
-    steps = sorted({int(step) for curve in curves.values() for step in curve})
-    cells = [
-        [name.partition(",")[0], *(f"{curve[str(step)]:.3f}" if str(step) in curve else "–" for step in steps)]
-        for name, curve in curves.items()
+        for record in sorted(read_records(options.sweep / "results.jsonl"), key=lambda record: record["cell"])
     ]
-    return "\n".join(markdown_table(["student", *(f"step {step}" for step in steps)], cells))
+    write_json(RECORD, {"rows": rows, "machine": machine_facts()})
+    fill_in(PAGE, {"runs": students_table(rows)})
+
+
+def students_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row a cell of the sweep: held-out KL as it falls."""
+    steps = sorted({int(step) for row in rows for step in row["kl"]})
+    cells = []
+    for row in rows:
+        family, _, way = row["cell"].partition(",")[0].partition("_")
+        curve = (f"{row['kl'][str(step)]:.3f}" if str(step) in row["kl"] else "–" for step in steps)
+        words = " → ".join(f"{share:.1%}" for share in row["accuracy"])
+        sizes = " → ".join(f"{number / 1e6:.1f} M" for number in row["num_parameters"])
+        cells.append([f"`{family}`", "gradually" if way else "at once", *curve, words, sizes])
+    header = ["family", "pruned", *(f"KL, step {step}" for step in steps), "right words", "parameters"]
+    return "\n".join(markdown_table(header, cells))
 
 
 RUNS = {"teacher": train_teacher, "table": write_table}

@@ -9,7 +9,9 @@ from tiny_tokenizers import paragraphs
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from benchmarks import families
-from benchmarks.families import SHAPES, students_table
+from benchmarks.families import PAGE, RECORD, SHAPES, students_table
+from benchmarks.marked_pages import filled
+from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.models.loading import load_teacher_config
 
 
@@ -40,8 +42,8 @@ def test_a_roberta_begins_with_what_a_bert_knows(tmp_path, monkeypatch):
     for index, layer in enumerate(bert.bert.encoder.layer):
         assert torch.allclose(layer(states), roberta.roberta.encoder.layer[index](states), atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
-    (token,) = tokenizer(" w7", add_special_tokens=False)["input_ids"]
-    pairs = {token: 7, tokenizer.cls_token_id: 2, tokenizer.mask_token_id: 4}
+    letter, _ = tokenizer(" w7", add_special_tokens=False)["input_ids"]  # which that BERT doesn't know by itself
+    pairs = {letter: 1, tokenizer.cls_token_id: 2, tokenizer.mask_token_id: 4}
     for new, old in pairs.items():
         assert torch.allclose(
             roberta.get_input_embeddings().weight[new], bert.get_input_embeddings().weight[old], atol=1e-5
@@ -51,15 +53,32 @@ def test_a_roberta_begins_with_what_a_bert_knows(tmp_path, monkeypatch):
 
 
 def test_curves_are_collected_and_told(tmp_path, monkeypatch):
-    for name, kl in (("roberta,seed=0", 0.5), ("modernbert,seed=0", 0.25)):
-        folder = tmp_path / name / "checkpoint-2"
-        folder.mkdir(parents=True)
-        logs = [{"step": 1, "eval_kl": 1.0}, {"step": 2, "loss": 3.0}, {"step": 2, "eval_kl": kl}]
-        (folder / "trainer_state.json").write_text(json.dumps({"log_history": logs}))
+    records = [
+        {
+            "format": 1,
+            "status": "done",
+            "cell": cell,
+            "num_steps": 2,
+            "evaluations": [{"step": 1, "kl": 1.0}, {"step": 2, "kl": kl}],
+            "teacher_evaluation": {"mlm_accuracy": 0.5},
+            "evaluation": {"mlm_accuracy": 0.25},
+            "models": {"teacher": {"num_parameters": 4_000_000}, "student": {"num_parameters": 1_000_000}},
+        }
+        for cell, kl in (("roberta,seed=0", 0.5), ("modernbert_gradual,seed=0", 0.25))
+    ]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, records)))
     monkeypatch.setattr(families, "RECORD", tmp_path / "record.json")
     monkeypatch.setattr(families, "PAGE", tmp_path / "page.md")
     (tmp_path / "page.md").write_text("<!-- runs -->\n<!-- /runs -->\n")
     families.main(["table", "--sweep", str(tmp_path)])
-    curves = json.loads((tmp_path / "record.json").read_text())
-    assert students_table(curves).splitlines()[2:] == ["| modernbert | 1.000 | 0.250 |", "| roberta | 1.000 | 0.500 |"]
-    assert students_table(curves) in (tmp_path / "page.md").read_text()
+    rows = json.loads((tmp_path / "record.json").read_text())["rows"]
+    assert students_table(rows).splitlines()[2:] == [
+        "| `modernbert` | gradually | 1.000 | 0.250 | 50.0% → 25.0% | 4.0 M → 1.0 M |",
+        "| `roberta` | at once | 1.000 | 0.500 | 50.0% → 25.0% | 4.0 M → 1.0 M |",
+    ]
+    assert students_table(rows) in (tmp_path / "page.md").read_text()
+
+
+def test_the_page_has_the_table_of_the_record():
+    rows, page = read_json_object(RECORD, "record")["rows"], PAGE.read_text(encoding="utf-8")
+    assert filled(page, "runs", students_table(rows)) == page
