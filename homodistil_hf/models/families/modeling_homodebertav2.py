@@ -38,7 +38,8 @@ class DebertaV2Layers(LayerwiseModel):
     def query_factor(self, head_dim: int, softmax_head_dim: int) -> float:
         """As elsewhere, of roots that are rounded to float32, as the stock class has them."""
         terms = 1 + sum(kind in (self.config.pos_att_type or ()) for kind in ("c2p", "p2c"))
-        sizes = torch.tensor([float(head_dim * terms), float(softmax_head_dim * terms)], device="cpu")
+        # Said, as a model is built in whatever type its weights are loaded in.
+        sizes = torch.tensor([head_dim * terms, softmax_head_dim * terms], dtype=torch.float32, device="cpu")
         present, wanted = sizes.sqrt().tolist()
         return present / wanted
 

@@ -1,6 +1,7 @@
 """Every family but BERT, with every head: the same function as teacher, student, export, masked and compacted."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -58,6 +59,37 @@ def test_masked_compacted_saved_and_stock_give_the_same_logits(family, head, con
     again = to_student(stock).double().eval()
     remove_padding(again, plan)
     assert_same_logits(logits_of(again, inputs), expected)
+
+
+ALONE = {
+    "heads": {"num_attention_heads": 2},
+    "channels": {"head_dim": 4},
+    "ffn": {"intermediate_size": 40},
+    "hidden": {"hidden_size": 24},
+    "embedding": {"embedding_size": 12},
+}
+
+
+@pytest.mark.parametrize("widths", ALONE.values(), ids=ALONE)
+def test_each_kind_of_unit_can_go_alone(family, head, config, widths, tmp_path):
+    full = teacher_plan(tiny_family_config(family, **config))
+    if "embedding_size" in widths and full.embedding_size is None:
+        pytest.skip("has no embedding channels of their own")
+    # Smaller heads are scaled by rotary positions, which are of float32 whatever the model is.
+    dtype = torch.float32 if family.is_rotary and "head_dim" in widths else torch.float64
+    student, inputs = student_of(family, head, dtype, **config), make_batch(head.kind.name)
+    outer = {name: value for name, value in widths.items() if name in ("hidden_size", "embedding_size")}
+    layer = dataclasses.replace(full.layers[0], **{name: widths[name] for name in widths.keys() - outer.keys()})
+    plan = dataclasses.replace(full, layers=(layer,) * len(full.layers), **outer)
+    groups, masks = masked(student, plan)
+    expected = logits_of(zeroed_copy(student, masks), inputs)
+    compact(student, groups, masks, plan=plan)
+    student.save_pretrained(tmp_path)
+    forms = [student, type(student).from_pretrained(tmp_path, dtype=dtype).eval()]
+    if "hidden_size" not in widths:  # stock classes have no attention wider than their hidden size
+        forms.append(to_stock(student))
+    for model in forms:
+        assert_same_logits(logits_of(model, inputs), expected)
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
