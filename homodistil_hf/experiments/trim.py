@@ -3,6 +3,9 @@
 Which tokens stay, and how model and tokenizer lose the others, is told in `vocabulary/`.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +64,20 @@ class TrimSource:
     token: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What decides on the result, for a record of it."""
-        values = {"model": self.model, "revision": self.revision, "vocabulary": self.vocabulary}
-        return values | {"text": list(self.text), "text_column": self.text_column, "split": self.split}
+        """What decides on the result, for its record: names without the paths of this machine, and a digest of all."""
+        values = {"revision": self.revision, "text_column": self.text_column, "split": self.split}
+        values |= {"model": self.model, "tokenizer": self.tokenizer, "vocabulary": self.vocabulary}
+        digest = hashlib.sha256(json.dumps([values, list(self.text)], sort_keys=True).encode()).hexdigest()
+        values |= {
+            name: _name(value) for name, value in values.items() if name in ("model", "tokenizer", "vocabulary")
+        }
+        return values | {"text": [_name(source) for source in self.text], "sha256": digest}
+
+
+def _name(source: str | None) -> str | None:
+    """A local file, folder or glob by its last part, a name on the Hub whole."""
+    is_local = source is not None and (os.path.isabs(source) or "*" in source or os.path.exists(source))
+    return Path(str(source)).name if is_local else source
 
 
 @dataclass(frozen=True)

@@ -86,13 +86,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         if args.attention_weight:
             raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
         encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
-        for name, parameter in encoder.named_parameters():
-            if name.startswith("pooler."):  # no vector passes it, and DDP would wait for its gradient
-                parameter.requires_grad_(False)
         if data_collator is None:
             data_collator = TextCollator(tokenizer, dimension=self.embedding_model.dimension, seed=args.seed)
         kwargs = {"processing_class": tokenizer} | kwargs
         super().__init__(encoder, args, data_collator=data_collator, **kwargs)
+        for name, parameter in self.model.named_parameters():
+            if name.startswith("pooler."):  # no vector passes it, and DDP would wait for its gradient
+                parameter.requires_grad_(False)
         self.publisher = EmbeddingPublisher(self)
         distillation: Any = self.distillation
         self.held_out = VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
