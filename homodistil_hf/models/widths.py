@@ -229,13 +229,17 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
     """Return the plan nearest to `plan`, nowhere wider, that `WidthPlan.padded` accepts; itself if it can be padded.
 
     Either the hidden size shrinks until the heads fit, or the heads shrink until they fit the hidden size; the one
-    that gives up the smaller share of its width is taken.
+    that gives up the smaller share of its width is taken. Where heads have a slot, the hidden size becomes a multiple.
     """
     widest = plan.widest
+    if slot := plan.traits.head_slot:
+        hidden_size = max(plan.hidden_size // slot, 1) * slot
+        room = LayerWidths(hidden_size // slot, slot, LARGEST_WIDTH)
+        layers = tuple(narrowest(layer, room) for layer in plan.layers)
+        return dataclasses.replace(plan, hidden_size=hidden_size, layers=layers)
     narrowed = max(_narrowed_heads(plan), key=_total_attention_size, default=None)
     hidden_sizes = range(plan.hidden_size, widest.attention_size - 1, -1)
-    slot = plan.traits.head_slot
-    hidden_size = next((size for size in hidden_sizes if _num_fitting_heads(size, widest, slot=slot)), 0)
+    hidden_size = next((size for size in hidden_sizes if _num_fitting_heads(size, widest)), 0)
     kept = 0 if narrowed is None else _total_attention_size(narrowed) * plan.hidden_size
     if narrowed is not None and kept >= hidden_size * _total_attention_size(plan):
         return narrowed
@@ -270,10 +274,7 @@ def _num_fitting_heads(hidden_size: int, widest: LayerWidths, *, slot: int | Non
 
 
 def _narrowed_heads(plan: WidthPlan) -> Iterator[WidthPlan]:
-    slot = plan.traits.head_slot
-    for num_heads in _divisors(plan.hidden_size) if slot is None else {plan.hidden_size // slot} - {0}:
-        if slot is not None and plan.hidden_size % slot:
-            continue
+    for num_heads in _divisors(plan.hidden_size):
         room = LayerWidths(num_heads, plan.hidden_size // num_heads, LARGEST_WIDTH)
         yield dataclasses.replace(plan, layers=tuple(narrowest(layer, room) for layer in plan.layers))
 

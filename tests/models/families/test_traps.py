@@ -4,6 +4,9 @@ Positions that begin behind the padding token: tests/vocabulary/test_trimming.py
 tests/training/test_families.py. Masks that are added the wrong way round: tests/models/families/test_families.py.
 """
 
+import json
+import re
+
 import pytest
 import torch
 from students import assert_same_logits, logits_of, make_batch, masked, sliced, zeroed_copy
@@ -163,6 +166,17 @@ def test_heads_that_rotary_positions_have_no_place_for_are_refused(head_dims, me
     layers = [{"num_attention_heads": 3, "head_dim": size, "intermediate_size": 32} for size in head_dims]
     with pytest.raises(ValueError, match=message):
         resolve_plan({"hidden_size": 24, "layers": layers}, config)
+
+
+@pytest.mark.parametrize(("hidden_size", "nearest"), [(20, 16), (31, 24), (6, 8)])
+def test_a_hidden_size_that_slots_do_not_fill_is_refused_with_one_that_they_do(hidden_size, nearest):
+    config = tiny_family_config(FAMILIES["modernbert"])  # heads of 8
+    plan = {"hidden_size": hidden_size, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+    with pytest.raises(ValueError, match="cannot be split into at least 4 heads") as caught:
+        resolve_plan(plan, config)
+    (told,) = re.findall(r"nearest valid plan: (\{.*\})", str(caught.value))
+    found = resolve_plan(json.loads(told), config)
+    assert (found.hidden_size, found.layers[0].num_attention_heads) == (nearest, nearest // 8)
 
 
 def test_scaled_rotary_positions_keep_whole_heads():
