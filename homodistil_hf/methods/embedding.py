@@ -60,6 +60,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     """
 
     method = "embedding"
+    needs_head = False
     card = MethodCard(
         student="pruned embedding model",
         made="pruned from {teacher} and distilled",

@@ -18,11 +18,12 @@ CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version",
 _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "per_layer_config")
 
 
-def to_student(model: PreTrainedModel) -> LayerwiseModel:
+def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseModel:
     """Copy a teacher into the student class of the same head, or of none; outputs stay the same.
 
     Args:
-        model: of a stock class, with a head or without, or a student.
+        model: of a stock class, or a student.
+        needs_head: refuse encoders without a head, of which there is nothing to predict with.
 
     Returns:
         A student in float32 on the same device and in the same mode, with weights of its own.
@@ -39,7 +40,7 @@ def to_student(model: PreTrainedModel) -> LayerwiseModel:
         >>> type(student).__name__, student.config.softmax_head_dim
         ('HomoBertForMaskedLM', 8)
     """
-    student_class = _student_class(model)
+    student_class = _student_class(model, needs_head=needs_head)
     refuse_config(model.config)
     student = student_class(_student_config(model))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
@@ -54,9 +55,11 @@ def to_student(model: PreTrainedModel) -> LayerwiseModel:
     return student.to(model.device).train(model.training)
 
 
-def _student_class(model: PreTrainedModel) -> type[LayerwiseModel]:
+def _student_class(model: PreTrainedModel, *, needs_head: bool) -> type[LayerwiseModel]:
     name = type(model).__name__
-    if any(name in (family.encoder_name, f"Homo{family.encoder_name}") for family in FAMILIES.values()):
+    if not needs_head and any(
+        name in (family.encoder_name, f"Homo{family.encoder_name}") for family in FAMILIES.values()
+    ):
         found = family_of(model.config).student_encoder
     else:
         refuse_architecture(name)

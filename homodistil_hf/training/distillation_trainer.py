@@ -105,6 +105,8 @@ class DistillationTrainer(Trainer):
     """What the model card says of the method."""
     learning_rate_share = 1.0
     """Share of the default learning rate that suits the method."""
+    needs_head = True
+    """Whether encoders without a head are refused."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
     args: HomoDistilTrainingArguments
@@ -145,7 +147,8 @@ class DistillationTrainer(Trainer):
         pin_data_order(args)
         self.run_folder = RunFolder(args)
         resolve = self.plan_of if plan is None else lambda *_: plan
-        parts = prepare(model, args, teacher=teacher, resolve=resolve, matched_layers=self.matched_layers)
+        wanted: dict[str, Any] = {"matched_layers": self.matched_layers, "needs_head": self.needs_head}
+        parts = prepare(model, args, teacher=teacher, resolve=resolve, **wanted)
         data = {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")}
         check_data(data, processing_class, parts.student.config)
         task = task_of(parts.student)

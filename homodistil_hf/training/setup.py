@@ -165,6 +165,7 @@ def prepare(
     teacher: str | PreTrainedModel | None = None,
     resolve: Resolve = resolve_student,
     matched_layers: Sequence[int] | None = None,
+    needs_head: bool = True,
 ) -> Preparation:
     """Make the student, the teacher and the plan of a run.
 
@@ -175,6 +176,7 @@ def prepare(
             earlier run are taken over where they fit.
         resolve: the widths to reach, by the settings and the configuration of `model`.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
+        needs_head: refuse encoders without a head.
 
     Returns:
         [`Preparation`].
@@ -191,10 +193,10 @@ def prepare(
     for name, given in (("model", model), ("teacher", teacher)):
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
-    student, plan = _student_and_plan(model, args, resolve)
+    student, plan = _student_and_plan(model, args, resolve, needs_head=needs_head)
     if isinstance(teacher, str):
         teacher = load_teacher(teacher, token=args.hub_token)
-    guide = to_student(student if teacher is None else teacher)
+    guide = to_student(student if teacher is None else teacher, needs_head=needs_head)
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
         for attentive in (student, guide):
@@ -212,12 +214,14 @@ def _student_and_plan(
     model: str | PreTrainedModel,
     args: HomoDistilTrainingArguments,
     resolve: Resolve,
+    *,
+    needs_head: bool,
 ) -> tuple[LayerwiseModel, WidthPlan]:
     if isinstance(model, str):
         config = load_teacher_config(model, token=args.hub_token)
         plan = resolve(args, config)
         return to_student(load_teacher(model, config=config, token=args.hub_token)), plan
-    student = to_student(model).float()
+    student = to_student(model, needs_head=needs_head).float()
     _freeze_alike(student, model)
     return student, resolve(args, model.config)
 

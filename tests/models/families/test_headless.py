@@ -25,7 +25,7 @@ def test_masked_compacted_saved_and_stock_give_the_same_states(family, plan, tmp
     torch.manual_seed(1)
     teacher = randomized(family.stock_encoder(tiny_family_config(family))).double().eval()
     inputs, plan = make_batch(), plan_of(family, plan)
-    student = to_student(teacher).double().eval()
+    student = to_student(teacher, needs_head=False).double().eval()
     assert type(student) is family.student_encoder
     assert_same_logits(states_of(student, inputs), states_of(teacher, inputs))
     groups, masks = masked(student, plan)
@@ -41,6 +41,6 @@ def test_masked_compacted_saved_and_stock_give_the_same_states(family, plan, tmp
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert_same_logits(states_of(loaded.eval(), inputs), expected)
-    again = to_student(stock).double().eval()
+    again = to_student(stock, needs_head=False).double().eval()
     remove_padding(again, plan)
     assert_same_logits(states_of(again, inputs), expected)
