@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_config, write_teacher, write_text
+from torchrun import torchrun
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, __version__
@@ -413,10 +414,9 @@ def test_a_streamed_run(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_tell_their_result_once(folder, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
     cache = {"HOMODISTIL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *words], capture_output=True, text=True, env={**os.environ, **cache})
+    done = torchrun(*words, env=cache)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("from_pretrained(") == 2  # model and tokenizer, told by one process
     assert BertForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.hidden_size == 16

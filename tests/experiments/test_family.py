@@ -1,9 +1,6 @@
 """A family by a chain of runs: each member from the one before, the same again wherever it was killed, one table."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import torch
 from run_traces import Interrupt
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from tiny_models import make_teacher
+from torchrun import torchrun
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
@@ -340,11 +338,9 @@ def test_each_student_is_pushed_to_a_repository_of_its_own(folder, tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_make_a_family_and_go_on_with_it(folder, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     for others in ([], ["--resume_from_checkpoint", "last"]):
-        done = subprocess.run([*launcher, *words, *others], capture_output=True, text=True, env=env)
+        done = torchrun(*words, *others, env={"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("The others, loaded alike:") == 1
     assert done.stdout.count("\nmember ") == 0
