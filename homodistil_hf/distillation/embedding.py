@@ -75,7 +75,7 @@ class EmbeddingDistillation(Distillation):
     Args:
         student: with its projections, `dense` among them.
         teacher: frozen.
-        model: the teacher's embedding model, for its pooling and layers.
+        model: the teacher's embedding model, for its pooling and layers, which are where the student is.
         weights: term → factor: `probe` (0 in training), `vector`, `relational`, `hidden`, `embedding`, `attention`.
         kwargs: as in [`Distillation`].
     """
@@ -91,8 +91,6 @@ class EmbeddingDistillation(Distillation):
     ):
         super().__init__(student, teacher, weights=weights, **kwargs)
         self.model = model
-        for layer in model.dense:
-            layer.linear.to(teacher.exact.device)
 
     def terms(
         self,

@@ -5,6 +5,8 @@ teacher's own further layers. At its start every loss is 0, and so is every grad
 instead, Σ_b v_b·z_b with a random direction v_b for each text, which says how far a vector moves if a weight goes.
 """
 
+import copy
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,9 +110,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         weights |= {"probe": 0.0, "vector": self.method_settings["vector_weight"]}
         weights |= {"relational": self.method_settings["relational_weight"]}
-        return EmbeddingDistillation(
-            self.model, teacher, model=self.embedding_model, weights=weights, kept_heads=self.matched_heads
+        # Copies: exports are written from the caller's model, on the CPU.
+        layers = tuple(
+            dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
+            for layer in self.embedding_model.dense
         )
+        model = dataclasses.replace(self.embedding_model, dense=layers)
+        return EmbeddingDistillation(self.model, teacher, model=model, weights=weights, kept_heads=self.matched_heads)
 
     def resized(self, masks: UnitTensors) -> None:
         """Also fit the map into the teacher's space to the channels that are left."""

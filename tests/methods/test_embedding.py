@@ -94,6 +94,14 @@ def test_the_map_is_fitted_when_channels_go(make_embedding_trainer):
     assert fitted > trainer.evaluate()["eval_cosine"]
 
 
+def test_layers_of_a_callers_model_stay_where_they_are(make_embedding_trainer, tmp_path):
+    model = load_embedding_model(make_sentence_folder(tmp_path / "model", dense=5))
+    trainer = make_embedding_trainer(model)
+    (own,), (given,) = trainer.distillation.model.dense, model.dense
+    assert own.linear is not given.linear  # the run's go to its device, exports take the caller's
+    assert torch.equal(own.linear.weight, given.linear.weight)
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(make_embedding_trainer, tmp_path):
     whole = make_embedding_trainer(output_dir=str(tmp_path / "whole"), max_steps=8)
     whole.add_callback(SaveAt(3))
