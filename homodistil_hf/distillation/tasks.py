@@ -154,7 +154,7 @@ class Task:
         return (labels >= 0) & (labels < inputs["input_ids"].shape[1])
 
 
-EMBEDDING = Task("probe", logits=("last_hidden_state",), has_classes=False)
+EMBEDDING = Task("probe", has_classes=False)
 """Of an encoder without a head: labels are directions, a row each, by which its units are scored."""
 
 

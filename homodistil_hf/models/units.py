@@ -120,9 +120,8 @@ def encoder_groups(model: LayerwiseModel, family: EncoderFamily | None = None) -
             "remove them from the model, or add them to homodistil_hf.models.families"
         )
     outer = _outer_units(model.config, family)
-    kinds = family.rotary_kinds(model.config)
-    views = (layer_config(model.config, layer) for layer in range(num_layers))
-    layers = [_layer_units(widths, family, layer, *kinds[layer : layer + 1]) for layer, widths in enumerate(views)]
+    kinds: tuple[str | None, ...] = family.rotary_kinds(model.config) or (None,) * num_layers
+    layers = [_layer_units(layer_config(model.config, layer), family, layer, kind) for layer, kind in enumerate(kinds)]
     sizes = {name: size for units in (outer, *layers) for name, size in units.sizes.items()}
     slices: dict[str, list[Slice]] = {name: [] for name in sizes}
     for name in names:
@@ -152,7 +151,7 @@ def _outer_units(config: PreTrainedConfig, family: EncoderFamily) -> _Units:
     return _Units(sizes, maps)
 
 
-def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int, kind: str | None = None) -> _Units:
+def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int, kind: str | None) -> _Units:
     """Groups of one layer; of rotary positions, its kind names the layers that lose the same pairs of channels."""
     num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
     num_channels = num_heads * head_dim

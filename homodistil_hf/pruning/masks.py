@@ -102,7 +102,8 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
         head, ffn = head_group(masks, index), f"ffn.{index}"
         chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
         by_head = (len(chosen[head]), -1)
-        for name in {f"query_key.{index}", f"value_output.{index}"} & masks.keys():
+        own = [] if plan.traits.rotary_kinds else [f"query_key.{index}"]
+        for name in (*own, f"value_output.{index}"):
             available = masks[name].view(by_head) & chosen[head][:, None]
             chosen[name] = _best(cpu_scores[name].view(by_head), available, widths.head_dim).flatten()
         chosen[ffn] = _best(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
