@@ -39,7 +39,8 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor) -> dict[str, f
     shared, shared_in_index, moments = 0, 0, torch.zeros(2, 3, dtype=torch.float64)
     for start in range(0, len(student), _ROWS):
         rows = slice(start, start + _ROWS)
-        similarities = [queries[rows] @ index.T for queries, index in _pairs(student, teacher)]
+        pairs = (teacher, teacher), (student, student), (student, teacher)
+        similarities = [queries[rows] @ index.T for queries, index in pairs]
         others = torch.ones_like(similarities[0], dtype=torch.bool)
         others[torch.arange(len(others)), start + torch.arange(len(others))] = False
         for side in range(2):
@@ -58,10 +59,6 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor) -> dict[str, f
         "neighbours_in_index": shared_in_index / (num_neighbours * len(student)),
         "spread": float(deviations[1] / deviations[0].clamp(min=1e-12)),
     }
-
-
-def _pairs(student: torch.Tensor, teacher: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    return (teacher, teacher), (student, student), (student, teacher)
 
 
 def _num_shared(found: torch.Tensor, expected: torch.Tensor) -> int:

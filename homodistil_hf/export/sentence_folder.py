@@ -23,7 +23,6 @@ from .export_folder import check_target, plain_classes, written_aside
 from .facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 
 FORMAT = "sentence-transformers"
-OUTPUTS = ("teacher", "student")
 PROBE_TEXTS = ("The cat sat on the mat.", "Stock markets fell on Tuesday after the central bank's announcement.", "")
 _ACTIVATION = {
     "Identity": "torch.nn.modules.linear.Identity",
@@ -31,24 +30,18 @@ _ACTIVATION = {
 }
 
 
-def student_model(
-    student: LayerwiseModel, dense: nn.Linear | None, teacher: EmbeddingModel, *, output: str = "teacher"
-) -> EmbeddingModel:
+def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingModel) -> EmbeddingModel:
     """A student as an embedding model of stock modules.
 
     Args:
         student: its encoder, compacted, without projections.
         dense: the map into the teacher's space.
         teacher: whose pooling, layers, tokenizer and prompts it takes over.
-        output: `"teacher"`: vectors in the teacher's space; `"student"`: the pooled states themselves.
 
     Raises:
-        ValueError: unknown output, or widths that the stock class can't hold.
+        ValueError: widths that the stock class can't hold.
     """
-    if output not in OUTPUTS:
-        raise ValueError(f"output={output!r} is unknown; expected one of {', '.join(OUTPUTS)}")
-    layers = (Dense(dense), *teacher.dense) if output == "teacher" and dense is not None else ()
-    return dataclasses.replace(teacher, encoder=to_stock(student).eval(), dense=layers)
+    return dataclasses.replace(teacher, encoder=to_stock(student).eval(), dense=(Dense(dense), *teacher.dense))
 
 
 def export_embedding_model(

@@ -39,15 +39,12 @@ class VectorEvaluation(HeldOutEvaluation):
     def _both(self, rows: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         forward = {name: rows[name] for name in ("input_ids", "attention_mask") if name in rows}
         mask_BT = rows.get("attention_mask")
-        was_training = self.student.training
-        self.student.eval()
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             states = type(self.student).forward(self.student, **forward).last_hidden_state
             student = self.distillation.student_vectors(states, mask_BT)
             exact = self.teacher(exact=True, **forward).last_hidden_state
             teacher = torch.nn.functional.normalize(self.distillation.model.vectors(exact, mask_BT), dim=-1)
-        self.student.train(was_training)
-        return student.clone(), teacher.clone()
+        return student, teacher
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> torch.Tensor:
         """The student's vectors."""

@@ -28,7 +28,7 @@ def make_embedding_trainer(make_trainer, tmp_path):
     return make
 
 
-def full_plan(trainer_settings=None):
+def full_plan():
     return {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
 
 

@@ -15,8 +15,8 @@ def torchrun(
     """Run to the end; once more where the port was taken. The exit status is the caller's to look at."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
     command, environment = [*launcher, *map(str, words)], {**os.environ, **env}
-    for attempt in range(3):
+    for _ in range(3):
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
-        if done.returncode == 0 or attempt == 2 or not any(sign in done.stderr for sign in _PORT_TAKEN):
+        if done.returncode == 0 or not any(sign in done.stderr for sign in _PORT_TAKEN):
             break
     return done
