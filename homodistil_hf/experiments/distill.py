@@ -26,7 +26,7 @@ from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.conditions import with_settings
-from ..methods.registry import METHODS
+from ..methods.registry import method_named
 from ..models.families import max_tokens
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.tokenizers import load_tokenizer
@@ -155,7 +155,7 @@ def make_trainer(
             "first, with homodistil trim, and name its folder as the teacher"
         )
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
-    sources, method = sources or check_sources(settings), METHODS[run.method]
+    sources, method = sources or check_sources(settings), method_named(run.method)
     method.check_possible(sources.plan, teacher_plan(sources.config))
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
@@ -199,7 +199,7 @@ def check_sources(settings: RunConfig) -> Sources:
     Errors are those that [`distill`] would raise before it reads any text.
     """
     readers = check_readers(settings)
-    plan = METHODS[settings.run.method].plan_of(settings.training, readers.config)
+    plan = method_named(settings.run.method).plan_of(settings.training, readers.config)
     return Sources(readers.config, readers.tokenizer, plan)
 
 

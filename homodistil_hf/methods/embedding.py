@@ -152,7 +152,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
         metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
-        spread = metrics.get("eval_spread", 1.0)
+        spread = min((value for name, value in metrics.items() if name.endswith("_spread")), default=1.0)
         if spread < LEAST_SPREAD:
             raise FloatingPointError(
                 f"the student's vectors have collapsed: similarities between texts vary by {spread:.0%} of the "

@@ -208,3 +208,15 @@ def test_a_compact_export_is_refused(make_embedding_trainer, tmp_path):
     trainer.train()
     with pytest.raises(ValueError, match="format='compact': sentence-transformers reads stock modules alone"):
         trainer.export(tmp_path / "student", "compact")
+
+
+def test_one_collapsed_set_of_several_is_enough(make_embedding_trainer):
+    sets = {"a": make_rows(16, seed=1), "b": make_rows(16, seed=2)}
+    trainer = make_embedding_trainer(max_steps=1, eval_dataset=sets)
+    trainer.train()
+    assert {"eval_a_spread", "eval_b_spread"} <= set(trainer.evaluate())
+    for module in trainer.model.encoder.layer[1].output.children():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.data.zero_()
+    with pytest.raises(FloatingPointError, match="collapsed"):
+        trainer.evaluate()
