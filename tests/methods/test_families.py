@@ -10,6 +10,7 @@ from homodistil_hf import prune_gradient_free, to_binary
 from homodistil_hf.distillation.masked_models import MaskedWords
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.widths import teacher_plan
 from homodistil_hf.plans.resolve import resolve_plan
 
@@ -97,3 +98,10 @@ def test_milliseconds_are_for_layers_that_were_measured(family):
         pytest.skip("made of BERT's blocks")
     with pytest.raises(ValueError, match=f"measured blocks of BERT, which a {family.model_type} is not made of"):
         resolve_plan("latency_ms=5", masked_lm_teacher(family).config)
+
+
+def test_fresh_weights_have_no_rotary_pairs_to_choose_among(make_trainer):
+    student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
+    teacher = masked_lm_teacher(FAMILIES["modernbert"])
+    with pytest.raises(ValueError, match="head_dim=4, but fresh weights have no rotary positions .* valid: 8"):
+        make_trainer(model=teacher, trainer_class=METHODS["scratch"], student=student)
