@@ -5,7 +5,6 @@ Which tokens stay, and how model and tokenizer lose the others, is told in `voca
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
-from ..files.provenance import version_facts
+from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..models.cost import planned_facts
 from ..models.loading import load_teacher, load_teacher_config
@@ -69,15 +68,11 @@ class TrimSource:
         values |= {"model": self.model, "tokenizer": self.tokenizer, "vocabulary": self.vocabulary}
         digest = hashlib.sha256(json.dumps([values, list(self.text)], sort_keys=True).encode()).hexdigest()
         values |= {
-            name: _name(value) for name, value in values.items() if name in ("model", "tokenizer", "vocabulary")
+            name: value and public_name(value)
+            for name, value in values.items()
+            if name in ("model", "tokenizer", "vocabulary")
         }
-        return values | {"text": [_name(source) for source in self.text], "sha256": digest}
-
-
-def _name(source: str | None) -> str | None:
-    """A local file, folder or glob by its last part, a name on the Hub whole."""
-    is_local = source is not None and (os.path.isabs(source) or "*" in source or os.path.exists(source))
-    return Path(str(source)).name if is_local else source
+        return values | {"text": [public_name(source) for source in self.text], "sha256": digest}
 
 
 @dataclass(frozen=True)
@@ -193,9 +188,8 @@ def format_trimming(facts: Mapping[str, Any]) -> str:
 
 
 def _card(model: str, architecture: str, facts: Mapping[str, Any]) -> str:
-    # The path of a folder is its machine's business.
-    name = Path(model).resolve().name if Path(model).is_dir() else model
-    base = "" if Path(model).is_dir() else f"base_model: {model}\n"
+    name = public_name(model)
+    base = f"base_model: {model}\n" if name == model else ""
     return f"""---
 library_name: transformers
 {base}tags: [vocabulary-trimming]

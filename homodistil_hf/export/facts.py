@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.checkpoints import file_digest
 from ..files.messages import nearest_name, shown
+from ..files.provenance import public_name
 from ..files.strict_json import is_whole, read_json
 from ..models.cost import COSTS, planned_facts
 from ..models.families import HEADS
@@ -74,8 +75,7 @@ def teacher_facts(config: PreTrainedConfig, architecture: str, *, licence: str) 
     name = config.name_or_path
     is_folder = bool(name) and Path(name).is_dir()
     return {
-        # The path of a folder is this machine's business.
-        "name": (Path(name).resolve().name if is_folder else name) or "an unnamed teacher",
+        "name": public_name(name) or "an unnamed teacher",
         "hub_id": name if not is_folder and _is_hub_id(name) else None,
         "licence": licence,
         **planned_facts(config, architecture),

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ..files.provenance import version_facts
+from ..files.provenance import public_name, version_facts
 
 _SETTINGS = (
     *("num_rounds", "distillation_weight", "compared_states", "mlm_probability", "learning_rate", "max_steps"),
@@ -56,7 +55,7 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         source: `model`: Hub name or folder of the initial weights, of which only the last part is told; `revision`.
         settings: of the run, by name.
     """
-    named, num_rounds = _named(str(source["model"])), settings["num_rounds"]
+    named, num_rounds = public_name(str(source["model"])), settings["num_rounds"]
     unread = "num_train_epochs" if settings["max_steps"] > 0 else "max_steps"
     header = ModelCardData(
         base_model=named if named == source["model"] else None,
@@ -74,8 +73,3 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         settings=json.dumps({name: settings[name] for name in _SETTINGS if name != unread}, indent=2),
         versions=", ".join(f"{name} {version}" for name, version in version_facts().items()),
     )
-
-
-def _named(source: str) -> str:
-    # The path of a folder is its machine's business.
-    return Path(source).resolve().name if Path(source).is_dir() else source

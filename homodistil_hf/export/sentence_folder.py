@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from ..files.provenance import version_facts
+from ..files.provenance import public_name, version_facts
 from ..files.strict_json import write_json
 from ..files.tensors import WEIGHTS_FILE
 from ..models.conversion import to_stock
@@ -90,7 +90,7 @@ def export_embedding_model(
 
 
 def _facts_of(model: EmbeddingModel) -> dict[str, Any]:
-    return model_facts(model.encoder) | {"dimension": model.dimension, "name": Path(model.name).name}
+    return model_facts(model.encoder) | {"dimension": model.dimension, "name": public_name(model.name)}
 
 
 def _write_modules(model: EmbeddingModel, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a measured time or an export depends on besides the model: processor, threads, versions."""
+"""What a measured time or an export depends on besides the model: processor, threads, versions, names of its sources."""
 
 import importlib.metadata
 import os
@@ -20,6 +20,20 @@ def version_facts() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def public_name(source: str) -> str:
+    """What a model, file or glob is called where others read it: without the path that it has on this machine.
+
+    Example:
+    ```python
+    >>> public_name("/home/me/models/my-bert"), public_name("google-bert/bert-base-uncased")
+    ('my-bert', 'google-bert/bert-base-uncased')
+
+    ```
+    """
+    is_local = os.path.isabs(source) or "*" in source or (bool(source) and os.path.exists(source))
+    return Path(source).resolve().name if is_local else source
 
 
 def machine_facts() -> dict[str, Any]:
