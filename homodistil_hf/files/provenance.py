@@ -1,4 +1,4 @@
-"""What a measured time or an export depends on besides the model: processor, threads, versions, names of its sources."""
+"""What a measured time or an export depends on besides the model: processor, threads, versions, names."""
 
 import importlib.metadata
 import os
