@@ -36,11 +36,13 @@ from homodistil_hf.methods.self_distillation import SelfDistillationArguments
 METRICS = {"chemprot": "micro", "acl_arc": "macro", "scierc": "macro", "twitter_emotion": "macro"}
 """Data set → the F1 that is customary for it."""
 BATCH_SIZE, ROW_LENGTH = 32, 128
+RATES = (1e-4, 3e-4)
+"""Of the fine-tuning, searched alike for all arms."""
 
 
 def main() -> None:
     options = _options()
-    given = {name: getattr(options, name) for name in ("fine_tuning_steps", "student")}
+    given = {name: getattr(options, name) for name in ("fine_tuning_steps", "batch_size", "student")}
     if options.student:
         given["distilling_steps"] = options.distilling_steps
     cells = cells_of(options.tasks, options.num_steps, options.rates, **given)
@@ -57,6 +59,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--num_steps", type=int, nargs="+", default=[200, 800], help="of each round")
     parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-4], help="of the further pre-training")
     parser.add_argument("--fine_tuning_steps", type=int, default=None, help="at most; default: the evaluations' own")
+    parser.add_argument("--batch_size", type=int, default=16, help="of the fine-tuning")
     parser.add_argument("--student", help="distil each arm's model to these widths first, such as macs=0.25")
     parser.add_argument("--distilling_steps", type=int, default=500)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/further_pretraining"))
@@ -83,7 +86,9 @@ def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) ->
         seed=cell["seed"],
         max_length=ROW_LENGTH,
         max_train_steps=cell["fine_tuning_steps"],
+        batch_size=cell["batch_size"],
         learning_rate=rate,
+        learning_rates=() if rate else RATES,
     )
     found = fine_tune_own(settings, print)
     scores = {split: f1_of(tuned / MODEL_FOLDER, data, cell["task"], split) for split in ("validation", "test")}

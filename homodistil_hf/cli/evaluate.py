@@ -13,7 +13,7 @@ from ..files.messages import nearest_name, shown
 from .parsing import flag, parse, settings_flags, show_logs, tell
 
 _USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
-_DISCREPANCY = "discrepancy"
+_DISCREPANCY, _EMBEDDING = "discrepancy", "embedding"
 _MAIN_SETTINGS = (
     "eval_data",
     "data_dir",
@@ -28,7 +28,7 @@ _MAIN_SETTINGS = (
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Measure a model: discrepancy to its teacher, GLUE, SQuAD; or compare what was measured."""
+    """Measure a model: discrepancy to its teacher, GLUE, SQuAD, its vectors; or compare what was measured."""
 
     example: ClassVar[str] = "homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2"
     model: str | None = flag(
@@ -39,7 +39,7 @@ class Evaluate:
         metavar="MODEL",
     )
     task: list[str] = flag("what to measure, names below", default=[], metavar="TASK")
-    teacher: str | None = flag("for discrepancy (default: the recorded one) and for --compare", default=None)
+    teacher: str | None = flag("for discrepancy, embedding (default: as recorded) and --compare", default=None)
     output_dir: str | None = flag("results (default: evaluations/NAME beside the model)", default=None, metavar="DIR")
     compare: list[str] = flag("one table of models evaluated before", default=[], metavar="MODEL")
     output: str | None = flag("write the table, as .md or .json", default=None, metavar="FILE")
@@ -47,11 +47,12 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class _Kind:
-    """One of the evaluations: its tasks, the class of its settings, what measures."""
+    """One of the evaluations: its tasks, the class of its settings, what measures, whether beside a teacher."""
 
     tasks: tuple[str, ...]
     settings: Any
     evaluate: Callable[..., Any]
+    has_teacher: bool = False
 
     def setting_names(self) -> list[str]:
         return [entry.name for entry in fields(self.settings)]
@@ -61,16 +62,17 @@ def run_evaluate(words: Sequence[str]) -> int:
     """Run the command, with every setting of its evaluations as a flag, and return its exit status."""
     kinds = _kinds()
     groups = {kind: found.tasks for kind, found in kinds.items() if kind == "glue"}
-    groups["all"] = tuple(task for found in kinds.values() for task in found.tasks)
+    groups["all"] = tuple(task for kind, found in kinds.items() for task in found.tasks if kind != _EMBEDDING)
     settings = settings_flags([kind.settings for kind in kinds.values()], _MAIN_SETTINGS)
     rare = " ".join(f"--{entry.name}" for entry in fields(settings) if entry.name not in _MAIN_SETTINGS)
+    words_for_tasks = " ".join([*groups["all"], *groups, _EMBEDDING])
     flags, given = parse(
         "evaluate",
         words,
         Evaluate,
         settings,
         usage=_USAGE,
-        epilog=f"\ntasks: {' '.join([*groups['all'], *groups])}\nfurther settings (docs/evaluation.md): {rare}",
+        epilog=f"\ntasks: {words_for_tasks}\nfurther settings (docs/evaluation.md): {rare}",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
     )
     show_logs()
@@ -81,13 +83,19 @@ def run_evaluate(words: Sequence[str]) -> int:
     chosen = _chosen(flags.task, kinds, groups)
     given = {name: value for name, value in vars(given).items() if value is not None}
     for kind, values in _settings(given, kinds, chosen).items():
-        asked = {"teacher": flags.teacher} if kind == _DISCREPANCY else {"tasks": chosen[kind]}
-        kinds[kind].evaluate(flags.model, **asked, settings=values, output_dir=flags.output_dir, say=tell)
+        asked = {"teacher": flags.teacher} if kinds[kind].has_teacher else {"tasks": chosen[kind]}
+        found = kinds[kind].evaluate(flags.model, **asked, settings=values, output_dir=flags.output_dir, say=tell)
+        if kind == _EMBEDDING:
+            from ..evaluation.embedding.evaluate import format_scores
+
+            print(_written(format_scores(found), found, flags.output))
+            return 0
     print(_table([flags.output_dir or flags.model], None, flags.output))
     return 0
 
 
 def _kinds() -> dict[str, _Kind]:
+    from ..evaluation.embedding.evaluate import EmbeddingSettings, evaluate_embedding
     from ..evaluation.glue.data import GLUE_TASKS
     from ..evaluation.glue.evaluate import GlueSettings, evaluate_glue
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
@@ -95,9 +103,10 @@ def _kinds() -> dict[str, _Kind]:
     from ..evaluation.squad.evaluate import SquadSettings, evaluate_squad
 
     return {
-        _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy),
+        _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),
         "glue": _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
         "squad": _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
+        _EMBEDDING: _Kind((_EMBEDDING,), EmbeddingSettings, evaluate_embedding, has_teacher=True),
     }
 
 
@@ -115,10 +124,13 @@ def _chosen(
     names: Sequence[str], kinds: Mapping[str, _Kind], groups: Mapping[str, tuple[str, ...]]
 ) -> dict[str, list[str]]:
     """Kind of evaluation → its tasks, in the order of the kinds."""
-    valid = [*groups["all"], *groups]
+    valid = [*groups["all"], *groups, _EMBEDDING]
     for name in names:
         if name not in valid:
             raise ValueError(f"task={shown(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
+    if _EMBEDDING in names and len(set(names)) > 1:
+        others = ", ".join(name for name in names if name != _EMBEDDING)
+        raise ValueError(f"task={_EMBEDDING} is for models without a head, {others} for others: name it alone")
     wanted = dict.fromkeys(task for name in names for task in groups.get(name, (name,)))
     chosen = {kind: [task for task in wanted if task in found.tasks] for kind, found in kinds.items()}
     return {kind: tasks for kind, tasks in chosen.items() if tasks}
@@ -140,8 +152,12 @@ def _table(models: Sequence[str], teacher: str | None, output: str | None) -> st
     from ..evaluation.comparison import compare, format_comparison
 
     comparison = compare(models, teacher=teacher)
-    text = format_comparison(comparison)
+    return _written(format_comparison(comparison), comparison, output)
+
+
+def _written(text: str, values: Mapping[str, Any], output: str | None) -> str:
+    """A table, after it or its values have been written where that was asked for."""
     if output is not None:
-        content = json.dumps(comparison, indent=2, ensure_ascii=False) if output.endswith(".json") else text
+        content = json.dumps(values, indent=2, ensure_ascii=False) if output.endswith(".json") else text
         write_text(Path(output), content + "\n")
     return text

@@ -14,7 +14,23 @@ from transformers import PreTrainedTokenizerBase
 
 MULTIPLE = 8
 """Batches are padded to a multiple of so many tokens."""
+LEAST_CHARACTERS = 20
+"""Of a paragraph that makes a row; headings are shorter."""
 _BATCHES_IN_A_CHUNK = 64
+
+
+def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> list[str]:
+    r"""The paragraphs of a text, divided by line breaks, that are not too short.
+
+    Example:
+    ```python
+    >>> paragraphs("Heading\n A line that is longer than that.\n")
+    ['A line that is longer than that.']
+
+    ```
+    """
+    lines = (line.strip() for line in (text or "").splitlines())
+    return [line for line in lines if len(line) >= least_characters]
 
 
 def tokenize_texts(
@@ -23,7 +39,7 @@ def tokenize_texts(
     *,
     max_length: int,
     prepare: Callable[[str], str] = str,
-    least_characters: int = 20,
+    least_characters: int = LEAST_CHARACTERS,
     num_proc: int | None = None,
 ) -> Dataset:
     """Documents → a row a paragraph: sentences, passages, headings that are long enough.
@@ -44,8 +60,7 @@ def tokenize_texts(
     """
 
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        paragraphs = (line.strip() for text in batch["text"] for line in (text or "").splitlines())
-        wanted = [prepare(line) for line in paragraphs if len(line) >= least_characters]
+        wanted = [prepare(line) for text in batch["text"] for line in paragraphs(text, least_characters)]
         if not wanted:
             return {"input_ids": []}
         encoded = tokenizer(wanted, truncation=True, max_length=max_length, return_overflowing_tokens=True)

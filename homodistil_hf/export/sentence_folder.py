@@ -12,15 +12,17 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
+from ..files.folders import write_text
 from ..files.provenance import public_name, version_facts
-from ..files.strict_json import write_json
+from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import WEIGHTS_FILE
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.sentence_embeddings import MODULES_FILE, POOLINGS, SETTINGS_FILE, TRANSFORMER_FILE, Dense, EmbeddingModel
+from .embedding_card import embedding_card
 from .export_folder import check_target, plain_classes, written_aside
-from .facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
+from .facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 
 FORMAT = "sentence-transformers"
 PROBE_TEXTS = ("The cat sat on the mat.", "Stock markets fell on Tuesday after the central bank's announcement.", "")
@@ -79,18 +81,46 @@ def export_embedding_model(
             "facts_version": FACTS_VERSION,
             "format": FORMAT,
             "versions": version_facts(),
-            "student": model_facts(encoder) | {"dimension": model.dimension},
+            "student": _facts_of(model),
             "teacher": None if teacher is None else _facts_of(teacher),
             "probe": {"texts": list(PROBE_TEXTS), "vectors": model.encode(list(PROBE_TEXTS)).tolist()},
             **(facts or {}),
         }
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
-        (aside / CARD_FILE).write_text(_card(target.name, model, known), encoding="utf-8")
+        (aside / CARD_FILE).write_text(embedding_card(target.name, known), encoding="utf-8")
     return target
 
 
+def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
+    """Write what was measured of an export into its facts and its card; nothing for folders that are no export.
+
+    Args:
+        folder: perhaps an export.
+        scores: `agreement` and `scores`, as [`embedding_table`] takes them; others that the facts have stay.
+    """
+    file = Path(folder) / FACTS_FILE
+    if not file.is_file():
+        return
+    facts = read_json_object(file, FACTS_FILE)
+    if facts.get("format") != FORMAT:
+        return
+    measured = facts.get(BENCHMARKS, {})
+    facts[BENCHMARKS] = measured | scores | {"scores": measured.get("scores", {}) | scores.get("scores", {})}
+    write_json(file, facts)
+    write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
+
+
 def _facts_of(model: EmbeddingModel) -> dict[str, Any]:
-    return model_facts(model.encoder) | {"dimension": model.dimension, "name": public_name(model.name)}
+    name = public_name(model.name)
+    own = {"name": name, "is_on_hub": bool(name) and name == model.name}
+    return (
+        own
+        | model_facts(model.encoder)
+        | {
+            "dimension": model.dimension,
+            "max_seq_length": model.settings.max_seq_length,
+        }
+    )
 
 
 def _write_modules(model: EmbeddingModel, folder: Path) -> None:
@@ -126,33 +156,3 @@ def _write_dense(layer: Dense, folder: Path) -> None:
     write_json(folder / "config.json", values | {"activation_function": _ACTIVATION[layer.activation]})
     tensors = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
-
-
-def _card(name: str, model: EmbeddingModel, facts: Mapping[str, Any]) -> str:
-    student, teacher = facts["student"], facts["teacher"]
-    made = ""
-    if teacher is not None:
-        made = (
-            f" It was made from `{teacher['name']}` by pruning the width of its encoder, with unlabelled text: "
-            f"{student['num_parameters']:,} of {teacher['num_parameters']:,} parameters, "
-            f"{student['encoder_macs'] / teacher['encoder_macs']:.0%} of the encoder's multiply-accumulates."
-        )
-        if model.dimension == teacher["dimension"]:
-            made += " Its vectors are in the same space: an index of the teacher's can stay."
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, sentence-similarity]
----
-
-# {name}
-
-Texts of up to {model.settings.max_seq_length} tokens → vectors of {model.dimension} channels.{made}
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{name}")
-print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))
-```
-"""

@@ -117,8 +117,13 @@ class EmbeddingModel:
         return F.normalize(pooled_BH, dim=-1) if self.settings.normalizes else pooled_BH
 
     @torch.no_grad()
-    def encode(self, texts: list[str], *, batch_size: int = 32) -> torch.Tensor:
-        """The vectors of texts, `(len(texts), D)`, on the CPU; the longest first, so that none is padded much."""
+    def encode(
+        self, texts: list[str], *, batch_size: int = 32, on_batch: Callable[[int], Any] = lambda num_texts: None
+    ) -> torch.Tensor:
+        """The vectors of texts, `(len(texts), D)`, on the CPU; the longest first, so that none is padded much.
+
+        `on_batch` is told how many texts have been encoded since it was told before.
+        """
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         found: dict[int, torch.Tensor] = {}
         was_training, device = self.encoder.training, self.encoder.device
@@ -128,6 +133,7 @@ class EmbeddingModel:
             inputs = self.tokenize([texts[index] for index in indices]).to(device)
             states = self.encoder(**inputs).last_hidden_state
             found |= dict(zip(indices, self.vectors(states, inputs["attention_mask"]).cpu(), strict=True))
+            on_batch(len(indices))
         self.encoder.train(was_training)
         return torch.stack([found[index] for index in range(len(texts))])
 

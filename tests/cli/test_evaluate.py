@@ -17,6 +17,7 @@ from transformers import AutoConfig, BertForMaskedLM
 from homodistil_hf.cli import evaluate as command
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
+from homodistil_hf.evaluation.embedding.evaluate import EmbeddingSettings
 from homodistil_hf.evaluation.evaluated_model import (
     load_model,
     model_in,
@@ -220,7 +221,10 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
         (["x", "--task", "discrepancy"], "eval_data is not set; name held-out text"),
         (["x", "--task", "all"], "eval_data is not set; name held-out text"),
         (["x", "--task", "rte", "--stride", "5"], "--stride is for squad, which --task does not name; drop it"),
-        (["x", "--task", "rte", "--eval_data", "y"], "--eval_data is for discrepancy, which --task does not name"),
+        (
+            ["x", "--task", "rte", "--eval_data", "y"],
+            "--eval_data is for discrepancy and embedding, which --task does not name",
+        ),
         (["x", "--task", "squad", "--mask_seed", "5"], "--mask_seed is for discrepancy, which --task does not name"),
         (["x", "--task", "rte", "--seeds", "1", "1"], "seeds=(1, 1) has one twice"),
         (["x", "--task", "rte", "--seeds", "one"], "--seeds: invalid int value: 'one'"),
@@ -250,7 +254,7 @@ def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
     assert not (folder / "evaluations").exists()
 
 
-@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings))
+@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings, EmbeddingSettings))
 def test_every_setting_is_documented_with_its_default(settings):
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for entry in fields(settings):
