@@ -7,7 +7,7 @@ instead, Σ_b v_b·z_b with a random direction v_b for each text, which says how
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..trainer import HomoDistilTrainer
 from ..training.embedding_evaluation import VectorEvaluation
 from ..training.publishing import Publisher
 from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
+from .fewer_layers import Layers, shallow_parts
 
 NUM_FIT_TOKENS = 1 << 17
 """Tokens of the texts that the map into the teacher's space is fitted to."""
@@ -44,6 +45,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         args: the run's settings; masked words, classes, KL and attention have no part in the loss.
         vector_weight: ≥ 0.
         relational_weight: ≥ 0.
+        layers: how many of the teacher's layers the student has, spread evenly, or which, rising, from 0; they are as
+            wide as the budget of `args.student` allows. Default: all.
         data_collator: default: [`TextCollator`].
         kwargs: as in [`HomoDistilTrainer`]; data sets have rows with `input_ids`, as [`tokenize_texts`] makes them.
 
@@ -76,23 +79,22 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         *,
         vector_weight: float = 1.0,
         relational_weight: float = 0.5,
+        layers: int | Sequence[int] | None = None,
         data_collator: Any = None,
         **kwargs: Any,
     ):
         self.embedding_model = model if isinstance(model, EmbeddingModel) else load_embedding_model(model)
-        self.method_settings = {"vector_weight": vector_weight, "relational_weight": relational_weight}
-        for name, weight in self.method_settings.items():
-            if weight < 0:
-                raise ValueError(f"{name}={weight} is negative; expected a number ≥ 0")
-        if any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
-            raise ValueError("pruning_end_fraction > 0: embedding models are pruned at once; leave it at 0")
-        if args.attention_weight:
-            raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
+        weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
+        _check_settings(args, weights)
+        self.method_settings = weights | ({} if layers is None else {"layers": layers})
         encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
         if data_collator is None:
             data_collator = TextCollator(tokenizer, dimension=self.embedding_model.dimension, seed=args.seed)
-        kwargs = {"processing_class": tokenizer} | kwargs
-        super().__init__(encoder, args, data_collator=data_collator, **kwargs)
+        parts: dict[str, Any] = {"model": encoder, "args": args}
+        if layers is not None:
+            asked = {name: kwargs.pop(name, None) for name in ("teacher", "plan")}
+            parts = shallow_parts(self, encoder, args, layers=Layers(layers), widths=None, **asked)
+        super().__init__(**{"processing_class": tokenizer} | kwargs | parts, data_collator=data_collator)
         for name, parameter in self.model.named_parameters():
             if name.startswith("pooler."):  # no vector passes it, and DDP would wait for its gradient
                 parameter.requires_grad_(False)
@@ -116,7 +118,20 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             for layer in self.embedding_model.dense
         )
         model = dataclasses.replace(self.embedding_model, dense=layers)
-        return EmbeddingDistillation(self.model, teacher, model=model, weights=weights, kept_heads=self.matched_heads)
+        return EmbeddingDistillation(
+            self.model,
+            teacher,
+            model=model,
+            weights=weights,
+            kept_heads=self.matched_heads,
+            matched_layers=self.matched_layers,
+        )
+
+    def start_student(self) -> None:
+        """Score the units; a student of fewer layers needs another map from its start on."""
+        if self.matched_layers is not None:
+            self.fit_map()
+        super().start_student()
 
     def resized(self, masks: UnitTensors) -> None:
         """Also fit the map into the teacher's space to the channels that are left."""
@@ -159,6 +174,16 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
                 f"teacher's; lower learning_rate={self.args.learning_rate:g} or raise vector_weight"
             )
         return metrics
+
+
+def _check_settings(args: HomoDistilTrainingArguments, weights: Mapping[str, float]) -> None:
+    for name, weight in weights.items():
+        if weight < 0:
+            raise ValueError(f"{name}={weight} is negative; expected a number ≥ 0")
+    if any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
+        raise ValueError("pruning_end_fraction > 0: embedding models are pruned at once; leave it at 0")
+    if args.attention_weight:
+        raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
 
 
 class EmbeddingPublisher(Publisher):

@@ -1,14 +1,10 @@
-"""Students of fewer layers: some of the teacher's are dropped at once, the others are as wide as the MACs allow.
+"""The start of a student of fewer layers: which of its teacher's stay, and how wide."""
 
-They become narrower HomoDistil's way.
-"""
-
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from ..export.card import UNITS, MethodCard
 from ..files.messages import shown
 from ..models.conversion import to_student
 from ..models.cost import encoder_macs
@@ -18,10 +14,38 @@ from ..models.widths import WidthPlan, chosen, teacher_plan
 from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.fewer_layers import MACS_TOLERANCE, matched_layers, spread_layers
 from ..plans.resolve import resolve_plan
-from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import HomoDistilTrainingArguments
 from .conditions import with_settings
+
+
+class Layers(NamedTuple):
+    """Which layers stay.
+
+    Args:
+        asked: how many, ≥ 1 and fewer than the teacher's, spread evenly, the first and the last among them; or which,
+            rising, from 0; None: one fewer than the teacher's.
+        called: the argument that says so, for messages.
+    """
+
+    asked: int | Sequence[int] | None = None
+    called: str = "layers"
+
+    def of(self, num_all: int) -> tuple[int, ...]:
+        """Their indices, rising, among so many."""
+        if self.asked is None or isinstance(self.asked, int):
+            num_layers = num_all - 1 if self.asked is None else self.asked
+            if not 1 <= num_layers < num_all:
+                raise ValueError(
+                    f"{self.called}={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student"
+                )
+            return spread_layers(num_layers, num_all)
+        kept = tuple(self.asked)
+        if not kept or len(kept) >= num_all or list(kept) != sorted(set(kept) & set(range(num_all))):
+            raise ValueError(
+                f"{self.called}={shown(self.asked)}: expected some, not all, of 0 … {num_all - 1}, rising, each once"
+            )
+        return kept
 
 
 def shallow_parts(
@@ -30,21 +54,20 @@ def shallow_parts(
     args: HomoDistilTrainingArguments,
     *,
     teacher: str | PreTrainedModel | None,
-    num_layers: int | None,
+    layers: Layers,
     widths: str | Mapping[str, Any] | None,
     plan: WidthPlan | None,
 ) -> dict[str, Any]:
     """Leave layers out, and plan the others' widths so that they have the encoder MACs of the plan asked for.
 
-    The layers that stay are spread evenly, the first and the last among them. A student layer's hidden states are
-    compared with the teacher's in front of the next kept layer.
+    A student layer's hidden states are compared with the teacher's in front of the next kept layer.
 
     Args:
         trainer: of the method; gets to know its `matched_layers`.
         model: what layers are left out of.
         args: the run's settings.
         teacher: who the student learns from. Default: all of `model`.
-        num_layers: layers of the student, ≥ 1 and fewer than the teacher's. Default: one fewer.
+        layers: which stay.
         widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
         plan: what `args.student` names, where that is resolved already.
 
@@ -52,23 +75,24 @@ def shallow_parts(
         `dict`: `teacher`, `model` (the student), `args` and `plan`, as the constructor of a trainer takes them.
 
     Raises:
-        ValueError: no such number of layers, too few of them for these MACs, `widths` with other MACs, or a latency
-            budget.
+        ValueError: no such layers, too few of them for these MACs, `widths` with other MACs, or a latency budget.
     """
-    whole = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+    whole = to_student(
+        load_teacher(model, token=args.hub_token) if isinstance(model, str) else model, needs_head=trainer.needs_head
+    )
     full = teacher_plan(whole.config)
     trainer.check_possible(full, full)
-    kept = spread_layers(_checked(num_layers, len(full.layers)), len(full.layers))
+    kept = layers.of(len(full.layers))
     asked = plan or trainer.plan_of(args, whole.config)
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
-    if share > 1:
+    if share > 1 + MACS_TOLERANCE:
         raise ValueError(
-            f"num_layers={len(kept)} of the teacher's {len(full.layers)} layers have only {1 / share:.2f} of the "
+            f"{layers.called}={shown(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of the "
             f"encoder MACs that student={args.student} asks for; keep more layers"
         )
     student = keep_layers(whole, kept)
     if widths is None:
-        budget = Budget("macs", round(share, 6), named_widths(args.student or ""))
+        budget = Budget("macs", min(1.0, round(share, 6)), named_widths(args.student or ""))
         planned = plan_for_budget(budget, student.config, multiple=args.width_multiple)
     else:
         planned = resolve_plan(widths, student.config, multiple=args.width_multiple)
@@ -81,54 +105,3 @@ def shallow_parts(
     trainer.matched_layers = matched_layers(kept, len(full.layers))
     args = with_settings(args, student=planned.to_json())
     return {"teacher": teacher or whole, "model": student, "args": args, "plan": planned}
-
-
-def none_to_spare(teacher: WidthPlan) -> str | None:
-    """Why a teacher can't lose a layer, or None where it can."""
-    return "the teacher has one layer, none to spare; use HomoDistil itself" if len(teacher.layers) == 1 else None
-
-
-class ShallowTrainer(HomoDistilTrainer):
-    """Drop layers at the start, prune the others to the plan's encoder MACs, and distil them.
-
-    The loss, the schedule and all else are [`HomoDistilTrainer`]'s; the settings are those of [`shallow_parts`].
-    """
-
-    has_all_layers = False
-    method = "shallow"
-    card = MethodCard(
-        student="Shallow HomoDistil student",
-        made="made from {teacher} by leaving out layers, pruning the width of the others and distilling them",
-        how="The student began as a copy of its teacher without some of the layers; those that stayed are spread "
-        f"evenly over its depth. Of these the least important {UNITS} were dropped. What is left is a smaller dense "
-        "model, distilled with HomoDistil's losses.",
-        paper="The student was made by HomoDistil on fewer layers; HomoDistil is the method of",
-        tags=("pruning", "distillation"),
-    )
-
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        teacher: str | PreTrainedModel | None = None,
-        num_layers: int | None = None,
-        widths: str | Mapping[str, Any] | None = None,
-        plan: WidthPlan | None = None,
-        **kwargs: Any,
-    ):
-        parts = shallow_parts(self, model, args, teacher=teacher, num_layers=num_layers, widths=widths, plan=plan)
-        super().__init__(**parts, **kwargs)
-        self.method_settings = {"num_layers": len(self.plan.layers), "widths": widths}
-
-    @classmethod
-    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
-        """A teacher of one layer has none to spare."""
-        return none_to_spare(teacher)
-
-
-def _checked(num_layers: int | None, num_all: int) -> int:
-    num_layers = num_all - 1 if num_layers is None else num_layers
-    if not 1 <= num_layers < num_all:
-        raise ValueError(f"num_layers={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student")
-    return num_layers

@@ -14,10 +14,10 @@ from ..files.messages import nearest_name, shown
 from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer
 from .distilbert import DistilBertTrainer
-from .fewer_layers import ShallowTrainer
 from .minilm import MiniLMTrainer, MiniLMv2Trainer
 from .one_shot import OneShotTrainer, PrunedFirstTrainer
 from .scratch import ScratchTrainer
+from .shallow import ShallowTrainer
 from .tinybert import TinyBertTrainer
 
 METHODS: dict[str, type[DistillationTrainer]] = {

@@ -168,6 +168,49 @@ def test_sentence_transformers_reads_an_export(make_embedding_trainer, tmp_path,
     }
 
 
+@pytest.mark.parametrize("layers", [1, [1]])
+def test_a_student_of_fewer_layers(make_embedding_trainer, tmp_path, layers):
+    trainer = make_embedding_trainer(
+        layers=layers, student="macs=0.5", width_multiple=1, max_steps=1, learning_rate=1e-12
+    )
+    trainer.train()
+    assert len(trainer.model.encoder.layer) == 1
+    teacher = trainer.distillation.teacher.exact
+    assert len(teacher.encoder.layer) == 2
+    kept = 0 if layers == 1 else 1
+    assert torch.equal(
+        trainer.model.encoder.layer[0].intermediate.dense.weight, teacher.encoder.layer[kept].intermediate.dense.weight
+    )
+    assert trainer.matched_layers == (1,)
+    fitted = trainer.evaluate()["eval_cosine"]
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert_same_vectors(trainer, exported)
+    trainer.distillation.dense.weight.data.copy_(torch.eye(32))
+    assert fitted > trainer.evaluate()["eval_cosine"]  # the map was fitted to the layers that are left
+
+
+def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
+    trainer = make_embedding_trainer(layers=1, student="macs=0.25", width_multiple=1, max_steps=2)
+    trainer.train()
+    (layer,) = trainer.kept.layers
+    assert layer.intermediate_size < 64
+    assert trainer.kept.hidden_size < 32
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (2, r"layers=2 is outside \[1, 1\], the layers of a shallower student"),
+        ([1, 0], r"layers=\[1, 0\]: expected some, not all, of 0 … 1, rising, each once"),
+        ([0, 1], "expected some, not all, of 0 … 1"),
+        ([2], "expected some, not all, of 0 … 1"),
+    ],
+)
+def test_impossible_layers_are_refused(make_embedding_trainer, layers, message):
+    with pytest.raises(ValueError, match=message):
+        make_embedding_trainer(layers=layers, student="macs=0.5")
+
+
 def test_a_student_of_a_student_begins_where_that_one_ended(make_embedding_trainer, tmp_path):
     first = make_embedding_trainer(max_steps=4)
     first.train()
