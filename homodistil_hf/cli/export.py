@@ -14,16 +14,29 @@ class Export:
     example: ClassVar[str] = "homodistil export runs/my-student --output my-student-compact --format compact"
     folder: str = flag("finished run, checkpoint-N, or export", positional=True, metavar="FOLDER")
     output: str = flag("folder to write", metavar="DIR")
-    format: str = flag("standard: the stock class (default); compact: unpadded, with its own code", default="standard")
+    format: str = flag("standard (default); compact: unpadded, own code; pair: with the teacher", default="standard")
     allow_partial: bool = flag("also take a student that is not at its plan yet", default=False)
     overwrite: bool = flag("replace an earlier export in DIR", default=False)
     teacher: str | None = flag("Hub name or folder, for the card; default: as the run recorded it", default=None)
 
     def run(self) -> int:
         """Write the export."""
-        from ..export.student_in_folder import export_from
+        from ..export.embedding_pair import export_embedding_from
+        from ..export.student_in_folder import export_from, student_in
+        from ..models.sentence_embeddings import is_embedding_folder
 
         show_logs()
+        found = student_in(self.folder)
+        if is_embedding_folder(found.folder):
+            folder = export_embedding_from(
+                found.folder,
+                self.output,
+                format=self.format,
+                teacher=self.teacher or found.settings.get("teacher"),
+                overwrite=self.overwrite,
+            )
+            print(f"{self.format} export written to {folder}")
+            return 0
         folder = export_from(
             self.folder,
             self.output,
@@ -53,7 +66,7 @@ class Verify:
             print(f"{self.folder}: {problem}", file=sys.stderr)
         if not report.ok:
             return 1
-        difference = f"largest relative difference of logits {report.max_relative_difference:.1e}"
+        difference = f"largest relative difference of {report.compared} {report.max_relative_difference:.1e}"
         print(f"{self.folder}: all is well; {difference}")
         if report.code_sha256:
             print(f"{self.folder}: its code is this package's own modelling file, sha256 {report.code_sha256}")

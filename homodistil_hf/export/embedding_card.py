@@ -19,6 +19,9 @@ _WORDS = {
     "spread": "spread of similarities, of the teacher's",
     ASYMMETRIC: "student's questions, teacher's documents",
 }
+_SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
+_PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
+print(model.similarity(model.encode_query("Does it rain?"), documents))"""
 
 
 def embedding_table(
@@ -66,6 +69,10 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
             made += " They are in its space: an index of its vectors can stay."
     measured = facts.get("benchmarks", {})
     agreement = measured.get("agreement") or facts.get("evaluation", {})
+    is_pair = set(facts["probe"]["vectors"]) != {"query"}
+    example = _PAIR if is_pair else _SINGLE
+    if is_pair:
+        made += " Queries are encoded by the student, documents by the teacher."
     table = embedding_table(models, agreement, measured.get("scores", {}))
     return f"""---
 library_name: sentence-transformers
@@ -81,7 +88,7 @@ Texts of up to {student["max_seq_length"]} tokens → vectors of {student["dimen
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("{name}")
-print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))
+{example}
 ```
 
 {table}

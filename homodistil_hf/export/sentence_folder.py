@@ -5,7 +5,7 @@ misread the newer form.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,14 @@ from .embedding_card import embedding_card
 from .export_folder import check_target, plain_classes, written_aside
 from .facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 
-FORMAT = "sentence-transformers"
-PROBE_TEXTS = ("The cat sat on the mat.", "Stock markets fell on Tuesday after the central bank's announcement.", "")
+FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
+PROBE_TEXTS = (
+    "The cat sat on the mat.",
+    "Stock markets fell on Tuesday after the central bank's announcement.",
+    "",
+    "More than any model reads. " * 2000,
+)
+MODULE_TYPE = "sentence_transformers.models.{}"
 _ACTIVATION = {
     "Identity": "torch.nn.modules.linear.Identity",
     **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
@@ -71,19 +77,30 @@ def export_embedding_model(
         OSError: it can't be written.
     """
     target = check_target(folder, overwrite=overwrite)
-    encoder: Any = model.encoder
     with written_aside(target) as aside:
-        with plain_classes(type(encoder), type(encoder.config)):
-            encoder.save_pretrained(aside)
-        model.tokenizer.save_pretrained(aside)
-        _write_modules(model, aside)
+        write_encoder(model, aside)
+        kinds = module_kinds(model)
+        paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
+        for path in paths[1:]:
+            (aside / path).mkdir()
+        write_behind(model, [aside / path for path in paths[1:]])
+        modules = enumerate(zip(kinds, paths, strict=True))
+        write_json(
+            aside / MODULES_FILE,
+            [
+                {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
+                for index, (kind, path) in modules
+            ],
+        )
+        write_json(aside / SETTINGS_FILE, shared_file(model))
         known = {
             "facts_version": FACTS_VERSION,
             "format": FORMAT,
             "versions": version_facts(),
-            "student": _facts_of(model),
-            "teacher": None if teacher is None else _facts_of(teacher),
-            "probe": {"texts": list(PROBE_TEXTS), "vectors": model.encode(list(PROBE_TEXTS)).tolist()},
+            "student": facts_of(model),
+            "teacher": None if teacher is None else facts_of(teacher),
+            "settings_of_vectors": shared_settings(model),
+            "probe": probe_facts(query=model),
             **(facts or {}),
         }
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
@@ -110,7 +127,25 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
     write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
 
 
-def _facts_of(model: EmbeddingModel) -> dict[str, Any]:
+def probe_facts(**models: EmbeddingModel) -> dict[str, Any]:
+    """Fixed texts and their vectors, by route."""
+    texts = list(PROBE_TEXTS)
+    return {"texts": texts, "vectors": {route: model.encode(texts).tolist() for route, model in models.items()}}
+
+
+def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
+    """What sentence-transformers should read of the folder."""
+    settings = model.settings
+    return {
+        "max_seq_length": settings.max_seq_length,
+        "prompts": dict(settings.prompts),
+        "default_prompt_name": settings.default_prompt_name,
+        "similarity_fn_name": settings.similarity,
+    }
+
+
+def facts_of(model: EmbeddingModel) -> dict[str, Any]:
+    """Name, costs, dimension and length."""
     name = public_name(model.name)
     own = {"name": name, "is_on_hub": bool(name) and name == model.name}
     return (
@@ -123,31 +158,36 @@ def _facts_of(model: EmbeddingModel) -> dict[str, Any]:
     )
 
 
-def _write_modules(model: EmbeddingModel, folder: Path) -> None:
-    settings = model.settings
-    modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    modules += [("Dense", f"{index}_Dense") for index in range(2, 2 + len(model.dense))]
-    modules += [("Normalize", f"{len(modules)}_Normalize")] * settings.normalizes
-    for index, (_, path) in enumerate(modules[1:], 1):
-        (folder / path).mkdir()
-        if path.endswith("Dense"):
-            _write_dense(model.dense[index - 2], folder / path)
-    write_json(
-        folder / MODULES_FILE,
-        [
-            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for index, (kind, path) in enumerate(modules)
-        ],
-    )
-    pooling = {switch: name == settings.pooling for name, switch in POOLINGS.items()}
-    hidden_size = model.encoder.config.hidden_size
-    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden_size, **pooling})
-    own = {"max_seq_length": settings.max_seq_length, "do_lower_case": settings.lowers}
+def module_kinds(model: EmbeddingModel) -> list[str]:
+    """The kinds of its modules, in order."""
+    return ["Transformer", "Pooling", *["Dense"] * len(model.dense), *["Normalize"] * model.settings.normalizes]
+
+
+def write_encoder(model: EmbeddingModel, folder: Path) -> None:
+    """Weights, tokenizer and length, to a folder that is there."""
+    encoder: Any = model.encoder
+    with plain_classes(type(encoder), type(encoder.config)):
+        encoder.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    own = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
     write_json(folder / TRANSFORMER_FILE, own)
+
+
+def write_behind(model: EmbeddingModel, folders: Sequence[Path]) -> None:
+    """Write what follows the encoder, a folder each: pooling, layers, length 1 (which needs no file)."""
+    pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
+    write_json(folders[0] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
+    for layer, folder in zip(model.dense, folders[1:], strict=False):
+        _write_dense(layer, folder)
+
+
+def shared_file(model: EmbeddingModel) -> dict[str, Any]:
+    """What `config_sentence_transformers.json` says."""
+    settings = model.settings
     shared: dict[str, Any] = {"prompts": dict(settings.prompts), "default_prompt_name": settings.default_prompt_name}
     if settings.similarity is not None:
         shared["similarity_fn_name"] = settings.similarity
-    write_json(folder / SETTINGS_FILE, {"__version__": {}, **shared})
+    return {"__version__": {}, **shared}
 
 
 def _write_dense(layer: Dense, folder: Path) -> None:

@@ -4,11 +4,8 @@ Its logits are compared with those of the compact form loaded here and with thos
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,15 @@ from ..models.families import FAMILIES, HEADS, MODEL_TYPES, family_of
 from ..models.families.bert import BERT
 from ..models.families.family import MASKED_LM
 from ..models.loading import load_teacher
+from ..models.sentence_embeddings import MODULES_FILE
 from .export_folder import FORMATS, load_export
 from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs, read_facts
+from .fresh_process import run_fresh
 from .packed_bits import CODE, PACKED
 from .probe import all_logits, probe_facts, probe_inputs
+from .sentence_folder import FORMAT as EMBEDDING
+from .sentence_folder import PAIR
+from .verify_embedding import vector_problems
 from .verify_packed import IN_MEMORY_TOLERANCE, code_problems, difference_of, logits_of, probe_of, size_problems
 
 RELATIVE_TOLERANCE = 1e-5
@@ -40,12 +42,10 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"
 
 # The Hub adds the first to every repository; its client keeps the second beside what it downloads.
 _HUB_FILES = (".gitattributes", ".cache/huggingface/")
-_TIMEOUT_S = 600
 
 # Runs where this package can't be imported; arguments: folder, inputs, outputs, auto classes, 1 = trust remote code.
 _FRESH_PROCESS = """
 import json, os, sys
-sys.modules["homodistil_hf"] = None
 import torch, transformers
 from safetensors.torch import load_file, save_file
 folder, inputs, outputs, auto_classes, remote_code = sys.argv[1:]
@@ -85,12 +85,14 @@ class VerifyReport:
         max_relative_difference: largest difference between the fresh process and the compact form or the student in
             memory, divided by the largest logit or 1; `None` where nothing could be compared.
         code_sha256: digest of the modelling file that a compact export brings, as it lies there; `None` without one.
+        compared: what: `logits`, or `vectors` of an embedding model.
     """
 
     folder: Path
     problems: tuple[str, ...]
     max_relative_difference: float | None = None
     code_sha256: str | None = None
+    compared: str = "logits"
 
     @property
     def ok(self) -> bool:
@@ -117,6 +119,8 @@ def verify_export(folder: str | Path) -> VerifyReport:
         return VerifyReport(folder, (str(error),))
     if facts.get("format") == PACKED:
         return _verify_packed(folder, facts)
+    if facts.get("format") in (EMBEDDING, PAIR):
+        return _verify_embedding(folder, facts)
     problems = (
         list(_shape_problems(facts)) or list(_file_problems(folder, facts)) or list(_code_problems(folder, facts))
     )
@@ -152,6 +156,15 @@ def _verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     ]
     largest = differences["logits with this package"][0]
     return VerifyReport(folder, tuple(problems), largest, file_digest(folder / CODE[0].name))
+
+
+def _verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
+    if not isinstance(facts.get("files"), dict):
+        return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {shown(facts.get('files'))}",))
+    if problems := list(_file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE))):
+        return VerifyReport(folder, tuple(problems), compared="vectors")
+    found, difference = vector_problems(folder, facts)
+    return VerifyReport(folder, tuple(found), difference, compared="vectors")
 
 
 def _is_of_bits(facts: Mapping[str, Any]) -> bool:
@@ -194,12 +207,14 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{FACTS_FILE}: expected teacher to be a section or null, found {shown(facts.get('teacher'))}"
 
 
-def _file_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+def _file_problems(
+    folder: Path, facts: Mapping[str, Any], *, needed: Sequence[str] = (WEIGHTS_FILE, _CONFIG_FILE, CARD_FILE)
+) -> Iterator[str]:
     present, listed = file_facts(folder), facts["files"]
-    for name in (WEIGHTS_FILE, _CONFIG_FILE, CARD_FILE):
+    for name in needed:
         if not (folder / name).is_file():
             yield f"{name}: expected in every export, found nothing"
-    for name in sorted(listed.keys() - present.keys() - {WEIGHTS_FILE, _CONFIG_FILE}):
+    for name in sorted(listed.keys() - present.keys() - set(needed)):
         yield f"{name}: listed in {FACTS_FILE}, found nothing"
     for name in sorted(present.keys() - listed.keys()):
         if not name.startswith(_HUB_FILES):
@@ -270,32 +285,8 @@ def _load_fresh(
         save_file(inputs, inputs_file)
         remote_code = int(_present_code(folder) is not None)
         arguments = [folder.resolve(), inputs_file, outputs_file, ",".join(auto_classes), remote_code]
-        stdout = _run_fresh([str(argument) for argument in arguments], scratch)
+        stdout = run_fresh(_FRESH_PROCESS, arguments, scratch)
         return json.loads(stdout.splitlines()[-1]), load_file(outputs_file)
-
-
-def _run_fresh(arguments: list[str], scratch: str) -> str:
-    # Nothing is fetched, and no copy of the remote code stays behind.
-    settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TRANSFORMERS_VERBOSITY": "error"}
-    command = [sys.executable, "-c", _FRESH_PROCESS, *arguments]
-    try:
-        process = subprocess.run(
-            command,
-            cwd=scratch,
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(f"the fresh process took more than {_TIMEOUT_S} s") from error
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(
-            f"the process without homodistil_hf ended with status {error.returncode}: {reason}"
-        ) from error
-    return process.stdout
 
 
 def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: Mapping[str, Any]) -> Iterator[str]:

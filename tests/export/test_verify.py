@@ -54,7 +54,7 @@ def no_process(monkeypatch):
     def refuse(*args):
         raise AssertionError("a fresh process was started")
 
-    monkeypatch.setattr(homodistil_hf.export.verify, "_run_fresh", refuse)
+    monkeypatch.setattr(homodistil_hf.export.verify, "run_fresh", refuse)
 
 
 def edit_json(path, change):
@@ -293,7 +293,7 @@ def test_a_process_that_fails_is_told_by_its_last_line(export, monkeypatch):
 @pytest.mark.slow
 def test_a_process_that_hangs_is_stopped(export, monkeypatch):
     monkeypatch.setattr(homodistil_hf.export.verify, "_FRESH_PROCESS", "import time; time.sleep(60)")
-    monkeypatch.setattr(homodistil_hf.export.verify, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(homodistil_hf.export.fresh_process, "TIMEOUT_S", 0.5)
     assert verify_export(export("standard")).problems == ("the fresh process took more than 0.5 s",)
 
 

@@ -141,7 +141,7 @@ assert "homodistil_hf" not in sys.modules
 model = SentenceTransformer(sys.argv[1])
 facts = json.load(open(sys.argv[1] + "/facts.json"))
 vectors = model.encode(facts["probe"]["texts"], convert_to_tensor=True)
-difference = (vectors - vectors.new_tensor(facts["probe"]["vectors"])).abs().max()
+difference = (vectors - vectors.new_tensor(facts["probe"]["vectors"]["query"])).abs().max()
 print(json.dumps({"difference": float(difference),
     "prompts": model.prompts, "default": model.default_prompt_name, "similarity": model.similarity_fn_name,
     "max_seq_length": model.max_seq_length, "modules": [type(module).__name__ for module in model]}))
