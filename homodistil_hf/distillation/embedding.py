@@ -30,16 +30,21 @@ def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Te
 
 
 def relational_error(
-    student_BD: torch.Tensor, teacher_BD: torch.Tensor, *, temperature: float = TEMPERATURE
+    student_BD: torch.Tensor | None,
+    own_BH: torch.Tensor,
+    teacher_BD: torch.Tensor,
+    *,
+    temperature: float = TEMPERATURE,
 ) -> torch.Tensor:
     """How differently texts are similar to the others of their batch, summed over texts.
 
-    ½·Σ_b [ KL(r_b(Z_t Z_tᵀ) ‖ r_b(Z_s Z_tᵀ)) + KL(r_b(Z_t Z_tᵀ) ‖ r_b(Z_s Z_sᵀ)) ], where r_b is the softmax of row b
+    ½·Σ_b [ KL(r_b(Z_t Z_tᵀ) ‖ r_b(Z_s Z_tᵀ)) + KL(r_b(Z_t Z_tᵀ) ‖ r_b(Z_o Z_oᵀ)) ], where r_b is the softmax of row b
     at the temperature, without the text itself (KALE, arXiv 2304.01016). The first compares in the teacher's index,
     the second in the student's own.
 
     Args:
-        student_BD: vectors of length 1.
+        student_BD: vectors of length 1 in the teacher's space; None: the second KL alone, in full.
+        own_BH: vectors of length 1 in the student's index, the same ones or shorter.
         teacher_BD: vectors of length 1; no gradient.
         temperature: > 0.
 
@@ -49,21 +54,22 @@ def relational_error(
     Example:
     ```python
     >>> vectors = torch.eye(3)
-    >>> float(relational_error(vectors, vectors))
+    >>> float(relational_error(vectors, vectors, vectors))
     0.0
 
     ```
     """
-    if len(student_BD) < 2:
-        return student_BD.sum() * 0.0
-    is_self = torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
+    if len(own_BH) < 2:
+        return own_BH.sum() * 0.0
+    is_self = torch.eye(len(own_BH), dtype=torch.bool, device=own_BH.device)
 
     def rows(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         return (first @ second.T / temperature).masked_fill(is_self, -1e4).log_softmax(-1)
 
     target = rows(teacher_BD, teacher_BD)
-    found = rows(student_BD, teacher_BD), rows(student_BD, student_BD)
-    return sum(F.kl_div(row, target, reduction="sum", log_target=True) for row in found) / 2  # type: ignore[return-value]
+    found = [rows(own_BH, own_BH), *([] if student_BD is None else [rows(student_BD, teacher_BD)])]
+    errors = torch.stack([F.kl_div(row, target, reduction="sum", log_target=True) for row in found])
+    return errors.mean()
 
 
 class EmbeddingDistillation(Distillation):
@@ -76,6 +82,8 @@ class EmbeddingDistillation(Distillation):
         student: with its projections, `dense` among them.
         teacher: frozen.
         model: the teacher's embedding model, for its pooling and layers, which are where the student is.
+        has_own_space: the vectors wanted are the pooled states themselves, of a space of the student's own; the map is
+            there for the loss alone.
         weights: term → factor: `probe` (0 in training), `vector`, `relational`, `hidden`, `embedding`, `attention`.
         kwargs: as in [`Distillation`].
     """
@@ -87,10 +95,12 @@ class EmbeddingDistillation(Distillation):
         *,
         model: EmbeddingModel,
         weights: Mapping[str, float],
+        has_own_space: bool = False,
         **kwargs: Any,
     ):
         super().__init__(student, teacher, weights=weights, **kwargs)
         self.model = model
+        self.has_own_space = has_own_space
 
     def terms(
         self,
@@ -112,11 +122,11 @@ class EmbeddingDistillation(Distillation):
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
         mask_BT = inputs.get("attention_mask")
         teacher, student = self.teacher(**forward), model(**forward)
-        student_BD = self.student_vectors(student.last_hidden_state, mask_BT)
+        student_BD, own_BD = self.mapped_and_own(student.last_hidden_state, mask_BT)
         teacher_BD = F.normalize(self.model.vectors(teacher.last_hidden_state, mask_BT).clone(), dim=-1)
         terms = {
             "vector": vector_error(student_BD, teacher_BD),
-            "relational": relational_error(student_BD, teacher_BD),
+            "relational": relational_error(None if self.has_own_space else student_BD, own_BD, teacher_BD),
         }
         if self.weights[self.task.name]:
             terms[self.task.name] = (student_BD * inputs["labels"]).sum()
@@ -128,10 +138,17 @@ class EmbeddingDistillation(Distillation):
         return terms, student
 
     def student_vectors(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-        """The student's vectors in the teacher's space, `(B, D)` float32 of length 1."""
+        """The vectors that an export gives, float32 of length 1: `(B, D)` in the teacher's space, or `(B, H)`."""
+        return self.mapped_and_own(states_BTH, mask_BT)[int(self.has_own_space)]
+
+    def mapped_and_own(
+        self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors in the teacher's space, and those of the student's own index; the same but for `has_own_space`."""
         with torch.autocast(states_BTH.device.type, enabled=False):
-            mapped = self.dense(pooled(states_BTH, mask_BT, self.model.settings.pooling))
-            return F.normalize(self.model.behind(mapped), dim=-1)
+            own_BH = pooled(states_BTH, mask_BT, self.model.settings.pooling)
+            mapped_BD = F.normalize(self.model.behind(self.dense(own_BH)), dim=-1)
+            return mapped_BD, F.normalize(own_BH, dim=-1) if self.has_own_space else mapped_BD
 
     @property
     def dense(self) -> Any:
@@ -153,8 +170,9 @@ def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float
     Example:
     ```python
     >>> states = torch.randn(50, 3, dtype=torch.float64)
-    >>> fit_dense(states.T @ states, 2 * states.T @ states, ridge=0.0).round(decimals=4).tolist()
-    [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]
+    >>> found = fit_dense(states.T @ states, 2 * states.T @ states, ridge=0.0)
+    >>> torch.allclose(found, 2 * torch.eye(3, dtype=torch.float64))
+    True
 
     ```
     """

@@ -15,13 +15,13 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor) -> dict[str, f
 
     Args:
         student_ND: float, any length.
-        teacher_ND: of the same shape.
+        teacher_ND: as many; of other channels where the student has a space of its own.
 
     Returns:
         `cosine`: mean of a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
         agree on, each in its own index; `neighbours_in_index`: where the student's vector is looked up in the
         teacher's. `spread`: standard deviation of similarities between texts, as a share of the teacher's; vectors
-        that collapse have 0. Empty for fewer than two texts.
+        that collapse have 0. Empty for fewer than two texts; of two spaces `neighbours` and `spread` alone.
 
     Example:
     ```python
@@ -36,29 +36,29 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor) -> dict[str, f
         return {}
     student, teacher = (F.normalize(vectors.double(), dim=-1) for vectors in (student_ND, teacher_ND))
     num_neighbours = min(NUM_NEIGHBOURS, len(student) - 1)
-    shared, shared_in_index, moments = 0, 0, torch.zeros(2, 3, dtype=torch.float64)
+    is_one_space = student.shape == teacher.shape
+    shared, moments = [0] * (1 + is_one_space), torch.zeros(2, 3, dtype=torch.float64)
     for start in range(0, len(student), _ROWS):
         rows = slice(start, start + _ROWS)
-        pairs = (teacher, teacher), (student, student), (student, teacher)
+        pairs = [(teacher, teacher), (student, student), *[(student, teacher)] * is_one_space]
         similarities = [queries[rows] @ index.T for queries, index in pairs]
         others = torch.ones_like(similarities[0], dtype=torch.bool)
         others[torch.arange(len(others)), start + torch.arange(len(others))] = False
         for side in range(2):
             values = similarities[side][others]
             moments[side] += torch.tensor([values.numel(), values.sum(), values.square().sum()], dtype=torch.float64)
-        of_teacher, own, in_index = (
+        of_teacher, *found = (
             one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in similarities
         )
-        shared += _num_shared(own, of_teacher)
-        shared_in_index += _num_shared(in_index, of_teacher)
+        shared = [total + _num_shared(one, of_teacher) for total, one in zip(shared, found, strict=True)]
     means = moments[:, 1:] / moments[:, :1]
     deviations = (means[:, 1] - means[:, 0].square()).clamp(min=0).sqrt()
-    return {
-        "cosine": float((student * teacher).sum(-1).mean()),
-        "neighbours": shared / (num_neighbours * len(student)),
-        "neighbours_in_index": shared_in_index / (num_neighbours * len(student)),
-        "spread": float(deviations[1] / deviations[0].clamp(min=1e-12)),
-    }
+    shares = [count / (num_neighbours * len(student)) for count in shared]
+    found_in_own = {"neighbours": shares[0], "spread": float(deviations[1] / deviations[0].clamp(min=1e-12))}
+    if not is_one_space:
+        return found_in_own
+    cosine = float((student * teacher).sum(-1).mean())
+    return {"cosine": cosine, "neighbours": shares[0], "neighbours_in_index": shares[1]} | found_in_own
 
 
 def _num_shared(found: torch.Tensor, expected: torch.Tensor) -> int:

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..models.sentence_embeddings import MODULES_FILE, SETTINGS_FILE, EmbeddingModel, load_embedding_model
+from ..models.sentence_embeddings import MODULES_FILE, SETTINGS_FILE, EmbeddingModel, load_embedding_model, reduced
 from .embedding_card import STUDENT, TEACHER, embedding_card
 from .export_folder import check_target, written_aside
 from .facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 from .sentence_folder import (
+    AXES_FILE,
     MODULE_TYPE,
     PAIR,
     export_embedding_model,
@@ -50,11 +53,12 @@ def export_embedding_from(
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
     student = load_embedding_model(folder)
     whole = None if teacher is None else load_embedding_model(teacher)
+    axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
     if format == "pair" and whole is not None:
-        return export_pair(student, whole, output, overwrite=overwrite)
+        return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
     told = read_json_object(folder / FACTS_FILE, FACTS_FILE) if (folder / FACTS_FILE).is_file() else {}
     kept: dict[str, Any] = {name: told[name] for name in _KEPT if name in told}
-    return export_embedding_model(student, output, teacher=whole, facts=kept, overwrite=overwrite)
+    return export_embedding_model(student, output, teacher=whole, facts=kept, axes=axes, overwrite=overwrite)
 
 
 def export_pair(

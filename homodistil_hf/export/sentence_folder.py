@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,7 +20,15 @@ from ..files.tensors import WEIGHTS_FILE
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.families.modeling_layerwise import LayerwiseModel
-from ..models.sentence_embeddings import MODULES_FILE, POOLINGS, SETTINGS_FILE, TRANSFORMER_FILE, Dense, EmbeddingModel
+from ..models.sentence_embeddings import (
+    MODULES_FILE,
+    POOLINGS,
+    SETTINGS_FILE,
+    TRANSFORMER_FILE,
+    Dense,
+    EmbeddingModel,
+    folded,
+)
 from .embedding_card import embedding_card
 from .export_folder import check_target, plain_classes, written_aside
 from .facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
@@ -31,6 +40,7 @@ PROBE_TEXTS = (
     "",
     "More than any model reads. " * 2000,
 )
+AXES_FILE = "axes.safetensors"
 MODULE_TYPE = "sentence_transformers.models.{}"
 _ACTIVATION = {
     "Identity": "torch.nn.modules.linear.Identity",
@@ -49,7 +59,7 @@ def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingM
     Raises:
         ValueError: widths that the stock class can't hold.
     """
-    return dataclasses.replace(teacher, encoder=to_stock(student).eval(), dense=(Dense(dense), *teacher.dense))
+    return dataclasses.replace(teacher, encoder=to_stock(student).eval(), dense=folded([Dense(dense), *teacher.dense]))
 
 
 def export_embedding_model(
@@ -58,6 +68,7 @@ def export_embedding_model(
     *,
     teacher: EmbeddingModel | None = None,
     facts: Mapping[str, Any] | None = None,
+    axes: torch.Tensor | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write an embedding model of stock modules to a folder for `SentenceTransformer(folder)`.
@@ -67,6 +78,8 @@ def export_embedding_model(
         folder: where to; created with its parents.
         teacher: what it was made from, for facts and card.
         facts: further facts of the run.
+        axes: `(N, D)`, where vectors are those of the teacher along so many axes; written beside them, for whoever
+            turns an index of the teacher's into a shorter one.
         overwrite: replace an earlier export in the folder.
 
     Returns:
@@ -93,6 +106,8 @@ def export_embedding_model(
             ],
         )
         write_json(aside / SETTINGS_FILE, shared_file(model))
+        if axes is not None:
+            save_file({"axes": axes.contiguous()}, aside / AXES_FILE)
         known = {
             "facts_version": FACTS_VERSION,
             "format": FORMAT,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from torch import nn
 
 from ..data.texts import TextCollator
@@ -19,8 +20,9 @@ from ..distillation.embedding import EmbeddingDistillation, fit_dense
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..export.sentence_folder import export_embedding_model, student_model
+from ..files.messages import shown
 from ..models.families.family import PROJECTIONS
-from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled
+from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled, reduced
 from ..models.units import UnitTensors
 from ..trainer import HomoDistilTrainer
 from ..training.embedding_evaluation import VectorEvaluation
@@ -30,6 +32,8 @@ from .fewer_layers import Layers, shallow_parts
 
 NUM_FIT_TOKENS = 1 << 17
 """Tokens of the texts that the map into the teacher's space is fitted to."""
+NUM_AXES_TEXTS = 2048
+"""Texts that the teacher's principal axes are those of."""
 LEAST_SPREAD = 0.1
 """Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
 
@@ -45,6 +49,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         args: the run's settings; masked words, classes, KL and attention have no part in the loss.
         vector_weight: ≥ 0.
         relational_weight: ≥ 0.
+        output: `teacher`: vectors in its space. `student`: shorter ones in a space of its own; the map is thrown away
+            after the training. A whole number N: those of the teacher along its N principal axes.
         layers: how many of the teacher's layers the student has, spread evenly, or which, rising, from 0; they are as
             wide as the budget of `args.student` allows. Default: all.
         data_collator: default: [`TextCollator`].
@@ -79,6 +85,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         *,
         vector_weight: float = 1.0,
         relational_weight: float = 0.5,
+        output: str | int = "teacher",
         layers: int | Sequence[int] | None = None,
         data_collator: Any = None,
         **kwargs: Any,
@@ -86,10 +93,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.embedding_model = model if isinstance(model, EmbeddingModel) else load_embedding_model(model)
         weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
         _check_settings(args, weights)
-        self.method_settings = weights | ({} if layers is None else {"layers": layers})
+        _check_output(output, self.embedding_model)
+        self.method_settings = weights | {"output": output} | ({} if layers is None else {"layers": layers})
         encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
         if data_collator is None:
-            data_collator = TextCollator(tokenizer, dimension=self.embedding_model.dimension, seed=args.seed)
+            dimension = self.embedding_model.dimension if isinstance(output, str) else output
+            data_collator = TextCollator(tokenizer, dimension=dimension, seed=args.seed)
         parts: dict[str, Any] = {"model": encoder, "args": args}
         if layers is not None:
             asked = {name: kwargs.pop(name, None) for name in ("teacher", "plan")}
@@ -118,6 +127,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             for layer in self.embedding_model.dense
         )
         model = dataclasses.replace(self.embedding_model, dense=layers)
+        output = self.method_settings["output"]
+        if not isinstance(output, str):
+            # A buffer is saved and loaded with the projections; the model's last layer is the same memory.
+            axes = broadcast(self._principal_axes(model, teacher, output))
+            projections.register_buffer("axes", axes)
+            self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.axes")
+            model = reduced(model, axes)
         return EmbeddingDistillation(
             self.model,
             teacher,
@@ -125,7 +141,22 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             weights=weights,
             kept_heads=self.matched_heads,
             matched_layers=self.matched_layers,
+            has_own_space=output == "student",
         )
+
+    @torch.no_grad()
+    def _principal_axes(self, model: EmbeddingModel, teacher: FrozenTeacher, num_axes: int) -> torch.Tensor:
+        """The eigenvectors of Σ z zᵀ over the teacher's vectors z of the first training texts, `(N, D)`."""
+        rows: Any = self.train_dataset
+        products: Any = 0.0
+        for indices in torch.arange(min(NUM_AXES_TEXTS, len(rows))).split(self.args.eval_batch_size):
+            batch = self.data_collator([rows[index] for index in indices.tolist()])
+            forward = {name: batch[name].to(self.args.device) for name in ("input_ids", "attention_mask")}
+            vectors = model.vectors(teacher(exact=True, **forward).last_hidden_state, forward["attention_mask"])
+            products = products + (vectors.double().T @ vectors.double()).cpu()
+        axes_ND = torch.linalg.eigh(products).eigenvectors.flip(1).T[:num_axes]
+        signs_N1 = axes_ND.gather(1, axes_ND.abs().argmax(1, keepdim=True)).sign()
+        return (axes_ND * signs_N1).float().to(self.args.device)
 
     def start_student(self) -> None:
         """Score the units; a student of fewer layers needs another map from its start on."""
@@ -176,6 +207,14 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return metrics
 
 
+def _check_output(output: str | int, model: EmbeddingModel) -> None:
+    if output in ("teacher", "student"):
+        return
+    most = model.dimension - 1
+    if isinstance(output, bool) or not isinstance(output, int) or not 1 <= output <= most:
+        raise ValueError(f"output={shown(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
+
+
 def _check_settings(args: HomoDistilTrainingArguments, weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if weight < 0:
@@ -197,10 +236,13 @@ class EmbeddingPublisher(Publisher):
         dense = nn.Linear(trainer.kept.hidden_size, trainer.full.hidden_size, bias=False)
         dense.load_state_dict({"weight": trainer.distillation.dense.weight.detach().cpu()})
         student = trainer.dense_student(format=format, allow_partial=allow_partial)
-        export_embedding_model(
-            student_model(student, dense, trainer.embedding_model),
-            folder,
-            teacher=trainer.embedding_model,
-            facts=self.run_facts(),
-            overwrite=True,
-        )
+        teacher, output = trainer.embedding_model, trainer.method_settings["output"]
+        axes = None
+        if output == "student":
+            model = dataclasses.replace(student_model(student, dense, teacher), dense=())
+        elif output == "teacher":
+            model = student_model(student, dense, teacher)
+        else:
+            axes = trainer.model.get_submodule(PROJECTIONS).axes.detach().cpu()
+            model = student_model(student, dense, reduced(teacher, axes))
+        export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), axes=axes, overwrite=True)

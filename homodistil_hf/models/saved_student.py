@@ -105,6 +105,9 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
     if hasattr(config, "rotary_pairs"):
         model.config.rotary_pairs = config.rotary_pairs
     replace_parameters(model, tensors, plan=teacher_plan(config), optimizer=optimizer)
+    for name, buffer in model.named_buffers():
+        if name.startswith(_PREFIX):
+            buffer.copy_(tensors[name])
 
 
 def poisoned_tensor(

@@ -5,8 +5,8 @@ Both forms of its folders are read, that before version 5.4 and that since; noth
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,46 @@ class EmbeddingModel:
         prompt = self.settings.prompts.get(self.settings.default_prompt_name or "", "")
         whole = f"{prompt}{text}".strip()
         return whole.lower() if self.settings.lowers else whole
+
+
+def reduced(model: EmbeddingModel, axes_ND: torch.Tensor) -> EmbeddingModel:
+    """The model with shorter vectors: those of `model` along N axes, `(N, D)`."""
+    linear = nn.Linear(axes_ND.shape[1], axes_ND.shape[0], bias=False, device=axes_ND.device)
+    linear.weight = nn.Parameter(axes_ND, requires_grad=False)  # the same memory: whoever changes it changes the model
+    return replace(model, dense=(*model.dense, Dense(linear)))
+
+
+def folded(layers: Sequence[Dense]) -> tuple[Dense, ...]:
+    """The same layers, those that follow each other without an activation made one; servers know one best.
+
+    Example:
+    ```python
+    >>> layers = Dense(nn.Linear(8, 4, bias=False)), Dense(nn.Linear(4, 2), "Tanh")
+    >>> [(layer.linear.in_features, layer.linear.out_features, layer.activation) for layer in folded(layers)]
+    [(8, 2, 'Tanh')]
+
+    ```
+    """
+    found: list[Dense] = []
+    for layer in layers:
+        if found and found[-1].activation == "Identity":
+            layer = _one_linear(found.pop().linear, layer)
+        found.append(layer)
+    return tuple(found)
+
+
+def _one_linear(first: nn.Linear, second: Dense) -> Dense:
+    weight, last = second.linear.weight.detach().double(), second.linear
+    bias = torch.zeros(len(weight), dtype=torch.float64)
+    if first.bias is not None:
+        bias += weight @ first.bias.detach().double()
+    if last.bias is not None:
+        bias += last.bias.detach().double()
+    has_bias = first.bias is not None or last.bias is not None
+    both = nn.Linear(first.in_features, last.out_features, bias=has_bias)
+    tensors = {"weight": weight @ first.weight.detach().double()} | ({"bias": bias} if has_bias else {})
+    both.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return Dense(both.requires_grad_(False), second.activation)
 
 
 def pooled(states_BTH: torch.Tensor, mask_BT: torch.Tensor | None, pooling: str) -> torch.Tensor:

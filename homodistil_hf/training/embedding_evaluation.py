@@ -25,30 +25,31 @@ class VectorEvaluation(HeldOutEvaluation):
 
     def start(self) -> None:
         """Forget what was measured before."""
-        self.vectors: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.vectors: list[tuple[torch.Tensor, ...]] = []
 
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Mean squared error of the vectors of the rows of a batch that repeat none of another rank's."""
         rows = self._own_rows(inputs)
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.student.device)
-        student, teacher = self._both(rows)
-        self.vectors.append((student.cpu(), teacher.cpu()))
-        return vector_error(student, teacher) / len(student)
+        mapped, own, teacher = found = self._vectors(rows)
+        self.vectors.append(tuple(vectors.cpu() for vectors in found))
+        return vector_error(mapped, teacher) / len(own)
 
-    def _both(self, rows: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _vectors(self, rows: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The student's, in the teacher's space and in its own index, and the teacher's."""
         forward = {name: rows[name] for name in ("input_ids", "attention_mask") if name in rows}
         mask_BT = rows.get("attention_mask")
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             states = type(self.student).forward(self.student, **forward).last_hidden_state
-            student = self.distillation.student_vectors(states, mask_BT)
+            mapped, own = self.distillation.mapped_and_own(states, mask_BT)
             exact = self.teacher(exact=True, **forward).last_hidden_state
             teacher = torch.nn.functional.normalize(self.distillation.model.vectors(exact, mask_BT), dim=-1)
-        return student, teacher
+        return mapped, own, teacher
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> torch.Tensor:
         """The student's vectors."""
-        return self._both(inputs)[0]
+        return self._vectors(inputs)[1]
 
     def results(self) -> dict[str, float]:
         """What [`agreement`] says of all rows of all ranks, and `loss`, their vector term."""
@@ -57,8 +58,8 @@ class VectorEvaluation(HeldOutEvaluation):
             found = gather_object(found)
         if not found:
             return {}
-        student, teacher = (torch.cat([pair[side] for pair in found]) for side in (0, 1))
-        return {"loss": float(vector_error(student, teacher)) / len(student)} | agreement(student, teacher)
+        mapped, own, teacher = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return {"loss": float(vector_error(mapped, teacher)) / len(own)} | agreement(own, teacher)
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """What a student would have that is the teacher."""

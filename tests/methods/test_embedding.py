@@ -7,10 +7,12 @@ import sys
 import pytest
 import torch
 from run_traces import SaveAt, logs_of
+from safetensors.torch import load_file
 from tiny_embeddings import make_rows, make_sentence_folder
 from tiny_families import OTHERS, tiny_family_config
 from tiny_models import randomized
 
+from homodistil_hf.cli import main
 from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
 from homodistil_hf.models.sentence_embeddings import load_embedding_model
 
@@ -164,7 +166,7 @@ def test_sentence_transformers_reads_an_export(make_embedding_trainer, tmp_path,
         "default": "query",
         "similarity": "dot",
         "max_seq_length": 12,
-        "modules": ["Transformer", "Pooling", "Dense", *["Dense"] * (dense is not None), "Normalize"],
+        "modules": ["Transformer", "Pooling", "Dense", "Normalize"],  # with the teacher's own in it
     }
 
 
@@ -209,6 +211,72 @@ def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
 def test_impossible_layers_are_refused(make_embedding_trainer, layers, message):
     with pytest.raises(ValueError, match=message):
         make_embedding_trainer(layers=layers, student="macs=0.5")
+
+
+@pytest.mark.parametrize("dense", [None, 24])
+def test_vectors_along_principal_axes(make_embedding_trainer, tmp_path, dense):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+    trainer = make_embedding_trainer(folder, output=7, max_steps=40)
+    teacher = trainer.embedding_model
+    axes = trainer.model.projections.axes.clone()
+    assert torch.allclose(axes @ axes.T, torch.eye(7), atol=1e-5)
+    trainer.train()
+    steps = [entry["loss_vector"] for entry in logs_of(trainer) if "loss_vector" in entry]
+    assert sum(steps[-5:]) < 0.8 * sum(steps[:5])
+    student = trainer.export(tmp_path / "student")
+    exported = load_embedding_model(student)
+    assert (exported.dimension, len(exported.dense)) == (7, 1 + (dense is not None))
+    assert_same_vectors(trainer, exported)
+    assert torch.equal(load_file(student / "axes.safetensors")["axes"], axes)
+    words = ["export", str(student), "--output", str(tmp_path / "pair"), "--format", "pair", "--teacher", str(folder)]
+    assert main(words) == 0
+    facts = json.loads((tmp_path / "pair" / "facts.json").read_text())
+    expected = torch.nn.functional.normalize(teacher.encode(facts["probe"]["texts"]) @ axes.T, dim=-1)
+    assert torch.allclose(torch.tensor(facts["probe"]["vectors"]["document"]), expected, atol=1e-4)
+
+
+def test_principal_axes_keep_the_most(make_embedding_trainer):
+    trainer = make_embedding_trainer(output=7)
+    vectors = trainer.embedding_model.encode(
+        [" ".join(f"w{i}" for i in row["input_ids"][1:-1]) for row in make_rows()]
+    )
+    axes = trainer.model.projections.axes
+    largest = torch.linalg.svdvals(vectors)[:7].square().sum()
+    assert float((vectors @ axes.T).square().sum()) == pytest.approx(float(largest), rel=1e-3)
+
+
+def test_a_resumed_run_keeps_its_axes(make_embedding_trainer, tmp_path):
+    whole = make_embedding_trainer(output=7, output_dir=str(tmp_path / "whole"), max_steps=6)
+    whole.add_callback(SaveAt(3))
+    whole.train()
+    given = {"output": 7, "output_dir": str(tmp_path / "resumed"), "max_steps": 6}
+    resumed = make_embedding_trainer(tmp_path / "teacher", **given)
+    resumed.model.projections.axes.neg_()  # as another machine's eigenvectors might be
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert logs_of(resumed)[-1] == logs_of(whole)[-1]
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_a_space_of_its_own_needs_no_map(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(output="student", max_steps=40)
+    trainer.train()
+    steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    for name in ("vector", "relational"):
+        first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
+        assert 0 < last < first, name
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert (exported.dimension, exported.dense) == (16, ())
+    assert_same_vectors(trainer, exported)
+    found = trainer.evaluate()
+    assert {"eval_neighbours", "eval_spread"} <= set(found)
+    assert "eval_cosine" not in found
+
+
+@pytest.mark.parametrize("output", ["both", 0, 32, True, 1.5])
+def test_impossible_outputs_are_refused(make_embedding_trainer, output):
+    with pytest.raises(ValueError, match="output=.*: expected 'teacher', 'student', or a length from 1 to 31"):
+        make_embedding_trainer(output=output)
 
 
 def test_a_student_of_a_student_begins_where_that_one_ended(make_embedding_trainer, tmp_path):

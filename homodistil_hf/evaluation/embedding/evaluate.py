@@ -150,7 +150,6 @@ def _named(values: str | tuple[str, ...] | None) -> Any:
 
 
 def _agreement(models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings) -> dict[str, float]:
-    sizes = {side: found.dimension for side, found in models.items()}
     keep_datasets_here()
     documents: Any = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
@@ -158,10 +157,7 @@ def _agreement(models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings
     texts = [line for row in documents for line in paragraphs(row["text"])][: settings.max_texts]
     if len(texts) < 2:
         raise ValueError(f"eval_data={shown(settings.eval_data)} has {len(texts)} paragraphs; expected 11 or more")
-    found = agreement(*(_encoded(models[side], texts) for side in (STUDENT, TEACHER)))
-    if len(set(sizes.values())) > 1:  # spaces of their own: no vector of one can be held against one of the other
-        found = {name: found[name] for name in ("neighbours", "spread")}
-    return found
+    return agreement(*(_encoded(models[side], texts) for side in (STUDENT, TEACHER)))
 
 
 def _scores(task: EmbeddingTask, models: Mapping[str, EmbeddingModel]) -> dict[str, dict[str, float]]:
