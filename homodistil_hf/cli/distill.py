@@ -47,8 +47,6 @@ _MAIN_HELP = {
 }
 
 
-EMBEDDING = "embedding"
-
 _BINARIZATION_SETTINGS = ("model", "train_data", "eval_data", "text_columns", "label_column", "stages", "output_dir")
 
 
@@ -67,6 +65,7 @@ def run_distill(words: Sequence[str]) -> int:
         return 0 if words else 2
     from ..experiments.binarization import BIT
     from ..experiments.config import RunParser, method_in, parse_run
+    from ..methods.registry import TEXT_METHODS
     from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
 
     if (method := method_in(words)) == BIT:
@@ -78,16 +77,16 @@ def run_distill(words: Sequence[str]) -> int:
     if is_further:
         return _run_further(words)
     settings = parse_run(words)
-    return (_run_embedding if settings.run.method == EMBEDDING else _run_masked_lm)(settings)
+    return (_run_texts if settings.run.method in TEXT_METHODS else _run_masked_lm)(settings)
 
 
-def _run_embedding(settings: Any) -> int:
-    from ..experiments.embedding import distill_embedding
+def _run_texts(settings: Any) -> int:
+    from ..experiments.texts import distill_texts
     from ..training.ranks import leave_process_group
 
     show_logs(settings.training.process_index == 0)
-    if results := distill_embedding(settings, print):
-        print(format_embedding(results, settings.training.output_dir))
+    if results := distill_texts(settings, print):
+        print(format_texts(results, settings.training.output_dir))
     leave_process_group()
     return 0
 
@@ -144,21 +143,24 @@ def _run_binarization(words: Sequence[str]) -> int:
     return 0
 
 
-def format_embedding(results: Mapping[str, Any], output_dir: str) -> str:
-    """Tell how a run with an embedding model ended, from the content of its `results.json`."""
+def format_texts(results: Mapping[str, Any], output_dir: str) -> str:
+    """Tell how a run with an embedding model or a reranker ended, from the content of its `results.json`."""
     folder = f"{output_dir.rstrip('/')}/student"
-    metrics = {"cosine": "cosine", "neighbours": "10 nearest", "neighbours_in_index": "… in the teacher's index"}
-    rows = [["model", "parameters", "encoder MACs", "bytes", *metrics.values()]]
+    words = {"cosine": "cosine", "neighbours": "10 nearest", "neighbours_in_index": "… in the teacher's index"}
+    words["correlation"] = "correlation of scores"
+    metrics = [name for name in words if name in results["models"][0]]
+    rows = [["model", "parameters", "encoder MACs", "bytes", *(words[name] for name in metrics)]]
     for found in results["models"]:
         costs = [f"{found[cost]:,}" for cost in ("num_parameters", "encoder_macs", "size_bytes")]
         rows.append([found["name"], *costs, *(f"{found[name]:.3f}" for name in metrics)])
+    reader = "CrossEncoder" if results["method"] == "reranker" else "SentenceTransformer"
     return f"""
 {chr(10).join(aligned_lines(rows))}
 
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {output_dir.rstrip("/")}/results.json. The student:
 
-  from sentence_transformers import SentenceTransformer
-  model = SentenceTransformer({folder!r})"""
+  from sentence_transformers import {reader}
+  model = {reader}({folder!r})"""
 
 
 def format_rounds(results: Mapping[str, Any]) -> str:

@@ -124,12 +124,18 @@ class TextCollator:
         self.seed = seed
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1."""
+        """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
+
+        `token_type_ids`, which pairs of texts may have, are padded as well.
+        """
+        names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
         inputs = self.tokenizer.pad(
-            [{"input_ids": list(row["input_ids"])} for row in rows], pad_to_multiple_of=MULTIPLE, return_tensors="pt"
+            [{name: list(row[name]) for name in names} for row in rows],
+            pad_to_multiple_of=MULTIPLE,
+            return_tensors="pt",
         )
         directions = torch.stack(list(self._directions(rows)))
-        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "labels": directions}
+        return {name: inputs[name] for name in (*names, "attention_mask")} | {"labels": directions}
 
     def _directions(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[torch.Tensor]:
         for row in rows:

@@ -17,10 +17,9 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json_object
-from ..methods.embedding import EmbeddingDistilTrainer
 from ..methods.registry import check_method_settings, method_named
 from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
-from ..models.sentence_embeddings import is_embedding_folder
+from ..models.sentence_embeddings import kind_of_texts
 from ..plans.family import member_folder
 from ..training_args import HomoDistilTrainingArguments
 
@@ -56,8 +55,8 @@ class RunArguments:
     method: str = field(
         default="homodistil",
         metadata={
-            "help": "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit, embedding (found by the "
-            "teacher's folder)."
+            "help": "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit; embedding and "
+            "reranker are found by the teacher's folder."
         },
     )
     method_settings: dict[str, Any] | str | None = field(
@@ -113,15 +112,13 @@ class RunArguments:
                 raise ValueError(f"{name}={value} is too small; nearest valid: 1")
         self.own_settings = self._object("method_settings", '{"temperature": 2.0}')
         self.further_settings = self._object("further_pretraining", '{"num_train_epochs": 10}')
-        if self.method == "homodistil" and is_embedding_folder(self.teacher):
-            self.method = EmbeddingDistilTrainer.method
+        if self.method == "homodistil":
+            self.method = kind_of_texts(self.teacher) or self.method
         self._check_method()
 
     def _check_method(self) -> None:
         if self.method != SELF_DISTILLATION:
-            is_embedding = self.method == EmbeddingDistilTrainer.method
-            method = EmbeddingDistilTrainer if is_embedding else method_named(self.method)
-            check_method_settings(method, self.own_settings)
+            check_method_settings(method_named(self.method, has_texts=True), self.own_settings)
             return
         for name in ("method_settings", "further_pretraining", "vocabulary"):
             if value := getattr(self, name):

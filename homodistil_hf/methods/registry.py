@@ -14,8 +14,10 @@ from ..files.messages import nearest_name, shown
 from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer
 from .distilbert import DistilBertTrainer
+from .embedding import EmbeddingDistilTrainer
 from .minilm import MiniLMTrainer, MiniLMv2Trainer
 from .one_shot import OneShotTrainer, PrunedFirstTrainer
+from .reranker import RerankerDistilTrainer
 from .scratch import ScratchTrainer
 from .shallow import ShallowTrainer
 from .tinybert import TinyBertTrainer
@@ -32,9 +34,14 @@ METHODS: dict[str, type[DistillationTrainer]] = {
     "minilm_v2": MiniLMv2Trainer,
 }
 
+TEXT_METHODS: dict[str, Any] = {method.method: method for method in (EmbeddingDistilTrainer, RerankerDistilTrainer)}
+"""Methods for models of texts, which need data of their own and no masked words; found by the teacher's folder."""
 
-def method_named(name: str) -> type[DistillationTrainer]:
+
+def method_named(name: str, *, has_texts: bool = False) -> type[DistillationTrainer]:
     """The class of a method; a ValueError that names the nearest where there is none.
+
+    `has_texts`: one of `TEXT_METHODS` is meant as well.
 
     Example:
     ```python
@@ -43,11 +50,12 @@ def method_named(name: str) -> type[DistillationTrainer]:
 
     ```
     """
-    if name not in METHODS:
+    known = METHODS | TEXT_METHODS if has_texts else METHODS
+    if name not in known:
         raise ValueError(
-            f"method={shown(name)} is unknown; nearest valid: {nearest_name(name, METHODS)!r}, of {', '.join(METHODS)}"
+            f"method={shown(name)} is unknown; nearest valid: {nearest_name(name, known)!r}, of {', '.join(known)}"
         )
-    return METHODS[name]
+    return known[name]
 
 
 def default_settings(method: type[DistillationTrainer]) -> dict[str, Any]:

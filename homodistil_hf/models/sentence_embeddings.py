@@ -232,6 +232,32 @@ def is_embedding_folder(name_or_path: str | Path) -> bool:
     return (Path(name_or_path) / MODULES_FILE).is_file()
 
 
+def kind_of_texts(name_or_path: str | Path) -> str | None:
+    """What a local folder makes of texts: `embedding`, `reranker` (one score a pair), or None for other models."""
+    config = Path(name_or_path) / "config.json"
+    values = read_json_object(config, str(config)) if config.is_file() else {}
+    names, labels = values.get("architectures"), values.get("id2label")
+    is_classifier = isinstance(names, list) and str(names[0] if names else "").endswith("ForSequenceClassification")
+    if is_classifier and isinstance(labels, dict) and len(labels) == 1:
+        return "reranker"
+    return "embedding" if is_embedding_folder(name_or_path) else None
+
+
+def default_activation(folder: str | Path) -> str | None:
+    """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid."""
+    for name, keys in (
+        ("config.json", ("sentence_transformers", "activation_fn")),
+        (SETTINGS_FILE, ("activation_fn",)),
+    ):
+        file = Path(folder) / name
+        values: Any = read_json_object(file, str(file)) if file.is_file() else {}
+        for key in keys:
+            values = values.get(key) if isinstance(values, dict) else None
+        if isinstance(values, str):
+            return values
+    return None
+
+
 def load_embedding_model(name_or_path: str | Path) -> EmbeddingModel:
     """Load a folder of sentence-transformers, or a repository of the Hub, in float32.
 

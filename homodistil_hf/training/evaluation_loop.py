@@ -25,6 +25,8 @@ TIMINGS = ("runtime", "per_second", "preparation_time")
 class HeldOutEvaluation:
     """Measures one evaluation at a time; the accelerator knows which rows repeat others, and sums over ranks."""
 
+    meter_class: type[DiscrepancyMeter] = DiscrepancyMeter
+
     def __init__(self, student: PreTrainedModel, teacher: FrozenTeacher, task: Task, accelerator: Accelerator):
         self.student: Any = student
         self.teacher = teacher
@@ -34,7 +36,7 @@ class HeldOutEvaluation:
 
     def start(self) -> None:
         """Forget what was measured before."""
-        self.meter = DiscrepancyMeter(self.task)
+        self.meter = self.meter_class(self.task)
 
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """Mean loss of the rows of a batch that repeat none of another rank's, 0 if all do; None without labels."""
@@ -67,7 +69,7 @@ class HeldOutEvaluation:
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """Evaluate the teacher as a student is evaluated, on batches with labels; collective. Its `kl` is 0."""
-        meter = DiscrepancyMeter(self.task)
+        meter = self.meter_class(self.task)
         for inputs in batches:
             rows = self._own_rows(inputs)
             if len(rows["input_ids"]) > 0:

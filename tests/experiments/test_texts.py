@@ -1,10 +1,14 @@
-"""`homodistil distill` with an embedding model: found by its folder, run, told, resumed."""
+"""`homodistil distill` with models of texts: found by their folder, run, told, resumed."""
 
 import json
 
 import pytest
+import torch
+from datasets import Dataset
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_config
+from tiny_models import randomized, tiny_config, tiny_tokenizer
+from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
 from homodistil_hf.models.sentence_embeddings import load_embedding_model
@@ -44,13 +48,13 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with an embedding model; leave it out"),
-        ({"streaming": True, "max_steps": 4}, "streaming=True has no place with an embedding model"),
+        ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='embedding'; leave it out"),
+        ({"streaming": True, "max_steps": 4}, "streaming=True has no place with method"),
         ({"method_settings": {"vector_wight": 1}}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
-        ({"student": ["macs=0.5", "macs=0.25"]}, "student is a list, which embedding models can't"),
+        ({"student": ["macs=0.5", "macs=0.25"]}, "student is a list, which method='embedding' can't"),
         ({"further_pretraining": {"max_steps": 3}}, "needs a masked-LM teacher; leave it out"),
-        ({"push_to_hub": True}, "push_to_hub=True is not there yet for embedding models; upload OUTPUT_DIR/student"),
+        ({"push_to_hub": True}, "push_to_hub=True is not there yet for method='embedding'; upload OUTPUT_DIR/student"),
     ],
 )
 def test_what_has_no_place_is_refused(config, settings, message, capsys):
@@ -62,3 +66,40 @@ def test_a_method_that_needs_another_teacher_says_so(config, tmp_path, capsys):
     write_config(tmp_path)
     assert main(["distill", config(teacher=str(tmp_path / "teacher"), method="embedding")]) == 2
     assert "has no modules.json; name a folder that sentence-transformers has written" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pairs_config(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    torch.manual_seed(1)
+    folder = tmp_path / "reranker"
+    randomized(BertForSequenceClassification(tiny_config(num_labels=1))).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    pairs = {name: [f"w{9 + index} w{start + index}" for index in range(60)] for name, start in (("q", 20), ("d", 30))}
+    Dataset.from_dict(pairs).to_parquet(str(tmp_path / "pairs.parquet"))
+
+    def write(**settings):
+        given = {"teacher": str(folder), "train_data": str(tmp_path / "pairs.parquet"), "max_seq_length": 16}
+        given |= {"text_column": "q,d", "eval_data": [], "pruning_end_fraction": 0.0, "num_scoring_batches": 2}
+        return str(write_config(tmp_path, **given | settings))
+
+    return write
+
+
+def test_a_reranker_is_found_and_narrowed(pairs_config, tmp_path, capsys):
+    assert main(["distill", pairs_config()]) == 0
+    told = capsys.readouterr().out
+    assert "CrossEncoder(" in told
+    assert "correlation of scores" in told
+    assert "3 of 60 documents of train_data are held out" in told
+    student = BertForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
+    assert (student.config.hidden_size, student.config.num_labels) == (16, 1)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert -1 <= results["models"][1]["correlation"] < 1
+    assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+
+
+def test_a_reranker_needs_two_columns(pairs_config, capsys):
+    assert main(["distill", pairs_config(text_column="q")]) == 2
+    told = capsys.readouterr().err
+    assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told

@@ -1,0 +1,201 @@
+"""One run of `homodistil distill` with a model of texts: vectors or scores in place of words, rows of any length."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..data.blocks import some_blocks
+from ..data.corpus import load_text
+from ..data.pairs import tokenize_pairs
+from ..data.texts import by_length, tokenize_texts
+from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.caches import keep_datasets_here
+from ..files.messages import shown
+from ..files.provenance import version_facts
+from ..files.strict_json import read_json_object, write_json
+from ..methods.conditions import with_settings
+from ..methods.embedding import EmbeddingDistilTrainer
+from ..methods.registry import TEXT_METHODS
+from ..methods.reranker import RerankerDistilTrainer
+from ..models.families import max_tokens
+from ..models.loading import load_teacher
+from ..models.sentence_embeddings import load_embedding_model
+from ..models.tokenizers import load_tokenizer
+from .config import RunArguments, RunConfig
+from .distill import COSTS, Say, check_output_folder, hold_out
+
+_FOREIGN = ("vocabulary", "tokenizer", "teacher_revision", "streaming")
+METRICS = {
+    EmbeddingDistilTrainer.method: ("cosine", "neighbours", "neighbours_in_index"),
+    RerankerDistilTrainer.method: ("correlation",),
+}
+"""Method → what its results tell of the student; 1 of the teacher."""
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """Who is distilled, and how its texts are read.
+
+    Args:
+        model: as the trainer takes it.
+        encoder: the transformers model in it.
+        tokenizer: of the encoder.
+        columns: of the text.
+        rows: documents → rows; a data set a column, and the settings of the run.
+    """
+
+    model: Any
+    encoder: Any
+    tokenizer: PreTrainedTokenizerBase
+    columns: tuple[str | None, ...]
+    rows: Callable[[list[Dataset]], Dataset]
+
+
+def distill_texts(settings: RunConfig, say: Say) -> dict[str, Any]:
+    """Run a distillation of an embedding model or a reranker from settings to export; arguments as [`distill`].
+
+    Returns:
+        `dict`: what was written to `results.json`, on the main process.
+
+    Raises:
+        ValueError: something about the settings, the data or the teacher can't work.
+        OSError: a file can't be read or written.
+    """
+    since = time.perf_counter()
+    run = settings.run
+    _refuse(settings)
+    checkpoint = check_output_folder(settings)
+    teacher = _TEACHERS[run.method](run)
+    if run.max_seq_length > (limit := max_tokens(teacher.encoder.config)):
+        raise ValueError(
+            f"max_seq_length={run.max_seq_length} is over the teacher's positions={limit}; nearest valid: {limit}"
+        )
+    training = with_settings(settings.training, train_sampling_strategy="sequential")  # by_length has shuffled
+    method = TEXT_METHODS[run.method]
+    plan = method.plan_of(training, teacher.encoder.config)
+    keep_datasets_here()
+    with training.main_process_first(desc="reading the text"):
+        train, held_out = _texts(settings, teacher, say if training.process_index == 0 else lambda line: None)
+    trainer = method(
+        teacher.model,
+        training,
+        plan=plan,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=teacher.tokenizer,
+        **run.own_settings,
+    )
+    folder = Path(training.output_dir)
+    if trainer.is_world_process_zero():
+        write_json(folder / SETTINGS_FILE, settings.given)
+    trainer.train(checkpoint)
+    trainer.evaluate()
+    trainer.export(folder / STUDENT_FOLDER)
+    if not trainer.is_world_process_zero():
+        return {}
+    facts = read_json_object(folder / STUDENT_FOLDER / "facts.json", "facts.json")
+    metrics = trainer.held_out_metrics
+    told = [name for name in METRICS[run.method] if name in metrics]
+    results = {
+        "method": run.method,
+        "models": [
+            {"name": name, **{cost: facts[name][cost] for cost in COSTS}}
+            | {metric: 1.0 if name == "teacher" else metrics[metric] for metric in told}
+            for name in ("teacher", "student")
+        ],
+        "evaluation": metrics,
+        "plan": trainer.plan.to_dict(),
+        "num_steps": trainer.state.global_step,
+        "versions": version_facts(),
+        "settings": settings.given,
+        "time_s": round(time.perf_counter() - since, 1),
+    }
+    write_json(folder / RESULTS_FILE, results)
+    return results
+
+
+def _embedding_teacher(run: RunArguments) -> _Teacher:
+    model = load_embedding_model(run.teacher)
+
+    def rows(parts: list[Dataset]) -> Dataset:
+        return tokenize_texts(
+            parts[0],
+            model.tokenizer,
+            max_length=min(run.max_seq_length, model.settings.max_seq_length),
+            prepare=model.prepared,
+            num_proc=run.preprocessing_num_workers,
+        )
+
+    return _Teacher(model, model.encoder, model.tokenizer, (run.text_column,), rows)
+
+
+def _reranking_teacher(run: RunArguments) -> _Teacher:
+    columns = tuple(name.strip() for name in (run.text_column or "").split(","))
+    if len(columns) != 2 or not all(columns):
+        raise ValueError(
+            f"text_column={shown(run.text_column)}: a reranker reads pairs; name two columns, such as "
+            "'question,passage'"
+        )
+    model, tokenizer = load_teacher(run.teacher), load_tokenizer(run.teacher)
+
+    def rows(parts: list[Dataset]) -> Dataset:
+        named = [part.rename_column("text", name) for name, part in zip(("first", "second"), parts, strict=True)]
+        return tokenize_pairs(
+            datasets.concatenate_datasets(named, axis=1),
+            tokenizer,
+            max_length=run.max_seq_length,
+            num_proc=run.preprocessing_num_workers,
+        )
+
+    return _Teacher(model, model, tokenizer, columns, rows)
+
+
+_TEACHERS: dict[str, Callable[[RunArguments], _Teacher]] = {
+    EmbeddingDistilTrainer.method: _embedding_teacher,
+    RerankerDistilTrainer.method: _reranking_teacher,
+}
+
+
+def _refuse(settings: RunConfig) -> None:
+    run = settings.run
+    for name in _FOREIGN:
+        if value := getattr(run, name):
+            raise ValueError(f"{name}={shown(value)} has no place with method={run.method!r}; leave it out")
+    if run.further_settings:
+        raise ValueError(f"further_pretraining={shown(run.further_settings)} needs a masked-LM teacher; leave it out")
+    if settings.members:
+        raise ValueError(
+            f"student is a list, which method={run.method!r} can't distil to in one run yet; name one, and its "
+            "student/ as the next run's teacher"
+        )
+    if settings.training.push_to_hub:
+        raise ValueError(
+            f"push_to_hub=True is not there yet for method={run.method!r}; upload OUTPUT_DIR/student instead"
+        )
+
+
+def _texts(settings: RunConfig, teacher: _Teacher, say: Say) -> tuple[Dataset, Dataset]:
+    """Rows to train on, in batches of about the same length, and rows to evaluate on."""
+    run, training = settings.run, settings.training
+
+    def read(data: list[str], split: str, argument: str) -> list[Any]:
+        return [load_text(data, text_column=name, split=split, argument=argument) for name in teacher.columns]
+
+    documents = read(run.train_data, run.train_split, "train_data")
+    if run.eval_data:
+        held_out = read(run.eval_data, run.eval_split, "eval_data")
+    else:
+        silent: Say = lambda line: None  # noqa: E731 (once is enough)
+        parts = [hold_out(part, say if index == 0 else silent) for index, part in enumerate(documents)]
+        documents, held_out = ([part[side] for part in parts] for side in (0, 1))
+    batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    rows = teacher.rows(held_out)
+    return by_length(teacher.rows(documents), batch_size=batch_size, seed=training.seed), some_blocks(
+        rows, run.max_eval_blocks
+    )
