@@ -81,11 +81,12 @@ def run_distill(words: Sequence[str]) -> int:
 
 
 def _run_texts(settings: Any) -> int:
+    from ..experiments.family import distill_family
     from ..experiments.texts import distill_texts
     from ..training.ranks import leave_process_group
 
     show_logs(settings.training.process_index == 0)
-    if results := distill_texts(settings, print):
+    if results := (distill_family if settings.members else distill_texts)(settings, print):
         print(format_texts(results, settings.training.output_dir))
     leave_process_group()
     return 0
@@ -145,7 +146,7 @@ def _run_binarization(words: Sequence[str]) -> int:
 
 def format_texts(results: Mapping[str, Any], output_dir: str) -> str:
     """Tell how a run with an embedding model or a reranker ended, from the content of its `results.json`."""
-    folder = f"{output_dir.rstrip('/')}/student"
+    folders = [f"{member['folder']}/student" for member in results.get("members", ())] or ["student"]
     words = {"cosine": "cosine", "neighbours": "10 nearest", "neighbours_in_index": "… in the teacher's index"}
     words["correlation"] = "correlation of scores"
     metrics = [name for name in words if name in results["models"][0]]
@@ -160,7 +161,7 @@ def format_texts(results: Mapping[str, Any], output_dir: str) -> str:
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {output_dir.rstrip("/")}/results.json. The student:
 
   from sentence_transformers import {reader}
-  model = {reader}({folder!r})"""
+  model = {reader}({f"{output_dir.rstrip('/')}/{folders[-1]}"!r})"""
 
 
 def format_rounds(results: Mapping[str, Any]) -> str:

@@ -10,14 +10,13 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers.trainer_utils import HubStrategy
 
-from ..distillation.projections import Projections
-from ..export.export_folder import check_target, load_export
+from ..export.export_folder import check_target
 from ..export.facts import FACTS_FILE
 from ..export.hub import ensure_repo, push_export
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
@@ -26,11 +25,9 @@ from ..files.folders import remove_folder
 from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..files.tensors import load_tensors
 from ..methods.conditions import with_settings
+from ..methods.registry import TEXT_METHODS
 from ..models.cost import encoder_macs
-from ..models.families.family import PROJECTIONS
-from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, teacher_plan
 from ..plans.budgets import is_latency_budget
@@ -40,6 +37,8 @@ from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.ranks import on_every_rank
 from .config import RunConfig
 from .distill import Say, Sources, check_sources, make_trainer, train_to_the_end
+from .family_members import load_member
+from .texts import check_text_sources, load_text_start, make_text_trainer, train_texts_to_the_end
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,18 @@ def _check_settings(settings: RunConfig) -> None:
     strategy = HubStrategy(training.hub_strategy).value
     pushes_checkpoints = training.push_to_hub and "checkpoint" in strategy
     for name, value, is_possible, remedy in (
-        ("method", settings.run.method, settings.run.method == "homodistil", "name one student, or use 'homodistil'"),
+        (
+            "method",
+            settings.run.method,
+            settings.run.method in ("homodistil", *TEXT_METHODS),
+            "name one student, or use 'homodistil'",
+        ),
+        (
+            "layers",
+            layers := settings.run.own_settings.get("layers"),
+            layers is None,
+            "name one student, or no layers",
+        ),
         ("width_allocation", training.width_allocation, training.width_allocation == "local", "use 'local'"),
         ("hub_strategy", strategy, not pushes_checkpoints, "students are pushed when all are done: use 'end'"),
         (
@@ -132,7 +142,7 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
 def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> Sources:
     if plan is not None:  # a budget of milliseconds would be measured anew
         member = dataclasses.replace(member, training=with_settings(member.training, student=json.dumps(plan)))
-    return check_sources(member)
+    return _steps(member).check_sources(member)
 
 
 def _within(earlier: WidthPlan, member: RunConfig, source: Sources) -> Sources:
@@ -195,33 +205,34 @@ def _start_anew(settings: RunConfig, state: Mapping[str, Any]) -> None:
 # One member
 
 
+class _Steps(NamedTuple):
+    """What is done with a member, by its method."""
+
+    check_sources: Callable[..., Any]
+    make_trainer: Callable[..., Any]
+    train_to_the_end: Callable[..., Any]
+    load_start: Callable[[Path], Any]
+
+
+def _steps(member: RunConfig) -> _Steps:
+    if member.run.method in TEXT_METHODS:
+        return _Steps(check_text_sources, make_text_trainer, train_texts_to_the_end, load_text_start)
+    return _Steps(check_sources, make_trainer, train_to_the_end, load_member)
+
+
 def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Path | None) -> None:
     since, folder = time.perf_counter(), _folder(member)
     checkpoint = last_verified(folder)
-    start = None if previous is None else load_member(previous)
-    trainer = make_trainer(member, say, sources=sources, start=start)
+    steps = _steps(member)
+    start = None if previous is None else steps.load_start(previous)
+    trainer = steps.make_trainer(member, say, sources=sources, start=start)
     if previous is not None:
-        trainer.method_settings = {"started_as": previous.name}  # for the card
-    train_to_the_end(trainer, member, checkpoint, since=since)
+        trainer.method_settings = {**trainer.method_settings, "started_as": previous.name}  # for the card
+    steps.train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         save_projections(folder, trainer.model)
     del trainer
     gc.collect()  # a trainer is full of cycles, and the next member wants its memory
-
-
-def load_member(folder: Path) -> LayerwiseModel:
-    """Load a finished member as what the next one starts as: its student, with the projections that it has learned."""
-    student, tensors = load_export(folder / STUDENT_FOLDER), load_tensors(folder / PROJECTIONS_FILE)
-    if tensors:
-        projections = Projections(
-            student.config.hidden_size,
-            next(iter(tensors.values())).shape[0],
-            num_hidden_layers=sum(name.startswith("hidden.") for name in tensors),
-            with_embedding="embedding.weight" in tensors,
-        )
-        projections.load_state_dict(tensors)
-        student.add_module(PROJECTIONS, projections)
-    return student
 
 
 def _is_complete(folder: Path) -> bool:
@@ -245,6 +256,7 @@ def _results(settings: RunConfig) -> dict[str, Any]:
     found = [read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}") for folder in folders]
     named = list(zip(folders, found, strict=True))
     return {
+        "method": settings.run.method,
         "models": [found[0]["models"][0], *(one["models"][-1] | {"name": folder.name} for folder, one in named)],
         "members": [
             {"folder": folder.name, **{name: one[name] for name in ("plan", "evaluation", "num_steps", "time_s")}}

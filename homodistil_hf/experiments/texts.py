@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import some_blocks
 from ..data.corpus import load_text
@@ -16,19 +18,25 @@ from ..data.pairs import tokenize_pairs
 from ..data.texts import by_length, tokenize_texts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
+from ..files.checkpoints import PROJECTIONS_FILE
 from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
+from ..files.tensors import load_tensors
 from ..methods.conditions import with_settings
 from ..methods.embedding import EmbeddingDistilTrainer
 from ..methods.registry import TEXT_METHODS
 from ..methods.reranker import RerankerDistilTrainer
+from ..models.conversion import to_student
 from ..models.families import max_tokens
 from ..models.loading import load_teacher
-from ..models.sentence_embeddings import load_embedding_model
+from ..models.sentence_embeddings import is_embedding_folder, load_embedding_model
 from ..models.tokenizers import load_tokenizer
+from ..models.widths import WidthPlan
+from ..training.run_folder import Requested
 from .config import RunArguments, RunConfig
 from .distill import COSTS, Say, check_output_folder, hold_out
+from .family_members import load_member, with_projections
 
 _FOREIGN = ("vocabulary", "tokenizer", "teacher_revision", "streaming")
 METRICS = {
@@ -47,14 +55,32 @@ class _Teacher:
         encoder: the transformers model in it.
         tokenizer: of the encoder.
         columns: of the text.
-        rows: documents → rows; a data set a column, and the settings of the run.
+        rows: documents, a data set a column, and the settings of the run → rows.
     """
 
     model: Any
     encoder: Any
     tokenizer: PreTrainedTokenizerBase
     columns: tuple[str | None, ...]
-    rows: Callable[[list[Dataset]], Dataset]
+    rows: Callable[[list[Dataset], RunArguments], Dataset]
+
+
+@dataclass(frozen=True)
+class TextSources:
+    """What is checked before any text is read: who is distilled, and the widths.
+
+    Args:
+        teacher: with its weights.
+        plan: of the student.
+    """
+
+    teacher: _Teacher
+    plan: WidthPlan
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The teacher's."""
+        return self.teacher.encoder.config
 
 
 def distill_texts(settings: RunConfig, say: Say) -> dict[str, Any]:
@@ -68,30 +94,52 @@ def distill_texts(settings: RunConfig, say: Say) -> dict[str, Any]:
         OSError: a file can't be read or written.
     """
     since = time.perf_counter()
+    checkpoint = check_output_folder(settings)
+    trainer = make_text_trainer(settings, say)
+    return train_texts_to_the_end(trainer, settings, checkpoint, since=since)
+
+
+def check_text_sources(settings: RunConfig) -> TextSources:
+    """Load the teacher and plan the widths; errors are those that [`distill_texts`] raises before it reads text."""
     run = settings.run
     _refuse(settings)
-    checkpoint = check_output_folder(settings)
-    teacher = _TEACHERS[run.method](run)
-    if run.max_seq_length > (limit := max_tokens(teacher.encoder.config)):
+    teacher = _loaded(run.method, run.teacher, run.text_column)
+    config = teacher.encoder.config
+    if run.max_seq_length > (limit := max_tokens(config)):
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's positions={limit}; nearest valid: {limit}"
         )
+    return TextSources(teacher, TEXT_METHODS[run.method].plan_of(settings.training, config))
+
+
+def make_text_trainer(
+    settings: RunConfig, say: Say, *, sources: TextSources | None = None, start: PreTrainedModel | None = None
+) -> Any:
+    """Check a run, read its text and make its trainer; arguments as [`make_trainer`]."""
+    run = settings.run
     training = with_settings(settings.training, train_sampling_strategy="sequential")  # by_length has shuffled
-    method = TEXT_METHODS[run.method]
-    plan = method.plan_of(training, teacher.encoder.config)
+    sources = sources or check_text_sources(settings)
+    teacher = sources.teacher
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train, held_out = _texts(settings, teacher, say if training.process_index == 0 else lambda line: None)
-    trainer = method(
-        teacher.model,
+    return TEXT_METHODS[run.method](
+        start or teacher.model,
         training,
-        plan=plan,
+        teacher=teacher.model if start else None,
+        plan=sources.plan,
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=teacher.tokenizer,
         **run.own_settings,
     )
-    folder = Path(training.output_dir)
+
+
+def train_texts_to_the_end(
+    trainer: Any, settings: RunConfig, checkpoint: Requested, *, since: float
+) -> dict[str, Any]:
+    """Train, evaluate, export and write `results.json`, returned on the main process; `since`: when it began."""
+    folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS_FILE, settings.given)
     trainer.train(checkpoint)
@@ -101,9 +149,9 @@ def distill_texts(settings: RunConfig, say: Say) -> dict[str, Any]:
         return {}
     facts = read_json_object(folder / STUDENT_FOLDER / "facts.json", "facts.json")
     metrics = trainer.held_out_metrics
-    told = [name for name in METRICS[run.method] if name in metrics]
+    told = [name for name in METRICS[trainer.method] if name in metrics]
     results = {
-        "method": run.method,
+        "method": trainer.method,
         "models": [
             {"name": name, **{cost: facts[name][cost] for cost in COSTS}}
             | {metric: 1.0 if name == "teacher" else metrics[metric] for metric in told}
@@ -120,10 +168,19 @@ def distill_texts(settings: RunConfig, say: Say) -> dict[str, Any]:
     return results
 
 
-def _embedding_teacher(run: RunArguments) -> _Teacher:
-    model = load_embedding_model(run.teacher)
+def load_text_start(folder: Path) -> Any:
+    """Load a finished member of a family as what the next one starts as, with its map and projections."""
+    student = folder / STUDENT_FOLDER
+    if not is_embedding_folder(student):
+        return load_member(folder)
+    encoder = to_student(AutoModel.from_pretrained(student, dtype=torch.float32), needs_head=False)
+    return with_projections(encoder, load_tensors(folder / PROJECTIONS_FILE))
 
-    def rows(parts: list[Dataset]) -> Dataset:
+
+def _embedding_teacher(name: str, text_column: str | None) -> _Teacher:
+    model = load_embedding_model(name)
+
+    def rows(parts: list[Dataset], run: RunArguments) -> Dataset:
         return tokenize_texts(
             parts[0],
             model.tokenizer,
@@ -132,20 +189,19 @@ def _embedding_teacher(run: RunArguments) -> _Teacher:
             num_proc=run.preprocessing_num_workers,
         )
 
-    return _Teacher(model, model.encoder, model.tokenizer, (run.text_column,), rows)
+    return _Teacher(model, model.encoder, model.tokenizer, (text_column,), rows)
 
 
-def _reranking_teacher(run: RunArguments) -> _Teacher:
-    columns = tuple(name.strip() for name in (run.text_column or "").split(","))
+def _reranking_teacher(name: str, text_column: str | None) -> _Teacher:
+    columns = tuple(column.strip() for column in (text_column or "").split(","))
     if len(columns) != 2 or not all(columns):
         raise ValueError(
-            f"text_column={shown(run.text_column)}: a reranker reads pairs; name two columns, such as "
-            "'question,passage'"
+            f"text_column={shown(text_column)}: a reranker reads pairs; name two columns, such as 'question,passage'"
         )
-    model, tokenizer = load_teacher(run.teacher), load_tokenizer(run.teacher)
+    model, tokenizer = load_teacher(name), load_tokenizer(name)
 
-    def rows(parts: list[Dataset]) -> Dataset:
-        named = [part.rename_column("text", name) for name, part in zip(("first", "second"), parts, strict=True)]
+    def rows(parts: list[Dataset], run: RunArguments) -> Dataset:
+        named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]
         return tokenize_pairs(
             datasets.concatenate_datasets(named, axis=1),
             tokenizer,
@@ -156,10 +212,15 @@ def _reranking_teacher(run: RunArguments) -> _Teacher:
     return _Teacher(model, model, tokenizer, columns, rows)
 
 
-_TEACHERS: dict[str, Callable[[RunArguments], _Teacher]] = {
+_TEACHERS: dict[str, Callable[[str, str | None], _Teacher]] = {
     EmbeddingDistilTrainer.method: _embedding_teacher,
     RerankerDistilTrainer.method: _reranking_teacher,
 }
+
+
+@lru_cache(maxsize=1)  # the members of a family have one teacher
+def _loaded(method: str, name: str, text_column: str | None) -> _Teacher:
+    return _TEACHERS[method](name, text_column)
 
 
 def _refuse(settings: RunConfig) -> None:
@@ -169,11 +230,6 @@ def _refuse(settings: RunConfig) -> None:
             raise ValueError(f"{name}={shown(value)} has no place with method={run.method!r}; leave it out")
     if run.further_settings:
         raise ValueError(f"further_pretraining={shown(run.further_settings)} needs a masked-LM teacher; leave it out")
-    if settings.members:
-        raise ValueError(
-            f"student is a list, which method={run.method!r} can't distil to in one run yet; name one, and its "
-            "student/ as the next run's teacher"
-        )
     if settings.training.push_to_hub:
         raise ValueError(
             f"push_to_hub=True is not there yet for method={run.method!r}; upload OUTPUT_DIR/student instead"
@@ -195,7 +251,7 @@ def _texts(settings: RunConfig, teacher: _Teacher, say: Say) -> tuple[Dataset, D
         parts = [hold_out(part, say if index == 0 else silent) for index, part in enumerate(documents)]
         documents, held_out = ([part[side] for part in parts] for side in (0, 1))
     batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    rows = teacher.rows(held_out)
-    return by_length(teacher.rows(documents), batch_size=batch_size, seed=training.seed), some_blocks(
+    rows = teacher.rows(held_out, run)
+    return by_length(teacher.rows(documents, run), batch_size=batch_size, seed=training.seed), some_blocks(
         rows, run.max_eval_blocks
     )

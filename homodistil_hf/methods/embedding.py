@@ -22,6 +22,7 @@ from ..export.card import MethodCard
 from ..export.sentence_folder import export_embedding_model, student_model
 from ..files.messages import shown
 from ..models.families.family import PROJECTIONS
+from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled, reduced
 from ..models.units import UnitTensors
 from ..trainer import HomoDistilTrainer
@@ -45,8 +46,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     + w_embedding·MSE(E_t, E_s W_e), averaged over texts, or tokens.
 
     Args:
-        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`].
+        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher` the
+            student of it that this one starts as, with its projections.
         args: the run's settings; masked words, classes, KL and attention have no part in the loss.
+        teacher: who the student learns from; default: `model`.
         vector_weight: ≥ 0.
         relational_weight: ≥ 0.
         output: `teacher`: vectors in its space. `student`: shorter ones in a space of its own; the map is thrown away
@@ -80,9 +83,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     def __init__(
         self,
-        model: str | Path | EmbeddingModel,
+        model: str | Path | EmbeddingModel | LayerwiseModel,
         args: HomoDistilTrainingArguments,
         *,
+        teacher: str | Path | EmbeddingModel | None = None,
         vector_weight: float = 1.0,
         relational_weight: float = 0.5,
         output: str | int = "teacher",
@@ -90,19 +94,27 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         data_collator: Any = None,
         **kwargs: Any,
     ):
-        self.embedding_model = model if isinstance(model, EmbeddingModel) else load_embedding_model(model)
+        self.start: Any = None if teacher is None else model
+        whole: Any = model if teacher is None else teacher
+        self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
         weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
         _check_settings(args, weights)
         _check_output(output, self.embedding_model)
+        if layers is not None and teacher is not None:
+            raise ValueError(
+                f"layers={shown(layers)}: a student that starts as another one has that one's; leave it out"
+            )
         self.method_settings = weights | {"output": output} | ({} if layers is None else {"layers": layers})
         encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
         if data_collator is None:
             dimension = self.embedding_model.dimension if isinstance(output, str) else output
             data_collator = TextCollator(tokenizer, dimension=dimension, seed=args.seed)
-        parts: dict[str, Any] = {"model": encoder, "args": args}
+        parts: dict[str, Any] = {"model": encoder if self.start is None else self.start, "args": args}
+        if self.start is not None:
+            parts["teacher"] = encoder
         if layers is not None:
-            asked = {name: kwargs.pop(name, None) for name in ("teacher", "plan")}
-            parts = shallow_parts(self, encoder, args, layers=Layers(layers), widths=None, **asked)
+            plan = kwargs.pop("plan", None)
+            parts = shallow_parts(self, encoder, args, teacher=None, layers=Layers(layers), widths=None, plan=plan)
         super().__init__(**{"processing_class": tokenizer} | kwargs | parts, data_collator=data_collator)
         for name, parameter in self.model.named_parameters():
             if name.startswith("pooler."):  # no vector passes it, and DDP would wait for its gradient
@@ -114,8 +126,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
         """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
         projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
-        dense = nn.Linear(size, size, bias=False, device=self.args.device)
+        dense = nn.Linear(size, teacher.exact.config.hidden_size, bias=False, device=self.args.device)
         nn.init.eye_(dense.weight)
+        if self.start is not None:
+            dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
@@ -233,8 +247,9 @@ class EmbeddingPublisher(Publisher):
         if format != "standard":
             raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
         trainer = self.trainer
-        dense = nn.Linear(trainer.kept.hidden_size, trainer.full.hidden_size, bias=False)
-        dense.load_state_dict({"weight": trainer.distillation.dense.weight.detach().cpu()})
+        weight = trainer.distillation.dense.weight.detach().cpu()
+        dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        dense.load_state_dict({"weight": weight})
         student = trainer.dense_student(format=format, allow_partial=allow_partial)
         teacher, output = trainer.embedding_model, trainer.method_settings["output"]
         axes = None

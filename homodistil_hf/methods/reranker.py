@@ -30,6 +30,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         model: sequence classification of one logit: Hub name, folder, or loaded.
         args: the run's settings; `mlm_weight` and `task_weight` have no part in the loss.
         processing_class: the tokenizer, which pads.
+        teacher: who the student learns from; default: `model`.
         data_collator: default: [`TextCollator`].
         kwargs: as in [`HomoDistilTrainer`]; data sets have rows as [`tokenize_pairs`] makes them.
 
@@ -50,13 +51,17 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         args: HomoDistilTrainingArguments,
         *,
         processing_class: Any,
+        teacher: str | PreTrainedModel | None = None,
         data_collator: Any = None,
         **kwargs: Any,
     ):
         if data_collator is None:
             data_collator = TextCollator(processing_class, dimension=1, seed=args.seed)
-        super().__init__(model, args, processing_class=processing_class, data_collator=data_collator, **kwargs)
-        activation = default_activation(model if isinstance(model, str) else model.name_or_path)
+        super().__init__(
+            model, args, teacher=teacher, processing_class=processing_class, data_collator=data_collator, **kwargs
+        )
+        whole = teacher or model
+        activation = default_activation(whole if isinstance(whole, str) else whole.name_or_path)
         if activation is not None:  # an export says it where every version looks for it
             self.model.config.sentence_transformers = {"activation_fn": activation}
         self.held_out = ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)

@@ -5,13 +5,16 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from tiny_embeddings import make_sentence_folder
+from tiny_embeddings import make_rows, make_sentence_folder
 from tiny_files import own_cache, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
+from homodistil_hf.experiments.texts import load_text_start
+from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
 from homodistil_hf.models.sentence_embeddings import load_embedding_model
+from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 
 @pytest.fixture
@@ -52,7 +55,6 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
         ({"streaming": True, "max_steps": 4}, "streaming=True has no place with method"),
         ({"method_settings": {"vector_wight": 1}}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
-        ({"student": ["macs=0.5", "macs=0.25"]}, "student is a list, which method='embedding' can't"),
         ({"further_pretraining": {"max_steps": 3}}, "needs a masked-LM teacher; leave it out"),
         ({"push_to_hub": True}, "push_to_hub=True is not there yet for method='embedding'; upload OUTPUT_DIR/student"),
     ],
@@ -103,3 +105,59 @@ def test_a_reranker_needs_two_columns(pairs_config, capsys):
     assert main(["distill", pairs_config(text_column="q")]) == 2
     told = capsys.readouterr().err
     assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
+
+
+SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+
+
+def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
+    words = ["distill", config(student=[WIDE, SMALLER], method_settings={"output": 7})]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "member 2 of 2" in told
+    folders = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
+    assert f"{folders[1]}/student')" in told
+    models = [load_embedding_model(tmp_path / "run" / folder / "student") for folder in folders]
+    assert [model.encoder.config.hidden_size for model in models] == [16, 8]
+    assert [model.dimension for model in models] == [7, 7]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [found["name"] for found in results["models"]] == ["teacher", *folders]
+    first, second = ((tmp_path / "run" / folder / "student" / "axes.safetensors").read_bytes() for folder in folders)
+    assert first == second  # one space
+    before = (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / folders[1] / "results.json").unlink()  # as if killed before its end
+    assert main([*words, "--resume_from_checkpoint", "last"]) == 0
+    assert (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes() == before
+    assert main(["verify", str(tmp_path / "run" / folders[1] / "student")]) == 0
+
+
+def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
+    assert main(["distill", config(student=[WIDE, SMALLER], max_steps=1, learning_rate=1e-12)]) == 0
+    folders = sorted(path for path in (tmp_path / "run").iterdir() if path.is_dir())
+    start = load_text_start(folders[0])
+    teacher = load_embedding_model(tmp_path / "embeddings")
+    state = json.loads((folders[0] / "settings.json").read_text())
+    assert state["student"] == json.dumps(WIDE) or state["student"] == WIDE
+    training = HomoDistilTrainingArguments(
+        str(tmp_path / "again"), student=WIDE, report_to="none", use_cpu=True, hidden_weight=1.0
+    )
+    trainer = EmbeddingDistilTrainer(start, training, teacher=teacher, train_dataset=make_rows())
+    exported = load_embedding_model(folders[0] / "student")
+    inputs = exported.tokenize(["w7 w8 w9", "w10"])
+    trainer.model.eval()
+    with torch.no_grad():
+        states = trainer.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).last_hidden_state
+        found = trainer.distillation.student_vectors(states, inputs["attention_mask"])
+    assert torch.allclose(found, exported.encode(["w7 w8 w9", "w10"]), atol=1e-5)
+
+
+def test_a_family_of_rerankers(pairs_config, tmp_path):
+    assert main(["distill", pairs_config(student=[WIDE, SMALLER])]) == 0
+    (small,) = (tmp_path / "run").glob("2-*")
+    assert BertForSequenceClassification.from_pretrained(small / "student").config.hidden_size == 8
+
+
+def test_layers_have_no_place_in_a_family(config, capsys):
+    assert main(["distill", config(student=[WIDE, SMALLER], method_settings={"layers": 1})]) == 2
+    assert "layers=1 is not supported for a family" in capsys.readouterr().err
