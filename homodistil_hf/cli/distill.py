@@ -86,10 +86,18 @@ def _run_texts(settings: Any) -> int:
     from ..training.ranks import leave_process_group
 
     show_logs(settings.training.process_index == 0)
+    if settings.run.vocabulary and settings.run.method == "embedding":
+        settings = _trimmed(settings)
     if results := (distill_family if settings.members else distill_texts)(settings, print):
         print(format_texts(results, settings.training.output_dir))
     leave_process_group()
     return 0
+
+
+def _trimmed(settings: Any) -> Any:
+    from ..experiments.trim import after_trimming
+
+    return after_trimming(settings, print)
 
 
 def _run_masked_lm(settings: Any) -> int:
@@ -103,9 +111,7 @@ def _run_masked_lm(settings: Any) -> int:
 
         settings = after_further_pretraining(settings, print)
     if settings.run.vocabulary:
-        from ..experiments.trim import after_trimming
-
-        settings = after_trimming(settings, print)
+        settings = _trimmed(settings)
     results = (distill_family if settings.members else distill)(settings, print)
     if results:
         print(format_results(results, settings.training.output_dir))

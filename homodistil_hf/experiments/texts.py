@@ -38,7 +38,7 @@ from .config import RunArguments, RunConfig
 from .distill import COSTS, Say, check_output_folder, hold_out
 from .family_members import load_member, with_projections
 
-_FOREIGN = ("vocabulary", "tokenizer", "teacher_revision", "streaming")
+_FOREIGN = ("tokenizer", "teacher_revision", "streaming")
 METRICS = {
     EmbeddingDistilTrainer.method: ("cosine", "neighbours", "neighbours_in_index"),
     RerankerDistilTrainer.method: ("correlation",),
@@ -228,6 +228,11 @@ def _refuse(settings: RunConfig) -> None:
     for name in _FOREIGN:
         if value := getattr(run, name):
             raise ValueError(f"{name}={shown(value)} has no place with method={run.method!r}; leave it out")
+    if run.vocabulary:
+        raise ValueError(
+            f"vocabulary={shown(run.vocabulary)} goes before a run of `homodistil distill` with an embedding model "
+            "alone; trim the teacher first, with homodistil trim, and name its folder as the teacher"
+        )
     if run.further_settings:
         raise ValueError(f"further_pretraining={shown(run.further_settings)} needs a masked-LM teacher; leave it out")
     if settings.training.push_to_hub:

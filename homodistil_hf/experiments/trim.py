@@ -6,25 +6,27 @@ Which tokens stay, and how model and tokenizer lose the others, is told in `voca
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer
 from ..data.corpus import load_text
 from ..data.packing import TextPacker
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
+from ..export.sentence_folder import write_model
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..models.cost import planned_facts
 from ..models.loading import load_teacher, load_teacher_config
+from ..models.sentence_embeddings import EmbeddingModel, kind_of_texts, load_embedding_model
 from ..models.tokenizers import load_tokenizer
 from ..training.checks import check_free, existing_files
 from ..vocabulary.counting import count_tokens
@@ -61,6 +63,7 @@ class TrimSource:
     revision: str | None = None
     tokenizer: str | None = None
     token: str | None = None
+    is_embedding: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What decides on the result, for its record: names without the paths of this machine, and a digest of all."""
@@ -83,6 +86,7 @@ class TrimPlan:
         config: of the model as it is.
         tokenizer: of the model as it is.
         kept: ids that stay, ascending.
+        embedding: the whole model, with its weights, where it is one of sentence-transformers.
         facts: `coverage`, share of the text's tokens that stay; `growth`, of tokens more that the same text becomes;
             `before` and `after`: tokens, parameters and bytes.
     """
@@ -91,6 +95,7 @@ class TrimPlan:
     tokenizer: PreTrainedTokenizerBase
     kept: list[int]
     facts: dict[str, Any]
+    embedding: EmbeddingModel | None = None
 
     @property
     def trimmed_config(self) -> PreTrainedConfig:
@@ -108,9 +113,7 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     wanted = Vocabulary.parse(source.vocabulary)
     if not source.text:
         raise ValueError("text is not set; name the text whose tokens are counted: files, folders or Hub data sets")
-    config = load_teacher_config(source.model, revision=source.revision, token=source.token, called="model")
-    revision = source.revision if source.tokenizer is None else None
-    tokenizer = load_tokenizer(source.tokenizer or source.model, revision=revision, token=source.token)
+    config, tokenizer, embedding = _opened(source)
     check_tokenizer(tokenizer, config)
     ids, required, needs = candidates(tokenizer, config)
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
@@ -128,7 +131,19 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
         "before": {"num_tokens": config.vocab_size} | _costs(config, architecture),
         "after": {"num_tokens": len(kept)} | _costs(after, architecture),
     }
-    return TrimPlan(config, tokenizer, kept, facts)
+    return TrimPlan(config, tokenizer, kept, facts, embedding)
+
+
+def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
+    if source.is_embedding or kind_of_texts(source.model) == "embedding":
+        if source.tokenizer is not None:
+            raise ValueError(f"tokenizer={shown(source.tokenizer)}: an embedding model has its own; leave it out")
+        model = load_embedding_model(source.model)
+        model.encoder.config.architectures = [type(model.encoder).__name__]
+        return model.encoder.config, model.tokenizer, model
+    config = load_teacher_config(source.model, revision=source.revision, token=source.token, called="model")
+    revision = source.revision if source.tokenizer is None else None
+    return config, load_tokenizer(source.tokenizer or source.model, revision=revision, token=source.token), None
 
 
 def _costs(config: PreTrainedConfig, architecture: str) -> dict[str, Any]:
@@ -162,18 +177,23 @@ def trim_to_folder(source: TrimSource, output: str | Path, say: Say, *, overwrit
     target = check_target(output, overwrite=overwrite, record=RECORD_FILE)
     plan = plan_trimming(source)
     say(format_trimming(plan.facts))
-    model = load_teacher(
-        source.model, config=plan.config, revision=source.revision, token=source.token, called="model"
-    )
+    model = plan.embedding.encoder if plan.embedding else _loaded(source, plan.config)
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept)
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
     with written_aside(target) as aside:
-        trimmed.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        if plan.embedding:
+            write_model(replace(plan.embedding, encoder=trimmed, tokenizer=tokenizer), aside)
+        else:
+            trimmed.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
         (aside / CARD_FILE).write_text(_card(source.model, type(trimmed).__name__, plan.facts), encoding="utf-8")
         facts["files"] = file_facts(aside)
         write_json(aside / RECORD_FILE, facts)
     return facts
+
+
+def _loaded(source: TrimSource, config: PreTrainedConfig) -> PreTrainedModel:
+    return load_teacher(source.model, config=config, revision=source.revision, token=source.token, called="model")
 
 
 def format_trimming(facts: Mapping[str, Any]) -> str:
@@ -234,6 +254,7 @@ def after_trimming(settings: RunConfig, say: Say) -> RunConfig:
         run.teacher_revision,
         run.tokenizer,
         training.hub_token,
+        is_embedding=run.method == "embedding",
     )
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):

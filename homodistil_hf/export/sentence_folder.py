@@ -91,21 +91,7 @@ def export_embedding_model(
     """
     target = check_target(folder, overwrite=overwrite)
     with written_aside(target) as aside:
-        write_encoder(model, aside)
-        kinds = module_kinds(model)
-        paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
-        for path in paths[1:]:
-            (aside / path).mkdir()
-        write_behind(model, [aside / path for path in paths[1:]])
-        modules = enumerate(zip(kinds, paths, strict=True))
-        write_json(
-            aside / MODULES_FILE,
-            [
-                {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
-                for index, (kind, path) in modules
-            ],
-        )
-        write_json(aside / SETTINGS_FILE, shared_file(model))
+        write_model(model, aside)
         if axes is not None:
             save_file({"axes": axes.contiguous()}, aside / AXES_FILE)
         known = {
@@ -121,6 +107,25 @@ def export_embedding_model(
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
         (aside / CARD_FILE).write_text(embedding_card(target.name, known), encoding="utf-8")
     return target
+
+
+def write_model(model: EmbeddingModel, folder: Path) -> None:
+    """Write all that sentence-transformers reads, to a folder that is there and empty."""
+    write_encoder(model, folder)
+    kinds = module_kinds(model)
+    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
+    for path in paths[1:]:
+        (folder / path).mkdir()
+    write_behind(model, [folder / path for path in paths[1:]])
+    modules = enumerate(zip(kinds, paths, strict=True))
+    write_json(
+        folder / MODULES_FILE,
+        [
+            {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
+            for index, (kind, path) in modules
+        ],
+    )
+    write_json(folder / SETTINGS_FILE, shared_file(model))
 
 
 def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:

@@ -143,12 +143,13 @@ def planned_facts(config: PreTrainedConfig, architecture: str, plan: WidthPlan |
 
     Args:
         config: all of the shape but the widths.
-        architecture: stock or student class.
+        architecture: stock or student class; of an encoder without a head its pooler is not counted.
         plan: the widths; default: those of `config`.
     """
     own = teacher_plan(config)
     plan = own if plan is None else of_architecture(plan, own)
-    num_parameters = count_parameters(plan, config, head=HEADS[architecture].kind.name)
+    head = HEADS.get(architecture)
+    num_parameters = count_parameters(plan, config, **{} if head is None else {"head": head.kind.name})
     return {
         "architecture": architecture,
         "plan": plan.to_dict(),

@@ -51,7 +51,6 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='embedding'; leave it out"),
         ({"streaming": True, "max_steps": 4}, "streaming=True has no place with method"),
         ({"method_settings": {"vector_wight": 1}}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
@@ -156,6 +155,31 @@ def test_a_family_of_rerankers(pairs_config, tmp_path):
     assert main(["distill", pairs_config(student=[WIDE, SMALLER])]) == 0
     (small,) = (tmp_path / "run").glob("2-*")
     assert BertForSequenceClassification.from_pretrained(small / "student").config.hidden_size == 8
+
+
+def test_one_json_trims_a_teacher_and_narrows_it(config, tmp_path, capsys):
+    assert main(["distill", config(vocabulary="keep=64")]) == 0
+    assert "64 of 96 tokens stay" in capsys.readouterr().out
+    trimmed = load_embedding_model(tmp_path / "run" / "trimmed_teacher")
+    student = load_embedding_model(tmp_path / "run" / "student")
+    assert trimmed.encoder.config.vocab_size == student.encoder.config.vocab_size == len(student.tokenizer) == 64
+    whole = load_embedding_model(tmp_path / "embeddings")
+    texts = [" ".join(sorted(trimmed.tokenizer.get_vocab(), key=str)[-3:]), ""]
+    assert trimmed.tokenizer.unk_token_id not in trimmed.tokenize(texts)["input_ids"]
+    assert torch.allclose(trimmed.encode(texts), whole.encode(texts), atol=1e-6)
+    assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+
+
+def test_an_embedding_model_is_trimmed_alone(tmp_path, monkeypatch, capsys):
+    own_cache(monkeypatch, tmp_path / "cache")
+    folder = make_sentence_folder(tmp_path / "embeddings", dense=5, prompts={"query": "w5 "})
+    (tmp_path / "a.txt").write_text("w10 w11 w12 w13")
+    words = ["trim", str(folder), "--text", str(tmp_path / "a.txt"), "--vocabulary", "min_count=1"]
+    assert main([*words, "--output", str(tmp_path / "trimmed")]) == 0
+    both = [load_embedding_model(each) for each in (folder, tmp_path / "trimmed")]
+    assert both[1].encoder.config.vocab_size < 20
+    assert torch.allclose(*(model.encode(["w10 w13", "w12"]) for model in both), atol=1e-6)
+    assert both[0].settings == both[1].settings
 
 
 def test_layers_have_no_place_in_a_family(config, capsys):
