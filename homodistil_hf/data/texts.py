@@ -6,17 +6,22 @@ Where texts come from is [`corpus`]'s to say.
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
+import datasets
 import torch
-from datasets import Dataset
+from datasets import Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
+Rows: TypeAlias = Any
+"""`Dataset` or `IterableDataset`: a table, or a stream."""
 MULTIPLE = 8
 """Batches are padded to a multiple of so many tokens."""
 LEAST_CHARACTERS = 20
 """Of a paragraph that makes a row; headings are shorter."""
 _BATCHES_IN_A_CHUNK = 64
+_FEATURES = Features({"input_ids": List(Value("int64"))})
 
 
 def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> list[str]:
@@ -34,26 +39,28 @@ def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> li
 
 
 def tokenize_texts(
-    documents: Dataset,
+    documents: Rows,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
     prepare: Callable[[str], str] = str,
     least_characters: int = LEAST_CHARACTERS,
     num_proc: int | None = None,
-) -> Dataset:
+    argument: str = "the data",
+) -> Rows:
     """Documents → a row a paragraph: sentences, passages, headings that are long enough.
 
     Args:
-        documents: with a column `text`; paragraphs are divided by line breaks.
+        documents: with a column `text`; paragraphs are divided by line breaks. A stream gives a stream.
         tokenizer: of the encoder.
         max_length: tokens at most, special ones included; the rest of a paragraph makes rows of its own.
         prepare: what is done to each paragraph first (prompts, lower case).
         least_characters: shorter paragraphs are left out.
-        num_proc: processes.
+        num_proc: processes, for a table.
+        argument: what the user calls these documents, for messages.
 
     Returns:
-        `Dataset`: `input_ids`, lists of different lengths.
+        `Dataset` or `IterableDataset`: `input_ids`, lists of different lengths.
 
     Raises:
         ValueError: no paragraph is long enough.
@@ -66,6 +73,8 @@ def tokenize_texts(
         encoded = tokenizer(wanted, truncation=True, max_length=max_length, return_overflowing_tokens=True)
         return {"input_ids": encoded["input_ids"]}
 
+    if isinstance(documents, IterableDataset):
+        return documents.map(rows, batched=True, remove_columns=documents.column_names, features=_FEATURES)
     table = documents.map(
         rows,
         batched=True,
@@ -75,35 +84,85 @@ def tokenize_texts(
     )
     if not len(table):
         raise ValueError(
-            f"the data have no paragraph of {least_characters} characters or more; name other data, or set "
+            f"{argument}: no paragraph of {least_characters} characters or more; name other data, or set "
             "least_characters lower"
         )
     return table
 
 
-def by_length(rows: Dataset, *, batch_size: int, seed: int = 0) -> Dataset:
+def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -> Rows:
+    """Rows of several sources, each as often as its weight says.
+
+    Args:
+        sources: tables, or streams.
+        weights: > 0. Of a table: passes over it in one over the mixture; 0.5 takes half of its rows, 2 takes each
+            twice. Of a stream: share of the rows, relative to the others'.
+        seed: of what is taken.
+
+    Returns:
+        `Dataset` or `IterableDataset`: as the sources are.
+
+    Example:
+    ```python
+    >>> tables = [datasets.Dataset.from_dict({"input_ids": [[n]] * 4}) for n in (1, 2)]
+    >>> sum(mixed(tables, [1.5, 0.25])["input_ids"], [])
+    [1, 1, 1, 1, 1, 1, 2]
+
+    ```
+    """
+    if isinstance(sources[0], IterableDataset):
+        if len(sources) == 1:
+            return sources[0]
+        shares = [weight / sum(weights) for weight in weights]
+        return datasets.interleave_datasets(list(sources), shares, seed=seed)
+    draw = random.Random(seed)
+    parts = []
+    for table, weight in zip(sources, weights, strict=True):
+        whole = list(range(len(table)))
+        some = draw.sample(whole, round(weight % 1 * len(whole)))
+        parts.append(table if weight == 1 else table.select(whole * int(weight) + sorted(some)))
+    return datasets.concatenate_datasets(parts)
+
+
+def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
     """The rows in an order in which those of a batch are about equally long, batches of all lengths in turn.
 
     Args:
-        rows: with `input_ids`.
+        rows: with `input_ids`. A stream is shuffled within so many rows as are sorted together.
         batch_size: rows of a step, on all ranks.
         seed: of the order.
 
     Returns:
-        `Dataset`: the same rows but for those that fill no batch; read it in this order.
+        `Dataset` or `IterableDataset`: the same rows but, of a table, for those that fill no batch; read it in this
+        order.
     """
+    draw, chunk = random.Random(seed), batch_size * _BATCHES_IN_A_CHUNK
+    if isinstance(rows, IterableDataset):
+        shuffled = rows.shuffle(seed=seed, buffer_size=chunk)
+        sort = partial(_sorted_chunk, batch_size=batch_size, seed=seed)
+        return shuffled.map(sort, batched=True, batch_size=chunk)
     lengths = [len(ids) for ids in rows["input_ids"]]
-    draw = random.Random(seed)
     order = list(range(len(lengths)))
     draw.shuffle(order)
-    chunk = batch_size * _BATCHES_IN_A_CHUNK
     batches: list[list[int]] = []
     for start in range(0, len(order), chunk):
-        ranked = sorted(order[start : start + chunk], key=lambda index: lengths[index])
-        whole = [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
-        batches += [batch for batch in whole if len(batch) == batch_size]
+        batches += _batches(order[start : start + chunk], lengths, batch_size)
+    batches = [batch for batch in batches if len(batch) == batch_size]
     draw.shuffle(batches)
     return rows.select([index for batch in batches for index in batch])
+
+
+def _batches(order: list[int], lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    ranked = sorted(order, key=lambda index: lengths[index])
+    return [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
+
+
+def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    *whole, last = _batches(list(range(len(lengths))), lengths, batch_size)
+    random.Random(f"{seed} {lengths}").shuffle(whole)
+    chosen = [index for batch in (*whole, last) for index in batch]  # one that isn't full would shift all behind it
+    return {name: [values[index] for index in chosen] for name, values in rows.items()}
 
 
 class TextCollator:

@@ -17,7 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json_object
-from ..methods.registry import check_method_settings, method_named
+from ..methods.registry import TEXT_METHODS, check_method_settings, method_named
 from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
 from ..models.sentence_embeddings import kind_of_texts
 from ..plans.family import member_folder
@@ -89,6 +89,14 @@ class RunArguments:
     )
     train_split: str = field(default="train", metadata={"help": "Split of a Hub data set or folder to train on."})
     eval_split: str = field(default="validation", metadata={"help": "Split of eval_data to evaluate on."})
+    train_prompts: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Embedding models: of each of train_data the name of its prompt, or an empty one for none."},
+    )
+    train_weights: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Models of texts: passes over each of train_data in an epoch, > 0; default: one each."},
+    )
     max_seq_length: int = field(
         default=128, metadata={"help": "Tokens a block, special ones included; 8 … the teacher's positions."}
     )
@@ -115,6 +123,18 @@ class RunArguments:
         if self.method == "homodistil":
             self.method = kind_of_texts(self.teacher) or self.method
         self._check_method()
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        readers = {"train_prompts": ("embedding",), "train_weights": TEXT_METHODS}
+        for name, methods in readers.items():
+            given, num_sources = getattr(self, name), len(self.train_data)
+            if given and self.method not in methods:
+                raise ValueError(f"{name}={shown(given)} has no place with method={self.method!r}; leave it out")
+            if given and len(given) != num_sources:
+                raise ValueError(f"{name}={shown(given)} has {len(given)} entries for {num_sources} of train_data")
+        if any(not weight > 0 for weight in self.train_weights):
+            raise ValueError(f"train_weights={shown(self.train_weights)}: expected numbers > 0; leave sources out")
 
     def _check_method(self) -> None:
         if self.method != SELF_DISTILLATION:

@@ -1,9 +1,9 @@
 """One run of `homodistil distill` with a model of texts: vectors or scores in place of words, rows of any length."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTraine
 from ..data.blocks import some_blocks
 from ..data.corpus import load_text
 from ..data.pairs import tokenize_pairs
-from ..data.texts import by_length, tokenize_texts
+from ..data.texts import LEAST_CHARACTERS, by_length, mixed, tokenize_texts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import PROJECTIONS_FILE
@@ -38,7 +38,7 @@ from .config import RunArguments, RunConfig
 from .distill import COSTS, Say, check_output_folder, hold_out
 from .family_members import load_member, with_projections
 
-_FOREIGN = ("tokenizer", "teacher_revision", "streaming")
+_FOREIGN = ("tokenizer", "teacher_revision")
 METRICS = {
     EmbeddingDistilTrainer.method: ("cosine", "neighbours", "neighbours_in_index"),
     RerankerDistilTrainer.method: ("correlation",),
@@ -55,14 +55,15 @@ class _Teacher:
         encoder: the transformers model in it.
         tokenizer: of the encoder.
         columns: of the text.
-        rows: documents, a data set a column, and the settings of the run → rows.
+        rows: documents, a data set a column, the settings of the run, the name of a prompt, what the user calls the
+            documents → rows.
     """
 
     model: Any
     encoder: Any
     tokenizer: PreTrainedTokenizerBase
     columns: tuple[str | None, ...]
-    rows: Callable[[list[Dataset], RunArguments], Dataset]
+    rows: Callable[[list[Any], RunArguments, str | None, str], Any]
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,19 @@ def load_text_start(folder: Path) -> Any:
 def _embedding_teacher(name: str, text_column: str | None) -> _Teacher:
     model = load_embedding_model(name)
 
-    def rows(parts: list[Dataset], run: RunArguments) -> Dataset:
+    def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
+        if prompt and prompt not in model.settings.prompts:
+            known = ", ".join(model.settings.prompts) or "none"
+            raise ValueError(f"train_prompts has {prompt!r}, but the teacher's prompts are {known}; name one of those")
         return tokenize_texts(
             parts[0],
             model.tokenizer,
             max_length=min(run.max_seq_length, model.settings.max_seq_length),
-            prepare=model.prepared,
+            prepare=partial(model.prepared, prompt_name=prompt),
+            # A source whose prompt is named may be one of queries, or of titles.
+            least_characters=LEAST_CHARACTERS if prompt is None else 1,
             num_proc=run.preprocessing_num_workers,
+            argument=argument,
         )
 
     return _Teacher(model, model.encoder, model.tokenizer, (text_column,), rows)
@@ -200,7 +207,7 @@ def _reranking_teacher(name: str, text_column: str | None) -> _Teacher:
         )
     model, tokenizer = load_teacher(name), load_tokenizer(name)
 
-    def rows(parts: list[Dataset], run: RunArguments) -> Dataset:
+    def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]
         return tokenize_pairs(
             datasets.concatenate_datasets(named, axis=1),
@@ -228,6 +235,11 @@ def _refuse(settings: RunConfig) -> None:
     for name in _FOREIGN:
         if value := getattr(run, name):
             raise ValueError(f"{name}={shown(value)} has no place with method={run.method!r}; leave it out")
+    if run.streaming and (settings.training.max_steps <= 0 or run.method == RerankerDistilTrainer.method):
+        raise ValueError(
+            f"streaming=True with method={run.method!r} and max_steps={settings.training.max_steps}: a stream has no "
+            "length, so set max_steps; pairs can't be streamed"
+        )
     if run.vocabulary:
         raise ValueError(
             f"vocabulary={shown(run.vocabulary)} goes before a run of `homodistil distill` with an embedding model "
@@ -241,22 +253,36 @@ def _refuse(settings: RunConfig) -> None:
         )
 
 
-def _texts(settings: RunConfig, teacher: _Teacher, say: Say) -> tuple[Dataset, Dataset]:
+def _texts(settings: RunConfig, teacher: _Teacher, say: Say) -> tuple[Any, Dataset]:
     """Rows to train on, in batches of about the same length, and rows to evaluate on."""
     run, training = settings.run, settings.training
-
-    def read(data: list[str], split: str, argument: str) -> list[Any]:
-        return [load_text(data, text_column=name, split=split, argument=argument) for name in teacher.columns]
-
-    documents = read(run.train_data, run.train_split, "train_data")
+    prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
+    train, held_out = [], []
+    for source, prompt in zip(run.train_data, prompts, strict=True):
+        documents = _columns([source], run.train_split, "train_data", teacher, is_stream=run.streaming)
+        label = f"train_data={source!r}"
+        if not run.eval_data:
+            parts = [hold_out(part, say if number == 0 else _silent) for number, part in enumerate(documents)]
+            documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
+            held_out.append(teacher.rows(kept_back, run, prompt, label))
+        train.append(teacher.rows(documents, run, prompt, label))
     if run.eval_data:
-        held_out = read(run.eval_data, run.eval_split, "eval_data")
-    else:
-        silent: Say = lambda line: None  # noqa: E731 (once is enough)
-        parts = [hold_out(part, say if index == 0 else silent) for index, part in enumerate(documents)]
-        documents, held_out = ([part[side] for part in parts] for side in (0, 1))
+        documents = _columns(run.eval_data, run.eval_split, "eval_data", teacher)
+        held_out.append(teacher.rows(documents, run, None, f"eval_data={shown(run.eval_data)}"))
     batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    rows = teacher.rows(held_out, run)
-    return by_length(teacher.rows(documents, run), batch_size=batch_size, seed=training.seed), some_blocks(
-        rows, run.max_eval_blocks
+    rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
+    if run.streaming:
+        rows = rows.repeat(None)
+    evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
+    return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
+        datasets.concatenate_datasets(evaluated), run.max_eval_blocks
     )
+
+
+def _columns(data: list[str], split: str, argument: str, teacher: _Teacher, *, is_stream: bool = False) -> list[Any]:
+    settings: dict[str, Any] = {"split": split, "argument": argument, "streaming": is_stream}
+    return [load_text(data, text_column=name, **settings) for name in teacher.columns]
+
+
+def _silent(line: str) -> None:
+    """Of two columns, one has told already."""

@@ -7,6 +7,7 @@ instead, Σ_b v_b·z_b with a random direction v_b for each text, which says how
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,9 +162,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     @torch.no_grad()
     def _principal_axes(self, model: EmbeddingModel, teacher: FrozenTeacher, num_axes: int) -> torch.Tensor:
         """The eigenvectors of Σ z zᵀ over the teacher's vectors z of the first training texts, `(N, D)`."""
-        rows: Any = self.train_dataset
+        rows = list(itertools.islice(iter(self.train_dataset), NUM_AXES_TEXTS))
         products: Any = 0.0
-        for indices in torch.arange(min(NUM_AXES_TEXTS, len(rows))).split(self.args.eval_batch_size):
+        for indices in torch.arange(len(rows)).split(self.args.eval_batch_size):
             batch = self.data_collator([rows[index] for index in indices.tolist()])
             forward = {name: batch[name].to(self.args.device) for name in ("input_ids", "attention_mask")}
             vectors = model.vectors(teacher(exact=True, **forward).last_hidden_state, forward["attention_mask"])

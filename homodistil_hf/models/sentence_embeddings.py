@@ -147,9 +147,10 @@ class EmbeddingModel:
             return_tensors="pt",
         )
 
-    def prepared(self, text: str) -> str:
-        """A text as the tokenizer gets it."""
-        prompt = self.settings.prompts.get(self.settings.default_prompt_name or "", "")
+    def prepared(self, text: str, prompt_name: str | None = None) -> str:
+        """A text as the tokenizer gets it, behind a prompt: the default one, or one by its name; `""` is none."""
+        name = self.settings.default_prompt_name if prompt_name is None else prompt_name
+        prompt = self.settings.prompts.get(name or "", "")
         whole = f"{prompt}{text}".strip()
         return whole.lower() if self.settings.lowers else whole
 

@@ -6,7 +6,7 @@ from datasets import Dataset
 from tiny_embeddings import make_rows
 from tiny_models import tiny_tokenizer
 
-from homodistil_hf.data.texts import TextCollator, by_length, tokenize_texts
+from homodistil_hf.data.texts import TextCollator, by_length, mixed, tokenize_texts
 
 
 def test_a_row_is_a_paragraph_or_what_is_left_of_one():
@@ -29,6 +29,37 @@ def test_rows_of_a_batch_are_about_equally_long():
     assert lengths[:, 0].tolist() != sorted(lengths[:, 0].tolist())
     assert by_length(rows, batch_size=8)["input_ids"][:] == ordered["input_ids"][:]
     assert by_length(rows, batch_size=8, seed=1)["input_ids"][:] != ordered["input_ids"][:]
+
+
+def test_a_stream_is_sorted_as_it_comes():
+    rows = make_rows(8 * 64 * 2 + 3)
+    ordered = list(by_length(rows.to_iterable_dataset(), batch_size=8))
+    assert sorted(row["input_ids"] for row in ordered) == sorted(rows["input_ids"])
+    lengths = torch.tensor([len(row["input_ids"]) for row in ordered[: 8 * 128]]).view(-1, 8)
+    assert int((lengths.max(1).values - lengths.min(1).values).max()) <= 2
+    assert lengths[:, 0].tolist() != sorted(lengths[:, 0].tolist())
+    assert list(by_length(rows.to_iterable_dataset(), batch_size=8)) == ordered
+
+
+def test_a_stream_of_documents_is_tokenized_as_a_table_is():
+    documents = Dataset.from_dict({"text": ["w5 w6 w7 w8\n\nw9\n" + "w10 " * 9, None, "w11 w12 w13"]})
+    settings = {"max_length": 8, "least_characters": 5}
+    stream = tokenize_texts(documents.to_iterable_dataset(), tiny_tokenizer(), **settings)
+    assert [row["input_ids"] for row in stream] == tokenize_texts(documents, tiny_tokenizer(), **settings)[
+        "input_ids"
+    ][:]
+
+
+def test_sources_are_mixed_by_weight():
+    first, second = make_rows(40), make_rows(40, seed=1)
+    rows = [tuple(ids) for ids in mixed([first, second], [0.5, 2.25])["input_ids"]]
+    counts = [sum(tuple(ids) in set(map(tuple, table["input_ids"])) for ids in rows) for table in (first, second)]
+    assert counts == [20, 90]
+    assert mixed([first], [1.0])["input_ids"][:] == first["input_ids"][:]
+    streams = [table.repeat(20).to_iterable_dataset() for table in (first, second)]
+    own = set(map(tuple, first["input_ids"]))
+    found = [tuple(row["input_ids"]) in own for row in mixed(streams, [3.0, 1.0]).take(400)]
+    assert sum(found) == pytest.approx(300, abs=40)
 
 
 def test_directions_belong_to_texts():

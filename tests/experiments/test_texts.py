@@ -11,6 +11,7 @@ from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
+from homodistil_hf.data import texts
 from homodistil_hf.experiments.texts import load_text_start
 from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
 from homodistil_hf.models.sentence_embeddings import load_embedding_model
@@ -51,7 +52,11 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"streaming": True, "max_steps": 4}, "streaming=True has no place with method"),
+        ({"streaming": True, "max_steps": -1}, "a stream has no length, so set max_steps"),
+        ({"train_prompts": ["query", "x"]}, "train_prompts=['query', 'x'] has 2 entries for 1 of train_data"),
+        ({"train_prompts": ["query"]}, "train_prompts has 'query', but the teacher's prompts are none"),
+        ({"train_weights": [0.0]}, "train_weights=[0.0]: expected numbers > 0; leave sources out"),
+        ({"method": "homodistil", "teacher": "x/y", "train_weights": [1.0]}, "has no place with method='homodistil'"),
         ({"method_settings": {"vector_wight": 1}}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
         ({"further_pretraining": {"max_steps": 3}}, "needs a masked-LM teacher; leave it out"),
@@ -168,6 +173,35 @@ def test_one_json_trims_a_teacher_and_narrows_it(config, tmp_path, capsys):
     assert trimmed.tokenizer.unk_token_id not in trimmed.tokenize(texts)["input_ids"]
     assert torch.allclose(trimmed.encode(texts), whole.encode(texts), atol=1e-6)
     assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+
+
+def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
+    given = {"query": "w90 ", "document": "w91 "}
+    make_sentence_folder(tmp_path / "prompted", prompts=given, default_prompt_name="document")
+    for name, words in (("a", "w5 w6 w7 w8"), ("b", "w15 w16 w17 w18"), ("c", "w25 w26 w27 w28")):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"{words} w{index} w{index}" for index in range(30, 60)))
+    seen = []
+
+    def by_length(rows, **settings):
+        seen.extend(rows["input_ids"])
+        return texts.by_length(rows, **settings)
+
+    monkeypatch.setattr("homodistil_hf.experiments.texts.by_length", by_length)
+    sources = [str(tmp_path / f"{name}.txt") for name in "abc"]
+    settings = {"train_prompts": ["query", "document", ""], "train_weights": [2, 1, 0.5]}
+    words = config(teacher=str(tmp_path / "prompted"), train_data=sources, **settings)
+    assert main(["distill", words]) == 0
+    counts = {(ids[1], ids[2]): sum(other[1:3] == ids[1:3] for other in seen) for ids in seen}
+    assert counts == {(90, 5): 60, (91, 15): 30, (25, 26): 15}
+
+
+def test_a_stream_is_read_as_it_comes(config, tmp_path):
+    settings = {"streaming": True, "max_steps": 6, "method_settings": {"output": 7}}
+    assert main(["distill", config(**settings, save_steps=3, save_strategy="steps")]) == 0
+    before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
+    resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-3")]
+    assert main(["distill", config(**settings, save_steps=3, save_strategy="steps"), *resumed]) == 0
+    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
 
 
 def test_an_embedding_model_is_trimmed_alone(tmp_path, monkeypatch, capsys):
