@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .methods.embedding import EmbeddingDistilTrainer
     from .methods.gradient_free import GradientFreeSettings, prune_gradient_free
     from .methods.one_shot import OneShotTrainer
+    from .methods.reranker import RerankerDistilTrainer
     from .models.families.modeling_homobert import (
         HomoBertConfig,
         HomoBertForMaskedLM,
@@ -38,6 +39,7 @@ _MODELING = "models.families.modeling_homobert"
 _LAZY = {
     "BinarizationTrainer": "methods.binarization",
     "EmbeddingDistilTrainer": "methods.embedding",
+    "RerankerDistilTrainer": "methods.reranker",
     "GradientFreeSettings": "methods.gradient_free",
     "HomoBertConfig": _MODELING,
     "HomoBertForMaskedLM": _MODELING,
@@ -79,6 +81,7 @@ __all__ = [
     "LayerWidths",
     "MaskedLMCollator",
     "OneShotTrainer",
+    "RerankerDistilTrainer",
     "WidthPlan",
     "__version__",
     "export_packed",

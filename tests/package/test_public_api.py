@@ -14,6 +14,7 @@ PUBLIC_NAMES = [
     "PRESETS",
     "BinarizationTrainer",
     "EmbeddingDistilTrainer",
+    "RerankerDistilTrainer",
     "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",

@@ -1,0 +1,48 @@
+"""The benchmark of embedding models on a tiny one: rows that are there stay, the page gets its table."""
+
+import json
+import sys
+
+from datasets import Dataset
+from tiny_embeddings import make_sentence_folder
+from tiny_files import own_cache
+from tiny_glue import write_task
+
+from benchmarks import embeddings
+
+
+def test_rows_are_measured_once_and_told(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    model, data = make_sentence_folder(tmp_path / "model"), tmp_path / "data"
+    write_task(data / "glue", "stsb")
+    for corpus in ("wikipedia", "books"):
+        (data / "corpora" / corpus).mkdir(parents=True)
+        for split in ("train", "validation"):
+            text = "\n".join(f"W{i} w{i + 1} w{i + 2} w7 w8. W9 w10 w{i} w5 w6 w7 w8." for i in range(10, 60))
+            Dataset.from_dict({"text": [text]}).to_parquet(str(data / "corpora" / corpus / f"{split}.parquet"))
+    monkeypatch.setattr(embeddings, "RECORD", tmp_path / "rows.jsonl")
+    monkeypatch.setattr(embeddings, "PAGE", tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("<!-- students -->\n<!-- /students -->\n")
+    own = embeddings.run_of
+    small = {
+        "max_seq_length": 12,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "bf16": False,
+        "width_multiple": 1,
+    }
+    monkeypatch.setattr(embeddings, "run_of", lambda values, label: own(values | small, label))
+    words = ["--model", str(model), "--data", str(data), "--steps", "3", "--output_dir", str(tmp_path / "runs")]
+    words += ["--macs", "0.5", "--arms", "width"]
+    monkeypatch.setattr(sys, "argv", ["embeddings", *words])
+    embeddings.main()
+    (row,) = embeddings.rows_of(tmp_path / "rows.jsonl")
+    assert (row["arm"], row["steps"]) == ("width", 3)
+    assert 0.4 < row["kept_macs"] <= 0.55
+    assert str(tmp_path) not in json.dumps(row)
+    train = (tmp_path / "runs" / "train.txt").read_text().split("\n\n")
+    assert len(train) == 200  # two sentences a line
+    page = (tmp_path / "page.md").read_text()
+    assert f"| width | 0.0005 | 3 | {100 * row['stsb']:.1f} |" in page
+    embeddings.main()  # nothing left to do
+    assert len(list(embeddings.rows_of(tmp_path / "rows.jsonl"))) == 1
