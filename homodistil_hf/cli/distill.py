@@ -82,10 +82,11 @@ def run_distill(words: Sequence[str]) -> int:
 
 def _run_texts(settings: Any) -> int:
     from ..experiments.family import distill_family
-    from ..experiments.texts import distill_texts
+    from ..experiments.texts import distill_texts, refuse_foreign
     from ..training.ranks import leave_process_group
 
     show_logs(settings.training.process_index == 0)
+    refuse_foreign(settings)
     if settings.run.vocabulary and settings.run.method == "embedding":
         settings = _trimmed(settings)
     if results := (distill_family if settings.members else distill_texts)(settings, print):

@@ -16,6 +16,7 @@ def tokenize_pairs(
     num_others: int = 1,
     seed: int = 0,
     num_proc: int | None = None,
+    argument: str = "the data",
 ) -> Dataset:
     """Pairs → rows: each first text with its second one, and with such of others.
 
@@ -28,6 +29,7 @@ def tokenize_pairs(
         num_others: rows with a second text of another pair, for each pair.
         seed: of which others.
         num_proc: processes.
+        argument: what the user calls these pairs, for messages.
 
     Returns:
         `Dataset`: `input_ids`, and `token_type_ids` where the tokenizer makes them; lists of different lengths.
@@ -55,7 +57,7 @@ def tokenize_pairs(
         desc="Tokenizing pairs",
     )
     if not len(table):
-        raise ValueError("the data have no pair of two texts; name other columns or other data")
+        raise ValueError(f"{argument}: no pair of two texts; name other columns (text_column) or other data")
     return table
 
 

@@ -84,8 +84,8 @@ def tokenize_texts(
     )
     if not len(table):
         raise ValueError(
-            f"{argument}: no paragraph of {least_characters} characters or more; name other data, or set "
-            "least_characters lower"
+            f"{argument}: no paragraph of {least_characters} characters or more; name other data, or a prompt for "
+            "them (train_prompts), which takes lines of any length"
         )
     return table
 
@@ -100,7 +100,7 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
         seed: of what is taken.
 
     Returns:
-        `Dataset` or `IterableDataset`: as the sources are.
+        `Dataset` or `IterableDataset`: as the sources are; streams are repeated without end.
 
     Example:
     ```python
@@ -111,10 +111,9 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
     ```
     """
     if isinstance(sources[0], IterableDataset):
-        if len(sources) == 1:
-            return sources[0]
+        endless = [stream.repeat(None) for stream in sources]
         shares = [weight / sum(weights) for weight in weights]
-        return datasets.interleave_datasets(list(sources), shares, seed=seed)
+        return endless[0] if len(endless) == 1 else datasets.interleave_datasets(endless, shares, seed=seed)
     draw = random.Random(seed)
     parts = []
     for table, weight in zip(sources, weights, strict=True):

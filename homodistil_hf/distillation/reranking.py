@@ -41,8 +41,8 @@ class ScoreMeter(DiscrepancyMeter):
         self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Squared error, and the moments of both models' scores; see [`DiscrepancyMeter.batch_sums`]."""
-        own, theirs = rows.double().flatten(), teacher_rows.double().flatten()
-        _, error = score_terms(rows, teacher_rows, labels)
+        own, theirs = (each.float().cpu().double().flatten() for each in (rows, teacher_rows))
+        error = (own - theirs).square().sum()
         zero, count = torch.zeros_like(error), error.new_full((), len(own))
         moments = own.sum(), theirs.sum(), own.square().sum(), theirs.square().sum()
         return error, (own * theirs).sum(), zero, count, *moments

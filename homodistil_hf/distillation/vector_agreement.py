@@ -10,12 +10,13 @@ NUM_NEIGHBOURS = 10
 _ROWS = 256
 
 
-def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor) -> dict[str, float]:
+def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_space: bool = False) -> dict[str, float]:
     """Compare the vectors of the same texts.
 
     Args:
         student_ND: float, any length.
-        teacher_ND: as many; of other channels where the student has a space of its own.
+        teacher_ND: as many; perhaps of other channels where the student has a space of its own.
+        has_own_space: whether it has.
 
     Returns:
         `cosine`: mean of a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
@@ -36,7 +37,7 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor) -> dict[str, f
         return {}
     student, teacher = (F.normalize(vectors.double(), dim=-1) for vectors in (student_ND, teacher_ND))
     num_neighbours = min(NUM_NEIGHBOURS, len(student) - 1)
-    is_one_space = student.shape == teacher.shape
+    is_one_space = student.shape == teacher.shape and not has_own_space
     shared, moments = [0] * (1 + is_one_space), torch.zeros(2, 3, dtype=torch.float64)
     for start in range(0, len(student), _ROWS):
         rows = slice(start, start + _ROWS)

@@ -40,6 +40,8 @@ from .config import FurtherConfig, RunConfig
 
 Say: TypeAlias = Callable[[str], None]
 Blocks: TypeAlias = Dataset | IterableDataset
+FAMILY_FILE = "family.json"
+"""What stands of a family in its `output_dir`: its members, and which are done."""
 COSTS = ("num_parameters", "encoder_macs", "size_bytes")
 _HELD_OUT_EVERY = 20  # one document in 20 …
 _MAX_HELD_OUT = 2000  # … but no more than this
@@ -86,11 +88,18 @@ def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:
     run, training = settings.run, settings.training
     dropped: dict[str, Any] = dict.fromkeys(("teacher_revision", "tokenizer", done))
     given = {name: value for name, value in settings.given.items() if name not in dropped} | {"teacher": teacher}
+    folder = str(training.output_dir)
     # It may have been interrupted before the distillation began.
-    resume = training.resume_from_checkpoint if last_verified(str(training.output_dir)) else None
+    has_begun = bool(last_verified(folder)) or Path(folder, FAMILY_FILE).is_file()
+    resume = training.resume_from_checkpoint if has_begun else None
     own = with_settings(training, resume_from_checkpoint=resume, overwrite_output_dir=True)
     members = tuple(
-        replace(member, run=replace(member.run, teacher=teacher, **dropped)) for member in settings.members
+        replace(
+            member,
+            run=replace(member.run, teacher=teacher, **dropped),
+            given={name: value for name, value in member.given.items() if name not in dropped} | {"teacher": teacher},
+        )
+        for member in settings.members
     )
     return RunConfig(replace(run, teacher=teacher, **dropped), own, given, members)
 

@@ -36,13 +36,11 @@ from ..plans.resolve import resolve_plan
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.ranks import on_every_rank
 from .config import RunConfig
-from .distill import Say, Sources, check_sources, make_trainer, train_to_the_end
+from .distill import FAMILY_FILE, Say, Sources, check_sources, make_trainer, train_to_the_end
 from .family_members import load_member
 from .texts import check_text_sources, load_text_start, make_text_trainer, train_texts_to_the_end
 
 logger = logging.getLogger(__name__)
-
-FAMILY_FILE = "family.json"
 
 
 def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:

@@ -103,7 +103,12 @@ def distill_texts(settings: RunConfig, say: Say) -> dict[str, Any]:
 def check_text_sources(settings: RunConfig) -> TextSources:
     """Load the teacher and plan the widths; errors are those that [`distill_texts`] raises before it reads text."""
     run = settings.run
-    _refuse(settings)
+    refuse_foreign(settings)
+    if run.vocabulary:
+        raise ValueError(
+            f"vocabulary={shown(run.vocabulary)} goes before a run of `homodistil distill` with an embedding model "
+            "alone; trim the teacher first, with homodistil trim, and name its folder as the teacher"
+        )
     teacher = _loaded(run.method, run.teacher, run.text_column)
     config = teacher.encoder.config
     if run.max_seq_length > (limit := max_tokens(config)):
@@ -214,6 +219,7 @@ def _reranking_teacher(name: str, text_column: str | None) -> _Teacher:
             tokenizer,
             max_length=run.max_seq_length,
             num_proc=run.preprocessing_num_workers,
+            argument=argument,
         )
 
     return _Teacher(model, model, tokenizer, columns, rows)
@@ -230,7 +236,8 @@ def _loaded(method: str, name: str, text_column: str | None) -> _Teacher:
     return _TEACHERS[method](name, text_column)
 
 
-def _refuse(settings: RunConfig) -> None:
+def refuse_foreign(settings: RunConfig) -> None:
+    """Refuse settings that have no place in a run of these methods."""
     run = settings.run
     for name in _FOREIGN:
         if value := getattr(run, name):
@@ -239,11 +246,6 @@ def _refuse(settings: RunConfig) -> None:
         raise ValueError(
             f"streaming=True with method={run.method!r} and max_steps={settings.training.max_steps}: a stream has no "
             "length, so set max_steps; pairs can't be streamed"
-        )
-    if run.vocabulary:
-        raise ValueError(
-            f"vocabulary={shown(run.vocabulary)} goes before a run of `homodistil distill` with an embedding model "
-            "alone; trim the teacher first, with homodistil trim, and name its folder as the teacher"
         )
     if run.further_settings:
         raise ValueError(f"further_pretraining={shown(run.further_settings)} needs a masked-LM teacher; leave it out")
@@ -266,13 +268,13 @@ def _texts(settings: RunConfig, teacher: _Teacher, say: Say) -> tuple[Any, Datas
             documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
             held_out.append(teacher.rows(kept_back, run, prompt, label))
         train.append(teacher.rows(documents, run, prompt, label))
+        if run.streaming and next(iter(train[-1]), None) is None:
+            raise ValueError(f"{label} has no text to train on beside what is held out; name eval_data, or other data")
     if run.eval_data:
         documents = _columns(run.eval_data, run.eval_split, "eval_data", teacher)
         held_out.append(teacher.rows(documents, run, None, f"eval_data={shown(run.eval_data)}"))
     batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
-    if run.streaming:
-        rows = rows.repeat(None)
     evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
     return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
         datasets.concatenate_datasets(evaluated), run.max_eval_blocks

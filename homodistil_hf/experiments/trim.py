@@ -104,7 +104,9 @@ class TrimPlan:
 
 
 def plan_trimming(source: TrimSource) -> TrimPlan:
-    """Count tokens, choose those that stay, and measure what that does to the text; no weights are read.
+    """Count tokens, choose those that stay, and measure what that does to the text.
+
+    No weights are read but those of an embedding model.
 
     Raises:
         ValueError: something of the source can't work.
@@ -116,10 +118,14 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     config, tokenizer, embedding = _opened(source)
     check_tokenizer(tokenizer, config)
     ids, required, needs = candidates(tokenizer, config)
+    if embedding is not None:
+        required |= _prompt_ids(embedding)
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
     select(wanted, ids, required, needs, unread)  # what can't be met is refused before any text is read
     keep_datasets_here()
     documents = load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
+    if embedding is not None and embedding.settings.lowers:
+        documents = documents.map(_lowered)
     counts = count_tokens(documents, tokenizer)
     kept = select(wanted, ids, required, needs, counts)
     trimmed, kept = trim_tokenizer(tokenizer, config, kept)
@@ -136,14 +142,25 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
 
 def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
     if source.is_embedding or kind_of_texts(source.model) == "embedding":
-        if source.tokenizer is not None:
-            raise ValueError(f"tokenizer={shown(source.tokenizer)}: an embedding model has its own; leave it out")
+        for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
+            if value is not None:
+                raise ValueError(f"{name}={shown(value)} has no place with an embedding model; leave it out")
         model = load_embedding_model(source.model)
         model.encoder.config.architectures = [type(model.encoder).__name__]
         return model.encoder.config, model.tokenizer, model
     config = load_teacher_config(source.model, revision=source.revision, token=source.token, called="model")
     revision = source.revision if source.tokenizer is None else None
     return config, load_tokenizer(source.tokenizer or source.model, revision=revision, token=source.token), None
+
+
+def _prompt_ids(model: EmbeddingModel) -> set[int]:
+    """Tokens of the prompts, which stand before every text."""
+    prompts = [prompt.lower() if model.settings.lowers else prompt for prompt in model.settings.prompts.values()]
+    return {token for ids in model.tokenizer(prompts)["input_ids"] for token in ids} if prompts else set()
+
+
+def _lowered(row: dict[str, str | None]) -> dict[str, str]:
+    return {"text": (row["text"] or "").lower()}
 
 
 def _costs(config: PreTrainedConfig, architecture: str) -> dict[str, Any]:

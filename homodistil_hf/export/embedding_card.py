@@ -63,9 +63,9 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     models = {side: found for side, found in ((TEACHER, teacher), (STUDENT, student)) if found}
     made, base = "", ""
     if teacher:
-        base = f"base_model: {teacher['name']}\n" if teacher.get("is_on_hub") else ""
+        base = f"base_model: {teacher['name']}\n" if teacher.get("is_on_hub") is True else ""
         made = f" Made from `{teacher['name']}` by pruning its encoder and distilling its vectors on unlabelled text."
-        if student["dimension"] == teacher["dimension"]:
+        if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
             made += " They are in its space: an index of its vectors can stay."
     measured = facts.get("benchmarks", {})
     agreement = measured.get("agreement") or facts.get("evaluation", {})
@@ -73,7 +73,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     example = _PAIR if is_pair else _SINGLE
     if is_pair:
         made += " Queries are encoded by the student, documents by the teacher."
-    table = embedding_table(models, agreement, measured.get("scores", {}))
+    table = embedding_table(measured.get("models", models), agreement, measured.get("scores", {}))
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity

@@ -10,7 +10,7 @@ from ..files.strict_json import read_json_object, write_json
 from ..models.sentence_embeddings import MODULES_FILE, SETTINGS_FILE, EmbeddingModel, load_embedding_model, reduced
 from .embedding_card import STUDENT, TEACHER, embedding_card
 from .export_folder import check_target, written_aside
-from .facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
+from .facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, RUN_SECTIONS, file_facts
 from .sentence_folder import (
     AXES_FILE,
     MODULE_TYPE,
@@ -27,7 +27,6 @@ from .sentence_folder import (
 from .verify_embedding import ROUTES
 
 FORMATS = ("standard", "pair")
-_KEPT = ("training", "evaluation", "benchmarks")
 
 
 def export_embedding_from(
@@ -51,14 +50,18 @@ def export_embedding_from(
         )
     if format == "pair" and teacher is None:
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
-    student = load_embedding_model(folder)
-    whole = None if teacher is None else load_embedding_model(teacher)
-    axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
-    if format == "pair" and whole is not None:
-        return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
     told = read_json_object(folder / FACTS_FILE, FACTS_FILE) if (folder / FACTS_FILE).is_file() else {}
-    kept: dict[str, Any] = {name: told[name] for name in _KEPT if name in told}
-    return export_embedding_model(student, output, teacher=whole, facts=kept, axes=axes, overwrite=overwrite)
+    has_own_space = bool(told.get(STUDENT, {}).get("has_own_space"))
+    if format == "pair" and has_own_space:
+        raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
+    student = load_embedding_model(folder, called="folder")
+    axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
+    if format == "pair":
+        whole = load_embedding_model(str(teacher))
+        return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
+    kept: dict[str, Any] = {name: told[name] for name in RUN_SECTIONS if name in told}
+    settings: dict[str, Any] = {"axes": axes, "has_own_space": has_own_space, "overwrite": overwrite}
+    return export_embedding_model(student, output, teacher=told.get(TEACHER), facts=kept, **settings)
 
 
 def export_pair(

@@ -29,9 +29,9 @@ from ..models.sentence_embeddings import (
     EmbeddingModel,
     folded,
 )
-from .embedding_card import embedding_card
+from .embedding_card import TEACHER, embedding_card
 from .export_folder import check_target, plain_classes, written_aside
-from .facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
+from .facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts, run_facts
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
 PROBE_TEXTS = (
@@ -59,15 +59,18 @@ def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingM
     Raises:
         ValueError: widths that the stock class can't hold.
     """
-    return dataclasses.replace(teacher, encoder=to_stock(student).eval(), dense=folded([Dense(dense), *teacher.dense]))
+    return dataclasses.replace(
+        teacher, name="", encoder=to_stock(student).eval(), dense=folded([Dense(dense), *teacher.dense])
+    )
 
 
 def export_embedding_model(
     model: EmbeddingModel,
     folder: str | Path,
     *,
-    teacher: EmbeddingModel | None = None,
+    teacher: EmbeddingModel | Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
+    has_own_space: bool = False,
     axes: torch.Tensor | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -76,8 +79,9 @@ def export_embedding_model(
     Args:
         model: what [`student_model`] gives.
         folder: where to; created with its parents.
-        teacher: what it was made from, for facts and card.
+        teacher: what it was made from, or what earlier facts say of it, for facts and card.
         facts: further facts of the run.
+        has_own_space: whether its vectors are in another space than the teacher's, however long they are.
         axes: `(N, D)`, where vectors are those of the teacher along so many axes; written beside them, for whoever
             turns an index of the teacher's into a shorter one.
         overwrite: replace an earlier export in the folder.
@@ -98,11 +102,11 @@ def export_embedding_model(
             "facts_version": FACTS_VERSION,
             "format": FORMAT,
             "versions": version_facts(),
-            "student": facts_of(model),
-            "teacher": None if teacher is None else facts_of(teacher),
+            "student": facts_of(model) | {"has_own_space": has_own_space},
+            "teacher": facts_of(teacher) if isinstance(teacher, EmbeddingModel) else teacher,
             "settings_of_vectors": shared_settings(model),
             "probe": probe_facts(query=model),
-            **(facts or {}),
+            **run_facts(facts),
         }
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
         (aside / CARD_FILE).write_text(embedding_card(target.name, known), encoding="utf-8")
@@ -133,7 +137,8 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
 
     Args:
         folder: perhaps an export.
-        scores: `agreement` and `scores`, as [`embedding_table`] takes them; others that the facts have stay.
+        scores: `models`, `agreement` and `scores`, as [`embedding_table`] takes them; others that the facts have stay,
+            if they were measured beside the same teacher.
     """
     file = Path(folder) / FACTS_FILE
     if not file.is_file():
@@ -142,6 +147,8 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
     if facts.get("format") != FORMAT:
         return
     measured = facts.get(BENCHMARKS, {})
+    if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
+        measured = {}
     facts[BENCHMARKS] = measured | scores | {"scores": measured.get("scores", {}) | scores.get("scores", {})}
     write_json(file, facts)
     write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
@@ -167,7 +174,7 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
     """Name, costs, dimension and length."""
     name = public_name(model.name)
-    own = {"name": name, "is_on_hub": bool(name) and name == model.name}
+    own = {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
     return (
         own
         | model_facts(model.encoder)

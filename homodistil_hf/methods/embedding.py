@@ -168,7 +168,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             batch = self.data_collator([rows[index] for index in indices.tolist()])
             forward = {name: batch[name].to(self.args.device) for name in ("input_ids", "attention_mask")}
             vectors = model.vectors(teacher(exact=True, **forward).last_hidden_state, forward["attention_mask"])
-            products = products + (vectors.double().T @ vectors.double()).cpu()
+            vectors = vectors.cpu().double()  # Apple's devices have no float64
+            products = products + vectors.T @ vectors
         axes_ND = torch.linalg.eigh(products).eigenvectors.flip(1).T[:num_axes]
         signs_N1 = axes_ND.gather(1, axes_ND.abs().argmax(1, keepdim=True)).sign()
         return (axes_ND * signs_N1).float().to(self.args.device)
@@ -196,7 +197,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             mask_BT = batch.get("attention_mask")
             forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
             own, target = (
-                pooled(states.clone(), mask_BT, pooling).double().cpu()
+                pooled(states.clone(), mask_BT, pooling).cpu().double()
                 for states in (
                     type(self.model).forward(self.model, **forward).last_hidden_state,
                     distillation.teacher(exact=True, **forward).last_hidden_state,
@@ -261,4 +262,5 @@ class EmbeddingPublisher(Publisher):
         else:
             axes = trainer.model.get_submodule(PROJECTIONS).axes.detach().cpu()
             model = student_model(student, dense, reduced(teacher, axes))
-        export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), axes=axes, overwrite=True)
+        settings: Any = {"has_own_space": output == "student", "axes": axes, "overwrite": True}
+        export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), **settings)

@@ -17,7 +17,7 @@ from ..export.card import MethodCard
 from ..models.sentence_embeddings import default_activation
 from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
-from ..training_args import HomoDistilTrainingArguments
+from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 
 
 class RerankerDistilTrainer(HomoDistilTrainer):
@@ -57,11 +57,14 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     ):
         if data_collator is None:
             data_collator = TextCollator(processing_class, dimension=1, seed=args.seed)
+        if any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
+            raise ValueError("pruning_end_fraction > 0: rerankers are pruned at once; leave it at 0")
         super().__init__(
             model, args, teacher=teacher, processing_class=processing_class, data_collator=data_collator, **kwargs
         )
         whole = teacher or model
-        activation = default_activation(whole if isinstance(whole, str) else whole.name_or_path)
+        source = whole if isinstance(whole, str) else whole.name_or_path
+        activation = default_activation(source) if source else None
         if activation is not None:  # an export says it where every version looks for it
             self.model.config.sentence_transformers = {"activation_fn": activation}
         self.held_out = ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..files.hub_errors import hub_errors
 from ..files.messages import shown
 from ..files.strict_json import is_whole, read_json, read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
@@ -244,14 +246,15 @@ def kind_of_texts(name_or_path: str | Path) -> str | None:
     return "embedding" if is_embedding_folder(name_or_path) else None
 
 
-def default_activation(folder: str | Path) -> str | None:
-    """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid."""
-    for name, keys in (
-        ("config.json", ("sentence_transformers", "activation_fn")),
-        (SETTINGS_FILE, ("activation_fn",)),
-    ):
-        file = Path(folder) / name
-        values: Any = read_json_object(file, str(file)) if file.is_file() else {}
+def default_activation(name_or_path: str | Path) -> str | None:
+    """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
+
+    Of a model of the Hub the settings alone are fetched.
+    """
+    places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
+    for name, keys in places.items():
+        file = Path(name_or_path) / name if Path(name_or_path).is_dir() else _from_hub(str(name_or_path), name)
+        values: Any = read_json_object(file, str(file)) if file is not None and file.is_file() else {}
         for key in keys:
             values = values.get(key) if isinstance(values, dict) else None
         if isinstance(values, str):
@@ -259,16 +262,29 @@ def default_activation(folder: str | Path) -> str | None:
     return None
 
 
-def load_embedding_model(name_or_path: str | Path) -> EmbeddingModel:
+def _from_hub(repository: str, name: str) -> Path | None:
+    try:
+        return Path(hf_hub_download(repository, name))
+    except (EntryNotFoundError, HFValidationError):  # no such file, or no name of a repository
+        return None
+
+
+def load_embedding_model(name_or_path: str | Path, *, called: str = "teacher") -> EmbeddingModel:
     """Load a folder of sentence-transformers, or a repository of the Hub, in float32.
+
+    Args:
+        name_or_path: of it.
+        called: what it is to the user, first word of every message.
 
     Raises:
         ValueError: no such folder, a module or a setting that a student can't repeat, or an encoder of no family here.
+        HubError: the Hub refused or can't be reached.
     """
-    label = f"teacher={str(name_or_path)!r}"
+    label = f"{called}={str(name_or_path)!r}"
     folder = Path(name_or_path)
     if not folder.is_dir():
-        folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ)))
+        with hub_errors(f"{label} is no folder, and can't be read from the Hub"):
+            folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ)))
     if not is_embedding_folder(folder):
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
     modules = [(kind.rpartition(".")[2], folder / path) for kind, path in _modules(folder / MODULES_FILE)]

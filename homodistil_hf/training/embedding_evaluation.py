@@ -59,7 +59,9 @@ class VectorEvaluation(HeldOutEvaluation):
         if not found:
             return {}
         mapped, own, teacher = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return {"loss": float(vector_error(mapped, teacher)) / len(own)} | agreement(own, teacher)
+        return {"loss": float(vector_error(mapped, teacher)) / len(own)} | agreement(
+            own, teacher, has_own_space=self.distillation.has_own_space
+        )
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """What a student would have that is the teacher."""

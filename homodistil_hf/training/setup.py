@@ -314,12 +314,12 @@ def _attach_projections(student: LayerwiseModel, teacher: LayerwiseModel, args: 
 def _take_over_projections(student: LayerwiseModel, model: str | PreTrainedModel) -> None:
     """A student that goes on with its teacher knows the way to that one's hidden states already."""
     earlier, own = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
-    if earlier is not None and _shapes(own).items() <= _shapes(earlier).items():
-        own.load_state_dict({name: earlier.state_dict()[name] for name in own.state_dict()})
+    if earlier is not None and _shapes(earlier) == _shapes(own):
+        own.load_state_dict(dict(earlier.named_parameters()))
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in module.state_dict().items()}
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
 
 
 def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, student: nn.Module) -> None:

@@ -15,7 +15,7 @@ def test_a_row_is_a_paragraph_or_what_is_left_of_one():
     assert rows["input_ids"][:] == [[2, 5, 6, 7, 8, 3], [2, *[10] * 6, 3], [2, *[10] * 3, 3]]
     prompted = tokenize_texts(documents, tiny_tokenizer(), max_length=8, least_characters=5, prepare="w11 {}".format)
     assert prompted["input_ids"][0] == [2, 11, 5, 6, 7, 8, 3]
-    with pytest.raises(ValueError, match="no paragraph of 1000 characters or more; name other data, or set least"):
+    with pytest.raises(ValueError, match="no paragraph of 1000 characters or more; name other data, or a prompt"):
         tokenize_texts(documents, tiny_tokenizer(), max_length=8, least_characters=1000)
 
 
@@ -56,10 +56,14 @@ def test_sources_are_mixed_by_weight():
     counts = [sum(tuple(ids) in set(map(tuple, table["input_ids"])) for ids in rows) for table in (first, second)]
     assert counts == [20, 90]
     assert mixed([first], [1.0])["input_ids"][:] == first["input_ids"][:]
-    streams = [table.repeat(20).to_iterable_dataset() for table in (first, second)]
+    streams = [first.to_iterable_dataset(), second.to_iterable_dataset()]
     own = set(map(tuple, first["input_ids"]))
     found = [tuple(row["input_ids"]) in own for row in mixed(streams, [3.0, 1.0]).take(400)]
     assert sum(found) == pytest.approx(300, abs=40)
+    few, many = make_rows(5), make_rows(300, seed=1)
+    mixture = mixed([few.to_iterable_dataset(), many.to_iterable_dataset()], [1.0, 1.0])
+    seen = {tuple(row["input_ids"]) for row in mixture.take(700)}
+    assert seen >= set(map(tuple, many["input_ids"]))  # the end of a short one is not the end of the others
 
 
 def test_directions_belong_to_texts():

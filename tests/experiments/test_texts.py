@@ -17,6 +17,9 @@ from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
 from homodistil_hf.models.sentence_embeddings import load_embedding_model
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
+SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
@@ -111,10 +114,6 @@ def test_a_reranker_needs_two_columns(pairs_config, capsys):
     assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
 
 
-SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
-WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
-
-
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     words = ["distill", config(student=[WIDE, SMALLER], method_settings={"output": 7})]
     assert main(words) == 0
@@ -160,6 +159,26 @@ def test_a_family_of_rerankers(pairs_config, tmp_path):
     assert main(["distill", pairs_config(student=[WIDE, SMALLER])]) == 0
     (small,) = (tmp_path / "run").glob("2-*")
     assert BertForSequenceClassification.from_pretrained(small / "student").config.hidden_size == 8
+
+
+def test_a_stream_that_is_all_held_out_is_told(config, capsys):
+    assert main(["distill", config(streaming=True, max_steps=4, eval_data=[])]) == 2
+    assert "has no text to train on beside what is held out; name eval_data" in capsys.readouterr().err
+
+
+def test_a_family_of_a_trimmed_teacher_goes_on_where_it_was(config, tmp_path, capsys):
+    words = ["distill", config(vocabulary="keep=64", student=[WIDE, SMALLER])]
+    assert main(words) == 0
+    first, second = sorted(path for path in (tmp_path / "run").iterdir() if path.name[:1] in "12")
+    told = json.loads((first / "settings.json").read_text())
+    assert told["teacher"].endswith("trimmed_teacher")
+    assert "vocabulary" not in told
+    before = (first / "results.json").stat().st_mtime_ns
+    (second / "results.json").unlink()
+    capsys.readouterr()
+    assert main([*words, "--resume_from_checkpoint", "last"]) == 0
+    assert "member 1 of 2" not in capsys.readouterr().out
+    assert (first / "results.json").stat().st_mtime_ns == before
 
 
 def test_one_json_trims_a_teacher_and_narrows_it(config, tmp_path, capsys):

@@ -135,7 +135,10 @@ def test_pairs_of_two_spaces_are_refused(export, tmp_path):
 
 
 def test_an_export_can_be_written_once_more(export, teacher, tmp_path, capsys):
-    assert main(["export", str(export), "--output", str(tmp_path / "copy"), "--teacher", str(teacher)]) == 0
+    assert main(["export", str(export), "--output", str(tmp_path / "copy")]) == 0
+    told = [json.loads((folder / "facts.json").read_text())["teacher"] for folder in (export, tmp_path / "copy")]
+    assert told[0] is not None
+    assert told[0] == told[1]
     both = [load_embedding_model(folder).encode(["w7"]) for folder in (export, tmp_path / "copy")]
     assert torch.equal(*both)
     assert main(["export", str(export), "--output", str(tmp_path / "p"), "--format", "pair"]) == 2

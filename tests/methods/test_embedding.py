@@ -208,6 +208,11 @@ def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
         ([2], "expected some, not all, of 0 … 1"),
     ],
 )
+def test_milliseconds_say_nothing_of_fewer_layers(make_embedding_trainer):
+    with pytest.raises(ValueError, match="milliseconds can't be planned for fewer layers"):
+        make_embedding_trainer(layers=1, student="latency_ms=5", plan=object())
+
+
 def test_impossible_layers_are_refused(make_embedding_trainer, layers, message):
     with pytest.raises(ValueError, match=message):
         make_embedding_trainer(layers=layers, student="macs=0.5")
@@ -271,6 +276,26 @@ def test_a_space_of_its_own_needs_no_map(make_embedding_trainer, tmp_path):
     found = trainer.evaluate()
     assert {"eval_neighbours", "eval_spread"} <= set(found)
     assert "eval_cosine" not in found
+
+
+def test_a_space_of_its_own_is_told_however_long_its_vectors_are(make_embedding_trainer, tmp_path, capsys):
+    trainer = make_embedding_trainer(output="student", layers=1, student="macs=0.5", width_multiple=1, max_steps=1)
+    trainer.train()
+    assert "eval_cosine" not in trainer.evaluate()
+    folder = trainer.export(tmp_path / "student")
+    assert load_embedding_model(folder).dimension == 32
+    assert "an index of its vectors can stay" not in (folder / "README.md").read_text()
+    words = ["export", str(folder), "--output", str(tmp_path / "pair"), "--format", "pair"]
+    assert main([*words, "--teacher", str(tmp_path / "teacher")]) == 2
+    assert "needs one space, and this student has one of its own" in capsys.readouterr().err
+
+
+def test_no_path_of_this_machine_is_in_an_export(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    folder = trainer.export(tmp_path / "student")
+    assert str(tmp_path) not in (folder / "facts.json").read_text() + (folder / "README.md").read_text()
+    assert json.loads((folder / "facts.json").read_text())["settings"]["max_steps"] == 1
 
 
 @pytest.mark.parametrize("output", ["both", 0, 32, True, 1.5])

@@ -148,6 +148,11 @@ def test_every_family_can_be_narrowed(make_reranking_trainer, family, tmp_path):
     assert trainer.kept == trainer.plan
 
 
+def test_gradual_pruning_is_refused(make_reranking_trainer):
+    with pytest.raises(ValueError, match="pruning_end_fraction > 0: rerankers are pruned at once; leave it at 0"):
+        make_reranking_trainer(pruning_end_fraction=0.3)
+
+
 @pytest.mark.parametrize("num_labels", [2, 3])
 def test_models_of_several_logits_are_refused(make_reranking_trainer, tmp_path, num_labels):
     config = tiny_config(num_labels=num_labels)

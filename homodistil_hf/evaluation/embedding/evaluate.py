@@ -1,8 +1,9 @@
 """`evaluate_embedding`: an embedding model, beside its teacher, on the same texts, pairs and questions."""
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,23 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from ...data.blocks import some_blocks
 from ...data.corpus import load_text
 from ...data.texts import paragraphs
 from ...distillation.vector_agreement import agreement
 from ...export.embedding_card import ASYMMETRIC, STUDENT, TEACHER, embedding_table
+from ...export.facts import FACTS_FILE
 from ...export.sentence_folder import publish_scores
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
 from ...files.messages import shown
 from ...files.provenance import public_name, version_facts
-from ...files.strict_json import write_json
+from ...files.strict_json import read_json_object, write_json
 from ...models.cost import COSTS, model_facts
 from ...models.sentence_embeddings import EmbeddingModel, is_embedding_folder, load_embedding_model
-from ..evaluated_model import model_name, results_folder
+from ..evaluated_model import model_in, model_name, results_folder
 from ..fine_tuning import settings_from
+from ..metrics import missing_packages
 from .scores import pair_score, retrieval_scores
 from .tasks import EmbeddingTask, PairTask, RetrievalTask, load_tasks
 
@@ -96,7 +100,11 @@ def evaluate_embedding(
     tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
     folder, recorded = _found(model)
     named = teacher or recorded
-    models = {STUDENT: load_embedding_model(folder)} | ({TEACHER: load_embedding_model(named)} if named else {})
+    _check(settings, tasks, named)
+    models = {STUDENT: load_embedding_model(folder, called="model")} | (
+        {TEACHER: load_embedding_model(named)} if named else {}
+    )
+    has_own_space = _has_own_space(folder)
     results: dict[str, Any] = {
         "models": {
             side: {"name": model_name(model) if side == STUDENT else public_name(found.name)} | _costs(found)
@@ -105,18 +113,18 @@ def evaluate_embedding(
         "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in ("data_dir", "eval_data")},
     }
     if settings.eval_data and named:
-        results["agreement"] = _agreement(models, settings)
+        results["agreement"] = _agreement(models, settings, has_own_space=has_own_space)
         say("agreement: " + ", ".join(f"{name} {value:.3f}" for name, value in results["agreement"].items()))
     results["scores"] = {}
     for task in tasks:
-        results["scores"][task.name] = found = _scores(task, models)
+        results["scores"][task.name] = found = _scores(task, models, has_own_space=has_own_space)
         for metric, of_sides in found.items():
             say(f"{task.name}, {metric}: " + ", ".join(f"{side} {value:.4f}" for side, value in of_sides.items()))
     results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
     target = results_folder(model, output_dir)
     target.mkdir(parents=True, exist_ok=True)
     write_json(target / RESULTS_FILE, results)
-    publish_scores(folder, {name: results[name] for name in ("agreement", "scores") if results.get(name)})
+    publish_scores(folder, {name: results[name] for name in ("models", "agreement", "scores") if results.get(name)})
     return results
 
 
@@ -128,7 +136,7 @@ def format_scores(results: Mapping[str, Any]) -> str:
 def _found(model: str | Path) -> tuple[str, str | None]:
     """The folder or Hub name to load, and the teacher that a run recorded."""
     source = str(model)
-    if not Path(source).is_dir():
+    if model_in(source) is None:  # a name on the Hub
         return source, None
     found = student_in(source)
     if not is_embedding_folder(found.folder):
@@ -149,18 +157,46 @@ def _named(values: str | tuple[str, ...] | None) -> Any:
     return [public_name(value) for value in values] if isinstance(values, tuple) else values and public_name(values)
 
 
-def _agreement(models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings) -> dict[str, float]:
+def _check(settings: EmbeddingSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
+    """Before anything is encoded."""
+    if settings.eval_data and teacher is None:
+        raise ValueError(
+            f"eval_data={shown(settings.eval_data)} is compared with a teacher, and none is recorded: name --teacher"
+        )
+    if any(isinstance(task, PairTask) for task in tasks) and (missing := missing_packages()):
+        raise ValueError(
+            f"data_dir={shown(settings.data_dir)} has tasks whose metrics need {', '.join(missing)}; "
+            "pip install 'homodistil-hf[evaluation]'"
+        )
+
+
+def _has_own_space(folder: str) -> bool:
+    """Whether an export says that its vectors are in another space than its teacher's."""
+    file = Path(folder) / FACTS_FILE
+    student = read_json_object(file, FACTS_FILE).get("student") if file.is_file() else None
+    return isinstance(student, dict) and bool(student.get("has_own_space"))
+
+
+def _agreement(
+    models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings, *, has_own_space: bool
+) -> dict[str, float]:
     keep_datasets_here()
     documents: Any = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
     )
-    texts = [line for row in documents for line in paragraphs(row["text"])][: settings.max_texts]
+    # Spread over all sources: documents first, as each has a paragraph.
+    rows = (paragraphs(row["text"]) for row in some_blocks(documents, settings.max_texts))
+    by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
+    texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
     if len(texts) < 2:
         raise ValueError(f"eval_data={shown(settings.eval_data)} has {len(texts)} paragraphs; expected 11 or more")
-    return agreement(*(_encoded(models[side], texts) for side in (STUDENT, TEACHER)))
+    student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
+    return agreement(student, teacher, has_own_space=has_own_space)
 
 
-def _scores(task: EmbeddingTask, models: Mapping[str, EmbeddingModel]) -> dict[str, dict[str, float]]:
+def _scores(
+    task: EmbeddingTask, models: Mapping[str, EmbeddingModel], *, has_own_space: bool
+) -> dict[str, dict[str, float]]:
     """Metric → side → score."""
     if isinstance(task, PairTask):
         both = {side: _encoded(model, [*task.first, *task.second]) for side, model in models.items()}
@@ -171,14 +207,17 @@ def _scores(task: EmbeddingTask, models: Mapping[str, EmbeddingModel]) -> dict[s
                 for side, vectors in both.items()
             }
         }
-    return _retrieval(task, models)
+    return _retrieval(task, models, has_own_space=has_own_space)
 
 
-def _retrieval(task: RetrievalTask, models: Mapping[str, EmbeddingModel]) -> dict[str, dict[str, float]]:
+def _retrieval(
+    task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, has_own_space: bool
+) -> dict[str, dict[str, float]]:
     queries = {side: _encoded(model, task.queries) for side, model in models.items()}
     documents = {side: _encoded(model, task.documents) for side, model in models.items()}
     compared = {side: (queries[side], documents[side]) for side in models}
-    if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension:
+    is_one_space = TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not has_own_space
+    if is_one_space:
         compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
     found = {side: retrieval_scores(*vectors, task.answers) for side, vectors in compared.items()}
     return {metric: {side: scores[metric] for side, scores in found.items()} for metric in found[STUDENT]}

@@ -120,6 +120,7 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
         (["--data_dir", "."], "has rows of none of stsb, qnli, squad, mrpc, qqp; add some"),
         (["--eval_data", "x.txt", "--max_texts", "3"], "max_texts=3 is too small; nearest valid: 11"),
         (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue and squad"),
+        (["--eval_data", "x.txt"], "is compared with a teacher, and none is recorded: name --teacher"),
         (["stsb", "--data_dir", "."], "task=embedding is for models without a head, stsb for others: name it alone"),
     ],
 )
@@ -127,6 +128,29 @@ def test_wrong_words_are_told_first(words, message, folders, monkeypatch, capsys
     monkeypatch.chdir(folders[0])
     assert main(["evaluate", str(folders[0]), "--task", "embedding", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_missing_library_is_told_before_anything_is_encoded(folders, data_dir, monkeypatch, capsys):
+    monkeypatch.setattr("homodistil_hf.evaluation.embedding.evaluate.missing_packages", lambda: ["scipy"])
+    assert main(["evaluate", str(folders[0]), "--task", "embedding", "--data_dir", str(data_dir)]) == 2
+    assert "has tasks whose metrics need scipy; pip install" in capsys.readouterr().err
+
+
+def test_scores_beside_another_teacher_are_not_mixed(folders, data_dir, tmp_path):
+    settings = {"data_dir": str(data_dir), "max_queries": 4}
+    evaluate_embedding(folders[1], teacher=folders[0], settings=settings)
+    other = make_sentence_folder(tmp_path / "another", pooling="max")
+    (tmp_path / "stsb").mkdir()
+    write_task(tmp_path / "alone", "stsb")
+    evaluate_embedding(folders[1], teacher=other, settings={"data_dir": str(tmp_path / "alone")})
+    told = json.loads((folders[1] / "facts.json").read_text())["benchmarks"]
+    assert told["models"]["teacher"]["name"] == "another"
+    assert set(told["scores"]) == {"stsb"}
+
+
+def test_a_path_to_nothing_is_told(capsys):
+    assert main(["evaluate", "./no/such/model", "--task", "embedding", "--eval_data", "x.txt"]) == 2
+    assert "model='./no/such/model' does not exist" in capsys.readouterr().err
 
 
 def test_other_models_are_refused(folders, tmp_path, capsys):
