@@ -24,13 +24,14 @@ from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..methods.conditions import with_settings
-from ..methods.embedding import EmbeddingDistilTrainer
+from ..methods.embedding import EmbeddingDistilTrainer, check_output
+from ..methods.fewer_layers import Layers
 from ..methods.registry import TEXT_METHODS
 from ..methods.reranker import RerankerDistilTrainer
 from ..models.conversion import to_student
 from ..models.families import max_tokens
 from ..models.loading import load_teacher
-from ..models.sentence_embeddings import is_embedding_folder, load_embedding_model
+from ..models.sentence_embeddings import EmbeddingModel, is_embedding_folder, load_embedding_model
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan
 from ..training.run_folder import Requested
@@ -115,6 +116,10 @@ def check_text_sources(settings: RunConfig) -> TextSources:
         raise ValueError(
             f"max_seq_length={run.max_seq_length} is over the teacher's positions={limit}; nearest valid: {limit}"
         )
+    if isinstance(teacher.model, EmbeddingModel):
+        check_output(run.own_settings.get("output", "teacher"), teacher.model)
+    if (layers := run.own_settings.get("layers")) is not None:
+        Layers(layers).of(config.num_hidden_layers)
     return TextSources(teacher, TEXT_METHODS[run.method].plan_of(settings.training, config))
 
 
@@ -275,6 +280,11 @@ def _texts(settings: RunConfig, teacher: _Teacher, say: Say) -> tuple[Any, Datas
         held_out.append(teacher.rows(documents, run, None, f"eval_data={shown(run.eval_data)}"))
     batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
+    if not run.streaming and len(rows) < batch_size:
+        raise ValueError(
+            f"train_data={shown(run.train_data)} has {len(rows)} rows, fewer than the {batch_size} of a step; lower "
+            "per_device_train_batch_size, or name more text"
+        )
     evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
     return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
         datasets.concatenate_datasets(evaluated), run.max_eval_blocks

@@ -67,6 +67,8 @@ def checkpoint_student(
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
     check_manifest(folder)
+    if state["method"] == "embedding":
+        raise ValueError(f"{label} is of an embedding model: resume the run, which exports its student at its end")
     student = load_teacher(str(folder), called="folder")
     kept, num_layers = teacher_plan(student.config), student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))

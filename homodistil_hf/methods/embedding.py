@@ -100,7 +100,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
         weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
         _check_settings(args, weights)
-        _check_output(output, self.embedding_model)
+        check_output(output, self.embedding_model)
         if layers is not None and teacher is not None:
             raise ValueError(
                 f"layers={shown(layers)}: a student that starts as another one has that one's; leave it out"
@@ -223,7 +223,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return metrics
 
 
-def _check_output(output: str | int, model: EmbeddingModel) -> None:
+def check_output(output: str | int, model: EmbeddingModel) -> None:
+    """Refuse, by a ValueError, an `output` that a student of a model can't have."""
     if output in ("teacher", "student"):
         return
     most = model.dimension - 1

@@ -50,6 +50,9 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-6")]
     assert main(["distill", config(save_steps=6, save_strategy="steps"), *resumed]) == 0
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "run" / "checkpoint-6"), "--output", str(tmp_path / "early")]) == 2
+    assert "is of an embedding model: resume the run, which exports its student at its end" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,9 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
         ({"streaming": True, "max_steps": -1}, "a stream has no length, so set max_steps"),
         ({"train_prompts": ["query", "x"]}, "train_prompts=['query', 'x'] has 2 entries for 1 of train_data"),
         ({"train_prompts": ["query"]}, "train_prompts has 'query', but the teacher's prompts are none"),
+        ({"method_settings": {"output": 99}}, "output=99: expected 'teacher', 'student', or a length from 1 to 31"),
+        ({"method_settings": {"layers": 2}}, "layers=2 is outside [1, 1], the layers of a shallower student"),
+        ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
         ({"train_weights": [0.0]}, "train_weights=[0.0]: expected numbers > 0; leave sources out"),
         ({"method": "homodistil", "teacher": "x/y", "train_weights": [1.0]}, "has no place with method='homodistil'"),
         ({"method_settings": {"vector_wight": 1}}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
@@ -233,6 +239,18 @@ def test_an_embedding_model_is_trimmed_alone(tmp_path, monkeypatch, capsys):
     assert both[1].encoder.config.vocab_size < 20
     assert torch.allclose(*(model.encode(["w10 w13", "w12"]) for model in both), atol=1e-6)
     assert both[0].settings == both[1].settings
+
+
+def test_prompts_stay_whole_and_text_is_read_as_the_model_reads_it(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    folder = make_sentence_folder(tmp_path / "embeddings", prompts={"query": "w70 w71 "}, default_prompt_name="query")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 12, "do_lower_case": true}')
+    (tmp_path / "a.txt").write_text("W10 W11 W12 W13")
+    words = ["trim", str(folder), "--text", str(tmp_path / "a.txt"), "--vocabulary", "min_count=1"]
+    assert main([*words, "--output", str(tmp_path / "trimmed")]) == 0
+    vocabulary = load_embedding_model(tmp_path / "trimmed").tokenizer.get_vocab()
+    assert {"w10", "w11", "w12", "w13", "w70", "w71"} <= set(vocabulary)
+    assert len(vocabulary) < 20
 
 
 def test_layers_have_no_place_in_a_family(config, capsys):
