@@ -32,13 +32,14 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/embeddings.jsonl"), Path("docs/embeddings.md")
-NO_STATES = {"hidden_weight": 0.0, "embedding_weight": 0.0}
+NO_STATES = {"hidden_weight": 0.0, "embedding_weight": 0.0, "vector_weight": 1.0, "relational_weight": 0.5}
 ARMS: dict[str, dict[str, Any]] = {
     "width": {},
     "width, with states": {"hidden_weight": 1.0, "embedding_weight": 1.0},
     "width, vectors alone": {"relational_weight": 0.0},
     "width, by magnitude": {"importance_metric": "magnitude"},
     "layers 0 1 5": {"layers": [0, 1, 5]},
+    "layers 0 1 5, with states": {"layers": [0, 1, 5], "hidden_weight": 1.0, "embedding_weight": 1.0},
     "layers 0 5": {"layers": [0, 5]},
     "layers 0 1 2 5": {"layers": [0, 1, 2, 5]},
     "layers 0 1 5, vectors alone": {"layers": [0, 1, 5], "relational_weight": 0.0},

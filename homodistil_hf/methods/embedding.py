@@ -8,6 +8,7 @@ instead, Σ_b v_b·z_b with a random direction v_b for each text, which says how
 import copy
 import dataclasses
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,14 @@ from ..training.publishing import Publisher
 from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 from .fewer_layers import Layers, shallow_parts
 
+logger = logging.getLogger(__name__)
+
 NUM_FIT_TOKENS = 1 << 17
 """Tokens of the texts that the map into the teacher's space is fitted to."""
 NUM_AXES_TEXTS = 2048
 """Texts that the teacher's principal axes are those of."""
+VECTOR_WEIGHT = 30.0
+"""As much as `hidden_weight` by default: so weighted, all terms together did best (docs/embeddings.md)."""
 LEAST_SPREAD = 0.1
 """Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
 
@@ -88,8 +93,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         args: HomoDistilTrainingArguments,
         *,
         teacher: str | Path | EmbeddingModel | None = None,
-        vector_weight: float = 1.0,
-        relational_weight: float = 0.5,
+        vector_weight: float = VECTOR_WEIGHT,
+        relational_weight: float = VECTOR_WEIGHT / 2,
         output: str | int = "teacher",
         layers: int | Sequence[int] | None = None,
         data_collator: Any = None,
@@ -208,6 +213,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
         products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
         distillation.dense.weight.copy_(fit_dense(products, cross))
+        logger.info("the map into the teacher's space is fitted to %d channels", len(products))
         self.batch_counts, self.num_asked_to_stop = counts, asked
         self.model.train()
 

@@ -199,6 +199,11 @@ def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
     assert trainer.kept.hidden_size < 32
 
 
+def test_milliseconds_say_nothing_of_fewer_layers(make_embedding_trainer):
+    with pytest.raises(ValueError, match="milliseconds can't be planned for fewer layers"):
+        make_embedding_trainer(layers=1, student="latency_ms=5", plan=object())
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -208,11 +213,6 @@ def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
         ([2], "expected some, not all, of 0 … 1"),
     ],
 )
-def test_milliseconds_say_nothing_of_fewer_layers(make_embedding_trainer):
-    with pytest.raises(ValueError, match="milliseconds can't be planned for fewer layers"):
-        make_embedding_trainer(layers=1, student="latency_ms=5", plan=object())
-
-
 def test_impossible_layers_are_refused(make_embedding_trainer, layers, message):
     with pytest.raises(ValueError, match=message):
         make_embedding_trainer(layers=layers, student="macs=0.5")
