@@ -61,13 +61,15 @@ PAGE = Path("docs/gradient_free.md")
 RESCALED, FISHER, FOREIGN = " + rescaling", "Fisher, with labels", ", other text"
 RECOVERED = ", then distilled"
 RECOVERY = GlueSettings(learning_rate=1e-4, max_train_steps=200)
+MEANS = {"activation": "mean", "d2_normalization": "range"}  # the likely reading of the paper
+NORMS = {"activation": "norm", "d2_normalization": "sum"}  # the default
 RANKINGS = {
-    "D2": GradientFreeSettings(ranking="d2"),
-    "R2": GradientFreeSettings(ranking="r2"),
-    "R2D2": GradientFreeSettings(ranking="r2d2"),
-    "R2D2, R2 not normalized": GradientFreeSettings(ranking="r2d2", r2_normalization="none"),
-    "D2, norms": GradientFreeSettings(ranking="d2", activation="norm", d2_normalization="sum"),
-    "R2D2, norms": GradientFreeSettings(ranking="r2d2", activation="norm", d2_normalization="sum"),
+    "D2": GradientFreeSettings(ranking="d2", **MEANS),
+    "R2": GradientFreeSettings(ranking="r2", **MEANS),
+    "R2D2": GradientFreeSettings(ranking="r2d2", **MEANS),
+    "R2D2, R2 not normalized": GradientFreeSettings(ranking="r2d2", r2_normalization="none", **MEANS),
+    "D2, norms": GradientFreeSettings(ranking="d2", **NORMS),
+    "R2D2, norms": GradientFreeSettings(ranking="r2d2", **NORMS),
 }
 ARMS = (
     "random",
