@@ -35,6 +35,7 @@ from ..models.sentence_embeddings import EmbeddingModel, is_embedding_folder, lo
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan
 from ..training.run_folder import Requested
+from ..training.student_plan import resolve_student
 from .config import RunArguments, RunConfig
 from .distill import COSTS, Say, check_output_folder, hold_out
 from .family_members import load_member, with_projections
@@ -120,7 +121,7 @@ def check_text_sources(settings: RunConfig) -> TextSources:
         check_output(run.own_settings.get("output", "teacher"), teacher.model)
     if (layers := run.own_settings.get("layers")) is not None:
         Layers(layers).of(config.num_hidden_layers)
-    return TextSources(teacher, TEXT_METHODS[run.method].plan_of(settings.training, config))
+    return TextSources(teacher, resolve_student(settings.training, config, has_all_layers=layers is None))
 
 
 def make_text_trainer(

@@ -11,10 +11,11 @@ from ..models.cost import encoder_macs
 from ..models.loading import load_teacher
 from ..models.resizing import keep_layers
 from ..models.widths import WidthPlan, chosen, teacher_plan
-from ..plans.budgets import Budget, is_latency_budget, named_widths, plan_for_budget
+from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.fewer_layers import MACS_TOLERANCE, matched_layers, spread_layers
 from ..plans.resolve import resolve_plan
 from ..training.distillation_trainer import DistillationTrainer
+from ..training.student_plan import resolve_student
 from ..training_args import HomoDistilTrainingArguments
 from .conditions import with_settings
 
@@ -77,17 +78,13 @@ def shallow_parts(
     Raises:
         ValueError: no such layers, too few of them for these MACs, `widths` with other MACs, or a latency budget.
     """
-    if is_latency_budget(args.student):
-        raise ValueError(
-            f"student={args.student}: milliseconds can't be planned for fewer layers; name a budget of MACs, or widths"
-        )
     whole = to_student(
         load_teacher(model, token=args.hub_token) if isinstance(model, str) else model, needs_head=trainer.needs_head
     )
     full = teacher_plan(whole.config)
     trainer.check_possible(full, full)
     kept = layers.of(len(full.layers))
-    asked = plan or trainer.plan_of(args, whole.config)
+    asked = plan or resolve_student(args, whole.config, has_all_layers=False)
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
     if share > 1 + MACS_TOLERANCE:
         raise ValueError(

@@ -62,6 +62,10 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
         ({"train_prompts": ["query", "x"]}, "train_prompts=['query', 'x'] has 2 entries for 1 of train_data"),
         ({"train_prompts": ["query"]}, "train_prompts has 'query', but the teacher's prompts are none"),
         ({"method_settings": {"output": 99}}, "output=99: expected 'teacher', 'student', or a length from 1 to 31"),
+        (
+            {"method_settings": {"layers": 1}, "student": "latency_ms=5"},
+            "is measured with all of the teacher's layers",
+        ),
         ({"method_settings": {"layers": 2}}, "layers=2 is outside [1, 1], the layers of a shallower student"),
         ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
         ({"train_weights": [0.0]}, "train_weights=[0.0]: expected numbers > 0; leave sources out"),
