@@ -6,7 +6,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from ..files.provenance import version_facts
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import write_json
 from ..models.sentence_embeddings import MODULES_FILE, SETTINGS_FILE, EmbeddingModel, load_embedding_model, reduced
 from .embedding_card import STUDENT, TEACHER, embedding_card
 from .export_folder import check_target, written_aside
@@ -17,8 +17,10 @@ from .sentence_folder import (
     PAIR,
     export_embedding_model,
     facts_of,
+    has_own_space,
     module_kinds,
     probe_facts,
+    read_embedding_facts,
     shared_file,
     shared_settings,
     write_behind,
@@ -50,9 +52,9 @@ def export_embedding_from(
         )
     if format == "pair" and teacher is None:
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
-    told = read_json_object(folder / FACTS_FILE, FACTS_FILE) if (folder / FACTS_FILE).is_file() else {}
-    has_own_space = bool(told.get(STUDENT, {}).get("has_own_space"))
-    if format == "pair" and has_own_space:
+    told = read_embedding_facts(folder)
+    is_apart = has_own_space(told)
+    if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
     student = load_embedding_model(folder, called="folder")
     axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
@@ -60,7 +62,7 @@ def export_embedding_from(
         whole = load_embedding_model(str(teacher))
         return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
     kept: dict[str, Any] = {name: told[name] for name in RUN_SECTIONS if name in told}
-    settings: dict[str, Any] = {"axes": axes, "has_own_space": has_own_space, "overwrite": overwrite}
+    settings: dict[str, Any] = {"axes": axes, "has_own_space": is_apart, "overwrite": overwrite}
     return export_embedding_model(student, output, teacher=told.get(TEACHER), facts=kept, **settings)
 
 

@@ -140,18 +140,27 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
         scores: `models`, `agreement` and `scores`, as [`embedding_table`] takes them; others that the facts have stay,
             if they were measured beside the same teacher.
     """
-    file = Path(folder) / FACTS_FILE
-    if not file.is_file():
-        return
-    facts = read_json_object(file, FACTS_FILE)
+    facts = read_embedding_facts(folder)
     if facts.get("format") != FORMAT:
         return
     measured = facts.get(BENCHMARKS, {})
     if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
         measured = {}
     facts[BENCHMARKS] = measured | scores | {"scores": measured.get("scores", {}) | scores.get("scores", {})}
-    write_json(file, facts)
+    write_json(Path(folder) / FACTS_FILE, facts)
     write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
+
+
+def read_embedding_facts(folder: str | Path) -> dict[str, Any]:
+    """What `facts.json` says; empty for a folder that has none, such as a teacher's."""
+    file = Path(folder) / FACTS_FILE
+    return read_json_object(file, FACTS_FILE) if file.is_file() else {}
+
+
+def has_own_space(facts: Mapping[str, Any]) -> bool:
+    """Whether an export's vectors are in another space than its teacher's, however long they are."""
+    student = facts.get("student")
+    return isinstance(student, dict) and bool(student.get("has_own_space"))
 
 
 def probe_facts(**models: EmbeddingModel) -> dict[str, Any]:
@@ -210,11 +219,9 @@ def write_behind(model: EmbeddingModel, folders: Sequence[Path]) -> None:
 
 def shared_file(model: EmbeddingModel) -> dict[str, Any]:
     """What `config_sentence_transformers.json` says."""
-    settings = model.settings
-    shared: dict[str, Any] = {"prompts": dict(settings.prompts), "default_prompt_name": settings.default_prompt_name}
-    if settings.similarity is not None:
-        shared["similarity_fn_name"] = settings.similarity
-    return {"__version__": {}, **shared}
+    kept = ("prompts", "default_prompt_name", *["similarity_fn_name"] * (model.settings.similarity is not None))
+    shared = shared_settings(model)
+    return {"__version__": {}} | {name: shared[name] for name in kept}
 
 
 def _write_dense(layer: Dense, folder: Path) -> None:

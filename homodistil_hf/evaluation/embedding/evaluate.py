@@ -16,13 +16,12 @@ from ...data.corpus import load_text
 from ...data.texts import paragraphs
 from ...distillation.vector_agreement import agreement
 from ...export.embedding_card import ASYMMETRIC, STUDENT, TEACHER, embedding_table
-from ...export.facts import FACTS_FILE
-from ...export.sentence_folder import publish_scores
+from ...export.sentence_folder import has_own_space, publish_scores, read_embedding_facts
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
 from ...files.messages import shown
 from ...files.provenance import public_name, version_facts
-from ...files.strict_json import read_json_object, write_json
+from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
 from ...models.sentence_embeddings import EmbeddingModel, is_embedding_folder, load_embedding_model
 from ..evaluated_model import model_in, model_name, results_folder
@@ -104,7 +103,7 @@ def evaluate_embedding(
     models = {STUDENT: load_embedding_model(folder, called="model")} | (
         {TEACHER: load_embedding_model(named)} if named else {}
     )
-    has_own_space = _has_own_space(folder)
+    is_apart = has_own_space(read_embedding_facts(folder))
     results: dict[str, Any] = {
         "models": {
             side: {"name": model_name(model) if side == STUDENT else public_name(found.name)} | _costs(found)
@@ -113,11 +112,11 @@ def evaluate_embedding(
         "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in ("data_dir", "eval_data")},
     }
     if settings.eval_data and named:
-        results["agreement"] = _agreement(models, settings, has_own_space=has_own_space)
+        results["agreement"] = _agreement(models, settings, is_apart=is_apart)
         say("agreement: " + ", ".join(f"{name} {value:.3f}" for name, value in results["agreement"].items()))
     results["scores"] = {}
     for task in tasks:
-        results["scores"][task.name] = found = _scores(task, models, has_own_space=has_own_space)
+        results["scores"][task.name] = found = _scores(task, models, is_apart=is_apart)
         for metric, of_sides in found.items():
             say(f"{task.name}, {metric}: " + ", ".join(f"{side} {value:.4f}" for side, value in of_sides.items()))
     results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
@@ -170,15 +169,8 @@ def _check(settings: EmbeddingSettings, tasks: Sequence[EmbeddingTask], teacher:
         )
 
 
-def _has_own_space(folder: str) -> bool:
-    """Whether an export says that its vectors are in another space than its teacher's."""
-    file = Path(folder) / FACTS_FILE
-    student = read_json_object(file, FACTS_FILE).get("student") if file.is_file() else None
-    return isinstance(student, dict) and bool(student.get("has_own_space"))
-
-
 def _agreement(
-    models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings, *, has_own_space: bool
+    models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings, *, is_apart: bool
 ) -> dict[str, float]:
     keep_datasets_here()
     documents: Any = load_text(
@@ -191,11 +183,11 @@ def _agreement(
     if len(texts) < 2:
         raise ValueError(f"eval_data={shown(settings.eval_data)} has {len(texts)} paragraphs; expected 11 or more")
     student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
-    return agreement(student, teacher, has_own_space=has_own_space)
+    return agreement(student, teacher, has_own_space=is_apart)
 
 
 def _scores(
-    task: EmbeddingTask, models: Mapping[str, EmbeddingModel], *, has_own_space: bool
+    task: EmbeddingTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
 ) -> dict[str, dict[str, float]]:
     """Metric → side → score."""
     if isinstance(task, PairTask):
@@ -207,17 +199,16 @@ def _scores(
                 for side, vectors in both.items()
             }
         }
-    return _retrieval(task, models, has_own_space=has_own_space)
+    return _retrieval(task, models, is_apart=is_apart)
 
 
 def _retrieval(
-    task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, has_own_space: bool
+    task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
 ) -> dict[str, dict[str, float]]:
     queries = {side: _encoded(model, task.queries) for side, model in models.items()}
     documents = {side: _encoded(model, task.documents) for side, model in models.items()}
     compared = {side: (queries[side], documents[side]) for side in models}
-    is_one_space = TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not has_own_space
-    if is_one_space:
+    if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not is_apart:
         compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
     found = {side: retrieval_scores(*vectors, task.answers) for side, vectors in compared.items()}
     return {metric: {side: scores[metric] for side, scores in found.items()} for metric in found[STUDENT]}
