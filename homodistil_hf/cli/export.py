@@ -21,22 +21,9 @@ class Export:
 
     def run(self) -> int:
         """Write the export."""
-        from ..export.embedding_pair import export_embedding_from
-        from ..export.student_in_folder import export_from, student_in
-        from ..models.sentence_embeddings import is_embedding_folder
+        from ..export.student_in_folder import export_from
 
         show_logs()
-        found = student_in(self.folder)
-        if is_embedding_folder(found.folder):
-            folder = export_embedding_from(
-                found.folder,
-                self.output,
-                format=self.format,
-                teacher=self.teacher or found.settings.get("teacher"),
-                overwrite=self.overwrite,
-            )
-            print(f"{self.format} export written to {folder}")
-            return 0
         folder = export_from(
             self.folder,
             self.output,

@@ -10,9 +10,11 @@ from transformers.utils import CONFIG_NAME
 from ..files.checkpoints import STATE_FILE, last_checkpoint, sorted_checkpoints
 from ..files.strict_json import read_json_object
 from ..models.loading import load_teacher_config
+from ..models.sentence_embeddings import is_embedding_folder
 from ..models.tokenizers import stored_tokenizer
 from ..models.widths import WidthPlan, kept_fractions, teacher_plan
 from .dense_student import checkpoint_student
+from .embedding_pair import export_embedding_from
 from .export_folder import convert_export, export_student
 from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
 
@@ -76,7 +78,7 @@ def export_from(
     Args:
         source: `OUTPUT_DIR` of a run, `checkpoint-N`, or an export.
         output: folder to write.
-        format: `"standard"` or `"compact"`.
+        format: `"standard"` or `"compact"`; of an embedding model `"standard"` or `"pair"`.
         allow_partial: also take a student that has not reached its plan.
         teacher: Hub name or folder that the student was made from, for the card; default: as the run recorded it.
         overwrite: replace an earlier export in `output`.
@@ -90,6 +92,9 @@ def export_from(
             f"folder={str(source)!r} does not exist; expected a finished run, a checkpoint-N or an export"
         )
     found = student_in(source)
+    if is_embedding_folder(found.folder):
+        given = teacher or found.settings.get("teacher")
+        return export_embedding_from(found.folder, output, format=format, teacher=given, overwrite=overwrite)
     if found.kind == "export":
         return convert_export(found.folder, output, format, teacher=teacher, overwrite=overwrite)
     if found.kind != "checkpoint":
