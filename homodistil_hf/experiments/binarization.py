@@ -140,8 +140,13 @@ def _stage(
 ) -> PreTrainedModel:
     """Train a stage unless it is done; its folder then has `model/`, with the float weights behind the bits."""
     set_seed(settings.seed)
-    student = to_binary(teacher, activation_bits=bits, two_sets=settings.two_sets, elastic=settings.elastic)
-    student.config.hidden_dropout_prob = settings.dropout_fraction
+    student = to_binary(
+        teacher,
+        activation_bits=bits,
+        two_sets=settings.two_sets,
+        elastic=settings.elastic,
+        dropout=settings.dropout_fraction,
+    )
     done = folder / MODEL_FOLDER
     recover(done)
     if done.is_dir():

@@ -31,7 +31,12 @@ _HEADS = {
 
 
 def to_binary(
-    model: PreTrainedModel, *, activation_bits: int, two_sets: bool = True, elastic: bool = True
+    model: PreTrainedModel,
+    *,
+    activation_bits: int,
+    two_sets: bool = True,
+    elastic: bool = True,
+    dropout: float = 0.0,
 ) -> PreTrainedModel:
     """Copy a model into layers of bits, with its float weights behind them.
 
@@ -41,6 +46,7 @@ def to_binary(
         activation_bits: 1, 2, 4 or 8.
         two_sets: whether inputs that are never negative take values of {0, …}.
         elastic: whether scales and thresholds of activations learn.
+        dropout: of hidden states, attention's shares and the classifier's input while it is trained, in [0, 1).
 
     Raises:
         ValueError: another head or architecture.
@@ -54,6 +60,7 @@ def to_binary(
             f"model={type(model).__name__} has no head that is binarized; expected one for {', '.join(_HEADS)}"
         )
     changes = {"activation_bits": activation_bits, "two_sets": two_sets, "elastic": elastic}
+    changes |= dict.fromkeys(BERT.dropouts, dropout) | {"classifier_dropout": None}  # None: as hidden states
     student = _HEADS[name](_config(source.config, changes))
     missing, unexpected = student.load_state_dict(source.state_dict(), strict=False)
     if unexpected or any("quantizer" not in one and "_bits." not in one for one in missing):

@@ -55,6 +55,12 @@ def test_many_bits_and_float_weights_are_near_the_float_model():
     assert all(own[name].equal(tensor) for name, tensor in to_student(model).named_parameters())
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_dropout_is_what_was_asked_for_whatever_the_teacher_had(dropout):
+    student = to_binary(classifier(), activation_bits=1, dropout=dropout)
+    assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} == {dropout}
+
+
 def test_the_next_stage_begins_as_the_one_before():
     first = to_binary(classifier(), activation_bits=2)
     calibrate(first, batch(first))
