@@ -59,7 +59,7 @@ def to_binary(
         raise ValueError(
             f"model={type(model).__name__} has no head that is binarized; expected one for {', '.join(_HEADS)}"
         )
-    changes = {"activation_bits": activation_bits, "two_sets": two_sets, "elastic": elastic}
+    changes: dict[str, Any] = {"activation_bits": activation_bits, "two_sets": two_sets, "elastic": elastic}
     changes |= dict.fromkeys(BERT.dropouts, dropout) | {"classifier_dropout": None}  # None: as hidden states
     student = _HEADS[name](_config(source.config, changes))
     missing, unexpected = student.load_state_dict(source.state_dict(), strict=False)
