@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks.further_pretraining.study import rows_of
 from benchmarks.marked_pages import fill_in
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.texts import paragraphs
@@ -166,12 +167,6 @@ def students_table(rows: Iterator[dict[str, Any]]) -> str:
     cells.sort(key=lambda entry: -entry[0])
     header = ["MACs", "student", "rate", "steps", "STS-B", "kept", "cosine", "neighbours", "parameters"]
     return "\n".join(markdown_table(header, [told for _, told in cells]))
-
-
-def rows_of(record: Path) -> Iterator[dict[str, Any]]:
-    """Rows that are recorded already."""
-    if record.is_file():
-        yield from map(json.loads, record.read_text(encoding="utf-8").splitlines())
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
     args = TrainingArguments(
         output_dir=f"{options.output_dir}/training",
         max_steps=options.max_steps,
-        learning_rate=2e-4,
+        learning_rate=1e-3,
         per_device_train_batch_size=32,
         save_strategy="no",
         report_to="none",

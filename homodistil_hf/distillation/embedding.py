@@ -137,14 +137,10 @@ class EmbeddingDistillation(Distillation):
             terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
         return terms, student
 
-    def student_vectors(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-        """The vectors that an export gives, float32 of length 1: `(B, D)` in the teacher's space, or `(B, H)`."""
-        return self.mapped_and_own(states_BTH, mask_BT)[int(self.has_own_space)]
-
     def mapped_and_own(
         self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors in the teacher's space, and those of the student's own index; the same but for `has_own_space`."""
+        """Vectors in the teacher's space `(B, D)`, and those that an export gives; others where `has_own_space`."""
         with torch.autocast(states_BTH.device.type, enabled=False):
             own_BH = pooled(states_BTH, mask_BT, self.model.settings.pooling)
             mapped_BD = F.normalize(self.model.behind(self.dense(own_BH)), dim=-1)

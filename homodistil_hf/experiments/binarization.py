@@ -54,7 +54,7 @@ class BinarizationSettings(OwnTaskSettings):
     resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
 
     # Fine-tuning's with other defaults
-    learning_rate: float | None = field(default=2e-4, metadata={"help": "Peak learning rate of each stage, > 0."})
+    learning_rate: float | None = field(default=1e-3, metadata={"help": "Peak learning rate of each stage, > 0."})
     dropout_fraction: float = field(default=0.0, metadata={"help": "Dropout of the student, in [0, 1)."})
 
     def check_together(self) -> None:

@@ -6,7 +6,7 @@ callable.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -126,13 +126,16 @@ def train_to_the_end(
 def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:
     metrics = trainer.held_out_metrics
     facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
+    forms = facts.get("forms")
     return {
+        "method": trainer.method,
         "models": [
-            {"name": "teacher", **_row(facts["teacher"], trainer.teacher_evaluation)},
-            {"name": "student", **_row(facts["student"], metrics)},
+            {"name": name, **{cost: facts[name][cost] for cost in COSTS}}
+            | {metric: found.get(metric) for metric in trainer.told_metrics}
+            for name, found in (("teacher", trainer.teacher_evaluation), ("student", metrics))
         ],
         # None where the stock student has no padding.
-        "compact": {cost: facts["forms"]["compact"][cost] for cost in COSTS} if facts["forms"] else None,
+        "compact": {cost: forms["compact"][cost] for cost in COSTS} if forms else None,
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(),
         "num_steps": trainer.state.global_step,
@@ -286,8 +289,3 @@ def _tokenized(documents: Blocks, settings: RunConfig | FurtherConfig, readers: 
     except ValueError as error:
         source = getattr(run, argument) or run.train_data
         raise ValueError(f"{argument}={source}: {error}") from error
-
-
-def _row(costs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
-    row = {name: costs[name] for name in COSTS}
-    return row | {name: metrics.get(name) for name in ("kl", "mlm_loss", "mlm_accuracy")}

@@ -38,7 +38,7 @@ from ..training.ranks import on_every_rank
 from .config import RunConfig
 from .distill import FAMILY_FILE, Say, Sources, check_sources, make_trainer, train_to_the_end
 from .family_members import load_member
-from .texts import check_text_sources, load_text_start, make_text_trainer, train_texts_to_the_end
+from .texts import check_text_sources, load_text_start, make_text_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -208,14 +208,13 @@ class _Steps(NamedTuple):
 
     check_sources: Callable[..., Any]
     make_trainer: Callable[..., Any]
-    train_to_the_end: Callable[..., Any]
     load_start: Callable[[Path], Any]
 
 
 def _steps(member: RunConfig) -> _Steps:
     if member.run.method in TEXT_METHODS:
-        return _Steps(check_text_sources, make_text_trainer, train_texts_to_the_end, load_text_start)
-    return _Steps(check_sources, make_trainer, train_to_the_end, load_member)
+        return _Steps(check_text_sources, make_text_trainer, load_text_start)
+    return _Steps(check_sources, make_trainer, load_member)
 
 
 def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Path | None) -> None:
@@ -226,7 +225,7 @@ def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Pa
     trainer = steps.make_trainer(member, say, sources=sources, start=start)
     if previous is not None:
         trainer.method_settings = {**trainer.method_settings, "started_as": previous.name}  # for the card
-    steps.train_to_the_end(trainer, member, checkpoint, since=since)
+    train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         save_projections(folder, trainer.model)
     del trainer

@@ -16,12 +16,10 @@ from ..data.blocks import some_blocks
 from ..data.corpus import load_text
 from ..data.pairs import tokenize_pairs
 from ..data.texts import LEAST_CHARACTERS, by_length, mixed, tokenize_texts
-from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import PROJECTIONS_FILE
 from ..files.messages import shown
-from ..files.provenance import version_facts
-from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..methods.conditions import with_settings
 from ..methods.embedding import EmbeddingDistilTrainer, check_output
@@ -34,18 +32,12 @@ from ..models.loading import load_teacher
 from ..models.sentence_embeddings import EmbeddingModel, is_embedding_folder, load_embedding_model
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan
-from ..training.run_folder import Requested
 from ..training.student_plan import resolve_student
 from .config import RunArguments, RunConfig
-from .distill import COSTS, Say, check_output_folder, hold_out
+from .distill import Say, check_output_folder, hold_out, train_to_the_end
 from .family_members import load_member, with_projections
 
 _FOREIGN = ("tokenizer", "teacher_revision")
-METRICS = {
-    EmbeddingDistilTrainer.method: ("cosine", "neighbours", "neighbours_in_index"),
-    RerankerDistilTrainer.method: ("correlation",),
-}
-"""Method → what its results tell of the student; 1 of the teacher."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,7 @@ def distill_texts(settings: RunConfig, say: Say) -> dict[str, Any]:
     since = time.perf_counter()
     checkpoint = check_output_folder(settings)
     trainer = make_text_trainer(settings, say)
-    return train_texts_to_the_end(trainer, settings, checkpoint, since=since)
+    return train_to_the_end(trainer, settings, checkpoint, since=since)
 
 
 def check_text_sources(settings: RunConfig) -> TextSources:
@@ -145,39 +137,6 @@ def make_text_trainer(
         processing_class=teacher.tokenizer,
         **run.own_settings,
     )
-
-
-def train_texts_to_the_end(
-    trainer: Any, settings: RunConfig, checkpoint: Requested, *, since: float
-) -> dict[str, Any]:
-    """Train, evaluate, export and write `results.json`, returned on the main process; `since`: when it began."""
-    folder = Path(settings.training.output_dir)
-    if trainer.is_world_process_zero():
-        write_json(folder / SETTINGS_FILE, settings.given)
-    trainer.train(checkpoint)
-    trainer.evaluate()
-    trainer.export(folder / STUDENT_FOLDER)
-    if not trainer.is_world_process_zero():
-        return {}
-    facts = read_json_object(folder / STUDENT_FOLDER / "facts.json", "facts.json")
-    metrics = trainer.held_out_metrics
-    told = [name for name in METRICS[trainer.method] if name in metrics]
-    results = {
-        "method": trainer.method,
-        "models": [
-            {"name": name, **{cost: facts[name][cost] for cost in COSTS}}
-            | {metric: 1.0 if name == "teacher" else metrics[metric] for metric in told}
-            for name in ("teacher", "student")
-        ],
-        "evaluation": metrics,
-        "plan": trainer.plan.to_dict(),
-        "num_steps": trainer.state.global_step,
-        "versions": version_facts(),
-        "settings": settings.given,
-        "time_s": round(time.perf_counter() - since, 1),
-    }
-    write_json(folder / RESULTS_FILE, results)
-    return results
 
 
 def load_text_start(folder: Path) -> Any:

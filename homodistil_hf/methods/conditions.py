@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from ..files.messages import shown
 from ..models.widths import WidthPlan
 from ..training.distillation_trainer import DistillationTrainer
-from ..training_args import HomoDistilTrainingArguments
+from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -42,6 +42,12 @@ def check_loss_weights(weights: Mapping[str, float]) -> None:
     if not any(weights.values()):
         names = ", ".join(f"{name}_weight" for name in weights)
         raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")
+
+
+def check_pruned_at_once(args: HomoDistilTrainingArguments, models: str) -> None:
+    """Refuse, by a ValueError, a schedule; `models` are named in the error."""
+    if any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
+        raise ValueError(f"pruning_end_fraction > 0: {models} are pruned at once; leave it at 0")
 
 
 def check_masked_lm(trainer: DistillationTrainer) -> None:

@@ -30,7 +30,8 @@ from ..models.units import UnitTensors
 from ..trainer import HomoDistilTrainer
 from ..training.embedding_evaluation import VectorEvaluation
 from ..training.publishing import Publisher
-from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
+from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from .conditions import check_pruned_at_once
 from .fewer_layers import Layers, shallow_parts
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ NUM_FIT_TOKENS = 1 << 17
 NUM_AXES_TEXTS = 2048
 """Texts that the teacher's principal axes are those of."""
 VECTOR_WEIGHT = 30.0
-"""As much as `hidden_weight` by default: so weighted, all terms together did best (docs/embeddings.md)."""
+"""As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
 LEAST_SPREAD = 0.1
 """Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
 
@@ -80,6 +81,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     """
 
     method = "embedding"
+    told_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
     card = MethodCard(
         student="pruned embedding model",
@@ -242,8 +244,7 @@ def _check_settings(args: HomoDistilTrainingArguments, weights: Mapping[str, flo
     for name, weight in weights.items():
         if weight < 0:
             raise ValueError(f"{name}={weight} is negative; expected a number ≥ 0")
-    if any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
-        raise ValueError("pruning_end_fraction > 0: embedding models are pruned at once; leave it at 0")
+    check_pruned_at_once(args, "embedding models")
     if args.attention_weight:
         raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
 

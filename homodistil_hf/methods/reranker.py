@@ -17,7 +17,8 @@ from ..export.card import MethodCard
 from ..models.sentence_embeddings import default_activation
 from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
-from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
+from ..training_args import HomoDistilTrainingArguments
+from .conditions import check_pruned_at_once
 
 
 class RerankerDistilTrainer(HomoDistilTrainer):
@@ -39,6 +40,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     """
 
     method = "reranker"
+    told_metrics = ("correlation",)
     card = MethodCard(
         student="pruned reranker",
         made="pruned from {teacher} and distilled",
@@ -57,8 +59,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     ):
         if data_collator is None:
             data_collator = TextCollator(processing_class, dimension=1, seed=args.seed)
-        if any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
-            raise ValueError("pruning_end_fraction > 0: rerankers are pruned at once; leave it at 0")
+        check_pruned_at_once(args, "rerankers")
         super().__init__(
             model, args, teacher=teacher, processing_class=processing_class, data_collator=data_collator, **kwargs
         )

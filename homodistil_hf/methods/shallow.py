@@ -15,11 +15,6 @@ from ..training_args import HomoDistilTrainingArguments
 from .fewer_layers import Layers, shallow_parts
 
 
-def none_to_spare(teacher: WidthPlan) -> str | None:
-    """Why a teacher can't lose a layer, or None where it can."""
-    return "the teacher has one layer, none to spare; use HomoDistil itself" if len(teacher.layers) == 1 else None
-
-
 class ShallowTrainer(HomoDistilTrainer):
     """Drop layers at the start, prune the others to the plan's encoder MACs, and distil them.
 
@@ -58,4 +53,4 @@ class ShallowTrainer(HomoDistilTrainer):
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
         """A teacher of one layer has none to spare."""
-        return none_to_spare(teacher)
+        return "the teacher has one layer, none to spare; use HomoDistil itself" if len(teacher.layers) == 1 else None

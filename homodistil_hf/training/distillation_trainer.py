@@ -112,6 +112,8 @@ class DistillationTrainer(Trainer):
     args: HomoDistilTrainingArguments
     matched_layers: Sequence[int] | None = None
     """The teacher's layer for each of the student's, where the teacher has more."""
+    told_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
+    """Held-out metrics that a run's results tell of student and teacher."""
     method_settings: dict[str, Any] = {}
     """Settings of the method's own, beside those in `args`."""
     teacher_evaluation: Mapping[str, float] = {}

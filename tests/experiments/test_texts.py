@@ -161,7 +161,7 @@ def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     trainer.model.eval()
     with torch.no_grad():
         states = trainer.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).last_hidden_state
-        found = trainer.distillation.student_vectors(states, inputs["attention_mask"])
+        found = trainer.distillation.mapped_and_own(states, inputs["attention_mask"])[1]
     assert torch.allclose(found, exported.encode(["w7 w8 w9", "w10"]), atol=1e-5)
 
 

@@ -71,7 +71,7 @@ def test_units_are_scored_by_how_far_vectors_move(make_embedding_trainer):
     trainer.model.zero_grad()
     trainer.model.eval()
     states = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    vectors = trainer.distillation.student_vectors(states, batch["attention_mask"])
+    vectors = trainer.distillation.mapped_and_own(states, batch["attention_mask"])[1]
     ((vectors * batch["labels"]).sum() / len(vectors)).backward()
     name = "encoder.layer.1.intermediate.dense.bias"
     rows = (parameters[name] * parameters[name].grad).abs()
@@ -132,7 +132,7 @@ def assert_same_vectors(trainer, exported):
     trainer.model.eval()
     with torch.no_grad():
         states = trainer.model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
-        expected = trainer.distillation.student_vectors(states, inputs["attention_mask"])
+        expected = trainer.distillation.mapped_and_own(states, inputs["attention_mask"])[1]
     assert torch.allclose(exported.encode(TEXTS), expected, atol=1e-5)
 
 

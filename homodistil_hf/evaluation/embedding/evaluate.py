@@ -44,7 +44,7 @@ class EmbeddingSettings:
     """
 
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with rte/ or rte_part/ …, squad_v2/ …; default: the Hub."}
+        default=None, metadata={"help": "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …"}
     )
     eval_data: tuple[str, ...] = field(
         default=(), metadata={"help": "Held-out text: files, folders, globs or Hub data sets."}
@@ -80,7 +80,7 @@ def evaluate_embedding(
     Args:
         model: folder of sentence-transformers, finished run, or Hub name.
         teacher: folder or Hub name; default: the one that the run recorded. Where there is none, the model alone is
-            measured.
+            measured, on tasks.
         settings: [`EmbeddingSettings`], or some of them by name; `data_dir` or `eval_data` is needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
@@ -91,7 +91,7 @@ def evaluate_embedding(
         retrieval, `asymmetric`: the student's questions among the teacher's documents.
 
     Raises:
-        ValueError: no embedding model, data that can't be used, or a teacher of longer or shorter vectors.
+        ValueError: no embedding model, data that can't be used, or `eval_data` without a teacher to compare with.
         OSError: a file or the Hub can't be read, or results can't be written.
     """
     since = time.perf_counter()
