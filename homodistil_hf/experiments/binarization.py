@@ -17,9 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..evaluation.evaluated_model import load_model
 from ..evaluation.fine_tuning import collator_of, training_arguments
-from ..evaluation.glue.data import GlueTask, encode
-from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, rows_of, task_metrics
-from ..evaluation.task_runs import training_rows
+from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
 from ..export.packed_bits import export_packed
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
@@ -30,6 +28,7 @@ from ..files.strict_json import read_json_object, write_json
 from ..methods.binarization import BinarizationTrainer
 from ..models.binarizing import to_binary
 from ..models.families.modeling_binarybert import ACTIVATION_BITS
+from .task_rows import task_rows
 
 BIT = "bit"
 """Name by which configs choose it."""
@@ -69,14 +68,15 @@ class BinarizationSettings(OwnTaskSettings):
 
 
 def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Binarize a fine-tuned classifier stage by stage, and export the last one with one bit a weight.
+    """Binarize a fine-tuned model stage by stage, and export the last one with one bit a weight.
 
     Args:
         settings: [`BinarizationSettings`].
         say: takes lines for the user.
 
     Returns:
-        `dict`: what was written to `results.json`: of the float model and each stage the metrics; sizes.
+        `dict`: what was written to `results.json`: of the float model and each stage the metrics (`accuracy` and
+            `macro_f1`, `pearson`, or those of SQuAD in percent); sizes.
 
     Raises:
         ValueError: unreadable rows, a model of another task or architecture, or a folder that is not free.
@@ -84,24 +84,19 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
     """
     start = time.perf_counter()
     folder = Path(settings.output_dir)
-    _check_folder(folder, settings)
+    given = _checked(folder, settings)
     keep_datasets_here()
     evaluated = load_model(settings.model)
     teacher, tokenizer = evaluated.model, evaluated.tokenizer
-    train, dev, names = rows_of(settings)
-    task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
-    train = training_rows(train, settings.max_train_samples)
-    encoded = encode(train, task, tokenizer, settings.max_length)
-
-    def measured(model: PreTrainedModel) -> dict[str, float]:
-        return task_metrics(model, dev, task, tokenizer, settings.max_length)
-
-    results: dict[str, Any] = {"float": measured(teacher)}
+    encoded, measure = task_rows(settings, evaluated)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS_FILE, given)  # now that nothing was refused
+    results: dict[str, Any] = {"float": measure(teacher)}
     say(f"float: {results['float']}")
     for number, bits in enumerate(settings.stages, start=1):
         place = folder / f"stage-{number}"
         student = _stage(place, teacher, bits, encoded, tokenizer, settings)
-        results[f"stage-{number}"] = {"activation_bits": bits, **measured(student)}
+        results[f"stage-{number}"] = {"activation_bits": bits, **measure(student)}
         say(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
         teacher = student
     export = export_packed(
@@ -113,12 +108,14 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
     return results
 
 
-def _check_folder(folder: Path, settings: BinarizationSettings) -> None:
-    """Refuse a folder that isn't free, or a run that was begun with other settings; write down those of this one."""
+def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
+    """Refuse a folder that isn't free, or a run that was begun with other settings; those of this one, as JSON."""
     if folder.is_dir() and any(folder.iterdir()) and not settings.resume:
         raise ValueError(f"output_dir={settings.output_dir!r} is not empty; set resume, or name another folder")
     path = folder / SETTINGS_FILE
-    now = json.loads(json.dumps({name: value for name, value in asdict(settings).items() if name not in _OF_A_START}))
+    now: dict[str, Any] = json.loads(
+        json.dumps({name: value for name, value in asdict(settings).items() if name not in _OF_A_START})
+    )
     if path.is_file():
         before = read_json_object(path, f"{SETTINGS_FILE} in output_dir={settings.output_dir!r}")
         if others := [name for name, value in now.items() if before.get(name) != value]:
@@ -126,8 +123,7 @@ def _check_folder(folder: Path, settings: BinarizationSettings) -> None:
                 f"{others[0]}={shown(now[others[0]])} is not what the run in output_dir={settings.output_dir!r} began "
                 f"with, {shown(before.get(others[0]))}; resume with its settings, or name another folder"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, now)
+    return now
 
 
 def _stage(

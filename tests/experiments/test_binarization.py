@@ -8,13 +8,14 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_teacher
 from tiny_models import make_teacher
-from transformers import AutoModelForSequenceClassification, TrainingArguments
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, TrainingArguments
 
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from homodistil_hf.methods.binarization import BinarizationTrainer
 from homodistil_hf.models.binarizing import calibrate, to_binary
+from homodistil_hf.models.tokenizers import load_tokenizer
 
 
 @pytest.fixture
@@ -38,6 +39,50 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
     stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert stored["bert.encoder.layer.0.output.dense.packed"].dtype == torch.uint8
     assert not any(name.endswith("output.dense.weight") for name in stored)
+
+
+@pytest.fixture
+def questions(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    model = make_teacher("question_answering", max_position_embeddings=128)
+    model.save_pretrained(tmp_path / "answerer")
+    load_tokenizer(str(write_teacher(tmp_path / "teacher"))).save_pretrained(tmp_path / "answerer")
+
+    def write(*, are_all_answered):
+        rows = []
+        for number in range(16):
+            words = [f"w{5 + (number + place) % 40}" for place in range(30)]
+            found = {"text": [words[3]], "answer_start": [len(" ".join(words[:3])) + 1]}
+            if not are_all_answered and number % 4 == 0:
+                found = {"text": [], "answer_start": []}
+            rows.append({"id": f"q{number}", "context": " ".join(words), "question": "w7 w8", "answers": found})
+        Dataset.from_list(rows).to_parquet(tmp_path / "questions.parquet")
+        path = str(tmp_path / "questions.parquet")
+        given = {"model": str(tmp_path / "answerer"), "train_data": path, "eval_data": path}
+        return given | {"max_train_steps": 2, "batch_size": 8, "max_length": 24, "stages": (1,)}
+
+    return write
+
+
+@pytest.mark.parametrize(("are_all_answered", "metric"), [(True, "exact_match"), (False, "best_f1")])
+def test_answers_are_binarized_on_files_of_questions(questions, are_all_answered, metric, tmp_path):
+    given = questions(are_all_answered=are_all_answered)
+    results = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **given), lambda line: None)
+    assert 0 <= results["stage-1"][metric] <= 100
+    packed = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "run" / "model", trust_remote_code=True)
+    assert packed.config.packed
+
+
+def test_rows_of_questions_are_checked(questions, tmp_path):
+    given = questions(are_all_answered=True) | {"output_dir": str(tmp_path / "run")}
+    for changes, message in (
+        ({"label_column": "x"}, "label_column='x' has no place with a model that answers questions"),
+        ({"train_data": str(tmp_path)}, "train_data=.* is no file of .parquet"),
+        ({"max_length": 512}, "max_length=512 is over the model's positions=128"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            binarize_chain(BinarizationSettings(**given | changes), lambda line: None)
+        assert not (tmp_path / "run").exists()
 
 
 def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_path, monkeypatch):

@@ -102,6 +102,21 @@ def _file_of(folder: Path, words: tuple[str, ...]) -> Path:
     return found[0]
 
 
+def read_questions(path: str | Path, *, argument: str) -> Dataset:
+    """Read a file of questions, some of which may have no answer; `argument` is what the user calls it.
+
+    Raises:
+        ValueError: no such file, unreadable rows, or answers that do not stand where they should.
+    """
+    file = Path(path).expanduser()
+    label = f"{argument}={str(path)!r}"
+    if file.suffix not in _SUFFIXES or not file.is_file():
+        raise ValueError(f"{label} is no file of {', '.join(_SUFFIXES)}; name one with the columns of SQuAD")
+    rows = _read(file)
+    _check(rows, "squad_v2", label)
+    return rows
+
+
 def _read(path: Path) -> Dataset:
     label = f"file={str(path)!r}"
     try:
