@@ -8,6 +8,7 @@ the next one's teacher: `homodistil distill examples/configs/bit.json`.
 
 import argparse
 import time
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -31,6 +32,9 @@ def main() -> None:
     parser.add_argument("--max_steps", type=int, default=1000)
     options = parser.parse_args()
 
+    folder = Path(options.output_dir, "model")
+    if folder.exists():
+        parser.error(f"--output_dir: {folder} is not empty; name another folder")
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     teacher = AutoModelForSequenceClassification.from_pretrained(options.model, dtype="float32")
     rows = Dataset.from_parquet(options.train).select_columns(options.text_column)
@@ -50,7 +54,7 @@ def main() -> None:
         report_to="none",
     )
     BinarizationTrainer(teacher, model=student, args=args, train_dataset=rows, data_collator=collate).train()
-    folder = export_packed(student, f"{options.output_dir}/model", tokenizer=tokenizer)
+    export_packed(student, folder, tokenizer=tokenizer)
     print(f"{folder}: {(folder / 'model.safetensors').stat().st_size:,} bytes of weights")
 
     packed = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()

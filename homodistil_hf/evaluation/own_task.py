@@ -222,16 +222,23 @@ def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str) -> None
         raise ValueError(f"{label} has {len(rows)} rows; expected 8 or more")
 
 
+def check_labels(model: PreTrainedModel, names: list[str], *, called: str) -> None:
+    """Refuse a model that was fine-tuned for other labels than those of [`rows_of`]."""
+    known = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    # What transformers calls classes that nobody has named; those of the rows have to be the same numbers then.
+    unnamed = [f"LABEL_{name}" for name in names or ["0"]]
+    if known not in (names, unnamed):
+        raise ValueError(
+            f"{called} has the labels {shown(known)}, the rows {shown(names)}; fine-tune it on these rows"
+        )
+
+
 def _check_teacher(teacher: PreTrainedModel, model: PreTrainedModel, names: list[str]) -> None:
     if not type(teacher).__name__.endswith("ForSequenceClassification"):
         raise ValueError(
             f"teacher is a {type(teacher).__name__}; expected one that is fine-tuned for the task: fine-tune it first"
         )
-    known = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
-    # What transformers calls classes that nobody has named; those of the rows have to be the same numbers then.
-    unnamed = [f"LABEL_{name}" for name in names or ["0"]]
-    if known not in (names, unnamed):
-        raise ValueError(f"teacher has the labels {shown(known)}, the rows {shown(names)}; fine-tune it on these rows")
+    check_labels(teacher, names, called="teacher")
     for what in ("vocab_size", "num_hidden_layers"):
         given, expected = getattr(teacher.config, what), getattr(model.config, what)
         if given != expected:

@@ -5,6 +5,7 @@ metrics are those of fine-tuning; what one stage learns from is told in `methods
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,8 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import CONFIG_NAME
 
 from ..evaluation.evaluated_model import load_model
 from ..evaluation.fine_tuning import collator_of, training_arguments
@@ -21,13 +23,14 @@ from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
 from ..export.packed_bits import export_packed
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
-from ..files.folders import publish, recover
+from ..files.checkpoints import sorted_checkpoints
+from ..files.folders import publish, recover, remove_folder
 from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..methods.binarization import BinarizationTrainer
 from ..models.binarizing import to_binary
-from ..models.families.modeling_binarybert import ACTIVATION_BITS
+from ..models.families.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
 from .task_rows import task_rows
 
 BIT = "bit"
@@ -58,11 +61,17 @@ class BinarizationSettings(OwnTaskSettings):
 
     def check_together(self) -> None:
         """Also refuse stages that are none."""
+        if self.learning_rates or self.learning_rate is None:
+            raise ValueError(
+                f"learning_rates={shown(self.learning_rates)}: a chain searches no rates; set the one learning_rate"
+            )
         super().check_together()
-        if not self.stages or any(bits not in ACTIVATION_BITS for bits in self.stages):
+        if not self.stages or any(type(bits) is not int or bits not in ACTIVATION_BITS for bits in self.stages):
             raise ValueError(
                 f"stages={shown(self.stages)} are no numbers of bits; expected of 1, 2, 4 and 8, e.g. 2 1"
             )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("a chain is for one process; start it without torchrun")
         if self.teacher is not None:
             raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
 
@@ -85,10 +94,12 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
     start = time.perf_counter()
     folder = Path(settings.output_dir)
     given = _checked(folder, settings)
+    _refuse_bits(settings.model)
     keep_datasets_here()
     evaluated = load_model(settings.model)
     teacher, tokenizer = evaluated.model, evaluated.tokenizer
     encoded, measure = task_rows(settings, evaluated)
+    to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS_FILE, given)  # now that nothing was refused
     results: dict[str, Any] = {"float": measure(teacher)}
@@ -110,9 +121,12 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
 
 def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     """Refuse a folder that isn't free, or a run that was begun with other settings; those of this one, as JSON."""
-    if folder.is_dir() and any(folder.iterdir()) and not settings.resume:
-        raise ValueError(f"output_dir={settings.output_dir!r} is not empty; set resume, or name another folder")
     path = folder / SETTINGS_FILE
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (settings.resume and path.is_file()):
+        remedy = "set resume, or name another folder" if path.is_file() else "it holds no chain; name another folder"
+        raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
     now: dict[str, Any] = json.loads(
         json.dumps({name: value for name, value in asdict(settings).items() if name not in _OF_A_START})
     )
@@ -124,6 +138,12 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
                 f"with, {shown(before.get(others[0]))}; resume with its settings, or name another folder"
             )
     return now
+
+
+def _refuse_bits(model: str) -> None:
+    config = Path(model, CONFIG_NAME)
+    if config.is_file() and read_json_object(config, str(config)).get("model_type") == BinaryBertConfig.model_type:
+        raise ValueError(f"model={shown(model)} is of bits already; name the float model that it was made from")
 
 
 def _stage(
@@ -155,14 +175,24 @@ def _stage(
         num_rows=len(rows),
         save_strategy="steps",
         save_steps=_SAVE_STEPS,
-        save_total_limit=1,
+        save_total_limit=2,
         logging_strategy="steps",
         logging_steps=50,
         disable_tqdm=False,
     )
     trainer = BinarizationTrainer(teacher, model=student, args=arguments, train_dataset=rows, data_collator=collate)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
+    if not all(tensor.isfinite().all() for tensor in student.parameters()):
+        raise FloatingPointError(f"stage in {folder} diverged; lower learning_rate={settings.learning_rate:g}")
     staged = folder / f".{MODEL_FOLDER}"
     trainer.accelerator.unwrap_model(student).save_pretrained(staged)
     publish(staged, done)
+    for checkpoint in sorted_checkpoints(folder):
+        remove_folder(checkpoint)
     return student.eval()
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest that was written to its end: Trainer writes `trainer_state.json` last."""
+    whole = [one for one in sorted_checkpoints(folder) if (one / TRAINER_STATE_NAME).is_file()]
+    return str(whole[0]) if whole else None

@@ -6,11 +6,11 @@ from functools import partial
 from typing import NamedTuple
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..evaluation.evaluated_model import EvaluatedModel
 from ..evaluation.glue.data import GlueTask, encode
-from ..evaluation.own_task import OwnTaskSettings, rows_of, task_metrics
+from ..evaluation.own_task import OwnTaskSettings, check_labels, rows_of, task_metrics
 from ..evaluation.squad.data import read_questions
 from ..evaluation.squad.evaluate import answer_questions, grade, training_windows
 from ..evaluation.squad.windows import SquadSettings, check_windows
@@ -36,18 +36,20 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     """Read the rows that a model with a head for classification, regression or questions was fine-tuned for.
 
     Raises:
-        ValueError: another head, or rows that can't be used.
+        ValueError: another head, other labels, or rows that can't be used.
     """
     name = type(evaluated.model).__name__
     read = next((read for head, read in _READERS.items() if name.endswith(head)), None)
     if read is None:
         raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_READERS)}")
     check_length(settings, evaluated)
-    return read(settings, evaluated.tokenizer)
+    return read(settings, evaluated)
 
 
-def _labelled(settings: OwnTaskSettings, tokenizer: PreTrainedTokenizerBase) -> TaskRows:
+def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
+    tokenizer = evaluated.tokenizer
     train, dev, names = rows_of(settings)
+    check_labels(evaluated.model, names, called="model")
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
     encoded = encode(training_rows(train, settings.max_train_samples), task, tokenizer, settings.max_length)
     return TaskRows(
@@ -55,8 +57,9 @@ def _labelled(settings: OwnTaskSettings, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
-def _questions(settings: OwnTaskSettings, tokenizer: PreTrainedTokenizerBase) -> TaskRows:
+def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     """Files with the columns of SQuAD; version 2.0 where a question has no answer."""
+    tokenizer = evaluated.tokenizer
     for field in fields(OwnTaskSettings):
         if field.name in ("text_columns", "label_column") and getattr(settings, field.name) != field.default:
             raise ValueError(
@@ -79,7 +82,7 @@ def _questions(settings: OwnTaskSettings, tokenizer: PreTrainedTokenizerBase) ->
     return TaskRows(training_windows(training_rows(train, settings.max_train_samples), tokenizer, windows), graded)
 
 
-_READERS: dict[str, Callable[[OwnTaskSettings, PreTrainedTokenizerBase], TaskRows]] = {
+_READERS: dict[str, Callable[[OwnTaskSettings, EvaluatedModel], TaskRows]] = {
     "ForSequenceClassification": _labelled,
     "ForQuestionAnswering": _questions,
 }

@@ -49,7 +49,7 @@ def export_packed(
         OSError: it can't be written.
     """
     target = check_target(folder, overwrite=overwrite)
-    packed = to_packed(model.cpu())
+    packed = to_packed(model)
     kind = type(packed).__name__.removeprefix("BinaryBertFor")
     names = {"AutoConfig": "BinaryBertConfig", f"AutoModelFor{kind}": type(packed).__name__}
     packed.config.auto_map = {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
@@ -62,7 +62,7 @@ def export_packed(
             tokenizer.save_pretrained(aside)
         size, least = (aside / "model.safetensors").stat().st_size, least_bytes(packed)
         if tensor_bytes(aside / "model.safetensors") > LARGEST * least:
-            raise ValueError(f"folder={str(folder)!r} would have {size} bytes; its bits and floats come to {least}")
+            raise ValueError(f"folder={str(folder)!r}: {size} bytes of weights, though bits and floats are {least}")
         known = {"facts_version": FACTS_VERSION, "format": PACKED, "size_bytes": size, "least_bytes": least}
         known |= {
             "auto_class": f"AutoModelFor{kind}",
@@ -81,6 +81,7 @@ def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 
 def _card(name: str, packed: PreTrainedModel, size: int) -> str:
     config = packed.config
+    bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
     return f"""---
 library_name: transformers
 tags: [binarization]
@@ -89,7 +90,7 @@ tags: [binarization]
 # {name}
 
 `{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit a weight of its
-encoder and of its table of words, and activations of {config.activation_bits} bits; {size:,} bytes of weights.
+encoder and of its table of words, and activations of {bits}; {size:,} bytes of weights.
 It loads with `trust_remote_code=True`: the modelling files beside this one are pure torch.
 
 Binarized beside its float teacher, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS
@@ -104,13 +105,13 @@ def tensor_bytes(file: Path) -> int:
 
 
 def least_bytes(packed: PreTrainedModel) -> int:
-    """Bits / 8 of what is binarized, and four bytes for each value that stays float."""
+    """Bits / 8 of what is binarized, rounded up a row, and four bytes for each value that stays float."""
     bits = sum(
-        module.in_features * module.out_features
+        module.out_features * -(-module.in_features // 8)
         if isinstance(module, PackedLinear)
-        else module.num_embeddings * module.embedding_dim
+        else module.num_embeddings * -(-module.embedding_dim // 8)
         for module in packed.modules()
         if isinstance(module, PackedLinear | PackedEmbedding)
     )
     floats = sum(tensor.numel() for tensor in packed.state_dict().values() if tensor.dtype != torch.uint8)
-    return -(-bits // 8) + 4 * floats
+    return bits + 4 * floats

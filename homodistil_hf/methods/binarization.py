@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ..distillation.losses import hidden_error, prediction_terms, regression_terms
 from ..models.binarizing import calibrate
+from ..models.families.modeling_binarybert import ElasticQuantizer
 
 
 class BinarizationTrainer(Trainer):
@@ -22,16 +23,19 @@ class BinarizationTrainer(Trainer):
         kwargs: as in `transformers.Trainer`; `model` is what [`models.binarizing.to_binary`] gives.
 
     Raises:
-        ValueError: a teacher of other layers, hidden size or labels.
+        ValueError: a teacher of other layers, hidden size or labels, or of several labels a row.
     """
 
     def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
         super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean of its batch, so Trainer divides by the steps
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         for name in ("num_hidden_layers", "hidden_size", "num_labels"):
             own, others = getattr(self.model.config, name), getattr(teacher.config, name)
             if own != others:
                 raise ValueError(f"teacher has {name}={others}, the student {own}; take the model it was made from")
+        if teacher.config.problem_type == "multi_label_classification":
+            raise ValueError("teacher has problem_type='multi_label_classification', which has no loss here")
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """As `Trainer.train`; a run that begins takes the scales of activations from its first batch."""
@@ -41,20 +45,31 @@ class BinarizationTrainer(Trainer):
             calibrate(self.model, {name: tensor for name, tensor in first.items() if name not in _LABELS})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As `Trainer`'s; scales and thresholds of activations do not decay."""
+        own = {
+            f"{name}.{parameter}"
+            for name, module in model.named_modules()
+            if isinstance(module, ElasticQuantizer)
+            for parameter, _ in module.named_parameters()
+        }
+        return [name for name in super().get_decay_parameter_names(model) if name not in own]
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of a batch; labels are not used. Arguments and return as `Trainer.compute_loss`."""
         read = {name: tensor for name, tensor in inputs.items() if name not in _LABELS}
+        mask_BT = read.setdefault("attention_mask", torch.ones_like(read["input_ids"]))
         with torch.no_grad(), self.accelerator.autocast():
             taught = self.teacher(**read, output_hidden_states=True)
         found = model(**read, output_hidden_states=True)
-        mask_BT = read["attention_mask"]
         kl = sum(self._kl(found[name], taught[name], mask_BT, name) for name in _LOGITS if name in found)
         states = zip(taught["hidden_states"], found["hidden_states"], strict=True)
         hidden = sum(hidden_error(guide, state, mask_BT) for guide, state in states)
-        loss = kl / len(mask_BT) + hidden / mask_BT.sum()
-        return (loss, found) if return_outputs else loss
+        num_predictions = mask_BT.sum() if "logits" in found and found["logits"].dim() == 3 else len(mask_BT)
+        loss = kl / num_predictions + hidden / mask_BT.sum()
+        return (loss, {name: found[name] for name in _LOGITS if name in found}) if return_outputs else loss
 
     def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor, name: str) -> torch.Tensor:
         if self.teacher.config.num_labels == 1:

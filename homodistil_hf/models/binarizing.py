@@ -22,6 +22,7 @@ from .families.modeling_binarybert import (
     weight_scale,
     weight_signs,
 )
+from .families.modeling_layerwise import encoder_layers
 
 _HEADS = {
     "SequenceClassification": BinaryBertForSequenceClassification,
@@ -49,7 +50,7 @@ def to_binary(
         dropout: of hidden states, attention's shares and the classifier's input while it is trained, in [0, 1).
 
     Raises:
-        ValueError: another head or architecture.
+        ValueError: another head or architecture, or neurons of zeros that pad a layer.
     """
     source = model if isinstance(model.config, BinaryBertConfig) else _student(model)
     if getattr(source.config, "packed", False):
@@ -74,7 +75,17 @@ def _student(model: PreTrainedModel) -> PreTrainedModel:
         raise ValueError(
             f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
         )
+    if num_padded := sum(int((_ffn_weight(layer) == 0).all(1).sum()) for layer in encoder_layers(student)):
+        raise ValueError(
+            f"model={type(model).__name__} has {num_padded} FFN neurons that are padding, which bits would bring to "
+            "life; take its compact export, or a student of a plan without padding"
+        )
     return student
+
+
+def _ffn_weight(layer: Any) -> torch.Tensor:
+    weight: torch.Tensor = layer.intermediate.dense.weight
+    return weight
 
 
 def to_packed(model: PreTrainedModel) -> PreTrainedModel:

@@ -17,15 +17,15 @@
 
 enum { ROWS = 4, TILE = 16, MOST_BITS = 8 };
 
-/* What a row is quantized with: u = round(clip((x - threshold) / scale, low, high)) - low, or for {-1, 1} whether
-   (x - threshold) / scale >= 0; in the same steps of float32 as torch takes. */
+/* What a row is quantized with: u = round(clip(x / scale - offset, low, high)) - low, or for {-1, 1} whether
+   x / scale - offset >= 0; in the same steps of float32 as torch takes. */
 typedef struct {
-  float threshold, scale, low, high;
+  float offset, scale, low, high;
   int bits, is_sign;
 } quantizer;
 
 static uint64_t quantized(float value, const quantizer *q) {
-  float t = (value - q->threshold) / q->scale;
+  float t = value / q->scale - q->offset;
   if (q->is_sign) return t >= 0.0f;
   t = t < q->low ? q->low : t > q->high ? q->high : t;
   return (uint64_t)(int)(rintf(t) - q->low);
@@ -36,10 +36,10 @@ static void pack_word(const float *values, long end, uint64_t *words, const quan
   for (int k = 0; k < q->bits; k++) words[k] = 0;
 #if WIDE
   if (q->bits == 1 && end == 64) {
-    const __m512 threshold = _mm512_set1_ps(q->threshold), scale = _mm512_set1_ps(q->scale);
+    const __m512 offset = _mm512_set1_ps(q->offset), scale = _mm512_set1_ps(q->scale);
     const __m512 zero = _mm512_setzero_ps(), half = _mm512_set1_ps(0.5f); /* of {0, 1} a half becomes 0 */
     for (int i = 0; i < 4; i++) {
-      const __m512 t = _mm512_div_ps(_mm512_sub_ps(_mm512_loadu_ps(values + 16 * i), threshold), scale);
+      const __m512 t = _mm512_sub_ps(_mm512_div_ps(_mm512_loadu_ps(values + 16 * i), scale), offset);
       const __mmask16 set = q->is_sign ? _mm512_cmp_ps_mask(t, zero, _CMP_GE_OQ) : _mm512_cmp_ps_mask(t, half, _CMP_GT_OQ);
       words[0] |= (uint64_t)set << (16 * i);
     }
@@ -54,8 +54,8 @@ static void pack_word(const float *values, long end, uint64_t *words, const quan
 
 /* values (rows, inputs) -> planes (bits, rows, words) */
 void pack_values(const float *values, uint64_t *planes, long rows, long inputs, int bits, int is_sign, float low,
-                 float high, float threshold, float scale) {
-  const quantizer q = {threshold, scale, low, high, bits, is_sign};
+                 float high, float offset, float scale) {
+  const quantizer q = {offset, scale, low, high, bits, is_sign};
   const long words = (inputs + 63) / 64;
 #pragma omp parallel for
   for (long r = 0; r < rows; r++)

@@ -11,11 +11,13 @@ import hashlib
 import itertools
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -36,12 +38,15 @@ def multiply_bits(model: PreTrainedModel) -> bool:
     """Let all packed layers of a model multiply bits from now on, wherever their inputs are on a CPU.
 
     Args:
-        model: with [`PackedLinear`] layers.
+        model: with [`PackedLinear`] layers; from memory, or from a folder with `trust_remote_code`.
 
     Returns:
         Whether they do: False where nothing is packed, or where nothing could be compiled, which the log explains.
     """
-    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    # By name: a folder's own modelling file has a class of its own.
+    layers: list[Any] = [module for module in model.modules() if type(module).__name__ == PackedLinear.__name__]
+    if not layers:
+        logger.warning("model=%s has no packed layers, so there are no bits to multiply", type(model).__name__)
     library = compiled() if layers else None
     if library is None:
         return False
@@ -68,6 +73,7 @@ class BitProduct:
         self.sums_O = F.pad(signs_OI.sum(1).long(), (0, -self.num_outputs % _TILE))
         self.num_words = words_OW.shape[1]
 
+    @torch.no_grad()
     def __call__(self, layer: PackedLinear, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)` float32: quantized, multiplied, times `scale`, plus bias."""
         quantizer = layer.quantizer
@@ -84,7 +90,7 @@ class BitProduct:
             *_longs(num_rows, self.num_inputs),
             num_bits,
             int(quantizer.is_sign),
-            *_floats(quantizer.low, quantizer.high, quantizer.threshold, quantizer.scale),
+            *_floats(quantizer.low, quantizer.high, quantizer.offset, quantizer.scale),
         )
         self.library.multiply_bits(
             *map(_address, (planes_KRW, self.weights, self.sums_O, bias_O, found_RO)),
@@ -97,21 +103,21 @@ class BitProduct:
 
 def compiled() -> ctypes.CDLL | None:
     """Compile the C file for this machine unless that is done, and load it; None where no compiler does it."""
-    named = [os.environ["CC"]] if os.environ.get("CC") else _COMPILERS
-    compilers = [found for found in map(shutil.which, named) if found]
+    named = [shlex.split(os.environ["CC"])] if os.environ.get("CC") else [[name] for name in _COMPILERS]
+    compilers = [words for words in named if words and shutil.which(words[0])]
     content = SOURCE.read_bytes() + " ".join(_FLAGS).encode() + _processor()
     try:
         folder = cached("code", hashlib.sha256(content).hexdigest()[:16], partial(_compile, compilers))
+        return ctypes.CDLL(str(folder / _LIBRARY))
     except OSError as error:
-        logger.warning("%s was not compiled: %s", SOURCE.name, error)
+        logger.warning("%s was not compiled, or does not load: %s", SOURCE.name, error)
         return None
-    return ctypes.CDLL(str(folder / _LIBRARY))
 
 
-def _compile(compilers: Sequence[str], folder: Path) -> None:
+def _compile(compilers: Sequence[Sequence[str]], folder: Path) -> None:
     errors = [f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one"]
     for compiler, threads in itertools.product(compilers, (["-fopenmp"], [])):  # without OpenMP one thread multiplies
-        words = [compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(folder / _LIBRARY)]
+        words = [*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(folder / _LIBRARY)]
         run = subprocess.run(words, capture_output=True, text=True, check=False)
         if run.returncode == 0:
             return
@@ -143,4 +149,4 @@ def _longs(*values: int) -> list[ctypes.c_long]:
 
 
 def _floats(*values: float | torch.Tensor) -> list[ctypes.c_float]:
-    return [ctypes.c_float(float(value)) for value in values]
+    return [ctypes.c_float(float(value.detach() if isinstance(value, torch.Tensor) else value)) for value in values]

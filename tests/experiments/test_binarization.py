@@ -12,7 +12,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
-from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
+from homodistil_hf.experiments.binarization import BinarizationSettings, _last_whole_checkpoint, binarize_chain
 from homodistil_hf.methods.binarization import BinarizationTrainer
 from homodistil_hf.models.binarizing import calibrate, to_binary
 from homodistil_hf.models.tokenizers import load_tokenizer
@@ -145,11 +145,72 @@ def test_a_chain_that_was_killed_goes_on(rows, tmp_path, monkeypatch):
     [
         ({"stages": (3,)}, "stages=.* are no numbers of bits"),
         ({"teacher": "x"}, "teacher is the model itself"),
+        ({"stages": (True,)}, "stages=.* are no numbers of bits"),
+        ({"learning_rates": (1e-4,)}, "a chain searches no rates"),
     ],
 )
 def test_what_cannot_work_is_refused(rows, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         BinarizationSettings(output_dir=str(tmp_path / "run"), **rows | changes)
+
+
+def test_chains_that_would_fail_late_are_refused_early(rows, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    Dataset.from_dict({"text": ["w5"] * 9, "label": [0, 1, 2] * 3}).to_parquet(tmp_path / "three.parquet")
+    three = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / "three.parquet"))
+    bits = to_binary(AutoModelForSequenceClassification.from_pretrained(rows["model"]), activation_bits=1)
+    bits.save_pretrained(tmp_path / "bits")
+    monkeypatch.setattr(BinarizationTrainer, "train", lambda self, **_: pytest.fail("trained"))
+    for changes, message in (
+        (three, r"model has the labels \['0', '1'\], the rows \['0', '1', '2'\]"),
+        ({"model": str(tmp_path / "bits")}, "is of bits already"),
+        ({"output_dir": rows["model"], "resume": True}, "is not empty; it holds no chain"),
+        ({"output_dir": rows["train_data"]}, "is a file; name a folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            binarize_chain(BinarizationSettings(**{"output_dir": str(run)} | rows | changes), lambda line: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="start it without torchrun"):
+        BinarizationSettings(output_dir=str(run), **rows)
+    assert not run.exists()
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(tmp_path):
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert _last_whole_checkpoint(tmp_path) is None
+    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    assert _last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(rows, tmp_path):
+    """Labels are in the batches, and models' forward methods take any argument: Trainer must divide all the same."""
+    teacher = AutoModelForSequenceClassification.from_pretrained(rows["model"])
+    data = [{"input_ids": [5 + number, 6, 7, 8], "labels": number % 2} for number in range(8)]
+    found = []
+    for size in (8, 2):
+        student = to_binary(teacher, activation_bits=1)
+        calibrate(student, {"input_ids": torch.tensor([row["input_ids"] for row in data])})
+        scales = {name: one.clone() for name, one in student.state_dict().items()}
+        args = TrainingArguments(
+            str(tmp_path / "out"),
+            max_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=8 // size,
+            report_to="none",
+            use_cpu=True,
+            optim="sgd",
+            learning_rate=1.0,
+            max_grad_norm=0.0,
+            weight_decay=0.0,
+        )
+        trainer = BinarizationTrainer(teacher, model=student, args=args, train_dataset=data)
+        trainer.callback_handler.callbacks.clear()
+        trainer.train()
+        found.append({name: one - scales[name] for name, one in student.state_dict().items()})
+    name = "bert.encoder.layer.1.output.dense.weight"
+    whole, accumulated = (float(one[name].norm()) for one in found)
+    assert accumulated == pytest.approx(whole, rel=0.3)  # scales are those of other first batches; else 4 times
 
 
 def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):

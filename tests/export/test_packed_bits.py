@@ -7,12 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import make_teacher
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.export.packed_bits import export_packed
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.models.binarizing import calibrate, to_binary
+from homodistil_hf.models.bit_products import compiled, multiply_bits
+from homodistil_hf.models.families.modeling_binarybert import BinaryBertForSequenceClassification
 
 
 def binarized(task="sequence_classification"):
@@ -37,6 +40,57 @@ def test_every_head_is_verified_without_this_package(task, tmp_path, capsys):
     export_packed(binarized(task), tmp_path / "bits")
     assert main(["verify", str(tmp_path / "bits")]) == 0
     assert "all is well" in capsys.readouterr().out
+
+
+def test_what_a_folder_loads_as_multiplies_its_bits(folder, tmp_path, monkeypatch):
+    """Its layers are classes of the folder's own modelling file."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    rows = {"input_ids": torch.arange(5, 21)[None]}
+    with torch.no_grad():
+        unpacked = model(**rows).logits
+        if compiled() is None:
+            pytest.skip("no C compiler here")
+        assert multiply_bits(model)
+        assert model.bert.encoder.layer[0].output.dense.multiply is not None
+        assert model(**rows).logits.equal(unpacked)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_folder_runs_in_other_types(folder, dtype):
+    model = BinaryBertForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
+    with torch.no_grad():
+        assert model(torch.arange(5, 21)[None]).logits.dtype == dtype
+
+
+def test_other_bits_are_not_those_that_were_unpacked_before(folder):
+    model, other = (BinaryBertForSequenceClassification.from_pretrained(folder).eval() for _ in range(2))
+    rows = torch.arange(5, 21)[None]
+    layer = other.bert.encoder.layer[0].intermediate.dense
+    layer.packed.bitwise_not_()
+    with torch.no_grad():
+        before, wanted = model(rows).logits, other(rows).logits
+        model.load_state_dict(other.state_dict())
+        assert model(rows).logits.equal(wanted)
+        assert not wanted.equal(before)
+
+
+def test_a_file_is_no_larger_than_its_bits_and_floats(tmp_path):
+    """Counted from the configuration, header included; at the sizes of small real models names weigh little."""
+    vocabulary, hidden, inner, positions, layers = 8000, 256, 1024, 512, 2
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=inner,
+        max_position_embeddings=positions,
+    )
+    folder = export_packed(to_binary(BertForSequenceClassification(config), activation_bits=1), tmp_path / "bits")
+    bits = vocabulary * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner)
+    per_layer = 4 * hidden + inner + hidden + 4 * hidden  # biases and two LayerNorms
+    floats = (positions + 2) * hidden + 2 * hidden + layers * per_layer + hidden * hidden + hidden + 2 * hidden + 2
+    assert (folder / "model.safetensors").stat().st_size <= 1.05 * (bits / 8 + 4 * floats)
 
 
 def test_an_earlier_folder_is_replaced_where_that_is_wanted(folder):

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import torch
+from students import sliced
+from tiny_bert import UNEVEN
 from tiny_models import make_teacher
 from transformers import BertForSequenceClassification
 
@@ -14,6 +16,7 @@ from homodistil_hf.export.packed_bits import export_packed
 from homodistil_hf.models.binarizing import calibrate, to_binary, to_packed
 from homodistil_hf.models.bit_products import multiply_bits
 from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.modeling_binarybert import ElasticQuantizer
 
 
 def classifier():
@@ -47,12 +50,46 @@ def test_bits_are_multiplied_on_a_cpu_alone():
     assert layer.to("meta")(torch.empty(2, layer.in_features, device="meta")).shape == (2, layer.out_features)
 
 
-def test_many_bits_and_float_weights_are_near_the_float_model():
-    """Weights of one bit are far away; activations of eight are not."""
+def test_the_float_weights_behind_the_bits_are_the_models():
     model = classifier()
     binary = to_binary(model, activation_bits=8)
     own = dict(binary.named_parameters())
     assert all(own[name].equal(tensor) for name, tensor in to_student(model).named_parameters())
+
+
+def test_students_whose_layers_differ_are_binarized_and_packed():
+    narrow = to_student(classifier())
+    sliced(narrow, UNEVEN)
+    model = to_binary(narrow, activation_bits=1).eval()
+    rows = batch(model)
+    calibrate(model, rows)
+    with torch.no_grad():
+        assert torch.allclose(to_packed(model)(**rows).logits, model(**rows).logits, atol=1e-5)
+    widths = [layer.intermediate_size for layer in UNEVEN.layers]
+    assert [layer.intermediate.dense.out_features for layer in model.bert.encoder.layer] == widths
+
+
+def test_padding_is_not_brought_to_life():
+    model = classifier()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.weight[3:5] = 0
+    with pytest.raises(ValueError, match="has 2 FFN neurons that are padding"):
+        to_binary(model, activation_bits=1)
+
+
+def test_scales_stay_positive_and_learn_as_fast_as_weights():
+    """A scale of shares is thousands of times smaller than a step of Adam."""
+    quantizer = ElasticQuantizer(8, is_signed=False, is_elastic=True)
+    values = torch.rand(64, 16) / 300
+    quantizer.calibrate(values)
+    before = float(quantizer.scale)
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=1e-2)
+    for _ in range(100):
+        codes, scale = quantizer(values)
+        (codes * scale - 9).square().sum().backward()  # far away: all steps go one way
+        optimizer.step()
+        optimizer.zero_grad()
+    assert 2 * before < float(quantizer.scale) < 6 * before  # with steps of α itself: 5,000 times
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
@@ -88,6 +125,6 @@ with torch.no_grad():
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert torch.allclose(torch.load(tmp_path / "logits.pt"), wanted, atol=1e-5)
-    assert "activations of 1 bits" in (folder / "README.md").read_text()
+    assert "activations of 1 bit;" in (folder / "README.md").read_text()
     facts = json.loads((folder / "facts.json").read_text())
     assert (folder / "model.safetensors").stat().st_size == facts["size_bytes"]

@@ -1,5 +1,7 @@
 """Layers of bits: their values, gradients and packed form, and the product of bits."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -42,7 +44,7 @@ def test_activations_are_of_their_set(bits, is_signed):
     quantizer = ElasticQuantizer(bits, is_signed=is_signed, is_elastic=True)
     values = torch.randn(50, 40) * 3
     quantizer.calibrate(values)
-    codes = quantizer(values)
+    codes, _ = quantizer(values)
     assert set(codes.detach().round(decimals=5).unique().tolist()) <= set(map(float, SETS[bits, is_signed]))
     assert len(codes.unique()) > 1
 
@@ -56,15 +58,16 @@ def test_gradients_are_those_of_the_smooth_surrogate(bits, is_signed, threshold)
     values = torch.randn(200, dtype=torch.float64).mul(2).requires_grad_()
     weights = torch.randn(200, dtype=torch.float64)
     with torch.no_grad():
-        quantizer.scale.fill_(0.7)
-        quantizer.threshold.fill_(threshold)
-    (quantizer(values) * quantizer.scale * weights).sum().backward()
+        quantizer.log_scale.fill_(math.log(0.7))
+        quantizer.offset.fill_(threshold / 0.7)
+    codes, scale = quantizer(values)
+    (codes * scale * weights).sum().backward()
 
     def clipped(x, scale, beta):
         return ((x - beta) / scale).clamp(quantizer.low, quantizer.high)
 
     at = values.detach(), 0.7, threshold
-    rounding = quantizer(values).detach() - clipped(*at)
+    rounding = codes.detach() - clipped(*at)
     eps = 1e-6
 
     def slope(which):
@@ -80,11 +83,11 @@ def test_gradients_are_those_of_the_smooth_surrogate(bits, is_signed, threshold)
     )
     assert torch.allclose(values.grad[~near_bound], slope(0)[~near_bound], atol=1e-5)
     factor = (200 * quantizer.high) ** -0.5
-    # The layer's own factor α outside is not scaled; what comes through the codes is.
-    through_codes = slope(1).sum() - ((clipped(*at) + rounding) * weights).sum()
-    expected = ((clipped(*at) + rounding) * weights).sum() + factor * through_codes
-    assert quantizer.scale.grad.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert quantizer.threshold.grad.item() == pytest.approx(factor * slope(2).sum().item(), rel=1e-4, abs=1e-9)
+    of_scale, of_threshold = (factor * slope(which).sum().item() for which in (1, 2))
+    # Where β / α stays, β moves along with α.
+    in_logarithm = 0.7 * of_scale + threshold * of_threshold
+    assert quantizer.log_scale.grad.item() == pytest.approx(in_logarithm, rel=1e-4, abs=1e-9)
+    assert quantizer.offset.grad.item() == pytest.approx(0.7 * of_threshold, rel=1e-4, abs=1e-9)
 
 
 def test_weights_are_two_values_and_learn_straight_through():
@@ -95,7 +98,7 @@ def test_weights_are_two_values_and_learn_straight_through():
     with torch.no_grad():
         size, mean = layer.weight.abs().mean(), layer.weight.mean()
         weight = size * torch.where(layer.weight >= mean, 1.0, -1.0)
-        activations = layer.quantizer.scale * layer.quantizer(values)
+        activations = torch.mul(*layer.quantizer(values))
     assert torch.allclose(out, F.linear(activations, weight, layer.bias), atol=1e-5)
     upstream = torch.randn_like(out)
     out.backward(upstream)
@@ -175,7 +178,7 @@ def test_every_product_of_the_encoder_sees_few_bits():
     assert len(quantizers) == 2 * (6 + 4)
     seen = []
     for quantizer in quantizers:
-        quantizer.register_forward_hook(lambda module, _, codes: seen.append((module.low, codes.unique().tolist())))
+        quantizer.register_forward_hook(lambda module, _, found: seen.append((module.low, found[0].unique().tolist())))
     model(ids)
     assert len(seen) == len(quantizers)
     assert all(set(values) <= ({-1.0, 1.0} if low == -1 else {0.0, 1.0}) for low, values in seen)

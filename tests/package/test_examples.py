@@ -18,6 +18,7 @@ from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.experiments.binarization import BinarizationSettings
 from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.models.bit_products import compiled
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.sentence_embeddings import load_embedding_model
 from homodistil_hf.models.widths import teacher_plan
@@ -134,7 +135,12 @@ def test_binarize_script(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     words = ["--output_dir", tmp_path / "out", "--max_steps", 3]
     run_script(monkeypatch, "binarize.py", "--model", model, "--train", tmp_path / "train.parquet", *words)
-    assert "ms with float32 products" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "ms with float32 products" in out
+    assert ("ms with products of bits" in out) == (compiled() is not None)
+    with pytest.raises(SystemExit):  # before it trains again
+        run_script(monkeypatch, "binarize.py", "--model", model, "--train", tmp_path / "train.parquet", *words)
+    assert "is not empty" in capsys.readouterr().err
 
 
 @pytest.mark.slow

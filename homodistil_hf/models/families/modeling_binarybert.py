@@ -53,8 +53,8 @@ class BinaryBertConfig(HomoBertConfig):
 class ElasticQuantizer(nn.Module):
     """Activations of a few bits: x_q = α · q(clip((x − β) / α, low, high)), with learnable scale α and threshold β.
 
-    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), so that of α is q − (x − β) / α
-    inside the range and the bound outside, as for learned step sizes.
+    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), as for learned step sizes. What
+    learns is log α and β / α: α stays positive, and steps of one size suit scales of any.
 
     Args:
         bits: 1, 2, 4 or 8.
@@ -69,51 +69,63 @@ class ElasticQuantizer(nn.Module):
         self.high: int = 1 if self.is_sign else 2 ** (bits - 1) - 1
         if not is_signed:
             self.low, self.high = 0, 2**bits - 1
-        self.scale = nn.Parameter(torch.ones(()), requires_grad=is_elastic)
-        self.threshold = nn.Parameter(torch.zeros(()), requires_grad=is_elastic)
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=is_elastic)
+        self.offset = nn.Parameter(torch.zeros(()), requires_grad=is_elastic)
         self.calibrates = False
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Whole numbers of the set, of the same shape and float type; times [`scale`] they are the activations."""
+    @property
+    def scale(self) -> torch.Tensor:
+        """α, scalar."""
+        return self.log_scale.exp()
+
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Whole numbers of the set, of the same shape and float type, and α; the product is the activations."""
         if self.calibrates:
             self.calibrate(values)
         if not torch.is_grad_enabled():
-            return self.quantized((values - self.threshold) / self.scale)
-        return _Quantized.apply(values, self.scale, self.threshold, self)
+            return self.quantized(values / self.scale - self.offset), self.scale
+        factor = (values.numel() * self.high) ** -0.5  # as for learned step sizes
+        log_scale, offset = (_with_gradient_times(one, factor) for one in (self.log_scale, self.offset))
+        scale = log_scale.exp()
+        return _Quantized.apply(values, scale, offset, self), scale
 
     def quantized(self, scaled: torch.Tensor) -> torch.Tensor:
-        """The whole numbers alone, of (x − β) / α."""
+        """The whole numbers alone, of x / α − β / α."""
         return signs(scaled) if self.is_sign else scaled.clamp(self.low, self.high).round_()
 
     @torch.no_grad()
     def calibrate(self, values: torch.Tensor) -> None:
         """Start from a batch: mean |x| where only the sign counts, else 2 · mean |x| / √high."""
         size = values.float().abs().mean().clamp(min=1e-8)
-        self.scale.copy_(size if self.is_sign else 2 * size / self.high**0.5)
+        self.log_scale.copy_((size if self.is_sign else 2 * size / self.high**0.5).log())
+
+
+def _with_gradient_times(parameter: torch.Tensor, factor: float) -> torch.Tensor:
+    scaled = parameter * factor
+    return scaled + (parameter - scaled).detach()
 
 
 class _Quantized(torch.autograd.Function):
-    """q of (x − β) / α in few passes over memory; gradients of α and β are divided by √(size · high)."""
+    """q of x / α − β / α, in few passes over memory."""
 
     @staticmethod
     def forward(
-        ctx: Any, values: torch.Tensor, scale: torch.Tensor, threshold: torch.Tensor, quantizer: ElasticQuantizer
+        ctx: Any, values: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, quantizer: ElasticQuantizer
     ) -> torch.Tensor:
-        scaled = (values - threshold) / scale
-        ctx.save_for_backward(scaled, scale)
+        scaled = values / scale - offset
+        ctx.save_for_backward(scaled, scale, offset)
         ctx.low, ctx.high = quantizer.low, quantizer.high
         return quantizer.quantized(scaled)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        scaled, scale = ctx.saved_tensors
-        inside = torch.ops.aten.hardtanh_backward(gradients[0], scaled, ctx.low, ctx.high) / scale
-        of_scale = of_threshold = None
+        scaled, scale, offset = ctx.saved_tensors
+        inside = torch.ops.aten.hardtanh_backward(gradients[0], scaled, ctx.low, ctx.high)
+        of_scale = of_offset = None
         if ctx.needs_input_grad[1]:
-            divisor = (scaled.numel() * ctx.high) ** 0.5  # as for learned step sizes
-            of_scale = -(inside * scaled).sum(dtype=scale.dtype) / divisor
-            of_threshold = -inside.sum(dtype=scale.dtype) / divisor
-        return inside, of_scale, of_threshold, None
+            of_offset = -inside.sum(dtype=scale.dtype)
+            of_scale = (offset * of_offset - (inside * scaled).sum(dtype=scale.dtype)) / scale
+        return inside / scale, of_scale, of_offset, None
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -155,7 +167,8 @@ class BinaryLinear(nn.Linear):
         """`(…, I)` → `(…, O)`: the product is one of whole numbers, exact in float32, scaled afterwards."""
         scale = weight_scale(self.weight).clamp(min=1e-8)
         bits = _StraightThrough.apply(weight_signs(self.weight), self.weight / scale)
-        return scaled_product(self.quantizer(values), bits, self.quantizer.scale * scale, self.bias)
+        codes, step = self.quantizer(values)
+        return scaled_product(codes, bits, step * scale, self.bias)
 
 
 class PackedLinear(nn.Module):
@@ -173,16 +186,20 @@ class PackedLinear(nn.Module):
         self.quantizer = _quantizer(config, is_signed=is_signed)
         self.multiply: Any = None
         self._signs: torch.Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module.forget())
+
+    def forget(self) -> None:
+        """Drop what was made of other bits."""
+        self._signs = self.multiply = None
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)`."""
-        scale = self.quantizer.scale * self.weight_scale
         if self.multiply is not None and values.device.type == "cpu":
-            return self.multiply(self, values, scale)
-        codes = self.quantizer(values)
-        if self._signs is None or self._signs.device != codes.device:
-            self._signs = unpack(self.packed, self.in_features)
-        return scaled_product(codes, self._signs, scale, self.bias)
+            return self.multiply(self, values, self.quantizer.scale * self.weight_scale)
+        codes, step = self.quantizer(values)
+        if self._signs is None or (self._signs.device, self._signs.dtype) != (codes.device, codes.dtype):
+            self._signs = unpack(self.packed, self.in_features).to(codes.dtype)
+        return scaled_product(codes, self._signs, step * self.weight_scale, self.bias)
 
 
 def scaled_product(
@@ -230,9 +247,9 @@ class PackedEmbedding(nn.Module):
         self.register_buffer("weight_scale", torch.ones(()))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """`(…)` int64 → `(…, H)` float32."""
-        rows = unpack(self.packed[input_ids.flatten()], self.embedding_dim) * self.weight_scale
-        return rows.unflatten(0, input_ids.shape)
+        """`(…)` int64 → `(…, H)`, of the type of the scale."""
+        rows = unpack(self.packed[input_ids.flatten()], self.embedding_dim).to(self.weight_scale.dtype)
+        return (rows * self.weight_scale).unflatten(0, input_ids.shape)
 
 
 class BinarySelfAttention(nn.Module):
@@ -265,16 +282,16 @@ class BinarySelfAttention(nn.Module):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, T, H)` → `(B, T, N · D)`, and the shares `(B, N, T, T)` before they lose bits."""
-        query_BNTD, key_BNTD, value_BNTD = (
+        (query_BNTD, query_scale), (key_BNTD, key_scale), (value_BNTD, value_scale) = (
             getattr(self, f"{name}_bits")(self._by_head(getattr(self, name)(hidden_states)))
             for name in ("query", "key", "value")
         )
-        scale = self.query_bits.scale * self.key_bits.scale * self.scaling
-        scores_BNTT = query_BNTD @ key_BNTD.transpose(-1, -2) * scale
+        scores_BNTT = query_BNTD @ key_BNTD.transpose(-1, -2) * (query_scale * key_scale * self.scaling)
         if attention_mask is not None:
             scores_BNTT = scores_BNTT + attention_mask
         shares_BNTT = self.dropout(scores_BNTT.softmax(-1))
-        context_BNTD = self.share_bits(shares_BNTT) @ value_BNTD * (self.share_bits.scale * self.value_bits.scale)
+        codes_BNTT, share_scale = self.share_bits(shares_BNTT)
+        context_BNTD = codes_BNTT @ value_BNTD * (share_scale * value_scale)
         return context_BNTD.transpose(1, 2).flatten(2), shares_BNTT
 
     def _by_head(self, values_BTC: torch.Tensor) -> torch.Tensor:
