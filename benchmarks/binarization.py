@@ -11,6 +11,7 @@ docs/binarization.md; `narrow` also draws docs/results/binarization.png.
 
 import argparse
 import itertools
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from homodistil_hf.evaluation.glue.data import GLUE_TASKS, data_folder
 from homodistil_hf.evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fine_tune_own
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
+from homodistil_hf.export.student_in_folder import SETTINGS_FILE
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.models.binarizing import calibrate, to_binary, to_packed
@@ -64,12 +66,13 @@ def save(name: str, found: Any) -> None:
 
 def chain(model: Path, task: str, rung: Mapping[str, Any], seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Binarize a fine-tuned model of a task; what is found at the end, and of the float model."""
-    folder = options.work_dir / "bits"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = options.work_dir / "bits" / re.sub(r"\W+", "-", f"{model.resolve().name} {task} {rung} {seed}")
     if not (model / TOKENIZER_CONFIG_FILE).is_file():
         AutoTokenizer.from_pretrained(options.model).save_pretrained(model)
     given = rows_of(task, options.data_dir) | {"seed": seed, "max_train_steps": options.max_train_steps}
-    results = binarize_chain(BinarizationSettings(model=str(model), output_dir=str(folder), **given, **rung), print)
+    given |= {"model": str(model), "output_dir": str(folder), "resume": (folder / SETTINGS_FILE).is_file()}
+    results = binarize_chain(BinarizationSettings(**given, **rung), print)
+    shutil.rmtree(folder)
     metric = METRICS.get(task, "accuracy")
     last = results[f"stage-{len(rung['stages'])}"]
     return {"score": last[metric], FLOAT: results["float"][metric], "size_bytes": results["size_bytes"]}
@@ -172,7 +175,8 @@ def narrow_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         [str(name), f"{100 * row['score']:.1f}", f"{row['size_mb']:.1f}", f"{row['latency_ms']:.1f}"]
         for name, row in means.iterrows()
     ]
-    return "\n".join(markdown_table(["model", "mean score", "MB", "ms a sequence of 128"], cells))
+    table = markdown_table(["model", "mean score", "MB", "ms a sequence of 128"], cells)
+    return "\n".join([f"![Score against size and latency](results/{PICTURE.name})", "", *table])
 
 
 def draw(rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -20,13 +20,13 @@ from transformers.utils import CONFIG_NAME
 from ..evaluation.evaluated_model import load_model
 from ..evaluation.fine_tuning import collator_of, training_arguments
 from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
-from ..export.packed_bits import export_packed
+from ..export.packed_bits import BITS, export_packed
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import sorted_checkpoints
 from ..files.folders import publish, recover, remove_folder
 from ..files.messages import shown
-from ..files.provenance import version_facts
+from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..methods.binarization import BinarizationTrainer
 from ..models.binarizing import to_binary
@@ -107,12 +107,11 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
     for number, bits in enumerate(settings.stages, start=1):
         place = folder / f"stage-{number}"
         student = _stage(place, teacher, bits, encoded, tokenizer, settings)
-        results[f"stage-{number}"] = {"activation_bits": bits, **measure(student)}
+        results[f"stage-{number}"] = {BITS: bits, **measure(student)}
         say(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
         teacher = student
-    export = export_packed(
-        teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts={"metrics": results}, overwrite=True
-    )
+    facts = {"teacher": public_name(settings.model), "metrics": results}
+    export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)
     results |= {"size_bytes": (export / "model.safetensors").stat().st_size, "settings": asdict(settings)}
     results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
     write_json(folder / RESULTS_FILE, results)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..models.binarizing import to_packed
 from ..models.families import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ..models.families.modeling_binarybert import PackedEmbedding, PackedLinear
+from ..tables import markdown_table
 from .export_folder import check_target, plain_classes, written_aside
 from .facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 from .probe import probe_facts, probe_inputs
@@ -20,6 +22,8 @@ _MODELING = modeling_binarybert.__name__.rpartition(".")[2]
 PACKED = "packed"
 CODE = tuple(Path(str(module.__file__)) for module in (modeling_binarybert, modeling_homobert, modeling_layerwise))
 """The modelling files that travel along."""
+BITS = "activation_bits"
+"""What of a stage's metrics isn't one."""
 LARGEST = 1.05
 """Bytes of the weights, by what its bits and floats come to."""
 
@@ -38,7 +42,7 @@ def export_packed(
         model: what [`methods.binarization.BinarizationTrainer`] has trained.
         folder: where to; created with its parents.
         tokenizer: saved along.
-        facts: for `facts.json`.
+        facts: for `facts.json`; the card tells of `teacher`, a name, and `metrics`, those of each form of the model.
         overwrite: replace an earlier export in the folder.
 
     Returns:
@@ -66,11 +70,12 @@ def export_packed(
         known = {"facts_version": FACTS_VERSION, "format": PACKED, "size_bytes": size, "least_bytes": least}
         known |= {
             "auto_class": f"AutoModelFor{kind}",
+            "versions": version_facts(),
             "probe": probe_facts(packed, packed_probe(packed.config)),
             **(facts or {}),
         }
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
-        (aside / CARD_FILE).write_text(_card(target.name, packed, size), encoding="utf-8")
+        (aside / CARD_FILE).write_text(_card(target.name, packed, known), encoding="utf-8")
     return target
 
 
@@ -79,8 +84,9 @@ def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     return probe_inputs(config, most=config.max_position_embeddings)
 
 
-def _card(name: str, packed: PreTrainedModel, size: int) -> str:
+def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     config = packed.config
+    origin = f"`{facts['teacher']}`" if facts.get("teacher") else "its float teacher"
     bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
     return f"""---
 library_name: transformers
@@ -90,12 +96,33 @@ tags: [binarization]
 # {name}
 
 `{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit a weight of its
-encoder and of its table of words, and activations of {bits}; {size:,} bytes of weights.
-It loads with `trust_remote_code=True`: the modelling files beside this one are pure torch.
+encoder and of its table of words, and activations of {bits}; {facts["size_bytes"]:,} bytes of weights.
+The modelling files beside this one are pure torch:
 
-Binarized beside its float teacher, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS
+```python
+from transformers import {facts["auto_class"]}
+
+model = {facts["auto_class"]}.from_pretrained("{name}", trust_remote_code=True)
+```
+{_measured(facts.get("metrics", {}))}
+Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS
 2022, arXiv 2205.13016).
 """
+
+
+def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of the float model and the stages, or nothing."""
+    if not metrics:
+        return ""
+    names = [name for name in next(iter(metrics.values())) if name != BITS]
+    cells = [
+        [
+            f"{found[BITS]}-bit activations" if BITS in found else form,
+            *(f"{found[name]:.4g}" for name in names),
+        ]
+        for form, found in metrics.items()
+    ]
+    return "\n" + "\n".join(markdown_table(["", *names], cells)) + "\n"
 
 
 def tensor_bytes(file: Path) -> int:

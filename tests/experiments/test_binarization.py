@@ -36,6 +36,9 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
     assert [results[f"stage-{number}"]["activation_bits"] for number in (1, 2)] == [2, 1]
     assert len(said) == 3
     assert json.loads((tmp_path / "run" / "results.json").read_text())["size_bytes"] == results["size_bytes"]
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "| 1-bit activations | " in card
+    assert "Binarized beside `model`" in card
     stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert stored["bert.encoder.layer.0.output.dense.packed"].dtype == torch.uint8
     assert not any(name.endswith("output.dense.weight") for name in stored)
