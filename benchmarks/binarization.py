@@ -69,7 +69,10 @@ def chain(model: Path, task: str, rung: Mapping[str, Any], seed: int, options: a
     folder = options.work_dir / "bits" / re.sub(r"\W+", "-", f"{model.resolve().name} {task} {rung} {seed}")
     if not (model / TOKENIZER_CONFIG_FILE).is_file():
         AutoTokenizer.from_pretrained(options.model).save_pretrained(model)
-    given = rows_of(task, options.data_dir) | {"seed": seed, "max_train_steps": options.max_train_steps}
+    given = rows_of(task, options.data_dir) | {
+        "seed": seed,
+        "max_train_steps": options.max_train_steps // len(rung["stages"]),
+    }
     given |= {"model": str(model), "output_dir": str(folder), "resume": (folder / SETTINGS_FILE).is_file()}
     results = binarize_chain(BinarizationSettings(**given, **rung), print)
     shutil.rmtree(folder)
@@ -254,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--student", type=Path, help="narrow: a student of HomoDistil")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc", "stsb", "qnli"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--max_train_steps", type=int, default=1500, help="of each stage")
+    parser.add_argument("--max_train_steps", type=int, default=1500, help="of a chain; its stages share them")
     parser.add_argument("--rows", nargs="+", type=int, default=[128, 1024], help="kernel: tokens at once")
     parser.add_argument("--num_rounds", type=int, default=15, help="kernel: timed turns")
     parser.add_argument("--num_layers", type=int, default=12, help="kernel: of the whole model")
