@@ -52,6 +52,7 @@ RUNGS: dict[str, dict[str, Any]] = {
 }
 METRICS = {"stsb": "pearson"}
 """The figure of a task that is told, where it isn't the accuracy."""
+_MANY_EPOCHS = 1000.0  # so that steps are what ends a stage
 LINEARS = {"attention": (768, 768), "FFN, first": (768, 3072), "FFN, second": (3072, 768)}
 
 
@@ -72,6 +73,7 @@ def chain(model: Path, task: str, rung: Mapping[str, Any], seed: int, options: a
     given = rows_of(task, options.data_dir) | {
         "seed": seed,
         "max_train_steps": options.max_train_steps // len(rung["stages"]),
+        "num_train_epochs": _MANY_EPOCHS,
     }
     given |= {"model": str(model), "output_dir": str(folder), "resume": (folder / SETTINGS_FILE).is_file()}
     results = binarize_chain(BinarizationSettings(**given, **rung), print)
