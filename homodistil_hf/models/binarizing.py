@@ -75,17 +75,13 @@ def _student(model: PreTrainedModel) -> PreTrainedModel:
         raise ValueError(
             f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
         )
-    if num_padded := sum(int((_ffn_weight(layer) == 0).all(1).sum()) for layer in encoder_layers(student)):
+    layers: list[Any] = list(encoder_layers(student))
+    if num_padded := sum(int((layer.intermediate.dense.weight == 0).all(1).sum()) for layer in layers):
         raise ValueError(
             f"model={type(model).__name__} has {num_padded} FFN neurons that are padding, which bits would bring to "
             "life; take its compact export, or a student of a plan without padding"
         )
     return student
-
-
-def _ffn_weight(layer: Any) -> torch.Tensor:
-    weight: torch.Tensor = layer.intermediate.dense.weight
-    return weight
 
 
 def to_packed(model: PreTrainedModel) -> PreTrainedModel:
