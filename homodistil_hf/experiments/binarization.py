@@ -70,8 +70,6 @@ class BinarizationSettings(OwnTaskSettings):
             raise ValueError(
                 f"stages={shown(self.stages)} are no numbers of bits; expected of 1, 2, 4 and 8, e.g. 2 1"
             )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("a chain is for one process; start it without torchrun")
         if self.teacher is not None:
             raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
 
@@ -119,7 +117,9 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
 
 
 def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
-    """Refuse a folder that isn't free, or a run that was begun with other settings; those of this one, as JSON."""
+    """Refuse ranks, a folder that isn't free, or a run begun with other settings; those of this one, as JSON."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("a chain is for one process; start it without torchrun")
     path = folder / SETTINGS_FILE
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")

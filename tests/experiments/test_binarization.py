@@ -174,7 +174,7 @@ def test_chains_that_would_fail_late_are_refused_early(rows, tmp_path, monkeypat
             binarize_chain(BinarizationSettings(**{"output_dir": str(run)} | rows | changes), lambda line: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="start it without torchrun"):
-        BinarizationSettings(output_dir=str(run), **rows)
+        binarize_chain(BinarizationSettings(output_dir=str(run), **rows), lambda line: None)
     assert not run.exists()
 
 
