@@ -1,6 +1,7 @@
 """Folders of bits: written, replaced, checked; and what is found where one was damaged."""
 
 import json
+import pickle
 import shutil
 
 import pytest
@@ -61,6 +62,13 @@ def test_a_folder_runs_in_other_types(folder, dtype):
     model = BinaryBertForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
     with torch.no_grad():
         assert model(torch.arange(5, 21)[None]).logits.dtype == dtype
+
+
+def test_a_packed_model_can_be_pickled(folder):
+    model = BinaryBertForSequenceClassification.from_pretrained(folder).eval()
+    rows = torch.arange(5, 21)[None]
+    with torch.no_grad():
+        assert pickle.loads(pickle.dumps(model))(rows).logits.equal(model(rows).logits)
 
 
 def test_other_bits_are_not_those_that_were_unpacked_before(folder):

@@ -186,11 +186,7 @@ class PackedLinear(nn.Module):
         self.quantizer = _quantizer(config, is_signed=is_signed)
         self.multiply: Any = None
         self._signs: torch.Tensor | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: module.forget())
-
-    def forget(self) -> None:
-        """Drop what was made of other bits."""
-        self._signs = self.multiply = None
+        self.register_load_state_dict_post_hook(_forget_bits)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)`."""
@@ -200,6 +196,11 @@ class PackedLinear(nn.Module):
         if self._signs is None or (self._signs.device, self._signs.dtype) != (codes.device, codes.dtype):
             self._signs = unpack(self.packed, self.in_features).to(codes.dtype)
         return scaled_product(codes, self._signs, step * self.weight_scale, self.bias)
+
+
+def _forget_bits(layer: PackedLinear, _: Any) -> None:
+    """Drop what was made of other bits; a function, as a module with a lambda can't be pickled."""
+    layer._signs = layer.multiply = None
 
 
 def scaled_product(
