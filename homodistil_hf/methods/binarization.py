@@ -45,15 +45,18 @@ class BinarizationTrainer(Trainer):
             calibrate(self.model, {name: tensor for name, tensor in first.items() if name not in _LABELS})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """As `Trainer`'s; scales and thresholds of activations do not decay."""
-        own = {
-            f"{name}.{parameter}"
-            for name, module in model.named_modules()
-            if isinstance(module, ElasticQuantizer)
-            for parameter, _ in module.named_parameters()
-        }
-        return [name for name in super().get_decay_parameter_names(model) if name not in own]
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As `Trainer`'s; scales and thresholds of activations do not decay and have a rate of their own."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        quantizers = [module for module in self.model.modules() if isinstance(module, ElasticQuantizer)]
+        own = [one for module in quantizers for one in module.parameters() if one.requires_grad]
+        if own:
+            moved = set(map(id, own))
+            for group in optimizer.param_groups:
+                group["params"] = [one for one in group["params"] if id(one) not in moved]
+            rate = QUANTIZERS_RATE * self.args.learning_rate
+            optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+        return optimizer
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -82,6 +85,8 @@ class BinarizationTrainer(Trainer):
         return prediction_terms(own, guide, nothing)[1]
 
 
+QUANTIZERS_RATE = 10.0
+"""Of scales and thresholds of activations, in learning rates of the weights."""
 _OUT_OF_REACH = -1e4  # a logit whose probability is 0 in any type
 _LOGITS = ("logits", "start_logits", "end_logits")
 _LABELS = ("labels", "start_positions", "end_positions")

@@ -216,6 +216,22 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(rows, tmp_path):
     assert accumulated == pytest.approx(whole, rel=0.3)  # scales are those of other first batches; else 4 times
 
 
+def test_scales_and_thresholds_learn_faster_and_do_not_decay(tmp_path):
+    teacher = make_teacher("question_answering")
+    student = to_binary(teacher, activation_bits=1)
+    args = TrainingArguments(str(tmp_path), report_to="none", learning_rate=1e-3, weight_decay=0.1)
+    groups = BinarizationTrainer(teacher, model=student, args=args).create_optimizer().param_groups
+    names = {id(parameter): name for name, parameter in student.named_parameters()}
+    given = [[names[id(one)] for one in group["params"]] for group in groups]
+    assert sorted(sum(given, [])) == sorted(names.values())
+    for group, of_group in zip(groups, given, strict=True):
+        is_own = {name.endswith(("log_scale", "offset")) for name in of_group}
+        if is_own == {True}:
+            assert (group["lr"], group["weight_decay"]) == (pytest.approx(1e-2), 0.0)
+        else:
+            assert (is_own, group["lr"]) == ({False}, 1e-3)
+
+
 def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):
     binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
     other = BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows | {"stages": (4, 1)})

@@ -50,6 +50,20 @@ def test_activations_are_of_their_set(bits, is_signed):
 
 
 @pytest.mark.parametrize(("bits", "is_signed"), SETS)
+def test_scales_start_where_the_squared_error_is_least(bits, is_signed):
+    quantizer = ElasticQuantizer(bits, is_signed=is_signed, is_elastic=True)
+    torch.manual_seed(0)
+    values = 2 * torch.randn(300, 400) if is_signed else torch.randn(300, 400).mul(2).softmax(1)  # attention's shares
+    quantizer.calibrate(values)
+
+    def error(scale):
+        return (scale * quantizer.quantized(values / scale) - values).square().mean().item()
+
+    start = quantizer.scale.detach()
+    assert all(error(start) <= error(start * factor) * 1.02 for factor in (0.5, 0.8, 1.25, 2.0))
+
+
+@pytest.mark.parametrize(("bits", "is_signed"), SETS)
 @pytest.mark.parametrize("threshold", [0.0, 0.3])
 def test_gradients_are_those_of_the_smooth_surrogate(bits, is_signed, threshold):
     """Straight through: α · (c + constant) with c the clipped value and the constant what rounding adds to it."""
