@@ -223,7 +223,7 @@ def test_scales_and_thresholds_learn_faster_and_do_not_decay(tmp_path):
     groups = BinarizationTrainer(teacher, model=student, args=args).create_optimizer().param_groups
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     given = [[names[id(one)] for one in group["params"]] for group in groups]
-    assert sorted(sum(given, [])) == sorted(names.values())
+    assert sorted(name for of_group in given for name in of_group) == sorted(names.values())
     for group, of_group in zip(groups, given, strict=True):
         is_own = {name.endswith(("log_scale", "offset")) for name in of_group}
         if is_own == {True}:
