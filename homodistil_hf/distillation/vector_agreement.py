@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 NUM_NEIGHBOURS = 10
 _ROWS = 256
+_LEAST_DEVIATION = 1e-6  # of similarities that are not all the same but for rounding
 
 
 def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_space: bool = False) -> dict[str, float]:
@@ -22,7 +23,8 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
         `cosine`: mean of a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
         agree on, each in its own index; `neighbours_in_index`: where the student's vector is looked up in the
         teacher's. `spread`: standard deviation of similarities between texts, as a share of the teacher's; vectors
-        that collapse have 0. Empty for fewer than two texts; of two spaces `neighbours` and `spread` alone.
+        that collapse have 0, and there is none where the teacher's similarities are all the same, as those of two
+        texts are. Empty for fewer than two texts; of two spaces `neighbours` and `spread` alone.
 
     Example:
     ```python
@@ -55,7 +57,9 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
     means = moments[:, 1:] / moments[:, :1]
     deviations = (means[:, 1] - means[:, 0].square()).clamp(min=0).sqrt()
     shares = [count / (num_neighbours * len(student)) for count in shared]
-    found_in_own = {"neighbours": shares[0], "spread": float(deviations[1] / deviations[0].clamp(min=1e-12))}
+    found_in_own = {"neighbours": shares[0]}
+    if deviations[0] > _LEAST_DEVIATION:
+        found_in_own["spread"] = float(deviations[1] / deviations[0])
     if not is_one_space:
         return found_in_own
     cosine = float((student * teacher).sum(-1).mean())

@@ -77,10 +77,7 @@ def distill(settings: RunConfig, say: Say) -> dict[str, Any]:
     since = time.perf_counter()
     checkpoint = check_output_folder(settings)
     trainer = make_trainer(settings, say)
-    results = train_to_the_end(trainer, settings, checkpoint, since=since)
-    if settings.training.push_to_hub:
-        trainer.push_to_hub()  # last, as it may fail
-    return results
+    return train_to_the_end(trainer, settings, checkpoint, since=since)
 
 
 def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:
@@ -107,7 +104,7 @@ def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:
 def train_to_the_end(
     trainer: DistillationTrainer, settings: RunConfig, checkpoint: Requested, *, since: float
 ) -> dict[str, Any]:
-    """Train, evaluate, export and write `results.json`, returned on the main process; `since`: when it began."""
+    """Train, evaluate, export, write `results.json`, returned on the main process, push; `since`: when it began."""
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS_FILE, settings.given)
@@ -120,6 +117,8 @@ def train_to_the_end(
         time_s = round(time.perf_counter() - since, 1)
         results = _results(trainer, settings) | {"time_s": time_s}
         write_json(folder / RESULTS_FILE, results)
+    if settings.training.push_to_hub:
+        trainer.push_to_hub()  # last, as it may fail
     return results
 
 

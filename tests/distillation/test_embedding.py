@@ -70,3 +70,10 @@ def test_agreement_counts_neighbours_one_by_one():
     collapsed = unit_vectors(1).expand(400, -1)
     assert agreement(collapsed, teacher)["spread"] == pytest.approx(0.0, abs=1e-6)
     assert agreement(student[:1], teacher[:1]) == {}
+
+
+@pytest.mark.parametrize("vectors", [torch.eye(2, 5), torch.ones(4, 5)])
+def test_similarities_that_are_all_the_same_have_no_spread(vectors):
+    """Two held-out texts have one similarity: nothing has collapsed."""
+    found = agreement(vectors + 0.1 * torch.randn_like(vectors), vectors)
+    assert found.keys() == {"cosine", "neighbours", "neighbours_in_index"}

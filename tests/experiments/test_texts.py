@@ -73,7 +73,6 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
         ({"method_settings": {"vector_wight": 1}}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
         ({"further_pretraining": {"max_steps": 3}}, "needs a masked-LM teacher; leave it out"),
-        ({"push_to_hub": True}, "push_to_hub=True is not there yet for method='embedding'; upload OUTPUT_DIR/student"),
     ],
 )
 def test_what_has_no_place_is_refused(config, settings, message, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hub_clients import logits_from, release
 from hub_server import Fault, requests_to
+from tiny_embeddings import make_sentence_folder
 from tiny_files import write_config
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import TrainerCallback
@@ -220,6 +221,36 @@ def command(words: list[str], token: str = "hf_writer") -> int:
         return main(words)
     finally:
         del os.environ["HF_TOKEN"]
+
+
+@pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
+def test_embedding_models_are_pushed_as_their_own_folders(hub, hub_client, tmp_path, strategy):
+    make_sentence_folder(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n\n".join(f"w{10 + number} w{20 + number} w30" * 4 for number in range(40)))
+    settings = {
+        "teacher": str(tmp_path / "teacher"),
+        "student": STUDENT,
+        "train_data": str(tmp_path / "text.txt"),
+        "output_dir": str(tmp_path / "run"),
+        "max_seq_length": 16,
+        "max_steps": 4,
+        "save_steps": 2,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "report_to": "none",
+        "push_to_hub": True,
+        "hub_model_id": "me/run",
+        "hub_strategy": strategy,
+        "hub_always_push": True,
+    }
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    made = hub_client.run(command, ["distill", str(tmp_path / "run.json")])
+    assert (made.value, made.error) == (0, None), made.output
+    pushed, student = hub.files("me/run"), tmp_path / "run" / "student"
+    for name in ("modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors", "model.safetensors"):
+        assert pushed[name] == (student / name).read_bytes()
+    assert ("last-checkpoint/optimizer.pt" in pushed) == (strategy == "checkpoint")
+
 
 
 @pytest.mark.parametrize(
