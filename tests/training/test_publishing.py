@@ -252,7 +252,6 @@ def test_embedding_models_are_pushed_as_their_own_folders(hub, hub_client, tmp_p
     assert ("last-checkpoint/optimizer.pt" in pushed) == (strategy == "checkpoint")
 
 
-
 @pytest.mark.parametrize(
     ("token", "reason"),
     [("hf_unknown", "the Hub knows no such token"), ("hf_other", "the token may not do that (403)")],
