@@ -11,8 +11,10 @@ held-out sentences. Rows that are there are not run again; the table goes to doc
 import argparse
 import itertools
 import json
+import random
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,33 +22,45 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks import embedding_opponents
 from benchmarks.further_pretraining.study import rows_of
 from benchmarks.marked_pages import fill_in
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.data.texts import paragraphs
+from homodistil_hf.data.texts import LEAST_CHARACTERS, paragraphs
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.evaluation.embedding.evaluate import evaluate_embedding
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.config import run_of
-from homodistil_hf.experiments.texts import distill_texts
+from homodistil_hf.experiments.texts import make_text_trainer
+from homodistil_hf.export.sentence_folder import facts_of
+from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.models.sentence_embeddings import load_embedding_model
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/embeddings.jsonl"), Path("docs/embeddings.md")
+LIBRARY, FITTED = "library", "fitted"
 NO_STATES = {"hidden_weight": 0.0, "embedding_weight": 0.0, "vector_weight": 1.0, "relational_weight": 0.5}
 ARMS: dict[str, dict[str, Any]] = {
     "width": {},
     "width, with states": {"hidden_weight": 1.0, "embedding_weight": 1.0},
     "width, vectors alone": {"relational_weight": 0.0},
     "width, by magnitude": {"importance_metric": "magnitude"},
+    "width, map not fitted": {FITTED: ()},
+    "width, map fitted at the end too": {FITTED: ("start", "end")},
     "layers 0 1 5": {"layers": [0, 1, 5]},
     "layers 0 1 5, with states": {"layers": [0, 1, 5], "hidden_weight": 1.0, "embedding_weight": 1.0},
     "layers 0 5": {"layers": [0, 5]},
     "layers 0 1 2 5": {"layers": [0, 1, 2, 5]},
     "layers 0 1 5, vectors alone": {"layers": [0, 1, 5], "relational_weight": 0.0},
+    "library, layers 0 1 5": {LIBRARY: [0, 1, 5]},
+    "library, layers 0 2 4": {LIBRARY: [0, 2, 4]},
+    "library, random weights": {LIBRARY: None},
 }
-"""Arm → settings that differ from `width`: all layers, narrower, vector and relational terms, no hidden states."""
+"""Arm → settings that differ from `width`: all layers, narrower, vector and relational terms, no hidden states. Those
+of the library are trained by sentence-transformers: layers of the teacher, or the shape of `width`, drawn anew."""
 _OWN = ("layers", "relational_weight", "vector_weight")
+BATCH_SIZE, MAX_LENGTH = 64, 64
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
@@ -100,19 +114,42 @@ def stsb_alone(options: argparse.Namespace) -> Path:
 
 def measured(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> dict[str, Any]:
     """Train one arm, and measure it beside its teacher."""
+    since = time.perf_counter()
+    folder = (by_library if LIBRARY in ARMS[cell["arm"]] else by_us)(cell, options, texts)
+    time_s = round(time.perf_counter() - since, 1)
+    told = evaluate_embedding(
+        folder,
+        teacher=options.model,
+        settings={"data_dir": str(stsb_alone(options)), "eval_data": [texts["validation"]]},
+        output_dir=options.output_dir / "evaluation",
+    )
+    scores = told["scores"]["stsb"]["spearman"]
+    teacher, student = (facts_of(load_embedding_model(path)) for path in (options.model, folder))
+    return {
+        "stsb": scores["student"],
+        "teacher_stsb": scores["teacher"],
+        "agreement": {name: round(value, 4) for name, value in told["agreement"].items()},
+        "kept_macs": round(student["encoder_macs"] / teacher["encoder_macs"], 4),
+        "time_s": time_s,
+        **{name: student[name] for name in ("num_parameters", "encoder_macs", "size_bytes")},
+    }
+
+
+def by_us(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> Path:
+    """Run `homodistil distill`; the student's folder."""
     changed = NO_STATES | ARMS[cell["arm"]]
     folder = options.output_dir / "run"
-    values = {name: value for name, value in changed.items() if name not in _OWN} | {
+    values = {name: value for name, value in changed.items() if name not in (*_OWN, FITTED)} | {
         "teacher": options.model,
         "student": f"macs={cell['macs']}",
         "method_settings": {name: value for name, value in changed.items() if name in _OWN},
         "train_data": texts["train"],
         "eval_data": texts["validation"],
-        "max_seq_length": 64,
+        "max_seq_length": MAX_LENGTH,
         "max_steps": cell["steps"],
         "learning_rate": cell["rate"],
-        "per_device_train_batch_size": 64,
-        "per_device_eval_batch_size": 64,
+        "per_device_train_batch_size": BATCH_SIZE,
+        "per_device_eval_batch_size": BATCH_SIZE,
         "seed": cell["seed"],
         "output_dir": str(folder),
         "overwrite_output_dir": True,
@@ -122,24 +159,40 @@ def measured(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str,
         "disable_tqdm": True,
         "report_to": "none",
     }
-    results = distill_texts(run_of(values, "the benchmark"), print)
-    told = evaluate_embedding(
+    shutil.rmtree(folder, ignore_errors=True)
+    trainer = make_text_trainer(run_of(values, "the benchmark"), print)
+    fit, when = trainer.fit_map, ARMS[cell["arm"]].get(FITTED, ("start",))
+    if "start" not in when:
+        trainer.fit_map = lambda: None
+    trainer.train()
+    if "end" in when:
+        fit()
+    return trainer.export(folder / STUDENT_FOLDER)
+
+
+def by_library(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> Path:
+    """Train by sentence-transformers on the same texts; the student's folder."""
+    layers = ARMS[cell["arm"]][LIBRARY]
+    shape = by_us(cell | {"arm": "width", "steps": 1}, options, texts) if layers is None else None
+    lines = Path(texts["train"]).read_text(encoding="utf-8").split("\n\n")
+    lines = [line for line in lines if len(line) >= LEAST_CHARACTERS]
+    random.Random(cell["seed"]).shuffle(lines)
+    folder: Path = options.output_dir / LIBRARY
+    shutil.rmtree(folder, ignore_errors=True)
+    embedding_opponents.train(
         folder,
         teacher=options.model,
-        settings={"data_dir": str(stsb_alone(options)), "eval_data": [texts["validation"]]},
-        output_dir=options.output_dir / "evaluation",
+        layers=layers,
+        shape=shape,
+        texts=lines,
+        steps=cell["steps"],
+        rate=cell["rate"],
+        seed=cell["seed"],
+        batch_size=BATCH_SIZE,
+        max_length=MAX_LENGTH,
+        bf16=multiplies_bfloat16(torch.device("cpu")),
     )
-    scores = told["scores"]["stsb"]["spearman"]
-    costs = {name: results["models"][1][name] for name in ("num_parameters", "encoder_macs", "size_bytes")}
-    teacher_macs = results["models"][0]["encoder_macs"]
-    return {
-        "stsb": scores["student"],
-        "teacher_stsb": scores["teacher"],
-        "agreement": {name: round(value, 4) for name, value in told["agreement"].items()},
-        "kept_macs": round(costs["encoder_macs"] / teacher_macs, 4),
-        "time_s": results["time_s"],
-        **costs,
-    }
+    return folder
 
 
 def students_table(rows: Iterator[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import pytest
 from datasets import Dataset
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
@@ -11,7 +12,9 @@ from tiny_glue import write_task
 from benchmarks import embeddings
 
 
-def test_rows_are_measured_once_and_told(tmp_path, monkeypatch):
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the benchmark on tiny files with arms and further words; gives the record's rows."""
     own_cache(monkeypatch, tmp_path / "cache")
     model, data = make_sentence_folder(tmp_path / "model"), tmp_path / "data"
     write_task(data / "glue", "stsb")
@@ -33,10 +36,19 @@ def test_rows_are_measured_once_and_told(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(embeddings, "run_of", lambda values, label: own(values | small, label))
     words = ["--model", str(model), "--data", str(data), "--steps", "3", "--output_dir", str(tmp_path / "runs")]
-    words += ["--macs", "0.5", "--arms", "width"]
-    monkeypatch.setattr(sys, "argv", ["embeddings", *words])
-    embeddings.main()
-    (row,) = embeddings.rows_of(tmp_path / "rows.jsonl")
+    monkeypatch.setattr(embeddings, "BATCH_SIZE", 8)
+    monkeypatch.setattr(embeddings, "MAX_LENGTH", 12)
+
+    def run(*arms):
+        monkeypatch.setattr(sys, "argv", ["embeddings", *words, "--macs", "0.5", "--arms", *arms])
+        embeddings.main()
+        return list(embeddings.rows_of(tmp_path / "rows.jsonl"))
+
+    return run
+
+
+def test_rows_are_measured_once_and_told(run, tmp_path):
+    (row,) = run("width")
     assert (row["arm"], row["steps"]) == ("width", 3)
     assert 0.4 < row["kept_macs"] <= 0.55
     assert str(tmp_path) not in json.dumps(row)
@@ -44,5 +56,19 @@ def test_rows_are_measured_once_and_told(tmp_path, monkeypatch):
     assert len(train) == 200  # two sentences a line
     page = (tmp_path / "page.md").read_text()
     assert f"| width | 0.0005 | 3 | {100 * row['stsb']:.1f} |" in page
-    embeddings.main()  # nothing left to do
-    assert len(list(embeddings.rows_of(tmp_path / "rows.jsonl"))) == 1
+    assert len(run("width")) == 1  # nothing left to do
+
+
+def test_the_librarys_students_are_measured_alike(run, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.setitem(embeddings.ARMS, "library, layers 0 1 5", {"library": [0]})  # of two
+    layers, drawn = run("library, layers 0 1 5", "library, random weights")
+    assert layers["kept_macs"] == 0.5
+    assert 0.4 < drawn["kept_macs"] <= 0.55
+    assert drawn["num_parameters"] < layers["num_parameters"]
+    assert all(abs(row["agreement"]["cosine"]) <= 1 for row in (layers, drawn))
+
+
+def test_the_map_is_fitted_when_it_is_said(run):
+    found = run("width", "width, map not fitted", "width, map fitted at the end too")
+    assert len({row["agreement"]["cosine"] for row in found}) == 3
