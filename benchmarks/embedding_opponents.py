@@ -65,7 +65,7 @@ def train(
         loss = MSELoss(student)
     some = list(texts[: steps * batch_size])
     guide = SentenceTransformer(teacher, device="cpu")
-    guide.max_seq_length = max_length
+    own_length, guide.max_seq_length = guide.max_seq_length, max_length
     vectors = guide.encode(some, batch_size=batch_size)
     args = SentenceTransformerTrainingArguments(
         str(folder.parent / "library"),
@@ -82,7 +82,7 @@ def train(
     )
     rows = Dataset.from_dict({"sentence": some, "label": vectors.tolist()})
     SentenceTransformerTrainer(student, args=args, train_dataset=rows, loss=loss).train()
-    student.max_seq_length = guide.tokenizer.model_max_length
+    student.max_seq_length = own_length
     student.save(str(folder))
 
 

@@ -136,7 +136,7 @@ def measured(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str,
 
 
 def by_us(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> Path:
-    """Run `homodistil distill`; the student's folder."""
+    """Train by this package on the texts; the student's folder."""
     changed = NO_STATES | ARMS[cell["arm"]]
     folder = options.output_dir / "run"
     values = {name: value for name, value in changed.items() if name not in (*_OWN, FITTED)} | {

@@ -10,6 +10,7 @@ from tiny_files import own_cache
 from tiny_glue import write_task
 
 from benchmarks import embeddings
+from homodistil_hf.models.sentence_embeddings import load_embedding_model
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "run_of", lambda values, label: own(values | small, label))
     words = ["--model", str(model), "--data", str(data), "--steps", "3", "--output_dir", str(tmp_path / "runs")]
     monkeypatch.setattr(embeddings, "BATCH_SIZE", 8)
-    monkeypatch.setattr(embeddings, "MAX_LENGTH", 12)
+    monkeypatch.setattr(embeddings, "MAX_LENGTH", 10)
 
     def run(*arms):
         monkeypatch.setattr(sys, "argv", ["embeddings", *words, "--macs", "0.5", "--arms", *arms])
@@ -59,7 +60,7 @@ def test_rows_are_measured_once_and_told(run, tmp_path):
     assert len(run("width")) == 1  # nothing left to do
 
 
-def test_the_librarys_students_are_measured_alike(run, monkeypatch):
+def test_the_librarys_students_are_measured_alike(run, monkeypatch, tmp_path):
     pytest.importorskip("sentence_transformers")
     monkeypatch.setitem(embeddings.ARMS, "library, layers 0 1 5", {"library": [0]})  # of two
     layers, drawn = run("library, layers 0 1 5", "library, random weights")
@@ -67,6 +68,8 @@ def test_the_librarys_students_are_measured_alike(run, monkeypatch):
     assert 0.4 < drawn["kept_macs"] <= 0.55
     assert drawn["num_parameters"] < layers["num_parameters"]
     assert all(abs(row["agreement"]["cosine"]) <= 1 for row in (layers, drawn))
+    student, teacher = (load_embedding_model(tmp_path / path) for path in ("runs/library", "model"))
+    assert student.settings.max_seq_length == teacher.settings.max_seq_length
 
 
 def test_the_map_is_fitted_when_it_is_said(run):
