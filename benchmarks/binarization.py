@@ -127,6 +127,7 @@ def run_narrow(options: argparse.Namespace) -> None:
         teacher, narrow = options.work_dir / task, options.work_dir / f"{task}-narrow"
         if not (narrow / MODEL_FOLDER).is_dir():
             given = rows_of(task, options.data_dir) | {"max_train_steps": options.max_train_steps}
+            given["learning_rate"] = options.learning_rate
             fine_tune_own(
                 OwnTaskSettings(model=str(options.student), teacher=str(teacher), output_dir=str(narrow), **given),
                 print,
@@ -257,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work_dir", type=Path, default=Path("runs/binarization"), help="TASK/: the float models")
     parser.add_argument("--model", help="folder or Hub name of the encoder, for its tokenizer")
     parser.add_argument("--student", type=Path, help="narrow: a student of HomoDistil")
+    parser.add_argument("--learning_rate", type=float, help="narrow: of the student's fine-tuning (default: searched)")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc", "stsb", "qnli"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--max_train_steps", type=int, default=1500, help="of a chain; its stages share them")

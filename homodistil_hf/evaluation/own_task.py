@@ -3,6 +3,7 @@
 The recipe, rates and steps are those of the evaluations; nothing is compared here, the model is what is wanted.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,8 @@ from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, predict
 from .glue.data import GlueTask, encode
 from .glue.evaluate import fine_tuned_classifier
 from .task_runs import check_length, training_rows, with_held_out
+
+logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 _READERS: dict[str, Callable[..., Dataset]] = {
@@ -158,7 +161,10 @@ def task_metrics(
     """Accuracy and macro F1 of a fine-tuned classifier on rows, or Pearson's correlation of a regression."""
     logits_RC, labels_R = predict(model, encode(rows, task, tokenizer, max_length), tokenizer)
     if task.num_labels > 1:
-        return _class_metrics(logits_RC.argmax(-1), labels_R)
+        given_R = logits_RC.argmax(-1)
+        if np.ptp(given_R) == 0 < np.ptp(labels_R):
+            logger.warning("all %d rows get one class; lower learning_rate, or train for more steps", len(given_R))
+        return _class_metrics(given_R, labels_R)
     is_constant = np.ptp(logits_RC) == 0 or np.ptp(labels_R) == 0
     return {"pearson": 0.0 if is_constant else float(np.corrcoef(logits_RC[:, 0], labels_R)[0, 1])}
 

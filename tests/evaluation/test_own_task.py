@@ -15,7 +15,7 @@ from homodistil_hf.cli import main
 from homodistil_hf.evaluation.distilling_trainer import DistillingTrainer
 from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
 from homodistil_hf.evaluation.glue.data import GlueTask, encode
-from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
+from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, task_metrics
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 
@@ -90,6 +90,16 @@ def test_the_best_rate_on_held_out_rows_is_taken(given):
     assert scores.keys() == {1e-5, 1e-2}
     assert results["learning_rate"] == max(scores, key=lambda rate: scores[rate])
     assert results["num_steps"] == 40
+
+
+@pytest.mark.parametrize(("labels", "is_told"), [([0, 1] * 8, True), ([0] * 16, False)])
+def test_one_class_for_all_rows_is_told(labels, is_told, given, caplog):
+    model = make_teacher("sequence_classification")
+    model.classifier.weight.data.zero_()
+    found = rows(16).remove_columns("label").add_column("label", labels)
+    task = GlueTask("own", ("text",), num_labels=2)
+    task_metrics(model, found, task, AutoTokenizer.from_pretrained(given["model"]), max_length=24)
+    assert ("all 16 rows get one class; lower learning_rate" in caplog.text) == is_told
 
 
 def test_a_student_learns_from_a_fine_tuned_teacher(given, tmp_path):
