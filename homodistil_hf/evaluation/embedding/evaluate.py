@@ -27,6 +27,7 @@ from ...models.sentence_embeddings import EmbeddingModel, is_embedding_folder, l
 from ..evaluated_model import model_in, model_name, results_folder
 from ..fine_tuning import settings_from
 from ..metrics import missing_packages
+from .mteb_tasks import mteb_scores, named_tasks
 from .scores import pair_score, retrieval_scores
 from .tasks import EmbeddingTask, PairTask, RetrievalTask, load_tasks
 
@@ -49,18 +50,22 @@ class EmbeddingSettings:
     eval_data: tuple[str, ...] = field(
         default=(), metadata={"help": "Held-out text: files, folders, globs or Hub data sets."}
     )
+    mteb_tasks: tuple[str, ...] = field(
+        default=(), metadata={"help": "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …"}
+    )
     text_column: str | None = field(default=None, metadata={"help": "Column with the text; default: text."})
     eval_split: str = field(default="validation", metadata={"help": "Split of a Hub data set or folder."})
     max_texts: int = field(default=1000, metadata={"help": "Paragraphs of held-out text at most, ≥ 11."})
     max_queries: int = field(default=1000, metadata={"help": "Pairs and questions of a task at most, ≥ 1."})
 
     def __post_init__(self) -> None:
-        given = self.eval_data
-        object.__setattr__(self, "eval_data", (given,) if isinstance(given, str) else tuple(given))
-        if not self.eval_data and self.data_dir is None:
+        for name in ("eval_data", "mteb_tasks"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        if not (self.eval_data or self.mteb_tasks or self.data_dir):
             raise ValueError(
-                "data_dir and eval_data are not set; name rows of tasks (--data_dir glue), held-out text (--eval_data "
-                "held-out.txt), or both"
+                "data_dir, eval_data and mteb_tasks are not set; name rows of tasks (--data_dir glue), held-out text "
+                "(--eval_data held-out.txt), tasks of MTEB, or several of them"
             )
         for name, least in (("max_texts", 11), ("max_queries", 1)):
             if (value := getattr(self, name)) < least:
@@ -81,7 +86,8 @@ def evaluate_embedding(
         model: folder of sentence-transformers, finished run, or Hub name.
         teacher: folder or Hub name; default: the one that the run recorded. Where there is none, the model alone is
             measured, on tasks.
-        settings: [`EmbeddingSettings`], or some of them by name; `data_dir` or `eval_data` is needed.
+        settings: [`EmbeddingSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
+            needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
 
@@ -97,6 +103,7 @@ def evaluate_embedding(
     since = time.perf_counter()
     settings = settings_from(EmbeddingSettings, settings)
     tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
+    of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     folder, recorded = _found(model)
     named = teacher or recorded
     _check(settings, tasks, named)
@@ -117,14 +124,22 @@ def evaluate_embedding(
     results["scores"] = {}
     for task in tasks:
         results["scores"][task.name] = found = _scores(task, models, is_apart=is_apart)
-        for metric, of_sides in found.items():
-            say(f"{task.name}, {metric}: " + ", ".join(f"{side} {value:.4f}" for side, value in of_sides.items()))
+        _tell(task.name, found, say)
+    if of_mteb:
+        for name, metrics in mteb_scores(of_mteb, {side: found.name for side, found in models.items()}).items():
+            results["scores"][name] = metrics
+            _tell(name, metrics, say)
     results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
     target = results_folder(model, output_dir)
     target.mkdir(parents=True, exist_ok=True)
     write_json(target / RESULTS_FILE, results)
     publish_scores(folder, {name: results[name] for name in ("models", "agreement", "scores") if results.get(name)})
     return results
+
+
+def _tell(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
+    for metric, of_sides in metrics.items():
+        say(f"{task}, {metric}: " + ", ".join(f"{side} {value:.4f}" for side, value in of_sides.items()))
 
 
 def format_scores(results: Mapping[str, Any]) -> str:

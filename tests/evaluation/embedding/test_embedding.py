@@ -1,11 +1,13 @@
 """Embedding models measured: formulas, what a folder's rows become, one evaluation from command to card."""
 
+import importlib.util
 import json
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 from tiny_glue import write_task
@@ -115,12 +117,13 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "data_dir and eval_data are not set; name rows of tasks"),
+        ([], "data_dir, eval_data and mteb_tasks are not set; name rows of tasks"),
         (["--data_dir", "nowhere"], "data_dir='nowhere' is no folder"),
         (["--data_dir", "."], "has rows of none of stsb, qnli, squad, mrpc, qqp; add some"),
         (["--eval_data", "x.txt", "--max_texts", "3"], "max_texts=3 is too small; nearest valid: 11"),
         (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue and squad"),
         (["--eval_data", "x.txt"], "is compared with a teacher, and none is recorded: name --teacher"),
+        (["--mteb_tasks", "STSBenchmrk"], "mteb_tasks=('STSBenchmrk',): 'STSBenchmrk' not found. Did you mean"),
         (["stsb", "--data_dir", "."], "task=embedding is for models without a head, stsb for others: name it alone"),
     ],
 )
@@ -128,6 +131,35 @@ def test_wrong_words_are_told_first(words, message, folders, monkeypatch, capsys
     monkeypatch.chdir(folders[0])
     assert main(["evaluate", str(folders[0]), "--task", "embedding", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_tasks_of_mteb_are_measured(folders, tmp_path, monkeypatch):
+    mteb = pytest.importorskip("mteb", reason="mteb is not installed")
+    metadata = mteb.get_task("STSBenchmark").metadata.model_copy(update={"name": "Own", "eval_splits": ["test"]})
+    texts = {f"sentence{side}": [f"w{10 + side * number} w9 w{30 + number}" for number in range(8)] for side in (1, 2)}
+
+    class Own(type(mteb.get_task("STSBenchmark"))):
+        def load_data(self, *args, **kwargs):
+            self.dataset = DatasetDict(test=Dataset.from_dict(texts | {"score": list(range(8))}))
+            self.data_loaded = True
+
+    Own.metadata = metadata
+    monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [Own()] if tasks == ["Own"] else [])
+    words = ["evaluate", str(folders[1]), "--task", "embedding", "--teacher", str(folders[0]), "--mteb_tasks", "Own"]
+    assert main([*words, "--output_dir", str(tmp_path / "found")]) == 0
+    scores = json.loads((tmp_path / "found" / "embedding.json").read_text())["scores"]["Own"]["cosine_spearman"]
+    for side, folder in zip(("teacher", "student"), folders, strict=True):
+        model = load_embedding_model(folder)
+        vectors = [model.encode(texts[column]) for column in texts]
+        assert scores[side] == pytest.approx(pair_score("spearman", *vectors, list(range(8))), abs=1e-4)
+    assert scores["teacher"] != scores["student"]
+    assert "| Own, cosine spearman |" in (folders[1] / "README.md").read_text()
+
+
+def test_tasks_of_mteb_need_its_library(folders, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["evaluate", str(folders[0]), "--task", "embedding", "--mteb_tasks", "SciFact"]) == 2
+    assert "mteb_tasks=('SciFact',) needs mteb; pip install 'homodistil-hf[mteb]'" in capsys.readouterr().err
 
 
 def test_a_missing_library_is_told_before_anything_is_encoded(folders, data_dir, monkeypatch, capsys):
