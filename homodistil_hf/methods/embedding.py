@@ -192,6 +192,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         super().resized(masks)
         self.fit_map()
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`DistillationTrainer.train`]; the map is fitted once more to the states that the student ends with."""
+        result = super().train(*args, **kwargs)
+        if self.method_settings["output"] != "student":
+            self.fit_map()
+        return result
+
     @torch.no_grad()
     def fit_map(self) -> None:
         """Set the map into the teacher's space to that of least squares on the first training texts; collective."""

@@ -73,5 +73,5 @@ def test_the_librarys_students_are_measured_alike(run, monkeypatch, tmp_path):
 
 
 def test_the_map_is_fitted_when_it_is_said(run):
-    found = run("width", "width, map not fitted", "width, map fitted at the end too")
+    found = run("width", "width, map not fitted", "width, map fitted at the start alone")
     assert len({row["agreement"]["cosine"] for row in found}) == 3

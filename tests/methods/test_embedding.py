@@ -96,6 +96,14 @@ def test_the_map_is_fitted_when_channels_go(make_embedding_trainer):
     assert fitted > trainer.evaluate()["eval_cosine"]
 
 
+def test_the_map_is_fitted_to_the_last_states_too(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=4, learning_rate=1e-3)
+    trainer.train()
+    ended = trainer.distillation.dense.weight.detach().clone()
+    trainer.fit_map()
+    assert torch.equal(ended, trainer.distillation.dense.weight)  # nothing was left to fit
+
+
 def test_layers_of_a_callers_model_stay_where_they_are(make_embedding_trainer, tmp_path):
     model = load_embedding_model(make_sentence_folder(tmp_path / "model", dense=5))
     trainer = make_embedding_trainer(model)
