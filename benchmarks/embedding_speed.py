@@ -2,8 +2,9 @@
 
     python -m benchmarks.embedding_speed --data DATA --models teacher=DIR half=DIR quarter=DIR
 
-Each DIR is a folder of sentence-transformers, DATA has `glue/stsb`: its development pairs are what is encoded, and what
-quality is measured on. Writes docs/results/embedding_speed.json and its table in docs/embeddings.md; on a quiet machine.
+Each DIR is a folder of sentence-transformers, DATA has `glue/stsb`: its development pairs are what is encoded, and
+what quality is measured on. Writes docs/results/embedding_speed.json and its table in docs/embeddings.md; minutes, on a
+quiet machine.
 """
 
 import argparse
@@ -62,8 +63,8 @@ def main() -> None:
 
 def measured(folders: Mapping[str, str], options: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]]:
     """Model → costs; of each form STS-B's Spearman, bytes and milliseconds a batch size."""
-    (task,) = (one for one in load_tasks(options.data / "glue", max_queries=1000) if one.name == "stsb")
-    assert isinstance(task, PairTask)
+    tasks = load_tasks(options.data / "glue", max_queries=1000)
+    (task,) = (one for one in tasks if isinstance(one, PairTask) and one.name == "stsb")
     models = {name: load_embedding_model(folder) for name, folder in folders.items()}
     found: dict[str, dict[str, Any]] = {}
     passes: dict[int, dict[str, Callable[[], object]]] = {size: {} for size in BATCH_SIZES}

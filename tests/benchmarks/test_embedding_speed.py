@@ -17,7 +17,8 @@ from homodistil_hf.plans.latency.onnx_graph import missing_packages
 def test_forms_are_measured_side_by_side(tmp_path, monkeypatch):
     own_cache(monkeypatch, tmp_path / "cache")
     write_task(tmp_path / "glue", "stsb")
-    models = [f"{name}={make_sentence_folder(tmp_path / name, dense=dense)}" for name, dense in (("a", None), ("b", 5))]
+    folders = {name: make_sentence_folder(tmp_path / name, dense=dense) for name, dense in (("a", None), ("b", 5))}
+    models = [f"{name}={folder}" for name, folder in folders.items()]
     monkeypatch.setattr(embedding_speed, "RECORD", tmp_path / "speed.json")
     monkeypatch.setattr(embedding_speed, "PAGE", tmp_path / "page.md")
     (tmp_path / "page.md").write_text("<!-- speed -->\n<!-- /speed -->\n")
