@@ -3,8 +3,8 @@
     python -m benchmarks.embedding_speed --data DATA --models teacher=DIR half=DIR quarter=DIR
 
 Each DIR is a folder of sentence-transformers, DATA has `glue/stsb`: its development pairs are what is encoded, and
-what quality is measured on. Writes docs/results/embedding_speed.json and its table in docs/embeddings.md; minutes, on a
-quiet machine.
+what quality is measured on. Writes docs/results/embedding_speed.json and its table in docs/embeddings.md, in minutes
+on a quiet machine.
 """
 
 import argparse
