@@ -175,29 +175,32 @@ def narrow_rows(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def narrow_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Means over tasks."""
-    means = narrow_rows(rows).groupby("model", sort=False)[["score", "size_mb", "latency_ms"]].mean()
-    cells = [
-        [str(name), f"{100 * row['score']:.1f}", f"{row['size_mb']:.1f}", f"{row['latency_ms']:.1f}"]
-        for name, row in means.iterrows()
-    ]
-    table = markdown_table(["model", "mean score", "MB", "ms a sequence of 128"], cells)
-    return "\n".join([f"![Score against size and latency](results/{PICTURE.name})", "", *table])
+    """A row a model: each task's score, and the means of what is the same for all but for their heads."""
+    cells, table = [], narrow_rows(rows)
+    for name, found in table.groupby("model", sort=False):
+        scores = [f"{100 * score:.1f}" for score in found["score"]]
+        cells.append([str(name), *scores, f"{found['size_mb'].mean():.1f}", f"{found['latency_ms'].mean():.1f}"])
+    lines = markdown_table(["model", *table["task"].unique(), "MB", "ms a sequence of 128"], cells)
+    return "\n".join([f"![Scores against size and latency](results/{PICTURE.name})", "", *lines])
 
 
 def draw(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Score by bytes and by latency."""
+    """Each task's score by bytes and by latency; a tick a model."""
     import matplotlib.pyplot as plt
 
-    means = narrow_rows(rows).groupby("model", sort=False)[["score", "size_mb", "latency_ms"]].mean()
+    table = narrow_rows(rows)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
     for axis, (column, label) in zip(axes, (("size_mb", "MB"), ("latency_ms", "ms a sequence")), strict=True):
-        axis.scatter(means[column], 100 * means["score"])
-        for name, row in means.iterrows():
-            axis.annotate(str(name), (row[column], 100 * row["score"]), textcoords="offset points", xytext=(4, 4))
+        for task, found in table.groupby("task", sort=False):
+            axis.plot(found[column], 100 * found["score"], "o", label=task)
+        places = table.groupby("model", sort=False)[column].mean()
         axis.set_xscale("log")
+        names = [name.replace(", ", "\n") for name in places.index]
+        axis.set_xticks(places, labels=[f"{name}\n{place:.3g}" for name, place in zip(names, places, strict=True)])
+        axis.set_xticks([], minor=True)
         axis.set_xlabel(label)
-    axes[0].set_ylabel("mean score")
+    axes[0].set_ylabel("score × 100")
+    axes[0].legend()
     figure.tight_layout()
     figure.savefig(PICTURE, dpi=120)
 
