@@ -6,7 +6,7 @@
 
 `WORK_DIR/TASK` is the encoder, fine-tuned for a GLUE task (`DATA_DIR/TASK/train.parquet`); `narrow` fine-tunes the
 student beside it, and binarizes both. All write docs/results/binarization.json and their tables in
-docs/binarization.md; `narrow` also draws docs/results/binarization.png.
+docs/binarization.md; `narrow` also draws docs/results/studies/binarization.png.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from homodistil_hf.plans.latency.timing import figures, time_in_turns
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/binarization.json"), Path("docs/binarization.md")
-PICTURE = Path("docs/results/binarization.png")
+PICTURE = Path("docs/results/studies/binarization.png")
 FLOAT = "float"
 WHOLE = "+ multi-distillation"
 RUNGS: dict[str, dict[str, Any]] = {
@@ -181,7 +181,7 @@ def narrow_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         scores = [f"{100 * score:.1f}" for score in found["score"]]
         cells.append([str(name), *scores, f"{found['size_mb'].mean():.1f}", f"{found['latency_ms'].mean():.1f}"])
     lines = markdown_table(["model", *table["task"].unique(), "MB", "ms a sequence of 128"], cells)
-    return "\n".join([f"![Scores against size and latency](results/{PICTURE.name})", "", *lines])
+    return "\n".join([f"![Scores against size and latency](results/studies/{PICTURE.name})", "", *lines])
 
 
 def draw(rows: Mapping[str, Mapping[str, Any]]) -> None:
