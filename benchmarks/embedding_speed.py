@@ -51,7 +51,7 @@ class Vectors(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=DIR", help="the first is compared with")
+    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=DIR", help="in the order of the table")
     parser.add_argument("--num_rounds", type=int, default=15, help="timed turns of each")
     options = parser.parse_args()
     folders = dict(entry.split("=", 1) for entry in options.models)
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def measured(folders: Mapping[str, str], options: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]]:
-    """Model → costs; of each form STS-B's Spearman, bytes and milliseconds a batch size."""
+    """Model → form → STS-B's Spearman, bytes, and sentences per second at each batch size."""
     tasks = load_tasks(options.data / "glue", max_queries=1000)
     (task,) = (one for one in tasks if isinstance(one, PairTask) and one.name == "stsb")
     models = {name: load_embedding_model(folder) for name, folder in folders.items()}
@@ -71,7 +71,7 @@ def measured(folders: Mapping[str, str], options: argparse.Namespace, scratch: P
     for name, model in models.items():
         model.encoder.eval()
         runners, sizes = forms(model, tuple(_inputs(model, task.first[:2]).values()), scratch / name)
-        found[name] = {"num_parameters": sum(one.numel() for one in model.encoder.parameters())}
+        found[name] = {}
         for form, run in runners.items():
             first, second = (encoded(model, run, texts) for texts in (task.first, task.second))
             score = pair_score(task.metric, first, second, task.labels)
