@@ -1,6 +1,7 @@
-"""One bit a weight: what each part of the method is worth, what is left of a narrow student, how fast bits multiply.
+"""One bit a weight: what parts of the method, activations' bits and narrow students are worth; how fast bits multiply.
 
     python -m benchmarks.binarization ladder --data_dir DIR --work_dir DIR      # hours; goes on where it stopped
+    python -m benchmarks.binarization bits --tasks stsb --data_dir DIR --work_dir DIR
     python -m benchmarks.binarization narrow --student DIR --data_dir DIR --work_dir DIR
     python -m benchmarks.binarization kernel                                    # minutes, on a quiet machine
 
@@ -43,11 +44,11 @@ from homodistil_hf.tables import markdown_table
 RECORD, PAGE = Path("docs/results/binarization.json"), Path("docs/binarization.md")
 PICTURE = Path("docs/results/studies/binarization.png")
 FLOAT = "float"
-WHOLE = "+ multi-distillation"
+ELASTIC, WHOLE = "+ elastic", "+ multi-distillation"
 RUNGS: dict[str, dict[str, Any]] = {
     "one set, one step": {"stages": (1,), "two_sets": False, "elastic": False},
     "+ two sets": {"stages": (1,), "two_sets": True, "elastic": False},
-    "+ elastic": {"stages": (1,), "two_sets": True, "elastic": True},
+    ELASTIC: {"stages": (1,), "two_sets": True, "elastic": True},
     WHOLE: {"stages": (2, 1), "two_sets": True, "elastic": True},
 }
 METRICS = {"stsb": "pearson"}
@@ -106,6 +107,43 @@ def run_ladder(options: argparse.Namespace) -> None:
     fill_in(PAGE, {"ladder": ladder_table(rows)})
 
 
+def of_ladder(task: str, rung: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """What the ladder's first seed has found with as many steps."""
+    row = known_results().get("ladder", {}).get(f"{task}, {rung}, seed 0", {})
+    if row.get("max_train_steps") != options.max_train_steps:
+        return None
+    return {key: row[key] for key in ("score", FLOAT, "size_bytes")}
+
+
+def run_bits(options: argparse.Namespace) -> None:
+    """One stage with activations of so many bits."""
+    rows = known_results().get("bits", {})
+    for task, bits in itertools.product(options.tasks, options.activation_bits):
+        key = f"{task}, {bits} bits, {options.max_train_steps} steps"
+        if key not in rows:
+            found = of_ladder(task, ELASTIC, options) if bits == 1 else None
+            found = found or chain(options.work_dir / task, task, RUNGS[ELASTIC] | {"stages": (bits,)}, 0, options)
+            rows[key] = {"task": task, "bits": bits, "max_train_steps": options.max_train_steps} | found
+            save("bits", rows)
+            print(f"{key}: {rows[key]}", flush=True)
+    fill_in(PAGE, {"bits": bits_table(rows)})
+
+
+def bits_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores × 100 by the bits of activations and the steps, most bits first."""
+    told = sorted(rows.values(), key=lambda row: (row["task"], -row["bits"], row["max_train_steps"]))
+    cells = [
+        [
+            row["task"],
+            str(row["bits"]),
+            f"{row['max_train_steps']:,}",
+            *(f"{100 * row[of]:.1f}" for of in ("score", FLOAT)),
+        ]
+        for row in told
+    ]
+    return "\n".join(markdown_table(["task", "bits of activations", "steps", "score", FLOAT], cells))
+
+
 def ladder_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Scores × 100 of each rung over its seeds, and what it keeps of the float models' mean."""
     table = pd.DataFrame(rows.values())
@@ -122,7 +160,7 @@ def ladder_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def run_narrow(options: argparse.Namespace) -> None:
     """Full and narrow, float and bits: score, bytes, latency."""
-    rows, ladder = (known_results().get(part, {}) for part in ("narrow", "ladder"))
+    rows = known_results().get("narrow", {})
     for task in options.tasks:
         teacher, narrow = options.work_dir / task, options.work_dir / f"{task}-narrow"
         if not (narrow / MODEL_FOLDER).is_dir():
@@ -134,11 +172,8 @@ def run_narrow(options: argparse.Namespace) -> None:
             )
         for name, model in (("full", teacher), ("narrow", narrow / MODEL_FOLDER)):
             if f"{task}, {name}" not in rows:
-                on_ladder = ladder.get(f"{task}, {WHOLE}, seed 0", {}) if name == "full" else {}
-                if on_ladder.get("max_train_steps") == options.max_train_steps:
-                    found = {key: on_ladder[key] for key in ("score", FLOAT, "size_bytes")}
-                else:
-                    found = chain(model, task, RUNGS[WHOLE], 0, options)
+                found = of_ladder(task, WHOLE, options) if name == "full" else None
+                found = found or chain(model, task, RUNGS[WHOLE], 0, options)
                 floats = sum(tensor.numel() for tensor in load_teacher(str(model)).parameters())
                 latency = timed(str(model))
                 rows[f"{task}, {name}"] = found | {"float_bytes": 4 * floats, "latency": latency}
@@ -185,15 +220,15 @@ def narrow_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def draw(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Each task's score by bytes and by latency; a tick a model."""
+    """Each task's score by a model's bytes and latency, the tasks' mean; a tick a model."""
     import matplotlib.pyplot as plt
 
     table = narrow_rows(rows)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
     for axis, (column, label) in zip(axes, (("size_mb", "MB"), ("latency_ms", "ms a sequence")), strict=True):
-        for task, found in table.groupby("task", sort=False):
-            axis.plot(found[column], 100 * found["score"], "o", label=task)
         places = table.groupby("model", sort=False)[column].mean()
+        for task, found in table.groupby("task", sort=False):
+            axis.plot(places[found["model"]], 100 * found["score"], "o", label=task)
         axis.set_xscale("log")
         names = [name.replace(", ", "\n") for name in places.index]
         axis.set_xticks(places, labels=[f"{name}\n{place:.3g}" for name, place in zip(names, places, strict=True)])
@@ -251,7 +286,7 @@ def kernel_table(cases: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(markdown_table(["", "float32, ms", "bits, ms", "× as fast"], cells))
 
 
-RUNS = {"ladder": run_ladder, "narrow": run_narrow, "kernel": run_kernel}
+RUNS = {"ladder": run_ladder, "bits": run_bits, "narrow": run_narrow, "kernel": run_kernel}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -265,6 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc", "stsb", "qnli"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--max_train_steps", type=int, default=1500, help="of a chain; its stages share them")
+    parser.add_argument("--activation_bits", nargs="+", type=int, default=[1, 2, 4, 8], help="bits: of a stage")
     parser.add_argument("--rows", nargs="+", type=int, default=[128, 1024], help="kernel: tokens at once")
     parser.add_argument("--num_rounds", type=int, default=15, help="kernel: timed turns")
     parser.add_argument("--num_layers", type=int, default=12, help="kernel: of the whole model")

@@ -49,7 +49,7 @@ class BinarizationSettings(OwnTaskSettings):
 
     method: str = field(default=BIT, metadata={"help": f"{BIT}: what this is."})
     stages: tuple[int, ...] = field(
-        default=(2, 1), metadata={"help": "Bits of activations, one stage each; weights have one bit in all."}
+        default=(1,), metadata={"help": "Bits of activations, one stage each; weights have one bit in all."}
     )
     two_sets: bool = field(default=True, metadata={"help": "Inputs that are never negative take values of {0, …}."})
     elastic: bool = field(default=True, metadata={"help": "Scales and thresholds of activations learn."})

@@ -27,7 +27,7 @@ def rows(tmp_path, monkeypatch):
     own_steps = {"learning_rate": 1e-3, "max_train_steps": 4, "max_length": 16, "batch_size": 16}
     data = {name: str(tmp_path / "rows.parquet") for name in ("train_data", "eval_data")}
     fine_tune_own(OwnTaskSettings(model=str(teacher), output_dir=str(tmp_path / "float"), **data, **own_steps), print)
-    return {"model": str(tmp_path / "float" / "model"), **data, **own_steps}
+    return {"model": str(tmp_path / "float" / "model"), "stages": (2, 1), **data, **own_steps}
 
 
 def test_a_chain_ends_in_bits(rows, tmp_path):
