@@ -125,7 +125,7 @@ def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
 
 def test_the_config_of_a_binarization_is_valid():
     values = json.loads(BINARIZATION.read_text(encoding="utf-8"))
-    assert settings_from(BinarizationSettings, values).stages == (2, 1)
+    assert settings_from(BinarizationSettings, values).stages == (1,)
 
 
 def test_binarize_script(tmp_path, monkeypatch, capsys):
