@@ -14,6 +14,8 @@ import torch
 from datasets import Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from .teacher_vectors import VECTOR
+
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
 MULTIPLE = 8
@@ -184,7 +186,8 @@ class TextCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
 
-        `token_type_ids`, which pairs of texts may have, are padded as well.
+        `token_type_ids`, which pairs of texts may have, are padded as well; where all rows have a `teacher_vector`,
+        these become `teacher_vector` `(B, D)`.
         """
         names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
         inputs = self.tokenizer.pad(
@@ -193,7 +196,9 @@ class TextCollator:
             return_tensors="pt",
         )
         directions = torch.stack(list(self._directions(rows)))
-        return {name: inputs[name] for name in (*names, "attention_mask")} | {"labels": directions}
+        batch = {name: inputs[name] for name in (*names, "attention_mask")} | {"labels": directions}
+        vectors = [row.get(VECTOR) for row in rows]
+        return batch if None in vectors else batch | {VECTOR: torch.tensor(vectors)}
 
     def _directions(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[torch.Tensor]:
         for row in rows:

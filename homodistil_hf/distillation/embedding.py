@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..data.teacher_vectors import VECTOR
 from ..models.sentence_embeddings import EmbeddingModel, pooled
 from .objective import Distillation, Terms
 from .tasks import Inputs
@@ -116,14 +117,18 @@ class EmbeddingDistillation(Distillation):
             `(terms, outputs)`: `vector`, `relational`, `hidden` and `embedding`, and while units are scored `probe`
             (Σ v·z_s with the directions v of the batch) → this batch's share of the average over the global batch.
         """
-        inputs = self.task.with_positions(inputs)
+        known_BD = inputs.get(VECTOR)
+        inputs = self.task.with_positions({name: value for name, value in inputs.items() if name != VECTOR})
         num_texts, num_tokens, _ = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
-        forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
+        forward["output_hidden_states"] = self.needs_states
         mask_BT = inputs.get("attention_mask")
-        teacher, student = self.teacher(**forward), model(**forward)
+        if known_BD is None or self.needs_states:
+            teacher = self.teacher(**forward)
+            known_BD = self.model.vectors(teacher.last_hidden_state, mask_BT).clone()
+        student = model(**forward)
         student_BD, own_BD = self.mapped_and_own(student.last_hidden_state, mask_BT)
-        teacher_BD = F.normalize(self.model.vectors(teacher.last_hidden_state, mask_BT).clone(), dim=-1)
+        teacher_BD = F.normalize(known_BD, dim=-1)
         terms = {
             "vector": vector_error(student_BD, teacher_BD),
             "relational": relational_error(None if self.has_own_space else student_BD, own_BD, teacher_BD),
@@ -131,11 +136,22 @@ class EmbeddingDistillation(Distillation):
         if self.weights[self.task.name]:
             terms[self.task.name] = (student_BD * inputs["labels"]).sum()
         terms = {name: term / num_texts for name, term in terms.items()}
-        if forward["output_hidden_states"]:
+        if self.needs_states:
             with autocast():
                 errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
             terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
         return terms, student
+
+    @property
+    def needs_states(self) -> bool:
+        """Whether the loss compares hidden states or embeddings, for which the teacher must run in every step."""
+        return bool(self.weights["hidden"] or self.weights["embedding"])
+
+    def teacher_vectors(self, inputs: Inputs) -> torch.Tensor:
+        """The teacher's vectors of a batch, `(B, D)`, of length 1."""
+        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
+        vectors_BD = self.model.vectors(self.teacher(**forward).last_hidden_state, inputs.get("attention_mask"))
+        return F.normalize(vectors_BD, dim=-1)
 
     def mapped_and_own(
         self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None
