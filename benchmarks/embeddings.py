@@ -39,12 +39,14 @@ from homodistil_hf.models.sentence_embeddings import load_embedding_model
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/embeddings.jsonl"), Path("docs/embeddings.md")
-LIBRARY, FITTED = "library", "fitted"
+LIBRARY, FITTED, GRADUAL = "library", "fitted", "gradual"
 NO_STATES = {"hidden_weight": 0.0, "embedding_weight": 0.0, "vector_weight": 1.0, "relational_weight": 0.5}
 ARMS: dict[str, dict[str, Any]] = {
     "width": {},
     "width, with states": {"hidden_weight": 1.0, "embedding_weight": 1.0},
     "width, vectors alone": {"relational_weight": 0.0},
+    "width, gradually": {GRADUAL: 0.3},
+    "width, gradually, with states": {GRADUAL: 0.3, "hidden_weight": 1.0, "embedding_weight": 1.0},
     "width, by magnitude": {"importance_metric": "magnitude"},
     "width, map not fitted": {FITTED: ()},
     "width, map fitted at the start alone": {FITTED: ("start",)},
@@ -139,7 +141,7 @@ def by_us(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, st
     """Train by this package on the texts; the student's folder."""
     changed = NO_STATES | ARMS[cell["arm"]]
     folder = options.output_dir / "run"
-    values = {name: value for name, value in changed.items() if name not in (*_OWN, FITTED)} | {
+    values = {name: value for name, value in changed.items() if name not in (*_OWN, FITTED, GRADUAL)} | {
         "teacher": options.model,
         "student": f"macs={cell['macs']}",
         "method_settings": {name: value for name, value in changed.items() if name in _OWN},
@@ -163,6 +165,7 @@ def by_us(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, st
     trainer = make_text_trainer(run_of(values, "the benchmark"), print)
     fit, when = trainer.fit_map, ARMS[cell["arm"]].get(FITTED, ("start", "end"))
     trainer.fit_map = lambda: fit() if ("end" if trainer.state.global_step else "start") in when else None
+    trainer.args.pruning_end_fraction = ARMS[cell["arm"]].get(GRADUAL, 0.0)  # the package refuses other shares than 0
     trainer.train()
     return trainer.export(folder / STUDENT_FOLDER)
 

@@ -2,8 +2,8 @@ r"""Binarize a fine-tuned classifier beside itself, and write a folder with one 
 
     python examples/binarize.py --model my-sst2-bert --train train.parquet --output_dir out --max_steps 1000
 
-One stage, from the float model to weights of one and activations of `--activation_bits` bits. A chain of stages, each
-the next one's teacher: `homodistil distill examples/configs/bit.json`.
+One stage, from the float model to weights of one and activations of `--activation_bits` bits. The same from a file of
+settings, in several stages too, each the next one's teacher: `homodistil distill examples/configs/bit.json`.
 """
 
 import argparse

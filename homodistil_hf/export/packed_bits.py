@@ -100,9 +100,11 @@ encoder and of its table of words, and activations of {bits}; {facts["size_bytes
 The modelling files beside this one are pure torch:
 
 ```python
-from transformers import {facts["auto_class"]}
+from transformers import {facts["auto_class"]}, AutoTokenizer
 
-model = {facts["auto_class"]}.from_pretrained("{name}", trust_remote_code=True)
+name = "."  # this folder, or the name of this repository
+model = {facts["auto_class"]}.from_pretrained(name, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 ```
 {_measured(facts.get("metrics", {}))}
 Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS

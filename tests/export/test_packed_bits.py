@@ -3,11 +3,13 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_teacher
+from tiny_models import make_teacher, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from homodistil_hf import verify_export
@@ -55,6 +57,15 @@ def test_what_a_folder_loads_as_multiplies_its_bits(folder, tmp_path, monkeypatc
         assert multiply_bits(model)
         assert model.bert.encoder.layer[0].output.dense.multiply is not None
         assert model(**rows).logits.equal(unpacked)
+
+
+def test_what_a_card_says_loads_model_and_tokenizer(tmp_path):
+    folder = export_packed(binarized(), tmp_path / "bits", tokenizer=tiny_tokenizer())
+    code = (folder / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("python")
+    asked = "print(type(model).__name__, len(tokenizer))"
+    run = [sys.executable, "-c", code + asked]
+    found = subprocess.run(run, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["BinaryBertForSequenceClassification", str(len(tiny_tokenizer()))]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
