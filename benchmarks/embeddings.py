@@ -139,6 +139,16 @@ def measured(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str,
 
 def by_us(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> Path:
     """Train by this package on the texts; the student's folder."""
+    trainer, folder = trainer_of(cell, options, texts)
+    fit, when = trainer.fit_map, ARMS[cell["arm"]].get(FITTED, ("start", "end"))
+    trainer.fit_map = lambda: fit() if ("end" if trainer.state.global_step else "start") in when else None
+    trainer.args.pruning_end_fraction = ARMS[cell["arm"]].get(GRADUAL, 0.0)  # the package refuses other shares than 0
+    trainer.train()
+    return trainer.export(folder / STUDENT_FOLDER)
+
+
+def trainer_of(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> tuple[Any, Path]:
+    """A run of this package, not started, and its folder."""
     changed = NO_STATES | ARMS[cell["arm"]]
     folder = options.output_dir / "run"
     values = {name: value for name, value in changed.items() if name not in (*_OWN, FITTED, GRADUAL)} | {
@@ -162,12 +172,7 @@ def by_us(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, st
         "report_to": "none",
     }
     shutil.rmtree(folder, ignore_errors=True)
-    trainer = make_text_trainer(run_of(values, "the benchmark"), print)
-    fit, when = trainer.fit_map, ARMS[cell["arm"]].get(FITTED, ("start", "end"))
-    trainer.fit_map = lambda: fit() if ("end" if trainer.state.global_step else "start") in when else None
-    trainer.args.pruning_end_fraction = ARMS[cell["arm"]].get(GRADUAL, 0.0)  # the package refuses other shares than 0
-    trainer.train()
-    return trainer.export(folder / STUDENT_FOLDER)
+    return make_text_trainer(run_of(values, "the benchmark"), print), folder
 
 
 def by_library(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> Path:

@@ -3,13 +3,15 @@
 import json
 import sys
 
+import datasets
 import pytest
 from datasets import Dataset
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 from tiny_glue import write_task
 
-from benchmarks import embeddings
+from benchmarks import embedding_vectors, embeddings
+from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
 from homodistil_hf.models.sentence_embeddings import load_embedding_model
 
 
@@ -45,6 +47,7 @@ def run(tmp_path, monkeypatch):
         embeddings.main()
         return list(embeddings.rows_of(tmp_path / "rows.jsonl"))
 
+    run.words = words
     return run
 
 
@@ -75,3 +78,29 @@ def test_the_librarys_students_are_measured_alike(run, monkeypatch, tmp_path):
 def test_the_map_is_fitted_when_it_is_said(run):
     found = run("width", "width, map not fitted", "width, map fitted at the start alone")
     assert len({row["agreement"]["cosine"] for row in found}) == 3
+
+
+def test_a_student_pruned_gradually_has_the_same_widths_later(run, monkeypatch):
+    steps, resized = [], EmbeddingDistilTrainer.resized
+
+    def noted(self, masks):
+        steps.append(self.state.global_step)
+        resized(self, masks)
+
+    monkeypatch.setattr(EmbeddingDistilTrainer, "resized", noted)
+    at_once, gradually = run("width", "width, gradually")
+    assert at_once["num_parameters"] == gradually["num_parameters"]
+    assert steps == [0, 1]
+
+
+def test_vectors_are_timed_made_and_found(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(embedding_vectors, "RECORD", tmp_path / "vectors.json")
+    monkeypatch.setattr(embedding_vectors, "PAGE", tmp_path / "vectors.md")
+    (tmp_path / "vectors.md").write_text("<!-- vectors -->\n<!-- /vectors -->\n")
+    monkeypatch.setenv("HF_DATASETS_CACHE", "")  # the benchmark sets it
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE)
+    monkeypatch.setattr(sys, "argv", ["vectors", *run.words, "--macs", "0.5", "--turns", "2"])
+    embedding_vectors.main()
+    seconds = json.loads((tmp_path / "vectors.json").read_text())["seconds"]
+    assert {way: len(found) for way, found in seconds.items()} == {"in every step": 2, "made": 2, "found": 2}
+    assert "| found |" in (tmp_path / "vectors.md").read_text()
