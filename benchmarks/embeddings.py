@@ -14,6 +14,7 @@ import json
 import random
 import re
 import shutil
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,28 +41,35 @@ from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/embeddings.jsonl"), Path("docs/embeddings.md")
 LIBRARY, FITTED, GRADUAL = "library", "fitted", "gradual"
-NO_STATES = {"hidden_weight": 0.0, "embedding_weight": 0.0, "vector_weight": 1.0, "relational_weight": 0.5}
+VECTORS_ALONE = {"hidden_weight": 0.0, "embedding_weight": 0.0, "vector_weight": 1.0, "relational_weight": 0.0}
+LAYERS_0_1_5 = {"layers": [0, 1, 5]}
 ARMS: dict[str, dict[str, Any]] = {
     "width": {},
-    "width, with states": {"hidden_weight": 1.0, "embedding_weight": 1.0},
-    "width, vectors alone": {"relational_weight": 0.0},
-    "width, gradually": {GRADUAL: 0.3},
-    "width, gradually, with states": {GRADUAL: 0.3, "hidden_weight": 1.0, "embedding_weight": 1.0},
-    "width, by magnitude": {"importance_metric": "magnitude"},
-    "width, map not fitted": {FITTED: ()},
-    "width, map fitted at the start alone": {FITTED: ("start",)},
-    "layers 0 1 5": {"layers": [0, 1, 5]},
-    "layers 0 1 5, with states": {"layers": [0, 1, 5], "hidden_weight": 1.0, "embedding_weight": 1.0},
-    "layers 0 5": {"layers": [0, 5]},
+    "layers 0 1 5": LAYERS_0_1_5,
     "layers 0 1 2 5": {"layers": [0, 1, 2, 5]},
-    "layers 0 1 5, vectors alone": {"layers": [0, 1, 5], "relational_weight": 0.0},
+    "layers 0 5": {"layers": [0, 5]},
+    "vectors alone": VECTORS_ALONE,
+    "layers 0 1 5, vectors alone": VECTORS_ALONE | LAYERS_0_1_5,
+    "layers 0 1 5, relational 0.5": VECTORS_ALONE | LAYERS_0_1_5 | {"relational_weight": 0.5},
+    "vectors alone, relational 0.5": VECTORS_ALONE | {"relational_weight": 0.5},
+    "vectors alone, relational 0.03": VECTORS_ALONE | {"relational_weight": 0.03},
+    "vectors alone, by magnitude": VECTORS_ALONE | {"importance_metric": "magnitude"},
+    "vectors alone, map not fitted": VECTORS_ALONE | {FITTED: ()},
+    "vectors alone, map fitted at the start alone": VECTORS_ALONE | {FITTED: ("start",)},
+    "vectors alone, gradually": VECTORS_ALONE | {GRADUAL: 0.3},
+    "own space": {"output": "student"},
+    "own space, relational 15": {"output": "student", "relational_weight": 15.0},
     "library, layers 0 1 5": {LIBRARY: [0, 1, 5]},
     "library, layers 0 2 4": {LIBRARY: [0, 2, 4]},
     "library, random weights": {LIBRARY: None},
 }
-"""Arm → settings that differ from `width`: all layers, narrower, vector and relational terms, no hidden states. Those
-of the library are trained by sentence-transformers: layers of the teacher, or the shape of `width`, drawn anew."""
-_OWN = ("layers", "relational_weight", "vector_weight")
+"""Arm → settings that differ from `width`: all layers, narrower, by the defaults. Those of the library are trained by
+sentence-transformers: layers of the teacher, or the shape of `width`, drawn anew."""
+TERMS = tuple(arm for arm in ARMS if arm.startswith(("vectors alone", "own space")))
+"""Arms that tell what a term, a score or the map brings, apart from students of other layers."""
+TERMS_STEPS, TERMS_MACS = 300, 0.25
+_CELL = ["macs", "arm", "steps"]
+_OWN = ("layers", "output", "relational_weight", "vector_weight")
 BATCH_SIZE, MAX_LENGTH = 64, 64
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
@@ -88,7 +96,7 @@ def main() -> None:
         with RECORD.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{cell}: STS-B {row['stsb']:.4f} of {row['teacher_stsb']:.4f}, {row['agreement']}", flush=True)
-    fill_in(PAGE, {"students": students_table(rows_of(RECORD))})
+    fill_in(PAGE, tables(rows_of(RECORD)))
 
 
 def sentences(options: argparse.Namespace, split: str) -> str:
@@ -149,7 +157,7 @@ def by_us(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, st
 
 def trainer_of(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> tuple[Any, Path]:
     """A run of this package, not started, and its folder."""
-    changed = NO_STATES | ARMS[cell["arm"]]
+    changed = ARMS[cell["arm"]]
     folder = options.output_dir / "run"
     values = {name: value for name, value in changed.items() if name not in (*_OWN, FITTED, GRADUAL)} | {
         "teacher": options.model,
@@ -200,31 +208,32 @@ def by_library(cell: dict[str, Any], options: argparse.Namespace, texts: dict[st
     return folder
 
 
-def students_table(rows: Iterator[dict[str, Any]]) -> str:
-    """A row an arm, budget, rate and length: STS-B × 100 over seeds, likeness, size."""
-    table = pd.DataFrame(rows)
-    if table.empty:
-        return ""
-    table = pd.concat([table, table["agreement"].apply(pd.Series)], axis=1)
-    cells = []
-    for (macs, arm, rate, steps), found in table.groupby(["macs", "arm", "rate", "steps"], sort=False):
-        scores = [f"{Spread.of((100 * found[name]).tolist()):.1f}" for name in ("stsb", "cosine", "neighbours")]
-        kept = f"{(found['stsb'] / found['teacher_stsb']).mean():.1%}"
-        size = f"{found['num_parameters'].mean() / 1e6:.1f} M"
-        told = [
-            f"{found['kept_macs'].mean():.2f}",
-            str(arm),
-            f"{rate:g}",
-            str(steps),
-            scores[0],
-            kept,
-            *scores[1:],
-            size,
-        ]
-        cells.append((macs, told))
-    cells.sort(key=lambda entry: -entry[0])
+def tables(rows: Iterator[dict[str, Any]]) -> dict[str, str]:
+    """The page's tables by their marks: students with their best rates, terms and map one by one, and the rates."""
+    runs = pd.DataFrame(rows)
+    runs = pd.concat([runs, 100 * runs["agreement"].apply(pd.Series)], axis=1)
+    runs["stsb"], runs["teacher_stsb"] = 100 * runs["stsb"], 100 * runs["teacher_stsb"]
+    runs = runs.sort_values(["macs", "steps", "arm"], ascending=[False, True, True], kind="stable")
+    cells = runs.groupby([*_CELL, "rate"], sort=False).agg(lambda found: list(found)).reset_index()
+    cells["mean_cosine"] = cells["cosine"].map(statistics.fmean)
+    best = cells.loc[cells.groupby(_CELL, sort=False)["mean_cosine"].idxmax()]
+    is_term = cells["arm"].isin(("width", *TERMS)) & (cells["macs"] == TERMS_MACS) & (cells["steps"] == TERMS_STEPS)
+    rates = cells.groupby(_CELL, sort=False).filter(lambda found: len(found) > 1)
+    told = {"students": best[~best["arm"].isin(TERMS)], "terms": cells[is_term], "rates": rates}
+    return {name: _table(found) for name, found in told.items()}
+
+
+def _table(cells: pd.DataFrame) -> str:
     header = ["MACs", "student", "rate", "steps", "STS-B", "kept", "cosine", "neighbours", "parameters"]
-    return "\n".join(markdown_table(header, [told for _, told in cells]))
+    return "\n".join(markdown_table(header, [_told(cell) for _, cell in cells.iterrows()]))
+
+
+def _told(cell: Any) -> list[str]:
+    scores = [f"{Spread.of(cell[name]):.1f}" for name in ("stsb", "cosine", "neighbours")]
+    kept = statistics.fmean(cell["stsb"]) / statistics.fmean(cell["teacher_stsb"])
+    size = statistics.fmean(cell["num_parameters"]) / 1e6
+    setting = [f"{statistics.fmean(cell['kept_macs']):.2f}", cell["arm"], f"{cell['rate']:g}", f"{cell['steps']:,}"]
+    return [*setting, scores[0], f"{kept:.1%}", *scores[1:], f"{size:.1f} M"]
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled, reduced
 from ..models.units import UnitTensors
+from ..plans.recipe import embedding_learning_rate
 from ..trainer import HomoDistilTrainer
 from ..training.embedding_evaluation import VectorEvaluation
 from ..training.publishing import Publisher
@@ -101,7 +102,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         *,
         teacher: str | Path | EmbeddingModel | None = None,
         vector_weight: float = VECTOR_WEIGHT,
-        relational_weight: float = VECTOR_WEIGHT / 2,
+        relational_weight: float = 0.0,
         output: str | int = "teacher",
         layers: int | Sequence[int] | None = None,
         data_collator: Any = None,
@@ -112,6 +113,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
         weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
         _check_settings(args, weights)
+        _settle_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
         check_output(output, self.embedding_model)
         if layers is not None and teacher is not None:
             raise ValueError(
@@ -297,6 +299,13 @@ def _check_settings(args: HomoDistilTrainingArguments, weights: Mapping[str, flo
     check_pruned_at_once(args, "embedding models")
     if args.attention_weight:
         raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
+
+
+def _settle_learning_rate(args: HomoDistilTrainingArguments, hidden_size: int) -> None:
+    if args.learning_rate is None:
+        args.learning_rate = float(f"{embedding_learning_rate(hidden_size):.2g}")
+        told = (args.learning_rate, hidden_size)
+        logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", *told)
 
 
 class EmbeddingPublisher(Publisher):

@@ -28,7 +28,9 @@ def run(tmp_path, monkeypatch):
             Dataset.from_dict({"text": [text]}).to_parquet(str(data / "corpora" / corpus / f"{split}.parquet"))
     monkeypatch.setattr(embeddings, "RECORD", tmp_path / "rows.jsonl")
     monkeypatch.setattr(embeddings, "PAGE", tmp_path / "page.md")
-    (tmp_path / "page.md").write_text("<!-- students -->\n<!-- /students -->\n")
+    (tmp_path / "page.md").write_text(
+        "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("students", "terms", "rates"))
+    )
     own = embeddings.run_of
     small = {
         "max_seq_length": 12,
@@ -76,7 +78,7 @@ def test_the_librarys_students_are_measured_alike(run, monkeypatch, tmp_path):
 
 
 def test_the_map_is_fitted_when_it_is_said(run):
-    found = run("width", "width, map not fitted", "width, map fitted at the start alone")
+    found = run("vectors alone", "vectors alone, map not fitted", "vectors alone, map fitted at the start alone")
     assert len({row["agreement"]["cosine"] for row in found}) == 3
 
 
@@ -88,7 +90,7 @@ def test_a_student_pruned_gradually_has_the_same_widths_later(run, monkeypatch):
         resized(self, masks)
 
     monkeypatch.setattr(EmbeddingDistilTrainer, "resized", noted)
-    at_once, gradually = run("width", "width, gradually")
+    at_once, gradually = run("vectors alone", "vectors alone, gradually")
     assert at_once["num_parameters"] == gradually["num_parameters"]
     assert steps == [0, 1]
 
