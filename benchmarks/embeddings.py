@@ -65,8 +65,8 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """Arm → settings that differ from `width`: all layers, narrower, by the defaults. Those of the library are trained by
 sentence-transformers: layers of the teacher, or the shape of `width`, drawn anew."""
-TERMS = tuple(arm for arm in ARMS if arm.startswith(("vectors alone", "own space")))
-"""Arms that tell what a term, a score or the map brings, apart from students of other layers."""
+STUDENTS = ("width", "layers 0 1 5", "layers 0 1 2 5", "layers 0 5", *(arm for arm in ARMS if arm.startswith(LIBRARY)))
+"""Arms that are told as students; the others tell what a term, a score or the map brings."""
 TERMS_STEPS, TERMS_MACS = 300, 0.25
 _CELL = ["macs", "arm", "steps"]
 _OWN = ("layers", "output", "relational_weight", "vector_weight")
@@ -213,13 +213,14 @@ def tables(rows: Iterator[dict[str, Any]]) -> dict[str, str]:
     runs = pd.DataFrame(rows)
     runs = pd.concat([runs, 100 * runs["agreement"].apply(pd.Series)], axis=1)
     runs["stsb"], runs["teacher_stsb"] = 100 * runs["stsb"], 100 * runs["teacher_stsb"]
-    runs = runs.sort_values(["macs", "steps", "arm"], ascending=[False, True, True], kind="stable")
+    runs["order"] = runs["arm"].map(list(ARMS).index)
+    runs = runs.sort_values(["macs", "steps", "order", "rate"], ascending=[False, True, True, True], kind="stable")
     cells = runs.groupby([*_CELL, "rate"], sort=False).agg(lambda found: list(found)).reset_index()
     cells["mean_cosine"] = cells["cosine"].map(statistics.fmean)
     best = cells.loc[cells.groupby(_CELL, sort=False)["mean_cosine"].idxmax()]
-    is_term = cells["arm"].isin(("width", *TERMS)) & (cells["macs"] == TERMS_MACS) & (cells["steps"] == TERMS_STEPS)
+    is_term = ~cells["arm"].isin(STUDENTS[1:]) & (cells["macs"] == TERMS_MACS) & (cells["steps"] == TERMS_STEPS)
     rates = cells.groupby(_CELL, sort=False).filter(lambda found: len(found) > 1)
-    told = {"students": best[~best["arm"].isin(TERMS)], "terms": cells[is_term], "rates": rates}
+    told = {"students": best[best["arm"].isin(STUDENTS)], "terms": cells[is_term], "rates": rates}
     return {name: _table(found) for name, found in told.items()}
 
 

@@ -122,6 +122,7 @@ def make_text_trainer(
     """Check a run, read its text and make its trainer; arguments as [`make_trainer`]."""
     run = settings.run
     training = with_settings(settings.training, train_sampling_strategy="sequential")  # by_length has shuffled
+    training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     sources = sources or check_text_sources(settings)
     teacher = sources.teacher
     keep_datasets_here()

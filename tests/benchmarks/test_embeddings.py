@@ -11,6 +11,7 @@ from tiny_files import own_cache
 from tiny_glue import write_task
 
 from benchmarks import embedding_vectors, embeddings
+from benchmarks.marked_pages import filled
 from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
 from homodistil_hf.models.sentence_embeddings import load_embedding_model
 
@@ -106,3 +107,9 @@ def test_vectors_are_timed_made_and_found(run, monkeypatch, tmp_path):
     seconds = json.loads((tmp_path / "vectors.json").read_text())["seconds"]
     assert {way: len(found) for way, found in seconds.items()} == {"in every step": 2, "made": 2, "found": 2}
     assert "| found |" in (tmp_path / "vectors.md").read_text()
+
+
+def test_the_page_tells_what_was_recorded():
+    page = embeddings.PAGE.read_text()
+    for name, table in embeddings.tables(embeddings.rows_of(embeddings.RECORD)).items():
+        assert filled(page, name, table) == page

@@ -55,6 +55,11 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert "is of an embedding model: resume the run, which exports its student at its end" in capsys.readouterr().err
 
 
+def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
+    assert main(["distill", config(use_cpu=False, max_steps=1)]) == 0
+    assert not [entry for entry in recwarn if "pin" in str(entry.message)]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

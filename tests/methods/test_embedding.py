@@ -36,6 +36,13 @@ def full_plan():
     return {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
 
 
+def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer, tmp_path, caplog):
+    trainer = make_embedding_trainer(learning_rate=None)
+    assert trainer.args.learning_rate == 3e-3  # 1e-3 · 384 / 128, the narrowest that rates were measured with
+    assert "learning_rate=0.003, as none is given: for a teacher of 32 channels" in caplog.text
+    assert trainer.distillation.weights["relational"] == 0.0
+
+
 @pytest.mark.parametrize("dense", [None, 5])
 def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, dense):
     folder = make_sentence_folder(tmp_path / "model", dense=dense)
