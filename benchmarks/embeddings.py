@@ -11,6 +11,7 @@ held-out sentences. Rows that are there are not run again; the table goes to doc
 import argparse
 import itertools
 import json
+import math
 import random
 import re
 import shutil
@@ -68,6 +69,7 @@ sentence-transformers: layers of the teacher, or the shape of `width`, drawn ane
 STUDENTS = ("width", "layers 0 1 5", "layers 0 1 2 5", "layers 0 5", *(arm for arm in ARMS if arm.startswith(LIBRARY)))
 """Arms that are told as students; the others tell what a term, a score or the map brings."""
 TERMS_STEPS, TERMS_MACS = 300, 0.25
+_MEASURES = ("stsb", "cosine", "neighbours")
 _CELL = ["macs", "arm", "steps"]
 _OWN = ("layers", "output", "relational_weight", "vector_weight")
 BATCH_SIZE, MAX_LENGTH = 64, 64
@@ -216,8 +218,8 @@ def tables(rows: Iterator[dict[str, Any]]) -> dict[str, str]:
     runs["order"] = runs["arm"].map(list(ARMS).index)
     runs = runs.sort_values(["macs", "steps", "order", "rate"], ascending=[False, True, True, True], kind="stable")
     cells = runs.groupby([*_CELL, "rate"], sort=False).agg(lambda found: list(found)).reset_index()
-    cells["mean_cosine"] = cells["cosine"].map(statistics.fmean)
-    best = cells.loc[cells.groupby(_CELL, sort=False)["mean_cosine"].idxmax()]
+    cells["likeness"] = cells["neighbours"].map(statistics.fmean)  # a space of its own has no cosine
+    best = cells.loc[cells.groupby(_CELL, sort=False)["likeness"].idxmax()]
     is_term = ~cells["arm"].isin(STUDENTS[1:]) & (cells["macs"] == TERMS_MACS) & (cells["steps"] == TERMS_STEPS)
     rates = cells.groupby(_CELL, sort=False).filter(lambda found: len(found) > 1)
     told = {"students": best[best["arm"].isin(STUDENTS)], "terms": cells[is_term], "rates": rates}
@@ -230,7 +232,8 @@ def _table(cells: pd.DataFrame) -> str:
 
 
 def _told(cell: Any) -> list[str]:
-    scores = [f"{Spread.of(cell[name]):.1f}" for name in ("stsb", "cosine", "neighbours")]
+    found = {name: [value for value in cell[name] if not math.isnan(value)] for name in _MEASURES}
+    scores = [f"{Spread.of(values):.1f}" if values else "–" for values in found.values()]
     kept = statistics.fmean(cell["stsb"]) / statistics.fmean(cell["teacher_stsb"])
     size = statistics.fmean(cell["num_parameters"]) / 1e6
     setting = [f"{statistics.fmean(cell['kept_macs']):.2f}", cell["arm"], f"{cell['rate']:g}", f"{cell['steps']:,}"]

@@ -1,5 +1,6 @@
 """Unlabelled pairs of texts as rows, for models that score them: questions with their documents and with others."""
 
+import copy
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,7 @@ def tokenize_pairs(
     Raises:
         ValueError: no pair of two texts.
     """
+    tokenizer = copy.deepcopy(tokenizer)  # it keeps the length that it cut at, and would be exported with it
 
     def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         found = [(one, other) for one, other in zip(batch["first"], batch["second"], strict=True) if one and other]

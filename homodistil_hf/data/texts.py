@@ -3,6 +3,7 @@
 Where texts come from is [`corpus`]'s to say.
 """
 
+import copy
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +68,7 @@ def tokenize_texts(
     Raises:
         ValueError: no paragraph is long enough.
     """
+    tokenizer = copy.deepcopy(tokenizer)  # it keeps the length that it cut at, and would be exported with it
 
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         wanted = [prepare(line) for text in batch["text"] for line in paragraphs(text, least_characters)]

@@ -5,6 +5,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..models.sentence_embeddings import MODULES_FILE, SETTINGS_FILE, EmbeddingModel, load_embedding_model, reduced
@@ -60,6 +61,12 @@ def export_embedding_from(
     axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
     if format == "pair":
         whole = load_embedding_model(str(teacher))
+        recorded = (told.get(TEACHER) or {}).get("sha256")
+        if recorded not in (None, facts_of(whole)["sha256"]):
+            raise ValueError(
+                f"teacher={shown(str(teacher))} has other weights than {folder}'s teacher, so its vectors are of "
+                "another space; name the folder or repository that the run began with"
+            )
         return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
     kept: dict[str, Any] = {name: told[name] for name in RUN_SECTIONS if name in told}
     settings: dict[str, Any] = {"axes": axes, "has_own_space": is_apart, "overwrite": overwrite}

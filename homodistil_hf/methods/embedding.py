@@ -7,7 +7,6 @@ instead, Σ_b v_b·z_b with a random direction v_b for each text, which says how
 
 import copy
 import dataclasses
-import hashlib
 import itertools
 import logging
 import math
@@ -29,24 +28,25 @@ from ..export.sentence_folder import export_embedding_model, student_model
 from ..files.messages import shown
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_layerwise import LayerwiseModel
-from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled, reduced
+from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled, reduced, tensors_digest
 from ..models.units import UnitTensors
 from ..plans.recipe import embedding_learning_rate
 from ..trainer import HomoDistilTrainer
 from ..training.embedding_evaluation import VectorEvaluation
 from ..training.publishing import Publisher
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .conditions import check_pruned_at_once
+from .conditions import check_loss_weights, check_pruned_at_once
 from .fewer_layers import Layers, shallow_parts
 
 logger = logging.getLogger(__name__)
 
-NUM_FIT_TOKENS = 1 << 17
-"""Tokens of the texts that the map into the teacher's space is fitted to."""
+NUM_FIT_TEXTS = 4096
+"""Texts that the map into the teacher's space is fitted to, where there are as many."""
 NUM_AXES_TEXTS = 2048
 """Texts that the teacher's principal axes are those of."""
 VECTOR_WEIGHT = 30.0
 """As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
+_NOT_IN_VECTORS = ("_name_or_path", "transformers_version", "dtype", "architectures")
 LEAST_SPREAD = 0.1
 """Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
 
@@ -222,8 +222,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         if wanted < num_rows and args.train_sampling_strategy != "sequential":
             return  # no text is read twice, and which ones are is drawn as they are read
         teacher = distillation.teacher
-        layers = [layer.linear for layer in distillation.model.dense]
-        key = f"{_digest([teacher.exact, *layers])} {teacher.dtype} {distillation.model.settings.pooling}"
+        layers, config = distillation.model.dense, teacher.exact.config.to_dict()
+        told = [teacher.dtype, distillation.model.settings.pooling, [layer.activation for layer in layers]]
+        told.append({name: config[name] for name in sorted(config) if name not in _NOT_IN_VECTORS})
+        key = f"{tensors_digest([teacher.exact, *(layer.linear for layer in layers)])} {told}"
 
         def vectors_of(given: list[dict[str, Any]]) -> torch.Tensor:
             batch = self.data_collator(given)
@@ -238,13 +240,18 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     @torch.no_grad()
     def fit_map(self) -> None:
-        """Set the map into the teacher's space to that of least squares on the first training texts; collective."""
+        """Move the map into the teacher's space to that of least squares on the first training texts; collective.
+
+        It is held to what it was, the more so the fewer texts there are: of fewer than channels, least squares alone
+        would fit those texts and no others.
+        """
         distillation: Any = self.distillation
         counts, asked = self.batch_counts, self.num_asked_to_stop
-        sums: Any = None
+        sums, num_texts = cast(Any, None), 0
         self.model.eval()
         pooling = self.embedding_model.settings.pooling
-        for batch in self.first_batches(num_tokens=NUM_FIT_TOKENS):
+        for batch in self.first_batches(num_texts=NUM_FIT_TEXTS):
+            num_texts += int(cast(torch.Tensor, self.batch_counts)[0])
             mask_BT = batch.get("attention_mask")
             forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
             own, target = (
@@ -258,7 +265,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             sums = found if sums is None else sums + found
         sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
         products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
-        distillation.dense.weight.copy_(fit_dense(products, cross))
+        before = distillation.dense.weight.cpu().double()
+        ridge = max(1e-3, 0.1 * (len(products) / num_texts) ** 2)
+        distillation.dense.weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
         logger.info("the map into the teacher's space is fitted to %d channels", len(products))
         self.batch_counts, self.num_asked_to_stop = counts, asked
         self.model.train()
@@ -267,20 +276,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
         metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
         spread = min((value for name, value in metrics.items() if name.endswith("_spread")), default=1.0)
-        if spread < LEAST_SPREAD:
+        if not spread >= LEAST_SPREAD:  # of vectors that are no numbers, too
             raise FloatingPointError(
                 f"the student's vectors have collapsed: similarities between texts vary by {spread:.0%} of the "
                 f"teacher's; lower learning_rate={self.args.learning_rate:g} or raise vector_weight"
             )
         return metrics
-
-
-def _digest(modules: Sequence[nn.Module]) -> str:
-    """SHA-256 of all tensors of modules."""
-    found = hashlib.sha256()
-    for tensor in itertools.chain.from_iterable(module.state_dict().values() for module in modules):
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def check_output(output: str | int, model: EmbeddingModel) -> None:
@@ -293,9 +294,8 @@ def check_output(output: str | int, model: EmbeddingModel) -> None:
 
 
 def _check_settings(args: HomoDistilTrainingArguments, weights: Mapping[str, float]) -> None:
-    for name, weight in weights.items():
-        if weight < 0:
-            raise ValueError(f"{name}={weight} is negative; expected a number ≥ 0")
+    own = {name.removesuffix("_weight"): weight for name, weight in weights.items()}
+    check_loss_weights(own | {"hidden": args.hidden_weight, "embedding": args.embedding_weight})
     check_pruned_at_once(args, "embedding models")
     if args.attention_weight:
         raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")

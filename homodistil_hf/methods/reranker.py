@@ -20,7 +20,7 @@ from ..models.sentence_embeddings import default_activation
 from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
 from ..training_args import HomoDistilTrainingArguments
-from .conditions import check_pruned_at_once
+from .conditions import check_loss_weights, check_pruned_at_once
 
 
 class RerankerDistilTrainer(HomoDistilTrainer):
@@ -62,6 +62,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         if data_collator is None:
             data_collator = TextCollator(processing_class, dimension=1, seed=args.seed)
         check_pruned_at_once(args, "rerankers")
+        check_loss_weights({name: getattr(args, f"{name}_weight") for name in ("kl", "hidden", "embedding")})
         super().__init__(
             model, args, teacher=teacher, processing_class=processing_class, data_collator=data_collator, **kwargs
         )

@@ -167,7 +167,7 @@ def refuse_architecture(class_name: str) -> None:
         return
     remedies = {
         family.encoder_name: f"it has no head to compare logits with: load it as {family.heads[0].stock_name} if its "
-        "checkpoint has that head, or train one first"
+        "checkpoint has that head, or train one first; an embedding model is distilled by method='embedding'"
         for family in FAMILIES.values()
     }
     for family in FAMILIES.values():

@@ -5,7 +5,8 @@ Both forms of its folders are read, that before version 5.4 and that since; noth
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..files.messages import shown
 from ..files.strict_json import is_whole, read_json, read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from .families import FAMILIES, max_tokens
+from .tokenizers import as_it_was
 
 MODULES_FILE = "modules.json"
 TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
@@ -120,11 +122,17 @@ class EmbeddingModel:
 
     @torch.no_grad()
     def encode(
-        self, texts: list[str], *, batch_size: int = 32, on_batch: Callable[[int], Any] = lambda num_texts: None
+        self,
+        texts: list[str],
+        *,
+        batch_size: int = 32,
+        prompt_name: str | None = None,
+        on_batch: Callable[[int], Any] = lambda num_texts: None,
     ) -> torch.Tensor:
         """The vectors of texts, `(len(texts), D)`, on the CPU; the longest first, so that none is padded much.
 
-        `on_batch` is told how many texts have been encoded since it was told before.
+        `prompt_name` is as in [`prepared`]; `on_batch` is told how many texts have been encoded since it was told
+        before.
         """
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         found: dict[int, torch.Tensor] = {}
@@ -132,22 +140,23 @@ class EmbeddingModel:
         self.encoder.eval()
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
-            inputs = self.tokenize([texts[index] for index in indices]).to(device)
+            inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(device)
             states = self.encoder(**inputs).last_hidden_state
             found |= dict(zip(indices, self.vectors(states, inputs["attention_mask"]).cpu(), strict=True))
             on_batch(len(indices))
         self.encoder.train(was_training)
         return torch.stack([found[index] for index in range(len(texts))])
 
-    def tokenize(self, texts: list[str]) -> Any:
-        """Padded inputs of the encoder, the default prompt before each text."""
-        return self.tokenizer(
-            [self.prepared(text) for text in texts],
-            padding=True,
-            truncation=True,
-            max_length=self.settings.max_seq_length,
-            return_tensors="pt",
-        )
+    def tokenize(self, texts: list[str], prompt_name: str | None = None) -> Any:
+        """Padded inputs of the encoder, a prompt before each text, as in [`prepared`]."""
+        with as_it_was(self.tokenizer):
+            return self.tokenizer(
+                [self.prepared(text, prompt_name) for text in texts],
+                padding=True,
+                truncation=True,
+                max_length=self.settings.max_seq_length,
+                return_tensors="pt",
+            )
 
     def prepared(self, text: str, prompt_name: str | None = None) -> str:
         """A text as the tokenizer gets it, behind a prompt: the default one, or one by its name; `""` is none."""
@@ -155,6 +164,15 @@ class EmbeddingModel:
         prompt = self.settings.prompts.get(name or "", "")
         whole = f"{prompt}{text}".strip()
         return whole.lower() if self.settings.lowers else whole
+
+
+def tensors_digest(modules: Iterable[nn.Module]) -> str:
+    """SHA-256 of all tensors of modules."""
+    found = hashlib.sha256()
+    for module in modules:
+        for tensor in module.state_dict().values():
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def reduced(model: EmbeddingModel, axes_ND: torch.Tensor) -> EmbeddingModel:

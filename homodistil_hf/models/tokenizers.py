@@ -1,6 +1,8 @@
 """The tokenizer beside a model: nothing of it runs code, reads or names files outside its folder."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,18 @@ def _template_names(templates: Any) -> list[Any]:
     if isinstance(templates, list):
         return [entry.get("name") for entry in templates if isinstance(entry, dict)]
     return []
+
+
+@contextmanager
+def as_it_was(tokenizer: Any) -> Iterator[None]:
+    """Afterwards a tokenizer cuts and pads as before: a fast one keeps what it was told last, and is saved with it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        backend.no_padding() if padding is None else backend.enable_padding(**padding)

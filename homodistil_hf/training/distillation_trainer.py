@@ -470,14 +470,19 @@ class DistillationTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def first_batches(self, *, num_tokens: int) -> Iterator[dict[str, Any]]:
-        """This rank's share of the first training batches, until all ranks have seen so many tokens; collective."""
-        batches, num_seen = iter(self.get_train_dataloader()), 0
-        while num_seen < num_tokens:
+    def first_batches(self, *, num_tokens: float = math.inf, num_texts: float = math.inf) -> Iterator[dict[str, Any]]:
+        """This rank's share of the first training batches, until all ranks have seen so many; collective.
+
+        Args:
+            num_tokens: at least.
+            num_texts: at least, of a model whose prediction is one a text.
+        """
+        batches, seen_tokens, seen_texts = iter(self.get_train_dataloader()), 0, 0
+        while seen_tokens < num_tokens and seen_texts < num_texts:
             fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
             if not fetched or self.batch_counts is None or not self.batch_counts[1]:
                 return
-            num_seen += int(self.batch_counts[1])
+            seen_texts, seen_tokens = seen_texts + int(self.batch_counts[0]), seen_tokens + int(self.batch_counts[1])
             yield self._prepare_inputs(fetched[0])
 
     def begin_epoch(self) -> None:

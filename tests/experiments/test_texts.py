@@ -42,6 +42,9 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert "in the teacher's index" in told
     student = load_embedding_model(tmp_path / "run" / "student")
     assert (student.encoder.config.hidden_size, student.dimension) == (16, 32)
+    cuts = [json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("embeddings", "run/student")]
+    assert cuts[0]["truncation"] == cuts[1]["truncation"]
+    assert cuts[0]["padding"] == cuts[1]["padding"]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert 0 < results["evaluation"]["cosine"] < 1
     assert [found["name"] for found in results["models"]] == ["teacher", "student"]

@@ -6,6 +6,8 @@ import json
 import pytest
 import torch
 from tiny_embeddings import make_sentence_folder, write
+from tiny_models import randomized, tiny_config
+from transformers import BertModel
 
 from homodistil_hf.cli import main
 from homodistil_hf.export.embedding_pair import export_pair
@@ -126,6 +128,15 @@ def test_a_pair_has_queries_by_the_student_and_documents_by_the_teacher(teacher,
     card = (tmp_path / "pair" / "README.md").read_text()
     assert "encode_document" in card
     assert str(tmp_path) not in card + (tmp_path / "pair" / "facts.json").read_text()
+
+
+def test_a_pair_with_another_teacher_is_refused(teacher, export, tmp_path, capsys):
+    torch.manual_seed(11)
+    other = make_sentence_folder(tmp_path / "other", encoder=randomized(BertModel(tiny_config())), dense=5)
+    words = ["export", str(export), "--output", str(tmp_path / "pair"), "--format", "pair", "--teacher", str(other)]
+    assert main(words) == 2
+    assert "has other weights than" in capsys.readouterr().err
+    assert not (tmp_path / "pair").exists()
 
 
 def test_pairs_of_two_spaces_are_refused(export, tmp_path):

@@ -36,10 +36,9 @@ def full_plan():
     return {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
 
 
-def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer, tmp_path, caplog):
+def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer):
     trainer = make_embedding_trainer(learning_rate=None)
     assert trainer.args.learning_rate == 3e-3  # 1e-3 · 384 / 128, the narrowest that rates were measured with
-    assert "learning_rate=0.003, as none is given: for a teacher of 32 channels" in caplog.text
     assert trainer.distillation.weights["relational"] == 0.0
 
 
@@ -107,10 +106,18 @@ def test_the_map_is_fitted_when_channels_go(make_embedding_trainer):
 
 def test_the_map_is_fitted_to_the_last_states_too(make_embedding_trainer):
     trainer = make_embedding_trainer(max_steps=4, learning_rate=1e-3)
+    fit, weight, moves = trainer.fit_map, lambda: trainer.distillation.dense.weight.detach().clone(), []
+
+    def noted():
+        before = weight()
+        fit()
+        moves.append((trainer.state.global_step, float((weight() - before).norm())))
+
+    trainer.fit_map = noted
     trainer.train()
-    ended = trainer.distillation.dense.weight.detach().clone()
     trainer.fit_map()
-    assert torch.equal(ended, trainer.distillation.dense.weight)  # nothing was left to fit
+    assert [step for step, _ in moves] == [0, 4, 4]
+    assert moves[2][1] < 0.5 * moves[1][1]  # less is left to fit
 
 
 def test_layers_of_a_callers_model_stay_where_they_are(make_embedding_trainer, tmp_path):
@@ -197,6 +204,35 @@ def test_with_vectors_no_step_needs_the_teacher(make_embedding_trainer, teacher_
         trainer.train()
         counts.append(sum(teacher_calls))
     assert counts == [len(rows), 0]
+
+
+@pytest.mark.parametrize("change", ["layer", "config"])
+def test_another_teacher_of_the_same_tensors_gets_vectors_of_its_own(make_embedding_trainer, tmp_path, change):
+    found = []
+    for name in ("first", "second"):
+        folder = make_sentence_folder(tmp_path / name, dense=5)
+        if name == "second" and change == "layer":
+            path, own = folder / "2_Dense" / "config.json", {"activation_function": "torch.nn.modules.linear.Identity"}
+        elif name == "second":
+            path, own = folder / "config.json", {"hidden_act": "relu"}
+        else:
+            path, own = folder / "config.json", {}
+        path.write_text(json.dumps(json.loads(path.read_text()) | own))
+        trainer = make_embedding_trainer(folder, max_steps=16, output_dir=str(tmp_path / f"run-{name}"), **NO_STATES)
+        trainer._make_teacher_vectors()
+        found.append(torch.tensor(trainer.train_dataset["teacher_vector"][:]))
+    assert not torch.allclose(*found, atol=0.01)
+
+
+def test_few_texts_move_the_map_little(make_embedding_trainer):
+    trainer = make_embedding_trainer(layers=1, student="macs=0.5", width_multiple=1, max_steps=60)
+    trainer.train()
+    dense, held_out = trainer.distillation.dense, trainer.evaluate()["eval_cosine"]
+    trainer.train_dataset = trainer.train_dataset.select(range(8))  # of fewer texts than channels
+    before = dense.weight.clone()
+    trainer.fit_map()
+    assert not torch.equal(before, dense.weight)
+    assert trainer.evaluate()["eval_cosine"] > held_out - 0.02
 
 
 def test_only_texts_that_are_read_get_vectors(make_embedding_trainer):
@@ -439,9 +475,13 @@ def test_vectors_that_collapse_end_the_run(make_embedding_trainer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vector_weight": -1.0}, "vector_weight=-1.0 is negative; expected a number ≥ 0"),
+        ({"vector_weight": -1.0}, "vector_weight=-1.0 is below 0; leave it at its default"),
         ({"pruning_end_fraction": 0.3}, "pruning_end_fraction > 0: embedding models are pruned at once"),
         ({"attention_weight": 1.0}, "attention_weight=1.0 has no part in this loss"),
+        (
+            {"vector_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0},
+            "vector_weight, relational_weight, hidden_weight, embedding_weight are all 0, so nothing would be learnt",
+        ),
     ],
 )
 def test_settings_without_sense_are_refused(make_embedding_trainer, settings, message):

@@ -220,8 +220,9 @@ def _scores(
 def _retrieval(
     task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
 ) -> dict[str, dict[str, float]]:
-    queries = {side: _encoded(model, task.queries) for side, model in models.items()}
-    documents = {side: _encoded(model, task.documents) for side, model in models.items()}
+    # The prompts of sentence-transformers' `encode_query` and `encode_document`; none where there is none of the name.
+    queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
+    documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
     compared = {side: (queries[side], documents[side]) for side in models}
     if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not is_apart:
         compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
@@ -229,9 +230,9 @@ def _retrieval(
     return {metric: {side: scores[metric] for side, scores in found.items()} for metric in found[STUDENT]}
 
 
-def _encoded(model: EmbeddingModel, texts: list[str]) -> torch.Tensor:
+def _encoded(model: EmbeddingModel, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:
     unique = list(dict.fromkeys(texts))
     with tqdm(total=len(unique), desc="encoding texts", disable=None, leave=False) as bar:
-        vectors = model.encode(unique, on_batch=bar.update)
+        vectors = model.encode(unique, prompt_name=prompt_name, on_batch=bar.update)
     rows = {text: number for number, text in enumerate(unique)}
     return vectors[[rows[text] for text in texts]]

@@ -93,6 +93,23 @@ def test_a_model_as_its_own_teacher_agrees_with_itself(folders, data_dir, tmp_pa
             assert sides["student"] == sides["teacher"] == sides.get("asymmetric", sides["student"])
 
 
+def test_questions_and_documents_have_their_prompts(data_dir, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder = make_sentence_folder(tmp_path / "model", prompts={"query": "w7 ", "document": "w8 "})
+    model, stock = load_embedding_model(folder), sentence_transformers.SentenceTransformer(str(folder))
+    texts = ["w9 w10", "w11 w12 w13"]
+    for name, encode in zip(("query", "document"), (stock.encode_query, stock.encode_document), strict=True):
+        assert torch.allclose(model.encode(texts, prompt_name=name), torch.from_numpy(encode(texts)), atol=1e-6)
+    (task,) = (task for task in load_tasks(data_dir, max_queries=9) if task.name == "squad_part")
+    settings = {"data_dir": str(data_dir), "max_queries": 9}
+    told = evaluate_embedding(folder, settings=settings, output_dir=tmp_path / "results")["scores"][task.name]
+    vectors = (
+        torch.from_numpy(vectors)
+        for vectors in (stock.encode_query(task.queries), stock.encode_document(task.documents))
+    )
+    assert {name: sides["student"] for name, sides in told.items()} == retrieval_scores(*vectors, task.answers)
+
+
 def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, capsys):
     teacher, student = folders
     words = ["evaluate", str(student), "--task", "embedding", "--data_dir", str(data_dir), "--max_queries", "6"]
