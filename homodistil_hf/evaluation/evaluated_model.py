@@ -23,6 +23,7 @@ from ..files.folders import write_text
 from ..files.messages import first_line, shown
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
+from ..models.digest import weights_digest
 from ..models.loading import load_teacher
 from ..models.tokenizers import stored_tokenizer
 
@@ -77,17 +78,6 @@ class EvaluatedModel:
         if published != facts:
             write_json(self.export / FACTS_FILE, published)
             write_text(self.export / CARD_FILE, render_card(published))
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """SHA-256 of what a model computes: all weights and the configuration."""
-    ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
-    config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
-    digest = hashlib.sha256(repr(sorted(config.items())).encode("utf-8"))
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode("utf-8"))
-        digest.update(memoryview(tensor.detach().contiguous().cpu().numpy()).cast("B"))
-    return digest.hexdigest()
 
 
 def load_model(source: str | Path, output_dir: str | Path | None = None) -> EvaluatedModel:

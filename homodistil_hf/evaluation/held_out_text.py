@@ -29,10 +29,11 @@ from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..models.conversion import to_student
+from ..models.digest import weights_digest
 from ..models.families import max_tokens
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
-from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, weights_digest
+from .evaluated_model import EvaluatedModel, load_model, model_in, model_name
 from .fine_tuning import settings_from
 from .records import DISCREPANCY, Records
 

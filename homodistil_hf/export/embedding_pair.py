@@ -62,9 +62,9 @@ def export_embedding_from(
     if format == "pair":
         whole = load_embedding_model(str(teacher))
         recorded = (told.get(TEACHER) or {}).get("sha256")
-        if recorded not in (None, facts_of(whole)["sha256"]):
+        if recorded not in (None, whole.sha256):
             raise ValueError(
-                f"teacher={shown(str(teacher))} has other weights than {folder}'s teacher, so its vectors are of "
+                f"teacher={shown(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
                 "another space; name the folder or repository that the run began with"
             )
         return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)

@@ -28,7 +28,6 @@ from ..models.sentence_embeddings import (
     Dense,
     EmbeddingModel,
     folded,
-    tensors_digest,
 )
 from .embedding_card import TEACHER, embedding_card
 from .export_folder import check_target, plain_classes, written_aside
@@ -182,7 +181,7 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 
 
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
-    """Name, costs, dimension, length and a digest of the weights."""
+    """Name, costs, dimension, length and digest."""
     name = public_name(model.name)
     own = {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
     return (
@@ -191,7 +190,7 @@ def facts_of(model: EmbeddingModel) -> dict[str, Any]:
         | {
             "dimension": model.dimension,
             "max_seq_length": model.settings.max_seq_length,
-            "sha256": tensors_digest([model.encoder, *(layer.linear for layer in model.dense)]),
+            "sha256": model.sha256,
         }
     )
 

@@ -28,7 +28,7 @@ from ..export.sentence_folder import export_embedding_model, student_model
 from ..files.messages import shown
 from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_layerwise import LayerwiseModel
-from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled, reduced, tensors_digest
+from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled, reduced
 from ..models.units import UnitTensors
 from ..plans.recipe import embedding_learning_rate
 from ..trainer import HomoDistilTrainer
@@ -46,7 +46,6 @@ NUM_AXES_TEXTS = 2048
 """Texts that the teacher's principal axes are those of."""
 VECTOR_WEIGHT = 30.0
 """As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
-_NOT_IN_VECTORS = ("_name_or_path", "transformers_version", "dtype", "architectures")
 LEAST_SPREAD = 0.1
 """Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
 
@@ -221,11 +220,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         )
         if wanted < num_rows and args.train_sampling_strategy != "sequential":
             return  # no text is read twice, and which ones are is drawn as they are read
-        teacher = distillation.teacher
-        layers, config = distillation.model.dense, teacher.exact.config.to_dict()
-        told = [teacher.dtype, distillation.model.settings.pooling, [layer.activation for layer in layers]]
-        told.append({name: config[name] for name in sorted(config) if name not in _NOT_IN_VECTORS})
-        key = f"{tensors_digest([teacher.exact, *(layer.linear for layer in layers)])} {told}"
+        key = f"{distillation.model.sha256} {distillation.teacher.dtype}"
 
         def vectors_of(given: list[dict[str, Any]]) -> torch.Tensor:
             batch = self.data_collator(given)

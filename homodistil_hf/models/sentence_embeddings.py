@@ -6,7 +6,7 @@ Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..files.hub_errors import hub_errors
 from ..files.messages import shown
 from ..files.strict_json import is_whole, read_json, read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
+from .digest import weights_digest
 from .families import FAMILIES, max_tokens
 from .tokenizers import as_it_was
 
@@ -110,6 +111,13 @@ class EmbeddingModel:
         """Channels of a vector."""
         return self.dense[-1].linear.out_features if self.dense else self.encoder.config.hidden_size
 
+    @property
+    def sha256(self) -> str:
+        """Of what a vector depends on beside the text and its prompt: weights, configuration, pooling, layers."""
+        weights = weights_digest(self.encoder, *(layer.linear for layer in self.dense))
+        told = weights, self.settings.pooling, self.settings.normalizes, [layer.activation for layer in self.dense]
+        return hashlib.sha256(repr(told).encode("utf-8")).hexdigest()
+
     def vectors(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """The vectors of texts, `(B, D)` in the type of the states, at least float32."""
         return self.behind(pooled(states_BTH, mask_BT, self.settings.pooling))
@@ -164,15 +172,6 @@ class EmbeddingModel:
         prompt = self.settings.prompts.get(name or "", "")
         whole = f"{prompt}{text}".strip()
         return whole.lower() if self.settings.lowers else whole
-
-
-def tensors_digest(modules: Iterable[nn.Module]) -> str:
-    """SHA-256 of all tensors of modules."""
-    found = hashlib.sha256()
-    for module in modules:
-        for tensor in module.state_dict().values():
-            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def reduced(model: EmbeddingModel, axes_ND: torch.Tensor) -> EmbeddingModel:
