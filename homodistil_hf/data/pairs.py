@@ -1,12 +1,13 @@
 """Unlabelled pairs of texts as rows, for models that score them: questions with their documents and with others."""
 
-import copy
 import random
 from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+
+from ..models.tokenizers import as_it_was
 
 
 def tokenize_pairs(
@@ -38,7 +39,6 @@ def tokenize_pairs(
     Raises:
         ValueError: no pair of two texts.
     """
-    tokenizer = copy.deepcopy(tokenizer)  # it keeps the length that it cut at, and would be exported with it
 
     def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         found = [(one, other) for one, other in zip(batch["first"], batch["second"], strict=True) if one and other]
@@ -47,7 +47,8 @@ def tokenize_pairs(
         if not wanted:
             return {"input_ids": []}
         first, second = map(list, zip(*wanted, strict=True))
-        encoded = tokenizer(first, second, truncation=True, max_length=max_length, return_attention_mask=False)
+        with as_it_was(tokenizer):
+            encoded = tokenizer(first, second, truncation=True, max_length=max_length, return_attention_mask=False)
         return dict(encoded)
 
     table = pairs.map(

@@ -3,7 +3,6 @@
 Where texts come from is [`corpus`]'s to say.
 """
 
-import copy
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import torch
 from datasets import Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from ..models.tokenizers import as_it_was
 from .teacher_vectors import VECTOR
 
 Rows: TypeAlias = Any
@@ -68,13 +68,13 @@ def tokenize_texts(
     Raises:
         ValueError: no paragraph is long enough.
     """
-    tokenizer = copy.deepcopy(tokenizer)  # it keeps the length that it cut at, and would be exported with it
 
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         wanted = [prepare(line) for text in batch["text"] for line in paragraphs(text, least_characters)]
         if not wanted:
             return {"input_ids": []}
-        encoded = tokenizer(wanted, truncation=True, max_length=max_length, return_overflowing_tokens=True)
+        with as_it_was(tokenizer):
+            encoded = tokenizer(wanted, truncation=True, max_length=max_length, return_overflowing_tokens=True)
         return {"input_ids": encoded["input_ids"]}
 
     if isinstance(documents, IterableDataset):
