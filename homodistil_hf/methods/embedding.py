@@ -30,10 +30,10 @@ from ..models.families.family import PROJECTIONS
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.sentence_embeddings import EmbeddingModel, load_embedding_model, pooled, reduced
 from ..models.units import UnitTensors
-from ..plans.recipe import embedding_learning_rate
 from ..trainer import HomoDistilTrainer
 from ..training.embedding_evaluation import VectorEvaluation
 from ..training.publishing import Publisher
+from ..training.setup import settle_embedding_learning_rate
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .conditions import check_loss_weights, check_pruned_at_once
 from .fewer_layers import Layers, shallow_parts
@@ -111,8 +111,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         whole: Any = model if teacher is None else teacher
         self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
         weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
-        _check_settings(args, weights)
-        _settle_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
+        _check_settings(args, vector=vector_weight, relational=relational_weight)
+        settle_embedding_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
         check_output(output, self.embedding_model)
         if layers is not None and teacher is not None:
             raise ValueError(
@@ -242,7 +242,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """
         distillation: Any = self.distillation
         counts, asked = self.batch_counts, self.num_asked_to_stop
-        sums, num_texts = cast(Any, None), 0
+        sums: Any = None
+        num_texts = 0
         self.model.eval()
         pooling = self.embedding_model.settings.pooling
         for batch in self.first_batches(num_texts=NUM_FIT_TEXTS):
@@ -288,19 +289,11 @@ def check_output(output: str | int, model: EmbeddingModel) -> None:
         raise ValueError(f"output={shown(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
 
 
-def _check_settings(args: HomoDistilTrainingArguments, weights: Mapping[str, float]) -> None:
-    own = {name.removesuffix("_weight"): weight for name, weight in weights.items()}
-    check_loss_weights(own | {"hidden": args.hidden_weight, "embedding": args.embedding_weight})
+def _check_settings(args: HomoDistilTrainingArguments, **weights: float) -> None:
+    check_loss_weights(weights | {"hidden": args.hidden_weight, "embedding": args.embedding_weight})
     check_pruned_at_once(args, "embedding models")
     if args.attention_weight:
         raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
-
-
-def _settle_learning_rate(args: HomoDistilTrainingArguments, hidden_size: int) -> None:
-    if args.learning_rate is None:
-        args.learning_rate = float(f"{embedding_learning_rate(hidden_size):.2g}")
-        told = (args.learning_rate, hidden_size)
-        logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", *told)
 
 
 class EmbeddingPublisher(Publisher):
