@@ -29,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from ..distillation.teacher import multiplies_bfloat16
+from ..distillation.teacher import fastest_device, multiplies_bfloat16
 from ..files.messages import nearest_name, shown
 from ..models.families import family_of
 from .distilling_trainer import DistillingTrainer
@@ -183,7 +183,7 @@ def training_dtype(dtype: str) -> str:
     """Type of the matrix products: for `"auto"`, bfloat16 where the hardware multiplies it, else float32."""
     if dtype != "auto":
         return dtype
-    return "bfloat16" if multiplies_bfloat16(_device()) else "float32"
+    return "bfloat16" if multiplies_bfloat16(fastest_device()) else "float32"
 
 
 def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
@@ -376,7 +376,7 @@ def training_arguments(
         train_sampling_strategy="group_by_length",
         length_column_name="length",
         seed=seed,
-        use_cpu=_device().type == "cpu",
+        use_cpu=fastest_device().type == "cpu",
         **{"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True} | others,
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
@@ -393,9 +393,4 @@ def collator_of(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
 
 def _attention() -> str | None:
     """On a CPU torch's fused attention is the slow one where bfloat16 or dropout is on."""
-    return "eager" if _device().type == "cpu" else None
-
-
-def _device() -> torch.device:
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
+    return "eager" if fastest_device().type == "cpu" else None

@@ -25,7 +25,7 @@ from ..data.corpus import load_text
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, unmaskable_ids
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
-from ..distillation.teacher import FrozenTeacher
+from ..distillation.teacher import FrozenTeacher, fastest_device
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..models.conversion import to_student
@@ -205,7 +205,7 @@ def _measured(
     *,
     settings: DiscrepancySettings,
 ) -> dict[str, Any]:
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = fastest_device()
     student = student.to(device)
     beside = FrozenTeacher(student if teacher is None else _masked_lm(teacher, "teacher").to(device))
     _check_vocabularies(student, beside.exact)

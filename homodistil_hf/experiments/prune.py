@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.corpus import load_text
 from ..data.samples import drawn, unlabeled_batches
+from ..distillation.teacher import fastest_device
 from ..evaluation.evaluated_model import load_model
 from ..evaluation.glue.data import GLUE_TASKS, check_tasks, load_glue
 from ..export.export_folder import FORMATS, check_target, export_student
@@ -102,13 +103,14 @@ def prune_to_folder(settings: PruneSettings, say: Callable[[str], None], *, over
     batches = _batches(settings, evaluated.tokenizer)
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
     say(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {sum(map(_num_rows, batches)):,} rows of text")
-    student = prune_gradient_free(evaluated.model, batches, settings.macs, settings=settings)
+    model = evaluated.model.to(fastest_device())
+    student = prune_gradient_free(model, batches, settings.macs, settings=settings)
     folder = export_student(
-        student,
+        student.cpu(),
         settings.output_dir,
         settings.format,
         tokenizer=evaluated.tokenizer,
-        teacher=evaluated.model,
+        teacher=model.cpu(),
         facts=export_facts(settings, batches),
         overwrite=overwrite,
     )

@@ -247,13 +247,13 @@ def filter_scores(
     """Rank filters: algorithm 2 of arXiv 2303.04185.
 
     Returns:
-        `ffn.{l}` → float32 `(F,)`: R2 (the diagonal of the masking's coefficients), D2 (how active a filter is), or
-        their product.
+        `ffn.{l}` → float32 `(F,)` on the CPU: R2 (the diagonal of the masking's coefficients), D2 (how active a filter
+        is), or their product.
     """
     scores: UnitTensors = {}
     for name in (f"ffn.{index}" for index in range(student.config.num_hidden_layers)):
         filters_FH = second_linear(student, name).weight.detach().T
-        score_F = torch.ones(len(filters_FH), dtype=torch.float64, device=filters_FH.device)
+        score_F = torch.ones(len(filters_FH), dtype=torch.float64)
         if "r2" in settings.ranking:
             kernel_FF = gaussian_kernel(filters_FH, denominator=settings.denominator)
             masking = convex_masking(
@@ -264,7 +264,7 @@ def filter_scores(
             )
             told = "" if masking.is_converged else ", where they were stopped"
             logger.info("%s: %d updates of the masking%s", name, masking.num_iterations, told)
-            score_F *= _normalized(masking.coefficients_FF.diagonal().double(), settings.r2_normalization)
+            score_F *= _normalized(masking.coefficients_FF.diagonal().cpu().double(), settings.r2_normalization)
         if "d2" in settings.ranking:
             score_F *= _normalized(statistics.activations[name], settings.d2_normalization)
         scores[name] = score_F.float()
@@ -298,9 +298,9 @@ def prune_filters(
     for name, mask_F in kept.items():
         if products and not bool(mask_F.all()):
             weight_HF = second_linear(student, name).weight
-            products_FF = output_products(products[name], weight_HF.detach().T)
-            scales_F = least_squares_scales(products_FF, mask_F.to(products_FF.device), damping=damping)
-            weight_HF.data.mul_(scales_F.to(weight_HF.dtype))
+            products_FF = output_products(products[name].cpu(), weight_HF.detach().cpu().T)
+            scales_F = least_squares_scales(products_FF, mask_F, damping=damping)
+            weight_HF.data.mul_(scales_F.to(weight_HF))
     groups = encoder_groups(student)
     layers = (
         replace(layer, intermediate_size=int(kept[f"ffn.{index}"].sum())) for index, layer in enumerate(plan.layers)

@@ -35,7 +35,7 @@ class FilterStatistics:
     """What forward passes tell of the filters.
 
     Args:
-        activations: `ffn.{l}` → float64 `(F,)`, the average over tokens.
+        activations: `ffn.{l}` → float64 `(F,)` on the CPU, the average over tokens.
         products: `ffn.{l}` → float32 `(F, F)`, Σ over tokens of products of activations; may be empty.
     """
 
@@ -90,8 +90,10 @@ def ffn_statistics(
 ) -> FilterStatistics:
     """Run the encoder over all batches once; activations are summed as they come, none is stored.
 
+    Sums of a batch are read back together and added up in float64 by the host: Apple's devices have none.
+
     Args:
-        student: in evaluation mode.
+        student: in evaluation mode, on the device that computes.
         batches: what [`check_samples`] gives.
         average: over all tokens but padding: `"mean"`, `"magnitude"` (mean of sizes) or `"norm"` (root mean square).
         max_product_tokens: tokens that products are summed over, at most, ≥ 1: every n-th of all; `None`: no products.
@@ -106,25 +108,27 @@ def ffn_statistics(
     total = sum(map(num_tokens, batches))
     stride = math.ceil(total / (max_product_tokens or total))
     sizes = {name: second_linear(student, name).in_features for name in names}
-    sums = {name: torch.zeros(size, dtype=torch.float64, device=student.device) for name, size in sizes.items()}
+    sums_S = torch.zeros(sum(sizes.values()), dtype=torch.float64)  # S: filters of all layers
+    of_batch: UnitTensors = {}
     with_products = sizes if max_product_tokens else {}
     products = {name: torch.zeros(size, size, device=student.device) for name, size in with_products.items()}
     seen = 0
 
     def add(name: str, activations_TF: torch.Tensor) -> None:
-        sums[name] += _SUMS[average](activations_TF)
+        of_batch[name] = _SUMS[average](activations_TF)
         if products:
             chosen_SF = activations_TF[-seen % stride :: stride]
             products[name].addmm_(chosen_SF.T, chosen_SF)
 
     for index, batch in enumerate(batches):
         inputs = {name: tensor.to(student.device) for name, tensor in batch.items()}
-        with _activations(student, inputs.get("attention_mask"), names, add):
+        with _activations(student, batch.get("attention_mask"), names, add):
             student.base_model(**inputs)
+        sums_S += torch.cat([of_batch[name] for name in names]).cpu()
         seen += num_tokens(batch)
         if (index + 1) * 10 // len(batches) > index * 10 // len(batches):
             logger.info("forward passes: %s of %s tokens", f"{seen:,}", f"{total:,}")
-    averages = {name: values / total for name, values in sums.items()}
+    averages = dict(zip(names, (sums_S / total).split(list(sizes.values())), strict=True))
     if average == "norm":
         averages = {name: values.sqrt() for name, values in averages.items()}
     if broken := [name for name, values in averages.items() if not bool(values.isfinite().all())]:
@@ -140,7 +144,9 @@ def _activations(
     add: Callable[[str, torch.Tensor], None],
 ) -> Iterator[None]:
     """Hand on what goes into each FFN's second matrix, `(T, F)`, tokens of all rows in a row, padding left out."""
-    kept = None if mask_BT is None or bool(mask_BT.all()) else mask_BT.flatten().nonzero()[:, 0]
+    kept = None
+    if mask_BT is not None and not bool(mask_BT.all()):
+        kept = mask_BT.flatten().nonzero()[:, 0].to(student.device)
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -236,6 +236,15 @@ def test_nothing_is_read_where_weights_alone_rank(model):
     assert sum(widths(student)) == num_kept_filters(teacher_plan(model.config), 0.7)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_keeps_the_same_filters(model):
+    batches = make_batches()
+    here, there = (prune_gradient_free(make_model().to(device), batches, 0.8).cpu() for device in ("cpu", "cuda"))
+    assert widths(there) == widths(here)
+    assert_same_logits(logits_of(there), logits_of(here))
+
+
 def test_labels_are_not_looked_at(model):
     plain, labelled = make_batches(), make_batches()
     for batch in labelled:

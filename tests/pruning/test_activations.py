@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fake_device import DEVICE, fake_device
 from students import make_batch, unlabelled
 from tiny_models import make_teacher
 from torch.nn import functional as F
@@ -104,3 +105,13 @@ def test_rows_that_are_cut_in_front_of_the_ffn_are_refused():
     model = make_teacher("sequence_classification", chunk_size_feed_forward=4)
     with pytest.raises(ValueError, match="chunk_size_feed_forward=4 cuts rows in front of the FFN; set it to 0"):
         ffn_statistics(to_student(model), make_batches())
+
+
+def test_a_batch_is_read_back_once_and_added_up_in_float64_by_the_host(model):
+    student, batches = to_student(model).to(DEVICE), make_batches(2)
+    with fake_device(has_float64=False) as waits:
+        found = ffn_statistics(student, batches, max_product_tokens=1000)
+    copies = len(batches[0]) + 1  # what the model reads, and which tokens are no padding
+    assert waits.count("aten::_to_copy") == len(batches) * (copies + 1)
+    assert {(values.dtype, values.device.type) for values in found.activations.values()} == {(torch.float64, "cpu")}
+    assert {values.device for values in found.products.values()} == {DEVICE}
