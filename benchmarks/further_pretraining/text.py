@@ -36,8 +36,10 @@ from homodistil_hf.methods.self_distillation import SelfDistillationArguments
 METRICS = {"chemprot": "micro", "acl_arc": "macro", "scierc": "macro", "twitter_emotion": "macro"}
 """Data set → the F1 that is customary for it."""
 BATCH_SIZE, ROW_LENGTH = 16, 128
-RATES = (1e-4, 2e-4, 3e-4)
+RATES = (1e-4, 2e-4)
 """Of the fine-tuning, searched alike for all arms."""
+DROPOUT = 0.0
+"""With a dropout of 0.1, 600 steps of ACL-ARC often end at its most frequent classes: F1 30.8 … 46.5, else 62 … 64."""
 
 
 def main() -> None:
@@ -85,6 +87,7 @@ def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) ->
         output_dir=str(tuned),
         seed=cell["seed"],
         max_length=ROW_LENGTH,
+        dropout_fraction=DROPOUT,
         max_train_steps=cell["fine_tuning_steps"],
         batch_size=cell["batch_size"],
         learning_rate=rate,
