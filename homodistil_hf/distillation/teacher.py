@@ -41,12 +41,6 @@ def resolve_teacher_dtype(name: str, device: torch.device, *, fp16: bool = False
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
-def fastest_device() -> torch.device:
-    """The machine's accelerator, or its CPU where it has none."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
-
-
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 matrices natively.
 

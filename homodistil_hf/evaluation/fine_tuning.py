@@ -29,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from ..distillation.teacher import fastest_device, multiplies_bfloat16
+from ..distillation.teacher import multiplies_bfloat16
 from ..files.messages import nearest_name, shown
 from ..models.families import family_of
 from .distilling_trainer import DistillingTrainer
@@ -177,6 +177,12 @@ def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] |
                 f"settings have the unknown name {shown(name)}; nearest valid: {nearest_name(name, known)!r}"
             )
     return kind(**values or {})
+
+
+def fastest_device() -> torch.device:
+    """The machine's accelerator, or its CPU where it has none."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def training_dtype(dtype: str) -> str:

@@ -25,7 +25,7 @@ from ..data.corpus import load_text
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, unmaskable_ids
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
-from ..distillation.teacher import FrozenTeacher, fastest_device
+from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..models.conversion import to_student
@@ -34,7 +34,7 @@ from ..models.families import max_tokens
 from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name
-from .fine_tuning import settings_from
+from .fine_tuning import fastest_device, settings_from
 from .records import DISCREPANCY, Records
 
 logger = logging.getLogger(__name__)

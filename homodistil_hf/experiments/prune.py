@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.corpus import load_text
 from ..data.samples import drawn, unlabeled_batches
-from ..distillation.teacher import fastest_device
 from ..evaluation.evaluated_model import load_model
+from ..evaluation.fine_tuning import fastest_device
 from ..evaluation.glue.data import GLUE_TASKS, check_tasks, load_glue
 from ..export.export_folder import FORMATS, check_target, export_student
 from ..export.facts import read_export_facts
