@@ -108,7 +108,7 @@ def ffn_statistics(
     total = sum(map(num_tokens, batches))
     stride = math.ceil(total / (max_product_tokens or total))
     sizes = {name: second_linear(student, name).in_features for name in names}
-    sums_S = torch.zeros(sum(sizes.values()), dtype=torch.float64)  # S: filters of all layers
+    sums_A = torch.zeros(sum(sizes.values()), dtype=torch.float64)  # A: filters of all layers
     of_batch: UnitTensors = {}
     with_products = sizes if max_product_tokens else {}
     products = {name: torch.zeros(size, size, device=student.device) for name, size in with_products.items()}
@@ -124,11 +124,11 @@ def ffn_statistics(
         inputs = {name: tensor.to(student.device) for name, tensor in batch.items()}
         with _activations(student, batch.get("attention_mask"), names, add):
             student.base_model(**inputs)
-        sums_S += torch.cat([of_batch[name] for name in names]).cpu()
+        sums_A += torch.cat([of_batch[name] for name in names]).cpu()
         seen += num_tokens(batch)
         if (index + 1) * 10 // len(batches) > index * 10 // len(batches):
             logger.info("forward passes: %s of %s tokens", f"{seen:,}", f"{total:,}")
-    averages = dict(zip(names, (sums_S / total).split(list(sizes.values())), strict=True))
+    averages = dict(zip(names, (sums_A / total).split(list(sizes.values())), strict=True))
     if average == "norm":
         averages = {name: values.sqrt() for name, values in averages.items()}
     if broken := [name for name, values in averages.items() if not bool(values.isfinite().all())]:

@@ -238,7 +238,7 @@ def test_nothing_is_read_where_weights_alone_rank(model):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_keeps_the_same_filters(model):
+def test_a_gpu_keeps_the_same_filters():
     batches = make_batches()
     here, there = (prune_gradient_free(make_model().to(device), batches, 0.8).cpu() for device in ("cpu", "cuda"))
     assert widths(there) == widths(here)
