@@ -31,6 +31,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from benchmarks.marked_pages import fill_in
 from homodistil_hf.data.samples import drawn
+from homodistil_hf.distillation.teacher import multiplies_bfloat16, resolve_teacher_dtype
 from homodistil_hf.evaluation.fine_tuning import (
     GlueSettings,
     fine_tune,
@@ -57,9 +58,11 @@ from homodistil_hf.pruning.representatives import convex_masking, gaussian_kerne
 from homodistil_hf.tables import markdown_table
 
 RESULTS = Path("docs/results")
+RECORD = RESULTS / "gradient_free_quality.json"
 PAGE = Path("docs/gradient_free.md")
 RESCALED, FISHER, FOREIGN = " + rescaling", "Fisher, with labels", ", other text"
 RECOVERED = ", then distilled"
+OTHER_TEXT = "sst2"  # whose rows serve other tasks; MRPC's serve it
 RECOVERY = GlueSettings(learning_rate=1e-4, max_train_steps=200)
 MEANS = {"activation": "mean", "d2_normalization": "range"}  # the likely reading of the paper
 NORMS = {"activation": "norm", "d2_normalization": "sum"}  # the default
@@ -75,7 +78,6 @@ ARMS = (
     "D2",
     "R2",
     "R2D2",
-    f"D2{RESCALED}",
     f"R2D2{RESCALED}",
     f"R2D2, norms{RESCALED}",
     f"R2D2{RESCALED}{FOREIGN}",
@@ -89,7 +91,7 @@ def second_matrices(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
     return {f"ffn.{index}": layer.output.dense for index, layer in enumerate(model.base_model.encoder.layer)}
 
 
-def fisher_scores(model: PreTrainedModel, batches: Batches) -> UnitTensors:
+def fisher_scores(model: PreTrainedModel, batches: Batches, dtype: torch.dtype = torch.float32) -> UnitTensors:
     """Σ over samples of (∂loss/∂mask)²: every sample has masks of its own, so one backward pass serves a batch."""
     scores = {name: torch.zeros(linear.in_features) for name, linear in second_matrices(model).items()}
     model.requires_grad_(False)
@@ -97,7 +99,7 @@ def fisher_scores(model: PreTrainedModel, batches: Batches) -> UnitTensors:
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         shapes = {name: (len(batch["input_ids"]), 1, len(sums)) for name, sums in scores.items()}
         masks = {name: torch.ones(shape, device=model.device, requires_grad=True) for name, shape in shapes.items()}
-        with ExitStack() as hooks:
+        with ExitStack() as hooks, torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
             for name, linear in second_matrices(model).items():
                 handle = linear.register_forward_pre_hook(lambda _, inputs, mask=masks[name]: (inputs[0] * mask,))
                 hooks.callback(handle.remove)
@@ -110,17 +112,18 @@ def fisher_scores(model: PreTrainedModel, batches: Batches) -> UnitTensors:
 
 
 class Sample:
-    """Rows for one model, and what is measured on them: once, for all arms and budgets."""
+    """Rows for one model, and what is measured on them, by matrix products of one type, for all arms and budgets."""
 
-    def __init__(self, model: PreTrainedModel, batches: Batches, seed: int):
-        self.model, self.batches, self.seed = to_student(model).eval(), batches, seed
+    def __init__(self, model: PreTrainedModel, batches: Batches, seed: int, dtype: str = "auto"):
+        self.model, self.batches, self.seed, self.dtype = to_student(model).eval(), batches, seed, dtype
         self.scores: dict[str, UnitTensors] = {}
         self.measured: dict[str, FilterStatistics] = {}
 
     def statistics(self, activation: str) -> FilterStatistics:
         """Averages of activations of one kind, and their products."""
         if activation not in self.measured:
-            samples, settings = check_samples(self.batches, self.model), GradientFreeSettings(activation=activation)
+            samples = check_samples(self.batches, self.model)
+            settings = GradientFreeSettings(activation=activation, dtype=self.dtype)
             self.measured[activation] = gradient_free.filter_statistics(self.model, samples, settings)
         return self.measured[activation]
 
@@ -138,7 +141,7 @@ class Sample:
         if ranking == "magnitude":
             return {name: part.weight.detach().norm(dim=0) for name, part in matrices.items()}
         if ranking == FISHER:
-            return fisher_scores(self.model, self.batches)
+            return fisher_scores(self.model, self.batches, resolve_teacher_dtype(self.dtype, self.model.device))
         settings = RANKINGS[ranking]
         measured = FilterStatistics({}, {}) if ranking == "R2" else self.statistics(settings.activation)
         return gradient_free.filter_scores(self.model, measured, settings)
@@ -201,26 +204,33 @@ def lazy_sample(
     teacher: PreTrainedModel, task: Task, tokenizer: Any, options: argparse.Namespace, seed: int
 ) -> Callable[[], Sample]:
     """Rows of a task for a teacher, drawn when they are asked for."""
-    return cache(lambda: Sample(teacher, sample_batches(task, tokenizer, options.num_samples, seed), seed))
+    return cache(
+        lambda: Sample(teacher, sample_batches(task, tokenizer, options.num_samples, seed), seed, options.dtype)
+    )
+
+
+def teacher_of(task: Task, folder: Path, model: str, tokenizer: Any, settings: SquadSettings) -> PreTrainedModel:
+    """A fine-tuned model from its folder, made of an encoder where it is missing."""
+    if not folder.is_dir():
+        fresh = task.fresh(load_teacher(model).base_model)
+        fine_tune(fresh, task.rows, tokenizer, settings=settings, seed=0).model.save_pretrained(folder)
+    return load_teacher(str(folder)).eval()
 
 
 def run_quality(options: argparse.Namespace) -> None:
     """One row a (task, share, arm, seed), written as it comes; rows that are there are not measured again."""
-    path = RESULTS / "gradient_free_quality.json"
+    path = options.record
     results = read_json_object(path, str(path)) if path.is_file() else {"machine": machine_facts(), "rows": {}}
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
     results |= {"fine_tuning": asdict(settings), "recovery": asdict(RECOVERY), "num_samples": options.num_samples}
+    results["dtype"] = str(resolve_teacher_dtype(options.dtype, torch.device("cpu"))).removeprefix("torch.")
     limit = options.max_dev_rows
-    tasks = {name: task_called(name, options.data_dir, tokenizer, settings, limit) for name in options.tasks}
-    for name, task in tasks.items():
-        folder = options.work_dir / name
-        is_made = not folder.is_dir()
-        if is_made:
-            fresh = task.fresh(load_teacher(options.model).base_model)
-            fine_tune(fresh, task.rows, tokenizer, settings=settings, seed=0).model.save_pretrained(folder)
-        teacher = load_teacher(str(folder)).eval()
-        foreign = tasks[options.tasks[options.tasks.index(name) - 1]]
+    task_of = cache(lambda name: task_called(name, options.data_dir, tokenizer, settings, limit))
+    for name in options.tasks:
+        task, foreign = task_of(name), task_of("mrpc" if name == OTHER_TEXT else OTHER_TEXT)
+        is_made = not (options.work_dir / name).is_dir()
+        teacher = teacher_of(task, options.work_dir / name, options.model, tokenizer, settings)
         if (key := f"{name}, fine-tuned") not in results["rows"]:
             score = task.score(teacher)
             results["rows"][key] = {"task": name, "macs": 1.0, "score": score, "fine_tuned_here": is_made}
@@ -241,7 +251,8 @@ def run_quality(options: argparse.Namespace) -> None:
                 write_json(path, results)
                 print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
     write_json(path, results)
-    fill_in(PAGE, {"quality": quality_table(results["rows"])})
+    if path == RECORD:
+        fill_in(PAGE, {"quality": quality_table(results["rows"])})
 
 
 def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -260,14 +271,16 @@ def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(markdown_table(["MACs", "", *teachers.index, "kept"], cells))
 
 
-def timed(arm: str, config: BertConfig, num_samples: int, length: int = 128, device: str = "cpu") -> dict[str, float]:
+def timed(
+    arm: str, config: BertConfig, num_samples: int, length: int = 128, device: str = "cpu", dtype: str = "float32"
+) -> dict[str, float]:
     """Seconds, and the process's peak of memory above what it held before; to be run in a process of its own."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(config).eval().to(device)
     tokens = torch.randint(config.vocab_size, (num_samples, length))
     batches = [{"input_ids": part, "labels": torch.zeros(len(part)).long()} for part in tokens.split(32)]
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    pruned(Sample(model, batches, 0), arm, 0.6)
+    pruned(Sample(model, batches, 0, dtype), arm, 0.6)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"time_s": round(time.perf_counter() - start, 1), "peak_above_model_mb": round(peak / 1024)}
 
@@ -276,12 +289,13 @@ def run_speed(options: argparse.Namespace) -> None:
     results: dict[str, Any] = {"machine": machine_facts(), "num_samples": options.num_samples, "arms": {}}
     on_cpu = options.device == "cpu"
     path = RESULTS / f"gradient_free_speed{'' if on_cpu else f'_{options.device}'}.json"
-    for arm in options.arms:
+    dtypes = ["float32"] + ["bfloat16"] * multiplies_bfloat16(torch.device(options.device))
+    for arm, dtype in itertools.product(options.arms, dtypes):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
             given = {"config": BertConfig(), "num_samples": options.num_samples, "device": options.device}
-            found = own_process.submit(timed, arm, **given).result()
-        results["arms"][arm] = found
-        print(f"{arm}: {found}", flush=True)
+            found = own_process.submit(timed, arm, dtype=dtype, **given).result()
+        results["arms"][f"{arm}, {dtype}"] = found
+        print(f"{arm}, {dtype}: {found}", flush=True)
         write_json(path, results)
     if on_cpu:
         fill_in(PAGE, {"speed": speed_table(results)})
@@ -333,15 +347,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", choices=RUNS)
     parser.add_argument("--model", help="kernel, quality: folder or Hub name of an encoder")
     parser.add_argument("--data_dir", help="quality: folder with the tasks' rows")
-    parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc", "qnli", "stsb", "squad_v2"])
+    parser.add_argument("--tasks", nargs="+", default=["stsb", "sst2", "mrpc", "qnli", "squad"])
     parser.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.6])
     parser.add_argument("--arms", nargs="+", choices=ARMS + RECOVERED_ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)), help="of the samples")
     parser.add_argument("--num_samples", type=int, default=2048)
     parser.add_argument("--device", default="cpu", help="speed: such as cuda; its memory is not measured")
     parser.add_argument("--max_dev_rows", type=int, default=1500, help="quality: scored, at most, the same for all")
-    parser.add_argument("--learning_rate", type=float, default=3e-4, help="quality: of the teachers' fine-tuning")
-    parser.add_argument("--max_train_steps", type=int, help="quality: of the teachers' fine-tuning")
+    parser.add_argument("--dtype", default="auto", help="quality: of the passes over the samples")
+    parser.add_argument("--record", type=Path, default=RECORD, help="quality: JSON file")
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="quality: of the teachers' fine-tuning")
+    parser.add_argument("--max_train_steps", type=int, default=850, help="quality: of the teachers' fine-tuning")
     parser.add_argument(
         "--work_dir",
         type=Path,

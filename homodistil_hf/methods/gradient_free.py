@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..distillation.teacher import resolve_teacher_dtype
 from ..export.card import MethodCard
 from ..export.facts import CARD_SECTION
 from ..files.messages import nearest_name, shown
@@ -100,6 +101,7 @@ class GradientFreeSettings:
     rescaling: str = _setting("least_squares", "Of the filters that stay: least_squares or none.", BELIEVED)
     damping: float = _setting(1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", OURS)
     max_rescaling_tokens: int = _setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", OURS)
+    dtype: str = _setting("auto", "Of the passes: bfloat16, float32, or auto: bfloat16 if the hardware has it.", OURS)
 
     def __post_init__(self) -> None:
         for entry in fields(GradientFreeSettings):
@@ -131,6 +133,7 @@ _CHOICES = {
     "activation": AVERAGES,
     "d2_normalization": tuple(_NORMALIZATIONS),
     "rescaling": ("least_squares", "none"),
+    "dtype": ("auto", "bfloat16", "float32"),
 }
 
 
@@ -238,7 +241,8 @@ def filter_statistics(
     if not batches:
         return FilterStatistics({}, {})
     most = settings.max_rescaling_tokens if settings.rescaling != "none" else None
-    return ffn_statistics(student, batches, average=settings.activation, max_product_tokens=most)
+    dtype = resolve_teacher_dtype(settings.dtype, student.device)
+    return ffn_statistics(student, batches, average=settings.activation, max_product_tokens=most, dtype=dtype)
 
 
 def filter_scores(

@@ -87,6 +87,7 @@ def ffn_statistics(
     *,
     average: str = "mean",
     max_product_tokens: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> FilterStatistics:
     """Run the encoder over all batches once; activations are summed as they come, none is stored.
 
@@ -97,6 +98,7 @@ def ffn_statistics(
         batches: what [`check_samples`] gives.
         average: over all tokens but padding: `"mean"`, `"magnitude"` (mean of sizes) or `"norm"` (root mean square).
         max_product_tokens: tokens that products are summed over, at most, ≥ 1: every n-th of all; `None`: no products.
+        dtype: of the model's matrix products, by autocast; sums are float32 at least.
 
     Raises:
         ValueError: the model feeds tokens to its FFN in several parts.
@@ -122,7 +124,8 @@ def ffn_statistics(
 
     for index, batch in enumerate(batches):
         inputs = {name: tensor.to(student.device) for name, tensor in batch.items()}
-        with _activations(student, batch.get("attention_mask"), names, add):
+        lower = torch.autocast(student.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        with lower, _activations(student, batch.get("attention_mask"), names, add):
             student.base_model(**inputs)
         sums_A += torch.cat([of_batch[name] for name in names]).cpu()
         seen += num_tokens(batch)
@@ -143,14 +146,14 @@ def _activations(
     names: Sequence[str],
     add: Callable[[str, torch.Tensor], None],
 ) -> Iterator[None]:
-    """Hand on what goes into each FFN's second matrix, `(T, F)`, tokens of all rows in a row, padding left out."""
+    """Hand on what goes into each FFN's second matrix, float32 `(T, F)`: tokens of all rows, padding left out."""
     kept = None
     if mask_BT is not None and not bool(mask_BT.all()):
         kept = mask_BT.flatten().nonzero()[:, 0].to(student.device)
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            activations_TF = inputs[0].flatten(0, 1)
+            activations_TF = inputs[0].flatten(0, 1).float()
             add(name, activations_TF if kept is None else activations_TF[kept])
 
         return hook

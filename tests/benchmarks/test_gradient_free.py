@@ -50,10 +50,9 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
     write_teacher(tmp_path / "model", intermediate_size=256, max_position_embeddings=128)
     for task in ("sst2", "mrpc", "stsb"):
         write_task(tmp_path, task)
-    monkeypatch.setattr(gradient_free, "RESULTS", tmp_path)
+    monkeypatch.setattr(gradient_free, "RECORD", output := tmp_path / "gradient_free_quality.json")
     monkeypatch.setattr(gradient_free, "PAGE", tmp_path / "page.md")
     (tmp_path / "page.md").write_text("<!-- quality -->\n<!-- /quality -->\n")
-    output = tmp_path / "gradient_free_quality.json"
     words = ["quality", "--model", str(tmp_path / "model"), "--data_dir", str(tmp_path)]
     words += ["--work_dir", str(tmp_path / "work"), "--num_samples", "16", "--max_train_steps", "2", "--macs", "0.7"]
     main([*words, "--tasks", "sst2", "mrpc", "--seeds", "0", "--arms", *ARMS, *RECOVERED_ARMS])

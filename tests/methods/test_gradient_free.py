@@ -11,6 +11,7 @@ from tiny_models import make_teacher
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
 from homodistil_hf import GradientFreeSettings, export_student, prune_gradient_free, verify_export
+from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.methods.gradient_free import (
     export_facts,
     filter_scores,
@@ -71,6 +72,16 @@ def test_r2d2_is_the_product_of_its_factors(model):
         active = statistics.activations[name]
         torch.testing.assert_close(scores["d2"][name], (active / active.sum()).float())
         torch.testing.assert_close(scores["r2d2"][name], scores["r2"][name] * scores["d2"][name])
+
+
+def test_passes_are_made_in_the_type_that_is_asked_for(model):
+    found = {
+        dtype: filter_statistics(to_student(model), make_batches(), GradientFreeSettings(dtype=dtype)).activations
+        for dtype in ("float32", "bfloat16", "auto")
+    }
+    assert not torch.equal(found["bfloat16"]["ffn.0"], found["float32"]["ffn.0"])
+    on_cpu = "bfloat16" if multiplies_bfloat16(torch.device("cpu")) else "float32"
+    assert all(torch.equal(values, found[on_cpu][name]) for name, values in found["auto"].items())
 
 
 @pytest.mark.parametrize("how", ["sum", "max", "range"])
@@ -239,8 +250,9 @@ def test_nothing_is_read_where_weights_alone_rank(model):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_keeps_the_same_filters():
-    batches = make_batches()
-    here, there = (prune_gradient_free(make_model().to(device), batches, 0.8).cpu() for device in ("cpu", "cuda"))
+    batches, settings = make_batches(), GradientFreeSettings(dtype="float32")
+    models = (make_model().to(device) for device in ("cpu", "cuda"))
+    here, there = (prune_gradient_free(model, batches, 0.8, settings=settings).cpu() for model in models)
     assert widths(there) == widths(here)
     assert_same_logits(logits_of(there), logits_of(here))
 
@@ -302,6 +314,7 @@ def test_activations_that_are_not_finite_are_told(model):
         ({"max_iterations": 0}, "max_iterations=0 is out of range; expected a whole number, 1 or more"),
         ({"max_rescaling_tokens": 2.5}, "max_rescaling_tokens=2.5 is out of range; expected a whole number"),
         ({"rescaling": True}, "rescaling=True is unknown"),
+        ({"dtype": "float16"}, "dtype='float16' is unknown; nearest valid: 'bfloat16'"),
     ],
 )
 def test_settings_are_checked(values, message):

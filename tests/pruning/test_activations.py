@@ -50,6 +50,20 @@ def test_statistics_are_those_of_stored_activations(model, activation):
         torch.testing.assert_close(products, stored.T @ stored, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("activation", ["mean", "norm"])
+def test_in_bfloat16_only_matrix_products_are_coarse(model, activation):
+    """Sums over tokens are not: those of a thousand equal rows are a thousand times one's."""
+    batch = make_batches()[0]
+    repeated = {name: rows.repeat(250, 1) for name, rows in batch.items()}
+    given = {"average": activation, "max_product_tokens": 10**6, "dtype": torch.bfloat16}
+    found, expected = (ffn_statistics(to_student(model), [rows], **given) for rows in (repeated, batch))
+    exact = ffn_statistics(to_student(model), [batch], average=activation)
+    for name, values in expected.activations.items():
+        torch.testing.assert_close(found.activations[name], values, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.products[name], 250 * expected.products[name], rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(exact.activations[name], values, rtol=0.05, atol=0.01)
+
+
 @pytest.mark.parametrize("most", [1000, 40, 7])
 def test_statistics_do_not_depend_on_how_rows_are_batched(model, most):
     batches = make_batches()
