@@ -63,18 +63,22 @@ def run_study(
 
 
 def study_table(rows: Iterable[Cell]) -> str:
-    """A row an arm and length: test scores × 100 of each task, and the distances from the first weights."""
+    """A row an arm, length and rate: test scores × 100 of each task, and the mean distances from the first weights."""
     table = pd.DataFrame([{"student": ""} | {name: value for name, value in row.items() if value} for row in rows])
-    table = table.fillna({"num_steps": 0, "distance": 0.0}).astype({"num_steps": int})
+    table = table.fillna({"num_steps": 0, "rate": 0.0, "distance": 0.0}).astype({"num_steps": int})
     tasks = list(dict.fromkeys(table["task"]))
     cells = []
-    for (student, num_steps, arm), of_arm in table.groupby(["student", "num_steps", "arm"], sort=True):
+    for (student, num_steps, rate, arm), of_arm in table.groupby(["student", "num_steps", "rate", "arm"], sort=True):
+        words = [WORDS[str(arm)], str(student) or "–", str(num_steps), f"{rate:g}" if rate else "–"]
         by_task = [of_arm[of_arm["task"] == task] for task in tasks]
-        scores = [f"{Spread.of((100 * found['test']).tolist()):.1f}" if len(found) else "–" for found in by_task]
-        far = [f"{found['distance'].mean():.2f}" if len(found) else "–" for found in by_task]
-        cells.append([WORDS[str(arm)], str(student) or "–", str(num_steps), *scores, " · ".join(far)])
-    header = ["", "student", "steps a round", *tasks, "distance from the first weights"]
-    return "\n".join(markdown_table(header, cells))
+        cells.append(words + [_score(found) if len(found) else "–" for found in by_task])
+    return "\n".join(markdown_table(["", "student", "steps a round", "rate", *tasks], cells))
+
+
+def _score(found: pd.DataFrame) -> str:
+    """Its spread, and behind a point the distance, where there is one."""
+    told, far = f"{Spread.of((100 * found['test']).tolist()):.1f}", found["distance"].mean()
+    return f"{told} · {far:.1f}" if far else told
 
 
 def rows_of(record: Path) -> Iterator[dict[str, Any]]:
