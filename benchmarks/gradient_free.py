@@ -4,8 +4,8 @@ python -m benchmarks.gradient_free kernel --model DIR                      # a m
 python -m benchmarks.gradient_free speed [--device cuda]                   # BERT-base shape, random weights
 python -m benchmarks.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
 
-All write their tables into docs/gradient_free.md, but for those of another device. The opponent with labels is written
-from the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of
+All write their tables into docs/gradient_free.md, but for those of another device or record. The opponent with labels is
+written from the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of
 (∂loss/∂mask)², at masks of one.
 """
 
@@ -224,7 +224,7 @@ def run_quality(options: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
     results |= {"fine_tuning": asdict(settings), "recovery": asdict(RECOVERY), "num_samples": options.num_samples}
-    results["dtype"] = str(resolve_teacher_dtype(options.dtype, torch.device("cpu"))).removeprefix("torch.")
+    dtype = str(resolve_teacher_dtype(options.dtype, torch.device("cpu"))).removeprefix("torch.")
     limit = options.max_dev_rows
     task_of = cache(lambda name: task_called(name, options.data_dir, tokenizer, settings, limit))
     for name in options.tasks:
@@ -246,7 +246,7 @@ def run_quality(options: argparse.Namespace) -> None:
                     rows = drawn(task.rows, 10_000, seed=seed)
                     fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
                 sizes = [part.in_features for part in second_matrices(student).values()]
-                told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "ffn_sizes": sizes}
+                told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "dtype": dtype, "ffn_sizes": sizes}
                 results["rows"][key] = told | {"score": task.score(student)}
                 write_json(path, results)
                 print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
@@ -354,7 +354,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num_samples", type=int, default=2048)
     parser.add_argument("--device", default="cpu", help="speed: such as cuda; its memory is not measured")
     parser.add_argument("--max_dev_rows", type=int, default=1500, help="quality: scored, at most, the same for all")
-    parser.add_argument("--dtype", default="auto", help="quality: of the passes over the samples")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "bfloat16", "float32"),
+        help="quality: of the passes over the samples",
+    )
     parser.add_argument("--record", type=Path, default=RECORD, help="quality: JSON file")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="quality: of the teachers' fine-tuning")
     parser.add_argument("--max_train_steps", type=int, default=850, help="quality: of the teachers' fine-tuning")
