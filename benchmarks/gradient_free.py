@@ -4,8 +4,8 @@ python -m benchmarks.gradient_free kernel --model DIR                      # a m
 python -m benchmarks.gradient_free speed [--device cuda]                   # BERT-base shape, random weights
 python -m benchmarks.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
 
-All write their tables into docs/gradient_free.md, but for those of another device or record. The opponent with labels is
-written from the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of
+All write their tables into docs/gradient_free.md, but for those of another device or record. The opponent with labels
+is written from the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of
 (∂loss/∂mask)², at masks of one.
 """
 
@@ -229,11 +229,10 @@ def run_quality(options: argparse.Namespace) -> None:
     task_of = cache(lambda name: task_called(name, options.data_dir, tokenizer, settings, limit))
     for name in options.tasks:
         task, foreign = task_of(name), task_of("mrpc" if name == OTHER_TEXT else OTHER_TEXT)
-        is_made = not (options.work_dir / name).is_dir()
         teacher = teacher_of(task, options.work_dir / name, options.model, tokenizer, settings)
         if (key := f"{name}, fine-tuned") not in results["rows"]:
             score = task.score(teacher)
-            results["rows"][key] = {"task": name, "macs": 1.0, "score": score, "fine_tuned_here": is_made}
+            results["rows"][key] = {"task": name, "macs": 1.0, "score": score}
             results["rows"][key]["num_dev_rows"] = task.num_dev_rows
         for seed in options.seeds:
             own, other = (lazy_sample(teacher, source, tokenizer, options, seed) for source in (task, foreign))

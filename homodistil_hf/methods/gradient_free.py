@@ -155,7 +155,7 @@ def prune_gradient_free(
         unlabeled: batches of model inputs, as a `DataLoader` gives them: `input_ids` `(B, T)` int64, `attention_mask`
             where rows are padded, `token_type_ids` where there are any. Anything else, labels included, is ignored.
         macs: share of the model's encoder MACs to keep, in (0, 1].
-        settings: default: the paper's.
+        settings: default: those of [`GradientFreeSettings`].
 
     Returns:
         A compacted student in float32 and evaluation mode, ready for [`export_student`].

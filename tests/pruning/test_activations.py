@@ -52,7 +52,7 @@ def test_statistics_are_those_of_stored_activations(model, activation):
 
 @pytest.mark.parametrize("activation", ["mean", "norm"])
 def test_in_bfloat16_only_matrix_products_are_coarse(model, activation):
-    """Sums over tokens are not: those of a thousand equal rows are a thousand times one's."""
+    """Sums over tokens are not: those of a batch 250 times over are 250 times its own."""
     batch = make_batches()[0]
     repeated = {name: rows.repeat(250, 1) for name, rows in batch.items()}
     given = {"average": activation, "max_product_tokens": 10**6, "dtype": torch.bfloat16}
