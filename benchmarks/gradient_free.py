@@ -4,9 +4,9 @@ python -m benchmarks.gradient_free kernel --model DIR                      # a m
 python -m benchmarks.gradient_free speed [--device cuda]                   # BERT-base shape, random weights
 python -m benchmarks.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
 
-All write their tables into docs/gradient_free.md, but for those of another device or record. The opponent with labels
-is written from the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled samples of
-(∂loss/∂mask)², at masks of one.
+All write their tables into docs/gradient_free.md, but for those of another device or record. The opponent with
+labels is written from the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled
+samples of (∂loss/∂mask)², at masks of one.
 """
 
 import argparse
