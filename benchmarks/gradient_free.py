@@ -41,7 +41,7 @@ from homodistil_hf.evaluation.fine_tuning import (
     start_at_mean,
 )
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, encode, load_glue
-from homodistil_hf.evaluation.metrics import load_metric, task_score
+from homodistil_hf.evaluation.metrics import constant_score, load_metric, task_score
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.evaluation.squad.data import load_squad
 from homodistil_hf.evaluation.squad.evaluate import answer_questions, grade, training_windows
@@ -159,10 +159,11 @@ def pruned(sample: Sample, arm: str, macs: float) -> PreTrainedModel:
 
 
 class Task(NamedTuple):
-    """Tokenized training rows with labels, how a model scores on so many development rows, a head to be fine-tuned."""
+    """Training rows with labels, tokenized; what one answer for all and a model score on dev rows; a head to train."""
 
     rows: Dataset
     num_dev_rows: int
+    constant_score: float
     score: Callable[[PreTrainedModel], float]
     fresh: Callable[[PreTrainedModel], PreTrainedModel]
 
@@ -183,7 +184,8 @@ def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSetting
                 start_at_mean(classifier, glue.train["label"][:])
             return classifier
 
-        return Task(encode(glue.train, described, tokenizer, 128), len(dev), score, fresh)
+        rows = encode(glue.train, described, tokenizer, 128)
+        return Task(rows, len(dev), constant_score(glue), score, fresh)
     data = load_squad(name, data_dir)
 
     dev_rows = drawn(data.dev["validation"], max_dev_rows, seed=0)
@@ -192,7 +194,7 @@ def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSetting
         return task_score(name, grade(name, dev_rows, answer_questions(model, dev_rows, tokenizer, settings)))
 
     rows = training_windows(data.train, tokenizer, settings)
-    return Task(rows, len(dev_rows), squad_score, partial(fresh_answerer, dropout=0.1, seed=0))
+    return Task(rows, len(dev_rows), constant_score(data), squad_score, partial(fresh_answerer, dropout=0.1, seed=0))
 
 
 def sample_batches(task: Task, tokenizer: Any, num_samples: int, seed: int) -> Batches:
@@ -217,13 +219,22 @@ def teacher_of(task: Task, folder: Path, model: str, tokenizer: Any, settings: S
     return load_teacher(str(folder)).eval()
 
 
+def teacher_row(name: str, task: Task, teacher: PreTrainedModel, settings: SquadSettings) -> dict[str, Any]:
+    """What is recorded of a fine-tuned model; tells if it has learned nothing."""
+    score, floor = task.score(teacher), task.constant_score
+    if score <= floor:
+        print(f"{name}: no better than one answer for all rows; delete its folder and row, and take a lower rate")
+    told = {"task": name, "macs": 1.0, "score": score, "constant_score": floor, "num_dev_rows": task.num_dev_rows}
+    return told | {"fine_tuning": asdict(settings)}
+
+
 def run_quality(options: argparse.Namespace) -> None:
     """One row a (task, share, arm, seed), written as it comes; rows that are there are not measured again."""
     path = options.record
     results = read_json_object(path, str(path)) if path.is_file() else {"machine": machine_facts(), "rows": {}}
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
-    results |= {"fine_tuning": asdict(settings), "recovery": asdict(RECOVERY), "num_samples": options.num_samples}
+    results |= {"recovery": asdict(RECOVERY), "num_samples": options.num_samples}
     dtype = str(resolve_teacher_dtype(options.dtype, torch.device("cpu"))).removeprefix("torch.")
     limit = options.max_dev_rows
     task_of = cache(lambda name: task_called(name, options.data_dir, tokenizer, settings, limit))
@@ -231,9 +242,7 @@ def run_quality(options: argparse.Namespace) -> None:
         task, foreign = task_of(name), task_of("mrpc" if name == OTHER_TEXT else OTHER_TEXT)
         teacher = teacher_of(task, options.work_dir / name, options.model, tokenizer, settings)
         if (key := f"{name}, fine-tuned") not in results["rows"]:
-            score = task.score(teacher)
-            results["rows"][key] = {"task": name, "macs": 1.0, "score": score}
-            results["rows"][key]["num_dev_rows"] = task.num_dev_rows
+            results["rows"][key] = teacher_row(name, task, teacher, settings)
         for seed in options.seeds:
             own, other = (lazy_sample(teacher, source, tokenizer, options, seed) for source in (task, foreign))
             for macs, arm in itertools.product(options.macs, options.arms):

@@ -24,6 +24,7 @@ from benchmarks.gradient_free import (
     timed,
 )
 from benchmarks.marked_pages import filled
+from homodistil_hf.evaluation.fine_tuning import GlueSettings
 from homodistil_hf.files.strict_json import read_json, read_json_object
 
 
@@ -52,6 +53,7 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
         write_task(tmp_path, task)
     monkeypatch.setattr(gradient_free, "RECORD", output := tmp_path / "gradient_free_quality.json")
     monkeypatch.setattr(gradient_free, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(gradient_free, "RECOVERY", GlueSettings(learning_rate=1e-4, max_train_steps=2))
     (tmp_path / "page.md").write_text("<!-- quality -->\n<!-- /quality -->\n")
     words = ["quality", "--model", str(tmp_path / "model"), "--data_dir", str(tmp_path)]
     words += ["--work_dir", str(tmp_path / "work"), "--num_samples", "16", "--max_train_steps", "2", "--macs", "0.7"]
