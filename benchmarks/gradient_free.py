@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -171,7 +171,8 @@ class Task(NamedTuple):
 def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSettings, max_dev_rows: int) -> Task:
     if name in GLUE_TASKS:
         described, glue = GLUE_TASKS[name], load_glue(name, data_dir)
-        dev = encode(drawn(glue.dev["validation"], max_dev_rows, seed=0), described, tokenizer, 128)
+        glue = replace(glue, dev={"validation": drawn(glue.dev["validation"], max_dev_rows, seed=0)})
+        dev = encode(glue.dev["validation"], described, tokenizer, 128)
 
         def score(model: PreTrainedModel) -> float:
             logits, labels = predict(model, dev, tokenizer)
@@ -187,8 +188,8 @@ def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSetting
         rows = encode(glue.train, described, tokenizer, 128)
         return Task(rows, len(dev), constant_score(glue), score, fresh)
     data = load_squad(name, data_dir)
-
-    dev_rows = drawn(data.dev["validation"], max_dev_rows, seed=0)
+    data = replace(data, dev={"validation": drawn(data.dev["validation"], max_dev_rows, seed=0)})
+    dev_rows = data.dev["validation"]
 
     def squad_score(model: PreTrainedModel) -> float:
         return task_score(name, grade(name, dev_rows, answer_questions(model, dev_rows, tokenizer, settings)))
@@ -369,7 +370,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="quality: of the passes over the samples",
     )
     parser.add_argument("--record", type=Path, default=RECORD, help="quality: JSON file")
-    parser.add_argument("--learning_rate", type=float, default=2e-4, help="quality: of the teachers' fine-tuning")
+    parser.add_argument("--learning_rate", type=float, default=1e-4, help="quality: of the teachers' fine-tuning")
     parser.add_argument("--max_train_steps", type=int, default=850, help="quality: of the teachers' fine-tuning")
     parser.add_argument(
         "--work_dir",

@@ -15,16 +15,19 @@ from benchmarks.gradient_free import (
     PAGE,
     RECOVERED_ARMS,
     RESULTS,
+    Task,
     fisher_scores,
     kernel_table,
     main,
     quality_table,
     second_matrices,
     speed_table,
+    teacher_row,
     timed,
 )
 from benchmarks.marked_pages import filled
 from homodistil_hf.evaluation.fine_tuning import GlueSettings
+from homodistil_hf.evaluation.squad.windows import SquadSettings
 from homodistil_hf.files.strict_json import read_json, read_json_object
 
 
@@ -70,6 +73,14 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
     assert len(after) == len(rows) + 3
     assert any(FOREIGN in name for name in after)
     assert (tmp_path / "page.md").read_text().count("| 70% |") == len(ARMS + RECOVERED_ARMS)
+
+
+@pytest.mark.parametrize("score", [0.5, 0.6])
+def test_a_teacher_that_has_learned_nothing_is_told_of(score, capsys):
+    task = Task(None, 600, 0.5, lambda model: score, None)
+    row = teacher_row("qnli", task, None, SquadSettings(learning_rate=2e-4))
+    assert ("no better than one answer" in capsys.readouterr().out) is (score == 0.5)
+    assert (row["score"], row["constant_score"], row["fine_tuning"]["learning_rate"]) == (score, 0.5, 2e-4)
 
 
 def test_time_and_memory_of_a_tiny_model():
