@@ -254,8 +254,7 @@ def run_quality(options: argparse.Namespace) -> None:
                 if arm.endswith(RECOVERED):
                     rows = drawn(task.rows, 10_000, seed=seed)
                     fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
-                sizes = [part.in_features for part in second_matrices(student).values()]
-                told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "dtype": dtype, "ffn_sizes": sizes}
+                told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "dtype": dtype}
                 results["rows"][key] = told | {"score": task.score(student)}
                 write_json(path, results)
                 print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)

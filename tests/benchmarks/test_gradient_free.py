@@ -63,7 +63,6 @@ def test_quality_is_measured_row_by_row_and_goes_on(tmp_path, monkeypatch):
     main([*words, "--tasks", "sst2", "mrpc", "--seeds", "0", "--arms", *ARMS, *RECOVERED_ARMS])
     rows = read_json_object(output, "rows")["rows"]
     assert len(rows) == 2 * (1 + len(ARMS + RECOVERED_ARMS))
-    assert len({sum(row["ffn_sizes"]) for row in rows.values() if row["macs"] == 0.7}) == 1
     marked = "sst2, 0.7, R2D2, seed 0"
     text = output.read_text().replace(f'"{marked}": {{', f'"{marked}": {{"was_here": true,')
     output.write_text(text)
