@@ -7,10 +7,10 @@ r"""Prune a fine-tuned model in forward passes on text without labels: no gradie
 
 import argparse
 
-from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoTokenizer
 
 from homodistil_hf import GradientFreeSettings, export_student, load_text, prune_gradient_free, verify_export
+from homodistil_hf.data.samples import drawn, unlabeled_batches
 from homodistil_hf.methods.gradient_free import export_facts
 
 
@@ -25,11 +25,8 @@ def main() -> None:
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    rows = load_text(options.text).shuffle(seed=0).take(options.num_samples)
-    rows = rows.map(
-        lambda batch: tokenizer(batch["text"], truncation=True, max_length=128), batched=True, remove_columns="text"
-    )
-    batches = list(DataLoader(rows, batch_size=32, collate_fn=DataCollatorWithPadding(tokenizer)))
+    texts = drawn(load_text(options.text), options.num_samples, seed=0)["text"][:]
+    batches = unlabeled_batches([texts], tokenizer, num_rows=options.num_samples)
     settings = GradientFreeSettings(ranking=options.ranking)
     student = prune_gradient_free(options.model, batches, options.macs, settings=settings)
     sizes = [layer.intermediate.dense.out_features for layer in student.base_model.encoder.layer]

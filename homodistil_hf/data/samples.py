@@ -10,24 +10,32 @@ from transformers import PreTrainedTokenizerBase
 
 def drawn(rows: Dataset, num_rows: int, *, seed: int) -> Dataset:
     """Draw rows without replacement, always the same for a seed, in their order; all where there are no more."""
-    if num_rows >= len(rows):
-        return rows
-    return rows.select(sorted(np.random.RandomState(seed).permutation(len(rows))[:num_rows].tolist()))
+    return rows if num_rows >= len(rows) else rows.select(_drawn_indices(len(rows), num_rows, seed))
+
+
+def _drawn_indices(num_all: int, num_rows: int, seed: int) -> list[int]:
+    return sorted(np.random.RandomState(seed).permutation(num_all)[:num_rows].tolist())
 
 
 def unlabeled_batches(
     columns: Sequence[Sequence[str | None]],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    num_rows: int | None = None,
+    seed: int = 0,
     max_length: int = 128,
     batch_size: int = 32,
 ) -> list[dict[str, torch.Tensor]]:
     """Tokenize texts, or pairs of them, and pad rows of like length together.
 
+    A text that is longer than a row becomes several rows, a pair is cut.
+
     Args:
         columns: one or two columns of equally many texts; rows without any are left out.
         tokenizer: the model's.
-        max_length: tokens a row, special ones included; longer rows are cut.
+        num_rows: rows to draw, ≥ 1; default: all.
+        seed: of the rows that are drawn.
+        max_length: tokens a row, special ones included.
         batch_size: rows a batch, ≥ 1.
 
     Returns:
@@ -40,9 +48,13 @@ def unlabeled_batches(
     rows = [row for row in rows if any(text.strip() for text in row)]
     if not rows:
         raise ValueError("the unlabeled data have no text in any row; name others, or another column")
-    encoded = tokenizer(*map(list, zip(*rows, strict=True)), truncation=True, max_length=max_length)
-    order = sorted(range(len(rows)), key=lambda index: len(encoded["input_ids"][index]))
-    batches = [order[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    in_parts = len(columns) == 1 and tokenizer.is_fast
+    texts = map(list, zip(*rows, strict=True))
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_overflowing_tokens=in_parts)
+    encoded.pop("overflow_to_sample_mapping", None)
+    lengths = [len(tokens) for tokens in encoded["input_ids"]]
+    order = sorted(_drawn_indices(len(lengths), num_rows or len(lengths), seed), key=lambda index: lengths[index])
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     return [
         dict(tokenizer.pad({name: [encoded[name][index] for index in batch] for name in encoded}, return_tensors="pt"))
         for batch in batches

@@ -43,7 +43,9 @@ class PruneSettings(GradientFreeSettings):
     task: str | None = field(default=None, metadata={"help": "GLUE task whose training sentences are the text."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder with the task's rows (default: the Hub)."})
     num_samples: int = field(default=2048, metadata={"help": "Rows of text to draw, ≥ 1."})
-    max_length: int = field(default=128, metadata={"help": "Tokens a row, longer ones are cut; 8 … the positions."})
+    max_length: int = field(
+        default=128, metadata={"help": "Tokens a row, 8 … the positions; longer texts are several."}
+    )
     batch_size: int = field(default=32, metadata={"help": "Rows a forward pass, ≥ 1."})
     seed: int = field(default=0, metadata={"help": "Of the rows that are drawn, ≥ 0."})
     format: str = field(
@@ -126,7 +128,8 @@ def _batches(settings: PruneSettings, tokenizer: PreTrainedTokenizerBase) -> lis
         rows, names = load_glue(task, settings.data_dir).train, GLUE_TASKS[task].text_columns
     rows = drawn(rows, settings.num_samples, seed=settings.seed)
     columns = [rows[name][:] for name in names]
-    return unlabeled_batches(columns, tokenizer, max_length=settings.max_length, batch_size=settings.batch_size)
+    given = {name: getattr(settings, name) for name in ("seed", "max_length", "batch_size")}
+    return unlabeled_batches(columns, tokenizer, num_rows=settings.num_samples, **given)
 
 
 def _num_rows(batch: dict[str, torch.Tensor]) -> int:

@@ -22,6 +22,18 @@ def test_pairs_are_told_apart_and_cut(tokenizer):
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]]
 
 
+def test_a_long_text_becomes_several_rows_of_which_some_are_drawn(tokenizer):
+    texts = [" ".join(f"w{number}" for number in range(5, 16)), "w20"]
+    batches = unlabeled_batches([texts], tokenizer, max_length=6, batch_size=1)
+    expected = [[2, 20, 3], [2, 13, 14, 15, 3], [2, 5, 6, 7, 8, 3], [2, 9, 10, 11, 12, 3]]
+    assert [batch["input_ids"].tolist() for batch in batches] == [[row] for row in expected]
+    draws = [unlabeled_batches([texts], tokenizer, max_length=6, num_rows=2, seed=seed)[0] for seed in (0, 0, 1, 2, 3)]
+    assert all(len(draw["input_ids"]) == 2 for draw in draws)
+    found = [draw["input_ids"].tolist() for draw in draws]
+    assert found[0] == found[1]
+    assert any(rows != found[0] for rows in found)
+
+
 def test_no_text_is_an_error(tokenizer):
     with pytest.raises(ValueError, match="have no text in any row; name others, or another column"):
         unlabeled_batches([[" ", None]], tokenizer)
