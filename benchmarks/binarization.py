@@ -33,8 +33,8 @@ from homodistil_hf.experiments.binarization import BinarizationSettings, binariz
 from homodistil_hf.export.student_in_folder import SETTINGS_FILE
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
-from homodistil_hf.models.binarizing import calibrate, to_binary, to_packed
-from homodistil_hf.models.bit_products import multiply_bits
+from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
+from homodistil_hf.methods.binarization.bit_products import multiply_bits
 from homodistil_hf.models.families.modeling_binarybert import PackedLinear
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.tokenizers import TOKENIZER_CONFIG_FILE

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.marked_pages import fill_in
-from homodistil_hf.evaluation.embedding.evaluate import evaluate_embedding
-from homodistil_hf.export.embedding_card import ASYMMETRIC, STUDENT, TEACHER
 from homodistil_hf.files.strict_json import write_json
+from homodistil_hf.methods.embedding.card import ASYMMETRIC, STUDENT, TEACHER
+from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/embedding_tasks.json"), Path("docs/embeddings.md")

@@ -20,8 +20,8 @@ import datasets
 
 from benchmarks.embeddings import PAGE, sentences, trainer_of
 from benchmarks.marked_pages import fill_in
-from homodistil_hf.data.teacher_vectors import VECTOR
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.methods.embedding.teacher_vectors import VECTOR
 from homodistil_hf.tables import markdown_table
 
 RECORD = Path("docs/results/studies/embedding_vectors.json")

@@ -28,16 +28,16 @@ from benchmarks import embedding_opponents
 from benchmarks.further_pretraining.study import rows_of
 from benchmarks.marked_pages import fill_in
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.data.texts import LEAST_CHARACTERS, paragraphs
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
-from homodistil_hf.evaluation.embedding.evaluate import evaluate_embedding
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.texts import make_text_trainer
-from homodistil_hf.export.sentence_folder import facts_of
 from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.models.sentence_embeddings import load_embedding_model
+from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
+from homodistil_hf.methods.embedding.folder import facts_of
+from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.texts import LEAST_CHARACTERS, paragraphs
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/embeddings.jsonl"), Path("docs/embeddings.md")

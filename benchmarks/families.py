@@ -28,7 +28,7 @@ from homodistil_hf.experiments.sweep.folder import read_records
 from homodistil_hf.files.caches import keep_datasets_here
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import write_json
-from homodistil_hf.methods.self_distillation import SelfDistillationArguments, SelfDistillTrainer
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.tables import markdown_table
 

@@ -48,13 +48,13 @@ from homodistil_hf.evaluation.squad.evaluate import answer_questions, grade, tra
 from homodistil_hf.evaluation.squad.windows import SquadSettings
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
-from homodistil_hf.methods import gradient_free
-from homodistil_hf.methods.gradient_free import GradientFreeSettings
+from homodistil_hf.methods.gradient_free import pruning as gradient_free
+from homodistil_hf.methods.gradient_free.activations import FilterStatistics, check_samples
+from homodistil_hf.methods.gradient_free.pruning import GradientFreeSettings
+from homodistil_hf.methods.gradient_free.representatives import convex_masking, gaussian_kernel
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.units import UnitTensors
-from homodistil_hf.pruning.activations import FilterStatistics, check_samples
-from homodistil_hf.pruning.representatives import convex_masking, gaussian_kernel
 from homodistil_hf.tables import markdown_table
 
 RESULTS = Path("docs/results")

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from homodistil_hf import EmbeddingDistilTrainer, HomoDistilTrainingArguments, load_text
-from homodistil_hf.data.texts import by_length, tokenize_texts
-from homodistil_hf.models.sentence_embeddings import load_embedding_model
+from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.texts import by_length, tokenize_texts
 
 QUERY, TEXTS = "Where is the cat?", ["The cat sat on the mat.", "Shares fell on Tuesday."]
 

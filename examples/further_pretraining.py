@@ -10,8 +10,8 @@ import argparse
 from transformers import AutoTokenizer, BertForMaskedLM
 
 from homodistil_hf import load_text, tokenize_to_blocks
-from homodistil_hf.experiments.rounds import self_distill
-from homodistil_hf.methods.self_distillation import SelfDistillationArguments
+from homodistil_hf.methods.self_distillation.rounds import self_distill
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from homodistil_hf import GradientFreeSettings, export_student, load_text, prune_gradient_free, verify_export
 from homodistil_hf.data.samples import drawn, unlabeled_batches
-from homodistil_hf.methods.gradient_free import export_facts
+from homodistil_hf.methods.gradient_free.pruning import export_facts
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .data.corpus import load_text
     from .data.masking import MaskedLMCollator
     from .export.export_folder import export_student
-    from .export.verify import verify_export
-    from .methods.embedding import EmbeddingDistilTrainer
-    from .methods.gradient_free import GradientFreeSettings, prune_gradient_free
-    from .methods.one_shot import OneShotTrainer
-    from .methods.reranker import RerankerDistilTrainer
+    from .methods.baselines.one_shot import OneShotTrainer
+    from .methods.embedding.reranker import RerankerDistilTrainer
+    from .methods.embedding.trainer import EmbeddingDistilTrainer
+    from .methods.formats import verify_export
+    from .methods.gradient_free.pruning import GradientFreeSettings, prune_gradient_free
     from .models.families.modeling_homobert import (
         HomoBertConfig,
         HomoBertForMaskedLM,
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 _MODELING = "models.families.modeling_homobert"
 
 _LAZY = {
-    "BinarizationTrainer": "methods.binarization",
-    "EmbeddingDistilTrainer": "methods.embedding",
-    "RerankerDistilTrainer": "methods.reranker",
-    "GradientFreeSettings": "methods.gradient_free",
+    "BinarizationTrainer": "methods.binarization.trainer",
+    "EmbeddingDistilTrainer": "methods.embedding.trainer",
+    "RerankerDistilTrainer": "methods.embedding.reranker",
+    "GradientFreeSettings": "methods.gradient_free.pruning",
     "HomoBertConfig": _MODELING,
     "HomoBertForMaskedLM": _MODELING,
     "HomoBertForQuestionAnswering": _MODELING,
@@ -51,18 +51,18 @@ _LAZY = {
     "HomoDistilTrainingArguments": "training_args",
     "LayerWidths": "models.widths",
     "MaskedLMCollator": "data.masking",
-    "OneShotTrainer": "methods.one_shot",
+    "OneShotTrainer": "methods.baselines.one_shot",
     "PRESETS": "plans.presets",
     "WidthPlan": "models.widths",
-    "export_packed": "export.packed_bits",
+    "export_packed": "methods.binarization.folder",
     "export_student": "export.export_folder",
     "load_text": "data.corpus",
-    "multiply_bits": "models.bit_products",
-    "prune_gradient_free": "methods.gradient_free",
+    "multiply_bits": "methods.binarization.bit_products",
+    "prune_gradient_free": "methods.gradient_free.pruning",
     "resolve_plan": "plans.resolve",
-    "to_binary": "models.binarizing",
+    "to_binary": "methods.binarization.binarizing",
     "tokenize_to_blocks": "data.blocks",
-    "verify_export": "export.verify",
+    "verify_export": "methods.formats",
 }
 
 __all__ = [

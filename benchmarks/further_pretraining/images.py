@@ -32,8 +32,8 @@ from transformers import (
 
 from benchmarks.further_pretraining.study import ARMS, INITIAL, RECORD, Cell, cells_of, distance, run_study
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
-from homodistil_hf.experiments.rounds import RUN_FILE, load_initial, self_distill
-from homodistil_hf.methods.self_distillation import SelfDistillationArguments, SelfDistillTrainer
+from homodistil_hf.methods.self_distillation.rounds import RUN_FILE, load_initial, self_distill
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 
 TASK = "cifar10_part"
 SHAPE = {"image_size": 32, "patch_size": 4, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6}

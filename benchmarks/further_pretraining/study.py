@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.marked_pages import fill_in
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.experiments.rounds import load_initial
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.methods.self_distillation.rounds import load_initial
 from homodistil_hf.tables import markdown_table
 
 RECORD = Path("docs/results/studies/further_pretraining.jsonl")  # of no sweep

@@ -29,9 +29,9 @@ from homodistil_hf.evaluation.glue.data import GlueTask, encode
 from homodistil_hf.evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fine_tune_own
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import distill
-from homodistil_hf.experiments.rounds import RUN_FILE, self_distill
 from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
-from homodistil_hf.methods.self_distillation import SelfDistillationArguments
+from homodistil_hf.methods.self_distillation.rounds import RUN_FILE, self_distill
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments
 
 METRICS = {"chemprot": "micro", "acl_arc": "macro", "scierc": "macro", "twitter_emotion": "macro"}
 """Data set → the F1 that is customary for it."""

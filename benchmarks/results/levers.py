@@ -26,9 +26,9 @@ from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
-from homodistil_hf.methods.gradient_free import GradientFreeSettings, filter_scores, filter_statistics
+from homodistil_hf.methods.gradient_free.activations import check_samples
+from homodistil_hf.methods.gradient_free.pruning import GradientFreeSettings, filter_scores, filter_statistics
 from homodistil_hf.models.units import UnitTensors, encoder_groups
-from homodistil_hf.pruning.activations import check_samples
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 

@@ -18,7 +18,7 @@ from benchmarks.speed.reference import PlainLoop, StrongLoop
 from benchmarks.speed.settings import DTYPES, BenchSettings, Workload
 from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.methods.one_shot import OneShotTrainer
+from homodistil_hf.methods.baselines.one_shot import OneShotTrainer
 from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training_args import HomoDistilTrainingArguments

@@ -66,7 +66,7 @@ def run_distill(words: Sequence[str]) -> int:
     from ..experiments.binarization import BIT
     from ..experiments.config import RunParser, method_in, parse_run
     from ..methods.registry import TEXT_METHODS
-    from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
+    from ..methods.self_distillation.trainer import SELF_DISTILLATION, SelfDistillationArguments
 
     if (method := method_in(words)) == BIT:
         return _run_binarization(words)

@@ -86,7 +86,7 @@ def run_evaluate(words: Sequence[str]) -> int:
         asked = {"teacher": flags.teacher} if kinds[kind].has_teacher else {"tasks": chosen[kind]}
         found = kinds[kind].evaluate(flags.model, **asked, settings=values, output_dir=flags.output_dir, say=tell)
         if kind == _EMBEDDING:
-            from ..evaluation.embedding.evaluate import format_scores
+            from ..methods.embedding.evaluate import format_scores
 
             print(_written(format_scores(found), found, flags.output))
             return 0
@@ -95,12 +95,12 @@ def run_evaluate(words: Sequence[str]) -> int:
 
 
 def _kinds() -> dict[str, _Kind]:
-    from ..evaluation.embedding.evaluate import EmbeddingSettings, evaluate_embedding
     from ..evaluation.glue.data import GLUE_TASKS
     from ..evaluation.glue.evaluate import GlueSettings, evaluate_glue
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
     from ..evaluation.metrics import SQUAD_METRICS
     from ..evaluation.squad.evaluate import SquadSettings, evaluate_squad
+    from ..methods.embedding.evaluate import EmbeddingSettings, evaluate_embedding
 
     return {
         _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),

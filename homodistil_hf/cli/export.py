@@ -21,7 +21,7 @@ class Export:
 
     def run(self) -> int:
         """Write the export."""
-        from ..export.student_in_folder import export_from
+        from ..methods.formats import export_from
 
         show_logs()
         folder = export_from(
@@ -46,7 +46,7 @@ class Verify:
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""
         from ..export.student_in_folder import student_in
-        from ..export.verify import verify_export
+        from ..methods.formats import verify_export
 
         report = verify_export(student_in(self.folder).folder)
         for problem in report.problems:

@@ -20,7 +20,6 @@ from transformers.utils import CONFIG_NAME
 from ..evaluation.evaluated_model import load_model
 from ..evaluation.fine_tuning import collator_of, training_arguments
 from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
-from ..export.packed_bits import BITS, export_packed
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import sorted_checkpoints
@@ -28,10 +27,11 @@ from ..files.folders import publish, recover, remove_folder
 from ..files.messages import shown
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.binarization import BinarizationTrainer
-from ..models.binarizing import to_binary
+from ..methods.binarization.binarizing import to_binary
+from ..methods.binarization.folder import BITS, export_packed
+from ..methods.binarization.task_rows import task_rows
+from ..methods.binarization.trainer import BinarizationTrainer
 from ..models.families.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
-from .task_rows import task_rows
 
 BIT = "bit"
 """Name by which configs choose it."""

@@ -17,9 +17,9 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json_object
+from ..methods.embedding.model import kind_of_texts
 from ..methods.registry import TEXT_METHODS, check_method_settings, method_named
-from ..methods.self_distillation import SELF_DISTILLATION, SelfDistillationArguments
-from ..models.sentence_embeddings import kind_of_texts
+from ..methods.self_distillation.trainer import SELF_DISTILLATION, SelfDistillationArguments
 from ..plans.family import member_folder
 from ..training_args import HomoDistilTrainingArguments
 

@@ -15,11 +15,11 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
-from ..methods.self_distillation import SELF_DISTILLATION
+from ..methods.self_distillation.rounds import check_folder, run_identity, self_distill
+from ..methods.self_distillation.trainer import SELF_DISTILLATION
 from ..training.checks import check_free, existing_files
 from .config import FurtherConfig, RunArguments, RunConfig, further_of
 from .distill import Say, check_readers, check_sources, load_blocks, with_teacher
-from .rounds import check_folder, run_identity, self_distill
 
 FURTHER_FOLDER = "further_pretraining"
 _OF_THE_METHOD = ("method", "method_settings", "further_pretraining", "vocabulary")

@@ -18,7 +18,7 @@ from ..export.facts import read_export_facts
 from ..files.caches import keep_datasets_here
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import is_whole
-from ..methods.gradient_free import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
+from ..methods.gradient_free.pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
 from ..models.families import max_tokens
 from ..models.widths import teacher_plan
 

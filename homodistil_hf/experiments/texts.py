@@ -14,22 +14,22 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTraine
 
 from ..data.blocks import some_blocks
 from ..data.corpus import load_text
-from ..data.pairs import tokenize_pairs
-from ..data.texts import LEAST_CHARACTERS, by_length, mixed, tokenize_texts
 from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import PROJECTIONS_FILE
 from ..files.messages import shown
 from ..files.tensors import load_tensors
 from ..methods.conditions import with_settings
-from ..methods.embedding import EmbeddingDistilTrainer, check_output
+from ..methods.embedding.model import EmbeddingModel, is_embedding_folder, load_embedding_model
+from ..methods.embedding.pairs import tokenize_pairs
+from ..methods.embedding.reranker import RerankerDistilTrainer
+from ..methods.embedding.texts import LEAST_CHARACTERS, by_length, mixed, tokenize_texts
+from ..methods.embedding.trainer import EmbeddingDistilTrainer, check_output
 from ..methods.fewer_layers import Layers
 from ..methods.registry import TEXT_METHODS
-from ..methods.reranker import RerankerDistilTrainer
 from ..models.conversion import to_student
 from ..models.families import max_tokens
 from ..models.loading import load_teacher
-from ..models.sentence_embeddings import EmbeddingModel, is_embedding_folder, load_embedding_model
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan
 from ..training.student_plan import resolve_student

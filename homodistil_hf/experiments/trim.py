@@ -19,14 +19,14 @@ from ..data.corpus import load_text
 from ..data.packing import TextPacker
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
-from ..export.sentence_folder import write_model
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
+from ..methods.embedding.folder import write_model
+from ..methods.embedding.model import EmbeddingModel, kind_of_texts, load_embedding_model
 from ..models.cost import planned_facts
 from ..models.loading import load_teacher, load_teacher_config
-from ..models.sentence_embeddings import EmbeddingModel, kind_of_texts, load_embedding_model
 from ..models.tokenizers import load_tokenizer
 from ..training.checks import check_free, existing_files
 from ..vocabulary.counting import count_tokens

@@ -10,11 +10,9 @@ from transformers.utils import CONFIG_NAME
 from ..files.checkpoints import STATE_FILE, last_checkpoint, sorted_checkpoints
 from ..files.strict_json import read_json_object
 from ..models.loading import load_teacher_config
-from ..models.sentence_embeddings import is_embedding_folder
 from ..models.tokenizers import stored_tokenizer
 from ..models.widths import WidthPlan, kept_fractions, teacher_plan
 from .dense_student import checkpoint_student
-from .embedding_pair import export_embedding_from
 from .export_folder import convert_export, export_student
 from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
 
@@ -64,7 +62,7 @@ def student_in(folder: str | Path) -> StudentIn:
     return StudentIn("model" if (folder / CONFIG_NAME).is_file() else "nothing", folder)
 
 
-def export_from(
+def export_model_from(
     source: str | Path,
     output: str | Path,
     *,
@@ -92,9 +90,6 @@ def export_from(
             f"folder={str(source)!r} does not exist; expected a finished run, a checkpoint-N or an export"
         )
     found = student_in(source)
-    if is_embedding_folder(found.folder):
-        given = teacher or found.settings.get("teacher")
-        return export_embedding_from(found.folder, output, format=format, teacher=given, overwrite=overwrite)
     if found.kind == "export":
         return convert_export(found.folder, output, format, teacher=teacher, overwrite=overwrite)
     if found.kind != "checkpoint":

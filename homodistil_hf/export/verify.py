@@ -20,19 +20,11 @@ from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE
 from ..models.cost import COSTS, cost_fractions, model_facts
 from ..models.families import FAMILIES, HEADS, MODEL_TYPES, family_of
-from ..models.families.bert import BERT
-from ..models.families.family import MASKED_LM
 from ..models.loading import load_teacher
-from ..models.sentence_embeddings import MODULES_FILE
 from .export_folder import FORMATS, load_export
-from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs, read_facts
+from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs
 from .fresh_process import run_fresh
-from .packed_bits import CODE, PACKED
 from .probe import all_logits, probe_facts, probe_inputs
-from .sentence_folder import FORMAT as EMBEDDING
-from .sentence_folder import PAIR
-from .verify_embedding import vector_problems
-from .verify_packed import IN_MEMORY_TOLERANCE, code_problems, difference_of, logits_of, probe_of, size_problems
 
 RELATIVE_TOLERANCE = 1e-5
 """Largest difference of float32 logits, times the largest logit or 1."""
@@ -100,76 +92,19 @@ class VerifyReport:
         return not self.problems
 
 
-def verify_export(folder: str | Path) -> VerifyReport:
-    """Check an export against its own facts, and load it without this package.
-
-    Files come first; a folder with a damaged, missing or unexpected file is not loaded. Remote code of a compact
-    export runs only if it is this package's own modelling file.
+def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
+    """Check an export of [`export_student`]: shape of the facts, files, code, then the logits.
 
     Args:
-        folder: what [`export_student`] wrote.
-
-    Returns:
-        [`VerifyReport`].
+        folder: the export.
+        facts: content of its `facts.json`.
     """
-    folder = Path(folder)
-    try:
-        facts = read_facts(folder)
-    except ValueError as error:
-        return VerifyReport(folder, (str(error),))
-    if facts.get("format") == PACKED:
-        return _verify_packed(folder, facts)
-    if facts.get("format") in (EMBEDDING, PAIR):
-        return _verify_embedding(folder, facts)
     problems = (
-        list(_shape_problems(facts)) or list(_file_problems(folder, facts)) or list(_code_problems(folder, facts))
+        list(_shape_problems(facts)) or list(file_problems(folder, facts)) or list(_code_problems(folder, facts))
     )
     report = VerifyReport(folder, tuple(problems)) if problems else _verify_model(folder, facts)
     code = _present_code(folder)
     return replace(report, code_sha256=file_digest(code) if code else None)
-
-
-def _verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
-    """Bits: files, size and code first, then the logits that a process without this package finds."""
-    problems = [
-        f"{FACTS_FILE}: expected {name}, found {shown(facts.get(name))}"
-        for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
-        if not is_right
-    ]
-    problems = problems or list(_file_problems(folder, facts)) or list(code_problems(folder))
-    if problems := problems or list(size_problems(folder, facts)):
-        return VerifyReport(folder, tuple(problems))
-    name = facts["auto_class"]
-    try:
-        _, tensors = _load_fresh(folder, [name], probe_of(folder))
-        fresh = tensors[f"{name}.logits"]
-        differences = {
-            "logits with this package": (_relative_difference(fresh, logits_of(folder, name)), RELATIVE_TOLERANCE),
-            "logits in memory": (difference_of(facts, fresh), IN_MEMORY_TOLERANCE),
-        }
-    except (ValueError, RuntimeError, OSError) as error:
-        return VerifyReport(folder, (f"the export can't be loaded: {error}",))
-    problems = [
-        f"{name}, {which}: expected a relative difference of at most {most:g}, found {found:.3g}"
-        for which, (found, most) in differences.items()
-        if not found <= most
-    ]
-    largest = differences["logits with this package"][0]
-    return VerifyReport(folder, tuple(problems), largest, file_digest(folder / CODE[0].name))
-
-
-def _verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
-    if not isinstance(facts.get("files"), dict):
-        return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {shown(facts.get('files'))}",))
-    if problems := list(_file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE))):
-        return VerifyReport(folder, tuple(problems), compared="vectors")
-    found, difference = vector_problems(folder, facts)
-    return VerifyReport(folder, tuple(found), difference, compared="vectors")
-
-
-def _is_of_bits(facts: Mapping[str, Any]) -> bool:
-    known = [head.kind.auto_class for head in BERT.heads if head.kind is not MASKED_LM]
-    return facts.get("auto_class") in known
 
 
 def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
@@ -183,7 +118,7 @@ def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     if problems:
         return VerifyReport(folder, tuple(problems))
     try:
-        fresh, tensors = _load_fresh(folder, _auto_classes(exported), probe_inputs(exported.config))
+        fresh, tensors = load_fresh(folder, _auto_classes(exported), probe_inputs(exported.config))
     except ValueError as error:
         return VerifyReport(folder, (str(error),))
     differences = _output_differences(compact, facts["probe"], tensors)
@@ -207,9 +142,10 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{FACTS_FILE}: expected teacher to be a section or null, found {shown(facts.get('teacher'))}"
 
 
-def _file_problems(
+def file_problems(
     folder: Path, facts: Mapping[str, Any], *, needed: Sequence[str] = (WEIGHTS_FILE, _CONFIG_FILE, CARD_FILE)
 ) -> Iterator[str]:
+    """Files that are missing, unexpected, or not as `facts["files"]` lists them."""
     present, listed = file_facts(folder), facts["files"]
     for name in needed:
         if not (folder / name).is_file():
@@ -277,9 +213,22 @@ def _auto_classes(exported: PreTrainedModel) -> list[str]:
     return [primary, *(name for name in others if name not in ("AutoConfig", primary))]
 
 
-def _load_fresh(
+def load_fresh(
     folder: Path, auto_classes: list[str], inputs: dict[str, torch.Tensor]
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Load an export in a process that can't import this package.
+
+    Args:
+        folder: the export.
+        auto_classes: names of transformers' auto classes, that of the export's own head first.
+        inputs: what each model is called with.
+
+    Returns:
+        `(report, outputs)`: class, module, missing keys and parameters of each; its hidden states and logits.
+
+    Raises:
+        ValueError: the process failed.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         inputs_file, outputs_file = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
         save_file(inputs, inputs_file)
@@ -316,7 +265,7 @@ def _probe_problems(stated: Mapping[str, Any], probe: Mapping[str, Any]) -> Iter
     if not isinstance(logits, list) or not all(isinstance(value, float) for value in logits):
         yield f"{FACTS_FILE} probe logits: expected numbers, found {shown(logits)}"
         return
-    difference = _relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
+    difference = relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
     if not difference <= RELATIVE_TOLERANCE:
         yield (
             f"{WEIGHTS_FILE}: expected the logits that the student had in memory within {RELATIVE_TOLERANCE:g}, "
@@ -336,10 +285,10 @@ def _output_differences(
     in_memory = torch.tensor(probe["logits"])
     hidden_states = {name: tensor for name, tensor in tensors.items() if name.endswith(".hidden")}
     return {
-        f"{primary}, logits of the compact form": _relative_difference(found_logits, logits),
-        f"{primary}, logits in memory": _relative_difference(found_logits.flatten()[probe["positions"]], in_memory),
+        f"{primary}, logits of the compact form": relative_difference(found_logits, logits),
+        f"{primary}, logits in memory": relative_difference(found_logits.flatten()[probe["positions"]], in_memory),
         **{
-            f"{name.removesuffix('.hidden')}, hidden states of the compact form": _relative_difference(
+            f"{name.removesuffix('.hidden')}, hidden states of the compact form": relative_difference(
                 found, hidden_BTH
             )
             for name, found in hidden_states.items()
@@ -355,7 +304,8 @@ def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:
         yield f"{where}: {FACTS_FILE} says {shown(stated)}, found {shown(actual)}"
 
 
-def _relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, divided by the largest expected value or 1; infinite where shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
     largest = max(1.0, float(expected.abs().max()))

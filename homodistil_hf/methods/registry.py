@@ -13,14 +13,14 @@ from typing import Any
 from ..files.messages import nearest_name, shown
 from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer
-from .distilbert import DistilBertTrainer
-from .embedding import EmbeddingDistilTrainer
-from .minilm import MiniLMTrainer, MiniLMv2Trainer
-from .one_shot import OneShotTrainer, PrunedFirstTrainer
-from .reranker import RerankerDistilTrainer
-from .scratch import ScratchTrainer
-from .shallow import ShallowTrainer
-from .tinybert import TinyBertTrainer
+from .baselines.distilbert import DistilBertTrainer
+from .baselines.minilm import MiniLMTrainer, MiniLMv2Trainer
+from .baselines.one_shot import OneShotTrainer, PrunedFirstTrainer
+from .baselines.scratch import ScratchTrainer
+from .baselines.shallow import ShallowTrainer
+from .baselines.tinybert import TinyBertTrainer
+from .embedding.reranker import RerankerDistilTrainer
+from .embedding.trainer import EmbeddingDistilTrainer
 
 METHODS: dict[str, type[DistillationTrainer]] = {
     "homodistil": HomoDistilTrainer,

@@ -12,8 +12,8 @@ from tiny_glue import write_task
 
 from benchmarks import embedding_vectors, embeddings
 from benchmarks.marked_pages import filled
-from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
-from homodistil_hf.models.sentence_embeddings import load_embedding_model
+from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from transformers import AutoConfig, BertForMaskedLM
 from homodistil_hf.cli import evaluate as command
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
-from homodistil_hf.evaluation.embedding.evaluate import EmbeddingSettings
 from homodistil_hf.evaluation.evaluated_model import load_model, model_in, model_name, results_folder
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS
 from homodistil_hf.evaluation.metrics import METRIC_TASKS
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.export.verify import verify_export
+from homodistil_hf.methods.embedding.evaluate import EmbeddingSettings
+from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.digest import weights_digest
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.widths import teacher_plan

@@ -13,8 +13,8 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.experiments.binarization import BinarizationSettings, _last_whole_checkpoint, binarize_chain
-from homodistil_hf.methods.binarization import BinarizationTrainer
-from homodistil_hf.models.binarizing import calibrate, to_binary
+from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
+from homodistil_hf.methods.binarization.trainer import BinarizationTrainer
 from homodistil_hf.models.tokenizers import load_tokenizer
 
 

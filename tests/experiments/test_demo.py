@@ -22,7 +22,7 @@ from homodistil_hf.experiments.demo.text import (
     read_documents,
     source_files,
 )
-from homodistil_hf.export.verify import verify_export
+from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.cost import model_facts
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,10 @@ from tiny_files import own_cache, write_config
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
-from homodistil_hf.experiments import further_pretraining, rounds
+from homodistil_hf.experiments import further_pretraining
 from homodistil_hf.experiments.config import method_in, parse_further, parse_run, run_of
 from homodistil_hf.experiments.distill import make_trainer
+from homodistil_hf.methods.self_distillation import rounds
 
 ROUNDS = {"max_steps": 4, "per_device_train_batch_size": 8}
 

@@ -11,10 +11,10 @@ from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
-from homodistil_hf.data import texts
 from homodistil_hf.experiments.texts import load_text_start
-from homodistil_hf.methods.embedding import EmbeddingDistilTrainer
-from homodistil_hf.models.sentence_embeddings import load_embedding_model
+from homodistil_hf.methods.embedding import texts
+from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}

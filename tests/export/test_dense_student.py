@@ -5,10 +5,10 @@ import torch
 from students import make_student, write_checkpoint
 
 from homodistil_hf.export.dense_student import check_finished, checkpoint_student, dense_copy, narrowed_copy
-from homodistil_hf.export.student_in_folder import export_from
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.files.tensors import load_tensors
+from homodistil_hf.methods.formats import export_from
 from homodistil_hf.models.conversion import to_stock
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.saved_student import read_state

@@ -18,8 +18,8 @@ from transformers import BertForMaskedLM
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.hub import ensure_repo, push_export, tag_commit, teacher_licence
-from homodistil_hf.export.verify import verify_export
 from homodistil_hf.files.hub_errors import hub_errors
+from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.loading import load_teacher_config
 

@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 from tiny_bert import random_student, random_teacher
 from transformers import BertForMaskedLM
 
-import homodistil_hf.export.verify
+import homodistil_hf.methods.formats
 from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import FORMATS, export_student
 from homodistil_hf.export.facts import file_facts
-from homodistil_hf.export.verify import VerifyReport, verify_export
+from homodistil_hf.export.verify import VerifyReport
 from homodistil_hf.files.checkpoints import file_digest
+from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.families import modeling_homobert as modeling
 from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
@@ -182,7 +183,7 @@ def test_an_edited_modelling_file_is_not_run(export):
 
 def test_the_command_shows_the_digest_of_the_code(export, capsys, monkeypatch):
     report = VerifyReport(export(), (), 0.0, code_sha256="a" * 64)
-    monkeypatch.setattr(homodistil_hf.export.verify, "verify_export", lambda folder: report)
+    monkeypatch.setattr(homodistil_hf.methods.formats, "verify_export", lambda folder: report)
     assert main(["verify", str(report.folder)]) == 0
     assert f"its code is this package's own modelling file, sha256 {'a' * 64}\n" in capsys.readouterr().out
     report = VerifyReport(report.folder, (), 0.0)

@@ -15,10 +15,10 @@ from run_traces import SaveAt, assert_same_run
 from small_disk import limited_file_size, read_only, room_for, small_disk
 
 from homodistil_hf import HomoDistilTrainer, export_student
-from homodistil_hf.export.verify import verify_export
 from homodistil_hf.files import checkpoints as checkpoint
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.folders import remove_folder
+from homodistil_hf.methods.formats import verify_export
 
 SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 

@@ -7,8 +7,8 @@ from students import make_batch
 from tiny_families import OTHERS, tiny_family_teacher
 
 from homodistil_hf import prune_gradient_free, to_binary
-from homodistil_hf.distillation.masked_models import MaskedWords
 from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.methods.self_distillation.masked_models import MaskedWords
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.widths import teacher_plan

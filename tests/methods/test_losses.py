@@ -12,10 +12,10 @@ from torch import nn
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.distillation.teacher import FrozenTeacher
-from homodistil_hf.methods.distilbert import DistilBertTrainer, SoftDistillation
-from homodistil_hf.methods.minilm import MiniLMTrainer, MiniLMv2Trainer, RelationDistillation, Relations
-from homodistil_hf.methods.scratch import OwnLoss, ScratchTrainer
-from homodistil_hf.methods.tinybert import TinyBertTrainer
+from homodistil_hf.methods.baselines.distilbert import DistilBertTrainer, SoftDistillation
+from homodistil_hf.methods.baselines.minilm import MiniLMTrainer, MiniLMv2Trainer, RelationDistillation, Relations
+from homodistil_hf.methods.baselines.scratch import OwnLoss, ScratchTrainer
+from homodistil_hf.methods.baselines.tinybert import TinyBertTrainer
 from homodistil_hf.models.conversion import to_student
 
 SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}

@@ -16,7 +16,7 @@ DEPRECATIONS = [DeprecationWarning, PendingDeprecationWarning, FutureWarning]
 # The package, a compact export's copy of its modelling file, the tests, and examples as the tests run them.
 OUR_MODULES = [
     "homodistil_hf",
-    "homodistil_hf.methods.one_shot",
+    "homodistil_hf.methods.baselines.one_shot",
     "transformers_modules.student.modeling",
     "test_masks",
     "conftest",

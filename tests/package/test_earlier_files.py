@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM
 from homodistil_hf import export_student, verify_export
 from homodistil_hf.export.card import HOMODISTIL, render_card
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.export.student_in_folder import export_from
+from homodistil_hf.methods.formats import export_from
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.saved_student import read_state
 

@@ -18,9 +18,9 @@ from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.experiments.binarization import BinarizationSettings
 from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.models.bit_products import compiled
+from homodistil_hf.methods.binarization.bit_products import compiled
+from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.models.cost import count_parameters, encoder_macs
-from homodistil_hf.models.sentence_embeddings import load_embedding_model
 from homodistil_hf.models.widths import teacher_plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

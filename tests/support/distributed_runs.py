@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator, OneShotTrainer
-from homodistil_hf.methods.minilm import MiniLMv2Trainer
+from homodistil_hf.methods.baselines.minilm import MiniLMv2Trainer
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 

@@ -22,8 +22,8 @@ from homodistil_hf.files.checkpoints import (
     last_checkpoint,
     manifest_problem,
 )
-from homodistil_hf.methods.distilbert import DistilBertTrainer
-from homodistil_hf.methods.scratch import ScratchTrainer
+from homodistil_hf.methods.baselines.distilbert import DistilBertTrainer
+from homodistil_hf.methods.baselines.scratch import ScratchTrainer
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.training import run_folder as run_folder_module
 from homodistil_hf.training.distillation_trainer import DistillationTrainer

@@ -24,9 +24,9 @@ from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_target
-from ...export.verify import verify_export
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
+from ...methods.formats import verify_export
 from ...models.cost import model_facts
 from ...models.families import max_tokens
 from ...tables import format_table

@@ -10,7 +10,7 @@ from tiny_files import own_cache, write_teacher
 
 from benchmarks.further_pretraining import text as study
 from benchmarks.further_pretraining.study import distance
-from homodistil_hf.experiments.rounds import load_initial
+from homodistil_hf.methods.self_distillation.rounds import load_initial
 
 
 @pytest.mark.parametrize("average", ["micro", "macro"])

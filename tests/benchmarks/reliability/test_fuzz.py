@@ -59,7 +59,7 @@ def no_process(*args):
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_hostile_input_ends_in_success_or_our_own_error(name, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.export.verify._load_fresh", no_process)
+    monkeypatch.setattr("homodistil_hf.export.verify.load_fresh", no_process)
     results = {"seed": 7, "targets": {}}
     fuzz.fuzz(name, CASES[name], results, None)
     assert results["targets"][name]["failures"] == []

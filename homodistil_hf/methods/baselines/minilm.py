@@ -1,0 +1,240 @@
+"""MiniLM and MiniLMv2: the student learns how one layer of the teacher relates tokens to each other.
+
+Recipes of Wang et al. 2020 (arXiv 2002.10957) and 2021 (arXiv 2012.15828), from memory: students of random weights,
+nothing but KL divergences between relations of the last layers. MiniLM compares the attention distributions and the
+relations of the values, head by head, so both models need the same number of heads. MiniLMv2 compares queries, keys
+and values each with themselves, cut anew into relation heads, so heads may differ; it takes 48 of them and, of large
+teachers, a layer before the last.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...distillation.attention_recorder import AttentionRecorder
+from ...distillation.objective import Distillation, Terms
+from ...distillation.relations import relation_error
+from ...distillation.tasks import Inputs
+from ...distillation.teacher import FrozenTeacher
+from ...export.card import MethodCard
+from ...files.messages import shown
+from ...models.families.modeling_layerwise import LayerwiseModel
+from ...models.widths import WidthPlan, chosen
+from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from ..conditions import check_recordable, other_heads
+from .fresh import FRESH, FreshTrainer, MlmTrains
+
+NUM_RELATION_HEADS = 48
+"""MiniLMv2's for teachers of BERT-base's size."""
+
+_PROJECTIONS = ("query", "key", "value")
+
+
+@dataclass(frozen=True)
+class Relations:
+    """What is compared.
+
+    Args:
+        sides: term → the two of `query`, `key` and `value` that are multiplied.
+        num_heads: relation heads, ≥ 1.
+        teacher_layer: index into the teacher's layers.
+    """
+
+    sides: Mapping[str, tuple[str, str]]
+    num_heads: int
+    teacher_layer: int = -1
+
+
+class RelationTrainer(FreshTrainer, ABC):
+    """What both versions share; subclasses say which relations.
+
+    The recipes train no prediction, so without more the student could not fill in a mask. The masked-LM loss is
+    therefore trained beside them, by default through the whole student, which is the stronger opponent; with
+    `mlm_trains="head"` only the masked-LM head and the word embeddings tied to it learn from it.
+
+    `relation_weight` (of every relation's KL) and `mlm_weight` are factors ≥ 0; those in `args` are not used.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        relation_weight: float = 1.0,
+        mlm_weight: float = 1.0,
+        mlm_trains: MlmTrains = "student",
+        **kwargs: Any,
+    ):
+        check_recordable(args)
+        self.relation_weight = relation_weight
+        weights = {"relation": relation_weight, "mlm": mlm_weight}
+        self.method_settings = {f"{name}_weight": weight for name, weight in weights.items()}
+        self.method_settings |= {"mlm_trains": mlm_trains}
+        super().__init__(model, args, loss_weights=weights, mlm_trains=mlm_trains, **kwargs)
+
+    @abstractmethod
+    def relations(self) -> Relations:
+        """What is compared, checked against the widths of both models."""
+
+    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+        """Relations and masked words; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        relations = self.relations()
+        weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
+        weights |= dict.fromkeys(relations.sides, self.relation_weight)
+        return RelationDistillation(
+            self.model, teacher, weights=weights, kept_heads=self.matched_heads, relations=relations
+        )
+
+
+class MiniLMTrainer(RelationTrainer):
+    """MiniLM: the last layer's attention distributions, and the relations of its values, head by head.
+
+    The student's last layer needs as many heads as the teacher's.
+    """
+
+    method = "minilm"
+    card = MethodCard(
+        student="MiniLM-style student",
+        made="started from random weights and distilled from {teacher}",
+        how=f"{FRESH} It was distilled after the recipe of MiniLM (Wang et al. 2020, arXiv 2002.10957): attention "
+        "distributions and value relations of the teacher's last layer, and masked words beside, "
+        "each with its weight in the settings below.",
+    )
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """The last layers are compared head by head."""
+        return other_heads(chosen(plan, [-1]), chosen(teacher, [-1]))
+
+    def relations(self) -> Relations:
+        """Return and raises as [`RelationTrainer.relations`]."""
+        self.check_possible(self.plan, self.full)
+        sides = {"attention_relation": ("query", "key"), "value_relation": ("value", "value")}
+        return Relations(sides, self.plan.layers[-1].num_attention_heads)
+
+
+class MiniLMv2Trainer(RelationTrainer):
+    """MiniLMv2: queries, keys and values of one layer, each related to themselves, in relation heads.
+
+    Args:
+        model: the teacher.
+        args: the run's settings; its loss weights are not used.
+        num_relation_heads: divides heads × head size of both layers; default: the largest such number up to 48.
+        teacher_layer: which of the teacher's layers the student's last one learns from, negative from the end.
+        relation_weight: as in [`RelationTrainer`].
+        mlm_weight: as in [`RelationTrainer`].
+        mlm_trains: as in [`RelationTrainer`].
+        kwargs: as in [`DistillationTrainer`].
+
+    Raises:
+        ValueError: a setting doesn't fit the widths, or is out of range.
+    """
+
+    method = "minilm_v2"
+    card = MethodCard(
+        student="MiniLMv2-style student",
+        made="started from random weights and distilled from {teacher}",
+        how=f"{FRESH} It was distilled after the recipe of MiniLMv2 (Wang et al. 2021, arXiv 2012.15828): relations "
+        "of queries, of keys and of values in one of the teacher's layers, and masked words beside, "
+        "each with its weight in the settings below.",
+    )
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        num_relation_heads: int | None = None,
+        teacher_layer: int = -1,
+        relation_weight: float = 1.0,
+        mlm_weight: float = 1.0,
+        mlm_trains: MlmTrains = "student",
+        **kwargs: Any,
+    ):
+        self.num_relation_heads, self.teacher_layer = num_relation_heads, teacher_layer
+        shared: dict[str, Any] = {"relation_weight": relation_weight, "mlm_weight": mlm_weight}
+        super().__init__(model, args, mlm_trains=mlm_trains, **shared, **kwargs)
+        self.method_settings |= {"num_relation_heads": self.relations().num_heads, "teacher_layer": teacher_layer}
+
+    def relations(self) -> Relations:
+        """Return and raises as [`RelationTrainer.relations`]."""
+        num_layers = len(self.full.layers)
+        if not -num_layers <= self.teacher_layer < num_layers:
+            raise ValueError(
+                f"teacher_layer={shown(self.teacher_layer)} is no index into the teacher's {num_layers} layers; -1 is "
+                "the last"
+            )
+        sizes = self.plan.layers[-1].attention_size, self.full.layers[self.teacher_layer].attention_size
+        sides = {f"{name}_relation": (name, name) for name in _PROJECTIONS}
+        return Relations(sides, _relation_heads(self.num_relation_heads, sizes), self.teacher_layer)
+
+
+class RelationDistillation(Distillation):
+    """Relations of one layer, and whatever of [`Distillation`]'s terms has a weight; arguments as there.
+
+    `weights` also name the `relations`, which are between the student's last layer and one of the teacher's.
+    """
+
+    def __init__(self, student: LayerwiseModel, teacher: FrozenTeacher, *, relations: Relations, **kwargs: Any):
+        super().__init__(student, teacher, **kwargs)
+        self.relations = relations
+        self.sides = {
+            "teacher": AttentionRecorder(teacher.fast, _PROJECTIONS, layers=[relations.teacher_layer]),
+            "student": AttentionRecorder(student, _PROJECTIONS, layers=[-1]),
+        }
+
+    def terms(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        counts: torch.Tensor,
+        *,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Terms, Any]:
+        """Those of [`Distillation.terms`] and the relations, each averaged over the tokens of the global batch.
+
+        Arguments and return as there.
+        """
+        inputs = self.task.with_positions(inputs)
+        with self.sides["teacher"].recording() as theirs, self.sides["student"].recording() as own:
+            terms, outputs = super().terms(model, inputs, counts, autocast=autocast)
+        num_tokens = counts[1].clamp(min=1).float()
+        (teacher,), (student,) = (
+            [dict(zip(_PROJECTIONS, layer, strict=True)) for layer in recorded] for recorded in (theirs, own)
+        )
+        for name, (left, right) in self.relations.sides.items():
+            error = relation_error(
+                (teacher[left], teacher[right]),
+                (student[left], student[right]),
+                num_heads=self.relations.num_heads,
+                scalings=(self._scaling("teacher", left, right), self._scaling("student", left, right)),
+                token_mask_BT=inputs.get("attention_mask"),
+            )
+            terms[name] = error / num_tokens
+        return terms, outputs
+
+    def _scaling(self, side: str, left: str, right: str) -> float:
+        num_channels, scaling = self.sides[side].attention_of(0)[1:]
+        # That of the model's own attention, or of the relation heads.
+        return scaling if left != right else (num_channels / self.relations.num_heads) ** -0.5
+
+
+def _relation_heads(asked: int | None, sizes: tuple[int, int]) -> int:
+    common = math.gcd(*sizes)
+    valid = [number for number in range(1, common + 1) if common % number == 0]
+    if asked is None:
+        return max(number for number in valid if number <= NUM_RELATION_HEADS)
+    if asked not in valid:
+        nearest = min(valid, key=lambda number: abs(number - asked))
+        raise ValueError(
+            f"num_relation_heads={shown(asked)} does not divide heads × head size of student and teacher, "
+            f"{sizes[0]} and {sizes[1]}; nearest valid: {nearest}"
+        )
+    return asked

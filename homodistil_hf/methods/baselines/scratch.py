@@ -1,0 +1,63 @@
+"""The student without a teacher: the plan's widths, random weights, the masked-LM loss alone."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...distillation.objective import Distillation, Terms
+from ...distillation.tasks import Inputs
+from ...distillation.teacher import FrozenTeacher
+from ...distillation.vocabulary_loss import decoded_terms, decoder_of
+from ...export.card import MethodCard
+from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from .fresh import FRESH, FreshTrainer
+
+
+class ScratchTrainer(FreshTrainer):
+    """Train a student of the plan's widths from random weights on masked words; the teacher only lends its widths.
+
+    The teacher isn't asked during training, so a step is cheaper than other methods'; budgets are compared in tokens.
+    Evaluations measure the discrepancy to it like everybody's. The loss weights in `args` are not used.
+    """
+
+    method = "scratch"
+    card = MethodCard(
+        student="From-scratch counterpart",
+        made="trained from random weights on masked words, as a counterpart of {teacher}; nothing was distilled",
+        how=f"{FRESH} It was trained on masked words alone. What is called its teacher here lent it depth and "
+        "vocabulary, and is what it is compared with.",
+        tags=(),
+    )
+
+    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
+        super().__init__(model, args, loss_weights={"mlm": 1.0}, **kwargs)
+
+    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+        """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": 1.0}
+        return OwnLoss(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
+
+
+class OwnLoss(Distillation):
+    """The student's own masked-LM loss; no forward pass of the teacher. Arguments as [`Distillation`]."""
+
+    def terms(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        counts: torch.Tensor,
+        *,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Terms, Any]:
+        """The masked-LM loss `mlm` of one batch; arguments and return as [`Distillation.terms`]."""
+        inputs = self.task.with_positions(inputs)
+        outputs = model(**self.task.model_inputs(inputs, self.student), skip_decoder=True)
+        with autocast():
+            head = decoder_of(self.student.decoder_layer, outputs["decoder_inputs"])
+        # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is nobody else.
+        own, _ = decoded_terms(head, head, self.task.labels(inputs), weights=(self.weights["mlm"], 0.0))
+        return {"mlm": own / counts[0].clamp(min=1).float()}, outputs

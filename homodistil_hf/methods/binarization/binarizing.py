@@ -1,0 +1,131 @@
+"""Float classifier → model of bits, other numbers of bits, and the packed form; what trains them isn't here."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ...models.conversion import CLASS_KEYS, to_student
+from ...models.families import family_of
+from ...models.families.bert import BERT
+from ...models.families.modeling_binarybert import (
+    BinaryBertConfig,
+    BinaryBertForQuestionAnswering,
+    BinaryBertForSequenceClassification,
+    BinaryBertForTokenClassification,
+    BinaryEmbedding,
+    BinaryLinear,
+    ElasticQuantizer,
+    pack,
+    weight_scale,
+    weight_signs,
+)
+from ...models.families.modeling_layerwise import encoder_layers
+
+_HEADS = {
+    "SequenceClassification": BinaryBertForSequenceClassification,
+    "TokenClassification": BinaryBertForTokenClassification,
+    "QuestionAnswering": BinaryBertForQuestionAnswering,
+}
+
+
+def to_binary(
+    model: PreTrainedModel,
+    *,
+    activation_bits: int,
+    two_sets: bool = True,
+    elastic: bool = True,
+    dropout: float = 0.0,
+) -> PreTrainedModel:
+    """Copy a model into layers of bits, with its float weights behind them.
+
+    Args:
+        model: BERT or a student of ours with a sequence- or token-classification or question-answering head, or one of
+            bits already, whose learned scales and thresholds stay until [`calibrate`] sets them anew.
+        activation_bits: 1, 2, 4 or 8.
+        two_sets: whether inputs that are never negative take values of {0, …}.
+        elastic: whether scales and thresholds of activations learn.
+        dropout: of hidden states, attention's shares and the classifier's input while it is trained, in [0, 1).
+
+    Raises:
+        ValueError: another head or architecture, or neurons of zeros that pad a layer.
+    """
+    source = model if isinstance(model.config, BinaryBertConfig) else _student(model)
+    if getattr(source.config, "packed", False):
+        raise ValueError("model is packed, and bits alone can't be trained; take the folder that it was packed from")
+    name = next((head for head in _HEADS if type(source).__name__.endswith(f"For{head}")), None)
+    if name is None:
+        raise ValueError(
+            f"model={type(model).__name__} has no head that is binarized; expected one for {', '.join(_HEADS)}"
+        )
+    changes: dict[str, Any] = {"activation_bits": activation_bits, "two_sets": two_sets, "elastic": elastic}
+    changes |= dict.fromkeys(BERT.dropouts, dropout) | {"classifier_dropout": None}  # None: as hidden states
+    student = _HEADS[name](_config(source.config, changes))
+    missing, unexpected = student.load_state_dict(source.state_dict(), strict=False)
+    if unexpected or any("quantizer" not in one and "_bits." not in one for one in missing):
+        raise ValueError(f"model={type(model).__name__} does not fit: {missing}, {unexpected}")
+    return student
+
+
+def _student(model: PreTrainedModel) -> PreTrainedModel:
+    student = to_student(model)
+    if family_of(student.config) is not BERT:
+        raise ValueError(
+            f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
+        )
+    layers: list[Any] = list(encoder_layers(student))
+    if num_padded := sum(int((layer.intermediate.dense.weight == 0).all(1).sum()) for layer in layers):
+        raise ValueError(
+            f"model={type(model).__name__} has {num_padded} FFN neurons that are padding, which bits would bring to "
+            "life; take its compact export, or a student of a plan without padding"
+        )
+    return student
+
+
+def to_packed(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy a trained model of bits into one that holds nothing but bits, scales and what stays float.
+
+    Raises:
+        ValueError: not a model of bits.
+    """
+    if not isinstance(model.config, BinaryBertConfig) or model.config.packed:
+        raise ValueError(f"model={type(model).__name__} has no float weights behind bits; expected a binarized model")
+    packed = type(model)(_config(model.config, {"packed": True}))
+    state = dict(model.state_dict())
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryLinear | BinaryEmbedding):
+            weight = state.pop(f"{name}.weight")
+            state[f"{name}.packed"] = pack(weight_signs(weight))
+            state[f"{name}.weight_scale"] = weight_scale(weight).clamp(min=1e-8)
+    packed.load_state_dict(state)
+    return packed.eval()
+
+
+@contextmanager
+def calibrating(model: PreTrainedModel) -> Iterator[None]:
+    """Meanwhile each forward pass sets all scales of activations from what it sees, layer after layer."""
+    quantizers = [module for module in model.modules() if isinstance(module, ElasticQuantizer)]
+    for quantizer in quantizers:
+        quantizer.calibrates = True
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.calibrates = False
+
+
+@torch.no_grad()
+def calibrate(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> None:
+    """Set the scales of all activations from a first batch, without labels."""
+    was_training = model.training
+    model.eval()
+    with calibrating(model):
+        model(**batch)
+    model.train(was_training)
+
+
+def _config(config: Any, changes: Mapping[str, Any]) -> BinaryBertConfig:
+    values = {name: value for name, value in config.to_dict().items() if name not in CLASS_KEYS}
+    return BinaryBertConfig(**values | dict(changes))

@@ -1,0 +1,146 @@
+"""A trained model of bits → a folder that holds one bit a weight, and runs wherever transformers does."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ...export.export_folder import check_target, plain_classes, written_aside
+from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
+from ...export.probe import probe_facts, probe_inputs
+from ...files.provenance import version_facts
+from ...files.strict_json import write_json
+from ...models.families import modeling_binarybert, modeling_homobert, modeling_layerwise
+from ...models.families.modeling_binarybert import PackedEmbedding, PackedLinear
+from ...tables import markdown_table
+from .binarizing import to_packed
+
+_MODELING = modeling_binarybert.__name__.rpartition(".")[2]
+PACKED = "packed"
+CODE = tuple(Path(str(module.__file__)) for module in (modeling_binarybert, modeling_homobert, modeling_layerwise))
+"""The modelling files that travel along."""
+BITS = "activation_bits"
+"""What of a stage's metrics isn't one."""
+LARGEST = 1.05
+"""Bytes of the weights, by what its bits and floats come to."""
+
+
+def export_packed(
+    model: PreTrainedModel,
+    folder: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    facts: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model of bits to a folder; its logits are those of the model, to float32's rounding.
+
+    Args:
+        model: what [`methods.binarization.BinarizationTrainer`] has trained.
+        folder: where to; created with its parents.
+        tokenizer: saved along.
+        facts: for `facts.json`; the card tells of `teacher`, a name, and `metrics`, those of each form of the model.
+        overwrite: replace an earlier export in the folder.
+
+    Returns:
+        `Path`: the folder, for `from_pretrained` with `trust_remote_code=True`.
+
+    Raises:
+        ValueError: not a model of bits, or a folder that is not free.
+        OSError: it can't be written.
+    """
+    target = check_target(folder, overwrite=overwrite)
+    packed = to_packed(model)
+    kind = type(packed).__name__.removeprefix("BinaryBertFor")
+    names = {"AutoConfig": "BinaryBertConfig", f"AutoModelFor{kind}": type(packed).__name__}
+    packed.config.auto_map = {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
+    with written_aside(target) as aside:
+        with plain_classes(type(packed), type(packed.config)):
+            packed.save_pretrained(aside)
+        for file in CODE:
+            shutil.copy(file, aside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
+        size, least = (aside / "model.safetensors").stat().st_size, least_bytes(packed)
+        if tensor_bytes(aside / "model.safetensors") > LARGEST * least:
+            raise ValueError(f"folder={str(folder)!r}: {size} bytes of weights, though bits and floats are {least}")
+        known = {"facts_version": FACTS_VERSION, "format": PACKED, "size_bytes": size, "least_bytes": least}
+        known |= {
+            "auto_class": f"AutoModelFor{kind}",
+            "versions": version_facts(),
+            "probe": probe_facts(packed, packed_probe(packed.config)),
+            **(facts or {}),
+        }
+        write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
+        (aside / CARD_FILE).write_text(_card(target.name, packed, known), encoding="utf-8")
+    return target
+
+
+def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """The fixed input that facts have logits for."""
+    return probe_inputs(config, most=config.max_position_embeddings)
+
+
+def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
+    config = packed.config
+    origin = f"`{facts['teacher']}`" if facts.get("teacher") else "its float teacher"
+    bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
+    return f"""---
+library_name: transformers
+tags: [binarization]
+---
+
+# {name}
+
+`{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit a weight of its
+encoder and of its table of words, and activations of {bits}; {facts["size_bytes"]:,} bytes of weights.
+The modelling files beside this one are pure torch:
+
+```python
+from transformers import {facts["auto_class"]}, AutoTokenizer
+
+name = "."  # this folder, or the name of this repository
+model = {facts["auto_class"]}.from_pretrained(name, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+```
+{_measured(facts.get("metrics", {}))}
+Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS
+2022, arXiv 2205.13016).
+"""
+
+
+def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of the float model and the stages, or nothing."""
+    if not metrics:
+        return ""
+    names = [name for name in next(iter(metrics.values())) if name != BITS]
+    cells = [
+        [
+            f"{found[BITS]}-bit activations" if BITS in found else form,
+            *(f"{found[name]:.4g}" for name in names),
+        ]
+        for form, found in metrics.items()
+    ]
+    return "\n" + "\n".join(markdown_table(["", *names], cells)) + "\n"
+
+
+def tensor_bytes(file: Path) -> int:
+    """Bytes of a safetensors file behind its header of names, which is a matter of layers alone."""
+    with file.open("rb") as content:
+        return file.stat().st_size - 8 - int.from_bytes(content.read(8), "little")
+
+
+def least_bytes(packed: PreTrainedModel) -> int:
+    """Bits / 8 of what is binarized, rounded up a row, and four bytes for each value that stays float."""
+    bits = sum(
+        module.out_features * -(-module.in_features // 8)
+        if isinstance(module, PackedLinear)
+        else module.num_embeddings * -(-module.embedding_dim // 8)
+        for module in packed.modules()
+        if isinstance(module, PackedLinear | PackedEmbedding)
+    )
+    floats = sum(tensor.numel() for tensor in packed.state_dict().values() if tensor.dtype != torch.uint8)
+    return bits + 4 * floats

@@ -1,0 +1,107 @@
+"""Is a folder of bits what its facts say, and does it answer the same where this package can't be imported?"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...export.facts import FACTS_FILE
+from ...export.probe import all_logits
+from ...export.verify import RELATIVE_TOLERANCE, VerifyReport, file_problems, load_fresh, relative_difference
+from ...files.checkpoints import file_digest
+from ...files.messages import shown
+from ...files.strict_json import is_number, is_whole
+from ...files.tensors import WEIGHTS_FILE
+from ...models.families import modeling_binarybert
+from ...models.families.bert import BERT
+from ...models.families.family import MASKED_LM
+from ...models.families.modeling_binarybert import BinaryBertConfig
+from .folder import CODE, LARGEST, packed_probe, tensor_bytes
+
+IN_MEMORY_TOLERANCE = 0.1
+"""Of logits that were found when the folder was written: on another processor an activation may get its other bit."""
+
+
+def code_problems(folder: Path) -> Iterator[str]:
+    """Modelling files that are not this package's own; they would be run."""
+    for file in CODE:
+        if not (folder / file.name).is_file():
+            yield f"{file.name}: expected beside packed weights, found nothing"
+        elif (found := file_digest(folder / file.name)) != (expected := file_digest(file)):
+            yield f"{file.name}: expected this package's own file (sha256 {expected}), found another, {found}; not run"
+
+
+def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Weights that take more than their bits and floats."""
+    least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
+    if not isinstance(least, int) or found > LARGEST * least:
+        yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {shown(least)} bytes, found {found}"
+
+
+def probe_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The fixed input that its facts have logits for."""
+    return packed_probe(BinaryBertConfig.from_pretrained(folder))
+
+
+@torch.inference_mode()
+def logits_of(folder: Path, auto_class: str) -> torch.Tensor:
+    """What the model finds here, with this package's classes."""
+    model = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor")).from_pretrained(folder)
+    return all_logits(model.float().eval()(**probe_of(folder)))
+
+
+def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
+    """Largest difference from the logits in memory, by the largest of those or 1; infinite where they don't match.
+
+    Raises:
+        ValueError: facts without such logits.
+    """
+    probe = facts.get("probe")
+    stated, positions = (probe.get(name) if isinstance(probe, dict) else None for name in ("logits", "positions"))
+    if (
+        not isinstance(stated, list)
+        or not isinstance(positions, list)
+        or len(stated) != len(positions)
+        or not all(map(is_number, stated))
+        or not all(is_whole(one) and one >= 0 for one in positions)
+    ):
+        raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {shown(probe)}")
+    expected, found = torch.tensor(stated), logits.flatten()
+    if not positions or max(positions) >= len(found):
+        return float("inf")
+    return float((found[positions] - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+
+
+def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
+    """Bits: files, size and code first, then the logits that a process without this package finds."""
+    problems = [
+        f"{FACTS_FILE}: expected {name}, found {shown(facts.get(name))}"
+        for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
+        if not is_right
+    ]
+    problems = problems or list(file_problems(folder, facts)) or list(code_problems(folder))
+    if problems := problems or list(size_problems(folder, facts)):
+        return VerifyReport(folder, tuple(problems))
+    name = facts["auto_class"]
+    try:
+        _, tensors = load_fresh(folder, [name], probe_of(folder))
+        fresh = tensors[f"{name}.logits"]
+        differences = {
+            "logits with this package": (relative_difference(fresh, logits_of(folder, name)), RELATIVE_TOLERANCE),
+            "logits in memory": (difference_of(facts, fresh), IN_MEMORY_TOLERANCE),
+        }
+    except (ValueError, RuntimeError, OSError) as error:
+        return VerifyReport(folder, (f"the export can't be loaded: {error}",))
+    problems = [
+        f"{name}, {which}: expected a relative difference of at most {most:g}, found {found:.3g}"
+        for which, (found, most) in differences.items()
+        if not found <= most
+    ]
+    largest = differences["logits with this package"][0]
+    return VerifyReport(folder, tuple(problems), largest, file_digest(folder / CODE[0].name))
+
+
+def _is_of_bits(facts: Mapping[str, Any]) -> bool:
+    known = [head.kind.auto_class for head in BERT.heads if head.kind is not MASKED_LM]
+    return facts.get("auto_class") in known

@@ -1,0 +1,97 @@
+"""The card of an embedding model: what it is, what it costs, how its vectors compare with the teacher's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...models.cost import COSTS
+from ...tables import markdown_table
+
+STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
+"""Who is measured; asymmetric: the student's questions among the teacher's documents."""
+_WORDS = {
+    "num_parameters": "parameters",
+    "num_encoder_parameters": "of these in the encoder",
+    "encoder_macs": "multiply-accumulates of the encoder, a token",
+    "size_bytes": "bytes of float32 weights",
+    "cosine": "cosine to the teacher's vectors",
+    "neighbours": "ten nearest texts alike",
+    "neighbours_in_index": "the same, in the teacher's index",
+    "spread": "spread of similarities, of the teacher's",
+    ASYMMETRIC: "student's questions, teacher's documents",
+}
+_SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
+_PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
+print(model.similarity(model.encode_query("Does it rain?"), documents))"""
+
+
+def embedding_table(
+    models: Mapping[str, Mapping[str, Any]],
+    agreement: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> str:
+    """Lay costs and scores out as Markdown, shares × 100.
+
+    Args:
+        models: `student`, and `teacher` where there is one → costs.
+        agreement: of [`agreement`], or some of it.
+        scores: task → metric → side → score.
+    """
+    sides = [TEACHER, STUDENT] if TEACHER in models else [STUDENT]
+    if any(ASYMMETRIC in found for metrics in scores.values() for found in metrics.values()):
+        sides.append(ASYMMETRIC)
+    lines: dict[str, Mapping[str, str]] = {
+        name: {side: f"{found[name]:,}" for side, found in models.items() if name in found}
+        for name in (*COSTS, "dimension")
+    }
+    lines |= {name: {STUDENT: f"{100 * agreement[name]:.1f}"} for name in _WORDS if name in agreement}
+    for task, metrics in scores.items():
+        for metric, found in metrics.items():
+            name = f"{task}, {metric.replace('_', ' ')}"
+            lines[name] = {side: f"{100 * score:.1f}" for side, score in found.items()}
+    rows = [[_WORDS.get(name, name), *(cells.get(side, "") for side in sides)] for name, cells in lines.items()]
+    return "\n".join(markdown_table(["", *(_WORDS.get(side, side) for side in sides)], rows))
+
+
+def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
+    """The text of `README.md`.
+
+    Args:
+        name: of the folder.
+        facts: what `facts.json` says.
+    """
+    student, teacher = facts[STUDENT], facts.get(TEACHER)
+    models = {side: found for side, found in ((TEACHER, teacher), (STUDENT, student)) if found}
+    made, base = "", ""
+    if teacher:
+        base = f"base_model: {teacher['name']}\n" if teacher.get("is_on_hub") is True else ""
+        made = f" Made from `{teacher['name']}` by pruning its encoder and distilling its vectors on unlabelled text."
+        if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
+            made += " They are in its space: an index of its vectors can stay."
+    measured = facts.get("benchmarks", {})
+    agreement = measured.get("agreement") or facts.get("evaluation", {})
+    is_pair = set(facts["probe"]["vectors"]) != {"query"}
+    example = _PAIR if is_pair else _SINGLE
+    if is_pair:
+        made += " Queries are encoded by the student, documents by the teacher."
+    table = embedding_table(measured.get("models", models), agreement, measured.get("scores", {}))
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+{base}tags: [sentence-transformers, feature-extraction, sentence-similarity, pruning, distillation]
+---
+
+# {name}
+
+Texts of up to {student["max_seq_length"]} tokens → vectors of {student["dimension"]} channels.{made}
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}")
+{example}
+```
+
+{table}
+
+Likeness and scores are × 100, on held-out texts.
+"""

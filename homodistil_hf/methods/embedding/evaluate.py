@@ -1,0 +1,238 @@
+"""`evaluate_embedding`: an embedding model, beside its teacher, on the same texts, pairs and questions."""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ...data.blocks import some_blocks
+from ...data.corpus import load_text
+from ...evaluation.evaluated_model import model_in, model_name, results_folder
+from ...evaluation.fine_tuning import settings_from
+from ...evaluation.metrics import missing_packages
+from ...export.student_in_folder import student_in
+from ...files.caches import keep_datasets_here
+from ...files.messages import shown
+from ...files.provenance import public_name, version_facts
+from ...files.strict_json import write_json
+from ...models.cost import COSTS, model_facts
+from .agreement import agreement
+from .card import ASYMMETRIC, STUDENT, TEACHER, embedding_table
+from .folder import has_own_space, publish_scores, read_embedding_facts
+from .model import EmbeddingModel, is_embedding_folder, load_embedding_model
+from .mteb_tasks import mteb_scores, named_tasks
+from .scores import pair_score, retrieval_scores
+from .tasks import EmbeddingTask, PairTask, RetrievalTask, load_tasks
+from .texts import paragraphs
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "embedding.json"
+
+
+@dataclass(frozen=True)
+class EmbeddingSettings:
+    """Settings of [`evaluate_embedding`].
+
+    Raises:
+        ValueError: nothing is named to measure on, or a value is out of range.
+    """
+
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …"}
+    )
+    eval_data: tuple[str, ...] = field(
+        default=(), metadata={"help": "Held-out text: files, folders, globs or Hub data sets."}
+    )
+    mteb_tasks: tuple[str, ...] = field(
+        default=(), metadata={"help": "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …"}
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column with the text; default: text."})
+    eval_split: str = field(default="validation", metadata={"help": "Split of a Hub data set or folder."})
+    max_texts: int = field(default=1000, metadata={"help": "Paragraphs of held-out text at most, ≥ 11."})
+    max_queries: int = field(default=1000, metadata={"help": "Pairs and questions of a task at most, ≥ 1."})
+
+    def __post_init__(self) -> None:
+        for name in ("eval_data", "mteb_tasks"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        if not (self.eval_data or self.mteb_tasks or self.data_dir):
+            raise ValueError(
+                "data_dir, eval_data and mteb_tasks are not set; name rows of tasks (--data_dir glue), held-out text "
+                "(--eval_data held-out.txt), tasks of MTEB, or several of them"
+            )
+        for name, least in (("max_texts", 11), ("max_queries", 1)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name}={shown(value)} is too small; nearest valid: {least}")
+
+
+def evaluate_embedding(
+    model: str | Path,
+    *,
+    teacher: str | Path | None = None,
+    settings: EmbeddingSettings | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Measure the vectors of an embedding model, and of its teacher on the same texts.
+
+    Args:
+        model: folder of sentence-transformers, finished run, or Hub name.
+        teacher: folder or Hub name; default: the one that the run recorded. Where there is none, the model alone is
+            measured, on tasks.
+        settings: [`EmbeddingSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
+            needed.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: what was written to `embedding.json`. `models`: name, costs and dimension of teacher and student.
+        `agreement`: of the held-out text, as in [`agreement`]. `scores`: task → metric → `teacher`, `student` and, of
+        retrieval, `asymmetric`: the student's questions among the teacher's documents.
+
+    Raises:
+        ValueError: no embedding model, data that can't be used, or `eval_data` without a teacher to compare with.
+        OSError: a file or the Hub can't be read, or results can't be written.
+    """
+    since = time.perf_counter()
+    settings = settings_from(EmbeddingSettings, settings)
+    tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
+    of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
+    folder, recorded = _found(model)
+    named = teacher or recorded
+    _check(settings, tasks, named)
+    models = {STUDENT: load_embedding_model(folder, called="model")} | (
+        {TEACHER: load_embedding_model(named)} if named else {}
+    )
+    is_apart = has_own_space(read_embedding_facts(folder))
+    results: dict[str, Any] = {
+        "models": {
+            side: {"name": model_name(model) if side == STUDENT else public_name(found.name)} | _costs(found)
+            for side, found in models.items()
+        },
+        "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in ("data_dir", "eval_data")},
+    }
+    if settings.eval_data and named:
+        results["agreement"] = _agreement(models, settings, is_apart=is_apart)
+        say("agreement: " + ", ".join(f"{name} {value:.3f}" for name, value in results["agreement"].items()))
+    results["scores"] = {}
+    for task in tasks:
+        results["scores"][task.name] = found = _scores(task, models, is_apart=is_apart)
+        _tell(task.name, found, say)
+    if of_mteb:
+        for name, metrics in mteb_scores(of_mteb, {side: found.name for side, found in models.items()}).items():
+            results["scores"][name] = metrics
+            _tell(name, metrics, say)
+    results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
+    target = results_folder(model, output_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / RESULTS_FILE, results)
+    publish_scores(folder, {name: results[name] for name in ("models", "agreement", "scores") if results.get(name)})
+    return results
+
+
+def _tell(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
+    for metric, of_sides in metrics.items():
+        say(f"{task}, {metric}: " + ", ".join(f"{side} {value:.4f}" for side, value in of_sides.items()))
+
+
+def format_scores(results: Mapping[str, Any]) -> str:
+    """Lay out as Markdown what [`evaluate_embedding`] returned: a row a measure, × 100."""
+    return embedding_table(results["models"], results.get("agreement", {}), results["scores"])
+
+
+def _found(model: str | Path) -> tuple[str, str | None]:
+    """The folder or Hub name to load, and the teacher that a run recorded."""
+    source = str(model)
+    if model_in(source) is None:  # a name on the Hub
+        return source, None
+    found = student_in(source)
+    if not is_embedding_folder(found.folder):
+        raise ValueError(
+            f"model={shown(source)} is no folder of sentence-transformers (no modules.json); name one, a finished "
+            "run of one, or a Hub name"
+        )
+    recorded = found.settings.get("teacher")
+    return str(found.folder), recorded if isinstance(recorded, str) else None
+
+
+def _costs(model: EmbeddingModel) -> dict[str, Any]:
+    counted = model_facts(model.encoder)
+    return {name: counted[name] for name in COSTS} | {"dimension": model.dimension}
+
+
+def _named(values: str | tuple[str, ...] | None) -> Any:
+    return [public_name(value) for value in values] if isinstance(values, tuple) else values and public_name(values)
+
+
+def _check(settings: EmbeddingSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
+    """Before anything is encoded."""
+    if settings.eval_data and teacher is None:
+        raise ValueError(
+            f"eval_data={shown(settings.eval_data)} is compared with a teacher, and none is recorded: name --teacher"
+        )
+    if any(isinstance(task, PairTask) for task in tasks) and (missing := missing_packages()):
+        raise ValueError(
+            f"data_dir={shown(settings.data_dir)} has tasks whose metrics need {', '.join(missing)}; "
+            "pip install 'homodistil-hf[evaluation]'"
+        )
+
+
+def _agreement(
+    models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings, *, is_apart: bool
+) -> dict[str, float]:
+    keep_datasets_here()
+    documents: Any = load_text(
+        list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
+    )
+    # Spread over all sources: documents first, as each has a paragraph.
+    rows = (paragraphs(row["text"]) for row in some_blocks(documents, settings.max_texts))
+    by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
+    texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
+    if len(texts) < 2:
+        raise ValueError(f"eval_data={shown(settings.eval_data)} has {len(texts)} paragraphs; expected 11 or more")
+    student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
+    return agreement(student, teacher, has_own_space=is_apart)
+
+
+def _scores(
+    task: EmbeddingTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
+) -> dict[str, dict[str, float]]:
+    """Metric → side → score."""
+    if isinstance(task, PairTask):
+        both = {side: _encoded(model, [*task.first, *task.second]) for side, model in models.items()}
+        num = len(task.first)
+        return {
+            task.metric: {
+                side: pair_score(task.metric, vectors[:num], vectors[num:], task.labels)
+                for side, vectors in both.items()
+            }
+        }
+    return _retrieval(task, models, is_apart=is_apart)
+
+
+def _retrieval(
+    task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
+) -> dict[str, dict[str, float]]:
+    # The prompts of sentence-transformers' `encode_query` and `encode_document`; none where there is none of the name.
+    queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
+    documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
+    compared = {side: (queries[side], documents[side]) for side in models}
+    if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not is_apart:
+        compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
+    found = {side: retrieval_scores(*vectors, task.answers) for side, vectors in compared.items()}
+    return {metric: {side: scores[metric] for side, scores in found.items()} for metric in found[STUDENT]}
+
+
+def _encoded(model: EmbeddingModel, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:
+    unique = list(dict.fromkeys(texts))
+    with tqdm(total=len(unique), desc="encoding texts", disable=None, leave=False) as bar:
+        vectors = model.encode(unique, prompt_name=prompt_name, on_batch=bar.update)
+    rows = {text: number for number, text in enumerate(unique)}
+    return vectors[[rows[text] for text in texts]]

@@ -1,0 +1,123 @@
+"""Data that say what vectors of texts are good for, made from rows of GLUE and SQuAD; no model is run here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from ...data.samples import drawn
+from ...evaluation.glue.data import GLUE_TASKS, data_folder, load_glue
+from ...evaluation.squad.data import load_squad
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """Pairs of texts with what their similarity is held against.
+
+    Args:
+        name: as in results.
+        metric: `spearman`, of graded labels, or `average_precision`, of labels 0 and 1.
+        first: a text of each pair.
+        second: the other one.
+        labels: one a pair.
+    """
+
+    name: str
+    metric: str
+    first: list[str]
+    second: list[str]
+    labels: list[float]
+
+
+@dataclass(frozen=True)
+class RetrievalTask:
+    """Questions, each answered by one of the documents.
+
+    Args:
+        name: as in results.
+        queries: the questions.
+        documents: each text once.
+        answers: of each question the number of its document.
+    """
+
+    name: str
+    queries: list[str]
+    documents: list[str]
+    answers: list[int]
+
+
+EmbeddingTask = PairTask | RetrievalTask
+
+
+def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]:
+    """All tasks that a folder has the rows of: STS-B, MRPC, QQP, QNLI and SQuAD, their development rows.
+
+    Args:
+        data_dir: folder as GLUE's and SQuAD's evaluations take it.
+        max_queries: of MRPC, QQP and retrieval at most so many rows, always the same.
+
+    Raises:
+        ValueError: no such folder, none of these in it, or unreadable rows.
+    """
+    if not Path(data_dir).is_dir():
+        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. stsb/ and qnli/")
+    found = [make(data_dir, max_queries) for name, make in _MAKERS.items() if _has(name, data_dir)]
+    if not found:
+        raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_MAKERS)}; add some")
+    return found
+
+
+def _has(name: str, data_dir: str | Path) -> bool:
+    if name == "squad":
+        folders = [Path(data_dir, f"{known}{part}") for known in ("squad", "squad_v2") for part in ("", "_part")]
+        return any(folder.is_dir() for folder in folders)
+    try:
+        data_folder(name, data_dir)
+    except ValueError:
+        return False
+    return True
+
+
+def _pairs(name: str, metric: str) -> Callable[[str | Path, int], EmbeddingTask]:
+    def make(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
+        data = load_glue(name, data_dir)
+        rows = data.dev["validation"]
+        if metric != "spearman":
+            rows = drawn(rows, max_queries, seed=0)
+        first, second = (rows[column][:] for column in GLUE_TASKS[name].text_columns)
+        return PairTask(data.name, metric, first, second, rows["label"][:])
+
+    return make
+
+
+def _qnli(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
+    data = load_glue("qnli", data_dir)
+    rows = data.dev["validation"]
+    entailed = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist())
+    return _retrieval(data.name, entailed, "question", "sentence", rows["sentence"][:], max_queries)
+
+
+def _squad(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
+    data = load_squad("squad", data_dir)
+    # The training questions' paragraphs, too: more to be told apart.
+    documents = [*data.dev["validation"]["context"][:], *data.train["context"][:]]
+    return _retrieval(data.name, data.dev["validation"], "question", "context", documents, max_queries)
+
+
+def _retrieval(
+    name: str, rows: Dataset, query: str, document: str, documents: list[str], max_queries: int
+) -> RetrievalTask:
+    asked = drawn(rows, max_queries, seed=0)
+    index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
+    return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])
+
+
+_MAKERS: dict[str, Callable[[str | Path, int], EmbeddingTask]] = {
+    "stsb": _pairs("stsb", "spearman"),
+    "qnli": _qnli,
+    "squad": _squad,
+    "mrpc": _pairs("mrpc", "average_precision"),
+    "qqp": _pairs("qqp", "average_precision"),
+}

@@ -1,0 +1,209 @@
+"""Separate texts as rows, for models that make one vector of each: cut, tokenized, put beside others of their length.
+
+Where texts come from is [`corpus`]'s to say.
+"""
+
+import random
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import datasets
+import torch
+from datasets import Features, IterableDataset, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from ...models.tokenizers import as_it_was
+from .teacher_vectors import VECTOR
+
+Rows: TypeAlias = Any
+"""`Dataset` or `IterableDataset`: a table, or a stream."""
+MULTIPLE = 8
+"""Batches are padded to a multiple of so many tokens."""
+LEAST_CHARACTERS = 20
+"""Of a paragraph that makes a row; headings are shorter."""
+_BATCHES_IN_A_CHUNK = 64
+_FEATURES = Features({"input_ids": List(Value("int64"))})
+
+
+def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> list[str]:
+    r"""The paragraphs of a text, divided by line breaks, that are not too short.
+
+    Example:
+    ```python
+    >>> paragraphs("Heading\n A line that is longer than that.\n")
+    ['A line that is longer than that.']
+
+    ```
+    """
+    lines = (line.strip() for line in (text or "").splitlines())
+    return [line for line in lines if len(line) >= least_characters]
+
+
+def tokenize_texts(
+    documents: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    prepare: Callable[[str], str] = str,
+    least_characters: int = LEAST_CHARACTERS,
+    num_proc: int | None = None,
+    argument: str = "the data",
+) -> Rows:
+    """Documents → a row a paragraph: sentences, passages, headings that are long enough.
+
+    Args:
+        documents: with a column `text`; paragraphs are divided by line breaks. A stream gives a stream.
+        tokenizer: of the encoder.
+        max_length: tokens at most, special ones included; the rest of a paragraph makes rows of its own.
+        prepare: what is done to each paragraph first (prompts, lower case).
+        least_characters: shorter paragraphs are left out.
+        num_proc: processes, for a table.
+        argument: what the user calls these documents, for messages.
+
+    Returns:
+        `Dataset` or `IterableDataset`: `input_ids`, lists of different lengths.
+
+    Raises:
+        ValueError: no paragraph is long enough.
+    """
+
+    def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        wanted = [prepare(line) for text in batch["text"] for line in paragraphs(text, least_characters)]
+        if not wanted:
+            return {"input_ids": []}
+        with as_it_was(tokenizer):
+            encoded = tokenizer(wanted, truncation=True, max_length=max_length, return_overflowing_tokens=True)
+        return {"input_ids": encoded["input_ids"]}
+
+    if isinstance(documents, IterableDataset):
+        return documents.map(rows, batched=True, remove_columns=documents.column_names, features=_FEATURES)
+    table = documents.map(
+        rows,
+        batched=True,
+        remove_columns=documents.column_names,
+        num_proc=num_proc,
+        desc="Tokenizing texts",
+    )
+    if not len(table):
+        raise ValueError(
+            f"{argument}: no paragraph of {least_characters} characters or more; name other data, or a prompt for "
+            "them (train_prompts), which takes lines of any length"
+        )
+    return table
+
+
+def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -> Rows:
+    """Rows of several sources, each as often as its weight says.
+
+    Args:
+        sources: tables, or streams.
+        weights: > 0. Of a table: passes over it in one over the mixture; 0.5 takes half of its rows, 2 takes each
+            twice. Of a stream: share of the rows, relative to the others'.
+        seed: of what is taken.
+
+    Returns:
+        `Dataset` or `IterableDataset`: as the sources are; streams are repeated without end.
+
+    Example:
+    ```python
+    >>> tables = [datasets.Dataset.from_dict({"input_ids": [[n]] * 4}) for n in (1, 2)]
+    >>> sum(mixed(tables, [1.5, 0.25])["input_ids"], [])
+    [1, 1, 1, 1, 1, 1, 2]
+
+    ```
+    """
+    if isinstance(sources[0], IterableDataset):
+        endless = [stream.repeat(None) for stream in sources]
+        shares = [weight / sum(weights) for weight in weights]
+        return endless[0] if len(endless) == 1 else datasets.interleave_datasets(endless, shares, seed=seed)
+    draw = random.Random(seed)
+    parts = []
+    for table, weight in zip(sources, weights, strict=True):
+        whole = list(range(len(table)))
+        some = draw.sample(whole, round(weight % 1 * len(whole)))
+        parts.append(table if weight == 1 else table.select(whole * int(weight) + sorted(some)))
+    return datasets.concatenate_datasets(parts)
+
+
+def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
+    """The rows in an order in which those of a batch are about equally long, batches of all lengths in turn.
+
+    Args:
+        rows: with `input_ids`. A stream is shuffled within so many rows as are sorted together.
+        batch_size: rows of a step, on all ranks.
+        seed: of the order.
+
+    Returns:
+        `Dataset` or `IterableDataset`: the same rows but, of a table, for those that fill no batch; read it in this
+        order.
+    """
+    draw, chunk = random.Random(seed), batch_size * _BATCHES_IN_A_CHUNK
+    if isinstance(rows, IterableDataset):
+        shuffled = rows.shuffle(seed=seed, buffer_size=chunk)
+        sort = partial(_sorted_chunk, batch_size=batch_size, seed=seed)
+        return shuffled.map(sort, batched=True, batch_size=chunk)
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), chunk):
+        batches += _batches(order[start : start + chunk], lengths, batch_size)
+    batches = [batch for batch in batches if len(batch) == batch_size]
+    draw.shuffle(batches)
+    return rows.select([index for batch in batches for index in batch])
+
+
+def _batches(order: list[int], lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    ranked = sorted(order, key=lambda index: lengths[index])
+    return [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
+
+
+def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    *whole, last = _batches(list(range(len(lengths))), lengths, batch_size)
+    random.Random(f"{seed} {lengths}").shuffle(whole)
+    chosen = [index for batch in (*whole, last) for index in batch]  # one that isn't full would shift all behind it
+    return {name: [values[index] for index in chosen] for name, values in rows.items()}
+
+
+class TextCollator:
+    """Rows → a padded batch, and of each row a random direction, by which units are scored.
+
+    A direction is a function of the row's tokens and the seed alone, so that a resumed run and other numbers of ranks
+    see the same.
+
+    Args:
+        tokenizer: pads.
+        dimension: channels of a vector.
+        seed: of the directions.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, dimension: int, seed: int = 0):
+        self.tokenizer = tokenizer
+        self.dimension = dimension
+        self.seed = seed
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
+
+        `token_type_ids`, which pairs of texts may have, are padded as well; where all rows have a `teacher_vector`,
+        these become `teacher_vector` `(B, D)`.
+        """
+        names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
+        inputs = self.tokenizer.pad(
+            [{name: list(row[name]) for name in names} for row in rows],
+            pad_to_multiple_of=MULTIPLE,
+            return_tensors="pt",
+        )
+        directions = torch.stack(list(self._directions(rows)))
+        batch = {name: inputs[name] for name in (*names, "attention_mask")} | {"labels": directions}
+        vectors = [row.get(VECTOR) for row in rows]
+        return batch if None in vectors else batch | {VECTOR: torch.tensor(vectors)}
+
+    def _directions(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[torch.Tensor]:
+        for row in rows:
+            number = zlib.crc32(torch.tensor(row["input_ids"]).numpy().tobytes(), self.seed)
+            generator = torch.Generator().manual_seed(number)
+            yield torch.nn.functional.normalize(torch.randn(self.dimension, generator=generator), dim=-1)

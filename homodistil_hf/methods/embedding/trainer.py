@@ -1,0 +1,321 @@
+"""Embedding models: a narrower encoder whose vectors stay in its teacher's space.
+
+The student is a copy of the teacher's encoder, its pooling, a linear map that starts as the identity, and the
+teacher's own further layers. At its start every loss is 0, and so is every gradient: units are scored by a probe
+instead, Σ_b v_b·z_b with a random direction v_b for each text, which says how far a vector moves if a weight goes.
+"""
+
+import copy
+import dataclasses
+import itertools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import broadcast
+from datasets import Dataset
+from torch import nn
+
+from ...distillation.teacher import FrozenTeacher
+from ...export.card import MethodCard
+from ...files.messages import shown
+from ...models.families.family import PROJECTIONS
+from ...models.families.modeling_layerwise import LayerwiseModel
+from ...models.units import UnitTensors
+from ...trainer import HomoDistilTrainer
+from ...training.publishing import Publisher
+from ...training.setup import settle_embedding_learning_rate
+from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from ..conditions import check_loss_weights, check_pruned_at_once
+from ..fewer_layers import Layers, shallow_parts
+from .folder import export_embedding_model, student_model
+from .held_out import VectorEvaluation
+from .model import EmbeddingModel, load_embedding_model, pooled, reduced
+from .objective import EmbeddingDistillation, fit_dense
+from .teacher_vectors import VECTOR, with_vectors
+from .texts import TextCollator
+
+logger = logging.getLogger(__name__)
+
+NUM_FIT_TEXTS = 4096
+"""Texts that the map into the teacher's space is fitted to, where there are as many."""
+NUM_AXES_TEXTS = 2048
+"""Texts that the teacher's principal axes are those of."""
+VECTOR_WEIGHT = 30.0
+"""As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
+LEAST_SPREAD = 0.1
+"""Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
+
+
+class EmbeddingDistilTrainer(HomoDistilTrainer):
+    """Prunes the encoder of an embedding model and distils its vectors; needs unlabelled texts alone.
+
+    L = w_vector·Σ‖z_s − z_t‖² + w_relational·KL of similarities + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k)
+    + w_embedding·MSE(E_t, E_s W_e), averaged over texts, or tokens.
+
+    Args:
+        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher` the
+            student of it that this one starts as, with its projections.
+        args: the run's settings; masked words, classes, KL and attention have no part in the loss.
+        teacher: who the student learns from; default: `model`.
+        vector_weight: ≥ 0.
+        relational_weight: ≥ 0.
+        output: `teacher`: vectors in its space. `student`: shorter ones in a space of its own; the map is thrown away
+            after the training. A whole number N: those of the teacher along its N principal axes.
+        layers: how many of the teacher's layers the student has, spread evenly, or which, rising, from 0; they are as
+            wide as the budget of `args.student` allows. Default: all.
+        data_collator: default: [`TextCollator`].
+        kwargs: as in [`HomoDistilTrainer`]; data sets have rows with `input_ids`, as [`tokenize_texts`] makes them.
+
+    Raises:
+        ValueError: as [`HomoDistilTrainer`]; a model that a student can't repeat; scores of gradients that are 0.
+
+    Example:
+    ```python
+    trainer = EmbeddingDistilTrainer(
+        "sentence-transformers/all-MiniLM-L6-v2", HomoDistilTrainingArguments("out", student="macs=0.25"),
+        train_dataset=rows, eval_dataset=held_out,
+    )
+    trainer.train()
+    trainer.export("small")  # SentenceTransformer("small")
+    ```
+    """
+
+    train_dataset: Any
+    method = "embedding"
+    told_metrics = ("cosine", "neighbours", "neighbours_in_index")
+    needs_head = False
+    card = MethodCard(
+        student="pruned embedding model",
+        made="pruned from {teacher} and distilled",
+        how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
+    )
+
+    def __init__(
+        self,
+        model: str | Path | EmbeddingModel | LayerwiseModel,
+        args: HomoDistilTrainingArguments,
+        *,
+        teacher: str | Path | EmbeddingModel | None = None,
+        vector_weight: float = VECTOR_WEIGHT,
+        relational_weight: float = 0.0,
+        output: str | int = "teacher",
+        layers: int | Sequence[int] | None = None,
+        data_collator: Any = None,
+        **kwargs: Any,
+    ):
+        self.start: Any = None if teacher is None else model
+        whole: Any = model if teacher is None else teacher
+        self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
+        weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
+        _check_settings(args, vector=vector_weight, relational=relational_weight)
+        settle_embedding_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
+        check_output(output, self.embedding_model)
+        if layers is not None and teacher is not None:
+            raise ValueError(
+                f"layers={shown(layers)}: a student that starts as another one has that one's; leave it out"
+            )
+        self.method_settings = weights | {"output": output} | ({} if layers is None else {"layers": layers})
+        encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
+        if data_collator is None:
+            dimension = self.embedding_model.dimension if isinstance(output, str) else output
+            data_collator = TextCollator(tokenizer, dimension=dimension, seed=args.seed)
+        parts: dict[str, Any] = {"model": encoder if self.start is None else self.start, "args": args}
+        if self.start is not None:
+            parts["teacher"] = encoder
+        if layers is not None:
+            plan = kwargs.pop("plan", None)
+            parts = shallow_parts(self, encoder, args, teacher=None, layers=Layers(layers), widths=None, plan=plan)
+        super().__init__(**{"processing_class": tokenizer} | kwargs | parts, data_collator=data_collator)
+        for name, parameter in self.model.named_parameters():
+            if name.startswith("pooler."):  # no vector passes it, and DDP would wait for its gradient
+                parameter.requires_grad_(False)
+        self.publisher = EmbeddingPublisher(self)
+        distillation: Any = self.distillation
+        self.held_out = VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
+
+    def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
+        """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
+        dense = nn.Linear(size, teacher.exact.config.hidden_size, bias=False, device=self.args.device)
+        nn.init.eye_(dense.weight)
+        if self.start is not None:
+            dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
+        projections.add_module("dense", dense)
+        self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
+        weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
+        weights |= {"probe": 0.0, "vector": self.method_settings["vector_weight"]}
+        weights |= {"relational": self.method_settings["relational_weight"]}
+        # Copies: exports are written from the caller's model, on the CPU.
+        layers = tuple(
+            dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
+            for layer in self.embedding_model.dense
+        )
+        model = dataclasses.replace(self.embedding_model, dense=layers)
+        output = self.method_settings["output"]
+        if not isinstance(output, str):
+            # A buffer is saved and loaded with the projections; the model's last layer is the same memory.
+            axes = broadcast(self._principal_axes(model, teacher, output))
+            projections.register_buffer("axes", axes)
+            self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.axes")
+            model = reduced(model, axes)
+        return EmbeddingDistillation(
+            self.model,
+            teacher,
+            model=model,
+            weights=weights,
+            kept_heads=self.matched_heads,
+            matched_layers=self.matched_layers,
+            has_own_space=output == "student",
+        )
+
+    @torch.no_grad()
+    def _principal_axes(self, model: EmbeddingModel, teacher: FrozenTeacher, num_axes: int) -> torch.Tensor:
+        """The eigenvectors of Σ z zᵀ over the teacher's vectors z of the first training texts, `(N, D)`."""
+        rows = list(itertools.islice(iter(self.train_dataset), NUM_AXES_TEXTS))
+        products: Any = 0.0
+        for indices in torch.arange(len(rows)).split(self.args.eval_batch_size):
+            batch = self.data_collator([rows[index] for index in indices.tolist()])
+            forward = {name: batch[name].to(self.args.device) for name in ("input_ids", "attention_mask")}
+            vectors = model.vectors(teacher(exact=True, **forward).last_hidden_state, forward["attention_mask"])
+            vectors = vectors.cpu().double()  # Apple's devices have no float64
+            products = products + vectors.T @ vectors
+        axes_ND = torch.linalg.eigh(products).eigenvectors.flip(1).T[:num_axes]
+        signs_N1 = axes_ND.gather(1, axes_ND.abs().argmax(1, keepdim=True)).sign()
+        return (axes_ND * signs_N1).float().to(self.args.device)
+
+    def start_student(self) -> None:
+        """Score the units; a student of fewer layers needs another map from its start on."""
+        if self.matched_layers is not None:
+            self.fit_map()
+        super().start_student()
+
+    def resized(self, masks: UnitTensors) -> None:
+        """Also fit the map into the teacher's space to the channels that are left."""
+        super().resized(masks)
+        self.fit_map()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`DistillationTrainer.train`], with the teacher's vectors made beforehand where no state is compared.
+
+        The map is fitted once more to the states that the student ends with.
+        """
+        self._make_teacher_vectors()
+        result = super().train(*args, **kwargs)
+        if self.method_settings["output"] != "student":
+            self.fit_map()
+        return result
+
+    def _make_teacher_vectors(self) -> None:
+        """Put the teacher's vectors beside the texts, if they are all that is asked of it and none is made in vain."""
+        rows, distillation = self.train_dataset, cast(EmbeddingDistillation, self.distillation)
+        if not isinstance(rows, Dataset) or VECTOR in rows.column_names or distillation.needs_states:
+            return
+        args, num_rows = self.args, len(rows)
+        wanted = (
+            args.max_steps * self.rows_per_step if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_rows)
+        )
+        if wanted < num_rows and args.train_sampling_strategy != "sequential":
+            return  # no text is read twice, and which ones are is drawn as they are read
+        key = f"{distillation.model.sha256} {distillation.teacher.dtype}"
+
+        def vectors_of(given: list[dict[str, Any]]) -> torch.Tensor:
+            batch = self.data_collator(given)
+            forward = {name: batch[name].to(args.device) for name in ("input_ids", "attention_mask")}
+            return distillation.teacher_vectors(forward)
+
+        with args.main_process_first(desc="making the teacher's vectors"):
+            sizes = {"batch_size": args.train_batch_size, "num_rows": min(wanted, num_rows)}
+            self.train_dataset = with_vectors(rows, vectors_of, key=key, **sizes)
+        self._set_signature_columns_if_needed()  # the encoder takes no vector
+        self._signature_columns = [*self._signature_columns, VECTOR]
+
+    @torch.no_grad()
+    def fit_map(self) -> None:
+        """Move the map into the teacher's space to that of least squares on the first training texts; collective.
+
+        It is held to what it was, the more so the fewer texts there are: of fewer than channels, least squares alone
+        would fit those texts and no others.
+        """
+        distillation: Any = self.distillation
+        counts, asked = self.batch_counts, self.num_asked_to_stop
+        sums: Any = None
+        num_texts = 0
+        self.model.eval()
+        pooling = self.embedding_model.settings.pooling
+        for batch in self.first_batches(num_texts=NUM_FIT_TEXTS):
+            num_texts += int(cast(torch.Tensor, self.batch_counts)[0])
+            mask_BT = batch.get("attention_mask")
+            forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+            own, target = (
+                pooled(states.clone(), mask_BT, pooling).cpu().double()
+                for states in (
+                    type(self.model).forward(self.model, **forward).last_hidden_state,
+                    distillation.teacher(exact=True, **forward).last_hidden_state,
+                )
+            )
+            found = torch.cat([own.T @ own, own.T @ target], 1)
+            sums = found if sums is None else sums + found
+        sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
+        products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
+        before = distillation.dense.weight.cpu().double()
+        ridge = max(1e-3, 0.1 * (len(products) / num_texts) ** 2)
+        distillation.dense.weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
+        logger.info("the map into the teacher's space is fitted to %d channels", len(products))
+        self.batch_counts, self.num_asked_to_stop = counts, asked
+        self.model.train()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
+        metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
+        spread = min((value for name, value in metrics.items() if name.endswith("_spread")), default=1.0)
+        if not spread >= LEAST_SPREAD:  # of vectors that are no numbers, too
+            raise FloatingPointError(
+                f"the student's vectors have collapsed: similarities between texts vary by {spread:.0%} of the "
+                f"teacher's; lower learning_rate={self.args.learning_rate:g} or raise vector_weight"
+            )
+        return metrics
+
+
+def check_output(output: str | int, model: EmbeddingModel) -> None:
+    """Refuse, by a ValueError, an `output` that a student of a model can't have."""
+    if output in ("teacher", "student"):
+        return
+    most = model.dimension - 1
+    if isinstance(output, bool) or not isinstance(output, int) or not 1 <= output <= most:
+        raise ValueError(f"output={shown(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
+
+
+def _check_settings(args: HomoDistilTrainingArguments, **weights: float) -> None:
+    check_loss_weights(weights | {"hidden": args.hidden_weight, "embedding": args.embedding_weight})
+    check_pruned_at_once(args, "embedding models")
+    if args.attention_weight:
+        raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
+
+
+class EmbeddingPublisher(Publisher):
+    """Exports of an embedding model are folders of sentence-transformers."""
+
+    def write_export(self, folder: Path, format: str = "standard", *, allow_partial: bool = False) -> None:
+        """Write the student to a folder; arguments as [`Publisher.write_export`]."""
+        if format != "standard":
+            raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
+        trainer = self.trainer
+        weight = trainer.distillation.dense.weight.detach().cpu()
+        dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        dense.load_state_dict({"weight": weight})
+        student = trainer.dense_student(format=format, allow_partial=allow_partial)
+        teacher, output = trainer.embedding_model, trainer.method_settings["output"]
+        axes = None
+        if output == "student":
+            model = dataclasses.replace(student_model(student, dense, teacher), dense=())
+        elif output == "teacher":
+            model = student_model(student, dense, teacher)
+        else:
+            axes = trainer.model.get_submodule(PROJECTIONS).axes.detach().cpu()
+            model = student_model(student, dense, reduced(teacher, axes))
+        settings: Any = {"has_own_space": output == "student", "axes": axes, "overwrite": True}
+        export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), **settings)

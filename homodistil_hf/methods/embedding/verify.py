@@ -1,0 +1,138 @@
+"""Does an embedding model give the vectors that its facts tell, in sentence-transformers, without this package?"""
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ...export.facts import CARD_FILE, FACTS_FILE
+from ...export.fresh_process import run_fresh
+from ...export.verify import VerifyReport, file_problems
+from ...files.messages import shown
+from ...files.strict_json import is_number
+from .model import MODULES_FILE
+
+VECTOR_TOLERANCE = 1e-4
+"""Largest difference of a channel, by the largest of the vectors or 1."""
+ROUTES = ("query", "document")
+"""Of a pair: who encodes which texts."""
+_SHARED = ("max_seq_length", "prompts", "default_prompt_name", "similarity_fn_name")
+
+_FRESH_PROCESS = """
+import json, sys
+import torch, transformers
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+folder, routes, outputs = sys.argv[1:]
+texts = json.load(open(folder + "/facts.json", encoding="utf-8"))["probe"]["texts"]
+missing = []
+load = transformers.PreTrainedModel.from_pretrained.__func__
+def loading(cls, *args, **kwargs):
+    if kwargs.get("output_loading_info"):
+        return load(cls, *args, **kwargs)
+    model, info = load(cls, *args, **kwargs, output_loading_info=True)
+    missing.extend([*info["missing_keys"], *info["unexpected_keys"]])
+    return model
+transformers.PreTrainedModel.from_pretrained = classmethod(loading)
+model = SentenceTransformer(folder, device="cpu")
+found = {}
+for route in routes.split(","):
+    vectors = model.encode(texts, convert_to_tensor=True, **({"task": route} if "," in routes else {}))
+    found[route] = vectors.float().contiguous()
+save_file(found, outputs)
+settings = {"max_seq_length": model.max_seq_length, "prompts": dict(model.prompts),
+    "default_prompt_name": model.default_prompt_name, "similarity_fn_name": str(model.similarity_fn_name)}
+print(json.dumps({"settings": settings, "missing": sorted(missing)}))
+"""
+
+
+def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], float | None]:
+    """Load an export with sentence-transformers in a fresh process, and compare.
+
+    Args:
+        folder: the export, whose files are what its facts list.
+        facts: what `facts.json` says.
+
+    Returns:
+        `(problems, difference)`: a line each; largest difference between the vectors found and those told, relative to
+        the largest, None where none were found.
+    """
+    if problems := list(_shape_problems(facts)):
+        return problems, None
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return ["sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'"], None
+    routes = list(facts["probe"]["vectors"])
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = Path(scratch, "vectors.safetensors")
+        try:
+            told = json.loads(
+                run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes), outputs], scratch).splitlines()[-1]
+            )
+            vectors = load_file(outputs)
+        except (ValueError, OSError) as error:
+            return [str(error)], None
+    problems = [f"{name}: missing or unexpected in {folder.name}" for name in told["missing"]]
+    problems += list(_setting_problems(facts, told["settings"]))
+    differences = {route: _difference(vectors[route], facts["probe"]["vectors"][route]) for route in routes}
+    problems += [
+        f"{route} vectors: expected a relative difference of at most {VECTOR_TOLERANCE:g}, found {found:.3g}"
+        for route, found in differences.items()
+        if not found <= VECTOR_TOLERANCE
+    ]
+    return problems, max(differences.values())
+
+
+def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
+    probe, settings = facts.get("probe"), facts.get("settings_of_vectors")
+    texts, routes = (probe.get(name) if isinstance(probe, dict) else None for name in ("texts", "vectors"))
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        yield f"{FACTS_FILE} probe: expected texts, found {shown(texts)}"
+    elif not isinstance(routes, dict) or set(routes) not in ({ROUTES[0]}, set(ROUTES)):
+        yield f"{FACTS_FILE} probe: expected vectors of {ROUTES[0]}, and of {ROUTES[1]} or not, found {shown(routes)}"
+    elif not all(_are_vectors(vectors, len(texts)) for vectors in routes.values()):
+        yield f"{FACTS_FILE} probe: expected a vector of equal length for each text, found {shown(routes)}"
+    if not isinstance(settings, dict) or set(settings) != set(_SHARED):
+        yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {shown(settings)}"
+
+
+def _are_vectors(vectors: Any, num_texts: int) -> bool:
+    return (
+        isinstance(vectors, list)
+        and len(vectors) == num_texts
+        and all(isinstance(one, list) and one and all(map(is_number, one)) for one in vectors)
+        and len({len(one) for one in vectors}) == 1
+    )
+
+
+def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    for name, expected in facts["settings_of_vectors"].items():
+        if expected is None and name != "default_prompt_name":
+            continue  # the library's own default
+        if name == "prompts":  # the library adds empty ones
+            same = {key: text for key, text in found[name].items() if text or key in expected} == expected
+        else:
+            same = found[name] == expected
+        if not same:
+            yield f"{name}: expected {shown(expected)}, found {shown(found[name])}"
+
+
+def _difference(found_ND: torch.Tensor, told: list[list[float]]) -> float:
+    expected_ND = torch.tensor(told)
+    if found_ND.shape != expected_ND.shape:
+        return float("inf")
+    return float((found_ND - expected_ND).abs().max()) / max(1.0, float(expected_ND.abs().max()))
+
+
+def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
+    """Check an embedding model or a pair: files first, then the vectors in sentence-transformers."""
+    if not isinstance(facts.get("files"), dict):
+        return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {shown(facts.get('files'))}",))
+    if problems := list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE))):
+        return VerifyReport(folder, tuple(problems), compared="vectors")
+    found, difference = vector_problems(folder, facts)
+    return VerifyReport(folder, tuple(found), difference, compared="vectors")

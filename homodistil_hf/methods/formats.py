@@ -1,0 +1,46 @@
+"""Which code writes and verifies an export, by what lies in its folder; one line a format."""
+
+from pathlib import Path
+from typing import Any
+
+from ..export.facts import read_facts
+from ..export.student_in_folder import export_model_from, student_in
+from ..export.verify import VerifyReport, verify_model
+from .binarization.folder import PACKED
+from .binarization.verify import verify_packed
+from .embedding.folder import FORMAT, PAIR
+from .embedding.model import is_embedding_folder
+from .embedding.pair import export_embedding_from
+from .embedding.verify import verify_embedding
+
+_VERIFIERS = {PACKED: verify_packed, FORMAT: verify_embedding, PAIR: verify_embedding}
+
+
+def verify_export(folder: str | Path) -> VerifyReport:
+    """Check an export against its own facts, and load it without this package.
+
+    Files come first; a folder with a damaged, missing or unexpected file is not loaded. Remote code of a compact
+    export runs only if it is this package's own modelling file.
+
+    Args:
+        folder: what [`export_student`] wrote.
+
+    Returns:
+        [`VerifyReport`].
+    """
+    folder = Path(folder)
+    try:
+        facts = read_facts(folder)
+    except ValueError as error:
+        return VerifyReport(folder, (str(error),))
+    return _VERIFIERS.get(str(facts.get("format")), verify_model)(folder, facts)
+
+
+def export_from(source: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:
+    """Export the student of a finished run, of a checkpoint, or of another export; see [`export_model_from`]."""
+    found = student_in(source)
+    if is_embedding_folder(found.folder):
+        given = teacher or found.settings.get("teacher")
+        settings.pop("allow_partial", None)
+        return export_embedding_from(found.folder, output, teacher=given, **settings)
+    return export_model_from(source, output, teacher=teacher, **settings)

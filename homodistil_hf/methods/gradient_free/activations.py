@@ -1,0 +1,171 @@
+"""Unlabeled batches → what FFN neurons do on them: averages and products of activations, summed in forward passes.
+
+Shapes: B batch, T tokens, F filters: neurons, or columns of the FFN's second matrix. What is made of it isn't here.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...files.messages import shown
+from ...models.families import family_of, max_tokens
+from ...models.families.modeling_layerwise import LayerwiseModel
+from ...models.units import UnitTensors
+
+logger = logging.getLogger(__name__)
+Batch: TypeAlias = Mapping[str, torch.Tensor]
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_SUMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda activations_TF: activations_TF.sum(0),
+    "magnitude": lambda activations_TF: activations_TF.abs().sum(0),
+    "norm": lambda activations_TF: activations_TF.square().sum(0),
+}
+AVERAGES = tuple(_SUMS)
+
+
+@dataclass(frozen=True)
+class FilterStatistics:
+    """What forward passes tell of the filters.
+
+    Args:
+        activations: `ffn.{l}` → float64 `(F,)` on the CPU, the average over tokens.
+        products: `ffn.{l}` → float32 `(F, F)`, Σ over tokens of products of activations; may be empty.
+    """
+
+    activations: UnitTensors
+    products: UnitTensors
+
+
+def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
+    """Read all batches and keep what the encoder takes of them.
+
+    Raises:
+        ValueError: there is none, one is no batch of tokens, or it is longer than the model has positions.
+    """
+    if isinstance(unlabeled, str | Mapping) or not isinstance(unlabeled, Iterable):
+        raise ValueError(f"unlabeled={shown(unlabeled)} is no sequence of batches; expected dicts with input_ids")
+    batches = [_checked_batch(index, batch, model.config) for index, batch in enumerate(unlabeled)]
+    if not any(map(num_tokens, batches)):
+        raise ValueError(f"unlabeled has no token in {len(batches)} batches; expected text, e.g. 2,048 samples")
+    return batches
+
+
+def _checked_batch(index: int, batch: Any, config: Any) -> dict[str, torch.Tensor]:
+    label = f"unlabeled[{index}]"
+    tokens_BT = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if not isinstance(tokens_BT, torch.Tensor) or tokens_BT.dim() != 2:
+        raise ValueError(
+            f"{label} is {shown(batch)}; expected a dict with input_ids, a tensor (batch, tokens): set "
+            "return_tensors='pt', or a collator that pads"
+        )
+    if (length := tokens_BT.shape[1]) > (limit := max_tokens(config)):
+        raise ValueError(f"{label} has {length} tokens a row; nearest valid: {limit}, the model's positions")
+    if tokens_BT.numel() and not 0 <= int(tokens_BT.min()) <= int(tokens_BT.max()) < config.vocab_size:
+        raise ValueError(
+            f"{label} has token {int(tokens_BT.max())}; expected 0 … {config.vocab_size - 1}: use the model's "
+            "tokenizer"
+        )
+    return {name: batch[name] for name in _MODEL_INPUTS if batch.get(name) is not None}
+
+
+def num_tokens(batch: Batch) -> int:
+    """Count the tokens of a batch, padding apart."""
+    return int(batch["attention_mask"].count_nonzero()) if "attention_mask" in batch else batch["input_ids"].numel()
+
+
+@torch.inference_mode()
+def ffn_statistics(
+    student: LayerwiseModel,
+    batches: Sequence[Batch],
+    *,
+    average: str = "mean",
+    max_product_tokens: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> FilterStatistics:
+    """Run the encoder over all batches once; activations are summed as they come, none is stored.
+
+    Sums of a batch are read back together and added up in float64 by the host: Apple's devices have none.
+
+    Args:
+        student: in evaluation mode, on the device that computes.
+        batches: what [`check_samples`] gives.
+        average: over all tokens but padding: `"mean"`, `"magnitude"` (mean of sizes) or `"norm"` (root mean square).
+        max_product_tokens: tokens that products are summed over, at most, ≥ 1: every n-th of all; `None`: no products.
+        dtype: of the model's matrix products, by autocast; sums are float32 at least.
+
+    Raises:
+        ValueError: the model feeds tokens to its FFN in several parts.
+        FloatingPointError: activations are not finite.
+    """
+    if size := student.config.chunk_size_feed_forward:
+        raise ValueError(f"chunk_size_feed_forward={size} cuts rows in front of the FFN; set it to 0 in the config")
+    names = [f"ffn.{index}" for index in range(student.config.num_hidden_layers)]
+    total = sum(map(num_tokens, batches))
+    stride = math.ceil(total / (max_product_tokens or total))
+    sizes = {name: second_linear(student, name).in_features for name in names}
+    sums_A = torch.zeros(sum(sizes.values()), dtype=torch.float64)  # A: filters of all layers
+    of_batch: UnitTensors = {}
+    with_products = sizes if max_product_tokens else {}
+    products = {name: torch.zeros(size, size, device=student.device) for name, size in with_products.items()}
+    seen = 0
+
+    def add(name: str, activations_TF: torch.Tensor) -> None:
+        of_batch[name] = _SUMS[average](activations_TF)
+        if products:
+            chosen_SF = activations_TF[-seen % stride :: stride]
+            products[name].addmm_(chosen_SF.T, chosen_SF)
+
+    for index, batch in enumerate(batches):
+        inputs = {name: tensor.to(student.device) for name, tensor in batch.items()}
+        lower = torch.autocast(student.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        with lower, _activations(student, batch.get("attention_mask"), names, add):
+            student.base_model(**inputs)
+        sums_A += torch.cat([of_batch[name] for name in names]).cpu()
+        seen += num_tokens(batch)
+        if (index + 1) * 10 // len(batches) > index * 10 // len(batches):
+            logger.info("forward passes: %s of %s tokens", f"{seen:,}", f"{total:,}")
+    averages = dict(zip(names, (sums_A / total).split(list(sizes.values())), strict=True))
+    if average == "norm":
+        averages = {name: values.sqrt() for name, values in averages.items()}
+    if broken := [name for name, values in averages.items() if not bool(values.isfinite().all())]:
+        raise FloatingPointError(f"activations of {broken[0]} are not finite: the model diverged; take an earlier one")
+    return FilterStatistics(averages, products)
+
+
+@contextmanager
+def _activations(
+    student: LayerwiseModel,
+    mask_BT: torch.Tensor | None,
+    names: Sequence[str],
+    add: Callable[[str, torch.Tensor], None],
+) -> Iterator[None]:
+    """Hand on what goes into each FFN's second matrix, float32 `(T, F)`: tokens of all rows, padding left out."""
+    kept = None
+    if mask_BT is not None and not bool(mask_BT.all()):
+        kept = mask_BT.flatten().nonzero()[:, 0].to(student.device)
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            activations_TF = inputs[0].flatten(0, 1).float()
+            add(name, activations_TF if kept is None else activations_TF[kept])
+
+        return hook
+
+    handles = [second_linear(student, name).register_forward_pre_hook(watch(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def second_linear(student: LayerwiseModel, group: str) -> nn.Linear:
+    """The second linear layer of the FFN that a group belongs to; columns of its matrix are the filters."""
+    return family_of(student.config).filters(student, int(group.partition(".")[2]))

@@ -1,0 +1,325 @@
+"""Gradient-free structured pruning with unlabeled data (ICML 2023, arXiv 2303.04185): FFN neurons go, nothing trains.
+
+A fine-tuned model loses the filters that represent the others least (R2) and are least active on unlabeled text (D2),
+in forward passes only. The kernel, the masking and the fit are `pruning/representatives.py`; where text comes from and
+the folder that is written are `experiments/prune.py`.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ...distillation.teacher import resolve_teacher_dtype
+from ...export.card import MethodCard
+from ...export.facts import CARD_SECTION
+from ...files.messages import nearest_name, shown
+from ...files.strict_json import is_number, is_whole
+from ...models.conversion import to_student
+from ...models.cost import encoder_macs
+from ...models.families.modeling_layerwise import LayerwiseModel
+from ...models.loading import load_teacher
+from ...models.units import UnitTensors, encoder_groups
+from ...models.widths import WidthPlan, teacher_plan
+from ...pruning.compaction import compact
+from ...pruning.masks import full_masks
+from .activations import (
+    AVERAGES,
+    Batch,
+    FilterStatistics,
+    check_samples,
+    ffn_statistics,
+    num_tokens,
+    second_linear,
+)
+from .representatives import (
+    STOPPING_RULES,
+    convex_masking,
+    gaussian_kernel,
+    least_squares_scales,
+    output_products,
+)
+
+logger = logging.getLogger(__name__)
+METHOD = "gradient_free"
+STATED, BELIEVED, OURS = "stated", "believed", "ours"
+"""Where a default comes from: the paper says so; the likely reading of what it leaves open; this project."""
+
+CARD = MethodCard(
+    student="Pruned copy",
+    made="made from {teacher} by leaving out FFN neurons, chosen on unlabeled text",
+    how="The student is its teacher without those FFN neurons that represent the others least and are least active on "
+    "unlabeled text (R2D2); those that stayed may have been scaled by a least-squares fit of each layer's output. No "
+    "gradients, no labels, no training: Gradient-Free Structured Pruning with Unlabeled Data (ICML 2023, arXiv "
+    "2303.04185).",
+    paper="The student was made by the method of another paper, arXiv 2303.04185; HomoDistil, which `homodistil_hf` "
+    "is named after, is the method of",
+    tags=("pruning",),
+)
+
+_NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sum": lambda values_F: values_F / values_F.abs().sum(),
+    "max": lambda values_F: values_F / values_F.abs().max(),
+    "range": lambda values_F: (values_F - values_F.min()) / (values_F.max() - values_F.min()),
+    "none": lambda values_F: values_F,
+}
+
+
+def _setting(default: Any, help: str, origin: str) -> Any:
+    return field(default=default, metadata={"help": help, "origin": origin})
+
+
+@dataclass(frozen=True)
+class GradientFreeSettings:
+    """Settings of [`prune_gradient_free`]; `origin` in a field's metadata says where its default comes from.
+
+    Raises:
+        ValueError: a value is out of range.
+
+    Example:
+    ```python
+    >>> GradientFreeSettings(ranking="r2").needs_samples, GradientFreeSettings(kernel="2sigma^2").denominator
+    (True, 2.0)
+
+    ```
+    """
+
+    ranking: str = _setting("r2d2", "r2d2, or one of its factors: r2 (weights), d2 (data).", STATED)
+    sigma: float = _setting(1.0, "Width σ of the Gaussian kernel, > 0.", STATED)
+    kernel: str = _setting("sigma^2", "What squared distances are divided by: sigma^2 or 2sigma^2.", BELIEVED)
+    tolerance: float = _setting(0.01, "Relative change α at which the masking stops, > 0.", STATED)
+    stopping: str = _setting("summed", "Which change: summed (of C's sum) or absolute (of its entries).", BELIEVED)
+    max_iterations: int = _setting(200, "Updates of the masking at most, ≥ 1.", OURS)
+    r2_normalization: str = _setting("sum", "Of R2 within a layer: sum, max, range or none.", OURS)
+    activation: str = _setting("norm", "What D2 averages over tokens: mean, magnitude or norm (RMS).", OURS)
+    d2_normalization: str = _setting("sum", "Of D2 within a layer: range (0 … 1), max, sum or none.", OURS)
+    rescaling: str = _setting("least_squares", "Of the filters that stay: least_squares or none.", BELIEVED)
+    damping: float = _setting(1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", OURS)
+    max_rescaling_tokens: int = _setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", OURS)
+    dtype: str = _setting("auto", "Of the passes: bfloat16, float32, or auto: bfloat16 if the hardware has it.", OURS)
+
+    def __post_init__(self) -> None:
+        for entry in fields(GradientFreeSettings):
+            value, choices = getattr(self, entry.name), _CHOICES.get(entry.name)
+            if choices is not None and value not in choices:
+                nearest = nearest_name(value, choices)
+                raise ValueError(f"{entry.name}={shown(value)} is unknown; nearest valid: {nearest!r}")
+            if choices is None and isinstance(entry.default, int) and not (is_whole(value) and value >= 1):
+                raise ValueError(f"{entry.name}={shown(value)} is out of range; expected a whole number, 1 or more")
+            if choices is None and not (is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"{entry.name}={shown(value)} is out of range; expected a number above 0")
+
+    @property
+    def denominator(self) -> float:
+        """What squared distances are divided by in the kernel's exponent."""
+        return self.sigma**2 * (2 if self.kernel == "2sigma^2" else 1)
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether anything is measured on text."""
+        return self.ranking != "r2" or self.rescaling != "none"
+
+
+_CHOICES = {
+    "ranking": ("r2d2", "r2", "d2"),
+    "kernel": ("sigma^2", "2sigma^2"),
+    "stopping": STOPPING_RULES,
+    "r2_normalization": tuple(_NORMALIZATIONS),
+    "activation": AVERAGES,
+    "d2_normalization": tuple(_NORMALIZATIONS),
+    "rescaling": ("least_squares", "none"),
+    "dtype": ("auto", "bfloat16", "float32"),
+}
+
+
+def prune_gradient_free(
+    model: str | PreTrainedModel,
+    unlabeled: Iterable[Batch],
+    macs: float = 0.6,
+    *,
+    settings: GradientFreeSettings | None = None,
+) -> LayerwiseModel:
+    """Drop FFN neurons of a fine-tuned model down to a budget, in forward passes on unlabeled text alone.
+
+    Filters of all layers are ranked together, so layers become uneven; attention and the hidden size stay. The model
+    that comes out has as many encoder MACs as the budget allows, less than one filter below it.
+
+    Args:
+        model: BERT with a masked-LM, sequence- or token-classification or question-answering head, or a student; or
+            its folder or Hub name. It is not changed.
+        unlabeled: batches of model inputs, as a `DataLoader` gives them: `input_ids` `(B, T)` int64, `attention_mask`
+            where rows are padded, `token_type_ids` where there are any. Anything else, labels included, is ignored.
+        macs: share of the model's encoder MACs to keep, in (0, 1].
+        settings: default: those of [`GradientFreeSettings`].
+
+    Returns:
+        A compacted student in float32 and evaluation mode, ready for [`export_student`].
+
+    Raises:
+        ValueError: an unsupported model, a share out of FFN pruning's reach, or samples that can't be used.
+        FloatingPointError: activations are not finite.
+
+    Example:
+    ```python
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> config = BertConfig(
+    ...     vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    ... )
+    >>> batches = [{"input_ids": torch.arange(24).view(2, 12)}]
+    >>> student = prune_gradient_free(BertForSequenceClassification(config), batches, macs=0.9)
+    >>> encoder_macs(teacher_plan(student.config)) / encoder_macs(teacher_plan(config)) <= 0.9
+    True
+
+    ```
+    """
+    settings = settings or GradientFreeSettings()
+    teacher = load_teacher(model, called="model") if isinstance(model, str) else model
+    student = to_student(teacher).eval()
+    num_kept_filters(teacher_plan(student.config), macs)
+    batches = check_samples(unlabeled, student) if settings.needs_samples else []
+    statistics = filter_statistics(student, batches, settings)
+    scores = filter_scores(student, statistics, settings)
+    prune_filters(student, scores, macs, products=statistics.products, damping=settings.damping)
+    return student
+
+
+def export_facts(settings: GradientFreeSettings, unlabeled: Iterable[Batch]) -> dict[str, Any]:
+    """What an export tells of the pruning, for [`export_student`]'s `facts`: settings, samples, words of the card."""
+    batches = list(unlabeled)
+    samples = {
+        "num_samples": sum(len(batch["input_ids"]) for batch in batches),
+        "num_tokens": sum(num_tokens(batch) for batch in batches),
+    }
+    return {"settings": asdict(settings), "training": {"method": METHOD, **samples}, CARD_SECTION: asdict(CARD)}
+
+
+def num_kept_filters(plan: WidthPlan, macs: float) -> int:
+    """Count the filters that a budget leaves, over all layers.
+
+    Args:
+        plan: widths of the model.
+        macs: share of its encoder MACs, in (0, 1].
+
+    Returns:
+        `int`: as many as fit, at least one a layer; the budget is used up to less than one filter.
+
+    Raises:
+        ValueError: the share is no such number, or dropping FFN neurons alone doesn't reach it.
+
+    Example:
+    ```python
+    >>> from homodistil_hf.models.widths import LayerWidths
+    >>> num_kept_filters(WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072)), 0.6)
+    14131
+
+    ```
+    """
+    if not is_number(macs) or not 0 < macs <= 1:
+        raise ValueError(f"macs={shown(macs)} is no share of the model's encoder MACs; expected a number in (0, 1]")
+    num_filters = sum(layer.intermediate_size for layer in plan.layers)
+    full, filter_macs = encoder_macs(plan), plan.traits.ffn_matrices * plan.hidden_size
+    num_dropped = math.ceil(round(full * (1 - macs), 6) / filter_macs)
+    most = num_filters - len(plan.layers)
+    if num_dropped > most:
+        least = math.ceil((full - most * filter_macs) / full * 10_000) / 10_000
+        raise ValueError(
+            f"macs={macs:g} is out of reach: attention alone takes more, and only FFN neurons are dropped; nearest "
+            f"valid: {least:g}"
+        )
+    return num_filters - num_dropped
+
+
+def filter_statistics(
+    student: LayerwiseModel, batches: Sequence[Batch], settings: GradientFreeSettings
+) -> FilterStatistics:
+    """Run the encoder over all batches once, see [`ffn_statistics`]; empty where there is none."""
+    if not batches:
+        return FilterStatistics({}, {})
+    most = settings.max_rescaling_tokens if settings.rescaling != "none" else None
+    dtype = resolve_teacher_dtype(settings.dtype, student.device)
+    return ffn_statistics(student, batches, average=settings.activation, max_product_tokens=most, dtype=dtype)
+
+
+def filter_scores(
+    student: LayerwiseModel, statistics: FilterStatistics, settings: GradientFreeSettings
+) -> UnitTensors:
+    """Rank filters: algorithm 2 of arXiv 2303.04185.
+
+    Returns:
+        `ffn.{l}` → float32 `(F,)` on the CPU: R2 (the diagonal of the masking's coefficients), D2 (how active a filter
+        is), or their product.
+    """
+    scores: UnitTensors = {}
+    for name in (f"ffn.{index}" for index in range(student.config.num_hidden_layers)):
+        filters_FH = second_linear(student, name).weight.detach().T
+        score_F = torch.ones(len(filters_FH), dtype=torch.float64)
+        if "r2" in settings.ranking:
+            kernel_FF = gaussian_kernel(filters_FH, denominator=settings.denominator)
+            masking = convex_masking(
+                kernel_FF,
+                tolerance=settings.tolerance,
+                max_iterations=settings.max_iterations,
+                stopping=settings.stopping,
+            )
+            told = "" if masking.is_converged else ", where they were stopped"
+            logger.info("%s: %d updates of the masking%s", name, masking.num_iterations, told)
+            score_F *= _normalized(masking.coefficients_FF.diagonal().cpu().double(), settings.r2_normalization)
+        if "d2" in settings.ranking:
+            score_F *= _normalized(statistics.activations[name], settings.d2_normalization)
+        scores[name] = score_F.float()
+    return scores
+
+
+def _normalized(values_F: torch.Tensor, how: str) -> torch.Tensor:
+    """Values that are all alike, or all 0, tell nothing: they become 1."""
+    return _NORMALIZATIONS[how](values_F) if float(values_F.max() - values_F.min()) else torch.ones_like(values_F)
+
+
+def prune_filters(
+    student: LayerwiseModel,
+    scores: UnitTensors,
+    macs: float,
+    *,
+    products: Mapping[str, torch.Tensor] | None = None,
+    damping: float = 1e-3,
+) -> None:
+    """Keep the highest scores of all layers within a budget, rescale them, and compact the student in place.
+
+    Args:
+        student: changed in place.
+        scores: `ffn.{l}` → one number a filter, comparable across layers; ties go to the lower layer and index.
+        macs: share of the student's encoder MACs, see [`num_kept_filters`].
+        products: as in [`FilterStatistics`]; where a layer has none, its filters are not rescaled.
+        damping: see [`least_squares_scales`].
+    """
+    plan = teacher_plan(student.config)
+    kept = _kept(scores, num_kept_filters(plan, macs))
+    for name, mask_F in kept.items():
+        if products and not bool(mask_F.all()):
+            weight_HF = second_linear(student, name).weight
+            products_FF = output_products(products[name].cpu(), weight_HF.detach().cpu().T)
+            scales_F = least_squares_scales(products_FF, mask_F, damping=damping)
+            weight_HF.data.mul_(scales_F.to(weight_HF))
+    groups = encoder_groups(student)
+    layers = (
+        replace(layer, intermediate_size=int(kept[f"ffn.{index}"].sum())) for index, layer in enumerate(plan.layers)
+    )
+    compact(student, groups, full_masks(groups) | kept, plan=dataclasses.replace(plan, layers=tuple(layers)))
+    sizes = [layer.intermediate_size for layer in teacher_plan(student.config).layers]
+    logger.info("FFN neurons that are left, layer by layer: %s", " ".join(map(str, sizes)))
+
+
+def _kept(scores: UnitTensors, num_kept: int) -> UnitTensors:
+    """Masks on the CPU; the best filter of each layer stays, as no layer can have none."""
+    ranked = {name: values.detach().float().cpu().clone() for name, values in scores.items()}
+    for values in ranked.values():
+        values[values.argmax()] = math.inf
+    order = torch.cat(list(ranked.values())).sort(descending=True, stable=True).indices[:num_kept]
+    mask = torch.zeros(sum(map(len, ranked.values())), dtype=torch.bool)
+    mask[order] = True
+    return dict(zip(ranked, mask.split([len(values) for values in ranked.values()]), strict=True))

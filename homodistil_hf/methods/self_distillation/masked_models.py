@@ -1,0 +1,157 @@
+"""Models that predict what is masked, words or patches of images: their loss, and their states on unmasked input.
+
+One class a modality, for all stock classes of it. What a loss is averaged over is told by who trains.
+
+Shapes: B batch, T tokens ([CLS] + patches of an image), H hidden, M masked positions, V vocabulary, P patches.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, ViTMAEForPreTraining
+
+from ...data.masking import IGNORED_LABEL
+from ...models.families import HEADS, family_of
+from ...models.families.family import MASKED_LM
+
+Inputs = Mapping[str, torch.Tensor]
+IMAGE_CLASS = ViTMAEForPreTraining.__name__
+
+
+class MaskedWords:
+    """Masked-LM encoders; batches are those of [`MaskedLMCollator`], or of another that gives labels.
+
+    Args:
+        model: without any wrapper.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.entry = family_of(model.config).mlm_entry(model)
+
+    def num_predictions(self, inputs: Inputs) -> torch.Tensor:
+        """Masked tokens of a batch, int64 scalar."""
+        return (inputs["labels"] != IGNORED_LABEL).sum()
+
+    def loss_sum(self, wrapped: nn.Module, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+        """Cross entropy of the masked tokens, summed over them: float32 scalar, nats.
+
+        Args:
+            wrapped: the model as it is wrapped for training.
+            model: the same without its wrapper.
+            inputs: a batch with labels.
+        """
+        labels_N = inputs["labels"].flatten()
+        positions_M = inputs.get("masked_positions")
+        if positions_M is None:
+            positions_M = (labels_N != IGNORED_LABEL).nonzero().flatten()
+        with _rows_only(self.entry, positions_M):
+            logits_MV = wrapped(**self._forward(inputs)).logits
+        return F.cross_entropy(logits_MV.float(), labels_N[positions_M], reduction="sum")
+
+    def last_states(self, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+        """States (B, T, H) of the last layer on the text as it was before it was masked."""
+        labels_BT = inputs["labels"]
+        ids_BT = torch.where(labels_BT == IGNORED_LABEL, inputs["input_ids"], labels_BT)
+        encoder: Any = model.base_model
+        return encoder(**self._forward(inputs) | {"input_ids": ids_BT}).last_hidden_state
+
+    def _forward(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        return {name: inputs[name] for name in names if name in inputs}
+
+
+class MaskedPatches:
+    """`ViTMAEForPreTraining`; batches are those of [`MaskedImageCollator`]. Ratio and pixel loss say its config."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.num_patches: int = model.get_submodule("vit.embeddings.patch_embeddings").num_patches
+
+    def num_predictions(self, inputs: Inputs) -> torch.Tensor:
+        """Images of a batch, int64 scalar: as many patches are masked in each."""
+        return torch.tensor(len(inputs["pixel_values"]))
+
+    def loss_sum(self, wrapped: nn.Module, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+        """Mean squared error of the masked patches' pixels, summed over images; as [`MaskedWords.loss_sum`]."""
+        outputs = wrapped(pixel_values=inputs["pixel_values"], noise=inputs["noise"])
+        return outputs.loss.float() * len(inputs["pixel_values"])
+
+    def last_states(self, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+        """States (B, 1 + P, H) of the last layer on whole images, patches in their order."""
+        noise_BP = torch.arange(self.num_patches, device=inputs["noise"].device).expand_as(inputs["noise"])
+        encoder: Any = model.base_model
+        with _nothing_masked(model):
+            return encoder(pixel_values=inputs["pixel_values"], noise=noise_BP).last_hidden_state
+
+
+Modality: TypeAlias = MaskedWords | MaskedPatches
+
+
+def modality_of(model: PreTrainedModel) -> Modality:
+    """What a model predicts; errors as [`check_class`]."""
+    check_class(type(model).__name__)
+    return MaskedPatches(model) if type(model).__name__ == IMAGE_CLASS else MaskedWords(model)
+
+
+def check_class(name: str) -> None:
+    """Refuse, by a ValueError, classes of models that don't predict what is masked."""
+    words = [known for known, head in HEADS.items() if head.kind is MASKED_LM]
+    if name not in (*words, IMAGE_CLASS):
+        raise ValueError(
+            f"model is a {name[:100]}, which doesn't predict what is masked; expected {', '.join(words)} or "
+            f"{IMAGE_CLASS}: load the pre-trained model with its pre-training head"
+        )
+
+
+def state_error(
+    student_BTH: torch.Tensor, teacher_BTH: torch.Tensor, mask_BT: torch.Tensor | None, *, first_only: bool
+) -> torch.Tensor:
+    """How far a student's states are from its teacher's: ‖h_s − h_t‖², summed over channels and rows.
+
+    Self-distillation for further pre-training (arXiv 2210.02871).
+
+    Args:
+        student_BTH: states of the student.
+        teacher_BTH: states of the teacher.
+        mask_BT: 1 where a token counts, 0 where it is padding; None: all count.
+        first_only: compare the first state ([CLS]) of each row, as the paper does; else the mean over its tokens.
+
+    Returns:
+        `torch.Tensor`: float32 scalar.
+
+    Example:
+    ```python
+    >>> state_error(torch.ones(2, 3, 4), torch.zeros(2, 3, 4), None, first_only=True)
+    tensor(8.)
+
+    ```
+    """
+    if first_only:
+        return (student_BTH[:, 0].float() - teacher_BTH[:, 0].float()).square().sum()
+    errors_BT = (student_BTH.float() - teacher_BTH.float()).square().sum(-1)
+    if mask_BT is None:
+        return errors_BT.mean(-1).sum()
+    return ((errors_BT * mask_BT).sum(-1) / mask_BT.sum(-1)).sum()
+
+
+@contextmanager
+def _rows_only(entry: nn.Module, positions_M: torch.Tensor) -> Iterator[None]:
+    # The stock head would decode all tokens: of a small encoder that is more work than the encoder itself.
+    hook = entry.register_forward_pre_hook(lambda _, states: (states[0].flatten(0, -2)[positions_M],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _nothing_masked(model: PreTrainedModel) -> Iterator[None]:
+    # The stock encoder always masks, and has no argument for how much.
+    ratio, model.config.mask_ratio = model.config.mask_ratio, 0.0
+    try:
+        yield
+    finally:
+        model.config.mask_ratio = ratio

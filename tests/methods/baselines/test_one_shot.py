@@ -1,0 +1,187 @@
+"""Students that are cut to the plan before training, by gradients or by magnitudes, then run like any other."""
+
+from typing import Any
+
+import pytest
+import torch
+from run_traces import SaveAt, assert_same_run, logs_of
+from tiny_models import make_blocks, make_teacher, tiny_tokenizer
+from torch import nn
+
+from homodistil_hf import HomoDistilTrainer, OneShotTrainer
+from homodistil_hf.methods.baselines.one_shot import PrunedFirstTrainer
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.pruning.masks import choose_masks, full_masks, mask_digest
+from homodistil_hf.pruning.pruner import Pruner
+from homodistil_hf.pruning.scores import MagnitudeScores, SensitivityScores
+
+
+@pytest.fixture
+def one_shot(make_trainer) -> Any:
+    def make(**settings: Any) -> OneShotTrainer:
+        return make_trainer(trainer_class=OneShotTrainer, **{"max_steps": 6} | settings)
+
+    return make
+
+
+@pytest.fixture
+def chosen(monkeypatch) -> list[Any]:
+    """The masks of every choice."""
+    seen: list[Any] = []
+    prune_to = Pruner.prune_to
+
+    def watched(pruner: Pruner, *args: Any, **kwargs: Any) -> Any:
+        seen.append(prune_to(pruner, *args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(Pruner, "prune_to", watched)
+    return seen
+
+
+def test_has_the_plans_widths_from_the_first_step_on(one_shot):
+    trainer = one_shot()
+    trainer.train()
+    logs = logs_of(trainer)[:-1]
+    assert {(entry["kept_fraction_hidden"], entry["kept_fraction_ffn"]) for entry in logs} == {(0.5, 0.5)}
+    assert logs[0]["loss_kl"] > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_scoring_batches", "settings"),
+    [(1, {}), (3, {"mlm_weight": 0.0, "hidden_weight": 1e6, "attention_weight": 1e6}), (100, {})],
+)
+def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, chosen, num_scoring_batches, settings):
+    trainer = one_shot(num_scoring_batches=num_scoring_batches, rotate_heads=False, **settings)
+    teacher = trainer.model
+    groups = encoder_groups(teacher)
+    scores = SensitivityScores(groups)
+    for batch in list(trainer.get_train_dataloader())[:num_scoring_batches]:
+        teacher.zero_grad()
+        logits = teacher.eval()(batch["input_ids"]).logits
+        nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()).backward()
+        scores.update(dict(teacher.named_parameters()), groups)
+    teacher.zero_grad()
+    expected = choose_masks(scores.scores({}, groups), full_masks(groups), plan=trainer.plan)
+    trainer.train()
+    assert [mask_digest(masks) for masks in chosen] == [mask_digest(expected)]
+
+
+@pytest.mark.slow
+def test_sees_the_same_batches_as_gradual_pruning(one_shot, make_trainer, tmp_path):
+    seen: dict[str, list[torch.Tensor]] = {"one_shot": [], "gradual": []}
+
+    def watch(trainer: HomoDistilTrainer, name: str) -> None:
+        training_step = trainer.training_step
+
+        def watched(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            seen[name] += [inputs["input_ids"], inputs["labels"]]
+            return training_step(model, inputs, *args, **kwargs)
+
+        trainer.training_step = watched
+        trainer.train()
+
+    watch(one_shot(max_steps=10, student_dropout=0.1), "one_shot")
+    watch(make_trainer(max_steps=10, student_dropout=0.1, output_dir=str(tmp_path / "gradual")), "gradual")
+    assert len(seen["one_shot"]) == 20
+    assert all(torch.equal(one, other) for one, other in zip(seen["one_shot"], seen["gradual"], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"importance_metric": "platon", "student_dropout": 0.1}])
+def test_resumed_equals_uninterrupted(one_shot, chosen, tmp_path, settings):
+    whole = one_shot(callbacks=[SaveAt(2)], **settings)
+    whole.train()
+    resumed = one_shot(output_dir=str(tmp_path / "resumed"), **settings)
+    chosen.clear()
+    resumed.train(str(tmp_path / "run" / "checkpoint-2"))
+    assert chosen == []  # nothing is chosen again
+    assert_same_run(resumed, whole)
+
+
+@pytest.mark.slow
+def test_global_allocation_shares_the_plans_totals_out(one_shot):
+    trainer = one_shot(width_allocation="global", width_multiple=1)
+    trainer.train()
+    present = trainer.kept
+    assert present.hidden_size == 16
+    assert sum(layer.num_attention_heads for layer in present.layers) == 4
+    assert sum(layer.intermediate_size for layer in present.layers) == 64
+    assert trainer.is_finished
+
+
+@pytest.mark.slow
+def test_an_optimizer_of_the_users_follows(one_shot):
+    teacher = make_teacher()
+    optimizer = torch.optim.SGD(teacher.parameters(), lr=0.2)
+    trainer = one_shot(model=teacher, optimizers=(optimizer, None), max_steps=20, train_dataset=make_blocks(8))
+    trainer.train()
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in trainer.model.parameters()}
+    losses = [entry["loss"] for entry in logs_of(trainer)[:-1]]
+    assert losses[-1] < losses[0]
+
+
+def test_a_plan_of_full_width_is_only_distilled(one_shot, chosen):
+    trainer = one_shot(student="macs=1.0")
+    trainer.train()
+    assert chosen == []
+    assert logs_of(trainer)[0]["loss_kl"] == 0.0
+
+
+def test_nothing_is_pruned_into_a_folder_that_is_not_empty(one_shot, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
+    trainer = one_shot()
+    with pytest.raises(ValueError, match="is not empty"):
+        trainer.train()
+    assert trainer.kept == trainer.full
+
+
+def test_needs_a_batch_to_score(one_shot):
+    with pytest.raises(
+        ValueError,
+        match="num_scoring_batches=0 leaves one-shot pruning without scores; score a batch at",
+    ):
+        one_shot(num_scoring_batches=0)
+
+
+def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer, chosen):
+    trainer = make_trainer(trainer_class=PrunedFirstTrainer, max_steps=2)
+    groups = encoder_groups(trainer.model)
+    magnitudes = MagnitudeScores(groups).scores(dict(trainer.model.named_parameters()), groups)
+    expected = choose_masks(magnitudes, full_masks(groups), plan=trainer.plan)
+    weights = make_teacher().bert.encoder.layer[0].intermediate.dense.weight.detach()
+    trainer.train()
+    assert [mask_digest(masks) for masks in chosen] == [mask_digest(expected)]
+    kept = expected["ffn.0"]
+    assert float(weights[kept].abs().mean()) > float(weights[~kept].abs().mean())
+    assert trainer.args.importance_metric == "magnitude"
+    assert logs_of(trainer)[0]["loss_kl"] > 0.01
+
+
+def test_pruning_first_reads_no_data_to_choose(make_trainer, monkeypatch):
+    trainer = make_trainer(trainer_class=PrunedFirstTrainer)
+    monkeypatch.setattr(trainer, "get_train_dataloader", lambda: pytest.fail("data were read"))
+    trainer.start_student()
+    trainer.begin_training()
+    trainer.begin_step()
+    assert trainer.kept == trainer.plan
+
+
+def test_settings_given_are_left_alone(make_trainer):
+    args = make_trainer().args
+    trainer = PrunedFirstTrainer(make_teacher(), args, train_dataset=make_blocks(), processing_class=tiny_tokenizer())
+    assert (args.importance_metric, trainer.args.importance_metric) == ("sensitivity", "magnitude")
+
+
+@pytest.mark.slow
+def test_training_starts_without_left_over_gradients(one_shot):
+    """The first step's gradient is that of its own batch."""
+    norms = []
+    for num_scoring_batches in (1, 2):
+        trainer = one_shot(num_scoring_batches=num_scoring_batches, train_dataset=make_blocks(8), max_steps=1)
+        trainer.train()
+        norms.append(logs_of(trainer)[0]["grad_norm"])
+    # One batch holds all rows, so scores and choices are the same however often it is seen.
+    assert norms[0] == norms[1]

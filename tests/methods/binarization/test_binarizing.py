@@ -1,0 +1,130 @@
+"""From a float model to bits and to their packed form."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from students import sliced
+from tiny_bert import UNEVEN
+from tiny_models import make_teacher
+from transformers import BertForSequenceClassification
+
+from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
+from homodistil_hf.methods.binarization.bit_products import multiply_bits
+from homodistil_hf.methods.binarization.folder import export_packed
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.families.modeling_binarybert import ElasticQuantizer
+
+
+def classifier():
+    torch.manual_seed(0)
+    return BertForSequenceClassification(make_teacher().config).eval()
+
+
+def batch(model):
+    ids = torch.randint(1, model.config.vocab_size, (4, 12))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_packed_models_answer_as_simulated_ones(bits):
+    model = to_binary(classifier(), activation_bits=bits).eval()
+    rows = batch(model)
+    calibrate(model, rows)
+    packed = to_packed(model)
+    with torch.no_grad():
+        wanted, found = model(**rows).logits, packed(**rows).logits
+        assert torch.allclose(found, wanted, atol=1e-5)
+        if multiply_bits(packed):
+            assert packed(**rows).logits.equal(found)
+
+
+def test_bits_are_multiplied_on_a_cpu_alone():
+    model = to_binary(classifier(), activation_bits=1)
+    calibrate(model, batch(model))
+    layer = to_packed(model).bert.encoder.layer[0].intermediate.dense
+    layer.multiply = lambda *_: pytest.fail("asked for addresses of another device")
+    assert layer.to("meta")(torch.empty(2, layer.in_features, device="meta")).shape == (2, layer.out_features)
+
+
+def test_the_float_weights_behind_the_bits_are_the_models():
+    model = classifier()
+    binary = to_binary(model, activation_bits=8)
+    own = dict(binary.named_parameters())
+    assert all(own[name].equal(tensor) for name, tensor in to_student(model).named_parameters())
+
+
+def test_students_whose_layers_differ_are_binarized_and_packed():
+    narrow = to_student(classifier())
+    sliced(narrow, UNEVEN)
+    model = to_binary(narrow, activation_bits=1).eval()
+    rows = batch(model)
+    calibrate(model, rows)
+    with torch.no_grad():
+        assert torch.allclose(to_packed(model)(**rows).logits, model(**rows).logits, atol=1e-5)
+    widths = [layer.intermediate_size for layer in UNEVEN.layers]
+    assert [layer.intermediate.dense.out_features for layer in model.bert.encoder.layer] == widths
+
+
+def test_padding_is_not_brought_to_life():
+    model = classifier()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.weight[3:5] = 0
+    with pytest.raises(ValueError, match="has 2 FFN neurons that are padding"):
+        to_binary(model, activation_bits=1)
+
+
+def test_scales_stay_positive_and_learn_as_fast_as_weights():
+    """A scale of shares is thousands of times smaller than a step of Adam."""
+    quantizer = ElasticQuantizer(8, is_signed=False, is_elastic=True)
+    values = torch.rand(64, 16) / 300
+    quantizer.calibrate(values)
+    before = float(quantizer.scale)
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=1e-2)
+    for _ in range(100):
+        codes, scale = quantizer(values)
+        (codes * scale - 9).square().sum().backward()  # far away: all steps go one way
+        optimizer.step()
+        optimizer.zero_grad()
+    assert 2 * before < float(quantizer.scale) < 6 * before  # with steps of α itself: 5,000 times
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_dropout_is_what_was_asked_for_whatever_the_teacher_had(dropout):
+    student = to_binary(classifier(), activation_bits=1, dropout=dropout)
+    assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} == {dropout}
+
+
+def test_the_next_stage_begins_as_the_one_before():
+    first = to_binary(classifier(), activation_bits=2)
+    calibrate(first, batch(first))
+    second = to_binary(first, activation_bits=1)
+    assert second.config.activation_bits == 1
+    assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+def test_exports_hold_bits_and_run_in_a_process_without_this_package(tmp_path):
+    model = to_binary(classifier(), activation_bits=1).eval()
+    rows = batch(model)
+    calibrate(model, rows)
+    folder = export_packed(model, tmp_path / "bits")
+    with torch.no_grad():
+        wanted = model(**rows).logits
+    torch.save(rows, tmp_path / "rows.pt")
+    code = f"""
+import sys; sys.modules["homodistil_hf"] = None
+import torch
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained({str(folder)!r}, trust_remote_code=True)
+with torch.no_grad():
+    torch.save(model(**torch.load({str(tmp_path / "rows.pt")!r})).logits, {str(tmp_path / "logits.pt")!r})
+"""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert torch.allclose(torch.load(tmp_path / "logits.pt"), wanted, atol=1e-5)
+    assert "activations of 1 bit;" in (folder / "README.md").read_text()
+    facts = json.loads((folder / "facts.json").read_text())
+    assert (folder / "model.safetensors").stat().st_size == facts["size_bytes"]

@@ -1,0 +1,172 @@
+"""Folders of bits: written, replaced, checked; and what is found where one was damaged."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import make_teacher, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from homodistil_hf import verify_export
+from homodistil_hf.cli import main
+from homodistil_hf.files.checkpoints import file_digest
+from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
+from homodistil_hf.methods.binarization.bit_products import compiled, multiply_bits
+from homodistil_hf.methods.binarization.folder import export_packed
+from homodistil_hf.models.families.modeling_binarybert import BinaryBertForSequenceClassification
+
+
+def binarized(task="sequence_classification"):
+    model = to_binary(make_teacher(task), activation_bits=1).eval()
+    calibrate(model, {"input_ids": torch.arange(5, 21)[None]})
+    return model
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    torch.manual_seed(0)
+    return export_packed(binarized(), tmp_path_factory.mktemp("packed") / "bits")
+
+
+@pytest.fixture
+def folder(packed, tmp_path):
+    return shutil.copytree(packed, tmp_path / "bits")
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "token_classification", "question_answering"])
+def test_every_head_is_verified_without_this_package(task, tmp_path, capsys):
+    export_packed(binarized(task), tmp_path / "bits")
+    assert main(["verify", str(tmp_path / "bits")]) == 0
+    assert "all is well" in capsys.readouterr().out
+
+
+def test_what_a_folder_loads_as_multiplies_its_bits(folder, tmp_path, monkeypatch):
+    """Its layers are classes of the folder's own modelling file."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    rows = {"input_ids": torch.arange(5, 21)[None]}
+    with torch.no_grad():
+        unpacked = model(**rows).logits
+        if compiled() is None:
+            pytest.skip("no C compiler here")
+        assert multiply_bits(model)
+        assert model.bert.encoder.layer[0].output.dense.multiply is not None
+        assert model(**rows).logits.equal(unpacked)
+
+
+def test_what_a_card_says_loads_model_and_tokenizer(tmp_path):
+    folder = export_packed(binarized(), tmp_path / "bits", tokenizer=tiny_tokenizer())
+    code = (folder / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("python")
+    asked = "print(type(model).__name__, len(tokenizer))"
+    run = [sys.executable, "-c", code + asked]
+    found = subprocess.run(run, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["BinaryBertForSequenceClassification", str(len(tiny_tokenizer()))]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_folder_runs_in_other_types(folder, dtype):
+    model = BinaryBertForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
+    with torch.no_grad():
+        assert model(torch.arange(5, 21)[None]).logits.dtype == dtype
+
+
+def test_a_packed_model_can_be_pickled(folder):
+    model = BinaryBertForSequenceClassification.from_pretrained(folder).eval()
+    rows = torch.arange(5, 21)[None]
+    with torch.no_grad():
+        assert pickle.loads(pickle.dumps(model))(rows).logits.equal(model(rows).logits)
+
+
+def test_other_bits_are_not_those_that_were_unpacked_before(folder):
+    model, other = (BinaryBertForSequenceClassification.from_pretrained(folder).eval() for _ in range(2))
+    rows = torch.arange(5, 21)[None]
+    layer = other.bert.encoder.layer[0].intermediate.dense
+    layer.packed.bitwise_not_()
+    with torch.no_grad():
+        before, wanted = model(rows).logits, other(rows).logits
+        model.load_state_dict(other.state_dict())
+        assert model(rows).logits.equal(wanted)
+        assert not wanted.equal(before)
+
+
+def test_a_file_is_no_larger_than_its_bits_and_floats(tmp_path):
+    """Counted from the configuration, header included; at the sizes of small real models names weigh little."""
+    vocabulary, hidden, inner, positions, layers = 8000, 256, 1024, 512, 2
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=inner,
+        max_position_embeddings=positions,
+    )
+    folder = export_packed(to_binary(BertForSequenceClassification(config), activation_bits=1), tmp_path / "bits")
+    bits = vocabulary * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner)
+    per_layer = 4 * hidden + inner + hidden + 4 * hidden  # biases and two LayerNorms
+    floats = (positions + 2) * hidden + 2 * hidden + layers * per_layer + hidden * hidden + hidden + 2 * hidden + 2
+    assert (folder / "model.safetensors").stat().st_size <= 1.05 * (bits / 8 + 4 * floats)
+
+
+def test_an_earlier_folder_is_replaced_where_that_is_wanted(folder):
+    with pytest.raises(ValueError, match="holds an export already"):
+        export_packed(binarized(), folder)
+    export_packed(binarized(), folder, overwrite=True)
+    (folder / "mine.txt").touch()
+    with pytest.raises(ValueError, match=r"files that no export wrote \(mine.txt\)"):
+        export_packed(binarized(), folder, overwrite=True)
+
+
+def problem_of(folder):
+    report = verify_export(folder)
+    assert not report.ok
+    return report.problems[0]
+
+
+def with_facts(folder, **changes):
+    path = folder / "facts.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def listed_anew(folder, *names):
+    facts = json.loads((folder / "facts.json").read_text())["files"]
+    for name in names:
+        facts[name] |= {"sha256": file_digest(folder / name), "size_bytes": (folder / name).stat().st_size}
+    with_facts(folder, files=facts)
+
+
+def test_what_is_damaged_is_told(folder):
+    with_facts(folder, auto_class="AutoModelForCausalLM")
+    assert problem_of(folder).startswith("facts.json: expected auto_class, found 'AutoModelForCausalLM'")
+    with_facts(folder, auto_class="AutoModelForSequenceClassification", least_bytes=10)
+    assert problem_of(folder).startswith("model.safetensors: expected at most 1.05 × 10 bytes")
+    (folder / "extra.bin").write_bytes(b"x")
+    assert "unexpected pickle" in problem_of(folder)
+
+
+def test_other_code_is_not_run(folder):
+    path = folder / "modeling_binarybert.py"
+    path.write_text(path.read_text() + "\nraise SystemExit\n")
+    assert problem_of(folder).startswith("modeling_binarybert.py")
+    listed_anew(folder, "modeling_binarybert.py")
+    assert "expected this package's own file" in problem_of(folder)
+    path.unlink()
+    assert "found nothing" in problem_of(folder)
+
+
+def test_other_weights_are_found_by_what_they_answer(folder):
+    tensors = load_file(folder / "model.safetensors")
+    name = "classifier.weight"
+    save_file(tensors | {name: -tensors[name]}, folder / "model.safetensors", metadata={"format": "pt"})
+    listed_anew(folder, "model.safetensors")
+    assert "logits in memory: expected a relative difference of at most 0.1" in problem_of(folder)
+
+
+@pytest.mark.parametrize("positions", [[], ["a"], [-1], [0.5]])
+def test_facts_without_logits_are_refused(folder, positions):
+    with_facts(folder, probe={"logits": [1.0], "positions": positions})
+    assert "expected positions and as many logits" in problem_of(folder)

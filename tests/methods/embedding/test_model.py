@@ -1,0 +1,102 @@
+"""Folders of sentence-transformers, old and new: what is read, what is refused, and the vectors that come out."""
+
+import json
+
+import pytest
+import torch
+from tiny_embeddings import make_sentence_folder, write
+from tiny_models import tiny_config
+from torch.nn import functional as F
+from transformers import AutoModel, BertModel
+
+from homodistil_hf.methods.embedding.model import POOLINGS, load_embedding_model, pooled
+
+TEXTS = ["w7 w8 w9", "w10", "w11 w12 w13 w14 w15 w16"]
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["old form", "new form"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
+def test_both_forms_give_the_same_model(tmp_path, is_new, pooling):
+    shared = {"similarity_fn_name": "dot"}
+    folder = make_sentence_folder(tmp_path / "model", pooling=pooling, dense=5, is_new=is_new, **shared)
+    model = load_embedding_model(folder)
+    settings = model.settings
+    assert (settings.pooling, settings.normalizes, settings.max_seq_length) == (pooling, True, 12)
+    assert (model.dimension, settings.similarity, model.dense[0].activation) == (5, "dot", "Tanh")
+    found = model.encode(TEXTS)
+    for text, vector in zip(TEXTS, found, strict=True):  # one by one, so without padding
+        inputs = model.tokenizer(text, return_tensors="pt")
+        states = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state[0]
+        slow = {"mean": states.mean(0), "cls": states[0], "max": states.max(0).values, "lasttoken": states[-1]}
+        expected = F.normalize(torch.tanh(model.dense[0].linear(slow[pooling])), dim=-1)
+        assert torch.allclose(vector, expected, atol=1e-6)
+
+
+def test_poolings_that_count_tokens():
+    states, mask = torch.arange(6.0).view(1, 3, 2), torch.tensor([[1, 1, 0]])
+    assert pooled(states, mask, "mean_sqrt_len_tokens")[0].tolist() == pytest.approx([2 / 2**0.5, 4 / 2**0.5])
+    assert pooled(states, mask, "weightedmean")[0].tolist() == pytest.approx([(0 + 2 * 2) / 3, (1 + 2 * 3) / 3])
+    for name in POOLINGS:
+        assert torch.equal(pooled(states, None, name), pooled(states, torch.ones(1, 3), name))
+        assert pooled(states.bfloat16(), mask, name).dtype == torch.float32
+
+
+def test_prompts_come_first_and_texts_are_cut(tmp_path):
+    prompts = {"prompts": {"query": "w5 w6 ", "document": ""}, "default_prompt_name": "query"}
+    model = load_embedding_model(make_sentence_folder(tmp_path / "model", **prompts))
+    assert model.tokenizer.decode(model.tokenize(["w9"])["input_ids"][0]) == "[CLS] w5 w6 w9 [SEP]"
+    assert model.tokenize(["w9 " * 100])["input_ids"].shape == (1, 12)
+    plain = load_embedding_model(make_sentence_folder(tmp_path / "plain"))
+    assert torch.allclose(plain.encode(["w5 w6 w9"]), model.encode(["w9"]))
+
+
+def test_text_may_be_empty(tmp_path):
+    assert load_embedding_model(make_sentence_folder(tmp_path / "model")).encode([""]).isfinite().all()
+
+
+def with_modules(folder, change):
+    modules = json.loads((folder / "modules.json").read_text())
+    write(folder / "modules.json", change(modules))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found[:1], "has the modules Transformer; expected Transformer, Pooling"),
+        (lambda found: [found[0], found[2], found[1]], "has the modules Transformer, Normalize, Pooling"),
+        (lambda found: [found[0] | {"type": "my.Whitening"}, *found[1:]], "has the modules Whitening"),
+        (lambda found: [found[0] | {"path": "../x"}, *found[1:]], r"path='\.\./x'; expected a folder beside it"),
+        (lambda found: {"modules": found}, "expected a list of modules"),
+        (lambda found: [{"idx": 0}], "expected a list of modules, each with type and path"),
+    ],
+)
+def test_modules_that_a_student_could_not_repeat_are_refused(tmp_path, change, message):
+    folder = make_sentence_folder(tmp_path / "model")
+    with_modules(folder, change)
+    with pytest.raises(ValueError, match=message):
+        load_embedding_model(folder)
+
+
+def test_settings_that_a_student_could_not_repeat_are_refused(tmp_path):
+    folder = make_sentence_folder(tmp_path / "model", dense=4)
+    write(folder / "1_Pooling" / "config.json", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True})
+    with pytest.raises(ValueError, match=r"pools by \['cls', 'mean'\]; expected one of cls, mean"):
+        load_embedding_model(folder)
+    write(folder / "1_Pooling" / "config.json", {"pooling_mode": "mean", "include_prompt": False})
+    with pytest.raises(ValueError, match="include_prompt=false"):
+        load_embedding_model(folder)
+    write(folder / "1_Pooling" / "config.json", {"pooling_mode": "mean"})
+    write(folder / "2_Dense" / "config.json", {"activation_function": "os.system"})
+    with pytest.raises(ValueError, match="activation_function='os.system' in 2_Dense; expected one of Identity"):
+        load_embedding_model(folder)
+
+
+def test_other_folders_are_refused(tmp_path):
+    BertModel(tiny_config()).save_pretrained(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"has no modules.json; name a folder that sentence-transformers has written"):
+        load_embedding_model(tmp_path / "plain")
+    folder = make_sentence_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", config | {"model_type": "gpt2"})
+    with pytest.raises(ValueError, match="model_type='gpt2'; expected one of bert"):
+        load_embedding_model(folder)

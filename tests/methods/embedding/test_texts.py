@@ -1,0 +1,79 @@
+"""Texts as rows: paragraphs, lengths side by side, and the same directions whenever a row is seen."""
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_embeddings import make_rows
+from tiny_models import tiny_tokenizer
+
+from homodistil_hf.methods.embedding.texts import TextCollator, by_length, mixed, tokenize_texts
+
+
+def test_a_row_is_a_paragraph_or_what_is_left_of_one():
+    documents = Dataset.from_dict({"text": ["w5 w6 w7 w8\n\nw9\n" + "w10 " * 9, None]})
+    rows = tokenize_texts(documents, tiny_tokenizer(), max_length=8, least_characters=5)
+    assert rows["input_ids"][:] == [[2, 5, 6, 7, 8, 3], [2, *[10] * 6, 3], [2, *[10] * 3, 3]]
+    prompted = tokenize_texts(documents, tiny_tokenizer(), max_length=8, least_characters=5, prepare="w11 {}".format)
+    assert prompted["input_ids"][0] == [2, 11, 5, 6, 7, 8, 3]
+    with pytest.raises(ValueError, match="no paragraph of 1000 characters or more; name other data, or a prompt"):
+        tokenize_texts(documents, tiny_tokenizer(), max_length=8, least_characters=1000)
+
+
+def test_rows_of_a_batch_are_about_equally_long():
+    rows = make_rows(203)
+    ordered = by_length(rows, batch_size=8)
+    assert len(ordered) == 200
+    lengths = torch.tensor([len(ids) for ids in ordered["input_ids"]]).view(-1, 8)
+    assert int((lengths.max(1).values - lengths.min(1).values).max()) <= 2
+    assert len(set(lengths[:, 0].tolist())) > 3
+    assert lengths[:, 0].tolist() != sorted(lengths[:, 0].tolist())
+    assert by_length(rows, batch_size=8)["input_ids"][:] == ordered["input_ids"][:]
+    assert by_length(rows, batch_size=8, seed=1)["input_ids"][:] != ordered["input_ids"][:]
+
+
+def test_a_stream_is_sorted_as_it_comes():
+    rows = make_rows(8 * 64 * 2 + 3)
+    ordered = list(by_length(rows.to_iterable_dataset(), batch_size=8))
+    assert sorted(row["input_ids"] for row in ordered) == sorted(rows["input_ids"])
+    lengths = torch.tensor([len(row["input_ids"]) for row in ordered[: 8 * 128]]).view(-1, 8)
+    assert int((lengths.max(1).values - lengths.min(1).values).max()) <= 2
+    assert lengths[:, 0].tolist() != sorted(lengths[:, 0].tolist())
+    assert list(by_length(rows.to_iterable_dataset(), batch_size=8)) == ordered
+
+
+def test_a_stream_of_documents_is_tokenized_as_a_table_is():
+    documents = Dataset.from_dict({"text": ["w5 w6 w7 w8\n\nw9\n" + "w10 " * 9, None, "w11 w12 w13"]})
+    settings = {"max_length": 8, "least_characters": 5}
+    stream = tokenize_texts(documents.to_iterable_dataset(), tiny_tokenizer(), **settings)
+    assert [row["input_ids"] for row in stream] == tokenize_texts(documents, tiny_tokenizer(), **settings)[
+        "input_ids"
+    ][:]
+
+
+def test_sources_are_mixed_by_weight():
+    first, second = make_rows(40), make_rows(40, seed=1)
+    rows = [tuple(ids) for ids in mixed([first, second], [0.5, 2.25])["input_ids"]]
+    counts = [sum(tuple(ids) in set(map(tuple, table["input_ids"])) for ids in rows) for table in (first, second)]
+    assert counts == [20, 90]
+    assert mixed([first], [1.0])["input_ids"][:] == first["input_ids"][:]
+    streams = [first.to_iterable_dataset(), second.to_iterable_dataset()]
+    own = set(map(tuple, first["input_ids"]))
+    found = [tuple(row["input_ids"]) in own for row in mixed(streams, [3.0, 1.0]).take(400)]
+    assert sum(found) == pytest.approx(300, abs=40)
+    few, many = make_rows(5), make_rows(300, seed=1)
+    mixture = mixed([few.to_iterable_dataset(), many.to_iterable_dataset()], [1.0, 1.0])
+    seen = {tuple(row["input_ids"]) for row in mixture.take(700)}
+    assert seen >= set(map(tuple, many["input_ids"]))  # the end of a short one is not the end of the others
+
+
+def test_directions_belong_to_texts():
+    collate = TextCollator(tiny_tokenizer(), dimension=5, seed=1)
+    rows = [{"input_ids": ids} for ids in make_rows(4)["input_ids"]]
+    batch, turned = collate(rows), collate(rows[::-1])
+    assert batch["input_ids"].shape[1] % 8 == 0
+    assert batch["attention_mask"].sum(1).tolist() == [len(row["input_ids"]) for row in rows]
+    assert torch.equal(batch["labels"], turned["labels"].flip(0))
+    assert torch.allclose(batch["labels"].norm(dim=-1), torch.ones(4))
+    assert not torch.equal(batch["labels"][0], batch["labels"][1])
+    other = TextCollator(tiny_tokenizer(), dimension=5, seed=2)(rows)
+    assert not torch.equal(batch["labels"], other["labels"])

@@ -1,0 +1,508 @@
+"""Runs of embedding models: they start at 0, end at the plan, stay in the teacher's space, resume, are exported."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import load_from_disk
+from run_traces import SaveAt, logs_of
+from safetensors.torch import load_file
+from tiny_embeddings import make_rows, make_sentence_folder
+from tiny_families import OTHERS, tiny_family_config
+from tiny_models import randomized
+
+from homodistil_hf.cli import main
+from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
+
+TEXTS = ["w7 w8 w9", "w10", ""]
+
+
+@pytest.fixture
+def make_embedding_trainer(make_trainer, tmp_path):
+    def make(model=None, **settings):
+        model = model or make_sentence_folder(tmp_path / "teacher")
+        data = {"train_dataset": make_rows(), "eval_dataset": make_rows(32, seed=1)}
+        defaults = {"pruning_end_fraction": 0.0, "hidden_weight": 1.0, "learning_rate": 1e-2}
+        return make_trainer(model=model, trainer_class=EmbeddingDistilTrainer, **data | defaults | settings)
+
+    return make
+
+
+def full_plan():
+    return {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
+
+
+def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer):
+    trainer = make_embedding_trainer(learning_rate=None)
+    assert trainer.args.learning_rate == 3e-3  # 1e-3 · 384 / 128, the narrowest that rates were measured with
+    assert trainer.distillation.weights["relational"] == 0.0
+
+
+@pytest.mark.parametrize("dense", [None, 5])
+def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, dense):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+    trainer = make_embedding_trainer(folder, student=full_plan(), max_steps=1)
+    found = trainer.evaluate()
+    assert found["eval_loss"] == pytest.approx(0.0, abs=1e-12)
+    assert (found["eval_cosine"], found["eval_neighbours"]) == (pytest.approx(1.0), 1.0)
+    trainer.train()
+    (terms,) = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    for name in ("vector", "relational", "hidden", "embedding"):
+        assert terms[f"loss_{name}"] == pytest.approx(0.0, abs=1e-9), name
+
+
+def test_vectors_are_learnt_in_the_teachers_space(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=60, eval_strategy="steps", eval_steps=30)
+    trainer.train()
+    assert trainer.kept == trainer.plan
+    assert trainer.distillation.dense.weight.shape == (32, 16)
+    steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    for name in ("vector", "relational", "hidden", "embedding"):
+        first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
+        assert 0 < last < first, name
+    assert {name for name in steps[0] if name.startswith("loss_")} == {
+        f"loss_{name}" for name in ("vector", "relational", "hidden", "embedding")
+    }
+    end = trainer.held_out_metrics
+    assert set(end) >= {"cosine", "neighbours", "neighbours_in_index", "spread", "kept_fraction_hidden"}
+
+
+def test_units_are_scored_by_how_far_vectors_move(make_embedding_trainer):
+    trainer = make_embedding_trainer(num_scoring_batches=1)
+    trainer.start_student()
+    parameters = dict(trainer.model.named_parameters())
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.zero_grad()
+    trainer.model.eval()
+    states = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    vectors = trainer.distillation.mapped_and_own(states, batch["attention_mask"])[1]
+    ((vectors * batch["labels"]).sum() / len(vectors)).backward()
+    name = "encoder.layer.1.intermediate.dense.bias"
+    rows = (parameters[name] * parameters[name].grad).abs()
+    products = {
+        key: (parameters[key] * parameters[key].grad).abs()
+        for key in (f"encoder.layer.1.{part}.dense.weight" for part in ("intermediate", "output"))
+    }
+    expected = rows + products["encoder.layer.1.intermediate.dense.weight"].sum(1)
+    expected = expected + products["encoder.layer.1.output.dense.weight"].sum(0)
+    found = trainer.pruner.unit_scores()["ffn.1"]
+    assert float(expected.max()) > 0
+    assert torch.allclose(found / found.max(), expected / expected.max(), rtol=1e-4)
+
+
+def test_the_map_is_fitted_when_channels_go(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=1, learning_rate=1e-12)
+    trainer.train()
+    fitted = trainer.evaluate()["eval_cosine"]
+    identity = torch.zeros(32, 16)
+    identity[:16] = torch.eye(16)
+    trainer.distillation.dense.weight.data.copy_(identity)
+    assert fitted > trainer.evaluate()["eval_cosine"]
+
+
+def test_the_map_is_fitted_to_the_last_states_too(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=4, learning_rate=1e-3)
+    fit, weight, moves = trainer.fit_map, lambda: trainer.distillation.dense.weight.detach().clone(), []
+
+    def noted():
+        before = weight()
+        fit()
+        moves.append((trainer.state.global_step, float((weight() - before).norm())))
+
+    trainer.fit_map = noted
+    trainer.train()
+    trainer.fit_map()
+    assert [step for step, _ in moves] == [0, 4, 4]
+    assert moves[2][1] < 0.5 * moves[1][1]  # less is left to fit
+
+
+def test_layers_of_a_callers_model_stay_where_they_are(make_embedding_trainer, tmp_path):
+    model = load_embedding_model(make_sentence_folder(tmp_path / "model", dense=5))
+    trainer = make_embedding_trainer(model)
+    (own,), (given,) = trainer.distillation.model.dense, model.dense
+    assert own.linear is not given.linear  # the run's go to its device, exports take the caller's
+    assert torch.equal(own.linear.weight, given.linear.weight)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(make_embedding_trainer, tmp_path):
+    whole = make_embedding_trainer(output_dir=str(tmp_path / "whole"), max_steps=8)
+    whole.add_callback(SaveAt(3))
+    whole.train()
+    resumed = make_embedding_trainer(tmp_path / "teacher", output_dir=str(tmp_path / "resumed"), max_steps=8)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert [entry for entry in logs_of(resumed) if entry["step"] > 3] == logs_of(whole, after_step=3)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+NO_STATES = {"hidden_weight": 0.0, "embedding_weight": 0.0}
+
+
+@pytest.fixture
+def teacher_calls(monkeypatch):
+    """How many rows the teacher has read, in training steps, and beside them."""
+    calls, forward = [], FrozenTeacher.__call__
+
+    def counted(self, **inputs):
+        calls.append(len(inputs["input_ids"]))
+        return forward(self, **inputs)
+
+    monkeypatch.setattr(FrozenTeacher, "__call__", counted)
+    return calls
+
+
+def test_vectors_made_beforehand_are_the_teachers(make_embedding_trainer):
+    trainer = make_embedding_trainer(output="teacher", max_steps=16, **NO_STATES)
+    trainer.train()
+    row = trainer.train_dataset[5]
+    model = trainer.embedding_model
+    states = model.encoder(torch.tensor([row["input_ids"]])).last_hidden_state
+    expected = model.vectors(states, None)[0].detach()
+    assert torch.allclose(torch.tensor(row["teacher_vector"]), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"output": 3}, {"output": "student"}])
+def test_vectors_made_beforehand_train_as_those_made_in_steps(make_embedding_trainer, tmp_path, settings):
+    runs = []
+    for name in ("before", "in-steps"):
+        trainer = make_embedding_trainer(
+            tmp_path / "teacher" if runs else None,
+            output_dir=str(tmp_path / name),
+            max_steps=12,
+            learning_rate=1e-3,
+            **NO_STATES | settings,
+        )
+        if name == "in-steps":
+            trainer._make_teacher_vectors = lambda: None
+        trainer.train()
+        assert ("teacher_vector" in trainer.train_dataset.column_names) == (name == "before")
+        runs.append([entry["loss_vector"] for entry in logs_of(trainer) if "loss_vector" in entry])
+    assert runs[0] == pytest.approx(runs[1], rel=0.02)
+    assert runs[0] != runs[1]  # float16 shows
+
+
+def test_with_vectors_no_step_needs_the_teacher(make_embedding_trainer, teacher_calls, tmp_path):
+    make_rows().save_to_disk(tmp_path / "rows")
+    rows = load_from_disk(tmp_path / "rows")
+    counts = []
+    for name in ("first", "second"):
+        trainer = make_embedding_trainer(
+            tmp_path / "teacher" if counts else None,
+            output_dir=str(tmp_path / name),
+            train_dataset=rows,
+            eval_strategy="no",
+            num_train_epochs=3,
+            max_steps=-1,
+            **NO_STATES,
+        )
+        trainer.fit_map = lambda: None  # which compares states, before and after all steps
+        teacher_calls.clear()
+        trainer.train()
+        counts.append(sum(teacher_calls))
+    assert counts == [len(rows), 0]
+
+
+@pytest.mark.parametrize("change", ["layer", "config"])
+def test_another_teacher_of_the_same_tensors_gets_vectors_of_its_own(make_embedding_trainer, tmp_path, change):
+    found = []
+    for name in ("first", "second"):
+        folder = make_sentence_folder(tmp_path / name, dense=5)
+        if name == "second" and change == "layer":
+            path, own = folder / "2_Dense" / "config.json", {"activation_function": "torch.nn.modules.linear.Identity"}
+        elif name == "second":
+            path, own = folder / "config.json", {"hidden_act": "relu"}
+        else:
+            path, own = folder / "config.json", {}
+        path.write_text(json.dumps(json.loads(path.read_text()) | own))
+        trainer = make_embedding_trainer(folder, max_steps=16, output_dir=str(tmp_path / f"run-{name}"), **NO_STATES)
+        trainer._make_teacher_vectors()
+        found.append(torch.tensor(trainer.train_dataset["teacher_vector"][:]))
+    assert not torch.allclose(*found, atol=0.01)
+
+
+def test_few_texts_move_the_map_little(make_embedding_trainer):
+    trainer = make_embedding_trainer(layers=1, student="macs=0.5", width_multiple=1, max_steps=60)
+    trainer.train()
+    dense, held_out = trainer.distillation.dense, trainer.evaluate()["eval_cosine"]
+    trainer.train_dataset = trainer.train_dataset.select(range(8))  # of fewer texts than channels
+    before = dense.weight.clone()
+    trainer.fit_map()
+    assert not torch.equal(before, dense.weight)
+    assert trainer.evaluate()["eval_cosine"] > held_out - 0.02
+
+
+def test_only_texts_that_are_read_get_vectors(make_embedding_trainer):
+    settings = {"max_steps": 2, "per_device_train_batch_size": 4, **NO_STATES}
+    sequential = make_embedding_trainer(train_sampling_strategy="sequential", **settings)
+    sequential.train()
+    vectors = sequential.train_dataset["teacher_vector"][:]
+    assert [vector is None for vector in vectors] == [False] * 8 + [True] * 56
+
+
+def test_texts_drawn_as_they_are_read_get_no_vectors(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=2, per_device_train_batch_size=4, **NO_STATES)
+    trainer.train()
+    assert trainer.train_dataset.column_names == ["input_ids"]
+
+
+def test_a_resumed_run_with_vectors_is_the_uninterrupted_one(make_embedding_trainer, tmp_path):
+    settings = {"max_steps": 24, **NO_STATES}
+    whole = make_embedding_trainer(output_dir=str(tmp_path / "whole"), **settings)
+    whole.add_callback(SaveAt(3))
+    whole.train()
+    resumed = make_embedding_trainer(tmp_path / "teacher", output_dir=str(tmp_path / "resumed"), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert "teacher_vector" in resumed.train_dataset.column_names
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
+def test_every_family_can_be_narrowed(make_embedding_trainer, family, tmp_path):
+    torch.manual_seed(1)
+    encoder = randomized(family.stock_encoder(tiny_family_config(family)))
+    folder = make_sentence_folder(tmp_path / "model", encoder=encoder)
+    trainer = make_embedding_trainer(folder, max_steps=2)
+    trainer.train()
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert type(exported.encoder) is family.stock_encoder
+    assert_same_vectors(trainer, exported)
+
+
+def assert_same_vectors(trainer, exported):
+    inputs = exported.tokenize(TEXTS)
+    trainer.model.eval()
+    with torch.no_grad():
+        states = trainer.model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        expected = trainer.distillation.mapped_and_own(states, inputs["attention_mask"])[1]
+    assert torch.allclose(exported.encode(TEXTS), expected, atol=1e-5)
+
+
+LOAD_ELSEWHERE = """
+import json, sys
+from sentence_transformers import SentenceTransformer
+assert "homodistil_hf" not in sys.modules
+model = SentenceTransformer(sys.argv[1])
+facts = json.load(open(sys.argv[1] + "/facts.json"))
+vectors = model.encode(facts["probe"]["texts"], convert_to_tensor=True)
+difference = (vectors - vectors.new_tensor(facts["probe"]["vectors"]["query"])).abs().max()
+print(json.dumps({"difference": float(difference),
+    "prompts": model.prompts, "default": model.default_prompt_name, "similarity": model.similarity_fn_name,
+    "max_seq_length": model.max_seq_length, "modules": [type(module).__name__ for module in model]}))
+"""
+
+
+@pytest.mark.parametrize("dense", [None, 5])
+def test_sentence_transformers_reads_an_export(make_embedding_trainer, tmp_path, dense):
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    prompts = {"query": "w5 ", "document": ""}
+    settings = {"prompts": prompts, "default_prompt_name": "query", "similarity_fn_name": "dot"}
+    trainer = make_embedding_trainer(make_sentence_folder(tmp_path / "model", dense=dense, **settings), max_steps=2)
+    trainer.train()
+    folder = trainer.export(tmp_path / "student")
+    command = [sys.executable, "-c", LOAD_ELSEWHERE, str(folder)]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, cwd=tmp_path).stdout)
+    assert found.pop("difference") < 1e-5
+    assert found == {
+        "prompts": prompts,
+        "default": "query",
+        "similarity": "dot",
+        "max_seq_length": 12,
+        "modules": ["Transformer", "Pooling", "Dense", "Normalize"],  # with the teacher's own in it
+    }
+
+
+@pytest.mark.parametrize("layers", [1, [1]])
+def test_a_student_of_fewer_layers(make_embedding_trainer, tmp_path, layers):
+    trainer = make_embedding_trainer(
+        layers=layers, student="macs=0.5", width_multiple=1, max_steps=1, learning_rate=1e-12
+    )
+    trainer.train()
+    assert len(trainer.model.encoder.layer) == 1
+    teacher = trainer.distillation.teacher.exact
+    assert len(teacher.encoder.layer) == 2
+    kept = 0 if layers == 1 else 1
+    assert torch.equal(
+        trainer.model.encoder.layer[0].intermediate.dense.weight, teacher.encoder.layer[kept].intermediate.dense.weight
+    )
+    assert trainer.matched_layers == (1,)
+    fitted = trainer.evaluate()["eval_cosine"]
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert_same_vectors(trainer, exported)
+    trainer.distillation.dense.weight.data.copy_(torch.eye(32))
+    assert fitted > trainer.evaluate()["eval_cosine"]  # the map was fitted to the layers that are left
+
+
+def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
+    trainer = make_embedding_trainer(layers=1, student="macs=0.25", width_multiple=1, max_steps=2)
+    trainer.train()
+    (layer,) = trainer.kept.layers
+    assert layer.intermediate_size < 64
+    assert trainer.kept.hidden_size < 32
+
+
+def test_milliseconds_say_nothing_of_fewer_layers(make_embedding_trainer):
+    with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
+        make_embedding_trainer(layers=1, student="latency_ms=5")
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (2, r"layers=2 is outside \[1, 1\], the layers of a shallower student"),
+        ([1, 0], r"layers=\[1, 0\]: expected some, not all, of 0 … 1, rising, each once"),
+        ([0, 1], "expected some, not all, of 0 … 1"),
+        ([2], "expected some, not all, of 0 … 1"),
+    ],
+)
+def test_impossible_layers_are_refused(make_embedding_trainer, layers, message):
+    with pytest.raises(ValueError, match=message):
+        make_embedding_trainer(layers=layers, student="macs=0.5")
+
+
+@pytest.mark.parametrize("dense", [None, 24])
+def test_vectors_along_principal_axes(make_embedding_trainer, tmp_path, dense):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+    trainer = make_embedding_trainer(folder, output=7, max_steps=40)
+    teacher = trainer.embedding_model
+    axes = trainer.model.projections.axes.clone()
+    assert torch.allclose(axes @ axes.T, torch.eye(7), atol=1e-5)
+    trainer.train()
+    steps = [entry["loss_vector"] for entry in logs_of(trainer) if "loss_vector" in entry]
+    assert sum(steps[-5:]) < 0.8 * sum(steps[:5])
+    student = trainer.export(tmp_path / "student")
+    exported = load_embedding_model(student)
+    assert (exported.dimension, len(exported.dense)) == (7, 1 + (dense is not None))
+    assert_same_vectors(trainer, exported)
+    assert torch.equal(load_file(student / "axes.safetensors")["axes"], axes)
+    words = ["export", str(student), "--output", str(tmp_path / "pair"), "--format", "pair", "--teacher", str(folder)]
+    assert main(words) == 0
+    facts = json.loads((tmp_path / "pair" / "facts.json").read_text())
+    expected = torch.nn.functional.normalize(teacher.encode(facts["probe"]["texts"]) @ axes.T, dim=-1)
+    assert torch.allclose(torch.tensor(facts["probe"]["vectors"]["document"]), expected, atol=1e-4)
+
+
+def test_principal_axes_keep_the_most(make_embedding_trainer):
+    trainer = make_embedding_trainer(output=7)
+    vectors = trainer.embedding_model.encode(
+        [" ".join(f"w{i}" for i in row["input_ids"][1:-1]) for row in make_rows()]
+    )
+    axes = trainer.model.projections.axes
+    largest = torch.linalg.svdvals(vectors)[:7].square().sum()
+    assert float((vectors @ axes.T).square().sum()) == pytest.approx(float(largest), rel=1e-3)
+
+
+def test_a_resumed_run_keeps_its_axes(make_embedding_trainer, tmp_path):
+    whole = make_embedding_trainer(output=7, output_dir=str(tmp_path / "whole"), max_steps=6)
+    whole.add_callback(SaveAt(3))
+    whole.train()
+    given = {"output": 7, "output_dir": str(tmp_path / "resumed"), "max_steps": 6}
+    resumed = make_embedding_trainer(tmp_path / "teacher", **given)
+    resumed.model.projections.axes.neg_()  # as another machine's eigenvectors might be
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert logs_of(resumed)[-1] == logs_of(whole)[-1]
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_a_space_of_its_own_needs_no_map(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(output="student", max_steps=40)
+    trainer.train()
+    steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    for name in ("vector", "relational"):
+        first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
+        assert 0 < last < first, name
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert (exported.dimension, exported.dense) == (16, ())
+    assert_same_vectors(trainer, exported)
+    found = trainer.evaluate()
+    assert {"eval_neighbours", "eval_spread"} <= set(found)
+    assert "eval_cosine" not in found
+
+
+def test_a_space_of_its_own_is_told_however_long_its_vectors_are(make_embedding_trainer, tmp_path, capsys):
+    trainer = make_embedding_trainer(output="student", layers=1, student="macs=0.5", width_multiple=1, max_steps=1)
+    trainer.train()
+    assert "eval_cosine" not in trainer.evaluate()
+    folder = trainer.export(tmp_path / "student")
+    assert load_embedding_model(folder).dimension == 32
+    assert "an index of its vectors can stay" not in (folder / "README.md").read_text()
+    words = ["export", str(folder), "--output", str(tmp_path / "pair"), "--format", "pair"]
+    assert main([*words, "--teacher", str(tmp_path / "teacher")]) == 2
+    assert "needs one space, and this student has one of its own" in capsys.readouterr().err
+
+
+def test_no_path_of_this_machine_is_in_an_export(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    folder = trainer.export(tmp_path / "student")
+    assert str(tmp_path) not in (folder / "facts.json").read_text() + (folder / "README.md").read_text()
+    assert json.loads((folder / "facts.json").read_text())["settings"]["max_steps"] == 1
+
+
+@pytest.mark.parametrize("output", ["both", 0, 32, True, 1.5])
+def test_impossible_outputs_are_refused(make_embedding_trainer, output):
+    with pytest.raises(ValueError, match="output=.*: expected 'teacher', 'student', or a length from 1 to 31"):
+        make_embedding_trainer(output=output)
+
+
+def test_a_student_of_a_student_begins_where_that_one_ended(make_embedding_trainer, tmp_path):
+    first = make_embedding_trainer(max_steps=4)
+    first.train()
+    folder = first.export(tmp_path / "first")
+    plan = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+    second = make_embedding_trainer(folder, student=plan, max_steps=2, output_dir=str(tmp_path / "second"))
+    second.train()
+    exported = load_embedding_model(second.export(tmp_path / "smaller"))
+    assert exported.dimension == 32
+    assert_same_vectors(second, exported)
+
+
+def test_vectors_that_collapse_end_the_run(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    for module in trainer.model.encoder.layer[1].output.children():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.data.zero_()  # so that all tokens have its bias
+    with pytest.raises(FloatingPointError, match=r"collapsed: similarities .* vary by 0% of the teacher's; lower"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vector_weight": -1.0}, "vector_weight=-1.0 is below 0; leave it at its default"),
+        ({"pruning_end_fraction": 0.3}, "pruning_end_fraction > 0: embedding models are pruned at once"),
+        ({"attention_weight": 1.0}, "attention_weight=1.0 has no part in this loss"),
+        (
+            {"vector_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0},
+            "vector_weight, relational_weight, hidden_weight, embedding_weight are all 0, so nothing would be learnt",
+        ),
+    ],
+)
+def test_settings_without_sense_are_refused(make_embedding_trainer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_embedding_trainer(**settings)
+
+
+def test_a_compact_export_is_refused(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    with pytest.raises(ValueError, match="format='compact': sentence-transformers reads stock modules alone"):
+        trainer.export(tmp_path / "student", "compact")
+
+
+def test_one_collapsed_set_of_several_is_enough(make_embedding_trainer):
+    sets = {"a": make_rows(16, seed=1), "b": make_rows(16, seed=2)}
+    trainer = make_embedding_trainer(max_steps=1, eval_dataset=sets)
+    trainer.train()
+    assert {"eval_a_spread", "eval_b_spread"} <= set(trainer.evaluate())
+    for module in trainer.model.encoder.layer[1].output.children():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.data.zero_()
+    with pytest.raises(FloatingPointError, match="collapsed"):
+        trainer.evaluate()

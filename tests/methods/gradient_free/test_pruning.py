@@ -1,0 +1,340 @@
+"""Pruning without gradients or labels: scores beside slow loops, exact budgets, limits, exports, refusals."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from students import make_batch, unlabelled
+from tiny_bert import SHAPE, assert_same_logits, logits_of, random_student
+from tiny_models import make_teacher
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+
+from homodistil_hf import GradientFreeSettings, export_student, prune_gradient_free, verify_export
+from homodistil_hf.distillation.teacher import multiplies_bfloat16
+from homodistil_hf.methods.gradient_free.pruning import (
+    export_facts,
+    filter_scores,
+    filter_statistics,
+    num_kept_filters,
+    prune_filters,
+)
+from homodistil_hf.methods.gradient_free.representatives import (
+    convex_masking,
+    gaussian_kernel,
+    output_error,
+    output_products,
+)
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.families.modeling_homobert import HomoBertForSequenceClassification
+from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+
+TASKS = ("masked_lm", "sequence_classification", "token_classification", "question_answering")
+NO_RESCALING = GradientFreeSettings(rescaling="none")
+
+
+def make_batches(num_batches=3):
+    return [unlabelled(make_batch(seed=seed)) for seed in range(num_batches)]
+
+
+def widths(model):
+    return [layer.intermediate_size for layer in teacher_plan(model.config).layers]
+
+
+def macs_of(model):
+    return encoder_macs(teacher_plan(model.config))
+
+
+def make_model(task="sequence_classification", **config):
+    """With an FFN that is wide beside its attention, so that there is something to drop."""
+    return make_teacher(task, **{"intermediate_size": 256} | config)
+
+
+@pytest.fixture
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def narrow():
+    return make_teacher("sequence_classification")
+
+
+def test_r2d2_is_the_product_of_its_factors(model):
+    student = to_student(model)
+    statistics = filter_statistics(student, make_batches(), NO_RESCALING)
+    scores = {
+        ranking: filter_scores(student, statistics, GradientFreeSettings(ranking=ranking))
+        for ranking in ("r2", "d2", "r2d2")
+    }
+    for index, layer in enumerate(student.bert.encoder.layer):
+        name = f"ffn.{index}"
+        masking = convex_masking(gaussian_kernel(layer.output.dense.weight.detach().T, denominator=1.0))
+        ranks = masking.coefficients_FF.diagonal()
+        torch.testing.assert_close(scores["r2"][name], ranks / ranks.sum())
+        active = statistics.activations[name]
+        torch.testing.assert_close(scores["d2"][name], (active / active.sum()).float())
+        torch.testing.assert_close(scores["r2d2"][name], scores["r2"][name] * scores["d2"][name])
+
+
+def test_passes_are_made_in_the_type_that_is_asked_for(model):
+    found = {
+        dtype: filter_statistics(to_student(model), make_batches(), GradientFreeSettings(dtype=dtype)).activations
+        for dtype in ("float32", "bfloat16", "auto")
+    }
+    assert not torch.equal(found["bfloat16"]["ffn.0"], found["float32"]["ffn.0"])
+    on_cpu = "bfloat16" if multiplies_bfloat16(torch.device("cpu")) else "float32"
+    assert all(torch.equal(values, found[on_cpu][name]) for name, values in found["auto"].items())
+
+
+@pytest.mark.parametrize("how", ["sum", "max", "range"])
+def test_factors_are_normalized_within_the_layer(model, how):
+    student = to_student(model)
+    statistics = filter_statistics(student, make_batches(), GradientFreeSettings(activation="magnitude"))
+    settings = GradientFreeSettings(ranking="d2", d2_normalization=how, activation="magnitude")
+    for values in filter_scores(student, statistics, settings).values():
+        assert float(values.sum() if how == "sum" else values.max()) == pytest.approx(1, rel=1e-5)
+    ranked = filter_scores(student, statistics, GradientFreeSettings(ranking="r2", r2_normalization=how))
+    for values in ranked.values():
+        assert float(values.sum() if how == "sum" else values.max()) == pytest.approx(1, rel=1e-5)
+
+
+def test_the_other_reading_of_the_kernel_is_a_wider_one(model):
+    student = to_student(model)
+    statistics = filter_statistics(student, [], NO_RESCALING)
+    doubled = filter_scores(student, statistics, GradientFreeSettings(ranking="r2", kernel="2sigma^2"))
+    wider = filter_scores(student, statistics, GradientFreeSettings(ranking="r2", sigma=2**0.5))
+    for name, values in doubled.items():
+        torch.testing.assert_close(wider[name], values)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("settings", [None, NO_RESCALING], ids=["rescaled", "as they are"])
+def test_everything_kept_changes_nothing(task, settings):
+    teacher = make_model(task)
+    student = prune_gradient_free(teacher, make_batches(), macs=1.0, settings=settings)
+    expected = to_student(teacher)
+    assert student.state_dict().keys() == expected.state_dict().keys()
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in student.state_dict().items())
+    assert student.config.to_dict() == expected.config.to_dict()
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("macs", [0.55, 0.7, 0.999])
+def test_the_budget_is_met_to_the_last_filter(task, macs):
+    teacher = make_model(task)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    student = prune_gradient_free(teacher, make_batches(), macs=macs)
+    full, filter_macs = macs_of(teacher), 2 * teacher.config.hidden_size
+    assert macs * full - filter_macs < macs_of(student) <= macs * full
+    assert sum(widths(student)) == num_kept_filters(teacher_plan(teacher.config), macs)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert not student.training
+    assert torch.isfinite(torch.cat([t.flatten() for t in student(**make_batches()[0]).to_tuple()])).all()
+
+
+@pytest.mark.parametrize("num_dropped", range(0, 128, 7))
+def test_every_number_of_filters_can_be_asked_for(num_dropped):
+    plan = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
+    macs = (encoder_macs(plan) - num_dropped * 64) / encoder_macs(plan)
+    if num_dropped <= 126:
+        assert num_kept_filters(plan, macs) == 128 - num_dropped
+
+
+def test_the_best_filters_of_all_layers_are_kept_and_one_of_each_at_least(narrow):
+    student = to_student(narrow)
+    scores = {"ffn.0": torch.arange(64.0) + 100, "ffn.1": -torch.arange(64.0)}
+    kept = {"ffn.0": torch.arange(64) >= 40, "ffn.1": torch.arange(64) == 0}
+    weights = {
+        index: (layer.intermediate.dense.weight, layer.output.dense.weight)
+        for index, layer in enumerate(student.bert.encoder.layer)
+    }
+    macs = (macs_of(narrow) - 103 * 64) / macs_of(narrow)
+    prune_filters(student, scores, macs)
+    assert widths(student) == [24, 1]
+    for index, layer in enumerate(student.bert.encoder.layer):
+        rows, columns = weights[index]
+        assert torch.equal(layer.intermediate.dense.weight, rows[kept[f"ffn.{index}"]])
+        assert torch.equal(layer.output.dense.weight, columns[:, kept[f"ffn.{index}"]])
+
+
+def test_ties_go_to_the_lower_layer_and_index(narrow):
+    student = to_student(narrow)
+    prune_filters(student, {f"ffn.{index}": torch.ones(64) for index in range(2)}, 0.8)
+    num_kept = num_kept_filters(teacher_plan(narrow.config), 0.8)
+    assert widths(student) == [min(64, num_kept - 1), max(1, num_kept - 64)]
+    first = narrow.bert.encoder.layer[0].output.dense.weight
+    assert torch.equal(student.bert.encoder.layer[0].output.dense.weight, first[:, : widths(student)[0]])
+
+
+def test_without_rescaling_filters_are_zeroed(model):
+    """Compacted = the model with the second matrix's dropped columns at zero."""
+    student = prune_gradient_free(model, make_batches(), 0.7, settings=NO_RESCALING)
+    reference = to_student(model)
+    scores = filter_scores(reference, filter_statistics(reference, make_batches(), NO_RESCALING), NO_RESCALING)
+    ranked = torch.cat(list(scores.values()))
+    threshold = ranked.sort(descending=True).values[sum(widths(student)) - 1]
+    for index, layer in enumerate(reference.bert.encoder.layer):
+        layer.output.dense.weight.data[:, scores[f"ffn.{index}"] < threshold] = 0
+    batch = make_batches()[0]
+    with torch.no_grad():
+        assert_same_logits(student(**batch).logits, reference(**batch).logits)
+
+
+def test_rescaling_brings_every_layers_output_nearer(model):
+    batches, settings = make_batches(), GradientFreeSettings()
+    reference = to_student(model)
+    statistics = filter_statistics(reference, batches, settings)
+    scores = filter_scores(reference, statistics, settings)
+    students = {name: to_student(model) for name in ("plain", "rescaled")}
+    prune_filters(students["plain"], scores, 0.6)
+    prune_filters(students["rescaled"], scores, 0.6, products=statistics.products, damping=settings.damping)
+    for index, layer in enumerate(reference.bert.encoder.layer):
+        full = layer.output.dense.weight.detach()
+        first = students["plain"].bert.encoder.layer[index].intermediate.dense.weight
+        kept = (layer.intermediate.dense.weight[:, None] == first).all(-1).any(1)
+        products = output_products(statistics.products[f"ffn.{index}"], full.T)
+        errors = {}
+        for name, student in students.items():
+            scales = torch.zeros(full.shape[1], dtype=torch.float64)
+            new = student.bert.encoder.layer[index].output.dense.weight.detach()
+            scales[kept] = ((new * full[:, kept]).sum(0) / full[:, kept].square().sum(0)).double()
+            torch.testing.assert_close(full[:, kept] * scales[kept].float(), new)
+            errors[name] = float(output_error(products, scales))
+        assert errors["rescaled"] < errors["plain"]
+
+
+def test_uneven_students_can_be_pruned_further():
+    plan = WidthPlan(24, (LayerWidths(3, 5, 160), LayerWidths(2, 8, 90)))
+    student = random_student(HomoBertForSequenceClassification, plan)
+    pruned = prune_gradient_free(student, [{"input_ids": torch.arange(40).view(4, 10)}], 0.8)
+    assert 0.8 * macs_of(student) - 48 < macs_of(pruned) <= 0.8 * macs_of(student)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["standard", "compact"])
+def test_exported_is_what_was_in_memory(model, format, tmp_path):
+    batches = make_batches()
+    student = prune_gradient_free(model, batches, 0.6)
+    assert len(set(widths(student))) > 1
+    facts = export_facts(GradientFreeSettings(), batches)
+    folder = export_student(student, tmp_path / "out", format, teacher=model, facts=facts)
+    assert verify_export(folder).problems == ()
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+    batch = batches[0]
+    with torch.no_grad():
+        assert_same_logits(loaded(**batch).logits, student(**batch).logits)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "2303.04185" in card
+    assert "unlabeled text" in card
+    assert "- method: gradient_free" in card
+    assert "- num samples: 12" in card
+
+
+def test_what_is_left_can_be_trained(model):
+    student = prune_gradient_free(model, make_batches(), 0.7)
+    student(**make_batch("sequence_classification")).loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_layers_are_padded_to_the_widest_in_stock_form(model):
+    student = prune_gradient_free(model, make_batches(), 0.6)
+    padded = teacher_plan(student.config).padded()
+    assert {layer.intermediate_size for layer in padded.layers} == {max(widths(student))}
+    assert encoder_groups(student)["ffn.0"].num_units == widths(student)[0]
+
+
+def test_nothing_is_read_where_weights_alone_rank(model):
+    settings = GradientFreeSettings(ranking="r2", rescaling="none")
+    student = prune_gradient_free(model, [], 0.7, settings=settings)
+    assert sum(widths(student)) == num_kept_filters(teacher_plan(model.config), 0.7)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_keeps_the_same_filters():
+    batches, settings = make_batches(), GradientFreeSettings(dtype="float32")
+    models = (make_model().to(device) for device in ("cpu", "cuda"))
+    here, there = (prune_gradient_free(model, batches, 0.8, settings=settings).cpu() for model in models)
+    assert widths(there) == widths(here)
+    assert_same_logits(logits_of(there), logits_of(here))
+
+
+def test_labels_are_not_looked_at(model):
+    plain, labelled = make_batches(), make_batches()
+    for batch in labelled:
+        batch["labels"] = torch.full((4,), 99)
+    found, expected = (prune_gradient_free(model, batches, 0.7).state_dict() for batches in (labelled, plain))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize(
+    ("macs", "message"),
+    [
+        (0.2, r"macs=0.2 is out of reach: attention alone .* nearest valid: 0.43"),
+        (0, r"macs=0 is no share .* expected a number in \(0, 1\]"),
+        (1.5, "macs=1.5 is no share"),
+        (float("nan"), "macs=nan is no share"),
+        ("macs=0.5", "macs='macs=0.5' is no share"),
+        (True, "macs=True is no share"),
+    ],
+)
+def test_budgets_out_of_reach_are_refused(model, macs, message):
+    with pytest.raises(ValueError, match=message):
+        prune_gradient_free(model, [], macs)
+
+
+def test_the_least_reachable_budget_can_be_met(model):
+    with pytest.raises(ValueError, match="nearest valid: ") as raised:
+        prune_gradient_free(model, make_batches(), 0.01)
+    nearest = float(str(raised.value).rpartition(" ")[2])
+    assert sum(widths(prune_gradient_free(model, make_batches(), nearest))) in (2, 3)
+    with pytest.raises(ValueError, match="out of reach"):
+        prune_gradient_free(model, make_batches(), nearest - 2e-4)
+
+
+def test_models_that_cannot_be_pruned_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="teacher class BertModel is not supported.*it has no head"):
+        prune_gradient_free(BertModel(BertConfig(**SHAPE)), make_batches())
+    (tmp_path / "config.json").write_text('{"model_type": "albert"}')
+    with pytest.raises(ValueError, match="model=.* has model_type='albert'; supported: bert"):
+        prune_gradient_free(str(tmp_path), make_batches())
+
+
+def test_activations_that_are_not_finite_are_told(model):
+    model.bert.encoder.layer[1].intermediate.dense.bias.data[3] = float("nan")
+    with pytest.raises(FloatingPointError, match="activations of ffn.1 are not finite"):
+        prune_gradient_free(model, make_batches(), 0.7)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ranking": "d2r2"}, "ranking='d2r2' is unknown; nearest valid: 'r2'"),
+        ({"kernel": "2sigma"}, r"kernel='2sigma' is unknown; nearest valid: '2sigma\^2'"),
+        ({"sigma": 0}, "sigma=0 is out of range; expected a number above 0"),
+        ({"tolerance": float("nan")}, "tolerance=nan is out of range"),
+        ({"max_iterations": 0}, "max_iterations=0 is out of range; expected a whole number, 1 or more"),
+        ({"max_rescaling_tokens": 2.5}, "max_rescaling_tokens=2.5 is out of range; expected a whole number"),
+        ({"rescaling": True}, "rescaling=True is unknown"),
+        ({"dtype": "float16"}, "dtype='float16' is unknown; nearest valid: 'bfloat16'"),
+    ],
+)
+def test_settings_are_checked(values, message):
+    with pytest.raises(ValueError, match=message):
+        GradientFreeSettings(**values)
+
+
+def test_the_page_lists_every_setting_with_its_origin():
+    page = (Path(__file__).parents[3] / "docs" / "gradient_free.md").read_text(encoding="utf-8")
+    for entry in dataclasses.fields(GradientFreeSettings):
+        assert f"| `{entry.name}` | `{entry.default}` | {entry.metadata['origin']} |" in page
+
+
+def test_a_model_by_name_is_loaded(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    student = prune_gradient_free(str(tmp_path), make_batches(), 0.7)
+    expected = prune_gradient_free(model, make_batches(), 0.7)
+    torch.testing.assert_close(logits_of(student), logits_of(expected))
