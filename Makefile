@@ -72,7 +72,7 @@ quality: $(VENV)/.installed-dev  ## check style, types and the import contract, 
 PAGES = speed.page reliability.page results.page
 pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the records in docs/results/
 	$(BIN)/python docs/floors.py
-	$(BIN)/python docs/families.py
+	$(BIN)/python docs/architectures.py
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 
 docs: $(VENV)/.installed-docs  ## build the documentation into site/

@@ -35,7 +35,7 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
 from homodistil_hf.methods.binarization.bit_products import multiply_bits
-from homodistil_hf.models.families.modeling_binarybert import PackedLinear
+from homodistil_hf.models.architectures.modeling_binarybert import PackedLinear
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.tokenizers import TOKENIZER_CONFIG_FILE
 from homodistil_hf.plans.latency.timing import figures, time_in_turns

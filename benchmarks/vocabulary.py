@@ -27,7 +27,7 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.files.tensors import WEIGHTS_FILE, load_tensors
 from homodistil_hf.models.cost import count_parameters
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.tables import markdown_table
 from homodistil_hf.vocabulary.counting import count_tokens
@@ -50,7 +50,7 @@ def run_table(options: argparse.Namespace) -> None:
         saved = {
             name: count_parameters(widths, plan.config, head="masked_lm")
             - count_parameters(widths, plan.trimmed_config, head="masked_lm")
-            for name, widths in (("teacher", teacher_plan(plan.config)), ("quarter", quarter))
+            for name, widths in (("teacher", widths_of(plan.config)), ("quarter", quarter))
         }
         rows.append(
             {

@@ -49,7 +49,7 @@ def picture(floors: list[list[str]], says: dict[str, str]) -> str:
                 )
         top += height + GAP
     size = f'width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"'
-    font = 'font-family="Helvetica, Arial, sans-serif" font-size="13"'
+    font = 'font-architecture="Helvetica, Arial, sans-serif" font-size="13"'
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>', *shapes, "</svg>", ""])
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .methods.embedding.trainer import EmbeddingDistilTrainer
     from .methods.formats import verify_export
     from .methods.gradient_free.pruning import GradientFreeSettings, prune_gradient_free
-    from .models.families.modeling_homobert import (
+    from .models.architectures.modeling_homobert import (
         HomoBertConfig,
         HomoBertForMaskedLM,
         HomoBertForQuestionAnswering,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .trainer import HomoDistilTrainer
     from .training_args import HomoDistilTrainingArguments
 
-_MODELING = "models.families.modeling_homobert"
+_MODELING = "models.architectures.modeling_homobert"
 
 _LAZY = {
     "BinarizationTrainer": "methods.binarization.trainer",

@@ -27,7 +27,7 @@ from .export.card import HOMODISTIL, PRUNED_AT_ONCE
 from .export.dense_student import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.tensors import load_tensors
-from .models.families import family_of
+from .models.architectures import architecture_of
 from .pruning.pruner import Pruner
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
@@ -231,7 +231,7 @@ def _rotate_student(trainer: DistillationTrainer) -> None:
         trainer: of a new run; its student is still a copy of the model it starts from.
     """
     config = trainer.model.config
-    rotates = trainer.args.rotate_heads and family_of(config).rotates(config)
+    rotates = trainer.args.rotate_heads and architecture_of(config).rotates(config)
     layers = rotated_layers(trainer.kept, trainer.plan) if rotates else []
     if not layers:
         return

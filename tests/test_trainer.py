@@ -19,7 +19,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, default_data_co
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, OneShotTrainer
-from homodistil_hf.distillation.objective import Distillation
+from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
 from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS, pruning_schedule
@@ -95,7 +95,7 @@ def test_what_the_user_logs_stays_as_it_is(make_trainer):
     assert (own["step"], own["loss"], others) == (2, 3.0, logs_of(alone))
 
 
-class WithAnotherTerm(Distillation):
+class WithAnotherTerm(DistillationLoss):
     """As a subclass of the trainer may add one."""
 
     def terms(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -105,7 +105,7 @@ class WithAnotherTerm(Distillation):
 
 def test_a_subclass_adds_a_term_with_a_weight_of_its_own(make_trainer):
     class Trainer(HomoDistilTrainer):
-        def make_distillation(self, teacher: Any) -> Distillation:
+        def make_distillation(self, teacher: Any) -> DistillationLoss:
             weights = super().make_distillation(teacher).weights | {"norm": 0.5, "hidden": 2.0}
             return WithAnotherTerm(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
 

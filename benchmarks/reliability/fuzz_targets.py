@@ -55,9 +55,9 @@ from homodistil_hf.files.checkpoints import (
     write_manifest,
 )
 from homodistil_hf.files.tensors import WEIGHTS_FILE
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import planned_facts
-from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.tokenizers import stored_tokenizer
@@ -196,12 +196,12 @@ def teacher_configs(folder: Path, draw: Random) -> None:
 def _configs() -> list[dict[str, Any]]:
     students = tiny_student(), tiny_student(WidthPlan.from_dict(UNEVEN, 2))
     stocks = [
-        family.stock_config(
-            **{family.named(name): size for name, size in SHAPE.items()},
+        architecture.stock_config(
+            **{architecture.named(name): size for name, size in SHAPE.items()},
             **dict.fromkeys(_SPECIAL_IDS, 1),
-            architectures=[family.heads[0].stock_name],
+            architectures=[architecture.heads[0].stock_name],
         )
-        for family in FAMILIES.values()
+        for architecture in ARCHITECTURES.values()
     ]
     return [config.to_dict() for config in (*stocks, *(student.config for student in students))]
 

@@ -8,7 +8,7 @@ from transformers import BertConfig
 
 from benchmarks.speed.whole_run import course
 from homodistil_hf.models.cost import count_parameters
-from homodistil_hf.models.widths import WidthPlan, teacher_plan
+from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.schedule import PruningSchedule
 from homodistil_hf.training_args import PRUNING_KINDS
 
@@ -34,7 +34,7 @@ def steps_of_a_run(config: BertConfig, target: WidthPlan, settings: Mapping[str,
     """
     window = (settings["start_fraction"], settings["end_fraction"])
     schedule = PruningSchedule(dict.fromkeys(PRUNING_KINDS, window), settings["interval_steps"], settings["num_steps"])
-    stretches = course(teacher_plan(config), target, schedule, multiple=settings["multiple"])
+    stretches = course(widths_of(config), target, schedule, multiple=settings["multiple"])
     steps: list[Step] = []
     for stretch in stretches:
         size = trained_parameters(config, stretch.plan)

@@ -17,7 +17,7 @@ from benchmarks.speed.latency import PROFILED, one_core_figures
 from homodistil_hf.experiments.sweep.folder import trained
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.plans.latency.backends import FirstOutput, model_inputs
 from homodistil_hf.plans.latency.onnx_graph import export_onnx
 

@@ -26,8 +26,8 @@ from homodistil_hf.data.masking import IGNORED_LABEL, MaskedLMCollator
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import write_json
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertModel
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertModel
 from homodistil_hf.models.loading import load_teacher
 
 RECORD = Path("docs/results/number_types.json")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import BertForMaskedLM, Trainer
 
 from homodistil_hf.models.units import encoder_groups
-from homodistil_hf.models.widths import WidthPlan, teacher_plan
+from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.masks import choose_masks, full_masks, scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 
@@ -100,7 +100,7 @@ class PlainLoop(Trainer):
         self.hooks = [QueriesAndKeys(model) for model in (self.teacher, student)] if attention_weight else []
         self.groups = encoder_groups(student)
         self.masks = full_masks(self.groups)
-        self.kept = teacher_plan(student.config)
+        self.kept = widths_of(student.config)
         self.unit_scores = {name: torch.zeros(len(mask), device=self.args.device) for name, mask in self.masks.items()}
         self.term_sums: dict[str, torch.Tensor] = {}
         self.num_batches, self.masked_step = 0, -1
@@ -154,7 +154,7 @@ class PlainLoop(Trainer):
     def prune_and_mask(self, step: int) -> None:
         """Choose masks if the schedule asks, and put dropped weights back to zero after the optimizer's step."""
         if step and self.schedule.is_due(step):
-            full, present = teacher_plan(self.student.config), self.kept
+            full, present = widths_of(self.student.config), self.kept
             progress = self.schedule.progress(step)
             self.prune_to(scheduled_plan(full, self.target, progress=progress, kept=present, multiple=8))
         self.apply_masks()

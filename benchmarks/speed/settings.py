@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from homodistil_hf.models.widths import WidthPlan, teacher_plan
+from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 from homodistil_hf.training_args import PRUNING_KINDS, HomoDistilTrainingArguments
@@ -87,7 +87,7 @@ class BenchSettings:
     @property
     def full(self) -> WidthPlan:
         """The teacher's widths."""
-        return teacher_plan(self.config)
+        return widths_of(self.config)
 
     @property
     def target(self) -> WidthPlan:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..models.families import family_of
-from ..models.families.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, layer_head_dim
+from ..models.architectures import architecture_of
+from ..models.architectures.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, layer_head_dim
 
 Recorded = tuple[torch.Tensor, ...]
 _LINEARS = ("query", "key", "value", "output")
@@ -33,10 +33,12 @@ class AttentionRecorder:
         *,
         layers: Sequence[int] | None = None,
     ):
-        all_layers, family = range(model.config.num_hidden_layers), family_of(model.config)
+        all_layers, architecture = range(model.config.num_hidden_layers), architecture_of(model.config)
         self.layers = all_layers if layers is None else [all_layers[layer] for layer in layers]
         self._model = model
-        linears = [dict(zip(_LINEARS, family.attention_linears(model, layer), strict=True)) for layer in self.layers]
+        linears = [
+            dict(zip(_LINEARS, architecture.attention_linears(model, layer), strict=True)) for layer in self.layers
+        ]
         self._projections = [tuple(of_layer[name] for name in names) for of_layer in linears]
         self._recorded: dict[nn.Module, torch.Tensor] = {}
         self._is_on = False

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..models.families.modeling_layerwise import LayerwiseModel
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from .tasks import Inputs, Task
 from .teacher import FrozenTeacher
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.families import family_of
-from ..models.families.modeling_layerwise import LayerwiseModel
+from ..models.architectures import architecture_of
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from .attention_recorder import AttentionRecorder, Recorded
 from .losses import attention_error, attention_scores, hidden_error
 from .tasks import OWN_TERMS, Inputs, task_of
@@ -23,7 +23,7 @@ States = Sequence[torch.Tensor]
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
 
-class Distillation:
+class DistillationLoss:
     """Compares a student with its teacher.
 
     Args:
@@ -48,7 +48,7 @@ class Distillation:
         self.task = task_of(student)
         self.weights = dict(weights)
         self.kept_heads = kept_heads
-        self._is_pre_norm = family_of(student.config).is_pre_norm
+        self._is_pre_norm = architecture_of(student.config).is_pre_norm
         self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
         self.recorders: dict[str, AttentionRecorder] = {}
         if weights["attention"]:

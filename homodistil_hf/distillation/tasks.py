@@ -13,15 +13,15 @@ import torch
 from transformers import PreTrainedModel
 
 from ..data.masking import IGNORED_LABEL
-from ..models.families import HEADS, family_of
-from ..models.families.family import (
+from ..models.architectures import HEADS, architecture_of
+from ..models.architectures.architecture import (
     MASKED_LM,
     QUESTION_ANSWERING,
     REPLACED_TOKENS,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from ..models.families.modeling_layerwise import LayerwiseModel
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from .losses import multi_label_terms, prediction_terms, regression_terms
 
 Inputs = Mapping[str, torch.Tensor]
@@ -104,7 +104,7 @@ class Task:
         if self.has_vocabulary:
             kept["masked_positions"] = inputs["masked_positions"]
         is_known = models and {model.config._attn_implementation for model in models} <= {"eager", "sdpa"}
-        if is_known and family_of(models[0].config).takes_added_masks and "attention_mask" in kept:
+        if is_known and architecture_of(models[0].config).takes_added_masks and "attention_mask" in kept:
             # Of a mask of two dimensions every forward pass of transformers reads back whether it masks anything.
             is_padding_B11T, dtype = kept["attention_mask"][:, None, None] == 0, models[0].dtype
             kept["attention_mask"] = is_padding_B11T.to(dtype) * torch.finfo(dtype).min

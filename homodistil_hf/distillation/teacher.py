@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.families.modeling_layerwise import LayerwiseModel
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

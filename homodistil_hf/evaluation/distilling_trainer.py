@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ..distillation.losses import hidden_error, prediction_terms, regression_terms
 from ..distillation.projections import Projections
-from ..models.families import family_of
+from ..models.architectures import architecture_of
 
 _FITTING_BATCHES = 16
 
@@ -35,7 +35,7 @@ class DistillingTrainer(Trainer):
     def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
         super().__init__(**kwargs)
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
-        self.is_pre_norm = family_of(teacher.config).is_pre_norm  # whose states no LayerNorm has brought to size
+        self.is_pre_norm = architecture_of(teacher.config).is_pre_norm  # whose states no LayerNorm has brought to size
         self.model.add_module("projections", self._fitted_projections().to(self.args.device))
 
     def compute_loss(

@@ -31,7 +31,7 @@ from transformers import (
 
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.messages import nearest_name, shown
-from ..models.families import family_of
+from ..models.architectures import architecture_of
 from .distilling_trainer import DistillingTrainer
 
 _POOLER = "pooler."
@@ -203,7 +203,7 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
     """
     problem_type = "regression" if num_labels == 1 else "single_label_classification"
     changes: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
-    if "classifier_dropout" not in family_of(encoder.config).dropouts:
+    if "classifier_dropout" not in architecture_of(encoder.config).dropouts:
         changes["classifier_dropout"] = None  # as that of hidden states
     model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
     _draw(head_linears(model), model.config.initializer_range, seed)
@@ -347,7 +347,7 @@ _CHECKS: dict[str, tuple[Any, str]] = {
 def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
     """A stock model with a head around a copy of an encoder, its pooler excepted."""
     config = copy.deepcopy(encoder.config)
-    for name, value in {**dict.fromkeys(family_of(config).dropouts, dropout), **changes}.items():
+    for name, value in {**dict.fromkeys(architecture_of(config).dropouts, dropout), **changes}.items():
         setattr(config, name, value)
     model = auto_class.from_config(config, attn_implementation=_attention())
     state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}

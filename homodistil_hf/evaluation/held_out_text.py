@@ -28,10 +28,10 @@ from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
+from ..models.architectures import max_tokens
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
 from ..models.digest import weights_digest
-from ..models.families import max_tokens
-from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name
 from .fine_tuning import fastest_device, settings_from

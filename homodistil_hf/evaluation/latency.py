@@ -18,9 +18,9 @@ import torch
 from transformers import PreTrainedModel
 
 from ..files.provenance import machine_facts
+from ..models.architectures import max_tokens
 from ..models.cost import encoder_macs
-from ..models.families import max_tokens
-from ..models.widths import teacher_plan
+from ..models.widths import widths_of
 from ..plans.latency.backends import (
     BACKENDS,
     FirstOutput,
@@ -170,7 +170,7 @@ def _padded(inputs: Inputs) -> Inputs:
 
 
 def _facts(model: PreTrainedModel) -> dict[str, Any]:
-    plan = teacher_plan(model.config)
+    plan = widths_of(model.config)
     return {
         "architecture": type(model).__name__,
         "num_hidden_layers": len(plan.layers),

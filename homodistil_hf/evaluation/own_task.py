@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..files.caches import keep_datasets_here
 from ..files.messages import shown
 from ..files.strict_json import write_json
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
-from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, predict

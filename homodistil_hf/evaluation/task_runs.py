@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from ..data.samples import drawn
 from ..files.messages import shown
-from ..models.families import max_tokens
+from ..models.architectures import max_tokens
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, GlueSettings, training_dtype
 from .metrics import constant_score, task_score

@@ -31,7 +31,7 @@ from ..methods.binarization.binarizing import to_binary
 from ..methods.binarization.folder import BITS, export_packed
 from ..methods.binarization.task_rows import task_rows
 from ..methods.binarization.trainer import BinarizationTrainer
-from ..models.families.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
+from ..models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
 
 BIT = "bit"
 """Name by which configs choose it."""

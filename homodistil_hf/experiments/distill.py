@@ -27,10 +27,10 @@ from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.conditions import with_settings
 from ..methods.registry import method_named
-from ..models.families import max_tokens
+from ..models.architectures import max_tokens
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.tokenizers import load_tokenizer
-from ..models.widths import WidthPlan, teacher_plan
+from ..models.widths import WidthPlan, widths_of
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.hub_checkpoints import check_address, is_hub_address
@@ -167,7 +167,7 @@ def make_trainer(
         )
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     sources, method = sources or check_sources(settings), method_named(run.method)
-    method.check_possible(sources.plan, teacher_plan(sources.config))
+    method.check_possible(sources.plan, widths_of(sources.config))
     keep_datasets_here()
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = load_blocks(
@@ -222,10 +222,10 @@ def check_readers(settings: RunConfig | FurtherConfig) -> Readers:
             f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
         )
     config = load_teacher_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
-    architecture = (config.architectures or [""])[0]
-    if "ForMaskedLM" not in architecture and "ForPreTraining" not in architecture:
+    class_name = (config.architectures or [""])[0]
+    if "ForMaskedLM" not in class_name and "ForPreTraining" not in class_name:
         raise ValueError(
-            f"teacher={run.teacher!r} is a {architecture}; this command distils masked-LM teachers. For a task "
+            f"teacher={run.teacher!r} is a {class_name}; this command distils masked-LM teachers. For a task "
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
     if run.max_seq_length > (limit := max_tokens(config)):

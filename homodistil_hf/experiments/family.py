@@ -29,7 +29,7 @@ from ..methods.conditions import with_settings
 from ..methods.registry import TEXT_METHODS
 from ..models.cost import encoder_macs
 from ..models.saved_student import save_projections
-from ..models.widths import WidthPlan, teacher_plan
+from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget
 from ..plans.family import check_family
 from ..plans.resolve import resolve_plan
@@ -122,7 +122,7 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
         source = _sources(member, plan)
         sources.append(source if plan or not sources else _within(sources[-1].plan, member, source))
     plans = [source.plan for source in sources]
-    teacher = teacher_plan(sources[0].config)
+    teacher = widths_of(sources[0].config)
     check_family(settings.given["student"], plans, teacher)
     heads = [[layer.num_attention_heads for layer in plan.layers] for plan in (teacher, *plans[:-1])]
     if settings.training.attention_weight > 0 and any(own != heads[0] for own in heads):

@@ -10,8 +10,8 @@ from ..export.export_folder import load_export
 from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.checkpoints import PROJECTIONS_FILE
 from ..files.tensors import load_tensors
-from ..models.families.family import PROJECTIONS
-from ..models.families.modeling_layerwise import LayerwiseModel
+from ..models.architectures.architecture import PROJECTIONS
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 
 
 def load_member(folder: Path) -> LayerwiseModel:

@@ -19,8 +19,8 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import is_whole
 from ..methods.gradient_free.pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
-from ..models.families import max_tokens
-from ..models.widths import teacher_plan
+from ..models.architectures import max_tokens
+from ..models.widths import widths_of
 
 _LEAST = {"num_samples": 1, "max_length": 8, "batch_size": 1, "seed": 0}
 
@@ -96,7 +96,7 @@ def prune_to_folder(settings: PruneSettings, say: Callable[[str], None], *, over
         check_tasks([settings.task])
     keep_datasets_here()
     evaluated = load_model(settings.model)
-    plan, positions = teacher_plan(evaluated.model.config), max_tokens(evaluated.model.config)
+    plan, positions = widths_of(evaluated.model.config), max_tokens(evaluated.model.config)
     num_kept = num_kept_filters(plan, settings.macs)
     if settings.format == "standard":
         plan.padded()  # refused now rather than after the pruning

@@ -27,8 +27,8 @@ from ..methods.embedding.texts import LEAST_CHARACTERS, by_length, mixed, tokeni
 from ..methods.embedding.trainer import EmbeddingDistilTrainer, check_output
 from ..methods.fewer_layers import Layers
 from ..methods.registry import TEXT_METHODS
+from ..models.architectures import max_tokens
 from ..models.conversion import to_student
-from ..models.families import max_tokens
 from ..models.loading import load_teacher
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan

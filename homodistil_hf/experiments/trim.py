@@ -45,7 +45,7 @@ class TrimSource:
     """What a vocabulary is made of.
 
     Args:
-        model: folder or Hub name of a model of a known family.
+        model: folder or Hub name of a model of a known architecture.
         vocabulary: what is wanted, see [`Vocabulary`].
         text: files, folders or Hub data sets whose tokens are counted.
         text_column: column with the text.
@@ -129,13 +129,13 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     counts = count_tokens(documents, tokenizer)
     kept = select(wanted, ids, required, needs, counts)
     trimmed, kept = trim_tokenizer(tokenizer, config, kept)
-    architecture = config.architectures[0]
+    class_name = config.architectures[0]
     after = trimmed_config(config, kept)
     facts = {
         "coverage": float(counts[kept].sum() / counts.sum()),
         "growth": _growth(documents, tokenizer, trimmed),
-        "before": {"num_tokens": config.vocab_size} | _costs(config, architecture),
-        "after": {"num_tokens": len(kept)} | _costs(after, architecture),
+        "before": {"num_tokens": config.vocab_size} | _costs(config, class_name),
+        "after": {"num_tokens": len(kept)} | _costs(after, class_name),
     }
     return TrimPlan(config, tokenizer, kept, facts, embedding)
 
@@ -163,8 +163,8 @@ def _lowered(row: dict[str, str | None]) -> dict[str, str]:
     return {"text": (row["text"] or "").lower()}
 
 
-def _costs(config: PreTrainedConfig, architecture: str) -> dict[str, Any]:
-    facts = planned_facts(config, architecture)
+def _costs(config: PreTrainedConfig, class_name: str) -> dict[str, Any]:
+    facts = planned_facts(config, class_name)
     return {name: facts[name] for name in ("num_parameters", "size_bytes")}
 
 
@@ -224,7 +224,7 @@ def format_trimming(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _card(model: str, architecture: str, facts: Mapping[str, Any]) -> str:
+def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
     name = public_name(model)
     base = f"base_model: {model}\n" if name == model else ""
     return f"""---
@@ -234,7 +234,7 @@ library_name: transformers
 
 # {name.rpartition("/")[2]}, {facts["after"]["num_tokens"]:,} tokens
 
-`{architecture}`, made from `{name}` by leaving out tokens of its vocabulary; nothing was trained. Text whose tokens
+`{class_name}`, made from `{name}` by leaving out tokens of its vocabulary; nothing was trained. Text whose tokens
 all stayed has the tokens and the outputs that it had.
 
 {format_trimming(facts)}.

@@ -10,9 +10,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..files.strict_json import is_number, is_whole
+from ..models.architectures import ARCHITECTURES, HEADS
+from ..models.architectures.architecture import Architecture, HeadKind
 from ..models.cost import COSTS
-from ..models.families import FAMILIES, HEADS
-from ..models.families.family import EncoderFamily, HeadKind
 from ..tables import markdown_table
 from .facts import BENCHMARKS, CARD_SECTION
 
@@ -137,7 +137,7 @@ def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
         base_model=teacher.get("hub_id"),
         library_name="transformers",
         pipeline_tag=pipeline,
-        tags=["homodistil", _family(facts).model_type, *(method.tags if method else ())],
+        tags=["homodistil", _architecture(facts).model_type, *(method.tags if method else ())],
         model_name=_title(facts) if results else None,
         eval_results=results or None,
     )
@@ -187,7 +187,7 @@ def _title(facts: Mapping[str, Any]) -> str:
 
 def _summary(facts: Mapping[str, Any]) -> str:
     teacher, method = facts["teacher"], _words_of_method(facts)
-    name = _family(facts).name
+    name = _architecture(facts).name
     article = "an" if name[0] in "EMX" and not name.startswith("Mo") else "a"
     told = f"This is a {_head(facts).title}: {article} {name} of {facts['student']['num_hidden_layers']} layers"
     named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger one"
@@ -196,9 +196,9 @@ def _summary(facts: Mapping[str, Any]) -> str:
     return f"{told} whose teacher is {named}." if teacher else f"{told}."
 
 
-def _family(facts: Mapping[str, Any]) -> EncoderFamily:
-    architecture = facts["student"]["architecture"]
-    return next(family for family in FAMILIES.values() if architecture in family.heads_by_name)
+def _architecture(facts: Mapping[str, Any]) -> Architecture:
+    class_name = facts["student"]["architecture"]
+    return next(architecture for architecture in ARCHITECTURES.values() if class_name in architecture.heads_by_name)
 
 
 def _comparison(facts: Mapping[str, Any]) -> str:

@@ -13,13 +13,13 @@ from ..files.folders import naming_the_file, publish, recover, remove_folder
 from ..files.messages import nearest_name, shown
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
+from ..models.architectures import architecture_of
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
-from ..models.families import family_of
-from ..models.families.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.tokenizers import stored_tokenizer
-from ..models.widths import WidthPlan, teacher_plan
+from ..models.widths import WidthPlan, widths_of
 from .card import render_card
 from .facts import (
     CARD_FILE,
@@ -106,7 +106,7 @@ def export_student(
         with plain_classes(type(exported), type(exported.config)):
             exported.save_pretrained(aside)
         if format == "compact":
-            for file in family_of(student.config).modeling_files:
+            for file in architecture_of(student.config).modeling_files:
                 shutil.copy(file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
@@ -127,7 +127,7 @@ def load_export(folder: str | Path) -> LayerwiseModel:
     student = to_student(load_teacher(str(folder), called="folder"))
     if forms:
         plan = WidthPlan.from_dict(forms["compact"]["plan"], student.config.num_hidden_layers)
-        if plan != teacher_plan(student.config):
+        if plan != widths_of(student.config):
             remove_padding(student, plan)
     return student
 
@@ -235,7 +235,7 @@ def plain_classes(*classes: Any) -> Iterator[None]:
 
 def _with_auto_map(student: LayerwiseModel) -> LayerwiseModel:
     # save_pretrained would name the instantiated class only.
-    student.config.auto_map = family_of(student.config).auto_map
+    student.config.auto_map = architecture_of(student.config).auto_map
     return student
 
 
@@ -245,7 +245,7 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     config: PreTrainedConfig
     if isinstance(teacher, str):
         config = load_teacher_config(teacher)
-        architecture = config.architectures[0]
+        class_name = config.architectures[0]
     else:
-        config, architecture = teacher.config, type(teacher).__name__
-    return teacher_facts(config, architecture, licence=teacher_licence(config.name_or_path))
+        config, class_name = teacher.config, type(teacher).__name__
+    return teacher_facts(config, class_name, licence=teacher_licence(config.name_or_path))

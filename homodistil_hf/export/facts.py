@@ -14,9 +14,9 @@ from ..files.checkpoints import file_digest
 from ..files.messages import nearest_name, shown
 from ..files.provenance import public_name
 from ..files.strict_json import is_whole, read_json
+from ..models.architectures import HEADS
 from ..models.cost import COSTS, planned_facts
-from ..models.families import HEADS
-from ..models.widths import teacher_plan
+from ..models.widths import widths_of
 
 FACTS_FILE = "facts.json"
 CARD_FILE = "README.md"
@@ -45,27 +45,27 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
         `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold the
         student, and both are left out where padding changes nothing.
     """
-    plan = teacher_plan(student.config)
+    plan = widths_of(student.config)
     try:
         padded = plan.padded()
     except ValueError:
         padded = None
     if padded == plan:
         return {}
-    architecture = type(student).__name__
-    stock_name = HEADS[architecture].stock_name
+    class_name = type(student).__name__
+    stock_name = HEADS[class_name].stock_name
     return {
-        "compact": planned_facts(student.config, architecture),
+        "compact": planned_facts(student.config, class_name),
         "padded": planned_facts(student.config, stock_name, padded) if padded else None,
     }
 
 
-def teacher_facts(config: PreTrainedConfig, architecture: str, *, licence: str) -> dict[str, Any]:
+def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) -> dict[str, Any]:
     """What an export says about the teacher.
 
     Args:
         config: the teacher's; its `name_or_path` says where it came from.
-        architecture: the teacher's class.
+        class_name: the teacher's class.
         licence: licence identifier, or `"unknown"`.
 
     Returns:
@@ -78,7 +78,7 @@ def teacher_facts(config: PreTrainedConfig, architecture: str, *, licence: str) 
         "name": public_name(name) or "an unnamed teacher",
         "hub_id": name if not is_folder and _is_hub_id(name) else None,
         "licence": licence,
-        **planned_facts(config, architecture),
+        **planned_facts(config, class_name),
     }
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..models.families import max_tokens
+from ..models.architectures import max_tokens
 
 _NUM_PROBE_TOKENS = 16
 _NUM_PROBE_LOGITS = 64
@@ -15,7 +15,7 @@ _NUM_PROBE_LOGITS = 64
 def probe_inputs(config: PreTrainedConfig, *, most: int | None = None) -> dict[str, torch.Tensor]:
     """Two fixed sequences of up to 16 tokens, one of them padded, with both segments where the model has them.
 
-    `most` is the number of tokens that the model has positions for; default: as its family says.
+    `most` is the number of tokens that the model has positions for; default: as its architecture says.
 
     Returns:
         `input_ids`, `attention_mask` and, where a model knows them, `token_type_ids`, each `(2, tokens)` int64.

@@ -11,7 +11,7 @@ from ..files.checkpoints import STATE_FILE, last_checkpoint, sorted_checkpoints
 from ..files.strict_json import read_json_object
 from ..models.loading import load_teacher_config
 from ..models.tokenizers import stored_tokenizer
-from ..models.widths import WidthPlan, kept_fractions, teacher_plan
+from ..models.widths import WidthPlan, kept_fractions, widths_of
 from .dense_student import checkpoint_student
 from .export_folder import convert_export, export_student
 from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
@@ -97,7 +97,7 @@ def export_model_from(
     checkpoint = found.folder
     student, state = checkpoint_student(checkpoint, format=format, allow_partial=allow_partial)
     full = WidthPlan.from_dict(state["full"], student.config.num_hidden_layers)
-    kept = kept_fractions(teacher_plan(student.config), full)
+    kept = kept_fractions(widths_of(student.config), full)
     return export_student(
         student,
         output,

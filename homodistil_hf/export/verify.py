@@ -18,8 +18,8 @@ from ..files.checkpoints import file_digest
 from ..files.messages import shown
 from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE
+from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of
 from ..models.cost import COSTS, cost_fractions, model_facts
-from ..models.families import FAMILIES, HEADS, MODEL_TYPES, family_of
 from ..models.loading import load_teacher
 from .export_folder import FORMATS, load_export
 from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs
@@ -162,18 +162,20 @@ def file_problems(
 
 def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     config = read_json_object(folder / _CONFIG_FILE, _CONFIG_FILE)
-    family = next((family for family in FAMILIES.values() if family.knows(config.get("model_type"))), None)
-    if family is None:
+    architecture = next(
+        (architecture for architecture in ARCHITECTURES.values() if architecture.knows(config.get("model_type"))), None
+    )
+    if architecture is None:
         expected = ", ".join(MODEL_TYPES)
         yield f"{_CONFIG_FILE} model_type: expected one of {expected}, found {shown(config.get('model_type'))}"
         return
-    expected_map = family.auto_map if facts["format"] == "compact" else None
+    expected_map = architecture.auto_map if facts["format"] == "compact" else None
     if (auto_map := config.get("auto_map")) != expected_map:
         yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {auto_map}"
     if facts["format"] != "compact":
         return
-    own, *shared = family.modeling_files
-    if (folder / own.name).is_file() and file_digest(folder / own.name) in family.earlier_code:
+    own, *shared = architecture.modeling_files
+    if (folder / own.name).is_file() and file_digest(folder / own.name) in architecture.earlier_code:
         return  # of when the file was complete in itself
     for file in (own, *shared):
         if not (folder / file.name).is_file():
@@ -187,7 +189,7 @@ def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _present_code(folder: Path) -> Path | None:
-    paths = (folder / family.modeling_files[0].name for family in FAMILIES.values())
+    paths = (folder / architecture.modeling_files[0].name for architecture in ARCHITECTURES.values())
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -209,7 +211,7 @@ def _auto_classes(exported: PreTrainedModel) -> list[str]:
     primary = head.kind.auto_class
     if type(exported) is head.stock:
         return [primary, "AutoModel"]
-    others = family_of(exported.config).auto_classes
+    others = architecture_of(exported.config).auto_classes
     return [primary, *(name for name in others if name not in ("AutoConfig", primary))]
 
 
@@ -241,11 +243,11 @@ def load_fresh(
 def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: Mapping[str, Any]) -> Iterator[str]:
     primary = _auto_classes(exported)[0]
     is_compact = facts["format"] == "compact"
-    family = family_of(exported.config)
-    stock_classes = {"AutoModel": family.stock_encoder, primary: type(exported)}
-    stock_module = family.stock_encoder.__module__.rpartition(".")[0]
+    architecture = architecture_of(exported.config)
+    stock_classes = {"AutoModel": architecture.stock_encoder, primary: type(exported)}
+    stock_module = architecture.stock_encoder.__module__.rpartition(".")[0]
     for auto_class in _auto_classes(exported):
-        expected = (family.auto_classes if is_compact else stock_classes)[auto_class].__name__
+        expected = (architecture.auto_classes if is_compact else stock_classes)[auto_class].__name__
         module = "transformers_modules." if is_compact else f"{stock_module}."
         found = fresh["classes"][auto_class]
         if found["class"] != expected or not found["module"].startswith(module):

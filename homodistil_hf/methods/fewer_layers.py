@@ -10,7 +10,7 @@ from ..models.conversion import to_student
 from ..models.cost import encoder_macs
 from ..models.loading import load_teacher
 from ..models.resizing import keep_layers
-from ..models.widths import WidthPlan, chosen, teacher_plan
+from ..models.widths import WidthPlan, chosen, widths_of
 from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.fewer_layers import MACS_TOLERANCE, matched_layers, spread_layers
 from ..plans.resolve import resolve_plan
@@ -81,7 +81,7 @@ def shallow_parts(
     whole = to_student(
         load_teacher(model, token=args.hub_token) if isinstance(model, str) else model, needs_head=trainer.needs_head
     )
-    full = teacher_plan(whole.config)
+    full = widths_of(whole.config)
     trainer.check_possible(full, full)
     kept = layers.of(len(full.layers))
     asked = plan or resolve_student(args, whole.config, has_all_layers=False)
@@ -97,7 +97,7 @@ def shallow_parts(
         planned = plan_for_budget(budget, student.config, multiple=args.width_multiple)
     else:
         planned = resolve_plan(widths, student.config, multiple=args.width_multiple)
-        error = encoder_macs(planned) / encoder_macs(teacher_plan(student.config)) / share - 1
+        error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
         if abs(error) > MACS_TOLERANCE:
             raise ValueError(
                 f"widths={shown(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 _STUDENTS = "homo"  # what their types begin with
-_MODELING = f"{__package__}.families.modeling_{_STUDENTS}"
+_MODELING = f"{__package__}.architectures.modeling_{_STUDENTS}"
 _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
 
 
@@ -39,13 +39,13 @@ class _AfterImport(MetaPathFinder):
 def _register(modeling: ModuleType) -> None:
     import transformers
 
-    from .families import FAMILIES
+    from .architectures import ARCHITECTURES
 
-    for family in FAMILIES.values():
-        if family.modeling == modeling.__name__:
-            config_class = family.student_config
-            transformers.AutoConfig.register(family.student_type, config_class, exist_ok=True)
-            for name, found in family.auto_classes.items():
+    for architecture in ARCHITECTURES.values():
+        if architecture.modeling == modeling.__name__:
+            config_class = architecture.student_config
+            transformers.AutoConfig.register(architecture.student_type, config_class, exist_ok=True)
+            for name, found in architecture.auto_classes.items():
                 if name != "AutoConfig":
                     getattr(transformers, name).register(config_class, found, exist_ok=True)
 
@@ -64,11 +64,11 @@ def _ask_here_first(auto_configs: ModuleType) -> None:
 
 
 def _import_modeling(student_type: str) -> None:
-    from .families import FAMILIES
+    from .architectures import ARCHITECTURES
 
-    for family in FAMILIES.values():
-        if family.student_type == student_type:
-            import_module(family.modeling)
+    for architecture in ARCHITECTURES.values():
+        if architecture.student_type == student_type:
+            import_module(architecture.modeling)
 
 
 sys.meta_path.insert(0, _AfterImport())

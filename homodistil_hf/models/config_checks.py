@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import shown
 from ..files.strict_json import is_number, is_whole
-from .families import FAMILIES
+from .architectures import ARCHITECTURES
 from .widths import LAYER_KEYS
 
 MAX_LAYERS = 1024
@@ -31,13 +31,22 @@ _LARGEST = {
     "head_dim": MAX_WIDTH,
     "softmax_head_dim": MAX_WIDTH,
 }
-_LARGEST |= {family.named(name): most for family in FAMILIES.values() for name, most in _LARGEST.items()}
-_LAYER_NAMES = {*LAYER_KEYS, *(family.named(name) for family in FAMILIES.values() for name in LAYER_KEYS)}
+_LARGEST |= {
+    architecture.named(name): most for architecture in ARCHITECTURES.values() for name, most in _LARGEST.items()
+}
+_LAYER_NAMES = {
+    *LAYER_KEYS,
+    *(architecture.named(name) for architecture in ARCHITECTURES.values() for name in LAYER_KEYS),
+}
 _ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
 
-_SHARES = ("classifier_dropout", "layer_norm_eps", *(name for family in FAMILIES.values() for name in family.dropouts))
+_SHARES = (
+    "classifier_dropout",
+    "layer_norm_eps",
+    *(name for architecture in ARCHITECTURES.values() for name in architecture.dropouts),
+)
 
 # Setting → a check, and how a message calls what passes it.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -51,7 +60,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "problem_type": (lambda value: value in (None, *_PROBLEM_TYPES), f"one of {', '.join(_PROBLEM_TYPES)}"),
     **dict.fromkeys(
-        (family.named("hidden_act") for family in FAMILIES.values()),
+        (architecture.named("hidden_act") for architecture in ARCHITECTURES.values()),
         (lambda value: _is_activation(value), "an activation of transformers, such as gelu or relu"),
     ),
     "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),

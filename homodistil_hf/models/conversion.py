@@ -5,13 +5,23 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .architectures import ARCHITECTURES, HEADS, architecture_of
+from .architectures.architecture import (
+    GATE,
+    HEAD,
+    NEURON,
+    PROJECTIONS,
+    QUERY,
+    QUERY_KEY_VALUE,
+    VALUE,
+    Architecture,
+    Shapes,
+)
+from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim
 from .cost import check_shapes
-from .families import FAMILIES, HEADS, family_of
-from .families.family import GATE, HEAD, NEURON, PROJECTIONS, QUERY, QUERY_KEY_VALUE, VALUE, EncoderFamily, Shapes
-from .families.modeling_layerwise import LayerwiseModel, layer_head_dim
 from .loading import refuse_architecture, refuse_config, some
 from .resizing import replace_parameters
-from .widths import LayerWidths, WidthPlan, of_architecture, teacher_plan
+from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
 """Keys of a configuration that describe a class or a file, not the model's training."""
@@ -45,7 +55,7 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseM
     student = student_class(_student_config(model))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
-    surplus = (*family_of(model.config).surplus, f"{PROJECTIONS}.")
+    surplus = (*architecture_of(model.config).surplus, f"{PROJECTIONS}.")
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
@@ -58,9 +68,10 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseM
 def _student_class(model: PreTrainedModel, *, needs_head: bool) -> type[LayerwiseModel]:
     name = type(model).__name__
     if not needs_head and any(
-        name in (family.encoder_name, f"Homo{family.encoder_name}") for family in FAMILIES.values()
+        name in (architecture.encoder_name, f"Homo{architecture.encoder_name}")
+        for architecture in ARCHITECTURES.values()
     ):
-        found = family_of(model.config).student_encoder
+        found = architecture_of(model.config).student_encoder
     else:
         refuse_architecture(name)
         found = HEADS[name].student
@@ -80,25 +91,29 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     Raises:
         ValueError: no student, or no stock BERT can hold these widths.
     """
-    stock_classes = {head.student_name: head for family in FAMILIES.values() for head in family.heads}
+    stock_classes = {head.student_name: head for architecture in ARCHITECTURES.values() for head in architecture.heads}
     head = stock_classes.get(type(model).__name__)
-    if head is None and type(model).__name__ not in (f"Homo{family.encoder_name}" for family in FAMILIES.values()):
+    if head is None and type(model).__name__ not in (
+        f"Homo{architecture.encoder_name}" for architecture in ARCHITECTURES.values()
+    ):
         raise ValueError(
             f"model={type(model).__name__} is no student; expected one of {', '.join(stock_classes)} (to_student)"
         )
-    widths = teacher_plan(model.config)
-    plan, family = widths.padded(), family_of(model.config)
-    stock_class = family.stock_encoder if head is None else head.stock
+    widths = widths_of(model.config)
+    plan, architecture = widths.padded(), architecture_of(model.config)
+    stock_class = architecture.stock_encoder if head is None else head.stock
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     pairs = getattr(model.config, "rotary_pairs", None) or {}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
-        queries = tuple(f"{family.prefix_of(head)}{family.layers}.{index}.{name}." for name in model.queries)
+        queries = tuple(
+            f"{architecture.prefix_of(head)}{architecture.layers}.{index}.{name}." for name in model.queries
+        )
         for name in [name for name in state if name.startswith(queries)]:
             state[name] = state[name] * factor
-        state |= _resized_layer(state, family, index, (old, new), pairs.get(_kind(plan, index)))
-    state |= _resized_embeddings(state, family, (widths.widest, plan.widest))
+        state |= _resized_layer(state, architecture, index, (old, new), pairs.get(_kind(plan, index)))
+    state |= _resized_embeddings(state, architecture, (widths.widest, plan.widest))
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
     return stock.train(model.training)
@@ -114,18 +129,18 @@ def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
     Raises:
         ValueError: the widths are others, or something to be cut is not zero.
     """
-    padded = teacher_plan(student.config)
+    padded = widths_of(student.config)
     plan = of_architecture(plan, padded)
     if plan.padded() != padded:
         raise ValueError(
             f"plan={plan.to_json()} pads to {plan.padded().to_json()}, but the student has {padded.to_json()}"
         )
-    state, family = student.state_dict(), family_of(student.config)
+    state, architecture = student.state_dict(), architecture_of(student.config)
     tensors: dict[str, torch.Tensor] = {}
-    pairs = _pairs_that_count(state, family, padded, plan)
+    pairs = _pairs_that_count(state, architecture, padded, plan)
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
-        tensors |= _resized_layer(state, family, index, (old, new), pairs.get(_kind(plan, index)))
-    tensors |= _resized_embeddings(state, family, (padded.widest, plan.widest))
+        tensors |= _resized_layer(state, architecture, index, (old, new), pairs.get(_kind(plan, index)))
+    tensors |= _resized_embeddings(state, architecture, (padded.widest, plan.widest))
     if lossy := [name for name, kept in tensors.items() if kept.count_nonzero() != state[name].count_nonzero()]:
         raise ValueError(
             f"plan={plan.to_json()} would cut weights that are not zero in {some(lossy)}; keep the padded widths"
@@ -140,13 +155,13 @@ def _kind(plan: WidthPlan, layer: int) -> str:
 
 
 def _pairs_that_count(
-    state: dict[str, torch.Tensor], family: EncoderFamily, padded: WidthPlan, plan: WidthPlan
+    state: dict[str, torch.Tensor], architecture: Architecture, padded: WidthPlan, plan: WidthPlan
 ) -> dict[str, list[int]]:
     """Kind of layer → as many rotary pairs as a narrower plan keeps, first those that any of its layers uses."""
     used: dict[str, torch.Tensor] = {}
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
         if (kind := _kind(plan, index)) and new.head_dim < old.head_dim:
-            for name, dims in _layer_shapes(family, index).items():
+            for name, dims in _layer_shapes(architecture, index).items():
                 if name in state and dims[0] == QUERY_KEY_VALUE:
                     queries_keys = state[name].unflatten(0, (3, old.num_attention_heads, 2, -1))[:2]
                     is_used = queries_keys.transpose(0, 3).flatten(1).any(1)
@@ -156,15 +171,15 @@ def _pairs_that_count(
     return {kind: order[: sizes[kind].head_dim // 2].sort().values.tolist() for kind, order in best.items()}
 
 
-def _layer_shapes(family: EncoderFamily, layer: int) -> Shapes:
+def _layer_shapes(architecture: Architecture, layer: int) -> Shapes:
     """Of a model with a head, and of one without."""
-    found = {f"{family.layers}.{layer}.{name}": dims for name, dims in family.layer.items()}
-    return found | {f"{family.prefix}.{name}": dims for name, dims in found.items()}
+    found = {f"{architecture.layers}.{layer}.{name}": dims for name, dims in architecture.layer.items()}
+    return found | {f"{architecture.prefix}.{name}": dims for name, dims in found.items()}
 
 
 def _resized_layer(
     state: dict[str, torch.Tensor],
-    family: EncoderFamily,
+    architecture: Architecture,
     layer: int,
     widths: tuple[LayerWidths, LayerWidths],
     pairs: list[int] | None = None,
@@ -174,7 +189,7 @@ def _resized_layer(
     Rotary pairs of the smaller heads have places of their own in the larger ones.
     """
     resized: dict[str, torch.Tensor] = {}
-    present = {name: dims for name, dims in _layer_shapes(family, layer).items() if name in state}
+    present = {name: dims for name, dims in _layer_shapes(architecture, layer).items() if name in state}
     for name, dims in present.items():
         for dim, what in enumerate(dims):
             turned = resized.get(name, state[name]).transpose(0, dim)
@@ -189,11 +204,11 @@ def _resized_layer(
 
 
 def _resized_embeddings(
-    state: dict[str, torch.Tensor], family: EncoderFamily, widths: tuple[LayerWidths, LayerWidths]
+    state: dict[str, torch.Tensor], architecture: Architecture, widths: tuple[LayerWidths, LayerWidths]
 ) -> dict[str, torch.Tensor]:
     """The parameters outside the layers that have a column for each head."""
-    tables = [name for name, dims in family.embeddings.items() if dims[1:] == (HEAD,)]
-    names = [name for table in tables for name in (table, f"{family.prefix}.{table}") if name in state]
+    tables = [name for name, dims in architecture.embeddings.items() if dims[1:] == (HEAD,)]
+    names = [name for table in tables for name in (table, f"{architecture.prefix}.{table}") if name in state]
     return {name: _resized(state[name].T, (widths[1].num_attention_heads,)).T.contiguous() for name in names}
 
 
@@ -255,12 +270,12 @@ def has_own_decoder(model: PreTrainedModel) -> bool:
     transformers leaves one untied whose stored weights differ, whatever the configuration says.
     """
     head = HEADS.get(type(model).__name__)
-    can_have = bool(head and head.untied.keys() - set(family_of(model.config).absent(model.config)))
+    can_have = bool(head and head.untied.keys() - set(architecture_of(model.config).absent(model.config)))
     return can_have and model.get_output_embeddings().weight is not model.get_input_embeddings().weight
 
 
 def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
-    config, config_class = model.config, family_of(model.config).student_config
+    config, config_class = model.config, architecture_of(model.config).student_config
     values = {key: value for key, value in config.to_dict().items() if key not in CLASS_KEYS}
     if not isinstance(config, config_class):
         head_dim = layer_head_dim(config)
@@ -273,13 +288,13 @@ def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
 def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
     dropped_keys = (*CLASS_KEYS, *_STUDENT_ONLY_KEYS)
     values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
-    widths, family = plan.layers[0], family_of(config)
+    widths, architecture = plan.layers[0], architecture_of(config)
     values |= {
-        family.named("hidden_size"): plan.hidden_size,
-        family.named("num_attention_heads"): widths.num_attention_heads,
-        family.named("intermediate_size"): widths.intermediate_size,
+        architecture.named("hidden_size"): plan.hidden_size,
+        architecture.named("num_attention_heads"): widths.num_attention_heads,
+        architecture.named("intermediate_size"): widths.intermediate_size,
     }
-    return family.stock_config(**values, **_runtime_settings(config))
+    return architecture.stock_config(**values, **_runtime_settings(config))
 
 
 def _runtime_settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .families import HEADS, family_of
-from .families.family import EMBEDDING, GATE, HEAD, HIDDEN, NEURON, QUERY, QUERY_KEY_VALUE, VALUE, Shapes
-from .widths import LayerWidths, WidthPlan, of_architecture, teacher_plan
+from .architectures import HEADS, architecture_of
+from .architectures.architecture import EMBEDDING, GATE, HEAD, HIDDEN, NEURON, QUERY, QUERY_KEY_VALUE, VALUE, Shapes
+from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -30,50 +30,50 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
     Example:
     ```python
     >>> from transformers import BertConfig
-    >>> from homodistil_hf.models.widths import teacher_plan
-    >>> count_parameters(teacher_plan(BertConfig()), BertConfig(), head="masked_lm")
+    >>> from homodistil_hf.models.widths import widths_of
+    >>> count_parameters(widths_of(BertConfig()), BertConfig(), head="masked_lm")
     109514298
 
     ```
     """
-    family = family_of(config)
-    found = next(known for known in family.heads if known.kind.name == head) if head else None
-    absent = family.absent(config)
-    tables = [family.embeddings, *([found.shapes] if found else [])]
+    architecture = architecture_of(config)
+    found = next(known for known in architecture.heads if known.kind.name == head) if head else None
+    absent = architecture.absent(config)
+    tables = [architecture.embeddings, *([found.shapes] if found else [])]
     if found and not config.tie_word_embeddings:
         tables.append(found.untied)
 
     def count(shapes: Shapes, widths: LayerWidths) -> int:
         sizes = _sizes(plan, widths)
         return sum(
-            math.prod(sizes[what] if what in sizes else family.size_of(config, what) for what in dims)
+            math.prod(sizes[what] if what in sizes else architecture.size_of(config, what) for what in dims)
             for name, dims in shapes.items()
             if name not in absent
         )
 
     layers = collections.Counter(plan.layers).items()
-    missing = count(family.not_in_first_layer, plan.layers[0])
+    missing = count(architecture.not_in_first_layer, plan.layers[0])
     return (
         sum(count(shapes, plan.widest) for shapes in tables)
         - missing
-        + sum(number * count(family.layer, widths) for widths, number in layers)
+        + sum(number * count(architecture.layer, widths) for widths, number in layers)
     )
 
 
 def check_shapes(model: PreTrainedModel) -> None:
-    """Refuse a model whose parameters are not what its family's table says, so that none is cut in the wrong place.
+    """Refuse a model whose parameters differ from its architecture's table: units would be cut in the wrong place.
 
     Raises:
         ValueError: a parameter of another shape, as a setting that nobody here knows of makes it.
     """
-    config, plan, class_name = model.config, teacher_plan(model.config), type(model).__name__
-    family = family_of(config)
-    shapes = family.shapes(config.num_hidden_layers, HEADS.get(class_name))
+    config, plan, class_name = model.config, widths_of(model.config), type(model).__name__
+    architecture = architecture_of(config)
+    shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(class_name))
     sizes = [_sizes(plan, widths) for widths in plan.layers]
     for name, parameter in model.named_parameters():
         dims, layer = shapes.get(name, ((), None))
         known = _sizes(plan, plan.widest) if layer is None else sizes[layer]
-        expected = tuple(known[what] if what in known else family.size_of(config, what) for what in dims)
+        expected = tuple(known[what] if what in known else architecture.size_of(config, what) for what in dims)
         if dims and expected != tuple(parameter.shape):
             raise ValueError(
                 f"teacher parameter {name} has the shape {tuple(parameter.shape)}, where {expected} is supported: a "
@@ -124,7 +124,7 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
         `architecture`, `plan`, `num_hidden_layers` and the four `COSTS`: parameters with tied ones once, those of
         embeddings and encoder alone, multiply-accumulates a token at 128 tokens, bytes of all parameters.
     """
-    plan = teacher_plan(model.config)
+    plan = widths_of(model.config)
     parameters = list(model.parameters())
     encoder = [parameter for name, parameter in model.base_model.named_parameters() if not name.startswith("pooler.")]
     return {
@@ -138,20 +138,20 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def planned_facts(config: PreTrainedConfig, architecture: str, plan: WidthPlan | None = None) -> dict[str, Any]:
+def planned_facts(config: PreTrainedConfig, class_name: str, plan: WidthPlan | None = None) -> dict[str, Any]:
     """Compute what [`model_facts`] would count in float32, without a model.
 
     Args:
         config: all of the shape but the widths.
-        architecture: stock or student class; of an encoder without a head its pooler is not counted.
+        class_name: stock or student class; of an encoder without a head its pooler is not counted.
         plan: the widths; default: those of `config`.
     """
-    own = teacher_plan(config)
+    own = widths_of(config)
     plan = own if plan is None else of_architecture(plan, own)
-    head = HEADS.get(architecture)
+    head = HEADS.get(class_name)
     num_parameters = count_parameters(plan, config, **{} if head is None else {"head": head.kind.name})
     return {
-        "architecture": architecture,
+        "architecture": class_name,
         "plan": plan.to_dict(),
         "num_hidden_layers": len(plan.layers),
         "num_parameters": num_parameters,

@@ -14,16 +14,16 @@ from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
 from ..files.messages import shown
 from ..files.strict_json import read_json_object
 from ..files.tensors import check_weights
+from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
 from .config_checks import check_config_values
 from .cost import count_parameters
-from .families import FAMILIES, HEADS, MODEL_TYPES, config_class, family_of, max_tokens
-from .widths import teacher_plan
+from .widths import widths_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
-_HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(FAMILIES.values())).heads]
+_HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
 
 def load_teacher_config(
@@ -32,7 +32,7 @@ def load_teacher_config(
     """Read and check a teacher's configuration; no weights are loaded and no remote code runs.
 
     Args:
-        name_or_path: Hub name or folder of a checkpoint of a known family, or of a student checkpoint.
+        name_or_path: Hub name or folder of a checkpoint of a known architecture, or of a student checkpoint.
         revision: branch, tag or commit on the Hub.
         token: Hub token; default: the logged-in one.
         called: what it is to the user, first word of every message.
@@ -49,17 +49,17 @@ def load_teacher_config(
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
-            f"{label} has model_type={shown(model_type)}; supported: {', '.join(FAMILIES)}, and their students. "
+            f"{label} has model_type={shown(model_type)}; supported: {', '.join(ARCHITECTURES)}, and their students. "
             f"Choose an encoder of one of these types, such as google-bert/bert-base-uncased"
         )
-    if model_type in FAMILIES and "auto_map" in values:
+    if model_type in ARCHITECTURES and "auto_map" in values:
         raise ValueError(
             f"{label} brings its own modelling code (auto_map={shown(values['auto_map'])}), which "
             f"transformers' own class would ignore; choose a checkpoint of the stock class"
         )
     config = _built_config(values, f"{label}: {CONFIG_NAME}")
     config.name_or_path = str(name_or_path)
-    config.architectures = config.architectures or [family_of(config).heads[0].stock_name]
+    config.architectures = config.architectures or [architecture_of(config).heads[0].stock_name]
     refuse_architecture(config.architectures[0])
     refuse_config(config)
     return config
@@ -88,7 +88,7 @@ def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
     check_config_values(values, kind, label)
     try:
         config = kind.from_dict(values)
-        teacher_plan(config)
+        widths_of(config)
         if max_tokens(config) < 1:
             raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")
         if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
@@ -120,7 +120,7 @@ def load_teacher(
     label = f"{called}={str(name_or_path)[:_SHOWN_CHARS]!r}"
     config = config or load_teacher_config(name_or_path, revision=revision, token=token, called=called)
     if Path(name_or_path).is_dir():
-        num_parameters = count_parameters(teacher_plan(config), config) + config.num_labels * config.hidden_size
+        num_parameters = count_parameters(widths_of(config), config) + config.num_labels * config.hidden_size
         check_weights(name_or_path, num_parameters, label)
     else:
         with hub_errors(f"{label} can't be read", token=token):
@@ -166,15 +166,15 @@ def refuse_architecture(class_name: str) -> None:
     if class_name in HEADS:
         return
     remedies = {
-        family.encoder_name: f"it has no head to compare logits with: load it as {family.heads[0].stock_name} if its "
-        "checkpoint has that head, or train one first; an embedding model is distilled by method='embedding'"
-        for family in FAMILIES.values()
+        architecture.encoder_name: "it has no head to compare logits with: load it as "
+        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model is distilled by method='embedding'"
+        for architecture in ARCHITECTURES.values()
     }
-    for family in FAMILIES.values():
-        remedies |= family.refused
+    for architecture in ARCHITECTURES.values():
+        remedies |= architecture.refused
     raise ValueError(
         f"teacher class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
-        f"{', '.join(FAMILIES)}; " + remedies.get(class_name, "choose a stock encoder with one of these heads")
+        f"{', '.join(ARCHITECTURES)}; " + remedies.get(class_name, "choose a stock encoder with one of these heads")
     )
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .families import family_of
-from .families.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, write_widths
+from .architectures import architecture_of
+from .architectures.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, write_widths
 from .units import Indices
-from .widths import EMBEDDING_KEY, WidthPlan, chosen, teacher_plan
+from .widths import EMBEDDING_KEY, WidthPlan, chosen, widths_of
 
 
 def replace_parameters(
@@ -137,8 +137,8 @@ def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
 def keep_layers(model: LayerwiseModel, layers: Sequence[int]) -> LayerwiseModel:
     """Copy a student or teacher with some of its layers, rising indices, only."""
     shallow = copy.deepcopy(model)
-    plan = chosen(teacher_plan(model.config), layers)
-    if family_of(model.config).is_pre_norm and 0 not in layers:
+    plan = chosen(widths_of(model.config), layers)
+    if architecture_of(model.config).is_pre_norm and 0 not in layers:
         raise ValueError(f"layers={list(layers)} lack layer 0, which has no LayerNorm in front of it: keep it")
     stack = encoder_layers(shallow)
     kept = [stack[index] for index in layers]

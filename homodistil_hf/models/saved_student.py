@@ -17,10 +17,10 @@ from ..files.folders import naming_the_file
 from ..files.messages import shown
 from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
-from .families.family import PROJECTIONS
-from .families.modeling_layerwise import LayerwiseModel
+from .architectures.architecture import PROJECTIONS
+from .architectures.modeling_layerwise import LayerwiseModel
 from .resizing import replace_parameters
-from .widths import WidthPlan, teacher_plan
+from .widths import WidthPlan, widths_of
 
 _PREFIX = f"{PROJECTIONS}."
 _TYPES: dict[str, tuple[type, ...]] = {"method": (str,), "student": (str, type(None))}
@@ -104,7 +104,7 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
     config = type(model.config).from_pretrained(folder)
     if hasattr(config, "rotary_pairs"):
         model.config.rotary_pairs = config.rotary_pairs
-    replace_parameters(model, tensors, plan=teacher_plan(config), optimizer=optimizer)
+    replace_parameters(model, tensors, plan=widths_of(config), optimizer=optimizer)
     for name, buffer in model.named_buffers():
         if name.startswith(_PREFIX):
             buffer.copy_(tensors[name])

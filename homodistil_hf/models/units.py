@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .families import HEADS, family_of
-from .families.family import (
+from .architectures import HEADS, architecture_of
+from .architectures.architecture import (
     EMBEDDING,
     GATE,
     HEAD,
@@ -20,9 +20,9 @@ from .families.family import (
     QUERY,
     QUERY_KEY_VALUE,
     VALUE,
-    EncoderFamily,
+    Architecture,
 )
-from .families.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
+from .architectures.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -96,12 +96,12 @@ class Group:
     slices: tuple[Slice, ...]
 
 
-def encoder_groups(model: LayerwiseModel, family: EncoderFamily | None = None) -> dict[str, Group]:
+def encoder_groups(model: LayerwiseModel, architecture: Architecture | None = None) -> dict[str, Group]:
     """All groups of a student, with or without projections, at its present widths.
 
     Args:
         model: the student.
-        family: its architecture; default: that of its model type.
+        architecture: its architecture; default: that of its model type.
 
     Returns:
         `hidden` first, `embedding` where it is a width of its own, then layer by layer `head.{l}` (one `head` where
@@ -110,18 +110,20 @@ def encoder_groups(model: LayerwiseModel, family: EncoderFamily | None = None) -
     Raises:
         ValueError: the model has a parameter that no row of the table covers.
     """
-    family = family or family_of(model.config)
+    architecture = architecture or architecture_of(model.config)
     num_layers = model.config.num_hidden_layers
-    shapes = family.shapes(num_layers, HEADS.get(type(model).__name__))
+    shapes = architecture.shapes(num_layers, HEADS.get(type(model).__name__))
     names = [name for name, _ in model.named_parameters()]
     if unknown := [name for name in names if name not in shapes and not name.startswith(f"{PROJECTIONS}.")]:
         raise ValueError(
-            f"model parameters {', '.join(unknown)} are unknown to the {family.model_type} table of units; "
-            "remove them from the model, or add them to homodistil_hf.models.families"
+            f"model parameters {', '.join(unknown)} are unknown to the {architecture.model_type} table of units; "
+            "remove them from the model, or add them to homodistil_hf.models.architectures"
         )
-    outer = _outer_units(model.config, family)
-    kinds: tuple[str | None, ...] = family.rotary_kinds(model.config) or (None,) * num_layers
-    layers = [_layer_units(layer_config(model.config, layer), family, layer, kind) for layer, kind in enumerate(kinds)]
+    outer = _outer_units(model.config, architecture)
+    kinds: tuple[str | None, ...] = architecture.rotary_kinds(model.config) or (None,) * num_layers
+    layers = [
+        _layer_units(layer_config(model.config, layer), architecture, layer, kind) for layer, kind in enumerate(kinds)
+    ]
     sizes = {name: size for units in (outer, *layers) for name, size in units.sizes.items()}
     slices: dict[str, list[Slice]] = {name: [] for name in sizes}
     for name in names:
@@ -140,37 +142,37 @@ class _Units(NamedTuple):
     maps: dict[str, dict[str, UnitMap | None]]
 
 
-def _outer_units(config: PreTrainedConfig, family: EncoderFamily) -> _Units:
+def _outer_units(config: PreTrainedConfig, architecture: Architecture) -> _Units:
     """Groups that span layers, but for shared heads, which every layer counts."""
     sizes = {"hidden": ("hidden", config.hidden_size)}
     maps: dict[str, dict[str, UnitMap | None]] = {HIDDEN: {"hidden": None}, EMBEDDING: {"hidden": None}}
-    if embedding_size := family.embedding_size(config):
+    if embedding_size := architecture.embedding_size(config):
         sizes["embedding"], maps[EMBEDDING] = ("hidden", embedding_size), {"embedding": None}
-    if family.shares_heads:
+    if architecture.shares_heads:
         maps[HEAD] = {"head": None}
     return _Units(sizes, maps)
 
 
-def _layer_units(widths: PreTrainedConfig, family: EncoderFamily, layer: int, kind: str | None) -> _Units:
+def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: int, kind: str | None) -> _Units:
     """Groups of one layer; of rotary positions, its kind names the layers that lose the same pairs of channels."""
     num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
     num_channels = num_heads * head_dim
     head, query_key, value_output, ffn = (f"{kind}.{layer}" for kind in ("head", "query_key", "value_output", "ffn"))
-    head = "head" if family.shares_heads else head
+    head = "head" if architecture.shares_heads else head
     query_key = query_key if kind is None else f"query_key.{kind}"
     head_of_channel = UnitMap(torch.arange(num_channels) // head_dim)
     sizes = {
         head: ("attention", num_heads),
         query_key: ("attention", num_channels if kind is None else head_dim // 2),
         value_output: ("attention", num_channels),
-        ffn: ("ffn", family.num_neurons(widths)),
+        ffn: ("ffn", architecture.num_neurons(widths)),
     }
     maps: dict[str, dict[str, UnitMap | None]] = {
         QUERY: {head: head_of_channel, query_key: None},
         VALUE: {head: head_of_channel, value_output: None},
         NEURON: {ffn: None},
     }
-    present = {what for dims in family.layer.values() for what in dims}
+    present = {what for dims in architecture.layer.values() for what in dims}
     if QUERY_KEY_VALUE in present:
         channels, nothing = torch.arange(num_channels), torch.full((num_channels,), -1)
         turned = channels if kind is None else channels % head_dim % (head_dim // 2)

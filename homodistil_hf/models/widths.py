@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..files.messages import nearest_name, shown
-from .families import family_of
+from .architectures import architecture_of
 
 LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
 UNIFORM_KEYS = ("hidden_size", *LAYER_KEYS)
@@ -176,7 +176,7 @@ class WidthPlan:
         return dataclasses.replace(self, layers=(layer,) * len(self.layers))
 
 
-def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
+def widths_of(config: PreTrainedConfig) -> WidthPlan:
     """Return the widths that a BERT-shaped model has according to its config.
 
     The head size of a `BertConfig` is `hidden_size // num_attention_heads`; the layers of a compact student have their
@@ -188,7 +188,7 @@ def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
     Example:
     ```python
     >>> from transformers import BertConfig
-    >>> teacher_plan(BertConfig()).to_dict()
+    >>> widths_of(BertConfig()).to_dict()
     {'hidden_size': 768, 'num_attention_heads': 12, 'head_dim': 64, 'intermediate_size': 3072}
 
     ```
@@ -197,14 +197,14 @@ def teacher_plan(config: PreTrainedConfig) -> WidthPlan:
     # In transformers 5.14 a config whose layers are all alike has no view of its single layers.
     layers = config.per_layer_config if config.is_heterogeneous else [config] * config.num_hidden_layers
     widths = tuple(_configured_layer(layer, hidden_size) for layer in layers)
-    family = family_of(config)
+    architecture = architecture_of(config)
     slot = getattr(config, "softmax_head_dim", None) or widths[0].head_dim
     traits = Traits(
-        head_slot=slot if family.is_rotary else None,
-        rotary_kinds=family.rotary_kinds(config),
-        ffn_matrices=3 if family.is_gated else 2,
+        head_slot=slot if architecture.is_rotary else None,
+        rotary_kinds=architecture.rotary_kinds(config),
+        ffn_matrices=3 if architecture.is_gated else 2,
     )
-    return WidthPlan(hidden_size, widths, family.embedding_size(config), traits)
+    return WidthPlan(hidden_size, widths, architecture.embedding_size(config), traits)
 
 
 def of_architecture(plan: WidthPlan, teacher: WidthPlan) -> WidthPlan:
@@ -306,7 +306,7 @@ def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths
             f"teacher hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; "
             f"expected a config with head_dim, or one of {_nearest_multiples(hidden_size, num_heads)} hidden channels"
         )
-    return LayerWidths(num_heads, head_dim or hidden_size // num_heads, family_of(config).num_neurons(config))
+    return LayerWidths(num_heads, head_dim or hidden_size // num_heads, architecture_of(config).num_neurons(config))
 
 
 def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import nearest_name, shown
 from ..models.cost import count_parameters, encoder_macs
-from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, teacher_plan, with_embedding
+from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, widths_of, with_embedding
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
@@ -77,7 +77,7 @@ def plan_for_budget(
     ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
     attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
     search = _Search(
-        teacher_plan(teacher_config), multiple, **named, ffn_power=ffn_power, attention=attention, within=within
+        widths_of(teacher_config), multiple, **named, ffn_power=ffn_power, attention=attention, within=within
     )
 
     def measure(plan: WidthPlan) -> float:
@@ -144,7 +144,7 @@ def plan_for_latency(
     Raises:
         ValueError: no plan is that fast, or the teacher itself is; the message names the range.
     """
-    search = _Search(teacher_plan(teacher_config), multiple)
+    search = _Search(widths_of(teacher_config), multiple)
     proportional = search.proportional_plans()
     smallest, largest = min(map(predict, proportional)), predict(search.teacher)
     if not smallest <= limit_ms <= largest:

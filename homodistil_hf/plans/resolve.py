@@ -17,14 +17,14 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import nearest_name, shown
 from ..files.strict_json import parse_json, read_json
+from ..models.architectures import architecture_of
 from ..models.cost import encoder_macs
-from ..models.families import family_of
 from ..models.widths import (
     WidthPlan,
     narrowest,
     nearest_paddable,
     of_architecture,
-    teacher_plan,
+    widths_of,
     with_embedding,
     with_num_layers,
 )
@@ -62,7 +62,7 @@ def resolve_plan(
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
         within (`WidthPlan`, *optional*): Budgets of parameters and MACs only: widths that the plan must not be above,
-            those of the member before in a family.
+            those of the member before in an architecture.
         measure (`Callable[[LatencyBudget], WidthPlan]`): What answers a latency budget. Default: `plan_within`.
 
     Returns:
@@ -82,7 +82,7 @@ def resolve_plan(
 
     ```
     """
-    teacher = teacher_plan(teacher_config)
+    teacher = widths_of(teacher_config)
     plan = _resolved(student, teacher_config, teacher, multiple=multiple, within=within, measure=measure)
     plan = with_embedding(plan, teacher, multiple=multiple)
     _check_shared_groups(plan, teacher_config)
@@ -115,10 +115,10 @@ def _resolved(
 
 
 def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
-    """Refuse widths that a family has no place for."""
-    family = family_of(config)
+    """Refuse widths that an architecture has no place for."""
+    architecture = architecture_of(config)
     if plan.embedding_size is not None:
-        if family.embedding_size(config) is None:
+        if architecture.embedding_size(config) is None:
             raise ValueError(
                 f"student embedding_size={plan.embedding_size}, but this teacher's embeddings have its hidden size; "
                 "leave embedding_size out"
@@ -126,14 +126,14 @@ def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
         if plan.embedding_size == plan.hidden_size:
             raise ValueError(
                 f"student embedding_size={plan.embedding_size} is its hidden size, for which a stock "
-                f"{family.encoder_name} leaves the projection between them out; nearest valid: "
+                f"{architecture.encoder_name} leaves the projection between them out; nearest valid: "
                 f"{plan.embedding_size - 1}"
             )
-    if family.shares_heads and len({layer.num_attention_heads for layer in plan.layers}) > 1:
+    if architecture.shares_heads and len({layer.num_attention_heads for layer in plan.layers}) > 1:
         most = plan.widest.num_attention_heads
         raise ValueError(
-            f"student num_attention_heads differ from layer to layer, but all layers of a {family.model_type} share "
-            f"what a head is; nearest valid: {most} in every layer"
+            f"student num_attention_heads differ from layer to layer, but all layers of a {architecture.model_type} "
+            f"share what a head is; nearest valid: {most} in every layer"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..models.families.modeling_layerwise import LayerwiseModel
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.resizing import slice_parameters
 from ..models.units import Group, Indices, UnitTensors, kept_indices
 from ..models.widths import WidthPlan

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from ..models.families.modeling_layerwise import LayerwiseModel
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.units import UnitTensors, encoder_groups
-from ..models.widths import WidthPlan, teacher_plan
+from ..models.widths import WidthPlan, widths_of
 from .compaction import compact
 from .masks import choose_masks, compete_across_layers, full_masks, mask_digest, scheduled_plan
 from .schedule import PruningSchedule, kept_fraction
@@ -61,7 +61,7 @@ class Pruner:
         self.model = model
         self.target = target
         self.settings = settings
-        self.full = full or teacher_plan(model.config)
+        self.full = full or widths_of(model.config)
         self.groups = encoder_groups(model)
         self.scores: SensitivityScores = METRICS[settings.metric](
             self.groups,
@@ -74,7 +74,7 @@ class Pruner:
     @property
     def kept(self) -> WidthPlan:
         """The widths that the student has now."""
-        return teacher_plan(self.model.config)
+        return widths_of(self.model.config)
 
     def score(self, *, gradient_scale: float = 1.0) -> None:
         """After backward: take the complete, unclipped gradients in, until the plan is reached.

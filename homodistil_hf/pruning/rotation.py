@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.families import family_of
-from ..models.families.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
+from ..models.architectures import architecture_of
+from ..models.architectures.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
 from ..models.widths import WidthPlan
 
 _RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13
@@ -56,7 +56,7 @@ def head_moments(
     hooks = [
         hook
         for index in layers
-        for hook in _hooks(family_of(model.config).attention_linears(model, index), moments[index], kept)
+        for hook in _hooks(architecture_of(model.config).attention_linears(model, index), moments[index], kept)
     ]
     was_training = model.training
     model.eval()
@@ -170,7 +170,7 @@ def rotate_heads(model: LayerwiseModel, moments: Mapping[int, torch.Tensor]) -> 
     for layer, found in moments.items():
         if found[0, 0, -1, -1] == 0:
             continue
-        queries, keys, values, output = family_of(model.config).attention_linears(model, layer)
+        queries, keys, values, output = architecture_of(model.config).attention_linears(model, layer)
         query, key, context = found.cpu()
         centre_values(values, output, means=_mean(context).flatten())
         num_heads, size = len(context), context.shape[-1] - 1

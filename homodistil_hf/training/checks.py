@@ -17,7 +17,7 @@ from ..data.blocks import check_tokenizer
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
 from ..files.messages import shown
-from ..models.families import max_tokens
+from ..models.architectures import max_tokens
 from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, has_l
 from transformers.utils import PushInProgress
 
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
-from ..distillation.objective import Distillation, Terms, check_weights
+from ..distillation.objective import DistillationLoss, Terms, check_weights
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
@@ -39,7 +39,7 @@ from ..files.folders import naming_the_file
 from ..files.strict_json import write_json
 from ..models.saved_student import load_student, poisoned_tensor, read_state, save_projections
 from ..models.units import UnitTensors, head_group
-from ..models.widths import WidthPlan, kept_fractions, teacher_plan
+from ..models.widths import WidthPlan, kept_fractions, widths_of
 from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from .checks import (
     check_arguments,
@@ -161,7 +161,7 @@ class DistillationTrainer(Trainer):
             hidden_size = parts.teacher.exact.config.hidden_size
             row_length = row_length_of(data["train_dataset"])
             settle_learning_rate(args, row_length=row_length, hidden_size=hidden_size, share=self.learning_rate_share)
-        self.plan, self.full = parts.plan, teacher_plan(parts.student.config)
+        self.plan, self.full = parts.plan, widths_of(parts.student.config)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         self.is_masking = data_collator is None and is_pretraining
         if self.is_masking:
@@ -226,11 +226,11 @@ class DistillationTrainer(Trainer):
     def start_student(self) -> None:
         """Make the student of a new run ready for its first step; one that resumes comes from a checkpoint."""
 
-    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         check_weights(weights, self.model)
-        return Distillation(
+        return DistillationLoss(
             self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
         )
 
@@ -260,7 +260,7 @@ class DistillationTrainer(Trainer):
     @property
     def kept(self) -> WidthPlan:
         """The widths that the student has now."""
-        return teacher_plan(self.model.config)
+        return widths_of(self.model.config)
 
     def matched_heads(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Heads of a layer that both models still have: their int64 indices `(in the teacher, in the student)`."""
@@ -299,7 +299,7 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss of one micro-batch; see [`Distillation.total`].
+        """The distillation loss of one micro-batch; see [`DistillationLoss.total`].
 
         `num_items_in_batch` is unused: `get_batch_samples` has counted predictions, tokens and pairs.
         """
@@ -308,7 +308,7 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def loss_terms(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Terms, Any]:
-        """The terms of a micro-batch, unweighted, and the student's output; as [`Distillation.terms`].
+        """The terms of a micro-batch, unweighted, and the student's output; as [`DistillationLoss.terms`].
 
         They are shares of averages over the step's global batch, or outside of steps over the batch itself.
         """

@@ -18,19 +18,19 @@ from ..data.masking import MaskedLMCollator, ReplacedTokensCollator
 from ..distillation.projections import Projections
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
-from ..models.conversion import to_student
-from ..models.families import HEADS, family_of
-from ..models.families.family import (
+from ..models.architectures import HEADS, architecture_of
+from ..models.architectures.architecture import (
     MASKED_LM,
     PROJECTIONS,
     REPLACED_TOKENS,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from ..models.families.modeling_layerwise import LayerwiseModel
+from ..models.architectures.modeling_layerwise import LayerwiseModel
+from ..models.conversion import to_student
 from ..models.loading import load_teacher, load_teacher_config
 from ..models.units import modules_of
-from ..models.widths import WidthPlan, teacher_plan
+from ..models.widths import WidthPlan, widths_of
 from ..plans.recipe import TASK_LEARNING_RATE, USUAL_ROW_LENGTH, default_learning_rate, embedding_learning_rate
 from ..pruning.pruner import PruningSettings
 from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
@@ -268,13 +268,13 @@ def _check_pair(
                 f"teacher has {what}={given}, fewer than the student's {expected}, so it can't read all that the "
                 f"student can; choose another teacher, or a model of at most {given}"
             )
-    family = family_of(student.config)
-    if args.attention_weight > 0 and family.scores_have_positions:
+    architecture = architecture_of(student.config)
+    if args.attention_weight > 0 and architecture.scores_have_positions:
         raise ValueError(
-            f"attention_weight={args.attention_weight}, but a {family.model_type} adds positions to the products of "
-            "queries and keys, which this term does not compare; set it to 0"
+            f"attention_weight={args.attention_weight}, but a {architecture.model_type} adds positions to the "
+            "products of queries and keys, which this term does not compare; set it to 0"
         )
-    heads = [[layer.num_attention_heads for layer in teacher_plan(m.config).layers] for m in (teacher, student)]
+    heads = [[layer.num_attention_heads for layer in widths_of(m.config).layers] for m in (teacher, student)]
     if args.attention_weight > 0 and heads[0] != heads[1]:
         raise ValueError(
             f"attention_weight > 0 needs the same heads in teacher {heads[0]} and student {heads[1]}; set it to 0"

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from ..files.checkpoints import STATE_FILE, sorted_checkpoints
 from ..models.saved_student import read_state
-from ..models.widths import WidthPlan, teacher_plan
+from ..models.widths import WidthPlan, widths_of
 from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
 from ..training_args import HomoDistilTrainingArguments
@@ -62,7 +62,7 @@ def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -
         if not (folder / STATE_FILE).is_file():
             continue
         state = read_state(folder)
-        if state["student"] == args.student and state["full"] == teacher_plan(config).to_dict():
+        if state["student"] == args.student and state["full"] == widths_of(config).to_dict():
             logger.info("student=%r: the widths of %s are taken, nothing is measured", args.student, folder)
             return WidthPlan.from_dict(state["plan"], config.num_hidden_layers)
     return None

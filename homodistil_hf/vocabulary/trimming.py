@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..files.messages import first_line, shown
+from ..models.architectures import HEADS, architecture_of
 from ..models.conversion import has_own_decoder
-from ..models.families import HEADS, family_of
 from .tokenizer_file import closed, needs_of, required_ids, token_ids, trimmed_tokenizer
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -46,7 +46,7 @@ def candidates(
     ids = token_ids(content)
     known = set(ids.values())
     required = required_ids(content) | ({*_special_ids(config).values()} & known)
-    if family_of(config).first_position(config):
+    if architecture_of(config).first_position(config):
         required |= set(range((config.pad_token_id or 0) + 1)) & known
     return ids, required, needs_of(content)
 
@@ -57,7 +57,7 @@ def trim_vocabulary(
     """Leave out tokens of a model and its tokenizer.
 
     Args:
-        model: a stock model of a known family, or a student; it is not changed.
+        model: a stock model of a known architecture, or a student; it is not changed.
         tokenizer: its own.
         kept: ids that stay; those that always do, and pieces that these are merged from, stay besides.
 
@@ -121,10 +121,10 @@ def _special_ids(config: PreTrainedConfig) -> dict[str, int]:
 
 
 def _trimmed_model(model: Model, kept: Sequence[int]) -> Model:
-    config, family = trimmed_config(model.config, kept), family_of(model.config)
+    config, architecture = trimmed_config(model.config, kept), architecture_of(model.config)
     if has_own_decoder(model):
         config.tie_word_embeddings = False
-    shapes = family.shapes(config.num_hidden_layers, HEADS.get(type(model).__name__))
+    shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(type(model).__name__))
     rows = torch.tensor(kept, device=model.device)
     state = {
         name: tensor.index_select(shapes[name][0].index(_ROWS), rows)

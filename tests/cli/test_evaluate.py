@@ -24,9 +24,9 @@ from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.embedding.evaluate import EmbeddingSettings
 from homodistil_hf.methods.formats import verify_export
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.digest import weights_digest
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 
 
 @pytest.fixture(autouse=True)
@@ -280,9 +280,9 @@ def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
     trainer.train()
     checkpoint = tmp_path / "run" / "checkpoint-3"
     loaded = load_model(checkpoint)
-    kept = teacher_plan(AutoConfig.from_pretrained(checkpoint))
+    kept = widths_of(AutoConfig.from_pretrained(checkpoint))
     assert trainer.plan.hidden_size < kept.hidden_size < trainer.full.hidden_size
-    assert teacher_plan(loaded.model.config) == kept
+    assert widths_of(loaded.model.config) == kept
     assert (loaded.name, loaded.export) == ("run/checkpoint-3", None)
     assert loaded.results == (tmp_path / "run" / "evaluations" / "checkpoint-3").resolve()
 

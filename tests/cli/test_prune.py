@@ -151,7 +151,7 @@ def test_empty_text_is_told(folder, capsys):
         ({"architectures": ["BertModel"]}, "class BertModel is not supported"),
     ],
 )
-def test_models_of_other_families_or_without_a_head_are_refused(folder, capsys, values, message):
+def test_models_of_other_architectures_or_without_a_head_are_refused(folder, capsys, values, message):
     path = folder / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     assert message in error_of(capsys, *words(folder))

@@ -3,7 +3,7 @@ import torch
 from students import FULL, UNEVEN, make_batch, make_student, masked, unlabelled
 
 from homodistil_hf.distillation.attention_recorder import AttentionRecorder
-from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.pruning.compaction import compact
 
 

@@ -10,8 +10,8 @@ from tiny_models import make_teacher
 from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
 from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
 
 
 def make_pair(task: str = "masked_lm", dtype: torch.dtype = torch.float32) -> tuple[LayerwiseModel, FrozenTeacher]:

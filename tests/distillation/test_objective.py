@@ -7,12 +7,12 @@ from fake_device import DEVICE, fake_device
 from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked, sliced, unlabelled, zeroed_copy
 from tiny_models import make_teacher
 
-from homodistil_hf.distillation.objective import Distillation, check_weights
+from homodistil_hf.distillation.objective import DistillationLoss, check_weights
 from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.distillation.teacher import FrozenTeacher
+from homodistil_hf.models.architectures.architecture import PROJECTIONS
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.family import PROJECTIONS
-from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.compaction import compact
@@ -35,20 +35,20 @@ def make_pair(
     weights: dict[str, float] = ALL,
     kept_heads: HeadPairs = all_heads,
     dtype: torch.dtype = torch.float32,
-) -> Distillation:
+) -> DistillationLoss:
     """A student beside the teacher that it was made from."""
     teacher = to_student(make_teacher(task, **WITHOUT_DROPOUT)).to(student.dtype)
-    return Distillation(student, FrozenTeacher(teacher, dtype=dtype), weights=weights, kept_heads=kept_heads)
+    return DistillationLoss(student, FrozenTeacher(teacher, dtype=dtype), weights=weights, kept_heads=kept_heads)
 
 
-def on_device(task: str, **batch: torch.Tensor) -> tuple[Distillation, dict[str, torch.Tensor]]:
+def on_device(task: str, **batch: torch.Tensor) -> tuple[DistillationLoss, dict[str, torch.Tensor]]:
     distillation = make_pair(make_student(task).to(DEVICE).train(), task)
     distillation.teacher.to(DEVICE)
     return distillation, {name: tensor.to(DEVICE) for name, tensor in (make_batch(task) | batch).items()}
 
 
 def terms_of(
-    distillation: Distillation, inputs: dict[str, torch.Tensor], **settings: object
+    distillation: DistillationLoss, inputs: dict[str, torch.Tensor], **settings: object
 ) -> dict[str, torch.Tensor]:
     return distillation.terms(distillation.student, inputs, distillation.count(inputs), **settings)[0]
 
@@ -85,7 +85,9 @@ def test_in_bfloat16_student_and_fast_teacher_agree_up_to_the_projections_roundi
 # Terms of a pruned student against their definitions
 
 
-def definition(distillation: Distillation, inputs: dict[str, torch.Tensor], kept_heads: HeadPairs) -> dict[str, float]:
+def definition(
+    distillation: DistillationLoss, inputs: dict[str, torch.Tensor], kept_heads: HeadPairs
+) -> dict[str, float]:
     """Every term written out over tokens, layers and heads, from plain forward passes."""
     student, teacher = distillation.student, distillation.teacher.exact
     mask_BT = inputs["attention_mask"].bool()
@@ -161,7 +163,7 @@ def test_a_teacher_of_another_hidden_size_is_compared_through_the_projections():
     student, inputs = make_student(), make_batch()
     student.add_module(PROJECTIONS, Projections(32, 48, num_hidden_layers=2, init="random"))
     teacher = FrozenTeacher(to_student(make_teacher(hidden_size=48, **WITHOUT_DROPOUT)))
-    distillation = Distillation(student, teacher, weights=ALL, kept_heads=all_heads)
+    distillation = DistillationLoss(student, teacher, weights=ALL, kept_heads=all_heads)
     terms = terms_of(distillation, inputs)
     with torch.no_grad():
         theirs = teacher(**unlabelled(inputs), output_hidden_states=True).hidden_states[0]

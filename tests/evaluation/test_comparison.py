@@ -10,7 +10,7 @@ from homodistil_hf.evaluation import compare, format_comparison
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import FACTS_FILE, read_export_facts, read_facts
 from homodistil_hf.files.strict_json import write_json
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
 COSTS = {"num_parameters": 1000, "num_encoder_parameters": 900, "encoder_macs": 5000, "size_bytes": 4000}
 DISCREPANCY = {

@@ -17,7 +17,7 @@ from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
 from homodistil_hf.evaluation.glue.data import GlueTask, encode
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, task_metrics
 from homodistil_hf.export.export_folder import export_student
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
 QUICK = {"max_length": 24, "batch_size": 8, "learning_rate": 1e-3, "num_train_epochs": 2, "dtype": "float32"}
 

@@ -21,10 +21,10 @@ from homodistil_hf.experiments.family import distill_family, load_member
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.files.folders import remove_folder
+from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
-from homodistil_hf.models.families.family import PROJECTIONS
 from homodistil_hf.models.loading import load_teacher_config
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.training import student_plan
 
@@ -354,10 +354,10 @@ def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, t
             model=student, teacher=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
         )
         if number:
-            assert teacher_plan(trainer.model.config).hidden_size == 20
+            assert widths_of(trainer.model.config).hidden_size == 20
             learned = student.get_submodule(PROJECTIONS).state_dict()
             own = trainer.model.get_submodule(PROJECTIONS).state_dict()
             assert all(torch.equal(own[name], learned[name]) for name in learned)
         trainer.train()
         student = trainer.model
-    assert teacher_plan(student.config).to_dict() == NARROWEST
+    assert widths_of(student.config).to_dict() == NARROWEST

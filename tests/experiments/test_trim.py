@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_families import tiny_family_config
+from tiny_architectures import tiny_architecture_config
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -12,7 +12,7 @@ from homodistil_hf.experiments import trim
 from homodistil_hf.experiments.config import further_of, parse_run, run_of
 from homodistil_hf.experiments.distill import make_trainer
 from homodistil_hf.experiments.trim import TrimSource, plan_trimming
-from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.architectures import ARCHITECTURES
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +166,7 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, m
         )
 
 
-def test_a_family_of_students_has_one_trimmed_teacher(tmp_path):
+def test_a_architecture_of_students_has_one_trimmed_teacher(tmp_path):
     path = write_config(tmp_path, vocabulary="keep=40", student=["macs=0.8", "macs=0.5"])
     assert distill(path) == 0
     for student in sorted((tmp_path / "run").glob("*/student")):
@@ -187,10 +187,10 @@ def test_sweeps_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_p
         )
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
-def test_costs_of_every_family_are_told_before_weights_are_read(family, tmp_path):
-    config = tiny_family_config(family)
-    config.architectures = [family.heads[0].stock_name]
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+def test_costs_of_every_architecture_are_told_before_weights_are_read(architecture, tmp_path):
+    config = tiny_architecture_config(architecture)
+    config.architectures = [architecture.heads[0].stock_name]
     write_teacher(tmp_path / "words")
     config.save_pretrained(tmp_path / "model")
     write_text(tmp_path / "train.txt")

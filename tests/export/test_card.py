@@ -13,8 +13,8 @@ from homodistil_hf.export.card import card_template, render_card
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.registry import METHODS
-from homodistil_hf.models.families.bert import BERT
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+from homodistil_hf.models.architectures.bert import BERT
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
 RUN = {
     "settings": {

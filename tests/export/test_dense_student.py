@@ -12,7 +12,7 @@ from homodistil_hf.methods.formats import export_from
 from homodistil_hf.models.conversion import to_stock
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.saved_student import read_state
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 
 INPUT_IDS = torch.randint(5, 96, (4, 16), generator=torch.Generator().manual_seed(3))
@@ -45,7 +45,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 def test_the_copy_is_the_student_without_its_projections():
     model = make_pruner(ODD).model.train()
     student = dense_copy(model)
-    assert teacher_plan(student.config) == ODD
+    assert widths_of(student.config) == ODD
     assert not student.training
     assert model.training
     assert not any("projections" in name for name in student.state_dict())
@@ -82,7 +82,7 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths():
     student = narrowed_copy(pruner, format="standard")
     stock = to_stock(student)
     assert stock.config.hidden_size % stock.config.num_attention_heads == 0
-    assert teacher_plan(student.config).hidden_size <= 20
+    assert widths_of(student.config).hidden_size <= 20
     assert_close(logits_of(stock), logits_of(student))
 
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metr
     pruner = make_pruner(ODD, metric=metric)
     student, state = checkpoint_student(write_checkpoint(tmp_path, pruner), format=format, allow_partial=True)
     expected = narrowed_copy(pruner, format=format)
-    assert teacher_plan(student.config) == teacher_plan(expected.config)
+    assert widths_of(student.config) == widths_of(expected.config)
     assert torch.equal(logits_of(student), logits_of(expected))
     assert (state["full"], state["plan"]) == (pruner.full.to_dict(), TARGET.to_dict())
 
@@ -121,7 +121,7 @@ def test_a_method_that_does_not_prune_has_no_scores(tmp_path):
     (folder / SCORES_FILE).unlink()
     write_manifest(folder)
     student, _ = checkpoint_student(folder, format="standard", allow_partial=False)
-    assert teacher_plan(student.config) == TARGET
+    assert widths_of(student.config) == TARGET
 
 
 def test_a_state_that_no_run_writes_is_refused(tmp_path):

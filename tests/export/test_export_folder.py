@@ -39,11 +39,11 @@ from homodistil_hf.export.export_folder import (
 )
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import file_digest
+from homodistil_hf.models.architectures import modeling_homobert
+from homodistil_hf.models.architectures.bert import BERT
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_stock
-from homodistil_hf.models.families import modeling_homobert
-from homodistil_hf.models.families.bert import BERT
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 STUDENTS = {head.student.__name__: head.student for head in BERT.heads}
 
@@ -62,7 +62,7 @@ LOADER = """
 import json, sys
 sys.modules["homodistil_hf"] = None
 try:
-    import homodistil_hf.models.families.modeling_homobert
+    import homodistil_hf.models.architectures.modeling_homobert
     raise SystemExit("homodistil_hf can be imported")
 except ImportError:
     pass
@@ -320,7 +320,7 @@ def test_facts_are_what_is_counted(tmp_path, student_class, format):
     pooler = exported.base_model.pooler
     assert facts["student"] == {
         "architecture": type(exported).__name__,
-        "plan": teacher_plan(exported.config).to_dict(),
+        "plan": widths_of(exported.config).to_dict(),
         "num_hidden_layers": 2,
         "num_parameters": sum(tensor.numel() for tensor in tensors.values()),
         "num_encoder_parameters": num_parameters(exported.base_model) - (num_parameters(pooler) if pooler else 0),
@@ -415,7 +415,7 @@ def test_either_format_loads_as_the_same_student(tmp_path, student_class, format
     student = random_student(student_class)
     loaded = load_export(export_student(student, tmp_path / "student", format))
     assert type(loaded) is student_class
-    assert teacher_plan(loaded.config) == UNEVEN
+    assert widths_of(loaded.config) == UNEVEN
     assert_same_logits(logits_of(loaded), logits_of(student))
 
 

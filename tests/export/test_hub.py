@@ -20,7 +20,7 @@ from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.hub import ensure_repo, push_export, tag_commit, teacher_licence
 from homodistil_hf.files.hub_errors import hub_errors
 from homodistil_hf.methods.formats import verify_export
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.loading import load_teacher_config
 
 SENTINEL = "hf_sentinelSENTINELsentinel"

@@ -17,8 +17,8 @@ from homodistil_hf.export.facts import file_facts
 from homodistil_hf.export.verify import VerifyReport
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.methods.formats import verify_export
-from homodistil_hf.models.families import modeling_homobert as modeling
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+from homodistil_hf.models.architectures import modeling_homobert as modeling
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
 MODELING_FILE = "modeling_homobert.py"
 

@@ -33,15 +33,15 @@ from transformers import (
     BertModel,
 )
 
-from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
-from homodistil_hf.models.families.bert import BERT
-from homodistil_hf.models.families.modeling_homobert import (
+from homodistil_hf.models.architectures.bert import BERT
+from homodistil_hf.models.architectures.modeling_homobert import (
     HomoBertConfig,
     HomoBertForMaskedLM,
     HomoBertForSequenceClassification,
 )
+from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
 from homodistil_hf.models.loading import load_teacher, load_teacher_config
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 TEACHER_CLASSES = (
     BertForMaskedLM,
@@ -122,7 +122,7 @@ def test_a_student_of_a_student_is_a_copy_without_projections():
     source.projections = nn.ModuleDict({"hidden_0": nn.Linear(24, 32, bias=False)})
     copy = to_student(source)
     assert torch.equal(logits_of(copy), logits_of(source))
-    assert teacher_plan(copy.config) == UNEVEN
+    assert widths_of(copy.config) == UNEVEN
     assert not any(name.startswith("projections") for name in copy.state_dict())
 
 
@@ -221,7 +221,7 @@ def test_removing_padding_brings_the_student_back(student_class):
     student = random_student(student_class)
     back = to_student(to_stock(student))
     remove_padding(back, UNEVEN)
-    assert teacher_plan(back.config) == UNEVEN
+    assert widths_of(back.config) == UNEVEN
     assert_same_logits(logits_of(back), logits_of(student))
     num_parameters = [sum(parameter.numel() for parameter in model.parameters()) for model in (back, student)]
     assert num_parameters[0] == num_parameters[1]
@@ -347,7 +347,7 @@ def test_a_student_configuration_is_read_with_its_widths(tmp_path):
     random_student(HomoBertForMaskedLM).config.save_pretrained(tmp_path)
     config = load_teacher_config(str(tmp_path))
     assert type(config) is HomoBertConfig
-    assert teacher_plan(config) == UNEVEN
+    assert widths_of(config) == UNEVEN
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, v
         load_teacher(str(tmp_path))
 
 
-def test_another_family_is_refused(tmp_path):
+def test_another_architecture_is_refused(tmp_path):
     AlbertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has model_type='albert'; supported: bert.*Choose an encoder"):
         load_teacher_config(str(tmp_path))

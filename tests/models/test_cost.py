@@ -10,9 +10,9 @@ from transformers import (
     BertModel,
 )
 
+from homodistil_hf.models.architectures import modeling_homobert as modeling
 from homodistil_hf.models.cost import count_parameters, encoder_macs
-from homodistil_hf.models.families import modeling_homobert as modeling
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.presets import PRESETS
 
 TINY = BertConfig(
@@ -56,13 +56,13 @@ def tiny_model(**changes: int) -> BertModel:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("head", HEADS)
 def test_parameters_equal_those_of_the_stock_model(config, head):
-    assert count_parameters(teacher_plan(config), config, head=head) == num_model_parameters(HEADS[head], config)
+    assert count_parameters(widths_of(config), config, head=head) == num_model_parameters(HEADS[head], config)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_without_a_head_there_is_no_pooler_either(config):
     expected = num_model_parameters(BertModel, config, add_pooling_layer=False)
-    assert count_parameters(teacher_plan(config), config) == expected
+    assert count_parameters(widths_of(config), config) == expected
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -100,7 +100,7 @@ def test_parameters_of_uneven_widths_equal_those_of_the_compact_model(head):
 def test_the_table_of_students(preset, million_parameters, speed_up):
     plan, config = PRESETS[preset], BertConfig()
     assert round(count_parameters(plan, config) / 1e6, 1) == million_parameters
-    assert round(encoder_macs(teacher_plan(config)) / encoder_macs(plan), 1) == speed_up
+    assert round(encoder_macs(widths_of(config)) / encoder_macs(plan), 1) == speed_up
 
 
 def test_encoder_macs_by_hand():
@@ -118,12 +118,12 @@ def test_encoder_macs_equal_those_that_torch_counts(sequence_length):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(input_ids=torch.zeros(3, sequence_length, dtype=torch.long))
     num_tokens = 3 * sequence_length
-    assert counter.get_total_flops() == 2 * num_tokens * encoder_macs(teacher_plan(TINY), sequence_length)
+    assert counter.get_total_flops() == 2 * num_tokens * encoder_macs(widths_of(TINY), sequence_length)
 
 
 def test_uneven_widths_cost_more_padded_than_compact():
     plan = WidthPlan(24, (LayerWidths(3, 8, 40), LayerWidths(1, 8, 16)))
-    assert count_parameters(plan.padded(), TINY) == count_parameters(teacher_plan(TINY), TINY)
+    assert count_parameters(plan.padded(), TINY) == count_parameters(widths_of(TINY), TINY)
     # The second layer's attention grows from 8 to 24 channels and its FFN from 16 to 40 neurons.
     more_parameters = count_parameters(plan.padded(), TINY) - count_parameters(plan, TINY)
     assert more_parameters == 16 * (4 * 24 + 3) + 24 * (2 * 24 + 1)

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import BertConfig, BertForMaskedLM
 
-from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.loading import load_teacher, load_teacher_config, refuse_architecture
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -108,13 +108,15 @@ def test_no_more_weights_are_described_than_there_are_bytes(folder, monkeypatch)
         ("modernbert", "mlp_dropout", 2.0, r"has mlp_dropout=2.0; expected a number from 0 to 1"),
     ],
 )
-def test_what_other_families_call_theirs_is_checked_too(model_type, name, value, message, tmp_path):
+def test_what_other_architectures_call_theirs_is_checked_too(model_type, name, value, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, name: value}), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         load_teacher_config(str(tmp_path))
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
-def test_a_bare_encoder_of_any_family_is_told_which_class_to_take(family):
-    with pytest.raises(ValueError, match=f"{family.encoder_name} is not supported; .*load it as .*ForMaskedLM if"):
-        refuse_architecture(family.encoder_name)
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+def test_a_bare_encoder_of_any_architecture_is_told_which_class_to_take(architecture):
+    with pytest.raises(
+        ValueError, match=f"{architecture.encoder_name} is not supported; .*load it as .*ForMaskedLM if"
+    ):
+        refuse_architecture(architecture.encoder_name)

@@ -11,7 +11,7 @@ from homodistil_hf.files.checkpoints import PROJECTIONS_FILE, SCORES_FILE, STATE
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.saved_student import load_student, poisoned_tensor, read_state, weights_without_projections
 from homodistil_hf.models.units import encoder_groups
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.pruning.pruner import Pruner
 
 
@@ -38,7 +38,7 @@ def test_round_trip_into_a_student_of_other_widths(pruned, plan):
         sliced(other, plan, seed=5)
     load_student(folder, other)
     assert_same(other, student)
-    assert teacher_plan(other.config) == UNEVEN
+    assert widths_of(other.config) == UNEVEN
     assert {name: group.num_units for name, group in encoder_groups(other).items()} == {
         name: group.num_units for name, group in encoder_groups(student).items()
     }
@@ -55,7 +55,7 @@ def test_widths_grow_back_and_the_optimizer_follows(tmp_path):
     load_student(folder, student, optimizer=optimizer)
     after = student.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert teacher_plan(student.config) == FULL
+    assert widths_of(student.config) == FULL
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in student.parameters()]
     assert not optimizer.state
 

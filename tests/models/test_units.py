@@ -3,11 +3,11 @@ import torch
 from torch import nn
 
 from homodistil_hf.distillation.projections import Projections
-from homodistil_hf.models.families import FAMILIES
-from homodistil_hf.models.families.bert import BERT
-from homodistil_hf.models.families.family import PROJECTIONS
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
-from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
+from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.architectures.architecture import PROJECTIONS
+from homodistil_hf.models.architectures.bert import BERT
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.resizing import write_plan
 from homodistil_hf.models.units import (
     Group,
@@ -109,9 +109,9 @@ def test_a_parameter_of_nobody_is_refused():
         encoder_groups(model)
 
 
-def test_families_are_found_by_model_type():
-    assert all(family.model_type == name for name, family in FAMILIES.items())
-    assert FAMILIES["bert"] is BERT
+def test_architectures_are_found_by_model_type():
+    assert all(architecture.model_type == name for name, architecture in ARCHITECTURES.items())
+    assert ARCHITECTURES["bert"] is BERT
 
 
 # Sums and indices of slices

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from transformers import BertConfig
 
 from homodistil_hf.files.messages import nearest_name, shown
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, nearest_paddable, teacher_plan, with_num_layers
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, nearest_paddable, widths_of, with_num_layers
 
 UNIFORM = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}
 LAYER = {"num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}
@@ -207,27 +207,27 @@ def test_the_nearest_paddable_plan_gives_up_the_smaller_share():
 
 def test_the_teacher_plan_of_a_bert():
     config = BertConfig(hidden_size=48, num_attention_heads=3, intermediate_size=100, num_hidden_layers=2)
-    assert teacher_plan(config) == WidthPlan.uniform(48, 2, LayerWidths(3, 16, 100))
+    assert widths_of(config) == WidthPlan.uniform(48, 2, LayerWidths(3, 16, 100))
 
 
 def test_the_teacher_plan_of_a_compact_student():
     layers = UNEVEN["layers"]
     config = HomoBertConfig(hidden_size=64, num_hidden_layers=2, per_layer_config=dict(enumerate(layers)))
-    assert teacher_plan(config).to_dict() == UNEVEN
+    assert widths_of(config).to_dict() == UNEVEN
 
 
 def test_the_teacher_plan_of_a_uniform_compact_student_with_its_own_head_size():
     config = HomoBertConfig(
         hidden_size=60, num_hidden_layers=2, num_attention_heads=4, head_dim=8, intermediate_size=96
     )
-    assert teacher_plan(config) == WidthPlan.uniform(60, 2, LayerWidths(4, 8, 96))
+    assert widths_of(config) == WidthPlan.uniform(60, 2, LayerWidths(4, 8, 96))
 
 
 def test_a_teacher_with_indivisible_heads_is_refused():
     config = BertConfig(hidden_size=50, num_attention_heads=1, num_hidden_layers=1)
     config.num_attention_heads = 4
     with pytest.raises(ValueError, match=r"teacher hidden_size=50 is not divisible by num_attention_heads=4.* 48, 52"):
-        teacher_plan(config)
+        widths_of(config)
 
 
 # Texts for messages

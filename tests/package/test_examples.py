@@ -21,7 +21,7 @@ from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.methods.binarization.bit_products import compiled
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.models.cost import count_parameters, encoder_macs
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FINE_TUNING = EXAMPLES / "configs" / "finetune.json"
@@ -216,7 +216,7 @@ def test_the_table_of_presets_is_what_the_formulas_give(name):
     plan = PRESETS[name]
     row = next(line for line in PAGES["docs/index.md"].splitlines() if line.startswith(f"| `{name}` |"))
     widths = plan.layers[0]
-    macs = encoder_macs(teacher_plan(BertConfig())) / encoder_macs(plan)
+    macs = encoder_macs(widths_of(BertConfig())) / encoder_macs(plan)
     assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [
         str(plan.hidden_size),
         f"{widths.num_attention_heads} × {widths.head_dim}",

@@ -11,7 +11,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 STAGES = ("files", "models", "data", "plans", "distillation", "pruning", "export")
 
 # They travel inside compact exports, where the rest of the package is absent.
-TRAVELLING = sorted((PACKAGE / "models" / "families").glob("modeling_*.py"))
+TRAVELLING = sorted((PACKAGE / "models" / "architectures").glob("modeling_*.py"))
 STANDARD = {"collections", "contextlib", "copy", "dataclasses", "functools", "typing", "math"}
 
 

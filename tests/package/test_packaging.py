@@ -96,7 +96,7 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
     shipped = {name for name in files_in(wheel) if ".dist-info/" not in name}
     assert shipped == package_files()
     assert {
-        "homodistil_hf/models/families/modeling_homobert.py",
+        "homodistil_hf/models/architectures/modeling_homobert.py",
         "homodistil_hf/py.typed",
         "homodistil_hf/plans/advice.json",
         "homodistil_hf/experiments/demo/teacher/model.safetensors",

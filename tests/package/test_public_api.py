@@ -8,7 +8,7 @@ import pytest
 
 import homodistil_hf
 import homodistil_hf.evaluation
-from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.architectures import ARCHITECTURES
 
 PUBLIC_NAMES = [
     "PRESETS",
@@ -150,7 +150,7 @@ def test_students_load_in_whatever_order_things_are_imported(order, compact_expo
 @pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 def test_students_are_found_by_whatever_names_them_first(use, compact_export):
-    deep = "from homodistil_hf.models.families import modeling_homobert\n" * ("modeling_homobert" in use)
+    deep = "from homodistil_hf.models.architectures import modeling_homobert\n" * ("modeling_homobert" in use)
     found = in_a_fresh_process(
         f"import homodistil_hf, transformers\n{deep}folder = {compact_export!r}\nprint(type({use}).__name__)"
     )
@@ -160,10 +160,10 @@ def test_students_are_found_by_whatever_names_them_first(use, compact_export):
 def test_every_student_type_is_known_before_anything_is_imported():
     found = in_a_fresh_process(
         "import homodistil_hf\nfrom transformers import AutoConfig\n"
-        f"for name in {[family.student_type for family in FAMILIES.values()]}:\n"
+        f"for name in {[architecture.student_type for architecture in ARCHITECTURES.values()]}:\n"
         "    print(AutoConfig.for_model(name).model_type)"
     )
-    assert found.split() == [family.student_type for family in FAMILIES.values()]
+    assert found.split() == [architecture.student_type for architecture in ARCHITECTURES.values()]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
 
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
 from homodistil_hf.models.cost import count_parameters, encoder_macs
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.budgets import nearest_macs_budget, plan_for_budget
 from homodistil_hf.plans.presets import PRESETS
 from homodistil_hf.plans.resolve import check_plan, too_wide
@@ -45,12 +45,12 @@ TEACHERS = {
 def cost(kind: str, plan: WidthPlan, config: BertConfig) -> float:
     if kind == "params":
         return count_parameters(plan, config)
-    return encoder_macs(plan) / encoder_macs(teacher_plan(config))
+    return encoder_macs(plan) / encoder_macs(widths_of(config))
 
 
 def rounding_step(kind: str, target: float, config: BertConfig, multiple: int) -> float:
     """The distance between the two plans around `target` that are one hidden step apart, all else in proportion."""
-    teacher = teacher_plan(config)
+    teacher = widths_of(config)
     limit = teacher.layers[0]
     costs = []
     for hidden_size in [*range(multiple, teacher.hidden_size, multiple), teacher.hidden_size]:
@@ -68,7 +68,7 @@ def rounding_step(kind: str, target: float, config: BertConfig, multiple: int) -
 
 def assert_meets_budget(kind: str, target: float, config: BertConfig, multiple: int = 8) -> WidthPlan:
     plan = plan_for_budget(f"{kind}={target!r}", config, multiple=multiple)
-    teacher, layer = teacher_plan(config), plan.layers[0]
+    teacher, layer = widths_of(config), plan.layers[0]
     check_plan(plan, teacher)
     assert plan.is_uniform
     assert plan.padded() == plan
@@ -90,7 +90,7 @@ def assert_meets_budget(kind: str, target: float, config: BertConfig, multiple: 
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("config", TEACHERS.values(), ids=TEACHERS)
 def test_budgets_are_met_for_teachers_of_all_shapes(config, kind):
-    whole = cost(kind, teacher_plan(config), config)
+    whole = cost(kind, widths_of(config), config)
     met = 0
     for percent in (100, 90, 75, 60, 50, 40, 33, 25, 20, 15, 10, 5):
         target = percent / 100 * whole
@@ -126,7 +126,7 @@ def test_budgets_are_met_for_any_teacher(
     hidden_size = num_heads * head_dim
     ffn = max(1, round(ffn_ratio * hidden_size))
     config = bert(hidden_size, num_heads, num_layers=num_layers, vocab_size=vocab_size, ffn=ffn)
-    whole = cost(kind, teacher_plan(config), config)
+    whole = cost(kind, widths_of(config), config)
     target = round(fraction * whole) if kind == "params" else fraction
     try:
         plan_for_budget(f"{kind}={target!r}", config, multiple=multiple)
@@ -158,7 +158,7 @@ def test_a_budget_gives_wider_heads_than_the_narrowest_preset():
 
 @pytest.mark.parametrize("config", TEACHERS.values(), ids=TEACHERS)
 def test_the_whole_budget_is_the_teacher_itself(config):
-    teacher = teacher_plan(config)
+    teacher = widths_of(config)
     assert plan_for_budget("macs=1", config) == teacher
     assert plan_for_budget(f"params={count_parameters(teacher, config)}", config) == teacher
 
@@ -188,7 +188,7 @@ def test_the_compact_form_has_narrow_attention_in_a_wider_hidden_size():
 @pytest.mark.parametrize("share", [0.6, 0.4, 0.25, 0.15])
 def test_narrow_attention_costs_what_was_asked_for_and_fits_a_stock_bert(teacher, share):
     config = TEACHERS[teacher]
-    plan, whole = plan_for_budget(f"compact_macs={share}", config), teacher_plan(config)
+    plan, whole = plan_for_budget(f"compact_macs={share}", config), widths_of(config)
     layer = plan.layers[0]
     assert encoder_macs(plan) / encoder_macs(whole) == pytest.approx(share, rel=0.03)
     assert 0.65 < layer.num_attention_heads * layer.head_dim / plan.hidden_size <= 1
@@ -247,9 +247,9 @@ def test_an_uneven_teacher_gets_a_uniform_student_within_its_narrowest_layer():
     ]
     config = HomoBertConfig(hidden_size=64, num_hidden_layers=2, per_layer_config=dict(enumerate(layers)))
     plan = plan_for_budget("macs=0.2", config)
-    check_plan(plan, teacher_plan(config))
+    check_plan(plan, widths_of(config))
     assert plan.padded() == plan
-    assert encoder_macs(plan) / encoder_macs(teacher_plan(config)) == pytest.approx(0.2, rel=0.05)
+    assert encoder_macs(plan) / encoder_macs(widths_of(config)) == pytest.approx(0.2, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_smaller_budgets_are_planned_within_larger_ones(hidden_size, num_heads, 
     config = BertConfig(
         hidden_size=hidden_size, num_attention_heads=num_heads, intermediate_size=4 * hidden_size, num_hidden_layers=4
     )
-    earlier = teacher_plan(config)
+    earlier = widths_of(config)
     for share in shares:
         plan = plan_for_budget(f"macs={share}", config, within=earlier)
         assert too_wide(plan, earlier) is None
@@ -321,7 +321,7 @@ def test_a_multiple_that_leaves_no_plan_is_refused():
 
 def test_the_nearest_macs_budget_is_one_that_can_be_met():
     config = TEACHERS["six layers"]
-    assert nearest_macs_budget(1 / 11, teacher_plan(config)) == "macs=0.091"
-    assert nearest_macs_budget(1.0, teacher_plan(config)) == "macs=1"
-    unreachable = nearest_macs_budget(1e-9, teacher_plan(config))
+    assert nearest_macs_budget(1 / 11, widths_of(config)) == "macs=0.091"
+    assert nearest_macs_budget(1.0, widths_of(config)) == "macs=1"
+    unreachable = nearest_macs_budget(1e-9, widths_of(config))
     assert plan_for_budget(unreachable, config).hidden_size == 8

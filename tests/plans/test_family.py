@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.family import check_family, member_folder
 from homodistil_hf.plans.resolve import nearest_within, resolve_plan, too_wide
 
@@ -17,7 +17,7 @@ SMALL = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
 
 
 def check(*students: str) -> None:
-    check_family(students, [resolve_plan(student, BASE) for student in students], teacher_plan(BASE))
+    check_family(students, [resolve_plan(student, BASE) for student in students], widths_of(BASE))
 
 
 @pytest.mark.parametrize(

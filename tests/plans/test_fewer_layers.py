@@ -6,7 +6,7 @@ from students import UNEVEN, make_batch, make_student, masked, unlabelled
 
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.resizing import keep_layers
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, chosen, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, chosen, widths_of
 from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE, matched_layers, shallow_plan, spread_layers
 from homodistil_hf.pruning.compaction import compact
 
@@ -76,7 +76,7 @@ def test_layers_of_other_widths_keep_them():
     groups, masks = masked(deep, UNEVEN)
     compact(deep, groups, masks, plan=UNEVEN)
     shallow = keep_layers(deep, (1,))
-    assert teacher_plan(shallow.config) == chosen(UNEVEN, (1,))
+    assert widths_of(shallow.config) == chosen(UNEVEN, (1,))
     states = shallow(**unlabelled(make_batch()), output_hidden_states=True).hidden_states
     assert len(states) == 2
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig
 
 from homodistil_hf.models.cost import encoder_macs
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.presets import PRESETS
 from homodistil_hf.plans.resolve import check_plan, resolve_plan
 
@@ -60,7 +60,7 @@ def test_a_plan_file_needs_no_particular_name(tmp_path):
 
 def test_budgets_are_understood():
     plan = resolve_plan("macs=0.25", SMALL)
-    assert encoder_macs(plan) / encoder_macs(teacher_plan(SMALL)) == pytest.approx(0.25, rel=0.03)
+    assert encoder_macs(plan) / encoder_macs(widths_of(SMALL)) == pytest.approx(0.25, rel=0.03)
     assert resolve_plan("params=14M", BASE) == PRESETS["homobert-tiny"]
     assert resolve_plan("macs=0.25", BASE, multiple=64).hidden_size % 64 == 0
 
@@ -74,7 +74,7 @@ def test_a_plan_can_be_short():
 
 
 def test_the_teachers_own_widths_are_a_plan():
-    assert resolve_plan(teacher_plan(SMALL).to_dict(), SMALL) == teacher_plan(SMALL)
+    assert resolve_plan(widths_of(SMALL).to_dict(), SMALL) == widths_of(SMALL)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_a_preset_that_does_not_fit_names_a_budget_that_does(preset, config):
         resolve_plan(preset, config)
     budget = re.search("student='(macs=[0-9.]+)'", str(error.value))[1]
     plan = resolve_plan(budget, config)
-    same_fraction = encoder_macs(PRESETS[preset]) / encoder_macs(teacher_plan(BASE))
-    assert encoder_macs(plan) / encoder_macs(teacher_plan(config)) == pytest.approx(same_fraction, rel=0.04)
+    same_fraction = encoder_macs(PRESETS[preset]) / encoder_macs(widths_of(BASE))
+    assert encoder_macs(plan) / encoder_macs(widths_of(config)) == pytest.approx(same_fraction, rel=0.04)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_each_layer_is_held_against_the_teachers_own():
 
 def test_another_number_of_layers_is_refused():
     with pytest.raises(ValueError, match="student has 1 layers, its teacher 2; nearest valid plan: {"):
-        check_plan(WidthPlan.uniform(32, 1, LayerWidths(4, 8, 96)), teacher_plan(SMALL))
+        check_plan(WidthPlan.uniform(32, 1, LayerWidths(4, 8, 96)), widths_of(SMALL))
 
 
 widths = st.one_of(st.integers(1, 80), st.integers(1, 10**12))
@@ -217,11 +217,11 @@ def resolved_or_refused(student: object) -> WidthPlan | str:
 def test_a_plan_fits_or_its_error_names_one_that_does(values):
     outcome = resolved_or_refused(values)
     if isinstance(outcome, WidthPlan):
-        check_plan(outcome, teacher_plan(SMALL))
+        check_plan(outcome, widths_of(SMALL))
     elif "layers has" in outcome:  # refused for its form, before it is held against the teacher
         assert len(WidthPlan.from_dict(nearest_plan(outcome), num_hidden_layers=2).layers) == 2
     elif "is beyond every model" not in outcome:
-        check_plan(resolve_plan(nearest_plan(outcome), SMALL), teacher_plan(SMALL))
+        check_plan(resolve_plan(nearest_plan(outcome), SMALL), widths_of(SMALL))
 
 
 values = st.recursive(
@@ -249,6 +249,6 @@ def test_anything_is_a_plan_or_a_value_error(value):
 def test_any_text_is_a_student_or_a_value_error(text):
     outcome = resolved_or_refused(text)
     if isinstance(outcome, WidthPlan):
-        check_plan(outcome, teacher_plan(SMALL))
+        check_plan(outcome, widths_of(SMALL))
     else:
         assert outcome.startswith("student")

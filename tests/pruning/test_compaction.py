@@ -26,12 +26,12 @@ from students import (
 from tiny_models import make_teacher
 from torch import nn
 
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel, layer_config
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
-from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel, layer_config
 from homodistil_hf.models.resizing import replace_parameters, set_widths, write_plan
 from homodistil_hf.models.units import encoder_groups, modules_of
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import Kept, compact
 from homodistil_hf.pruning.masks import choose_masks, full_masks
 
@@ -102,7 +102,7 @@ def test_sliced_equals_zeroed(task, plan, dtype):
     assert_same_logits(logits_of(student, inputs), expected)
     sizes = {name: group.num_units for name, group in encoder_groups(student).items()}
     assert sizes == {name: int(mask.sum()) for name, mask in masks.items()}
-    assert teacher_plan(student.config) == plan
+    assert widths_of(student.config) == plan
 
 
 @given(
@@ -410,7 +410,7 @@ def test_state_that_can_not_be_sliced_is_refused():
     ):
         compact(student, groups, masks, plan=UNIFORM, optimizer=optimizer)
     assert [id(p) for p in student.parameters()] == [id(p) for p in optimizer.param_groups[0]["params"]]
-    assert teacher_plan(student.config) == FULL
+    assert widths_of(student.config) == FULL
 
 
 def test_new_values_come_without_the_old_ones_state():

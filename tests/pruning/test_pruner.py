@@ -12,7 +12,7 @@ from tiny_models import make_teacher
 from torch import nn
 
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, kept_fractions, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, kept_fractions, widths_of
 from homodistil_hf.pruning.masks import choose_masks, full_masks
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.schedule import PruningSchedule
@@ -109,7 +109,7 @@ def test_the_best_units_stay_and_go_on_with_their_scores():
         name: int(mask.sum()) for name, mask in masks.items()
     }
     assert all(torch.equal(values, scores[name][masks[name]]) for name, values in pruner.unit_scores().items())
-    assert teacher_plan(pruner.model.config) == UNEVEN
+    assert widths_of(pruner.model.config) == UNEVEN
 
 
 def test_gradient_scale_is_divided_out():

@@ -8,9 +8,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from homodistil_hf.distillation.projections import Projections
-from homodistil_hf.models.families.family import PROJECTIONS
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
-from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
+from homodistil_hf.models.architectures.architecture import PROJECTIONS
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.units import Group, Slice, UnitMap, UnitTensors, encoder_groups
 from homodistil_hf.pruning import scores as sensitivity
 from homodistil_hf.pruning.compaction import compact

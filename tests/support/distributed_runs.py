@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from run_traces import SaveAt, differences, logs_of, state_of
-from tiny_families import OTHERS, tiny_family_teacher
+from tiny_architectures import OTHERS, tiny_architecture_teacher
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
@@ -35,8 +35,11 @@ SHARED: dict[str, dict[str, Any]] = {
     "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
 }
 SHARED |= {
-    family.model_type: {"model": partial(tiny_family_teacher, family, family.heads[0]), "max_steps": 6}
-    for family in OTHERS
+    architecture.model_type: {
+        "model": partial(tiny_architecture_teacher, architecture, architecture.heads[0]),
+        "max_steps": 6,
+    }
+    for architecture in OTHERS
 }
 """Runs of the same global batch on any number of ranks. A pass has 8 steps; 6 of its 70 rows are left over."""
 

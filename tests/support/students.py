@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.files.strict_json import write_json
+from homodistil_hf.models.architectures.architecture import PROJECTIONS
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.family import PROJECTIONS
-from homodistil_hf.models.families.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.saved_student import save_projections, weights_without_projections
 from homodistil_hf.models.units import Group, Slice, UnitTensors, encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan

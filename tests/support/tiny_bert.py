@@ -4,7 +4,7 @@ import torch
 from transformers import BertConfig, PreTrainedModel
 
 from homodistil_hf.export.probe import all_logits
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
 from homodistil_hf.models.resizing import write_plan
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 

@@ -8,7 +8,7 @@ from tiny_models import make_blocks
 from transformers import Trainer
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.distillation.objective import Distillation
+from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.training import distillation_trainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -65,7 +65,7 @@ class Widening(DistillationTrainer):
     card = HomoDistilTrainer.card
 
     def make_distillation(self, teacher):
-        return Distillation(
+        return DistillationLoss(
             self.model, teacher, weights=dict.fromkeys(LOSS_TERMS, 0.0) | {"kl": 1.0}, kept_heads=self.matched_heads
         )
 

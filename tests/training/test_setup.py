@@ -22,7 +22,7 @@ from transformers.optimization import Adafactor
 
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models import conversion
-from homodistil_hf.models.widths import WidthPlan, teacher_plan
+from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.training import setup as preparation
 from homodistil_hf.training.setup import Preparation, adopt_optimizer, prepare
@@ -47,7 +47,7 @@ def test_student_and_teacher_start_as_the_model(task, from_folder, tmp_path):
         model.save_pretrained(tmp_path)
     parts = prepare(str(tmp_path) if from_folder else model, make_args())
     assert parts.plan == UNIFORM
-    assert teacher_plan(parts.student.config) == FULL
+    assert widths_of(parts.student.config) == FULL
     inputs = make_batch(task)
     for made in (parts.student.train(), parts.teacher.exact):
         assert torch.equal(logits_of(made, inputs), logits_of(model, inputs))
@@ -94,7 +94,7 @@ def test_a_compacted_student_can_be_pruned_further():
     groups, masks = masked(model, UNIFORM)
     compact(model, groups, masks, plan=UNIFORM)
     parts = prepare(model, make_args(student=PLAN | {"hidden_size": 12}))
-    assert teacher_plan(parts.student.config) == UNIFORM
+    assert widths_of(parts.student.config) == UNIFORM
     assert parts.plan == WidthPlan(12, UNIFORM.layers)
     assert torch.equal(logits_of(parts.student, make_batch()), logits_of(model, make_batch()))
 

@@ -1,16 +1,16 @@
-"""Models of every family with fewer tokens: the same outputs, positions and files, for text whose tokens stay."""
+"""Models of every architecture with fewer tokens: the same outputs, positions and files, for text of kept tokens."""
 
 import json
 
 import pytest
 import torch
-from tiny_families import CASES, IDS, tiny_family_teacher
+from tiny_architectures import CASES, IDS, tiny_architecture_teacher
 from tiny_models import make_teacher
 from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary
 
 TOKENIZER = trained_tokenizer("BPE")
@@ -18,9 +18,9 @@ SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_i
 TEXTS = ["the teacher and the student", "hidden states of a layer"]
 
 
-def teacher_of(family, head, **config):
+def teacher_of(architecture, head, **config):
     values = {"vocab_size": len(TOKENIZER), **SPECIAL, **config}
-    return tiny_family_teacher(family, head, **values).double().eval()
+    return tiny_architecture_teacher(architecture, head, **values).double().eval()
 
 
 def wanted_ids():
@@ -33,9 +33,9 @@ def outputs_of(model, tokenizer, texts=TEXTS):
         return model(**encoded, output_hidden_states=True), encoded
 
 
-@pytest.mark.parametrize(("family", "head", "config"), CASES, ids=IDS)
-def test_outputs_are_those_of_the_tokens_that_stay(family, head, config):
-    model = teacher_of(family, head, **config)
+@pytest.mark.parametrize(("architecture", "head", "config"), CASES, ids=IDS)
+def test_outputs_are_those_of_the_tokens_that_stay(architecture, head, config):
+    model = teacher_of(architecture, head, **config)
     trimmed, tokenizer = trim_vocabulary(model, TOKENIZER, wanted_ids())
     assert trimmed.config.vocab_size == len(tokenizer) < len(TOKENIZER)
     (before, old), (after, new) = outputs_of(model, TOKENIZER), outputs_of(trimmed, tokenizer)
@@ -49,12 +49,12 @@ def test_outputs_are_those_of_the_tokens_that_stay(family, head, config):
     assert model.config.vocab_size == len(TOKENIZER)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
-def test_pad_ids_that_address_positions_stay(family):
-    model = teacher_of(family, family.heads[1])
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+def test_pad_ids_that_address_positions_stay(architecture):
+    model = teacher_of(architecture, architecture.heads[1])
     trimmed, tokenizer = trim_vocabulary(model, TOKENIZER, wanted_ids())
     assert trimmed.config.pad_token_id == tokenizer.pad_token_id == 1
-    moved = teacher_of(family, family.heads[1], pad_token_id=4)
+    moved = teacher_of(architecture, architecture.heads[1], pad_token_id=4)
     _, required, _ = candidates(TOKENIZER, moved.config)
     assert set(range(5)) <= required
 

@@ -27,8 +27,8 @@ from ...export.export_folder import check_target
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
+from ...models.architectures import max_tokens
 from ...models.cost import model_facts
-from ...models.families import max_tokens
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training.distillation_trainer import DistillationTrainer

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...files.messages import shown
 from ...methods.registry import METHODS
-from ...models.widths import teacher_plan
+from ...models.widths import widths_of
 from ..config import RunConfig, run_of
 from ..distill import Sources, check_sources
 from .cells import TEACHER, Cell
@@ -54,4 +54,4 @@ def _impossible_reason(cell: Cell, known: dict[str, Sources]) -> str | None:
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
         known[key] = check_sources(settings)
-    return METHODS[cell.method].impossible_reason(known[key].plan, teacher_plan(known[key].config))
+    return METHODS[cell.method].impossible_reason(known[key].plan, widths_of(known[key].config))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...distillation.objective import Distillation, Terms
+from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.relations import cosine_error
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
@@ -24,7 +24,7 @@ from ...files.messages import shown
 from ...models.conversion import to_student
 from ...models.loading import load_teacher
 from ...models.resizing import keep_layers
-from ...models.widths import WidthPlan, teacher_plan
+from ...models.widths import WidthPlan, widths_of
 from ...plans.fewer_layers import shallow_plan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
@@ -84,10 +84,10 @@ class DistilBertTrainer(DistillationTrainer):
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
         self.method_settings |= {"temperature": temperature}
         whole = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
-        asked, full = plan or self.plan_of(args, whole.config), teacher_plan(whole.config)
+        asked, full = plan or self.plan_of(args, whole.config), widths_of(whole.config)
         self.check_possible(asked, full)
         student = keep_layers(whole, shallow_plan(asked, full) or ())
-        plan = teacher_plan(student.config)
+        plan = widths_of(student.config)
         unused = {f"{name}_weight": 0.0 for name in LOSS_TERMS}
         args = with_settings(args, student=plan.to_json(), **unused)
         super().__init__(student, args, teacher=teacher or whole, plan=plan, **kwargs)
@@ -103,7 +103,7 @@ class DistilBertTrainer(DistillationTrainer):
             f"{plan.to_json()} within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5"
         )
 
-    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """DistilBERT's three terms; arguments and return as [`DistillationTrainer.make_distillation`]."""
         weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.loss_weights
         distillation = SoftDistillation(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
@@ -111,8 +111,8 @@ class DistilBertTrainer(DistillationTrainer):
         return distillation
 
 
-class SoftDistillation(Distillation):
-    """Masked words, softened predictions and the direction of the last hidden states; arguments as [`Distillation`].
+class SoftDistillation(DistillationLoss):
+    """Masked words, softened predictions, direction of the last hidden states; arguments as [`DistillationLoss`].
 
     The student has the teacher's hidden size, and `weights` also name `soft_kl` and `cosine`.
     """
@@ -130,7 +130,7 @@ class SoftDistillation(Distillation):
     ) -> tuple[Terms, Any]:
         """`mlm`, `kl` (at temperature 1, for the log only), `soft_kl` and `cosine`, unweighted.
 
-        Arguments and return as [`Distillation.terms`].
+        Arguments and return as [`DistillationLoss.terms`].
         """
         inputs = self.task.with_positions(inputs)
         num_predictions, num_tokens, _ = counts.clamp(min=1).float().unbind()

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ...files.messages import shown
-from ...models.families import family_of
-from ...models.families.family import PROJECTIONS
+from ...models.architectures import architecture_of
+from ...models.architectures.architecture import PROJECTIONS
 from ...models.resizing import replace_parameters, write_plan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
@@ -60,7 +60,7 @@ class FreshTrainer(DistillationTrainer):
         # Its heads have never seen another scale than that of their own size.
         self.model.config.softmax_head_dim = None
         if mlm_trains == "head":
-            family_of(self.model.config).mlm_entry(self.model).register_forward_pre_hook(_without_gradient)
+            architecture_of(self.model.config).mlm_entry(self.model).register_forward_pre_hook(_without_gradient)
 
     def start_student(self) -> None:
         """Give the student the plan's widths and weights drawn from the run's seed."""

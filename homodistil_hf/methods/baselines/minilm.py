@@ -19,13 +19,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...distillation.attention_recorder import AttentionRecorder
-from ...distillation.objective import Distillation, Terms
+from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.relations import relation_error
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
 from ...files.messages import shown
-from ...models.families.modeling_layerwise import LayerwiseModel
+from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.widths import WidthPlan, chosen
 from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from ..conditions import check_recordable, other_heads
@@ -83,7 +83,7 @@ class RelationTrainer(FreshTrainer, ABC):
     def relations(self) -> Relations:
         """What is compared, checked against the widths of both models."""
 
-    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """Relations and masked words; arguments and return as [`DistillationTrainer.make_distillation`]."""
         relations = self.relations()
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
@@ -176,8 +176,8 @@ class MiniLMv2Trainer(RelationTrainer):
         return Relations(sides, _relation_heads(self.num_relation_heads, sizes), self.teacher_layer)
 
 
-class RelationDistillation(Distillation):
-    """Relations of one layer, and whatever of [`Distillation`]'s terms has a weight; arguments as there.
+class RelationDistillation(DistillationLoss):
+    """Relations of one layer, and whatever of [`DistillationLoss`]'s terms has a weight; arguments as there.
 
     `weights` also name the `relations`, which are between the student's last layer and one of the teacher's.
     """
@@ -198,7 +198,7 @@ class RelationDistillation(Distillation):
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
-        """Those of [`Distillation.terms`] and the relations, each averaged over the tokens of the global batch.
+        """Those of [`DistillationLoss.terms`] and the relations, each averaged over the tokens of the global batch.
 
         Arguments and return as there.
         """

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...distillation.objective import Distillation, Terms
+from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import decoded_terms, decoder_of
@@ -36,14 +36,14 @@ class ScratchTrainer(FreshTrainer):
     def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
         super().__init__(model, args, loss_weights={"mlm": 1.0}, **kwargs)
 
-    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""
         weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": 1.0}
         return OwnLoss(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
 
 
-class OwnLoss(Distillation):
-    """The student's own masked-LM loss; no forward pass of the teacher. Arguments as [`Distillation`]."""
+class OwnLoss(DistillationLoss):
+    """The student's own masked-LM loss; no forward pass of the teacher. Arguments as [`DistillationLoss`]."""
 
     def terms(
         self,
@@ -53,7 +53,7 @@ class OwnLoss(Distillation):
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
-        """The masked-LM loss `mlm` of one batch; arguments and return as [`Distillation.terms`]."""
+        """The masked-LM loss `mlm` of one batch; arguments and return as [`DistillationLoss.terms`]."""
         inputs = self.task.with_positions(inputs)
         outputs = model(**self.task.model_inputs(inputs, self.student), skip_decoder=True)
         with autocast():

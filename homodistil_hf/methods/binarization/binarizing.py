@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ...models.conversion import CLASS_KEYS, to_student
-from ...models.families import family_of
-from ...models.families.bert import BERT
-from ...models.families.modeling_binarybert import (
+from ...models.architectures import architecture_of
+from ...models.architectures.bert import BERT
+from ...models.architectures.modeling_binarybert import (
     BinaryBertConfig,
     BinaryBertForQuestionAnswering,
     BinaryBertForSequenceClassification,
@@ -22,7 +21,8 @@ from ...models.families.modeling_binarybert import (
     weight_scale,
     weight_signs,
 )
-from ...models.families.modeling_layerwise import encoder_layers
+from ...models.architectures.modeling_layerwise import encoder_layers
+from ...models.conversion import CLASS_KEYS, to_student
 
 _HEADS = {
     "SequenceClassification": BinaryBertForSequenceClassification,
@@ -71,7 +71,7 @@ def to_binary(
 
 def _student(model: PreTrainedModel) -> PreTrainedModel:
     student = to_student(model)
-    if family_of(student.config) is not BERT:
+    if architecture_of(student.config) is not BERT:
         raise ValueError(
             f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
         )

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ...files.caches import cached
-from ...models.families.modeling_binarybert import PackedLinear, unpack
+from ...models.architectures.modeling_binarybert import PackedLinear, unpack
 
 logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_suffix(".c")

@@ -13,8 +13,8 @@ from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 from ...export.probe import probe_facts, probe_inputs
 from ...files.provenance import version_facts
 from ...files.strict_json import write_json
-from ...models.families import modeling_binarybert, modeling_homobert, modeling_layerwise
-from ...models.families.modeling_binarybert import PackedEmbedding, PackedLinear
+from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise
+from ...models.architectures.modeling_binarybert import PackedEmbedding, PackedLinear
 from ...tables import markdown_table
 from .binarizing import to_packed
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 
 from ...distillation.losses import hidden_error, prediction_terms, regression_terms
-from ...models.families.modeling_binarybert import ElasticQuantizer
+from ...models.architectures.modeling_binarybert import ElasticQuantizer
 from .binarizing import calibrate
 
 

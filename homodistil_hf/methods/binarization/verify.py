@@ -13,10 +13,10 @@ from ...files.checkpoints import file_digest
 from ...files.messages import shown
 from ...files.strict_json import is_number, is_whole
 from ...files.tensors import WEIGHTS_FILE
-from ...models.families import modeling_binarybert
-from ...models.families.bert import BERT
-from ...models.families.family import MASKED_LM
-from ...models.families.modeling_binarybert import BinaryBertConfig
+from ...models.architectures import modeling_binarybert
+from ...models.architectures.architecture import MASKED_LM
+from ...models.architectures.bert import BERT
+from ...models.architectures.modeling_binarybert import BinaryBertConfig
 from .folder import CODE, LARGEST, packed_probe, tensor_bytes
 
 IN_MEMORY_TOLERANCE = 0.1

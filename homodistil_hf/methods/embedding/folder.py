@@ -19,9 +19,9 @@ from ...files.folders import write_text
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
+from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_stock
 from ...models.cost import model_facts
-from ...models.families.modeling_layerwise import LayerwiseModel
 from .card import TEACHER, embedding_card
 from .model import (
     MODULES_FILE,

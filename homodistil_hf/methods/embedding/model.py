@@ -22,8 +22,8 @@ from ...files.hub_errors import hub_errors
 from ...files.messages import shown
 from ...files.strict_json import is_whole, read_json, read_json_object
 from ...files.tensors import WEIGHTS_FILE, load_tensors
+from ...models.architectures import ARCHITECTURES, max_tokens
 from ...models.digest import weights_digest
-from ...models.families import FAMILIES, max_tokens
 from ...models.tokenizers import as_it_was
 
 MODULES_FILE = "modules.json"
@@ -294,7 +294,7 @@ def load_embedding_model(name_or_path: str | Path, *, called: str = "teacher") -
         called: what it is to the user, first word of every message.
 
     Raises:
-        ValueError: no such folder, a module or a setting that a student can't repeat, or an encoder of no family here.
+        ValueError: no such folder, a module or a setting that a student can't repeat, or an unknown encoder.
         HubError: the Hub refused or can't be reached.
     """
     label = f"{called}={str(name_or_path)!r}"
@@ -341,8 +341,8 @@ def _modules(file: Path) -> list[tuple[str, str]]:
 
 def _encoder(folder: Path, label: str) -> PreTrainedModel:
     model_type = read_json_object(folder / "config.json", str(folder / "config.json")).get("model_type")
-    if model_type not in FAMILIES:
-        raise ValueError(f"{label} has model_type={shown(model_type)}; expected one of {', '.join(FAMILIES)}")
+    if model_type not in ARCHITECTURES:
+        raise ValueError(f"{label} has model_type={shown(model_type)}; expected one of {', '.join(ARCHITECTURES)}")
     encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]
     if missing:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...distillation.objective import Distillation, Terms
+from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from .model import EmbeddingModel, pooled
@@ -73,7 +73,7 @@ def relational_error(
     return errors.mean()
 
 
-class EmbeddingDistillation(Distillation):
+class EmbeddingDistillation(DistillationLoss):
     """Compares vectors, and hidden states as ever.
 
     The student's pooled states pass `projections.dense`, which starts as the identity and loses a column with each
@@ -86,7 +86,7 @@ class EmbeddingDistillation(Distillation):
         has_own_space: the vectors wanted are the pooled states themselves, of a space of the student's own; the map is
             there for the loss alone.
         weights: term → factor: `probe` (0 in training), `vector`, `relational`, `hidden`, `embedding`, `attention`.
-        kwargs: as in [`Distillation`].
+        kwargs: as in [`DistillationLoss`].
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class EmbeddingDistillation(Distillation):
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
-        """Each term of the loss on its own, unweighted; arguments as [`Distillation.terms`].
+        """Each term of the loss on its own, unweighted; arguments as [`DistillationLoss.terms`].
 
         Returns:
             `(terms, outputs)`: `vector`, `relational`, `hidden` and `embedding`, and while units are scored `probe`

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ...distillation.objective import Distillation
+from ...distillation.objective import DistillationLoss
 from ...distillation.tasks import task_of
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
@@ -73,7 +73,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
             self.model.config.sentence_transformers = {"activation_fn": activation}
         self.held_out = ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)
 
-    def make_distillation(self, teacher: FrozenTeacher) -> Distillation:
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """Scores and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
         num_labels = self.model.config.num_labels
         task = task_of(self.model)

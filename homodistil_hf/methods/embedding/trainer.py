@@ -22,8 +22,8 @@ from torch import nn
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
 from ...files.messages import shown
-from ...models.families.family import PROJECTIONS
-from ...models.families.modeling_layerwise import LayerwiseModel
+from ...models.architectures.architecture import PROJECTIONS
+from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.units import UnitTensors
 from ...trainer import HomoDistilTrainer
 from ...training.publishing import Publisher

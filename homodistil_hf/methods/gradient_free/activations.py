@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...files.messages import shown
-from ...models.families import family_of, max_tokens
-from ...models.families.modeling_layerwise import LayerwiseModel
+from ...models.architectures import architecture_of, max_tokens
+from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.units import UnitTensors
 
 logger = logging.getLogger(__name__)
@@ -168,4 +168,4 @@ def _activations(
 
 def second_linear(student: LayerwiseModel, group: str) -> nn.Linear:
     """The second linear layer of the FFN that a group belongs to; columns of its matrix are the filters."""
-    return family_of(student.config).filters(student, int(group.partition(".")[2]))
+    return architecture_of(student.config).filters(student, int(group.partition(".")[2]))

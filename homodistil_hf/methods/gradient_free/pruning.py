@@ -20,12 +20,12 @@ from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
 from ...files.messages import nearest_name, shown
 from ...files.strict_json import is_number, is_whole
+from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_student
 from ...models.cost import encoder_macs
-from ...models.families.modeling_layerwise import LayerwiseModel
 from ...models.loading import load_teacher
 from ...models.units import UnitTensors, encoder_groups
-from ...models.widths import WidthPlan, teacher_plan
+from ...models.widths import WidthPlan, widths_of
 from ...pruning.compaction import compact
 from ...pruning.masks import full_masks
 from .activations import (
@@ -172,7 +172,7 @@ def prune_gradient_free(
     ... )
     >>> batches = [{"input_ids": torch.arange(24).view(2, 12)}]
     >>> student = prune_gradient_free(BertForSequenceClassification(config), batches, macs=0.9)
-    >>> encoder_macs(teacher_plan(student.config)) / encoder_macs(teacher_plan(config)) <= 0.9
+    >>> encoder_macs(widths_of(student.config)) / encoder_macs(widths_of(config)) <= 0.9
     True
 
     ```
@@ -180,7 +180,7 @@ def prune_gradient_free(
     settings = settings or GradientFreeSettings()
     teacher = load_teacher(model, called="model") if isinstance(model, str) else model
     student = to_student(teacher).eval()
-    num_kept_filters(teacher_plan(student.config), macs)
+    num_kept_filters(widths_of(student.config), macs)
     batches = check_samples(unlabeled, student) if settings.needs_samples else []
     statistics = filter_statistics(student, batches, settings)
     scores = filter_scores(student, statistics, settings)
@@ -297,7 +297,7 @@ def prune_filters(
         products: as in [`FilterStatistics`]; where a layer has none, its filters are not rescaled.
         damping: see [`least_squares_scales`].
     """
-    plan = teacher_plan(student.config)
+    plan = widths_of(student.config)
     kept = _kept(scores, num_kept_filters(plan, macs))
     for name, mask_F in kept.items():
         if products and not bool(mask_F.all()):
@@ -310,7 +310,7 @@ def prune_filters(
         replace(layer, intermediate_size=int(kept[f"ffn.{index}"].sum())) for index, layer in enumerate(plan.layers)
     )
     compact(student, groups, full_masks(groups) | kept, plan=dataclasses.replace(plan, layers=tuple(layers)))
-    sizes = [layer.intermediate_size for layer in teacher_plan(student.config).layers]
+    sizes = [layer.intermediate_size for layer in widths_of(student.config).layers]
     logger.info("FFN neurons that are left, layer by layer: %s", " ".join(map(str, sizes)))
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, ViTMAEForPreTraining
 
 from ...data.masking import IGNORED_LABEL
-from ...models.families import HEADS, family_of
-from ...models.families.family import MASKED_LM
+from ...models.architectures import HEADS, architecture_of
+from ...models.architectures.architecture import MASKED_LM
 
 Inputs = Mapping[str, torch.Tensor]
 IMAGE_CLASS = ViTMAEForPreTraining.__name__
@@ -30,7 +30,7 @@ class MaskedWords:
     """
 
     def __init__(self, model: PreTrainedModel):
-        self.entry = family_of(model.config).mlm_entry(model)
+        self.entry = architecture_of(model.config).mlm_entry(model)
 
     def num_predictions(self, inputs: Inputs) -> torch.Tensor:
         """Masked tokens of a batch, int64 scalar."""

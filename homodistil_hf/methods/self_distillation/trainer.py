@@ -158,7 +158,7 @@ class SelfDistillTrainer(Trainer):
     the last bit. Evaluations measure the masked loss alone, always with the same masks.
 
     Args:
-        model: what is trained: a masked-LM model of a family that the package knows, or a `ViTMAEForPreTraining`.
+        model: what is trained: a masked-LM model of a known architecture, or a `ViTMAEForPreTraining`.
         args: the settings; `num_rounds` is not used here.
         teacher: who it learns from, of the same class; taken over, frozen. None: plain further pre-training.
         processing_class: tokenizer (which masking text needs) or image processor; saved with checkpoints.

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...files.messages import nearest_name
+from ...models.architectures import max_tokens
 from ...models.compiling import compiling_problem
-from ...models.families import max_tokens
 from .onnx_graph import export_onnx, missing_packages, onnx_runner
 
 BACKENDS = ("torch", "compiled", "onnxruntime")

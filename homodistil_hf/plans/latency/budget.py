@@ -16,9 +16,9 @@ import torch
 from transformers import PreTrainedConfig
 
 from ...files.messages import nearest_name, shown
-from ...models.families import family_of
-from ...models.families.bert import has_blocks_of_bert
-from ...models.widths import WidthPlan, teacher_plan
+from ...models.architectures import architecture_of
+from ...models.architectures.bert import has_blocks_of_bert
+from ...models.widths import WidthPlan, widths_of
 from ..budgets import LATENCY_BUDGET, plan_for_latency
 from .backends import FirstOutput, make_runner, model_inputs
 from .parts import Conditions, embedding_shape, latency_table
@@ -87,15 +87,15 @@ def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: in
     Raises:
         ValueError: out of reach, the message names the range; or a length above the teacher's positions.
     """
-    family = family_of(config)
-    if not has_blocks_of_bert(family):
+    architecture = architecture_of(config)
+    if not has_blocks_of_bert(architecture):
         raise ValueError(
-            f"student='latency_ms={budget.limit_ms:g}' is met with measured blocks of BERT, which a "
-            f"{family.model_type} is not made of; nearest valid: a share of the encoder MACs, such as 'macs=0.25'"
+            f"student='latency_ms={budget.limit_ms:g}' is met with measured blocks of BERT, "
+            f"which a {architecture.model_type} has not; nearest valid: a share of the MACs, such as 'macs=0.25'"
         )
     table = latency_table(config, budget.conditions)
     plan = plan_for_latency(budget.limit_ms, config, predict=table.latency_ms, multiple=multiple)
-    return LatencyPlan(plan, table.latency_ms(plan), table.latency_ms(teacher_plan(config)))
+    return LatencyPlan(plan, table.latency_ms(plan), table.latency_ms(widths_of(config)))
 
 
 @torch.no_grad()
@@ -105,8 +105,8 @@ def measure_plan(plan: WidthPlan, config: PreTrainedConfig, conditions: Conditio
     Returns:
         JSON values: `latency` of `teacher` and `student` and `speed_up` of the student, see `figures`.
     """
-    family, layer = family_of(config), plan.layers[0]
-    student = family.stock_config(
+    architecture, layer = architecture_of(config), plan.layers[0]
+    student = architecture.stock_config(
         hidden_size=plan.hidden_size,
         num_hidden_layers=len(plan.layers),
         num_attention_heads=layer.num_attention_heads,
@@ -116,7 +116,11 @@ def measure_plan(plan: WidthPlan, config: PreTrainedConfig, conditions: Conditio
     passes = {}
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         for name, shape in (("teacher", config), ("student", student)):
-            encoder = family.student_encoder if isinstance(shape, family.student_config) else family.stock_encoder
+            encoder = (
+                architecture.student_encoder
+                if isinstance(shape, architecture.student_config)
+                else architecture.stock_encoder
+            )
             inputs = model_inputs(shape, conditions.batch_size, conditions.length)
             module = FirstOutput(encoder(shape, add_pooling_layer=False).eval())
             passes[name] = functools.partial(make_runner(module, conditions.backend, inputs, Path(folder)), *inputs)

@@ -24,9 +24,9 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 from ...files.caches import cached
 from ...files.provenance import machine_facts
 from ...files.strict_json import write_json
-from ...models.families.modeling_homobert import HomoBertConfig, HomoBertModel
-from ...models.families.modeling_layerwise import encoder_layers
-from ...models.widths import teacher_plan
+from ...models.architectures.modeling_homobert import HomoBertConfig, HomoBertModel
+from ...models.architectures.modeling_layerwise import encoder_layers
+from ...models.widths import widths_of
 from .backends import check_backend, make_runner, missing_reason, model_inputs
 from .tables import AXES, Grid, LatencyTable, grid_below
 from .timing import Pass, time_in_turns
@@ -71,7 +71,7 @@ class Conditions:
 def latency_table(config: PreTrainedConfig, conditions: Conditions) -> LatencyTable:
     """Return the latency table for students of a teacher on this machine, measuring it where it is not cached."""
     model_inputs(config, conditions.batch_size, conditions.length)  # or refuses the length
-    grid = grid_below(teacher_plan(config))
+    grid = grid_below(widths_of(config))
     about = {
         "machine": machine_facts(),
         "conditions": asdict(conditions),

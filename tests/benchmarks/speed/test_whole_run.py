@@ -7,7 +7,7 @@ from tiny_models import make_teacher
 from benchmarks.speed.whole_run import Stretch, chosen_points, course, macs_and_steps, mean_cost, total_seconds
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.schedule import PruningSchedule
 
@@ -28,7 +28,7 @@ def test_the_course_is_what_the_pruner_does():
         seen.append(pruner.kept)
         pruner.scores.state = {name: torch.rand(group.num_units) for name, group in pruner.groups.items()}
         num_choices += pruner.step(step, schedule()) is not None
-    found = course(teacher_plan(make_teacher().config), TARGET, schedule(), multiple=4)
+    found = course(widths_of(make_teacher().config), TARGET, schedule(), multiple=4)
     assert [stretch.plan for stretch in found for _ in range(stretch.num_steps)] == seen
     assert found[-1].plan == TARGET
     assert len(found) == num_choices + 1 > 5

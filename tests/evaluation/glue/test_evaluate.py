@@ -18,8 +18,8 @@ from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, fresh_c
 from homodistil_hf.evaluation.glue import evaluate as glue
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM
 
 QUICK = {"learning_rate": 1e-4, "num_train_epochs": 1, "batch_size": 8, "max_length": 24}
 

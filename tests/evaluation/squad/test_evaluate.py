@@ -30,7 +30,7 @@ from homodistil_hf.evaluation.squad.evaluate import (
 from homodistil_hf.evaluation.squad.windows import check_windows, labelled_inputs, make_windows
 from homodistil_hf.evaluation.task_data import TaskData
 from homodistil_hf.evaluation.task_runs import check_length, training_rows, with_held_out
-from homodistil_hf.models.families.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
 TOKENIZER = tiny_tokenizer()
 TINY = SquadSettings(

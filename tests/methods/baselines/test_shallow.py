@@ -10,7 +10,7 @@ from homodistil_hf.methods.baselines.shallow import ShallowTrainer
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.resizing import keep_layers
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def shallow(make_trainer):
 def test_fewer_layers_have_the_macs_that_were_asked_for(shallow, kept, expected):
     trainer = shallow(**{} if kept is None else {"num_layers": kept}, width_multiple=1)
     assert len(trainer.plan.layers) == trainer.method_settings["num_layers"] == expected
-    teacher = teacher_plan(trainer.distillation.teacher.exact.config)
+    teacher = widths_of(trainer.distillation.teacher.exact.config)
     assert len(teacher.layers) == 4
     assert encoder_macs(trainer.plan) == pytest.approx(0.25 * encoder_macs(teacher), rel=0.05)
     assert trainer.args.student == trainer.plan.to_json()

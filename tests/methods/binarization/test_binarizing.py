@@ -15,8 +15,8 @@ from transformers import BertForSequenceClassification
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
 from homodistil_hf.methods.binarization.bit_products import multiply_bits
 from homodistil_hf.methods.binarization.folder import export_packed
+from homodistil_hf.models.architectures.modeling_binarybert import ElasticQuantizer
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_binarybert import ElasticQuantizer
 
 
 def classifier():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from homodistil_hf.methods.binarization.bit_products import BitProduct, compiled, multiply_bits
-from homodistil_hf.models.families.modeling_binarybert import (
+from homodistil_hf.models.architectures.modeling_binarybert import (
     BinaryBertConfig,
     BinaryBertForSequenceClassification,
     BinaryEmbedding,

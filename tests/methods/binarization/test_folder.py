@@ -18,7 +18,7 @@ from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.bit_products import compiled, multiply_bits
 from homodistil_hf.methods.binarization.folder import export_packed
-from homodistil_hf.models.families.modeling_binarybert import BinaryBertForSequenceClassification
+from homodistil_hf.models.architectures.modeling_binarybert import BinaryBertForSequenceClassification
 
 
 def binarized(task="sequence_classification"):

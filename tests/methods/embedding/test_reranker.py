@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from run_traces import SaveAt, logs_of
-from tiny_families import OTHERS, tiny_family_config
+from tiny_architectures import OTHERS, tiny_architecture_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
@@ -130,13 +130,13 @@ def test_cross_encoders_read_an_export(make_reranking_trainer, tmp_path, place):
     assert not found["own"]
 
 
-@pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
-def test_every_family_can_be_narrowed(make_reranking_trainer, family, tmp_path):
-    head = next((head for head in family.heads if head.stock_name.endswith("ForSequenceClassification")), None)
+@pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
+def test_every_architecture_can_be_narrowed(make_reranking_trainer, architecture, tmp_path):
+    head = next((head for head in architecture.heads if head.stock_name.endswith("ForSequenceClassification")), None)
     if head is None:
-        pytest.skip("the family has no such head")
+        pytest.skip("the architecture has no such head")
     torch.manual_seed(1)
-    config = tiny_family_config(family)
+    config = tiny_architecture_config(architecture)
     config.num_labels = 1
     model = randomized(head.stock(config))
     model.save_pretrained(tmp_path / "model")

@@ -9,8 +9,8 @@ import torch
 from datasets import load_from_disk
 from run_traces import SaveAt, logs_of
 from safetensors.torch import load_file
+from tiny_architectures import OTHERS, tiny_architecture_config
 from tiny_embeddings import make_rows, make_sentence_folder
-from tiny_families import OTHERS, tiny_family_config
 from tiny_models import randomized
 
 from homodistil_hf.cli import main
@@ -261,15 +261,15 @@ def test_a_resumed_run_with_vectors_is_the_uninterrupted_one(make_embedding_trai
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
-def test_every_family_can_be_narrowed(make_embedding_trainer, family, tmp_path):
+@pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
+def test_every_architecture_can_be_narrowed(make_embedding_trainer, architecture, tmp_path):
     torch.manual_seed(1)
-    encoder = randomized(family.stock_encoder(tiny_family_config(family)))
+    encoder = randomized(architecture.stock_encoder(tiny_architecture_config(architecture)))
     folder = make_sentence_folder(tmp_path / "model", encoder=encoder)
     trainer = make_embedding_trainer(folder, max_steps=2)
     trainer.train()
     exported = load_embedding_model(trainer.export(tmp_path / "student"))
-    assert type(exported.encoder) is family.stock_encoder
+    assert type(exported.encoder) is architecture.stock_encoder
     assert_same_vectors(trainer, exported)
 
 

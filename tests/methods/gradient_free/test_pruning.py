@@ -25,11 +25,11 @@ from homodistil_hf.methods.gradient_free.representatives import (
     output_error,
     output_products,
 )
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
-from homodistil_hf.models.families.modeling_homobert import HomoBertForSequenceClassification
 from homodistil_hf.models.units import encoder_groups
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 TASKS = ("masked_lm", "sequence_classification", "token_classification", "question_answering")
 NO_RESCALING = GradientFreeSettings(rescaling="none")
@@ -40,11 +40,11 @@ def make_batches(num_batches=3):
 
 
 def widths(model):
-    return [layer.intermediate_size for layer in teacher_plan(model.config).layers]
+    return [layer.intermediate_size for layer in widths_of(model.config).layers]
 
 
 def macs_of(model):
-    return encoder_macs(teacher_plan(model.config))
+    return encoder_macs(widths_of(model.config))
 
 
 def make_model(task="sequence_classification", **config):
@@ -129,7 +129,7 @@ def test_the_budget_is_met_to_the_last_filter(task, macs):
     student = prune_gradient_free(teacher, make_batches(), macs=macs)
     full, filter_macs = macs_of(teacher), 2 * teacher.config.hidden_size
     assert macs * full - filter_macs < macs_of(student) <= macs * full
-    assert sum(widths(student)) == num_kept_filters(teacher_plan(teacher.config), macs)
+    assert sum(widths(student)) == num_kept_filters(widths_of(teacher.config), macs)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert not student.training
     assert torch.isfinite(torch.cat([t.flatten() for t in student(**make_batches()[0]).to_tuple()])).all()
@@ -163,7 +163,7 @@ def test_the_best_filters_of_all_layers_are_kept_and_one_of_each_at_least(narrow
 def test_ties_go_to_the_lower_layer_and_index(narrow):
     student = to_student(narrow)
     prune_filters(student, {f"ffn.{index}": torch.ones(64) for index in range(2)}, 0.8)
-    num_kept = num_kept_filters(teacher_plan(narrow.config), 0.8)
+    num_kept = num_kept_filters(widths_of(narrow.config), 0.8)
     assert widths(student) == [min(64, num_kept - 1), max(1, num_kept - 64)]
     first = narrow.bert.encoder.layer[0].output.dense.weight
     assert torch.equal(student.bert.encoder.layer[0].output.dense.weight, first[:, : widths(student)[0]])
@@ -241,7 +241,7 @@ def test_what_is_left_can_be_trained(model):
 
 def test_layers_are_padded_to_the_widest_in_stock_form(model):
     student = prune_gradient_free(model, make_batches(), 0.6)
-    padded = teacher_plan(student.config).padded()
+    padded = widths_of(student.config).padded()
     assert {layer.intermediate_size for layer in padded.layers} == {max(widths(student))}
     assert encoder_groups(student)["ffn.0"].num_units == widths(student)[0]
 
@@ -249,7 +249,7 @@ def test_layers_are_padded_to_the_widest_in_stock_form(model):
 def test_nothing_is_read_where_weights_alone_rank(model):
     settings = GradientFreeSettings(ranking="r2", rescaling="none")
     student = prune_gradient_free(model, [], 0.7, settings=settings)
-    assert sum(widths(student)) == num_kept_filters(teacher_plan(model.config), 0.7)
+    assert sum(widths(student)) == num_kept_filters(widths_of(model.config), 0.7)
 
 
 @pytest.mark.gpu

@@ -11,9 +11,9 @@ from transformers import BertModel
 
 from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.plans.latency import backends, onnx_graph
 from homodistil_hf.plans.latency.backends import (
     FirstOutput,

@@ -14,9 +14,9 @@ from homodistil_hf import resolve_plan
 from homodistil_hf.cli import main
 from homodistil_hf.cli.plan import format_planned_latency
 from homodistil_hf.files.caches import cache_folder, cache_sizes
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertModel
 from homodistil_hf.models.cost import encoder_macs
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertModel
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.budgets import is_latency_budget, plan_for_budget, plan_for_latency
 from homodistil_hf.plans.latency import budget as planning
 from homodistil_hf.plans.latency import parts
@@ -31,7 +31,7 @@ from homodistil_hf.plans.latency.parts import (
 )
 from homodistil_hf.plans.latency.tables import AXES, Grid, LatencyTable, grid_below
 
-BASE = teacher_plan(BertConfig())
+BASE = widths_of(BertConfig())
 FORMULAS = {
     "embeddings": lambda hidden_size: 0.01 + 1e-4 * hidden_size,
     "attention": lambda hidden_size, heads, head_dim: 0.05 + 0.01 * heads + 5e-6 * hidden_size * heads * head_dim,
@@ -66,7 +66,7 @@ def formula_table(monkeypatch, tmp_path):
 
     def table(config: BertConfig, conditions: Conditions) -> LatencyTable:
         calls.append(conditions)
-        return table_by_formula(teacher_plan(config))
+        return table_by_formula(widths_of(config))
 
     monkeypatch.setattr(planning, "latency_table", table)
     return calls
@@ -163,7 +163,7 @@ def test_a_table_is_measured_once_for_its_conditions_and_threads(monkeypatch, tm
 
     def measure(config: BertConfig, conditions: Conditions, grid: Grid) -> LatencyTable:
         measured.append(conditions)
-        return table_by_formula(teacher_plan(config))
+        return table_by_formula(widths_of(config))
 
     monkeypatch.setattr(parts, "measure_table", measure)
     config = tiny_config()
@@ -289,7 +289,7 @@ def test_a_chosen_plan_is_timed_beside_its_teacher(formula_table):
     budget = LatencyBudget(0.24, Conditions(length=16))
     found = plan_within(budget, config)
     assert found.latency_ms == pytest.approx(formula_ms(found.plan))
-    assert found.teacher_latency_ms == pytest.approx(formula_ms(teacher_plan(config)))
+    assert found.teacher_latency_ms == pytest.approx(formula_ms(widths_of(config)))
     random_state = torch.get_rng_state()
     measured = measure_plan(found.plan, config, budget.conditions)
     assert list(measured["latency"]) == ["teacher", "student"]

@@ -9,9 +9,9 @@ import pytest
 from transformers import BertConfig
 
 import homodistil_hf
-from homodistil_hf.models.families import FAMILIES, HEADS, MODEL_TYPES, config_class, family_of
-from homodistil_hf.models.families.bert import BERT
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class
+from homodistil_hf.models.architectures.bert import BERT
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
 
 ROOT = Path(homodistil_hf.__file__).parent
 
@@ -41,7 +41,7 @@ def names_in(path: Path) -> Iterator[str]:
             yield node.value
 
 
-OTHERS = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path.parent.name != "families"}
+OTHERS = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path.parent.name != "architectures"}
 
 
 @pytest.mark.parametrize("path", sorted(OTHERS - {*EXCEPTIONS}))
@@ -55,9 +55,9 @@ def test_the_exceptions_name_it():
         assert any(NAMES.match(name) for name in names_in(ROOT / path)), path
 
 
-def test_a_family_is_found_by_both_of_its_model_types():
+def test_a_architecture_is_found_by_both_of_its_model_types():
     assert {name: config_class(name) for name in MODEL_TYPES[:2]} == {"bert": BertConfig, "homobert": HomoBertConfig}
-    assert family_of(BertConfig()) is family_of(HomoBertConfig()) is BERT is FAMILIES["bert"]
+    assert architecture_of(BertConfig()) is architecture_of(HomoBertConfig()) is BERT is ARCHITECTURES["bert"]
 
 
 def test_a_head_is_found_by_both_of_its_classes():
@@ -71,7 +71,7 @@ def test_a_head_is_found_by_both_of_its_classes():
 
 
 def test_the_modelling_file_travels_under_its_name():
-    names = [file.relative_to(ROOT / "models" / "families").as_posix() for file in BERT.modeling_files]
+    names = [file.relative_to(ROOT / "models" / "architectures").as_posix() for file in BERT.modeling_files]
     assert names == ["modeling_homobert.py", "modeling_layerwise.py"]
     assert BERT.auto_map["AutoModelForMaskedLM"] == "modeling_homobert.HomoBertForMaskedLM"
     assert list(BERT.auto_map)[:2] == ["AutoConfig", "AutoModel"]

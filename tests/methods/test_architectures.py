@@ -1,49 +1,51 @@
-"""Every method with every family but BERT: it trains, or says before it begins why it can't."""
+"""Every method with every architecture but BERT: it trains, or says before it begins why it can't."""
 
 import pytest
 import torch
 from run_traces import logs_of
 from students import make_batch
-from tiny_families import OTHERS, tiny_family_teacher
+from tiny_architectures import OTHERS, tiny_architecture_teacher
 
 from homodistil_hf import prune_gradient_free, to_binary
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.methods.self_distillation.masked_models import MaskedWords
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.cost import encoder_macs
-from homodistil_hf.models.families import FAMILIES
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 
-of_every_family = pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
+of_every_architecture = pytest.mark.parametrize(
+    "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
+)
 WITH_ATTENTION = ("tinybert", "minilm", "minilm_v2")
 SETTINGS = {"distilbert": {"student": None}}
 OTHER_METHODS = [name for name in METHODS if name not in ("homodistil", "distilbert")]
 
 
-def masked_lm_teacher(family):
-    return tiny_family_teacher(family, family.heads[0])
+def masked_lm_teacher(architecture):
+    return tiny_architecture_teacher(architecture, architecture.heads[0])
 
 
-@of_every_family
+@of_every_architecture
 @pytest.mark.parametrize("method", OTHER_METHODS)
-def test_a_method_trains_or_is_refused(make_trainer, family, method):
+def test_a_method_trains_or_is_refused(make_trainer, architecture, method):
     head_dim = 8 if method not in WITH_ATTENTION else 4
     heads = 2 if method not in WITH_ATTENTION else 4
     student = {"hidden_size": 16, "num_attention_heads": heads, "head_dim": head_dim, "intermediate_size": 32}
 
     def run():
         trainer = make_trainer(
-            model=masked_lm_teacher(family), trainer_class=METHODS[method], max_steps=2, student=student
+            model=masked_lm_teacher(architecture), trainer_class=METHODS[method], max_steps=2, student=student
         )
         trainer.train()
         return trainer
 
-    if method in WITH_ATTENTION and family.attention is None:
+    if method in WITH_ATTENTION and architecture.attention is None:
         with pytest.raises(ValueError, match="cannot be split into|one matrix"):
             run()
         return
-    if method == "tinybert" and family.scores_have_positions:
-        with pytest.raises(ValueError, match=f"attention_weight=.*but a {family.model_type} adds positions"):
+    if method == "tinybert" and architecture.scores_have_positions:
+        with pytest.raises(ValueError, match=f"attention_weight=.*but a {architecture.model_type} adds positions"):
             run()
         return
     losses = [entry["loss"] for entry in logs_of(run()) if "loss" in entry]
@@ -51,20 +53,20 @@ def test_a_method_trains_or_is_refused(make_trainer, family, method):
     assert all(0 < loss < float("inf") for loss in losses)
 
 
-@of_every_family
-def test_filters_are_pruned_without_gradients(family):
-    (head,) = (head for head in family.heads if head.kind.name == "sequence_classification")
-    model, batch = tiny_family_teacher(family, head), make_batch("sequence_classification")
+@of_every_architecture
+def test_filters_are_pruned_without_gradients(architecture):
+    (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
+    model, batch = tiny_architecture_teacher(architecture, head), make_batch("sequence_classification")
     unlabeled = [{name: batch[name] for name in ("input_ids", "attention_mask")}]
     pruned = prune_gradient_free(model, unlabeled, macs=0.85)
-    share = encoder_macs(teacher_plan(pruned.config)) / encoder_macs(teacher_plan(model.config))
+    share = encoder_macs(widths_of(pruned.config)) / encoder_macs(widths_of(model.config))
     assert share == pytest.approx(0.85, abs=0.02)
     assert type(pruned) is head.student
 
 
-@of_every_family
-def test_masked_words_are_predicted_by_the_stock_class(family):
-    teacher, batch = masked_lm_teacher(family), make_batch()
+@of_every_architecture
+def test_masked_words_are_predicted_by_the_stock_class(architecture):
+    teacher, batch = masked_lm_teacher(architecture), make_batch()
     with torch.no_grad():
         found = MaskedWords(teacher).loss_sum(teacher, teacher, batch)
         logits = teacher(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -72,36 +74,36 @@ def test_masked_words_are_predicted_by_the_stock_class(family):
     torch.testing.assert_close(found, expected)
 
 
-@of_every_family
-def test_layers_of_bits_are_those_of_bert(family):
-    (head,) = (head for head in family.heads if head.kind.name == "sequence_classification")
+@of_every_architecture
+def test_layers_of_bits_are_those_of_bert(architecture):
+    (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
     with pytest.raises(ValueError, match="is no BERT, and layers of bits are BERT's; take a BERT"):
-        to_binary(tiny_family_teacher(family, head), activation_bits=1)
+        to_binary(tiny_architecture_teacher(architecture, head), activation_bits=1)
 
 
-@of_every_family
+@of_every_architecture
 @pytest.mark.parametrize("budget", ["macs=0.5", "params=0.6", "compact_macs=0.5"])
-def test_a_budget_is_met_by_what_the_family_can_hold(family, budget):
-    teacher = masked_lm_teacher(family)
+def test_a_budget_is_met_by_what_the_architecture_can_hold(architecture, budget):
+    teacher = masked_lm_teacher(architecture)
     if budget.startswith("params"):
         budget = f"params={int(0.6 * sum(value.numel() for value in teacher.base_model.parameters()))}"
     plan = resolve_plan(budget, teacher.config, multiple=4)
-    assert (plan.embedding_size is None) == (family.embedding_size(teacher.config) is None)
-    if family.is_rotary:
+    assert (plan.embedding_size is None) == (architecture.embedding_size(teacher.config) is None)
+    if architecture.is_rotary:
         assert {layer.head_dim for layer in plan.layers} == {8}
     assert plan.padded().hidden_size == plan.hidden_size
 
 
-@of_every_family
-def test_milliseconds_are_for_layers_that_were_measured(family):
-    if family.embeddings == OTHERS[0].embeddings and family.layer == OTHERS[0].layer:
+@of_every_architecture
+def test_milliseconds_are_for_layers_that_were_measured(architecture):
+    if architecture.embeddings == OTHERS[0].embeddings and architecture.layer == OTHERS[0].layer:
         pytest.skip("made of BERT's blocks")
-    with pytest.raises(ValueError, match=f"measured blocks of BERT, which a {family.model_type} is not made of"):
-        resolve_plan("latency_ms=5", masked_lm_teacher(family).config)
+    with pytest.raises(ValueError, match=f"measured blocks of BERT, which a {architecture.model_type} is not made of"):
+        resolve_plan("latency_ms=5", masked_lm_teacher(architecture).config)
 
 
 def test_fresh_weights_have_no_rotary_pairs_to_choose_among(make_trainer):
     student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
-    teacher = masked_lm_teacher(FAMILIES["modernbert"])
+    teacher = masked_lm_teacher(ARCHITECTURES["modernbert"])
     with pytest.raises(ValueError, match="head_dim=4, but fresh weights have no rotary positions .* valid: 8"):
         make_trainer(model=teacher, trainer_class=METHODS["scratch"], student=student)

@@ -2,8 +2,8 @@
 
 from transformers import CamembertConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
 
+from .architecture import HIDDEN, Architecture, heads, linear, norm
 from .bert import ATTENTION, LAYER, embeddings
-from .family import HIDDEN, EncoderFamily, heads, linear, norm
 
 _MODELING = f"{__package__}.modeling_homoroberta"
 MLM_SHAPES = {
@@ -24,8 +24,8 @@ def _first_position(config: PreTrainedConfig) -> int:
     return config.pad_token_id + 1
 
 
-def _family(title: str, model_type: str, name: str, config: type[PreTrainedConfig]) -> EncoderFamily:
-    return EncoderFamily(
+def _architecture(title: str, model_type: str, name: str, config: type[PreTrainedConfig]) -> Architecture:
+    return Architecture(
         name=title,
         model_type=model_type,
         stock_config=config,
@@ -48,6 +48,6 @@ def _family(title: str, model_type: str, name: str, config: type[PreTrainedConfi
     )
 
 
-ROBERTA = _family("RoBERTa", "roberta", "Roberta", RobertaConfig)
-XLM_ROBERTA = _family("XLM-RoBERTa", "xlm-roberta", "XLMRoberta", XLMRobertaConfig)
-CAMEMBERT = _family("CamemBERT", "camembert", "Camembert", CamembertConfig)
+ROBERTA = _architecture("RoBERTa", "roberta", "Roberta", RobertaConfig)
+XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm-roberta", "XLMRoberta", XLMRobertaConfig)
+CAMEMBERT = _architecture("CamemBERT", "camembert", "Camembert", CamembertConfig)

@@ -1,4 +1,4 @@
-"""Every family but BERT, with every head: the same function as teacher, student, export, masked and compacted."""
+"""Every architecture but BERT, with every head: the same function as teacher, student, export, compacted."""
 
 import copy
 import dataclasses
@@ -6,28 +6,36 @@ import dataclasses
 import pytest
 import torch
 from students import assert_same_logits, logits_of, make_batch, masked, sliced, zeroed_copy
-from tiny_families import CASES, IDS, UNEVEN, UNIFORM, plan_of, tiny_family_config, tiny_family_teacher
+from tiny_architectures import (
+    CASES,
+    IDS,
+    UNEVEN,
+    UNIFORM,
+    plan_of,
+    tiny_architecture_config,
+    tiny_architecture_teacher,
+)
 
 from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.distillation.tasks import task_of
+from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
 from homodistil_hf.models.cost import count_parameters, model_facts, planned_facts
-from homodistil_hf.models.families.family import PROJECTIONS
 from homodistil_hf.models.resizing import keep_layers
 from homodistil_hf.models.units import encoder_groups
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.pruning.compaction import compact
 
-pytestmark = pytest.mark.parametrize(("family", "head", "config"), CASES, ids=IDS)
+pytestmark = pytest.mark.parametrize(("architecture", "head", "config"), CASES, ids=IDS)
 PLANS = {"uniform": UNIFORM, "uneven": UNEVEN}
 
 
-def student_of(family, head, dtype=torch.float64, **config):
-    return to_student(tiny_family_teacher(family, head, **config)).to(dtype).eval()
+def student_of(architecture, head, dtype=torch.float64, **config):
+    return to_student(tiny_architecture_teacher(architecture, head, **config)).to(dtype).eval()
 
 
-def test_a_full_student_is_the_stock_model_bit_for_bit(family, head, config):
-    teacher = tiny_family_teacher(family, head, **config)
+def test_a_full_student_is_the_stock_model_bit_for_bit(architecture, head, config):
+    teacher = tiny_architecture_teacher(architecture, head, **config)
     inputs = make_batch(head.kind.name)
     student = to_student(teacher)
     assert type(student) is head.student
@@ -39,16 +47,16 @@ def test_a_full_student_is_the_stock_model_bit_for_bit(family, head, config):
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_masked_compacted_saved_and_stock_give_the_same_logits(family, head, config, plan, tmp_path):
+def test_masked_compacted_saved_and_stock_give_the_same_logits(architecture, head, config, plan, tmp_path):
     student, inputs, plan = (
-        student_of(family, head, **config),
+        student_of(architecture, head, **config),
         make_batch(head.kind.name),
-        plan_of(family, plan, **config),
+        plan_of(architecture, plan, **config),
     )
     groups, masks = masked(student, plan)
     expected = logits_of(zeroed_copy(student, masks), inputs)
     compact(student, groups, masks, plan=plan)
-    assert teacher_plan(student.config) == plan
+    assert widths_of(student.config) == plan
     assert_same_logits(logits_of(student, inputs), expected)
     stock = to_stock(student)
     assert_same_logits(logits_of(stock, inputs), expected)
@@ -71,13 +79,13 @@ ALONE = {
 
 
 @pytest.mark.parametrize("widths", ALONE.values(), ids=ALONE)
-def test_each_kind_of_unit_can_go_alone(family, head, config, widths, tmp_path):
-    full = teacher_plan(tiny_family_config(family, **config))
+def test_each_kind_of_unit_can_go_alone(architecture, head, config, widths, tmp_path):
+    full = widths_of(tiny_architecture_config(architecture, **config))
     if "embedding_size" in widths and full.embedding_size is None:
         pytest.skip("has no embedding channels of their own")
     # Smaller heads are scaled by rotary positions, which are of float32 whatever the model is.
-    dtype = torch.float32 if family.is_rotary and "head_dim" in widths else torch.float64
-    student, inputs = student_of(family, head, dtype, **config), make_batch(head.kind.name)
+    dtype = torch.float32 if architecture.is_rotary and "head_dim" in widths else torch.float64
+    student, inputs = student_of(architecture, head, dtype, **config), make_batch(head.kind.name)
     outer = {name: value for name, value in widths.items() if name in ("hidden_size", "embedding_size")}
     layer = dataclasses.replace(full.layers[0], **{name: widths[name] for name in widths.keys() - outer.keys()})
     plan = dataclasses.replace(full, layers=(layer,) * len(full.layers), **outer)
@@ -93,19 +101,19 @@ def test_each_kind_of_unit_can_go_alone(family, head, config, widths, tmp_path):
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_formulas_count_what_there_is(family, head, config, plan):
-    student = student_of(family, head, torch.float32, **config)
+def test_formulas_count_what_there_is(architecture, head, config, plan):
+    student = student_of(architecture, head, torch.float32, **config)
     assert planned_facts(student.config, head.student_name) == model_facts(student)
-    sliced(student, plan_of(family, plan, **config))
+    sliced(student, plan_of(architecture, plan, **config))
     assert planned_facts(student.config, head.student_name) == model_facts(student)
-    config = tiny_family_config(family, **config)
-    encoder = family.stock_encoder(config)
+    config = tiny_architecture_config(architecture, **config)
+    encoder = architecture.stock_encoder(config)
     num_own = sum(value.numel() for name, value in encoder.named_parameters() if "pooler" not in name)
-    assert count_parameters(teacher_plan(config), config) == num_own
+    assert count_parameters(widths_of(config), config) == num_own
 
 
-def test_every_parameter_has_its_units(family, head, config):
-    student = student_of(family, head, **config)
+def test_every_parameter_has_its_units(architecture, head, config):
+    student = student_of(architecture, head, **config)
     student.add_module(PROJECTIONS, Projections(32, 32, num_hidden_layers=2).double())
     groups = encoder_groups(student)
     named = {piece.parameter for group in groups.values() for piece in group.slices}
@@ -113,28 +121,28 @@ def test_every_parameter_has_its_units(family, head, config):
     assert all(name.endswith("bias") for name in outside)  # of words and labels
 
 
-def test_attention_is_the_same_eager_and_fused(family, head, config):
-    dtype = torch.float32 if family.is_rotary else torch.float64  # its eager softmax is of float32
-    student, inputs = student_of(family, head, dtype, **config), make_batch(head.kind.name)
-    sliced(student, plan_of(family, UNEVEN, **config))
+def test_attention_is_the_same_eager_and_fused(architecture, head, config):
+    dtype = torch.float32 if architecture.is_rotary else torch.float64  # its eager softmax is of float32
+    student, inputs = student_of(architecture, head, dtype, **config), make_batch(head.kind.name)
+    sliced(student, plan_of(architecture, UNEVEN, **config))
     expected = logits_of(student, inputs)
     for implementation in ("eager", "sdpa") if student._supports_sdpa else ("eager",):
         student.set_attn_implementation(implementation)
         assert_same_logits(logits_of(student, inputs), expected)
 
 
-def test_fewer_layers_are_those_of_the_model(family, head, config):
-    student = student_of(family, head, **config)
-    first = 0 if family.is_pre_norm else 1  # which has no LayerNorm before it there
+def test_fewer_layers_are_those_of_the_model(architecture, head, config):
+    student = student_of(architecture, head, **config)
+    first = 0 if architecture.is_pre_norm else 1  # which has no LayerNorm before it there
     shallow = keep_layers(student, [first])
-    assert teacher_plan(shallow.config).layers == teacher_plan(student.config).layers[first : first + 1]
+    assert widths_of(shallow.config).layers == widths_of(student.config).layers[first : first + 1]
     inputs = make_batch(head.kind.name)
     assert logits_of(shallow, inputs).isfinite().all()
     assert shallow.config.num_hidden_layers == 1
 
 
-def test_hidden_states_begin_with_the_embeddings_and_end_with_the_last(family, head, config):
-    student, inputs = student_of(family, head, **config), make_batch(head.kind.name)
+def test_hidden_states_begin_with_the_embeddings_and_end_with_the_last(architecture, head, config):
+    student, inputs = student_of(architecture, head, **config), make_batch(head.kind.name)
     with torch.no_grad():
         outputs = student(inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True)
         last = student.base_model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
@@ -142,10 +150,10 @@ def test_hidden_states_begin_with_the_embeddings_and_end_with_the_last(family, h
     assert torch.equal(outputs.hidden_states[-1], last)
 
 
-def test_the_head_runs_at_masked_positions_only(family, head, config):
+def test_the_head_runs_at_masked_positions_only(architecture, head, config):
     if head.kind.name != "masked_lm":
         pytest.skip("of masked-LM models")
-    student, inputs = student_of(family, head, **config), make_batch()
+    student, inputs = student_of(architecture, head, **config), make_batch()
     positions = torch.tensor([0, 3, 17])
     unlabelled = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
@@ -157,23 +165,23 @@ def test_the_head_runs_at_masked_positions_only(family, head, config):
         assert_same_logits(torch.nn.functional.linear(states, decoder.weight, decoder.bias), everywhere[positions])
 
 
-def test_a_decoder_of_its_own_stays_its_own(family, head, config):
+def test_a_decoder_of_its_own_stays_its_own(architecture, head, config):
     if head.kind.name != "masked_lm":
         pytest.skip("of masked-LM models")
-    if not config.get("legacy", family.model_type != "deberta-v2"):
+    if not config.get("legacy", architecture.model_type != "deberta-v2"):
         pytest.skip("its decoder is the table of words itself")
-    teacher = tiny_family_teacher(family, head, **config, tie_word_embeddings=False)
+    teacher = tiny_architecture_teacher(architecture, head, **config, tie_word_embeddings=False)
     student, inputs = to_student(teacher), make_batch()
     assert_same_logits(logits_of(student, inputs), logits_of(teacher, inputs))
     before = copy.deepcopy(student)
-    sliced(student, plan_of(family, UNIFORM, **config))
+    sliced(student, plan_of(architecture, UNIFORM, **config))
     assert student.get_output_embeddings().weight is not student.get_input_embeddings().weight
     assert len(before.get_output_embeddings().weight) == len(student.get_output_embeddings().weight)
     assert planned_facts(student.config, head.student_name) == model_facts(student)
 
 
-def test_masks_mean_the_same_however_they_come(family, head, config):
-    student, inputs = student_of(family, head, **config), make_batch(head.kind.name)
+def test_masks_mean_the_same_however_they_come(architecture, head, config):
+    student, inputs = student_of(architecture, head, **config), make_batch(head.kind.name)
     task = task_of(student)
     given = task.model_inputs(task.with_positions(inputs), student)
     given.pop("masked_positions", None)

@@ -2,7 +2,7 @@
 
 from transformers import BertConfig
 
-from .family import HIDDEN, LABELS, NEURON, QUERY, VALUE, EncoderFamily, Shapes, heads, linear, norm
+from .architecture import HIDDEN, LABELS, NEURON, QUERY, VALUE, Architecture, Shapes, heads, linear, norm
 
 _MODELING = f"{__package__}.modeling_homobert"
 _VOCABULARY = "vocab_size"
@@ -42,7 +42,7 @@ _HEADS = heads(
     classifier=linear("bert.pooler.dense", HIDDEN, HIDDEN) | LABELS,
 )
 
-BERT = EncoderFamily(
+BERT = Architecture(
     name="BERT",
     model_type="bert",
     stock_config=BertConfig,
@@ -68,6 +68,6 @@ BERT = EncoderFamily(
 )
 
 
-def has_blocks_of_bert(family: EncoderFamily) -> bool:
+def has_blocks_of_bert(architecture: Architecture) -> bool:
     """Whether embeddings and layers are BERT's, whatever the heads."""
-    return (family.embeddings, family.layer) == (BERT.embeddings, BERT.layer)
+    return (architecture.embeddings, architecture.layer) == (BERT.embeddings, BERT.layer)

@@ -1,13 +1,13 @@
-"""Teachers of other families, trained here from nothing, as no public checkpoint could be loaded; their students.
+"""Teachers of other architectures, trained here from nothing, as no public checkpoint could be loaded; their students.
 
-    python -m benchmarks.families teacher --family modernbert --text FILE … --output_dir runs/families/modernbert
-    python -m benchmarks.families teacher --family roberta --start BERT --max_steps 900 --learning_rate 4e-4 --text …
-    homodistil sweep benchmarks/families.json
-    python -m benchmarks.families table
+    python -m benchmarks.architectures teacher --architecture modernbert --text FILE … --output_dir FOLDER
+    python -m benchmarks.architectures teacher --architecture roberta --start BERT --max_steps 900 --text …
+    homodistil sweep benchmarks/architectures.json
+    python -m benchmarks.architectures table
 
 A teacher gets a byte-level BPE tokenizer of its own and the stock masked-LM class, small, from random weights; or a
 RoBERTa the layers of a BERT, and for each of its tokens the mean of that one's pieces, as from nothing it would take
-hours to learn more than how frequent words are. The table is written into docs/families.md.
+hours to learn more than how frequent words are. The table is written into docs/architectures.md.
 """
 
 import argparse
@@ -29,10 +29,10 @@ from homodistil_hf.files.caches import keep_datasets_here
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
-from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.tables import markdown_table
 
-RECORD, PAGE = Path("docs/results/families.json"), Path("docs/families.md")
+RECORD, PAGE = Path("docs/results/architectures.json"), Path("docs/architectures.md")
 ROW_LENGTH, BATCH_SIZE, VOCABULARY = 128, 32, 12_000
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 SPECIAL |= {"cls_token": "<s>", "sep_token": "</s>"}
@@ -50,7 +50,9 @@ def train_teacher(options: argparse.Namespace) -> None:
     tokenizer = trained_tokenizer(documents)
     blocks = tokenize_to_blocks(documents, tokenizer, max_seq_length=ROW_LENGTH)
     set_seed(0)
-    model = new_model(options.family, tokenizer) if options.start is None else roberta_of(options.start, tokenizer)
+    model = (
+        new_model(options.architecture, tokenizer) if options.start is None else roberta_of(options.start, tokenizer)
+    )
     args = SelfDistillationArguments(
         output_dir=str(options.output_dir / "training"),
         max_steps=options.max_steps,
@@ -92,31 +94,31 @@ def trained_tokenizer(documents: Dataset) -> PreTrainedTokenizerFast:
 
 def new_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Random weights, no dropout."""
-    family = FAMILIES[name]
+    architecture = ARCHITECTURES[name]
     ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "pad", "eos", "cls", "sep")}
-    values = {family.named(word): value for word, value in (SHARED | SHAPES[name]).items()}
-    values |= dict.fromkeys(family.dropouts, 0.0)
-    config = family.stock_config(vocab_size=len(tokenizer), **values, **ids)
-    return family.heads[0].stock(config)
+    values = {architecture.named(word): value for word, value in (SHARED | SHAPES[name]).items()}
+    values |= dict.fromkeys(architecture.dropouts, 0.0)
+    config = architecture.stock_config(vocab_size=len(tokenizer), **values, **ids)
+    return architecture.heads[0].stock(config)
 
 
 @torch.no_grad()
 def roberta_of(folder: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A RoBERTa with a BERT's layers, and words that are made of its pieces; without dropout."""
     bert = BertForMaskedLM.from_pretrained(folder, dtype=torch.float32)
-    old, family = bert.config, FAMILIES["roberta"]
+    old, architecture = bert.config, ARCHITECTURES["roberta"]
     ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "pad", "eos")}
     same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps")
     offset = tokenizer.pad_token_id + 1
-    config = family.stock_config(
+    config = architecture.stock_config(
         vocab_size=len(tokenizer),
         max_position_embeddings=ROW_LENGTH + offset,
         type_vocab_size=1,
         **{name: getattr(old, name) for name in same},
-        **dict.fromkeys(family.dropouts, 0.0),
+        **dict.fromkeys(architecture.dropouts, 0.0),
         **ids,
     )
-    model: Any = family.heads[0].stock(config)
+    model: Any = architecture.heads[0].stock(config)
     model.roberta.encoder.load_state_dict(bert.bert.encoder.state_dict())
     tables, before = model.roberta.embeddings, bert.bert.embeddings
     tables.LayerNorm.load_state_dict(before.LayerNorm.state_dict())
@@ -157,12 +159,12 @@ def students_table(rows: Sequence[Mapping[str, Any]]) -> str:
     steps = sorted({int(step) for row in rows for step in row["kl"]})
     cells = []
     for row in rows:
-        family, _, way = row["cell"].partition(",")[0].partition("_")
+        architecture, _, way = row["cell"].partition(",")[0].partition("_")
         curve = (f"{row['kl'][str(step)]:.3f}" if str(step) in row["kl"] else "–" for step in steps)
         words = " → ".join(f"{share:.1%}" for share in row["accuracy"])
         sizes = " → ".join(f"{number / 1e6:.1f} M" for number in row["num_parameters"])
-        cells.append([f"`{family}`", "gradually" if way else "at once", *curve, words, sizes])
-    header = ["family", "pruned", *(f"KL, step {step}" for step in steps), "right words", "parameters"]
+        cells.append([f"`{architecture}`", "gradually" if way else "at once", *curve, words, sizes])
+    header = ["architecture", "pruned", *(f"KL, step {step}" for step in steps), "right words", "parameters"]
     return "\n".join(markdown_table(header, cells))
 
 
@@ -172,13 +174,13 @@ RUNS = {"teacher": train_teacher, "table": write_table}
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", choices=RUNS)
-    parser.add_argument("--family", choices=SHAPES, default="roberta")
+    parser.add_argument("--architecture", choices=SHAPES, default="roberta")
     parser.add_argument("--start", help="teacher: BERT that a RoBERTa begins as; default: random weights")
     parser.add_argument("--text", nargs="+", help="teacher: text to train on")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/families/roberta"))
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/architectures/roberta"))
     parser.add_argument("--max_steps", type=int, default=3000)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--sweep", type=Path, default=Path("runs/sweeps/families"), help="table: its folder")
+    parser.add_argument("--sweep", type=Path, default=Path("runs/sweeps/architectures"), help="table: its folder")
     options = parser.parse_args(arguments)
     RUNS[options.run](options)
 

@@ -2,7 +2,19 @@
 
 from transformers import ModernBertConfig
 
-from .family import GATE, HIDDEN, LABELS, NEURON, QUERY_KEY_VALUE, VALUE, EncoderFamily, biases, heads, linear, norm
+from .architecture import (
+    GATE,
+    HIDDEN,
+    LABELS,
+    NEURON,
+    QUERY_KEY_VALUE,
+    VALUE,
+    Architecture,
+    biases,
+    heads,
+    linear,
+    norm,
+)
 
 _MODELING = f"{__package__}.modeling_homomodernbert"
 _ATTENTION = {**linear("attn.Wqkv", QUERY_KEY_VALUE, HIDDEN), **linear("attn.Wo", HIDDEN, VALUE)}
@@ -33,7 +45,7 @@ def _absent(config: ModernBertConfig) -> set[str]:
     return absent
 
 
-MODERNBERT = EncoderFamily(
+MODERNBERT = Architecture(
     name="ModernBERT",
     model_type="modernbert",
     stock_config=ModernBertConfig,

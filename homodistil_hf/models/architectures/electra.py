@@ -2,8 +2,8 @@
 
 from transformers import ElectraConfig
 
+from .architecture import EMBEDDING, HIDDEN, REPLACED_TOKENS, Architecture, Head, heads, linear, norm
 from .bert import ATTENTION, LAYER, embeddings
-from .family import EMBEDDING, HIDDEN, REPLACED_TOKENS, EncoderFamily, Head, heads, linear, norm
 from .roberta import CLASSIFIER
 
 _MODELING = f"{__package__}.modeling_homoelectra"
@@ -23,7 +23,7 @@ def _absent(config: ElectraConfig) -> tuple[str, ...]:
     return tuple(_PROJECTION) if config.embedding_size == config.hidden_size else ()
 
 
-ELECTRA = EncoderFamily(
+ELECTRA = Architecture(
     name="ELECTRA",
     model_type="electra",
     stock_config=ElectraConfig,

@@ -1,27 +1,31 @@
-"""Fine-tuning of every family but BERT: fresh heads around an encoder, alone and beside a teacher."""
+"""Fine-tuning of every architecture but BERT: fresh heads around an encoder, alone and beside a teacher."""
 
 import pytest
 import torch
 from students import logits_of, make_batch
-from tiny_families import OTHERS, tiny_family_teacher
+from tiny_architectures import OTHERS, tiny_architecture_teacher
 from torch import nn
 from transformers import TrainingArguments
 
 from homodistil_hf.evaluation.distilling_trainer import DistillingTrainer
 from homodistil_hf.evaluation.fine_tuning import fresh_answerer, fresh_classifier, head_linears, start_at_mean
 
-of_every_family = pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
+of_every_architecture = pytest.mark.parametrize(
+    "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
+)
 ROWS = [{name: tensor[row] for name, tensor in make_batch("sequence_classification").items()} for row in range(4)]
 
 
-def encoder_of(family):
-    return tiny_family_teacher(family, family.heads[0]).base_model
+def encoder_of(architecture):
+    return tiny_architecture_teacher(architecture, architecture.heads[0]).base_model
 
 
-@of_every_family
+@of_every_architecture
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_fresh_classifier_is_drawn_from_its_seed_and_drops_what_it_is_told(family, dropout):
-    one, same, other = (fresh_classifier(encoder_of(family), 3, dropout=dropout, seed=seed) for seed in (1, 1, 2))
+def test_a_fresh_classifier_is_drawn_from_its_seed_and_drops_what_it_is_told(architecture, dropout):
+    one, same, other = (
+        fresh_classifier(encoder_of(architecture), 3, dropout=dropout, seed=seed) for seed in (1, 1, 2)
+    )
     inputs = make_batch("sequence_classification")
     assert torch.equal(logits_of(one.eval(), inputs), logits_of(same.eval(), inputs))
     assert not torch.equal(logits_of(one, inputs), logits_of(other.eval(), inputs))
@@ -29,24 +33,24 @@ def test_a_fresh_classifier_is_drawn_from_its_seed_and_drops_what_it_is_told(fam
     assert head_linears(one)[-1].out_features == 3
 
 
-@of_every_family
-def test_a_regression_begins_with_the_mean(family):
-    model = fresh_classifier(encoder_of(family), 1, dropout=0.0, seed=0)
+@of_every_architecture
+def test_a_regression_begins_with_the_mean(architecture):
+    model = fresh_classifier(encoder_of(architecture), 1, dropout=0.0, seed=0)
     start_at_mean(model, [2.0, 4.0])
     assert head_linears(model)[-1].bias.tolist() == [3.0]
 
 
-@of_every_family
-def test_a_fresh_answerer_marks_starts_and_ends(family):
-    model, inputs = fresh_answerer(encoder_of(family), dropout=0.0, seed=0), make_batch("question_answering")
+@of_every_architecture
+def test_a_fresh_answerer_marks_starts_and_ends(architecture):
+    model, inputs = fresh_answerer(encoder_of(architecture), dropout=0.0, seed=0), make_batch("question_answering")
     with torch.no_grad():
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     assert outputs.start_logits.shape == outputs.end_logits.shape == inputs["input_ids"].shape
 
 
-@of_every_family
-def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(family, tmp_path):
-    model, teacher = (fresh_classifier(encoder_of(family), 2, dropout=0.0, seed=0) for _ in range(2))
+@of_every_architecture
+def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(architecture, tmp_path):
+    model, teacher = (fresh_classifier(encoder_of(architecture), 2, dropout=0.0, seed=0) for _ in range(2))
     arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, per_device_train_batch_size=4)
     trainer = DistillingTrainer(teacher, model=model, args=arguments, train_dataset=ROWS, data_collator=stacked)
     batch = stacked(ROWS)

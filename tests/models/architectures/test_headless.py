@@ -1,14 +1,14 @@
-"""Encoders without a head, of every family: the same states as teacher, student and stock export, however cut."""
+"""Encoders without a head, every architecture: the same states as teacher, student and stock export, however cut."""
 
 import pytest
 import torch
 from students import assert_same_logits, make_batch, masked, zeroed_copy
-from tiny_families import UNEVEN, UNIFORM, plan_of, tiny_family_config
+from tiny_architectures import UNEVEN, UNIFORM, plan_of, tiny_architecture_config
 from tiny_models import randomized
 
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
-from homodistil_hf.models.families import FAMILIES
-from homodistil_hf.models.widths import teacher_plan
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.pruning.compaction import compact
 
 
@@ -20,21 +20,21 @@ def states_of(model, inputs):
 
 
 @pytest.mark.parametrize("plan", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_masked_compacted_saved_and_stock_give_the_same_states(family, plan, tmp_path):
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_masked_compacted_saved_and_stock_give_the_same_states(architecture, plan, tmp_path):
     torch.manual_seed(1)
-    teacher = randomized(family.stock_encoder(tiny_family_config(family))).double().eval()
-    inputs, plan = make_batch(), plan_of(family, plan)
+    teacher = randomized(architecture.stock_encoder(tiny_architecture_config(architecture))).double().eval()
+    inputs, plan = make_batch(), plan_of(architecture, plan)
     student = to_student(teacher, needs_head=False).double().eval()
-    assert type(student) is family.student_encoder
+    assert type(student) is architecture.student_encoder
     assert_same_logits(states_of(student, inputs), states_of(teacher, inputs))
     groups, masks = masked(student, plan)
     expected = states_of(zeroed_copy(student, masks), inputs)[:, masks["hidden"]]
     compact(student, groups, masks, plan=plan)
-    assert teacher_plan(student.config) == plan
+    assert widths_of(student.config) == plan
     assert_same_logits(states_of(student, inputs), expected)
     stock = to_stock(student)
-    assert type(stock) is family.stock_encoder
+    assert type(stock) is architecture.stock_encoder
     assert_same_logits(states_of(stock, inputs), expected)
     stock.save_pretrained(tmp_path)
     loaded, info = type(stock).from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)

@@ -1,4 +1,4 @@
-"""A tiny teacher of random weights for every family, built from the stock configuration."""
+"""A tiny teacher of random weights for every architecture, built from the stock configuration."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import torch
 from tiny_models import VOCAB_SIZE, randomized
 from transformers import PreTrainedModel
 
-from homodistil_hf.models.families import FAMILIES
-from homodistil_hf.models.families.family import EncoderFamily, Head
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, of_architecture, teacher_plan, with_embedding
+from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.architectures.architecture import Architecture, Head
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, of_architecture, widths_of, with_embedding
 
 _SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 _DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm"}
@@ -39,30 +39,34 @@ UNEVEN = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(2, 8, 16)))
 _WHOLE_HEADS = WidthPlan(24, (LayerWidths(3, 8, 41), LayerWidths(2, 8, 16)))
 _SAME_HEADS = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(3, 8, 16)))
 
-OTHERS = [family for family in FAMILIES.values() if family.model_type != "bert"]
+OTHERS = [architecture for architecture in ARCHITECTURES.values() if architecture.model_type != "bert"]
 """All but the one that has tests of its own."""
-CASES = [(family, head, {}) for family in OTHERS for head in family.heads]
-CASES += [(FAMILIES[name], head, config) for name, config in VARIANTS.values() for head in FAMILIES[name].heads[:2]]
-IDS = [head.stock_name for family in OTHERS for head in family.heads]
-IDS += [f"{variant}-{head.kind.name}" for variant, (name, _) in VARIANTS.items() for head in FAMILIES[name].heads[:2]]
+CASES = [(architecture, head, {}) for architecture in OTHERS for head in architecture.heads]
+CASES += [
+    (ARCHITECTURES[name], head, config) for name, config in VARIANTS.values() for head in ARCHITECTURES[name].heads[:2]
+]
+IDS = [head.stock_name for architecture in OTHERS for head in architecture.heads]
+IDS += [
+    f"{variant}-{head.kind.name}" for variant, (name, _) in VARIANTS.items() for head in ARCHITECTURES[name].heads[:2]
+]
 
 
-def tiny_family_config(family: EncoderFamily, **overrides: Any) -> Any:
-    """2 layers × 32 hidden, 4 heads × 8, FFN 64, under the names that the family has for them."""
-    values = {family.named(name): value for name, value in _SHAPE.items()}
+def tiny_architecture_config(architecture: Architecture, **overrides: Any) -> Any:
+    """2 layers × 32 hidden, 4 heads × 8, FFN 64, under the names that the architecture has for them."""
+    values = {architecture.named(name): value for name, value in _SHAPE.items()}
     values |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 34, "pad_token_id": 0}
-    return family.stock_config(**values | _MORE.get(family.model_type, {}) | overrides)
+    return architecture.stock_config(**values | _MORE.get(architecture.model_type, {}) | overrides)
 
 
-def tiny_family_teacher(family: EncoderFamily, head: Head, **config: Any) -> PreTrainedModel:
+def tiny_architecture_teacher(architecture: Architecture, head: Head, **config: Any) -> PreTrainedModel:
     """Noise is on every parameter."""
     torch.manual_seed(1)
-    return randomized(head.stock(tiny_family_config(family, **config)))
+    return randomized(head.stock(tiny_architecture_config(architecture, **config)))
 
 
-def plan_of(family: EncoderFamily, plan: WidthPlan, **config: Any) -> WidthPlan:
-    """A plan as the family can have it."""
-    plan = _SAME_HEADS if family.shares_heads and plan is UNEVEN else plan
-    plan = _WHOLE_HEADS if family.is_rotary and plan is UNEVEN else plan
-    teacher = teacher_plan(tiny_family_config(family, **config))
+def plan_of(architecture: Architecture, plan: WidthPlan, **config: Any) -> WidthPlan:
+    """A plan as the architecture can have it."""
+    plan = _SAME_HEADS if architecture.shares_heads and plan is UNEVEN else plan
+    plan = _WHOLE_HEADS if architecture.is_rotary and plan is UNEVEN else plan
+    teacher = widths_of(tiny_architecture_config(architecture, **config))
     return of_architecture(with_embedding(plan, teacher, multiple=4), teacher)

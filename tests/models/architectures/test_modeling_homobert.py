@@ -20,9 +20,9 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
+from homodistil_hf.models.architectures.modeling_layerwise import layer_config, layer_head_dim
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.families.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
-from homodistil_hf.models.families.modeling_layerwise import layer_config, layer_head_dim
 from homodistil_hf.models.resizing import write_plan
 from homodistil_hf.models.units import modules_of
 from homodistil_hf.models.widths import WidthPlan

@@ -1,4 +1,4 @@
-"""Teachers of other families from nothing, and the table of their students."""
+"""Teachers of other architectures from nothing, and the table of their students."""
 
 import json
 
@@ -8,8 +8,8 @@ from tiny_files import own_cache, write_teacher
 from tiny_tokenizers import paragraphs
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from benchmarks import families
-from benchmarks.families import PAGE, RECORD, SHAPES, students_table
+from benchmarks import architectures
+from benchmarks.architectures import PAGE, RECORD, SHAPES, students_table
 from benchmarks.marked_pages import filled
 from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.models.loading import load_teacher_config
@@ -18,10 +18,10 @@ from homodistil_hf.models.loading import load_teacher_config
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_teacher_is_trained_from_text_alone(name, tmp_path, monkeypatch):
     own_cache(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(families, "SHARED", {"hidden_size": 32, "num_hidden_layers": 2})
+    monkeypatch.setattr(architectures, "SHARED", {"hidden_size": 32, "num_hidden_layers": 2})
     (tmp_path / "text.txt").write_text("\n\n".join(paragraphs()))
-    words = ["--family", name, "--text", str(tmp_path / "text.txt"), "--max_steps", "2"]
-    families.main(["teacher", *words, "--output_dir", str(tmp_path)])
+    words = ["--architecture", name, "--text", str(tmp_path / "text.txt"), "--max_steps", "2"]
+    architectures.main(["teacher", *words, "--output_dir", str(tmp_path)])
     config = load_teacher_config(str(tmp_path / "teacher"))
     assert config.model_type == name
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
@@ -32,11 +32,11 @@ def test_a_teacher_is_trained_from_text_alone(name, tmp_path, monkeypatch):
 
 def test_a_roberta_begins_with_what_a_bert_knows(tmp_path, monkeypatch):
     own_cache(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(families, "ROW_LENGTH", 16)
+    monkeypatch.setattr(architectures, "ROW_LENGTH", 16)
     bert = AutoModelForMaskedLM.from_pretrained(write_teacher(tmp_path / "bert"))
     (tmp_path / "text.txt").write_text("\n\n".join(["w7 w8 w7 w9 " * 20] * 20))
     words = ["--start", str(tmp_path / "bert"), "--text", str(tmp_path / "text.txt"), "--max_steps", "1"]
-    families.main(["teacher", *words, "--learning_rate", "1e-12", "--output_dir", str(tmp_path)])
+    architectures.main(["teacher", *words, "--learning_rate", "1e-12", "--output_dir", str(tmp_path)])
     roberta = AutoModelForMaskedLM.from_pretrained(tmp_path / "teacher")
     states = torch.randn(1, 4, 32)
     for index, layer in enumerate(bert.bert.encoder.layer):
@@ -67,10 +67,10 @@ def test_curves_are_collected_and_told(tmp_path, monkeypatch):
         for cell, kl in (("roberta,seed=0", 0.5), ("modernbert_gradual,seed=0", 0.25))
     ]
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, records)))
-    monkeypatch.setattr(families, "RECORD", tmp_path / "record.json")
-    monkeypatch.setattr(families, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(architectures, "RECORD", tmp_path / "record.json")
+    monkeypatch.setattr(architectures, "PAGE", tmp_path / "page.md")
     (tmp_path / "page.md").write_text("<!-- runs -->\n<!-- /runs -->\n")
-    families.main(["table", "--sweep", str(tmp_path)])
+    architectures.main(["table", "--sweep", str(tmp_path)])
     rows = json.loads((tmp_path / "record.json").read_text())["rows"]
     assert students_table(rows).splitlines()[2:] == [
         "| `modernbert` | gradually | 1.000 | 0.250 | 50.0% → 25.0% | 4.0 M → 1.0 M |",

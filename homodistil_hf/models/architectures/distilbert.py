@@ -2,12 +2,12 @@
 
 from transformers import DistilBertConfig
 
-from .family import HIDDEN, LABELS, NEURON, QUERY, VALUE, EncoderFamily, heads, linear, norm
+from .architecture import HIDDEN, LABELS, NEURON, QUERY, VALUE, Architecture, heads, linear, norm
 
 _MODELING = f"{__package__}.modeling_homodistilbert"
 
 
-DISTILBERT = EncoderFamily(
+DISTILBERT = Architecture(
     name="DistilBERT",
     model_type="distilbert",
     stock_config=DistilBertConfig,

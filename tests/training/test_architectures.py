@@ -1,51 +1,57 @@
-"""Runs of every family but BERT: they start at 0, end at the plan, resume to the last bit and are exported."""
+"""Runs of every architecture but BERT: they start at 0, end at the plan, resume to the last bit and are exported."""
 
 import pytest
 import torch
 from run_traces import SaveAt, logs_of
 from students import logits_of, make_batch
-from tiny_families import CASES, IDS, OTHERS, tiny_family_teacher
+from tiny_architectures import CASES, IDS, OTHERS, tiny_architecture_teacher
 from transformers import AutoModelForMaskedLM
 
 from homodistil_hf import export_student, verify_export
 from homodistil_hf.data.masking import ReplacedTokensCollator
-from homodistil_hf.models.families import FAMILIES
+from homodistil_hf.models.architectures import ARCHITECTURES
 
-of_every_family = pytest.mark.parametrize("family", OTHERS, ids=[family.model_type for family in OTHERS])
-of_every_case = pytest.mark.parametrize(("family", "head", "config"), CASES, ids=IDS)
-
-
-def all_terms(family):
-    return {"attention_weight": 0.0 if family.scores_have_positions else 1.0, "mlm_weight": 0.5}
+of_every_architecture = pytest.mark.parametrize(
+    "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
+)
+of_every_case = pytest.mark.parametrize(("architecture", "head", "config"), CASES, ids=IDS)
 
 
-def masked_lm_teacher(family):
-    return tiny_family_teacher(family, family.heads[0])
+def all_terms(architecture):
+    return {"attention_weight": 0.0 if architecture.scores_have_positions else 1.0, "mlm_weight": 0.5}
 
 
-@of_every_family
-def test_the_student_starts_equal_to_its_teacher(make_trainer, family):
-    trainer = make_trainer(model=masked_lm_teacher(family), max_steps=1, rotate_heads=False, **all_terms(family))
+def masked_lm_teacher(architecture):
+    return tiny_architecture_teacher(architecture, architecture.heads[0])
+
+
+@of_every_architecture
+def test_the_student_starts_equal_to_its_teacher(make_trainer, architecture):
+    trainer = make_trainer(
+        model=masked_lm_teacher(architecture), max_steps=1, rotate_heads=False, **all_terms(architecture)
+    )
     trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
     assert terms["loss_mlm"] > 0
     others = {name: value for name, value in terms.items() if name.startswith("loss_") and name != "loss_mlm"}
     assert others == dict.fromkeys(others, 0.0)
-    assert len(others) == 3 + (not family.scores_have_positions)
+    assert len(others) == 3 + (not architecture.scores_have_positions)
 
 
-@of_every_family
-def test_rotated_heads_change_nothing(make_trainer, family):
-    trainer = make_trainer(model=masked_lm_teacher(family), max_steps=1, mlm_weight=0.5)
+@of_every_architecture
+def test_rotated_heads_change_nothing(make_trainer, architecture):
+    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=1, mlm_weight=0.5)
     trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
     assert terms["loss_kl"] == pytest.approx(0.0, abs=1e-5)
 
 
-@of_every_family
-def test_a_resumed_run_is_the_uninterrupted_one(make_trainer, family, tmp_path):
+@of_every_architecture
+def test_a_resumed_run_is_the_uninterrupted_one(make_trainer, architecture, tmp_path):
     def trained(**settings):
-        trainer = make_trainer(model=masked_lm_teacher(family), max_steps=8, **all_terms(family), **settings)
+        trainer = make_trainer(
+            model=masked_lm_teacher(architecture), max_steps=8, **all_terms(architecture), **settings
+        )
         if settings:
             trainer.add_callback(SaveAt(2, 5))
         return trainer
@@ -65,10 +71,10 @@ def assert_same_run_from(resumed, whole, step):
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
 
 
-@of_every_family
+@of_every_architecture
 @pytest.mark.parametrize("format", ["standard", "compact"])
-def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, family, format, tmp_path):
-    trainer = make_trainer(model=masked_lm_teacher(family), max_steps=4)
+def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, architecture, format, tmp_path):
+    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=4)
     trainer.train()
     folder = export_student(trainer.model, tmp_path / "student", format)
     report = verify_export(folder)
@@ -78,7 +84,9 @@ def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, fam
 def test_a_modernbert_of_smaller_heads_is_resumed_and_exported(make_trainer, tmp_path):
     def trained(**settings):
         student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
-        return make_trainer(model=masked_lm_teacher(FAMILIES["modernbert"]), max_steps=8, student=student, **settings)
+        return make_trainer(
+            model=masked_lm_teacher(ARCHITECTURES["modernbert"]), max_steps=8, student=student, **settings
+        )
 
     whole = trained(output_dir=str(tmp_path / "whole"))
     whole.add_callback(SaveAt(2, 5))
@@ -96,26 +104,29 @@ def test_a_modernbert_of_smaller_heads_is_resumed_and_exported(make_trainer, tmp
     assert narrow.num_parameters() < padded.num_parameters()
 
 
-@of_every_family
-def test_layers_compete_for_what_is_theirs_alone(make_trainer, family):
-    trainer = make_trainer(model=masked_lm_teacher(family), max_steps=8, width_allocation="global")
+@of_every_architecture
+def test_layers_compete_for_what_is_theirs_alone(make_trainer, architecture):
+    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=8, width_allocation="global")
     trainer.train()
     layers = trainer.kept.layers
     assert trainer.pruner.plan_reached
     assert sum(layer.intermediate_size for layer in layers) == 64
     assert sum(layer.num_attention_heads for layer in layers) == 4
-    if family.shares_heads:
+    if architecture.shares_heads:
         assert {layer.num_attention_heads for layer in layers} == {2}
 
 
 @of_every_case
-def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, family, head, config):
+def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, architecture, head, config):
     kind = head.kind.name
     batch = make_batch(kind, num_rows=8)
     rows = [{name: tensor[index] for name, tensor in batch.items()} for index in range(8)]
     data = {} if kind == "masked_lm" else {"train_dataset": rows, "eval_dataset": rows, "data_collator": stacked}
     trainer = make_trainer(
-        model=tiny_family_teacher(family, head, **config), max_steps=4, per_device_train_batch_size=4, **data
+        model=tiny_architecture_teacher(architecture, head, **config),
+        max_steps=4,
+        per_device_train_batch_size=4,
+        **data,
     )
     trainer.train()
     assert trainer.kept == trainer.plan
@@ -123,9 +134,9 @@ def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, family, head
 
 
 def test_a_discriminator_learns_which_tokens_were_replaced(make_trainer, tmp_path):
-    family = FAMILIES["electra"]
-    (head,) = (head for head in family.heads if head.kind.name == "replaced_tokens")
-    trainer = make_trainer(model=tiny_family_teacher(family, head), max_steps=8, attention_weight=1.0)
+    architecture = ARCHITECTURES["electra"]
+    (head,) = (head for head in architecture.heads if head.kind.name == "replaced_tokens")
+    trainer = make_trainer(model=tiny_architecture_teacher(architecture, head), max_steps=8, attention_weight=1.0)
     assert isinstance(trainer.data_collator, ReplacedTokensCollator)
     trainer.train()
     first, *_, last = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
@@ -144,10 +155,10 @@ def stacked(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-@of_every_family
-def test_bfloat16_changes_little(make_trainer, family):
+@of_every_architecture
+def test_bfloat16_changes_little(make_trainer, architecture):
     def first_terms(**settings):
-        trainer = make_trainer(model=masked_lm_teacher(family), max_steps=2, **settings)
+        trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=2, **settings)
         trainer.train()
         return [entry["loss_mlm"] for entry in logs_of(trainer) if "loss_mlm" in entry]
 

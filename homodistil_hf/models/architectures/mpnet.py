@@ -2,13 +2,13 @@
 
 from transformers import MPNetConfig
 
-from .family import HEAD, HIDDEN, NEURON, QUERY, VALUE, EncoderFamily, heads, linear, norm
+from .architecture import HEAD, HIDDEN, NEURON, QUERY, VALUE, Architecture, heads, linear, norm
 from .roberta import CLASSIFIER, MLM_SHAPES, UNTIED
 
 _MODELING = f"{__package__}.modeling_homompnet"
 
 
-MPNET = EncoderFamily(
+MPNET = Architecture(
     name="MPNet",
     model_type="mpnet",
     stock_config=MPNetConfig,

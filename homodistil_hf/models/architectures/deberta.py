@@ -2,7 +2,7 @@
 
 from transformers import DebertaV2Config
 
-from .family import EMBEDDING, HIDDEN, LABELS, NEURON, QUERY, VALUE, EncoderFamily, heads, linear, norm
+from .architecture import EMBEDDING, HIDDEN, LABELS, NEURON, QUERY, VALUE, Architecture, heads, linear, norm
 
 _MODELING = f"{__package__}.modeling_homodebertav2"
 _DISTANCES, _KERNEL = "num_distances", "conv_kernel_size"
@@ -58,7 +58,7 @@ def _absent(config: DebertaV2Config) -> set[str]:
     return absent
 
 
-DEBERTA = EncoderFamily(
+DEBERTA = Architecture(
     name="DeBERTa",
     model_type="deberta-v2",
     stock_config=DebertaV2Config,

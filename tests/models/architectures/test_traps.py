@@ -1,7 +1,8 @@
-"""Where families bite: each trap that was met has a test of its own here, or is named beside the one that has it.
+"""Where architectures bite: each trap that was met has a test of its own here, or is named beside the one that has it.
 
 Positions that begin behind the padding token: tests/vocabulary/test_trimming.py. Heads that all layers share:
-tests/training/test_families.py. Masks that are added the wrong way round: tests/models/families/test_families.py.
+tests/training/test_architectures.py. Masks of the wrong sign:
+tests/models/architectures/test_architectures.py.
 """
 
 import json
@@ -10,28 +11,28 @@ import re
 import pytest
 import torch
 from students import assert_same_logits, logits_of, make_batch, masked, sliced, zeroed_copy
-from tiny_families import UNIFORM, VARIANTS, plan_of, tiny_family_config, tiny_family_teacher
+from tiny_architectures import UNIFORM, VARIANTS, plan_of, tiny_architecture_config, tiny_architecture_teacher
 
 from homodistil_hf import resolve_plan
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
-from homodistil_hf.models.families import FAMILIES
 from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.units import encoder_groups
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, teacher_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
 
 
-def head_of(family, kind):
-    return next(head for head in family.heads if head.kind.name == kind)
+def head_of(architecture, kind):
+    return next(head for head in architecture.heads if head.kind.name == kind)
 
 
 def student_of(name, kind, **config):
-    family = FAMILIES[name]
-    return to_student(tiny_family_teacher(family, head_of(family, kind), **config))
+    architecture = ARCHITECTURES[name]
+    return to_student(tiny_architecture_teacher(architecture, head_of(architecture, kind), **config))
 
 
 def test_electra_never_gets_embeddings_as_wide_as_its_hidden_states():
-    config = tiny_family_config(FAMILIES["electra"])  # embeddings of 20
+    config = tiny_architecture_config(ARCHITECTURES["electra"])  # embeddings of 20
     widths = {"num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
     plan = resolve_plan({"hidden_size": 20, **widths}, config)
     assert plan.embedding_size not in (None, 20)
@@ -46,7 +47,7 @@ def test_mpnet_loses_the_same_heads_in_every_layer_and_keeps_their_columns():
     groups = encoder_groups(student)
     assert [name for name in groups if name.startswith("head")] == ["head"]
     before = student.mpnet.encoder.relative_attention_bias.weight.detach().clone()
-    sliced(student, plan_of(FAMILIES["mpnet"], UNIFORM))
+    sliced(student, plan_of(ARCHITECTURES["mpnet"], UNIFORM))
     after = student.mpnet.encoder.relative_attention_bias.weight
     assert after.shape == (before.shape[0], 2)
     assert all(any(torch.equal(column, old) for old in before.T) for column in after.T)
@@ -59,13 +60,13 @@ def test_words_that_are_called_after_the_decoder_are_sliced_once(name):
     assert len(words) == 1
     (hidden,) = (group for group in encoder_groups(student).values() if group.name == "hidden")
     assert [piece.dim for piece in hidden.slices if piece.parameter == words[0]] == [1]
-    sliced(student, plan_of(FAMILIES[name], UNIFORM))
+    sliced(student, plan_of(ARCHITECTURES[name], UNIFORM))
     assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
 
 
 def test_the_pooler_of_deberta_is_as_wide_as_its_hidden_states():
     student = student_of("deberta-v2", "sequence_classification").double().eval()
-    sliced(student, plan_of(FAMILIES["deberta-v2"], UNIFORM))
+    sliced(student, plan_of(ARCHITECTURES["deberta-v2"], UNIFORM))
     stock = to_stock(student)
     assert stock.pooler.dense.in_features == stock.config.hidden_size == 16
     inputs = make_batch("sequence_classification")
@@ -81,9 +82,9 @@ def test_convolutions_in_groups_are_refused_before_anything_is_cut():
 
 
 def test_a_head_of_deberta_v3_that_would_be_random_is_refused_by_the_names_of_its_weights(tmp_path):
-    family = FAMILIES["deberta-v2"]
-    tiny_family_teacher(family, head_of(family, "masked_lm"), legacy=False).save_pretrained(tmp_path)
-    config = family.stock_config.from_pretrained(tmp_path)
+    architecture = ARCHITECTURES["deberta-v2"]
+    tiny_architecture_teacher(architecture, head_of(architecture, "masked_lm"), legacy=False).save_pretrained(tmp_path)
+    config = architecture.stock_config.from_pretrained(tmp_path)
     config.legacy = True  # the default, which checkpoints of v3 leave
     config.architectures = ["DebertaV2ForMaskedLM"]
     with pytest.raises(ValueError, match="has no weights for cls.predictions"):
@@ -92,11 +93,11 @@ def test_a_head_of_deberta_v3_that_would_be_random_is_refused_by_the_names_of_it
 
 def test_names_of_distilbert_are_its_own_in_plans_too():
     student = student_of("distilbert", "masked_lm")
-    sliced(student, plan_of(FAMILIES["distilbert"], UNIFORM))
+    sliced(student, plan_of(ARCHITECTURES["distilbert"], UNIFORM))
     written = to_stock(student).config.to_dict()
     assert (written["dim"], written["n_heads"], written["hidden_dim"]) == (16, 2, 32)
     assert "intermediate_size" not in written
-    assert teacher_plan(to_stock(student).config) == UNIFORM
+    assert widths_of(to_stock(student).config) == UNIFORM
 
 
 @pytest.mark.parametrize("name", ["mpnet", "deberta-v2"])
@@ -116,14 +117,14 @@ TURNED_FURTHER = WidthPlan(16, (LayerWidths(2, 2, 16), LayerWidths(2, 4, 16)))
 
 
 @pytest.mark.parametrize("config", [{}, VARIANTS["modernbert-with-biases"][1]], ids=["plain", "biases"])
-@pytest.mark.parametrize("head", FAMILIES["modernbert"].heads, ids=lambda head: head.kind.name)
+@pytest.mark.parametrize("head", ARCHITECTURES["modernbert"].heads, ids=lambda head: head.kind.name)
 def test_rotary_pairs_keep_their_frequencies_in_all_layers_of_a_type(head, config, tmp_path):
     # float32: positions turn channels in float32 whatever the model has, and smaller heads scale them.
-    family = FAMILIES["modernbert"]
-    student = to_student(tiny_family_teacher(family, head, **config)).eval()
+    architecture = ARCHITECTURES["modernbert"]
+    student = to_student(tiny_architecture_teacher(architecture, head, **config)).eval()
     inputs = make_batch(head.kind.name)
     for plan in (TURNED, TURNED_FURTHER):  # the second cut is one among what the first left
-        plan = plan_of(family, plan, **config)
+        plan = plan_of(architecture, plan, **config)
         groups, masks = masked(student, plan)
         assert {name for name in groups if name.startswith("query_key")} == {
             "query_key.full_attention",
@@ -137,7 +138,7 @@ def test_rotary_pairs_keep_their_frequencies_in_all_layers_of_a_type(head, confi
         student.save_pretrained(tmp_path)
         assert_same_logits(logits_of(type(student).from_pretrained(tmp_path).eval(), inputs), expected)
     stock = to_stock(student)
-    assert (type(stock), teacher_plan(stock.config).layers[0].head_dim) == (head.stock, 8)
+    assert (type(stock), widths_of(stock.config).layers[0].head_dim) == (head.stock, 8)
     assert_same_logits(logits_of(stock, inputs), expected)
     again = to_student(stock).eval()
     remove_padding(again, plan)
@@ -147,7 +148,7 @@ def test_rotary_pairs_keep_their_frequencies_in_all_layers_of_a_type(head, confi
 
 def test_rotary_pairs_of_a_configuration_fit_its_heads():
     student = student_of("modernbert", "masked_lm")
-    sliced(student, plan_of(FAMILIES["modernbert"], TURNED))
+    sliced(student, plan_of(ARCHITECTURES["modernbert"], TURNED))
     for pairs in ([0], [0, 1, 2], [0, 9], [0, -1]):
         student.config.rotary_pairs["full_attention"] = pairs
         with pytest.raises(ValueError, match=r"rotary_pairs\['full_attention'\]=.* head_dim=4 in layer 0; .* below 4"):
@@ -162,7 +163,7 @@ def test_rotary_pairs_of_a_configuration_fit_its_heads():
     ],
 )
 def test_heads_that_rotary_positions_have_no_place_for_are_refused(head_dims, message):
-    config = tiny_family_config(FAMILIES["modernbert"], num_hidden_layers=len(head_dims))
+    config = tiny_architecture_config(ARCHITECTURES["modernbert"], num_hidden_layers=len(head_dims))
     layers = [{"num_attention_heads": 3, "head_dim": size, "intermediate_size": 32} for size in head_dims]
     with pytest.raises(ValueError, match=message):
         resolve_plan({"hidden_size": 24, "layers": layers}, config)
@@ -170,7 +171,7 @@ def test_heads_that_rotary_positions_have_no_place_for_are_refused(head_dims, me
 
 @pytest.mark.parametrize(("hidden_size", "nearest"), [(20, 16), (31, 24), (6, 8)])
 def test_a_hidden_size_that_slots_do_not_fill_is_refused_with_one_that_they_do(hidden_size, nearest):
-    config = tiny_family_config(FAMILIES["modernbert"])  # heads of 8
+    config = tiny_architecture_config(ARCHITECTURES["modernbert"])  # heads of 8
     plan = {"hidden_size": hidden_size, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
     with pytest.raises(ValueError, match="cannot be split into at least 4 heads") as caught:
         resolve_plan(plan, config)
@@ -181,8 +182,8 @@ def test_a_hidden_size_that_slots_do_not_fill_is_refused_with_one_that_they_do(h
 
 def test_scaled_rotary_positions_keep_whole_heads():
     rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
-    config = tiny_family_config(
-        FAMILIES["modernbert"], rope_parameters={"full_attention": rope, "sliding_attention": rope}
+    config = tiny_architecture_config(
+        ARCHITECTURES["modernbert"], rope_parameters={"full_attention": rope, "sliding_attention": rope}
     )
     widths = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     assert resolve_plan({**widths, "head_dim": 8}, config).layers[0].head_dim == 8
@@ -191,7 +192,7 @@ def test_scaled_rotary_positions_keep_whole_heads():
 
 
 def test_only_plans_that_ask_for_it_lose_rotary_pairs():
-    config = FAMILIES["modernbert"].stock_config()  # heads of 64
+    config = ARCHITECTURES["modernbert"].stock_config()  # heads of 64
     assert {layer.head_dim for layer in resolve_plan("macs=0.25", config).layers} == {64}
     compact_plan = resolve_plan("compact_macs=0.25", config)
     assert {layer.head_dim for layer in compact_plan.layers} == {52}

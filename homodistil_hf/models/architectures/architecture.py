@@ -107,7 +107,7 @@ REPLACED_TOKENS = HeadKind(
 
 @dataclass(frozen=True)
 class Head:
-    """One head of a family.
+    """One head of an architecture.
 
     Args:
         kind: what it predicts.
@@ -154,7 +154,7 @@ def heads(
     labels: Shapes = LABELS,
     answers: Shapes = ANSWERS,
 ) -> tuple[Head, ...]:
-    """The four heads of a family, masked language first.
+    """The four heads of an architecture, masked language first.
 
     Args:
         name: what its stock classes begin with.
@@ -179,7 +179,7 @@ def heads(
 
 
 @dataclass(frozen=True)
-class EncoderFamily:
+class Architecture:
     """The classes and parameters of one architecture.
 
     Args:

@@ -1,0 +1,49 @@
+"""One file an architecture: parameter paths and classes as data, and the modelling file that travels in exports."""
+
+from transformers import PreTrainedConfig
+
+from .architecture import Architecture, Head
+from .bert import BERT
+from .deberta import DEBERTA
+from .distilbert import DISTILBERT
+from .electra import ELECTRA
+from .modernbert import MODERNBERT
+from .mpnet import MPNET
+from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+
+_ALL = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, MODERNBERT, DEBERTA)
+ARCHITECTURES = {architecture.model_type: architecture for architecture in _ALL}
+MODEL_TYPES = tuple(
+    name for architecture in ARCHITECTURES.values() for name in (architecture.model_type, architecture.student_type)
+)
+"""Of teachers and of students."""
+
+
+def config_class(model_type: str) -> type[PreTrainedConfig]:
+    """The configuration of one of `MODEL_TYPES`: the stock class, or that of the students."""
+    return next(
+        architecture.stock_config if model_type in ARCHITECTURES else architecture.student_config
+        for architecture in ARCHITECTURES.values()
+        if architecture.knows(model_type)
+    )
+
+
+def architecture_of(config: PreTrainedConfig) -> Architecture:
+    """The architecture of a teacher or a student."""
+    for architecture in ARCHITECTURES.values():
+        if architecture.knows(config.model_type):
+            return architecture
+    raise ValueError(
+        f"model_type={config.model_type!r} is of no architecture here; expected one of {', '.join(MODEL_TYPES)}"
+    )
+
+
+def max_tokens(config: PreTrainedConfig) -> int:
+    """Tokens of the longest text that a model has positions for."""
+    return architecture_of(config).max_tokens(config)
+
+
+HEADS: dict[str, Head] = {
+    name: head for architecture in ARCHITECTURES.values() for name, head in architecture.heads_by_name.items()
+}
+"""Name of a stock or student class, as in `config.json` → its head."""
