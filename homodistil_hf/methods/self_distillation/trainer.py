@@ -32,7 +32,7 @@ from transformers import (
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ...data.masking import SeededMasks
+from ...data.masking import SeededMasks, masking_collator
 from ...files.messages import shown
 from ...files.strict_json import is_number, is_whole, read_json_object, write_json
 from ...models.saved_student import poisoned_tensor
@@ -40,7 +40,6 @@ from ...training.checks import check_data, pin_data_order, warn_of_other_setting
 from ...training.evaluation_loop import gathered
 from ...training.ranks import check_launch
 from ...training.run_folder import Requested, RunFolder, check_moments, check_resumable
-from ...training.setup import masking_collator
 from ...training.step_log import StepLog
 from .image_masking import MaskedImageCollator
 from .masked_models import MaskedPatches, modality_of, state_error
