@@ -15,8 +15,8 @@ import torch._dynamo  # imported while there is a process group, it would keep t
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from .files.messages import shown
-from .files.strict_json import is_number, is_whole
+from .files.messages import short_repr
+from .files.strict_json import is_int, is_number
 from .models.compiling import compiling_problem
 from .pruning.schedule import DEADLINE_FRACTION
 
@@ -301,13 +301,15 @@ def _check_settings(args: HomoDistilTrainingArguments) -> None:
 
 def _check_choice(args: HomoDistilTrainingArguments, name: str, choices: Sequence[str]) -> None:
     if getattr(args, name) not in choices:
-        raise ValueError(f"{name}={shown(getattr(args, name))} is not one of {', '.join(choices)}")
+        raise ValueError(f"{name}={short_repr(getattr(args, name))} is not one of {', '.join(choices)}")
 
 
 def _check_count(args: HomoDistilTrainingArguments, name: str) -> None:
     value: Any = getattr(args, name)
-    if not is_whole(value) or value < _LEAST[name]:
-        raise ValueError(f"{name}={shown(value)} is not a whole number of at least {_LEAST[name]}; {_remedy(name)}")
+    if not is_int(value) or value < _LEAST[name]:
+        raise ValueError(
+            f"{name}={short_repr(value)} is not a whole number of at least {_LEAST[name]}; {_remedy(name)}"
+        )
 
 
 def _check_range(args: HomoDistilTrainingArguments, name: str) -> None:
@@ -316,7 +318,7 @@ def _check_range(args: HomoDistilTrainingArguments, name: str) -> None:
     # abs, as isfinite can't take whole numbers beyond every float; nan is not below either.
     is_inside = is_number(value) and abs(value) <= sys.float_info.max and low <= value <= high
     if not is_inside or (value == low and interval[0] == "(") or (value == high and interval[-1] == ")"):
-        raise ValueError(f"{name}={shown(value)} is outside {interval}; {_remedy(name)}")
+        raise ValueError(f"{name}={short_repr(value)} is outside {interval}; {_remedy(name)}")
 
 
 def _remedy(name: str) -> str:
@@ -345,7 +347,7 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
     given |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
     for name, value in given.items():
         if value:
-            words = shown(value) if isinstance(value, str) and name in _REMEDIES else value
+            words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
             remedy = _REMEDIES.get(name, _USE_DDP)
             raise ValueError(f"{name}={words} is not supported by HomoDistilTrainer; {remedy}")
     optimizer = OptimizerNames(args.optim).value

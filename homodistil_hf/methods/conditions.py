@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..models.widths import WidthPlan
 from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
@@ -38,7 +38,7 @@ def check_loss_weights(weights: Mapping[str, float]) -> None:
     """Refuse, by a ValueError, factors of loss terms that are below 0, or all 0."""
     for name, weight in weights.items():
         if not weight >= 0:
-            raise ValueError(f"{name}_weight={shown(weight)} is below 0; leave it at its default or set it to 0")
+            raise ValueError(f"{name}_weight={short_repr(weight)} is below 0; leave it at its default or set it to 0")
     if not any(weights.values()):
         names = ", ".join(f"{name}_weight" for name in weights)
         raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..models.conversion import to_student
 from ..models.cost import encoder_macs
-from ..models.loading import load_teacher
+from ..models.loading import load_encoder
 from ..models.resizing import keep_layers
 from ..models.widths import WidthPlan, chosen, widths_of
 from ..plans.budgets import Budget, named_widths, plan_for_budget
@@ -26,11 +26,11 @@ class Layers(NamedTuple):
     Args:
         asked: how many, ≥ 1 and fewer than the teacher's, spread evenly, the first and the last among them; or which,
             rising, from 0; None: one fewer than the teacher's.
-        called: the argument that says so, for messages.
+        argument: its name in messages.
     """
 
     asked: int | Sequence[int] | None = None
-    called: str = "layers"
+    argument: str = "layers"
 
     def of(self, num_all: int) -> tuple[int, ...]:
         """Their indices, rising, among so many."""
@@ -38,13 +38,14 @@ class Layers(NamedTuple):
             num_layers = num_all - 1 if self.asked is None else self.asked
             if not 1 <= num_layers < num_all:
                 raise ValueError(
-                    f"{self.called}={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student"
+                    f"{self.argument}={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student"
                 )
             return spread_layers(num_layers, num_all)
         kept = tuple(self.asked)
         if not kept or len(kept) >= num_all or list(kept) != sorted(set(kept) & set(range(num_all))):
             raise ValueError(
-                f"{self.called}={shown(self.asked)}: expected some, not all, of 0 … {num_all - 1}, rising, each once"
+                f"{self.argument}={short_repr(self.asked)}: expected some, not all, of 0 … {num_all - 1}, rising, "
+                "each once"
             )
         return kept
 
@@ -79,7 +80,7 @@ def shallow_parts(
         ValueError: no such layers, too few of them for these MACs, `widths` with other MACs, or a latency budget.
     """
     whole = to_student(
-        load_teacher(model, token=args.hub_token) if isinstance(model, str) else model, needs_head=trainer.needs_head
+        load_encoder(model, token=args.hub_token) if isinstance(model, str) else model, needs_head=trainer.needs_head
     )
     full = widths_of(whole.config)
     trainer.check_possible(full, full)
@@ -88,8 +89,8 @@ def shallow_parts(
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
     if share > 1 + MACS_TOLERANCE:
         raise ValueError(
-            f"{layers.called}={shown(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of the "
-            f"encoder MACs that student={args.student} asks for; keep more layers"
+            f"{layers.argument}={short_repr(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of "
+            f"the encoder MACs that student={args.student} asks for; keep more layers"
         )
     student = keep_layers(whole, kept)
     if widths is None:
@@ -100,7 +101,7 @@ def shallow_parts(
         error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
         if abs(error) > MACS_TOLERANCE:
             raise ValueError(
-                f"widths={shown(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
+                f"widths={short_repr(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
                 f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
             )
     trainer.matched_layers = matched_layers(kept, len(full.layers))

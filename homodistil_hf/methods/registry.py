@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer
 from .baselines.distilbert import DistilBertTrainer
@@ -53,7 +53,8 @@ def method_named(name: str, *, has_texts: bool = False) -> type[DistillationTrai
     known = METHODS | TEXT_METHODS if has_texts else METHODS
     if name not in known:
         raise ValueError(
-            f"method={shown(name)} is unknown; nearest valid: {nearest_name(name, known)!r}, of {', '.join(known)}"
+            f"method={short_repr(name)} is unknown; nearest valid: {nearest_name(name, known)!r}, of "
+            f"{', '.join(known)}"
         )
     return known[name]
 
@@ -76,5 +77,6 @@ def check_method_settings(method: type[DistillationTrainer], settings: Mapping[s
         if name not in valid:
             nearest = f"nearest valid: {nearest_name(name, valid)!r}" if valid else "it has none of its own"
             raise ValueError(
-                f"method_settings of {method.method!r} have the unknown key {shown(name)} ({shown(value)}); {nearest}"
+                f"method_settings of {method.method!r} have the unknown key {short_repr(name)} ({short_repr(value)}); "
+                f"{nearest}"
             )

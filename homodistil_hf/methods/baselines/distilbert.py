@@ -20,9 +20,9 @@ from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
 from ...export.card import MethodCard
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...models.conversion import to_student
-from ...models.loading import load_teacher
+from ...models.loading import load_encoder
 from ...models.resizing import keep_layers
 from ...models.widths import WidthPlan, widths_of
 from ...plans.fewer_layers import shallow_plan
@@ -79,11 +79,11 @@ class DistilBertTrainer(DistillationTrainer):
         weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
         check_loss_weights(weights)
         if not temperature > 0:
-            raise ValueError(f"temperature={shown(temperature)} is not above 0; the recipe's is 2.0")
+            raise ValueError(f"temperature={short_repr(temperature)} is not above 0; the recipe's is 2.0")
         self.loss_weights, self.temperature = weights, temperature
         self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
         self.method_settings |= {"temperature": temperature}
-        whole = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+        whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
         asked, full = plan or self.plan_of(args, whole.config), widths_of(whole.config)
         self.check_possible(asked, full)
         student = keep_layers(whole, shallow_plan(asked, full) or ())

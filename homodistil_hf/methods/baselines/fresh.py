@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...models.architectures import architecture_of
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.resizing import replace_parameters, write_plan
@@ -46,7 +46,7 @@ class FreshTrainer(DistillationTrainer):
         **kwargs: Any,
     ):
         if mlm_trains not in ("student", "head"):
-            raise ValueError(f"mlm_trains={shown(mlm_trains)} is not one of student, head")
+            raise ValueError(f"mlm_trains={short_repr(mlm_trains)} is not one of student, head")
         check_loss_weights(loss_weights)
         weights = {f"{name}_weight": loss_weights.get(name, 0.0) for name in LOSS_TERMS}
         super().__init__(model, with_settings(args, projection_init="random", **weights), **kwargs)

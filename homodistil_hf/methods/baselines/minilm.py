@@ -24,7 +24,7 @@ from ...distillation.relations import relation_error
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.widths import WidthPlan, chosen
 from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
@@ -168,8 +168,8 @@ class MiniLMv2Trainer(RelationTrainer):
         num_layers = len(self.full.layers)
         if not -num_layers <= self.teacher_layer < num_layers:
             raise ValueError(
-                f"teacher_layer={shown(self.teacher_layer)} is no index into the teacher's {num_layers} layers; -1 is "
-                "the last"
+                f"teacher_layer={short_repr(self.teacher_layer)} is no index into the teacher's {num_layers} layers; "
+                "-1 is the last"
             )
         sizes = self.plan.layers[-1].attention_size, self.full.layers[self.teacher_layer].attention_size
         sides = {f"{name}_relation": (name, name) for name in _PROJECTIONS}
@@ -234,7 +234,7 @@ def _relation_heads(asked: int | None, sizes: tuple[int, int]) -> int:
     if asked not in valid:
         nearest = min(valid, key=lambda number: abs(number - asked))
         raise ValueError(
-            f"num_relation_heads={shown(asked)} does not divide heads × head size of student and teacher, "
+            f"num_relation_heads={short_repr(asked)} does not divide heads × head size of student and teacher, "
             f"{sizes[0]} and {sizes[1]}; nearest valid: {nearest}"
         )
     return asked

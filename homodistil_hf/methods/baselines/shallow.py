@@ -45,7 +45,7 @@ class ShallowTrainer(HomoDistilTrainer):
         plan: WidthPlan | None = None,
         **kwargs: Any,
     ):
-        layers = Layers(num_layers, called="num_layers")
+        layers = Layers(num_layers, argument="num_layers")
         parts = shallow_parts(self, model, args, teacher=teacher, layers=layers, widths=widths, plan=plan)
         super().__init__(**parts, **kwargs)
         self.method_settings = {"num_layers": len(self.plan.layers), "widths": widths}

@@ -21,7 +21,7 @@ from torch import nn
 
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.units import UnitTensors
@@ -116,7 +116,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         check_output(output, self.embedding_model)
         if layers is not None and teacher is not None:
             raise ValueError(
-                f"layers={shown(layers)}: a student that starts as another one has that one's; leave it out"
+                f"layers={short_repr(layers)}: a student that starts as another one has that one's; leave it out"
             )
         self.method_settings = weights | {"output": output} | ({} if layers is None else {"layers": layers})
         encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
@@ -193,9 +193,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             self.fit_map()
         super().start_student()
 
-    def resized(self, masks: UnitTensors) -> None:
+    def on_resized(self, masks: UnitTensors) -> None:
         """Also fit the map into the teacher's space to the channels that are left."""
-        super().resized(masks)
+        super().on_resized(masks)
         self.fit_map()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -286,7 +286,7 @@ def check_output(output: str | int, model: EmbeddingModel) -> None:
         return
     most = model.dimension - 1
     if isinstance(output, bool) or not isinstance(output, int) or not 1 <= output <= most:
-        raise ValueError(f"output={shown(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
+        raise ValueError(f"output={short_repr(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
 
 
 def _check_settings(args: HomoDistilTrainingArguments, **weights: float) -> None:
