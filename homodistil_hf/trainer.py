@@ -103,7 +103,7 @@ class HomoDistilTrainer(DistillationTrainer):
         if masks is None:
             return
         check_same_masks(self.accelerator, self.pruner.choices_digest, step=step, output_dir=self.args.output_dir)
-        self.resized(masks)
+        self.on_resized(masks)
         if self.pruner.plan_reached:
             logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
 

@@ -17,7 +17,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .files.field_checks import check_fields, setting
-from .files.messages import shown
+from .files.messages import short_repr
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
 from .pruning.schedule import DEADLINE_FRACTION
@@ -115,7 +115,7 @@ class ExactArguments(TrainingArguments):
     def _refuse_without_part(self) -> None:
         for name, remedy in self.no_part.items():
             if (value := getattr(self, name)) != self.default_of(name):
-                raise ValueError(f"{name}={shown(value)} has no part in a run of {type(self).__name__}; {remedy}")
+                raise ValueError(f"{name}={short_repr(value)} has no part in a run of {type(self).__name__}; {remedy}")
 
     @classmethod
     def default_of(cls, name: str) -> Any:
@@ -356,7 +356,7 @@ def _refuse_unsupported(args: ExactArguments) -> None:
     given |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
     for name, value in given.items():
         if value:
-            words = shown(value) if isinstance(value, str) and name in _REMEDIES else value
+            words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
             remedy = _REMEDIES.get(name, _USE_DDP)
             raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
     optimizer = OptimizerNames(args.optim).value

@@ -58,7 +58,7 @@ from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import planned_facts
-from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.tokenizers import stored_tokenizer
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
@@ -187,7 +187,7 @@ def budgets(folder: Path, draw: Random) -> None:
 def teacher_configs(folder: Path, draw: Random) -> None:
     """`config.json` of stock and student models, per-layer widths included."""
     write_mutated(folder / "config.json", draw.choice(_configs()), draw)
-    config = load_teacher_config(str(folder) if draw.random() < 0.95 else draw.choice(STRINGS))
+    config = load_encoder_config(str(folder) if draw.random() < 0.95 else draw.choice(STRINGS))
     plan = resolve_plan(draw.choice(("macs=0.5", json.dumps(PLAN), "homobert-tiny")), config)
     planned_facts(config, (config.architectures or ["BertForMaskedLM"])[0], plan)
 
@@ -213,7 +213,7 @@ def weights(folder: Path, draw: Random) -> None:
     """Safetensors files of a model: headers, offsets, types, shapes."""
     content = _saved(folder)[WEIGHTS_FILE]
     write_hostile(folder / WEIGHTS_FILE, safetensors_bytes(content, draw), draw)
-    load_teacher(str(folder))
+    load_encoder(str(folder))
 
 
 def indexes(folder: Path, draw: Random) -> None:
@@ -224,7 +224,7 @@ def indexes(folder: Path, draw: Random) -> None:
     if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
         damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(PATHS)
     write_hostile(folder / name, json_bytes(damaged, draw), draw)
-    load_teacher(str(folder))
+    load_encoder(str(folder))
 
 
 def tokenizers(folder: Path, draw: Random) -> None:

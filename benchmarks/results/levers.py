@@ -146,13 +146,13 @@ def _folder(cell: Mapping[str, Any], output_dir: Path) -> Path:
 def units_left(trainer: DistillationTrainer) -> UnitTensors:
     """Which of its first units each group of the student still has, kept up to date."""
     kept = {name: torch.arange(group.num_units) for name, group in encoder_groups(trainer.model).items()}
-    follow = trainer.resized
+    follow = trainer.on_resized
 
-    def resized(masks: UnitTensors) -> None:
+    def on_resized(masks: UnitTensors) -> None:
         kept.update({name: kept[name][mask] for name, mask in masks.items()})
         follow(masks)
 
-    trainer.resized = resized  # type: ignore[method-assign]
+    trainer.on_resized = on_resized  # type: ignore[method-assign]
     return kept
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..files.folders import write_text
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from .parsing import flag, parse, settings_flags, show_logs, tell
 
 _USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
@@ -127,7 +127,7 @@ def _chosen(
     valid = [*groups["all"], *groups, _EMBEDDING]
     for name in names:
         if name not in valid:
-            raise ValueError(f"task={shown(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
+            raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
     if _EMBEDDING in names and len(set(names)) > 1:
         others = ", ".join(name for name in names if name != _EMBEDDING)
         raise ValueError(f"task={_EMBEDDING} is for models without a head, {others} for others: name it alone")

@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, field, fields, make_dataclass
 from types import NoneType
 from typing import Any, ClassVar, NoReturn, Protocol, get_args, get_origin, get_type_hints
 
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..files.strict_json import read_json_object
 
 _LONGEST_MESSAGE = 1000
@@ -73,7 +73,7 @@ def parse(
         names = [entry.name for flags in entries.values() for entry in flags if not entry.metadata.get("positional")]
         spelled = ["--help", *(f"--{name}" for name in names)]
         hint = f"; nearest valid: {nearest_name(unknown[0].partition('=')[0], spelled)}" * unknown[0].startswith("-")
-        parser.error(f"unrecognized arguments: {shown(' '.join(unknown))}{hint}")
+        parser.error(f"unrecognized arguments: {short_repr(' '.join(unknown))}{hint}")
     return tuple(
         kind(**{entry.name: getattr(given, entry.name) for entry in flags if entry.name in given})
         for kind, flags in entries.items()

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..files.field_checks import limits_of
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..files.strict_json import parse_json, read_json_object
 from ..methods.embedding.model import kind_of_texts
 from ..methods.registry import TEXT_METHODS, method_named
@@ -127,11 +127,15 @@ class RunArguments:
         for name, methods in readers.items():
             given, num_sources = getattr(self, name), len(self.train_data)
             if given and self.method not in methods:
-                raise ValueError(f"{name}={shown(given)} has no place with method={self.method!r}; leave it out")
+                raise ValueError(f"{name}={short_repr(given)} has no place with method={self.method!r}; leave it out")
             if given and len(given) != num_sources:
-                raise ValueError(f"{name}={shown(given)} has {len(given)} entries for {num_sources} of train_data")
+                raise ValueError(
+                    f"{name}={short_repr(given)} has {len(given)} entries for {num_sources} of train_data"
+                )
         if any(not weight > 0 for weight in self.train_weights):
-            raise ValueError(f"train_weights={shown(self.train_weights)}: expected numbers > 0; leave sources out")
+            raise ValueError(
+                f"train_weights={short_repr(self.train_weights)}: expected numbers > 0; leave sources out"
+            )
 
     def _check_method(self) -> None:
         if self.method != SELF_DISTILLATION:
@@ -140,14 +144,15 @@ class RunArguments:
         for name in ("further_pretraining", "vocabulary"):
             if value := getattr(self, name):
                 raise ValueError(
-                    f"{name}={shown(value)} has no place with method={self.method!r}, whose settings stand beside it"
+                    f"{name}={short_repr(value)} has no place with method={self.method!r}, whose settings stand "
+                    "beside it"
                 )
 
     def _object(self, name: str, example: str) -> dict[str, Any]:
         given = getattr(self, name)
         values = parse_json(given or "{}", name) if isinstance(given, str | None) else given
         if not isinstance(values, dict):
-            raise ValueError(f"{name}={shown(given)} is no JSON object; expected such as {example}")
+            raise ValueError(f"{name}={short_repr(given)} is no JSON object; expected such as {example}")
         return values
 
 
@@ -286,7 +291,8 @@ def _listed_students(student: str | None) -> list[str] | None:
     texts = [json.dumps(plan) if isinstance(plan, dict) else plan for plan in plans]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
-            f'student={shown(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from wide to '
+            f'student={short_repr(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from '
+            "wide to "
             "narrow"
         )
     return texts
@@ -313,7 +319,7 @@ def checked_values(
             raise ValueError(f"{label} has {name}, which is no setting any more; {REMOVED_SETTINGS[name]}")
         if name not in hints:
             raise ValueError(
-                f"{label} has the unknown key {shown(name)} (value {_told(name, value)}); "
+                f"{label} has the unknown key {short_repr(name)} (value {_told(name, value)}); "
                 f"nearest valid: {nearest_name(name, hints)!r}"
             )
         known = training.__dataclass_fields__.get(name, _NO_FIELD)
@@ -335,7 +341,7 @@ def shortened(message: str) -> str:
 
 def _told(name: str, value: Any) -> str:
     # What is meant for hub_token is a secret even if the key is misspelt or the value of another type.
-    return "<token>" if "tok" in name.lower() and name != "tokenizer" else shown(value)
+    return "<token>" if "tok" in name.lower() and name != "tokenizer" else short_repr(value)
 
 
 def _belongs_to_the_run(name: str) -> bool:
@@ -408,7 +414,9 @@ def _plain(name: str, value: Any) -> Any:
 
 def _unknown_argument(argument: str, training: type[TrainingArguments]) -> ValueError:
     if not argument.startswith("--"):
-        return ValueError(f"unexpected argument {shown(argument)}; expected CONFIG.json first, then --key value …")
+        return ValueError(
+            f"unexpected argument {short_repr(argument)}; expected CONFIG.json first, then --key value …"
+        )
     name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
     if name in REMOVED_SETTINGS:
         return ValueError(f"--{name} is no setting any more; {REMOVED_SETTINGS[name]}")

@@ -22,12 +22,12 @@ from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import last_verified
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import method_named
 from ..models.architectures import max_tokens
-from ..models.loading import load_teacher, load_teacher_config
+from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan, widths_of
 from ..training.checks import check_free, check_output_dir, existing_files
@@ -157,12 +157,14 @@ def make_trainer(
     run, training = settings.run, settings.training
     if run.further_settings:
         raise ValueError(
-            f"further_pretraining={shown(run.further_settings)} goes before a run of `homodistil distill` alone; do "
+            f"further_pretraining={short_repr(run.further_settings)} goes before a run of `homodistil distill` "
+            "alone; do "
             "it first, and name its student/ as the teacher"
         )
     if run.vocabulary:
         raise ValueError(
-            f"vocabulary={shown(run.vocabulary)} goes before a run of `homodistil distill` alone; trim the teacher "
+            f"vocabulary={short_repr(run.vocabulary)} goes before a run of `homodistil distill` alone; trim the "
+            "teacher "
             "first, with homodistil trim, and name its folder as the teacher"
         )
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
@@ -178,7 +180,7 @@ def make_trainer(
         hidden_size, share = sources.config.hidden_size, method.learning_rate_share
         rate = measured_learning_rate(training, row_length=run.max_seq_length, hidden_size=hidden_size, share=share)
         training = with_settings(training, learning_rate=rate)
-    teacher = load_teacher(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
+    teacher = load_encoder(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
     return method(
         start or teacher,
         training,
@@ -222,7 +224,7 @@ def check_readers(settings: RunConfig | FurtherConfig) -> Readers:
         raise ValueError(
             f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
         )
-    config = load_teacher_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
+    config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
     class_name = (config.architectures or [""])[0]
     if "ForMaskedLM" not in class_name and "ForPreTraining" not in class_name:
         raise ValueError(

@@ -22,7 +22,7 @@ from ..export.hub import ensure_repo, push_export
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoints
 from ..files.folders import remove_folder
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..methods.registry import TEXT_METHODS
@@ -82,7 +82,7 @@ def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
 
 
 def _check_settings(settings: RunConfig) -> None:
-    training, students = settings.training, shown(settings.given["student"])
+    training, students = settings.training, short_repr(settings.given["student"])
     strategy = HubStrategy(training.hub_strategy).value
     pushes_checkpoints = training.push_to_hub and "checkpoint" in strategy
     for name, value, is_possible, remedy in (
@@ -167,8 +167,9 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
     for name, given in _identity(settings).items():
         if state.get(name) != given:
             raise ValueError(
-                f"output_dir={settings.training.output_dir!r} holds a family with {name}={shown(state.get(name))}, "
-                f"not {shown(given)}; resume with that, or name another folder"
+                f"output_dir={settings.training.output_dir!r} holds a family with "
+                f"{name}={short_repr(state.get(name))}, not {short_repr(given)}; resume with that, or name another "
+                "folder"
             )
     state["finished"] = [
         _folder(member).name

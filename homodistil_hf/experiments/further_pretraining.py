@@ -12,7 +12,7 @@ import torch
 
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.self_distillation.rounds import check_folder, run_identity, self_distill
@@ -91,17 +91,19 @@ def _first(settings: RunConfig) -> FurtherConfig:
     training, values = settings.training, settings.run.further_settings
     if settings.members:
         raise ValueError(
-            f"further_pretraining={shown(values)} goes before one student, student={settings.given['student']} are "
-            f"several; run method={SELF_DISTILLATION!r} first, and name its student/ as the teacher"
+            f"further_pretraining={short_repr(values)} goes before one student, student={settings.given['student']} "
+            f"are several; run method={SELF_DISTILLATION!r} first, and name its student/ as the teacher"
         )
     if training.resume_from_checkpoint not in (None, "last"):
         raise ValueError(
-            f"resume_from_checkpoint={shown(training.resume_from_checkpoint)} is not supported with "
+            f"resume_from_checkpoint={short_repr(training.resume_from_checkpoint)} is not supported with "
             "further_pretraining, which finds its checkpoints itself; use 'last'"
         )
     for name in _DECIDED:
         if name in values:
-            raise ValueError(f"further_pretraining has {name}={shown(values[name])}, which the run decides; drop it")
+            raise ValueError(
+                f"further_pretraining has {name}={short_repr(values[name])}, which the run decides; drop it"
+            )
     shared = {name: settings.given[name] for name in _SHARED if name in settings.given}
     decided = {
         "method": SELF_DISTILLATION,

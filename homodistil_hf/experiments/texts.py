@@ -17,7 +17,7 @@ from ..data.corpus import load_text
 from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import PROJECTIONS_FILE
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.tensors import load_tensors
 from ..methods.embedding.model import EmbeddingModel, is_embedding_folder, load_embedding_model
 from ..methods.embedding.pairs import tokenize_pairs
@@ -28,7 +28,7 @@ from ..methods.fewer_layers import Layers
 from ..methods.registry import TEXT_METHODS
 from ..models.architectures import max_tokens
 from ..models.conversion import to_student
-from ..models.loading import load_teacher
+from ..models.loading import load_encoder
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan
 from ..training.student_plan import resolve_student
@@ -100,8 +100,8 @@ def check_text_sources(settings: RunConfig) -> TextSources:
     refuse_foreign(settings)
     if run.vocabulary:
         raise ValueError(
-            f"vocabulary={shown(run.vocabulary)} goes before a run of `homodistil distill` with an embedding model "
-            "alone; trim the teacher first, with homodistil trim, and name its folder as the teacher"
+            f"vocabulary={short_repr(run.vocabulary)} goes before a run of `homodistil distill` with an embedding "
+            "model alone; trim the teacher first, with homodistil trim, and name its folder as the teacher"
         )
     teacher = _loaded(run.method, run.teacher, run.text_column)
     config = teacher.encoder.config
@@ -173,9 +173,10 @@ def _reranking_teacher(name: str, text_column: str | None) -> _Teacher:
     columns = tuple(column.strip() for column in (text_column or "").split(","))
     if len(columns) != 2 or not all(columns):
         raise ValueError(
-            f"text_column={shown(text_column)}: a reranker reads pairs; name two columns, such as 'question,passage'"
+            f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
+            "'question,passage'"
         )
-    model, tokenizer = load_teacher(name), load_tokenizer(name)
+    model, tokenizer = load_encoder(name), load_tokenizer(name)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]
@@ -206,14 +207,16 @@ def refuse_foreign(settings: RunConfig) -> None:
     run = settings.run
     for name in _FOREIGN:
         if value := getattr(run, name):
-            raise ValueError(f"{name}={shown(value)} has no place with method={run.method!r}; leave it out")
+            raise ValueError(f"{name}={short_repr(value)} has no place with method={run.method!r}; leave it out")
     if run.streaming and (settings.training.max_steps <= 0 or run.method == RerankerDistilTrainer.method):
         raise ValueError(
             f"streaming=True with method={run.method!r} and max_steps={settings.training.max_steps}: a stream has no "
             "length, so set max_steps; pairs can't be streamed"
         )
     if run.further_settings:
-        raise ValueError(f"further_pretraining={shown(run.further_settings)} needs a masked-LM teacher; leave it out")
+        raise ValueError(
+            f"further_pretraining={short_repr(run.further_settings)} needs a masked-LM teacher; leave it out"
+        )
 
 
 def _texts(settings: RunConfig, teacher: _Teacher, say: Say) -> tuple[Any, Dataset]:
@@ -233,13 +236,13 @@ def _texts(settings: RunConfig, teacher: _Teacher, say: Say) -> tuple[Any, Datas
             raise ValueError(f"{label} has no text to train on beside what is held out; name eval_data, or other data")
     if run.eval_data:
         documents = _columns(run.eval_data, run.eval_split, "eval_data", teacher)
-        held_out.append(teacher.rows(documents, run, None, f"eval_data={shown(run.eval_data)}"))
+        held_out.append(teacher.rows(documents, run, None, f"eval_data={short_repr(run.eval_data)}"))
     batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
     if not run.streaming and len(rows) < batch_size:
         raise ValueError(
-            f"train_data={shown(run.train_data)} has {len(rows)} rows, fewer than the {batch_size} of a step; lower "
-            "per_device_train_batch_size, or name more text"
+            f"train_data={short_repr(run.train_data)} has {len(rows)} rows, fewer than the {batch_size} of a step; "
+            "lower per_device_train_batch_size, or name more text"
         )
     evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
     return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .messages import shown
-from .strict_json import is_number, is_whole
+from .messages import short_repr
+from .strict_json import is_int, is_number
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
@@ -67,14 +67,14 @@ def check_fields(settings: Any) -> None:
             continue
         if get_origin(hint) is Literal and value not in get_args(hint):
             choices = ", ".join(map(str, get_args(hint)))
-            raise ValueError(f"{entry.name}={shown(value)} is not one of {choices}")
+            raise ValueError(f"{entry.name}={short_repr(value)} is not one of {choices}")
         limits = limits_of(entry)
         if (interval := limits.get("range")) and not _is_inside(value, interval):
-            raise ValueError(f"{entry.name}={shown(value)} is outside {interval}; {_remedy(entry)}")
+            raise ValueError(f"{entry.name}={short_repr(value)} is outside {interval}; {_remedy(entry)}")
         least = limits.get("least")
-        if least is not None and (not is_whole(value) or value < least):
+        if least is not None and (not is_int(value) or value < least):
             raise ValueError(
-                f"{entry.name}={shown(value)} is not a whole number of at least {least}; {_remedy(entry)}"
+                f"{entry.name}={short_repr(value)} is not a whole number of at least {least}; {_remedy(entry)}"
             )
 
 

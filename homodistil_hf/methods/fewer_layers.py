@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..models.cost import encoder_macs
 from ..models.resizing import keep_layers
 from ..models.widths import WidthPlan, chosen, widths_of
@@ -40,7 +40,8 @@ class Layers(NamedTuple):
         kept = tuple(self.asked)
         if not kept or len(kept) >= num_all or list(kept) != sorted(set(kept) & set(range(num_all))):
             raise ValueError(
-                f"{self.called}={shown(self.asked)}: expected some, not all, of 0 … {num_all - 1}, rising, each once"
+                f"{self.called}={short_repr(self.asked)}: expected some, not all, of 0 … {num_all - 1}, rising, "
+                "each once"
             )
         return kept
 
@@ -89,7 +90,8 @@ def start_shallow(
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
     if share > 1 + MACS_TOLERANCE:
         raise ValueError(
-            f"{layers.called}={shown(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of the "
+            f"{layers.called}={short_repr(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of "
+            "the "
             f"encoder MACs that student={args.student} asks for; keep more layers"
         )
     student = keep_layers(model, kept)
@@ -107,7 +109,7 @@ def _planned(
     error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
     if abs(error) > MACS_TOLERANCE:
         raise ValueError(
-            f"widths={shown(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
+            f"widths={short_repr(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
             f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
         )
     return planned

@@ -8,7 +8,7 @@ its `arguments_class`.
 
 from typing import Any
 
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer
 from .baselines.distilbert import DistilBertTrainer
@@ -51,6 +51,7 @@ def method_named(name: str, *, has_texts: bool = False) -> type[DistillationTrai
     known = METHODS | TEXT_METHODS if has_texts else METHODS
     if name not in known:
         raise ValueError(
-            f"method={shown(name)} is unknown; nearest valid: {nearest_name(name, known)!r}, of {', '.join(known)}"
+            f"method={short_repr(name)} is unknown; nearest valid: {nearest_name(name, known)!r}, of "
+            f"{', '.join(known)}"
         )
     return known[name]

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from ..data.blocks import check_tokenizer
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..models.architectures import max_tokens
 from ..training_args import DistillationArguments, ExactArguments, with_settings
 
@@ -113,7 +113,7 @@ def refuse_settings_without_part(args: DistillationArguments, task: Task, *, mas
         remedies["mlm_probability"] = "the given data_collator masks words; set it there"
     for name, remedy in remedies.items():
         if name in args.__dataclass_fields__ and (value := getattr(args, name)) != args.default_of(name):
-            raise ValueError(f"{name}={shown(value)} has no part in this run: {remedy}")
+            raise ValueError(f"{name}={short_repr(value)} has no part in this run: {remedy}")
 
 
 def pin_data_order(args: TrainingArguments) -> None:
@@ -208,7 +208,7 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
         longest = _longest(rows, first)
     except (TypeError, NotImplementedError) as error:  # Arrow's word for what has no length
         raise ValueError(
-            f"{name} has a row with input_ids={shown(first['input_ids'])}; expected a list of token ids "
+            f"{name} has a row with input_ids={short_repr(first['input_ids'])}; expected a list of token ids "
             "(masked words: homodistil_hf.tokenize_to_blocks)"
         ) from error
     _check_length(name, longest, config)
@@ -276,6 +276,6 @@ def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> 
                 "resumed with %s=%s, the checkpoint has %s: the run will differ from an uninterrupted one; set it as "
                 "it was to go on exactly",
                 name,
-                shown(now[name]),
-                shown(saved[name]),
+                short_repr(now[name]),
+                short_repr(saved[name]),
             )

@@ -38,7 +38,7 @@ from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, last_ch
 from ..files.folders import naming_the_file
 from ..files.strict_json import write_json
 from ..models.compiling import allow_recompiling
-from ..models.saved_student import load_student, poisoned_tensor, read_state, save_projections
+from ..models.saved_student import first_nonfinite_tensor, load_student, read_state, save_projections
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
 from ..plans.recipe import TASK_LEARNING_RATE
@@ -465,7 +465,7 @@ class DistillationTrainer(Trainer):
             logger.warning("SIGTERM: checkpoint-%d is saved; go on with resume_from_checkpoint='last'", step)
             self.stop_request.leave()
 
-    def resized(self, masks: UnitTensors) -> None:
+    def on_resized(self, masks: UnitTensors) -> None:
         """The student has lost units (masks: one bool a unit that it had, True = kept): follow it."""
         self.kept_heads = [heads[masks[head_group(masks, layer)]] for layer, heads in enumerate(self.kept_heads)]
         wrap_again(self.model_wrapped, self.accelerator)
@@ -634,7 +634,7 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # Trainer writes straight into checkpoint-N, pushes and rotates before all of it is there.
-        if name := poisoned_tensor(self.model, self.bare_optimizer, self.scores_to_save()):
+        if name := first_nonfinite_tensor(self.model, self.bare_optimizer, self.scores_to_save()):
             step = self.state.global_step
             raise FloatingPointError(
                 f"{name} is not finite at the end of step {step}, so checkpoint-{step} is not saved; lower "

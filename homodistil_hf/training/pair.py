@@ -24,7 +24,7 @@ from ..models.architectures.architecture import (
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
-from ..models.loading import load_teacher, load_teacher_config
+from ..models.loading import load_encoder, load_encoder_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
 from ..training_args import DistillationArguments
@@ -97,7 +97,7 @@ def prepare(
             check_whole_model(name, given)
     student, plan = _student_and_plan(model, args, resolve, needs_head=needs_head)
     if isinstance(teacher, str):
-        teacher = load_teacher(teacher, token=args.hub_token)
+        teacher = load_encoder(teacher, token=args.hub_token)
     guide = to_student(student if teacher is None else teacher, needs_head=needs_head)
     if args.bf16 and args.device.type == "cpu":
         # torch's own fused attention is the slow one there. Not stored in any checkpoint.
@@ -120,9 +120,9 @@ def _student_and_plan(
     needs_head: bool,
 ) -> tuple[LayerwiseModel, WidthPlan]:
     if isinstance(model, str):
-        config = load_teacher_config(model, token=args.hub_token)
+        config = load_encoder_config(model, token=args.hub_token)
         plan = resolve(args, config)
-        return to_student(load_teacher(model, config=config, token=args.hub_token)), plan
+        return to_student(load_encoder(model, config=config, token=args.hub_token)), plan
     student = to_student(model, needs_head=needs_head).float()
     _freeze_alike(student, model)
     return student, resolve(args, model.config)

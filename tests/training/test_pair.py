@@ -198,7 +198,7 @@ def test_a_decoder_is_refused():
 
 def test_plans_are_checked_before_weights_are_loaded(tmp_path, monkeypatch):
     make_teacher().save_pretrained(tmp_path)
-    monkeypatch.setattr(preparation, "load_teacher", lambda *args, **kwargs: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(preparation, "load_encoder", lambda *args, **kwargs: pytest.fail("weights were loaded"))
     for student, message in (
         (PLAN | {"hidden_size": 64}, "student hidden_size=64 .*teacher"),
         (PLAN | {"num_attention_heads": 7}, "student .*num_attention_heads=7"),

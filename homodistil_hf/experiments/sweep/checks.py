@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...methods.registry import METHODS
 from ...models.widths import widths_of
 from ..config import RunConfig, run_of
@@ -24,7 +24,7 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     settings = run_of(values, f"cell {cell.name!r}")
     if settings.members:
         raise ValueError(
-            f"cell {cell.name!r} has the list student={shown(cell.settings['student'])}; name one student"
+            f"cell {cell.name!r} has the list student={short_repr(cell.settings['student'])}; name one student"
         )
     return settings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import write_text
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.strict_json import parse_json, read_json_object
 from .cells import TEACHER, Cell
 from .locks import holder
@@ -145,7 +145,7 @@ def _checked(record: Any, label: str) -> dict[str, Any]:
     found: dict[str, Any] = record if isinstance(record, dict) else {}
     if found.get("format") != FORMAT or found.get("status") not in (DONE, FAILED, IMPOSSIBLE):
         raise ValueError(
-            f"{label} has format={shown(found.get('format'))} and status={shown(found.get('status'))}; "
+            f"{label} has format={short_repr(found.get('format'))} and status={short_repr(found.get('status'))}; "
             "expected one that a sweep of this version wrote: remove it"
         )
     return found

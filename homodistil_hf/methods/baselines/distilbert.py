@@ -23,7 +23,7 @@ from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
 from ...export.card import MethodCard
 from ...files.field_checks import setting
 from ...models.conversion import to_student
-from ...models.loading import load_teacher
+from ...models.loading import load_encoder
 from ...models.resizing import keep_layers
 from ...models.widths import WidthPlan, widths_of
 from ...plans.fewer_layers import shallow_plan
@@ -72,7 +72,7 @@ class DistilBertTrainer(DistillationTrainer):
     ) -> Start:
         """Keep whole layers; arguments and return as [`DistillationTrainer.start_from`]."""
         args = self.args
-        whole = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+        whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
         asked, full = plan or self.plan_of(args, whole.config), widths_of(whole.config)
         self.check_possible(asked, full)
         student = keep_layers(whole, shallow_plan(asked, full) or ())

@@ -24,8 +24,8 @@ from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
 from ...files.field_checks import setting
-from ...files.messages import shown
-from ...files.strict_json import is_whole
+from ...files.messages import short_repr
+from ...files.strict_json import is_int
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.widths import WidthPlan, chosen
 from ...training_args import LOSS_TERMS, DistillationArguments
@@ -143,9 +143,9 @@ class MiniLMv2Trainer(RelationTrainer):
         """Return and raises as [`RelationTrainer.relations`]."""
         num_layers = len(self.full.layers)
         layer = self.args.teacher_layer
-        if not is_whole(layer) or not -num_layers <= layer < num_layers:
+        if not is_int(layer) or not -num_layers <= layer < num_layers:
             raise ValueError(
-                f"teacher_layer={shown(layer)} is no index into the teacher's {num_layers} layers; -1 is the last"
+                f"teacher_layer={short_repr(layer)} is no index into the teacher's {num_layers} layers; -1 is the last"
             )
         sizes = self.plan.layers[-1].attention_size, self.full.layers[layer].attention_size
         sides = {f"{name}_relation": (name, name) for name in _PROJECTIONS}
@@ -211,7 +211,7 @@ def _relation_heads(asked: int | None, sizes: tuple[int, int]) -> int:
     if asked not in valid:
         nearest = min(valid, key=lambda number: abs(number - asked))
         raise ValueError(
-            f"num_relation_heads={shown(asked)} does not divide heads × head size of student and teacher, "
+            f"num_relation_heads={short_repr(asked)} does not divide heads × head size of student and teacher, "
             f"{sizes[0]} and {sizes[1]}; nearest valid: {nearest}"
         )
     return asked

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ...export.card import UNITS, MethodCard
 from ...files.field_checks import setting
 from ...models.conversion import to_student
-from ...models.loading import load_teacher
+from ...models.loading import load_encoder
 from ...models.widths import WidthPlan, widths_of
 from ...trainer import HomoDistilTrainer
 from ...training.pair import Start
@@ -64,7 +64,7 @@ class ShallowTrainer(HomoDistilTrainer):
     ) -> Start:
         """Leave layers out; arguments and return as [`DistillationTrainer.start_from`]."""
         args: Any = self.args
-        whole = to_student(load_teacher(model, token=args.hub_token) if isinstance(model, str) else model)
+        whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
         self.check_possible(widths_of(whole.config), widths_of(whole.config))
         layers = Layers(args.num_layers, called="num_layers")
         found = start_shallow(whole, args, layers=layers, widths=args.widths, plan=plan)

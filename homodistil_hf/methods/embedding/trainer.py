@@ -25,7 +25,7 @@ from ...distillation.tasks import Task
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
 from ...files.field_checks import setting
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.strict_json import parse_json
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
@@ -152,7 +152,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         if self.start is not None:
             if args.layers is not None:
                 raise ValueError(
-                    f"layers={shown(args.layers)}: a student that starts as another one has that one's; leave it out"
+                    f"layers={short_repr(args.layers)}: a student that starts as another one has that one's; leave "
+                    "it out"
                 )
             return Start(self.start, encoder, plan)
         if args.layers is None:
@@ -244,9 +245,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             self.fit_map()
         super().start_student()
 
-    def resized(self, masks: UnitTensors) -> None:
+    def on_resized(self, masks: UnitTensors) -> None:
         """Also fit the map into the teacher's space to the channels that are left."""
-        super().resized(masks)
+        super().on_resized(masks)
         self.fit_map()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -337,7 +338,7 @@ def check_output(output: str | int, model: EmbeddingModel) -> None:
         return
     most = model.dimension - 1
     if isinstance(output, bool) or not isinstance(output, int) or not 1 <= output <= most:
-        raise ValueError(f"output={shown(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
+        raise ValueError(f"output={short_repr(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
 
 
 def embedding_learning_rate(hidden_size: int) -> float:
