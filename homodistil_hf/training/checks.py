@@ -1,6 +1,6 @@
-"""What is refused before a trainer is made: arguments, output folder, data; and the data's order, pinned.
+"""Validation of arguments, output folder, data and batches, and of the settings that a run is resumed with.
 
-Beside that, what a run looks at as it goes: the shape of each batch, and with which settings it is resumed.
+`pin_data_order` also fixes the settings on which the order of the data depends.
 """
 
 import logging
@@ -23,28 +23,23 @@ from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArgumen
 logger = logging.getLogger(__name__)
 
 _NUM_ROWS = 10_000
-"""Rows of a table that are looked at: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
+"""Rows of a table that are checked: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
 
-# Not those that act before the first step only, nor how units are chosen, which is HomoDistilTrainer's to add.
-_SETTINGS_THAT_MATTER = (
-    *(f"{name}_weight" for name in LOSS_TERMS),
-    *(f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")),
-    *(
-        "pruning_interval_steps",
-        "mlm_probability",
-        "student_dropout",
-        "teacher_dtype",
-        "bf16",
-        "fp16",
-        "torch_compile",  # masks are chosen at fewer moments then
-        "dataloader_drop_last",
-        "seed",
-        "data_seed",
-    ),
-    *("learning_rate", "learning_rate_curve", "learning_rate_hold_fraction", "warmup_steps"),
-    *("lr_scheduler_type", "lr_scheduler_kwargs", "max_steps", "num_train_epochs", "train_sampling_strategy"),
+_STOCK_SETTINGS = (
+    *("bf16", "fp16", "torch_compile", "dataloader_drop_last", "seed", "data_seed"),
+    *("learning_rate", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs"),
+    *("max_steps", "num_train_epochs", "train_sampling_strategy"),
     *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
 )
+"""Trainer's own settings on which every step depends."""
+# Settings that act before the first step only are left out. HomoDistilTrainer adds those that choose units.
+DISTILLATION_SETTINGS = (
+    *(f"{name}_weight" for name in LOSS_TERMS),
+    *(f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")),
+    *("pruning_interval_steps", "mlm_probability", "student_dropout", "teacher_dtype"),
+    *("learning_rate_curve", "learning_rate_hold_fraction"),
+)
+"""Settings of distillation on which every step depends."""
 
 _LOADING = (
     ("use_seedable_sampler", False, "every rank must draw its rows in a seeded order"),
@@ -56,16 +51,22 @@ _LOADING = (
 
 
 class FolderSettings(Protocol):
-    """Settings about the folder of a run, of whatever class."""
+    """The settings of a run's folder, which `TrainingArguments` has."""
 
     output_dir: Any
-    overwrite_output_dir: bool
     save_total_limit: int | None
     hub_token: str | None
 
     @property
     def should_save(self) -> bool:
         """Whether this process writes."""
+
+
+class OverwritingSettings(Protocol):
+    """A run's folder, and whether files in it may be overwritten."""
+
+    output_dir: Any
+    overwrite_output_dir: bool
 
 
 def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:
@@ -86,10 +87,10 @@ def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]
 
 
 def pin_data_order(args: TrainingArguments) -> None:
-    """Make which rows a step sees a function of the settings alone, on any number of ranks; changes `args` in place.
+    """Make the rows of a step a function of the settings alone, on any number of ranks; changes `args` in place.
 
     Raises:
-        ValueError: a setting that would draw rows from a global state, or share them by the number of ranks.
+        ValueError: a setting by which rows would depend on a global state or on the number of ranks.
     """
     loading = args.accelerator_config
     if args.train_sampling_strategy not in ("random", "sequential"):
@@ -126,27 +127,33 @@ def check_output_dir(output_dir: str) -> None:
 
 
 def existing_files(output_dir: str) -> list[str]:
-    """Sorted names of what is in an output folder; what a killed process was writing is not counted."""
+    """Sorted names in an output folder, without the staging folder that a killed process leaves."""
     names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
     return sorted(name for name in names if name != STAGING_NAME)
 
 
-def check_free(args: FolderSettings, earlier_files: Sequence[str]) -> None:
+def check_free(args: OverwritingSettings, earlier_files: Sequence[str]) -> None:
     """Refuse to mix a new run with an older one's files, unless it may overwrite them."""
-    if earlier_files and not args.overwrite_output_dir:
+    if not args.overwrite_output_dir:
+        check_empty(args.output_dir, earlier_files)
+
+
+def check_empty(output_dir: str, earlier_files: Sequence[str]) -> None:
+    """Refuse a folder that holds files."""
+    if earlier_files:
         raise ValueError(
-            f"output_dir={args.output_dir!r} is not empty ({', '.join(earlier_files[:3])}); resume with "
+            f"output_dir={output_dir!r} is not empty ({', '.join(earlier_files[:3])}); resume with "
             "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder; on a command line "
             "go on with --resume_from_checkpoint last, pass --overwrite_output_dir, or name another"
         )
 
 
 def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
-    """Look at the data before training starts.
+    """Check the data before training starts.
 
     Args:
-        data: argument name → data set, or a mapping of them; None is fine, and streams can't be looked at.
-        tokenizer: checked against the teacher's vocabulary when it is one.
+        data: argument name → data set, or a mapping of them; None and streams are let pass.
+        tokenizer: checked against the teacher's vocabulary if it is a tokenizer.
         config: the student's configuration.
 
     Raises:
@@ -175,7 +182,7 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
         )
     try:
         longest = _longest(rows, first)
-    except (TypeError, NotImplementedError) as error:  # Arrow's word for what has no length
+    except (TypeError, NotImplementedError) as error:  # Arrow raises the latter for values without a length
         raise ValueError(
             f"{name} has a row with input_ids={shown(first['input_ids'])}; expected a list of token ids "
             "(masked words: homodistil_hf.tokenize_to_blocks)"
@@ -184,7 +191,7 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
 
 
 def _longest(rows: Any, first: Any) -> int:
-    """Tokens of the longest of a table's first rows; of any other data set only the first row is looked at."""
+    """Tokens of the longest of a table's first rows; for any other data set those of its first row."""
     if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
         head = rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]
         return pc.max(pc.list_value_length(head["input_ids"])).as_py() or 0
@@ -200,13 +207,13 @@ def _check_length(name: str, length: int, config: Any) -> None:
 
 
 def check_batch(batch: Mapping[str, Any], config: Any) -> None:
-    """Refuse sequences over the teacher's positions: `input_ids` `(B, T)`, whose shape no device is waited for."""
+    """Refuse sequences over the teacher's positions; reads the shape of `input_ids` `(B, T)`, so no device waits."""
     if "input_ids" in batch:
         _check_length("a batch", batch["input_ids"].shape[-1], config)
 
 
 def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
-    """Refuse a training batch without the labels that a task needs, or with such of a wrong type."""
+    """Refuse a training batch without the labels that a task needs, or with labels of a wrong type."""
     missing = [name for name in task.required_labels if name not in batch]
     if missing:
         raise ValueError(
@@ -221,14 +228,19 @@ def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
         )
 
 
-def settings_that_matter(args: HomoDistilTrainingArguments) -> dict[str, Any]:
-    """What a run has to be resumed with, to go on as if it had not been interrupted: name → JSON value."""
+def settings_that_matter(args: TrainingArguments, own: Sequence[str] = DISTILLATION_SETTINGS) -> dict[str, Any]:
+    """The settings that a resumed run must share to equal the uninterrupted one: name → JSON value.
+
+    Args:
+        args: the run's settings.
+        own: names of the trainer's settings, beside Trainer's own.
+    """
     values, unread = args.to_dict(), "num_train_epochs" if args.max_steps > 0 else None
-    return {name: values[name] for name in _SETTINGS_THAT_MATTER if name != unread}
+    return {name: values[name] for name in (*_STOCK_SETTINGS, *own) if name != unread}
 
 
 def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Warn of each setting that a run is resumed with, but was not begun with; names of one side only are let pass."""
+    """Warn of each setting whose value differs from the checkpoint's; names of one side only are let pass."""
     for name in now:
         if name in saved and now[name] != saved[name]:
             logger.warning(

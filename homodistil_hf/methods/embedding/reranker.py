@@ -71,7 +71,10 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         activation = default_activation(source) if source else None
         if activation is not None:  # an export says it where every version looks for it
             self.model.config.sentence_transformers = {"activation_fn": activation}
-        self.held_out = ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)
+
+    def make_evaluation(self) -> HeldOutEvaluation:
+        """The measurement of scores."""
+        return ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """Scores and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
