@@ -595,8 +595,8 @@ def test_a_step_is_counted_on_a_device_without_float64(make_trainer):
     trainer = make_trainer()
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(2)])
     with fake_device(has_float64=False):
-        batches, num_predictions = trainer.get_batch_samples(iter([batch]), 1, DEVICE)
-    assert (len(batches), num_predictions.dtype, num_predictions.device) == (1, torch.int64, DEVICE)
+        batches, counts = trainer.get_batch_samples(iter([batch]), 1, DEVICE)
+    assert (len(batches), counts.shape, counts.dtype, counts.device) == (1, (3,), torch.int64, DEVICE)
 
 
 @pytest.mark.slow
