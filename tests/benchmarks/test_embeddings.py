@@ -88,7 +88,7 @@ def test_a_student_pruned_gradually_has_the_same_widths_later(run, monkeypatch):
 
     def noted(self, masks):
         steps.append(self.state.global_step)
-        on_resized(self, masks)
+        resized(self, masks)
 
     monkeypatch.setattr(EmbeddingDistilTrainer, "on_resized", noted)
     at_once, gradually = run("vectors alone", "vectors alone, gradually")
