@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from torch.nn import functional
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -29,7 +30,6 @@ from benchmarks.marked_pages import fill_in
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, data_folder
 from homodistil_hf.evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fine_tune_own
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from homodistil_hf.export.student_in_folder import SETTINGS_FILE
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json

@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from homodistil_hf.experiments.texts import make_text_trainer
 
 from benchmarks import embedding_opponents
 from benchmarks.further_pretraining.study import rows_of
@@ -31,7 +32,6 @@ from homodistil_hf.data.corpus import load_text
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.config import run_of
-from homodistil_hf.experiments.texts import make_text_trainer
 from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.methods.embedding.evaluate import evaluate_embedding

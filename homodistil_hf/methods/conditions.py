@@ -1,25 +1,13 @@
 """What several methods ask of their settings and their teacher, refused before any training."""
 
-import copy
+import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from transformers import TrainingArguments
-
-from ..files.messages import shown
+from ..files.messages import nearest_name, shown
 from ..models.widths import WidthPlan
 from ..training.distillation_trainer import DistillationTrainer
 from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
-
-
-def with_settings(args: Arguments, **values: Any) -> Arguments:
-    """Copy settings, some of them changed."""
-    changed = copy.copy(args)
-    for name, value in values.items():
-        setattr(changed, name, value)
-    return changed
 
 
 def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
@@ -67,3 +55,25 @@ def check_recordable(args: HomoDistilTrainingArguments) -> None:
             f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which this method "
             "compares; set use_reentrant to false"
         )
+
+
+def default_settings(method: type[DistillationTrainer]) -> dict[str, Any]:
+    """The settings that a method has beside those of every run: name → default."""
+    shared = inspect.signature(DistillationTrainer.__init__).parameters
+    own = inspect.signature(method.__init__).parameters
+    return {
+        name: entry.default
+        for name, entry in own.items()
+        if entry.kind is inspect.Parameter.KEYWORD_ONLY and name not in shared
+    }
+
+
+def check_method_settings(method: type[DistillationTrainer], settings: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError that names the nearest, settings that a method doesn't take."""
+    valid = default_settings(method)
+    for name, value in settings.items():
+        if name not in valid:
+            nearest = f"nearest valid: {nearest_name(name, valid)!r}" if valid else "it has none of its own"
+            raise ValueError(
+                f"method_settings of {method.method!r} have the unknown key {shown(name)} ({shown(value)}); {nearest}"
+            )

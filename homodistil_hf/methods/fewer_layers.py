@@ -17,7 +17,7 @@ from ..plans.resolve import resolve_plan
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.student_plan import resolve_student
 from ..training_args import HomoDistilTrainingArguments
-from .conditions import with_settings
+from .run_arguments import with_settings
 
 
 class Layers(NamedTuple):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from homodistil_hf.experiments.binarization import BinarizationSettings, _last_whole_checkpoint, binarize_chain
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_teacher
 from tiny_models import make_teacher
@@ -12,7 +13,6 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
-from homodistil_hf.experiments.binarization import BinarizationSettings, _last_whole_checkpoint, binarize_chain
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.trainer import BinarizationTrainer
 from homodistil_hf.models.tokenizers import load_tokenizer

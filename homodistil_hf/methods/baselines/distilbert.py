@@ -28,7 +28,8 @@ from ...models.widths import WidthPlan, widths_of
 from ...plans.fewer_layers import shallow_plan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from ..conditions import check_loss_weights, check_masked_lm, with_settings
+from ..conditions import check_loss_weights, check_masked_lm
+from ..run_arguments import with_settings
 
 
 class DistilBertTrainer(DistillationTrainer):

@@ -16,7 +16,8 @@ from ...models.architectures.architecture import PROJECTIONS
 from ...models.resizing import replace_parameters, write_plan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from ..conditions import check_loss_weights, check_masked_lm, with_settings
+from ..conditions import check_loss_weights, check_masked_lm
+from ..run_arguments import with_settings
 
 MlmTrains = Literal["student", "head"]
 FRESH = "The student began with random weights and kept none of the teacher's."

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ...export.card import LOSSES_ALONE, PRUNED_AT_ONCE, THEN_DISTILLED, UNITS, MethodCard
 from ...trainer import HomoDistilTrainer
 from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
-from ..conditions import with_settings
+from ..run_arguments import with_settings
 
 
 class OneShotTrainer(HomoDistilTrainer):

@@ -26,6 +26,9 @@ class BinarizationTrainer(Trainer):
         ValueError: a teacher of other layers, hidden size or labels, or of several labels a row.
     """
 
+    method = "bit"
+    """Name by which configs choose it."""
+
     def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
         super().__init__(**kwargs)
         self.model_accepts_loss_kwargs = False  # the loss is a mean of its batch, so Trainer divides by the steps

@@ -45,8 +45,6 @@ from ...training.step_log import StepLog
 from .image_masking import MaskedImageCollator
 from .masked_models import MaskedPatches, modality_of, state_error
 
-SELF_DISTILLATION = "self_distillation"
-"""Name by which configs choose it."""
 LOGS_FILE = "step_log.json"
 _SETTINGS_THAT_MATTER = (
     *("distillation_weight", "compared_states", "mlm_probability", "seed", "data_seed", "bf16", "fp16"),
@@ -172,6 +170,8 @@ class SelfDistillTrainer(Trainer):
 
     args: SelfDistillationArguments
     data_collator: Any
+    method = "self_distillation"
+    """Name by which configs choose it."""
 
     def __init__(
         self,
