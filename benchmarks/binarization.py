@@ -22,7 +22,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from torch.nn import functional
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -35,8 +34,9 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
 from homodistil_hf.methods.binarization.bit_products import multiply_bits
+from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
 from homodistil_hf.models.architectures.modeling_binarybert import PackedLinear
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.tokenizers import TOKENIZER_CONFIG_FILE
 from homodistil_hf.plans.latency.timing import figures, time_in_turns
 from homodistil_hf.tables import markdown_table
@@ -174,7 +174,7 @@ def run_narrow(options: argparse.Namespace) -> None:
             if f"{task}, {name}" not in rows:
                 found = of_ladder(task, WHOLE, options) if name == "full" else None
                 found = found or chain(model, task, RUNGS[WHOLE], 0, options)
-                floats = sum(tensor.numel() for tensor in load_teacher(str(model)).parameters())
+                floats = sum(tensor.numel() for tensor in load_encoder(str(model)).parameters())
                 latency = timed(str(model))
                 rows[f"{task}, {name}"] = found | {"float_bytes": 4 * floats, "latency": latency}
                 save("narrow", rows)
@@ -184,7 +184,7 @@ def run_narrow(options: argparse.Namespace) -> None:
 
 def timed(model: str) -> dict[str, Any]:
     """Milliseconds of one sequence of 128 tokens: float, and bits multiplied."""
-    teacher = load_teacher(model).eval()
+    teacher = load_encoder(model).eval()
     binary = to_binary(teacher, activation_bits=1).eval()
     tokens = torch.arange(128)[None].remainder(teacher.config.vocab_size)
     calibrate(binary, {"input_ids": tokens})

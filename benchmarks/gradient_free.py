@@ -53,7 +53,7 @@ from homodistil_hf.methods.gradient_free.activations import FilterStatistics, ch
 from homodistil_hf.methods.gradient_free.pruning import GradientFreeSettings
 from homodistil_hf.methods.gradient_free.representatives import convex_masking, gaussian_kernel
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.units import UnitTensors
 from homodistil_hf.tables import markdown_table
 
@@ -215,9 +215,9 @@ def lazy_sample(
 def teacher_of(task: Task, folder: Path, model: str, tokenizer: Any, settings: SquadSettings) -> PreTrainedModel:
     """A fine-tuned model from its folder, made of an encoder where it is missing."""
     if not folder.is_dir():
-        fresh = task.fresh(load_teacher(model).base_model)
+        fresh = task.fresh(load_encoder(model).base_model)
         fine_tune(fresh, task.rows, tokenizer, settings=settings, seed=0).model.save_pretrained(folder)
-    return load_teacher(str(folder)).eval()
+    return load_encoder(str(folder)).eval()
 
 
 def teacher_row(name: str, task: Task, teacher: PreTrainedModel, settings: SquadSettings) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def speed_table(results: Mapping[str, Any]) -> str:
 def run_kernel(options: argparse.Namespace) -> None:
     """Of every layer: how alike filters are, where the masking stops by either rule, and what its ranks follow."""
     rows = []
-    for name, linear in second_matrices(load_teacher(options.model)).items():
+    for name, linear in second_matrices(load_encoder(options.model)).items():
         filters_FH = linear.weight.detach().T
         for reading, denominator in (("σ²", 1.0), ("2σ²", 2.0)):
             kernel_FF = gaussian_kernel(filters_FH, denominator=denominator)

@@ -42,7 +42,7 @@ from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_b
 from homodistil_hf.cli import main
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.packing import TextPacker
-from homodistil_hf.experiments.config import parse_run, read_config
+from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
@@ -54,11 +54,13 @@ from homodistil_hf.files.checkpoints import (
     last_checkpoint,
     write_manifest,
 )
+from homodistil_hf.files.settings import checked_values, setting_types, split_config
 from homodistil_hf.files.tensors import WEIGHTS_FILE
+from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import planned_facts
-from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.tokenizers import stored_tokenizer
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
@@ -116,7 +118,9 @@ def config_files(folder: Path, draw: Random) -> None:
     """JSON run configs, key by key."""
     path = folder / "config.json"
     write_mutated(path, run_config(folder), draw)
-    read_config(draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1]))
+    place = draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1])
+    values, _, label = split_config([place])
+    checked_values(values, setting_types(RunArguments, HomoDistilTrainingArguments), label)
 
 
 def flags(folder: Path, draw: Random) -> None:
@@ -187,7 +191,7 @@ def budgets(folder: Path, draw: Random) -> None:
 def teacher_configs(folder: Path, draw: Random) -> None:
     """`config.json` of stock and student models, per-layer widths included."""
     write_mutated(folder / "config.json", draw.choice(_configs()), draw)
-    config = load_teacher_config(str(folder) if draw.random() < 0.95 else draw.choice(STRINGS))
+    config = load_encoder_config(str(folder) if draw.random() < 0.95 else draw.choice(STRINGS))
     plan = resolve_plan(draw.choice(("macs=0.5", json.dumps(PLAN), "homobert-tiny")), config)
     planned_facts(config, (config.architectures or ["BertForMaskedLM"])[0], plan)
 
@@ -213,7 +217,7 @@ def weights(folder: Path, draw: Random) -> None:
     """Safetensors files of a model: headers, offsets, types, shapes."""
     content = _saved(folder)[WEIGHTS_FILE]
     write_hostile(folder / WEIGHTS_FILE, safetensors_bytes(content, draw), draw)
-    load_teacher(str(folder))
+    load_encoder(str(folder))
 
 
 def indexes(folder: Path, draw: Random) -> None:
@@ -224,7 +228,7 @@ def indexes(folder: Path, draw: Random) -> None:
     if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
         damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(PATHS)
     write_hostile(folder / name, json_bytes(damaged, draw), draw)
-    load_teacher(str(folder))
+    load_encoder(str(folder))
 
 
 def tokenizers(folder: Path, draw: Random) -> None:

@@ -70,7 +70,7 @@ def half_text(call: Call, arguments: tuple[Any, ...]) -> None:
 MOMENTS: dict[str, Moment] = {
     "slicing: masks are chosen, nothing is sliced": Moment(pruning, "compact", before, most_calls=2),
     "slicing: parameters are sliced, scores are not": Moment(PlatonScores, "keep", before),
-    "slicing: the trainer has the old heads": Moment(DistillationTrainer, "resized", before),
+    "slicing: the trainer has the old heads": Moment(DistillationTrainer, "on_resized", before),
     "step: gradients are there, scores are not": Moment(pruning.Pruner, "score", before, most_calls=6),
     "step: scores are updated, weights are not": Moment(torch.optim.AdamW, "step", before, most_calls=6),
     "step: weights are updated, masks not chosen": Moment(pruning.Pruner, "step", before, most_calls=6),

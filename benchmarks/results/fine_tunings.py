@@ -30,7 +30,7 @@ from homodistil_hf.experiments.sweep.cells import TEACHER
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 
 TASKS = ("cola", "sst2", "mrpc", "rte", "stsb")
 PLAIN, BY_TEACHER = "plain", "by the teacher"
@@ -98,7 +98,7 @@ def _beside(
     folder: Path, evaluated: EvaluatedModel, task: str, *rows: Any, **given: Any
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune a student beside the teacher of its task."""
-    return classification_metrics(evaluated, task, *rows, teacher=load_teacher(str(folder / task)), **given)
+    return classification_metrics(evaluated, task, *rows, teacher=load_encoder(str(folder / task)), **given)
 
 
 def _write(results: Path, model: dict[str, Any]) -> None:

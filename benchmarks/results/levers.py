@@ -23,7 +23,7 @@ from benchmarks.speed.whole_run import course
 from homodistil_hf.data.masking import IGNORED_LABEL
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.experiments.config import run_of
-from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
+from homodistil_hf.experiments.student import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.methods.gradient_free.activations import check_samples
@@ -146,13 +146,13 @@ def _folder(cell: Mapping[str, Any], output_dir: Path) -> Path:
 def units_left(trainer: DistillationTrainer) -> UnitTensors:
     """Which of its first units each group of the student still has, kept up to date."""
     kept = {name: torch.arange(group.num_units) for name, group in encoder_groups(trainer.model).items()}
-    follow = trainer.resized
+    follow = trainer.on_resized
 
-    def resized(masks: UnitTensors) -> None:
+    def on_resized(masks: UnitTensors) -> None:
         kept.update({name: kept[name][mask] for name, mask in masks.items()})
         follow(masks)
 
-    trainer.resized = resized  # type: ignore[method-assign]
+    trainer.on_resized = on_resized  # type: ignore[method-assign]
     return kept
 
 

@@ -133,7 +133,7 @@ def _hold(trainer: HomoDistilTrainer, place: Stretch) -> None:
 
 
 def _move_on(trainer: HomoDistilTrainer, plan: WidthPlan) -> None:
-    trainer.resized(trainer.pruner.prune_to(plan, optimizer=trainer.bare_optimizer))
+    trainer.on_resized(trainer.pruner.prune_to(plan, optimizer=trainer.bare_optimizer))
 
 
 def share_teacher(trainer: HomoDistilTrainer, other: HomoDistilTrainer) -> None:

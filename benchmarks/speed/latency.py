@@ -22,7 +22,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from homodistil_hf import PRESETS, export_student
 from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.plans.latency.backends import FirstOutput, model_inputs
 from homodistil_hf.plans.latency.onnx_graph import export_onnx, onnx_session
 from homodistil_hf.plans.latency.timing import figures
@@ -66,7 +66,7 @@ def exported_models(folder: Path) -> dict[str, PreTrainedModel]:
     configs = {"bert-base": BertConfig(), STUDENT: student}
     for name, config in configs.items():
         export_student(BertForMaskedLM(config), folder / name)
-    return {name: load_teacher(str(folder / name)) for name in configs}
+    return {name: load_encoder(str(folder / name)) for name in configs}
 
 
 def operators_ms(model: PreTrainedModel, path: Path) -> dict[str, float]:

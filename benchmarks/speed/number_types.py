@@ -28,7 +28,7 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertModel
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 
 RECORD = Path("docs/results/number_types.json")
 BATCH_SIZE, LENGTH, NUM_BATCHES, NUM_TURNS = 16, 128, 8, 9
@@ -60,7 +60,7 @@ def held_out(teacher: str, sources: list[str]) -> list[Batch]:
 
 def teacher_types(name: str, batches: list[Batch]) -> dict[str, Any]:
     """Of each type the KL to float32, the share of equal first choices, the error of states, and seconds a pass."""
-    exact = to_student(load_teacher(name)).eval()
+    exact = to_student(load_encoder(name)).eval()
     int8 = torch.ao.quantization.quantize_dynamic(copy.deepcopy(exact), {nn.Linear}, dtype=torch.qint8)
     forms: dict[str, Callable[..., Any]] = {
         "float32": FrozenTeacher(exact),

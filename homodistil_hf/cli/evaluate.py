@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from ..files.folders import write_text
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..files.settings import SettingsParser, build, flag
 from .command import Command, log_progress, show_logs
 
@@ -111,13 +111,13 @@ def _kinds() -> dict[str, _Kind]:
     from ..evaluation.squad.evaluate import SquadSettings, evaluate_squad
     from ..methods.registry import EVALUATIONS
 
-    found = {
+    kinds = {
         _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),
         _GLUE: _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
         _SQUAD: _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
-    } | {
-        task: _Kind((task,), found.settings, found.evaluate, True, found.format) for task, found in EVALUATIONS.items()
     }
+    own = {task: _Kind((task,), *found[:2], True, found.format) for task, found in EVALUATIONS.items()}
+    return kinds | own
 
 
 def _groups(kinds: Mapping[str, _Kind]) -> dict[str, tuple[str, ...]]:
@@ -136,7 +136,7 @@ def _chosen(names: Sequence[str], kinds: Mapping[str, _Kind]) -> dict[str, list[
     valid = _task_names(kinds)
     for name in names:
         if name not in valid:
-            raise ValueError(f"task={shown(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
+            raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
         others = ", ".join(other for other in names if other != name)
         if name in kinds and kinds[name].format and others:
             raise ValueError(f"task={name} is for models without a head, {others} for others: name it alone")

@@ -26,7 +26,7 @@ class Latency(Command):
     def run(self) -> int:
         """Time the models, and print a table."""
         from ..evaluation.latency import LatencyGrid, compare_latencies, format_latencies
-        from ..models.loading import load_teacher
+        from ..models.loading import load_encoder
 
         show_logs()
         asked = {
@@ -38,7 +38,7 @@ class Latency(Command):
         given = {name: value for name, value in asked.items() if value is not None}
         grid = LatencyGrid(**given, with_head=self.with_head)  # type: ignore[arg-type]
         names = [*([self.teacher] if self.teacher else []), *self.folders]
-        results = compare_latencies({name: load_teacher(name) for name in names}, grid, say=log_progress)
+        results = compare_latencies({name: load_encoder(name) for name in names}, grid, say=log_progress)
         print(format_latencies(results))
         if self.output:
             Path(self.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

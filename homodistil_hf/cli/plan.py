@@ -55,13 +55,13 @@ class Plan(Command):
     def run(self) -> int:
         """Print the plan."""
         from ..models.cost import cost_fractions, planned_facts
-        from ..models.loading import load_teacher_config
+        from ..models.loading import load_encoder_config
         from ..plans.advice import advise, check_num_tokens, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
-        config = load_teacher_config(self.teacher, revision=self.teacher_revision)
+        config = load_encoder_config(self.teacher, revision=self.teacher_revision)
         latency = _planned_latency(self, config)
         plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
         architecture = config.architectures[0]
@@ -96,12 +96,14 @@ class Plan(Command):
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
     """What a run of so many tokens does where only its length is given, on one device, from a teacher so wide."""
     from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
-    from ..training.setup import learning_rate_hold_step, pruning_schedule
+    from ..trainer import pruning_schedule
+    from ..training.learning_rate import learning_rate_hold_step
     from ..training_args import HomoDistilTrainingArguments
 
     args = HomoDistilTrainingArguments(report_to="none")
     tokens_per_step = args.per_device_train_batch_size * USUAL_ROW_LENGTH
     num_steps = max(1, round(num_tokens / tokens_per_step))
+    plan_step = pruning_schedule(args, num_steps).end_step
     return {
         "max_steps": num_steps,
         "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -109,8 +111,8 @@ def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
         "learning_rate": float(f"{default_learning_rate(tokens_per_step, hidden_size):.2g}"),
         "adam_beta2": args.adam_beta2,
         "warmup_steps": args.get_warmup_steps(num_steps),
-        "pruning_end_step": math.ceil(pruning_schedule(args, num_steps).end_step),
-        "hold_end_step": math.ceil(learning_rate_hold_step(args, num_steps)),
+        "pruning_end_step": math.ceil(plan_step),
+        "hold_end_step": math.ceil(learning_rate_hold_step(args, num_steps, plan_step=plan_step)),
     }
 
 

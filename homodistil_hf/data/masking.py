@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..files.messages import shown
+from ..files.messages import short_repr
 
 IGNORED_LABEL = -100  # what torch's cross entropy skips
 EVALUATED_PROBABILITY = 0.15
@@ -135,7 +135,7 @@ class MaskedLMCollator(SeededMasks):
                 to be padded by a tokenizer without a padding token.
         """
         if not isinstance(rows, Sequence) or not rows:
-            raise ValueError(f"rows={shown(rows)} is no list of rows; expected at least one row with input_ids")
+            raise ValueError(f"rows={short_repr(rows)} is no list of rows; expected at least one row with input_ids")
         ids = [_row_ids(row) for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         input_BT = _stacked(ids, fill=self._padding_for(ids))
@@ -218,11 +218,11 @@ def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 def _row_ids(row: Mapping[str, Any]) -> np.ndarray:
     if not isinstance(row, Mapping):
-        raise ValueError(f"a row is {shown(row)}; expected a mapping with input_ids")
+        raise ValueError(f"a row is {short_repr(row)}; expected a mapping with input_ids")
     if "input_ids" not in row:
         raise ValueError(
-            f"a row has columns {shown(sorted(map(str, row)))}, but no input_ids; make rows with tokenize_to_blocks, "
-            "and train with remove_unused_columns=False"
+            f"a row has columns {short_repr(sorted(map(str, row)))}, but no input_ids; make rows with "
+            "tokenize_to_blocks, and train with remove_unused_columns=False"
         )
     ids = _integers(row, "input_ids")
     if len(ids) > 0 and ids.min() < 0:
@@ -249,7 +249,7 @@ def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
         values = np.empty(0, dtype=object)
     is_empty = values.shape == (0,) and values.dtype != object
     if values.ndim != 1 or not (is_empty or np.can_cast(values.dtype, np.int64)):
-        raise ValueError(f"a row has {name}={shown(row[name])}; expected a flat list of integers")
+        raise ValueError(f"a row has {name}={short_repr(row[name])}; expected a flat list of integers")
     return values.astype(np.int64, copy=False)
 
 
@@ -270,7 +270,7 @@ def row_counter(row: Mapping[str, Any], content: bytes) -> list[int]:
     try:
         return [0, operator.index(row["example_id"]) & _WORD_MASK, 0, 0]
     except TypeError as error:
-        raise ValueError(f"a row has example_id={shown(row['example_id'])}; expected an integer") from error
+        raise ValueError(f"a row has example_id={short_repr(row['example_id'])}; expected an integer") from error
 
 
 def _stacked(rows: list[np.ndarray], *, fill: int) -> np.ndarray:
@@ -279,3 +279,14 @@ def _stacked(rows: list[np.ndarray], *, fill: int) -> np.ndarray:
     for target_T, row in zip(stacked_BT, rows, strict=True):
         target_T[: len(row)] = row
     return stacked_BT
+
+
+def masking_collator(tokenizer: Any, *, mlm_probability: float, seed: int, replaces: bool = False) -> MaskedLMCollator:
+    """Make what masks words, or replaces them; it needs a tokenizer."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
+            "or a data_collator that gives labels"
+        )
+    kind = ReplacedTokensCollator if replaces else MaskedLMCollator
+    return kind(tokenizer, mlm_probability=mlm_probability, seed=seed)

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
-from ..files.messages import shown
+from ..files.messages import short_repr
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
@@ -89,7 +89,7 @@ class TextPacker:
         for text in texts:
             if text is not None and not isinstance(text, str):
                 raise ValueError(
-                    f"text_column={self.text_column!r} holds a {type(text).__name__} ({shown(text)}), expected "
+                    f"text_column={self.text_column!r} holds a {type(text).__name__} ({short_repr(text)}), expected "
                     "strings; choose another column or convert it"
                 )
             if text is not None and text.strip():

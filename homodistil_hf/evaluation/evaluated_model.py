@@ -20,11 +20,11 @@ from ..export.dense_student import checkpoint_student
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
 from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, student_in
 from ..files.folders import write_text
-from ..files.messages import first_line, shown
+from ..files.messages import first_line, short_repr
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..models.digest import weights_digest
-from ..models.loading import load_teacher
+from ..models.loading import load_encoder
 from ..models.tokenizers import stored_tokenizer
 
 EVALUATIONS_FOLDER = "evaluations"
@@ -91,7 +91,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     results = results_folder(source, output_dir)
     name = model_name(source)
     if model_of is None:
-        model, tokenizer = load_teacher(str(source), called="model"), _hub_tokenizer(str(source))
+        model, tokenizer = load_encoder(str(source), argument="model"), _hub_tokenizer(str(source))
         return EvaluatedModel(name, str(source), model.eval(), tokenizer, results)
     folder = model_of.folder
     found = stored_tokenizer(folder)
@@ -103,7 +103,9 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     export = folder if model_of.kind == "export" else None
     if export is not None:
         read_export_facts(export)  # refused here rather than after hours of fine-tuning
-    return EvaluatedModel(name, str(source), load_teacher(str(folder), called="folder").eval(), found, results, export)
+    return EvaluatedModel(
+        name, str(source), load_encoder(str(folder), argument="folder").eval(), found, results, export
+    )
 
 
 def model_in(source: str | Path) -> StudentIn | None:
@@ -159,4 +161,4 @@ def _hub_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = first_line(error)
-        raise ValueError(f"model={shown(name)}: its tokenizer can't be loaded ({reason})") from error
+        raise ValueError(f"model={short_repr(name)}: its tokenizer can't be loaded ({reason})") from error

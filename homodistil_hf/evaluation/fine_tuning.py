@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from ..distillation.teacher import multiplies_bfloat16
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..models.architectures import architecture_of
 from .distilling_trainer import DistillingTrainer
 
@@ -87,19 +87,19 @@ class FineTuningSettings:
             check, expected = _CHECKS.get(name, (lambda value: True, ""))
             for value in values if isinstance(values, tuple) else (values,):
                 if not check(value):
-                    raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}")
+                    raise ValueError(f"{name}={short_repr(value)} is out of range; expected {expected}")
         self.check_together()
         if self.dtype not in DTYPES:
             raise ValueError(
-                f"dtype={shown(self.dtype)} is unknown; nearest valid: {nearest_name(self.dtype, DTYPES)!r}"
+                f"dtype={short_repr(self.dtype)} is unknown; nearest valid: {nearest_name(self.dtype, DTYPES)!r}"
             )
 
     def check_together(self) -> None:
         """Refuse values that are right alone but not together."""
         if self.learning_rate is not None and self.learning_rates:
             raise ValueError(
-                f"learning_rate={self.learning_rate:g} and learning_rates={shown(self.learning_rates)} exclude each "
-                "other; give one rate, or several to choose from"
+                f"learning_rate={self.learning_rate:g} and learning_rates={short_repr(self.learning_rates)} exclude "
+                "each other; give one rate, or several to choose from"
             )
 
     def compared(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class GlueSettings(FineTuningSettings):
         if not self.seeds:
             raise ValueError("seeds=() names no seed; expected at least one, e.g. 0 1 2")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={shown(self.seeds)} has one twice; expected different ones")
+            raise ValueError(f"seeds={short_repr(self.seeds)} has one twice; expected different ones")
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] |
     for name in values or ():
         if name not in known:
             raise ValueError(
-                f"settings have the unknown name {shown(name)}; nearest valid: {nearest_name(name, known)!r}"
+                f"settings have the unknown name {short_repr(name)}; nearest valid: {nearest_name(name, known)!r}"
             )
     return kind(**values or {})
 

@@ -27,12 +27,12 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
 from ..models.digest import weights_digest
-from ..models.loading import load_teacher
+from ..models.loading import load_encoder
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name
 from .fine_tuning import fastest_device, settings_from
 from .records import DISCREPANCY, Records
@@ -81,7 +81,7 @@ class DiscrepancySettings:
             raise ValueError("eval_data is not set; name held-out text, e.g. --eval_data corpus/validation.parquet")
         for name, least in (("max_eval_blocks", 1), ("pseudo_perplexity_blocks", 0), ("max_seq_length", 8)):
             if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name}={shown(value)} is too small; nearest valid: {least}")
+                raise ValueError(f"{name}={short_repr(value)} is too small; nearest valid: {least}")
 
     def compared(self) -> dict[str, Any]:
         """What must be equal for two results to be comparable, the text apart."""
@@ -236,14 +236,14 @@ def _found_teacher(
     model: str | Path, teacher: str | Path | None, *, say: Callable[[str], None]
 ) -> PreTrainedModel | None:
     if teacher is not None:
-        return load_teacher(str(teacher))
+        return load_encoder(str(teacher))
     found = model_in(model)
     recorded = found.teacher if found else None
     if recorded is None:
         say(f"{model}: no teacher is recorded, so KL and agreement are left out; name one with --teacher")
         return None
     try:
-        return load_teacher(recorded)
+        return load_encoder(recorded)
     except (OSError, ValueError) as error:
         say(f"{model}: its teacher can't be read, so KL and agreement are left out; name one with --teacher ({error})")
         return None

@@ -16,11 +16,11 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.caches import keep_datasets_here
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.strict_json import write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
-from ..models.loading import load_teacher
+from ..models.loading import load_encoder
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, predict
 from .glue.data import GlueTask, encode
@@ -63,7 +63,9 @@ class OwnTaskSettings(FineTuningSettings):
         """Also refuse more than two columns of text."""
         super().check_together()
         if len(self.text_columns) not in (1, 2):
-            raise ValueError(f"text_columns={shown(self.text_columns)} are {len(self.text_columns)}; expected 1 or 2")
+            raise ValueError(
+                f"text_columns={short_repr(self.text_columns)} are {len(self.text_columns)}; expected 1 or 2"
+            )
 
 
 def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     keep_datasets_here()
     evaluated = load_model(settings.model)
     check_length(settings, evaluated)
-    teacher = load_teacher(settings.teacher) if settings.teacher else None
+    teacher = load_encoder(settings.teacher) if settings.teacher else None
     train, dev, names = rows_of(settings)
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
     run = _Run(settings, evaluated, task, teacher)
@@ -191,9 +193,11 @@ def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
     else:
         names = sorted(set(labels[0]))
         if unknown := sorted(set(labels[1]) - set(names)):
-            raise ValueError(f"eval_data has the label {shown(unknown[0])}, which train_data never has; drop its rows")
+            raise ValueError(
+                f"eval_data has the label {short_repr(unknown[0])}, which train_data never has; drop its rows"
+            )
         if len(names) < 2:
-            raise ValueError(f"train_data has the one label {shown(names[0])}; expected two or more")
+            raise ValueError(f"train_data has the one label {short_repr(names[0])}; expected two or more")
         numbers = [[names.index(label) for label in found] for found in labels]
     columns = list(settings.text_columns)
     train, dev = (
@@ -228,14 +232,14 @@ def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str) -> None
         raise ValueError(f"{label} has {len(rows)} rows; expected 8 or more")
 
 
-def check_labels(model: PreTrainedModel, names: list[str], *, called: str) -> None:
+def check_labels(model: PreTrainedModel, names: list[str], *, argument: str) -> None:
     """Refuse a model that was fine-tuned for other labels than those of [`rows_of`]."""
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
     # What transformers calls classes that nobody has named; those of the rows have to be the same numbers then.
     unnamed = [f"LABEL_{name}" for name in names or ["0"]]
     if known not in (names, unnamed):
         raise ValueError(
-            f"{called} has the labels {shown(known)}, the rows {shown(names)}; fine-tune it on these rows"
+            f"{argument} has the labels {short_repr(known)}, the rows {short_repr(names)}; fine-tune it on these rows"
         )
 
 
@@ -244,7 +248,7 @@ def _check_teacher(teacher: PreTrainedModel, model: PreTrainedModel, names: list
         raise ValueError(
             f"teacher is a {type(teacher).__name__}; expected one that is fine-tuned for the task: fine-tune it first"
         )
-    check_labels(teacher, names, called="teacher")
+    check_labels(teacher, names, argument="teacher")
     for what in ("vocab_size", "num_hidden_layers"):
         given, expected = getattr(teacher.config, what), getattr(model.config, what)
         if given != expected:

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.samples import drawn
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..models.architectures import max_tokens
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, GlueSettings, training_dtype
@@ -41,7 +41,7 @@ def check_length(settings: FineTuningSettings, evaluated: EvaluatedModel) -> Non
     positions = max_tokens(evaluated.model.config)
     if settings.max_length > positions:
         raise ValueError(
-            f"max_length={shown(settings.max_length)} is over the model's positions={positions}; "
+            f"max_length={short_repr(settings.max_length)} is over the model's positions={positions}; "
             f"nearest valid: {positions}"
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files.settings import RaisingParser, setting_types, split_config
 from ..methods.masked_words import MaskedWordsRun
-from ..methods.registry import method_for, run_named
+from ..methods.registry import METHODS, RUNS, method_for, run_named
 from ..methods.run import Run
 from ..methods.run_arguments import RunArguments, RunConfig
 
@@ -53,8 +53,9 @@ def help_of(words: Sequence[str]) -> str:
 
 
 def setting_names() -> set[str]:
-    """Name every setting of a run that distils masked words."""
-    return set(setting_types(*MaskedWordsRun.kinds))
+    """Name every setting that a run on masked words has with one method or another."""
+    runs = [MaskedWordsRun(trainer) for name, trainer in METHODS.items() if name not in RUNS]
+    return {name for run in runs for name in setting_types(*run.kinds)}
 
 
 def _read(values: Mapping[str, Any], label: str, flags: Sequence[str]) -> RunConfig:

@@ -12,8 +12,9 @@ from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.checkpoints import last_verified
 from ..methods.registry import TEACHER_RUNS, run_named
 from ..methods.run import StudentRun
-from ..methods.run_arguments import Log, RunConfig, with_settings
+from ..methods.run_arguments import Log, RunConfig
 from ..training.checks import check_free, existing_files
+from ..training_args import with_settings
 from .family import FAMILY_FILE, distill_family
 from .student import student_run, train_student
 from .trim import trimmed_teacher

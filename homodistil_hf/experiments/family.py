@@ -22,11 +22,11 @@ from ..export.hub import ensure_repo, push_export
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoints
 from ..files.folders import remove_folder
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..methods.run import RunInputs
-from ..methods.run_arguments import Log, RunConfig, with_settings
+from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import encoder_macs
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, widths_of
@@ -35,6 +35,7 @@ from ..plans.family import check_family
 from ..plans.resolve import resolve_plan
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.ranks import on_every_rank
+from ..training_args import with_settings
 from .student import student_run, train_to_the_end
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
 
 
 def _check_settings(settings: RunConfig) -> None:
-    training, students = settings.training, shown(settings.given["student"])
+    training, students = settings.training, short_repr(settings.given["student"])
     strategy = HubStrategy(training.hub_strategy).value
     pushes_checkpoints = training.push_to_hub and "checkpoint" in strategy
     for name, value, is_possible, remedy in (
@@ -154,8 +155,9 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
     for name, given in _identity(settings).items():
         if state.get(name) != given:
             raise ValueError(
-                f"output_dir={settings.training.output_dir!r} holds a family with {name}={shown(state.get(name))}, "
-                f"not {shown(given)}; resume with that, or name another folder"
+                f"output_dir={settings.training.output_dir!r} holds a family with "
+                f"{name}={short_repr(state.get(name))}, not {short_repr(given)}; resume with that, or name another "
+                "folder"
             )
     state["finished"] = [
         _folder(member).name
@@ -197,7 +199,7 @@ def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: P
     start = None if previous is None else run.load_start(previous)
     trainer = run.trainer(member, log, inputs=inputs, start=start)
     if previous is not None:
-        trainer.method_settings = {**trainer.method_settings, "started_as": previous.name}  # for the card
+        trainer.started_as = previous.name
     train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         save_projections(folder, trainer.model)

@@ -20,14 +20,14 @@ from ..data.packing import TextPacker
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..files.caches import keep_datasets_here
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..methods.registry import method_for, run_named
 from ..methods.run import Bundle
 from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import planned_facts
-from ..models.loading import load_teacher, load_teacher_config
+from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import load_tokenizer
 from ..training.checks import check_free, existing_files
 from ..vocabulary.counting import count_tokens
@@ -144,9 +144,9 @@ def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBa
     if method is not None and (bundle := run_named(method).bundle(source.model)):
         for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
             if value is not None:
-                raise ValueError(f"{name}={shown(value)} has no place with method={method!r}; leave it out")
+                raise ValueError(f"{name}={short_repr(value)} has no place with method={method!r}; leave it out")
         return bundle.encoder.config, bundle.tokenizer, bundle
-    config = load_teacher_config(source.model, revision=source.revision, token=source.token, called="model")
+    config = load_encoder_config(source.model, revision=source.revision, token=source.token, argument="model")
     revision = source.revision if source.tokenizer is None else None
     return config, load_tokenizer(source.tokenizer or source.model, revision=revision, token=source.token), None
 
@@ -208,7 +208,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
 
 
 def _loaded(source: TrimSource, config: PreTrainedConfig) -> PreTrainedModel:
-    return load_teacher(source.model, config=config, revision=source.revision, token=source.token, called="model")
+    return load_encoder(source.model, config=config, revision=source.revision, token=source.token, argument="model")
 
 
 def format_trimming(facts: Mapping[str, Any]) -> str:
@@ -254,7 +254,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
     run, training = settings.run, settings.training
     if run.streaming:
         raise ValueError(
-            f"vocabulary={shown(run.vocabulary)} with streaming=True: tokens are counted before a run; trim the "
+            f"vocabulary={short_repr(run.vocabulary)} with streaming=True: tokens are counted before a run; trim the "
             "teacher first, with homodistil trim, and name its folder as the teacher"
         )
     folder = Path(str(training.output_dir), TRIMMED_FOLDER)
@@ -284,7 +284,7 @@ def _is_made(folder: Path, source: TrimSource) -> bool:
     made = read_json_object(folder / RECORD_FILE, f"folder={str(folder)!r}: {RECORD_FILE}").get("source")
     if made != source.identity():
         raise ValueError(
-            f"vocabulary={shown(source.vocabulary)} of {shown(source.model)} is not what the interrupted run began "
-            f"with, {shown(made)}; resume with its settings, or take another output_dir"
+            f"vocabulary={short_repr(source.vocabulary)} of {short_repr(source.model)} is not what the interrupted "
+            f"run began with, {short_repr(made)}; resume with its settings, or take another output_dir"
         )
     return True

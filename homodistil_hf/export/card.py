@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..files.strict_json import is_number, is_whole
+from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import Architecture, HeadKind
 from ..models.cost import COSTS
@@ -324,7 +324,7 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    if is_whole(value):
+    if is_int(value):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -7,7 +7,7 @@ from typing import Any
 from ..files.checkpoints import SCORES_FILE, check_manifest
 from ..files.tensors import load_tensors
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.loading import load_teacher
+from ..models.loading import load_encoder
 from ..models.saved_student import read_state, weights_without_projections
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, nearest_paddable, widths_of
@@ -69,7 +69,7 @@ def checkpoint_student(
     check_manifest(folder)
     if state["method"] == "embedding":
         raise ValueError(f"{label} is of an embedding model: resume the run, which exports its student at its end")
-    student = load_teacher(str(folder), called="folder")
+    student = load_encoder(str(folder), argument="folder")
     kept, num_layers = widths_of(student.config), student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))
     check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)

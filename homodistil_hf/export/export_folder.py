@@ -10,14 +10,14 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..files.checkpoints import last_checkpoint
 from ..files.folders import naming_the_file, publish, recover, remove_folder
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
-from ..models.loading import load_teacher, load_teacher_config
+from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import stored_tokenizer
 from ..models.widths import WidthPlan, widths_of
 from .card import render_card
@@ -124,7 +124,7 @@ def load_export(folder: str | Path) -> LayerwiseModel:
     """
     folder = Path(folder)
     forms = read_export_facts(folder)["forms"]
-    student = to_student(load_teacher(str(folder), called="folder"))
+    student = to_student(load_encoder(str(folder), argument="folder"))
     if forms:
         plan = WidthPlan.from_dict(forms["compact"]["plan"], student.config.num_hidden_layers)
         if plan != widths_of(student.config):
@@ -180,7 +180,9 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     label = f"{record} in folder={str(folder)!r}"
     files = read_json_object(target / record, label).get("files")
     if not isinstance(files, dict):
-        raise ValueError(f"{label} has files={shown(files)}, which no export has; choose another folder or empty it")
+        raise ValueError(
+            f"{label} has files={short_repr(files)}, which no export has; choose another folder or empty it"
+        )
     written = {*files, record, CARD_FILE}
     present = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     if foreign := sorted(present - written):
@@ -244,7 +246,7 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
         return None if teacher is None else dict(teacher)
     config: PreTrainedConfig
     if isinstance(teacher, str):
-        config = load_teacher_config(teacher)
+        config = load_encoder_config(teacher)
         class_name = config.architectures[0]
     else:
         config, class_name = teacher.config, type(teacher).__name__

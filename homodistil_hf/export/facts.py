@@ -11,9 +11,9 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.checkpoints import file_digest
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..files.provenance import public_name
-from ..files.strict_json import is_whole, read_json
+from ..files.strict_json import is_int, read_json
 from ..models.architectures import HEADS
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import widths_of
@@ -108,7 +108,9 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     }
     sections = {name: _plain(section) for name, section in sections.items() if section}
     if not _is_card(card := sections.get(CARD_SECTION, {})):
-        raise ValueError(f"facts[{CARD_SECTION!r}]={shown(card)}; expected what a method's card says: {_CARD_TYPES}")
+        raise ValueError(
+            f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: {_CARD_TYPES}"
+        )
     return sections
 
 
@@ -154,8 +156,8 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     expected["forms"] = expected["forms"] and (not forms or _is_form(forms.get("compact")))
     if wrong := [name for name, is_right in expected.items() if not is_right]:
         raise ValueError(
-            f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={shown(facts.get(wrong[0]))}, which no export "
-            "has; export again"
+            f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={short_repr(facts.get(wrong[0]))}, which no "
+            "export has; export again"
         )
     return facts
 
@@ -164,14 +166,14 @@ def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """What facts say about the teacher, ready to be told again by another export; None where they don't know."""
     teacher = facts.get("teacher")
     if teacher is not None and not _is_teacher(teacher):
-        raise ValueError(f"{FACTS_FILE} has teacher={shown(teacher)}, which no export has; export again")
+        raise ValueError(f"{FACTS_FILE} has teacher={short_repr(teacher)}, which no export has; export again")
     return teacher
 
 
 def has_costs(section: Mapping[str, Any]) -> bool:
     """Whether a section of a teacher or a student states all four `COSTS`, each a whole number above 0."""
     costs = [section.get(name) for name in COSTS]
-    return all(is_whole(cost) and cost > 0 for cost in costs)
+    return all(is_int(cost) and cost > 0 for cost in costs)
 
 
 def _is_card(section: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..files.checkpoints import STATE_FILE, last_checkpoint, sorted_checkpoints
 from ..files.strict_json import read_json_object
-from ..models.loading import load_teacher_config
+from ..models.loading import load_encoder_config
 from ..models.tokenizers import stored_tokenizer
 from ..models.widths import WidthPlan, kept_fractions, widths_of
 from .dense_student import checkpoint_student
@@ -144,7 +144,7 @@ def _reachable(teacher: str | None) -> str | None:
     if teacher is None:
         return None
     try:
-        load_teacher_config(teacher)
+        load_encoder_config(teacher)
     except (OSError, ValueError) as error:
         logger.warning("the card will not tell about teacher=%r, which can't be read: %s", teacher, error)
         return None

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ..files.checkpoints import file_digest
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE
 from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of
 from ..models.cost import COSTS, cost_fractions, model_facts
-from ..models.loading import load_teacher
+from ..models.loading import load_encoder
 from .export_folder import FORMATS, load_export
 from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs
 from .fresh_process import run_fresh
@@ -109,7 +109,7 @@ def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
 
 def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     try:
-        exported = load_teacher(str(folder), called="folder")
+        exported = load_encoder(str(folder), argument="folder")
         compact = load_export(folder)
         probe = probe_facts(compact)
     except (ValueError, RuntimeError, OSError) as error:
@@ -135,11 +135,13 @@ def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
     for name in FACTS_SECTIONS:
         if not isinstance(facts.get(name), dict):
-            yield f"{FACTS_FILE}: expected the section {name}, found {shown(facts.get(name))}"
+            yield f"{FACTS_FILE}: expected the section {name}, found {short_repr(facts.get(name))}"
     if facts.get("format") not in FORMATS:
-        yield f"{FACTS_FILE}: expected format to be one of {', '.join(FORMATS)}, found {shown(facts.get('format'))}"
+        yield (
+            f"{FACTS_FILE}: expected format to be one of {', '.join(FORMATS)}, found {short_repr(facts.get('format'))}"
+        )
     if not isinstance(facts.get("teacher"), dict | None):
-        yield f"{FACTS_FILE}: expected teacher to be a section or null, found {shown(facts.get('teacher'))}"
+        yield f"{FACTS_FILE}: expected teacher to be a section or null, found {short_repr(facts.get('teacher'))}"
 
 
 def file_problems(
@@ -167,7 +169,7 @@ def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     )
     if architecture is None:
         expected = ", ".join(MODEL_TYPES)
-        yield f"{_CONFIG_FILE} model_type: expected one of {expected}, found {shown(config.get('model_type'))}"
+        yield f"{_CONFIG_FILE} model_type: expected one of {expected}, found {short_repr(config.get('model_type'))}"
         return
     expected_map = architecture.auto_map if facts["format"] == "compact" else None
     if (auto_map := config.get("auto_map")) != expected_map:
@@ -199,7 +201,7 @@ def _count_problems(exported: PreTrainedModel, compact: PreTrainedModel, facts: 
     yield from _differences(facts["forms"], forms_facts(compact), f"{FACTS_FILE} forms")
     teacher = facts["teacher"]
     if teacher is not None and not has_costs(teacher):
-        yield f"{FACTS_FILE} teacher: expected whole numbers {', '.join(COSTS)}, found {shown(teacher)}"
+        yield f"{FACTS_FILE} teacher: expected whole numbers {', '.join(COSTS)}, found {short_repr(teacher)}"
     else:
         fractions = cost_fractions(counted, teacher)
         yield from _differences(facts["cost_fractions"], fractions, f"{FACTS_FILE} cost_fractions")
@@ -265,7 +267,7 @@ def _probe_problems(stated: Mapping[str, Any], probe: Mapping[str, Any]) -> Iter
         yield from _differences(stated.get(name), probe[name], f"{FACTS_FILE} probe {name}")
     logits = stated.get("logits")
     if not isinstance(logits, list) or not all(isinstance(value, float) for value in logits):
-        yield f"{FACTS_FILE} probe logits: expected numbers, found {shown(logits)}"
+        yield f"{FACTS_FILE} probe logits: expected numbers, found {short_repr(logits)}"
         return
     difference = relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
     if not difference <= RELATIVE_TOLERANCE:
@@ -303,7 +305,7 @@ def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:
         for name in sorted(stated.keys() | actual.keys()):
             yield from _differences(stated.get(name), actual.get(name), f"{where} {name}")
     elif stated != actual:
-        yield f"{where}: {FACTS_FILE} says {shown(stated)}, found {shown(actual)}"
+        yield f"{where}: {FACTS_FILE} says {short_repr(stated)}, found {short_repr(actual)}"
 
 
 def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:

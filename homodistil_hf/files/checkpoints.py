@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .folders import outdated_name, remove_folder, remove_leftovers
-from .messages import shown
+from .messages import short_repr
 from .strict_json import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ def manifest_problem(folder: Path) -> str | None:
         return f"{MANIFEST_NAME} is damaged"
     if manifest.get("format") != _FORMAT:
         return (
-            f"{MANIFEST_NAME} is damaged or of another version (format={shown(manifest.get('format'))}, not {_FORMAT})"
+            f"{MANIFEST_NAME} is damaged or of another version (format={short_repr(manifest.get('format'))}, not "
+            f"{_FORMAT})"
         )
     present = set(_file_names(folder))
     for name, digest in expected.items():

@@ -14,7 +14,7 @@ def nearest_name(name: object, valid: Iterable[str]) -> str:
     return difflib.get_close_matches(str(name)[:200], list(valid), n=1, cutoff=0.0)[0]
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return a short form of a user's `value` for an error message, however large the value is."""
     if isinstance(value, int) and abs(value) > 10**40:
         return "an integer of more than 40 digits"
@@ -31,3 +31,9 @@ def shortened(message: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an `error` says, shortened, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST_LINE]
+
+
+def join_some(names: Iterable[str]) -> str:
+    """Return at most three of the sorted `names` for an error message, and the number of the others."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")

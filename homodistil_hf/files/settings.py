@@ -10,9 +10,12 @@ import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from enum import Enum
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .messages import nearest_name, shortened, shown
+from .field_checks import limits_of
+from .messages import nearest_name, short_repr, shortened
 from .strict_json import read_json_object
 
 _TRUTHS = {"true": True, "false": False}
@@ -36,11 +39,17 @@ def flag(text: str, default: Any = MISSING, **options: Any) -> Any:
 
 
 def setting_types(*kinds: Any) -> dict[str, Any]:
-    """Map every field of these dataclasses to its type; the first of two fields of one name counts."""
+    """Map every field of these dataclasses to its type; the first of two fields of one name counts.
+
+    A field that [`setting`] made may take values of further types, its limit `also`.
+    """
     found: dict[str, Any] = {}
     for kind in kinds:
         hints = get_type_hints(kind)
-        found = {entry.name: hints[entry.name] for entry in fields(kind) if entry.init} | found
+        for entry in (entry for entry in fields(kind) if entry.init and entry.name not in found):
+            also = limits_of(entry).get("also", ())
+            further = also if isinstance(also, tuple) else (also,)
+            found[entry.name] = reduce(or_, further, hints[entry.name])
     return found
 
 
@@ -108,7 +117,7 @@ def checked_values(values: Mapping[str, Any], hints: Mapping[str, Any], label: s
     for name, value in values.items():
         if name not in hints:
             raise ValueError(
-                f"{label} has the unknown key {shown(name)} (value {_shown_value(name, value)}); "
+                f"{label} has the unknown key {short_repr(name)} (value {_shown_value(name, value)}); "
                 f"nearest valid: {nearest_name(name, hints)!r}"
             )
         is_one = get_origin(hints[name]) in (list, tuple) and not isinstance(value, list | tuple)
@@ -200,7 +209,7 @@ class SettingsParser(RaisingParser):
 
     def _refuse(self, word: str) -> NoReturn:
         if not word.startswith("-"):
-            self.error(f"unexpected argument {shown(word)}; expected CONFIG.json first, then --key value …")
+            self.error(f"unexpected argument {short_repr(word)}; expected CONFIG.json first, then --key value …")
         name = shortened(word.partition("=")[0])
         self.error(f"unknown key {name}; nearest valid: {nearest_name(name, self._option_string_actions)}")
 
@@ -230,7 +239,7 @@ def _flag_options(hint: Any) -> dict[str, Any]:
     if enums := [option for option in options if _is_enum(option)]:
         return {"choices": [member.value for member in enums[0]]}
     if str in options:
-        return {"type": _whole_or_text if int in options else str}
+        return {"type": str}
     if bool in options:
         return {"type": _truth, "nargs": "?", "metavar": "true|false"}
     (kind, *_) = options
@@ -246,10 +255,6 @@ def _truth(word: str) -> bool:
     if word.lower() not in _TRUTHS:
         raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
     return _TRUTHS[word.lower()]
-
-
-def _whole_or_text(word: str) -> int | str:
-    return int(word) if word.isdecimal() else word
 
 
 # Types of JSON values
@@ -299,4 +304,4 @@ def _expected_one(hint: Any) -> str:
 
 def _shown_value(name: str, value: Any) -> str:
     # A value meant for hub_token is a secret even if the key is misspelt or the value of another type.
-    return "<token>" if "tok" in name.lower() and name != "tokenizer" else shown(value)
+    return "<token>" if "tok" in name.lower() and name != "tokenizer" else short_repr(value)

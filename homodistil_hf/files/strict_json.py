@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from .folders import write_text
-from .messages import shown
+from .messages import short_repr
 
 MAX_SIZE_BYTES = 64 << 20
 """Largest file that is read: far beyond any config or state, far below the memory of any machine."""
@@ -35,7 +35,7 @@ def read_json_object(path: str | Path, label: str) -> dict[str, Any]:
     """Read a JSON file that holds an object; arguments and errors as [`read_json`]."""
     values = read_json(path, label)
     if not isinstance(values, dict):
-        raise ValueError(f'{label} holds {shown(values)}; expected a JSON object such as {{"name": "value"}}')
+        raise ValueError(f'{label} holds {short_repr(values)}; expected a JSON object such as {{"name": "value"}}')
     return values
 
 
@@ -72,7 +72,7 @@ def parse_json(text: str, label: str) -> Any:
     return values
 
 
-def is_whole(value: object) -> TypeGuard[int]:
+def is_int(value: object) -> TypeGuard[int]:
     """Whether a value of JSON is a whole number; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -113,7 +113,7 @@ def _without_repeats(pairs: list[tuple[str, Any]], label: str) -> dict[str, Any]
     values = dict(pairs)
     if len(values) < len(pairs):
         repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"{label} has the key {shown(repeated)} more than once; keep one of them")
+        raise ValueError(f"{label} has the key {short_repr(repeated)} more than once; keep one of them")
     return values
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .messages import shown
+from .messages import short_repr
 from .strict_json import read_json_object
 
 WEIGHTS_FILE = "model.safetensors"
@@ -64,6 +64,6 @@ def stays_inside(name: str) -> bool:
 
 def _check_index(weight_map: object, label: str) -> None:
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"{label} has weight_map={shown(weight_map)}; expected tensor → file name")
+        raise ValueError(f"{label} has weight_map={short_repr(weight_map)}; expected tensor → file name")
     if outside := [name for name in weight_map.values() if not stays_inside(name)]:
-        raise ValueError(f"{label} names {shown(outside[0])}, which is outside the folder; expected files in it")
+        raise ValueError(f"{label} names {short_repr(outside[0])}, which is outside the folder; expected files in it")

@@ -11,11 +11,12 @@ from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_
 from ..data.corpus import load_text
 from ..data.held_out import hold_out
 from ..models.architectures import max_tokens
-from ..models.loading import load_teacher, load_teacher_config
+from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import load_tokenizer
 from ..tables import format_table
 from ..trainer import HomoDistilTrainer
-from ..training.setup import settle_learning_rate
+from ..training.learning_rate import measured_learning_rate
+from ..training_args import with_settings
 from .run import RunInputs, StudentRun
 from .run_arguments import Log, RunConfig
 
@@ -44,18 +45,21 @@ class MaskedWordsRun(StudentRun):
 
     def arguments(self, settings: RunConfig, inputs: RunInputs) -> Any:
         """Set the learning rate from settings alone: looking at the first row of a stream would fill its buffer."""
-        settle_learning_rate(
-            settings.training,
+        training = settings.training
+        if training.learning_rate is not None:
+            return training
+        rate = measured_learning_rate(
+            training,
             row_length=settings.run.max_seq_length,
             hidden_size=inputs.config.hidden_size,
             share=self.trainer_class.learning_rate_share,
         )
-        return settings.training
+        return with_settings(training, learning_rate=rate)
 
     def teacher(self, settings: RunConfig, inputs: RunInputs) -> Any:
         """Load the teacher's weights."""
         run, token = settings.run, settings.training.hub_token
-        return load_teacher(run.teacher, config=inputs.config, revision=run.teacher_revision, token=token)
+        return load_encoder(run.teacher, config=inputs.config, revision=run.teacher_revision, token=token)
 
     def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
         """Describe how a run ended, and how its student is loaded."""
@@ -94,7 +98,7 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
         raise ValueError(
             f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
         )
-    config = load_teacher_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
+    config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
     class_name = (config.architectures or [""])[0]
     if "ForMaskedLM" not in class_name and "ForPreTraining" not in class_name:
         raise ValueError(

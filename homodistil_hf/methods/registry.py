@@ -2,14 +2,14 @@
 
 A new one: a folder or file of its own, its lines here, and a line in the contract that papers don't import each other.
 
-The trainers of students share one signature: `Class(teacher, args, *, train_dataset=…, eval_dataset=…,
-processing_class=…, **method_settings)`, and `train`, `evaluate` and `export` of [`DistillationTrainer`].
+The trainers of students share constructor, `train`, `evaluate` and `export` of [`DistillationTrainer`]; a method's
+settings are the `arguments_class` of its trainer.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..trainer import HomoDistilTrainer
 from .baselines.distilbert import DistilBertTrainer
 from .baselines.minilm import MiniLMTrainer, MiniLMv2Trainer
@@ -79,7 +79,7 @@ def run_named(method: Any) -> Run:
     """
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(
-            f"method={shown(method)} is unknown; nearest valid: {nearest_name(method, METHODS)!r}, of "
+            f"method={short_repr(method)} is unknown; nearest valid: {nearest_name(method, METHODS)!r}, of "
             f"{', '.join(METHODS)}"
         )
     return RUNS.get(method, MaskedWordsRun)(METHODS[method])

@@ -18,7 +18,7 @@ from ..export.export_folder import load_export
 from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import PROJECTIONS_FILE
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.settings import SettingsParser, build, differing
 from ..files.strict_json import parse_json
 from ..files.tensors import load_tensors
@@ -26,8 +26,6 @@ from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.widths import WidthPlan, widths_of
 from ..plans.family import member_folder
-from ..training_args import HomoDistilTrainingArguments
-from .conditions import check_method_settings
 from .run_arguments import Log, RunArguments, RunConfig
 
 SETTINGS_OF_ONE_CALL = ("resume_from_checkpoint", "overwrite_output_dir")
@@ -69,11 +67,14 @@ class Run:
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields of [`RunArguments`] that have no part in such a run."""
-    kinds: ClassVar[tuple[Any, ...]] = (RunArguments, HomoDistilTrainingArguments)
-    """Dataclasses of the settings."""
 
     def __init__(self, trainer_class: type[Trainer]):
         self.trainer_class: Any = trainer_class
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """Dataclasses of the settings."""
+        return RunArguments, self.trainer_class.arguments_class
 
     @property
     def method(self) -> str:
@@ -115,7 +116,7 @@ class Run:
         """Refuse, by a ValueError, what has no part in a run of this method."""
         for name in self.unused:
             if value := getattr(run, name):
-                raise ValueError(f"{name}={shown(value)} has no place with method={self.method!r}; leave it out")
+                raise ValueError(f"{name}={short_repr(value)} has no place with method={self.method!r}; leave it out")
 
     def run(self, settings: RunConfig, log: Log) -> dict[str, Any]:
         """Do all of it, and return what was written to `results.json`; `log` is called on the main process."""
@@ -152,11 +153,6 @@ class StudentRun(Run):
         if isinstance(student := values.get("student"), dict | list):
             values = {**values, "student": json.dumps(student)}
         return super().read(values, label, flags)
-
-    def check(self, run: RunArguments) -> None:
-        """Also refuse settings that the method doesn't have."""
-        super().check(run)
-        check_method_settings(self.trainer_class, run.own_settings)
 
     def settings(self, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
         """Also make those of each member, where `student` is a list."""
@@ -209,8 +205,8 @@ class StudentRun(Run):
         for name in ("further_pretraining", "vocabulary"):
             if value := getattr(run, name):
                 raise ValueError(
-                    f"{name}={shown(value)} goes before a run of `homodistil distill` alone; make that teacher first, "
-                    "and name its folder as the teacher"
+                    f"{name}={short_repr(value)} goes before a run of `homodistil distill` alone; make that teacher "
+                    "first, and name its folder as the teacher"
                 )
         training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
         inputs = inputs or self.inputs(settings)
@@ -222,12 +218,11 @@ class StudentRun(Run):
         return self.trainer_class(
             start or teacher,
             arguments,
-            teacher=teacher if start else None,
+            teacher_model=teacher if start else None,
             plan=inputs.plan,
             train_dataset=train,
             eval_dataset=held_out,
             processing_class=inputs.tokenizer,
-            **run.own_settings,
         )
 
     def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
@@ -266,7 +261,7 @@ def _listed(student: str | None) -> list[str] | None:
     texts = [json.dumps(plan) if isinstance(plan, dict) else plan for plan in plans]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
-            f'student={shown(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from wide to '
-            "narrow"
+            f'student={short_repr(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from '
+            "wide to narrow"
         )
     return texts

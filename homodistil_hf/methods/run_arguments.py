@@ -3,17 +3,15 @@
 What is trained and how: the `arguments_class` of each trainer. How the settings are read: `experiments/config.py`.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.strict_json import parse_json
 
 Log: TypeAlias = Callable[[str], None]
 """Takes lines for the user."""
-Arguments = TypeVar("Arguments")
 
 
 @dataclass
@@ -32,10 +30,6 @@ class RunArguments:
             "reranker are found by the teacher's folder."
         },
     )
-    method_settings: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}
-    )
-    own_settings: dict[str, Any] = field(init=False)
     further_pretraining: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "JSON object with settings of self_distillation, which the teacher first goes through."},
@@ -93,22 +87,28 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is too small; nearest valid: 1")
-        self.own_settings = self._object("method_settings", '{"temperature": 2.0}')
-        self.further_settings = self._object("further_pretraining", '{"num_train_epochs": 10}')
+        self.further_settings = self._further_settings()
+        self._check_sources()
+
+    def _further_settings(self) -> dict[str, Any]:
+        given = self.further_pretraining
+        values = parse_json(given or "{}", "further_pretraining") if isinstance(given, str | None) else given
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"further_pretraining={short_repr(given)} is no JSON object; expected such as "
+                '{"num_train_epochs": 10}'
+            )
+        return values
+
+    def _check_sources(self) -> None:
         for name in ("train_prompts", "train_weights"):
             if (given := getattr(self, name)) and len(given) != len(self.train_data):
                 raise ValueError(
-                    f"{name}={shown(given)} has {len(given)} entries for {len(self.train_data)} of train_data"
+                    f"{name}={short_repr(given)} has {len(given)} entries for {len(self.train_data)} of train_data"
                 )
         if any(not weight > 0 for weight in self.train_weights):
-            raise ValueError(f"train_weights={shown(self.train_weights)}: expected numbers > 0; leave sources out")
-
-    def _object(self, name: str, example: str) -> dict[str, Any]:
-        given = getattr(self, name)
-        values = parse_json(given or "{}", name) if isinstance(given, str | None) else given
-        if not isinstance(values, dict):
-            raise ValueError(f"{name}={shown(given)} is no JSON object; expected such as {example}")
-        return values
+            weights = short_repr(self.train_weights)
+            raise ValueError(f"train_weights={weights}: expected numbers > 0; leave sources out")
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,3 @@ class RunConfig:
     def output_dir(self) -> str:
         """The folder of the run."""
         return str((self.training or self.run).output_dir)
-
-
-def with_settings(args: Arguments, **values: Any) -> Arguments:
-    """Copy settings, some of them changed; the checks of their class are not made again."""
-    changed = copy.copy(args)
-    for name, value in values.items():
-        setattr(changed, name, value)
-    return changed

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..files.messages import shown
-from ..files.strict_json import is_number, is_whole
+from ..files.messages import short_repr
+from ..files.strict_json import is_int, is_number
 from .architectures import ARCHITECTURES
 from .widths import LAYER_KEYS
 
@@ -96,16 +96,16 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
     for name, value in values.items():
         found = getattr(config_class, name, None)
         if callable(found) or isinstance(found, dict) or (isinstance(found, property) and found.fset is None):
-            raise ValueError(f"{label} has the key {shown(name)}, which belongs to the class itself; remove it")
+            raise ValueError(f"{label} has the key {short_repr(name)}, which belongs to the class itself; remove it")
         if not _is_in_bounds(name, value):
             expected = f"a whole number from {_least(name)} to {_LARGEST[name]}"
-            raise ValueError(f"{label} has {name}={shown(value)}; expected {expected}")
+            raise ValueError(f"{label} has {name}={short_repr(value)}; expected {expected}")
         if name in _RULES and not _RULES[name][0](value):
-            raise ValueError(f"{label} has {name}={shown(value)}; expected {_RULES[name][1]}")
+            raise ValueError(f"{label} has {name}={short_repr(value)}; expected {_RULES[name][1]}")
 
 
 def _is_in_bounds(name: str, value: Any) -> bool:
-    return name not in _LARGEST or value is None or (is_whole(value) and _least(name) <= value <= _LARGEST[name])
+    return name not in _LARGEST or value is None or (is_int(value) and _least(name) <= value <= _LARGEST[name])
 
 
 def _least(name: str) -> int:
@@ -121,7 +121,7 @@ def _is_activation(value: Any) -> bool:
 
 
 def _are_rising(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_whole, value)) and value == sorted(set(value))
+    return isinstance(value, list) and all(map(is_int, value)) and value == sorted(set(value))
 
 
 def _is_per_layer(value: Any) -> bool:
@@ -129,5 +129,5 @@ def _is_per_layer(value: Any) -> bool:
         isinstance(value, dict)
         and len(value) <= MAX_LAYERS
         and all(isinstance(widths, dict) and widths.keys() <= _LAYER_NAMES for widths in value.values())
-        and all(is_whole(item[1]) and _is_in_bounds(*item) for widths in value.values() for item in widths.items())
+        and all(is_int(item[1]) and _is_in_bounds(*item) for widths in value.values() for item in widths.items())
     )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..files.messages import join_some
 from .architectures import ARCHITECTURES, HEADS, architecture_of
 from .architectures.architecture import (
     GATE,
@@ -19,7 +20,7 @@ from .architectures.architecture import (
 )
 from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim
 from .cost import check_shapes
-from .loading import refuse_architecture, refuse_config, some
+from .loading import refuse_architecture, refuse_config
 from .resizing import replace_parameters
 from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
 
@@ -143,7 +144,7 @@ def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
     tensors |= _resized_embeddings(state, architecture, (padded.widest, plan.widest))
     if lossy := [name for name, kept in tensors.items() if kept.count_nonzero() != state[name].count_nonzero()]:
         raise ValueError(
-            f"plan={plan.to_json()} would cut weights that are not zero in {some(lossy)}; keep the padded widths"
+            f"plan={plan.to_json()} would cut weights that are not zero in {join_some(lossy)}; keep the padded widths"
         )
     student.note_units({f"query_key.{kind}": torch.tensor(kept) for kind, kept in pairs.items()})
     replace_parameters(student, tensors, plan=plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
-from ..files.messages import shown
+from ..files.messages import join_some, short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import check_weights
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
@@ -26,8 +25,8 @@ _SHOWN_CHARS = 1000  # of a name or of somebody else's message
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
 
-def load_teacher_config(
-    name_or_path: str, *, revision: str | None = None, token: str | None = None, called: str = "teacher"
+def load_encoder_config(
+    name_or_path: str, *, revision: str | None = None, token: str | None = None, argument: str = "teacher"
 ) -> PreTrainedConfig:
     """Read and check a teacher's configuration; no weights are loaded and no remote code runs.
 
@@ -35,7 +34,7 @@ def load_teacher_config(
         name_or_path: Hub name or folder of a checkpoint of a known architecture, or of a student checkpoint.
         revision: branch, tag or commit on the Hub.
         token: Hub token; default: the logged-in one.
-        called: what it is to the user, first word of every message.
+        argument: what it is to the user, first word of every message.
 
     Returns:
         The configuration of a teacher or a student, with `architectures` naming a class that can be loaded.
@@ -44,17 +43,17 @@ def load_teacher_config(
         ValueError: no BERT, a decoder, an unsupported head or unsupported position embeddings.
         OSError: no such checkpoint.
     """
-    label = f"{called}={str(name_or_path)[:_SHOWN_CHARS]!r}"
+    label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
     values = _config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
-            f"{label} has model_type={shown(model_type)}; supported: {', '.join(ARCHITECTURES)}, and their students. "
-            f"Choose an encoder of one of these types, such as google-bert/bert-base-uncased"
+            f"{label} has model_type={short_repr(model_type)}; supported: {', '.join(ARCHITECTURES)}, and their "
+            "students. Choose an encoder of one of these types, such as google-bert/bert-base-uncased"
         )
     if model_type in ARCHITECTURES and "auto_map" in values:
         raise ValueError(
-            f"{label} brings its own modelling code (auto_map={shown(values['auto_map'])}), which "
+            f"{label} brings its own modelling code (auto_map={short_repr(values['auto_map'])}), which "
             f"transformers' own class would ignore; choose a checkpoint of the stock class"
         )
     config = _built_config(values, f"{label}: {CONFIG_NAME}")
@@ -100,25 +99,25 @@ def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
     return config
 
 
-def load_teacher(
+def load_encoder(
     name_or_path: str,
     *,
     config: PreTrainedConfig | None = None,
     revision: str | None = None,
     token: str | None = None,
-    called: str = "teacher",
+    argument: str = "teacher",
 ) -> PreTrainedModel:
-    """Load a teacher's weights in float32, in evaluation mode; arguments as in [`load_teacher_config`].
+    """Load a teacher's weights in float32, in evaluation mode; arguments as in [`load_encoder_config`].
 
     The class comes from `architectures` of `config` (default: read now); it is the masked-LM one where there is none,
     and for pre-training classes, whose next-sentence head is dropped.
 
     Raises:
-        ValueError: see [`load_teacher_config`]; also weights that are unreadable or lack a part of the model.
+        ValueError: see [`load_encoder_config`]; also weights that are unreadable or lack a part of the model.
         HubError: the Hub refused or can't be reached.
     """
-    label = f"{called}={str(name_or_path)[:_SHOWN_CHARS]!r}"
-    config = config or load_teacher_config(name_or_path, revision=revision, token=token, called=called)
+    label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
+    config = config or load_encoder_config(name_or_path, revision=revision, token=token, argument=argument)
     if Path(name_or_path).is_dir():
         num_parameters = count_parameters(widths_of(config), config) + config.num_labels * config.hidden_size
         check_weights(name_or_path, num_parameters, label)
@@ -143,7 +142,7 @@ def load_teacher(
         raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
     if info["missing_keys"]:
         raise ValueError(
-            f"{label} has no weights for {some(info['missing_keys'])}, which "
+            f"{label} has no weights for {join_some(info['missing_keys'])}, which "
             f"{model_class.__name__} needs; name the class it was trained as in config.json's architectures, or train "
             f"that head first"
         )
@@ -167,7 +166,8 @@ def refuse_architecture(class_name: str) -> None:
         return
     remedies = {
         architecture.encoder_name: "it has no head to compare logits with: load it as "
-        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model is distilled by method='embedding'"
+        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model "
+        "needs its modules.json"
         for architecture in ARCHITECTURES.values()
     }
     for architecture in ARCHITECTURES.values():
@@ -193,9 +193,3 @@ def refuse_config(config: PreTrainedConfig) -> None:
             f"teacher config has position_embedding_type={positions!r}; transformers' BERT only has 'absolute': "
             f"choose a teacher trained with it"
         )
-
-
-def some(names: Iterable[str]) -> str:
-    """At most three of many names, for a message, and how many more there are."""
-    shown = sorted(names)
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

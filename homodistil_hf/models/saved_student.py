@@ -14,7 +14,7 @@ from torch import nn
 
 from ..files.checkpoints import PROJECTIONS_FILE, STATE_FILE
 from ..files.folders import naming_the_file
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from .architectures.architecture import PROJECTIONS
@@ -62,7 +62,7 @@ def _check_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]
             raise ValueError(f"{label} lacks {name}; expected {', '.join(types)}")
         if not isinstance(values[name], expected):
             words = " or ".join(kind.__name__ for kind in expected)
-            raise ValueError(f"{label} has {name}={shown(values[name])}; expected a value of type {words}")
+            raise ValueError(f"{label} has {name}={short_repr(values[name])}; expected a value of type {words}")
 
 
 def weights_without_projections(model: LayerwiseModel) -> dict[str, torch.Tensor]:
@@ -110,7 +110,7 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
             buffer.copy_(tensors[name])
 
 
-def poisoned_tensor(
+def first_nonfinite_tensor(
     model: nn.Module, optimizer: torch.optim.Optimizer | None, scores: Mapping[str, torch.Tensor]
 ) -> str | None:
     """One tensor of model, optimizer or scores that is not finite, or None: no checkpoint is made of it."""

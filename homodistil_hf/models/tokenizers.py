@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..files.messages import first_line, shown
+from ..files.messages import first_line, short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
 
@@ -65,12 +65,14 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
         value = config.get(key)
         if isinstance(value, str) and not stays_inside(value) and os.path.lexists(value.replace("\0", "")):
             raise ValueError(
-                f"{label}: {TOKENIZER_CONFIG_FILE} has {key}={shown(value)}, which is outside the folder; remove it"
+                f"{label}: {TOKENIZER_CONFIG_FILE} has {key}={short_repr(value)}, which is outside the folder; remove "
+                "it"
             )
     for name in _template_names(config.get("chat_template")):
         if not isinstance(name, str) or not stays_inside(name) or len(Path(name).parts) != 1 or "\\" in name:
             raise ValueError(
-                f"{label}: {TOKENIZER_CONFIG_FILE} has a chat_template called {shown(name)}; expected a plain word"
+                f"{label}: {TOKENIZER_CONFIG_FILE} has a chat_template called {short_repr(name)}; expected a plain "
+                "word"
             )
 
 
@@ -84,7 +86,9 @@ def _refuse_huge_ids(values: Any, label: str) -> None:
         elif isinstance(value, list):
             left += ((name, item) for item in value)
         elif isinstance(value, int) and abs(value) > _MAX_ID and name not in _LENGTHS:
-            raise ValueError(f"{label} has {shown(name)}={shown(value)}; expected token ids of at most {_MAX_ID}")
+            raise ValueError(
+                f"{label} has {short_repr(name)}={short_repr(value)}; expected token ids of at most {_MAX_ID}"
+            )
 
 
 def _template_names(templates: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from .architectures import architecture_of
 
 LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
@@ -122,7 +122,7 @@ class WidthPlan:
                 hidden size, or the number of layers differs.
         """
         if not isinstance(values, Mapping):
-            raise ValueError(f"student plan is {shown(values)}; expected e.g. {_EXAMPLES[UNIFORM_KEYS]}")
+            raise ValueError(f"student plan is {short_repr(values)}; expected e.g. {_EXAMPLES[UNIFORM_KEYS]}")
         if "layers" in values:
             return _read_per_layer(values, num_hidden_layers)
         return _read_uniform(values, num_hidden_layers)
@@ -340,7 +340,7 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
     entries = values["layers"]
     if not isinstance(entries, list | tuple) or not entries:
         raise ValueError(
-            f"student layers={shown(entries)}; expected a list of {num_hidden_layers} JSON objects with the keys "
+            f"student layers={short_repr(entries)}; expected a list of {num_hidden_layers} JSON objects with the keys "
             + ", ".join(LAYER_KEYS)
         )
     layers = tuple(_read_layer(entry, f"student layers[{index}]") for index, entry in enumerate(entries))
@@ -355,7 +355,9 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
 
 def _read_layer(values: Any, where: str) -> LayerWidths:
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where} is {shown(values)}; expected a JSON object with the keys {', '.join(LAYER_KEYS)}")
+        raise ValueError(
+            f"{where} is {short_repr(values)}; expected a JSON object with the keys {', '.join(LAYER_KEYS)}"
+        )
     _check_keys(values, LAYER_KEYS, where=where)
     return _read_widths(values, where)
 
@@ -389,7 +391,9 @@ def _check_keys(
     known = (*expected, *(name for name in optional if name not in expected))
     for key in values:
         if key not in known:
-            raise ValueError(f"{where} has the unknown key {shown(key)}; nearest valid: {nearest_name(key, known)!r}")
+            raise ValueError(
+                f"{where} has the unknown key {short_repr(key)}; nearest valid: {nearest_name(key, known)!r}"
+            )
     missing = [key for key in expected if key not in values and key not in optional]
     if missing:
         given = ", ".join(values) or "no key"
@@ -399,10 +403,14 @@ def _check_keys(
 def _positive_integer(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         near = round(value) if isinstance(value, float) and math.isfinite(value) else 64
-        raise ValueError(f"{name}={shown(value)} is no integer; expected a positive integer such as {max(1, near)}")
+        raise ValueError(
+            f"{name}={short_repr(value)} is no integer; expected a positive integer such as {max(1, near)}"
+        )
     number = int(value)
     if number < 1:
-        raise ValueError(f"{name}={shown(number)} is not positive; nearest valid: 1")
+        raise ValueError(f"{name}={short_repr(number)} is not positive; nearest valid: 1")
     if number > LARGEST_WIDTH:
-        raise ValueError(f"{name}={shown(number)} is beyond every model; expected at most the teacher's own width")
+        raise ValueError(
+            f"{name}={short_repr(number)} is beyond every model; expected at most the teacher's own width"
+        )
     return number

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..models.cost import count_parameters, encoder_macs
 from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, widths_of, with_embedding
 
@@ -90,8 +90,9 @@ def plan_for_budget(
     if not smallest <= target <= largest:
         widths = "".join(f",{name}={width}" for name, width in named.items())
         raise ValueError(
-            f"student={shown(text or f'{kind}={target}{widths}')} is out of this teacher's reach; nearest valid: from "
-            f"'{kind}={_rounded(smallest, math.ceil)}{widths}' to '{kind}={_rounded(largest, math.floor)}{widths}'"
+            f"student={short_repr(text or f'{kind}={target}{widths}')} is out of this teacher's reach; nearest valid: "
+            f"from '{kind}={_rounded(smallest, math.ceil)}{widths}' to "
+            f"'{kind}={_rounded(largest, math.floor)}{widths}'"
         )
 
     def distance(plan: WidthPlan) -> tuple[float, float]:
@@ -198,7 +199,7 @@ class _Search:
                 raise ValueError(f"{name}={width} is outside [1, {most}]; the teacher has {most}")
         if not 1 <= self.multiple <= LARGEST_WIDTH:
             nearest = 1 if self.multiple < 1 else LARGEST_WIDTH
-            raise ValueError(f"multiple={shown(self.multiple)} is no width to round to; nearest valid: {nearest}")
+            raise ValueError(f"multiple={short_repr(self.multiple)} is no width to round to; nearest valid: {nearest}")
 
     @functools.cached_property
     def full(self) -> LayerWidths:
@@ -346,13 +347,13 @@ def _parse(budget: str) -> Budget:
     if kind not in _EXAMPLES:
         nearest = nearest_name(kind, _EXAMPLES)
         raise ValueError(
-            f"student={shown(budget)} limits no known cost; nearest valid: '{nearest}={_EXAMPLES[nearest]}'"
+            f"student={short_repr(budget)} limits no known cost; nearest valid: '{nearest}={_EXAMPLES[nearest]}'"
         )
     if match is None or (kind == "macs" and match[3]):
         raise ValueError(
-            f"student={shown(budget)} is no number of {kind}; expected a positive number, for params with an optional "
-            "suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than hidden_size and "
-            f"num_attention_heads behind it; for example '{kind}={_EXAMPLES[kind]}' or "
+            f"student={short_repr(budget)} is no number of {kind}; expected a positive number, for params with an "
+            "optional suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than hidden_size "
+            f"and num_attention_heads behind it; for example '{kind}={_EXAMPLES[kind]}' or "
             f"'{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
         )
     return Budget(kind, float(match[2]) * _SUFFIXES[match[3]], named, budget)

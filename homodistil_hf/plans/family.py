@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files.messages import shown
+from ..files.messages import short_repr
 from ..files.strict_json import parse_json
 from ..models.widths import WidthPlan
 from .resolve import nearest_within, too_wide
@@ -31,13 +31,13 @@ def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: W
     earlier, limit = "the teacher", teacher
     for student, plan in zip(students, plans, strict=True):
         if plan == limit:
-            raise ValueError(f"student {shown(student)} has the widths of {earlier} before it; drop one of them")
+            raise ValueError(f"student {short_repr(student)} has the widths of {earlier} before it; drop one of them")
         if reason := too_wide(plan, limit, whose=f"that of {earlier} before it,"):
             raise ValueError(
-                f"student {shown(student)} {reason}; each member is made from the one before: list them from wide to "
-                f"narrow, or take the nearest valid plan: {nearest_within(plan, limit).to_json()}"
+                f"student {short_repr(student)} {reason}; each member is made from the one before: list them from "
+                f"wide to narrow, or take the nearest valid plan: {nearest_within(plan, limit).to_json()}"
             )
-        earlier, limit = shown(student), plan
+        earlier, limit = short_repr(student), plan
 
 
 def member_folder(number: int, student: str) -> str:

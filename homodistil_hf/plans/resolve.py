@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 from ..files.strict_json import parse_json, read_json
 from ..models.architectures import architecture_of
 from ..models.cost import encoder_macs
@@ -227,4 +227,4 @@ def _written_plan(student: str | Mapping[str, Any]) -> Any:
     try:
         return parse_json(student, "the plan") if is_text else read_json(student, "the file")
     except (OSError, ValueError) as error:
-        raise ValueError(f"student={shown(student)} is no valid JSON ({error}); {_KINDS_OF_STUDENT}") from error
+        raise ValueError(f"student={short_repr(student)} is no valid JSON ({error}); {_KINDS_OF_STUDENT}") from error

@@ -20,8 +20,8 @@ from ..export.hub import commit_to
 from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
 from ..files.folders import publish
 from ..files.hub_errors import hub_errors, persistently
-from ..files.messages import shown
-from ..files.strict_json import is_whole, read_json_object
+from ..files.messages import short_repr
+from ..files.strict_json import is_int, read_json_object
 from ..files.tensors import stays_inside
 
 LAST_CHECKPOINT = "last-checkpoint"
@@ -172,8 +172,8 @@ def _check_names(names: Iterable[str], address: str) -> None:
     for name in names:
         if not stays_inside(name):
             raise ValueError(
-                f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, {shown(name)}; "
-                "name another repository"
+                f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, "
+                f"{short_repr(name)}; name another repository"
             )
 
 
@@ -195,7 +195,7 @@ def _step_of(folder: Path, address: str) -> int:
         step = read_json_object(folder / TRAINER_STATE_NAME, TRAINER_STATE_NAME).get("global_step")
     except (OSError, ValueError):
         step = None
-    if not is_whole(step) or step < 0:
+    if not is_int(step) or step < 0:
         raise ValueError(
             f"resume_from_checkpoint={address!r} has no global_step in {TRAINER_STATE_NAME}; expected a checkpoint of "
             "HomoDistilTrainer"

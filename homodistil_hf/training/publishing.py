@@ -53,8 +53,9 @@ class Publisher:
     def run_facts(self) -> dict[str, dict[str, Any]]:
         """What an export tells about this run: settings, length, evaluations, what the card says of the method."""
         trainer = self.trainer
+        start = {} if trainer.started_as is None else {"started_as": trainer.started_as}
         return {
-            "settings": trainer.args.to_sanitized_dict() | dict(trainer.method_settings),
+            "settings": trainer.args.to_sanitized_dict() | start,
             "training": {
                 "method": trainer.method,
                 "num_steps": trainer.state.global_step,

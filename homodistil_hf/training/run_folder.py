@@ -24,7 +24,7 @@ from ..files.checkpoints import (
     write_manifest,
 )
 from ..files.folders import check_archives, naming_the_file, publish, remove_folder
-from ..files.messages import shown
+from ..files.messages import short_repr
 from .checks import FolderSettings, check_free, check_output_dir, existing_files
 from .hub_checkpoints import fetch_checkpoint, is_hub_address
 from .ranks import on_every_rank
@@ -174,7 +174,7 @@ def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str
     for name, remedy in remedies.items():
         if state[name] != own[name]:
             what = {"full": "model of widths", "plan": "student plan"}.get(name, name)
-            here, there = shown(own[name]), shown(state[name])
+            here, there = short_repr(own[name]), short_repr(state[name])
             raise ValueError(f"checkpoint {folder} is of {what}={there}, this run of {what}={here}; {remedy}")
 
 

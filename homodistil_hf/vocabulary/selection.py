@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files.messages import nearest_name, shown
+from ..files.messages import nearest_name, short_repr
 
 _MULTIPLE = 8  # of the number of tokens, where a user names none
 KEEP, MIN_COUNT = "keep", "min_count"
@@ -54,7 +54,7 @@ class Vocabulary:
         if os.path.isfile(text):
             lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
             return cls(text, tokens=tuple(line for line in lines if line))
-        raise ValueError(f"vocabulary={shown(text)} is no vocabulary; expected {_EXPECTED}")
+        raise ValueError(f"vocabulary={short_repr(text)} is no vocabulary; expected {_EXPECTED}")
 
     @property
     def needs_counts(self) -> bool:
@@ -110,7 +110,7 @@ def select(
 def _id_of(token: str, ids: dict[str, int], vocabulary: Vocabulary) -> int:
     if token not in ids:
         raise ValueError(
-            f"vocabulary={vocabulary.text!r} has the token {shown(token)}, which the tokenizer doesn't have; nearest "
-            f"valid: {nearest_name(token, ids)!r}"
+            f"vocabulary={vocabulary.text!r} has the token {short_repr(token)}, which the tokenizer doesn't have; "
+            f"nearest valid: {nearest_name(token, ids)!r}"
         )
     return ids[token]

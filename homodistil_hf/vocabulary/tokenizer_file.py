@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..files.messages import shown
+from ..files.messages import short_repr
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _Pair = tuple[str, str]
@@ -61,7 +61,7 @@ def required_ids(tokenizer: Mapping[str, Any]) -> set[int]:
     around |= {padding["pad_id"]} if padding else set()
     if missing := around - set(token_ids(tokenizer).values()):
         raise ValueError(
-            f"tokenizer.json puts {shown(sorted(missing))} around a text, which are ids of no token; mend it"
+            f"tokenizer.json puts {short_repr(sorted(missing))} around a text, which are ids of no token; mend it"
         )
     return added | around | _kind(tokenizer).smallest(model) | ({unknown} if unknown is not None else set())
 
@@ -131,7 +131,7 @@ def _kind(tokenizer: Mapping[str, Any]) -> _Kind:
     name = tokenizer["model"].get("type")
     if name not in _KINDS:
         raise ValueError(
-            f"tokenizer.json has a model of type {shown(name)}; its tokens can be left out where it is one of "
+            f"tokenizer.json has a model of type {short_repr(name)}; its tokens can be left out where it is one of "
             f"{', '.join(_KINDS)}"
         )
     return _KINDS[name]

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..files.messages import first_line, shown
+from ..files.messages import first_line, short_repr
 from ..models.architectures import HEADS, architecture_of
 from ..models.conversion import has_own_decoder
 from .tokenizer_file import closed, needs_of, required_ids, token_ids, trimmed_tokenizer
@@ -80,7 +80,7 @@ def trim_tokenizer(
     content = tokenizer_content(tokenizer)
     ids, required, _ = candidates(tokenizer, config)
     if unknown := set(kept) - set(ids.values()):
-        raise ValueError(f"kept={shown(sorted(unknown))} are ids that the tokenizer doesn't have; leave them out")
+        raise ValueError(f"kept={short_repr(sorted(unknown))} are ids that the tokenizer doesn't have; leave them out")
     chosen = closed(content, {*kept, *required})
     if chosen[-1] >= config.vocab_size:
         raise ValueError(

@@ -12,7 +12,7 @@ from benchmarks import architectures
 from benchmarks.architectures import PAGE, RECORD, SHAPES, students_table
 from benchmarks.marked_pages import filled
 from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.models.loading import load_teacher_config
+from homodistil_hf.models.loading import load_encoder_config
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -22,7 +22,7 @@ def test_a_teacher_is_trained_from_text_alone(name, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("\n\n".join(paragraphs()))
     words = ["--architecture", name, "--text", str(tmp_path / "text.txt"), "--max_steps", "2"]
     architectures.main(["teacher", *words, "--output_dir", str(tmp_path)])
-    config = load_teacher_config(str(tmp_path / "teacher"))
+    config = load_encoder_config(str(tmp_path / "teacher"))
     assert config.model_type == name
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
     assert len(tokenizer) == config.vocab_size

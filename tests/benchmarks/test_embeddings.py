@@ -84,13 +84,13 @@ def test_the_map_is_fitted_when_it_is_said(run):
 
 
 def test_a_student_pruned_gradually_has_the_same_widths_later(run, monkeypatch):
-    steps, resized = [], EmbeddingDistilTrainer.resized
+    steps, resized = [], EmbeddingDistilTrainer.on_resized
 
     def noted(self, masks):
         steps.append(self.state.global_step)
         resized(self, masks)
 
-    monkeypatch.setattr(EmbeddingDistilTrainer, "resized", noted)
+    monkeypatch.setattr(EmbeddingDistilTrainer, "on_resized", noted)
     at_once, gradually = run("vectors alone", "vectors alone, gradually")
     assert at_once["num_parameters"] == gradually["num_parameters"]
     assert steps == [0, 1]

@@ -20,7 +20,7 @@ from homodistil_hf.evaluation.held_out_text import AgreementMeter, held_out_bloc
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.distill import make_trainer
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,7 +117,7 @@ def test_figures_are_the_trainers_own(folder, tmp_path):
     settings = settings_of(folder)
     evaluated = load_model(folder / "student", tmp_path)
     blocks = held_out_blocks(DiscrepancySettings(**settings), evaluated)
-    student, teacher = to_student(evaluated.model), FrozenTeacher(to_student(load_teacher(str(folder / "teacher"))))
+    student, teacher = to_student(evaluated.model), FrozenTeacher(to_student(load_encoder(str(folder / "teacher"))))
     meter = DiscrepancyMeter(task_of(student))
     meter.update(student, teacher, MaskedLMCollator(evaluated.tokenizer, seed=42)(blocks.to_list()))
     found = evaluate_discrepancy(

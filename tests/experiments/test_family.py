@@ -23,7 +23,7 @@ from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.files.folders import remove_folder
 from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
-from homodistil_hf.models.loading import load_teacher_config
+from homodistil_hf.models.loading import load_encoder_config
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.training import student_plan
@@ -212,7 +212,7 @@ def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
         raise ValueError("measured anew")
 
     class Measured:
-        plan = resolve_plan(STUDENTS[0], load_teacher_config(str(folder / "teacher")))
+        plan = resolve_plan(STUDENTS[0], load_encoder_config(str(folder / "teacher")))
 
     monkeypatch.setattr(student_plan, "plan_within", lambda *_, **__: Measured)
     students = ["latency_ms=5", "16-2x6-24"]
@@ -228,7 +228,7 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
     values = json.loads((folder / "config.json").read_text()) | {"output_dir": str(tmp_path), "student": budgets}
     settings = run_of(values | {"width_multiple": 2}, "the test")
     config = settings.members[0].run.teacher
-    alone = [resolve_plan(budget, load_teacher_config(config), multiple=2) for budget in budgets]
+    alone = [resolve_plan(budget, load_encoder_config(config), multiple=2) for budget in budgets]
     assert any(too_wide(plan, earlier) for earlier, plan in pairwise(alone))
     plans = [source.plan for source in family._check_members(settings, None)]
     assert not any(too_wide(plan, earlier) for earlier, plan in pairwise(plans))
@@ -351,7 +351,7 @@ def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, t
     teacher, student = make_teacher(), make_teacher()
     for number, plan in enumerate(STUDENTS[1:]):
         trainer = make_trainer(
-            model=student, teacher=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
+            model=student, teacher_model=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
         )
         if number:
             assert widths_of(trainer.model.config).hidden_size == 20

@@ -10,7 +10,7 @@ from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.files.tensors import load_tensors
 from homodistil_hf.methods.formats import export_from
 from homodistil_hf.models.conversion import to_stock
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
@@ -102,7 +102,7 @@ def test_a_checkpoint_is_exported(tmp_path, format):
     pruner = make_pruner(TARGET)
     checkpoint = write_checkpoint(tmp_path / "checkpoint-4", pruner, method="minilm")
     export = export_from(checkpoint, tmp_path / "student", format=format)
-    assert_close(logits_of(load_teacher(str(export))), logits_of(pruner.model))
+    assert_close(logits_of(load_encoder(str(export))), logits_of(pruner.model))
     facts = read_json_object(export / "facts.json", "facts")
     assert facts["training"] == {
         "method": "minilm",

@@ -21,7 +21,7 @@ from homodistil_hf.export.hub import ensure_repo, push_export, tag_commit, teach
 from homodistil_hf.files.hub_errors import hub_errors
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
-from homodistil_hf.models.loading import load_teacher_config
+from homodistil_hf.models.loading import load_encoder_config
 
 SENTINEL = "hf_sentinelSENTINELsentinel"
 
@@ -373,9 +373,9 @@ def test_a_private_teacher_and_its_revisions(hub, hub_client, tmp_path):
 
 
 def teacher_size(name: str, **settings: Any) -> tuple[int, int]:
-    from homodistil_hf.models.loading import load_teacher
+    from homodistil_hf.models.loading import load_encoder
 
-    config, model = load_teacher_config(name, **settings), load_teacher(name, **settings)
+    config, model = load_encoder_config(name, **settings), load_encoder(name, **settings)
     return config.hidden_size, model.get_input_embeddings().weight.shape[1]
 
 

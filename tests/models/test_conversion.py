@@ -40,7 +40,7 @@ from homodistil_hf.models.architectures.modeling_homobert import (
     HomoBertForSequenceClassification,
 )
 from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
-from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 TEACHER_CLASSES = (
@@ -295,7 +295,7 @@ def saved(model, folder, **config_values):
 @pytest.mark.parametrize("teacher_class", [cls for cls in TEACHER_CLASSES if cls is not BertForPreTraining])
 def test_a_teacher_is_loaded_as_the_class_it_was_saved_as(tmp_path, teacher_class):
     teacher = random_teacher(teacher_class)
-    loaded = load_teacher(saved(teacher, tmp_path))
+    loaded = load_encoder(saved(teacher, tmp_path))
     assert type(loaded) is teacher_class
     assert not loaded.training
     assert loaded.config.name_or_path == str(tmp_path)
@@ -305,7 +305,7 @@ def test_a_teacher_is_loaded_as_the_class_it_was_saved_as(tmp_path, teacher_clas
 @pytest.mark.parametrize("architectures", (["BertForPreTraining"], None))
 def test_masked_words_are_the_default_head(tmp_path, architectures):
     teacher = random_teacher(BertForPreTraining)
-    loaded = load_teacher(saved(teacher, tmp_path, architectures=architectures))
+    loaded = load_encoder(saved(teacher, tmp_path, architectures=architectures))
     assert type(loaded) is BertForMaskedLM
     assert torch.equal(logits_of(loaded), logits_of(teacher))
 
@@ -321,31 +321,31 @@ def test_the_first_berts_files_are_read(tmp_path):
         tensors[f"{name.rpartition('LayerNorm')[0]}{old}" if old else name] = tensor
     assert sum(name.endswith("gamma") for name in tensors) == 2 * NUM_LAYERS + 2
     save_file(tensors, path, metadata={"format": "pt"})
-    assert torch.equal(logits_of(load_teacher(folder)), logits_of(teacher))
+    assert torch.equal(logits_of(load_encoder(folder)), logits_of(teacher))
 
 
 def test_a_half_precision_teacher_is_loaded_in_float32(tmp_path):
-    loaded = load_teacher(saved(random_teacher(BertForMaskedLM).half(), tmp_path))
+    loaded = load_encoder(saved(random_teacher(BertForMaskedLM).half(), tmp_path))
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
 def test_a_student_checkpoint_is_loaded(tmp_path, plan):
     student = random_student(HomoBertForMaskedLM, plan)
-    loaded = load_teacher(saved(student, tmp_path))
+    loaded = load_encoder(saved(student, tmp_path))
     assert type(loaded) is HomoBertForMaskedLM
     assert torch.equal(logits_of(loaded), logits_of(student))
 
 
 def test_a_configuration_is_read_without_weights(tmp_path):
     random_teacher(BertForMaskedLM).config.save_pretrained(tmp_path)
-    config = load_teacher_config(str(tmp_path))
+    config = load_encoder_config(str(tmp_path))
     assert (type(config), config.hidden_size, config.architectures) == (BertConfig, 32, ["BertForMaskedLM"])
 
 
 def test_a_student_configuration_is_read_with_its_widths(tmp_path):
     random_student(HomoBertForMaskedLM).config.save_pretrained(tmp_path)
-    config = load_teacher_config(str(tmp_path))
+    config = load_encoder_config(str(tmp_path))
     assert type(config) is HomoBertConfig
     assert widths_of(config) == UNEVEN
 
@@ -365,19 +365,19 @@ def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, v
     config = random_teacher(BertForMaskedLM).config.to_dict()
     (tmp_path / "config.json").write_text(json.dumps({**config, **values}))
     with pytest.raises(ValueError, match=message):
-        load_teacher(str(tmp_path))
+        load_encoder(str(tmp_path))
 
 
 def test_another_architecture_is_refused(tmp_path):
     AlbertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has model_type='albert'; supported: bert.*Choose an encoder"):
-        load_teacher_config(str(tmp_path))
+        load_encoder_config(str(tmp_path))
 
 
 def test_a_head_without_weights_is_not_made_up(tmp_path):
     folder = saved(BertModel(BertConfig(**SHAPE)), tmp_path, architectures=["BertForMaskedLM"])
     with pytest.raises(ValueError, match=r"no weights for cls\.predictions.* and 3 more, which BertForMaskedLM needs"):
-        load_teacher(folder)
+        load_encoder(folder)
 
 
 def test_truncated_weights_are_named(tmp_path):
@@ -386,4 +386,4 @@ def test_truncated_weights_are_named(tmp_path):
     assert load_file(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="its weights are unreadable .*copy or download them again"):
-        load_teacher(folder)
+        load_encoder(folder)

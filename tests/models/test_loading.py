@@ -6,7 +6,7 @@ import pytest
 from transformers import BertConfig, BertForMaskedLM
 
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.loading import load_teacher, load_teacher_config, refuse_architecture
+from homodistil_hf.models.loading import load_encoder, load_encoder_config, refuse_architecture
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
@@ -25,24 +25,24 @@ def damage(folder):
 def test_a_damaged_model_is_called_what_it_is_to_the_user(folder):
     damage(folder)
     with pytest.raises(ValueError, match="^teacher='.*': its weights are unreadable"):
-        load_teacher(str(folder))
+        load_encoder(str(folder))
     with pytest.raises(ValueError, match="^model='.*': its weights are unreadable"):
-        load_teacher(str(folder), called="model")
+        load_encoder(str(folder), argument="model")
     with pytest.raises(ValueError, match="^folder='.*': its weights are unreadable"):
-        load_teacher(str(folder), called="folder")
+        load_encoder(str(folder), argument="folder")
 
 
 def test_a_configuration_is_called_what_it_is_to_the_user(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
     with pytest.raises(ValueError, match="^folder='.*' has model_type='gpt2'; supported: bert, "):
-        load_teacher_config(str(tmp_path), called="folder")
+        load_encoder_config(str(tmp_path), argument="folder")
 
 
 def test_a_class_with_a_long_name_is_named_in_short(tmp_path):
     values = {"model_type": "bert", "architectures": ["x" * 10_000]}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ValueError, match="^teacher class x{1000} is not supported"):
-        load_teacher_config(str(tmp_path))
+        load_encoder_config(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_widths_of_layers_are_checked_before_they_are_used(layers, message, tmp_
     values = {"model_type": "homobert", **SHAPE, "per_layer_config": layers}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        load_teacher_config(str(tmp_path))
+        load_encoder_config(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -78,24 +78,24 @@ def test_widths_of_layers_are_checked_before_they_are_used(layers, message, tmp_
 def test_what_a_configuration_names_must_be_known(name, value, message, tmp_path):
     values = {"model_type": "bert", **SHAPE, "problem_type": "regression", "hidden_act": "gelu_new"}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
-    assert load_teacher_config(str(tmp_path)).problem_type == "regression"
+    assert load_encoder_config(str(tmp_path)).problem_type == "regression"
     (tmp_path / "config.json").write_text(json.dumps(values | {name: value}), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        load_teacher_config(str(tmp_path))
+        load_encoder_config(str(tmp_path))
 
 
 def test_a_link_to_nowhere_beside_the_weights_does_no_harm(folder):
     (folder / "pytorch_model.bin").symlink_to(folder / "gone")
-    assert load_teacher(str(folder)).config.hidden_size == 16
+    assert load_encoder(str(folder)).config.hidden_size == 16
 
 
 def test_no_more_weights_are_described_than_there_are_bytes(folder, monkeypatch):
     monkeypatch.setattr("homodistil_hf.files.tensors._SPARE_PARAMETERS", 0)
-    assert load_teacher(str(folder)).config.hidden_size == 16
+    assert load_encoder(str(folder)).config.hidden_size == 16
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 1 << 20}))
     with pytest.raises(ValueError, match=r"holds [0-9,]+ bytes of weights, its config.json describes 16,"):
-        load_teacher(str(folder))
+        load_encoder(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_no_more_weights_are_described_than_there_are_bytes(folder, monkeypatch)
 def test_what_other_architectures_call_theirs_is_checked_too(model_type, name, value, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, name: value}), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        load_teacher_config(str(tmp_path))
+        load_encoder_config(str(tmp_path))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))

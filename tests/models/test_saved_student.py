@@ -9,7 +9,12 @@ from students import FULL, UNEVEN, UNIFORM, make_student, sliced, write_checkpoi
 
 from homodistil_hf.files.checkpoints import PROJECTIONS_FILE, SCORES_FILE, STATE_FILE
 from homodistil_hf.files.tensors import WEIGHTS_FILE
-from homodistil_hf.models.saved_student import load_student, poisoned_tensor, read_state, weights_without_projections
+from homodistil_hf.models.saved_student import (
+    first_nonfinite_tensor,
+    load_student,
+    read_state,
+    weights_without_projections,
+)
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.pruning.pruner import Pruner
@@ -144,10 +149,10 @@ def test_what_is_not_finite_is_named():
     optimizer = torch.optim.AdamW(student.parameters())
     student(torch.ones(2, 4, dtype=torch.int64)).logits.sum().backward()
     optimizer.step()
-    assert poisoned_tensor(student, optimizer, {"ffn.0": torch.ones(3)}) is None
-    assert poisoned_tensor(student, None, {"ffn.0": torch.tensor([torch.nan])}) == "score ffn.0"
+    assert first_nonfinite_tensor(student, optimizer, {"ffn.0": torch.ones(3)}) is None
+    assert first_nonfinite_tensor(student, None, {"ffn.0": torch.tensor([torch.nan])}) == "score ffn.0"
     name = "bert.embeddings.LayerNorm.weight"
     optimizer.state[student.get_parameter(name)]["exp_avg"][0] = torch.inf
-    assert poisoned_tensor(student, optimizer, {}) == f"exp_avg of {name}"
+    assert first_nonfinite_tensor(student, optimizer, {}) == f"exp_avg of {name}"
     student.get_parameter(name).data[0] = torch.nan
-    assert poisoned_tensor(student, optimizer, {}) == f"parameter {name}"
+    assert first_nonfinite_tensor(student, optimizer, {}) == f"parameter {name}"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from homodistil_hf.files.messages import nearest_name, shown
+from homodistil_hf.files.messages import nearest_name, short_repr
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, nearest_paddable, widths_of, with_num_layers
 
@@ -239,6 +239,6 @@ def test_the_nearest_name_is_always_one_of_the_valid():
 
 
 def test_shown_values_stay_short():
-    assert shown({"a": 1}) == "{'a': 1}"
-    assert len(shown("x" * 10_000)) < 100
-    assert shown(10**5000) == "an integer of more than 40 digits"
+    assert short_repr({"a": 1}) == "{'a': 1}"
+    assert len(short_repr("x" * 10_000)) < 100
+    assert short_repr(10**5000) == "an integer of more than 40 digits"

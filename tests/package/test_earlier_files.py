@@ -15,7 +15,7 @@ from homodistil_hf import export_student, verify_export
 from homodistil_hf.export.card import HOMODISTIL, render_card
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.formats import export_from
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.saved_student import read_state
 
 EARLIER = Path(__file__).with_name("earlier")
@@ -30,7 +30,7 @@ def test_a_checkpoint_is_refused(tmp_path):
             action()
 
 
-@pytest.mark.parametrize("load", [AutoModelForMaskedLM.from_pretrained, load_teacher])
+@pytest.mark.parametrize("load", [AutoModelForMaskedLM.from_pretrained, load_encoder])
 def test_a_checkpoint_with_masked_channels_does_not_load_as_something_else(load):
     with pytest.raises(
         ValueError, match=rf"dropped_hidden_channels=\[1, 3, 8\]: a training checkpoint of an {REFUSED}"
@@ -67,7 +67,7 @@ def test_a_card_written_anew_says_how_the_student_was_made(format):
 
 
 def test_an_export_written_anew_names_the_same_classes(tmp_path):
-    folder = export_student(load_teacher(str(EARLIER / "compact")), tmp_path / "compact", "compact")
+    folder = export_student(load_encoder(str(EARLIER / "compact")), tmp_path / "compact", "compact")
     configs = [json.loads((where / "config.json").read_text()) for where in (folder, EARLIER / "compact")]
     assert configs[0]["auto_map"] == configs[1]["auto_map"]
     assert configs[1].keys() - configs[0].keys() == {"dropped_hidden_channels"}

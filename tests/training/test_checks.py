@@ -35,7 +35,7 @@ def make_args(**settings: Any) -> HomoDistilTrainingArguments:
 
 
 def test_stock_settings_are_refused_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(preparation, "load_teacher_config", lambda *args, **kwargs: pytest.fail("a config was read"))
+    monkeypatch.setattr(preparation, "load_encoder_config", lambda *args, **kwargs: pytest.fail("a config was read"))
     stock = TrainingArguments(output_dir="out", report_to="none", use_cpu=True)
     message = (
         "^args is a TrainingArguments, which has no settings of student, loss and pruning; make it a HomoDistilTr"

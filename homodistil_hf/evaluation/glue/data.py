@@ -16,7 +16,7 @@ import pyarrow.parquet
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ...files.messages import nearest_name, shown
+from ...files.messages import nearest_name, short_repr
 from ..task_data import PART_SUFFIX, TaskData, from_hub
 
 HUB_NAME = "nyu-mll/glue"
@@ -58,7 +58,7 @@ def check_tasks(names: str | Sequence[str]) -> list[str]:
     for name in given:
         if name not in GLUE_TASKS and name != "glue":
             raise ValueError(
-                f"task={shown(name)} is unknown; nearest valid: {nearest_name(name, [*GLUE_TASKS, 'glue'])!r}"
+                f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, [*GLUE_TASKS, 'glue'])!r}"
             )
     expanded = [task for name in given for task in (GLUE_TASKS if name == "glue" else [name])]
     return list(dict.fromkeys(expanded))

@@ -15,7 +15,7 @@ import pyarrow.parquet
 from datasets import Dataset, Features, List, Value
 from datasets.table import table_cast
 
-from ...files.messages import nearest_name, shown
+from ...files.messages import nearest_name, short_repr
 from ...files.strict_json import parse_json, read_json
 from ..task_data import PART_SUFFIX, TaskData, from_hub
 from .windows import SQUAD_COLUMNS, check_rows
@@ -39,7 +39,7 @@ _FEATURES = Features(
 def check_task(task: str) -> None:
     """Check that a task is `"squad"` or `"squad_v2"`."""
     if task not in HUB_NAMES:
-        raise ValueError(f"task={shown(task)} is unknown; nearest valid: {nearest_name(task, list(HUB_NAMES))!r}")
+        raise ValueError(f"task={short_repr(task)} is unknown; nearest valid: {nearest_name(task, list(HUB_NAMES))!r}")
 
 
 def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
@@ -145,7 +145,7 @@ def _json_table(path: Path, label: str) -> pyarrow.Table:
     rows = values.get("data") if isinstance(values, dict) else values
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(
-            f"{label} holds {shown(values)}; expected a list of rows, or an object with such a list, data"
+            f"{label} holds {short_repr(values)}; expected a list of rows, or an object with such a list, data"
         )
     return pyarrow.Table.from_pylist(list(_flattened(rows, label)) if "paragraphs" in rows[0] else rows)
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...methods.masked_words import MaskedWordsRun
 from ...methods.registry import METHODS, RUNS, run_named
 from ...methods.run import RunInputs
@@ -28,12 +28,12 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
             f"cell {cell.name!r} has method={cell.method!r}, whose students can't be compared with the others' by a "
             f"sweep; use one of {names}"
         )
-    method = {"method": cell.method, "method_settings": dict(cell.method_settings)}
-    values = {**cell.settings, **method, "disable_tqdm": True, "output_dir": output_dir, **others}
+    decided = {"method": cell.method, "disable_tqdm": True, "output_dir": output_dir}
+    values = {**cell.settings, **decided, **others}
     settings = run_of(values, f"cell {cell.name!r}")
     if settings.members:
         raise ValueError(
-            f"cell {cell.name!r} has the list student={shown(cell.settings['student'])}; name one student"
+            f"cell {cell.name!r} has the list student={short_repr(cell.settings['student'])}; name one student"
         )
     return settings
 

@@ -13,7 +13,7 @@ from ...evaluation.fine_tuning import GlueSettings, settings_from
 from ...evaluation.glue.data import check_tasks, data_folder
 from ...evaluation.glue.evaluate import evaluate_glue
 from ...evaluation.task_data import PART_SUFFIX
-from ...files.messages import nearest_name, shown
+from ...files.messages import nearest_name, short_repr
 
 TASKS = "tasks"
 
@@ -23,10 +23,10 @@ def check_evaluations(evaluate: Mapping[str, Any]) -> None:
     for name, settings in evaluate.items():
         if name not in EVALUATIONS:
             nearest = nearest_name(name, EVALUATIONS)
-            raise ValueError(f"evaluate has the unknown key {shown(name)}; nearest valid: {nearest!r}")
+            raise ValueError(f"evaluate has the unknown key {short_repr(name)}; nearest valid: {nearest!r}")
         if not isinstance(settings, dict) or TASKS not in settings:
             raise ValueError(
-                f'evaluate[{name!r}]={shown(settings)} names no tasks; expected such as {{"tasks": ["rte"]}}'
+                f'evaluate[{name!r}]={short_repr(settings)} names no tasks; expected such as {{"tasks": ["rte"]}}'
             )
         own = settings_from(GlueSettings, _own(settings))
         for task in check_tasks(settings[TASKS]):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import write_text
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.strict_json import parse_json, read_json_object
 from .cells import TEACHER, Cell
 from .locks import holder
@@ -125,7 +125,6 @@ def record_head(cell: Cell) -> dict[str, Any]:
         "arm": cell.arm,
         "axes": dict(cell.axes),
         "method": cell.method,
-        "method_settings": dict(cell.method_settings),
         "settings": dict(cell.settings),
         "digest": cell.digest,
     }
@@ -133,7 +132,7 @@ def record_head(cell: Cell) -> dict[str, Any]:
 
 def as_cell(record: Mapping[str, Any]) -> Cell:
     """The cell that a record is of."""
-    return Cell(**{name: record[name] for name in ("arm", "axes", "method", "settings", "method_settings")})
+    return Cell(**{name: record[name] for name in ("arm", "axes", "method", "settings")})
 
 
 def trained(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -145,7 +144,7 @@ def _checked(record: Any, label: str) -> dict[str, Any]:
     found: dict[str, Any] = record if isinstance(record, dict) else {}
     if found.get("format") != FORMAT or found.get("status") not in (DONE, FAILED, IMPOSSIBLE):
         raise ValueError(
-            f"{label} has format={shown(found.get('format'))} and status={shown(found.get('status'))}; "
+            f"{label} has format={short_repr(found.get('format'))} and status={short_repr(found.get('status'))}; "
             "expected one that a sweep of this version wrote: remove it"
         )
     return found

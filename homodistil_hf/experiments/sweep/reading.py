@@ -1,7 +1,7 @@
 """A sweep's JSON file → its cells, before anything is known of models or methods.
 
-A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method`, its `method_settings` and settings
-that differ from the base) and `grid` (axes that multiply the cells).
+A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method` and settings that differ from the
+base) and `grid` (axes that multiply the cells).
 """
 
 import itertools
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files.messages import nearest_name, shown
+from ...files.messages import nearest_name, short_repr
 from ...files.strict_json import read_json_object
-from .cells import METHOD_SETTINGS, METRICS, TEACHER, Cell, Choice, Sweep
+from .cells import METRICS, TEACHER, Cell, Choice, Sweep
 
 SWEEP_KEYS = ("description", "output_dir", "base", "grid", "cells", "choose", "evaluate")
 SETTINGS_OF_THE_SWEEP = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 """Settings of a run that a sweep gives to each cell itself."""
 
-_ARM_KEYS = ("method", METHOD_SETTINGS, "grid")
+_ARM_KEYS = ("method", "grid")
 _CHOICE_KEYS = ("axis", "metric", "within")
 _ARM_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _RESERVED_NAMES = (TEACHER, "results", "locks", "logs")
@@ -81,21 +81,21 @@ def _cells_of(arm: str, content: Any, frame: _Frame) -> list[Cell]:
     _check_arm(arm, content, label)
     own = {name: value for name, value in content.items() if name not in _ARM_KEYS}
     _check_settings(own, frame.setting_names, label, also=_ARM_KEYS)
-    method_settings = _object(content, METHOD_SETTINGS, label)
     axes = {**frame.grid, **_object(content, "grid", label)}
     for axis, values in axes.items():
         _check_axis(axis, values, frame.setting_names, label)
         if clash := sorted(own.keys() & _settings_of_axis(axis, values)):
-            raise ValueError(f"{label} has {clash[0]}={shown(own[clash[0]])}, which the axis {axis!r} sets; drop one")
+            raise ValueError(
+                f"{label} has {clash[0]}={short_repr(own[clash[0]])}, which the axis {axis!r} sets; drop one"
+            )
     cells = []
     for values in itertools.product(*axes.values()):
         place = dict(zip(axes, values, strict=True))
-        settings, of_method = {**frame.base, **own}, dict(method_settings)
+        settings = {**frame.base, **own}
         for axis, value in place.items():
             entries = dict(value) if isinstance(value, dict) and axis not in frame.setting_names else {axis: value}
-            of_method |= entries.pop(METHOD_SETTINGS, {})
             settings |= entries
-        cells.append(Cell(arm, place, content["method"], settings, of_method))
+        cells.append(Cell(arm, place, content["method"], settings))
     return cells
 
 
@@ -103,27 +103,27 @@ def _check_arm(arm: str, content: Any, label: str) -> None:
     if not _ARM_NAME.fullmatch(arm) or arm in _RESERVED_NAMES:
         raise ValueError(f"{label} can't be a folder here; expected letters, digits and . _ + -, e.g. 'no_kl'")
     if not isinstance(content, dict):
-        raise ValueError(f'{label}={shown(content)} is no object; expected such as {{"method": "homodistil"}}')
+        raise ValueError(f'{label}={short_repr(content)} is no object; expected such as {{"method": "homodistil"}}')
     if not isinstance(content.get("method"), str):
         raise ValueError(
-            f"{label} has method={shown(content.get('method'))}; expected the name of a method, e.g. 'homodistil'"
+            f"{label} has method={short_repr(content.get('method'))}; expected the name of a method, e.g. 'homodistil'"
         )
 
 
 def _check_axis(axis: str, values: Any, setting_names: Collection[str], label: str) -> None:
     label = f"{label}: grid[{axis!r}]"
     if not isinstance(values, list) or not values:
-        raise ValueError(f"{label}={shown(values)} has no values; expected a list, e.g. [0, 1, 2]")
+        raise ValueError(f"{label}={short_repr(values)} has no values; expected a list, e.g. [0, 1, 2]")
     if axis in setting_names:
         _check_settings({axis: values[0]}, setting_names, label)
         return
     if plain := [value for value in values if not isinstance(value, dict) or not value]:
         raise ValueError(
-            f"{label} is no setting, and its value {shown(plain[0])} is no object of settings; nearest valid: "
+            f"{label} is no setting, and its value {short_repr(plain[0])} is no object of settings; nearest valid: "
             f"{nearest_name(axis, setting_names)!r}"
         )
     for value in values:
-        _check_settings(value, setting_names, label, also=(METHOD_SETTINGS,))
+        _check_settings(value, setting_names, label)
 
 
 def _settings_of_axis(axis: str, values: Sequence[Any]) -> set[str]:
@@ -135,7 +135,9 @@ def _check_settings(
 ) -> None:
     for name, value in settings.items():
         if name in SETTINGS_OF_THE_SWEEP:
-            raise ValueError(f"{label} has {name}={shown(value)}, which the sweep gives to each cell; leave it out")
+            raise ValueError(
+                f"{label} has {name}={short_repr(value)}, which the sweep gives to each cell; leave it out"
+            )
         if name.endswith("token"):
             raise ValueError(f"{label} has {name}, a secret that records would hold; set HF_TOKEN instead")
     _check_keys(settings, (*valid, *also), label)
@@ -145,7 +147,7 @@ def _check_keys(content: Mapping[str, Any], valid: Collection[str], label: str) 
     for name, value in content.items():
         if name not in valid:
             raise ValueError(
-                f"{label} has the unknown key {shown(name)} (value {shown(value)}); "
+                f"{label} has the unknown key {short_repr(name)} (value {short_repr(value)}); "
                 f"nearest valid: {nearest_name(name, valid)!r}"
             )
 
@@ -153,7 +155,7 @@ def _check_keys(content: Mapping[str, Any], valid: Collection[str], label: str) 
 def _object(content: Mapping[str, Any], name: str, label: str) -> dict[str, Any]:
     value = content.get(name, {})
     if not isinstance(value, dict):
-        raise ValueError(f"{label} has {name}={shown(value)}; expected a JSON object")
+        raise ValueError(f"{label} has {name}={short_repr(value)}; expected a JSON object")
     return value
 
 
@@ -172,21 +174,21 @@ def _choice(content: Any, cells: Sequence[Cell], setting_names: Collection[str],
         return None
     label = f"{label}: choose"
     if not isinstance(content, dict):
-        raise ValueError(f"{label}={shown(content)} is no object; expected axis, metric and within")
+        raise ValueError(f"{label}={short_repr(content)} is no object; expected axis, metric and within")
     _check_keys(content, _CHOICE_KEYS, label)
     axis = content.get("axis")
     metric = str(content.get("metric", "kl")).removeprefix("eval_")
     within = content.get("within", ["arm"])
     axes = {name for cell in cells for name in cell.axes}
     if axis not in axes:
-        raise ValueError(f"{label} has axis={shown(axis)}; expected one of the grid's: {sorted(axes)}")
+        raise ValueError(f"{label} has axis={short_repr(axis)}; expected one of the grid's: {sorted(axes)}")
     if metric not in METRICS:
-        raise ValueError(f"{label} has metric={shown(metric)}; expected one of {', '.join(METRICS)}")
+        raise ValueError(f"{label} has metric={short_repr(metric)}; expected one of {', '.join(METRICS)}")
     valid = {"method", "arm"} | axes | set(setting_names)
     for name in within if isinstance(within, list) else [within]:
         if name not in valid:
             raise ValueError(
-                f"{label} has within={shown(name)}; expected a list of axes or settings; "
+                f"{label} has within={short_repr(name)}; expected a list of axes or settings; "
                 f"nearest valid: {nearest_name(name, valid)!r}"
             )
     return Choice(axis, metric, tuple(within))

@@ -24,7 +24,7 @@ from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import publish, recover, remove_folder
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.settings import build
 from ...files.strict_json import read_json_object, write_json
@@ -66,12 +66,13 @@ class BinarizationSettings(OwnTaskSettings):
         """Also refuse stages that are no numbers of bits."""
         if self.learning_rates or self.learning_rate is None:
             raise ValueError(
-                f"learning_rates={shown(self.learning_rates)}: a chain searches no rates; set the one learning_rate"
+                f"learning_rates={short_repr(self.learning_rates)}: a chain searches no rates; set the one "
+                "learning_rate"
             )
         super().check_together()
         if not self.stages or any(type(bits) is not int or bits not in ACTIVATION_BITS for bits in self.stages):
             raise ValueError(
-                f"stages={shown(self.stages)} are no numbers of bits; expected of 1, 2, 4 and 8, e.g. 2 1"
+                f"stages={short_repr(self.stages)} are no numbers of bits; expected of 1, 2, 4 and 8, e.g. 2 1"
             )
         if self.teacher is not None:
             raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
@@ -154,8 +155,8 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
         before = read_json_object(path, f"{SETTINGS_FILE} in output_dir={settings.output_dir!r}")
         if others := [name for name, value in now.items() if before.get(name) != value]:
             raise ValueError(
-                f"{others[0]}={shown(now[others[0]])} is not what the run in output_dir={settings.output_dir!r} began "
-                f"with, {shown(before.get(others[0]))}; resume with its settings, or name another folder"
+                f"{others[0]}={short_repr(now[others[0]])} is not what the run in output_dir={settings.output_dir!r} "
+                f"began with, {short_repr(before.get(others[0]))}; resume with its settings, or name another folder"
             )
     return now
 
@@ -163,7 +164,7 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
 def _refuse_bits(model: str) -> None:
     config = Path(model, CONFIG_NAME)
     if config.is_file() and read_json_object(config, str(config)).get("model_type") == BinaryBertConfig.model_type:
-        raise ValueError(f"model={shown(model)} is of bits already; name the float model that it was made from")
+        raise ValueError(f"model={short_repr(model)} is of bits already; name the float model that it was made from")
 
 
 def _stage(

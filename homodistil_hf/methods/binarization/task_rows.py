@@ -15,7 +15,7 @@ from ...evaluation.squad.data import read_questions
 from ...evaluation.squad.evaluate import answer_questions, grade, training_windows
 from ...evaluation.squad.windows import SquadSettings, check_windows
 from ...evaluation.task_runs import check_length, training_rows
-from ...files.messages import shown
+from ...files.messages import short_repr
 
 _MOST_SHARED, _MOST_QUESTION_TOKENS = 128, 64
 
@@ -49,7 +49,7 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
 def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     tokenizer = evaluated.tokenizer
     train, dev, names = rows_of(settings)
-    check_labels(evaluated.model, names, called="model")
+    check_labels(evaluated.model, names, argument="model")
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
     encoded = encode(training_rows(train, settings.max_train_samples), task, tokenizer, settings.max_length)
     return TaskRows(
@@ -63,7 +63,7 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
     for field in fields(OwnTaskSettings):
         if field.name in ("text_columns", "label_column") and getattr(settings, field.name) != field.default:
             raise ValueError(
-                f"{field.name}={shown(getattr(settings, field.name))} has no place with a model that answers "
+                f"{field.name}={short_repr(getattr(settings, field.name))} has no place with a model that answers "
                 "questions: its rows have the columns of SQuAD; leave it out"
             )
     third = settings.max_length // 3

@@ -10,8 +10,8 @@ from ...export.facts import FACTS_FILE
 from ...export.probe import all_logits
 from ...export.verify import RELATIVE_TOLERANCE, VerifyReport, file_problems, load_fresh, relative_difference
 from ...files.checkpoints import file_digest
-from ...files.messages import shown
-from ...files.strict_json import is_number, is_whole
+from ...files.messages import short_repr
+from ...files.strict_json import is_int, is_number
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures import modeling_binarybert
 from ...models.architectures.architecture import MASKED_LM
@@ -36,7 +36,7 @@ def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     """Weights that take more than their bits and floats."""
     least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
     if not isinstance(least, int) or found > LARGEST * least:
-        yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {shown(least)} bytes, found {found}"
+        yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {found}"
 
 
 def probe_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -64,9 +64,9 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
         or not isinstance(positions, list)
         or len(stated) != len(positions)
         or not all(map(is_number, stated))
-        or not all(is_whole(one) and one >= 0 for one in positions)
+        or not all(is_int(one) and one >= 0 for one in positions)
     ):
-        raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {shown(probe)}")
+        raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {short_repr(probe)}")
     expected, found = torch.tensor(stated), logits.flatten()
     if not positions or max(positions) >= len(found):
         return float("inf")
@@ -76,7 +76,7 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
 def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     """Bits: files, size and code first, then the logits that a process without this package finds."""
     problems = [
-        f"{FACTS_FILE}: expected {name}, found {shown(facts.get(name))}"
+        f"{FACTS_FILE}: expected {name}, found {short_repr(facts.get(name))}"
         for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
         if not is_right
     ]

@@ -18,7 +18,7 @@ from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
@@ -69,7 +69,7 @@ class EmbeddingSettings:
             )
         for name, least in (("max_texts", 11), ("max_queries", 1)):
             if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name}={shown(value)} is too small; nearest valid: {least}")
+                raise ValueError(f"{name}={short_repr(value)} is too small; nearest valid: {least}")
 
 
 def evaluate_embedding(
@@ -107,7 +107,7 @@ def evaluate_embedding(
     folder, recorded = _found(model)
     named = teacher or recorded
     _check(settings, tasks, named)
-    models = {STUDENT: load_embedding_model(folder, called="model")} | (
+    models = {STUDENT: load_embedding_model(folder, argument="model")} | (
         {TEACHER: load_embedding_model(named)} if named else {}
     )
     is_apart = has_own_space(read_embedding_facts(folder))
@@ -155,8 +155,8 @@ def _found(model: str | Path) -> tuple[str, str | None]:
     found = student_in(source)
     if not is_embedding_folder(found.folder):
         raise ValueError(
-            f"model={shown(source)} is no folder of sentence-transformers (no modules.json); name one, a finished "
-            "run of one, or a Hub name"
+            f"model={short_repr(source)} is no folder of sentence-transformers (no modules.json); name one, a "
+            "finished run of one, or a Hub name"
         )
     recorded = found.settings.get("teacher")
     return str(found.folder), recorded if isinstance(recorded, str) else None
@@ -175,11 +175,12 @@ def _check(settings: EmbeddingSettings, tasks: Sequence[EmbeddingTask], teacher:
     """Before anything is encoded."""
     if settings.eval_data and teacher is None:
         raise ValueError(
-            f"eval_data={shown(settings.eval_data)} is compared with a teacher, and none is recorded: name --teacher"
+            f"eval_data={short_repr(settings.eval_data)} is compared with a teacher, and none is recorded: name "
+            "--teacher"
         )
     if any(isinstance(task, PairTask) for task in tasks) and (missing := missing_packages()):
         raise ValueError(
-            f"data_dir={shown(settings.data_dir)} has tasks whose metrics need {', '.join(missing)}; "
+            f"data_dir={short_repr(settings.data_dir)} has tasks whose metrics need {', '.join(missing)}; "
             "pip install 'homodistil-hf[evaluation]'"
         )
 
@@ -196,7 +197,9 @@ def _agreement(
     by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
     texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
     if len(texts) < 2:
-        raise ValueError(f"eval_data={shown(settings.eval_data)} has {len(texts)} paragraphs; expected 11 or more")
+        raise ValueError(
+            f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected 11 or more"
+        )
     student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
     return agreement(student, teacher, has_own_space=is_apart)
 

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...files.hub_errors import hub_errors
-from ...files.messages import shown
-from ...files.strict_json import is_whole, read_json, read_json_object
+from ...files.messages import short_repr
+from ...files.strict_json import is_int, read_json, read_json_object
 from ...files.tensors import WEIGHTS_FILE, load_tensors
 from ...models.architectures import ARCHITECTURES, max_tokens
 from ...models.digest import weights_digest
@@ -286,18 +286,18 @@ def _from_hub(repository: str, name: str) -> Path | None:
         return None
 
 
-def load_embedding_model(name_or_path: str | Path, *, called: str = "teacher") -> EmbeddingModel:
+def load_embedding_model(name_or_path: str | Path, *, argument: str = "teacher") -> EmbeddingModel:
     """Load a folder of sentence-transformers, or a repository of the Hub, in float32.
 
     Args:
         name_or_path: of it.
-        called: what it is to the user, first word of every message.
+        argument: what it is to the user, first word of every message.
 
     Raises:
         ValueError: no such folder, a module or a setting that a student can't repeat, or an unknown encoder.
         HubError: the Hub refused or can't be reached.
     """
-    label = f"{called}={str(name_or_path)!r}"
+    label = f"{argument}={str(name_or_path)!r}"
     folder = Path(name_or_path)
     if not folder.is_dir():
         with hub_errors(f"{label} is no folder, and can't be read from the Hub"):
@@ -332,17 +332,19 @@ def _modules(file: Path) -> list[tuple[str, str]]:
         isinstance(each, dict) and isinstance(each.get("type"), str) and isinstance(each.get("path"), str)
         for each in found
     ):
-        raise ValueError(f"{file} is {shown(found)}; expected a list of modules, each with type and path")
+        raise ValueError(f"{file} is {short_repr(found)}; expected a list of modules, each with type and path")
     for each in found:
         if Path(each["path"]).is_absolute() or ".." in Path(each["path"]).parts:
-            raise ValueError(f"{file} has path={shown(each['path'])}; expected a folder beside it")
+            raise ValueError(f"{file} has path={short_repr(each['path'])}; expected a folder beside it")
     return [(each["type"], each["path"]) for each in found]
 
 
 def _encoder(folder: Path, label: str) -> PreTrainedModel:
     model_type = read_json_object(folder / "config.json", str(folder / "config.json")).get("model_type")
     if model_type not in ARCHITECTURES:
-        raise ValueError(f"{label} has model_type={shown(model_type)}; expected one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(
+            f"{label} has model_type={short_repr(model_type)}; expected one of {', '.join(ARCHITECTURES)}"
+        )
     encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]
     if missing:
@@ -358,7 +360,7 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
     most = max_tokens(encoder.config)
     longest = own.get("max_seq_length") or tokenizer.model_max_length
     return {
-        "max_seq_length": min(longest, most) if is_whole(longest) else most,
+        "max_seq_length": min(longest, most) if is_int(longest) else most,
         "lowers": bool(own.get("do_lower_case")),
         "prompts": {str(name): str(text) for name, text in (shared.get("prompts") or {}).items()},
         "default_prompt_name": shared.get("default_prompt_name"),
@@ -371,7 +373,7 @@ def _pooling(file: Path, label: str) -> str:
     given = values.get("pooling_mode")
     found = [given] if isinstance(given, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
     if len(found) != 1 or found[0] not in POOLINGS:
-        raise ValueError(f"{label} pools by {shown(given or found)}; expected one of {', '.join(POOLINGS)}")
+        raise ValueError(f"{label} pools by {short_repr(given or found)}; expected one of {', '.join(POOLINGS)}")
     if values.get("include_prompt") is False:
         raise ValueError(f"{label} has include_prompt=false, so its pooling leaves prompts out; a student couldn't")
     return found[0]
@@ -382,8 +384,8 @@ def _dense(folder: Path, label: str) -> Dense:
     activation = str(values.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise ValueError(
-            f"{label} has activation_function={shown(values['activation_function'])} in {folder.name}; expected one "
-            f"of {', '.join(ACTIVATIONS)}"
+            f"{label} has activation_function={short_repr(values['activation_function'])} in {folder.name}; expected "
+            f"one of {', '.join(ACTIVATIONS)}"
         )
     tensors = load_tensors(folder / WEIGHTS_FILE)
     weight = tensors["linear.weight"].float()

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...files.messages import shown
+from ...files.messages import short_repr
 
 
 def named_tasks(names: Sequence[str]) -> list[Any]:
@@ -14,13 +14,13 @@ def named_tasks(names: Sequence[str]) -> list[Any]:
         ValueError: the library is missing, or has no such task.
     """
     if not importlib.util.find_spec("mteb"):
-        raise ValueError(f"mteb_tasks={shown(names)} needs mteb; pip install 'homodistil-hf[mteb]'")
+        raise ValueError(f"mteb_tasks={short_repr(names)} needs mteb; pip install 'homodistil-hf[mteb]'")
     import mteb
 
     try:
         return list(mteb.get_tasks(tasks=list(names)))
     except KeyError as error:
-        raise ValueError(f"mteb_tasks={shown(names)}: {error.args[0].removeprefix('KeyError: ')}") from error
+        raise ValueError(f"mteb_tasks={short_repr(names)}: {error.args[0].removeprefix('KeyError: ')}") from error
 
 
 def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, dict[str, dict[str, float]]]:

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from ...export.export_folder import check_target, written_aside
 from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, RUN_SECTIONS, file_facts
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.provenance import version_facts
 from ...files.strict_json import write_json
 from .card import STUDENT, TEACHER, embedding_card
@@ -29,7 +29,7 @@ from .folder import (
 from .model import MODULES_FILE, SETTINGS_FILE, EmbeddingModel, load_embedding_model, reduced
 from .verify import ROUTES
 
-FORMATS = ("standard", "pair")
+EMBEDDING_FORMATS = ("standard", "pair")
 
 
 def export_embedding_from(
@@ -47,9 +47,10 @@ def export_embedding_from(
     Raises:
         ValueError: another format, a pair without a teacher, or what [`export_pair`] refuses.
     """
-    if format not in FORMATS:
+    if format not in EMBEDDING_FORMATS:
         raise ValueError(
-            f"format={format!r}: an embedding model is written as one of {', '.join(FORMATS)}; nearest valid: standard"
+            f"format={format!r}: an embedding model is written as one of {', '.join(EMBEDDING_FORMATS)}; nearest "
+            "valid: standard"
         )
     if format == "pair" and teacher is None:
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
@@ -57,14 +58,14 @@ def export_embedding_from(
     is_apart = has_own_space(told)
     if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
-    student = load_embedding_model(folder, called="folder")
+    student = load_embedding_model(folder, argument="folder")
     axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
     if format == "pair":
         whole = load_embedding_model(str(teacher))
         recorded = (told.get(TEACHER) or {}).get("sha256")
         if recorded not in (None, whole.sha256):
             raise ValueError(
-                f"teacher={shown(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
+                f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
                 "another space; name the folder or repository that the run began with"
             )
         return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)

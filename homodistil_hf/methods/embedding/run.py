@@ -16,17 +16,18 @@ from ...data.corpus import load_text
 from ...data.held_out import hold_out
 from ...export.student_in_folder import STUDENT_FOLDER
 from ...files.checkpoints import PROJECTIONS_FILE
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.tensors import load_tensors
 from ...models.conversion import to_student
-from ...models.loading import load_teacher
+from ...models.loading import load_encoder
 from ...models.tokenizers import load_tokenizer
 from ...tables import aligned_lines
 from ...training.student_plan import resolve_student
+from ...training_args import with_settings
 from ..fewer_layers import Layers
 from ..masked_words import check_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
-from ..run_arguments import Log, RunArguments, RunConfig, with_settings
+from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
 from .model import EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
 from .pairs import tokenize_pairs
@@ -110,8 +111,8 @@ class EmbeddingRun(StudentRun):
         config = source.encoder.config
         check_length(settings, config)
         if isinstance(source.model, EmbeddingModel):
-            check_output(run.own_settings.get("output", "teacher"), source.model)
-        if (layers := run.own_settings.get("layers")) is not None:
+            check_output(settings.training.output, source.model)
+        if (layers := getattr(settings.training, "layers", None)) is not None:
             Layers(layers).of(config.num_hidden_layers)
         plan = resolve_student(settings.training, config, has_all_layers=layers is None)
         return EmbeddingInputs(config, source.tokenizer, plan, source)
@@ -126,7 +127,7 @@ class EmbeddingRun(StudentRun):
 
     def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
         """Also `layers`: a student that starts as another one has that one's."""
-        layers = settings.run.own_settings.get("layers")
+        layers = getattr(settings.training, "layers", None)
         problems = super().chain_problems(settings)
         return problems if layers is None else [*problems, ("layers", layers, "name one student, or no layers")]
 
@@ -160,13 +161,13 @@ class EmbeddingRun(StudentRun):
                 )
         if run.eval_data:
             documents = _columns(run.eval_data, run.eval_split, "eval_data", source)
-            held_out.append(source.rows(documents, run, None, f"eval_data={shown(run.eval_data)}"))
+            held_out.append(source.rows(documents, run, None, f"eval_data={short_repr(run.eval_data)}"))
         batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
         rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
         if not run.streaming and len(rows) < batch_size:
             raise ValueError(
-                f"train_data={shown(run.train_data)} has {len(rows)} rows, fewer than the {batch_size} of a step; "
-                "lower per_device_train_batch_size, or name more text"
+                f"train_data={short_repr(run.train_data)} has {len(rows)} rows, fewer than the {batch_size} of a "
+                "step; lower per_device_train_batch_size, or name more text"
             )
         evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
         return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
@@ -237,9 +238,10 @@ def _reranking_source(name: str, text_column: str | None) -> _Source:
     columns = tuple(column.strip() for column in (text_column or "").split(","))
     if len(columns) != 2 or not all(columns):
         raise ValueError(
-            f"text_column={shown(text_column)}: a reranker reads pairs; name two columns, such as 'question,passage'"
+            f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
+            "'question,passage'"
         )
-    model, tokenizer = load_teacher(name), load_tokenizer(name)
+    model, tokenizer = load_encoder(name), load_tokenizer(name)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]

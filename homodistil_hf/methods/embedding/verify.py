@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ...export.facts import CARD_FILE, FACTS_FILE
 from ...export.fresh_process import run_fresh
 from ...export.verify import VerifyReport, file_problems
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.strict_json import is_number
 from .model import MODULES_FILE
 
@@ -91,13 +91,16 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
     probe, settings = facts.get("probe"), facts.get("settings_of_vectors")
     texts, routes = (probe.get(name) if isinstance(probe, dict) else None for name in ("texts", "vectors"))
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        yield f"{FACTS_FILE} probe: expected texts, found {shown(texts)}"
+        yield f"{FACTS_FILE} probe: expected texts, found {short_repr(texts)}"
     elif not isinstance(routes, dict) or set(routes) not in ({ROUTES[0]}, set(ROUTES)):
-        yield f"{FACTS_FILE} probe: expected vectors of {ROUTES[0]}, and of {ROUTES[1]} or not, found {shown(routes)}"
+        yield (
+            f"{FACTS_FILE} probe: expected vectors of {ROUTES[0]}, and of {ROUTES[1]} or not, found "
+            f"{short_repr(routes)}"
+        )
     elif not all(_are_vectors(vectors, len(texts)) for vectors in routes.values()):
-        yield f"{FACTS_FILE} probe: expected a vector of equal length for each text, found {shown(routes)}"
+        yield f"{FACTS_FILE} probe: expected a vector of equal length for each text, found {short_repr(routes)}"
     if not isinstance(settings, dict) or set(settings) != set(_SHARED):
-        yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {shown(settings)}"
+        yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {short_repr(settings)}"
 
 
 def _are_vectors(vectors: Any, num_texts: int) -> bool:
@@ -118,7 +121,7 @@ def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Ite
         else:
             same = found[name] == expected
         if not same:
-            yield f"{name}: expected {shown(expected)}, found {shown(found[name])}"
+            yield f"{name}: expected {short_repr(expected)}, found {short_repr(found[name])}"
 
 
 def _difference(found_ND: torch.Tensor, told: list[list[float]]) -> float:
@@ -131,7 +134,7 @@ def _difference(found_ND: torch.Tensor, told: list[list[float]]) -> float:
 def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     """Check an embedding model or a pair: files first, then the vectors in sentence-transformers."""
     if not isinstance(facts.get("files"), dict):
-        return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {shown(facts.get('files'))}",))
+        return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
     if problems := list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE))):
         return VerifyReport(folder, tuple(problems), compared="vectors")
     found, difference = vector_problems(folder, facts)

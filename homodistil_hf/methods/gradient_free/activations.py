@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...models.architectures import architecture_of, max_tokens
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.units import UnitTensors
@@ -50,7 +50,7 @@ def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[di
         ValueError: there is none, one is no batch of tokens, or it is longer than the model has positions.
     """
     if isinstance(unlabeled, str | Mapping) or not isinstance(unlabeled, Iterable):
-        raise ValueError(f"unlabeled={shown(unlabeled)} is no sequence of batches; expected dicts with input_ids")
+        raise ValueError(f"unlabeled={short_repr(unlabeled)} is no sequence of batches; expected dicts with input_ids")
     batches = [_checked_batch(index, batch, model.config) for index, batch in enumerate(unlabeled)]
     if not any(map(num_tokens, batches)):
         raise ValueError(f"unlabeled has no token in {len(batches)} batches; expected text, e.g. 2,048 samples")
@@ -62,7 +62,7 @@ def _checked_batch(index: int, batch: Any, config: Any) -> dict[str, torch.Tenso
     tokens_BT = batch.get("input_ids") if isinstance(batch, Mapping) else None
     if not isinstance(tokens_BT, torch.Tensor) or tokens_BT.dim() != 2:
         raise ValueError(
-            f"{label} is {shown(batch)}; expected a dict with input_ids, a tensor (batch, tokens): set "
+            f"{label} is {short_repr(batch)}; expected a dict with input_ids, a tensor (batch, tokens): set "
             "return_tensors='pt', or a collator that pads"
         )
     if (length := tokens_BT.shape[1]) > (limit := max_tokens(config)):

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 from ...distillation.teacher import resolve_teacher_dtype
 from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
-from ...files.messages import nearest_name, shown
-from ...files.strict_json import is_number, is_whole
+from ...files.messages import nearest_name, short_repr
+from ...files.strict_json import is_int, is_number
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_student
 from ...models.cost import encoder_macs
-from ...models.loading import load_teacher
+from ...models.loading import load_encoder
 from ...models.units import UnitTensors, encoder_groups
 from ...models.widths import WidthPlan, widths_of
 from ...pruning.compaction import compact
@@ -108,11 +108,13 @@ class GradientFreeSettings:
             value, choices = getattr(self, entry.name), _CHOICES.get(entry.name)
             if choices is not None and value not in choices:
                 nearest = nearest_name(value, choices)
-                raise ValueError(f"{entry.name}={shown(value)} is unknown; nearest valid: {nearest!r}")
-            if choices is None and isinstance(entry.default, int) and not (is_whole(value) and value >= 1):
-                raise ValueError(f"{entry.name}={shown(value)} is out of range; expected a whole number, 1 or more")
+                raise ValueError(f"{entry.name}={short_repr(value)} is unknown; nearest valid: {nearest!r}")
+            if choices is None and isinstance(entry.default, int) and not (is_int(value) and value >= 1):
+                raise ValueError(
+                    f"{entry.name}={short_repr(value)} is out of range; expected a whole number, 1 or more"
+                )
             if choices is None and not (is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"{entry.name}={shown(value)} is out of range; expected a number above 0")
+                raise ValueError(f"{entry.name}={short_repr(value)} is out of range; expected a number above 0")
 
     @property
     def denominator(self) -> float:
@@ -178,7 +180,7 @@ def prune_gradient_free(
     ```
     """
     settings = settings or GradientFreeSettings()
-    teacher = load_teacher(model, called="model") if isinstance(model, str) else model
+    teacher = load_encoder(model, argument="model") if isinstance(model, str) else model
     student = to_student(teacher).eval()
     num_kept_filters(widths_of(student.config), macs)
     batches = check_samples(unlabeled, student) if settings.needs_samples else []
@@ -220,7 +222,9 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
     ```
     """
     if not is_number(macs) or not 0 < macs <= 1:
-        raise ValueError(f"macs={shown(macs)} is no share of the model's encoder MACs; expected a number in (0, 1]")
+        raise ValueError(
+            f"macs={short_repr(macs)} is no share of the model's encoder MACs; expected a number in (0, 1]"
+        )
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
     full, filter_macs = encoder_macs(plan), plan.traits.ffn_matrices * plan.hidden_size
     num_dropped = math.ceil(round(full * (1 - macs), 6) / filter_macs)

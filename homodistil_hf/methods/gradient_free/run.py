@@ -15,8 +15,8 @@ from ...evaluation.glue.data import GLUE_TASKS, check_tasks, load_glue
 from ...export.export_folder import FORMATS, check_target, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
-from ...files.messages import nearest_name, shown
-from ...files.strict_json import is_whole
+from ...files.messages import nearest_name, short_repr
+from ...files.strict_json import is_int
 from ...models.architectures import max_tokens
 from ...models.widths import widths_of
 from ..run_arguments import Log
@@ -60,18 +60,20 @@ class PruneSettings(GradientFreeSettings):
             object.__setattr__(self, "unlabeled_data", (given,) if isinstance(given, str) else tuple(given))
         for name in ("model", "output_dir"):
             if not isinstance(given := getattr(self, name), str) or not given:
-                raise ValueError(f"{name}={shown(given)} is out of range; expected a name; set it")
+                raise ValueError(f"{name}={short_repr(given)} is out of range; expected a name; set it")
         for name, least in _LEAST.items():
-            if not is_whole(given := getattr(self, name)) or given < least:
-                raise ValueError(f"{name}={shown(given)} is out of range; expected a whole number, {least} or more")
+            if not is_int(given := getattr(self, name)) or given < least:
+                raise ValueError(
+                    f"{name}={short_repr(given)} is out of range; expected a whole number, {least} or more"
+                )
         if bool(self.unlabeled_data) == (self.task is not None):
             raise ValueError(
-                f"unlabeled_data={shown(self.unlabeled_data)} and task={shown(self.task)}: name one of them, text or "
-                "a GLUE task"
+                f"unlabeled_data={short_repr(self.unlabeled_data)} and task={short_repr(self.task)}: name one of "
+                "them, text or a GLUE task"
             )
         if self.format not in FORMATS:
             raise ValueError(
-                f"format={shown(self.format)} is unknown; nearest valid: {nearest_name(self.format, FORMATS)!r}"
+                f"format={short_repr(self.format)} is unknown; nearest valid: {nearest_name(self.format, FORMATS)!r}"
             )
 
 

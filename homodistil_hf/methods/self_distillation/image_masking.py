@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ...data.masking import SeededMasks, row_counter
-from ...files.messages import shown
+from ...files.messages import short_repr
 
 
 class MaskedImageCollator(SeededMasks):
@@ -59,7 +59,7 @@ class MaskedImageCollator(SeededMasks):
         """
         images = [_image(row) for row in rows]
         if len(shapes := {image.shape for image in images}) != 1:
-            raise ValueError(f"images of a batch have shapes {shown(sorted(shapes))}; make them all one size")
+            raise ValueError(f"images of a batch have shapes {short_repr(sorted(shapes))}; make them all one size")
         noise = [self._order(row, image) for row, image in zip(rows, images, strict=True)]
         return {"pixel_values": torch.from_numpy(np.stack(images)), "noise": torch.from_numpy(np.stack(noise))}
 
@@ -75,7 +75,7 @@ class MaskedImageCollator(SeededMasks):
 def _image(row: Mapping[str, Any]) -> np.ndarray:
     if "pixel_values" not in row:
         raise ValueError(
-            f"a row has columns {shown(sorted(map(str, row)))}, but no pixel_values; make them with the model's image "
-            "processor"
+            f"a row has columns {short_repr(sorted(map(str, row)))}, but no pixel_values; make them with the model's "
+            "image processor"
         )
     return np.asarray(row["pixel_values"], dtype=np.float32)

@@ -16,17 +16,17 @@ from ...export.facts import CARD_FILE
 from ...export.student_in_folder import RESULTS_FILE, STUDENT_FOLDER
 from ...files.checkpoints import STAGING_NAME, last_verified
 from ...files.folders import publish, recover, remove_folder, write_text
-from ...files.messages import shown
+from ...files.messages import join_some, short_repr
 from ...files.strict_json import read_json_object, write_json
-from ...models.loading import load_teacher, load_teacher_config, some
+from ...models.loading import load_encoder, load_encoder_config
 from ...training.checks import check_free, check_output_dir, existing_files
 from ...training.ranks import on_every_rank
-from ..run_arguments import with_settings
+from ...training_args import with_settings
 from .card import further_pretraining_card
 from .masked_models import IMAGE_CLASS, check_class
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
 
-MODEL_FOLDER = "model"
+_ROUND_MODEL = "model"
 RUN_FILE = "self_distillation.json"
 
 
@@ -79,7 +79,7 @@ def initial_config(name: str, *, revision: str | None = None, token: str | None 
         config: PreTrainedConfig = ViTMAEConfig.from_dict(values)
         config.architectures = config.architectures or [IMAGE_CLASS]
     else:
-        config = load_teacher_config(name, revision=revision, token=token, called="model")
+        config = load_encoder_config(name, revision=revision, token=token, argument="model")
     check_class((config.architectures or [""])[0])
     return config
 
@@ -88,13 +88,13 @@ def load_initial(name: str, *, revision: str | None = None, token: str | None = 
     """Load weights to be further pre-trained, in float32; arguments and errors as [`initial_config`]."""
     config = initial_config(name, revision=revision, token=token)
     if config.model_type != ViTMAEConfig.model_type:
-        return load_teacher(name, config=config, revision=revision, token=token, called="model")
+        return load_encoder(name, config=config, revision=revision, token=token, argument="model")
     model, info = ViTMAEForPreTraining.from_pretrained(
         name, revision=revision or "main", token=token, dtype="float32", output_loading_info=True
     )
     if info["missing_keys"]:
         raise ValueError(
-            f"model={name!r} has no weights for {some(info['missing_keys'])}; take the checkpoint of the masked "
+            f"model={name!r} has no weights for {join_some(info['missing_keys'])}; take the checkpoint of the masked "
             "auto-encoder, with its decoder"
         )
     return model
@@ -105,11 +105,11 @@ def _train_round(
 ) -> dict[str, Any]:
     """Train a round unless it is done; its folder then has the model."""
     folder = Path(args.output_dir or "", f"round-{number}")
-    recover(folder / MODEL_FOLDER)
-    if (folder / MODEL_FOLDER).is_dir():
+    recover(folder / _ROUND_MODEL)
+    if (folder / _ROUND_MODEL).is_dir():
         return read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}")
     own = with_settings(args, output_dir=str(folder), overwrite_output_dir=True)
-    teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / MODEL_FOLDER))
+    teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / _ROUND_MODEL))
     trainer = SelfDistillTrainer(load(), own, teacher=teacher, **data)
     trainer.train(last_verified(folder) if args.resume_from_checkpoint else None)
     trainer.check_finite()
@@ -132,13 +132,13 @@ def _write_model(trainer: SelfDistillTrainer, folder: Path) -> None:
     trainer.model.save_pretrained(staged)
     if trainer.processing_class is not None:
         trainer.processing_class.save_pretrained(staged)
-    publish(staged, folder / MODEL_FOLDER)
+    publish(staged, folder / _ROUND_MODEL)
 
 
 def _write_result(folder: Path, args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
     staged = folder / STAGING_NAME
     shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(folder / f"round-{args.num_rounds}" / MODEL_FOLDER, staged)
+    shutil.copytree(folder / f"round-{args.num_rounds}" / _ROUND_MODEL, staged)
     values, _ = PreTrainedConfig.get_config_dict(staged)
     card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
     write_text(staged / CARD_FILE, card)
@@ -163,15 +163,15 @@ def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -
         return
     if resume != "last":
         raise ValueError(
-            f"resume_from_checkpoint={shown(resume)} is not supported for rounds, which find their checkpoints "
+            f"resume_from_checkpoint={short_repr(resume)} is not supported for rounds, which find their checkpoints "
             "themselves; use 'last'"
         )
     if not path.is_file():
         raise ValueError(f"resume_from_checkpoint='last' finds no {RUN_FILE} in {folder!r}; start without it")
     if (earlier := read_json_object(path, str(path))) != identity:
         raise ValueError(
-            f"output_dir={folder!r} holds a run of {shown(earlier)}, not {shown(dict(identity))}; resume with that, "
-            "or name another folder"
+            f"output_dir={folder!r} holds a run of {short_repr(earlier)}, not {short_repr(dict(identity))}; resume "
+            "with that, or name another folder"
         )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
-from ...files.messages import shown
+from ...files.messages import short_repr
 from ...files.provenance import version_facts
 from ...files.strict_json import write_json
 from ...tables import aligned_lines
@@ -21,10 +21,10 @@ from ..masked_words import load_blocks, masked_lm_inputs
 from ..run import Run
 from ..run_arguments import Log, RunArguments, RunConfig
 from .rounds import check_folder, run_identity, self_distill
-from .trainer import SelfDistillationArguments, SelfDistillTrainer
+from .trainer import SelfDistillTrainer
 
 FURTHER_FOLDER = "further_pretraining"
-_UNUSED = ("method_settings", "further_pretraining", "vocabulary", "train_prompts", "train_weights")
+_UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights")
 _SHARED = (
     *(entry.name for entry in fields(RunArguments) if entry.init and entry.name not in ("method", *_UNUSED)),
     *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),
@@ -36,7 +36,6 @@ class SelfDistillationRun(Run):
     """A run that further pre-trains a model on a corpus, in rounds."""
 
     unused = _UNUSED
-    kinds = (RunArguments, SelfDistillationArguments)
 
     def run(self, settings: RunConfig, log: Log) -> dict[str, Any]:
         """Run all rounds, and write `results.json`.
@@ -94,17 +93,19 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
     run = SelfDistillationRun(SelfDistillTrainer)
     if settings.members:
         raise ValueError(
-            f"further_pretraining={shown(values)} goes before one student, student={settings.given['student']} are "
-            f"several; run method={run.method!r} first, and name its student/ as the teacher"
+            f"further_pretraining={short_repr(values)} goes before one student, student={settings.given['student']} "
+            f"are several; run method={run.method!r} first, and name its student/ as the teacher"
         )
     if training.resume_from_checkpoint not in (None, "last"):
         raise ValueError(
-            f"resume_from_checkpoint={shown(training.resume_from_checkpoint)} is not supported with "
+            f"resume_from_checkpoint={short_repr(training.resume_from_checkpoint)} is not supported with "
             "further_pretraining, which finds its checkpoints itself; use 'last'"
         )
     for name in _DECIDED:
         if name in values:
-            raise ValueError(f"further_pretraining has {name}={shown(values[name])}, which the run decides; drop it")
+            raise ValueError(
+                f"further_pretraining has {name}={short_repr(values[name])}, which the run decides; drop it"
+            )
     shared = {name: settings.given[name] for name in _SHARED if name in settings.given}
     decided = {
         "output_dir": str(Path(str(training.output_dir), FURTHER_FOLDER)),

@@ -32,15 +32,14 @@ from transformers import (
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ...data.masking import SeededMasks
-from ...files.messages import shown
-from ...files.strict_json import is_number, is_whole, read_json_object, write_json
-from ...models.saved_student import poisoned_tensor
+from ...data.masking import SeededMasks, masking_collator
+from ...files.messages import short_repr
+from ...files.strict_json import is_int, is_number, read_json_object, write_json
+from ...models.saved_student import first_nonfinite_tensor
 from ...training.checks import check_data, pin_data_order, warn_of_other_settings
 from ...training.evaluation_loop import gathered
 from ...training.ranks import check_launch
 from ...training.run_folder import Requested, RunFolder, check_moments, check_resumable
-from ...training.setup import masking_collator
 from ...training.step_log import StepLog
 from .image_masking import MaskedImageCollator
 from .masked_models import MaskedPatches, modality_of, state_error
@@ -129,21 +128,22 @@ class SelfDistillationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if not is_whole(self.num_rounds) or self.num_rounds < 1:
+        if not is_int(self.num_rounds) or self.num_rounds < 1:
             raise ValueError(
-                f"num_rounds={shown(self.num_rounds)} is not a whole number of at least 1; for further pre-training "
+                f"num_rounds={short_repr(self.num_rounds)} is not a whole number of at least 1; for further "
+                "pre-training "
                 "alone use SelfDistillTrainer without a teacher"
             )
         weight, share = self.distillation_weight, self.mlm_probability
         if not is_number(weight) or not 0 <= weight < math.inf:
-            raise ValueError(f"distillation_weight={shown(weight)} is outside [0, inf); the default is 1.0")
+            raise ValueError(f"distillation_weight={short_repr(weight)} is outside [0, inf); the default is 1.0")
         if not is_number(share) or not 0 < share < 1:
-            raise ValueError(f"mlm_probability={shown(share)} is outside (0, 1); the default is 0.15")
+            raise ValueError(f"mlm_probability={short_repr(share)} is outside (0, 1); the default is 0.15")
         if self.compared_states not in ("first", "all"):
-            raise ValueError(f"compared_states={shown(self.compared_states)} is not one of first, all")
+            raise ValueError(f"compared_states={short_repr(self.compared_states)} is not one of first, all")
         for name, remedy in _REMEDIES.items():
             if value := getattr(self, name, None):
-                raise ValueError(f"{name}={shown(value)} is not supported by SelfDistillTrainer; {remedy}")
+                raise ValueError(f"{name}={short_repr(value)} is not supported by SelfDistillTrainer; {remedy}")
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         super().__post_init__()
@@ -170,6 +170,7 @@ class SelfDistillTrainer(Trainer):
 
     args: SelfDistillationArguments
     data_collator: Any
+    arguments_class = SelfDistillationArguments
     method = "self_distillation"
     """Name by which configs choose it."""
 
@@ -357,7 +358,7 @@ class SelfDistillTrainer(Trainer):
 
     def check_finite(self) -> None:
         """Refuse, by a FloatingPointError, weights of which nothing more can come."""
-        if name := poisoned_tensor(self.model, None, {}):
+        if name := first_nonfinite_tensor(self.model, None, {}):
             raise FloatingPointError(
                 f"{name} is not finite at the end of step {self.state.global_step}; lower learning_rate="
                 f"{self.args.learning_rate}"

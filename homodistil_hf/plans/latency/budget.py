@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from ...files.messages import nearest_name, shown
+from ...files.messages import nearest_name, short_repr
 from ...models.architectures import architecture_of
 from ...models.architectures.bert import has_blocks_of_bert
 from ...models.widths import WidthPlan, widths_of
@@ -52,15 +52,15 @@ class LatencyBudget:
         pairs = [part.partition("=") for part in text.replace(" ", "").split(",")]
         values = {name: value for name, _, value in pairs}
         if len(values) < len(pairs):
-            raise ValueError(f"student={shown(text)} says something twice; expected for example {_EXAMPLE!r}")
+            raise ValueError(f"student={short_repr(text)} says something twice; expected for example {_EXAMPLE!r}")
         limit_ms = _number(text, values.pop(LATENCY_BUDGET, ""), float)
         if not (math.isfinite(limit_ms) and limit_ms > 0):
-            raise ValueError(f"student={shown(text)} is no positive time; expected for example {_EXAMPLE!r}")
+            raise ValueError(f"student={short_repr(text)} is no positive time; expected for example {_EXAMPLE!r}")
         for name in values:
             if name not in _TYPES:
                 nearest = nearest_name(name, _TYPES)
                 raise ValueError(
-                    f"student={shown(text)} has the unknown condition {name!r}; nearest valid: {nearest!r}"
+                    f"student={short_repr(text)} has the unknown condition {name!r}; nearest valid: {nearest!r}"
                 )
         conditions: dict[str, Any] = {name: _number(text, value, _TYPES[name]) for name, value in values.items()}
         return cls(limit_ms, Conditions(**conditions))
@@ -132,4 +132,6 @@ def _number(text: str, value: str, kind: type) -> Any:
     try:
         return kind(value)
     except ValueError as error:
-        raise ValueError(f"student={shown(text)} is no latency budget; expected for example {_EXAMPLE!r}") from error
+        raise ValueError(
+            f"student={short_repr(text)} is no latency budget; expected for example {_EXAMPLE!r}"
+        ) from error

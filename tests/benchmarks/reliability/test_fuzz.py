@@ -31,7 +31,7 @@ from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manif
 from homodistil_hf.files.strict_json import parse_json, read_json
 from homodistil_hf.files.tensors import load_tensors, stays_inside
 from homodistil_hf.models.config_checks import check_config_values
-from homodistil_hf.models.loading import load_teacher, load_teacher_config
+from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 
@@ -157,7 +157,7 @@ def test_any_configuration_is_read_or_refused(values, tmp_path):
     text = json.dumps({"model_type": "homobert", **SHAPE, **values})
     (tmp_path / "config.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     with judged():
-        config = load_teacher_config(str(tmp_path))
+        config = load_encoder_config(str(tmp_path))
         assert 1 <= config.num_hidden_layers <= 1024
 
 
@@ -299,7 +299,7 @@ def test_a_multiple_beyond_every_model_is_refused(multiple, nearest):
 def test_a_teacher_that_is_none_is_named_in_short(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="^teacher=.*can't be read") as error:
-        load_teacher_config(name)
+        load_encoder_config(name)
     assert len(str(error.value)) < 3000
 
 
@@ -310,7 +310,7 @@ def test_a_weight_file_with_a_long_name_is_named_in_short(tmp_path):
     values["weight_map"]["bert.embeddings.LayerNorm.bias"] = "x" * 10_000
     index.write_text(json.dumps(values))
     with pytest.raises(ValueError, match="its weights are unreadable") as error:
-        load_teacher(str(tmp_path))
+        load_encoder(str(tmp_path))
     assert len(str(error.value)) < 3000
 
 
@@ -339,7 +339,7 @@ def test_a_configuration_is_checked_before_it_is_used(values, message, tmp_path)
     text = json.dumps({"model_type": "homobert", **SHAPE, **values})
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        load_teacher_config(str(tmp_path))
+        load_encoder_config(str(tmp_path))
 
 
 def test_what_transformers_writes_is_a_configuration_that_may_be_used():
@@ -387,7 +387,7 @@ def test_an_index_names_no_file_outside_its_folder(name, tmp_path):
     values["weight_map"]["bert.embeddings.LayerNorm.bias"] = name
     index.write_text(json.dumps(values))
     with pytest.raises(ValueError, match="which is outside the folder; expected files in it"):
-        load_teacher(str(tmp_path))
+        load_encoder(str(tmp_path))
 
 
 def test_no_memory_is_taken_for_weights_that_are_not_there(tmp_path):
@@ -395,7 +395,7 @@ def test_no_memory_is_taken_for_weights_that_are_not_there(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 16_000_000, "hidden_size": 65_536}))
     with pytest.raises(ValueError, match="bytes of weights, its config.json describes 1,082,[0-9,]* weights"):
-        load_teacher(str(tmp_path))
+        load_encoder(str(tmp_path))
 
 
 # Tokenizers

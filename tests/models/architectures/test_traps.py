@@ -16,7 +16,7 @@ from tiny_architectures import UNIFORM, VARIANTS, plan_of, tiny_architecture_con
 from homodistil_hf import resolve_plan
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
-from homodistil_hf.models.loading import load_teacher
+from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
@@ -88,7 +88,7 @@ def test_a_head_of_deberta_v3_that_would_be_random_is_refused_by_the_names_of_it
     config.legacy = True  # the default, which checkpoints of v3 leave
     config.architectures = ["DebertaV2ForMaskedLM"]
     with pytest.raises(ValueError, match="has no weights for cls.predictions"):
-        load_teacher(str(tmp_path), config=config)
+        load_encoder(str(tmp_path), config=config)
 
 
 def test_names_of_distilbert_are_its_own_in_plans_too():
