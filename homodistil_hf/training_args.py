@@ -117,6 +117,10 @@ class ExactArguments(TrainingArguments):
             if (value := getattr(self, name)) != self.default_of(name):
                 raise ValueError(f"{name}={short_repr(value)} has no part in a run of {type(self).__name__}; {remedy}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """As Trainer's, without settings that have no part in the run."""
+        return {name: value for name, value in super().to_dict().items() if name not in self.no_part}
+
     @classmethod
     def default_of(cls, name: str) -> Any:
         """The default of a setting in this class."""
