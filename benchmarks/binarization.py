@@ -29,12 +29,12 @@ from benchmarks.marked_pages import fill_in
 from homodistil_hf.evaluation.glue.data import GLUE_TASKS, data_folder
 from homodistil_hf.evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fine_tune_own
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from homodistil_hf.export.student_in_folder import SETTINGS_FILE
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
 from homodistil_hf.methods.binarization.bit_products import multiply_bits
+from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
 from homodistil_hf.models.architectures.modeling_binarybert import PackedLinear
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.tokenizers import TOKENIZER_CONFIG_FILE

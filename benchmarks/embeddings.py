@@ -31,7 +31,7 @@ from homodistil_hf.data.corpus import load_text
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.config import run_of
-from homodistil_hf.experiments.texts import make_text_trainer
+from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
@@ -71,7 +71,6 @@ STUDENTS = ("width", "layers 0 1 5", "layers 0 1 2 5", "layers 0 5", *(arm for a
 TERMS_STEPS, TERMS_MACS = 300, 0.25
 _MEASURES = ("stsb", "cosine", "neighbours")
 _CELL = ["macs", "arm", "steps"]
-_OWN = ("layers", "output", "relational_weight", "vector_weight")
 BATCH_SIZE, MAX_LENGTH = 64, 64
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
@@ -161,10 +160,9 @@ def trainer_of(cell: dict[str, Any], options: argparse.Namespace, texts: dict[st
     """A run of this package, not started, and its folder."""
     changed = ARMS[cell["arm"]]
     folder = options.output_dir / "run"
-    values = {name: value for name, value in changed.items() if name not in (*_OWN, FITTED, GRADUAL)} | {
+    values = {name: value for name, value in changed.items() if name not in (FITTED, GRADUAL)} | {
         "teacher": options.model,
         "student": f"macs={cell['macs']}",
-        "method_settings": {name: value for name, value in changed.items() if name in _OWN},
         "train_data": texts["train"],
         "eval_data": texts["validation"],
         "max_seq_length": MAX_LENGTH,
@@ -182,7 +180,7 @@ def trainer_of(cell: dict[str, Any], options: argparse.Namespace, texts: dict[st
         "report_to": "none",
     }
     shutil.rmtree(folder, ignore_errors=True)
-    return make_text_trainer(run_of(values, "the benchmark"), print), folder
+    return make_trainer(run_of(values, "the benchmark"), print), folder
 
 
 def by_library(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> Path:

@@ -42,7 +42,7 @@ from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_b
 from homodistil_hf.cli import main
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.packing import TextPacker
-from homodistil_hf.experiments.config import parse_run, read_config
+from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
@@ -54,7 +54,9 @@ from homodistil_hf.files.checkpoints import (
     last_checkpoint,
     write_manifest,
 )
+from homodistil_hf.files.settings import checked_values, setting_types, split_config
 from homodistil_hf.files.tensors import WEIGHTS_FILE
+from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import planned_facts
@@ -116,7 +118,9 @@ def config_files(folder: Path, draw: Random) -> None:
     """JSON run configs, key by key."""
     path = folder / "config.json"
     write_mutated(path, run_config(folder), draw)
-    read_config(draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1]))
+    place = draw.choice((str(path),) * 19 + (*PATHS, str(folder)[:-1])[draw.randrange(5) :][:1])
+    values, _, label = split_config([place])
+    checked_values(values, setting_types(RunArguments, HomoDistilTrainingArguments), label)
 
 
 def flags(folder: Path, draw: Random) -> None:

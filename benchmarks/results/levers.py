@@ -23,7 +23,7 @@ from benchmarks.speed.whole_run import course
 from homodistil_hf.data.masking import IGNORED_LABEL
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.experiments.config import run_of
-from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
+from homodistil_hf.experiments.student import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.methods.gradient_free.activations import check_samples

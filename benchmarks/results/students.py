@@ -13,8 +13,8 @@ import pandas as pd
 
 from benchmarks.results.sweep_models import other_axes
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.experiments.config import field_types
-from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
+from homodistil_hf.experiments.config import setting_names
+from homodistil_hf.experiments.sweep.cells import TEACHER, Sweep
 from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, read_records, trained
 from homodistil_hf.experiments.sweep.reading import read_sweep
 from homodistil_hf.experiments.sweep.statistics import Record, chosen, seed_of
@@ -47,7 +47,7 @@ class Results:
     @classmethod
     def read(cls, folder: Path, sweeps_folder: Path) -> "Results":
         """Read all records of sweeps that have a file; any may be missing."""
-        known = field_types().keys() - {"method", METHOD_SETTINGS}
+        known = setting_names() - {"method"}
         files = (file for file in sorted(sweeps_folder.glob("*.json")) if file.stem != "smoke")
         sweeps = {file.stem: read_sweep(file, known) for file in files}
         records = {

@@ -316,7 +316,7 @@ def _costs(costs: Mapping[str, Any], latency: Mapping[str, float] | None) -> lis
 
 def _changes(cell: Cell, base: Cell) -> str:
     """The settings in which an arm of a sweep differs from another."""
-    given = [one.settings | one.method_settings for one in (cell, base)]
+    given = [one.settings for one in (cell, base)]
     values = {name: [one.get(name, "default") for one in given] for name in dict.fromkeys([*given[0], *given[1]])}
     method = [f"`method={cell.method}`"] if cell.method != base.method else []
     return ", ".join([*method, *(f"`{name}={own}`" for name, (own, other) in values.items() if own != other)])

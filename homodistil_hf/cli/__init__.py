@@ -1,4 +1,4 @@
-"""The command `homodistil`: finds the command that is asked for, and tells errors. No command's flags are here."""
+"""The command `homodistil`: finds the command that is asked for, and prints errors. Each command is a file beside."""
 
 import argparse
 import ctypes
@@ -7,41 +7,36 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from ..files.settings import RaisingParser
 from ..version import __version__
+from .command import Command
 from .demo import Cache, Demo
-from .distill import run_distill
-from .evaluate import Evaluate, run_evaluate
+from .distill import Distill
+from .evaluate import Evaluate
 from .export import Export, Verify
-from .finetune import Finetune, run_finetune
+from .finetune import Finetune
 from .latency import Latency
-from .parsing import Command, CommandParser, parse
 from .plan import Plan
-from .prune import Prune, run_prune
+from .prune import Prune
 from .push import Push
 from .sweep import Sweep
 from .trim import Trim
 
 _COMMANDS: dict[str, type[Command]] = {
+    "distill": Distill,
     "plan": Plan,
     "trim": Trim,
     "export": Export,
     "verify": Verify,
     "push": Push,
+    "evaluate": Evaluate,
+    "finetune": Finetune,
+    "prune": Prune,
     "latency": Latency,
     "sweep": Sweep,
     "demo": Demo,
     "cache": Cache,
 }
-
-
-# Commands whose flags are settings of the package.
-_OTHERS = {
-    "distill": ("Distil and prune a teacher as a JSON file says.", run_distill),
-    "finetune": (Finetune.__doc__, run_finetune),
-    "prune": (Prune.__doc__, run_prune),
-    "evaluate": (Evaluate.__doc__, run_evaluate),
-}
-
 
 _MALLOC = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
 """glibc's variables, and the numbers of the same options in its malloc.h."""
@@ -91,10 +86,7 @@ def _run(words: Sequence[str]) -> int:
             "of training: make bench in a checkout"
         )
     name = _parser().parse_args(words[:1]).name
-    if name in _OTHERS:
-        return _OTHERS[name][1](words[1:])
-    (command,) = parse(name, words[1:], _COMMANDS[name])
-    return command.run()
+    return _COMMANDS[name].main(name, words[1:])
 
 
 def _is_a_bug(error: Exception) -> bool:
@@ -105,9 +97,9 @@ def _is_a_bug(error: Exception) -> bool:
     return isinstance(error, ValueError) and in_training and not raised_here
 
 
-def _parser() -> CommandParser:
+def _parser() -> RaisingParser:
     """Knows the commands' names; each reads the words behind its name by itself."""
-    parser = CommandParser(
+    parser = RaisingParser(
         prog="homodistil",
         description="Prune the width of an encoder and distil it.",
         epilog="example: homodistil plan --teacher google-bert/bert-base-uncased --student homobert-tiny",
@@ -115,8 +107,7 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--version", action="version", version=f"homodistil_hf {__version__}")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
-    told = {name: text for name, (text, _) in _OTHERS.items()}
-    told |= {name: command.__doc__ for name, command in _COMMANDS.items()}
-    for name, text in told.items():
-        commands.add_parser(name, help=text and text[0].lower() + text[1:].removesuffix("."), add_help=False)
+    for name, command in _COMMANDS.items():
+        text = str(command.__doc__)
+        commands.add_parser(name, help=text[0].lower() + text[1:].removesuffix("."), add_help=False)
     return parser

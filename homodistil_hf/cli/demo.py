@@ -1,20 +1,21 @@
 """`homodistil demo` and `homodistil cache`, the two that take no model. What they do isn't here."""
 
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from .parsing import show_logs
+from ..files.settings import flag
+from .command import Command, show_logs
 
 
 @dataclass
-class Demo:
+class Demo(Command):
     """Distil the small teacher that comes with the package to a quarter of its cost, and print what came out."""
 
     example: ClassVar[str] = "homodistil demo --output_dir runs/demo"
-    output_dir: str = field(default="runs/demo", metadata={"help": "folder to write (default: runs/demo)"})
-    seed: int = field(default=0, metadata={"help": "the same seed gives the same student (default: 0)"})
-    max_steps: int = field(default=250, metadata={"help": "steps of each student, at least 10 (default: 250)"})
+    output_dir: str = flag("folder to write (default: runs/demo)", default="runs/demo")
+    seed: int = flag("the same seed gives the same student (default: 0)", default=0)
+    max_steps: int = flag("steps of each student, at least 10 (default: 250)", default=250)
 
     def run(self) -> int:
         """Run the demo."""
@@ -27,11 +28,11 @@ class Demo:
 
 
 @dataclass
-class Cache:
+class Cache(Command):
     """Say where caches are and how large, or remove them."""
 
     example: ClassVar[str] = "homodistil cache --clear"
-    clear: bool = field(default=False, metadata={"help": "remove tokenized texts and latency tables"})
+    clear: bool = flag("remove tokenized texts and latency tables", default=False)
 
     def run(self) -> int:
         """Print the caches, or what their removal freed."""

@@ -1,33 +1,38 @@
-"""`homodistil evaluate`: which evaluations its flags ask for, then one table. How something is measured isn't here."""
+"""`homodistil evaluate`: which evaluations its flags ask for, then one table; `evaluation` measures."""
 
-import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ..files.folders import write_text
 from ..files.messages import nearest_name, short_repr
-from .parsing import flag, parse, settings_flags, show_logs, tell
+from ..files.settings import SettingsParser, build, flag
+from .command import Command, log_progress, show_logs
 
-_USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
-_DISCREPANCY, _EMBEDDING = "discrepancy", "embedding"
+_DISCREPANCY, _GLUE, _SQUAD = "discrepancy", "glue", "squad"
 _MAIN_SETTINGS = (
-    "eval_data",
-    "data_dir",
-    "seeds",
-    "learning_rate",
-    "learning_rates",
-    "num_train_epochs",
-    "max_train_samples",
-    "dtype",
+    *("eval_data", "data_dir", "seeds", "learning_rate", "learning_rates", "num_train_epochs"),
+    *("max_train_samples", "dtype"),
 )
 
 
-@dataclass(kw_only=True)
-class Evaluate:
+class _Kind(NamedTuple):
+    """An evaluation: its tasks, the class of its settings, its function, whether it takes a teacher, its own table."""
+
+    tasks: tuple[str, ...]
+    settings: Any
+    evaluate: Any
+    has_teacher: bool = False
+    format: Any = None
+
+    def setting_names(self) -> list[str]:
+        return [entry.name for entry in fields(self.settings)]
+
+
+@dataclass
+class Evaluate(Command):
     """Measure a model: discrepancy to its teacher, GLUE, SQuAD, its vectors; or compare what was measured."""
 
     example: ClassVar[str] = "homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2"
@@ -44,54 +49,58 @@ class Evaluate:
     compare: list[str] = flag("one table of models evaluated before", default=[], metavar="MODEL")
     output: str | None = flag("write the table, as .md or .json", default=None, metavar="FILE")
 
-
-@dataclass(frozen=True)
-class _Kind:
-    """One of the evaluations: its tasks, the class of its settings, what measures, whether beside a teacher."""
-
-    tasks: tuple[str, ...]
-    settings: Any
-    evaluate: Callable[..., Any]
-    has_teacher: bool = False
-
-    def setting_names(self) -> list[str]:
-        return [entry.name for entry in fields(self.settings)]
-
-
-def run_evaluate(words: Sequence[str]) -> int:
-    """Run the command, with every setting of its evaluations as a flag, and return its exit status."""
-    kinds = _kinds()
-    groups = {kind: found.tasks for kind, found in kinds.items() if kind == "glue"}
-    groups["all"] = tuple(task for kind, found in kinds.items() for task in found.tasks if kind != _EMBEDDING)
-    settings = settings_flags([kind.settings for kind in kinds.values()], _MAIN_SETTINGS)
-    rare = " ".join(f"--{entry.name}" for entry in fields(settings) if entry.name not in _MAIN_SETTINGS)
-    words_for_tasks = " ".join([*groups["all"], *groups, _EMBEDDING])
-    flags, given = parse(
-        "evaluate",
-        words,
-        Evaluate,
-        settings,
-        usage=_USAGE,
-        epilog=f"\ntasks: {words_for_tasks}\nfurther settings (docs/evaluation.md): {rare}",
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
-    )
-    show_logs()
-    _check(flags)
-    if flags.compare:
-        print(_table(flags.compare, flags.teacher, flags.output))
-        return 0
-    chosen = _chosen(flags.task, kinds, groups)
-    given = {name: value for name, value in vars(given).items() if value is not None}
-    for kind, values in _settings(given, kinds, chosen).items():
-        asked = {"teacher": flags.teacher} if kinds[kind].has_teacher else {"tasks": chosen[kind]}
-        found = kinds[kind].evaluate(flags.model, **asked, settings=values, output_dir=flags.output_dir, say=tell)
-        if kind == _EMBEDDING:
-            from ..methods.embedding.evaluate import format_scores
-
-            print(_written(format_scores(found), found, flags.output))
+    @classmethod
+    def main(cls, name: str, words: Sequence[str]) -> int:
+        """Run the command, with every setting of its evaluations as a flag."""
+        kinds = _kinds()
+        settings = [kind.settings for kind in kinds.values()]
+        names = dict.fromkeys(entry.name for kind in settings for entry in fields(kind))
+        rare = " ".join(f"--{entry}" for entry in sorted(names) if entry not in _MAIN_SETTINGS)
+        parser = SettingsParser(
+            f"homodistil {name}",
+            cls,
+            *settings,
+            shown_names=(*_MAIN_SETTINGS, *(entry.name for entry in fields(cls))),
+            usage="homodistil evaluate MODEL --task TASK … [--key value …]\n"
+            "       homodistil evaluate --compare MODEL …",
+            description=cls.__doc__,
+            epilog=f"example: {cls.example}\ntasks: {' '.join(_task_names(kinds))}\n"
+            f"further settings (docs/evaluation.md): {rare}",
+        )
+        given = parser.given(words)
+        show_logs()
+        flags = build(cls, given)
+        flags.check()
+        if flags.compare:
+            print(_table(flags.compare, flags.teacher, flags.output))
             return 0
-    print(_table([flags.output_dir or flags.model], None, flags.output))
-    return 0
+        return flags.measure(kinds, {name: value for name, value in given.items() if name in names})
+
+    def check(self) -> None:
+        """Refuse, by a ValueError, flags that don't go together."""
+        suffix = Path(self.output or "table.md").suffix
+        if suffix not in (".md", ".json"):
+            raise ValueError(f"output={self.output!r} has the suffix {suffix!r}; expected .md or .json")
+        if self.compare and (self.model or self.task):
+            raise ValueError(
+                f"--compare only reads results: drop MODEL={self.model!r} and --task, or run it afterwards"
+            )
+        if not self.compare and not (self.model and self.task):
+            raise ValueError(f"MODEL={self.model!r}, --task={self.task}: name both, or --compare MODEL …")
+
+    def measure(self, kinds: Mapping[str, _Kind], given: Mapping[str, Any]) -> int:
+        """Run the evaluations that the tasks name, and print a table."""
+        chosen = _chosen(self.task, kinds)
+        for kind, values in _settings(given, kinds, chosen).items():
+            asked = {"teacher": self.teacher} if kinds[kind].has_teacher else {"tasks": chosen[kind]}
+            found = kinds[kind].evaluate(
+                self.model, **asked, settings=values, output_dir=self.output_dir, say=log_progress
+            )
+            if kinds[kind].format:
+                print(_written(kinds[kind].format(found), found, self.output))
+                return 0
+        print(_table([str(self.output_dir or self.model)], None, self.output))
+        return 0
 
 
 def _kinds() -> dict[str, _Kind]:
@@ -100,37 +109,38 @@ def _kinds() -> dict[str, _Kind]:
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
     from ..evaluation.metrics import SQUAD_METRICS
     from ..evaluation.squad.evaluate import SquadSettings, evaluate_squad
-    from ..methods.embedding.evaluate import EmbeddingSettings, evaluate_embedding
+    from ..methods.registry import EVALUATIONS
 
-    return {
+    kinds = {
         _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),
-        "glue": _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
-        "squad": _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
-        _EMBEDDING: _Kind((_EMBEDDING,), EmbeddingSettings, evaluate_embedding, has_teacher=True),
+        _GLUE: _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
+        _SQUAD: _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
     }
+    own = {task: _Kind((task,), *found[:2], True, found.format) for task, found in EVALUATIONS.items()}
+    return kinds | own
 
 
-def _check(flags: Evaluate) -> None:
-    suffix = Path(flags.output or "table.md").suffix
-    if suffix not in (".md", ".json"):
-        raise ValueError(f"output={flags.output!r} has the suffix {suffix!r}; expected .md or .json")
-    if flags.compare and (flags.model or flags.task):
-        raise ValueError(f"--compare only reads results: drop MODEL={flags.model!r} and --task, or run it afterwards")
-    if not flags.compare and not (flags.model and flags.task):
-        raise ValueError(f"MODEL={flags.model!r}, --task={flags.task}: name both, or --compare MODEL …")
+def _groups(kinds: Mapping[str, _Kind]) -> dict[str, tuple[str, ...]]:
+    """Name → the tasks that it stands for; those with a table of their own are named one by one."""
+    tasks = tuple(task for found in kinds.values() if not found.format for task in found.tasks)
+    return {_GLUE: kinds[_GLUE].tasks, "all": tasks}
 
 
-def _chosen(
-    names: Sequence[str], kinds: Mapping[str, _Kind], groups: Mapping[str, tuple[str, ...]]
-) -> dict[str, list[str]]:
+def _task_names(kinds: Mapping[str, _Kind]) -> list[str]:
+    groups = _groups(kinds)
+    return [*groups["all"], *groups, *(kind for kind, found in kinds.items() if found.format)]
+
+
+def _chosen(names: Sequence[str], kinds: Mapping[str, _Kind]) -> dict[str, list[str]]:
     """Kind of evaluation → its tasks, in the order of the kinds."""
-    valid = [*groups["all"], *groups, _EMBEDDING]
+    valid = _task_names(kinds)
     for name in names:
         if name not in valid:
             raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
-    if _EMBEDDING in names and len(set(names)) > 1:
-        others = ", ".join(name for name in names if name != _EMBEDDING)
-        raise ValueError(f"task={_EMBEDDING} is for models without a head, {others} for others: name it alone")
+        others = ", ".join(other for other in names if other != name)
+        if name in kinds and kinds[name].format and others:
+            raise ValueError(f"task={name} is for models without a head, {others} for others: name it alone")
+    groups = _groups(kinds)
     wanted = dict.fromkeys(task for name in names for task in groups.get(name, (name,)))
     chosen = {kind: [task for task in wanted if task in found.tasks] for kind, found in kinds.items()}
     return {kind: tasks for kind, tasks in chosen.items() if tasks}
@@ -142,10 +152,7 @@ def _settings(given: Mapping[str, Any], kinds: Mapping[str, _Kind], chosen: Iter
         having = [kind for kind, found in kinds.items() if name in found.setting_names()]
         if not set(having) & set(chosen):
             raise ValueError(f"--{name} is for {' and '.join(having)}, which --task does not name; drop it")
-    return {
-        kind: kinds[kind].settings(**{name: given[name] for name in kinds[kind].setting_names() if name in given})
-        for kind in chosen
-    }
+    return {kind: build(kinds[kind].settings, given) for kind in chosen}
 
 
 def _table(models: Sequence[str], teacher: str | None, output: str | None) -> str:

@@ -4,11 +4,12 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .parsing import flag, show_logs
+from ..files.settings import flag
+from .command import Command, show_logs
 
 
 @dataclass(kw_only=True)
-class Export:
+class Export(Command):
     """Write the student of a run, of a checkpoint or of another export to a folder."""
 
     example: ClassVar[str] = "homodistil export runs/my-student --output my-student-compact --format compact"
@@ -37,7 +38,7 @@ class Export:
 
 
 @dataclass
-class Verify:
+class Verify(Command):
     """Load an export in a fresh process without this package and check it against its facts.json."""
 
     example: ClassVar[str] = "homodistil verify runs/my-student/student"

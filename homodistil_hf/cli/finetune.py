@@ -1,32 +1,33 @@
-"""`homodistil finetune`: a JSON file and flags that override it → one task model. How it is trained isn't here."""
+"""`homodistil finetune`: one task model of labelled rows; `evaluation/own_task.py` trains it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from .parsing import flag, parse_over_config, show_logs, tell
-
-_MAIN_SETTINGS = ("model", "teacher", "train_data", "eval_data", "text_columns", "label_column", "output_dir")
+from .command import SettingsCommand, log_progress
 
 
-@dataclass(kw_only=True)
-class Finetune:
+@dataclass
+class Finetune(SettingsCommand):
     """Fine-tune a model on a task of your own, plainly or beside a fine-tuned teacher."""
 
     example: ClassVar[str] = "homodistil finetune examples/configs/finetune.json --teacher runs/my-teacher/model"
-    config: str | None = flag("settings by name", default=None, positional=True, nargs="?", metavar="CONFIG.json")
+    page: ClassVar[str] = "docs/evaluation.md"
+    main_settings: ClassVar[tuple[str, ...]] = (
+        *("model", "teacher", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
+    )
 
+    @classmethod
+    def settings_class(cls) -> Any:
+        """Import the settings of a task."""
+        from ..evaluation.own_task import OwnTaskSettings
 
-def run_finetune(words: Sequence[str]) -> int:
-    """Run the command, with every setting as a flag, and return its exit status."""
-    from ..evaluation.fine_tuning import settings_from
-    from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fine_tune_own
+        return OwnTaskSettings
 
-    page = "docs/evaluation.md"
-    _, values = parse_over_config("finetune", words, Finetune, OwnTaskSettings, shown_names=_MAIN_SETTINGS, page=page)
-    show_logs()
-    settings = settings_from(OwnTaskSettings, values)
-    results = fine_tune_own(settings, tell)
-    told = ", ".join(f"{name} {value:.4f}" for name, value in results["metrics"].items())
-    print(f"{told} on {results['num_eval_rows']:,} rows: {settings.output_dir}/{MODEL_FOLDER}")
-    return 0
+    def run_with(self, settings: Any) -> int:
+        """Fine-tune, and print what was measured."""
+        from ..evaluation.own_task import MODEL_FOLDER, fine_tune_own
+
+        results = fine_tune_own(settings, log_progress)
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in results["metrics"].items())
+        print(f"{metrics} on {results['num_eval_rows']:,} rows: {settings.output_dir}/{MODEL_FOLDER}")
+        return 0

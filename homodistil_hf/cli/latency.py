@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .parsing import flag, show_logs, tell
+from ..files.settings import flag
+from .command import Command, log_progress, show_logs
 
 
 @dataclass(kw_only=True)
-class Latency:
+class Latency(Command):
     """Compare how long forward passes take on this machine: exports, and the model they were made from."""
 
     example: ClassVar[str] = "homodistil latency runs/my-student/student --teacher google-bert/bert-base-uncased"
@@ -37,7 +38,7 @@ class Latency:
         given = {name: value for name, value in asked.items() if value is not None}
         grid = LatencyGrid(**given, with_head=self.with_head)  # type: ignore[arg-type]
         names = [*([self.teacher] if self.teacher else []), *self.folders]
-        results = compare_latencies({name: load_encoder(name) for name in names}, grid, say=tell)
+        results = compare_latencies({name: load_encoder(name) for name in names}, grid, say=log_progress)
         print(format_latencies(results))
         if self.output:
             Path(self.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

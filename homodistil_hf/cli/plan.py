@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..files.settings import flag
 from ..tables import format_table
-from .parsing import flag, show_logs
+from .command import Command, show_logs
 
 _COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
 
 
 @dataclass(kw_only=True)
-class Plan:
+class Plan(Command):
     """Say how wide a student will be and what it costs, from the teacher's configuration alone."""
 
     example: ClassVar[str] = "homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25"

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .parsing import flag
+from ..files.settings import flag
+from .command import Command
 
 
 @dataclass(kw_only=True)
-class Push:
+class Push(Command):
     """Upload an export to the Hub in one commit; log in with `hf auth login` or set HF_TOKEN first."""
 
     example: ClassVar[str] = "homodistil push runs/my-student me/my-student --private --tag v1.0"

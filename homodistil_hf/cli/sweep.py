@@ -1,30 +1,27 @@
 """`homodistil sweep`: many runs from one file. What a cell is and how it is trained isn't here."""
 
 import builtins
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
+
+from ..files.settings import flag
+from .command import Command
 
 
 @dataclass(kw_only=True)
-class Sweep:
+class Sweep(Command):
     """Train every cell of a sweep's JSON file, each where it stopped, and write one table and plots."""
 
     example: ClassVar[str] = "homodistil sweep examples/sweeps/smoke.json --only homodistil"
-    file: str = field(
-        metadata={"positional": True, "metavar": "FILE.json", "help": "sweep: base settings, cells by name, axes"}
+    file: str = flag("sweep: base settings, cells by name, axes", positional=True, metavar="FILE.json")
+    only: builtins.list[str] = flag("cells, arms or patterns with * and ?", default=[], metavar="CELL")
+    list: bool = flag("say how far each cell has come, and train nothing", default=False)
+    output: str | None = flag("folder of the sweep (default: the file's output_dir)", default=None, metavar="DIR")
+    results: str | None = flag(
+        "table to write, plots beside it (default: DIR/results.md)", default=None, metavar="FILE"
     )
-    only: builtins.list[str] = field(
-        default_factory=builtins.list, metadata={"metavar": "CELL", "help": "cells, arms or patterns with * and ?"}
-    )
-    list: bool = field(default=False, metadata={"help": "say how far each cell has come, and train nothing"})
-    output: str | None = field(
-        default=None, metadata={"metavar": "DIR", "help": "folder of the sweep (default: the file's output_dir)"}
-    )
-    results: str | None = field(
-        default=None, metadata={"metavar": "FILE", "help": "table to write, plots beside it (default: DIR/results.md)"}
-    )
-    train_only: bool = field(default=False, metadata={"help": "leave the file's evaluations for another call"})
-    overwrite: bool = field(default=False, metadata={"help": "train cells anew that were run with other settings"})
+    train_only: bool = flag("leave the file's evaluations for another call", default=False)
+    overwrite: bool = flag("train cells anew that were run with other settings", default=False)
 
     def run(self) -> int:
         """Train, or list the cells; status 1 if one failed."""

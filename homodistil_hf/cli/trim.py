@@ -4,11 +4,12 @@ import json
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .parsing import flag, show_logs, tell
+from ..files.settings import flag
+from .command import Command, log_progress, show_logs
 
 
 @dataclass(kw_only=True)
-class Trim:
+class Trim(Command):
     """Leave out tokens that a text hardly needs, of a model and its tokenizer; nothing is trained."""
 
     example: ClassVar[str] = (
@@ -43,6 +44,6 @@ class Trim:
             facts = plan_trimming(source).facts
             print(json.dumps(facts, indent=2) if self.json else format_trimming(facts))
             return 0
-        facts = trim_to_folder(source, self.output, tell, overwrite=self.overwrite)["trimming"]
+        facts = trim_to_folder(source, self.output, log_progress, overwrite=self.overwrite)["trimming"]
         print(json.dumps(facts, indent=2) if self.json else f"written to {self.output}")
         return 0

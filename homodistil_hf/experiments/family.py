@@ -10,9 +10,9 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers.trainer_utils import HubStrategy
 
@@ -25,7 +25,8 @@ from ..files.folders import remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.registry import TEXT_METHODS
+from ..methods.run import RunInputs
+from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import encoder_macs
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, widths_of
@@ -35,15 +36,14 @@ from ..plans.resolve import resolve_plan
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.ranks import on_every_rank
 from ..training_args import with_settings
-from .config import RunConfig
-from .distill import FAMILY_FILE, Say, Sources, check_sources, make_trainer, train_to_the_end
-from .family_members import load_member
-from .texts import check_text_sources, load_text_start, make_text_trainer
+from .student import student_run, train_to_the_end
 
 logger = logging.getLogger(__name__)
+FAMILY_FILE = "family.json"
+"""The state of a family in its `output_dir`: its members, and which are done."""
 
 
-def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
+def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
     """Train the members of a family that are not finished yet, and tell of all of them.
 
     Arguments and errors are those of [`distill`].
@@ -63,10 +63,9 @@ def distill_family(settings: RunConfig, say: Say) -> dict[str, Any]:
     for number, (member, source) in enumerate(zip(members, sources, strict=True)):
         folder = _folder(member)
         if folder.name not in state["finished"]:
-            if is_main:
-                origin = members[number - 1].given["student"] if number else "the teacher"
-                say(f"\nmember {number + 1} of {len(members)}: {member.given['student']}, from {origin}")
-            _train_member(member, source, say, previous=_folder(members[number - 1]) if number else None)
+            origin = members[number - 1].given["student"] if number else "the teacher"
+            log(f"\nmember {number + 1} of {len(members)}: {member.given['student']}, from {origin}")
+            _train_member(member, source, log, previous=_folder(members[number - 1]) if number else None)
             state["finished"].append(folder.name)
             on_every_rank(lambda: write_json(_state_file(settings), state) if is_main else None)
     if not is_main:
@@ -86,18 +85,7 @@ def _check_settings(settings: RunConfig) -> None:
     strategy = HubStrategy(training.hub_strategy).value
     pushes_checkpoints = training.push_to_hub and "checkpoint" in strategy
     for name, value, is_possible, remedy in (
-        (
-            "method",
-            settings.run.method,
-            settings.run.method in ("homodistil", *TEXT_METHODS),
-            "name one student, or use 'homodistil'",
-        ),
-        (
-            "layers",
-            layers := getattr(settings.training, "layers", None),
-            layers is None,
-            "name one student, or no layers",
-        ),
+        *((name, value, False, remedy) for name, value, remedy in student_run(settings).chain_problems(settings)),
         ("width_allocation", training.width_allocation, training.width_allocation == "local", "use 'local'"),
         ("hub_strategy", strategy, not pushes_checkpoints, "students are pushed when all are done: use 'end'"),
         (
@@ -114,10 +102,10 @@ def _check_settings(settings: RunConfig) -> None:
         check_target(_folder(member) / STUDENT_FOLDER, overwrite=True)
 
 
-def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list[Sources]:
+def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list[RunInputs]:
     """Everything about all members that can be known before the first is trained."""
     known: Sequence[Mapping[str, Any] | None] = state["plans"] if state else [None] * len(settings.members)
-    sources: list[Sources] = []
+    sources: list[RunInputs] = []
     for member, plan in zip(settings.members, known, strict=True):
         source = _sources(member, plan)
         sources.append(source if plan or not sources else _within(sources[-1].plan, member, source))
@@ -137,13 +125,13 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
     return sources
 
 
-def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> Sources:
+def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> RunInputs:
     if plan is not None:  # a budget of milliseconds would be measured anew
         member = dataclasses.replace(member, training=with_settings(member.training, student=json.dumps(plan)))
-    return _steps(member).check_sources(member)
+    return student_run(member).inputs(member)
 
 
-def _within(earlier: WidthPlan, member: RunConfig, source: Sources) -> Sources:
+def _within(earlier: WidthPlan, member: RunConfig, source: RunInputs) -> RunInputs:
     """Plan a smaller budget again, with no width above those of the member before."""
     student, multiple = member.training.student or "", member.training.width_multiple
     if is_latency_budget(student) or encoder_macs(source.plan) >= encoder_macs(earlier):
@@ -204,28 +192,14 @@ def _start_anew(settings: RunConfig, state: Mapping[str, Any]) -> None:
 # One member
 
 
-class _Steps(NamedTuple):
-    """What is done with a member, by its method."""
-
-    check_sources: Callable[..., Any]
-    make_trainer: Callable[..., Any]
-    load_start: Callable[[Path], Any]
-
-
-def _steps(member: RunConfig) -> _Steps:
-    if member.run.method in TEXT_METHODS:
-        return _Steps(check_text_sources, make_text_trainer, load_text_start)
-    return _Steps(check_sources, make_trainer, load_member)
-
-
-def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Path | None) -> None:
+def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: Path | None) -> None:
     since, folder = time.perf_counter(), _folder(member)
     checkpoint = last_verified(folder)
-    steps = _steps(member)
-    start = None if previous is None else steps.load_start(previous)
-    trainer = steps.make_trainer(member, say, sources=sources, start=start)
+    run = student_run(member)
+    start = None if previous is None else run.load_start(previous)
+    trainer = run.trainer(member, log, inputs=inputs, start=start)
     if previous is not None:
-        trainer.facts_of_start = {"started_as": previous.name}
+        trainer.started_as = previous.name
     train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         save_projections(folder, trainer.model)

@@ -1,12 +1,12 @@
 """A model, text and what is wanted of a vocabulary → how many tokens that leaves, and a folder with the smaller model.
 
-Which tokens stay, and how model and tokenizer lose the others, is told in `vocabulary/`.
+Which tokens stay, and how model and tokenizer lose the others: `vocabulary/`.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.embedding.folder import write_model
-from ..methods.embedding.model import EmbeddingModel, kind_of_texts, load_embedding_model
+from ..methods.registry import method_for, run_named
+from ..methods.run import Bundle
+from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import load_tokenizer
@@ -32,17 +33,14 @@ from ..training.checks import check_free, existing_files
 from ..vocabulary.counting import count_tokens
 from ..vocabulary.selection import Vocabulary, select
 from ..vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary, trimmed_config
-from .config import RunConfig
-from .distill import with_teacher
 
 TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"
 _NUM_SAMPLES = 1000  # documents that are tokenized both ways
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TrimSource:
-    """What a vocabulary is made of.
+    """A model, and the text that decides which of its tokens stay.
 
     Args:
         model: folder or Hub name of a model of a known architecture.
@@ -53,6 +51,7 @@ class TrimSource:
         revision: of the model on the Hub.
         tokenizer: folder or Hub name; default: the model's.
         token: of the Hub.
+        method: of the distillation that the model is the teacher of; default: found by its folder.
     """
 
     model: str
@@ -63,7 +62,7 @@ class TrimSource:
     revision: str | None = None
     tokenizer: str | None = None
     token: str | None = None
-    is_embedding: bool = False
+    method: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What decides on the result, for its record: names without the paths of this machine, and a digest of all."""
@@ -86,7 +85,7 @@ class TrimPlan:
         config: of the model as it is.
         tokenizer: of the model as it is.
         kept: ids that stay, ascending.
-        embedding: the whole model, with its weights, where it is one of sentence-transformers.
+        bundle: the whole folder, with its weights, where it is more than an encoder and its tokenizer.
         facts: `coverage`, share of the text's tokens that stay; `growth`, of tokens more that the same text becomes;
             `before` and `after`: tokens, parameters and bytes.
     """
@@ -95,7 +94,7 @@ class TrimPlan:
     tokenizer: PreTrainedTokenizerBase
     kept: list[int]
     facts: dict[str, Any]
-    embedding: EmbeddingModel | None = None
+    bundle: Bundle | None = None
 
     @property
     def trimmed_config(self) -> PreTrainedConfig:
@@ -106,7 +105,7 @@ class TrimPlan:
 def plan_trimming(source: TrimSource) -> TrimPlan:
     """Count tokens, choose those that stay, and measure what that does to the text.
 
-    No weights are read but those of an embedding model.
+    No weights are read but those of a [`Bundle`].
 
     Raises:
         ValueError: something of the source can't work.
@@ -115,16 +114,16 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     wanted = Vocabulary.parse(source.vocabulary)
     if not source.text:
         raise ValueError("text is not set; name the text whose tokens are counted: files, folders or Hub data sets")
-    config, tokenizer, embedding = _opened(source)
+    config, tokenizer, bundle = _opened(source)
     check_tokenizer(tokenizer, config)
     ids, required, needs = candidates(tokenizer, config)
-    if embedding is not None:
-        required |= _prompt_ids(embedding)
+    if bundle is not None:
+        required |= _prompt_ids(bundle)
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
     select(wanted, ids, required, needs, unread)  # what can't be met is refused before any text is read
     keep_datasets_here()
     documents = load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
-    if embedding is not None and embedding.settings.lowers:
+    if bundle is not None and bundle.is_lower:
         documents = documents.map(_lowered)
     counts = count_tokens(documents, tokenizer)
     kept = select(wanted, ids, required, needs, counts)
@@ -137,26 +136,25 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
         "before": {"num_tokens": config.vocab_size} | _costs(config, class_name),
         "after": {"num_tokens": len(kept)} | _costs(after, class_name),
     }
-    return TrimPlan(config, tokenizer, kept, facts, embedding)
+    return TrimPlan(config, tokenizer, kept, facts, bundle)
 
 
-def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
-    if source.is_embedding or kind_of_texts(source.model) == "embedding":
+def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, Bundle | None]:
+    method = source.method or method_for(source.model)
+    if method is not None and (bundle := run_named(method).bundle(source.model)):
         for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
             if value is not None:
-                raise ValueError(f"{name}={short_repr(value)} has no place with an embedding model; leave it out")
-        model = load_embedding_model(source.model)
-        model.encoder.config.architectures = [type(model.encoder).__name__]
-        return model.encoder.config, model.tokenizer, model
+                raise ValueError(f"{name}={short_repr(value)} has no place with method={method!r}; leave it out")
+        return bundle.encoder.config, bundle.tokenizer, bundle
     config = load_encoder_config(source.model, revision=source.revision, token=source.token, argument="model")
     revision = source.revision if source.tokenizer is None else None
     return config, load_tokenizer(source.tokenizer or source.model, revision=revision, token=source.token), None
 
 
-def _prompt_ids(model: EmbeddingModel) -> set[int]:
+def _prompt_ids(bundle: Bundle) -> set[int]:
     """Tokens of the prompts, which stand before every text."""
-    prompts = [prompt.lower() if model.settings.lowers else prompt for prompt in model.settings.prompts.values()]
-    return {token for ids in model.tokenizer(prompts)["input_ids"] for token in ids} if prompts else set()
+    prompts = [prompt.lower() if bundle.is_lower else prompt for prompt in bundle.prompts]
+    return {token for ids in bundle.tokenizer(prompts)["input_ids"] for token in ids} if prompts else set()
 
 
 def _lowered(row: dict[str, str | None]) -> dict[str, str]:
@@ -175,13 +173,13 @@ def _growth(documents: Any, before: PreTrainedTokenizerBase, after: PreTrainedTo
     return lengths[1] / max(lengths[0], 1) - 1
 
 
-def trim_to_folder(source: TrimSource, output: str | Path, say: Say, *, overwrite: bool = False) -> dict[str, Any]:
+def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrite: bool = False) -> dict[str, Any]:
     """Write a model with fewer tokens, its tokenizer and a card.
 
     Args:
         source: what it is made of.
         output: folder to write, which `from_pretrained` reads.
-        say: takes lines for the user.
+        log: takes lines for the user.
         overwrite: replace an earlier export there.
 
     Returns:
@@ -193,13 +191,13 @@ def trim_to_folder(source: TrimSource, output: str | Path, say: Say, *, overwrit
     """
     target = check_target(output, overwrite=overwrite, record=RECORD_FILE)
     plan = plan_trimming(source)
-    say(format_trimming(plan.facts))
-    model = plan.embedding.encoder if plan.embedding else _loaded(source, plan.config)
+    log(format_trimming(plan.facts))
+    model = plan.bundle.encoder if plan.bundle else _loaded(source, plan.config)
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept)
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
     with written_aside(target) as aside:
-        if plan.embedding:
-            write_model(replace(plan.embedding, encoder=trimmed, tokenizer=tokenizer), aside)
+        if plan.bundle:
+            plan.bundle.write(trimmed, tokenizer, aside)
         else:
             trimmed.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
@@ -241,14 +239,14 @@ all stayed has the tokens and the outputs that it had.
 """
 
 
-def after_trimming(settings: RunConfig, say: Say) -> RunConfig:
-    """Do what `vocabulary` of a distillation asks for: trim the teacher, in a folder of its own below `output_dir`.
+def trimmed_teacher(settings: RunConfig, log: Log) -> str:
+    """Trim the teacher of a distillation as its `vocabulary` asks for, in a folder of its own below `output_dir`.
 
     A student of the trimmed teacher reads the tokens that stayed and is compared on them alone: the teacher's
     probabilities are those of its softmax over the columns that stayed.
 
     Returns:
-        [`RunConfig`]: the same distillation with the trimmed teacher.
+        `str`: the folder.
 
     Raises:
         ValueError: something that can't work, before anything is trained.
@@ -271,12 +269,12 @@ def after_trimming(settings: RunConfig, say: Say) -> RunConfig:
         run.teacher_revision,
         run.tokenizer,
         training.hub_token,
-        is_embedding=run.method == "embedding",
+        run.method,
     )
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):
-            trim_to_folder(source, folder, say, overwrite=True)
-    return with_teacher(settings, str(folder), done="vocabulary")
+            trim_to_folder(source, folder, log, overwrite=True)
+    return str(folder)
 
 
 def _is_made(folder: Path, source: TrimSource) -> bool:

@@ -1,4 +1,4 @@
-"""Words that errors share: a value shown briefly, the nearest valid name, another error in one line."""
+"""Words that errors share: a value or message in short, the nearest valid name, another error in one line."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ def short_repr(value: object) -> str:
     if isinstance(value, int) and abs(value) > 10**40:
         return "an integer of more than 40 digits"
     return reprlib.repr(value)
+
+
+def shortened(message: str) -> str:
+    """Cut a `message` that repeats a very long value of the user's; its end stays."""
+    if len(message) <= _LONGEST_LINE:
+        return message
+    return f"{message[: _LONGEST_LINE // 2]} … {message[-_LONGEST_LINE // 2 :]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,26 +1,36 @@
-"""Every method of training a student, by the name that configs, sweeps and tables use; nothing else.
+"""Every method, by the name that configs, sweeps and tables use: its trainer, its run, what it adds to commands.
 
-A new one: a class in a file of its own, a line here, and a line in the contract that papers don't import each other.
+A new one: a folder or file of its own, its lines here, and a line in the contract that papers don't import each other.
 
-The classes share constructor, `train`, `evaluate` and `export` of [`DistillationTrainer`]; a method's settings are
-its `arguments_class`.
+The trainers of students share constructor, `train`, `evaluate` and `export` of [`DistillationTrainer`]; a method's
+settings are the `arguments_class` of its trainer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ..files.messages import nearest_name, short_repr
 from ..trainer import HomoDistilTrainer
-from ..training.distillation_trainer import DistillationTrainer
 from .baselines.distilbert import DistilBertTrainer
 from .baselines.minilm import MiniLMTrainer, MiniLMv2Trainer
 from .baselines.one_shot import OneShotTrainer, PrunedFirstTrainer
 from .baselines.scratch import ScratchTrainer
 from .baselines.shallow import ShallowTrainer
 from .baselines.tinybert import TinyBertTrainer
+from .binarization.run import BinarizationRun
+from .binarization.trainer import BinarizationTrainer
+from .embedding.evaluate import EmbeddingSettings, evaluate_embedding, format_scores
 from .embedding.reranker import RerankerDistilTrainer
+from .embedding.run import EmbeddingRun, RerankerRun
 from .embedding.trainer import EmbeddingDistilTrainer
+from .gradient_free.run import PruneSettings, prune_to_folder
+from .masked_words import MaskedWordsRun
+from .run import Evaluation, Run
+from .run_arguments import RunConfig
+from .self_distillation.run import SelfDistillationRun, further_pretraining_of
+from .self_distillation.trainer import SelfDistillTrainer
 
-METHODS: dict[str, type[DistillationTrainer]] = {
+METHODS: dict[str, Any] = {
     "homodistil": HomoDistilTrainer,
     "shallow": ShallowTrainer,
     "one_shot": OneShotTrainer,
@@ -30,28 +40,51 @@ METHODS: dict[str, type[DistillationTrainer]] = {
     "tinybert": TinyBertTrainer,
     "minilm": MiniLMTrainer,
     "minilm_v2": MiniLMv2Trainer,
+    "embedding": EmbeddingDistilTrainer,
+    "reranker": RerankerDistilTrainer,
+    "self_distillation": SelfDistillTrainer,
+    "bit": BinarizationTrainer,
 }
+"""Name → trainer."""
 
-TEXT_METHODS: dict[str, Any] = {method.method: method for method in (EmbeddingDistilTrainer, RerankerDistilTrainer)}
-"""Methods for models of texts, which need data of their own and no masked words; found by the teacher's folder."""
+RUNS: dict[str, type[Run]] = {
+    "embedding": EmbeddingRun,
+    "reranker": RerankerRun,
+    "self_distillation": SelfDistillationRun,
+    "bit": BinarizationRun,
+}
+"""Name → run, of the methods that do not distil masked words in blocks."""
+
+TEACHER_RUNS: dict[str, Callable[[RunConfig], RunConfig]] = {"further_pretraining": further_pretraining_of}
+"""Setting of a distillation → the settings of the run that makes its teacher first."""
+
+EVALUATIONS: dict[str, Evaluation] = {
+    "embedding": Evaluation(EmbeddingSettings, evaluate_embedding, format_scores),
+}
+"""Task of `homodistil evaluate` → what measures models that have no head."""
+
+COMMANDS: dict[str, tuple[Any, Callable[..., dict[str, Any]]]] = {"prune": (PruneSettings, prune_to_folder)}
+"""Command that is one method → the class of its settings, and the function that takes them."""
 
 
-def method_named(name: str, *, has_texts: bool = False) -> type[DistillationTrainer]:
-    """The class of a method; a ValueError that names the nearest where there is none.
-
-    `has_texts`: one of `TEXT_METHODS` is meant as well.
+def run_named(method: Any) -> Run:
+    """Return the run of a method; a ValueError that names the nearest where there is none.
 
     Example:
     ```python
-    >>> method_named("shallow").arguments_class.__name__, method_named("homodistil").arguments_class.__name__
-    ('ShallowArguments', 'HomoDistilTrainingArguments')
+    >>> type(run_named("shallow")).__name__, type(run_named("reranker")).__name__
+    ('MaskedWordsRun', 'RerankerRun')
 
     ```
     """
-    known = METHODS | TEXT_METHODS if has_texts else METHODS
-    if name not in known:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(
-            f"method={short_repr(name)} is unknown; nearest valid: {nearest_name(name, known)!r}, of "
-            f"{', '.join(known)}"
+            f"method={short_repr(method)} is unknown; nearest valid: {nearest_name(method, METHODS)!r}, of "
+            f"{', '.join(METHODS)}"
         )
-    return known[name]
+    return RUNS.get(method, MaskedWordsRun)(METHODS[method])
+
+
+def method_for(teacher: str) -> str | None:
+    """Return the method that the folder of a teacher is for; None where several may distil it."""
+    return next((name for name in RUNS if run_named(name).claims(teacher)), None)

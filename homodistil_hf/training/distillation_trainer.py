@@ -101,12 +101,12 @@ class DistillationTrainer(ExactTrainer):
     arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
     """Class of the method's settings."""
     args: DistillationArguments
+    started_as: str | None = None
+    """Name of the student that this one started as, where it is one of a chain of sizes; exports record it."""
     matched_layers: Sequence[int] | None = None
     """The teacher's layer for each of the student's, where the teacher has more."""
     told_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
     """Held-out metrics of student and teacher that a run's results report."""
-    facts_of_start: Mapping[str, str] = {}
-    """What a card says of the start beside the settings, where a chain of sizes has set it."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
 
@@ -517,8 +517,9 @@ class DistillationTrainer(ExactTrainer):
 
     def run_facts(self) -> dict[str, dict[str, Any]]:
         """The run's part of an export's facts: settings, length, evaluations, and the method's part of the card."""
+        start = {} if self.started_as is None else {"started_as": self.started_as}
         return {
-            "settings": self.args.to_sanitized_dict() | self.facts_of_start,
+            "settings": self.args.to_sanitized_dict() | start,
             "training": {
                 "method": self.method,
                 "num_steps": self.state.global_step,

@@ -2,8 +2,10 @@
 
 import json
 
+import homodistil_hf.experiments.prune as experiment
 import pytest
 import torch
+from homodistil_hf.experiments.prune import PruneSettings, prune_to_folder
 from tiny_bert import assert_same_logits
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import write_task
@@ -14,13 +16,11 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-import homodistil_hf.experiments.prune as experiment
 from homodistil_hf import GradientFreeSettings, prune_gradient_free, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.samples import drawn, unlabeled_batches
 from homodistil_hf.evaluation.glue.data import load_glue
-from homodistil_hf.experiments.prune import PruneSettings, prune_to_folder
 
 SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}
 

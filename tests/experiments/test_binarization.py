@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from run_traces import logs_of
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_teacher
@@ -14,7 +15,6 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import collator_of, training_arguments
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
-from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.trainer import BinarizationArguments, BinarizationTrainer

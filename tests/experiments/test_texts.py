@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from homodistil_hf.experiments.texts import load_text_start
 from tiny_embeddings import make_rows, make_sentence_folder
 from tiny_files import own_cache, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
-from homodistil_hf.experiments.texts import load_text_start
 from homodistil_hf.methods.embedding import texts
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from homodistil_hf.experiments.binarization import BinarizationSettings
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
@@ -16,7 +17,6 @@ from homodistil_hf import PRESETS, resolve_plan
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
-from homodistil_hf.experiments.binarization import BinarizationSettings
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.methods.binarization.bit_products import compiled
 from homodistil_hf.methods.embedding.model import load_embedding_model

@@ -1,4 +1,4 @@
-"""The cells of a sweep: which runs there are, and how they are called. Not: whether they can work, or what they do."""
+"""The cells of a sweep: which runs there are, and how they are called. Whether they can work: `checks.py`."""
 
 import hashlib
 import json
@@ -10,7 +10,6 @@ from typing import Any
 
 from ...files.messages import nearest_name
 
-METHOD_SETTINGS = "method_settings"
 TEACHER = "teacher"
 """Method and arm of the cell in which a sweep's evaluations are made of the teacher itself."""
 
@@ -28,15 +27,13 @@ class Cell:
         arm: its name in the file.
         axes: axis → this cell's value there.
         method: name of the method that trains it.
-        settings: of `homodistil distill`, without those that the sweep gives.
-        method_settings: arguments of the method's own.
+        settings: of `homodistil distill` with that method, without those that the sweep gives.
     """
 
     arm: str
     axes: Mapping[str, Any]
     method: str
     settings: Mapping[str, Any]
-    method_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -46,7 +43,7 @@ class Cell:
     @property
     def digest(self) -> str:
         """Of all that decides what is trained."""
-        text = json.dumps([self.method, self.method_settings, self.settings], sort_keys=True)
+        text = json.dumps([self.method, self.settings], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def value(self, name: str) -> Any:
@@ -56,7 +53,7 @@ class Cell:
         """
         if name in ("method", "arm"):
             return getattr(self, name)
-        value = self.axes.get(name, self.settings.get(name, self.method_settings.get(name)))
+        value = self.axes.get(name, self.settings.get(name))
         return next(iter(value.values())) if isinstance(value, dict) and name in self.axes else value
 
 

@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...files.messages import short_repr
-from ...methods.registry import METHODS
+from ...methods.masked_words import MaskedWordsRun
+from ...methods.registry import METHODS, RUNS, run_named
+from ...methods.run import RunInputs
+from ...methods.run_arguments import RunConfig
 from ...models.widths import widths_of
-from ..config import RunConfig, run_of
-from ..distill import Sources, check_sources
+from ..config import run_of
+from ..student import check_sources
 from .cells import TEACHER, Cell
 
 _DECIDES_SOURCES = (
@@ -19,8 +22,14 @@ _DECIDES_SOURCES = (
 
 def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     """The settings of a cell's run in `output_dir`; a ValueError where no run can have them."""
-    method = {"method": cell.method, "method_settings": dict(cell.method_settings)}
-    values = {**cell.settings, **method, "disable_tqdm": True, "output_dir": output_dir, **others}
+    if not isinstance(run_named(cell.method), MaskedWordsRun):
+        names = ", ".join(name for name in METHODS if name not in RUNS)
+        raise ValueError(
+            f"cell {cell.name!r} has method={cell.method!r}, whose students can't be compared with the others' by a "
+            f"sweep; use one of {names}"
+        )
+    decided = {"method": cell.method, "disable_tqdm": True, "output_dir": output_dir}
+    values = {**cell.settings, **decided, **others}
     settings = run_of(values, f"cell {cell.name!r}")
     if settings.members:
         raise ValueError(
@@ -36,7 +45,7 @@ def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
         ValueError: settings that can't work; the message begins with the cell.
         OSError: a teacher or tokenizer can't be read.
     """
-    sources: dict[str, Sources] = {}
+    sources: dict[str, RunInputs] = {}
     reasons = {}
     for cell in (cell for cell in cells if cell.method != TEACHER):
         try:
@@ -49,7 +58,7 @@ def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
     return reasons
 
 
-def _impossible_reason(cell: Cell, known: dict[str, Sources]) -> str | None:
+def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     settings = run_settings(cell, "runs/checked")
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:

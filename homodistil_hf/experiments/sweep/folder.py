@@ -125,7 +125,6 @@ def record_head(cell: Cell) -> dict[str, Any]:
         "arm": cell.arm,
         "axes": dict(cell.axes),
         "method": cell.method,
-        "method_settings": dict(cell.method_settings),
         "settings": dict(cell.settings),
         "digest": cell.digest,
     }
@@ -133,7 +132,7 @@ def record_head(cell: Cell) -> dict[str, Any]:
 
 def as_cell(record: Mapping[str, Any]) -> Cell:
     """The cell that a record is of."""
-    return Cell(**{name: record[name] for name in ("arm", "axes", "method", "settings", "method_settings")})
+    return Cell(**{name: record[name] for name in ("arm", "axes", "method", "settings")})
 
 
 def trained(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """A sweep's JSON file → its cells, before anything is known of models or methods.
 
-A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method`, its `method_settings` and settings
-that differ from the base) and `grid` (axes that multiply the cells).
+A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method` and settings that differ from the
+base) and `grid` (axes that multiply the cells).
 """
 
 import itertools
@@ -13,13 +13,13 @@ from typing import Any
 
 from ...files.messages import nearest_name, short_repr
 from ...files.strict_json import read_json_object
-from .cells import METHOD_SETTINGS, METRICS, TEACHER, Cell, Choice, Sweep
+from .cells import METRICS, TEACHER, Cell, Choice, Sweep
 
 SWEEP_KEYS = ("description", "output_dir", "base", "grid", "cells", "choose", "evaluate")
 SETTINGS_OF_THE_SWEEP = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 """Settings of a run that a sweep gives to each cell itself."""
 
-_ARM_KEYS = ("method", METHOD_SETTINGS, "grid")
+_ARM_KEYS = ("method", "grid")
 _CHOICE_KEYS = ("axis", "metric", "within")
 _ARM_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _RESERVED_NAMES = (TEACHER, "results", "locks", "logs")
@@ -81,7 +81,6 @@ def _cells_of(arm: str, content: Any, frame: _Frame) -> list[Cell]:
     _check_arm(arm, content, label)
     own = {name: value for name, value in content.items() if name not in _ARM_KEYS}
     _check_settings(own, frame.setting_names, label, also=_ARM_KEYS)
-    method_settings = _object(content, METHOD_SETTINGS, label)
     axes = {**frame.grid, **_object(content, "grid", label)}
     for axis, values in axes.items():
         _check_axis(axis, values, frame.setting_names, label)
@@ -92,12 +91,11 @@ def _cells_of(arm: str, content: Any, frame: _Frame) -> list[Cell]:
     cells = []
     for values in itertools.product(*axes.values()):
         place = dict(zip(axes, values, strict=True))
-        settings, of_method = {**frame.base, **own}, dict(method_settings)
+        settings = {**frame.base, **own}
         for axis, value in place.items():
             entries = dict(value) if isinstance(value, dict) and axis not in frame.setting_names else {axis: value}
-            of_method |= entries.pop(METHOD_SETTINGS, {})
             settings |= entries
-        cells.append(Cell(arm, place, content["method"], settings, of_method))
+        cells.append(Cell(arm, place, content["method"], settings))
     return cells
 
 
@@ -125,7 +123,7 @@ def _check_axis(axis: str, values: Any, setting_names: Collection[str], label: s
             f"{nearest_name(axis, setting_names)!r}"
         )
     for value in values:
-        _check_settings(value, setting_names, label, also=(METHOD_SETTINGS,))
+        _check_settings(value, setting_names, label)
 
 
 def _settings_of_axis(axis: str, values: Sequence[Any]) -> set[str]:

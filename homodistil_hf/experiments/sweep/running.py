@@ -18,10 +18,10 @@ from filelock import FileLock
 
 from ...files.folders import write_text
 from ...training.sigterm import EXIT_STATUS, StopRequest
-from ..config import field_types
+from ..config import setting_names
 from ..plots import can_plot, plot_sweep
 from . import worker
-from .cells import METHOD_SETTINGS, TEACHER, Cell, Sweep, select_cells
+from .cells import TEACHER, Cell, Sweep, select_cells
 from .checks import check_cells
 from .evaluations import check_evaluations
 from .folder import (
@@ -77,7 +77,7 @@ def prepare_sweep(
         ValueError: anything about the file or a cell's settings that can't work.
         OSError: the file, a teacher or a tokenizer can't be read.
     """
-    sweep = read_sweep(path, field_types().keys() - {"method", METHOD_SETTINGS})
+    sweep = read_sweep(path, setting_names() - {"method"})
     check_evaluations(sweep.evaluate)
     if train_only:
         students = tuple(cell for cell in sweep.cells if cell.method != TEACHER)

@@ -19,7 +19,7 @@ def over_seeds(records: Iterable[Record]) -> list[list[Record]]:
     groups: dict[Key, list[Record]] = {}
     for record in records:
         settings = {name: value for name, value in record["settings"].items() if name != SEED}
-        text = json.dumps([record["method"], record["method_settings"], settings], sort_keys=True)
+        text = json.dumps([record["method"], settings], sort_keys=True)
         groups.setdefault((record["arm"], text), []).append(record)
     return [sorted(group, key=seed_of) for group in groups.values()]
 

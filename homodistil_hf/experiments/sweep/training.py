@@ -19,11 +19,11 @@ from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
+from ...methods.run_arguments import RunConfig
 from ...models.cost import COSTS
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
-from ..config import RunConfig
-from ..distill import make_trainer
+from ..student import make_trainer
 from .cells import TEACHER, Cell
 from .checks import run_settings
 from .evaluations import EVALUATIONS

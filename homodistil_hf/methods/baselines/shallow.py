@@ -28,7 +28,7 @@ class ShallowArguments(HomoDistilTrainingArguments):
         None, "Layers that stay, spread evenly, ≥ 1; default: one fewer than the teacher's.", least=1
     )
     widths: str | None = setting(
-        None, "Widths of the layers that stay: plan or JSON; default: as wide as the MACs of student allow."
+        None, "Widths of the layers that stay: plan or JSON; default: as wide as the MACs of student allow.", also=dict
     )
 
     def __post_init__(self) -> None:

@@ -29,8 +29,6 @@ from ...training_args import ExactArguments
 from .image_masking import MaskedImageCollator
 from .masked_models import MaskedPatches, modality_of, state_error
 
-SELF_DISTILLATION = "self_distillation"
-"""Name by which configs choose it."""
 _REMEDIES = {
     "torch_compile": "leave it off: half of each step is outside what would be compiled",
     "push_to_hub": "leave it out, and push OUTPUT_DIR/student with `hf upload`",
@@ -107,7 +105,8 @@ class SelfDistillTrainer(ExactTrainer):
         ValueError: another kind of model, a teacher that can't be compared with it, empty or foreign data.
     """
 
-    method = SELF_DISTILLATION
+    method = "self_distillation"
+    """Name by which configs choose it."""
     arguments_class = SelfDistillationArguments
     args: SelfDistillationArguments
 

@@ -1,6 +1,5 @@
-"""A fine-tuned model and text without labels → a folder with the pruned model; how filters are ranked isn't here."""
+"""A fine-tuned model and text without labels → a folder with the pruned model; `pruning.py` ranks the filters."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,19 +7,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..data.corpus import load_text
-from ..data.samples import drawn, unlabeled_batches
-from ..evaluation.evaluated_model import load_model
-from ..evaluation.fine_tuning import fastest_device
-from ..evaluation.glue.data import GLUE_TASKS, check_tasks, load_glue
-from ..export.export_folder import FORMATS, check_target, export_student
-from ..export.facts import read_export_facts
-from ..files.caches import keep_datasets_here
-from ..files.messages import nearest_name, short_repr
-from ..files.strict_json import is_int
-from ..methods.gradient_free.pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
-from ..models.architectures import max_tokens
-from ..models.widths import widths_of
+from ...data.corpus import load_text
+from ...data.samples import drawn, unlabeled_batches
+from ...evaluation.evaluated_model import load_model
+from ...evaluation.fine_tuning import fastest_device
+from ...evaluation.glue.data import GLUE_TASKS, check_tasks, load_glue
+from ...export.export_folder import FORMATS, check_target, export_student
+from ...export.facts import read_export_facts
+from ...files.caches import keep_datasets_here
+from ...files.messages import nearest_name, short_repr
+from ...files.strict_json import is_int
+from ...models.architectures import max_tokens
+from ...models.widths import widths_of
+from ..run_arguments import Log
+from .pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
 
 _LEAST = {"num_samples": 1, "max_length": 8, "batch_size": 1, "seed": 0}
 
@@ -77,12 +77,12 @@ class PruneSettings(GradientFreeSettings):
             )
 
 
-def prune_to_folder(settings: PruneSettings, say: Callable[[str], None], *, overwrite: bool = False) -> dict[str, Any]:
+def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = False) -> dict[str, Any]:
     """Prune a fine-tuned model on text without labels, and export what is left.
 
     Args:
         settings: [`PruneSettings`].
-        say: takes lines for the user.
+        log: takes lines for the user.
         overwrite: replace an earlier export in `output_dir`.
 
     Returns:
@@ -106,7 +106,7 @@ def prune_to_folder(settings: PruneSettings, say: Callable[[str], None], *, over
         raise ValueError(f"max_length={settings.max_length} is over the model's positions; nearest valid: {positions}")
     batches = _batches(settings, evaluated.tokenizer)
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
-    say(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {sum(map(_num_rows, batches)):,} rows of text")
+    log(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {sum(map(_num_rows, batches)):,} rows of text")
     model = evaluated.model.to(fastest_device())
     student = prune_gradient_free(model, batches, settings.macs, settings=settings)
     folder = export_student(

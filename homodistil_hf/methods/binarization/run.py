@@ -7,7 +7,7 @@ metrics are those of fine-tuning; `methods/binarization/trainer.py` trains one s
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,25 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import CONFIG_NAME
 
-from ..evaluation.evaluated_model import load_model
-from ..evaluation.fine_tuning import collator_of, training_arguments
-from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
-from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
-from ..files.caches import keep_datasets_here
-from ..files.checkpoints import last_verified, sorted_checkpoints
-from ..files.folders import publish, recover, remove_folder
-from ..files.messages import short_repr
-from ..files.provenance import public_name, version_facts
-from ..files.strict_json import read_json_object, write_json
-from ..methods.binarization.binarizing import to_binary
-from ..methods.binarization.folder import BITS, export_packed
-from ..methods.binarization.task_rows import task_rows
-from ..methods.binarization.trainer import BinarizationArguments, BinarizationTrainer
-from ..models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
+from ...evaluation.evaluated_model import load_model
+from ...evaluation.fine_tuning import collator_of, training_arguments
+from ...evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
+from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
+from ...files.caches import keep_datasets_here
+from ...files.checkpoints import last_verified, sorted_checkpoints
+from ...files.folders import publish, recover, remove_folder
+from ...files.messages import short_repr
+from ...files.provenance import public_name, version_facts
+from ...files.settings import build
+from ...files.strict_json import read_json_object, write_json
+from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
+from ..run import Run
+from ..run_arguments import Log, RunConfig
+from .binarizing import to_binary
+from .folder import BITS, export_packed
+from .task_rows import task_rows
+from .trainer import BinarizationArguments, BinarizationTrainer
 
-BIT = "bit"
-"""Name by which configs choose it."""
 _OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
 _SAVE_STEPS = 200
 
@@ -46,7 +47,9 @@ class BinarizationSettings(OwnTaskSettings):
         ValueError: a value is missing or out of range.
     """
 
-    method: str = field(default=BIT, metadata={"help": f"{BIT}: what this is."})
+    method: str = field(
+        default=BinarizationTrainer.method, metadata={"help": f"{BinarizationTrainer.method}: binarization."}
+    )
     stages: tuple[int, ...] = field(
         default=(1,), metadata={"help": "Bits of activations, one stage each; weights have one bit in all."}
     )
@@ -59,7 +62,7 @@ class BinarizationSettings(OwnTaskSettings):
     dropout_fraction: float = field(default=0.0, metadata={"help": "Dropout of the student, in [0, 1)."})
 
     def check_together(self) -> None:
-        """Also refuse stages that are none."""
+        """Also refuse stages that are no numbers of bits."""
         if self.learning_rates or self.learning_rate is None:
             raise ValueError(
                 f"learning_rates={short_repr(self.learning_rates)}: a chain searches no rates; set the one "
@@ -74,12 +77,30 @@ class BinarizationSettings(OwnTaskSettings):
             raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
 
 
-def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -> dict[str, Any]:
+class BinarizationRun(Run):
+    """A run that binarizes a fine-tuned model."""
+
+    kinds = (BinarizationSettings,)
+
+    def settings(self, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
+        """Make the one dataclass of such a run."""
+        return RunConfig(build(BinarizationSettings, values), None, given)
+
+    def run(self, settings: RunConfig, log: Log) -> dict[str, Any]:
+        """Binarize stage by stage, see [`binarize_chain`]."""
+        return binarize_chain(settings.run, log)
+
+    def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
+        """Describe the size and place of the model."""
+        return f"{results['size_bytes']:,} bytes of weights: {output_dir}/{MODEL_FOLDER}"
+
+
+def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
     """Binarize a fine-tuned model stage by stage, and export the last one with one bit a weight.
 
     Args:
         settings: [`BinarizationSettings`].
-        say: takes lines for the user.
+        log: takes lines for the user.
 
     Returns:
         `dict`: what was written to `results.json`: of the float model and each stage the metrics (`accuracy` and
@@ -101,12 +122,12 @@ def binarize_chain(settings: BinarizationSettings, say: Callable[[str], None]) -
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS_FILE, given)  # now that nothing was refused
     results: dict[str, Any] = {"float": measure(teacher)}
-    say(f"float: {results['float']}")
+    log(f"float: {results['float']}")
     for number, bits in enumerate(settings.stages, start=1):
         place = folder / f"stage-{number}"
         student = _stage(place, teacher, bits, encoded, tokenizer, settings)
         results[f"stage-{number}"] = {BITS: bits, **measure(student)}
-        say(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
+        log(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
         teacher = student
     facts = {"teacher": public_name(settings.model), "metrics": results}
     export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)

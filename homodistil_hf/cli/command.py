@@ -1,0 +1,83 @@
+"""What all commands share: how their words are read, and where their lines go."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from ..files.settings import SettingsParser, build, checked_values, setting_types, split_config
+
+
+@dataclass
+class Command:
+    """A command: the docstring is its help, a field of its dataclass is a flag of it, see `files/settings.py`."""
+
+    example: ClassVar[str]
+
+    @classmethod
+    def main(cls, name: str, words: Sequence[str]) -> int:
+        """Run the command of a name with the words behind it, and return the exit status."""
+        parser = SettingsParser(f"homodistil {name}", cls, description=cls.__doc__, epilog=f"example: {cls.example}")
+        return build(cls, parser.given(words)).run()
+
+    def run(self) -> int:
+        """Do it, and return the exit status."""
+        raise NotImplementedError
+
+
+@dataclass
+class SettingsCommand(Command):
+    """A command whose flags are settings of the package as well, over a JSON file of settings where one is given."""
+
+    main_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that the help describes; it names the others."""
+    page: ClassVar[str]
+    """The page of the documentation that describes those."""
+
+    @classmethod
+    def main(cls, name: str, words: Sequence[str]) -> int:
+        """Also read `[CONFIG.json]`, the first word, and hand the settings on."""
+        kind = cls.settings_class()
+        rare = " ".join(f"--{entry.name}" for entry in fields(kind) if entry.name not in cls.main_settings)
+        own = [entry.name for entry in fields(cls)]
+        parser = SettingsParser(
+            f"homodistil {name}",
+            cls,
+            kind,
+            shown_names=(*own, *cls.main_settings),
+            usage=f"homodistil {name} [CONFIG.json] [--key value …]",
+            description=cls.__doc__,
+            epilog=f"example: {cls.example}\nfurther settings ({cls.page}): {rare}",
+        )
+        values, flags, label = split_config(words)
+        given = parser.given(flags, checked_values(values, setting_types(kind), label), label)
+        show_logs()
+        return build(cls, given).run_with(build(kind, given))
+
+    @classmethod
+    def settings_class(cls) -> Any:
+        """Import the dataclass of the settings."""
+        raise NotImplementedError
+
+    def run_with(self, settings: Any) -> int:
+        """Do it, and return the exit status."""
+        raise NotImplementedError
+
+
+def show_logs(is_main_process: bool = True) -> None:
+    """Let the package's log lines appear on standard error; other processes are silent below warnings."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # those of reading and writing weights; training and tokenizing keep theirs
+    logger = logging.getLogger("homodistil_hf")
+    logger.setLevel(logging.INFO if is_main_process else logging.WARNING)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("homodistil: %(message)s"))
+        logger.addHandler(handler)
+
+
+def log_progress(line: str) -> None:
+    """Print a line about the progress on standard error."""
+    print(f"homodistil: {line}", file=sys.stderr)

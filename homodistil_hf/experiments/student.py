@@ -1,0 +1,104 @@
+"""One student: check its run, train, evaluate, export, write the results down. What goes before it: `distill.py`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ..export.export_folder import check_target
+from ..export.facts import read_facts
+from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.provenance import version_facts
+from ..files.strict_json import write_json
+from ..methods.registry import run_named
+from ..methods.run import RunInputs, StudentRun
+from ..methods.run_arguments import Log, RunConfig
+from ..training.checks import check_free, check_output_dir, existing_files
+from ..training.distillation_trainer import DistillationTrainer
+from ..training.hub_checkpoints import check_address, is_hub_address
+from ..training.run_folder import Requested, verified_checkpoint
+
+COSTS = ("num_parameters", "encoder_macs", "size_bytes")
+
+
+def student_run(settings: RunConfig) -> StudentRun:
+    """Return the run of a method that distils a student; a ValueError for another method."""
+    run = run_named(settings.run.method)
+    if not isinstance(run, StudentRun):
+        raise ValueError(
+            f"method={run.method!r} makes no student of a teacher; run it by itself: homodistil distill CONFIG"
+        )
+    return run
+
+
+def check_sources(settings: RunConfig) -> RunInputs:
+    """Check a run without reading any text; see [`StudentRun.inputs`]."""
+    return student_run(settings).inputs(settings)
+
+
+def make_trainer(settings: RunConfig, log: Log) -> Any:
+    """Check a run, load its teacher and its text, and make its trainer; see [`StudentRun.trainer`]."""
+    return student_run(settings).trainer(settings, log)
+
+
+def train_student(settings: RunConfig, log: Log) -> dict[str, Any]:
+    """Run one distillation to its end; arguments, return and errors as [`distill`]."""
+    since = time.perf_counter()
+    checkpoint = _checked_folder(settings)
+    return train_to_the_end(make_trainer(settings, log), settings, checkpoint, since=since)
+
+
+def train_to_the_end(
+    trainer: DistillationTrainer, settings: RunConfig, checkpoint: Requested, *, since: float
+) -> dict[str, Any]:
+    """Train, evaluate, export, write `results.json`, returned on the main process, push; `since`: when it began."""
+    folder = Path(settings.training.output_dir)
+    if trainer.is_world_process_zero():
+        write_json(folder / SETTINGS_FILE, settings.given)
+    trainer.train(checkpoint)
+    trainer.evaluate()
+    trainer.evaluate_teacher()
+    trainer.export(folder / STUDENT_FOLDER)
+    results = {}
+    if trainer.is_world_process_zero():
+        time_s = round(time.perf_counter() - since, 1)
+        results = _results(trainer, settings) | {"time_s": time_s}
+        write_json(folder / RESULTS_FILE, results)
+    if settings.training.push_to_hub:
+        trainer.push_to_hub()  # last, as it may fail
+    return results
+
+
+def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:
+    metrics = trainer.held_out_metrics
+    facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
+    forms = facts.get("forms")
+    return {
+        "method": trainer.method,
+        "models": [
+            {"name": name, **{cost: facts[name][cost] for cost in COSTS}}
+            | {metric: found.get(metric) for metric in trainer.told_metrics}
+            for name, found in (("teacher", trainer.teacher_evaluation), ("student", metrics))
+        ],
+        # None where the stock student has no padding.
+        "compact": {cost: forms["compact"][cost] for cost in COSTS} if forms else None,
+        "evaluation": metrics,
+        "plan": trainer.plan.to_dict(),
+        "num_steps": trainer.state.global_step,
+        "versions": version_facts(),
+        "settings": settings.given,
+    }
+
+
+def _checked_folder(settings: RunConfig) -> Requested:
+    """What `train` is to go on with; its files are checked here, before any text is read."""
+    training = settings.training
+    output_dir, resume = training.output_dir, training.resume_from_checkpoint
+    check_output_dir(output_dir)
+    check_target(Path(output_dir) / STUDENT_FOLDER, overwrite=True)
+    if not resume:
+        check_free(training, existing_files(output_dir))
+        return None
+    if is_hub_address(resume):
+        check_address(str(resume), token=training.hub_token)
+        return resume
+    return verified_checkpoint(resume, output_dir)

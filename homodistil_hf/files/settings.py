@@ -1,0 +1,307 @@
+"""Settings from a JSON object and from flags of the same names, checked against the fields of dataclasses.
+
+A field is a flag and a JSON key: its type decides which values it takes, its `help` describes it. Every command reads
+its words here; `cli` holds the commands, `experiments/config.py` what belongs to `homodistil distill` alone.
+"""
+
+import argparse
+import json
+import types
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
+from enum import Enum
+from functools import reduce
+from operator import or_
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .field_checks import limits_of
+from .messages import nearest_name, short_repr, shortened
+from .strict_json import read_json_object
+
+_TRUTHS = {"true": True, "false": False}
+_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+_JSON_TYPES = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+_Kind = TypeVar("_Kind")
+
+
+def flag(text: str, default: Any = MISSING, **options: Any) -> Any:
+    """Make the field of a command that no JSON file gives; one that is False by default is a switch without a value.
+
+    Args:
+        text: its help.
+        default: its value where it isn't given; without one it has to be given.
+        options: `metavar`, `nargs` of `add_argument`; `positional=True`: a word without `--`.
+    """
+    kind: Any = {"default_factory": list} if default == [] else {"default": default}
+    if default is False:
+        options["action"] = "store_true"
+    return field(**kind, metadata={"help": text, "metavar": None, **options})
+
+
+def setting_types(*kinds: Any) -> dict[str, Any]:
+    """Map every field of these dataclasses to its type; the first of two fields of one name counts.
+
+    A field that [`setting`] made may take values of further types, its limit `also`.
+    """
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        hints = get_type_hints(kind)
+        for entry in (entry for entry in fields(kind) if entry.init and entry.name not in found):
+            also = limits_of(entry).get("also", ())
+            further = also if isinstance(also, tuple) else (also,)
+            found[entry.name] = reduce(or_, further, hints[entry.name])
+    return found
+
+
+def differing(values: Mapping[str, Any], *kinds: Any) -> dict[str, Any]:
+    """Pick the values that differ from the defaults of these dataclasses."""
+    entries = [entry for kind in kinds for entry in fields(kind)]
+    defaults = {
+        entry.name: entry.default if entry.default_factory is MISSING else entry.default_factory() for entry in entries
+    }
+    return {name: value for name, value in values.items() if value != defaults.get(name, MISSING)}
+
+
+def build(kind: type[_Kind], values: Mapping[str, Any]) -> _Kind:
+    """Make a dataclass of those values that are its fields.
+
+    Raises:
+        ValueError: whatever the dataclass finds wrong with them.
+    """
+    names = [entry.name for entry in fields(kind) if entry.init]  # type: ignore[arg-type]
+    try:
+        return kind(**{name: values[name] for name in names if name in values})
+    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError) as error:
+        # TrainingArguments fails in all these ways at values that it does not expect.
+        raise ValueError(f"the settings can't be used ({type(error).__name__}: {shortened(str(error))})") from error
+    except ValueError as error:
+        raise ValueError(shortened(str(error))) from error
+
+
+def split_config(words: Sequence[str]) -> tuple[dict[str, Any], list[str], str]:
+    """Split `[CONFIG.json] [--key value …]` into the file's object, the flags, and a label of the file for messages.
+
+    Raises:
+        ValueError: the file is no JSON object.
+        OSError: the file can't be read.
+    """
+    if not words or words[0].startswith("-"):
+        return {}, list(words), "the settings"
+    label = f"config={words[0]!r}"
+    return read_json_object(words[0], label), list(words[1:]), label
+
+
+def checked_values(values: Mapping[str, Any], hints: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Check keys and types of a JSON object; one item may stand for a list of one.
+
+    Args:
+        values: name → JSON value.
+        hints: as [`setting_types`] returns them.
+        label: what the user calls the object, first words of every message.
+
+    Raises:
+        ValueError: an unknown key, with the nearest valid one, or a value of another type.
+
+    Example:
+    ```python
+    >>> checked_values({"lengths": 8}, {"lengths": list[int]}, "config")
+    {'lengths': [8]}
+    >>> checked_values({"lenghts": 8}, {"lengths": list[int]}, "config")
+    Traceback (most recent call last):
+    ...
+    ValueError: config has the unknown key 'lenghts' (value 8); nearest valid: 'lengths'
+
+    ```
+    """
+    checked = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise ValueError(
+                f"{label} has the unknown key {short_repr(name)} (value {_shown_value(name, value)}); "
+                f"nearest valid: {nearest_name(name, hints)!r}"
+            )
+        is_one = get_origin(hints[name]) in (list, tuple) and not isinstance(value, list | tuple)
+        checked[name] = [value] if is_one else value
+        if not _accepts(hints[name], checked[name]):
+            raise ValueError(
+                f"{label} has {name}={_shown_value(name, value)}, of the JSON type "
+                f"{_JSON_TYPES.get(type(value), 'null')}; expected {_expected(hints[name])}"
+            )
+    return checked
+
+
+class RaisingParser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises errors instead of printing them and leaving, so that all of them look alike."""
+
+    manual: str | None = None
+    """Where flags are described; default: the help of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a ValueError of what is wrong with the words."""
+        raise ValueError(f"{shortened(message)}; see {self.manual or f'{self.prog} --help'}")
+
+
+class SettingsParser(RaisingParser):
+    """Flags of dataclasses, over a JSON object with the same names.
+
+    Args:
+        prog: words of the command.
+        kinds: the dataclasses.
+        shown_names: fields that the help describes; default: all.
+        manual: see [`RaisingParser`].
+        options: as in `ArgumentParser`.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        *kinds: Any,
+        shown_names: Collection[str] | None = None,
+        manual: str | None = None,
+        **options: Any,
+    ):
+        super().__init__(
+            prog=prog,
+            allow_abbrev=False,
+            **{"formatter_class": argparse.RawDescriptionHelpFormatter, **options},
+        )
+        self.manual = manual
+        self.hints = setting_types(*kinds)
+        entries = [entry for kind in kinds for entry in fields(kind)]
+        for name, hint in self.hints.items():
+            entry = next(entry for entry in entries if entry.name == name)
+            self._add(entry, hint, is_shown=shown_names is None or name in shown_names)
+
+    def given(
+        self, words: Sequence[str], values: Mapping[str, Any] | None = None, label: str = "the settings"
+    ) -> dict[str, Any]:
+        """Read flags, and check the values that they override.
+
+        Args:
+            words: `--key value …`; `-` and `_` in names are one.
+            values: a JSON object of settings.
+            label: of that object, see [`checked_values`].
+
+        Returns:
+            Name → value of each setting that is given.
+
+        Raises:
+            ValueError: an unknown flag or key, with the nearest valid one, or a value that is wrong.
+        """
+        checked = checked_values(values or {}, self.hints, label)
+        found, unknown = self.parse_known_args(list(self._spelled(words)))
+        if unknown:
+            self._refuse(unknown[0])
+        return checked | vars(found)
+
+    def _spelled(self, words: Sequence[str]) -> Iterator[str]:
+        """Names with `_`, and a switch without a value of its own as true: it must not take the next word."""
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            name, equals, value = word.partition("=")
+            spelled = f"--{name[2:].replace('-', '_')}"
+            action = self._option_string_actions.get(spelled) if word.startswith("--") else None
+            if action is None:
+                yield word
+            elif action.type is _truth and not equals and following.lower() not in _TRUTHS:
+                yield f"{spelled}=true"
+            else:
+                yield f"{spelled}{equals}{value}"
+
+    def _refuse(self, word: str) -> NoReturn:
+        if not word.startswith("-"):
+            self.error(f"unexpected argument {short_repr(word)}; expected CONFIG.json first, then --key value …")
+        name = shortened(word.partition("=")[0])
+        self.error(f"unknown key {name}; nearest valid: {nearest_name(name, self._option_string_actions)}")
+
+    def _add(self, entry: "Field[Any]", hint: Any, *, is_shown: bool) -> None:
+        """Add a flag; a value that isn't given is left to the dataclass."""
+        metadata = dict(entry.metadata)
+        options: dict[str, Any] = {"default": argparse.SUPPRESS}
+        if "action" in metadata:
+            options["action"] = metadata["action"]
+        else:
+            options |= {"metavar": "X", **_flag_options(hint)}
+            options |= {name: metadata[name] for name in ("metavar", "nargs") if name in metadata}
+        options["help"] = metadata.get("help") if is_shown else argparse.SUPPRESS
+        if metadata.get("positional"):
+            self.add_argument(entry.name, **options)
+            return
+        options["required"] = entry.default is MISSING and entry.default_factory is MISSING
+        self.add_argument(f"--{entry.name}", **options)
+
+
+# Types of flags
+
+
+def _flag_options(hint: Any) -> dict[str, Any]:
+    """Arguments of `add_argument` for a type; of a union the option that any word can be read as."""
+    options = [option for option in _options(hint) if option is not type(None)]
+    if enums := [option for option in options if _is_enum(option)]:
+        return {"choices": [member.value for member in enums[0]]}
+    if str in options:
+        return {"type": str}
+    if bool in options:
+        return {"type": _truth, "nargs": "?", "metavar": "true|false"}
+    (kind, *_) = options
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) in (list, tuple):
+        return {"type": get_args(kind)[0], "nargs": "+"}
+    return {"type": kind if kind in (int, float) else json.loads}
+
+
+def _truth(word: str) -> bool:
+    """`true` or `false`, as in JSON."""
+    if word.lower() not in _TRUTHS:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+    return _TRUTHS[word.lower()]
+
+
+# Types of JSON values
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    """Whether a JSON value is of a type; a whole number may stand for a fraction, a boolean for neither."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_accepts(option, value) for option in _options(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(_accepts(get_args(hint)[0], item) for item in value)
+    if origin is not None:
+        return isinstance(value, origin)
+    if isinstance(value, bool):
+        return hint in (bool, Any)
+    if _is_enum(hint):
+        return value in [option.value for option in hint]
+    return hint is Any or isinstance(value, (int, float) if hint is float else hint)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, else the type; beside an enumeration `str` only says how its values are written."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return tuple(option for option in options if option is not str or not any(map(_is_enum, options)))
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Enum)
+
+
+def _expected(hint: Any) -> str:
+    return " or ".join(dict.fromkeys(_expected_one(option) for option in _options(hint)))
+
+
+def _expected_one(hint: Any) -> str:
+    if get_origin(hint) in (list, tuple):
+        return f"a list, each item {_expected(get_args(hint)[0])}"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    if _is_enum(hint):
+        return f"one of {', '.join(repr(option.value) for option in hint)}"
+    return _NAMES.get(hint) or ("a list" if hint is list else "an object")
+
+
+def _shown_value(name: str, value: Any) -> str:
+    # A value meant for hub_token is a secret even if the key is misspelt or the value of another type.
+    return "<token>" if "tok" in name.lower() and name != "tokenizer" else short_repr(value)

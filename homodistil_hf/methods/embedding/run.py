@@ -1,0 +1,261 @@
+"""Runs of embedding models and rerankers: vectors or scores in place of words, rows of any length."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+import torch
+from datasets import Dataset
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from ...data.blocks import some_blocks
+from ...data.corpus import load_text
+from ...data.held_out import hold_out
+from ...export.student_in_folder import STUDENT_FOLDER
+from ...files.checkpoints import PROJECTIONS_FILE
+from ...files.messages import short_repr
+from ...files.tensors import load_tensors
+from ...models.conversion import to_student
+from ...models.loading import load_encoder
+from ...models.tokenizers import load_tokenizer
+from ...tables import aligned_lines
+from ...training.student_plan import resolve_student
+from ...training_args import with_settings
+from ..fewer_layers import Layers
+from ..masked_words import check_length
+from ..run import Bundle, RunInputs, StudentRun, with_projections
+from ..run_arguments import Log, RunArguments, RunConfig
+from .folder import write_model
+from .model import EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
+from .pairs import tokenize_pairs
+from .texts import LEAST_CHARACTERS, by_length, mixed, tokenize_texts
+from .trainer import check_output
+
+_METRICS = {
+    "cosine": "cosine",
+    "neighbours": "10 nearest",
+    "neighbours_in_index": "… in the teacher's index",
+    "correlation": "correlation of scores",
+}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A teacher, and how its text is read.
+
+    Args:
+        model: as the trainer takes it.
+        encoder: the transformers model in it.
+        tokenizer: of the encoder.
+        columns: of the text.
+        rows: documents, a data set a column, the settings of the run, the name of a prompt, what the user calls the
+            documents → rows.
+    """
+
+    model: Any
+    encoder: Any
+    tokenizer: PreTrainedTokenizerBase
+    columns: tuple[str | None, ...]
+    rows: Callable[[list[Any], RunArguments, str | None, str], Any]
+
+
+@dataclass(frozen=True)
+class EmbeddingInputs(RunInputs):
+    """What such a run is checked against; `source` has the teacher's weights, as its folder is read as a whole."""
+
+    source: _Source
+
+
+class EmbeddingRun(StudentRun):
+    """A run that distils an embedding model on texts."""
+
+    unused: ClassVar[tuple[str, ...]] = ("tokenizer", "teacher_revision", "further_pretraining")
+    loader = "SentenceTransformer"
+    """The class of sentence-transformers that loads a student."""
+
+    def claims(self, teacher: str) -> bool:
+        """Whether a local folder is one of this method's models."""
+        return kind_of_texts(teacher) == self.method
+
+    def bundle(self, model: str) -> Bundle | None:
+        """Load a folder of sentence-transformers."""
+        whole = load_embedding_model(model)
+
+        def write(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+            write_model(replace(whole, encoder=encoder, tokenizer=tokenizer), folder)
+
+        whole.encoder.config.architectures = [type(whole.encoder).__name__]
+        prompts = list(whole.settings.prompts.values())
+        return Bundle(whole.encoder, whole.tokenizer, prompts, whole.settings.lowers, write)
+
+    def check_stream(self, settings: RunConfig) -> None:
+        """Refuse, by a ValueError, a stream without an end."""
+        if settings.run.streaming and settings.training.max_steps <= 0:
+            raise ValueError(
+                f"streaming=True with max_steps={settings.training.max_steps}: a stream has no length, so set "
+                "max_steps"
+            )
+
+    def source(self, name: str, text_column: str | None) -> _Source:
+        """Load a teacher."""
+        return _embedding_source(name, text_column)
+
+    def inputs(self, settings: RunConfig) -> EmbeddingInputs:
+        """Load the teacher and plan the widths."""
+        run = settings.run
+        self.check_stream(settings)
+        source = self.source(run.teacher, run.text_column)
+        config = source.encoder.config
+        check_length(settings, config)
+        if isinstance(source.model, EmbeddingModel):
+            check_output(settings.training.output, source.model)
+        if (layers := getattr(settings.training, "layers", None)) is not None:
+            Layers(layers).of(config.num_hidden_layers)
+        plan = resolve_student(settings.training, config, has_all_layers=layers is None)
+        return EmbeddingInputs(config, source.tokenizer, plan, source)
+
+    def arguments(self, settings: RunConfig, inputs: EmbeddingInputs) -> Any:
+        """Rows are read in their order: `by_length` has shuffled them."""
+        return with_settings(settings.training, train_sampling_strategy="sequential")
+
+    def teacher(self, settings: RunConfig, inputs: EmbeddingInputs) -> Any:
+        """The model that was checked."""
+        return inputs.source.model
+
+    def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
+        """Also `layers`: a student that starts as another one has that one's."""
+        layers = getattr(settings.training, "layers", None)
+        problems = super().chain_problems(settings)
+        return problems if layers is None else [*problems, ("layers", layers, "name one student, or no layers")]
+
+    def load_start(self, folder: Path) -> Any:
+        """Load a finished member of a chain, with its map and projections."""
+        student = folder / STUDENT_FOLDER
+        if not is_embedding_folder(student):
+            return super().load_start(folder)
+        encoder = to_student(AutoModel.from_pretrained(student, dtype=torch.float32), needs_head=False)
+        return with_projections(encoder, load_tensors(folder / PROJECTIONS_FILE))
+
+    def rows(self, settings: RunConfig, inputs: EmbeddingInputs, log: Log) -> tuple[Any, Dataset]:
+        """Read the text: rows to train on, in batches of about the same length, and rows to evaluate on."""
+        run, training, source = settings.run, settings.training, inputs.source
+        prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
+        train, held_out = [], []
+        for name, prompt in zip(run.train_data, prompts, strict=True):
+            documents = _columns([name], run.train_split, "train_data", source, is_stream=run.streaming)
+            label = f"train_data={name!r}"
+            if not run.eval_data:
+                # Of two columns, the first one's line says it all.
+                parts = [
+                    hold_out(part, (lambda line: None) if number else log) for number, part in enumerate(documents)
+                ]
+                documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
+                held_out.append(source.rows(kept_back, run, prompt, label))
+            train.append(source.rows(documents, run, prompt, label))
+            if run.streaming and next(iter(train[-1]), None) is None:
+                raise ValueError(
+                    f"{label} has no text to train on beside what is held out; name eval_data, or other data"
+                )
+        if run.eval_data:
+            documents = _columns(run.eval_data, run.eval_split, "eval_data", source)
+            held_out.append(source.rows(documents, run, None, f"eval_data={short_repr(run.eval_data)}"))
+        batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+        rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
+        if not run.streaming and len(rows) < batch_size:
+            raise ValueError(
+                f"train_data={short_repr(run.train_data)} has {len(rows)} rows, fewer than the {batch_size} of a "
+                "step; lower per_device_train_batch_size, or name more text"
+            )
+        evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
+        return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
+            datasets.concatenate_datasets(evaluated), run.max_eval_blocks
+        )
+
+    def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
+        """Describe how a run ended, and how its student is loaded."""
+        folders = [f"{member['folder']}/student" for member in results.get("members", ())] or ["student"]
+        metrics = [name for name in _METRICS if name in results["models"][0]]
+        table = [["model", "parameters", "encoder MACs", "bytes", *(_METRICS[name] for name in metrics)]]
+        for found in results["models"]:
+            costs = [f"{found[cost]:,}" for cost in ("num_parameters", "encoder_macs", "size_bytes")]
+            table.append([found["name"], *costs, *(f"{found[name]:.3f}" for name in metrics)])
+        folder = output_dir.rstrip("/")
+        return f"""
+{chr(10).join(aligned_lines(table))}
+
+{results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
+
+  from sentence_transformers import {self.loader}
+  model = {self.loader}({f"{folder}/{folders[-1]}"!r})"""
+
+
+class RerankerRun(EmbeddingRun):
+    """A run that distils a reranker on pairs of texts."""
+
+    unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary")
+    loader = "CrossEncoder"
+
+    def bundle(self, model: str) -> None:
+        """A reranker is an encoder, a head and a tokenizer, as other classifiers."""
+
+    def check_stream(self, settings: RunConfig) -> None:
+        """Refuse, by a ValueError, any stream."""
+        if settings.run.streaming:
+            raise ValueError(f"streaming=True with method={self.method!r}: pairs can't be streamed; leave it out")
+
+    def source(self, name: str, text_column: str | None) -> _Source:
+        """Load a teacher."""
+        return _reranking_source(name, text_column)
+
+
+@lru_cache(maxsize=1)  # the members of a chain have one teacher
+def _embedding_source(name: str, text_column: str | None) -> _Source:
+    model = load_embedding_model(name)
+
+    def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
+        if prompt and prompt not in model.settings.prompts:
+            known = ", ".join(model.settings.prompts) or "none"
+            raise ValueError(f"train_prompts has {prompt!r}, but the teacher's prompts are {known}; name one of those")
+        return tokenize_texts(
+            parts[0],
+            model.tokenizer,
+            max_length=min(run.max_seq_length, model.settings.max_seq_length),
+            prepare=partial(model.prepared, prompt_name=prompt),
+            # A source whose prompt is named may be one of queries, or of titles.
+            least_characters=LEAST_CHARACTERS if prompt is None else 1,
+            num_proc=run.preprocessing_num_workers,
+            argument=argument,
+        )
+
+    return _Source(model, model.encoder, model.tokenizer, (text_column,), rows)
+
+
+@lru_cache(maxsize=1)
+def _reranking_source(name: str, text_column: str | None) -> _Source:
+    columns = tuple(column.strip() for column in (text_column or "").split(","))
+    if len(columns) != 2 or not all(columns):
+        raise ValueError(
+            f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
+            "'question,passage'"
+        )
+    model, tokenizer = load_encoder(name), load_tokenizer(name)
+
+    def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
+        named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]
+        return tokenize_pairs(
+            datasets.concatenate_datasets(named, axis=1),
+            tokenizer,
+            max_length=run.max_seq_length,
+            num_proc=run.preprocessing_num_workers,
+            argument=argument,
+        )
+
+    return _Source(model, model, tokenizer, columns, rows)
+
+
+def _columns(data: list[str], split: str, argument: str, source: _Source, *, is_stream: bool = False) -> list[Any]:
+    settings: dict[str, Any] = {"split": split, "argument": argument, "streaming": is_stream}
+    return [load_text(data, text_column=name, **settings) for name in source.columns]

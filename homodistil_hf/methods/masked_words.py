@@ -1,0 +1,155 @@
+"""The run of HomoDistil and of every baseline: a masked-LM teacher and text in blocks."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
+from ..data.corpus import load_text
+from ..data.held_out import hold_out
+from ..models.architectures import max_tokens
+from ..models.loading import load_encoder, load_encoder_config
+from ..models.tokenizers import load_tokenizer
+from ..tables import format_table
+from ..trainer import HomoDistilTrainer
+from ..training.learning_rate import measured_learning_rate
+from ..training_args import with_settings
+from .run import RunInputs, StudentRun
+from .run_arguments import Log, RunConfig
+
+Blocks: TypeAlias = Dataset | IterableDataset
+_STREAM_SHUFFLE_BLOCKS = 10_000
+
+
+class MaskedWordsRun(StudentRun):
+    """A run that distils a masked-LM teacher on blocks of text."""
+
+    unused = ("train_prompts", "train_weights")
+
+    @property
+    def can_chain(self) -> bool:  # type: ignore[override]
+        """A baseline starts from its teacher, or anew; HomoDistil's student may start from another one."""
+        return self.trainer_class is HomoDistilTrainer
+
+    def inputs(self, settings: RunConfig) -> RunInputs:
+        """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
+        config, tokenizer = masked_lm_inputs(settings)
+        return RunInputs(config, tokenizer, self.trainer_class.plan_of(settings.training, config))
+
+    def rows(self, settings: RunConfig, inputs: RunInputs, log: Log) -> tuple[Any, Any]:
+        """Read and tokenize the text: blocks to train on, and those to evaluate on."""
+        return load_blocks(settings, inputs.config, inputs.tokenizer, log)
+
+    def arguments(self, settings: RunConfig, inputs: RunInputs) -> Any:
+        """Set the learning rate from settings alone: looking at the first row of a stream would fill its buffer."""
+        training = settings.training
+        if training.learning_rate is not None:
+            return training
+        rate = measured_learning_rate(
+            training,
+            row_length=settings.run.max_seq_length,
+            hidden_size=inputs.config.hidden_size,
+            share=self.trainer_class.learning_rate_share,
+        )
+        return with_settings(training, learning_rate=rate)
+
+    def teacher(self, settings: RunConfig, inputs: RunInputs) -> Any:
+        """Load the teacher's weights."""
+        run, token = settings.run, settings.training.hub_token
+        return load_encoder(run.teacher, config=inputs.config, revision=run.teacher_revision, token=token)
+
+    def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
+        """Describe how a run ended, and how its student is loaded."""
+        folder = output_dir.rstrip("/")
+        students = [f"{folder}/{member['folder']}/student" for member in results.get("members", ())]
+        others = "".join(f"\n  {student}" for student in students[:-1])
+        student = students[-1] if students else f"{folder}/student"
+        compact = results.get("compact")
+        padding = ""
+        if compact:
+            costs = f"{compact['num_parameters']:,} parameters, {compact['encoder_macs']:,} encoder MACs"
+            names = [shlex.quote(name) for name in (folder, f"{folder}-compact")]
+            command = f"homodistil export {names[0]} --format compact --output {names[1]}"
+            padding = f"\nThe student is padded to its stock class; without padding ({costs}):\n\n  {command}\n"
+        return f"""
+{format_table(results["models"])}
+{padding}
+{results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
+
+  from transformers import AutoModelForMaskedLM, AutoTokenizer
+  model = AutoModelForMaskedLM.from_pretrained({student!r})
+  tokenizer = AutoTokenizer.from_pretrained({student!r})""" + (
+            f"\n\nThe others, loaded alike:\n{others}" if others else ""
+        )
+
+
+def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Read a masked-LM teacher's configuration and a fitting tokenizer; its weights are not touched.
+
+    Raises:
+        ValueError: another kind of model, a tokenizer that doesn't fit, or blocks longer than the teacher's positions.
+        OSError: one of them can't be read.
+    """
+    run, training = settings.run, settings.training
+    if run.streaming and training.max_steps <= 0:
+        raise ValueError(
+            f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
+        )
+    config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
+    class_name = (config.architectures or [""])[0]
+    if "ForMaskedLM" not in class_name and "ForPreTraining" not in class_name:
+        raise ValueError(
+            f"teacher={run.teacher!r} is a {class_name}; this command distils masked-LM teachers. For a task "
+            "model use HomoDistilTrainer as in examples/distill_task_model.py"
+        )
+    check_length(settings, config)
+    revision = run.teacher_revision if run.tokenizer is None else None
+    tokenizer = load_tokenizer(run.tokenizer or run.teacher, revision=revision, token=training.hub_token)
+    check_tokenizer(tokenizer, config)
+    return config, tokenizer
+
+
+def check_length(settings: RunConfig, config: PreTrainedConfig) -> None:
+    """Refuse, by a ValueError, rows that are longer than the teacher's positions."""
+    if (length := settings.run.max_seq_length) > (limit := max_tokens(config)):
+        raise ValueError(f"max_seq_length={length} is over the teacher's positions={limit}; nearest valid: {limit}")
+
+
+def load_blocks(
+    settings: RunConfig, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, log: Log
+) -> tuple[Blocks, Dataset]:
+    """Read and tokenize the text of a run: blocks to train on, and those to evaluate on.
+
+    Raises:
+        ValueError: no text, or too little of it.
+        OSError: a file or a Hub repository can't be read.
+    """
+    run = settings.run
+
+    def tokenized(documents: Blocks, argument: str) -> Blocks:
+        try:
+            return tokenize_to_blocks(
+                documents,
+                tokenizer,
+                max_seq_length=run.max_seq_length,
+                num_proc=run.preprocessing_num_workers,
+                max_positions=max_tokens(config),
+            )
+        except ValueError as error:
+            raise ValueError(f"{argument}={getattr(run, argument) or run.train_data}: {error}") from error
+
+    eval_documents = None
+    if run.eval_data:
+        eval_documents = load_text(
+            run.eval_data, text_column=run.text_column, split=run.eval_split, argument="eval_data"
+        )
+    documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
+    if eval_documents is None:
+        documents, eval_documents = hold_out(documents, log)
+    blocks = tokenized(documents, "train_data")
+    if run.streaming:
+        blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
+    return blocks, some_blocks(tokenized(eval_documents, "eval_data"), run.max_eval_blocks)

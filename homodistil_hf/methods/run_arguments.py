@@ -1,0 +1,138 @@
+"""The settings of one run of `homodistil distill`: its teacher, its text and its method, beside those of training.
+
+What is trained and how: the `arguments_class` of each trainer. How the settings are read: `experiments/config.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ..files.messages import short_repr
+from ..files.strict_json import parse_json
+
+Log: TypeAlias = Callable[[str], None]
+"""Takes lines for the user."""
+
+
+@dataclass
+class RunArguments:
+    """Teacher, text and method of a run; everything else is in [`HomoDistilTrainingArguments`].
+
+    Raises:
+        ValueError: a value is missing or out of range.
+    """
+
+    teacher: str = field(default="", metadata={"help": "Masked-LM teacher: Hub name or folder."})
+    method: str = field(
+        default="homodistil",
+        metadata={
+            "help": "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit; embedding and "
+            "reranker are found by the teacher's folder."
+        },
+    )
+    further_pretraining: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "JSON object with settings of self_distillation, which the teacher first goes through."},
+    )
+    further_settings: dict[str, Any] = field(init=False)
+    vocabulary: str | None = field(
+        default=None,
+        metadata={"help": "Trim the teacher's vocabulary first: keep=16384, min_count=5, or a file of tokens."},
+    )
+    teacher_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
+    )
+    tokenizer: str | None = field(default=None, metadata={"help": "Hub name or folder; default: the teacher's own."})
+    train_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files (.parquet, .json, .jsonl, .txt), folders, globs or Hub data sets with the text."},
+    )
+    eval_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Like train_data, for evaluation; default: a part of train_data is held out."},
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column with the text; default: text, or the only column of strings."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split of a Hub data set or folder to train on."})
+    eval_split: str = field(default="validation", metadata={"help": "Split of eval_data to evaluate on."})
+    train_prompts: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Embedding models: of each of train_data the name of its prompt, or an empty one for none."},
+    )
+    train_weights: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Embedding models, rerankers: passes over each of train_data in an epoch, > 0; default: one."
+        },
+    )
+    max_seq_length: int = field(
+        default=128, metadata={"help": "Tokens a block, special ones included; 8 … the teacher's positions."}
+    )
+    max_eval_blocks: int = field(default=1024, metadata={"help": "Evaluate on at most so many blocks, ≥ 1."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read and tokenize train_data while training; needs max_steps."}
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that tokenize, ≥ 1; default: one, whose tokenizer uses all cores."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, example in (("teacher", "google-bert/bert-base-uncased"), ("train_data", "corpus/*.parquet")):
+            if not getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not set; name one in CONFIG or as --{name} {example}"
+                )
+        for name in ("max_eval_blocks", "preprocessing_num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is too small; nearest valid: 1")
+        self.further_settings = self._further_settings()
+        self._check_sources()
+
+    def _further_settings(self) -> dict[str, Any]:
+        given = self.further_pretraining
+        values = parse_json(given or "{}", "further_pretraining") if isinstance(given, str | None) else given
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"further_pretraining={short_repr(given)} is no JSON object; expected such as "
+                '{"num_train_epochs": 10}'
+            )
+        return values
+
+    def _check_sources(self) -> None:
+        for name in ("train_prompts", "train_weights"):
+            if (given := getattr(self, name)) and len(given) != len(self.train_data):
+                raise ValueError(
+                    f"{name}={short_repr(given)} has {len(given)} entries for {len(self.train_data)} of train_data"
+                )
+        if any(not weight > 0 for weight in self.train_weights):
+            weights = short_repr(self.train_weights)
+            raise ValueError(f"train_weights={weights}: expected numbers > 0; leave sources out")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of one run.
+
+    Args:
+        run: teacher, text and method: [`RunArguments`], or the one dataclass of a run without `training`.
+        training: of the method's trainer; None where `run` has them all and the run is one process.
+        given: name → plain value of each setting that differs from its default; as JSON it is a config of this run.
+        members: where `student` is a list, the runs that it stands for, each with a folder in `output_dir`.
+    """
+
+    run: Any
+    training: Any
+    given: dict[str, Any]
+    members: tuple["RunConfig", ...] = ()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process whose lines the user reads."""
+        return self.training is None or self.training.process_index == 0
+
+    @property
+    def output_dir(self) -> str:
+        """The folder of the run."""
+        return str((self.training or self.run).output_dir)
