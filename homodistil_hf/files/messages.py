@@ -1,4 +1,4 @@
-"""Words that errors share: a value shown briefly, the nearest valid name, another error in one line."""
+"""Parts of error messages: a short value, the nearest valid name, some of many names, another error in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def short_repr(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an `error` says, shortened, or its type where it says nothing."""
+    """Return the first line of an error's message, shortened, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST_LINE]
 
 
