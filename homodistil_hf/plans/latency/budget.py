@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig
 
 from ...files.messages import nearest_name, short_repr
 from ...models.architectures import architecture_of
-from ...models.architectures.bert import has_blocks_of_bert
 from ...models.widths import WidthPlan, widths_of
 from ..budgets import LATENCY_BUDGET, plan_for_latency
 from .backends import FirstOutput, make_runner, model_inputs
@@ -88,10 +87,10 @@ def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: in
         ValueError: out of reach, the message names the range; or a length above the teacher's positions.
     """
     architecture = architecture_of(config)
-    if not has_blocks_of_bert(architecture):
+    if not architecture.is_timed:
         raise ValueError(
-            f"student='latency_ms={budget.limit_ms:g}' is met with measured blocks of BERT, "
-            f"which a {architecture.model_type} has not; nearest valid: a share of the MACs, such as 'macs=0.25'"
+            f"student='latency_ms={budget.limit_ms:g}' is met with measured blocks of BERT, which a "
+            f"{architecture.model_type} is not made of; nearest valid: a share of the MACs, such as 'macs=0.25'"
         )
     table = latency_table(config, budget.conditions)
     plan = plan_for_latency(budget.limit_ms, config, predict=table.latency_ms, multiple=multiple)
