@@ -29,8 +29,7 @@ if TYPE_CHECKING:
         HomoBertModel,
     )
     from .models.widths import LayerWidths, WidthPlan
-    from .plans.presets import PRESETS
-    from .plans.resolve import resolve_plan
+    from .plans.resolve import PRESETS, resolve_plan
     from .trainer import HomoDistilTrainer
     from .training_args import HomoDistilTrainingArguments
 
@@ -52,7 +51,7 @@ _LAZY = {
     "LayerWidths": "models.widths",
     "MaskedLMCollator": "data.masking",
     "OneShotTrainer": "methods.baselines.one_shot",
-    "PRESETS": "plans.presets",
+    "PRESETS": "plans.resolve",
     "WidthPlan": "models.widths",
     "export_packed": "methods.binarization.folder",
     "export_student": "export.export_folder",
