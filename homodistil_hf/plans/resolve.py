@@ -1,7 +1,7 @@
 """A student's widths from a preset, a budget or a written plan, checked against its teacher.
 
 `resolve_plan` turns the user's `student` into a `WidthPlan` before any weight is loaded, or refuses it with the
-nearest valid plan. budgets.py and latency/budget.py search for the plan of a budget; pruning/ brings a model to its plan.
+nearest valid plan. budgets.py and latency/budget.py search for the plan of a budget; pruning/ prunes a model to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plan that meets a latency budget on this machine: `"latency_ms=5"`, with conditions behind it unless the defaults do.
+"""The plan that meets a latency budget on this machine: `"latency_ms=5"`, with the conditions that differ behind it.
 
 It ties the measured table of parts.py to the search of budgets.py. A run asks once and stores the plan: a measured
 time never steers a resumed run.
