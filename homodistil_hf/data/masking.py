@@ -66,11 +66,11 @@ class SeededMasks:
 class MaskedLMCollator(SeededMasks):
     """Batch rows and choose their masked tokens, reproducibly.
 
-    In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens get a label, at least one if n ≥ 1. 80 %
-    of them become the mask token, 10 % a random ordinary token, 10 % stay. Special tokens are never chosen; the unknown
-    token is ordinary text here. The same row gets the same mask in the same epoch, in every batch, rank, worker or
-    resumed run: the generator is Philox with key (seed, epoch). The row's `example_id` is in its counter, or, for rows
-    without one, a digest of their `input_ids`.
+    In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens get a label, at least one if n ≥ 1.
+    80 % of them become the mask token, 10 % a random ordinary token, 10 % stay. Special tokens are never chosen; the
+    unknown token is ordinary text here. The same row gets the same mask in the same epoch, in every batch, rank,
+    worker or resumed run: the generator is Philox with key (seed, epoch). Its counter holds the row's `example_id`,
+    or, for rows without one, a digest of their `input_ids`.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the rows; needs a mask token.

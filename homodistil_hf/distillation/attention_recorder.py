@@ -1,7 +1,7 @@
 """Queries, keys and values of a forward pass, for terms that compare attention, without `output_attentions`.
 
-Hooks sit on the requested projections alone, so the forward pass keeps its fused attention. losses.py and relations.py
-compute terms from the recordings.
+Hooks sit on the requested projections alone, so the forward pass keeps its fused attention. losses.py and
+methods compute terms from the recordings.
 """
 
 from collections.abc import Iterator, Sequence

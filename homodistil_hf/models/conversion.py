@@ -204,19 +204,14 @@ def _resized_layer(
         pairs: places of the smaller heads' rotary pairs in the larger heads; None where channels have no places.
     """
     # Every dimension with heads or neurons is brought to the front, resized there and brought back.
-    resized: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
     present = {name: dims for name, dims in _layer_shapes(architecture, layer).items() if name in state}
     for name, dims in present.items():
         for dim, what in enumerate(dims):
-            turned = resized.get(name, state[name]).transpose(0, dim)
-            if what == QUERY_KEY_VALUE:
-                turned = _resized_all_heads(turned, *widths, pairs)
-            elif what in _RESIZED:
-                turned = _RESIZED[what](turned, *widths)
-            else:
-                continue
-            resized[name] = turned.transpose(0, dim).contiguous()
-    return resized
+            if what in _BLOCKS:
+                rows = found.get(name, state[name]).transpose(0, dim)
+                found[name] = _resized_rows(rows, what, widths, pairs).transpose(0, dim).contiguous()
+    return found
 
 
 def _resized_embeddings(
@@ -228,9 +223,35 @@ def _resized_embeddings(
     return {name: _resized(state[name].T, (widths[1].num_attention_heads,)).T.contiguous() for name in names}
 
 
-def _resized_heads(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
-    by_head = rows.unflatten(0, (old.num_attention_heads, old.head_dim))
-    return _resized(by_head, (new.num_attention_heads, new.head_dim)).flatten(0, 1)
+_BLOCKS = {QUERY: 1, VALUE: 1, QUERY_KEY_VALUE: 3, NEURON: 1, GATE: 2}
+"""Meaning of a dimension with heads or neurons → number of their blocks behind each other."""
+
+
+def _resized_rows(
+    rows: torch.Tensor, what: str, widths: tuple[LayerWidths, LayerWidths], pairs: list[int] | None
+) -> torch.Tensor:
+    """Resize rows of heads or neurons, block by block; queries and keys with `pairs` keep their rotary places.
+
+    Channel c of a head turns with channel c + slot/2, where slot is the larger head size. In `order`, the channels of
+    the kept pairs come first. So cutting is: reorder, then cut at the end; padding: pad at the end, then order back.
+    """
+    old, new = (
+        (_BLOCKS[what], one.intermediate_size)
+        if what in (NEURON, GATE)
+        else (_BLOCKS[what], one.num_attention_heads, one.head_dim)
+        for one in widths
+    )
+    blocks = rows.unflatten(0, old)
+    if what != QUERY_KEY_VALUE or pairs is None or old[-1] == new[-1]:
+        return _resized(blocks, new).flatten(0, len(new) - 1)
+    slot = max(old[-1], new[-1])
+    order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
+    if old[-1] == slot:
+        blocks = torch.cat([blocks[:2, :, order], blocks[2:]])
+    blocks = _resized(blocks, new)
+    if new[-1] == slot:
+        blocks = torch.cat([blocks[:2, :, order.argsort()], blocks[2:]])
+    return blocks.flatten(0, len(new) - 1)
 
 
 def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
@@ -239,44 +260,6 @@ def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     window = tuple(slice(min(pair)) for pair in zip(resized.shape, tensor.shape, strict=True))
     resized[window] = tensor[window]
     return resized
-
-
-def _resized_neurons(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
-    return _resized(rows, (new.intermediate_size,))
-
-
-def _resized_all_heads(
-    rows: torch.Tensor, old: LayerWidths, new: LayerWidths, pairs: list[int] | None
-) -> torch.Tensor:
-    """Resize rows of queries, keys and values behind each other; the rotary pairs of the first two keep their places.
-
-    Channel c of a head turns with channel c + slot/2, where slot is the larger head size. In `order`, the channels of
-    the kept pairs come first. So cutting is: reorder, then cut at the end; padding: pad at the end, then order back.
-    """
-    queries, keys, values = rows.chunk(3)
-    if pairs is None or old.head_dim == new.head_dim:
-        return torch.cat([_resized_heads(part, old, new) for part in (queries, keys, values)])
-    slot = max(old.head_dim, new.head_dim)
-    order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
-    if old.head_dim == slot:
-        queries, keys = (_reordered(part, old, order) for part in (queries, keys))
-    queries, keys, values = (_resized_heads(part, old, new) for part in (queries, keys, values))
-    if new.head_dim == slot:
-        queries, keys = (_reordered(part, new, order.argsort()) for part in (queries, keys))
-    return torch.cat([queries, keys, values])
-
-
-def _reordered(rows: torch.Tensor, widths: LayerWidths, order: torch.Tensor) -> torch.Tensor:
-    """Bring the channels of every head into another order."""
-    return rows.unflatten(0, (widths.num_attention_heads, widths.head_dim))[:, order].flatten(0, 1)
-
-
-def _resized_gates(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
-    return torch.cat([_resized_neurons(half, old, new) for half in rows.chunk(2)])
-
-
-_RESIZED = {QUERY: _resized_heads, VALUE: _resized_heads, NEURON: _resized_neurons, GATE: _resized_gates}
-"""Meaning of a dimension's indices → the function that resizes it."""
 
 
 def has_own_decoder(model: PreTrainedModel) -> bool:

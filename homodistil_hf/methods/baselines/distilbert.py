@@ -15,7 +15,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...distillation.objective import DistillationLoss, Terms
-from ...distillation.relations import cosine_error
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
@@ -29,6 +28,7 @@ from ...plans.fewer_layers import shallow_plan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from ..conditions import check_loss_weights, check_masked_lm, with_settings
+from .relations import cosine_error
 
 
 class DistilBertTrainer(DistillationTrainer):

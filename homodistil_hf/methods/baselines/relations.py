@@ -1,7 +1,7 @@
-"""Further terms for methods that compare angles or relations of tokens, pure functions of tensors.
+"""Terms of DistilBERT's and MiniLM's losses, pure functions of tensors: cosine and relation errors.
 
-Every function returns a *sum* over tokens, which the method divides by the tokens of the global batch. losses.py has
-the other terms.
+Every function returns a *sum* over tokens, which the trainer divides by the tokens of the global batch.
+distillation/losses.py has the terms that other methods share.
 
 Shapes: B batch, T tokens, H hidden, A channels of all heads side by side, N heads, D channels of one head.
 """
@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..models.chunks import slices
-from .losses import exact_dtype
+from ...distillation.losses import exact_dtype
+from ...models.chunks import slices
 
 Sides = tuple[torch.Tensor, torch.Tensor]
 CHUNK_ELEMENTS = 1 << 22
