@@ -7,7 +7,7 @@ from pathlib import Path
 
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.architecture import EMBEDDING, Architecture
-from homodistil_hf.models.architectures.bert import BERT, has_blocks_of_bert
+from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.tables import markdown_table
 
 PAGE, BEGIN, END = Path("docs/architectures.md"), "<!-- written by docs/architectures.py -->\n", "<!-- end -->"
@@ -46,7 +46,7 @@ def _absent(architecture: Architecture) -> list[str]:
         absent.append("`attention_weight`")
     if architecture.attention is None:
         absent.append("`rotate_heads`, TinyBERT, MiniLM")
-    if not has_blocks_of_bert(architecture):
+    if not architecture.is_timed:
         absent.append("`latency_ms` budgets")
     if architecture is not BERT:
         absent.append("`bit`")

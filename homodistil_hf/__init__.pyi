@@ -36,7 +36,7 @@ from .models.architectures.modeling_homobert import HomoBertForTokenClassificati
 from .models.architectures.modeling_homobert import HomoBertModel as HomoBertModel
 from .models.widths import LayerWidths as LayerWidths
 from .models.widths import WidthPlan as WidthPlan
-from .plans.presets import PRESETS as PRESETS
+from .plans.resolve import PRESETS as PRESETS
 from .plans.resolve import resolve_plan as resolve_plan
 from .trainer import HomoDistilTrainer as HomoDistilTrainer
 from .training_args import DistillationArguments as DistillationArguments

@@ -1,4 +1,4 @@
-"""Rows → tables, as aligned text or Markdown. Where the numbers come from isn't here."""
+"""Rows → tables, as aligned text or Markdown."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -39,14 +39,14 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def aligned_lines(rows: Sequence[Sequence[str]], *, names: Collection[int] = (0,)) -> list[str]:
-    """Cells as text: columns of even width, two spaces apart; those in `names` are aligned to the left."""
+    """Return cells as lines of text: columns of even width, two spaces apart, those in `names` aligned to the left."""
     return ["  ".join(row).rstrip() for row in padded(rows, names=names)]
 
 
 def markdown_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, rules: Sequence[str] | None = None
 ) -> list[str]:
-    r"""Lay cells out as Markdown; `rules` stand below the headings, by default `---`, to the left.
+    r"""Lay cells out as Markdown; `rules` below the headings align the columns, by default to the left.
 
     Example:
     ```python

@@ -1,3 +1,3 @@
-"""The package's version, in the one place that setup.cfg, the exports and the model card read it from."""
+"""The package's version; setup.cfg, the exports and the model card read it from here."""
 
 __version__ = "0.1.0"

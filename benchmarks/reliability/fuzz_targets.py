@@ -65,7 +65,7 @@ from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.tokenizers import stored_tokenizer
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.budgets import plan_for_budget
-from homodistil_hf.plans.presets import PRESETS
+from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 from homodistil_hf.vocabulary.selection import Vocabulary, select

@@ -1,1 +1,1 @@
-"""Text becomes blocks, blocks become masked batches; what the model learns from them is not here."""
+"""Text becomes blocks, blocks become masked batches; distillation/ compares models on them."""

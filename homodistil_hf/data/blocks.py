@@ -1,6 +1,6 @@
 """Documents → blocks of exactly `max_seq_length` tokens without padding, as a table or as a stream.
 
-How documents are found, one batch of them is packed and tokens are masked isn't here.
+corpus.py finds the documents, packing.py packs one batch of them, masking.py masks tokens.
 """
 
 import logging
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 _MIN_SEQ_LENGTH = 8
 _VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
-_BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks, of which the last, incomplete one is lost
+_BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks; the last, incomplete one is lost
 _STREAM_DOCUMENTS = 64  # documents a step of a stream
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Check that every id the tokenizer can produce means something to the teacher, and that they pad alike."""
+    """Check that the teacher has every id of the tokenizer, and that both have the same padding id."""
     num_tokens = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
     remedy = "use the tokenizer that was saved with the teacher"
     if num_tokens > config.vocab_size:
@@ -64,7 +64,7 @@ def tokenize_to_blocks(
     in the text are plain text.
 
     A table is tokenized in parallel, in batches of about 4 MB of text, and cached by `datasets` under a fingerprint of
-    text, tokenizer and settings. The tokens behind the last full block of a batch are lost: on average half a block of
+    text, tokenizer and settings. The tokens behind the last full block of a batch are lost, on average half a block in
     some thousands. A stream loses those behind its very last block only. Ranks share a stream by taking blocks in turn
     (`split_dataset_by_node` or accelerate, applied to the result), so that together they see what one rank would see;
     each of them reads all of the text.
@@ -105,9 +105,9 @@ def tokenize_to_blocks(
 
 
 def some_blocks(blocks: Dataset | IterableDataset, num_blocks: int) -> Dataset:
-    """The `num_blocks` blocks that are evaluated on: spread evenly, of a stream the first ones.
+    """Return `num_blocks` blocks for evaluation: spread evenly over a table, or the first ones of a stream.
 
-    Were they the first of a table, the first of several sources would be the only one.
+    The first blocks of a table would all come from the first of several sources.
 
     Example:
     ```python
@@ -156,7 +156,7 @@ def _pack_table(documents: Dataset, packer: TextPacker, num_proc: int | None) ->
 
 
 def _batch_size(documents: Dataset, text_column: str) -> int:
-    """Documents that make about `_BATCH_SIZE_BYTES` of text, judged by the mean without reading the text."""
+    """Return the number of documents with about `_BATCH_SIZE_BYTES` of text, from the mean length of the column."""
     feature = documents.features[text_column]
     if feature not in (Value("string"), Value("large_string")):
         raise ValueError(
@@ -168,7 +168,7 @@ def _batch_size(documents: Dataset, text_column: str) -> int:
 
 @contextmanager
 def _single_threaded_tokenizers(num_proc: int) -> Iterator[None]:
-    """Several processes: no threads below them, and no warnings about forks, unless the user has decided otherwise."""
+    """Switch threads and warnings about forks off for several processes, unless the user has set the variable."""
     name = "TOKENIZERS_PARALLELISM"
     if num_proc == 1 or name in os.environ:
         yield
@@ -186,7 +186,7 @@ def _pack_stream(documents: IterableDataset, packer: TextPacker) -> IterableData
         features=Features({**packer.features, "example_id": Value("int64")}),
         gen_kwargs={"documents": documents, "packer": packer},
     )
-    next(iter(blocks))  # raises now, rather than at the first step of the training, what is wrong
+    next(iter(blocks))  # raises errors now rather than at the first step of the training
     return blocks
 
 

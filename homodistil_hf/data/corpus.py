@@ -1,6 +1,6 @@
-"""Where the text comes from: local files or the Hub → a data set with one column, `text`, one document a row.
+"""Text from local files or the Hub: a data set with one column, `text`, and one document a row.
 
-No text is tokenized or cut here, and nothing runs code that comes with a data set.
+blocks.py tokenizes and cuts it. Code that comes with a data set is never run.
 """
 
 import glob
@@ -18,7 +18,7 @@ from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
 from datasets.utils.extract import Extractor
 
-# The readers behind `datasets.load_dataset`, which itself would report every use, local files included, to a server.
+# The readers behind `datasets.load_dataset`, which would itself report every use to a server, also of local files.
 _READERS: dict[str, Any] = {
     ".parquet": ParquetDatasetReader,
     ".json": JsonDatasetReader,
@@ -27,7 +27,7 @@ _READERS: dict[str, Any] = {
 }
 _READER_SETTINGS: dict[Any, dict[str, Any]] = {
     ParquetDatasetReader: {},
-    # Under its usual spelling, "utf-8", bytes are passed on undecoded, errors included.
+    # Not "utf-8": under its usual spelling the reader passes bytes on undecoded, errors included.
     JsonDatasetReader: {"encoding": "utf_8", "encoding_errors": "replace"},
     TextDatasetReader: {
         "sample_by": "paragraph",
@@ -63,12 +63,11 @@ def load_text(
     streaming: bool = False,
     argument: str = "train_data",
 ) -> Dataset | IterableDataset:
-    r"""Load documents from local files, which never reaches for the network, or from the Hub.
+    r"""Load documents from local files, without the network, or from the Hub.
 
-    Parquet and JSON files hold a document a row, text files documents that are separated by empty lines; bytes which
-    are no UTF-8 become U+FFFD. Of a folder, all such files below it are read, or, where some of them are named after
-    splits (`train-00.parquet`, `validation/a.txt`), those of `split`. Files and globs are read whole, whatever they
-    are called.
+    Parquet and JSON files hold a document a row; text files hold documents separated by empty lines. Bytes that are no
+    UTF-8 become U+FFFD. A folder stands for all such files below it, or, if some are named after splits
+    (`train-00.parquet`, `validation/a.txt`), for those of `split`. Files and globs are read whole, under any name.
 
     Args:
         source (`str`, path, or a sequence of those):
@@ -78,14 +77,14 @@ def load_text(
             Column with the documents; by default `text`, or the only column of strings.
         split (`str`, defaults to `"train"`): Split to take from a folder or a Hub data set.
         streaming (`bool`, defaults to `False`): Read while iterating, instead of converting everything first.
-        argument (`str`, defaults to `"train_data"`): What the user calls this source, for messages.
+        argument (`str`, defaults to `"train_data"`): The user's name for this source in messages.
 
     Returns:
         `Dataset` or, for streaming, `IterableDataset`: one column, `text`, of strings or None.
 
     Raises:
-        FileNotFoundError: a local source that does not exist.
-        ValueError: a source that is empty, unreadable or of an unknown extension; a missing or ambiguous text column.
+        FileNotFoundError: a local source does not exist.
+        ValueError: an empty or unreadable source, an unknown extension, or a missing or ambiguous text column.
 
     Example:
     ```python
@@ -114,7 +113,7 @@ def load_text(
 
 
 def _local_files(source: str, split: str, label: str) -> list[Path]:
-    """The files meant by `source`, none if it is the name of a Hub data set."""
+    """Return the files of a `source`; none if it is the name of a Hub data set."""
     if not source.strip():
         raise ValueError(f"{label} is empty; expected a file, folder, glob or Hub data set")
     if "\0" in source:
@@ -140,7 +139,7 @@ def _local_files(source: str, split: str, label: str) -> list[Path]:
 
 
 def _globbed(pattern: Path) -> list[Path]:
-    """Files that match, each once: links to folders are not followed below `**`, where they might go in circles."""
+    """Return the files that match, each once; below `**`, links to folders are not followed: they may be circular."""
     parts = pattern.parts
     if "**" not in parts:
         return [Path(name) for name in sorted(glob.glob(str(pattern)))]
@@ -155,7 +154,7 @@ def _globbed(pattern: Path) -> list[Path]:
 
 
 def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
-    """All readable files below a folder; those of one split, if any file is named after a split."""
+    """Return all readable files below a folder; those of one split, if any file is named after a split."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _READERS and file.is_file())
     if not files:
         raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
@@ -184,9 +183,9 @@ def _is_hub_name(source: str) -> bool:
 
 
 def _not_empty(files: list[Path], label: str) -> list[Path]:
-    """Leave out files without a byte, which some readers stumble over."""
+    """Leave out empty files, which some readers refuse."""
     for file in files:
-        # The readers would unpack it, wherever that leads and however large it gets.
+        # The readers would unpack an archive, of any size and to any place.
         if kind := Extractor.infer_extractor_format(file):
             raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
     filled = [file for file in files if file.stat().st_size > 0]
@@ -196,7 +195,7 @@ def _not_empty(files: list[Path], label: str) -> list[Path]:
 
 
 def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
-    """Data sets of all columns, one a kind of file, each with at least one row."""
+    """Return data sets with all columns, one for each kind of file, each with at least one row."""
     try:
         if isinstance(origin, str):
             name, _, config = origin.partition(":")
@@ -242,7 +241,7 @@ def _only_text(part: Any, text_column: str | None, label: str) -> Any:
 
 
 def _column_types(part: Any) -> dict[str, str]:
-    """Type of each column, from the first row where a stream does not declare them."""
+    """Return the type of each column, from the first row if a stream does not declare them."""
     if part.features is not None:
         return {
             name: feature.dtype if isinstance(feature, Value) else type(feature).__name__

@@ -1,8 +1,8 @@
 """Rows of token ids → masked-LM batches whose masks depend on nothing but (seed, epoch, row).
 
-Masks come from a counter-based generator instead of a global one: the data loader collates ahead of the training step,
+Masks come from a counter-based generator instead of a global one. The data loader collates ahead of the training step,
 in other processes, and in another order after a resume, so no sequential generator could be restored bit for bit.
-Where the rows come from isn't here.
+blocks.py makes the rows.
 
 Shapes: B batch, T tokens, M masked positions, S special tokens.
 """
@@ -20,16 +20,16 @@ from ..files.messages import short_repr
 
 IGNORED_LABEL = -100  # what torch's cross entropy skips
 EVALUATED_PROBABILITY = 0.15
-"""Share of the tokens that evaluations mask: BERT's, so that figures compare."""
+"""Share of the tokens that evaluations mask: the usual 15 %, so that figures compare."""
 _WORD_MASK = (1 << 64) - 1  # Philox takes its key and counter in words of 64 bits
 _MASK_FRACTION, _RANDOM_FRACTION = 0.8, 0.1  # BERT (arXiv 1810.04805, section 3.1); the rest stays as it is
 
 
 class SeededMasks:
-    """What collators share whose masks depend on nothing but (seed, epoch, row): seed, epoch and their generator.
+    """Base of collators whose masks depend on nothing but (seed, epoch, row): seed, epoch and their generator.
 
     Args:
-        seed: of the masks, 0 … 2⁶⁴ − 1.
+        seed: seed of the masks, 0 … 2⁶⁴ − 1.
 
     Raises:
         ValueError: `seed` out of range.
@@ -59,18 +59,18 @@ class SeededMasks:
         self._epoch.fill_(epoch)
 
     def generator(self) -> np.random.Philox:
-        """The generator of this seed and epoch, at the start of the row whose [`row_counter`] is 0."""
+        """Return the generator of this seed and epoch, at the start of the row whose [`row_counter`] is 0."""
         return np.random.Philox(key=np.array([self.seed, self.epoch], dtype=np.uint64))
 
 
 class MaskedLMCollator(SeededMasks):
     """Batch rows and choose their masked tokens, reproducibly.
 
-    In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens get a label, and at least one where
-    there is any. 80 % of them become the mask token, 10 % a random ordinary token, 10 % stay. Special tokens are never
-    chosen; the unknown token is ordinary text here. The same row gets the same mask in the same epoch whatever the
-    batch, rank, worker or resume: the generator is Philox with key (seed, epoch) and the row's `example_id` in its
-    counter, or, for rows that have none, a digest of their `input_ids`.
+    In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens get a label, at least one if n ≥ 1.
+    80 % of them become the mask token, 10 % a random ordinary token, 10 % stay. Special tokens are never chosen; the
+    unknown token is ordinary text here. The same row gets the same mask in the same epoch, in every batch, rank,
+    worker or resumed run: the generator is Philox with key (seed, epoch). Its counter holds the row's `example_id`,
+    or, for rows without one, a digest of their `input_ids`.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the rows; needs a mask token.
@@ -139,7 +139,9 @@ class MaskedLMCollator(SeededMasks):
         ids = [_row_ids(row) for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         input_BT = _stacked(ids, fill=self._padding_for(ids))
-        label_BT = self._mask_(input_BT, attention_BT, _counters(rows, ids))
+        # Labels and masks of the padded batch at once; the random words are still those of each row alone.
+        counters = [row_counter(row, row_ids.astype("<i8").tobytes()) for row, row_ids in zip(rows, ids, strict=True)]
+        label_BT = self._mask_(input_BT, attention_BT, counters)
         batch = {
             "input_ids": input_BT,
             "labels": label_BT,
@@ -168,6 +170,7 @@ class MaskedLMCollator(SeededMasks):
         chosen_M, words_2M = self._drawn(maskable_BT, counters)
         label_BT, tokens_M = np.full_like(input_BT, IGNORED_LABEL), input_BT.flat[chosen_M]
         label_BT.flat[chosen_M] = tokens_M
+        # The first word of each chosen token decides between mask, random token and staying; the second is the token.
         action_M = np.ldexp(words_2M[0], -64)  # uniform in [0, 1)
         random_M = self._random_ids[words_2M[1] % np.uint64(len(self._random_ids))]
         replaced_M = np.where(action_M < _MASK_FRACTION + _RANDOM_FRACTION, random_M, tokens_M)
@@ -175,9 +178,9 @@ class MaskedLMCollator(SeededMasks):
         return label_BT
 
     def _drawn(self, maskable_BT: np.ndarray, counters: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Flat positions of the chosen tokens, and two random words for each."""
+        """Return flat positions of the chosen tokens, and two random words for each."""
         generator = self.generator()
-        state: Any = generator.state  # another generator a row would ask the system for entropy, only to drop it
+        state: Any = generator.state  # reused: a new generator a row would draw entropy from the system in vain
         chosen, words = [np.empty(0, dtype=np.int64)], [np.empty((2, 0), dtype=np.uint64)]
         for row, (maskable_T, counter) in enumerate(zip(maskable_BT, counters, strict=True)):
             positions = np.flatnonzero(maskable_T)
@@ -185,7 +188,8 @@ class MaskedLMCollator(SeededMasks):
             if len(positions) > 0:
                 state["state"]["counter"] = np.array(counter, dtype=np.uint64)
                 generator.state = state
-                # Raw words, because numpy keeps those the same in all versions, and the values of distributions not.
+                # Raw words, which numpy keeps the same in all versions, unlike the values of distributions. One for
+                # each maskable token: the lowest are chosen. Then two for each chosen token.
                 drawn = generator.random_raw(len(positions) + 2 * num_chosen)
                 first = np.argsort(drawn[: len(positions)], kind="stable")[:num_chosen]
                 chosen.append(positions[first] + row * len(maskable_T))
@@ -194,10 +198,10 @@ class MaskedLMCollator(SeededMasks):
 
 
 class ReplacedTokensCollator(MaskedLMCollator):
-    """Batch rows with random tokens in the place of some, for a discriminator; arguments as [`MaskedLMCollator`].
+    """Batch rows and replace some tokens by random ones, for a discriminator; arguments as [`MaskedLMCollator`].
 
     The tokens that [`MaskedLMCollator`] would choose become random ordinary ones. `labels` (B, T) are 1 where a token
-    is another than before, 0 where it isn't, -100 at special tokens and padding.
+    changed, 0 where it didn't, -100 at special tokens and padding.
     """
 
     def _mask_(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
@@ -209,7 +213,7 @@ class ReplacedTokensCollator(MaskedLMCollator):
 
 
 def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Ids that are no text, int64 and ascending: special tokens, but for the unknown one."""
+    """Return the ids that are no text, int64 and ascending: special tokens except for the unknown one."""
     structural = {getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask", "bos", "eos")}
     # Some vocabularies use one id as unknown and as end token; there it must stay unmaskable.
     unknown = {tokenizer.unk_token_id} - structural
@@ -233,7 +237,7 @@ def _row_ids(row: Mapping[str, Any]) -> np.ndarray:
 def _row_columns(
     rows: Sequence[Mapping[str, Any]], ids: list[np.ndarray], name: str, *, default: int
 ) -> list[np.ndarray]:
-    """A column of every row, as long as its input_ids; the default where a row does not have it."""
+    """Return a column of every row, as long as its input_ids; the default for rows without it."""
     columns = []
     for row, row_ids in zip(rows, ids, strict=True):
         columns.append(_integers(row, name) if name in row else np.full(len(row_ids), default))
@@ -245,7 +249,7 @@ def _row_columns(
 def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
     try:
         values = np.asarray(row[name])
-    except (ValueError, TypeError, OverflowError, RuntimeError):  # nothing that numpy can lay out
+    except (ValueError, TypeError, OverflowError, RuntimeError):  # numpy can't make an array of it
         values = np.empty(0, dtype=object)
     is_empty = values.shape == (0,) and values.dtype != object
     if values.ndim != 1 or not (is_empty or np.can_cast(values.dtype, np.int64)):
@@ -253,16 +257,12 @@ def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
     return values.astype(np.int64, copy=False)
 
 
-def _counters(rows: Sequence[Mapping[str, Any]], ids: list[np.ndarray]) -> list[list[int]]:
-    return [row_counter(row, row_ids.astype("<i8").tobytes()) for row, row_ids in zip(rows, ids, strict=True)]
-
-
 def row_counter(row: Mapping[str, Any], content: bytes) -> list[int]:
-    """Where a row's random words start: word 0 is counted up by Philox itself, so rows never overlap.
+    """Return the counter at which a row's random words start; Philox counts word 0 up, so rows never overlap.
 
     Args:
-        row: with an `example_id`, an integer, that says where; else its `content` does.
-        content: what the row holds.
+        row: may have an integer `example_id`, which is then the counter's word 1.
+        content: the row's bytes, whose digest is word 1 otherwise.
     """
     if "example_id" not in row:
         digest = hashlib.blake2b(content, digest_size=8).digest()

@@ -1,7 +1,7 @@
 """One batch of texts → blocks of tokens: tokenize, join with separators, cut. A pure function of texts and tokenizer.
 
-The tokenizer sees pieces of bounded length, a bounded number at a time, so that documents of any size fit into memory.
-How batches come and where blocks go isn't here.
+The tokenizer gets pieces of bounded length, a bounded number at a time, so that documents of any size fit into memory.
+blocks.py brings the batches and collects the blocks.
 """
 
 import itertools
@@ -27,9 +27,9 @@ class TextPacker:
     Args:
         tokenizer: With a class and a separator token.
         max_seq_length: Tokens a block, special ones included; 3 or more.
-        text_column: Where the texts come from, for messages.
-        format_version: To be raised when the same text makes other blocks than before, since the fingerprint holds the
-            name of this class, not its code.
+        text_column: The texts' column, for messages.
+        format_version: Raised with every change of the blocks of a text: the fingerprint holds this class's name, not
+            its code.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -47,7 +47,7 @@ class TextPacker:
         return Features({"input_ids": Sequence(Value("int32"), length=self.max_seq_length)})
 
     def cut(self, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cut tokens, int32 (N,), into blocks, int32 (number of blocks, `max_seq_length`), and those left."""
+        """Cut tokens, int32 (N,), into blocks, int32 (number of blocks, `max_seq_length`), and the tokens left."""
         num_content = self.max_seq_length - 2
         num_blocks = len(stream) // num_content
         blocks = np.empty((num_blocks, self.max_seq_length), dtype=np.int32)
@@ -59,8 +59,10 @@ class TextPacker:
     def encode(self, texts: Iterable[str | None]) -> np.ndarray:
         """Tokenize texts into one stream, (number of tokens,) int32, a separator token after each that has any token.
 
-        None and blank texts are skipped; one that is no string is a ValueError.
+        None and blank texts are skipped; another type than a string is a ValueError.
         """
+        # Pieces go to the tokenizer in groups that cut across texts, so a text may end in a later group than it began:
+        # `has_tokens` remembers whether the open text has any token yet.
         stream, has_tokens = [np.empty(0, dtype=np.int32)], False
         for group in _groups(self._pieces(texts)):
             ids: list[int] = []
@@ -85,7 +87,7 @@ class TextPacker:
         )["input_ids"]
 
     def _pieces(self, texts: Iterable[str | None]) -> Iterator[tuple[str, bool]]:
-        """Pieces of bounded length, each with whether it is the last one of its text."""
+        """Yield pieces of bounded length, each with whether it is the last one of its text."""
         for text in texts:
             if text is not None and not isinstance(text, str):
                 raise ValueError(
@@ -99,7 +101,7 @@ class TextPacker:
 
 
 def _cuts(text: str) -> list[int]:
-    """Bounds of pieces of at most `_PIECE_CHARS`, before white space wherever there is any."""
+    """Return the bounds of pieces of at most `_PIECE_CHARS`, in front of white space if there is any."""
     bounds = [0]
     while len(text) - bounds[-1] > _PIECE_CHARS:
         start, end = bounds[-1] + 1, bounds[-1] + _PIECE_CHARS

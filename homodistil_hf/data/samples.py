@@ -1,4 +1,4 @@
-"""Rows of text as they are, one or two columns → padded batches without labels; no blocks, no masking."""
+"""Rows of text, one or two columns → padded batches without labels, blocks or masks."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 def drawn(rows: Dataset, num_rows: int, *, seed: int) -> Dataset:
-    """Draw rows without replacement, always the same for a seed, in their order; all where there are no more."""
+    """Draw `num_rows` rows without replacement, the same for a seed, in their order; all rows if there are fewer."""
     return rows if num_rows >= len(rows) else rows.select(_drawn_indices(len(rows), num_rows, seed))
 
 
@@ -28,18 +28,18 @@ def unlabeled_batches(
 ) -> list[dict[str, torch.Tensor]]:
     """Tokenize texts, or pairs of them, and pad rows of like length together.
 
-    A text that is longer than a row becomes several rows, a pair is cut.
+    A text longer than a row becomes several rows; a pair is cut.
 
     Args:
-        columns: one or two columns of equally many texts; rows without any are left out.
+        columns: one or two columns of equally many texts; rows without text are left out.
         tokenizer: the model's.
         num_rows: rows to draw, ≥ 1; default: all.
-        seed: of the rows that are drawn.
+        seed: seed of the draw.
         max_length: tokens a row, special ones included.
         batch_size: rows a batch, ≥ 1.
 
     Returns:
-        Batches of what the tokenizer gives (`input_ids`, `attention_mask`, …), each `(batch, tokens)` int64.
+        Batches of the tokenizer's columns (`input_ids`, `attention_mask`, …), each `(batch, tokens)` int64.
 
     Raises:
         ValueError: no row has any text.

@@ -1,1 +1,1 @@
-"""What the student learns from: teacher, terms, losses and their sum; no optimizer, no pruning."""
+"""The frozen teacher, the loss terms and their sum. No optimizer, no pruning."""

@@ -1,7 +1,7 @@
 """Queries, keys and values of a forward pass, for terms that compare attention, without `output_attentions`.
 
-Hooks sit on the projections that are asked for only, so the forward itself stays on fused attention. What is computed
-from the recordings isn't here.
+Hooks sit on the requested projections alone, so the forward pass keeps its fused attention. losses.py and
+methods compute terms from the recordings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,11 +18,11 @@ _LINEARS = ("query", "key", "value", "output")
 
 
 class AttentionRecorder:
-    """Records what the attention of chosen layers is made from while `recording()` is on.
+    """Records the inputs of chosen layers' attention while `recording()` is on.
 
     Args:
         model: its projections get the hooks; compaction keeps them, as modules stay the same.
-        names: of `query`, `key` and `value`.
+        names: some of `query`, `key` and `value`.
         layers: indices, negative ones from the end; default: every layer.
     """
 
@@ -47,19 +47,19 @@ class AttentionRecorder:
                 projection.register_forward_hook(self._record)
 
     def attention_of(self, position: int) -> tuple[int, int, float]:
-        """Heads and their channels that the `position`-th recorded layer has now, and the scale of its scores."""
+        """Return the present heads and channels of the `position`-th recorded layer, and the scale of its scores."""
         widths = layer_config(self._model.config, self.layers[position])
         num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
         attention = encoder_layers(self._model)[self.layers[position]].get_submodule(self._model.attention_path)
-        # What has no scale of its own takes it from the head size, and the recorded queries are scaled to that.
+        # Attention without a scale of its own takes it from the head size; the recorded queries are scaled to that.
         return num_heads, num_heads * head_dim, getattr(attention, "scaling", head_dim**-0.5)
 
     @contextmanager
     def recording(self) -> Iterator[list[Recorded]]:
-        """Record the forward passes inside.
+        """Record the forward passes inside the context.
 
         Yields:
-            `list` that holds, afterwards, what `names` says of each layer, each `(B, T, heads × head size)`.
+            `list`, filled at the end: for each layer the outputs of `names`, each `(B, T, heads × head size)`.
         """
         recorded: list[Recorded] = []
         self._is_on = True

@@ -1,6 +1,6 @@
-"""The meter of held-out data: how far a student is from its teacher and from the labels, batch by batch.
+"""The meter for held-out data: a student's distance from its teacher and from the labels, batch by batch.
 
-Always in float32, whatever training runs in, and reduced batch by batch: nothing of size batch × length × vocabulary
+It runs in float32 for every training type, and reduces every batch to sums: no tensor of batch × length × vocabulary
 is gathered.
 """
 
@@ -17,7 +17,7 @@ class DiscrepancyMeter:
     """Sums over an evaluation set.
 
     Args:
-        task: what is predicted.
+        task: the student's kind of prediction.
     """
 
     num_sums = 4
@@ -31,7 +31,7 @@ class DiscrepancyMeter:
         """Measure one batch.
 
         Args:
-            student: in evaluation mode; its class's forward is called, so no autocast wrapper is in between.
+            student: in evaluation mode. Its class's forward is called: the instance's may be wrapped in autocast.
             teacher: frozen; its exact form is used.
             inputs: a batch with labels, on the models' device.
 
@@ -50,15 +50,12 @@ class DiscrepancyMeter:
     def batch_sums(
         self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """What one batch adds; a subclass may append to it.
+        """Return `num_sums` scalars of a batch: loss, KL, right predictions, predictions; a subclass may append some.
 
         Args:
-            rows: logits of the student `(R, C)`.
-            teacher_rows: of the teacher.
+            rows: the student's logits `(R, C)`.
+            teacher_rows: the teacher's.
             labels: `(R,)`, or `(R, C)` for regression and multi-label tasks.
-
-        Returns:
-            `tuple`: `num_sums` scalars: loss, KL, right predictions, predictions.
         """
         loss, kl = self.task.terms(rows, teacher_rows, labels)
         count = loss.new_full((), len(labels))
@@ -66,14 +63,14 @@ class DiscrepancyMeter:
         return loss, kl, correct, count
 
     def results(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
-        """Averages over everything measured.
+        """Return averages over all measured batches.
 
         Args:
-            reduce: sums over ranks.
+            reduce: sums a tensor over ranks.
 
         Returns:
             `dict`: `kl` (nats a prediction), `mlm_loss` or `task_loss`, and `mlm_accuracy` or `task_accuracy` (in
-            [0, 1]; not for regression and multi-label tasks). Empty when nothing was predicted.
+            [0, 1]; not for regression and multi-label tasks). Empty without predictions.
         """
         loss, kl, correct, count = reduce(self.sums).tolist()[:4]
         if count == 0:

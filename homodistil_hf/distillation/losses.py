@@ -1,7 +1,7 @@
-"""Formulas of the loss terms, pure functions of tensors; the objective adds them up.
+"""Formulas of the loss terms, pure functions of tensors.
 
-Every function returns a *sum*; the trainer divides by what the global batch holds, so that 1×8 = 8×1 accumulation = 2
-ranks. Which rows of logits count and how terms are weighted isn't here.
+Every function returns a *sum*; objective.py divides it by the count of the global batch, so that 1×8 = 8×1
+accumulation = 2 ranks, and weights the terms. tasks.py selects the rows of logits that count.
 
 Shapes: B batch, T tokens, H hidden, N heads, D head size, R rows of predictions, C classes (the vocabulary for masked
 words).
@@ -54,21 +54,14 @@ def prediction_terms(
 
 
 def exact_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """The type that a loss is computed in.
-
-    Args:
-        tensor: what it is computed from.
-
-    Returns:
-        `torch.dtype`: float64 for float64, else float32.
-    """
+    """Return the type in which a loss is computed from a tensor: float64 for float64, else float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def regression_terms(
     student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_RC: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared error with the labels, and the KL of two unit-variance Gaussians, ½·(z_t − z_s)², summed over rows.
+    """Squared error with the labels and the KL of two unit-variance Gaussians, ½·(z_t − z_s)², summed over rows.
 
     Args:
         student_RC: predicted values.
@@ -129,8 +122,8 @@ def hidden_error(
         teacher_BTH: the teacher's states.
         projected_BTH: the student's, projected to the teacher's hidden size.
         token_mask_BT: 1 = token, 0 = padding; default: no padding.
-        is_relative: divide each token's error by the mean square of the teacher's state, for states that no LayerNorm
-            has brought to one size; token by token, so that nothing depends on what else is in a batch.
+        is_relative: divide each token's error by the mean square of the teacher's state, for states without a
+            LayerNorm behind them. Token by token, so that the rest of the batch has no influence.
 
     Returns:
         `torch.Tensor`: scalar, float32 or float64.
@@ -152,7 +145,7 @@ def hidden_error(
 
 
 class _SquaredError(torch.autograd.Function):
-    """Σ (a − b)² over what the mask keeps; only the difference is saved, in the type that the gradient has anyway."""
+    """Σ (a − b)² over the mask; saves the difference alone, in the type of a, which its gradient has anyway."""
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

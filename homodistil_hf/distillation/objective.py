@@ -1,6 +1,7 @@
 """The named loss terms of one batch: teacher forward, student forward, comparison.
 
-Knows models and tasks, not Trainer: weights, wrapping and accumulation are handed in. No formulas of losses.
+It knows models and tasks, not Trainer: weights, the wrapped model and counts are arguments. losses.py and
+vocabulary_loss.py have the formulas.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ class DistillationLoss:
         teacher: frozen.
         weights: term → factor; hidden, embedding and attention terms with factor 0 are not computed.
         kept_heads: layer → indices of the same heads in teacher and student.
-        matched_layers: the teacher's layer that each of the student's should look like; None = the same one.
+        matched_layers: the teacher's layer to compare each of the student's with; None: the same one.
     """
 
     def __init__(
@@ -55,13 +56,9 @@ class DistillationLoss:
             self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
 
     def count(self, inputs: Inputs) -> torch.Tensor:
-        """What the terms of a batch are averaged over.
+        """Count the predictions, tokens and token pairs of a batch with labels, without padding: int64 `(3,)`.
 
-        Args:
-            inputs: a batch with labels.
-
-        Returns:
-            `torch.Tensor`: predictions, tokens and token pairs, int64 of shape `(3,)`; padding doesn't count.
+        The terms are averaged over these.
         """
         inputs = self.task.with_positions(inputs)
         mask_BT = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -70,22 +67,19 @@ class DistillationLoss:
         return torch.stack([num_predictions, lengths_B.sum(), lengths_B.square().sum()])
 
     def total(self, terms: Terms) -> torch.Tensor:
-        """The weighted sum of all terms.
+        """Return the weighted sum of all terms, a scalar.
 
         L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
         + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
 
         Args:
             terms: name → scalar.
-
-        Returns:
-            `torch.Tensor`: scalar.
         """
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
     @contextmanager
     def own_term_alone(self) -> Iterator[None]:
-        """Meanwhile the loss is the task's own, unweighted: masked words, or a task model's labels."""
+        """Inside the context, the loss is the task's own, unweighted: masked words, or a task model's labels."""
         weights, self.weights = self.weights, dict.fromkeys(self.weights, 0.0) | {self.task.name: 1.0}
         try:
             yield
@@ -100,12 +94,12 @@ class DistillationLoss:
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Terms, Any]:
-        """Each term of the loss on its own, unweighted.
+        """Compute each term of the loss, unweighted.
 
         Args:
             model: the student as it is wrapped for training.
-            inputs: a batch with labels; `task.with_positions` of it saves a wait for the device.
-            counts: what `count` gives, summed over the global batch.
+            inputs: a batch with labels; after `task.with_positions` it saves a wait for the device.
+            counts: the result of `count`, summed over the global batch.
             autocast: context for the projections.
 
         Returns:
@@ -114,6 +108,7 @@ class DistillationLoss:
         """
         inputs = self.task.with_positions(inputs)
         num_predictions, num_tokens, num_pairs = counts.clamp(min=1).float().unbind()
+        # Same inputs for both models; with a vocabulary both stop before their decoders, which decoded_terms applies.
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
         if self.task.has_vocabulary:
             forward["skip_decoder"] = True
@@ -149,7 +144,7 @@ class DistillationLoss:
     def _state_errors(
         self, teacher: States, student: States, mask_BT: torch.Tensor | None
     ) -> dict[str, list[torch.Tensor]]:
-        """Term → its error in each layer; the student's states are projected into the teacher's space."""
+        """Return term → its error in each layer; the student's states are projected into the teacher's space."""
         projections: Any = self.student.projections
         errors: dict[str, list[torch.Tensor]] = {}
         if self.weights["hidden"]:
@@ -167,6 +162,7 @@ class DistillationLoss:
     ) -> torch.Tensor:
         errors = []
         for layer, recorded in enumerate(zip(teacher, student, strict=True)):
+            # Only heads that both models have are compared, each model with the scale of its own scores.
             shapes = [self.recorders[name].attention_of(layer) for name in ("teacher", "student")]
             scores = [
                 attention_scores(
@@ -191,10 +187,10 @@ def check_weights(weights: Mapping[str, float], student: LayerwiseModel) -> None
 
     Args:
         weights: term → factor ≥ 0.
-        student: what it predicts says which loss is its own.
+        student: its task decides which of `mlm` and `task` is its own term.
 
     Raises:
-        ValueError: of the terms that a student of this task has, each has factor 0.
+        ValueError: all terms of a student of this task have factor 0.
     """
     (foreign,) = OWN_TERMS - {task_of(student).name}
     counting = [name for name in weights if name != foreign]

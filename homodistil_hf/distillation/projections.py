@@ -1,7 +1,7 @@
 """Learnable projections from the student's hidden size to the teacher's.
 
-They ride on the student while it is trained (optimizer, clipping and DDP then see them), are saved beside its weights,
-and never enter an export.
+In training they are a submodule of the student, so that optimizer, clipping and DDP see them. Checkpoints store them
+beside its weights; exports leave them out.
 """
 
 import torch
@@ -16,8 +16,8 @@ class Projections(nn.Module):
 
     Args:
         student_size: the student's hidden size at the start.
-        teacher_size: the teacher's; equal to the student's unless a teacher was given apart.
-        num_hidden_layers: how many hidden states are compared; 0 without that loss.
+        teacher_size: the teacher's; equal to the student's unless the teacher is another model.
+        num_hidden_layers: number of hidden states to compare; 0 without that loss.
         with_embedding: whether embeddings are compared.
         init: `"identity"` or `"random"` (normal, standard deviation 1/√student_size).
 

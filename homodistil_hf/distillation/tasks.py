@@ -1,7 +1,7 @@
-"""What a student predicts: masked words, classes of sequences, classes of tokens, answers.
+"""A student's kind of prediction: masked words, classes of sequences, classes of tokens, answers.
 
-A `Task` says which inputs are labels, which of them count, and how outputs become rows of logits that can be compared.
-Adding a head means adding a `Task`. No losses here.
+A `Task` names the inputs that are labels, finds those that count, and turns outputs into rows of logits to compare.
+A new head needs a new `Task`. losses.py has the formulas.
 
 Shapes: B batch, T tokens, N labels, M labels that count, C classes.
 """
@@ -28,7 +28,7 @@ Inputs = Mapping[str, torch.Tensor]
 Outputs = Mapping[str, torch.Tensor]
 Terms = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 OWN_TERMS = frozenset(("mlm", "task"))
-"""Names of the loss of the labels: every task has one of them."""
+"""Names of the loss with the labels: every task has one of them."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Task:
 
     Args:
         name: word in logs: `mlm` or `task`.
-        required_labels: inputs without which nothing can be measured, one after the other.
+        required_labels: inputs that every evaluation needs.
         logits: outputs that predict them, in the same order.
         terms: student rows, teacher rows and labels → summed loss and summed KL.
-        has_classes: whether the highest logit is a prediction that can be right or wrong; without, every label counts.
-        has_vocabulary: whether the classes are a vocabulary, too many to hold all logits in training.
+        has_classes: whether the highest logit is a right or wrong prediction; without classes every label counts.
+        has_vocabulary: whether the classes are a vocabulary, whose logits are too many to hold in training.
         points: whether the classes are the sequence's own tokens.
         has_one_logit: whether two classes have one logit, that of the second; the first one's is 0.
     """
@@ -62,18 +62,18 @@ class Task:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Inputs that say what is to be predicted, or where; not for the models, masked words' positions excepted."""
+        """Inputs with labels or their positions; models get none of them, except for masked words' positions."""
         return *self.required_labels, "masked_positions"
 
     def with_positions(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """Find the labels that count, once: nothing else of a batch need be read back from the device.
+        """Find the labels that count, with one copy from the device for the whole batch.
 
         Args:
-            inputs: a batch with its labels; one that has `masked_positions` stays as it is.
+            inputs: a batch with its labels; a batch that has `masked_positions` stays as it is.
 
         Returns:
             `dict`: the batch with `masked_positions`, int64 indices `(M,)` into all labels, ascending; without an
-            `attention_mask` that masks nothing.
+            `attention_mask` if no token is masked.
 
         Example:
         ```python
@@ -89,54 +89,46 @@ class Task:
         counted_N, mask_BT = self._counted(inputs), inputs.get("attention_mask")
         num_padding = torch.zeros_like(counted_N).sum() if mask_BT is None else (mask_BT == 0).sum()
         num_counted, is_padded = torch.stack([counted_N.sum(), num_padding]).tolist()
-        # Not `nonzero`, which would read back once more.
+        # Not `nonzero`, which would copy from the device once more.
         found["masked_positions"] = counted_N.int().argsort(descending=True, stable=True)[:num_counted]
         if not is_padded:
             found.pop("attention_mask", None)
         return found
 
     def model_inputs(self, inputs: Inputs, *models: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """What the models get: everything but labels, and for masked words the positions to predict.
+        """Return the keyword arguments of the models' forward: no labels, but masked words' positions.
 
         Args:
-            inputs: what `with_positions` gives.
-            models: who gets them, all in one type; without any, an attention mask stays as it is.
-
-        Returns:
-            `dict`: keyword arguments of the models' forward.
+            inputs: the result of `with_positions`.
+            models: the models, all in one type; without any, an attention mask stays as it is.
         """
         kept = {name: tensor for name, tensor in inputs.items() if name not in self.label_names}
         if self.has_vocabulary:
             kept["masked_positions"] = inputs["masked_positions"]
         is_known = models and {model.config._attn_implementation for model in models} <= {"eager", "sdpa"}
         if is_known and architecture_of(models[0].config).takes_added_masks and "attention_mask" in kept:
-            # Of a mask of two dimensions every forward pass of transformers reads back whether it masks anything.
+            # For a mask of two dimensions every forward pass of transformers copies from the device whether it masks
+            # anything.
             is_padding_B11T, dtype = kept["attention_mask"][:, None, None] == 0, models[0].dtype
             kept["attention_mask"] = is_padding_B11T.to(dtype) * torch.finfo(dtype).min
         return kept
 
     def labels(self, inputs: Inputs) -> torch.Tensor:
-        """The labels that count.
+        """Return the labels that count, `(M,)`, or `(M, C)` for regression and multi-label tasks.
 
         Args:
-            inputs: what `with_positions` gives.
-
-        Returns:
-            `torch.Tensor`: `(M,)`, or `(M, C)` for regression and multi-label tasks.
+            inputs: the result of `with_positions`.
         """
         return self._all_labels(inputs).index_select(0, inputs["masked_positions"])
 
     def rows(self, outputs: Outputs, inputs: Inputs) -> torch.Tensor:
-        """The logits that stand where labels count.
+        """Return the logits `(M, C)` of the labels that count.
 
         Args:
             outputs: a model's.
-            inputs: what `with_positions` gives.
-
-        Returns:
-            `torch.Tensor` of shape `(M, C)`.
+            inputs: the result of `with_positions`.
         """
-        if self.has_vocabulary:  # they were computed there only
+        if self.has_vocabulary:  # the head ran at these positions only
             return outputs["logits"]
         if self.has_one_logit:
             second_N = outputs["logits"].flatten()
@@ -159,29 +151,19 @@ class Task:
         return (labels >= 0) & (labels < inputs["input_ids"].shape[1])
 
 
-EMBEDDING = Task("probe", has_classes=False)
-"""Of an encoder without a head: labels are directions, a row each, by which its units are scored."""
+_WITHOUT_HEAD = Task("probe", has_classes=False)
+"""Task of an encoder without a head: each label is a direction in which its units are scored."""
 
 
 def task_of(model: LayerwiseModel) -> Task:
-    """The task of a student, from its class and `config.problem_type`.
-
-    Args:
-        model: a student.
-
-    Returns:
-        [`Task`].
-    """
+    """Return the task of a student, from its class and `config.problem_type`."""
     head = HEADS.get(type(model).__name__)
     if head is None:
-        return EMBEDDING
-    kind = head.kind
-    return _SEQUENCE_TASKS[_problem_type(model)] if kind is SEQUENCE_CLASSIFICATION else _TASKS[kind]
-
-
-def _problem_type(model: LayerwiseModel) -> str:
-    given = model.config.problem_type
-    return given or ("regression" if model.config.num_labels == 1 else "single_label_classification")
+        return _WITHOUT_HEAD
+    if head.kind is not SEQUENCE_CLASSIFICATION:
+        return _TASKS[head.kind]
+    default = "regression" if model.config.num_labels == 1 else "single_label_classification"
+    return _SEQUENCE_TASKS[model.config.problem_type or default]
 
 
 _TASKS = {

@@ -16,16 +16,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def resolve_teacher_dtype(name: str, device: torch.device, *, fp16: bool = False) -> torch.dtype:
-    """The type of the teacher's matrix products.
+    """Return the type of the teacher's matrix products.
 
     Args:
         name: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: float16 with `fp16`, else bfloat16 where the
             hardware multiplies it.
         device: where the teacher runs.
         fp16: whether the student is trained under float16 autocast.
-
-    Returns:
-        `torch.dtype`.
 
     Example:
     ```python
@@ -42,14 +39,7 @@ def resolve_teacher_dtype(name: str, device: torch.device, *, fp16: bool = False
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 matrices natively.
-
-    Args:
-        device: a CPU or CUDA device; False for others.
-
-    Returns:
-        `bool`.
-    """
+    """Whether the hardware multiplies bfloat16 matrices natively; False for devices other than a CPU or CUDA."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -69,33 +59,22 @@ class FrozenTeacher:
         self.fast = self.exact if dtype == torch.float32 else _with_matrices_in(self.exact, dtype)
 
     def to(self, device: torch.device) -> "FrozenTeacher":
-        """Move both forms.
-
-        Args:
-            device: where to.
-
-        Returns:
-            The teacher itself.
-        """
+        """Move both forms to a device; return the teacher itself."""
         self.exact.to(device)
         self.fast.to(device)
         return self
 
     def compile(self, **settings: Any) -> None:
-        """Compile the fast form; the first forward pass of every input shape then takes a while.
-
-        Args:
-            settings: of `torch.compile`.
-        """
+        """Compile the fast form with `settings` of `torch.compile`; each input shape compiles at its first pass."""
         self.fast.compile(**settings)
 
     @torch.inference_mode()
     def __call__(self, *, exact: bool = False, **inputs: Any) -> Any:
-        """Run the teacher in inference mode: autograd can't save what comes out, a loss that must takes a copy.
+        """Run the teacher in inference mode; a loss whose autograd saves an output must copy it.
 
         Args:
             exact: float32 instead of the fast type.
-            inputs: what the model's forward takes, without labels.
+            inputs: arguments of the model's forward, without labels.
 
         Returns:
             The model's output; not upcast.

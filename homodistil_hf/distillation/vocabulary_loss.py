@@ -1,9 +1,9 @@
 """The prediction terms of a masked-LM head, computed without ever holding all its logits.
 
 The vocabulary is by far the widest layer of a small encoder. Decoder, cross-entropy, KL and their gradients are
-computed together for some rows at a time; what is kept until the backward pass is the gradient of the decoder's
-inputs and parameters, so memory does not grow with predictions × vocabulary and nothing is computed twice. Terms of
-logits that are there already aren't here.
+computed together for some rows at a time. Only the gradients of the decoder's inputs and parameters are kept until the
+backward pass, so memory does not grow with predictions × vocabulary and nothing is computed twice. losses.py has the
+terms for logits that exist already.
 
 Shapes: M predictions (masked positions), H hidden, V vocabulary.
 """
@@ -17,7 +17,7 @@ from ..models.chunks import slices
 from .losses import exact_dtype
 
 LOGITS_BYTES = 1 << 28
-"""Logits of teacher and student that are held at a time: 256 MB, however many predictions and words there are."""
+"""Logits of teacher and student that are held at a time: 256 MB for any number of predictions and words."""
 
 CHUNK_ELEMENTS = {"cpu": 1 << 18}
 """Logits that are held in float32 at a time, four such temporaries: on a CPU few enough for its cache."""
@@ -43,15 +43,12 @@ class Decoder(NamedTuple):
 
 
 def decoder_of(layer: nn.Module, states_MH: torch.Tensor, *, dtype: torch.dtype | None = None) -> Decoder:
-    """A decoder layer and its inputs.
+    """Return the [`Decoder`] of a layer and its inputs.
 
     Args:
-        layer: the linear layer that gives logits.
+        layer: the linear layer that makes logits.
         states_MH: its inputs.
-        dtype: type of the matrix product; default: what autocast says here, else the inputs' own.
-
-    Returns:
-        [`Decoder`].
+        dtype: type of the matrix product; default: autocast's, else the inputs' own.
     """
     device = states_MH.device.type
     lowers = torch.is_autocast_enabled(device) and states_MH.dtype != torch.float64
@@ -107,16 +104,18 @@ class _DecodedTerms(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(states_MH.device.type, enabled=False):
             student, teacher = _lowered(Decoder(states_MH, weight_VH, bias_V, dtype)), _lowered(teacher)
+            # Chunks of rows whose logits fit; each adds its terms, and its gradients as soon as its logits are there.
             bytes_per_row = len(weight_VH) * (student.dtype.itemsize + teacher.dtype.itemsize)
             chunks = slices(len(states_MH), LOGITS_BYTES // bytes_per_row)
             terms = torch.zeros(2, dtype=exact_dtype(states_MH), device=states_MH.device)
             gradient = _Gradient(student, wanted=ctx.needs_input_grad[:3], num_chunks=len(chunks))
             for rows in chunks:
                 logits_RV, biases = _product(student, rows), (student.bias_V, teacher.bias_V)
+                # With weights, _compare leaves the gradient of the logits in the logits' own memory.
                 terms += _compare(logits_RV, _product(teacher, rows), biases, labels_M[rows], weights)
                 if weights is not None:
                     gradient.add(rows, logits_RV)
-                del logits_RV  # or it would live on beside the next ones
+                del logits_RV  # or it would live on beside the next chunk's
         if weights is not None:
             # No saved tensors: those could not be scaled in place, and the decoder's gradient is as large as it is.
             ctx.gradients = [gradient.states_MH, gradient.weight_VH, gradient.bias_V]
@@ -135,7 +134,10 @@ class _DecodedTerms(torch.autograd.Function):
 
 
 class _Gradient:
-    """Gradients of the decoder's inputs and parameters, gathered chunk by chunk."""
+    """Gradients of the decoder's inputs and parameters, gathered chunk by chunk.
+
+    An input's gradient is complete with its own chunk; those of weight and bias are sums over all chunks.
+    """
 
     def __init__(self, student: Decoder, *, wanted: tuple[bool, ...], num_chunks: int):
         self.student = student
@@ -161,6 +163,7 @@ class _Gradient:
         if not self.adds:
             torch.mm(gradient_RV.t(), states_RH, out=sum_VH)
             return
+        # In slices of words, as the product of one chunk would be as large as the weight itself.
         bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
         for words in slices(len(sum_VH), LOGITS_BYTES // bytes_per_word):
             sum_VH[words] += gradient_RV[:, words].t() @ states_RH
@@ -195,7 +198,7 @@ def _compare(
 
 
 def _log_softmax(product_RV: torch.Tensor, bias_V: torch.Tensor | None) -> torch.Tensor:
-    # The bias is added here, where the numbers are exact and in the cache, and not by the matrix product.
+    # Added here and not in the matrix product: here the numbers are exact and in the cache.
     exact = exact_dtype(product_RV)
     return (product_RV.to(exact) if bias_V is None else product_RV + bias_V.to(exact)).log_softmax(-1)
 
@@ -206,7 +209,10 @@ def _compare_exactly(
     labels_R: torch.Tensor,
     weights: tuple[float, float] | None,
 ) -> torch.Tensor:
-    """`(CE, KL)`; with weights, the student's log probabilities are overwritten by the gradient of its logits."""
+    """`(CE, KL)`; with weights, the student's log probabilities are overwritten by the gradient of its logits.
+
+    In place: log p_t becomes log p_t − log p_s for the KL, then log p_s becomes p_s and the gradient.
+    """
     valid = (labels_R >= 0) & (labels_R < log_student_RV.shape[-1])
     words = labels_R.masked_fill(~valid, 0)
     p_teacher = log_teacher_RV.exp()
@@ -222,10 +228,11 @@ def _compare_exactly(
 
 
 def _common_scale(grad_ce: torch.Tensor, grad_kl: torch.Tensor, weights: tuple[float, float]) -> torch.Tensor:
+    """Return s of s·(a·CE + b·KL), which autograd hands back as s·a and s·b; refuse any other ratio."""
     ce_weight, kl_weight = weights
     is_finite = grad_ce.isfinite() & grad_kl.isfinite()
     fits = torch.isclose(grad_ce * kl_weight, grad_kl * ce_weight, rtol=1e-4) | ~is_finite
-    # Not read back: that would make the host wait for the device in every micro-batch.
+    # Asserted on the device: the host would otherwise wait for it in every micro-batch.
     torch._assert_async(fits, f"CE and KL do not stand in the loss as weights={weights} said")
-    # From both, so that what is not finite in either stays so.
+    # From both, so that a value that is not finite in either stays so.
     return (grad_ce * ce_weight + grad_kl * kl_weight) / (ce_weight**2 + kl_weight**2 or 1.0)

@@ -1,1 +1,1 @@
-"""Files and folders: whole or absent, read within bounds; it knows no model."""
+"""Files and folders: written as a whole or not at all, read within bounds. Nothing here knows a model."""

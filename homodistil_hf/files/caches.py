@@ -1,7 +1,7 @@
-"""Where the package keeps what it can make again, and how to clear it; the Hub's own cache is not touched.
+"""The package's own caches, which it can fill again, and how to clear them; the Hub's cache is not touched.
 
-`datasets` holds texts that `homodistil distill` has converted and tokenized; `latency`, tables that were measured on
-this machine; `code`, what was compiled for it.
+`datasets` holds texts that `homodistil distill` has converted and tokenized; `latency` holds tables measured on this
+machine; `code` holds code compiled for it.
 """
 
 import os
@@ -16,22 +16,23 @@ KINDS = ("datasets", "latency", "code")
 
 
 def cache_folder() -> Path:
-    """The folder of all caches, `homodistil_hf` below `$HOMODISTIL_CACHE`, `$XDG_CACHE_HOME` or `~/.cache`.
+    """Return the folder of all caches, `homodistil_hf` below `$HOMODISTIL_CACHE`, `$XDG_CACHE_HOME` or `~/.cache`.
 
-    It has a name of its own everywhere, so that clearing it never touches what others keep beside it.
+    It has a name of its own everywhere, so that clearing it never touches its neighbours.
     """
     parent = os.environ.get("HOMODISTIL_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(parent).expanduser().absolute() / "homodistil_hf"
 
 
 def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """Return a cached folder, not to be written to, building it first where it is absent or damaged.
+    """Return a cached folder, which callers must not write to; build it first if it is absent or damaged.
 
-    It is built aside, gets a manifest of digests and is renamed: an interrupted build is never taken for a whole one.
+    It is built under another name, gets a manifest of digests and is renamed: an interrupted build is never taken for
+    a whole one.
 
     Args:
         kind: one of `KINDS`.
-        key: name that stands for everything the content depends on.
+        key: digest of everything that the content depends on.
         build: fills an empty folder.
     """
     folder = cache_folder() / kind / key
@@ -52,7 +53,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 
 
 def keep_datasets_here() -> None:
-    """Let `datasets` convert and tokenize into our cache, unless `HF_DATASETS_CACHE` tells it where to."""
+    """Let `datasets` convert and tokenize into our cache, unless `HF_DATASETS_CACHE` names a folder."""
     if "HF_DATASETS_CACHE" not in os.environ:
         import datasets  # half a second, which most commands needn't wait for
 
@@ -60,13 +61,13 @@ def keep_datasets_here() -> None:
 
 
 def cache_sizes() -> dict[str, int]:
-    """Bytes that are kept of each kind."""
+    """Return the bytes on disk of each kind of cache."""
     files = {kind: (cache_folder() / kind).rglob("*") for kind in KINDS}
     return {kind: sum(path.stat().st_size for path in found if path.is_file()) for kind, found in files.items()}
 
 
 def clear_caches() -> int:
-    """Remove all caches of this package, and nothing else in their folder; return the bytes that were freed."""
+    """Remove all caches of this package, and nothing else in their folder; return the number of bytes freed."""
     freed_bytes = sum(cache_sizes().values())
     for kind in KINDS:
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""What a `checkpoint-N` holds, its manifest, and which checkpoint of a run is the last good one.
+"""The files of a `checkpoint-N`, its manifest, and the search for a run's last good checkpoint.
 
-| file | what is in it |
+| file | content |
 | --- | --- |
 | `config.json`, `model.safetensors` | the student at the widths of that step, loadable by itself |
 | `projections.safetensors` | projections student → teacher |
@@ -9,8 +9,8 @@
 | `tokenizer.json`, `tokenizer_config.json` | the tokenizer |
 | `manifest.json` | SHA-256 of every file |
 
-The manifest is written last and checked first, because safetensors has no checksum and a pickle must not be opened
-before it is known to be the one that was written. Nothing else is read or written here.
+The manifest is written last and checked first: safetensors has no checksum, and a pickle must not be opened before its
+digest is known to be right. models/saved_student.py reads and writes the other files.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def write_manifest(folder: str | Path) -> None:
 
 @dataclass(frozen=True)
 class VerifiedCheckpoint:
-    """A `checkpoint-N` whose files were found to be as they were written."""
+    """A `checkpoint-N` whose files agree with its manifest."""
 
     folder: Path
 
@@ -54,8 +54,8 @@ def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
     """Compare a `checkpoint-N` with its manifest.
 
     Raises:
-        ValueError: no manifest, a missing file, a file that differs, or a pickle that is not listed; the message names
-            the file and the last good checkpoint beside it.
+        ValueError: no manifest, a missing or different file, or a pickle that is not listed. The message names the
+            file and the last good checkpoint beside it.
     """
     folder = Path(folder)
     if problem := manifest_problem(folder):
@@ -66,7 +66,7 @@ def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
 
 
 def manifest_problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None when all files are as they were written."""
+    """Return the first problem of a checkpoint; None if all files are as they were written."""
     if not folder.is_dir():
         return "there is no such folder"
     try:
@@ -94,7 +94,7 @@ def manifest_problem(folder: Path) -> str | None:
 def last_checkpoint(
     output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
 ) -> Path | None:
-    """The newest complete checkpoint of a run, but for the bad one to `skip`, of steps below `before_step`."""
+    """Return the newest complete checkpoint of a run other than `skip`, of a step below `before_step`."""
     for checkpoint in sorted_checkpoints(output_dir):
         in_time = before_step is None or _step_of(checkpoint) < before_step
         if in_time and checkpoint != skip and manifest_problem(checkpoint) is None:
@@ -103,15 +103,15 @@ def last_checkpoint(
 
 
 def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
-    """The newest complete checkpoint of a run, which need not be verified again to be gone on with."""
+    """Return the newest complete checkpoint of a run, verified here and therefore not again by the caller."""
     found = last_checkpoint(output_dir)
     return VerifiedCheckpoint(found) if found else None
 
 
 def sorted_checkpoints(output_dir: str | Path) -> list[Path]:
-    """All checkpoint folders of a run, complete or not, newest first.
+    """Return all checkpoint folders of a run, complete or not, newest first.
 
-    A checkpoint that was being replaced when its process was killed counts, under the name it then has.
+    A checkpoint that was being replaced when its process was killed counts, under its temporary name.
     """
     output_dir = Path(output_dir)
     if not output_dir.is_dir():
@@ -127,14 +127,14 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def rotate(output_dir: str | Path, *, limit: int | None, keep: Collection[Path]) -> None:
-    """Remove the oldest checkpoints. What can't be removed is logged and stays.
+    """Remove the oldest checkpoints; a failure is logged, not raised.
 
-    Those of steps beyond the newest to be kept go first: they are from before the run was resumed at an earlier step.
+    Checkpoints of later steps than the newest kept one go first: they date from before the run was resumed.
 
     Args:
         output_dir: folder of a run.
-        limit: number of checkpoints that stay, `keep` included; None or 0 for all.
-        keep: checkpoints that stay whatever the limit, absolute or relative to the working folder.
+        limit: number of checkpoints that stay, `keep` included; None or 0: all.
+        keep: checkpoints that stay in any case, absolute or relative to the working folder.
     """
     if not limit or limit < 0:
         return
@@ -151,7 +151,7 @@ def rotate(output_dir: str | Path, *, limit: int | None, keep: Collection[Path])
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -1,7 +1,7 @@
-"""Folders that appear, change and vanish as a whole, whatever moment the process or the machine stops at.
+"""Folders that appear, change and vanish as a whole, at whatever moment the process or the machine stops.
 
-A folder is written aside, brought to the disk and renamed; removing starts with a rename too. A failure to write ends
-in one kind of error that names the file, whichever library it comes from.
+A folder is written under another name, synced to the disk and renamed; removing starts with a rename too. A failure to
+write becomes one kind of error that names the file, whichever library raises it.
 """
 
 import errno
@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 _REMOVED_SUFFIX = ".removed"
 _ERRNO = re.compile(r"os error (\d+)")
 
-# Rust's libraries end their messages with a number, torch.save tells where in its own code or its streams it failed,
-# or (2.6) that it could not even begin.
+# Rust's libraries end their messages with an error number. torch.save names a place in its own code or streams, or
+# (2.6) a file that it can't open.
 _FAILED_TO_WRITE = re.compile(rf"{_ERRNO.pattern}|inline_container\.cc|iostream error|^File .* cannot be opened\.$")
 _ARCHIVE_SUFFIXES = (".pt", ".pth")
 _LITTLE_SPACE_BYTES = 1 << 20
@@ -47,18 +47,18 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def recover(final: Path) -> None:
-    """Bring back what a process that stopped inside [`publish`] had put out of the way."""
+    """Bring back the older folder if a process stopped between the two renames of [`publish`]."""
     if not final.exists() and outdated_name(final).is_dir():
         os.rename(outdated_name(final), final)
 
 
 def outdated_name(final: Path) -> Path:
-    """Where a folder is, beside it, while another one takes its name."""
+    """Return the name, beside a folder, that it has while another one takes its place."""
     return final.with_name(f".{final.name}.outdated")
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if it is there, so that half of it is never seen under its name."""
+    """Remove a folder, if it exists, so that half of it is never seen under its name."""
     removed = folder.with_name(f".{folder.name.removeprefix('.')}{_REMOVED_SUFFIX}")
     if removed.exists():
         shutil.rmtree(removed)
@@ -68,7 +68,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Finish what processes that were stopped inside [`remove_folder`] had begun in `parent`."""
+    """Finish the removals in `parent` that were interrupted inside [`remove_folder`]."""
     for path in parent.glob(f".*{_REMOVED_SUFFIX}"):
         shutil.rmtree(path)
 
@@ -81,7 +81,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, in a folder that exists, so that it is there as a whole, or as it was before."""
+    """Write a file in an existing folder: afterwards it is whole, or as it was before."""
     aside = path.with_name(f".{path.name}.aside")
     with naming_the_file(path.parent, file=path.name):
         aside.write_text(text, encoding="utf-8")
@@ -93,8 +93,11 @@ def write_text(path: Path, text: str) -> None:
 def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
     """Turn any library's failure to write below a folder into one `OSError` with `errno`, `strerror` and `filename`.
 
-    Python says what went wrong and often not where; safetensors, tokenizers and torch each raise errors of their own.
-    `file` is the one that is written, if it is just one.
+    Python often reports the error without the file; safetensors, tokenizers and torch raise errors of their own.
+
+    Args:
+        folder: the folder that is written.
+        file: the one file in it that is written; default: found from the error or the newest file.
     """
     try:
         yield
@@ -107,9 +110,9 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
 
 
 def check_archives(folder: Path) -> None:
-    """Raise `OSError` unless what torch has saved below a folder is there to the end.
+    """Raise `OSError` if a file that torch saved below a folder is cut off.
 
-    torch 2.6 leaves out the last bytes without an error where a file can't grow, at a quota for instance.
+    Where a file can't grow, at a quota for instance, torch 2.6 drops the last bytes without an error.
     """
     for path in folder.rglob("*"):
         if path.suffix in _ARCHIVE_SUFFIXES and not zipfile.is_zipfile(path):
@@ -118,7 +121,7 @@ def check_archives(folder: Path) -> None:
 
 
 def _says_too_little(error: Exception) -> bool:
-    """Whether this is a failure to write that doesn't name the file."""
+    """Whether an error is a failure to write that doesn't name the file."""
     if isinstance(error, OSError):
         return error.filename is None and error.errno is not None
     return _FAILED_TO_WRITE.search(str(error)) is not None
@@ -132,7 +135,7 @@ def _error_number(error: Exception, folder: Path) -> int:
 
 
 def _unspoken_number(folder: Path, *, said: str = "") -> int:
-    """What torch keeps to itself."""
+    """Return the error number that torch leaves out, judged by the file system's state."""
     is_read_only = os.name != "nt" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
     if is_read_only or os.strerror(errno.EROFS) in said:
         return errno.EROFS
@@ -141,7 +144,7 @@ def _unspoken_number(folder: Path, *, said: str = "") -> int:
 
 def _file_being_written(error: Exception, folder: Path) -> str:
     if isinstance(error, SafetensorError):
-        return "model.safetensors"  # written under another name first, so nothing of it is left
+        return "model.safetensors"  # safetensors writes under another name first, so no file is left to find
     files = [path for path in folder.rglob("*") if path.is_file()]
     newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
     return newest.relative_to(folder).as_posix()
@@ -149,7 +152,7 @@ def _file_being_written(error: Exception, folder: Path) -> str:
 
 def _sync(path: Path) -> None:
     if os.name == "nt":
-        return  # opens no folder, and syncs no file that is open for reading
+        return  # Windows opens no folder, and syncs no file that is open for reading
     # Some network file systems sync files but no folders.
     with suppress(OSError) if path.is_dir() else nullcontext():
         descriptor = os.open(path, os.O_RDONLY)

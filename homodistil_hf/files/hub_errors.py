@@ -1,4 +1,4 @@
-"""What goes wrong between this machine and the Hub, told in one sentence that says what to do; no token in it."""
+"""Errors of the Hub and its client, turned into one sentence with a remedy and without a token."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 logger = logging.getLogger(__name__)
 
 RETRY_WAITS_S = (2.0, 10.0)
-"""Before each further attempt at a request that the client does not repeat by itself: a commit, for instance."""
+"""Seconds before each further attempt at a request that the client does not repeat by itself, such as a commit."""
 
 HTTP_ERROR = HfHubHTTPError.__bases__[0]
-"""Base of all errors of the HTTP library that huggingface_hub uses, whichever one its version has."""
+"""Base of all errors of the HTTP library behind the installed version of huggingface_hub."""
 
-# RuntimeError is what the client makes of any trouble with a large file; JSON is what every true answer is.
+# The client raises RuntimeError for any trouble with a large file. A JSONDecodeError means that no Hub answered.
 _CLIENT_ERRORS = (OSError, RuntimeError, json.JSONDecodeError, HTTP_ERROR)
 _PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
 
@@ -40,15 +40,12 @@ class HubError(OSError):
 
 @contextmanager
 def hub_errors(what: str, *, token: str | None = None, remedy: str = "") -> Iterator[None]:
-    """Turn what huggingface_hub's client raises into [`HubError`].
+    """Turn every error of huggingface_hub's client into [`HubError`].
 
     Args:
-        what: first words of the message: argument, value and what can't be done.
-        token: to be kept out of the message; the logged-in one is too.
+        what: first words of the message: argument, value and the action that failed.
+        token: kept out of the message, as is the logged-in one.
         remedy: last words of the message.
-
-    Raises:
-        HubError: for every error of the client.
 
     Example:
     ```python
@@ -65,12 +62,12 @@ def hub_errors(what: str, *, token: str | None = None, remedy: str = "") -> Iter
     except HubError:
         raise
     except _CLIENT_ERRORS as error:
-        # The client's own message may quote the answer of a server that quotes the token.
+        # `from None`: the client's message may quote a server's answer that quotes the token.
         raise explained(what, error, token=token, remedy=remedy) from None
 
 
 def explained(what: str, error: BaseException, *, token: str | None = None, remedy: str = "") -> HubError:
-    """The [`HubError`], to be raised `from None`, for an error of the client; arguments as in [`hub_errors`]."""
+    """Return the [`HubError`] for an error of the client, to be raised `from None`; arguments as in [`hub_errors`]."""
     text = f"{what}: {_reason(error)}{f'. {remedy}' if remedy else ''}"
     for secret in filter(None, (token, get_token())):
         text = text.replace(secret, "<token>")
@@ -78,12 +75,12 @@ def explained(what: str, error: BaseException, *, token: str | None = None, reme
 
 
 def comes_from_hub(error: BaseException) -> bool:
-    """Whether an error is, or was caused by, one of the HTTP library."""
+    """Whether an error is one of the HTTP library or was caused by one."""
     return isinstance(_root(error), HTTP_ERROR)
 
 
 def persistently(request: Callable[[], _Result]) -> _Result:
-    """Make a request again when the Hub is busy or the connection fails, after `RETRY_WAITS_S`."""
+    """Make a request, and again after `RETRY_WAITS_S` if the Hub is busy or the connection fails."""
     for wait_s in RETRY_WAITS_S:
         try:
             return request()
@@ -98,7 +95,7 @@ def persistently(request: Callable[[], _Result]) -> _Result:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first error of the HTTP library in a chain, for huggingface_hub and transformers wrap what happens."""
+    """Return the first error of the HTTP library in a chain: huggingface_hub and transformers wrap it in theirs."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, HTTP_ERROR):
@@ -121,7 +118,7 @@ def _reason(error: BaseException) -> str:
     if status is not None and status >= 500:
         return f"the Hub is in trouble ({status}); try again later"
     if isinstance(root, json.JSONDecodeError):
-        return "what answers is no Hub; check HF_ENDPOINT and the network"
+        return "the answer is not that of a Hub; check HF_ENDPOINT and the network"
     if status is None and comes_from_hub(error):
         return f"the connection failed ({type(root).__name__}); check network and HF_ENDPOINT, and try again"
     return f"{type(root).__name__}: {' '.join(str(root).split())}"

@@ -1,4 +1,4 @@
-"""Words that errors share: a value or message in short, the nearest valid name, another error in one line."""
+"""Parts of error messages: a short value, the nearest valid name, some of many names, another error in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shortened(message: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an `error` says, shortened, or its type where it says nothing."""
+    """Return the first line of an error's message, shortened, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST_LINE]
 
 

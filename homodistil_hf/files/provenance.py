@@ -1,4 +1,4 @@
-"""What a measured time or an export depends on besides the model: processor, threads, versions, names."""
+"""Facts that a measured time or an export depends on besides the model: processor, threads, versions, names."""
 
 import importlib.metadata
 import os
@@ -13,7 +13,7 @@ from ..version import __version__
 
 
 def version_facts() -> dict[str, str]:
-    """Which software wrote an export: name → version."""
+    """Return the software that writes an export: name → version."""
     return {
         "homodistil_hf": __version__,
         "transformers": transformers.__version__,
@@ -23,7 +23,7 @@ def version_facts() -> dict[str, str]:
 
 
 def public_name(source: str) -> str:
-    """What a model, file or glob is called where others read it: without the path that it has on this machine.
+    """Return the name of a model, file or glob for other readers: without its path on this machine.
 
     Example:
     ```python
@@ -37,7 +37,7 @@ def public_name(source: str) -> str:
 
 
 def machine_facts() -> dict[str, Any]:
-    """This machine, in JSON values: processor, cores, threads of torch (and ONNX Runtime), system, versions."""
+    """Describe this machine in JSON values: processor, cores, threads of torch and ONNX Runtime, system, versions."""
     versions = {name: _version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
     return {
         "processor": _processor(),

@@ -1,4 +1,4 @@
-"""JSON files: written as a whole; read within bounds or refused, as somebody else may have written them."""
+"""JSON files: written as a whole; read within bounds or refused, as their author is unknown."""
 
 import json
 import math
@@ -22,10 +22,10 @@ def read_json(path: str | Path, label: str) -> Any:
 
     Args:
         path: a regular file of at most `MAX_SIZE_BYTES`.
-        label: what the user calls it, first words of every message.
+        label: first words of every message: argument and value.
 
     Raises:
-        ValueError: no regular file, too large, no UTF-8, or no such JSON.
+        ValueError: no regular file, too large, no UTF-8, or other JSON.
         OSError: the file can't be read.
     """
     return parse_json(_read_text(Path(path), label), label)
@@ -73,17 +73,17 @@ def parse_json(text: str, label: str) -> Any:
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Whether a value of JSON is a whole number; true and false are none."""
+    """Whether a value of JSON is a whole number; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of JSON is a number; true and false are none."""
+    """Whether a value of JSON is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def write_json(path: Path, values: Any, *, sort_keys: bool = False) -> None:
-    """Write plain values as JSON so that the file is there as a whole, or as it was before."""
+    """Write plain values as JSON: afterwards the file is whole, or as it was before."""
     write_text(path, json.dumps(values, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 
@@ -93,7 +93,7 @@ def _read_text(path: Path, label: str) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{label} can't be read ({error.strerror}); name a JSON file") from error
-    except (OSError, RuntimeError) as error:  # the latter is what older versions of pathlib say of circular links
+    except (OSError, RuntimeError) as error:  # older versions of pathlib raise RuntimeError for circular links
         raise OSError(f"{label} can't be read ({getattr(error, 'strerror', error)}); name a JSON file") from error
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"{label} is no UTF-8 text ({error.reason}); expected a JSON file") from error

@@ -1,4 +1,4 @@
-"""Weights in files: refused in words if damaged, misplaced or far too few; what they mean is said elsewhere."""
+"""Files of weights: loaded, or refused if damaged, outside their folder or far too small for the configuration."""
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -28,11 +28,10 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
-    """Look at the files of a model's folder before its weights are loaded.
+    """Check the files of a model's folder before memory is taken for its weights.
 
     Raises:
-        ValueError: an index that names files outside the folder, or more parameters than its files have bytes, for
-            which memory would be taken all the same.
+        ValueError: an index that names files outside the folder, or more parameters than the files have bytes.
     """
     folder = Path(folder)
     for index in _INDEX_FILES:
@@ -48,7 +47,7 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
 
 
 def stays_inside(name: str) -> bool:
-    r"""Whether a relative path, that somebody else may have written, stays below its folder on any system.
+    r"""Whether a relative path of unknown origin stays below its folder on any system.
 
     Example:
     ```python

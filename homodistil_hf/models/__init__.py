@@ -1,1 +1,1 @@
-"""Encoders: loading a teacher, widths and costs, copying into a student, resizing; it trains nothing."""
+"""Encoders: loading, widths and costs, copying into a student, resizing. Nothing here is trained."""

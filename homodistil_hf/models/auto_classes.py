@@ -1,9 +1,9 @@
 """The students' classes among transformers' Auto classes, under types of their own, from `import homodistil_hf` on.
 
-Importing transformers' models takes seconds, which who only asks for help shouldn't wait for, so nothing of
-transformers or torch is imported here. Classes are registered at the moment at which the modelling file has been
-imported, by whomever. Auto classes that meet a student's type before that import the modelling file themselves: their
-table of configurations asks here first, from the moment at which it has been imported, before or after this package.
+Importing transformers' models takes seconds, too long for `homodistil --help`, so this file imports neither
+transformers nor torch. An import hook does the rest. When a modelling file has been imported, it registers that file's
+classes. When transformers' table of configurations has been imported, before or after this package, it makes the table
+import the modelling file of a student's type on first use.
 """
 
 import sys
@@ -14,13 +14,13 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-_STUDENTS = "homo"  # what their types begin with
+_STUDENTS = "homo"  # beginning of their types
 _MODELING = f"{__package__}.architectures.modeling_{_STUDENTS}"
 _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls a function with modules that have just been imported: the table of configurations, and modelling files."""
+    """Import hook: calls a function with the table of configurations or a modelling file after its import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         action = _ask_here_first if name == _AUTO_CONFIGS else _register if name.startswith(_MODELING) else None
@@ -37,6 +37,7 @@ class _AfterImport(MetaPathFinder):
 
 
 def _register(modeling: ModuleType) -> None:
+    """Register the classes of a modelling file with transformers' Auto classes."""
     import transformers
 
     from .architectures import ARCHITECTURES
@@ -51,24 +52,21 @@ def _register(modeling: ModuleType) -> None:
 
 
 def _ask_here_first(auto_configs: ModuleType) -> None:
+    """Wrap the look-ups of transformers' table of configurations: a student's type imports its modelling file."""
     mapping = type(auto_configs.CONFIG_MAPPING)
     for method in ("__contains__", "__getitem__"):
         look_up = getattr(mapping, method)
 
         def ask(self: Any, model_type: Any, *, look_up: Callable[..., Any] = look_up) -> Any:
             if isinstance(model_type, str) and model_type.startswith(_STUDENTS):
-                _import_modeling(model_type)
+                from .architectures import ARCHITECTURES
+
+                for architecture in ARCHITECTURES.values():
+                    if architecture.student_type == model_type:
+                        import_module(architecture.modeling)
             return look_up(self, model_type)
 
         setattr(mapping, method, ask)
-
-
-def _import_modeling(student_type: str) -> None:
-    from .architectures import ARCHITECTURES
-
-    for architecture in ARCHITECTURES.values():
-        if architecture.student_type == student_type:
-            import_module(architecture.modeling)
 
 
 sys.meta_path.insert(0, _AfterImport())

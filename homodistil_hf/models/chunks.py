@@ -4,10 +4,10 @@ import torch
 
 
 def row_slices(tensor: torch.Tensor, num_elements: int) -> list[slice]:
-    """Slices of dimension 0 that are worked on one after the other.
+    """Return slices of dimension 0 to work on one after the other.
 
-    On a CPU a slice has at most `num_elements`, if one row has no more, so that what is computed of it stays in the
-    cache; on other devices everything is one slice.
+    On a CPU a slice has at most `num_elements`, or one row, so that its temporaries stay in the cache. Other devices
+    work on everything at once.
 
     Example:
     ```python
@@ -22,5 +22,5 @@ def row_slices(tensor: torch.Tensor, num_elements: int) -> list[slice]:
 
 
 def slices(length: int, size: int) -> list[slice]:
-    """Slices of `size` rows, at least 1, of all `length`; the last may reach beyond."""
+    """Return slices of `size` rows, at least 1, that cover `length`; the last may reach beyond."""
     return [slice(start, start + max(1, size)) for start in range(0, length, max(1, size))]

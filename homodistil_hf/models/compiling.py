@@ -6,11 +6,11 @@ import torch._dynamo
 MOST_COMPILED_WIDTHS = 32
 """Moments at which units are removed with `torch_compile`, as each width is compiled anew (docs/performance.md)."""
 
-_OLDEST_TORCH = (2, 7)  # torch 2.6 loses what the encoder of transformers' BERT returns
+_OLDEST_TORCH = (2, 7)  # compiled by torch 2.6, the encoder of transformers' BERT loses its outputs
 
 
 def compiling_problem(version: str | None = None) -> str | None:
-    """Say why this torch, or another `version`, can't compile the models of transformers; None if it can.
+    """Return why this torch, or another `version`, can't compile transformers' models; None if it can.
 
     Example:
     ```python

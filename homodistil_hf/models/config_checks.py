@@ -1,6 +1,6 @@
-"""Values of a `config.json` that transformers' strict configurations let pass and that end badly: huge, unknown, code.
+"""Checks of a `config.json` beyond transformers' own: huge widths, unknown names, keys in the place of methods.
 
-Types of other settings that a configuration declares are theirs to check.
+transformers' strict configurations check the types of all other settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 16
 _MAX_VOCABULARY = 1 << 24
 
-# Setting → largest value, for which memory may be taken before any weight is read; the smallest is 1.
+# Setting → largest value, as memory is taken for it before any weight is read; the smallest is 1.
 _LARGEST = {
     "vocab_size": _MAX_VOCABULARY,
     "hidden_size": MAX_WIDTH,
@@ -48,7 +48,7 @@ _SHARES = (
     *(name for architecture in ARCHITECTURES.values() for name in architecture.dropouts),
 )
 
-# Setting → a check, and how a message calls what passes it.
+# Setting → a check, and words for the values that pass it.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
     "_attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
@@ -77,10 +77,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_config_values(values: Mapping[str, Any], config_class: type[PreTrainedConfig], label: str) -> None:
-    """Refuse what an encoder's configuration can't have, before it is made of the content of a `config.json`.
+    """Refuse the content of a `config.json` before transformers makes a configuration of it.
 
     Raises:
-        ValueError: the first value that is out of bounds, or a key that would take the place of a method.
+        ValueError: a value is out of bounds, or a key would take the place of a method.
 
     Example:
     ```python

@@ -1,4 +1,4 @@
-"""Teacher → student and student → stock class, without changing a logit; folders on disk are not its business."""
+"""Teacher → student and student → stock class, without changing a logit; loading.py and export/ handle folders."""
 
 from typing import Any
 
@@ -30,11 +30,11 @@ _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "per_layer
 
 
 def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseModel:
-    """Copy a teacher into the student class of the same head, or of none; outputs stay the same.
+    """Copy a teacher into the student class with the same head, or with none; outputs stay the same.
 
     Args:
         model: of a stock class, or a student.
-        needs_head: refuse encoders without a head, of which there is nothing to predict with.
+        needs_head: refuse encoders without a head, which predict nothing.
 
     Returns:
         A student in float32 on the same device and in the same mode, with weights of its own.
@@ -87,10 +87,10 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     and bias are multiplied by √(D/d).
 
     Returns:
-        Of the stock class, of the same type, device and mode, with weights of its own.
+        A model of the stock class with the same dtype, device and mode, and weights of its own.
 
     Raises:
-        ValueError: no student, or no stock BERT can hold these widths.
+        ValueError: the model is no student, or no stock BERT can hold its widths.
     """
     stock_classes = {head.student_name: head for architecture in ARCHITECTURES.values() for head in architecture.heads}
     head = stock_classes.get(type(model).__name__)
@@ -107,6 +107,7 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     pairs = getattr(model.config, "rotary_pairs", None) or {}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
+        # Scale first, while names and shapes are the student's; then pad every matrix that has heads or neurons.
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
         queries = tuple(
             f"{architecture.prefix_of(head)}{architecture.layers}.{index}.{name}." for name in model.queries
@@ -114,6 +115,7 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         for name in [name for name in state if name.startswith(queries)]:
             state[name] = state[name] * factor
         state |= _resized_layer(state, architecture, index, (old, new), pairs.get(_kind(plan, index)))
+    # A table of distances has a column for each head.
     state |= _resized_embeddings(state, architecture, (widths.widest, plan.widest))
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
@@ -121,14 +123,14 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
 
 
 def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
-    """Cut off what [`to_stock`] padded, in place; logits stay the same.
+    """Cut off the padding of [`to_stock`], in place; logits stay the same.
 
     Args:
         student: with uniform widths of `plan.padded()`.
         plan: the widths before padding.
 
     Raises:
-        ValueError: the widths are others, or something to be cut is not zero.
+        ValueError: the student has other widths, or a weight to be cut is not zero.
     """
     padded = widths_of(student.config)
     plan = of_architecture(plan, padded)
@@ -142,6 +144,7 @@ def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
         tensors |= _resized_layer(state, architecture, index, (old, new), pairs.get(_kind(plan, index)))
     tensors |= _resized_embeddings(state, architecture, (padded.widest, plan.widest))
+    # The state is cut on the side, and counted, before the student changes.
     if lossy := [name for name, kept in tensors.items() if kept.count_nonzero() != state[name].count_nonzero()]:
         raise ValueError(
             f"plan={plan.to_json()} would cut weights that are not zero in {join_some(lossy)}; keep the padded widths"
@@ -151,29 +154,35 @@ def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
 
 
 def _kind(plan: WidthPlan, layer: int) -> str:
-    """What a layer shares its rotary pairs with; no kind where there are none."""
+    """Return the kind of layers that share their rotary pairs with this one; empty without rotary positions."""
     return plan.traits.rotary_kinds[layer] if plan.traits.rotary_kinds else ""
 
 
 def _pairs_that_count(
     state: dict[str, torch.Tensor], architecture: Architecture, padded: WidthPlan, plan: WidthPlan
 ) -> dict[str, list[int]]:
-    """Kind of layer → as many rotary pairs as a narrower plan keeps, first those that any of its layers uses."""
+    """Return kind of layer → the rotary pairs that a narrower plan keeps, those in use before the others.
+
+    A padded head has zeros in the channels of pairs that were pruned, but its file doesn't name them.
+    """
     used: dict[str, torch.Tensor] = {}
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
         if (kind := _kind(plan, index)) and new.head_dim < old.head_dim:
             for name, dims in _layer_shapes(architecture, index).items():
                 if name in state and dims[0] == QUERY_KEY_VALUE:
+                    # Rows are (query, key or value; head; half of the pair; pair): a pair is in use where any
+                    # query or key row of it is not zero, in any head of any layer of the kind.
                     queries_keys = state[name].unflatten(0, (3, old.num_attention_heads, 2, -1))[:2]
                     is_used = queries_keys.transpose(0, 3).flatten(1).any(1)
                     used[kind] = used.get(kind, torch.zeros_like(is_used)) | is_used
     sizes = dict(zip(plan.traits.rotary_kinds, plan.layers, strict=False))
+    # Stable, so that pairs in use come first and in their own order, and the rest fills up from the lowest.
     best = {kind: mask.int().argsort(descending=True, stable=True) for kind, mask in used.items()}
     return {kind: order[: sizes[kind].head_dim // 2].sort().values.tolist() for kind, order in best.items()}
 
 
 def _layer_shapes(architecture: Architecture, layer: int) -> Shapes:
-    """Of a model with a head, and of one without."""
+    """Return the shapes of a layer's parameters under both of their names, with the encoder's prefix and without."""
     found = {f"{architecture.layers}.{layer}.{name}": dims for name, dims in architecture.layer.items()}
     return found | {f"{architecture.prefix}.{name}": dims for name, dims in found.items()}
 
@@ -185,37 +194,64 @@ def _resized_layer(
     widths: tuple[LayerWidths, LayerWidths],
     pairs: list[int] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The parameters of a layer that have another size at other widths, cut or zero-padded.
+    """Return the parameters of a layer that have another size at other widths, cut or zero-padded.
 
-    Rotary pairs of the smaller heads have places of their own in the larger ones.
+    Args:
+        state: all parameters by name.
+        architecture: the table of shapes.
+        layer: its index.
+        widths: before and after.
+        pairs: places of the smaller heads' rotary pairs in the larger heads; None where channels have no places.
     """
-    resized: dict[str, torch.Tensor] = {}
+    # Every dimension with heads or neurons is brought to the front, resized there and brought back.
+    found: dict[str, torch.Tensor] = {}
     present = {name: dims for name, dims in _layer_shapes(architecture, layer).items() if name in state}
     for name, dims in present.items():
         for dim, what in enumerate(dims):
-            turned = resized.get(name, state[name]).transpose(0, dim)
-            if what == QUERY_KEY_VALUE:
-                turned = _resized_all_heads(turned, *widths, pairs)
-            elif what in _RESIZED:
-                turned = _RESIZED[what](turned, *widths)
-            else:
-                continue
-            resized[name] = turned.transpose(0, dim).contiguous()
-    return resized
+            if what in _BLOCKS:
+                rows = found.get(name, state[name]).transpose(0, dim)
+                found[name] = _resized_rows(rows, what, widths, pairs).transpose(0, dim).contiguous()
+    return found
 
 
 def _resized_embeddings(
     state: dict[str, torch.Tensor], architecture: Architecture, widths: tuple[LayerWidths, LayerWidths]
 ) -> dict[str, torch.Tensor]:
-    """The parameters outside the layers that have a column for each head."""
+    """Return the resized parameters outside the layers that have a column for each head."""
     tables = [name for name, dims in architecture.embeddings.items() if dims[1:] == (HEAD,)]
     names = [name for table in tables for name in (table, f"{architecture.prefix}.{table}") if name in state]
     return {name: _resized(state[name].T, (widths[1].num_attention_heads,)).T.contiguous() for name in names}
 
 
-def _resized_heads(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
-    by_head = rows.unflatten(0, (old.num_attention_heads, old.head_dim))
-    return _resized(by_head, (new.num_attention_heads, new.head_dim)).flatten(0, 1)
+_BLOCKS = {QUERY: 1, VALUE: 1, QUERY_KEY_VALUE: 3, NEURON: 1, GATE: 2}
+"""Meaning of a dimension with heads or neurons → number of their blocks behind each other."""
+
+
+def _resized_rows(
+    rows: torch.Tensor, what: str, widths: tuple[LayerWidths, LayerWidths], pairs: list[int] | None
+) -> torch.Tensor:
+    """Resize rows of heads or neurons, block by block; queries and keys with `pairs` keep their rotary places.
+
+    Channel c of a head turns with channel c + slot/2, where slot is the larger head size. In `order`, the channels of
+    the kept pairs come first. So cutting is: reorder, then cut at the end; padding: pad at the end, then order back.
+    """
+    old, new = (
+        (_BLOCKS[what], one.intermediate_size)
+        if what in (NEURON, GATE)
+        else (_BLOCKS[what], one.num_attention_heads, one.head_dim)
+        for one in widths
+    )
+    blocks = rows.unflatten(0, old)
+    if what != QUERY_KEY_VALUE or pairs is None or old[-1] == new[-1]:
+        return _resized(blocks, new).flatten(0, len(new) - 1)
+    slot = max(old[-1], new[-1])
+    order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
+    if old[-1] == slot:
+        blocks = torch.cat([blocks[:2, :, order], blocks[2:]])
+    blocks = _resized(blocks, new)
+    if new[-1] == slot:
+        blocks = torch.cat([blocks[:2, :, order.argsort()], blocks[2:]])
+    return blocks.flatten(0, len(new) - 1)
 
 
 def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
@@ -226,49 +262,10 @@ def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     return resized
 
 
-def _resized_neurons(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
-    return _resized(rows, (new.intermediate_size,))
-
-
-def _resized_all_heads(
-    rows: torch.Tensor, old: LayerWidths, new: LayerWidths, pairs: list[int] | None
-) -> torch.Tensor:
-    """Queries, keys and values behind each other; of the first two, channels may have places."""
-    queries, keys, values = rows.chunk(3)
-    if pairs is None or old.head_dim == new.head_dim:
-        return torch.cat([_resized_heads(part, old, new) for part in (queries, keys, values)])
-    slot = max(old.head_dim, new.head_dim)
-    order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
-    if old.head_dim == slot:
-        queries, keys = (_reordered(part, old, order) for part in (queries, keys))
-    queries, keys, values = (_resized_heads(part, old, new) for part in (queries, keys, values))
-    if new.head_dim == slot:
-        queries, keys = (_reordered(part, new, order.argsort()) for part in (queries, keys))
-    return torch.cat([queries, keys, values])
-
-
-def _reordered(rows: torch.Tensor, widths: LayerWidths, order: torch.Tensor) -> torch.Tensor:
-    """The channels of every head in another order."""
-    return rows.unflatten(0, (widths.num_attention_heads, widths.head_dim))[:, order].flatten(0, 1)
-
-
-def _resized_gates(rows: torch.Tensor, old: LayerWidths, new: LayerWidths) -> torch.Tensor:
-    return torch.cat([_resized_neurons(half, old, new) for half in rows.chunk(2)])
-
-
-_RESIZED = {
-    QUERY: _resized_heads,
-    VALUE: _resized_heads,
-    NEURON: _resized_neurons,
-    GATE: _resized_gates,
-}
-"""What the indices of a dimension are → how it takes other widths."""
-
-
 def has_own_decoder(model: PreTrainedModel) -> bool:
-    """Whether a masked-LM head has a decoder that isn't the table of words.
+    """Whether a masked-LM head has a decoder of its own instead of the table of words.
 
-    transformers leaves one untied whose stored weights differ, whatever the configuration says.
+    transformers leaves a decoder untied if its stored weights differ from the table, despite `tie_word_embeddings`.
     """
     head = HEADS.get(type(model).__name__)
     can_have = bool(head and head.untied.keys() - set(architecture_of(model.config).absent(model.config)))

@@ -1,4 +1,4 @@
-"""What a model of given widths costs: parameters, multiply-accumulates, bytes, by formula; not how long it takes."""
+"""Costs of a model of given widths by formula: parameters, multiply-accumulates, bytes. plans/latency/ has times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
     """Count the parameters of an encoder with the widths of `plan`, exactly and without building it; tied ones once.
 
     Args:
-        plan: of the model; uneven ones give the compact form, `plan.padded()` the stock one.
+        plan: widths of the model; an uneven plan gives the compact form, `plan.padded()` the stock one.
         config: the rest of the shape: `vocab_size`, `max_position_embeddings`, `type_vocab_size`,
             `tie_word_embeddings`, and `num_labels` of a task head.
         head: `None` for embeddings and encoder, without pooler; or `"masked_lm"`, `"sequence_classification"` (its
@@ -64,7 +64,7 @@ def check_shapes(model: PreTrainedModel) -> None:
     """Refuse a model whose parameters differ from its architecture's table: units would be cut in the wrong place.
 
     Raises:
-        ValueError: a parameter of another shape, as a setting that nobody here knows of makes it.
+        ValueError: a parameter of another shape, caused by a setting that the table doesn't cover.
     """
     config, plan, class_name = model.config, widths_of(model.config), type(model).__name__
     architecture = architecture_of(config)
@@ -82,7 +82,7 @@ def check_shapes(model: PreTrainedModel) -> None:
 
 
 def _sizes(plan: WidthPlan, widths: LayerWidths) -> dict[str, int]:
-    """What the indices of a dimension are → how many, where the plan says it."""
+    """Return the meaning of a dimension's indices → their number, for the dimensions that are widths."""
     return {
         HIDDEN: plan.hidden_size,
         EMBEDDING: plan.embedding_size or plan.hidden_size,
@@ -118,7 +118,7 @@ def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
 
 
 def model_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """Count what a model, of a stock class or a student, is.
+    """Count the costs of a model, of a stock class or a student.
 
     Returns:
         `architecture`, `plan`, `num_hidden_layers` and the four `COSTS`: parameters with tied ones once, those of
@@ -139,17 +139,17 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def planned_facts(config: PreTrainedConfig, class_name: str, plan: WidthPlan | None = None) -> dict[str, Any]:
-    """Compute what [`model_facts`] would count in float32, without a model.
+    """Compute the result of [`model_facts`] for a float32 model that doesn't exist yet.
 
     Args:
-        config: all of the shape but the widths.
-        class_name: stock or student class; of an encoder without a head its pooler is not counted.
+        config: the shape except for the widths.
+        class_name: stock or student class; the pooler of an encoder without a head is not counted.
         plan: the widths; default: those of `config`.
     """
     own = widths_of(config)
     plan = own if plan is None else of_architecture(plan, own)
     head = HEADS.get(class_name)
-    num_parameters = count_parameters(plan, config, **{} if head is None else {"head": head.kind.name})
+    num_parameters = count_parameters(plan, config, head=head.kind.name if head else None)
     return {
         "architecture": class_name,
         "plan": plan.to_dict(),
@@ -162,5 +162,5 @@ def planned_facts(config: PreTrainedConfig, class_name: str, plan: WidthPlan | N
 
 
 def cost_fractions(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> dict[str, float]:
-    """Each cost of the student as a fraction of the teacher's, rounded to 4 digits; empty without a teacher."""
+    """Return each cost of the student as a fraction of the teacher's, to 4 digits; empty without a teacher."""
     return {} if teacher is None else {name: round(student[name] / teacher[name], 4) for name in COSTS}

@@ -1,4 +1,4 @@
-"""A number for what a model computes, which is another one as soon as a weight or a setting is."""
+"""A digest of a model's weights and settings, another one as soon as any of them changes."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 
 def weights_digest(model: PreTrainedModel, *behind: nn.Module) -> str:
-    """SHA-256 of what a model computes: weights and configuration, and the weights of what stands behind it."""
+    """Return the SHA-256 of a model's weights and configuration, and of the weights of modules `behind` it."""
     ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
     config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
     digest = hashlib.sha256(repr(sorted(config.items())).encode("utf-8"))

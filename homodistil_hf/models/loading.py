@@ -1,4 +1,4 @@
-"""A teacher from the Hub or a folder, and what is refused of it; nothing of it is changed."""
+"""Load and validate an encoder from the Hub or a folder: a teacher, a student, an export or a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in nex
 def load_encoder_config(
     name_or_path: str, *, revision: str | None = None, token: str | None = None, argument: str = "teacher"
 ) -> PreTrainedConfig:
-    """Read and check a teacher's configuration; no weights are loaded and no remote code runs.
+    """Read and check the configuration of an encoder; no weights are loaded and no remote code runs.
 
     Args:
-        name_or_path: Hub name or folder of a checkpoint of a known architecture, or of a student checkpoint.
+        name_or_path: Hub name or folder of a checkpoint of a known architecture, or of a student.
         revision: branch, tag or commit on the Hub.
         token: Hub token; default: the logged-in one.
-        argument: what it is to the user, first word of every message.
+        argument: the user's name for it, first word of every message.
 
     Returns:
-        The configuration of a teacher or a student, with `architectures` naming a class that can be loaded.
+        The configuration of a stock model or a student; its `architectures` name a class that can be loaded.
 
     Raises:
-        ValueError: no BERT, a decoder, an unsupported head or unsupported position embeddings.
+        ValueError: an unknown architecture, a decoder, an unsupported head or unsupported position embeddings.
         OSError: no such checkpoint.
     """
     label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
@@ -92,7 +92,7 @@ def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
             raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")
         if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
             raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
-    except Exception as error:  # transformers raises many kinds over content that it doesn't expect
+    except Exception as error:  # transformers raises errors of many kinds for unexpected content
         raise ValueError(
             f"{label} can't be used ({type(error).__name__}: {' '.join(str(error).split())[:_SHOWN_CHARS]}); mend it"
         ) from error
@@ -107,10 +107,10 @@ def load_encoder(
     token: str | None = None,
     argument: str = "teacher",
 ) -> PreTrainedModel:
-    """Load a teacher's weights in float32, in evaluation mode; arguments as in [`load_encoder_config`].
+    """Load an encoder in float32, in evaluation mode; arguments as in [`load_encoder_config`].
 
-    The class comes from `architectures` of `config` (default: read now); it is the masked-LM one where there is none,
-    and for pre-training classes, whose next-sentence head is dropped.
+    `architectures` of `config` (default: read now) names the class. Without a name it is the masked-LM class, as it is
+    for pre-training classes, whose next-sentence head is dropped.
 
     Raises:
         ValueError: see [`load_encoder_config`]; also weights that are unreadable or lack a part of the model.
@@ -135,7 +135,7 @@ def load_encoder(
             dtype="float32",
             output_loading_info=True,
         )
-    except Exception as error:  # as do safetensors, pickle and the Hub's client
+    except Exception as error:  # safetensors, pickle and the Hub's client raise errors of many kinds
         if comes_from_hub(error):
             raise explained(f"{label} can't be read", error, token=token) from None
         reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
@@ -150,7 +150,7 @@ def load_encoder(
 
 
 def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> None:
-    # Of a Hub that does not answer from_pretrained would say that there are no weights.
+    # Fetched first, as from_pretrained would report missing weights if the Hub does not answer.
     try:
         hf_hub_download(name, SAFE_WEIGHTS_NAME, revision=revision, token=token)
     except RemoteEntryNotFoundError:
@@ -161,7 +161,7 @@ def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> Non
 
 
 def refuse_architecture(class_name: str) -> None:
-    """Refuse classes that no student exists for, naming those that can be loaded."""
+    """Refuse classes without a student class; the message names those that can be loaded."""
     if class_name in HEADS:
         return
     remedies = {
@@ -179,7 +179,7 @@ def refuse_architecture(class_name: str) -> None:
 
 
 def refuse_config(config: PreTrainedConfig) -> None:
-    """Refuse what a student of a teacher's widths could not repeat: a decoder, positions of another kind."""
+    """Refuse settings that the student classes don't have: a decoder, other kinds of positions."""
     decodes = {name: getattr(config, name, False) for name in ("is_decoder", "add_cross_attention")}
     if any(decodes.values()):
         raise ValueError(

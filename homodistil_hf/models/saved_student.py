@@ -1,7 +1,7 @@
-"""What a checkpoint holds of the student: its state in JSON, its weights, its projections; written and read back.
+"""The student's part of a checkpoint: state in JSON, weights, projections; written and read back.
 
-That a checkpoint is complete and unchanged has been checked before anything is read here; what its values mean to a
-run is said elsewhere.
+files/checkpoints.py has checked that the checkpoint is complete and unchanged. training/ decides what a run does with
+its values.
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ _PRUNER_TYPES = {"settings": (dict,), "plan_reached": (bool,)}
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
-    """The JSON part of the state of a `checkpoint-N`, with `pruner` if the method prunes while it trains.
+    """Return the JSON state of a `checkpoint-N`, with `pruner` if the method prunes while it trains.
 
     Raises:
-        ValueError: the folder is no checkpoint of a run, is of an earlier version, or holds what no run writes.
+        ValueError: the folder is no checkpoint of a run, is of an earlier version, or holds values of other types.
         OSError: it can't be read.
     """
     path = Path(folder) / STATE_FILE
@@ -66,12 +66,12 @@ def _check_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]
 
 
 def weights_without_projections(model: LayerwiseModel) -> dict[str, torch.Tensor]:
-    """The student's own weights: name → tensor."""
+    """Return the student's own weights: name → tensor."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_PREFIX)}
 
 
 def save_projections(folder: Path, model: LayerwiseModel) -> None:
-    """Write the projections of a student, which its weights leave out."""
+    """Write the projections of a student to a file beside its weights."""
     projections = {
         name.removeprefix(_PREFIX): tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
@@ -82,15 +82,15 @@ def save_projections(folder: Path, model: LayerwiseModel) -> None:
 
 
 def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Bring a student back to a checkpoint, whatever widths it has now.
+    """Give a student of any widths the widths, weights and projections of a checkpoint, in place.
 
     Args:
-        folder: of the checkpoint.
-        model: changed in place: it gets the checkpoint's widths, weights and projections.
-        optimizer: re-pointed to the new parameters, without state; None before it exists.
+        folder: the checkpoint.
+        model: the student.
+        optimizer: moved to the new parameters, without state; None before it exists.
 
     Raises:
-        ValueError: parameters are missing or not known.
+        ValueError: parameters are missing or unknown.
     """
     tensors = load_tensors(folder / WEIGHTS_FILE)
     tensors |= {_PREFIX + name: tensor for name, tensor in load_tensors(folder / PROJECTIONS_FILE).items()}
@@ -113,7 +113,7 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
 def first_nonfinite_tensor(
     model: nn.Module, optimizer: torch.optim.Optimizer | None, scores: Mapping[str, torch.Tensor]
 ) -> str | None:
-    """One tensor of model, optimizer or scores that is not finite, or None: no checkpoint is made of it."""
+    """Return the name of a tensor of model, optimizer or scores that is not finite, or None if all are."""
     names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, torch.Tensor] = {f"parameter {name}": parameter for parameter, name in names.items()}
     tensors |= {f"score {name}": values for name, values in scores.items()}

@@ -1,4 +1,4 @@
-"""The tokenizer beside a model: nothing of it runs code, reads or names files outside its folder."""
+"""Load the tokenizer beside a model; its files may not run code or name files outside its folder."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from ..files.tensors import stays_inside
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _JSON_FILES = (TOKENIZER_CONFIG_FILE, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 _MAX_ID = 1 << 24
-_LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰ means: no limit
+_LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰: no limit
 _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
 
 
@@ -37,7 +37,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, token: str | None 
     """Load a tokenizer that has tokens, from a folder or the Hub.
 
     Raises:
-        ValueError: there is none, it can't be read, or it has special tokens alone.
+        ValueError: it is missing or unreadable, or has special tokens alone.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -47,7 +47,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, token: str | None 
         raise ValueError(
             f"tokenizer={name!r} can't be loaded ({first_line(error)}); name one with --tokenizer"
         ) from error
-    # What transformers makes of a folder without a vocabulary.
+    # transformers makes such a tokenizer of a folder without a vocabulary.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ValueError(f"tokenizer={name!r} has no vocabulary beside special tokens; name one with --tokenizer")
     return tokenizer
@@ -77,7 +77,7 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
 
 
 def _refuse_huge_ids(values: Any, label: str) -> None:
-    """The tokenizers library takes memory for every id up to the largest."""
+    """Refuse ids for which the tokenizers library would take memory: it does so for all up to the largest."""
     left = [("", values)]
     while left:
         name, value = left.pop()
@@ -101,7 +101,7 @@ def _template_names(templates: Any) -> list[Any]:
 
 @contextmanager
 def as_it_was(tokenizer: Any) -> Iterator[None]:
-    """Afterwards a tokenizer cuts and pads as before: a fast one keeps what it was told last, and is saved with it."""
+    """Restore a tokenizer's truncation and padding afterwards: a fast one keeps the last settings in its file."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield

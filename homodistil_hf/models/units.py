@@ -1,4 +1,7 @@
-"""Which parameters belong together: groups, units and slices of an encoder; which of them go is decided elsewhere."""
+"""Groups, units and slices of an encoder: which parts of its parameters live and die together.
+
+pruning/scores.py scores the units, pruning/masks.py chooses among them.
+"""
 
 import functools
 from collections.abc import Container, Mapping
@@ -27,10 +30,10 @@ from .architectures.modeling_layerwise import LayerwiseModel, layer_config, laye
 Module = TypeVar("Module", bound=nn.Module)
 
 UnitTensors = dict[str, torch.Tensor]
-"""What travels between stages: one tensor a group, one element a unit. Scores are float32, masks are bool."""
+"""The plain type between stages: one tensor a group, one element a unit. Scores are float32, masks are bool."""
 
 Indices: TypeAlias = Mapping[str, Mapping[int, torch.Tensor]]
-"""Parameter → dimension → int64 indices that are kept."""
+"""Parameter → dimension → int64 indices to keep."""
 
 _Maps: TypeAlias = list[tuple[str, "UnitMap | None"]]  # groups that divide one dimension, and their maps
 _Source: TypeAlias = tuple[tuple[str, int], ...]  # the same, each map by its identity
@@ -39,10 +42,10 @@ _PROJECTION: tuple[tuple[str, ...], int | None] = (("teacher", HIDDEN), None)
 
 
 class UnitMap:
-    """Which unit of a group each index of a dimension belongs to; slices of the same places share one.
+    """A map from each index of a dimension to a unit of a group; slices that divide alike share one.
 
     Args:
-        unit_of_index: int64, as long as the dimension; −1 = of no unit. All units have as many indices.
+        unit_of_index: int64, as long as the dimension; −1 = no unit. All units have equally many indices.
     """
 
     def __init__(self, unit_of_index: torch.Tensor):
@@ -59,18 +62,18 @@ class UnitMap:
         return values.view(*values.shape[:-1], num_units, -1)
 
     def kept(self, mask: torch.Tensor) -> torch.Tensor:
-        """Bool a unit → bool an index; one that belongs to no unit is kept."""
+        """Bool a unit → bool an index; an index of no unit is kept."""
         return mask[self.unit_of_index] | (self.unit_of_index < 0)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Where the units of a group lie in one parameter.
+    """The place of a group's units in one parameter.
 
     Args:
         parameter: name in `model.named_parameters()`.
         dim: dimension that the units divide.
-        units: which unit each index of that dimension is; None: index and unit are the same.
+        units: index of that dimension → unit; None: index and unit are the same.
     """
 
     parameter: str
@@ -85,9 +88,9 @@ class Group:
     Args:
         name: `hidden`, `embedding`, `head.{l}` or `head`, `query_key.{l}` (of rotary positions: `query_key.{kind}`,
             pairs of channels of all layers of a kind), `value_output.{l}` or `ffn.{l}`.
-        kind: `hidden`, `attention` or `ffn`: what shares one pruning window.
-        num_units: units in the model as it stands, ≥ 1.
-        slices: all places that a unit dies in at once.
+        kind: `hidden`, `attention` or `ffn`; groups of a kind share one pruning window.
+        num_units: units in the model as it is now, ≥ 1.
+        slices: all places that lose a dropped unit at once.
     """
 
     name: str
@@ -97,7 +100,7 @@ class Group:
 
 
 def encoder_groups(model: LayerwiseModel, architecture: Architecture | None = None) -> dict[str, Group]:
-    """All groups of a student, with or without projections, at its present widths.
+    """Return all groups of a student, with or without projections, at its present widths.
 
     Args:
         model: the student.
@@ -108,7 +111,7 @@ def encoder_groups(model: LayerwiseModel, architecture: Architecture | None = No
         all layers share it), `query_key.{l}`, `value_output.{l}`, `ffn.{l}`.
 
     Raises:
-        ValueError: the model has a parameter that no row of the table covers.
+        ValueError: the model has a parameter that the architecture's table lacks.
     """
     architecture = architecture or architecture_of(model.config)
     num_layers = model.config.num_hidden_layers
@@ -119,12 +122,15 @@ def encoder_groups(model: LayerwiseModel, architecture: Architecture | None = No
             f"model parameters {', '.join(unknown)} are unknown to the {architecture.model_type} table of units; "
             "remove them from the model, or add them to homodistil_hf.models.architectures"
         )
+    # Groups and their sizes first: those that span layers, then each layer's own.
     outer = _outer_units(model.config, architecture)
     kinds: tuple[str | None, ...] = architecture.rotary_kinds(model.config) or (None,) * num_layers
     layers = [
         _layer_units(layer_config(model.config, layer), architecture, layer, kind) for layer, kind in enumerate(kinds)
     ]
     sizes = {name: size for units in (outer, *layers) for name, size in units.sizes.items()}
+    # Then the slices: the table names the meaning of every dimension of every parameter, the maps the groups that
+    # divide a dimension of that meaning. Projections are no part of an architecture; they divide along `hidden`.
     slices: dict[str, list[Slice]] = {name: [] for name in sizes}
     for name in names:
         dims, layer = shapes.get(name, _PROJECTION)
@@ -136,14 +142,14 @@ def encoder_groups(model: LayerwiseModel, architecture: Architecture | None = No
 
 
 class _Units(NamedTuple):
-    """Groups, each with its kind and number of units, and what an index of a dimension is in them."""
+    """Group → kind and number of units; and meaning of a dimension → the groups that divide it, with their maps."""
 
     sizes: dict[str, tuple[str, int]]
     maps: dict[str, dict[str, UnitMap | None]]
 
 
 def _outer_units(config: PreTrainedConfig, architecture: Architecture) -> _Units:
-    """Groups that span layers, but for shared heads, which every layer counts."""
+    """Return the groups that span layers; the size of shared heads comes with every layer."""
     sizes = {"hidden": ("hidden", config.hidden_size)}
     maps: dict[str, dict[str, UnitMap | None]] = {HIDDEN: {"hidden": None}, EMBEDDING: {"hidden": None}}
     if embedding_size := architecture.embedding_size(config):
@@ -154,7 +160,7 @@ def _outer_units(config: PreTrainedConfig, architecture: Architecture) -> _Units
 
 
 def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: int, kind: str | None) -> _Units:
-    """Groups of one layer; of rotary positions, its kind names the layers that lose the same pairs of channels."""
+    """Return the groups of one layer; layers of a `kind` share their rotary positions and lose the same pairs."""
     num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
     num_channels = num_heads * head_dim
     head, query_key, value_output, ffn = (f"{kind}.{layer}" for kind in ("head", "query_key", "value_output", "ffn"))
@@ -174,6 +180,8 @@ def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: in
     }
     present = {what for dims in architecture.layer.values() for what in dims}
     if QUERY_KEY_VALUE in present:
+        # One matrix of three blocks. Heads divide all of them, the channel groups their own blocks only; with rotary
+        # positions channel c of a head belongs to the pair of c and c + head_dim/2.
         channels, nothing = torch.arange(num_channels), torch.full((num_channels,), -1)
         turned = channels if kind is None else channels % head_dim % (head_dim // 2)
         maps[QUERY_KEY_VALUE] = {
@@ -187,7 +195,7 @@ def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: in
 
 
 def head_group(groups: Container[str], layer: int) -> str:
-    """The group of a layer's heads: its own, or the one that all layers share."""
+    """Return the name of the group of a layer's heads: its own, or the one that all layers share."""
     return "head" if "head" in groups else f"head.{layer}"
 
 
@@ -200,15 +208,15 @@ def sums_along(values: torch.Tensor, dim: int) -> torch.Tensor:
 def kept_indices(
     groups: Mapping[str, Group], masks: UnitTensors, *, device: torch.device | None = None
 ) -> tuple[UnitTensors, Indices]:
-    """Which units are kept, and which indices of every parameter with them.
+    """Turn masks into the units that are kept and the indices of every parameter that are kept with them.
 
-    A head that is dropped must be dropped in its channel groups as well, so an index is kept where all groups that
-    divide it agree. Indices are found on the CPU and moved all at once: asking a device for them would wait for it.
+    A dropped head must be dropped in its channel groups as well, so an index is kept where all groups that divide it
+    agree. Indices are found on the CPU and moved all at once: asking a device for them would wait for it.
 
     Args:
-        groups: groups of the model as it stands.
+        groups: groups of the model as it is now.
         masks: one bool a unit, for every group.
-        device: where the indices are wanted; default: the CPU.
+        device: of the returned indices; default: the CPU.
 
     Returns:
         `(units, indices)`, int64: group → the units it keeps; parameter name → dimension → the indices it keeps.
@@ -216,14 +224,18 @@ def kept_indices(
     """
     masks = {name: masks[name].cpu() for name in groups}
     smaller = {name for name, mask in masks.items() if not bool(mask.all())}
+    # Dimension of a parameter → the groups that lose units and divide it, each with its map.
     divided: dict[tuple[str, int], _Maps] = {}
     for name in (name for name in groups if name in smaller):
         for piece in groups[name].slices:
             divided.setdefault((piece.parameter, piece.dim), []).append((name, piece.units))
+    # Many dimensions are divided alike, the hidden one in nearly every parameter. Each way is worked out once, under a
+    # key of groups and identities of maps; so are the units of a group, as if it were divided by itself alone.
     places = {place: tuple((name, id(units)) for name, units in sources) for place, sources in divided.items()}
     wanted: dict[_Source, _Maps] = {((name, _SAME),): [(name, None)] for name in smaller}
     wanted |= {places[place]: sources for place, sources in divided.items()}
     found = _moved({source: _kept_by_all(masks, wanted[source]) for source in wanted}, device)
+    # Hand the results out to all dimensions that are divided alike.
     indices: dict[str, dict[int, torch.Tensor]] = {}
     for (parameter, dim), source in places.items():
         indices.setdefault(parameter, {})[dim] = found[source]
@@ -231,11 +243,13 @@ def kept_indices(
 
 
 def _kept_by_all(masks: UnitTensors, sources: _Maps) -> torch.Tensor:
+    """Return the indices of a dimension that all groups which divide it keep."""
     kept = (masks[name] if units is None else units.kept(masks[name]) for name, units in sources)
     return functools.reduce(torch.logical_and, kept).nonzero().flatten()
 
 
 def _moved(tensors: dict[_Source, torch.Tensor], device: torch.device | None) -> dict[_Source, torch.Tensor]:
+    """Move all tensors in one copy: every copy would wait for the device."""
     if device is None or device.type == "cpu" or not tensors:
         return tensors
     sizes = [len(tensor) for tensor in tensors.values()]

@@ -1,4 +1,4 @@
-"""Width plans: how wide a student is, layer by layer, in JSON and padded; nothing here knows of models or tensors."""
+"""Width plans: a student's widths, layer by layer, in JSON and padded. Nothing here knows models or tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -50,12 +50,12 @@ class LayerWidths:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What an architecture makes of widths.
+    """Properties of an architecture that decide which widths are possible and what they cost.
 
     Args:
-        head_slot (`int`, *optional*): The size that heads of the stock class must have, as their channels have a
-            place in it (rotary positions); `None` where any will do.
-        rotary_kinds (`tuple[str, ...]`): With a slot, the kind of each layer; those of a kind lose the same pairs of
+        head_slot (`int`, *optional*): Head size of the stock class, in which every channel has a place (rotary
+            positions); `None` where any size will do.
+        rotary_kinds (`tuple[str, ...]`): With a slot, the kind of each layer; layers of a kind lose the same pairs of
             channels. Empty where heads stay whole.
         ffn_matrices (`int`): Matrices of an FFN between hidden channels and neurons: 2, or 3 where it is gated.
     """
@@ -74,7 +74,7 @@ class WidthPlan:
         layers (`tuple[LayerWidths, ...]`): One entry a layer, first layer first; never empty.
         embedding_size (`int`, *optional*): Channels of embeddings that are projected to the hidden size (ELECTRA);
             `None` where they have the hidden size.
-        traits (`Traits`): Of the architecture; not written, and given by [`of_architecture`].
+        traits (`Traits`): The architecture's; not in files, set by [`of_architecture`].
 
     Example:
     ```python
@@ -208,14 +208,14 @@ def widths_of(config: PreTrainedConfig) -> WidthPlan:
 
 
 def of_architecture(plan: WidthPlan, teacher: WidthPlan) -> WidthPlan:
-    """The same widths, of the architecture that a teacher's plan is of."""
+    """Return the same widths with the traits of a teacher's architecture."""
     return dataclasses.replace(plan, traits=teacher.traits)
 
 
 def with_embedding(plan: WidthPlan, teacher: WidthPlan, *, multiple: int = 8) -> WidthPlan:
-    """Give a plan that says nothing of it an embedding size, in the teacher's proportion, if the teacher has one.
+    """Give a plan without an embedding size one in the teacher's proportion, if the teacher has one.
 
-    Never that of the hidden size: stock classes would then leave the projection between them out.
+    It never equals the hidden size: stock classes would then leave the projection between them out.
     """
     if teacher.embedding_size is None or plan.embedding_size is not None:
         return plan
@@ -232,34 +232,39 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
     that gives up the smaller share of its width is taken. Where heads have a slot, the hidden size becomes a multiple.
     """
     widest = plan.widest
+    # Heads with a slot can't shrink.
     if slot := plan.traits.head_slot:
         hidden_size = max(plan.hidden_size // slot, 1) * slot
         room = LayerWidths(hidden_size // slot, slot, LARGEST_WIDTH)
         layers = tuple(narrowest(layer, room) for layer in plan.layers)
         return dataclasses.replace(plan, hidden_size=hidden_size, layers=layers)
-    narrowed = max(_narrowed_heads(plan), key=_total_attention_size, default=None)
+    # Shrink the heads: for each number of heads that divides the hidden size, cut every layer to what fits.
+    rooms = (LayerWidths(number, plan.hidden_size // number, LARGEST_WIDTH) for number in _divisors(plan.hidden_size))
+    shrunk = (
+        dataclasses.replace(plan, layers=tuple(narrowest(layer, room) for layer in plan.layers)) for room in rooms
+    )
+    narrowed = max(shrunk, key=_total_attention_size)
+    # Shrink the hidden size: the largest that some number of heads divides with room for the widest layer.
     hidden_sizes = range(plan.hidden_size, widest.attention_size - 1, -1)
     hidden_size = next((size for size in hidden_sizes if _num_fitting_heads(size, widest)), 0)
-    kept = 0 if narrowed is None else _total_attention_size(narrowed) * plan.hidden_size
-    if narrowed is not None and kept >= hidden_size * _total_attention_size(plan):
+    # Compare kept shares, attention's and the hidden size's, multiplied crosswise to stay with whole numbers.
+    if _total_attention_size(narrowed) * plan.hidden_size >= hidden_size * _total_attention_size(plan):
         return narrowed
     return dataclasses.replace(plan, hidden_size=hidden_size)
 
 
 def kept_fractions(kept: WidthPlan, full: WidthPlan) -> dict[str, float]:
-    """Return the share of the units still kept, in (0, 1], for each kind of group.
+    """Return the kept share, in (0, 1], of the units of `hidden`, `attention` (heads times head size) and `ffn`.
 
     Args:
         kept: the student's widths.
         full: its widths before pruning.
-
-    Returns:
-        `hidden`, `attention` (heads times head size) and `ffn`.
     """
+    kept_ffn, full_ffn = (sum(layer.intermediate_size for layer in plan.layers) for plan in (kept, full))
     return {
         "hidden": kept.hidden_size / full.hidden_size,
         "attention": _total_attention_size(kept) / _total_attention_size(full),
-        "ffn": _total_ffn_size(kept) / _total_ffn_size(full),
+        "ffn": kept_ffn / full_ffn,
     }
 
 
@@ -271,12 +276,6 @@ def _num_fitting_heads(hidden_size: int, widest: LayerWidths, *, slot: int | Non
         if slot in (None, hidden_size // num_heads)
     )
     return min(fitting, default=None)
-
-
-def _narrowed_heads(plan: WidthPlan) -> Iterator[WidthPlan]:
-    for num_heads in _divisors(plan.hidden_size):
-        room = LayerWidths(num_heads, plan.hidden_size // num_heads, LARGEST_WIDTH)
-        yield dataclasses.replace(plan, layers=tuple(narrowest(layer, room) for layer in plan.layers))
 
 
 def _divisors(number: int) -> set[int]:
@@ -293,10 +292,6 @@ def _total_attention_size(plan: WidthPlan) -> int:
     return sum(layer.attention_size for layer in plan.layers)
 
 
-def _total_ffn_size(plan: WidthPlan) -> int:
-    return sum(layer.intermediate_size for layer in plan.layers)
-
-
 def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths:
     num_heads = config.num_attention_heads
     # Stock configs have no head_dim; the compact config has one, which is None where the heads fill the hidden size.
@@ -310,7 +305,7 @@ def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths
 
 
 def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
-    """The plan of some layers of a model."""
+    """Return the plan of some layers of a model."""
     return dataclasses.replace(plan, layers=tuple(plan.layers[index] for index in layers))
 
 

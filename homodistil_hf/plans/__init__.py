@@ -1,1 +1,1 @@
-"""How wide a student will be: presets, budgets, milliseconds, advice; nothing is cut here."""
+"""A student's widths before any is cut: presets, budgets, milliseconds, advice."""

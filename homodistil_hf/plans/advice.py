@@ -1,7 +1,7 @@
-"""What was measured of a size and a budget of tokens: how near students come, and what they keep.
+"""Measured results for a size and a budget of tokens: a student's distance from its teacher, and its kept accuracy.
 
 The measurements are those of docs/results.md, with one teacher on general text; `make pages` writes them into
-`advice.json` beside this file. Whatever is not measured is said to be so.
+`advice.json` beside this file. For other sizes the advice names the measured ones.
 """
 
 import math
@@ -19,17 +19,17 @@ _NEAR_BUDGET = math.log(2)
 
 @dataclass(frozen=True)
 class Measured:
-    """What the defaults reached with one size and one budget.
+    """Result of the defaults with one size and one budget.
 
     Args:
         encoder_macs: share of the teacher's, in (0, 1].
-        num_tokens: of a run.
-        num_seeds: runs.
-        shape: of their layers, a short plan such as `216-9x24-528`.
+        num_tokens: tokens of a run.
+        num_seeds: number of runs.
+        shape: widths of their layers, a short plan such as `216-9x24-528`.
         kl: mean distance from the teacher, nats a masked token, on all held-out text if so measured.
         accuracy_kept: masked-LM accuracy as a share of the teacher's.
-        glue_kept: mean over five GLUE tasks, fine-tuned beside the fine-tuned teacher, likewise; None = not tried.
-        glue_above: the same where a model that gives every row the most frequent label has 0.
+        glue_kept: mean over five GLUE tasks, fine-tuned beside the fine-tuned teacher, likewise; None: not tried.
+        glue_above: the same, with 0 for a model that gives every row the most frequent label.
     """
 
     encoder_macs: float
@@ -43,10 +43,10 @@ class Measured:
 
 
 def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
-    """Read what was measured: words for the teacher, and the measurements.
+    """Read words for the teacher, and the measurements.
 
     Raises:
-        ValueError: other content than the package came with.
+        ValueError: the file's content is not the package's.
     """
     content = read_json_object(path, f"the package's file={str(path)!r}")
     try:
@@ -58,13 +58,13 @@ def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
 
 
 def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], teacher: str) -> str:
-    """Tell what is known of a student and a budget, in lines.
+    """Return lines of text: the measurement nearest to a student and a budget, or that there is none.
 
     Args:
         fraction: the student's encoder MACs as a share of its teacher's, in (0, 1].
-        num_tokens: to be trained on, > 0.
-        measured: what there is.
-        teacher: words for the teacher that it was measured with.
+        num_tokens: tokens to train on, > 0.
+        measured: all measurements.
+        teacher: words for the teacher of the measurements.
 
     Example:
     ```python
@@ -114,6 +114,6 @@ def check_num_tokens(num_tokens: float) -> None:
 
 
 def to_json(teacher: str, measured: Sequence[Measured]) -> dict[str, Any]:
-    """Lay measurements, in any order, out as `read_advice` reads them."""
+    """Return measurements, in any order, as the JSON values that `read_advice` reads."""
     points = sorted(measured, key=lambda point: (point.encoder_macs, point.num_tokens))
     return {"teacher": teacher, "points": [vars(point) for point in points]}

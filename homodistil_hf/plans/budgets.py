@@ -2,9 +2,9 @@
 
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
 (docs/results.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
-embeddings aren't counted, a hidden size that falls less than the FFN size. Only plans that need no padding are
-considered, but where the compact form is asked for. Milliseconds come from whoever calls; presets, written plans and
-the check against the teacher are not here.
+embeddings aren't counted, a hidden size that falls less than the FFN size. It considers only plans without padding,
+except for the compact form. latency/budget.py predicts milliseconds; resolve.py reads presets and written plans and
+checks plans against the teacher.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
 # The kept share of the FFN size is that of the hidden size to this power; measured, see docs/results.md.
 _FFN_POWER = 1.75
-# The same, and the share of the hidden size that attention has, where only the compact form is wanted: those of the
-# shape that was measured at a quarter.
+# For the compact form: the same power, and attention's share of the hidden size, of the shape measured at a quarter.
 _COMPACT_FFN_POWER = 2.5
 _COMPACT_ATTENTION = 0.8
 
 
 class Budget(NamedTuple):
-    """A cost to be met: `kind` is one of `_EXAMPLES`, `named` are widths given, `text` is what a user wrote."""
+    """A cost to meet: `kind` is a key of `_EXAMPLES`, `named` are given widths, `text` is the user's own."""
 
     kind: str
     target: float
@@ -57,17 +56,17 @@ def plan_for_budget(
         budget (`str` or `Budget`):
             `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
             a fraction of the teacher's encoder MACs at 128 tokens. Either may name the hidden size and the heads of a
-            layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. Else heads are as many as the
-            teacher's while each keeps 24 channels, fewer below; and the FFN keeps the share of the hidden size, of
-            MACs that share to the power of 1.75. `"compact_macs=0.25"` is for the compact export: attention has about
-            0.8 of the hidden size there, for a wider one; a stock BERT pads it and costs more.
+            layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. By default heads are as many as the
+            teacher's while each keeps 24 channels, fewer below. The FFN keeps the hidden size's share, for MACs that
+            share to the power of 1.75. `"compact_macs=0.25"` is for the compact export: a wider hidden size, of which
+            attention has about 0.8; a stock BERT pads it and costs more.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
         within (`WidthPlan`, *optional*): Widths that the plan must not be above. Default: the teacher's.
 
     Returns:
-        `WidthPlan`: Of the plans within 3 % of the budget the one nearest to that shape; where there is none, as the
-        hidden size moves in steps that are larger, the one nearest to the budget.
+        `WidthPlan`: Of the plans within 3 % of the budget the one nearest to that shape. If the steps of the hidden
+        size are too large for 3 %, the plan nearest to the budget.
 
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
@@ -99,19 +98,18 @@ def plan_for_budget(
         error = abs(measure(plan) / target - 1)
         return max(0.0, error - TOLERANCE), error + search.unlikeness(plan)
 
+    # For every hidden size, the FFN that the shape wants and those that meet the budget; the nearest of all wins.
     candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
     return with_embedding(min(candidates, key=distance), search.teacher, multiple=multiple)
 
 
 def is_latency_budget(student: object) -> bool:
-    """Whether what the user calls the student, in any way, is a latency budget, which is met elsewhere."""
+    """Whether `student`, of any type, is a latency budget, which latency/budget.py meets."""
     return isinstance(student, str) and student.partition("=")[0].strip() == LATENCY_BUDGET and "=" in student
 
 
 def named_widths(budget: str) -> dict[str, int]:
-    """What a budget says of hidden size and heads, to be said of another budget too.
-
-    Empty where it says nothing, or nothing that is understood.
+    """Return the hidden size and heads that a budget names; empty if it names none or is malformed.
 
     Example:
     ```python
@@ -120,7 +118,7 @@ def named_widths(budget: str) -> dict[str, int]:
 
     ```
     """
-    # Longer ones mean nothing, and matching them takes time that grows with the square of their length.
+    # Longer texts are no budgets, and matching them takes time that grows with the square of their length.
     parts = budget.split(",")[1:] if len(budget) <= _MAX_BUDGET_CHARS else []
     matches = [_NAMED.fullmatch(part) for part in parts]
     named = {match[1]: int(match[2]) for match in matches if match}
@@ -135,12 +133,12 @@ def plan_for_latency(
     Args:
         limit_ms: milliseconds of one forward pass.
         teacher_config: of a BERT-shaped teacher.
-        predict: milliseconds that a plan takes.
+        predict: plan → its milliseconds.
         multiple: see `plan_for_budget`.
 
     Returns:
-        Of the plans that take at most `limit_ms` the one with the most encoder MACs; a plan less like the teacher must
-        have more of them to be preferred.
+        Of the plans within `limit_ms` the one with the most encoder MACs; a plan less like the teacher must have more
+        of them to be preferred.
 
     Raises:
         ValueError: no plan is that fast, or the teacher itself is; the message names the range.
@@ -180,7 +178,7 @@ def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 
 class _Search:
     """The uniform plans that one teacher can be pruned to and that stock BERT holds.
 
-    It holds them without padding, but where attention has fewer channels than the hidden size, a share of them.
+    It holds them without padding, unless `attention` is below 1, the share of the hidden size that attention has.
     """
 
     teacher: WidthPlan
@@ -203,12 +201,12 @@ class _Search:
 
     @functools.cached_property
     def full(self) -> LayerWidths:
-        """What every layer of the teacher has."""
+        """The widths that every layer of the teacher has."""
         return functools.reduce(narrowest, self.teacher.layers)
 
     @functools.cached_property
     def limit(self) -> LayerWidths:
-        """What a uniform plan may have."""
+        """The largest widths of a uniform plan."""
         return functools.reduce(narrowest, self.within.layers if self.within else (), self.full)
 
     def macs_fraction(self, plan: WidthPlan) -> float:
@@ -240,7 +238,7 @@ class _Search:
         return plans
 
     def ends(self, plans: list[WidthPlan]) -> tuple[WidthPlan, WidthPlan]:
-        """Return the smallest and the largest plan that may be asked for; where widths are named, by any FFN size."""
+        """Return the smallest and the largest possible plan; with named widths the FFN alone varies."""
         if not (self.hidden_size or self.num_attention_heads):
             return plans[0], plans[-1]
         smallest, _ = self._ffn_range(plans[0].hidden_size)
@@ -271,14 +269,14 @@ class _Search:
         smallest, largest = (size / self.multiple for size in self._ffn_range(plan.hidden_size))
         steps = range(max(1, math.floor(smallest)), math.ceil(largest) + 1)
         sizes = sorted({plan.layers[0].intermediate_size, *map(self._ffn_size, steps)})
-        # Bisection takes costs to rise with the size; measured ones may not quite, so what is found is checked too.
+        # Bisection assumes that costs rise with the size. Measured ones may not quite, so the result is checked.
         position = bisect.bisect_right(sizes, limit, key=lambda size: predict(_with_ffn(plan, size)))
         for candidate in (plan, _with_ffn(plan, sizes[max(position - 1, 0)])):
             if predict(candidate) <= limit:
                 yield candidate
 
     def unlikeness(self, plan: WidthPlan) -> float:
-        """How far the plan is from the proportions and heads that are wanted: 0 where it has them."""
+        """Return the distance of a plan from the wanted proportions and heads; 0 if it has them."""
         layer = plan.layers[0]
         distortion = abs(math.log(layer.intermediate_size / self._wanted_ffn(plan.hidden_size)))
         return (0.0 if self.hidden_size else distortion) + self._head_penalty(
@@ -308,7 +306,7 @@ class _Search:
         return dataclasses.replace(self.teacher, hidden_size=hidden_size, layers=layers, embedding_size=None)
 
     def _head_dim(self, hidden_size: int, num_heads: int) -> int:
-        """Return the channels of a head: of narrow attention a multiple of 4, as near as can be to its share."""
+        """Return the channels of a head: all that fit, or for narrow attention its share, a multiple of 4."""
         room = hidden_size // num_heads
         traits = self.teacher.traits
         if self.attention == 1 or (traits.head_slot and not traits.rotary_kinds):
@@ -329,7 +327,7 @@ class _Search:
         return (hidden_size / self.teacher.hidden_size) ** self.ffn_power * self.full.intermediate_size
 
     def _ffn_range(self, hidden_size: int) -> tuple[float, float]:
-        """Beyond half of what is wanted and twice the teacher's proportion it is another shape of model."""
+        """Return the allowed FFN sizes, from half the wanted one to twice the teacher's proportion."""
         if self.hidden_size:
             return self.multiple, self.limit.intermediate_size
         proportional = hidden_size / self.teacher.hidden_size * self.full.intermediate_size

@@ -1,6 +1,6 @@
-"""A family of students, each made from the one before: whether widths only fall, and what the folders are called.
+"""A family of students, each made from the one before: the check that widths only fall, and the folders' names.
 
-How one plan is read isn't here, nor how a family is trained.
+resolve.py reads each plan; experiments/family.py trains the family.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..files.messages import short_repr
 from ..files.strict_json import parse_json
-from ..models.widths import WidthPlan
+from ..models.widths import UNIFORM_KEYS, WidthPlan
 from .resolve import nearest_within, too_wide
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -18,11 +18,11 @@ _LONGEST_NAME = 60
 
 
 def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: WidthPlan) -> None:
-    """Refuse a family with a member that is no narrower than the one before, or wider in some width.
+    """Refuse a family if a member equals the one before it or is wider in some width.
 
     Example:
     ```python
-    >>> from homodistil_hf.plans.presets import BERT_BASE, PRESETS
+    >>> from homodistil_hf.plans.resolve import BERT_BASE, PRESETS
     >>> names = ["homobert-base", "homobert-tiny"]
     >>> check_family(names, [PRESETS[name] for name in names], BERT_BASE)
 
@@ -41,7 +41,7 @@ def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: W
 
 
 def member_folder(number: int, student: str) -> str:
-    """Name the folder of a member, with letters, digits, `.`, `_` and `-` alone.
+    """Return the name of a member's folder, of letters, digits, `.`, `_` and `-`.
 
     Example:
     ```python
@@ -53,9 +53,12 @@ def member_folder(number: int, student: str) -> str:
     text = student.strip()
     if text.startswith("{"):
         widths = parse_json(text, "the plan")
-        names = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        text = "{}-{}x{}-{}".format(*map(widths.get, names)) if set(widths) == set(names) else f"widths-{digest}"
+        text = (
+            "{}-{}x{}-{}".format(*map(widths.get, UNIFORM_KEYS))
+            if set(widths) == set(UNIFORM_KEYS)
+            else f"widths-{digest}"
+        )
     elif text.endswith(".json"):
         text = Path(text).stem
     return f"{number}-{_UNSAFE.sub('-', text).strip('.-')[:_LONGEST_NAME] or 'student'}"

@@ -1,6 +1,6 @@
-"""Fewer layers instead of narrower ones: which layers a shallow student keeps, and how wide they may be.
+"""Fewer layers instead of narrower ones: the layers that a shallow student keeps.
 
-Pure functions of plans; no model is cut here.
+Pure functions of plans; models/resizing.py cuts the model.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from ..models.cost import encoder_macs
 from ..models.widths import WidthPlan, chosen
 
 MACS_TOLERANCE = 0.03
-"""How far the encoder MACs of a shallow student may be from the asked ones, as a share of these."""
+"""Largest difference of a shallow student's encoder MACs from the requested ones, as a share of these."""
 
 
 def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
@@ -29,9 +29,9 @@ def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
 
 
 def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
-    """Which of a teacher's layers, rising indices, make up the encoder MACs of a narrow plan.
+    """Return the layers of a teacher, rising indices, that cost the encoder MACs of a narrow plan.
 
-    None where no number of layers comes within `MACS_TOLERANCE`.
+    None if no number of layers comes within `MACS_TOLERANCE`.
 
     Example:
     ```python
@@ -52,10 +52,10 @@ def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
 
 
 def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """The teacher's layer behind which a shallow student's hidden states should look alike, for each of its layers.
+    """Return, for each layer of a shallow student, the teacher's layer whose hidden states it should match.
 
-    A kept layer has the weights that expect what the teacher's layer before it gives, so whatever stands in for the
-    layers between two kept ones should end where these end.
+    A kept layer's weights expect the output of the teacher's layer before it. So the kept layer in front of it must
+    also do the work of the dropped layers between the two, and match the last of these.
 
     Example:
     ```python

@@ -1,7 +1,7 @@
-"""Where a student's widths come from: a preset, a budget, or a plan written out; and whether its teacher allows them.
+"""A student's widths from a preset, a budget or a written plan, checked against its teacher.
 
-`resolve_plan` turns what the user gave into a `WidthPlan` before any weight is loaded, or refuses it with the nearest
-plan that would do. The search that meets a budget and when and how a model is brought to its plan isn't here.
+`resolve_plan` turns the user's `student` into a `WidthPlan` before any weight is loaded, or refuses it with the
+nearest valid plan. budgets.py and latency/budget.py search for the plan of a budget; pruning/ prunes a model to it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ..files.strict_json import parse_json, read_json
 from ..models.architectures import architecture_of
 from ..models.cost import encoder_macs
 from ..models.widths import (
+    UNIFORM_KEYS,
+    LayerWidths,
     WidthPlan,
     narrowest,
     nearest_paddable,
@@ -29,13 +31,19 @@ from ..models.widths import (
     with_num_layers,
 )
 from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget
-from .presets import BERT_BASE, PRESETS
 
 if TYPE_CHECKING:
     from .latency.budget import LatencyBudget
 
+# The shapes are inferred from the parameter counts that HomoDistil (arXiv 2302.09632) states for BERT-base.
+PRESETS = {
+    "homobert-base": WidthPlan.uniform(576, 12, LayerWidths(12, 48, 2304)),
+    "homobert-small": WidthPlan.uniform(256, 12, LayerWidths(8, 32, 1024)),
+    "homobert-xsmall": WidthPlan.uniform(240, 12, LayerWidths(12, 20, 960)),
+    "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
+}
+BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
 _SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
-_SHORT_PLAN_WIDTHS = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
 _KINDS_OF_STUDENT = (
     f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
     "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()
@@ -50,7 +58,7 @@ def resolve_plan(
     within: WidthPlan | None = None,
     measure: Callable[[LatencyBudget], WidthPlan] | None = None,
 ) -> WidthPlan:
-    """Turn what the user calls the student into widths that its teacher can be pruned to.
+    """Turn a user's `student` into widths that its teacher can be pruned to.
 
     Args:
         student (`str` or `Mapping[str, Any]`):
@@ -61,9 +69,9 @@ def resolve_plan(
             and FFN size of every layer, as JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
         teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
         multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
-        within (`WidthPlan`, *optional*): Budgets of parameters and MACs only: widths that the plan must not be above,
-            those of the member before in an architecture.
-        measure (`Callable[[LatencyBudget], WidthPlan]`): What answers a latency budget. Default: `plan_within`.
+        within (`WidthPlan`, *optional*): Budgets of parameters and MACs only: upper bounds of the plan, the widths of
+            the member before in a family.
+        measure (`Callable[[LatencyBudget], WidthPlan]`): Finds the plan of a latency budget. Default: `plan_within`.
 
     Returns:
         `WidthPlan`: One entry for each of the teacher's layers, nowhere wider than the teacher.
@@ -83,39 +91,27 @@ def resolve_plan(
     ```
     """
     teacher = widths_of(teacher_config)
-    plan = _resolved(student, teacher_config, teacher, multiple=multiple, within=within, measure=measure)
+    if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
+        student = dict(zip(UNIFORM_KEYS, map(int, short.groups()), strict=True))
+    if isinstance(student, str) and student in PRESETS:
+        plan = of_architecture(_preset_plan(student, teacher, multiple), teacher)
+    elif isinstance(student, str) and is_latency_budget(student):
+        from .latency.budget import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
+
+        budget = LatencyBudget.parse(student)
+        plan = measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple).plan
+    elif isinstance(student, str) and "=" in student and not _is_json_text(student) and not student.endswith(".json"):
+        plan = plan_for_budget(student, teacher_config, multiple=multiple, within=within)
+    else:
+        plan = of_architecture(WidthPlan.from_dict(_written_plan(student), len(teacher.layers)), teacher)
+        check_plan(plan, teacher)
     plan = with_embedding(plan, teacher, multiple=multiple)
     _check_shared_groups(plan, teacher_config)
     return plan
 
 
-def _resolved(
-    student: str | Mapping[str, Any],
-    teacher_config: PreTrainedConfig,
-    teacher: WidthPlan,
-    *,
-    multiple: int,
-    within: WidthPlan | None,
-    measure: Callable[[LatencyBudget], WidthPlan] | None,
-) -> WidthPlan:
-    if isinstance(student, str) and student in PRESETS:
-        return of_architecture(_preset_plan(student, teacher, multiple), teacher)
-    if isinstance(student, str) and is_latency_budget(student):
-        from .latency.budget import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
-
-        budget = LatencyBudget.parse(student)
-        return measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple).plan
-    if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
-        student = dict(zip(_SHORT_PLAN_WIDTHS, map(int, short.groups()), strict=True))
-    if isinstance(student, str) and _looks_like_budget(student):
-        return plan_for_budget(student, teacher_config, multiple=multiple, within=within)
-    plan = of_architecture(WidthPlan.from_dict(_written_plan(student), len(teacher.layers)), teacher)
-    check_plan(plan, teacher)
-    return plan
-
-
 def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
-    """Refuse widths that an architecture has no place for."""
+    """Refuse embedding sizes and uneven heads that the architecture's classes can't have."""
     architecture = architecture_of(config)
     if plan.embedding_size is not None:
         if architecture.embedding_size(config) is None:
@@ -148,7 +144,7 @@ def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
 
 
 def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
-    """Refuse head sizes that rotary positions have no place for."""
+    """Refuse head sizes that rotary positions can't have."""
     whole, kinds = teacher.widest.head_dim, teacher.traits.rotary_kinds
     if not kinds and (other := next((layer for layer in plan.layers if layer.head_dim != whole), None)):
         raise ValueError(
@@ -170,7 +166,7 @@ def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
 
 
 def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's") -> str | None:
-    """Name and value of the first width of a plan that is above a limit, or the numbers of layers if these differ."""
+    """Return name and value of a plan's first width above a limit, or the numbers of layers if these differ."""
     if len(plan.layers) != len(limit.layers):
         return f"has {len(plan.layers)} layers, its teacher {len(limit.layers)}"
     if plan.hidden_size > limit.hidden_size:
@@ -185,7 +181,7 @@ def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's")
 
 
 def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
-    """Cut a plan to the widest that each width may be, as stock BERT can hold it."""
+    """Return a plan with each width cut to its limit, and then to a shape that stock BERT can hold."""
     layers = with_num_layers(plan, len(limit.layers)).layers
     hidden_size = min(plan.hidden_size, limit.hidden_size)
     narrowed = dataclasses.replace(
@@ -205,10 +201,6 @@ def _preset_plan(name: str, teacher: WidthPlan, multiple: int) -> WidthPlan:
     raise ValueError(
         f"student={name!r} {misfit}; nearest valid: student={budget!r}, the preset's share of a BERT-base encoder"
     )
-
-
-def _looks_like_budget(student: str) -> bool:
-    return "=" in student and not _is_json_text(student) and not student.endswith(".json")
 
 
 def _is_json_text(student: str) -> bool:

@@ -1,1 +1,1 @@
-"""Which units go, and when: schedule, scores, masks, compaction; no losses, no Trainer."""
+"""The choice of units that go, and the moment: schedule, scores, masks, compaction. No losses, no Trainer."""

@@ -1,7 +1,7 @@
 """Masks → a smaller dense student, in place: same modules, same optimizer, new parameters.
 
-Everything that holds one number a unit follows: parameters, Adam's moments, tied weights, LayerNorm sizes, the
-configuration. Which units go was decided before.
+Everything with one number a unit follows: parameters, Adam's moments, tied weights, LayerNorm sizes, configuration.
+masks.py chooses the units; models/units.py finds their indices in every parameter.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,14 @@ from collections.abc import Mapping
 import torch
 
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.resizing import slice_parameters
+from ..models.resizing import optimizer_places, put_parameter, set_widths
 from ..models.units import Group, Indices, UnitTensors, kept_indices
 from ..models.widths import WidthPlan
 
 Kept = tuple[UnitTensors, Indices]
 
 
+@torch.no_grad()
 def compact(
     model: LayerwiseModel,
     groups: Mapping[str, Group],
@@ -34,12 +35,43 @@ def compact(
         optimizer: moved to the new parameters with its state sliced alike; param groups and schedulers stay valid.
 
     Returns:
-        What [`~models.units.kept_indices`] gives, on the model's device, for state that lives elsewhere (scores).
+        The result of [`~models.units.kept_indices`], on the model's device, for state outside the model (scores).
 
     Raises:
-        ValueError: the optimizer keeps something that can't be sliced like its parameter.
+        ValueError: the optimizer's state of a parameter has another shape; nothing has been changed then.
     """
-    kept = kept_indices(groups, masks, device=model.device)
-    model.note_units(kept[0])
-    slice_parameters(model, kept[1], plan=plan, optimizer=optimizer)
-    return kept
+    units, indices = kept_indices(groups, masks, device=model.device)
+    if optimizer is not None:
+        _check_state(optimizer, {name: model.get_parameter(name) for name in indices})
+    model.note_units(units)
+    places = optimizer_places(optimizer)
+    # One parameter after the other, so that there are never two students in memory.
+    for name, kept in indices.items():
+        old = model.get_parameter(name)
+        new = put_parameter(model, name, _sliced(old, kept), places)
+        # The optimizer finds its state by the parameter: hand the old one's on, cut at the same indices.
+        if optimizer is not None and old in optimizer.state:
+            state = optimizer.state[new] = optimizer.state.pop(old)
+            for key, value in state.items():
+                if torch.is_tensor(value) and value.shape == old.shape:
+                    state[key] = _sliced(value, kept)
+    model.tie_weights()
+    set_widths(model, plan)
+    return units, indices
+
+
+def _sliced(tensor: torch.Tensor, indices: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    for dim, kept in sorted(indices.items()):
+        tensor = tensor.index_select(dim, kept.to(tensor.device))
+    return tensor
+
+
+def _check_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if torch.is_tensor(value) and value.shape != parameter.shape and value.numel() > 1:
+                raise ValueError(
+                    f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name} of shape "
+                    f"{tuple(parameter.shape)}, which can't be pruned alike; use an optimizer whose state has the "
+                    "parameter's shape, e.g. optim='adamw_torch'"
+                )

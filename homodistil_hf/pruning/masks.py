@@ -1,7 +1,7 @@
 """Scores + scheduled widths → masks: the choice of what stays.
 
-Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. No schedule and no
-physical removal here.
+Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. schedule.py decides how
+much goes, compaction.py removes it.
 """
 
 import dataclasses
@@ -16,41 +16,32 @@ from ..models.widths import LayerWidths, WidthPlan
 
 
 def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
-    """Masks that keep everything.
-
-    Args:
-        groups: the student's groups.
-
-    Returns:
-        `dict[str, torch.BoolTensor]`: all True.
-    """
+    """Return masks that keep every unit of a student's groups."""
     return {name: torch.ones(group.num_units, dtype=torch.bool) for name, group in groups.items()}
 
 
 def scheduled_plan(
     full: WidthPlan, target: WidthPlan, *, progress: Mapping[str, float], kept: WidthPlan, multiple: int
 ) -> WidthPlan:
-    """The widths that the schedule asks for now.
+    """Return the widths that the schedule asks for now, between `target` and `kept`.
 
-    Every width falls from full to target with its kind's progress, rounded to the nearest: hidden and FFN to the
-    multiple, heads and the channels of a head each to a whole one, turned channels to a pair. So no choice of masks
-    removes more of any kind than the schedule asks for since the choice before plus one such unit, and the end is no
-    larger a cut than any other. The target itself is reached exactly.
+    Every width falls from full to target with its kind's progress, rounded to the nearest step: a multiple of hidden
+    channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of masks
+    removes at most one step more than the schedule since the choice before, and the last cut is no larger than the
+    others. The target itself is reached exactly.
 
     Args:
         full: the teacher's widths.
         target: the plan.
         progress: kind (`hidden`, `attention`, `ffn`) → p(t) in [0, 1].
-        kept: widths that the student has now.
-        multiple: of hidden and FFN on the way, ≥ 1.
-
-    Returns:
-        [`WidthPlan`] between target and kept.
+        kept: the student's widths now.
+        multiple: step of hidden and FFN widths on the way, ≥ 1.
     """
 
     def width(kind: str, full_width: int, target_width: int, kept_width: int, unit: int = 1) -> int:
         exact = full_width - (full_width - target_width) * progress[kind]
         nearest = math.floor(exact / unit + 0.5) * unit if progress[kind] < 1 else target_width
+        # Never wider than now, as units don't come back, and never below the target.
         return min(kept_width, max(target_width, nearest))
 
     channels = 2 if target.traits.rotary_kinds else 1
@@ -71,17 +62,14 @@ def scheduled_plan(
 
 
 def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) -> UnitTensors:
-    """Keep the best units of every group, down to a plan's widths.
+    """Return masks, on the CPU, that keep the best units of every group, down to a plan's widths.
 
-    Ties go to the lower index, so all ranks agree. Inside each kept head the same number of channels is kept.
+    Ties go to the lower index, so all ranks agree. Every kept head keeps the same number of channels.
 
     Args:
         scores: float32 importance a unit.
-        masks: current masks; what is dropped stays dropped.
-        plan: widths to keep, none above what the masks still keep.
-
-    Returns:
-        `dict[str, torch.BoolTensor]`: new masks on the CPU.
+        masks: current masks; dropped units stay dropped.
+        plan: widths to keep, none above those that the masks still keep.
 
     Example:
     ```python
@@ -101,12 +89,14 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     for index, widths in enumerate(plan.layers):
         head, ffn = head_group(masks, index), f"ffn.{index}"
         chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
+        # Channels compete inside their head only, and only in heads that stay.
         by_head = (len(chosen[head]), -1)
         own = [] if plan.traits.rotary_kinds else [f"query_key.{index}"]
         for name in (*own, f"value_output.{index}"):
             available = masks[name].view(by_head) & chosen[head][:, None]
             chosen[name] = _best(cpu_scores[name].view(by_head), available, widths.head_dim).flatten()
         chosen[ffn] = _best(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
+    # Layers of a kind share one group of rotary pairs, and one head size.
     for kind, widths in dict(zip(plan.traits.rotary_kinds, plan.layers, strict=False)).items():
         pairs = f"query_key.{kind}"
         chosen[pairs] = _best(cpu_scores[pairs], masks[pairs], widths.head_dim // 2)
@@ -114,7 +104,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
 
 
 def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tensor:
-    """Mask of the `num_kept` highest scores along the last dimension among units that `mask` keeps."""
+    """Return the mask of the `num_kept` highest scores along the last dimension among units that `mask` keeps."""
     ranked = _comparable(scores).masked_fill(~mask, -math.inf)
     order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
     return torch.zeros_like(mask).scatter_(-1, order, True) & mask
@@ -182,13 +172,7 @@ def _share_out(blocks: list[list[tuple[float, int]]], budget: int) -> list[int]:
 
 
 def mask_digest(masks: UnitTensors) -> bytes:
-    """SHA-256 of all masks, to compare them across ranks.
-
-    Args:
-        masks: one bool a unit.
-
-    Returns:
-        `bytes`, 32 of them.
+    """Return the SHA-256 of all masks, 32 bytes, to compare ranks.
 
     Example:
     ```python

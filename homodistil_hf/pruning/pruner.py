@@ -1,7 +1,7 @@
-"""One student on its way to a width plan: score → choose → slice, and all the state of that.
+"""One student on its way to a width plan: score → choose → slice, and the state in between.
 
-The `Pruner` strings the stages together in the order of the paper and knows nothing of Trainer, data or ranks: the
-trainer calls it at two moments of an optimizer step.
+The `Pruner` calls the stages in the order of the paper. It knows nothing of Trainer, data or ranks: the trainer calls
+it at two moments of an optimizer step.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class Pruner:
         model: the student; changed in place.
         target: the plan.
         settings: how units are scored and chosen.
-        full: the widths that kept fractions refer to. Default: the student's now.
+        full: the widths of kept fraction 1. Default: the student's now.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Pruner:
 
     @property
     def kept(self) -> WidthPlan:
-        """The widths that the student has now."""
+        """The student's widths now."""
         return widths_of(self.model.config)
 
     def score(self, *, gradient_scale: float = 1.0) -> None:
-        """After backward: take the complete, unclipped gradients in, until the plan is reached.
+        """After backward: score the complete, unclipped gradients, until the plan is reached.
 
         Args:
-            gradient_scale: what a gradient scaler multiplied them by.
+            gradient_scale: the factor of a gradient scaler in them.
         """
         if not self.plan_reached:
             self.scores.update(dict(self.model.named_parameters()), self.groups, gradient_scale=gradient_scale)
@@ -88,15 +88,15 @@ class Pruner:
     def step(
         self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
     ) -> UnitTensors | None:
-        """Between two steps: if the schedule asks, choose what stays and remove the rest.
+        """Between two steps, if the schedule asks for it: choose the units that stay and remove the others.
 
         Args:
             step: completed optimizer steps.
-            schedule: of this run.
-            optimizer: follows to the new parameters.
+            schedule: the run's.
+            optimizer: moved to the new parameters.
 
         Returns:
-            `dict[str, torch.BoolTensor]`: the masks that were applied, over the units before; None if nothing changed.
+            The applied masks, over the units before; None if nothing changed.
         """
         if self.plan_reached or not schedule.is_due(step):
             return None
@@ -106,14 +106,11 @@ class Pruner:
         return None if plan == self.kept else self.prune_to(plan, optimizer=optimizer)
 
     def prune_to(self, plan: WidthPlan, *, optimizer: torch.optim.Optimizer | None = None) -> UnitTensors:
-        """Remove the least important units, down to a plan.
+        """Remove the least important units, down to a plan; return the applied masks, over the units before.
 
         Args:
             plan: widths, none above the student's.
-            optimizer: follows to the new parameters.
-
-        Returns:
-            `dict[str, torch.BoolTensor]`: the masks that were applied, over the units before.
+            optimizer: moved to the new parameters.
         """
         masks = choose_masks(self.unit_scores(), full_masks(self.groups), plan=plan)
         self.choices_digest = hashlib.sha256(self.choices_digest + mask_digest(masks)).digest()
@@ -122,35 +119,23 @@ class Pruner:
         return masks
 
     def unit_scores(self) -> UnitTensors:
-        """The importance of every unit now.
-
-        Returns:
-            `dict[str, torch.Tensor]`: float32, one a unit.
-        """
+        """Return the importance of every unit now, float32."""
         return self.scores.scores(dict(self.model.named_parameters()), self.groups)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Scores, for a checkpoint.
-
-        Returns:
-            `dict[str, torch.Tensor]` on the CPU.
-        """
+        """Return the scores for a checkpoint, on the CPU."""
         return {name: values.detach().cpu().contiguous() for name, values in self.scores.state.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything else that a checkpoint must hold of the pruner.
-
-        Returns:
-            `dict` of JSON values.
-        """
+        """Return the rest of the pruner's state for a checkpoint, as JSON values."""
         return {"settings": dataclasses.asdict(self.settings), "plan_reached": self.plan_reached}
 
     def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Continue from a checkpoint; the student's parameters must have its widths already.
 
         Args:
-            state: what `state_dict` returned.
-            tensors: what `state_tensors` returned.
+            state: the result of `state_dict`.
+            tensors: the result of `state_tensors`.
 
         Raises:
             ValueError: the checkpoint's metric or scores don't fit this run.
@@ -183,11 +168,7 @@ class Pruner:
         return max(exportable, round(most * kept_fraction(progress, exportable / most)))
 
     def check_metric(self, state: Mapping[str, Any]) -> None:
-        """Refuse the state of another metric; argument as [`Pruner.load_state`], but nothing is changed.
-
-        Raises:
-            ValueError: its scores are of another metric.
-        """
+        """Refuse, with `ValueError` and without a change, a state whose scores are of another metric."""
         if (metric := state["settings"]["metric"]) != self.settings.metric:
             raise ValueError(
                 f"importance_metric={self.settings.metric!r} differs from the checkpoint's {metric!r}; resume with it"

@@ -1,11 +1,11 @@
 """Rotates the channels inside each head, so that pruning some of them loses little; the function stays the same.
 
-Queries and keys of one head may be multiplied by T and T⁻ᵀ, whatever the invertible T: their products stay. So may
-values and the columns of attention-out. In a trained model, what a head does is smeared over all its channels, and
-dropping any of them hurts; in the bases chosen here, channels are uncorrelated, ordered by what they contribute on
-real text, and none of them has a mean that would be lost with it.
+Queries and keys of one head may be multiplied by T and T⁻ᵀ, for any invertible T: their products stay. So may values
+and the columns of attention-out. In a trained model every channel carries a part of its head's work, and dropping any
+of them hurts. In the bases chosen here, channels are uncorrelated, ordered by their contribution on real text, and
+none of them has a mean that would be lost with it. trainer.py chooses the layers, the text and the moment.
 
-Which layers, which text and when is the trainer's business.
+Shapes: T tokens, H heads, C channels of a head and a 1 behind them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +23,11 @@ _ENCODER_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_id
 
 
 def rotated_layers(full: WidthPlan, target: WidthPlan) -> list[int]:
-    """The layers in which a plan drops channels inside heads; elsewhere other bases would change nothing.
+    """Return the layers in which a plan drops channels inside heads; in others new bases would change nothing.
 
     Args:
         full: the student's widths before pruning.
         target: the widths to reach.
-
-    Returns:
-        `list[int]`: layer indices.
     """
     pairs = zip(full.layers, target.layers, strict=True)
     return [index for index, (before, after) in enumerate(pairs) if after.head_dim < before.head_dim]
@@ -40,18 +37,23 @@ def rotated_layers(full: WidthPlan, target: WidthPlan) -> list[int]:
 def head_moments(
     model: LayerwiseModel, batches: Iterable[Mapping[str, Any]], layers: Sequence[int]
 ) -> dict[int, torch.Tensor]:
-    """Look at queries, keys and contexts on some text, padding left out.
+    """Sum moments of queries, keys and contexts (the inputs of attention-out) over some text, without its padding.
 
     Args:
-        model: a student; left in the mode it was in.
-        batches: inputs of the encoder, on its device; what else they hold is ignored.
+        model: a student; its mode is restored.
+        batches: inputs of the encoder, on its device; other columns are ignored.
         layers: layer indices.
 
     Returns:
-        `dict`: layer index → what `moments_of` gives of queries, keys and contexts (what attention-out reads), summed
-        over batches, `(3, num_heads, head_dim + 1, head_dim + 1)`, float64, on the CPU.
+        `dict`: layer index → [`moments_of`] queries, keys and contexts, summed over batches, `(3, num_heads,
+        head_dim + 1, head_dim + 1)`, float64, on the CPU.
     """
-    moments = {index: _no_moments(layer_config(model.config, index)) for index in layers}
+    moments = {}
+    for index in layers:
+        widths = layer_config(model.config, index)
+        size = layer_head_dim(widths) + 1
+        moments[index] = torch.zeros(3, widths.num_attention_heads, size, size, dtype=torch.float64)
+    # One place that all hooks read: the mask of the batch that is running.
     kept: list[torch.Tensor | None] = [None]
     hooks = [
         hook
@@ -73,11 +75,6 @@ def head_moments(
     return moments
 
 
-def _no_moments(widths: Any) -> torch.Tensor:
-    size = layer_head_dim(widths) + 1
-    return torch.zeros(3, widths.num_attention_heads, size, size, dtype=torch.float64)
-
-
 def _hooks(attention: list[Any], moments: torch.Tensor, kept: list[torch.Tensor | None]) -> list[Any]:
     (query, key, context), (queries, keys, _, output) = moments, attention
 
@@ -92,12 +89,12 @@ def _hooks(attention: list[Any], moments: torch.Tensor, kept: list[torch.Tensor 
 
 
 def moments_of(states: torch.Tensor, kept: torch.Tensor | None, *, num_heads: int) -> torch.Tensor:
-    """Sums of x·xᵀ over tokens, with a 1 behind every state: count, sums and products in one tensor.
+    """Sum x·xᵀ over tokens, with a 1 behind every state x: count, sums and products in one tensor.
 
     Args:
         states: `(num_tokens, num_heads · head_dim)`.
-        kept: bool, the tokens that count; None = all.
-        num_heads: how many heads share the channels.
+        kept: bool, the tokens that count; None: all.
+        num_heads: heads that share the channels.
 
     Returns:
         `torch.DoubleTensor` of shape `(num_heads, head_dim + 1, head_dim + 1)`, on the CPU.
@@ -117,7 +114,7 @@ def moments_of(states: torch.Tensor, kept: torch.Tensor | None, *, num_heads: in
 
 
 def paired_bases(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The bases in which products a·b of two vectors split into uncorrelated channels, the largest first.
+    """Return the bases in which products a·b of two vectors split into uncorrelated channels, the largest first.
 
     With E[a·aᵀ] = P, E[b·bᵀ] = Q and the singular values √P·√Q = U·S·Vᵀ, the channels of A = S^-½·Vᵀ·√Q times a and of
     A⁻ᵀ times b have the same diagonal moments S. Dropping the last channels is then the best of all approximations of
@@ -143,9 +140,10 @@ def paired_bases(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tenso
     rank = int((sizes > _RANK_TOLERANCE * sizes[0]).sum())
     rows = (right[:rank] @ root_second) / sizes[:rank, None].sqrt()
     opposite = (left[:, :rank].T @ root_first) / sizes[:rank, None].sqrt()
-    # What is at right angles to all that the other side sees.
+    # Fill the basis up with directions at right angles to all that the other side sees.
     rest = torch.linalg.svd(opposite, full_matrices=True)[2][rank:]
     basis = torch.cat([rows, rest])
+    # Signs are arbitrary in a decomposition; fix them, so that every machine finds the same bases.
     basis = basis * basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
     return basis, torch.linalg.inv(basis).T
 
@@ -165,29 +163,25 @@ def rotate_heads(model: LayerwiseModel, moments: Mapping[int, torch.Tensor]) -> 
 
     Args:
         model: a student whose heads are all there.
-        moments: layer index → what `head_moments` found. A layer that has seen no token keeps its bases.
+        moments: the result of [`head_moments`]. A layer that has seen no token keeps its bases.
     """
     for layer, found in moments.items():
         if found[0, 0, -1, -1] == 0:
             continue
         queries, keys, values, output = architecture_of(model.config).attention_linears(model, layer)
         query, key, context = found.cpu()
+        # Means first, as they are those of channels in the old bases.
         centre_values(values, output, means=_mean(context).flatten())
         num_heads, size = len(context), context.shape[-1] - 1
         for head in range(num_heads):
             channels = slice(head * size, (head + 1) * size)
+            # Softmax ignores what all keys share, so keys count around their mean; queries count whole.
             _rotate_scores((queries, keys), channels, _second(query)[head], _covariance(key)[head])
             _rotate_values((values, output), channels, _covariance(context)[head])
 
 
 def centre_values(value: nn.Linear, output: nn.Linear, *, means: torch.Tensor) -> None:
-    """Take means out of the values and give what they caused to the layer behind.
-
-    Args:
-        value: its bias loses them.
-        output: its bias gains their image.
-        means: float64, one for each channel of the values.
-    """
+    """Move means, float64 and one for each channel, from the bias of values into the bias of attention-out."""
     means = means.to(value.bias.device, value.bias.dtype)
     value.bias.data -= means
     output.bias.data += output.weight @ means
@@ -196,10 +190,8 @@ def centre_values(value: nn.Linear, output: nn.Linear, *, means: torch.Tensor) -
 def _rotate_scores(
     linears: tuple[nn.Linear, nn.Linear], channels: slice, query: torch.Tensor, key: torch.Tensor
 ) -> None:
-    """Softmax does not see what all keys share, so keys count around their mean."""
-    bases = paired_bases(query, key)
-    weights = [linear.weight[channels].cpu().double() for linear in linears]
-    bases = _with_old_ratio(bases, (weights[0], weights[1]))
+    first, second = (linear.weight[channels].cpu().double() for linear in linears)
+    bases = _with_old_ratio(paired_bases(query, key), (first, second))
     for linear, basis in zip(linears, bases, strict=True):
         _multiply(linear, channels, basis)
 
@@ -221,7 +213,7 @@ def _multiply(linear: nn.Linear, channels: slice, basis: torch.Tensor) -> None:
 def _with_old_ratio(
     bases: tuple[torch.Tensor, torch.Tensor], weights: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale two bases against each other, so that one learning rate goes on to suit both weights."""
+    """Scale two bases so that the ratio of both weights' norms stays: one learning rate still suits both."""
     norms = [float(weight.norm()) for weight in weights]
     new_norms = [float((basis @ weight).norm()) for basis, weight in zip(bases, weights, strict=True)]
     if min(*norms, *new_norms) == 0:

@@ -1,6 +1,6 @@
 """When to prune, and how much: kept fractions over the steps, and the learning-rate curve tied to them.
 
-Small pure functions of the step; no masks.
+Small pure functions of the step; masks.py makes masks of them.
 """
 
 import math
@@ -11,7 +11,7 @@ LEARNING_RATE_HOLD_FRACTION = 0.5
 
 
 def pruning_progress(step: float, start_step: float, end_step: float) -> float:
-    """How far pruning has come, 0 until `start_step` and 1 from `end_step` on.
+    """Return the progress of pruning, 0 until `start_step` and 1 from `end_step` on.
 
     p(t) = 1 − (1 − (t − t_i)/(t_f − t_i))³, the cubic of HomoDistil, section 3; a group's kept fraction is
     r(t) = 1 − (1 − r_f)·p(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³.
@@ -20,9 +20,6 @@ def pruning_progress(step: float, start_step: float, end_step: float) -> float:
         step: completed optimizer steps, ≥ 0.
         start_step: t_i.
         end_step: t_f ≥ t_i.
-
-    Returns:
-        `float` in [0, 1].
 
     Example:
     ```python
@@ -39,14 +36,11 @@ def pruning_progress(step: float, start_step: float, end_step: float) -> float:
 
 
 def kept_fraction(progress: float, final_fraction: float) -> float:
-    """Share of a group's units that is kept.
+    """Return the share of a group's units that is kept, in [r_f, 1].
 
     Args:
         progress: p(t) in [0, 1].
         final_fraction: r_f in (0, 1].
-
-    Returns:
-        `float` in [r_f, 1].
 
     Example:
     ```python
@@ -59,9 +53,9 @@ def kept_fraction(progress: float, final_fraction: float) -> float:
 
 
 def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, total_steps: int) -> float:
-    """Learning-rate factor tied to pruning: warm up, hold until `end_step`, then linear to zero.
+    """Return the learning-rate factor in [0, 1]: warm up, hold until `end_step`, then fall linearly to zero.
 
-    While widths still fall the student keeps meeting new gaps, which takes a learning rate that has not decayed yet
+    While widths fall, every cut opens a new gap; closing it takes a learning rate that has not decayed yet
     (docs/method.md, Defaults).
 
     Args:
@@ -70,9 +64,6 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
         end_step: last step at the full rate; by default that of `LEARNING_RATE_HOLD_FRACTION`, or if later the one at
             which the last kind of group reaches the plan.
         total_steps: steps of the run, ≥ 1.
-
-    Returns:
-        `float` in [0, 1].
 
     Example:
     ```python
@@ -95,7 +86,7 @@ DEADLINE_FRACTION = 0.95
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """When masks are chosen in a run of known length, and how far each kind of group has come.
+    """The moments at which masks are chosen in a run of known length, and each kind of group's progress.
 
     Args:
         windows: kind → (start, end) as shares of all steps.
@@ -126,28 +117,14 @@ class PruningSchedule:
         return min(self.deadline_step, max(end for _, end in self._window_steps.values()))
 
     def progress(self, step: float) -> dict[str, float]:
-        """How far each kind has come: p(t) of its own window.
-
-        Args:
-            step: completed optimizer steps.
-
-        Returns:
-            `dict[str, float]` in [0, 1]; all 1 from the deadline on.
-        """
+        """Return each kind's progress after `step` optimizer steps: p(t) of its window; 1 from the deadline on."""
         if step >= self.deadline_step:
             return dict.fromkeys(self.windows, 1.0)
         return {kind: pruning_progress(step, *window) for kind, window in self._window_steps.items()}
 
     def is_due(self, step: int) -> bool:
-        """Whether masks are chosen after so many steps: every interval, at each window's end and at the deadline.
-
-        Args:
-            step: completed optimizer steps.
-
-        Returns:
-            `bool`.
-        """
-        # A hair is taken off: 0.55 · 100 is 55.00000000000001.
+        """Whether masks are chosen after `step` optimizer steps: every interval, at windows' ends, at the deadline."""
+        # Minus a hair, as 0.55 · 100 is 55.00000000000001.
         ends = {math.ceil(end - 1e-9) for _, end in self._window_steps.values()}
         return step % self.interval_steps == 0 or step in ends or step == self.deadline_step
 

@@ -1,10 +1,10 @@
 """Scores: how much the loss would miss each unit.
 
 One class a metric, all with the same three methods: `update` after a backward pass, `scores` when masks are chosen,
-`keep` when units are physically removed. What belongs to a unit and who survives isn't here.
+`keep` when units are physically removed. models/units.py defines the units, masks.py chooses among them.
 
-An accelerator waits for launches, a CPU for memory: there all weights are taken in one operation, here a few rows at a
-time, so that what is computed of them stays in the cache.
+An accelerator waits for launches, a CPU for memory. So an accelerator takes all weights in one operation, a CPU a few
+rows at a time, whose importances stay in its cache.
 """
 
 import functools
@@ -32,7 +32,7 @@ class SensitivityScores:
     Args:
         groups: the student's groups.
         sensitivity_smoothing: β1 in [0, 1).
-        uncertainty_smoothing: unused here; PLATON's β2.
+        uncertainty_smoothing: β2 of [`PlatonScores`], unused here.
     """
 
     needs_gradients = True
@@ -49,14 +49,15 @@ class SensitivityScores:
             parameters: name → parameter with `.grad` complete, averaged over ranks and not clipped. Parameters without
                 a gradient count as 0.
             groups: the student's groups.
-            gradient_scale: what a gradient scaler multiplied the gradients by; divided out again.
+            gradient_scale: a gradient scaler's factor; the gradients are divided by it.
         """
+        # Sums over a unit's slices are linear in |gradient|, so the scale is divided out of them, not of all weights.
         before, now = self._beside(unit_sums(_with_gradients(parameters), groups, _sensitivity), gradient_scale)
         smoothed = torch._foreach_lerp(now, before, self.sensitivity_smoothing)
         self.state = dict(zip(self.state, smoothed, strict=True))
 
     def _beside(self, sums: UnitTensors, gradient_scale: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """`(state, sums without the gradient's scale)` on the device of the sums, in the order of the state."""
+        """Return `(state, sums without the gradient's scale)` on the device of the sums, in the order of the state."""
         now = list(torch._foreach_div([sums[name] for name in self.state], gradient_scale))
         before = [
             values if values.device == new.device else values.to(new.device)
@@ -65,24 +66,11 @@ class SensitivityScores:
         return before, now
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
-        """The importance of every unit.
-
-        Args:
-            parameters: name → parameter.
-            groups: the student's groups.
-
-        Returns:
-            `dict[str, torch.Tensor]`: float32, one a unit, higher = more important.
-        """
+        """Return the importance of every unit of the student's `groups`, float32, higher = more important."""
         return dict(self.state)
 
     def keep(self, units: UnitTensors, indices: Indices) -> None:
-        """Drop the state of units that compaction removes.
-
-        Args:
-            units: group → int64 units that are kept, as [`~models.units.kept_indices`] gives them.
-            indices: parameter → dimension → int64 indices that are kept, alike.
-        """
+        """Drop the state of units that compaction removes; arguments are those that [`kept_indices`] returns."""
         for name, kept in units.items():
             self.state[name] = self.state[name].index_select(0, kept.to(self.state[name].device))
 
@@ -105,7 +93,7 @@ class MagnitudeScores(SensitivityScores):
     needs_gradients = False
 
     def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
-        """Nothing to take in: magnitudes are read when scores are asked for."""
+        """Do nothing: [`MagnitudeScores.scores`] reads the weights as they are."""
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """Current magnitudes; arguments and return as [`SensitivityScores.scores`]."""
@@ -135,7 +123,7 @@ class PlatonScores(SensitivityScores):
             for name, pair in _with_gradients(parameters).items()
             if name in scored
         }
-        # In place, as these are as large as the student itself.
+        # In place, as the averages are as large as the student itself: S, then Ī, then |S − Ī| in S's memory, then Ū.
         for _, (weights, gradients, means, uncertainties) in _portions(tensors):
             sensitivities = [values.float() for values in _sensitivity(weights, gradients)]
             torch._foreach_div_(sensitivities, gradient_scale)
@@ -176,16 +164,15 @@ METRICS: dict[str, type[SensitivityScores]] = {
 
 
 def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTensors:
-    """Sum a per-weight importance over every unit's slices; each parameter is visited once.
+    """Sum a per-weight importance over every unit's slices, float32; each parameter is visited once.
 
     Args:
         pairs: parameter name → two tensors of its shape that its importance is made of; names may be missing.
         groups: the student's groups.
         importance: lists of the first and of the second tensors → list of importances, each of its weight's shape.
-
-    Returns:
-        `dict[str, torch.Tensor]`: float32, one a unit, for every group.
     """
+    # A parameter may be divided along both dimensions, and by several groups along one: sum once for each dimension,
+    # then let every group gather the sums of its slices.
     dims: dict[str, set[int]] = {}
     for group in groups.values():
         for piece in group.slices:
@@ -198,7 +185,7 @@ def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTenso
 def _sums_by_dim(
     pairs: Pairs, dims: Mapping[str, set[int]], importance: Importance
 ) -> dict[tuple[str, int], torch.Tensor]:
-    """(Parameter, dimension) → sum of the importance over all other dimensions."""
+    """Return (parameter, dimension) → the sum of the importance over all other dimensions."""
     parts: dict[tuple[str, int], list[torch.Tensor]] = {}
     for names, (firsts, seconds) in _portions(pairs):
         for name, value in zip(names, importance(firsts, seconds), strict=True):
@@ -212,7 +199,7 @@ def _sums_by_dim(
 
 
 def _portions(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> Iterator[tuple[list[str], list[list[torch.Tensor]]]]:
-    """What is worked on together: names, and a list for each of the tensors; on a CPU, a few rows under one name."""
+    """Yield names and their tensors, a list for each column: all at once, or on a CPU a few rows of one parameter."""
     if not tensors:
         return
     if not _is_cached(tensors):
@@ -230,6 +217,7 @@ def _is_cached(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> bool:
 def _sums_of_units(
     group: Group, sums: Mapping[tuple[str, int], torch.Tensor], device: torch.device | None
 ) -> torch.Tensor:
+    """Add up what lies in all slices of a group; slices with the same map from index to unit are stacked first."""
     by_map: dict[UnitMap | None, list[torch.Tensor]] = {}
     for piece in group.slices:
         if (piece.parameter, piece.dim) in sums:

@@ -1,1 +1,1 @@
-"""Fewer tokens: which are worth a row of the table, and the model and tokenizer that have only those."""
+"""Fewer tokens: the choice of those that stay, and the model and tokenizer that have only them."""

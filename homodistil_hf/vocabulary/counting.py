@@ -1,4 +1,4 @@
-"""Documents → how often each token occurs in them; what is made of the counts isn't here."""
+"""Documents → the number of occurrences of each token; selection.py chooses tokens by them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _FEATURES = Features({"ids": Sequence(Value("int32")), "counts": Sequence(Value(
 
 @dataclass(frozen=True, eq=False)
 class _Counter:
-    """Texts → one row of token ids and their numbers; pickled, it is part of the fingerprint of cached counts."""
+    """Turns texts into one row of token ids and counts; pickled, it is part of cached counts' fingerprint."""
 
     packer: TextPacker
 
@@ -29,7 +29,7 @@ def count_tokens(
 ) -> np.ndarray:
     """Count the tokens of all documents; separators that stand between documents in blocks are counted too.
 
-    Counts are cached by `datasets` under a fingerprint of text and tokenizer, and tell their progress.
+    `datasets` shows the progress, and caches the counts under a fingerprint of text and tokenizer.
 
     Args:
         documents: one a row.
@@ -41,7 +41,7 @@ def count_tokens(
         int64 `(largest id + 1,)`.
 
     Raises:
-        ValueError: a column that isn't there, or no token at all.
+        ValueError: a missing column, or no token at all.
     """
     if text_column not in documents.column_names:
         raise ValueError(f"text_column={text_column!r} is missing; expected one of {documents.column_names}")

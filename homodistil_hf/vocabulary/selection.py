@@ -1,4 +1,4 @@
-"""What a user says of a vocabulary and how often tokens occur → which tokens stay."""
+"""A user's vocabulary and the tokens' counts → the tokens that stay."""
 
 import os
 from collections.abc import Callable
@@ -9,19 +9,19 @@ import numpy as np
 
 from ..files.messages import nearest_name, short_repr
 
-_MULTIPLE = 8  # of the number of tokens, where a user names none
+_MULTIPLE = 8  # the number of tokens becomes a multiple of this, unless the user names a number
 KEEP, MIN_COUNT = "keep", "min_count"
 _EXPECTED = f"{KEEP}=16384, {MIN_COUNT}=5, or a file with a token a line"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which tokens are wanted: the most frequent ones, those that occur so often, or those of a list.
+    """The wanted tokens: the most frequent ones, those with enough occurrences, or those of a list.
 
     Args:
-        text: as the user gave it.
+        text: the user's own.
         keep: number of tokens.
-        min_count: occurrences of a token at least.
+        min_count: least number of occurrences of a token.
         tokens: the tokens themselves.
     """
 
@@ -58,7 +58,7 @@ class Vocabulary:
 
     @property
     def needs_counts(self) -> bool:
-        """Whether text has to be read for it."""
+        """Whether text must be read for the choice."""
         return self.tokens is None
 
 
@@ -72,18 +72,18 @@ def select(
     """Choose the tokens that stay.
 
     Args:
-        vocabulary: what is wanted.
+        vocabulary: the wanted tokens.
         ids: token → id.
-        required: ids of those that stay whatever is wanted.
-        needs: id → the ids of a token and of all that it is merged from.
-        counts: int64, occurrences of each id; for a list of tokens they don't matter.
+        required: ids that always stay.
+        needs: id → the ids of a token and of all tokens that it is merged from.
+        counts: int64, occurrences of each id; unused for a list of tokens.
 
     Returns:
-        Ids, ascending: those that are required, then the most frequent ones, the lower id first of those that are
-        equally frequent. A frequency leaves a multiple of eight, filled up with the next ones; a number is met.
+        Ids, ascending: the required ones and the most frequent ones, of equally frequent ones the lower id first.
+        `keep` is met exactly; `min_count` is filled up to a multiple of eight with the next most frequent ones.
 
     Raises:
-        ValueError: fewer tokens than always stay, more than there are, or one that is unknown.
+        ValueError: fewer tokens than always stay, more than exist, or an unknown token.
     """
     kept = set().union(*(needs(token) for token in required))
     if vocabulary.tokens is not None:
@@ -99,6 +99,8 @@ def select(
         nearest = len(kept) if most < len(kept) else len(known)
         why = f"{len(kept):,} always stay" if most < len(kept) else "there are no more"
         raise ValueError(f"vocabulary={vocabulary.text!r} is out of reach, as {why}; nearest valid: {KEEP}={nearest}")
+    # Fill up from the most frequent on. A token comes with all that it is merged from, so one that would bring too
+    # many is passed over for the next.
     for token in by_count:
         if len(kept) == most:
             break

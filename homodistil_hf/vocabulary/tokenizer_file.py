@@ -1,8 +1,8 @@
-"""The content of a `tokenizer.json` → that of a tokenizer of fewer tokens; which ones stay is decided elsewhere.
+"""The content of a `tokenizer.json` → that of a tokenizer with fewer tokens; selection.py chooses them.
 
-Text whose tokens all stay becomes the same tokens as before, whatever the kind of tokenizer: WordPiece takes the
-longest piece, which is still there; BPE applies the same merges in the same order, as those that lead to a token stay
-with it; of Unigram's paths through a word the best is still there. Other text becomes more and smaller pieces.
+Text whose tokens all stay becomes the same tokens as before, for every kind of tokenizer. WordPiece takes the longest
+piece, which still exists. BPE applies the same merges in the same order, as a token keeps the merges that lead to it.
+Unigram still has its best path through a word. Other text becomes more and smaller pieces.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class _Kind:
-    """What differs between kinds of tokenizers.
+    """Functions of a kind of tokenizer, each of its model's content.
 
     Args:
-        pieces: piece → id of the model.
-        smallest: ids of pieces that words fall to when larger ones are gone, and of what the model can't do without.
-        needs: ids of all tokens → id → those that it is merged from; None where a piece needs no other.
+        pieces: piece → id.
+        smallest: ids of the smallest pieces, which words fall to without larger ones, and of those the model requires.
+        needs: a function from an id to the ids that it is merged from; None if no piece needs another.
         trimmed: the model with the tokens that stay, by their new ids.
     """
 
@@ -37,7 +37,7 @@ class _Kind:
 
 
 def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Token → id of all tokens, added ones included.
+    """Return token → id of all tokens, added ones included.
 
     Args:
         tokenizer: content of a `tokenizer.json`, here and below.
@@ -50,10 +50,10 @@ def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
 
 
 def required_ids(tokenizer: Mapping[str, Any]) -> set[int]:
-    """The tokens that always stay: added ones, those around a text, the unknown one, single characters or bytes.
+    """Return the ids that always stay: added tokens, those around a text, the unknown one, single characters or bytes.
 
     Raises:
-        ValueError: as [`token_ids`]; it puts tokens around a text that it doesn't have.
+        ValueError: as [`token_ids`]; or the tokenizer puts unknown ids around a text.
     """
     model, added = tokenizer["model"], {token["id"] for token in tokenizer["added_tokens"] or ()}
     unknown = _kind(tokenizer).pieces(model).get(model.get("unk_token") or "")
@@ -67,9 +67,9 @@ def required_ids(tokenizer: Mapping[str, Any]) -> set[int]:
 
 
 def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
-    """Id → the ids of a token and of all that it is made of: those of BPE are merged from others.
+    """Return id → the ids of a token and of all tokens that it is merged from (BPE).
 
-    Added tokens are found in the text as they are.
+    Added tokens need no others: they are found in the text as they are.
     """
     added = {token["id"] for token in tokenizer["added_tokens"] or ()}
     made_of = _kind(tokenizer).needs
@@ -78,18 +78,17 @@ def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
 
 
 def closed(tokenizer: Mapping[str, Any], wanted: Iterable[int]) -> list[int]:
-    """The tokens that are wanted, those that always stay, and what they are made of, ascending."""
+    """Return the wanted ids, those that always stay, and those that they are merged from, ascending."""
     needs = needs_of(tokenizer)
     return sorted(set().union(*(needs(token) for token in {*wanted, *required_ids(tokenizer)})))
 
 
 def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """Leave out tokens, and number those that stay anew.
+    """Leave out tokens, and number the others anew.
 
     Args:
-        tokenizer: its content.
-        kept: ids that stay, ascending; all of [`required_ids`], and with each token those of [`needs_of`]. The new id
-            of a token is its place among them.
+        tokenizer: content of a `tokenizer.json`.
+        kept: ids that stay, ascending, closed under [`closed`]. The new id of a token is its index here.
     """
     new = {old: number for number, old in enumerate(kept)}
     added = [token | {"id": new[token["id"]]} for token in tokenizer["added_tokens"] or ()]
@@ -101,7 +100,7 @@ def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict
 
 
 def _ids_around(processor: Any) -> set[int]:
-    """The ids that a post-processor names."""
+    """Return the ids that a post-processor names."""
     if not isinstance(processor, dict):
         return set()
     several, tokens = processor.get("processors") or (), processor.get("special_tokens") or {}
@@ -110,7 +109,7 @@ def _ids_around(processor: Any) -> set[int]:
 
 
 def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
-    """A post-processor with new ids: of a template, of BERT's or RoBERTa's, or of several behind each other."""
+    """Return a post-processor with new ids: a template, BERT's, RoBERTa's, or several in sequence."""
     if not isinstance(processor, dict):
         return processor
     changes: dict[str, Any] = {}
@@ -169,7 +168,7 @@ def _merges(model: Mapping[str, Any]) -> list[_Pair]:
 
 
 def _bpe_needs(model: Mapping[str, Any]) -> Callable[[int], set[int]]:
-    """A token and what merges make on the way to it: they don't depend on what stands around it."""
+    """Return id → a token and all tokens that merges make on the way to it, which its neighbours don't change."""
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise ValueError("tokenizer.json has a BPE model with a prefix or suffix of pieces, which can't be trimmed")
     vocabulary = model["vocab"]
@@ -177,6 +176,7 @@ def _bpe_needs(model: Mapping[str, Any]) -> Callable[[int], set[int]]:
     pieces = {old: piece for piece, old in vocabulary.items()}
 
     def needs(token: int) -> set[int]:
+        # As BPE does: merge the pair of lowest rank, again and again, and note every token that this makes.
         parts, found = list(pieces.get(token, "")), {token}
         while True:
             pairs = enumerate(itertools.pairwise(parts))
@@ -201,7 +201,7 @@ def _unigram_pieces(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _unigram_smallest(model: Mapping[str, Any]) -> set[int]:
-    """Characters, bytes, the unknown piece, and that of the lowest score: the unknown one's is reckoned from it."""
+    """Return characters, bytes, the unknown piece, and the piece of lowest score, which fixes the unknown one's."""
     vocabulary = model["vocab"]
     lowest = min(range(len(vocabulary)), key=lambda old: vocabulary[old][1])
     singles = {old for old, (piece, _) in enumerate(vocabulary) if len(piece) == 1 or _BYTE.fullmatch(piece)}

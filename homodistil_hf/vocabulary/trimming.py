@@ -1,4 +1,4 @@
-"""A model and its tokenizer with fewer tokens: on text whose tokens all stay, nothing changes."""
+"""A model and its tokenizer with fewer tokens: text whose tokens all stay has the same tokens and outputs."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ _ROWS = "vocab_size"
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What its `tokenizer.json` holds.
+    """Return the content of a tokenizer's `tokenizer.json`.
 
     Raises:
         ValueError: it has none, being written in Python.
@@ -37,10 +37,10 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def candidates(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> tuple[dict[str, int], set[int], Callable[[int], set[int]]]:
-    """What tokens can be chosen from: token → id, the ids that always stay, and what each is merged from.
+    """Return token → id, the ids that always stay, and id → the ids that a token is merged from.
 
-    The ids that the configuration names always stay. So do, where a text's first position follows from the padding's
-    id, the tokens up to that one: another id would move all positions.
+    The ids that the configuration names always stay. If a text's first position follows from the padding's id, so do
+    the tokens up to that one: another id would move all positions.
     """
     content = tokenizer_content(tokenizer)
     ids = token_ids(content)
@@ -57,17 +57,16 @@ def trim_vocabulary(
     """Leave out tokens of a model and its tokenizer.
 
     Args:
-        model: a stock model of a known architecture, or a student; it is not changed.
+        model: a stock model of a known architecture, or a student; left as it is.
         tokenizer: its own.
-        kept: ids that stay; those that always do, and pieces that these are merged from, stay besides.
+        kept: ids that stay, besides those that always do and the pieces that they are merged from.
 
     Returns:
-        A model of the same class on the same device, in the same mode, with a row a token, and its tokenizer. Text
-        whose tokens all stay has the tokens, and the model's outputs for it the values, that they had; a masked-LM
-        head's logits are those of the tokens that stay.
+        A model of the same class, device and mode with a row for each kept token, and its tokenizer. Text whose tokens
+        all stay has the same tokens and outputs as before. A masked-LM head has the logits of the kept tokens.
 
     Raises:
-        ValueError: a tokenizer that can't be trimmed, or an id that it doesn't have.
+        ValueError: a tokenizer that can't be trimmed, or an unknown id.
     """
     trimmed, chosen = trim_tokenizer(tokenizer, model.config, kept)
     return _trimmed_model(model, chosen), trimmed
@@ -76,7 +75,7 @@ def trim_vocabulary(
 def trim_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, kept: Sequence[int]
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
-    """The tokenizer's part of [`trim_vocabulary`], for the model of a configuration; also the ids that stay."""
+    """Do the tokenizer's part of [`trim_vocabulary`] for a configuration; also return the ids that stay."""
     content = tokenizer_content(tokenizer)
     ids, required, _ = candidates(tokenizer, config)
     if unknown := set(kept) - set(ids.values()):
@@ -91,7 +90,7 @@ def trim_tokenizer(
         backend = Tokenizer.from_str(json.dumps(trimmed_tokenizer(content, chosen)))
     except Exception as error:  # tokenizers raise nothing more special
         raise ValueError(f"tokenizer can't be trimmed ({first_line(error)}); mend its tokenizer.json") from error
-    # Classes of their own make their tokenizer.json anew and put special tokens where they expect them.
+    # The plain class: others write their tokenizer.json anew, with special tokens in their usual places.
     trimmed = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **tokenizer.special_tokens_map,
@@ -105,7 +104,7 @@ def trim_tokenizer(
 
 
 def trimmed_config(config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedConfig:
-    """A copy of a configuration for the tokens that stay, ascending."""
+    """Return a copy of a configuration for the tokens that stay, ascending."""
     new = {old: number for number, old in enumerate(kept)}
     changed = copy.deepcopy(config)
     changed.vocab_size = len(kept)
@@ -115,7 +114,7 @@ def trimmed_config(config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedC
 
 
 def _special_ids(config: PreTrainedConfig) -> dict[str, int]:
-    """Settings that are ids of tokens."""
+    """Return the settings of a configuration that are ids of tokens."""
     values = config.to_dict()
     return {name: value for name, value in values.items() if name.endswith("_token_id") and isinstance(value, int)}
 

@@ -304,7 +304,7 @@ def test_a_hub_that_is_no_hub_or_is_not_there(hub, hub_client, folder):
     gone = hub_client.run(push_somewhere_else, str(folder), "http://127.0.0.1:9")
     assert (gone.error, "the connection failed (ConnectError)" in gone.message) == ("HubError", True)
     proxy = hub_client.run(explained, "no JSON")
-    assert proxy.message == "repo_id='a': what answers is no Hub; check HF_ENDPOINT and the network"
+    assert proxy.message == "repo_id='a': the answer is not that of a Hub; check HF_ENDPOINT and the network"
 
 
 def push_somewhere_else(folder: str, endpoint: str) -> None:

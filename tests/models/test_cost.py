@@ -13,7 +13,7 @@ from transformers import (
 from homodistil_hf.models.architectures import modeling_homobert as modeling
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.plans.presets import PRESETS
+from homodistil_hf.plans.resolve import PRESETS
 
 TINY = BertConfig(
     vocab_size=101,

@@ -9,8 +9,7 @@ from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.budgets import nearest_macs_budget, plan_for_budget
-from homodistil_hf.plans.presets import PRESETS
-from homodistil_hf.plans.resolve import check_plan, too_wide
+from homodistil_hf.plans.resolve import PRESETS, check_plan, too_wide
 
 
 def bert(

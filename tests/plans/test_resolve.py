@@ -8,8 +8,7 @@ from transformers import BertConfig
 
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.plans.presets import PRESETS
-from homodistil_hf.plans.resolve import check_plan, resolve_plan
+from homodistil_hf.plans.resolve import PRESETS, check_plan, resolve_plan
 
 BASE = BertConfig()
 SMALL = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, vocab_size=100)

@@ -11,7 +11,7 @@ from students import FULL, UNEVEN, UNIFORM, kept_plan, make_student, random_scor
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import Group
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
-from homodistil_hf.plans.presets import PRESETS
+from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.pruning.masks import (
     choose_masks,
     compete_across_layers,

@@ -16,7 +16,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...distillation.objective import DistillationLoss, Terms
-from ...distillation.relations import cosine_error
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
@@ -31,6 +30,7 @@ from ...training.distillation_trainer import DistillationTrainer
 from ...training.pair import Start
 from ...training_args import LOSS_TERMS, DistillationArguments
 from ..conditions import check_masked_lm
+from .relations import cosine_error
 
 
 @dataclass

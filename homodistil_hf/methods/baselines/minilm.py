@@ -19,7 +19,6 @@ from torch import nn
 
 from ...distillation.attention_recorder import AttentionRecorder
 from ...distillation.objective import DistillationLoss, Terms
-from ...distillation.relations import relation_error
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
@@ -31,6 +30,7 @@ from ...models.widths import WidthPlan, chosen
 from ...training_args import LOSS_TERMS, DistillationArguments
 from ..conditions import check_recordable, other_heads
 from .fresh import FRESH, FreshArguments, FreshTrainer
+from .relations import relation_error
 
 NUM_RELATION_HEADS = 48
 """MiniLMv2's for teachers of BERT-base's size."""

@@ -31,7 +31,7 @@ from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.units import UnitTensors
 from ...models.widths import WidthPlan
-from ...plans.recipe import MEASURED_HIDDEN_SIZE, NARROWEST
+from ...plans.recipe import rate_for_width
 from ...trainer import HomoDistilTrainer
 from ...training.pair import Start
 from ...training_args import LOSS_TERMS, PRUNED_BEFORE, HomoDistilTrainingArguments
@@ -49,6 +49,8 @@ NUM_FIT_TEXTS = 4096
 """Texts that the map into the teacher's space is fitted to, where there are as many."""
 NUM_AXES_TEXTS = 2048
 """Texts that the teacher's principal axes are those of."""
+LEARNING_RATE = 1e-3
+"""Default with a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
 VECTOR_WEIGHT = 30.0
 """As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
 LEARNING_RATE = 1e-3
@@ -176,7 +178,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """Of the rates that were measured for vectors; arguments as [`DistillationTrainer.default_learning_rate`]."""
         hidden_size = teacher_config.hidden_size
-        rate = float(f"{embedding_learning_rate(hidden_size):.2g}")
+        rate = float(f"{rate_for_width(LEARNING_RATE, hidden_size):.2g}")
         logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", rate, hidden_size)
         return rate
 
@@ -358,22 +360,3 @@ def check_output(output: str | int, model: EmbeddingModel) -> None:
     most = model.dimension - 1
     if isinstance(output, bool) or not isinstance(output, int) or not 1 <= output <= most:
         raise ValueError(f"output={short_repr(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
-
-
-def embedding_learning_rate(hidden_size: int) -> float:
-    """Peak learning rate of a student; that of other widths is by the rule of masked words, not measured.
-
-    Args:
-        hidden_size: of the teacher, ≥ 1.
-
-    Returns:
-        `float`: > 0.
-
-    Example:
-    ```python
-    >>> embedding_learning_rate(384), embedding_learning_rate(768)
-    (0.001, 0.0005)
-
-    ```
-    """
-    return LEARNING_RATE * MEASURED_HIDDEN_SIZE / max(hidden_size, NARROWEST)

@@ -1,4 +1,4 @@
-"""One file an architecture: parameter paths and classes as data, and the modelling file that travels in exports."""
+"""One file an architecture: parameter paths and classes as data; and the modelling files that travel in exports."""
 
 from transformers import PreTrainedConfig
 
@@ -16,11 +16,11 @@ ARCHITECTURES = {architecture.model_type: architecture for architecture in _ALL}
 MODEL_TYPES = tuple(
     name for architecture in ARCHITECTURES.values() for name in (architecture.model_type, architecture.student_type)
 )
-"""Of teachers and of students."""
+"""`model_type` of teachers and of students."""
 
 
 def config_class(model_type: str) -> type[PreTrainedConfig]:
-    """The configuration of one of `MODEL_TYPES`: the stock class, or that of the students."""
+    """Return the configuration class of one of `MODEL_TYPES`: the stock class or the students'."""
     return next(
         architecture.stock_config if model_type in ARCHITECTURES else architecture.student_config
         for architecture in ARCHITECTURES.values()
@@ -29,7 +29,7 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
-    """The architecture of a teacher or a student."""
+    """Return the architecture of a teacher's or a student's configuration."""
     for architecture in ARCHITECTURES.values():
         if architecture.knows(config.model_type):
             return architecture
@@ -39,7 +39,7 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
 
 
 def max_tokens(config: PreTrainedConfig) -> int:
-    """Tokens of the longest text that a model has positions for."""
+    """Return the number of tokens of the longest text that a model has positions for."""
     return architecture_of(config).max_tokens(config)
 
 

@@ -1,6 +1,6 @@
-"""What the package has to know of an architecture, and what heads are called in any; no architecture is named here.
+"""The table of an architecture: its classes, parameters and properties; and the kinds of heads, common to all.
 
-Models' classes are known by name and imported when they are asked for: who plans a student needs none of them.
+This file names no architecture. Classes are imported on first use, so `homodistil plan` doesn't load them.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ if TYPE_CHECKING:
 PROJECTIONS = "projections"
 """Name under which the trainer attaches the projections student → teacher to the student."""
 
-# What an index of a dimension is; any other word is the configuration's name for the dimension's length.
+# Meanings of a dimension's indices; any other word is the configuration's name for the dimension's length.
 HIDDEN, EMBEDDING, QUERY, VALUE, NEURON, HEAD = "hidden", "embedding", "query", "value", "neuron", "head"
 QUERY_KEY_VALUE, GATE = "query_key_value", "gate"
-"""Three blocks of heads, and two of neurons, behind each other."""
+"""Three blocks of heads behind each other, and two of neurons."""
 
 Shapes: TypeAlias = Mapping[str, tuple[str, ...]]
-"""Parameter → what the indices of each of its dimensions are."""
+"""Parameter → the meaning of the indices of each of its dimensions."""
 
 
 def linear(name: str, outputs: str, inputs: str) -> dict[str, tuple[str, ...]]:
-    """The parameters of a linear layer."""
+    """Return the parameters of a linear layer."""
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
 def norm(name: str, channels: str = HIDDEN) -> dict[str, tuple[str, ...]]:
-    """The parameters of a LayerNorm."""
+    """Return the parameters of a LayerNorm."""
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
 def biases(shapes: Shapes) -> set[str]:
-    """Names of the biases among parameters."""
+    """Return the names of the biases among parameters."""
     return {name for name in shapes if name.endswith(".bias")}
 
 
 @dataclass(frozen=True)
 class HeadKind:
-    """What a head predicts, whatever encoder it sits on.
+    """A kind of prediction, the same for all encoders.
 
     Args:
-        name: as costs and tasks call it.
-        auto_class: of transformers, that loads a model with such a head.
+        name: its name in costs and tasks.
+        auto_class: the Auto class of transformers that loads a model with such a head.
         pipeline: tag on the Hub.
-        title: what a model card calls the model.
-        question: code that asks `model` something.
+        title: words for the model in a card.
+        question: code that runs `model` on an example.
     """
 
     name: str
@@ -110,12 +110,12 @@ class Head:
     """One head of an architecture.
 
     Args:
-        kind: what it predicts.
-        stock_name: transformers' class.
-        student_name: ours.
-        modeling: module of our class.
+        kind: its kind of prediction.
+        stock_name: name of transformers' class.
+        student_name: name of the student class.
+        modeling: module of the student class.
         shapes: its parameters, a pooler's included.
-        untied: those that it has as well where embeddings and decoder are not tied.
+        untied: further parameters where embeddings and decoder are not tied.
     """
 
     kind: HeadKind
@@ -136,7 +136,7 @@ class Head:
         return _imported(self.modeling, self.student_name)
 
     def class_called(self, name: str) -> type[PreTrainedModel]:
-        """The class that a `config.json` means: the student's where that is its name, else the stock class."""
+        """Return the student class if that is its name, else the stock class, for a name in a `config.json`."""
         return self.student if name == self.student_name else self.stock
 
 
@@ -154,16 +154,16 @@ def heads(
     labels: Shapes = LABELS,
     answers: Shapes = ANSWERS,
 ) -> tuple[Head, ...]:
-    """The four heads of an architecture, masked language first.
+    """Return the four heads of an architecture, masked language first.
 
     Args:
-        name: what its stock classes begin with.
-        modeling: module of the students' classes.
+        name: beginning of the names of its stock classes.
+        modeling: module of the student classes.
         masked_lm: parameters of the masked-LM head.
-        untied: those that it has as well where its decoder is not the table of words.
+        untied: further parameters where its decoder is not the table of words.
         classifier: parameters of the head that classifies sequences, a pooler's included.
-        labels: of the one that classifies tokens.
-        answers: of the one that marks answers.
+        labels: parameters of the head that classifies tokens.
+        answers: parameters of the head that marks answers.
     """
     shapes = {
         MASKED_LM: masked_lm,
@@ -183,37 +183,38 @@ class Architecture:
     """The classes and parameters of one architecture.
 
     Args:
-        name: for people.
+        name: in cards and messages.
         model_type: the teacher's `config.model_type`.
-        stock_config: transformers' configuration; that of the students is derived from it.
-        modeling: module of the students' classes, whose file travels in compact exports.
-        prefix: of the encoder's parameters in a model with a head.
-        encoder_name: transformers' model without a head; ours has `Homo` before it, as all our classes have.
-        heads: what teachers and students can predict, the default first.
+        stock_config: transformers' configuration class; the students' class derives from it.
+        modeling: module of the student classes; its file travels in compact exports.
+        prefix: prefix of the encoder's parameters in a model with a head.
+        encoder_name: transformers' model without a head; student classes have `Homo` in front.
+        heads: the predictions of teachers and students, the default first.
         embeddings: parameters before the first layer and behind the last one.
-        pooler: parameters that a model without a head has besides.
+        pooler: further parameters of a model without a head.
         layer: parameters of a layer, named from the layer on.
         layers: the list of layers.
-        attention: a layer's linear modules: query, key, value and output; None where they are not apart.
-        mlm_entries: first module of the masked-LM head, which the encoder's last states go into; of several heads that
-            a configuration chooses from, each one's.
-        also_loaded: other stock classes → the head as which they are loaded.
-        refused: stock classes with a head that no student exists for → what to do.
+        attention: a layer's linear modules: query, key, value and output; None where one matrix holds several.
+        mlm_entries: first module of the masked-LM head, whose input is the encoder's last states; several where a
+            configuration chooses among heads.
+        also_loaded: other stock classes → the head that loads them.
+        refused: stock classes with a head but no student class → the remedy in the message.
         surplus: prefixes of a teacher's parameters that a student may lack.
-        width_names: `hidden_size`, … → the stock configuration's word for it, where that is another.
-        absent: of a configuration, parameters of the tables that its models don't have.
+        width_names: `hidden_size`, … → the stock configuration's name for it, where that is another.
+        absent: configuration → parameters of the tables that its models lack.
         not_in_first_layer: parameters of a layer that the first one lacks.
-        sizes: other word for a dimension's length → that length by a configuration.
-        rotates: whether, by a configuration, the channels of heads may be rotated.
-        shares_heads: whether a head has a place of its own that all layers share, so that all keep the same ones.
-        first_position: row of the table of positions that the first token of a text has.
+        sizes: other word for a dimension's length → configuration → that length.
+        rotates: configuration → whether the channels of heads may be rotated.
+        shares_heads: whether a table outside the layers has a column for each head, so that all layers keep the same.
+        first_position: configuration → row of a text's first token in the table of positions.
         is_rotary: whether positions turn the channels of heads in pairs, each with a place in the teacher's head.
-        rotary_kinds: by a configuration, the kind of each layer, where layers of a kind can lose pairs together.
+        rotary_kinds: configuration → the kind of each layer, where layers of a kind can lose pairs together.
         is_gated: whether an FFN has two matrices before its neurons.
-        is_pre_norm: whether hidden states are those of the residual stream, not behind a LayerNorm.
-        takes_added_masks: whether attention masks may come as what is added to scores, `(batch, 1, 1, tokens)`.
-        scores_have_positions: whether attention adds something to the products of queries and keys.
-        dropouts: the configuration's rates of dropout.
+        is_pre_norm: whether hidden states are those of the residual stream, not the output of a LayerNorm.
+        takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.
+        scores_have_positions: whether attention adds a term for positions to the products of queries and keys.
+        dropouts: names of the configuration's dropout rates.
+        is_timed: whether its embeddings and layers are those that plans/latency/parts.py times.
         earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
 
@@ -247,6 +248,7 @@ class Architecture:
     takes_added_masks: bool = True
     scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    is_timed: bool = False
     earlier_code: tuple[str, ...] = ()
 
     @property
@@ -255,12 +257,12 @@ class Architecture:
         return f"homo{self.model_type}"
 
     def knows(self, model_type: object) -> bool:
-        """Whether a `config.json` of this model type is one of its teachers' or students'."""
+        """Whether a `model_type` is that of its teachers or of its students."""
         return model_type in (self.model_type, self.student_type)
 
     @property
     def heads_by_name(self) -> dict[str, Head]:
-        """Class name → its head: stock classes, then those of the students."""
+        """Class name → its head: stock classes, then student classes."""
         stock = {head.stock_name: head for head in self.heads}
         return {**self.also_loaded, **stock} | {head.student_name: head for head in self.heads}
 
@@ -281,7 +283,7 @@ class Architecture:
 
     @property
     def auto_classes(self) -> dict[str, type]:
-        """Auto class of transformers → the student's class that it loads."""
+        """Auto class of transformers → the student class that it loads."""
         return {
             "AutoConfig": self.student_config,
             "AutoModel": self.student_encoder,
@@ -290,48 +292,48 @@ class Architecture:
 
     @property
     def modeling_files(self) -> tuple[Path, ...]:
-        """The files of the students' classes, which travel in compact exports, theirs alone first."""
+        """The files of the student classes that travel in compact exports, the architecture's own first."""
         own = Path(__file__).with_name(f"{self.modeling.rpartition('.')[2]}.py")
         return own, Path(__file__).with_name("modeling_layerwise.py")
 
     @property
     def auto_map(self) -> dict[str, str]:
-        """What `config.json` of a compact export says of its modelling file."""
+        """`auto_map` in the `config.json` of a compact export: Auto class → module and class."""
         stem = self.modeling_files[0].stem
         return {name: f"{stem}.{found.__name__}" for name, found in self.auto_classes.items()}
 
     def max_tokens(self, config: PreTrainedConfig) -> int:
-        """Tokens of the longest text that a model has positions for."""
+        """Return the number of tokens of the longest text that a model has positions for."""
         return config.max_position_embeddings - self.first_position(config)
 
     def size_of(self, config: PreTrainedConfig, what: str) -> int:
-        """The length of a dimension that is no width."""
+        """Return the length of a dimension that is no width."""
         return self.sizes[what](config) if what in self.sizes else getattr(config, what)
 
     def embedding_size(self, config: PreTrainedConfig) -> int | None:
-        """Channels of embeddings that are projected to the hidden size; None where they have as many as that."""
+        """Return the channels of embeddings that are projected to the hidden size; None without a projection."""
         size = getattr(config, "embedding_size", None)
         is_projected = any(EMBEDDING in dims for dims in self.embeddings.values()) and size != config.hidden_size
         return size if is_projected else None
 
     def num_neurons(self, widths: PreTrainedConfig) -> int:
-        """FFN neurons of a layer, by its view of a configuration."""
+        """Return the FFN neurons of a layer, by its view of a configuration."""
         return getattr(widths, self.named("intermediate_size"))
 
     def named(self, width: str) -> str:
-        """What its configuration calls a width."""
+        """Return the configuration's name for a width."""
         return self.width_names.get(width, width)
 
     def prefix_of(self, head: Head | None) -> str:
-        """What the names of the encoder's parameters begin with; nothing in a model without a head."""
+        """Return the prefix of the encoder's parameters; empty in a model without a head."""
         return f"{self.prefix}." if head else ""
 
     def shapes(self, num_layers: int, head: Head | None) -> dict[str, tuple[tuple[str, ...], int | None]]:
-        """Every parameter of a model → what its dimensions are, and its layer.
+        """Return every parameter of a model → the meanings of its dimensions, and its layer or None.
 
         Args:
-            num_layers: of the encoder.
-            head: None for a model without one, whose parameters have no prefix, and a pooler.
+            num_layers: layers of the encoder.
+            head: None for a model without a head, whose parameters have no prefix, and a pooler.
         """
         prefix = self.prefix_of(head)
         found: dict[str, tuple[tuple[str, ...], int | None]]
@@ -345,7 +347,7 @@ class Architecture:
         return found | {name: (dims, None) for name, dims in of_head.items()}
 
     def attention_linears(self, model: PreTrainedModel, layer: int) -> list[Any]:
-        """The linear modules of a layer's attention, of a stock model or a student: query, key, value and output."""
+        """Return the linear modules of a layer's attention, of a stock model or student: query, key, value, output."""
         if self.attention is None:
             raise ValueError(
                 f"a {self.model_type} has queries, keys and values in one matrix, which can't be compared or rotated; "
@@ -355,12 +357,12 @@ class Architecture:
         return [module.get_submodule(name) for name in self.attention]
 
     def mlm_entry(self, model: PreTrainedModel) -> Any:
-        """The first module of a model's masked-LM head."""
+        """Return the first module of a model's masked-LM head."""
         modules = dict(model.named_modules())
         return next(modules[name] for name in self.mlm_entries if name in modules)
 
     def filters(self, model: PreTrainedModel, layer: int) -> Any:
-        """The second linear module of a layer's FFN; a column each is a neuron's filter."""
+        """Return the second linear module of a layer's FFN; each column of its weight is a neuron's filter."""
         (name,) = (name for name, dims in self.layer.items() if dims[1:] == (NEURON,))
         return model.base_model.get_submodule(f"{self.layers}.{layer}.{name.removesuffix('.weight')}")
 

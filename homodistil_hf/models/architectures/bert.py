@@ -1,4 +1,4 @@
-"""BERT: the parameters that it is made of, and its classes, stock and per-layer-width."""
+"""BERT: its parameters and its classes."""
 
 from transformers import BertConfig
 
@@ -17,12 +17,12 @@ LAYER = {
     **linear("output.dense", HIDDEN, NEURON),
     **norm("output.LayerNorm"),
 }
-"""Parameters of a layer, in all architectures that took theirs from BERT."""
+"""Parameters of a layer, also of the architectures that took theirs from BERT."""
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 
 
 def embeddings(channels: str = HIDDEN) -> Shapes:
-    """Tables of words, positions and segments, and their LayerNorm."""
+    """Return the tables of words, positions and segments, and their LayerNorm."""
     tables = {"word": _VOCABULARY, "position": "max_position_embeddings", "token_type": "type_vocab_size"}
     return {
         **{f"embeddings.{name}_embeddings.weight": (rows, channels) for name, rows in tables.items()},
@@ -61,13 +61,9 @@ BERT = Architecture(
         "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
     },
     surplus=("bert.pooler.", "cls.seq_relationship."),
+    is_timed=True,
     earlier_code=(
         "ae9aad0b0374d5c66568dfcc2930bbaaeb055cc0d75227d1668b11140bb11c7f",
         "513cc965b663f195f12da290d120d7e973636fff5e8204a9bfed1e96d0f9e50b",
     ),
 )
-
-
-def has_blocks_of_bert(architecture: Architecture) -> bool:
-    """Whether embeddings and layers are BERT's, whatever the heads."""
-    return (architecture.embeddings, architecture.layer) == (BERT.embeddings, BERT.layer)

@@ -1,4 +1,4 @@
-"""DeBERTa-v2 and v3: distances are embedded, and projected as queries and keys are, or by matrices of their own."""
+"""DeBERTa-v2 and v3: distances are embedded, and projected by the matrices of queries and keys or by their own."""
 
 from transformers import DebertaV2Config
 
@@ -27,7 +27,7 @@ _CONVOLUTION = {
 _OWN = {
     kind: linear(f"attention.self.pos_{name}_proj", QUERY, HIDDEN) for kind, name in (("c2p", "key"), ("p2c", "query"))
 }
-"""Kind of a score with distances → what projects them where queries and keys don't."""
+"""Kind of a score with distances → their own projection, where they don't share that of queries and keys."""
 
 
 def _num_distances(config: DebertaV2Config) -> int:

@@ -1,4 +1,4 @@
-"""DistilBERT: no segments, names of its own for everything, and a masked-LM head that lies beside the encoder."""
+"""DistilBERT: no segments, names of its own for everything, and a masked-LM head beside the encoder."""
 
 from transformers import DistilBertConfig
 

@@ -1,4 +1,4 @@
-"""ELECTRA: BERT's layers behind embeddings of a width of their own, which a projection brings to the hidden size."""
+"""ELECTRA: BERT's layers behind embeddings of another width and a projection to the hidden size."""
 
 from transformers import ElectraConfig
 

@@ -1,8 +1,8 @@
 """BERT whose encoder multiplies bits: weights of one bit, activations of one, two, four or eight.
 
-While it is trained, float weights stand behind the bits and learn through them (straight-through gradients); packed,
-a weight takes one bit, and nothing is trained. Formulas are those of BiT (NeurIPS 2022, arXiv 2205.13016). The file
-imports torch, transformers and the modelling files beside it only, because it travels inside exports as remote code.
+In training, float weights stand behind the bits and learn through them (straight-through gradients). Packed, a weight
+takes one bit and nothing is trained. Formulas are those of BiT (NeurIPS 2022, arXiv 2205.13016). The file imports
+torch, transformers and the modelling files beside it only, because it travels inside exports as remote code.
 
 Shapes: B batch, T tokens, N heads, D channels of a head, I inputs, O outputs, P packed bytes of a row, ⌈I / 8⌉.
 """
@@ -28,11 +28,10 @@ class BinaryBertConfig(HomoBertConfig):
     """Configuration of a BERT with one bit a weight.
 
     Args:
-        activation_bits (`int`): Of every input of a matrix product in the encoder: 1, 2, 4 or 8.
+        activation_bits (`int`): Bits of every input of a matrix product in the encoder: 1, 2, 4 or 8.
         two_sets (`bool`): Inputs that are never negative (attention's shares, the FFN's activations) take values of
             {0, …}; with `False` all inputs take signed values.
-        elastic (`bool`): Scale and threshold of activations are learned; with `False` they stay what the first batch
-            gave.
+        elastic (`bool`): Scale and threshold of activations are learned; with `False` the first batch sets them.
         packed (`bool`): The file holds bits; the model only runs.
     """
 
@@ -44,7 +43,7 @@ class BinaryBertConfig(HomoBertConfig):
     packed: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Refuse numbers of bits that there are no sets for."""
+        """Refuse other numbers of bits."""
         if self.activation_bits not in ACTIVATION_BITS:
             raise ValueError(f"activation_bits={self.activation_bits} is not supported; nearest valid: 1, 2, 4 or 8")
         super().__post_init__(**kwargs)
@@ -53,8 +52,8 @@ class BinaryBertConfig(HomoBertConfig):
 class ElasticQuantizer(nn.Module):
     """Activations of a few bits: x_q = α · q(clip((x − β) / α, low, high)), with learnable scale α and threshold β.
 
-    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), as for learned step sizes. What
-    learns is log α and β / α: α stays positive, and steps of one size suit scales of any.
+    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), as for learned step sizes. The
+    parameters are log α and β / α: α stays positive, and steps of one size suit all scales.
 
     Args:
         bits: 1, 2, 4 or 8.
@@ -79,7 +78,7 @@ class ElasticQuantizer(nn.Module):
         return self.log_scale.exp()
 
     def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Whole numbers of the set, of the same shape and float type, and α; the product is the activations."""
+        """Return whole numbers of the set, in the values' shape and type, and α; their product approximates x."""
         if self.calibrates:
             self.calibrate(values)
         if not torch.is_grad_enabled():
@@ -90,12 +89,12 @@ class ElasticQuantizer(nn.Module):
         return _Quantized.apply(values, scale, offset, self), scale
 
     def quantized(self, scaled: torch.Tensor) -> torch.Tensor:
-        """The whole numbers alone, of x / α − β / α."""
+        """Return the whole numbers for x / α − β / α."""
         return signs(scaled) if self.is_sign else scaled.clamp(self.low, self.high).round_()
 
     @torch.no_grad()
     def calibrate(self, values: torch.Tensor) -> None:
-        """Start from a batch: the α of least squared error, which is mean |x| where only the sign counts."""
+        """Set α from a batch: the one of least squared error, which is mean |x| where only the sign counts."""
         sample = values.float().flatten()[:: values.numel() // _SAMPLE | 1]  # odd, so that it meets all columns
         scale = sample.abs().mean()
         if not self.is_sign:
@@ -105,7 +104,7 @@ class ElasticQuantizer(nn.Module):
         self.log_scale.copy_(scale.clamp(min=1e-8).log())
 
 
-_SAMPLE = 2**16  # values that a start is taken from
+_SAMPLE = 2**16  # values of a batch that α starts from
 _FRACTIONS = 2 ** -torch.arange(0, 8, 0.2)  # of the scale that reaches the largest value
 
 
@@ -138,7 +137,7 @@ class _Quantized(torch.autograd.Function):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The first, whose gradient is the second's."""
+    """Returns the first argument; its gradient goes to the second."""
 
     @staticmethod
     def forward(ctx: Any, rounded: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -181,7 +180,7 @@ class BinaryLinear(nn.Linear):
 
 
 class PackedLinear(nn.Module):
-    """The same layer with one bit a weight, for inference; with [`multiply`] the product is taken of the bits."""
+    """The same layer with one bit a weight, for inference; `multiply`, if set, multiplies the bits themselves."""
 
     packed: torch.Tensor
     weight_scale: torch.Tensor
@@ -208,7 +207,7 @@ class PackedLinear(nn.Module):
 
 
 def _forget_bits(layer: PackedLinear, _: Any) -> None:
-    """Drop what was made of other bits; a function, as a module with a lambda can't be pickled."""
+    """Drop what was made of the former bits; a function, as a module with a lambda can't be pickled."""
     layer._signs = layer.multiply = None
 
 
@@ -336,31 +335,23 @@ def make_binary(model: LayerwiseModel) -> None:
             block.dense = _linear(config, block.dense.in_features, block.dense.out_features, is_signed=is_signed)
 
 
-class BinaryBertForSequenceClassification(HomoBertForSequenceClassification):
+class _BinaryModel(LayerwiseModel):
+    """Mixin in front of a student class: builds it, then puts layers of bits in place."""
+
+    config_class = BinaryBertConfig
+
+    def __init__(self, config: BinaryBertConfig):
+        super().__init__(config)
+        make_binary(self)
+
+
+class BinaryBertForSequenceClassification(_BinaryModel, HomoBertForSequenceClassification):
     """Classification or regression of whole sequences, of bits."""
 
-    config_class = BinaryBertConfig
 
-    def __init__(self, config: BinaryBertConfig):
-        super().__init__(config)
-        make_binary(self)
-
-
-class BinaryBertForTokenClassification(HomoBertForTokenClassification):
+class BinaryBertForTokenClassification(_BinaryModel, HomoBertForTokenClassification):
     """Classification of every token, of bits."""
 
-    config_class = BinaryBertConfig
 
-    def __init__(self, config: BinaryBertConfig):
-        super().__init__(config)
-        make_binary(self)
-
-
-class BinaryBertForQuestionAnswering(HomoBertForQuestionAnswering):
+class BinaryBertForQuestionAnswering(_BinaryModel, HomoBertForQuestionAnswering):
     """Start and end of an answer, of bits."""
-
-    config_class = BinaryBertConfig
-
-    def __init__(self, config: BinaryBertConfig):
-        super().__init__(config)
-        make_binary(self)

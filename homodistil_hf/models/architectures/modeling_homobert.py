@@ -46,7 +46,7 @@ class HomoBertForMaskedLM(LayerwiseMaskedLM, BertForMaskedLM):
     unused_if_untied = "cls.predictions.bias"
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         return self.cls.predictions.transform(states)
 
 

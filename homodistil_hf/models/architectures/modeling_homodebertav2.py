@@ -27,7 +27,7 @@ class HomoDebertaV2Config(LayerwiseConfig, DebertaV2Config):
 
 
 class DebertaV2Layers(LayerwiseModel):
-    """Where DeBERTa's linear layers are, and how its scores are scaled."""
+    """DeBERTa's linear layers, and the scale of its scores."""
 
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         (f"attention.self.{name}_proj" for name in ("query", "key", "value", "pos_key", "pos_query")), 1
@@ -36,9 +36,9 @@ class DebertaV2Layers(LayerwiseModel):
     scales_queries = True
 
     def query_factor(self, head_dim: int, softmax_head_dim: int) -> float:
-        """As elsewhere, of roots that are rounded to float32, as the stock class has them."""
+        """Return [`LayerwiseModel.query_factor`], of roots that are rounded to float32 as in the stock class."""
         terms = 1 + sum(kind in (self.config.pos_att_type or ()) for kind in ("c2p", "p2c"))
-        # Said, as a model is built in whatever type its weights are loaded in.
+        # dtype and device are explicit: `from_pretrained` changes both defaults while it builds a model.
         sizes = torch.tensor([head_dim * terms, softmax_head_dim * terms], dtype=torch.float32, device="cpu")
         present, wanted = sizes.sqrt().tolist()
         return present / wanted
@@ -51,7 +51,7 @@ class HomoDebertaV2Model(DebertaV2Layers, DebertaV2Model):
 
 
 class Decoder(NamedTuple):
-    """A decoder that is no module of its own."""
+    """Weight and bias of a decoder that is no module."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -67,7 +67,7 @@ class HomoDebertaV2ForMaskedLM(DebertaV2Layers, LayerwiseMaskedLM, DebertaV2ForM
         super().__init__(config)
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         if self.legacy:
             return self.cls.predictions.transform(states)
         head = self.lm_predictions.lm_head
@@ -75,7 +75,7 @@ class HomoDebertaV2ForMaskedLM(DebertaV2Layers, LayerwiseMaskedLM, DebertaV2ForM
 
     @property
     def decoder_layer(self) -> Any:
-        """What has the decoder's `weight` and `bias`."""
+        """Return an object with the decoder's `weight` and `bias`."""
         if self.legacy:
             return self.get_output_embeddings()
         return Decoder(self.get_input_embeddings().weight, self.lm_predictions.lm_head.bias)

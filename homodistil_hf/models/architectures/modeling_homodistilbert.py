@@ -27,7 +27,7 @@ class HomoDistilBertConfig(LayerwiseConfig, DistilBertConfig):
 
 
 class DistilBertLayers(LayerwiseModel):
-    """Where DistilBERT's linear layers are."""
+    """DistilBERT's linear layers."""
 
     layers_path = "transformer.layer"
     attention_path = "attention"
@@ -52,7 +52,7 @@ class HomoDistilBertForMaskedLM(DistilBertLayers, LayerwiseMaskedLM, DistilBertF
     config_class = HomoDistilBertConfig
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         return self.vocab_layer_norm(self.activation(self.vocab_transform(states)))
 
 

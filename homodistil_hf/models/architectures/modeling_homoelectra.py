@@ -35,12 +35,12 @@ class HomoElectraForMaskedLM(LayerwiseMaskedLM, ElectraForMaskedLM):
     config_class = HomoElectraConfig
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """`(…, hidden_size)`, the encoder's last states → `(…, embedding_size)`."""
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs, `(…, embedding_size)`."""
         return self.generator_predictions(states)
 
 
 class HomoElectraForPreTraining(LayerwiseModel, ElectraForPreTraining):
-    """The discriminator: one logit a token, above 0 where it is no token of the text."""
+    """The discriminator: one logit a token, above 0 for a token that was replaced."""
 
     config_class = HomoElectraConfig
 

@@ -1,7 +1,7 @@
 """ModernBERT with widths of its own in every layer; travels inside compact exports as remote code.
 
 Rotary positions have a frequency for each pair of a head's channels: channel c turns with c + d/2. Heads can be
-smaller where all layers of a type keep the same pairs, whose frequencies stay what they were.
+smaller if all layers of a type keep the same pairs; the frequencies of these pairs stay.
 """
 
 import copy
@@ -34,7 +34,7 @@ class HomoModernBertConfig(LayerwiseConfig, ModernBertConfig):
 
     Args:
         rotary_pairs (`dict[str, list[int]]`, *optional*):
-            Type of layer → the pairs of channels that its heads keep of the teacher's, rising. Default: all.
+            Type of layer → the teacher's pairs of channels that its heads keep, rising. Default: all.
     """
 
     model_type = "homomodernbert"
@@ -45,15 +45,15 @@ class HomoModernBertConfig(LayerwiseConfig, ModernBertConfig):
 
 
 class RotaryPairs(ModernBertRotaryEmbedding):
-    """Frequencies of the pairs that are left."""
+    """Rotary embedding with the frequencies of the kept pairs."""
 
     @staticmethod
     def compute_default_rope_parameters(
         config: Any, device: torch.device | None = None, layer_type: str | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, float]:
-        """`(pairs,)` float32, and what queries and keys are multiplied by: (d'/d)^¼ each.
+        """Return the frequencies, `(pairs,)` float32, and the factor of queries and keys: (d'/d)^¼ each.
 
-        The stock class divides scores by √d', as d' = `head_dim`; with both factors it is √d, as in the teacher.
+        The stock class divides scores by √d' with d' = `head_dim`; together with both factors, by the teacher's √d.
         """
         frequencies, factor = ModernBertRotaryEmbedding.compute_default_rope_parameters(config, device, layer_type)
         if not (kept := (config.rotary_pairs or {}).get(layer_type)):
@@ -62,7 +62,7 @@ class RotaryPairs(ModernBertRotaryEmbedding):
 
 
 class ModernBertLayers(LayerwiseModel):
-    """Where ModernBERT's linear layers are, and the frequencies of its positions."""
+    """ModernBERT's linear layers, and the frequencies of its positions."""
 
     layers_path = "layers"
     attention_path = "attn"
@@ -76,10 +76,10 @@ class ModernBertLayers(LayerwiseModel):
         self.set_shared_widths()
 
     def set_shared_widths(self) -> None:
-        """Take the frequencies of positions from the size of the teacher's heads.
+        """Compute the frequencies of positions for the size of the teacher's heads.
 
         Raises:
-            ValueError: the configuration's pairs are not those of heads of its size.
+            ValueError: the configuration's pairs don't fit its head size.
         """
         _check_pairs(self.config)
         whole = copy.deepcopy(self.config)
@@ -88,7 +88,7 @@ class ModernBertLayers(LayerwiseModel):
         self.base_model.rotary_emb = RotaryPairs(whole).to(self.device)
 
     def note_units(self, units: Mapping[str, torch.Tensor]) -> None:
-        """Say which pairs stay of those that were there."""
+        """Note in the configuration which of its pairs stay."""
         pairs = dict(self.config.rotary_pairs or {})
         for kind in sorted(set(self.config.layer_types)):
             if (kept := units.get(f"query_key.{kind}")) is not None:
@@ -109,7 +109,7 @@ def _check_pairs(config: Any) -> None:
 
 
 def _whole_head_dim(config: Any) -> int:
-    """Channels of a head before any pair was dropped."""
+    """Return the channels of a head before any pair was dropped."""
     return config.softmax_head_dim or layer_head_dim(layer_config(config, 0))
 
 
@@ -125,7 +125,7 @@ class HomoModernBertForMaskedLM(ModernBertLayers, LayerwiseMaskedLM, ModernBertF
     config_class = HomoModernBertConfig
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         return self.head(states)
 
 

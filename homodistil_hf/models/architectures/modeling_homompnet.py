@@ -28,7 +28,7 @@ class HomoMPNetConfig(LayerwiseConfig, MPNetConfig):
 
 
 class MPNetLayers(LayerwiseModel):
-    """Where MPNet's linear layers are, and the table of distances that the heads of all layers share."""
+    """MPNet's linear layers, and the table of distances that the heads of all layers share."""
 
     attention_path = "attention.attn"
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
@@ -58,7 +58,7 @@ class HomoMPNetForMaskedLM(MPNetLayers, LayerwiseMaskedLM, MPNetForMaskedLM):
     unused_if_untied = "lm_head.bias"
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         head = self.lm_head
         return head.layer_norm(F.gelu(head.dense(states)))
 

@@ -34,7 +34,7 @@ class RobertaMaskedLM(LayerwiseMaskedLM):
     unused_if_untied = "lm_head.bias"
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         head = self.lm_head
         return head.layer_norm(F.gelu(head.dense(states)))
 

@@ -4,7 +4,7 @@ A class here is put in front of a stock class of transformers. The stock class i
 the linear layers of each of its layers are then given the sizes of ``config.per_layer_config[i]``: number of heads,
 head size and FFN size may differ from layer to layer, and heads × head size need not equal the hidden size. Forward
 passes are those of transformers. The file imports torch and transformers only, because it travels inside compact
-exports as remote code; which parameters belong together and how a student shrinks is said elsewhere.
+exports as remote code. models/units.py groups the parameters, pruning/ shrinks a student.
 """
 
 import copy
@@ -20,23 +20,23 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 
 class LayerwiseConfig:
-    """What the configuration of a student has before that of its stock class.
+    """Mixin in front of a stock configuration: widths of its own for every layer.
 
-    Uniform widths are plain attributes; differing ones stand in transformers' own ``per_layer_config``, under the
-    names that the stock configuration has for them, and ``head_dim``. Subclasses declare two fields of their own:
+    Uniform widths are plain attributes. Differing ones stand in transformers' own ``per_layer_config``, under the
+    stock configuration's names and ``head_dim``. Subclasses declare two fields of their own:
 
     head_dim (`int`, *optional*):
         Channels of one head. Default: ``hidden_size // num_attention_heads``.
     softmax_head_dim (`int`, *optional*):
-        Head size d that the softmax scale 1/√d is taken from. A pruned head keeps the scale it was trained with, so
+        Head size d of the softmax scale 1/√d. A pruned head keeps the scale it was trained with, so
         this stays the teacher's head size while ``head_dim`` shrinks. Default: each layer's ``head_dim``.
     """
 
-    _auto_class = None  # not the parent's: some process may have marked the stock class as somebody's remote code
+    _auto_class = None  # not inherited: a process may have registered the stock class as remote code
     width_names: ClassVar[Mapping[str, str]] = {}
-    """Width → the stock configuration's name for it, where that is another."""
+    """Width → the stock configuration's name for it, if that is another."""
     like_hidden_size: ClassVar[tuple[str, ...]] = ()
-    """Other names under which the stock configuration has the hidden size."""
+    """Further names of the hidden size in the stock configuration."""
 
     is_heterogeneous: bool
     per_layer_config: Any
@@ -51,33 +51,18 @@ class LayerwiseConfig:
 
 
 def layer_head_dim(layer_config: PreTrainedConfig) -> int:
-    """The size of one head in one layer.
-
-    Args:
-        layer_config: a stock configuration, or one element of a student's `per_layer_config`.
-
-    Returns:
-        `int`: channels a head, ≥ 1.
-    """
+    """Return the channels of one head, by a stock configuration or one element of a student's `per_layer_config`."""
     head_dim = getattr(layer_config, "head_dim", None)
     return head_dim or layer_config.hidden_size // layer_config.num_attention_heads
 
 
 def layer_config(config: PreTrainedConfig, layer: int) -> PreTrainedConfig:
-    """One layer's view of a configuration.
-
-    Args:
-        config: of a stock model or a student.
-        layer: layer index, 0 ≤ layer < num_hidden_layers.
-
-    Returns:
-        `PreTrainedConfig`: with that layer's widths; the configuration itself where all layers are alike.
-    """
+    """Return a layer's view of a configuration, with its widths; the configuration itself if layers are alike."""
     return config.per_layer_config[layer] if config.is_heterogeneous else config
 
 
 def width_name(config: PreTrainedConfig | type[PreTrainedConfig], width: str) -> str:
-    """What the configuration calls a width."""
+    """Return the configuration's name for a width."""
     return getattr(config, "width_names", {}).get(width, width)
 
 
@@ -86,8 +71,8 @@ def write_widths(config: PreTrainedConfig, hidden_size: int, layers: list[dict[s
 
     Args:
         config: changed in place.
-        hidden_size: of all layers.
-        layers: of each layer `num_attention_heads`, `head_dim` and `intermediate_size`.
+        hidden_size: the hidden size of all layers.
+        layers: `num_attention_heads`, `head_dim` and `intermediate_size` of each layer.
     """
     config.per_layer_config = None
     for name in ("hidden_size", *getattr(config, "like_hidden_size", ())):
@@ -100,7 +85,7 @@ def write_widths(config: PreTrainedConfig, hidden_size: int, layers: list[dict[s
 
 
 class ScaledLinear(nn.Linear):
-    """A linear layer whose outputs are multiplied: the softmax scale of attention that takes it from its head size."""
+    """A linear layer with a factor on its outputs, for attention that derives its softmax scale from the head size."""
 
     factor = 1.0
 
@@ -111,7 +96,7 @@ class ScaledLinear(nn.Linear):
 
 
 class LayerwiseModel(PreTrainedModel):
-    """What a student's class has before its stock class; subclasses say where its linear layers are.
+    """Mixin in front of a stock class: linear layers of their own sizes; subclasses name the linear layers.
 
     Inputs and outputs are those of the stock class.
     """
@@ -123,15 +108,17 @@ class LayerwiseModel(PreTrainedModel):
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         ("attention.self.query", "attention.self.key", "attention.self.value"), 1
     )
-    """Linear layer → its outputs by heads × head size."""
+    """Linear layer → number of outputs as a multiple of heads × head size."""
     out_of_attention: ClassVar[str] = "attention.output.dense"
     into_ffn: ClassVar[Mapping[str, int]] = {"intermediate.dense": 1}
     out_of_ffn: ClassVar[str] = "output.dense"
     queries: ClassVar[tuple[str, ...]] = ("attention.self.query",)
     scales_queries: ClassVar[bool] = False
-    """Whether attention takes its softmax scale from the present head size, so that queries make up for it."""
+    """Whether attention takes its softmax scale from the present head size, so that queries must compensate."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
+        # Build the stock class as narrow as it can be, give its modules the true configuration back, then put linear
+        # layers of the right sizes in place. Memory for the wide stock layers is never taken.
         narrow = copy.deepcopy(config)
         write_widths(narrow, config.hidden_size, [{"num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}])
         super().__init__(narrow, *args, **kwargs)
@@ -154,26 +141,26 @@ class LayerwiseModel(PreTrainedModel):
         sizes |= {self.out_of_attention: (attention, hidden), self.out_of_ffn: (ffn, hidden)}
         present = dict(layer.named_modules())
         for name, (inputs, outputs) in sizes.items():
-            if name in present:  # some configurations lack some
+            if name in present:  # a configuration may switch some off
                 kind = ScaledLinear if self.scales_queries and name in self.queries else nn.Linear
                 layer.set_submodule(name, kind(inputs, outputs, bias=present[name].bias is not None))
         self.set_layer_widths(layer, widths)
 
     def _build_shared(self, config: Any) -> None:
-        """Give what all layers share its sizes, where there is something."""
+        """Resize the modules that all layers share, such as MPNet's relative positions; none by default."""
 
     def note_units(self, units: Mapping[str, torch.Tensor]) -> None:
-        """Say in the configuration which units stay, where it has a place for that; before parameters are cut.
+        """Note the kept units in the configuration, if it has a field for them; called before parameters are cut.
 
         Args:
-            units: group that loses some → int64 indices of those that are kept.
+            units: group that loses units → int64 indices of the kept ones.
         """
 
     def set_shared_widths(self) -> None:
-        """Make what all layers share and what is no parameter as the configuration says."""
+        """Rebuild, from the configuration, buffers that all layers share; none by default."""
 
     def set_layer_widths(self, layer: nn.Module, widths: PreTrainedConfig) -> None:
-        """Tell a layer's attention its head count, head size and softmax scale.
+        """Set the head count, head size and softmax scale of a layer's attention.
 
         Args:
             layer: of the encoder; its parameters have these widths already.
@@ -195,12 +182,12 @@ class LayerwiseModel(PreTrainedModel):
                 module.factor = self.query_factor(head_dim, softmax_head_dim)
 
     def query_factor(self, head_dim: int, softmax_head_dim: int) -> float:
-        """What queries are multiplied by where scores are divided by √head_dim and should be by √softmax_head_dim."""
+        """Return the factor of queries where scores are divided by √head_dim instead of √softmax_head_dim."""
         return (head_dim / softmax_head_dim) ** 0.5
 
 
 def _begin_with_encoder(model: PreTrainedModel) -> None:
-    # Of a tied pair the first name counts, which must be that of the embeddings: it is what files hold.
+    # Encoder first: of tied weights `save_pretrained` keeps the first name, which must be the embeddings'.
     modules: dict[str, Any] = model.__dict__["_modules"]
     encoder_first = dict(sorted(modules.items(), key=lambda item: item[0] != model.base_model_prefix))
     modules.clear()
@@ -208,7 +195,7 @@ def _begin_with_encoder(model: PreTrainedModel) -> None:
 
 
 def encoder_layers(model: LayerwiseModel) -> Any:
-    """The layers of a student, with any head or none."""
+    """Return the layers of a student, with any head or none."""
     return model.base_model.get_submodule(model.layers_path)
 
 
@@ -217,7 +204,7 @@ class LayerwiseMaskedLMOutput(MaskedLMOutput):
     """Output of a masked-LM model that stopped before its decoder.
 
     Args:
-        decoder_inputs: `(M, hidden_size)`, what the decoder makes logits of.
+        decoder_inputs: `(M, hidden_size)`, the inputs of the decoder.
     """
 
     decoder_inputs: torch.Tensor | None = None
@@ -227,7 +214,7 @@ class LayerwiseMaskedLM(LayerwiseModel):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
 
     unused_if_untied: ClassVar[str | None] = None
-    """A bias that an untied decoder doesn't share: no gradient ever reaches it, and DDP would wait for it."""
+    """A bias that an untied decoder doesn't use: it never gets a gradient, for which DDP would wait."""
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -235,12 +222,12 @@ class LayerwiseMaskedLM(LayerwiseModel):
             self.get_parameter(self.unused_if_untied).requires_grad_(False)
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """`(…, hidden_size)`, the encoder's last states → what the decoder makes logits of."""
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         raise NotImplementedError
 
     @property
     def decoder_layer(self) -> Any:
-        """What has the decoder's `weight` and `bias`."""
+        """Return an object with the decoder's `weight` and `bias`."""
         return self.get_output_embeddings()
 
     def forward(
@@ -258,11 +245,11 @@ class LayerwiseMaskedLM(LayerwiseModel):
         Args:
             input_ids: `(batch, tokens)` int64.
             attention_mask: `(batch, tokens)`, 1 = token, 0 = padding.
-            token_type_ids: `(batch, tokens)` int64, of architectures that have segments.
+            token_type_ids: `(batch, tokens)` int64, for architectures with segments.
             labels: `(batch, tokens)` int64, -100 = not predicted; adds `loss` to the output.
             masked_positions: `(M,)` int64 indices into batch·tokens; logits are then `(M, vocab)`.
-            skip_decoder: with `masked_positions`, give `decoder_inputs` `(M, hidden_size)` instead of logits.
-            kwargs: what the stock class takes besides.
+            skip_decoder: with `masked_positions`, return `decoder_inputs` `(M, hidden_size)` instead of logits.
+            kwargs: other arguments of the stock class.
 
         Returns:
             [`~transformers.modeling_outputs.MaskedLMOutput`].
@@ -270,7 +257,7 @@ class LayerwiseMaskedLM(LayerwiseModel):
         Raises:
             ValueError: `labels` together with `masked_positions`.
         """
-        if token_type_ids is not None:  # not every stock class knows of them
+        if token_type_ids is not None:  # not every stock class accepts them
             kwargs["token_type_ids"] = token_type_ids
         if masked_positions is None:
             return super().forward(input_ids, attention_mask=attention_mask, labels=labels, **kwargs)

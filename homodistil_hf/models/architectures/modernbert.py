@@ -26,13 +26,13 @@ _HEAD = {**_DENSE, **norm("head.norm")}
 
 
 def _rotary_kinds(config: ModernBertConfig) -> tuple[str, ...]:
-    """Layers of a type share their frequencies; scaled ones are computed for whole heads only."""
+    """Return the type of each layer, as layers of a type share their frequencies; empty if frequencies are scaled."""
     is_plain = all(config.rope_parameters[kind]["rope_type"] == "default" for kind in set(config.layer_types))
     return tuple(config.layer_types) if is_plain else ()
 
 
 def _absent(config: ModernBertConfig) -> set[str]:
-    """Biases that a configuration switches off; it says of each kind whether there are any."""
+    """Return the biases that a configuration switches off, kind by kind."""
     absent = set()
     for has_bias, shapes in (
         (config.attention_bias, _ATTENTION),

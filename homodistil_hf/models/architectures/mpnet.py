@@ -1,4 +1,4 @@
-"""MPNet: heads have a column each in one table of distances, which all layers add to their scores."""
+"""MPNet: all layers add a table of distances to their scores, with a column for each head."""
 
 from transformers import MPNetConfig
 

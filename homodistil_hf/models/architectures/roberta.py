@@ -1,4 +1,4 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT's layers, a masked-LM head and a classifier of their own."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT's layers; a masked-LM head and a classifier of their own."""
 
 from transformers import CamembertConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
 
@@ -45,6 +45,7 @@ def _architecture(title: str, model_type: str, name: str, config: type[PreTraine
         pooler=linear("pooler.dense", HIDDEN, HIDDEN),
         surplus=("roberta.pooler.",),
         first_position=_first_position,
+        is_timed=True,
     )
 
 

@@ -1,7 +1,7 @@
 """Ways to run a model: torch as it is, torch compiled, ONNX Runtime. Outputs are compared before anything is timed.
 
-Everything is float32, in evaluation mode and without gradients. How an ONNX graph is made and how passes are timed
-isn't here.
+Everything is float32, in evaluation mode and without gradients. onnx_graph.py makes ONNX graphs, timing.py times
+passes.
 """
 
 import contextlib
@@ -38,13 +38,13 @@ class FirstOutput(nn.Module):
 
 
 def check_backend(backend: str) -> None:
-    """Refuse a backend that does not exist."""
+    """Refuse an unknown backend."""
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is unknown; nearest valid: {nearest_name(backend, BACKENDS)!r}")
 
 
 def missing_reason(backend: str) -> str | None:
-    """Say what a backend lacks here and how to install it; None where it lacks nothing."""
+    """Return what a backend lacks on this machine and how to install it; None if it lacks nothing."""
     if backend == "compiled":
         return compiling_problem()
     if backend != "onnxruntime" or not (missing := missing_packages()):
@@ -53,7 +53,7 @@ def missing_reason(backend: str) -> str | None:
 
 
 def model_inputs(config: PreTrainedConfig, batch_size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random tokens without padding, from a generator of their own, and their mask: each `(batch, tokens)` int64.
+    """Return random tokens without padding, from a generator of their own, and their mask: `(batch, tokens)` int64.
 
     Raises:
         ValueError: the length is above the model's positions.
@@ -67,16 +67,16 @@ def model_inputs(config: PreTrainedConfig, batch_size: int, length: int) -> tupl
 
 
 def make_runner(module: nn.Module, backend: str, inputs: Sequence[torch.Tensor], folder: Path) -> Runner:
-    """Prepare a module to be run by one backend, and check on `inputs` that it computes what torch computes.
+    """Prepare a module for one backend, and check on `inputs` that its outputs equal torch's.
 
     Args:
         module: returns one tensor; float32, in evaluation mode, on the CPU.
         backend: a name of `BACKENDS`.
         inputs: `(batch, tokens, …)` each.
-        folder: where an ONNX graph goes; it must stay while the runner is used.
+        folder: for an ONNX graph; it must exist as long as the runner is used.
 
     Returns:
-        Callable that takes tensors like `inputs`, of any batch size and length, by position.
+        A callable that takes tensors like `inputs`, of any batch size and length, by position.
 
     Raises:
         ValueError: the outputs differ by more than `TOLERANCE`.
@@ -109,7 +109,7 @@ def check_equal(module: nn.Module, runner: Runner, inputs: Sequence[torch.Tensor
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every part of a model into evaluation mode for a while; each is afterwards what it was."""
+    """Put every part of a model into evaluation mode, and restore each part's mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

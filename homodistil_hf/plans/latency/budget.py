@@ -1,7 +1,7 @@
-"""The plan that meets a latency budget on this machine: `"latency_ms=5"`, with conditions behind it where they differ.
+"""The plan that meets a latency budget on this machine: `"latency_ms=5"`, with the conditions that differ behind it.
 
-It ties the measured table to the search for a plan. A run asks once and writes the answer down: a measured time never
-steers a run that goes on.
+It ties the measured table of parts.py to the search of budgets.py. A run asks once and stores the plan: a measured
+time never steers a resumed run.
 """
 
 import dataclasses
@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig
 
 from ...files.messages import nearest_name, short_repr
 from ...models.architectures import architecture_of
-from ...models.architectures.bert import has_blocks_of_bert
 from ...models.widths import WidthPlan, widths_of
 from ..budgets import LATENCY_BUDGET, plan_for_latency
 from .backends import FirstOutput, make_runner, model_inputs
@@ -30,7 +29,7 @@ _EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
 
 @dataclass(frozen=True)
 class LatencyBudget:
-    """What a student may take: milliseconds of one forward pass of embeddings and encoder, > 0."""
+    """Largest milliseconds, > 0, of one forward pass of a student's embeddings and encoder, and its conditions."""
 
     limit_ms: float
     conditions: Conditions = field(default_factory=Conditions)
@@ -40,7 +39,7 @@ class LatencyBudget:
         """Read `latency_ms=…`, then any of `batch_size=…`, `length=…`, `backend=…`, separated by commas.
 
         Raises:
-            ValueError: an unknown or repeated name, or a value that can't be.
+            ValueError: an unknown or repeated name, or an impossible value.
 
         Example:
         ```python
@@ -68,14 +67,14 @@ class LatencyBudget:
 
 @dataclass(frozen=True)
 class LatencyPlan:
-    """A plan, what it is predicted to take and what its teacher is; heads × head size is the hidden size."""
+    """A plan, its predicted milliseconds and its teacher's; heads × head size is the hidden size."""
 
     plan: WidthPlan
     latency_ms: float
     teacher_latency_ms: float
 
     def facts(self, budget: LatencyBudget) -> dict[str, Any]:
-        """What was asked for and what is predicted, as JSON values."""
+        """Return the budget and the predictions as JSON values."""
         conditions = dataclasses.asdict(budget.conditions)
         predicted = {"student": self.latency_ms, "teacher": self.teacher_latency_ms}
         return {"limit_ms": budget.limit_ms, "conditions": conditions, "predicted_ms": predicted}
@@ -85,13 +84,13 @@ def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: in
     """Find the largest plan for a teacher's configuration that is predicted to stay within a budget on this machine.
 
     Raises:
-        ValueError: out of reach, the message names the range; or a length above the teacher's positions.
+        ValueError: a budget out of reach, the message names the range; or a length above the teacher's positions.
     """
     architecture = architecture_of(config)
-    if not has_blocks_of_bert(architecture):
+    if not architecture.is_timed:
         raise ValueError(
-            f"student='latency_ms={budget.limit_ms:g}' is met with measured blocks of BERT, "
-            f"which a {architecture.model_type} has not; nearest valid: a share of the MACs, such as 'macs=0.25'"
+            f"student='latency_ms={budget.limit_ms:g}' is met with measured blocks of BERT, which a "
+            f"{architecture.model_type} is not made of; nearest valid: a share of the MACs, such as 'macs=0.25'"
         )
     table = latency_table(config, budget.conditions)
     plan = plan_for_latency(budget.limit_ms, config, predict=table.latency_ms, multiple=multiple)

@@ -1,7 +1,7 @@
 """A module as an ONNX graph, and ONNX Runtime's session that runs it.
 
 The graph comes from `torch.onnx.export`, its optimisation from ONNX Runtime. onnx and onnxruntime are the `[onnx]`
-extra and are imported when they are needed.
+extra, imported on use.
 """
 
 import importlib.util
@@ -77,8 +77,8 @@ def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | 
 
     Args:
         path: the file.
-        num_threads: of ONNX Runtime; default: torch's.
-        profile: beginning of the file name of ONNX Runtime's profile; default: none is taken.
+        num_threads: threads of ONNX Runtime; default: torch's number.
+        profile: beginning of the file name of ONNX Runtime's profile; default: no profile.
 
     Returns:
         `onnxruntime.InferenceSession`.
@@ -104,7 +104,7 @@ def _example(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _plain_attention(module: nn.Module) -> Iterator[None]:
-    """Export attention as two products and a softmax; torch's fused one becomes those and checks for NaN beside."""
+    """Export attention as two products and a softmax: torch's fused one would add checks for NaN."""
     models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
     before = [model.config._attn_implementation for model in models]
     for model in models:
@@ -118,7 +118,7 @@ def _plain_attention(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Torch tells of its own deprecations and of torchvision's absence at every export."""
+    """Silence torch, which warns of its own deprecations and of torchvision's absence at every export."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

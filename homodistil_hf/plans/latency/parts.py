@@ -1,7 +1,7 @@
 """Measures a latency table: attention blocks, FFN blocks and embeddings of random weights, at the widths of a grid.
 
-A table is measured once for a machine, its versions and its number of threads, and kept in the cache. What is made of
-it isn't here.
+A table is measured once for a machine, its versions and its number of threads, and kept in the cache. tables.py
+predicts a plan's milliseconds from it.
 """
 
 import functools
@@ -42,7 +42,7 @@ _NUM_WARMUP = 1
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is run, and how.
+    """Conditions of a measurement.
 
     Args:
         batch_size: sequences a forward pass, ≥ 1.
@@ -90,7 +90,7 @@ def latency_table(config: PreTrainedConfig, conditions: Conditions) -> LatencyTa
 
 @torch.no_grad()
 def measure_table(config: PreTrainedConfig, conditions: Conditions, grid: Grid) -> LatencyTable:
-    """Measure all parts of a grid, in turns, for a teacher of which everything but the widths counts."""
+    """Measure all parts of a grid, in turns, with a teacher's configuration except for its widths."""
     axes = {part: [grid[name] for name in names] for part, names in AXES.items()}
     points = [(part, *widths) for part in AXES for widths in itertools.product(*axes[part])]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
@@ -106,7 +106,7 @@ def measure_table(config: PreTrainedConfig, conditions: Conditions, grid: Grid) 
 
 
 def embedding_shape(config: PreTrainedConfig) -> dict[str, Any]:
-    """What latency depends on besides widths, as a configuration's arguments: embedding rows, activation, ε."""
+    """Return the settings besides widths that latency depends on: rows of tables, activation, ε."""
     names = ("vocab_size", "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")
     return {name: getattr(config, name) for name in names}
 
@@ -119,7 +119,7 @@ class AttentionBlock(nn.Module):
         self.block = _layer(config).attention
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
-        """Leave the attention weights out."""
+        """Return the block's output without the attention weights."""
         return self.block(hidden_BTH)[0]
 
 
@@ -153,7 +153,7 @@ def _pass(point: tuple[Any, ...], config: PreTrainedConfig, conditions: Conditio
     part, *widths = point
     narrow = {"hidden_size": 1, "num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}
     sized = HomoBertConfig(**narrow | dict(zip(AXES[part], widths, strict=True)), **embedding_shape(config))
-    # As the whole model is run: torch's own attention there, plain products in an ONNX graph.
+    # As in the whole model: torch's own attention, or plain products in an ONNX graph.
     sized._attn_implementation = "sdpa" if conditions.backend == "torch" else "eager"
     depth, inputs = 1, model_inputs(sized, conditions.batch_size, conditions.length)[0]
     if part != "embeddings":

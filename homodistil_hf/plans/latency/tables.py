@@ -1,7 +1,7 @@
-"""A latency table: what the parts of an encoder take on one machine, by their widths; and what a plan takes in sum.
+"""A latency table: milliseconds of an encoder's parts on one machine, by their widths; and their sum for a plan.
 
-Between the widths that were measured the table is interpolated, beyond them it is flat. How it is measured and kept,
-and the search for the plan that meets a budget, isn't here.
+The table is interpolated between measured widths and flat beyond them. parts.py measures and keeps it; budgets.py
+searches for the plan that meets a budget.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ AXES = {
 """Parts of an encoder, each with its residual connection and LayerNorm, and the widths that its cost depends on."""
 
 Grid: TypeAlias = Mapping[str, list[int]]
-"""Width → where parts are measured, increasing."""
+"""Width → its measured values, increasing."""
 
 _SHARES = {
     "hidden_size": (8, 4, 2, 1),
@@ -33,7 +33,7 @@ _SHARES = {
 
 
 def grid_below(teacher: WidthPlan) -> Grid:
-    """The grid for students of a teacher: halves, quarters and eighths of its widths.
+    """Return the grid for students of a teacher: halves, quarters and eighths of its widths.
 
     Example:
     ```python
@@ -61,7 +61,7 @@ class LatencyTable:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LatencyTable":
-        """Read what `to_dict` gave."""
+        """Read the result of `to_dict`."""
         return cls(values["grid"], {part: np.array(values["milliseconds"][part]) for part in AXES})
 
     def to_dict(self) -> dict[str, Any]:

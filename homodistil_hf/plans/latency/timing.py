@@ -1,6 +1,6 @@
-"""The one measuring routine: several things timed in turns, summed up by medians and quartiles.
+"""The one measuring routine: several callables timed in turns, summed up by medians and quartiles.
 
-What is timed is a callable; how a model becomes one isn't here. Nothing measured here may steer a run.
+backends.py makes callables of models. No measured time may steer a run.
 """
 
 import statistics
@@ -18,18 +18,17 @@ _REST_SECONDS = 0.03
 def time_in_turns(
     passes: Mapping[str, Pass], *, num_rounds: int = 20, num_warmup: int = 3, num_passes: int = 3
 ) -> dict[str, list[float]]:
-    """Time several things A B C A B C …, so that their ratios hold on a machine that is also busy.
+    """Time several callables A B C A B C …, so that their ratios hold on a busy machine: a slow phase slows them all.
 
-    What slows the machine down for a while slows all of them. A turn begins with a short rest, because the threads of
-    an ONNX Runtime session go on waiting actively for some milliseconds and would take a core from the next one, and
-    with a pass that does not count: it brings weights back into the caches. Where that takes a quarter of a second or
-    more it makes no difference, and it is the whole turn.
+    A turn begins with a short rest: the threads of an ONNX Runtime session go on waiting actively for some
+    milliseconds and would take a core from the next callable. Then comes a pass that does not count, which brings
+    weights back into the caches. If it takes a quarter of a second or more, it is the whole turn and counts.
 
     Args:
-        passes: name → what is timed.
+        passes: name → callable.
         num_rounds: timed turns of each, ≥ 1.
         num_warmup: turns of each before those, ≥ 0.
-        num_passes: timed passes a turn, of which the median counts, ≥ 1.
+        num_passes: timed passes a turn, ≥ 1; their median counts.
 
     Returns:
         Name → milliseconds of every round, in order.
@@ -42,12 +41,12 @@ def time_in_turns(
 
 
 def figures(durations_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Sum up what was timed in turns, and compare everything with the first.
+    """Sum up the results of [`time_in_turns`], and compare all with the first.
 
     Returns:
         `latency`: name → `median_ms`, quartiles and `min_ms` of one pass over one batch, and `num_rounds`; `speed_up`:
-        name → `ratio`, how many times faster by the medians, and the quartiles of the ratios that the rounds have one
-        by one; the first is not among them.
+        name, except for the first → `ratio`, how many times faster by the medians, and the quartiles of the ratios of
+        single rounds.
 
     Example:
     ```python
@@ -75,7 +74,7 @@ def figures(durations_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """Lower quartile, median and upper quartile of one or more values."""
+    """Return lower quartile, median and upper quartile of one or more values."""
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from homodistil_hf.distillation import relations as baseline_losses
-from homodistil_hf.distillation.relations import cosine_error, relation_error
+from homodistil_hf.methods.baselines import relations as baseline_losses
+from homodistil_hf.methods.baselines.relations import cosine_error, relation_error
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 

@@ -1,6 +1,7 @@
-"""Terms of the baselines' losses, pure functions of tensors: cosine and relation errors; none of HomoDistil's own.
+"""Terms of DistilBERT's and MiniLM's losses, pure functions of tensors: cosine and relation errors.
 
 Every function returns a *sum* over tokens, which the trainer divides by the tokens of the global batch.
+distillation/losses.py has the terms that other methods share.
 
 Shapes: B batch, T tokens, H hidden, A channels of all heads side by side, N heads, D channels of one head.
 """
@@ -9,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..models.chunks import slices
-from .losses import exact_dtype
+from ...distillation.losses import exact_dtype
+from ...models.chunks import slices
 
 Sides = tuple[torch.Tensor, torch.Tensor]
 CHUNK_ELEMENTS = 1 << 22
@@ -39,7 +40,7 @@ def cosine_error(
     ```
     """
     exact = exact_dtype(student_BTH)
-    # A copy, as autograd saves it, and the teacher's tensors are of inference mode.
+    # A copy, as autograd saves it and can't save the teacher's inference tensors.
     teacher = teacher_BTH.clone().to(exact)
     error_BT = 1 - torch.cosine_similarity(student_BTH.to(exact), teacher, dim=-1)
     return (error_BT if token_mask_BT is None else error_BT * token_mask_BT).sum()
@@ -58,8 +59,8 @@ def relation_error(
     Σ_t 1/N Σ_n KL(R_t[n, t] ‖ R_s[n, t]) with R = softmax(L·Rᵀ·scaling) over the tokens (MiniLM, section 3.1 and 3.2:
     queries and keys, values and values; MiniLMv2, section 3.1: queries, keys and values each with themselves).
 
-    Rows are worked on one after the other and their gradients computed along, so that nothing of the size N × T × T
-    is kept. Padding is related to nothing and doesn't count. The teacher gets no gradient.
+    Rows are worked on one after the other and their gradients computed along, so that no tensor of the size N × T × T
+    is kept. Padding has no relations and doesn't count. The teacher gets no gradient.
 
     Args:
         teacher: `(L, R)`, each `(B, T, A)`, all heads side by side.
@@ -102,6 +103,7 @@ class _RelationError(torch.autograd.Function):
         gradients = [torch.empty_like(side) for side in (left_BTA, right_BTA)]
         batch, tokens = left_BTA.shape[:2]
         with torch.autocast(left_BTA.device.type, enabled=False):
+            # A few texts at a time: both models' relations, their KL, and at once the gradient of the student's sides.
             for rows in slices(batch, CHUNK_ELEMENTS // (num_heads * tokens * tokens)):
                 mask = None if mask_BT is None else mask_BT[rows].bool()
                 left, right, t_left, t_right = (
@@ -131,7 +133,7 @@ def _log_relations(
 ) -> torch.Tensor:
     products_BNTT = (left_BNTD * scaling) @ right_BNTD.transpose(2, 3)
     if mask_BT is not None:
-        # Not −∞: what both models lack must differ by 0.
+        # Not −∞: the two models' log relations to padding must differ by 0, not by NaN.
         products_BNTT.masked_fill_(~mask_BT[:, None, None, :], torch.finfo(products_BNTT.dtype).min)
     return products_BNTT.log_softmax(-1)
 
