@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer
 from ..data.corpus import load_text
 from ..data.packing import TextPacker
+from ..export.card import fill_card
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..files.caches import keep_datasets_here
@@ -226,19 +228,15 @@ def format_trimming(facts: Mapping[str, Any]) -> str:
 
 def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
     name = public_name(model)
-    base = f"base_model: {model}\n" if name == model else ""
-    return f"""---
-library_name: transformers
-{base}tags: [vocabulary-trimming]
----
-
-# {name.rpartition("/")[2]}, {facts["after"]["num_tokens"]:,} tokens
-
-`{class_name}`, made from `{name}` by leaving out tokens of its vocabulary; nothing was trained. Text whose tokens
-all stayed has the tokens and the outputs that it had.
-
-{format_trimming(facts)}.
-"""
+    base = model if name == model else None
+    return fill_card(
+        ModelCardData(library_name="transformers", base_model=base, tags=["vocabulary-trimming"]),
+        version_facts(),
+        title=f"{name.rpartition('/')[2]}, {facts['after']['num_tokens']:,} tokens",
+        summary=f"`{class_name}`, made from `{name}` by leaving out tokens of its vocabulary; nothing was trained. "
+        "Text made only of kept tokens is tokenized and scored as before.",
+        comparison=f"{format_trimming(facts)}.",
+    )
 
 
 def after_trimming(settings: RunConfig, say: Say) -> RunConfig:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...export.card import card_table, fill_card, loading_lines
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 from ...export.probe import probe_facts, probe_inputs
@@ -15,7 +17,6 @@ from ...files.provenance import version_facts
 from ...files.strict_json import write_json
 from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ...models.architectures.modeling_binarybert import PackedEmbedding, PackedLinear
-from ...tables import markdown_table
 from .binarizing import to_packed
 
 _MODELING = modeling_binarybert.__name__.rpartition(".")[2]
@@ -86,45 +87,31 @@ def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 
 def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     config = packed.config
-    origin = f"`{facts['teacher']}`" if facts.get("teacher") else "its float teacher"
     bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
-    return f"""---
-library_name: transformers
-tags: [binarization]
----
-
-# {name}
-
-`{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit a weight of its
-encoder and of its table of words, and activations of {bits}; {facts["size_bytes"]:,} bytes of weights.
-The modelling files beside this one are pure torch:
-
-```python
-from transformers import {facts["auto_class"]}, AutoTokenizer
-
-name = "."  # this folder, or the name of this repository
-model = {facts["auto_class"]}.from_pretrained(name, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
-```
-{_measured(facts.get("metrics", {}))}
-Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS
-2022, arXiv 2205.13016).
-"""
+    origin = f"`{facts['teacher']}`" if facts.get("teacher") else "its float teacher"
+    return fill_card(
+        ModelCardData(library_name="transformers", tags=["binarization"]),
+        facts["versions"],
+        title=name,
+        summary=f"`{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit "
+        f"a weight of its encoder and of its table of words, and activations of {bits}; "
+        f"{facts['size_bytes']:,} bytes of weights.",
+        comparison=_measured(facts.get("metrics", {})),
+        usage=loading_lines(facts["auto_class"], remote_code=True),
+        format_note="The modelling files beside this one are pure torch.",
+        how=f"Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., "
+        "NeurIPS 2022, arXiv 2205.13016).",
+    )
 
 
 def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """A table of the float model and the stages, or nothing."""
-    if not metrics:
-        return ""
-    names = [name for name in next(iter(metrics.values())) if name != BITS]
-    cells = [
-        [
-            f"{found[BITS]}-bit activations" if BITS in found else form,
-            *(f"{found[name]:.4g}" for name in names),
-        ]
+    """A table of the float model and the stages; empty where nothing was measured."""
+    names = [name for found in list(metrics.values())[:1] for name in found if name != BITS]
+    rows = [
+        [f"{found[BITS]}-bit activations" if BITS in found else form, *(float(found[name]) for name in names)]
         for form, found in metrics.items()
     ]
-    return "\n" + "\n".join(markdown_table(["", *names], cells)) + "\n"
+    return card_table(["", *names], rows) if rows else ""
 
 
 def tensor_bytes(file: Path) -> int:
