@@ -100,13 +100,13 @@ def _kinds() -> dict[str, _Kind]:
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
     from ..evaluation.metrics import SQUAD_METRICS
     from ..evaluation.squad.evaluate import SquadSettings, evaluate_squad
-    from ..methods.embedding.evaluate import EmbeddingSettings, evaluate_embedding
+    from ..methods.embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding
 
     return {
         _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),
         "glue": _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
         "squad": _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
-        _EMBEDDING: _Kind((_EMBEDDING,), EmbeddingSettings, evaluate_embedding, has_teacher=True),
+        _EMBEDDING: _Kind((_EMBEDDING,), EmbeddingEvaluationSettings, evaluate_embedding, has_teacher=True),
     }
 
 

@@ -154,7 +154,7 @@ class Task:
         return (labels >= 0) & (labels < inputs["input_ids"].shape[1])
 
 
-EMBEDDING = Task("probe", has_classes=False)
+PROBE = Task("probe", has_classes=False)
 """Of an encoder without a head: labels are directions, a row each, by which its units are scored."""
 
 
@@ -169,7 +169,7 @@ def task_of(model: LayerwiseModel) -> Task:
     """
     head = HEADS.get(type(model).__name__)
     if head is None:
-        return EMBEDDING
+        return PROBE
     kind = head.kind
     return _SEQUENCE_TASKS[_problem_type(model)] if kind is SEQUENCE_CLASSIFICATION else _TASKS[kind]
 

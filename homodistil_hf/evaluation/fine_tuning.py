@@ -8,7 +8,7 @@ import copy
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -30,9 +30,10 @@ from transformers import (
 )
 
 from ..distillation.teacher import multiplies_bfloat16
+from ..files.fields import check_fields, setting
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import architecture_of
-from .distilling_trainer import DistillingTrainer
+from .task_distill_trainer import TaskDistillTrainer
 
 _POOLER = "pooler."
 _MULTIPLE = 8  # of the padded lengths: fewer shapes for the matrix libraries to prepare for
@@ -54,45 +55,33 @@ class FineTuningSettings:
         ValueError: a value is out of range.
     """
 
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate, > 0, then linear to zero; default: chosen, see below."}
+    learning_rate: float | None = setting(
+        None, "Peak learning rate, > 0, then linear to zero; default: chosen, see below.", range="(0, inf)"
     )
-    learning_rates: tuple[float, ...] = field(
-        default=(),
-        metadata={"help": "Choose a task's among these, on held-out training rows (default: 1e-4 3e-4 6e-4)."},
+    learning_rates: tuple[float, ...] = setting(
+        (), "Choose a task's among these, on held-out training rows (default: 1e-4 3e-4 6e-4).", range="(0, inf)"
     )
-    num_train_epochs: float | None = field(
-        default=None,
-        metadata={"help": f"Passes over the training rows (default: 3, but {LEAST_STEPS} steps at least)."},
+    num_train_epochs: float | None = setting(
+        None, f"Passes over the training rows (default: 3, but {LEAST_STEPS} steps at least).", range="(0, inf)"
     )
-    max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps at most, ≥ 1."})
-    batch_size: int = field(default=32, metadata={"help": "Rows a step, ≥ 1."})
-    max_length: int = field(default=128, metadata={"help": "Tokens a row, longer ones are cut; 8 … the positions."})
-    warmup_fraction: float = field(default=0.1, metadata={"help": "Share of the steps that warm up, in [0, 1)."})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay, ≥ 0."})
-    dropout_fraction: float = field(
-        default=0.1, metadata={"help": "Dropout of every model, whatever its config says, in [0, 1)."}
+    max_train_steps: int | None = setting(None, "Optimizer steps at most, ≥ 1.", least=1)
+    batch_size: int = setting(32, "Rows a step, ≥ 1.", least=1)
+    max_length: int = setting(128, "Tokens a row, longer ones are cut; 8 … the positions.", least=8)
+    warmup_fraction: float = setting(0.1, "Share of the steps that warm up, in [0, 1).", range="[0, 1)")
+    weight_decay: float = setting(0.01, "AdamW's weight decay, ≥ 0.", range="[0, inf)")
+    dropout_fraction: float = setting(
+        0.1, "Dropout of every model, whatever its config says, in [0, 1).", range="[0, 1)"
     )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Rows of a task to train on, ≥ 8; always the same."}
-    )
-    dtype: str = field(default="auto", metadata={"help": "Of the training: auto, bfloat16 or float32."})
+    max_train_samples: int | None = setting(None, "Rows of a task to train on, ≥ 8; always the same.", least=8)
+    dtype: str = setting("auto", "Of the training: auto, bfloat16 or float32.", choices=DTYPES)
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             given = getattr(self, entry.name)
             if isinstance(entry.default, tuple):
                 object.__setattr__(self, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
-        for name, values in vars(self).items():
-            check, expected = _CHECKS.get(name, (lambda value: True, ""))
-            for value in values if isinstance(values, tuple) else (values,):
-                if not check(value):
-                    raise ValueError(f"{name}={short_repr(value)} is out of range; expected {expected}")
+        check_fields(self)
         self.check_together()
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"dtype={short_repr(self.dtype)} is unknown; nearest valid: {nearest_name(self.dtype, DTYPES)!r}"
-            )
 
     def check_together(self) -> None:
         """Refuse values that are right alone but not together."""
@@ -112,6 +101,11 @@ class FineTuningSettings:
         if self.learning_rate is not None:
             return [self.learning_rate]
         return sorted(set(self.learning_rates or _LEARNING_RATES))
+
+    @property
+    def num_search_steps(self) -> int:
+        """Optimizer steps of each trial of a learning rate: enough to tell rates apart, cheap on many rows."""
+        return min(LEAST_STEPS, self.max_train_steps or LEAST_STEPS)
 
     def num_steps(self, num_rows: int, batch_size: int) -> int:
         """Optimizer steps of one fine-tuning: what the epochs come to, by default `LEAST_STEPS` or more."""
@@ -141,13 +135,13 @@ class GlueSettings(FineTuningSettings):
     ```
     """
 
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with rte/ or rte_part/ …, squad_v2/ …; default: the Hub."}
+    data_dir: str | None = setting(
+        None, "Folder with rte/ or rte_part/ …, squad_v2/ …; default: the Hub.", text="a folder"
     )
-    seeds: tuple[int, ...] = field(default=(0, 1, 2), metadata={"help": "One fine-tuning each (default: 0 1 2)."})
+    seeds: tuple[int, ...] = setting((0, 1, 2), "One fine-tuning each (default: 0 1 2).", least=0, most=2**32 - 1)
 
     def check_together(self) -> None:
-        """Also refuse seeds of which there are none, or one twice."""
+        """Also refuse an empty or repeated list of seeds."""
         super().check_together()
         if not self.seeds:
             raise ValueError("seeds=() names no seed; expected at least one, e.g. 0 1 2")
@@ -260,7 +254,7 @@ def fine_tune(
     """
     set_seed(seed)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = (Trainer if teacher is None else partial(DistillingTrainer, teacher))(
+        trainer = (Trainer if teacher is None else partial(TaskDistillTrainer, teacher))(
             model=model,
             args=training_arguments(scratch, settings, seed, num_rows=len(rows)),
             train_dataset=rows,
@@ -308,40 +302,6 @@ def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBas
         # The class's own forward: accelerate leaves its autocast on the object's.
         with torch.autocast(model.device.type, enabled=False):
             yield type(model).forward(model, **batch.to(model.device))
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_CHECKS: dict[str, tuple[Any, str]] = {
-    "seed": (lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
-    "seeds": (lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
-    "learning_rate": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, e.g. 1e-4"),
-    "learning_rates": (lambda value: _is_number(value) and value > 0, "numbers above 0, e.g. 5e-5 1e-4 3e-4"),
-    "num_train_epochs": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, e.g. 3"),
-    "max_train_steps": (lambda value: value is None or _is_whole(value, 1), "a whole number, 1 or more"),
-    "batch_size": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    "max_length": (lambda value: _is_whole(value, 8), "a whole number, 8 or more"),
-    "warmup_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
-    "dropout_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    "max_train_samples": (lambda value: value is None or _is_whole(value, 8), "a whole number, 8 or more"),
-    "stride": (lambda value: _is_whole(value, 0), "a whole number, 0 or more"),
-    "max_question_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    "max_answer_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    "num_best": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    **dict.fromkeys(
-        ("model", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
-        (lambda value: isinstance(value, str) and value != "", "a name; set it"),
-    ),
-    "teacher": (lambda value: value is None or (isinstance(value, str) and value), "a folder or Hub name"),
-    "data_dir": (lambda value: value is None or (isinstance(value, str) and value), "a folder"),
-}
 
 
 def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:

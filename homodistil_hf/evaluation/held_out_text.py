@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
-from ..files.messages import short_repr
+from ..files.fields import check_fields, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
@@ -59,29 +59,23 @@ class DiscrepancySettings:
     ```
     """
 
-    eval_data: tuple[str, ...] = field(
-        default=(), metadata={"help": "Held-out text: files, folders, globs or Hub data sets."}
+    eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
+    text_column: str | None = setting(None, "Column with the text; default: text.")
+    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
+    max_seq_length: int = setting(128, "Tokens a block of held-out text.", least=8)
+    max_eval_blocks: int = setting(1024, "Measure on at most so many blocks, ≥ 1.", least=1)
+    mlm_probability: float = setting(
+        EVALUATED_PROBABILITY, "Share of the tokens that are masked, in (0, 1).", range="(0, 1)"
     )
-    text_column: str | None = field(default=None, metadata={"help": "Column with the text; default: text."})
-    eval_split: str = field(default="validation", metadata={"help": "Split of a Hub data set or folder."})
-    max_seq_length: int = field(default=128, metadata={"help": "Tokens a block of held-out text."})
-    max_eval_blocks: int = field(default=1024, metadata={"help": "Measure on at most so many blocks, ≥ 1."})
-    mlm_probability: float = field(
-        default=EVALUATED_PROBABILITY, metadata={"help": "Share of the tokens that are masked, in (0, 1)."}
-    )
-    mask_seed: int = field(default=42, metadata={"help": "Seed of the masks; the same for every model compared."})
-    pseudo_perplexity_blocks: int = field(
-        default=16, metadata={"help": "Blocks whose tokens are masked one at a time, ≥ 0."}
-    )
+    mask_seed: int = setting(42, "Seed of the masks; the same for every model compared.", least=0)
+    pseudo_perplexity_blocks: int = setting(16, "Blocks whose tokens are masked one at a time, ≥ 0.", least=0)
 
     def __post_init__(self) -> None:
         given = self.eval_data
         object.__setattr__(self, "eval_data", (given,) if isinstance(given, str) else tuple(given))
         if not self.eval_data:
             raise ValueError("eval_data is not set; name held-out text, e.g. --eval_data corpus/validation.parquet")
-        for name, least in (("max_eval_blocks", 1), ("pseudo_perplexity_blocks", 0), ("max_seq_length", 8)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name}={short_repr(value)} is too small; nearest valid: {least}")
+        check_fields(self)
 
     def compared(self) -> dict[str, Any]:
         """What must be equal for two results to be comparable, the text apart."""

@@ -5,7 +5,7 @@ Rows are capped and held out here. What a fine-tuning is and how it is graded co
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -86,9 +86,21 @@ def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Datas
     return rows.select(sorted(chain.from_iterable(order))), rows.select(sorted(held_out))
 
 
+def best_rate(rates: Sequence[float], score: Callable[[float], float | None], *, label: str = "") -> float:
+    """The learning rate of the highest score, the first of equals; `score` gives None where training diverged.
+
+    Raises:
+        FloatingPointError: all diverge.
+    """
+    scores = {rate: found for rate in rates if (found := score(rate)) is not None}
+    if not scores:
+        raise FloatingPointError(f"{label}learning_rates={list(rates)} all diverge; try lower ones")
+    return max(scores, key=lambda rate: scores[rate])
+
+
 @dataclass(frozen=True)
 class _TaskRun:
-    """One task of one model; its learning rate is still to be chosen, unless it is given."""
+    """One task of one model, with a learning rate that is given or chosen on held-out rows."""
 
     records: Records
     data: TaskData
@@ -120,21 +132,19 @@ class _TaskRun:
             self.say(f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({told})")
 
     def _best(self, rates: list[float], conditions: dict[str, Any]) -> float:
-        """Try each rate with the first seed on rows without a slice, measure on the slice; the lowest of equals."""
-        scores = {}
-        for rate in rates:
+        """Try each rate with the first seed on rows without a slice, and measure on the slice."""
+
+        def score(rate: float) -> float | None:
             tried = {"learning_rate": rate, "seed": self.settings.seeds[0]}
             depends_on = {"task": self.data.task, "conditions": conditions | {"learning_rate": None}, "tried": tried}
             measure = partial(self._tried_record, tried)
             record, _ = self.records.measured(f"{self.data.name}.learning-rate-{rate:g}", depends_on, measure)
-            if record["score"] is not None:
-                scores[rate] = record["score"]
-            told = "diverged" if record["score"] is None else f"{record['score']:.4f}"
+            result = "diverged" if record["score"] is None else f"{record['score']:.4f}"
             held_out = f"{record['num_held_out_rows']:,} rows held out from the training set"
-            self.say(f"{self.data.name}, learning rate {rate:g}: {told} on {held_out}")
-        if not scores:
-            raise FloatingPointError(f"{self.data.name}: learning_rates={rates} all diverge; try lower ones")
-        best = max(scores, key=lambda rate: scores[rate])
+            self.say(f"{self.data.name}, learning rate {rate:g}: {result} on {held_out}")
+            return record["score"]
+
+        best = best_rate(rates, score, label=f"{self.data.name}: ")
         self.say(f"{self.data.name}: learning rate {best:g} it is")
         return best
 
@@ -142,10 +152,9 @@ class _TaskRun:
         rows = training_rows(self.data.train, self.settings.max_train_samples)
         rows, held_out = with_held_out(rows, self.data.group_column)
         record = {"tried": tried, "num_held_out_rows": len(held_out)}
-        # So many steps tell rates apart, and on many rows the search costs next to nothing.
-        steps = min(LEAST_STEPS, self.settings.max_train_steps or LEAST_STEPS)
+        num_steps = self.settings.num_search_steps
         try:
-            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, max_train_steps=steps, **tried)
+            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, max_train_steps=num_steps, **tried)
         except FloatingPointError as error:
             return record | {"score": None, "diverged": str(error)}
         metrics = found["held_out"]

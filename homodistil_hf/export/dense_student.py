@@ -4,8 +4,12 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME
+
 from ..files.checkpoints import SCORES_FILE, check_manifest
+from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
+from ..models.architectures import HEADS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_encoder
 from ..models.saved_student import read_state, weights_without_projections
@@ -67,8 +71,11 @@ def checkpoint_student(
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
     check_manifest(folder)
-    if state["method"] == "embedding":
-        raise ValueError(f"{label} is of an embedding model: resume the run, which exports its student at its end")
+    classes = read_json_object(folder / CONFIG_NAME, f"{label}: {CONFIG_NAME}").get("architectures")
+    if isinstance(classes, list) and not HEADS.keys() & set(map(str, classes)):
+        raise ValueError(
+            f"{label} is of an encoder without a head: resume the run, which exports its student at its end"
+        )
     student = load_encoder(str(folder), argument="folder")
     kept, num_layers = widths_of(student.config), student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))

@@ -4,12 +4,13 @@ A context that is too long for one window is read in several that overlap.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from ...files.fields import setting
 from ..fine_tuning import GlueSettings
 
 Row = Mapping[str, Any]
@@ -34,11 +35,11 @@ class SquadSettings(GlueSettings):
     ```
     """
 
-    max_length: int = field(default=384, metadata={"help": "Tokens a window, ≥ 8; longer contexts take several."})
-    stride: int = field(default=128, metadata={"help": "Tokens that two windows of a context share, ≥ 0."})
-    max_question_tokens: int = field(default=64, metadata={"help": "Tokens of a question that are read, ≥ 1."})
-    max_answer_tokens: int = field(default=30, metadata={"help": "Longest answer, in tokens, ≥ 1."})
-    num_best: int = field(default=20, metadata={"help": "Spans of each window that compete, ≥ 1."})
+    max_length: int = setting(384, "Tokens a window, ≥ 8; longer contexts take several.", least=8)
+    stride: int = setting(128, "Tokens that two windows of a context share, ≥ 0.", least=0)
+    max_question_tokens: int = setting(64, "Tokens of a question that are read, ≥ 1.", least=1)
+    max_answer_tokens: int = setting(30, "Longest answer, in tokens, ≥ 1.", least=1)
+    num_best: int = setting(20, "Spans of each window that compete, ≥ 1.", least=1)
 
 
 @dataclass(frozen=True)

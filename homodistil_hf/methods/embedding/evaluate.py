@@ -4,7 +4,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
+from ...files.fields import check_fields, setting
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
@@ -37,26 +38,20 @@ RESULTS_FILE = "embedding.json"
 
 
 @dataclass(frozen=True)
-class EmbeddingSettings:
+class EmbeddingEvaluationSettings:
     """Settings of [`evaluate_embedding`].
 
     Raises:
         ValueError: nothing is named to measure on, or a value is out of range.
     """
 
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …"}
-    )
-    eval_data: tuple[str, ...] = field(
-        default=(), metadata={"help": "Held-out text: files, folders, globs or Hub data sets."}
-    )
-    mteb_tasks: tuple[str, ...] = field(
-        default=(), metadata={"help": "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …"}
-    )
-    text_column: str | None = field(default=None, metadata={"help": "Column with the text; default: text."})
-    eval_split: str = field(default="validation", metadata={"help": "Split of a Hub data set or folder."})
-    max_texts: int = field(default=1000, metadata={"help": "Paragraphs of held-out text at most, ≥ 11."})
-    max_queries: int = field(default=1000, metadata={"help": "Pairs and questions of a task at most, ≥ 1."})
+    data_dir: str | None = setting(None, "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …")
+    eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
+    mteb_tasks: tuple[str, ...] = setting((), "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …")
+    text_column: str | None = setting(None, "Column with the text; default: text.")
+    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
+    max_texts: int = setting(1000, "Paragraphs of held-out text at most, ≥ 11.", least=11)
+    max_queries: int = setting(1000, "Pairs and questions of a task at most, ≥ 1.", least=1)
 
     def __post_init__(self) -> None:
         for name in ("eval_data", "mteb_tasks"):
@@ -67,16 +62,14 @@ class EmbeddingSettings:
                 "data_dir, eval_data and mteb_tasks are not set; name rows of tasks (--data_dir glue), held-out text "
                 "(--eval_data held-out.txt), tasks of MTEB, or several of them"
             )
-        for name, least in (("max_texts", 11), ("max_queries", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name}={short_repr(value)} is too small; nearest valid: {least}")
+        check_fields(self)
 
 
 def evaluate_embedding(
     model: str | Path,
     *,
     teacher: str | Path | None = None,
-    settings: EmbeddingSettings | Mapping[str, Any],
+    settings: EmbeddingEvaluationSettings | Mapping[str, Any],
     output_dir: str | Path | None = None,
     say: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
@@ -86,7 +79,7 @@ def evaluate_embedding(
         model: folder of sentence-transformers, finished run, or Hub name.
         teacher: folder or Hub name; default: the one that the run recorded. Where there is none, the model alone is
             measured, on tasks.
-        settings: [`EmbeddingSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
+        settings: [`EmbeddingEvaluationSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
             needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
@@ -101,7 +94,7 @@ def evaluate_embedding(
         OSError: a file or the Hub can't be read, or results can't be written.
     """
     since = time.perf_counter()
-    settings = settings_from(EmbeddingSettings, settings)
+    settings = settings_from(EmbeddingEvaluationSettings, settings)
     tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     folder, recorded = _found(model)
@@ -171,7 +164,7 @@ def _named(values: str | tuple[str, ...] | None) -> Any:
     return [public_name(value) for value in values] if isinstance(values, tuple) else values and public_name(values)
 
 
-def _check(settings: EmbeddingSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
+def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
     """Before anything is encoded."""
     if settings.eval_data and teacher is None:
         raise ValueError(
@@ -186,7 +179,7 @@ def _check(settings: EmbeddingSettings, tasks: Sequence[EmbeddingTask], teacher:
 
 
 def _agreement(
-    models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings, *, is_apart: bool
+    models: Mapping[str, EmbeddingModel], settings: EmbeddingEvaluationSettings, *, is_apart: bool
 ) -> dict[str, float]:
     keep_datasets_here()
     documents: Any = load_text(

@@ -66,7 +66,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class EmbeddingSettings:
+class PoolingSettings:
     """How an embedding model makes a vector of a text, its weights aside.
 
     Args:
@@ -102,7 +102,7 @@ class EmbeddingModel:
 
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    settings: EmbeddingSettings
+    settings: PoolingSettings
     dense: tuple[Dense, ...] = ()
     name: str = ""
 
@@ -320,7 +320,7 @@ def load_embedding_model(name_or_path: str | Path, *, argument: str = "teacher")
     return EmbeddingModel(
         encoder,
         tokenizer,
-        EmbeddingSettings(pooling=pooling, normalizes=normalizes, **settings),
+        PoolingSettings(pooling=pooling, normalizes=normalizes, **settings),
         tuple(_dense(path, label) for kind, path in modules if kind == "Dense"),
         name=str(name_or_path),
     )

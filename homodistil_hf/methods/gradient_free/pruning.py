@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from ...distillation.teacher import resolve_teacher_dtype
 from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
-from ...files.messages import nearest_name, short_repr
-from ...files.strict_json import is_int, is_number
+from ...files.fields import check_fields, setting
+from ...files.messages import short_repr
+from ...files.strict_json import is_number
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_student
 from ...models.cost import encoder_macs
@@ -70,10 +71,6 @@ _NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def _setting(default: Any, help: str, origin: str) -> Any:
-    return field(default=default, metadata={"help": help, "origin": origin})
-
-
 @dataclass(frozen=True)
 class GradientFreeSettings:
     """Settings of [`prune_gradient_free`]; `origin` in a field's metadata says where its default comes from.
@@ -89,32 +86,54 @@ class GradientFreeSettings:
     ```
     """
 
-    ranking: str = _setting("r2d2", "r2d2, or one of its factors: r2 (weights), d2 (data).", STATED)
-    sigma: float = _setting(1.0, "Width σ of the Gaussian kernel, > 0.", STATED)
-    kernel: str = _setting("sigma^2", "What squared distances are divided by: sigma^2 or 2sigma^2.", BELIEVED)
-    tolerance: float = _setting(0.01, "Relative change α at which the masking stops, > 0.", STATED)
-    stopping: str = _setting("summed", "Which change: summed (of C's sum) or absolute (of its entries).", BELIEVED)
-    max_iterations: int = _setting(200, "Updates of the masking at most, ≥ 1.", OURS)
-    r2_normalization: str = _setting("sum", "Of R2 within a layer: sum, max, range or none.", OURS)
-    activation: str = _setting("norm", "What D2 averages over tokens: mean, magnitude or norm (RMS).", OURS)
-    d2_normalization: str = _setting("sum", "Of D2 within a layer: range (0 … 1), max, sum or none.", OURS)
-    rescaling: str = _setting("least_squares", "Of the filters that stay: least_squares or none.", BELIEVED)
-    damping: float = _setting(1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", OURS)
-    max_rescaling_tokens: int = _setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", OURS)
-    dtype: str = _setting("auto", "Of the passes: bfloat16, float32, or auto: bfloat16 if the hardware has it.", OURS)
+    ranking: str = setting(
+        "r2d2", "r2d2, or one of its factors: r2 (weights), d2 (data).", origin=STATED, choices=("r2d2", "r2", "d2")
+    )
+    sigma: float = setting(1.0, "Width σ of the Gaussian kernel, > 0.", origin=STATED, range="(0, inf)")
+    kernel: str = setting(
+        "sigma^2",
+        "Divisor of squared distances: sigma^2 or 2sigma^2.",
+        origin=BELIEVED,
+        choices=("sigma^2", "2sigma^2"),
+    )
+    tolerance: float = setting(
+        0.01, "Relative change α at which the masking stops, > 0.", origin=STATED, range="(0, inf)"
+    )
+    stopping: str = setting(
+        "summed",
+        "Which change: summed (of C's sum) or absolute (of its entries).",
+        origin=BELIEVED,
+        choices=STOPPING_RULES,
+    )
+    max_iterations: int = setting(200, "Updates of the masking at most, ≥ 1.", origin=OURS, least=1)
+    r2_normalization: str = setting(
+        "sum", "Of R2 within a layer: sum, max, range or none.", origin=OURS, choices=tuple(_NORMALIZATIONS)
+    )
+    activation: str = setting(
+        "norm", "What D2 averages over tokens: mean, magnitude or norm (RMS).", origin=OURS, choices=AVERAGES
+    )
+    d2_normalization: str = setting(
+        "sum", "Of D2 within a layer: range (0 … 1), max, sum or none.", origin=OURS, choices=tuple(_NORMALIZATIONS)
+    )
+    rescaling: str = setting(
+        "least_squares",
+        "Of the filters that stay: least_squares or none.",
+        origin=BELIEVED,
+        choices=("least_squares", "none"),
+    )
+    damping: float = setting(
+        1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", origin=OURS, range="(0, inf)"
+    )
+    max_rescaling_tokens: int = setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", origin=OURS, least=1)
+    dtype: str = setting(
+        "auto",
+        "Of the passes: bfloat16, float32, or auto: bfloat16 if the hardware has it.",
+        origin=OURS,
+        choices=("auto", "bfloat16", "float32"),
+    )
 
     def __post_init__(self) -> None:
-        for entry in fields(GradientFreeSettings):
-            value, choices = getattr(self, entry.name), _CHOICES.get(entry.name)
-            if choices is not None and value not in choices:
-                nearest = nearest_name(value, choices)
-                raise ValueError(f"{entry.name}={short_repr(value)} is unknown; nearest valid: {nearest!r}")
-            if choices is None and isinstance(entry.default, int) and not (is_int(value) and value >= 1):
-                raise ValueError(
-                    f"{entry.name}={short_repr(value)} is out of range; expected a whole number, 1 or more"
-                )
-            if choices is None and not (is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"{entry.name}={short_repr(value)} is out of range; expected a number above 0")
+        check_fields(self)
 
     @property
     def denominator(self) -> float:
@@ -125,18 +144,6 @@ class GradientFreeSettings:
     def needs_samples(self) -> bool:
         """Whether anything is measured on text."""
         return self.ranking != "r2" or self.rescaling != "none"
-
-
-_CHOICES = {
-    "ranking": ("r2d2", "r2", "d2"),
-    "kernel": ("sigma^2", "2sigma^2"),
-    "stopping": STOPPING_RULES,
-    "r2_normalization": tuple(_NORMALIZATIONS),
-    "activation": AVERAGES,
-    "d2_normalization": tuple(_NORMALIZATIONS),
-    "rescaling": ("least_squares", "none"),
-    "dtype": ("auto", "bfloat16", "float32"),
-}
 
 
 def prune_gradient_free(

@@ -19,7 +19,7 @@ from ..models.architectures import architecture_of
 _FITTING_BATCHES = 16
 
 
-class DistillingTrainer(Trainer):
+class TaskDistillTrainer(Trainer):
     """A stock `Trainer` whose loss is the task's, the KL to a teacher and the error of every layer's hidden states.
 
     L = task + KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k W_k)   (HomoDistil, section 3, with the task's loss for the words')
