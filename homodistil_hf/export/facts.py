@@ -33,7 +33,10 @@ RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", CARD
 card says of the training method; and what `homodistil evaluate` found out about it later: `tasks` and
 `discrepancy`."""
 
-_CARD_TYPES = {"student": str, "made": str, "how": str, "paper": str, "tags": list}
+_CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
+_SPREAD = {"mean": int | float, "std": int | float | None}
+_TASK = {"task": str, "num_train_rows": int, "num_available_rows": int, "seeds": list, "conditions": dict}
+_TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
@@ -109,7 +112,7 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     sections = {name: _plain(section) for name, section in sections.items() if section}
     if not _is_card(card := sections.get(CARD_SECTION, {})):
         raise ValueError(
-            f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: {_CARD_TYPES}"
+            f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: {', '.join(_CARD)}"
         )
     return sections
 
@@ -153,7 +156,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
     expected[CARD_SECTION] = expected[CARD_SECTION] and _is_card(facts.get(CARD_SECTION, {}))
     expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
-    expected["forms"] = expected["forms"] and (not forms or _is_form(forms.get("compact")))
+    expected["forms"] = expected["forms"] and (not forms or _fits(forms, {"compact": {"plan": dict}}))
     if wrong := [name for name, is_right in expected.items() if not is_right]:
         raise ValueError(
             f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={short_repr(facts.get(wrong[0]))}, which no "
@@ -176,49 +179,35 @@ def has_costs(section: Mapping[str, Any]) -> bool:
     return all(is_int(cost) and cost > 0 for cost in costs)
 
 
-def _is_card(section: Mapping[str, Any]) -> bool:
-    """Whether it is what the card says of a method, or nothing."""
-    types = {name: type(value) for name, value in section.items()}
-    return not section or (types == _CARD_TYPES and all(isinstance(tag, str) for tag in section["tags"]))
+def _is_card(section: Any) -> bool:
+    """Whether a section is empty or holds exactly the texts of a `MethodCard`."""
+    return not section or (_fits(section, _CARD) and section.keys() == _CARD.keys())
 
 
 def _are_benchmarks(section: Mapping[str, Any]) -> bool:
-    """Whether tasks and discrepancy have what the card and tables of models say of them."""
+    """Whether tasks and discrepancy have all that cards and tables of models read of them."""
     tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
-    if not isinstance(tasks, dict) or not isinstance(discrepancy, dict):
+    is_measured = _fits(discrepancy, {}) and _fits(discrepancy.get("eval_data", []), [str])
+    return is_measured and _fits(tasks, {...: _TASK})
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit; `...` names all."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(entry, shape[0]) for entry in value)
+    if not isinstance(shape, dict):
+        return isinstance(value, shape)
+    if not isinstance(value, dict):
         return False
-    sources = discrepancy.get("eval_data", [])
-    is_named = isinstance(sources, list) and all(isinstance(source, str) for source in sources)
-    return is_named and all(map(_is_task, tasks.values()))
-
-
-def _is_task(found: Any) -> bool:
-    if not isinstance(found, dict):
-        return False
-    types: dict[str, type] = {"task": str, "num_train_rows": int, "num_available_rows": int}
-    types |= {"seeds": list, "scores": list, "conditions": dict, "metrics": dict, "score": dict}
-    if not all(isinstance(found.get(name), kind) for name, kind in types.items()):
-        return False
-    spreads = [found["score"], *found["metrics"].values()]
-    return all(isinstance(spread, dict) and _is_spread(spread) for spread in spreads) and all(
-        isinstance(score, int | float) for score in found["scores"]
-    )
-
-
-def _is_spread(spread: Mapping[str, Any]) -> bool:
-    return isinstance(spread.get("mean"), int | float) and isinstance(spread.get("std"), int | float | None)
-
-
-def _is_form(section: Any) -> bool:
-    return isinstance(section, dict) and isinstance(section.get("plan"), dict)
+    named = dict.fromkeys(value, shape[...]) if ... in shape else shape
+    return all(name in value and _fits(value[name], part) for name, part in named.items())
 
 
 def _is_teacher(section: Any) -> bool:
-    if not isinstance(section, dict) or not has_costs(section):
+    if not _fits(section, {"name": str, "licence": str}) or not has_costs(section):
         return False
     hub_id = section.get("hub_id")
-    names = isinstance(section.get("name"), str) and isinstance(section.get("licence"), str)
-    return names and (hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id)))
+    return hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id))
 
 
 def _without_folders(value: Any) -> Any:

@@ -122,13 +122,7 @@ def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     except ValueError as error:
         return VerifyReport(folder, (str(error),))
     differences = _output_differences(compact, facts["probe"], tensors)
-    # A difference that is nan is one, too.
-    problems = [
-        f"{name}: expected a relative difference of at most {RELATIVE_TOLERANCE:g}, found {found:.3g}"
-        for name, found in differences.items()
-        if not found <= RELATIVE_TOLERANCE
-    ]
-    problems.extend(_class_problems(exported, facts, fresh))
+    problems = [*difference_problems(differences, RELATIVE_TOLERANCE), *_class_problems(exported, facts, fresh)]
     return VerifyReport(folder, tuple(problems), max(differences.values()))
 
 
@@ -306,6 +300,13 @@ def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:
             yield from _differences(stated.get(name), actual.get(name), f"{where} {name}")
     elif stated != actual:
         yield f"{where}: {FACTS_FILE} says {short_repr(stated)}, found {short_repr(actual)}"
+
+
+def difference_problems(differences: Mapping[str, float], tolerance: float) -> Iterator[str]:
+    """A line for each relative difference above the tolerance; one that is nan is above it."""
+    for name, found in differences.items():
+        if not found <= tolerance:
+            yield f"{name}: expected a relative difference of at most {tolerance:g}, found {found:.3g}"
 
 
 def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:

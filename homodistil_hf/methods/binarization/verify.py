@@ -8,7 +8,14 @@ import torch
 
 from ...export.facts import FACTS_FILE
 from ...export.probe import all_logits
-from ...export.verify import RELATIVE_TOLERANCE, VerifyReport, file_problems, load_fresh, relative_difference
+from ...export.verify import (
+    RELATIVE_TOLERANCE,
+    VerifyReport,
+    difference_problems,
+    file_problems,
+    load_fresh,
+    relative_difference,
+)
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
 from ...files.strict_json import is_int, is_number
@@ -70,7 +77,7 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
     expected, found = torch.tensor(stated), logits.flatten()
     if not positions or max(positions) >= len(found):
         return float("inf")
-    return float((found[positions] - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    return relative_difference(found[positions], expected)
 
 
 def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
@@ -87,19 +94,14 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     try:
         _, tensors = load_fresh(folder, [name], probe_of(folder))
         fresh = tensors[f"{name}.logits"]
-        differences = {
-            "logits with this package": (relative_difference(fresh, logits_of(folder, name)), RELATIVE_TOLERANCE),
-            "logits in memory": (difference_of(facts, fresh), IN_MEMORY_TOLERANCE),
-        }
+        here, in_memory = relative_difference(fresh, logits_of(folder, name)), difference_of(facts, fresh)
     except (ValueError, RuntimeError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))
     problems = [
-        f"{name}, {which}: expected a relative difference of at most {most:g}, found {found:.3g}"
-        for which, (found, most) in differences.items()
-        if not found <= most
+        *difference_problems({f"{name}, logits with this package": here}, RELATIVE_TOLERANCE),
+        *difference_problems({f"{name}, logits in memory": in_memory}, IN_MEMORY_TOLERANCE),
     ]
-    largest = differences["logits with this package"][0]
-    return VerifyReport(folder, tuple(problems), largest, file_digest(folder / CODE[0].name))
+    return VerifyReport(folder, tuple(problems), here, file_digest(folder / CODE[0].name))
 
 
 def _is_of_bits(facts: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ...export.facts import CARD_FILE, FACTS_FILE
 from ...export.fresh_process import run_fresh
-from ...export.verify import VerifyReport, file_problems
+from ...export.verify import VerifyReport, difference_problems, file_problems, relative_difference
 from ...files.messages import short_repr
 from ...files.strict_json import is_number
 from .model import MODULES_FILE
@@ -78,12 +78,9 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
             return [str(error)], None
     problems = [f"{name}: missing or unexpected in {folder.name}" for name in told["missing"]]
     problems += list(_setting_problems(facts, told["settings"]))
-    differences = {route: _difference(vectors[route], facts["probe"]["vectors"][route]) for route in routes}
-    problems += [
-        f"{route} vectors: expected a relative difference of at most {VECTOR_TOLERANCE:g}, found {found:.3g}"
-        for route, found in differences.items()
-        if not found <= VECTOR_TOLERANCE
-    ]
+    expected = {route: torch.tensor(facts["probe"]["vectors"][route]) for route in routes}
+    differences = {f"{route} vectors": relative_difference(vectors[route], expected[route]) for route in routes}
+    problems += difference_problems(differences, VECTOR_TOLERANCE)
     return problems, max(differences.values())
 
 
@@ -122,13 +119,6 @@ def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Ite
             same = found[name] == expected
         if not same:
             yield f"{name}: expected {short_repr(expected)}, found {short_repr(found[name])}"
-
-
-def _difference(found_ND: torch.Tensor, told: list[list[float]]) -> float:
-    expected_ND = torch.tensor(told)
-    if found_ND.shape != expected_ND.shape:
-        return float("inf")
-    return float((found_ND - expected_ND).abs().max()) / max(1.0, float(expected_ND.abs().max()))
 
 
 def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
