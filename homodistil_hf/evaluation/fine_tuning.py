@@ -1,7 +1,7 @@
 """One fine-tuning with the stock `Trainer`: its settings, fresh heads, float32 predictions of the result.
 
 Every model gets the same treatment: its encoder under stock transformers' head, with fresh layers drawn from the seed.
-Which rows it learns from, how often and how answers are graded isn't here.
+`task_runs.py` and `own_task.py` choose rows and rates; `glue/evaluate.py` and `squad/evaluate.py` grade.
 """
 
 import copy
@@ -36,7 +36,7 @@ from ..models.architectures import architecture_of
 from .task_distill_trainer import TaskDistillTrainer
 
 _POOLER = "pooler."
-_MULTIPLE = 8  # of the padded lengths: fewer shapes for the matrix libraries to prepare for
+_MULTIPLE = 8  # of padded lengths; matrix libraries then prepare for fewer shapes
 _PREDICTION_BATCH_SIZE = 64
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
@@ -84,7 +84,7 @@ class FineTuningSettings:
         self.check_together()
 
     def check_together(self) -> None:
-        """Refuse values that are right alone but not together."""
+        """Refuse values that exclude each other."""
         if self.learning_rate is not None and self.learning_rates:
             raise ValueError(
                 f"learning_rate={self.learning_rate:g} and learning_rates={short_repr(self.learning_rates)} exclude "
@@ -92,7 +92,7 @@ class FineTuningSettings:
             )
 
     def compared(self) -> dict[str, Any]:
-        """What must be equal for two results to be comparable, seeds, data and learning rate apart."""
+        """Settings that two comparable results share; seeds, data and learning rate are compared apart."""
         compared = {name: value for name, value in asdict(self).items() if name not in _SHOWN_ONLY}
         return compared | ({"least_steps": LEAST_STEPS} if self.num_train_epochs is None else {})
 
@@ -108,7 +108,7 @@ class FineTuningSettings:
         return min(LEAST_STEPS, self.max_train_steps or LEAST_STEPS)
 
     def num_steps(self, num_rows: int, batch_size: int) -> int:
-        """Optimizer steps of one fine-tuning: what the epochs come to, by default `LEAST_STEPS` or more."""
+        """Optimizer steps of one fine-tuning: those of the epochs; by default at least `LEAST_STEPS`."""
         of_an_epoch = math.ceil(num_rows / batch_size)
         steps = math.ceil((self.num_train_epochs or _NUM_EPOCHS) * of_an_epoch)
         if self.num_train_epochs is None:
@@ -151,7 +151,7 @@ class GlueSettings(FineTuningSettings):
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A model where it was trained, the optimizer steps that it took and the mean loss over them."""
+    """A trained model, on the device of its training, with its number of optimizer steps and their mean loss."""
 
     model: PreTrainedModel
     num_steps: int
@@ -159,7 +159,7 @@ class FineTuned:
 
 
 def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
-    """Make settings of what a caller gave: settings, some of them by name, or None for the defaults."""
+    """Make settings of a caller's argument: settings, values by name, or None for the defaults."""
     if isinstance(values, kind):
         return values
     if not isinstance(values, Mapping | None):
@@ -187,7 +187,7 @@ def training_dtype(dtype: str) -> str:
 
 
 def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock sequence classifier around a copy of an encoder; the model's own pooler and head are left behind.
+    """A stock sequence classifier around a copy of an encoder, without the model's own pooler and head.
 
     Args:
         encoder: of a stock class or a student's.
@@ -198,14 +198,14 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
     problem_type = "regression" if num_labels == 1 else "single_label_classification"
     changes: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
     if "classifier_dropout" not in architecture_of(encoder.config).dropouts:
-        changes["classifier_dropout"] = None  # as that of hidden states
+        changes["classifier_dropout"] = None  # then it is the dropout of hidden states
     model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
     _draw(head_linears(model), model.config.initializer_range, seed)
     return model
 
 
 def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
-    """The linear layers of a model's head, a pooler's first, the one that gives logits last."""
+    """The linear layers of a model's head: a pooler's first, the logits' last."""
     encoder = f"{model.base_model_prefix}."
     return [
         module
@@ -217,14 +217,14 @@ def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
 def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
     """Let a regression begin with the mean label as its answer, instead of 0.
 
-    An output bias moves by about a learning rate a step. Until the answers are right on average, the error says little
-    about which rows differ, and in a short fine-tuning of a narrow model that time may never come.
+    An output bias moves by about a learning rate a step. Before the answers are right on average, the error hardly
+    depends on the row; a short fine-tuning of a narrow model may never get beyond that.
     """
     head_linears(classifier)[-1].bias.data.fill_(float(np.mean(labels)))
 
 
 def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock model that marks answers, around a copy of an encoder; arguments as those of [`fresh_classifier`]."""
+    """A stock question answerer around a copy of an encoder; arguments as in [`fresh_classifier`]."""
     model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
     _draw(head_linears(model), model.config.initializer_range, seed)
     return model
@@ -242,12 +242,12 @@ def fine_tune(
     """Train a model in place with AdamW, linear warm-up and decay, batches of rows of like length.
 
     Args:
-        model: what [`fresh_classifier`] or [`fresh_answerer`] made.
+        model: of [`fresh_classifier`] or [`fresh_answerer`].
         rows: tokenized, with labels and `length`.
         tokenizer: pads.
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
-        teacher: fine-tuned for the same labels; its predictions and hidden states are learned from, too.
+        teacher: fine-tuned for the same labels; the model also learns its predictions and hidden states.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -299,7 +299,7 @@ def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBas
     """
     model.eval()
     for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=collator_of(tokenizer)):
-        # The class's own forward: accelerate leaves its autocast on the object's.
+        # Call the class's `forward`: accelerate has wrapped the instance's in autocast, and predictions are float32.
         with torch.autocast(model.device.type, enabled=False):
             yield type(model).forward(model, **batch.to(model.device))
 
@@ -330,7 +330,7 @@ def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
 def training_arguments(
     folder: str, settings: FineTuningSettings, seed: int, *, num_rows: int, **others: Any
 ) -> TrainingArguments:
-    """What a fine-tuning of so many rows takes; `others` are of `TrainingArguments`."""
+    """The arguments of a fine-tuning on so many rows; `others` are further `TrainingArguments`."""
     arguments = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=settings.batch_size,
@@ -353,10 +353,10 @@ def training_arguments(
 
 
 def collator_of(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
-    """What pads a batch of tokenized rows."""
+    """The collator that pads a batch of tokenized rows."""
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_MULTIPLE)
 
 
 def _attention() -> str | None:
-    """On a CPU torch's fused attention is the slow one where bfloat16 or dropout is on."""
+    """The attention to use: on a CPU torch's fused one is slow with bfloat16 or dropout."""
     return "eager" if fastest_device().type == "cpu" else None

@@ -1,7 +1,7 @@
 """`evaluate_discrepancy`: a masked-LM student against its teacher on held-out text, in float32; with its settings.
 
-The same blocks and the same masks for every model: both depend on text, tokenizer, seed and row only. The sums are
-those of the trainer's own evaluation, and aren't made here.
+Every model sees the same blocks and masks: both depend on text, tokenizer, seed and row only. The sums are those of
+the trainer's evaluation, `distillation/discrepancy.py`.
 """
 
 import hashlib
@@ -78,7 +78,7 @@ class DiscrepancySettings:
         check_fields(self)
 
     def compared(self) -> dict[str, Any]:
-        """What must be equal for two results to be comparable, the text apart."""
+        """Settings that two comparable results share; the text is compared apart."""
         left_out = ("eval_data", "text_column", "eval_split")
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
@@ -114,13 +114,13 @@ def evaluate_discrepancy(
     Args:
         model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
         teacher: folder or Hub name; default: the one that the run or the export recorded. Where that can't be read,
-            `kl` and `agreement` are left out, and `say` is told.
+            `kl` and `agreement` are left out, with a line to `say`.
         settings: [`DiscrepancySettings`], or some of them by name; `eval_data` is needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
 
     Returns:
-        `dict`: what stands in `summary.json`; its `discrepancy` has `kl` (nats a masked token), `agreement`,
+        `dict`: the content of `summary.json`; its `discrepancy` has `kl` (nats a masked token), `agreement`,
         `mlm_accuracy` (in [0, 1]), `mlm_loss` (nats), `pseudo_perplexity` and how much was measured.
 
     Raises:
@@ -143,8 +143,8 @@ def evaluate_discrepancy(
         start = time.perf_counter()
         metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
         teacher_name = model_name(found.name_or_path) if found else None
-        told = {"teacher": teacher_name, "eval_data": _source_names(settings.eval_data)}
-        return metrics | told | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
+        names = {"teacher": teacher_name, "eval_data": _source_names(settings.eval_data)}
+        return metrics | names | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
 
     record, was_there = records.measured(DISCREPANCY, depends_on, measure)
     figures = ", ".join(f"{name} {record[name]:.4g}" for name in _METRICS if name in record)
@@ -155,7 +155,7 @@ def evaluate_discrepancy(
 
 
 def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) -> Dataset:
-    """The blocks of the held-out text that a run with the same settings evaluates on: `input_ids` and `example_id`."""
+    """The blocks, `input_ids` and `example_id`, that a run with the same settings evaluates on."""
     keep_datasets_here()
     documents = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
@@ -253,7 +253,7 @@ def _check_vocabularies(student: LayerwiseModel, teacher: LayerwiseModel) -> Non
 
 
 def _source_names(sources: Sequence[str]) -> list[str]:
-    # Of a path only the end: the rest is this machine's business.
+    # The end of a path names the text; the rest would tell about this machine.
     return ["/".join(Path(source).parts[-2:]) if Path(source).exists() else source for source in sources]
 
 

@@ -1,6 +1,6 @@
-"""A task of one's own: any model becomes a classifier or a regression of rows in files, plainly or beside a teacher.
+"""A task of one's own: fine-tunes any model on labelled rows in files, alone or beside a teacher.
 
-The recipe, rates and steps are those of the evaluations; nothing is compared here, the model is what is wanted.
+Recipe, rates and steps are those of the evaluations, `task_runs.py`.
 """
 
 import logging
@@ -75,7 +75,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
         say: takes lines for the user.
 
     Returns:
-        `dict`: what was written to `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
+        `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
         `pearson`), `learning_rate`, `num_steps`, `settings`.
 
     Raises:
@@ -86,7 +86,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     folder = Path(settings.output_dir)
     if (folder / MODEL_FOLDER).exists():
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)  # told now rather than after the training
+    folder.mkdir(parents=True, exist_ok=True)  # a folder that can't be made is found before the training
     keep_datasets_here()
     evaluated = load_model(settings.model)
     check_length(settings, evaluated)
@@ -136,7 +136,7 @@ class _Run:
             except FloatingPointError:
                 say(f"learning rate {rate:g}: diverged")
                 return None
-            say(f"learning rate {rate:g}: {_told(found)} on {len(held_out):,} held-out training rows")
+            say(f"learning rate {rate:g}: {_figures(found)} on {len(held_out):,} held-out training rows")
             return next(iter(found.values()))
 
         return rates[0] if len(rates) == 1 else best_rate(rates, score)
@@ -149,7 +149,7 @@ class _Run:
         )
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
-        """The first is what rates are compared by."""
+        """Metrics on rows; rates are compared by the first one."""
         return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.max_length)
 
 
@@ -175,12 +175,12 @@ def _class_metrics(given: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(np.mean(given == wanted)), "macro_f1": float(np.mean(shares))}
 
 
-def _told(metrics: Mapping[str, float]) -> str:
+def _figures(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
-    """Rows to learn from and to measure on, with numbers as `label`, and the names of the classes, none for values."""
+    """Training and evaluation rows, with numbers as `label`, and the names of the classes; none for a regression."""
     parts = [_read(settings, name) for name in ("train_data", "eval_data")]
     labels = [part[settings.label_column][:] for part in parts]
     if any(isinstance(label, float) for label in labels[0]):
@@ -229,9 +229,9 @@ def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str) -> None
 
 
 def check_labels(model: PreTrainedModel, names: list[str], *, argument: str) -> None:
-    """Refuse a model that was fine-tuned for other labels than those of [`rows_of`]."""
+    """Refuse a model that was fine-tuned for other labels than the `names` of [`rows_of`]."""
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    # What transformers calls classes that nobody has named; those of the rows have to be the same numbers then.
+    # transformers names classes LABEL_0 … by default; they fit rows whose labels are these numbers.
     unnamed = [f"LABEL_{name}" for name in names or ["0"]]
     if known not in (names, unnamed):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""A model on a task: which learning rate, every seed, one record each, and the summary of them all.
+"""A model on a task: chooses a learning rate, runs every seed, writes a record each and the summary of them all.
 
-Rows are capped and held out here. What a fine-tuning is and how it is graded comes as a function.
+It also caps rows and holds some out. The caller's `Measure` fine-tunes and grades.
 """
 
 import statistics
@@ -32,12 +32,12 @@ _ROWS_SEED, _SLICE_SEED = 0, 1
 Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
 """`(evaluated, task, rows, measured_on, *, settings, seed)` fine-tunes a copy of a model on rows and measures it.
 
-`measured_on` is name → rows; what comes back is name → metrics, and what was trained.
+`measured_on` is name → rows; it returns name → metrics, and the trained model.
 """
 
 
 def check_length(settings: FineTuningSettings, evaluated: EvaluatedModel) -> None:
-    """Check that a model has positions enough for the settings' rows."""
+    """Refuse rows that are longer than the model's positions."""
     positions = max_tokens(evaluated.model.config)
     if settings.max_length > positions:
         raise ValueError(
@@ -65,14 +65,14 @@ def evaluate_tasks(
 
 
 def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
-    """The rows to train on: all, or always the same `max_rows` of them."""
+    """Training rows: all, or always the same `max_rows` of them."""
     return rows if max_rows is None else drawn(rows, max_rows, seed=_ROWS_SEED)
 
 
 def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Dataset, Dataset]:
     """Split training rows into those to learn from and a slice to choose settings on: a tenth, 1,000 at most.
 
-    Always the same ones; rows with the same value in `group_column` stay together, which may make the slice larger.
+    The slice is always the same. Rows with one value in `group_column` stay together, which may make it larger.
     """
     groups: dict[Any, list[int]] = {}
     for index, value in enumerate(rows[group_column][:] if group_column else range(len(rows))):
@@ -128,8 +128,10 @@ class _TaskRun:
                 f"{self.data.name}.seed-{seed}", depends_on, partial(self._seed_record, seed, conditions)
             )
             metrics = ", ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
-            told = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
-            self.say(f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({told})")
+            source = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
+            self.say(
+                f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({source})"
+            )
 
     def _best(self, rates: list[float], conditions: dict[str, Any]) -> float:
         """Try each rate with the first seed on rows without a slice, and measure on the slice."""
@@ -189,7 +191,7 @@ class _TaskRun:
     def _fine_tuned(
         self, rows: Dataset, measured_on: Mapping[str, Dataset], *, seed: int, **changes: Any
     ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
-        """What `measure` returns, and seconds; `changes` are of the settings, a learning rate among them."""
+        """The results of `measure`, and seconds; `changes` are of the settings, a learning rate among them."""
         start = time.perf_counter()
         settings = replace(self.settings, learning_rates=(), **changes)
         found, trained = self.measure(

@@ -1,6 +1,6 @@
-"""Settings of SQuAD; questions and contexts → windows of tokens, with the answer's place in each; no fine-tuning.
+"""Settings of SQuAD; questions and contexts → windows of tokens, with the answer's place in each.
 
-A context that is too long for one window is read in several that overlap.
+A context that is too long for one window is cut into several that overlap.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,12 +44,12 @@ class SquadSettings(GlueSettings):
 
 @dataclass(frozen=True)
 class Window:
-    """What a model reads of one question at a time.
+    """A question with a part of its context, as one row of model inputs.
 
     Args:
         inputs: name of a model input → one number a token.
         row: index of the question's row.
-        cls_index: the token whose score stands for "no answer".
+        cls_index: the token that stands for "no answer".
         first_token: the first token of the context.
         offsets: int32 `(C, 2)`, where each of its C tokens begins and ends in the context's characters.
     """
@@ -70,7 +70,7 @@ class Window:
 
 
 def check_windows(settings: SquadSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that windows advance and that the tokenizer can tell where its tokens come from.
+    """Check that windows advance and that the tokenizer gives offsets.
 
     Raises:
         ValueError: no fast tokenizer, no token for the beginning, or no room for more context than windows share.
@@ -120,7 +120,7 @@ def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
 
 
 def check_rows(rows: Iterable[Row], *, argument: str, need_answers: bool) -> None:
-    """Check that answers stand where they are said to stand; `argument` is what the user calls the rows."""
+    """Check that each answer is at its `answer_start`; `argument` names the rows in messages."""
     for row in rows:
         label = f"{argument}: question id={row['id']!r}"
         texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
