@@ -1,6 +1,6 @@
-"""A model, text and what is wanted of a vocabulary → how many tokens that leaves, and a folder with the smaller model.
+"""A model, text and a size of vocabulary → the tokens that stay, their cost, and a folder with the smaller model.
 
-Which tokens stay, and how model and tokenizer lose the others, is told in `vocabulary/`.
+`vocabulary/` chooses the tokens and takes the others out of model and tokenizer.
 """
 
 import hashlib
@@ -44,17 +44,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrimSource:
-    """What a vocabulary is made of.
+    """The sources of a trimmed model.
 
     Args:
         model: folder or Hub name of a model of a known architecture.
-        vocabulary: what is wanted, see [`Vocabulary`].
+        vocabulary: the size or share to keep, see [`Vocabulary`].
         text: files, folders or Hub data sets whose tokens are counted.
         text_column: column with the text.
         split: of a Hub data set or folder.
         revision: of the model on the Hub.
         tokenizer: folder or Hub name; default: the model's.
         token: of the Hub.
+        is_embedding: whether a name on the Hub is one of an embedding model; of a folder the files decide.
     """
 
     model: str
@@ -68,7 +69,7 @@ class TrimSource:
     is_embedding: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What decides on the result, for its record: names without the paths of this machine, and a digest of all."""
+        """All that decides on the result, for its record: names without this machine's paths, and a digest of all."""
         values = {"revision": self.revision, "text_column": self.text_column, "split": self.split}
         values |= {"model": self.model, "tokenizer": self.tokenizer, "vocabulary": self.vocabulary}
         digest = hashlib.sha256(json.dumps([values, list(self.text)], sort_keys=True).encode()).hexdigest()
@@ -82,15 +83,15 @@ class TrimSource:
 
 @dataclass(frozen=True)
 class TrimPlan:
-    """What trimming leaves, before any weight is read.
+    """The tokens that stay and their cost, before any weight is read.
 
     Args:
-        config: of the model as it is.
-        tokenizer: of the model as it is.
+        config: of the model before.
+        tokenizer: of the model before.
         kept: ids that stay, ascending.
-        embedding: the whole model, with its weights, where it is one of sentence-transformers.
-        facts: `coverage`, share of the text's tokens that stay; `growth`, of tokens more that the same text becomes;
+        facts: `coverage`, share of the text's tokens that stay; `growth`, the text's relative increase in tokens;
             `before` and `after`: tokens, parameters and bytes.
+        embedding: the whole model, with its weights, where it is one of sentence-transformers.
     """
 
     config: PreTrainedConfig
@@ -101,17 +102,17 @@ class TrimPlan:
 
     @property
     def trimmed_config(self) -> PreTrainedConfig:
-        """That of the model with the tokens that stay."""
+        """The configuration of the model with the tokens that stay."""
         return trimmed_config(self.config, self.kept)
 
 
 def plan_trimming(source: TrimSource) -> TrimPlan:
-    """Count tokens, choose those that stay, and measure what that does to the text.
+    """Count tokens, choose those that stay, and measure how the text changes.
 
     No weights are read but those of an embedding model.
 
     Raises:
-        ValueError: something of the source can't work.
+        ValueError: a value of the source can't be used.
         OSError: a file can't be read.
     """
     wanted = Vocabulary.parse(source.vocabulary)
@@ -123,7 +124,7 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     if embedding is not None:
         required |= _prompt_ids(embedding)
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
-    select(wanted, ids, required, needs, unread)  # what can't be met is refused before any text is read
+    select(wanted, ids, required, needs, unread)  # refuses an impossible size before any text is read
     keep_datasets_here()
     documents = load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
     if embedding is not None and embedding.settings.lowers:
@@ -156,7 +157,7 @@ def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBa
 
 
 def _prompt_ids(model: EmbeddingModel) -> set[int]:
-    """Tokens of the prompts, which stand before every text."""
+    """Tokens of the prompts that are put before texts."""
     prompts = [prompt.lower() if model.settings.lowers else prompt for prompt in model.settings.prompts.values()]
     return {token for ids in model.tokenizer(prompts)["input_ids"] for token in ids} if prompts else set()
 
@@ -181,17 +182,17 @@ def trim_to_folder(source: TrimSource, output: str | Path, say: Say, *, overwrit
     """Write a model with fewer tokens, its tokenizer and a card.
 
     Args:
-        source: what it is made of.
-        output: folder to write, which `from_pretrained` reads.
+        source: of the model.
+        output: folder to write, for `from_pretrained`.
         say: takes lines for the user.
         overwrite: replace an earlier export there.
 
     Returns:
-        What its `trimming.json` holds.
+        The content of its `trimming.json`.
 
     Raises:
-        ValueError: something of the source can't work, or the folder isn't free.
-        OSError: something can't be read or written.
+        ValueError: a value of the source can't be used, or the folder isn't free.
+        OSError: a file can't be read or written.
     """
     target = check_target(output, overwrite=overwrite, record=RECORD_FILE)
     plan = plan_trimming(source)
@@ -216,7 +217,7 @@ def _loaded(source: TrimSource, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def format_trimming(facts: Mapping[str, Any]) -> str:
-    """Tell what stays of a vocabulary, of the text and of the model."""
+    """Describe in two lines how much of vocabulary, text and model stays."""
     before, after = facts["before"], facts["after"]
     saved = before["size_bytes"] - after["size_bytes"]
     return (
@@ -240,16 +241,16 @@ def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
 
 
 def after_trimming(settings: RunConfig, say: Say) -> RunConfig:
-    """Do what `vocabulary` of a distillation asks for: trim the teacher, in a folder of its own below `output_dir`.
+    """Trim the teacher of a distillation with `vocabulary`, into a folder of its own below `output_dir`.
 
-    A student of the trimmed teacher reads the tokens that stayed and is compared on them alone: the teacher's
-    probabilities are those of its softmax over the columns that stayed.
+    A student of the trimmed teacher reads and predicts kept tokens alone: the teacher's probabilities are those of its
+    softmax over their columns.
 
     Returns:
         [`RunConfig`]: the same distillation with the trimmed teacher.
 
     Raises:
-        ValueError: something that can't work, before anything is trained.
+        ValueError: settings that can't be used, before anything is trained.
     """
     run, training = settings.run, settings.training
     if run.streaming:
@@ -278,7 +279,7 @@ def after_trimming(settings: RunConfig, say: Say) -> RunConfig:
 
 
 def _is_made(folder: Path, source: TrimSource) -> bool:
-    """Whether an interrupted run has trimmed this teacher already; another one would be no teacher of its student."""
+    """Whether an interrupted run has trimmed this teacher already; another trimmed teacher is refused."""
     if not (folder / RECORD_FILE).is_file():
         return False
     made = read_json_object(folder / RECORD_FILE, f"folder={str(folder)!r}: {RECORD_FILE}").get("source")

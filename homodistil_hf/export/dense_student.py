@@ -1,4 +1,4 @@
-"""The dense student of a run, finished or not, ready to be exported; it writes no folder."""
+"""The dense student of a run, finished or not; `export_folder.py` writes it to a folder."""
 
 import copy
 from pathlib import Path
@@ -21,18 +21,18 @@ from ..pruning.pruner import Pruner, PruningSettings
 
 
 def dense_copy(model: LayerwiseModel) -> LayerwiseModel:
-    """A student of its own in evaluation mode, on the CPU, without projections."""
+    """A copy of a student in evaluation mode, on the CPU, without projections."""
     student = type(model)(copy.deepcopy(model.config))
     student.load_state_dict(weights_without_projections(model))
     return student.eval()
 
 
 def narrowed_copy(pruner: Pruner, *, format: str) -> LayerwiseModel:
-    """A student of its own that has not reached its plan, at the nearest possible widths; else as [`dense_copy`].
+    """A copy of a student that has not reached its plan, at the nearest possible widths; else as [`dense_copy`].
 
     Args:
-        pruner: of the run; left as it is.
-        format: `"compact"`: as wide as it is; `"standard"`: as a stock class can hold it.
+        pruner: of the run; not changed.
+        format: `"compact"`: of its present widths; `"standard"`: of widths that a stock class can hold.
     """
     student, kept = dense_copy(pruner.model), pruner.kept
     plan = kept if format == "compact" else nearest_paddable(kept)
@@ -58,11 +58,11 @@ def checkpoint_student(
 
     Args:
         folder: `checkpoint-N`.
-        format: `"standard"` or `"compact"`: which widths are possible before the plan is reached.
-        allow_partial: take a student that has not reached the plan at the nearest possible widths.
+        format: `"standard"` or `"compact"`; decides on possible widths before the plan is reached.
+        allow_partial: also take a student that has not reached the plan, at the nearest possible widths.
 
     Returns:
-        A student in evaluation mode, without projections, and what [`read_state`] gives.
+        A student in evaluation mode, without projections, and the state of [`read_state`].
 
     Raises:
         ValueError: damaged, no checkpoint of a run, or unfinished and `allow_partial` is False.
@@ -82,7 +82,7 @@ def checkpoint_student(
     check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
     if format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state:
         return student.eval(), state
-    # PLATON keeps averages for every parameter; those of the projections belong to no parameter of this student.
+    # PLATON keeps averages for every parameter; this student has no projections.
     scores = {name: t for name, t in load_tensors(folder / SCORES_FILE).items() if ".projections." not in name}
     try:
         pruner = Pruner(student, target, settings=PruningSettings(**state["pruner"]["settings"]), full=full)

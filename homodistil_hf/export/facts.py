@@ -1,4 +1,4 @@
-"""What an export says about itself, `facts.json`: costs, digests, what a run adds; the card tells it in words."""
+"""`facts.json` of an export: costs, digests and sections of the run; `card.py` puts it in words."""
 
 import math
 import numbers
@@ -23,15 +23,14 @@ CARD_FILE = "README.md"
 FACTS_VERSION = 1
 
 FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versions")
-"""What facts never lack, each an object."""
+"""Sections of all facts, each an object."""
 
 BENCHMARKS = "benchmarks"
 
 CARD_SECTION = "card"
 RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", CARD_SECTION, BENCHMARKS)
-"""What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher; what the
-card says of the training method; and what `homodistil evaluate` found out about it later: `tasks` and
-`discrepancy`."""
+"""Sections that a run may add: its arguments; steps, tokens, …; held-out metrics of the student and of the teacher;
+the card's texts on the training method; later results of `homodistil evaluate`: `tasks` and `discrepancy`."""
 
 _CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
 _SPREAD = {"mean": int | float, "std": int | float | None}
@@ -42,11 +41,11 @@ _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
 
 def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
-    """What the student costs in each export format, where that differs.
+    """Costs of the student in each export format, where they differ.
 
     Returns:
-        `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold the
-        student, and both are left out where padding changes nothing.
+        `compact` and `padded`, each as of [`model_facts`]; `padded` is `None` where no stock class can hold the
+        student. Empty where padding changes nothing.
     """
     plan = widths_of(student.config)
     try:
@@ -64,16 +63,16 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
 
 
 def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) -> dict[str, Any]:
-    """What an export says about the teacher.
+    """The teacher's section of facts.
 
     Args:
-        config: the teacher's; its `name_or_path` says where it came from.
+        config: the teacher's, with its source as `name_or_path`.
         class_name: the teacher's class.
         licence: licence identifier, or `"unknown"`.
 
     Returns:
-        `name` (of a folder only its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and what
-        [`planned_facts`] computes.
+        `name` (of a folder its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and the values
+        of [`planned_facts`].
     """
     name = config.name_or_path
     is_folder = bool(name) and Path(name).is_dir()
@@ -86,13 +85,12 @@ def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) ->
 
 
 def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Check what a run adds, any of `RUN_SECTIONS`, and make plain JSON values of it.
+    """Check a run's sections, any of `RUN_SECTIONS`, and make plain JSON values of them.
 
-    Settings that hold access tokens or say where a machine keeps its files are left out, and of other paths that exist
-    here only the last part is kept.
+    Access tokens and folders of this machine are left out; of other paths that exist here the last part is kept.
 
     Raises:
-        ValueError: an unknown section, or words for the card that are not all there.
+        ValueError: an unknown section, or texts for the card that are incomplete.
     """
     sections = dict(facts or {})
     for name, section in sections.items():
@@ -118,7 +116,7 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def file_facts(folder: Path) -> dict[str, Any]:
-    """Path inside an export → `sha256` and `size_bytes`, of every file but the facts and the card; sorted."""
+    """Path inside an export → `sha256` and `size_bytes`, sorted; facts and card excepted."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
@@ -131,7 +129,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """Read `facts.json` of an export.
 
     Raises:
-        ValueError: the file is missing, or no facts.
+        ValueError: the file is missing, or holds no facts of this version.
     """
     path = folder / FACTS_FILE
     if not path.is_file():
@@ -145,10 +143,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_export_facts(folder: Path) -> dict[str, Any]:
-    """Read `facts.json` for use: its sections are there and of the right types.
+    """Read `facts.json` with all its sections, each of the right type.
 
     Raises:
-        ValueError: see [`read_facts`]; also a section that is missing or holds something else.
+        ValueError: see [`read_facts`]; also a section that is missing or of another type.
     """
     facts = read_facts(folder)
     forms = facts.get("forms")
@@ -166,7 +164,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
 
 
 def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What facts say about the teacher, ready to be told again by another export; None where they don't know."""
+    """The facts' section of the teacher, checked; None where it isn't recorded."""
     teacher = facts.get("teacher")
     if teacher is not None and not _is_teacher(teacher):
         raise ValueError(f"{FACTS_FILE} has teacher={short_repr(teacher)}, which no export has; export again")
@@ -174,7 +172,7 @@ def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def has_costs(section: Mapping[str, Any]) -> bool:
-    """Whether a section of a teacher or a student states all four `COSTS`, each a whole number above 0."""
+    """Whether a section has all four `COSTS`, each a whole number above 0."""
     costs = [section.get(name) for name in COSTS]
     return all(is_int(cost) and cost > 0 for cost in costs)
 
