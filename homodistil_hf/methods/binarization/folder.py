@@ -1,4 +1,4 @@
-"""A trained model of bits → a folder that holds one bit a weight, and runs wherever transformers does."""
+"""Writes a trained model of bits to a folder with one bit a weight, which transformers loads without this package."""
 
 import shutil
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ from .binarizing import to_packed
 _MODELING = modeling_binarybert.__name__.rpartition(".")[2]
 PACKED = "packed"
 CODE = tuple(Path(str(module.__file__)) for module in (modeling_binarybert, modeling_homobert, modeling_layerwise))
-"""The modelling files that travel along."""
+"""Modelling files that are copied to every folder."""
 BITS = "activation_bits"
-"""What of a stage's metrics isn't one."""
+"""The entry of a stage's metrics that is a setting."""
 LARGEST = 1.05
-"""Bytes of the weights, by what its bits and floats come to."""
+"""Largest size of the weights, as a share of their bits and floats."""
 
 
 def export_packed(
@@ -40,10 +40,10 @@ def export_packed(
     """Write a model of bits to a folder; its logits are those of the model, to float32's rounding.
 
     Args:
-        model: what [`methods.binarization.BinarizationTrainer`] has trained.
-        folder: where to; created with its parents.
+        model: trained by [`BinarizationTrainer`].
+        folder: to write; created with its parents.
         tokenizer: saved along.
-        facts: for `facts.json`; the card tells of `teacher`, a name, and `metrics`, those of each form of the model.
+        facts: for `facts.json`; the card has `teacher`, a name, and `metrics` of each form of the model.
         overwrite: replace an earlier export in the folder.
 
     Returns:
@@ -81,7 +81,7 @@ def export_packed(
 
 
 def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
-    """The fixed input that facts have logits for."""
+    """The fixed input of the logits in facts."""
     return probe_inputs(config, most=config.max_position_embeddings)
 
 
@@ -115,13 +115,13 @@ def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def tensor_bytes(file: Path) -> int:
-    """Bytes of a safetensors file behind its header of names, which is a matter of layers alone."""
+    """Bytes of a safetensors file behind its header."""
     with file.open("rb") as content:
         return file.stat().st_size - 8 - int.from_bytes(content.read(8), "little")
 
 
 def least_bytes(packed: PreTrainedModel) -> int:
-    """Bits / 8 of what is binarized, rounded up a row, and four bytes for each value that stays float."""
+    """Bytes of the weights: bits / 8 of each binarized row, rounded up, and four for each value that stays float."""
     bits = sum(
         module.out_features * -(-module.in_features // 8)
         if isinstance(module, PackedLinear)

@@ -1,4 +1,4 @@
-"""Is a folder of bits what its facts say, and does it answer the same where this package can't be imported?"""
+"""Checks a folder of bits against its facts, and its logits in a process that can't import this package."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,11 +27,11 @@ from ...models.architectures.modeling_binarybert import BinaryBertConfig
 from .folder import CODE, LARGEST, packed_probe, tensor_bytes
 
 IN_MEMORY_TOLERANCE = 0.1
-"""Of logits that were found when the folder was written: on another processor an activation may get its other bit."""
+"""Relative difference from the logits in memory: on another processor an activation may get its other bit."""
 
 
 def code_problems(folder: Path) -> Iterator[str]:
-    """Modelling files that are not this package's own; they would be run."""
+    """Modelling files that are not this package's own, as transformers would run them."""
     for file in CODE:
         if not (folder / file.name).is_file():
             yield f"{file.name}: expected beside packed weights, found nothing"
@@ -40,20 +40,20 @@ def code_problems(folder: Path) -> Iterator[str]:
 
 
 def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
-    """Weights that take more than their bits and floats."""
+    """Weights that are larger than their bits and floats."""
     least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
     if not isinstance(least, int) or found > LARGEST * least:
         yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {found}"
 
 
 def probe_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The fixed input that its facts have logits for."""
+    """The fixed input of the logits in the folder's facts."""
     return packed_probe(BinaryBertConfig.from_pretrained(folder))
 
 
 @torch.inference_mode()
 def logits_of(folder: Path, auto_class: str) -> torch.Tensor:
-    """What the model finds here, with this package's classes."""
+    """Logits of the model with this package's classes."""
     model = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor")).from_pretrained(folder)
     return all_logits(model.float().eval()(**probe_of(folder)))
 
@@ -81,7 +81,7 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
 
 
 def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
-    """Bits: files, size and code first, then the logits that a process without this package finds."""
+    """Check files, size and code first, then the logits of a process without this package."""
     problems = [
         f"{FACTS_FILE}: expected {name}, found {short_repr(facts.get(name))}"
         for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))

@@ -1,4 +1,4 @@
-"""How well a student's vectors stand for its teacher's, on the same texts; what users of an index would notice.
+"""Compares a student's vectors with its teacher's on the same texts, as users of an index notice differences.
 
 Shapes: N texts, D channels.
 """
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 NUM_NEIGHBOURS = 10
 _ROWS = 256
-_LEAST_DEVIATION = 1e-6  # of similarities that are not all the same but for rounding
+_LEAST_DEVIATION = 1e-6  # below it, similarities differ by rounding alone
 
 
 def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_space: bool = False) -> dict[str, float]:
@@ -16,15 +16,15 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
 
     Args:
         student_ND: float, any length.
-        teacher_ND: as many; perhaps of other channels where the student has a space of its own.
-        has_own_space: whether it has.
+        teacher_ND: as many; of other channels only where the student has a space of its own.
+        has_own_space: whether the student's vectors are in another space.
 
     Returns:
-        `cosine`: mean of a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
-        agree on, each in its own index; `neighbours_in_index`: where the student's vector is looked up in the
-        teacher's. `spread`: standard deviation of similarities between texts, as a share of the teacher's; vectors
-        that collapse have 0, and there is none where the teacher's similarities are all the same, as those of two
-        texts are. Empty for fewer than two texts; of two spaces `neighbours` and `spread` alone.
+        `cosine`: mean over a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
+        have, each in its own index. `neighbours_in_index`: the same with the student's vector looked up in the
+        teacher's index. `spread`: standard deviation of similarities between texts, as a share of the teacher's; 0 for
+        collapsed vectors, left out where the teacher's similarities are all the same, as those of two texts are.
+        Empty for fewer than two texts; `neighbours` and `spread` alone for two spaces.
 
     Example:
     ```python
@@ -40,6 +40,7 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
     student, teacher = (F.normalize(vectors.double(), dim=-1) for vectors in (student_ND, teacher_ND))
     num_neighbours = min(NUM_NEIGHBOURS, len(student) - 1)
     is_one_space = student.shape == teacher.shape and not has_own_space
+    # In blocks of rows, so that N × N similarities are never held at once; sums are exact as counts and float64.
     shared, moments = [0] * (1 + is_one_space), torch.zeros(2, 3, dtype=torch.float64)
     for start in range(0, len(student), _ROWS):
         rows = slice(start, start + _ROWS)

@@ -1,4 +1,4 @@
-"""The card of an embedding model: what it is, what it costs, how its vectors compare with the teacher's."""
+"""The card of an embedding model: its texts and vectors, its costs, its scores beside the teacher's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +61,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
 
     Args:
         name: of the folder.
-        facts: what `facts.json` says.
+        facts: content of `facts.json`.
     """
     student, teacher = facts[STUDENT], facts.get(TEACHER)
     models = {side: found for side, found in ((TEACHER, teacher), (STUDENT, student)) if found}

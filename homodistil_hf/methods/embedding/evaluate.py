@@ -77,16 +77,15 @@ def evaluate_embedding(
 
     Args:
         model: folder of sentence-transformers, finished run, or Hub name.
-        teacher: folder or Hub name; default: the one that the run recorded. Where there is none, the model alone is
-            measured, on tasks.
+        teacher: folder or Hub name; default: the run's. Without one, the model alone is measured, on tasks.
         settings: [`EmbeddingEvaluationSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
             needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
 
     Returns:
-        `dict`: what was written to `embedding.json`. `models`: name, costs and dimension of teacher and student.
-        `agreement`: of the held-out text, as in [`agreement`]. `scores`: task → metric → `teacher`, `student` and, of
+        `dict`: the content of `embedding.json`. `models`: name, costs and dimension of teacher and student.
+        `agreement`: on the held-out text, see [`agreement`]. `scores`: task → metric → `teacher`, `student` and, for
         retrieval, `asymmetric`: the student's questions among the teacher's documents.
 
     Raises:
@@ -117,11 +116,11 @@ def evaluate_embedding(
     results["scores"] = {}
     for task in tasks:
         results["scores"][task.name] = found = _scores(task, models, is_apart=is_apart)
-        _tell(task.name, found, say)
+        _say_scores(task.name, found, say)
     if of_mteb:
         for name, metrics in mteb_scores(of_mteb, {side: found.name for side, found in models.items()}).items():
             results["scores"][name] = metrics
-            _tell(name, metrics, say)
+            _say_scores(name, metrics, say)
     results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
     target = results_folder(model, output_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -130,13 +129,13 @@ def evaluate_embedding(
     return results
 
 
-def _tell(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
+def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
     for metric, of_sides in metrics.items():
         say(f"{task}, {metric}: " + ", ".join(f"{side} {value:.4f}" for side, value in of_sides.items()))
 
 
 def format_scores(results: Mapping[str, Any]) -> str:
-    """Lay out as Markdown what [`evaluate_embedding`] returned: a row a measure, × 100."""
+    """Lay out results of [`evaluate_embedding`] as Markdown: a row a measure, × 100."""
     return embedding_table(results["models"], results.get("agreement", {}), results["scores"])
 
 
@@ -165,7 +164,7 @@ def _named(values: str | tuple[str, ...] | None) -> Any:
 
 
 def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
-    """Before anything is encoded."""
+    """Refuse missing teachers and packages before anything is encoded."""
     if settings.eval_data and teacher is None:
         raise ValueError(
             f"eval_data={short_repr(settings.eval_data)} is compared with a teacher, and none is recorded: name "
@@ -185,7 +184,7 @@ def _agreement(
     documents: Any = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
     )
-    # Spread over all sources: documents first, as each has a paragraph.
+    # Texts from all documents: the first paragraph of each, then the second of each, and so on.
     rows = (paragraphs(row["text"]) for row in some_blocks(documents, settings.max_texts))
     by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
     texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
@@ -216,7 +215,7 @@ def _scores(
 def _retrieval(
     task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
 ) -> dict[str, dict[str, float]]:
-    # The prompts of sentence-transformers' `encode_query` and `encode_document`; none where there is none of the name.
+    # `encode_query` and `encode_document` of sentence-transformers use prompts of these names, if the model has them.
     queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
     documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
     compared = {side: (queries[side], documents[side]) for side in models}

@@ -1,4 +1,4 @@
-"""Tasks of MTEB by their names, run by the library of that name; it fetches their data from the Hub."""
+"""Tasks of MTEB by their names, run by the library `mteb`, which fetches their data from the Hub."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from ...files.messages import short_repr
 
 
 def named_tasks(names: Sequence[str]) -> list[Any]:
-    """The tasks of these names.
+    """Load tasks by their names.
 
     Raises:
         ValueError: the library is missing, or has no such task.
@@ -43,7 +43,7 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
         task.metadata.name: {task.metadata.main_score: {}} for task in tasks
     }
     for side, name in models.items():
-        # No cache: it would know a folder by its name alone.
+        # No cache: mteb's cache knows a folder by its name alone.
         results = mteb.evaluate(SentenceTransformer(name), tasks, cache=None, co2_tracker=False)
         for task, result in zip(tasks, results.task_results, strict=True):
             found[task.metadata.name][task.metadata.main_score][side] = float(result.get_score())

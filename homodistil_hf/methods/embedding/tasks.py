@@ -1,4 +1,4 @@
-"""Data that say what vectors of texts are good for, made from rows of GLUE and SQuAD; no model is run here."""
+"""Tasks for vectors of texts, made from rows of GLUE and SQuAD; `evaluate.py` runs models on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from ...evaluation.squad.data import load_squad
 
 @dataclass(frozen=True)
 class PairTask:
-    """Pairs of texts with what their similarity is held against.
+    """Pairs of texts with labels to compare their similarity with.
 
     Args:
-        name: as in results.
+        name: in results.
         metric: `spearman`, of graded labels, or `average_precision`, of labels 0 and 1.
         first: a text of each pair.
         second: the other one.
@@ -36,7 +36,7 @@ class RetrievalTask:
     """Questions, each answered by one of the documents.
 
     Args:
-        name: as in results.
+        name: in results.
         queries: the questions.
         documents: each text once.
         answers: of each question the number of its document.
@@ -52,11 +52,11 @@ EmbeddingTask = PairTask | RetrievalTask
 
 
 def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]:
-    """All tasks that a folder has the rows of: STS-B, MRPC, QQP, QNLI and SQuAD, their development rows.
+    """Load all tasks in a folder: development rows of STS-B, MRPC, QQP, QNLI and SQuAD.
 
     Args:
-        data_dir: folder as GLUE's and SQuAD's evaluations take it.
-        max_queries: of MRPC, QQP and retrieval at most so many rows, always the same.
+        data_dir: folder as for evaluations on GLUE and SQuAD.
+        max_queries: rows of MRPC, QQP and retrieval at most, always the same.
 
     Raises:
         ValueError: no such folder, none of these in it, or unreadable rows.
@@ -101,7 +101,7 @@ def _qnli(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
 
 def _squad(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
     data = load_squad("squad", data_dir)
-    # The training questions' paragraphs, too: more to be told apart.
+    # Paragraphs of training questions make the index larger, and the search harder.
     documents = [*data.dev["validation"]["context"][:], *data.train["context"][:]]
     return _retrieval(data.name, data.dev["validation"], "question", "context", documents, max_queries)
 

@@ -1,4 +1,4 @@
-"""Does an embedding model give the vectors that its facts tell, in sentence-transformers, without this package?"""
+"""Checks that sentence-transformers, without this package, gives the vectors in an embedding model's facts."""
 
 import importlib.util
 import json
@@ -18,9 +18,9 @@ from ...files.strict_json import is_number
 from .model import MODULES_FILE
 
 VECTOR_TOLERANCE = 1e-4
-"""Largest difference of a channel, by the largest of the vectors or 1."""
+"""Largest difference of a channel, as a share of the largest channel or of 1."""
 ROUTES = ("query", "document")
-"""Of a pair: who encodes which texts."""
+"""Routes of a pair: the student encodes queries, the teacher documents."""
 _SHARED = ("max_seq_length", "prompts", "default_prompt_name", "similarity_fn_name")
 
 _FRESH_PROCESS = """
@@ -55,12 +55,12 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     """Load an export with sentence-transformers in a fresh process, and compare.
 
     Args:
-        folder: the export, whose files are what its facts list.
-        facts: what `facts.json` says.
+        folder: the export, its files already checked.
+        facts: content of `facts.json`.
 
     Returns:
-        `(problems, difference)`: a line each; largest difference between the vectors found and those told, relative to
-        the largest, None where none were found.
+        `(problems, difference)`: a line each; largest relative difference between found and stated vectors, None where
+        no vectors were found.
     """
     if problems := list(_shape_problems(facts)):
         return problems, None
@@ -70,14 +70,14 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     with tempfile.TemporaryDirectory() as scratch:
         outputs = Path(scratch, "vectors.safetensors")
         try:
-            told = json.loads(
+            report = json.loads(
                 run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes), outputs], scratch).splitlines()[-1]
             )
             vectors = load_file(outputs)
         except (ValueError, OSError) as error:
             return [str(error)], None
-    problems = [f"{name}: missing or unexpected in {folder.name}" for name in told["missing"]]
-    problems += list(_setting_problems(facts, told["settings"]))
+    problems = [f"{name}: missing or unexpected in {folder.name}" for name in report["missing"]]
+    problems += list(_setting_problems(facts, report["settings"]))
     expected = {route: torch.tensor(facts["probe"]["vectors"][route]) for route in routes}
     differences = {f"{route} vectors": relative_difference(vectors[route], expected[route]) for route in routes}
     problems += difference_problems(differences, VECTOR_TOLERANCE)
@@ -112,7 +112,7 @@ def _are_vectors(vectors: Any, num_texts: int) -> bool:
 def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
     for name, expected in facts["settings_of_vectors"].items():
         if expected is None and name != "default_prompt_name":
-            continue  # the library's own default
+            continue  # sentence-transformers then has its own default
         if name == "prompts":  # the library adds empty ones
             same = {key: text for key, text in found[name].items() if text or key in expected} == expected
         else:

@@ -1,4 +1,4 @@
-"""The model card of a further pre-trained checkpoint: what it was made from, how, by whose method."""
+"""The model card of a further pre-trained checkpoint: its origin, its settings, the paper of the method."""
 
 from collections.abc import Mapping
 from typing import Any
