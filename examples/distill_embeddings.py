@@ -8,9 +8,14 @@ Loads with `SentenceTransformer("out/student")` (pip install "homodistil-hf[embe
 import argparse
 from pathlib import Path
 
-from homodistil_hf import EmbeddingDistilTrainer, HomoDistilTrainingArguments, load_text
-from homodistil_hf.methods.embedding.model import load_embedding_model
-from homodistil_hf.methods.embedding.texts import by_length, tokenize_texts
+from homodistil_hf import (
+    EmbeddingDistilArguments,
+    EmbeddingDistilTrainer,
+    by_length,
+    load_embedding_model,
+    load_text,
+    tokenize_texts,
+)
 
 QUERY, TEXTS = "Where is the cat?", ["The cat sat on the mat.", "Shares fell on Tuesday."]
 
@@ -33,7 +38,7 @@ def main() -> None:
     held_out = min(1000, len(rows) // 10)
     trainer = EmbeddingDistilTrainer(
         teacher,
-        HomoDistilTrainingArguments(
+        EmbeddingDistilArguments(
             output_dir=options.output_dir,
             student=options.student,
             max_steps=options.max_steps,

@@ -9,9 +9,7 @@ import argparse
 
 from transformers import AutoTokenizer, BertForMaskedLM
 
-from homodistil_hf import load_text, tokenize_to_blocks
-from homodistil_hf.methods.self_distillation.rounds import self_distill
-from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments
+from homodistil_hf import SelfDistillationArguments, load_text, self_distill, tokenize_to_blocks
 
 
 def main() -> None:

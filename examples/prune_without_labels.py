@@ -9,8 +9,14 @@ import argparse
 
 from transformers import AutoTokenizer
 
-from homodistil_hf import GradientFreeSettings, export_student, load_text, prune_gradient_free, verify_export
-from homodistil_hf.data.samples import drawn, unlabeled_batches
+from homodistil_hf import (
+    GradientFreeSettings,
+    export_student,
+    load_text,
+    prune_gradient_free,
+    unlabeled_batches,
+    verify_export,
+)
 from homodistil_hf.methods.gradient_free.pruning import export_facts
 
 
@@ -25,7 +31,8 @@ def main() -> None:
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    texts = drawn(load_text(options.text), options.num_samples, seed=0)["text"][:]
+    rows = load_text(options.text).shuffle(seed=0)
+    texts = rows.select(range(min(options.num_samples, len(rows))))["text"][:]
     batches = unlabeled_batches([texts], tokenizer, num_rows=options.num_samples)
     settings = GradientFreeSettings(ranking=options.ranking)
     student = prune_gradient_free(options.model, batches, options.macs, settings=settings)

@@ -14,9 +14,10 @@ What every trainer of a student beside its teacher does is told in `training.dis
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import broadcast
@@ -28,22 +29,18 @@ from .export.dense_student import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.tensors import load_tensors
 from .models.architectures import architecture_of
-from .pruning.pruner import Pruner
+from .models.compiling import MOST_COMPILED_WIDTHS
+from .pruning.pruner import Pruner, PruningSettings
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
+from .training.pair import ProjectionInit
 from .training.ranks import check_same_masks
-from .training.setup import pruning_schedule, pruning_settings
-from .training_args import PRUNING_KINDS, HomoDistilTrainingArguments
+from .training_args import PRUNING_KINDS, DistillationArguments, HomoDistilTrainingArguments
 
 logger = logging.getLogger(__name__)
 
 _NUM_ROTATION_TOKENS = 8192
-_CHOICE_SETTINGS = (
-    *("width_allocation", "width_multiple", "num_scoring_batches"),
-    *("sensitivity_smoothing", "uncertainty_smoothing"),
-)
-"""Settings of how units are chosen; another `importance_metric` is refused."""
 
 
 class HomoDistilTrainer(DistillationTrainer):
@@ -54,9 +51,11 @@ class HomoDistilTrainer(DistillationTrainer):
     paper does.
 
     Args:
-        model: the teacher: Hub name, folder, or a loaded model. The student starts as its copy.
+        model: what the student starts from, as its copy: Hub name, folder, or a loaded model.
         args: the run's settings.
-        kwargs: as in [`DistillationTrainer`]: `train_dataset`, `eval_dataset`, `processing_class`, `teacher`, …
+        teacher_model: who the student learns from. Default: a frozen copy of `model`.
+        train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
+            [`DistillationTrainer`].
 
     Raises:
         ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched
@@ -75,14 +74,25 @@ class HomoDistilTrainer(DistillationTrainer):
     """
 
     method = "homodistil"
+    arguments_class: ClassVar[type[DistillationArguments]] = HomoDistilTrainingArguments
+    args: HomoDistilTrainingArguments
     card = HOMODISTIL
     schedule: PruningSchedule
 
-    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
-        super().__init__(model, args, **kwargs)
-        self.pruner = Pruner(self.model, self.plan, settings=pruning_settings(args))
-        if self.card is HOMODISTIL and not any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
+    @property
+    def projection_init(self) -> ProjectionInit:
+        """As the settings say."""
+        return self.args.projection_init
+
+    def set_up_student(self) -> None:
+        """Make the pruner, and let the card say whether everything is dropped at once."""
+        self.pruner = Pruner(self.model, self.plan, settings=pruning_settings(self.args))
+        if self.card is HOMODISTIL and self.args.prunes_at_once:
             self.card = PRUNED_AT_ONCE
+
+    def plan_step(self, num_training_steps: int) -> float:
+        """The last step at which masks are chosen."""
+        return pruning_schedule(self.args, num_training_steps).end_step
 
     # One optimizer step
 
@@ -201,10 +211,8 @@ class HomoDistilTrainer(DistillationTrainer):
         return narrowed_copy(self.pruner, format=format)
 
     def state_to_save(self) -> dict[str, Any]:
-        """Also how far pruning has come, and how units are chosen among the settings."""
-        state = super().state_to_save()
-        chosen = {name: getattr(self.args, name) for name in _CHOICE_SETTINGS}
-        return state | {"settings": state["settings"] | chosen, "pruner": self.pruner.state_dict()}
+        """Also how far pruning has come."""
+        return super().state_to_save() | {"pruner": self.pruner.state_dict()}
 
     def scores_to_save(self) -> dict[str, torch.Tensor]:
         """The scores of all units."""
@@ -243,3 +251,24 @@ def _rotate_student(trainer: DistillationTrainer) -> None:
     for parameter in trainer.model.parameters():  # machines may differ in the last bits
         broadcast(parameter.data)
     logger.info("bases inside heads are chosen in %d layers", len(layers))
+
+
+def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
+    """Pick the settings of pruning out of all of them."""
+    return PruningSettings(
+        metric=args.importance_metric,
+        width_allocation=args.width_allocation,
+        multiple=args.width_multiple,
+        sensitivity_smoothing=args.sensitivity_smoothing,
+        uncertainty_smoothing=args.uncertainty_smoothing,
+    )
+
+
+def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
+    """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
+    windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
+    interval = args.pruning_interval_steps
+    if args.torch_compile:
+        longest = max(end - start for start, end in windows.values()) * total_steps
+        interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
+    return PruningSchedule(windows, interval, total_steps)

@@ -1,23 +1,25 @@
-"""Every setting of a HomoDistil run, on top of `transformers.TrainingArguments`.
+"""The settings of runs, on top of `transformers.TrainingArguments`: one class for all methods, one for each.
 
-The dataclass only holds and checks values. Where data come from is no setting of it.
+[`ExactArguments`] has what every trainer of this package needs, [`DistillationArguments`] what a student beside its
+teacher needs, and [`HomoDistilTrainingArguments`] HomoDistil's loss and pruning. Other methods derive theirs in
+`methods/`. The classes only hold and check values.
 """
 
+import copy
 import json
 import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch._dynamo  # imported while there is a process group, it would keep the threads of that alive
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from .files.field_checks import check_fields, setting
 from .files.messages import short_repr
-from .files.strict_json import is_int, is_number
 from .models.compiling import compiling_problem
+from .models.widths import WidthPlan
 from .pruning.schedule import DEADLINE_FRACTION
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
@@ -35,24 +37,6 @@ SLICEABLE_OPTIMIZERS = (
     "sgd",
 )
 """Values of `optim` whose state has each parameter's shape, so that compaction can slice it alike."""
-
-_RANGES = {f"{name}_weight": "[0, inf)" for name in LOSS_TERMS} | {
-    "mlm_probability": "(0, 1)",
-    "student_dropout": "[0, 1)",
-    "sensitivity_smoothing": "[0, 1)",
-    "uncertainty_smoothing": "[0, 1)",
-    "learning_rate_hold_fraction": "[0, 1]",
-    "learning_rate": "[0, inf)",
-    "adam_beta2": "[0, 1)",
-}
-_RANGES |= {f"{kind}_{end}_fraction": "[0, 1]" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")}
-_LEAST = dict.fromkeys(
-    (
-        *("width_multiple", "pruning_interval_steps", "max_bad_steps", "gradient_accumulation_steps"),
-        *("per_device_train_batch_size", "per_device_eval_batch_size"),
-    ),
-    1,
-) | {"num_scoring_batches": 0}
 
 _USE_DDP = "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank"
 _REMEDIES = {
@@ -79,9 +63,154 @@ _LAUNCHES_THAT_SPLIT = (
     "ACCELERATE_USE_PARALLELISM_CONFIG",
 )
 
+_Arguments = TypeVar("_Arguments", bound=TrainingArguments)
+
+
+def with_settings(args: _Arguments, **values: Any) -> _Arguments:
+    """Copy settings, some of them changed; nothing is checked again."""
+    changed = copy.copy(args)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed
+
 
 @dataclass
-class HomoDistilTrainingArguments(TrainingArguments):
+class ExactArguments(TrainingArguments):
+    """Settings of a run that resumes to the last bit, of whatever method.
+
+    Raises:
+        ValueError: a value out of range, a setting that has no part in the run, or one that can't work here; the
+            message names argument, value and remedy.
+    """
+
+    no_part: ClassVar[dict[str, str]] = {}
+    """Settings of a parent class without effect in this one → what to do instead; only their default is accepted."""
+
+    max_bad_steps: int = setting(20, "Stop after this many steps in a row with non-finite gradients, ≥ 1.", least=1)
+    overwrite_output_dir: bool = setting(False, "Train into a folder that is not empty, without resuming.")
+
+    # TrainingArguments with other defaults or a checked range
+    per_device_train_batch_size: int = setting(
+        16, "Rows of a micro-batch on each device, ≥ 1; defaults were measured with 16.", least=1
+    )
+    per_device_eval_batch_size: int = setting(8, "Rows of an evaluation's batch on each device, ≥ 1.", least=1)
+    gradient_accumulation_steps: int = setting(1, "Micro-batches of an optimizer step on each device, ≥ 1.", least=1)
+    dataloader_drop_last: bool = setting(True, "Trainer's; a step always has its whole global batch.")
+    ddp_find_unused_parameters: bool | None = setting(
+        False, "DDP's search for unused parameters; every parameter is used here."
+    )
+    logging_nan_inf_filter: bool = setting(
+        False, "Trainer's filter; it synchronises every micro-step and isn't needed here."
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self._refuse_without_part()
+        _refuse_unsupported(self)
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
+        self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
+        super().__post_init__()
+
+    def _refuse_without_part(self) -> None:
+        for name, remedy in self.no_part.items():
+            if (value := getattr(self, name)) != self.default_of(name):
+                raise ValueError(f"{name}={short_repr(value)} has no part in a run of {type(self).__name__}; {remedy}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Trainer's, without settings that have no part in the run."""
+        return {name: value for name, value in super().to_dict().items() if name not in self.no_part}
+
+    @classmethod
+    def default_of(cls, name: str) -> Any:
+        """The default of a setting in this class."""
+        return cls.__dataclass_fields__[name].default
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process; plain `cpu` for every rank there, as no state can be loaded to `cpu:1`."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+
+@dataclass
+class DistillationArguments(ExactArguments):
+    """Settings of a student beside its teacher: widths, masked words, teacher, learning-rate curve.
+
+    A method's own class adds the factors of its loss terms: fields whose names end in `_weight`.
+
+    Raises:
+        ValueError: as [`ExactArguments`]; all factors of the loss are 0; two learning-rate curves.
+    """
+
+    student: str | None = setting(
+        None,
+        "Widths: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan (216-9x24-528), JSON.",
+    )
+    width_multiple: int = setting(
+        8, "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1.", least=1
+    )
+    mlm_probability: float = setting(
+        0.3, "Share in (0, 1) of the tokens to predict in training; evaluations mask 0.15.", range="(0, 1)"
+    )
+    student_dropout: float | None = setting(
+        0.0, "Dropout of the student while it is distilled, in [0, 1); unset: the teacher's rates.", range="[0, 1)"
+    )
+    teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Type of the teacher's matrix products; auto: float16 with fp16, else bfloat16 if it is fast."
+    )
+    learning_rate_curve: Literal["auto", "pruning", "trainer"] = setting(
+        "auto", "pruning: warm up, hold, fall; trainer: lr_scheduler_type; auto: pruning if that is linear."
+    )
+    learning_rate_hold_fraction: float | None = setting(
+        None,
+        "Share in [0, 1] of all steps after which it falls; default: 0.5, or pruning's end if later.",
+        range="[0, 1]",
+    )
+
+    # TrainingArguments with other defaults
+    learning_rate: float | None = setting(
+        None, "Peak learning rate; default: by the tokens of a step, see docs/method.md.", range="[0, inf)"
+    )
+    adam_beta2: float = setting(0.98, "Adam's β2; short runs end far behind with 0.999.", range="[0, 1)")
+    adam_epsilon: float = setting(1e-6, "Adam's ε; the paper's.")
+    warmup_steps: float = setting(0.05, "Linear warm-up: steps, or a share of all steps when below 1.")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.student, WidthPlan):
+            self.student = self.student.to_json()
+        if isinstance(self.student, dict):
+            self.student = json.dumps(self.student)
+        super().__post_init__()
+        _refuse_compiling(self)
+        _refuse_two_curves(self)
+        weights = self.loss_weights()
+        if weights and not any(weights.values()):
+            names = ", ".join(f"{name}_weight" for name in weights)
+            raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")
+
+    def loss_weights(self) -> dict[str, float]:
+        """Factor ≥ 0 of each term that the loss has, by the term's name."""
+        names = [entry.name for entry in fields(self) if entry.name.endswith("_weight")]
+        return {name.removesuffix("_weight"): getattr(self, name) for name in names if name not in self.no_part}
+
+    @property
+    def follows_pruning(self) -> bool:
+        """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
+        if self.learning_rate_curve != "auto":
+            return self.learning_rate_curve == "pruning"
+        return self.lr_scheduler_type == "linear"
+
+
+PRUNED_BEFORE: dict[str, str] = dict.fromkeys(
+    [f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")],
+    "everything is pruned before the first step; leave it out",
+) | {"pruning_interval_steps": "masks are chosen once, before the first step; leave it out"}
+"""`no_part` of methods that prune at once."""
+
+
+@dataclass
+class HomoDistilTrainingArguments(DistillationArguments):
     """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
 
     Defaults that differ from `TrainingArguments`: `learning_rate` (by the tokens of a step, once a trainer is made),
@@ -102,152 +231,71 @@ class HomoDistilTrainingArguments(TrainingArguments):
     ```
     """
 
-    # Parameters that control the student
-    student: str | None = field(
-        default=None,
-        metadata={
-            "help": "Widths: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan "
-            "(216-9x24-528), JSON."
-        },
-    )
-    width_allocation: Literal["local", "global"] = field(
-        default="local",
-        metadata={"help": "local: each layer reaches the plan's widths; global: heads and FFN compete across layers."},
-    )
-    width_multiple: int = field(
-        default=8, metadata={"help": "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1."}
-    )
-
     # Parameters that control the loss
-    mlm_weight: float = field(default=0.01, metadata={"help": "Factor ≥ 0 of the masked-LM loss, nats a prediction."})
-    task_weight: float = field(
-        default=1.0, metadata={"help": "Factor ≥ 0 of a task model's own loss, the one of the labels."}
+    mlm_weight: float = setting(0.01, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")
+    task_weight: float = setting(
+        1.0, "Factor ≥ 0 of a task model's own loss, the one of the labels.", range="[0, inf)"
     )
-    kl_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction."})
-    hidden_weight: float = field(
-        default=30.0, metadata={"help": "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers."}
+    kl_weight: float = setting(1.0, "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction.", range="[0, inf)")
+    hidden_weight: float = setting(
+        30.0, "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers.", range="[0, inf)"
     )
-    embedding_weight: float = field(default=1.0, metadata={"help": "Factor ≥ 0 of the embedding error, mean square."})
-    attention_weight: float = field(
-        default=0.0, metadata={"help": "Factor ≥ 0 of the attention-score errors, mean square, summed over layers."}
+    embedding_weight: float = setting(1.0, "Factor ≥ 0 of the embedding error, mean square.", range="[0, inf)")
+    attention_weight: float = setting(
+        0.0, "Factor ≥ 0 of the attention-score errors, mean square, summed over layers.", range="[0, inf)"
     )
-    projection_init: Literal["identity", "random"] = field(
-        default="identity",
-        metadata={
-            "help": "Start of the projections student → teacher: identity (loss starts at 0) or the paper's random."
-        },
-    )
-    mlm_probability: float = field(
-        default=0.3, metadata={"help": "Share in (0, 1) of the tokens to predict in training; evaluations mask 0.15."}
-    )
-    student_dropout: float | None = field(
-        default=0.0,
-        metadata={"help": "Dropout of the student while it is distilled, in [0, 1); unset: the teacher's rates."},
-    )
-    teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto",
-        metadata={
-            "help": "Type of the teacher's matrix products; auto: float16 with fp16, else bfloat16 if it is fast."
-        },
+    projection_init: Literal["identity", "random"] = setting(
+        "identity", "Start of the projections student → teacher: identity (loss starts at 0) or the paper's random."
     )
 
     # Parameters that control pruning
-    pruning_start_fraction: float = field(
-        default=0.0, metadata={"help": "Share in [0, 1) of all steps before the first unit is dropped."}
+    width_allocation: Literal["local", "global"] = setting(
+        "local", "local: each layer reaches the plan's widths; global: heads and FFN compete across layers."
     )
-    pruning_end_fraction: float = field(
-        default=0.0, metadata={"help": "Share in [start, 1] of all steps at which the plan is reached; 0: before any."}
+    pruning_start_fraction: float = setting(
+        0.0, "Share in [0, 1) of all steps before the first unit is dropped.", range="[0, 1]"
     )
-    hidden_start_fraction: float | None = field(
-        default=None, metadata={"help": "Start for hidden channels, in [0, 1); default pruning_start_fraction."}
+    pruning_end_fraction: float = setting(
+        0.0, "Share in [start, 1] of all steps at which the plan is reached; 0: before any.", range="[0, 1]"
     )
-    hidden_end_fraction: float | None = field(
-        default=None, metadata={"help": "End for hidden channels, in [start, 1]; default pruning_end_fraction."}
+    hidden_start_fraction: float | None = setting(
+        None, "Start for hidden channels, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
     )
-    attention_start_fraction: float | None = field(
-        default=None, metadata={"help": "Start for heads and their channels; default pruning_start_fraction."}
+    hidden_end_fraction: float | None = setting(
+        None, "End for hidden channels, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
     )
-    attention_end_fraction: float | None = field(
-        default=None, metadata={"help": "End for heads and their channels; default pruning_end_fraction."}
+    attention_start_fraction: float | None = setting(
+        None, "Start for heads and their channels; default pruning_start_fraction.", range="[0, 1]"
     )
-    ffn_start_fraction: float | None = field(
-        default=None, metadata={"help": "Start for FFN neurons, in [0, 1); default pruning_start_fraction."}
+    attention_end_fraction: float | None = setting(
+        None, "End for heads and their channels; default pruning_end_fraction.", range="[0, 1]"
     )
-    ffn_end_fraction: float | None = field(
-        default=None, metadata={"help": "End for FFN neurons, in [start, 1]; default pruning_end_fraction."}
+    ffn_start_fraction: float | None = setting(
+        None, "Start for FFN neurons, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
     )
-    pruning_interval_steps: int = field(default=10, metadata={"help": "Steps ≥ 1 between two choices of masks."})
-    importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = field(
-        default="sensitivity", metadata={"help": "Score of a unit; movement, for the ablation, ends far behind."}
+    ffn_end_fraction: float | None = setting(
+        None, "End for FFN neurons, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
     )
-    num_scoring_batches: int = field(
-        default=16,
-        metadata={"help": "Batches, before the first step, that units are scored on; 0: at every step, as the paper."},
+    pruning_interval_steps: int = setting(10, "Steps ≥ 1 between two choices of masks.", least=1)
+    importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = setting(
+        "sensitivity", "Score of a unit; movement, for the ablation, ends far behind."
     )
-    rotate_heads: bool = field(
-        default=True,
-        metadata={"help": "Start with heads in bases of uncorrelated channels: same function, but easier to prune."},
+    num_scoring_batches: int = setting(
+        16, "Batches, before the first step, that units are scored on; 0: at every step, as the paper.", least=0
     )
-    sensitivity_smoothing: float = field(
-        default=0.85, metadata={"help": "β1 in [0, 1) of the scores' moving average; 0 = the last step alone."}
+    rotate_heads: bool = setting(
+        True, "Start with heads in bases of uncorrelated channels: same function, but easier to prune."
     )
-    uncertainty_smoothing: float = field(
-        default=0.95, metadata={"help": "β2 in [0, 1) of PLATON's uncertainty; other metrics don't use it."}
+    sensitivity_smoothing: float = setting(
+        0.85, "β1 in [0, 1) of the scores' moving average; 0 = the last step alone.", range="[0, 1)"
     )
-
-    # Parameters that control the run
-    learning_rate_curve: Literal["auto", "pruning", "trainer"] = field(
-        default="auto",
-        metadata={
-            "help": "pruning: warm up, hold, fall; trainer: lr_scheduler_type; auto: pruning if that is linear."
-        },
-    )
-    learning_rate_hold_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share in [0, 1] of all steps after which it falls; default: 0.5, or pruning's end if later."
-        },
-    )
-    max_bad_steps: int = field(
-        default=20, metadata={"help": "Stop after this many steps in a row with non-finite gradients, ≥ 1."}
-    )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Train into a folder that is not empty, without resuming."}
-    )
-
-    # TrainingArguments with other defaults
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate; default: by the tokens of a step, see docs/method.md."}
-    )
-    adam_beta2: float = field(default=0.98, metadata={"help": "Adam's β2; short runs end far behind with 0.999."})
-    per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "Rows of a micro-batch on each device, ≥ 1; defaults were measured with 16."}
-    )
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "Adam's ε; the paper's."})
-    warmup_steps: float = field(
-        default=0.05, metadata={"help": "Linear warm-up: steps, or a share of all steps when below 1."}
-    )
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Trainer's; a step always has its whole global batch."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "DDP's search for unused parameters; every parameter is used here."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Trainer's filter; it synchronises every micro-step and isn't needed here."}
+    uncertainty_smoothing: float = setting(
+        0.95, "β2 in [0, 1) of PLATON's uncertainty; other metrics don't use it.", range="[0, 1)"
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.student, dict):
-            self.student = json.dumps(self.student)
-        _check_settings(self)
-        _refuse_unsupported(self)
-        _refuse_compiling(self)
-        _refuse_two_curves(self)
-        if self.bf16 and not torch.accelerator.is_available():
-            self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
-        self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
         super().__post_init__()
+        _check_pruning(self)
         _refuse_reentrant_checkpointing(self)
 
     def pruning_window(self, kind: str) -> tuple[float, float]:
@@ -266,64 +314,29 @@ class HomoDistilTrainingArguments(TrainingArguments):
         )
 
     @property
-    def device(self) -> torch.device:
-        """Device of this process; plain `cpu` for every rank there, as no state can be loaded to `cpu:1`."""
-        device = super().device
-        return torch.device("cpu") if device.type == "cpu" else device
-
-    @property
-    def follows_pruning(self) -> bool:
-        """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
-        if self.learning_rate_curve != "auto":
-            return self.learning_rate_curve == "pruning"
-        return self.lr_scheduler_type == "linear"
+    def prunes_at_once(self) -> bool:
+        """Whether every kind of unit reaches its plan before the first step."""
+        return not any(self.pruning_window(kind)[1] for kind in PRUNING_KINDS)
 
 
-def _check_settings(args: HomoDistilTrainingArguments) -> None:
-    for name, kind in HomoDistilTrainingArguments.__annotations__.items():
-        if get_origin(kind) is Literal:
-            _check_choice(args, name, get_args(kind))
-        elif name in _RANGES and (getattr(args, name) is not None or type(None) not in get_args(kind)):
-            _check_range(args, name)
-    for name in _LEAST:
-        _check_count(args, name)
-    if not any(getattr(args, f"{name}_weight") for name in LOSS_TERMS):
-        raise ValueError("all loss weights are 0, nothing would be learnt; set kl_weight=1.0, for instance")
+def _check_pruning(args: HomoDistilTrainingArguments) -> None:
     for kind in PRUNING_KINDS:
         _check_window(args, kind)
+    scores_gradients = args.importance_metric != "magnitude"
     is_cut_first = not all(args.pruning_window(kind)[1] for kind in PRUNING_KINDS)
-    if is_cut_first and not args.num_scoring_batches and args.importance_metric != "magnitude":
+    if is_cut_first and not args.num_scoring_batches and scores_gradients:
         raise ValueError(
             "num_scoring_batches=0 leaves units unscored that go before the first step, as pruning_end_fraction (or "
             "that of a kind) is 0; set it to 0.3, for instance, or score a few batches first, e.g. 16"
         )
-
-
-def _check_choice(args: HomoDistilTrainingArguments, name: str, choices: Sequence[str]) -> None:
-    if getattr(args, name) not in choices:
-        raise ValueError(f"{name}={short_repr(getattr(args, name))} is not one of {', '.join(choices)}")
-
-
-def _check_count(args: HomoDistilTrainingArguments, name: str) -> None:
-    value: Any = getattr(args, name)
-    if not is_int(value) or value < _LEAST[name]:
-        raise ValueError(
-            f"{name}={short_repr(value)} is not a whole number of at least {_LEAST[name]}; {_remedy(name)}"
-        )
-
-
-def _check_range(args: HomoDistilTrainingArguments, name: str) -> None:
-    value, interval = getattr(args, name), _RANGES[name]
-    low, high = map(float, interval[1:-1].split(","))
-    # abs, as isfinite can't take whole numbers beyond every float; nan is not below either.
-    is_inside = is_number(value) and abs(value) <= sys.float_info.max and low <= value <= high
-    if not is_inside or (value == low and interval[0] == "(") or (value == high and interval[-1] == ")"):
-        raise ValueError(f"{name}={short_repr(value)} is outside {interval}; {_remedy(name)}")
-
-
-def _remedy(name: str) -> str:
-    default = HomoDistilTrainingArguments.__dataclass_fields__[name].default
-    return "left out, it follows from the others" if default is None else f"the default is {default}"
+    for name, has_part, remedy in (
+        ("pruning_interval_steps", not args.prunes_at_once, "set pruning_end_fraction, e.g. 0.3, or leave it out"),
+        ("uncertainty_smoothing", args.importance_metric == "platon", "set importance_metric='platon'"),
+        ("num_scoring_batches", scores_gradients, "magnitudes need no batch; leave it out"),
+        ("sensitivity_smoothing", scores_gradients, "magnitudes are not smoothed; leave it out"),
+    ):
+        if not has_part and getattr(args, name) != args.default_of(name):
+            raise ValueError(f"{name}={getattr(args, name)} has no part in this run; {remedy}")
 
 
 def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
@@ -341,7 +354,7 @@ def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
         )
 
 
-def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
+def _refuse_unsupported(args: ExactArguments) -> None:
     given = {name: getattr(args, name, None) for name in _REMEDIES}
     launches = {name: os.environ.get(name, "") for name in _LAUNCHES_THAT_SPLIT}
     given |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
@@ -349,7 +362,7 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         if value:
             words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
             remedy = _REMEDIES.get(name, _USE_DDP)
-            raise ValueError(f"{name}={words} is not supported by HomoDistilTrainer; {remedy}")
+            raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
     optimizer = OptimizerNames(args.optim).value
     if optimizer not in SLICEABLE_OPTIMIZERS:
         raise ValueError(
@@ -358,7 +371,7 @@ def _refuse_unsupported(args: HomoDistilTrainingArguments) -> None:
         )
 
 
-def _refuse_compiling(args: HomoDistilTrainingArguments) -> None:
+def _refuse_compiling(args: DistillationArguments) -> None:
     compiles = args.torch_compile or args.torch_compile_mode or args.torch_compile_backend
     if compiles and (problem := compiling_problem()):
         raise ValueError(f"torch_compile=True is not supported here: {problem}, or leave it off")
@@ -369,7 +382,7 @@ def _refuse_compiling(args: HomoDistilTrainingArguments) -> None:
         )
 
 
-def _refuse_two_curves(args: HomoDistilTrainingArguments) -> None:
+def _refuse_two_curves(args: DistillationArguments) -> None:
     if args.follows_pruning and args.lr_scheduler_kwargs:
         raise ValueError(
             f"lr_scheduler_kwargs={args.lr_scheduler_kwargs!r} would be ignored by the learning rate tied to pruning; "
@@ -378,7 +391,7 @@ def _refuse_two_curves(args: HomoDistilTrainingArguments) -> None:
     if not args.follows_pruning and args.learning_rate_hold_fraction is not None:
         raise ValueError(
             f"learning_rate_hold_fraction={args.learning_rate_hold_fraction} would be ignored by lr_scheduler_type="
-            f"{args.lr_scheduler_type}; set learning_rate_curve='pruning', or leave it out"
+            f"{SchedulerType(args.lr_scheduler_type).value}; set learning_rate_curve='pruning', or leave it out"
         )
 
 

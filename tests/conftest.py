@@ -13,7 +13,7 @@ from hub_server import Hub
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import BertTokenizer, PreTrainedModel
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf import HomoDistilTrainer
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -67,16 +67,13 @@ def make_trainer(tmp_path: Path, tokenizer: BertTokenizer) -> Callable[..., Homo
     def make(
         *, model: Any = None, trainer_class: type[HomoDistilTrainer] = HomoDistilTrainer, **settings: Any
     ) -> HomoDistilTrainer:
-        fields = HomoDistilTrainingArguments.__dataclass_fields__
-        given = {name: settings.pop(name) for name in list(settings) if name not in fields}
+        kind = trainer_class.arguments_class
+        given = {name: settings.pop(name) for name in list(settings) if name not in kind.__dataclass_fields__}
         defaults = {
             "output_dir": str(tmp_path / "run"),
             "student": {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
             "max_steps": 20,
             "per_device_train_batch_size": 8,
-            "pruning_end_fraction": 0.3,
-            "pruning_interval_steps": 2,
-            "num_scoring_batches": 0 if trainer_class is HomoDistilTrainer else 16,
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": "none",
@@ -84,7 +81,9 @@ def make_trainer(tmp_path: Path, tokenizer: BertTokenizer) -> Callable[..., Homo
             "disable_tqdm": True,
             "use_cpu": True,
         }
-        args = HomoDistilTrainingArguments(**defaults | settings)
+        if trainer_class is HomoDistilTrainer and settings.get("pruning_end_fraction", 0.3):
+            defaults |= {"pruning_end_fraction": 0.3, "pruning_interval_steps": 2, "num_scoring_batches": 0}
+        args = kind(**defaults | settings)
         data = {"train_dataset": make_blocks(), "eval_dataset": make_blocks(16, seed=1), "processing_class": tokenizer}
         return trainer_class(make_teacher() if model is None else model, args, **data | given)
 

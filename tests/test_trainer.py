@@ -20,9 +20,9 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, OneShotTrainer
 from homodistil_hf.distillation.objective import DistillationLoss
-from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS, compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
-from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS, pruning_schedule
+from homodistil_hf.trainer import pruning_schedule
 
 WIDE_WINDOW = {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
 
@@ -768,11 +768,11 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         "use_seedable_sampler=False",
     ),
     "teacher of another vocabulary": (
-        lambda make: make(teacher=make_teacher(vocab_size=80)),
+        lambda make: make(teacher_model=make_teacher(vocab_size=80)),
         "teacher has vocab_size=80, the student 96",
     ),
     "teacher of another task": (
-        lambda make: make(teacher=make_teacher("token_classification")),
+        lambda make: make(teacher_model=make_teacher("token_classification")),
         "teacher has class=HomoBertForTokenClassification, the student HomoBertForMaskedLM",
     ),
     "tokenizer of another vocabulary": (lambda make: make(model=make_teacher(vocab_size=90)), "96.*90|90.*96"),

@@ -9,11 +9,23 @@ import torch._inductor
 from transformers import HfArgumentParser, TrainingArguments
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.training_args import _GRAPH_MODES, LOSS_TERMS, PRUNING_KINDS, SLICEABLE_OPTIMIZERS
+from homodistil_hf.training_args import (
+    _GRAPH_MODES,
+    LOSS_TERMS,
+    PRUNING_KINDS,
+    SLICEABLE_OPTIMIZERS,
+    DistillationArguments,
+    ExactArguments,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 
-OWN_FIELDS = set(HomoDistilTrainingArguments.__annotations__)
+OWN_FIELDS = {
+    name
+    for kind in (ExactArguments, DistillationArguments, HomoDistilTrainingArguments)
+    for name in kind.__annotations__
+    if name != "no_part"
+}
 
 
 def make_args(**settings: object) -> HomoDistilTrainingArguments:
@@ -118,7 +130,10 @@ def test_unknown_choices_are_refused(name, value):
             {"ffn_start_fraction": 0.97, "ffn_end_fraction": 1.0},
             "^ffn_start_fraction=0.97 is not below 0.95, the share of all steps .*; start earlier",
         ),
-        ({f"{name}_weight": 0.0 for name in LOSS_TERMS}, "^all loss weights are 0, .*; set kl_weight=1.0"),
+        (
+            {f"{name}_weight": 0.0 for name in LOSS_TERMS},
+            "^mlm_weight, .* are all 0, so nothing would be learnt; leave",
+        ),
         ({"auto_find_batch_size": True}, "^auto_find_batch_size=True is not supported .*; set per_device_train_batch"),
         (
             {"label_smoothing_factor": 0.1},
@@ -138,7 +153,7 @@ def test_unknown_choices_are_refused(name, value):
         ({"ignore_data_skip": True}, "^ignore_data_skip=True is not supported .*; a resumed run would see other data"),
         (
             {"save_on_each_node": True},
-            "^save_on_each_node=True is not supported by HomoDistilTrainer; name a folder that all nodes share",
+            "^save_on_each_node=True is not supported by this package's trainers; name a folder that all nodes share",
         ),
         (
             {"ddp_find_unused_parameters": True},
@@ -212,7 +227,7 @@ def test_parallelism_within_a_model_is_refused(sizes, message):
 @pytest.mark.parametrize("value", ["true", "1"])
 def test_launches_that_split_parameters_are_refused(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"^{name}={value} is not supported by HomoDistilTrainer; use DDP"):
+    with pytest.raises(ValueError, match=f"^{name}={value} is not supported by this package's trainers; use DDP"):
         make_args()
     monkeypatch.setenv(name, "false")
     make_args()
@@ -246,12 +261,12 @@ def test_modes_of_compiling_that_record_graphs_are_refused():
         {"task_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
         {"student_dropout": None},
         {"student_dropout": 0.1},
-        {"sensitivity_smoothing": 0.0, "uncertainty_smoothing": 0},
+        {"sensitivity_smoothing": 0.0, "uncertainty_smoothing": 0, "importance_metric": "platon"},
         {"learning_rate_hold_fraction": 0},
         {"learning_rate_hold_fraction": 1.0},
         {"pruning_start_fraction": 0.94, "pruning_end_fraction": 1.0},
         {"pruning_end_fraction": 0.2, "ffn_end_fraction": 1},
-        {"width_multiple": 1, "pruning_interval_steps": 1, "max_bad_steps": 1},
+        {"width_multiple": 1, "pruning_interval_steps": 1, "max_bad_steps": 1, "pruning_end_fraction": 0.3},
         {"push_to_hub": True, "hub_strategy": "every_save"},
         {"push_to_hub": True, "hub_strategy": "checkpoint"},
         {"push_to_hub": True, "hub_strategy": "all_checkpoints"},

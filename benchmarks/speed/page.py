@@ -21,7 +21,7 @@ from benchmarks.speed.measure import step_shape
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench, spread, table
 from benchmarks.speed.whole_run import FULL_WIDTH, LOOPS, ONE_SHOT, OPPONENTS, PLAIN, START, STRONG, mean_cost, way_of
-from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS
+from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS
 
 DOCS = Path("docs")
 RESULTS = Path("docs/results")

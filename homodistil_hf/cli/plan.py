@@ -95,12 +95,14 @@ class Plan:
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
     """What a run of so many tokens does where only its length is given, on one device, from a teacher so wide."""
     from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
-    from ..training.setup import learning_rate_hold_step, pruning_schedule
+    from ..trainer import pruning_schedule
+    from ..training.learning_rate import learning_rate_hold_step
     from ..training_args import HomoDistilTrainingArguments
 
     args = HomoDistilTrainingArguments(report_to="none")
     tokens_per_step = args.per_device_train_batch_size * USUAL_ROW_LENGTH
     num_steps = max(1, round(num_tokens / tokens_per_step))
+    plan_step = pruning_schedule(args, num_steps).end_step
     return {
         "max_steps": num_steps,
         "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -108,8 +110,8 @@ def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
         "learning_rate": float(f"{default_learning_rate(tokens_per_step, hidden_size):.2g}"),
         "adam_beta2": args.adam_beta2,
         "warmup_steps": args.get_warmup_steps(num_steps),
-        "pruning_end_step": math.ceil(pruning_schedule(args, num_steps).end_step),
-        "hold_end_step": math.ceil(learning_rate_hold_step(args, num_steps)),
+        "pruning_end_step": math.ceil(plan_step),
+        "hold_end_step": math.ceil(learning_rate_hold_step(args, num_steps, plan_step=plan_step)),
     }
 
 

@@ -56,6 +56,11 @@ class Task:
     has_one_logit: bool = False
 
     @property
+    def is_pretraining(self) -> bool:
+        """Whether a batch's labels come from its text."""
+        return self.has_vocabulary or self.has_one_logit
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Inputs that say what is to be predicted, or where; not for the models, masked words' positions excepted."""
         return *self.required_labels, "masked_positions"

@@ -15,10 +15,11 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..files.field_checks import limits_of
 from ..files.messages import nearest_name, short_repr
 from ..files.strict_json import parse_json, read_json_object
 from ..methods.embedding.model import kind_of_texts
-from ..methods.registry import TEXT_METHODS, check_method_settings, method_named
+from ..methods.registry import TEXT_METHODS, method_named
 from ..methods.self_distillation.trainer import SELF_DISTILLATION, SelfDistillationArguments
 from ..plans.family import member_folder
 from ..training_args import HomoDistilTrainingArguments
@@ -31,6 +32,7 @@ _ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
     "eval_data": str,
 }
 
+_NO_FIELD: Any = field()
 _A_FAMILY = 'give student a list, such as ["macs=0.5", "macs=0.25"]: each member is trained from the one before'
 _NO_GUARD = "the guard is gone, as no recorded run gained by it; leave it out"
 REMOVED_SETTINGS = {
@@ -59,10 +61,6 @@ class RunArguments:
             "reranker are found by the teacher's folder."
         },
     )
-    method_settings: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "JSON object with settings of the method's own; homodistil has none."}
-    )
-    own_settings: dict[str, Any] = field(init=False)
     further_pretraining: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "JSON object with settings of self_distillation, which the teacher first goes through."},
@@ -118,7 +116,6 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is too small; nearest valid: 1")
-        self.own_settings = self._object("method_settings", '{"temperature": 2.0}')
         self.further_settings = self._object("further_pretraining", '{"num_train_epochs": 10}')
         if self.method == "homodistil":
             self.method = kind_of_texts(self.teacher) or self.method
@@ -142,9 +139,9 @@ class RunArguments:
 
     def _check_method(self) -> None:
         if self.method != SELF_DISTILLATION:
-            check_method_settings(method_named(self.method, has_texts=True), self.own_settings)
+            method_named(self.method, has_texts=True)
             return
-        for name in ("method_settings", "further_pretraining", "vocabulary"):
+        for name in ("further_pretraining", "vocabulary"):
             if value := getattr(self, name):
                 raise ValueError(
                     f"{name}={short_repr(value)} has no place with method={self.method!r}, whose settings stand "
@@ -189,6 +186,7 @@ class RunParser(HfArgumentParser):
     """Flags of [`RunArguments`] and of a method's; errors are raised, not printed with a screenful of usage."""
 
     def __init__(self, training: type[TrainingArguments] = HomoDistilTrainingArguments, **kwargs: Any):
+        self.training = training
         super().__init__([RunArguments, training], allow_abbrev=False, add_help=False, prog="", **kwargs)
 
     def error(self, message: str) -> NoReturn:
@@ -204,13 +202,14 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
         OSError: CONFIG.json can't be read.
     """
     flags = list(arguments)
-    values = read_config(flags.pop(0)) if flags and not flags[0].startswith("-") else {}
-    return _run_of(values, flags)
+    path = flags.pop(0) if flags and not flags[0].startswith("-") else None
+    label = f"config={path!r}"
+    return _run_of(read_json_object(path, label) if path else {}, label, flags)
 
 
 def run_of(values: Mapping[str, Any], label: str) -> RunConfig:
     """Make the settings of a run from values at hand; messages begin with `label`, errors as [`parse_run`]."""
-    return _run_of(checked_values(values, label), [])
+    return _run_of(values, label, [])
 
 
 def method_in(arguments: Sequence[str]) -> Any:
@@ -244,16 +243,31 @@ def _parsed(parser: RunParser, values: Mapping[str, Any], flags: Sequence[str]) 
     parser.set_defaults(**values)
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
-        raise _unknown_argument(unknown[0])
+        raise _unknown_argument(unknown[0], parser.training)
     given = {name: value for name, value in vars(namespace).items() if value != defaults[name]}
     if "output_dir" not in given:
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
     return namespace, {name: value for name, value in given.items() if _belongs_to_the_run(name)}
 
 
-def _run_of(values: Mapping[str, Any], flags: Sequence[str]) -> RunConfig:
-    parser = RunParser()
-    namespace, given = _parsed(parser, values, flags)
+def _arguments_class(values: Mapping[str, Any], flags: Sequence[str]) -> type[Any]:
+    """The class of the settings of the method that is named, or found by the teacher's folder."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("method", "teacher"):
+        parser.add_argument(f"--{name}", nargs="?")
+    named = vars(parser.parse_known_args(flags)[0])
+    method, teacher = (named[name] or values.get(name) for name in ("method", "teacher"))
+    if method in (None, "homodistil") and isinstance(teacher, str):
+        method = kind_of_texts(teacher)
+    if not isinstance(method, str) or method == SELF_DISTILLATION:
+        return HomoDistilTrainingArguments
+    return method_named(method, has_texts=True).arguments_class
+
+
+def _run_of(values: Mapping[str, Any], label: str, flags: Sequence[str]) -> RunConfig:
+    training = _arguments_class(values, flags)
+    parser = RunParser(training)
+    namespace, given = _parsed(parser, checked_values(values, label, training), flags)
     if namespace.method == SELF_DISTILLATION:
         raise ValueError(f"method={SELF_DISTILLATION!r} makes no student; run it by itself: homodistil distill CONFIG")
     if (students := _listed_students(namespace.student)) is None:
@@ -295,12 +309,6 @@ def _checked(parser: RunParser, values: dict[str, Any]) -> tuple[RunArguments, A
     return run, training
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """Read a JSON config and check its keys and the types of its values; ready for the parser."""
-    label = f"config={path!r}"
-    return checked_values(read_json_object(path, label), label)
-
-
 def checked_values(
     values: Mapping[str, Any], label: str, training: type[TrainingArguments] = HomoDistilTrainingArguments
 ) -> dict[str, Any]:
@@ -314,7 +322,9 @@ def checked_values(
                 f"{label} has the unknown key {short_repr(name)} (value {_told(name, value)}); "
                 f"nearest valid: {nearest_name(name, hints)!r}"
             )
-        if not _accepts(hints[name], value) and not isinstance(value, _ALSO_ACCEPTED.get(name, ())):
+        known = training.__dataclass_fields__.get(name, _NO_FIELD)
+        also = _ALSO_ACCEPTED.get(name) or limits_of(known).get("also", ())
+        if not _accepts(hints[name], value) and not isinstance(value, also):
             raise ValueError(
                 f"{label} has {name}={_told(name, value)}, of the JSON type {_json_type(value)}; "
                 f"expected {_expected(hints[name])}"
@@ -402,7 +412,7 @@ def _plain(name: str, value: Any) -> Any:
     return [value] if name in ("train_data", "eval_data") and isinstance(value, str) else value
 
 
-def _unknown_argument(argument: str) -> ValueError:
+def _unknown_argument(argument: str, training: type[TrainingArguments]) -> ValueError:
     if not argument.startswith("--"):
         return ValueError(
             f"unexpected argument {short_repr(argument)}; expected CONFIG.json first, then --key value …"
@@ -410,6 +420,5 @@ def _unknown_argument(argument: str) -> ValueError:
     name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
     if name in REMOVED_SETTINGS:
         return ValueError(f"--{name} is no setting any more; {REMOVED_SETTINGS[name]}")
-    return ValueError(
-        f"unknown key {shortened(argument.partition('=')[0])}; nearest valid: --{nearest_name(name, field_types())}"
-    )
+    nearest = nearest_name(name, field_types(training))
+    return ValueError(f"unknown key {shortened(argument.partition('=')[0])}; nearest valid: --{nearest}")

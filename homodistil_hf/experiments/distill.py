@@ -25,7 +25,6 @@ from ..files.checkpoints import last_verified
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
-from ..methods.conditions import with_settings
 from ..methods.registry import method_named
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
@@ -34,8 +33,9 @@ from ..models.widths import WidthPlan, widths_of
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.hub_checkpoints import check_address, is_hub_address
+from ..training.learning_rate import measured_learning_rate
 from ..training.run_folder import Requested, verified_checkpoint
-from ..training.setup import settle_learning_rate
+from ..training_args import with_settings
 from .config import FurtherConfig, RunConfig
 
 Say: TypeAlias = Callable[[str], None]
@@ -157,13 +157,15 @@ def make_trainer(
     run, training = settings.run, settings.training
     if run.further_settings:
         raise ValueError(
-            f"further_pretraining={short_repr(run.further_settings)} goes before a run of `homodistil distill` alone; "
-            "do it first, and name its student/ as the teacher"
+            f"further_pretraining={short_repr(run.further_settings)} goes before a run of `homodistil distill` "
+            "alone; do "
+            "it first, and name its student/ as the teacher"
         )
     if run.vocabulary:
         raise ValueError(
             f"vocabulary={short_repr(run.vocabulary)} goes before a run of `homodistil distill` alone; trim the "
-            "teacher first, with homodistil trim, and name its folder as the teacher"
+            "teacher "
+            "first, with homodistil trim, and name its folder as the teacher"
         )
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     sources, method = sources or check_sources(settings), method_named(run.method)
@@ -174,18 +176,19 @@ def make_trainer(
             settings, sources, say if training.process_index == 0 else lambda line: None
         )
     # From what is known: looking at the first row of a stream would fill its buffer.
-    hidden_size, share = sources.config.hidden_size, method.learning_rate_share
-    settle_learning_rate(training, row_length=run.max_seq_length, hidden_size=hidden_size, share=share)
+    if training.learning_rate is None:
+        hidden_size, share = sources.config.hidden_size, method.learning_rate_share
+        rate = measured_learning_rate(training, row_length=run.max_seq_length, hidden_size=hidden_size, share=share)
+        training = with_settings(training, learning_rate=rate)
     teacher = load_encoder(run.teacher, config=sources.config, revision=run.teacher_revision, token=training.hub_token)
     return method(
         start or teacher,
         training,
-        teacher=teacher if start else None,
+        teacher_model=teacher if start else None,
         plan=sources.plan,
         train_dataset=train_blocks,
         eval_dataset=eval_blocks,
         processing_class=sources.tokenizer,
-        **run.own_settings,
     )
 
 

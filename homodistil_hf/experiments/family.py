@@ -25,7 +25,6 @@ from ..files.folders import remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.conditions import with_settings
 from ..methods.registry import TEXT_METHODS
 from ..models.cost import encoder_macs
 from ..models.saved_student import save_projections
@@ -35,6 +34,7 @@ from ..plans.family import check_family
 from ..plans.resolve import resolve_plan
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.ranks import on_every_rank
+from ..training_args import with_settings
 from .config import RunConfig
 from .distill import FAMILY_FILE, Say, Sources, check_sources, make_trainer, train_to_the_end
 from .family_members import load_member
@@ -94,7 +94,7 @@ def _check_settings(settings: RunConfig) -> None:
         ),
         (
             "layers",
-            layers := settings.run.own_settings.get("layers"),
+            layers := getattr(settings.training, "layers", None),
             layers is None,
             "name one student, or no layers",
         ),

@@ -19,7 +19,6 @@ from ..files.caches import keep_datasets_here
 from ..files.checkpoints import PROJECTIONS_FILE
 from ..files.messages import short_repr
 from ..files.tensors import load_tensors
-from ..methods.conditions import with_settings
 from ..methods.embedding.model import EmbeddingModel, is_embedding_folder, load_embedding_model
 from ..methods.embedding.pairs import tokenize_pairs
 from ..methods.embedding.reranker import RerankerDistilTrainer
@@ -33,6 +32,7 @@ from ..models.loading import load_encoder
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan
 from ..training.student_plan import resolve_student
+from ..training_args import with_settings
 from .config import RunArguments, RunConfig
 from .distill import Say, check_output_folder, hold_out, train_to_the_end
 from .family_members import load_member, with_projections
@@ -110,8 +110,8 @@ def check_text_sources(settings: RunConfig) -> TextSources:
             f"max_seq_length={run.max_seq_length} is over the teacher's positions={limit}; nearest valid: {limit}"
         )
     if isinstance(teacher.model, EmbeddingModel):
-        check_output(run.own_settings.get("output", "teacher"), teacher.model)
-    if (layers := run.own_settings.get("layers")) is not None:
+        check_output(settings.training.output, teacher.model)
+    if (layers := getattr(settings.training, "layers", None)) is not None:
         Layers(layers).of(config.num_hidden_layers)
     return TextSources(teacher, resolve_student(settings.training, config, has_all_layers=layers is None))
 
@@ -131,12 +131,11 @@ def make_text_trainer(
     return TEXT_METHODS[run.method](
         start or teacher.model,
         training,
-        teacher=teacher.model if start else None,
+        teacher_model=teacher.model if start else None,
         plan=sources.plan,
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=teacher.tokenizer,
-        **run.own_settings,
     )
 
 

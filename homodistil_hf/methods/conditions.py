@@ -1,25 +1,11 @@
 """What several methods ask of their settings and their teacher, refused before any training."""
 
-import copy
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import TrainingArguments
 
-from ..files.messages import short_repr
 from ..models.widths import WidthPlan
 from ..training.distillation_trainer import DistillationTrainer
-from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
-
-
-def with_settings(args: Arguments, **values: Any) -> Arguments:
-    """Copy settings, some of them changed."""
-    changed = copy.copy(args)
-    for name, value in values.items():
-        setattr(changed, name, value)
-    return changed
 
 
 def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
@@ -34,22 +20,6 @@ def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
     )
 
 
-def check_loss_weights(weights: Mapping[str, float]) -> None:
-    """Refuse, by a ValueError, factors of loss terms that are below 0, or all 0."""
-    for name, weight in weights.items():
-        if not weight >= 0:
-            raise ValueError(f"{name}_weight={short_repr(weight)} is below 0; leave it at its default or set it to 0")
-    if not any(weights.values()):
-        names = ", ".join(f"{name}_weight" for name in weights)
-        raise ValueError(f"{names} are all 0, so nothing would be learnt; leave one of them at its default")
-
-
-def check_pruned_at_once(args: HomoDistilTrainingArguments, models: str) -> None:
-    """Refuse, by a ValueError, a schedule; `models` are named in the error."""
-    if any(args.pruning_window(kind)[1] for kind in PRUNING_KINDS):
-        raise ValueError(f"pruning_end_fraction > 0: {models} are pruned at once; leave it at 0")
-
-
 def check_masked_lm(trainer: DistillationTrainer) -> None:
     """Refuse, by a ValueError, a model with another head than the masked-LM one."""
     if trainer.distillation.task.name != "mlm":
@@ -59,7 +29,7 @@ def check_masked_lm(trainer: DistillationTrainer) -> None:
         )
 
 
-def check_recordable(args: HomoDistilTrainingArguments) -> None:
+def check_recordable(args: TrainingArguments) -> None:
     """Refuse reentrant gradient checkpointing: it would lose gradients of recorded queries, keys and values."""
     kwargs: Any = args.gradient_checkpointing_kwargs or {}
     if args.gradient_checkpointing and kwargs.get("use_reentrant"):

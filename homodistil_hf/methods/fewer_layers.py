@@ -6,18 +6,14 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from ..files.messages import short_repr
-from ..models.conversion import to_student
 from ..models.cost import encoder_macs
-from ..models.loading import load_encoder
 from ..models.resizing import keep_layers
 from ..models.widths import WidthPlan, chosen, widths_of
 from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.fewer_layers import MACS_TOLERANCE, matched_layers, spread_layers
 from ..plans.resolve import resolve_plan
-from ..training.distillation_trainer import DistillationTrainer
 from ..training.student_plan import resolve_student
-from ..training_args import HomoDistilTrainingArguments
-from .conditions import with_settings
+from ..training_args import DistillationArguments
 
 
 class Layers(NamedTuple):
@@ -26,11 +22,11 @@ class Layers(NamedTuple):
     Args:
         asked: how many, ≥ 1 and fewer than the teacher's, spread evenly, the first and the last among them; or which,
             rising, from 0; None: one fewer than the teacher's.
-        argument: its name in messages.
+        called: the argument that says so, for messages.
     """
 
     asked: int | Sequence[int] | None = None
-    argument: str = "layers"
+    called: str = "layers"
 
     def of(self, num_all: int) -> tuple[int, ...]:
         """Their indices, rising, among so many."""
@@ -38,72 +34,82 @@ class Layers(NamedTuple):
             num_layers = num_all - 1 if self.asked is None else self.asked
             if not 1 <= num_layers < num_all:
                 raise ValueError(
-                    f"{self.argument}={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student"
+                    f"{self.called}={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student"
                 )
             return spread_layers(num_layers, num_all)
         kept = tuple(self.asked)
         if not kept or len(kept) >= num_all or list(kept) != sorted(set(kept) & set(range(num_all))):
             raise ValueError(
-                f"{self.argument}={short_repr(self.asked)}: expected some, not all, of 0 … {num_all - 1}, rising, "
+                f"{self.called}={short_repr(self.asked)}: expected some, not all, of 0 … {num_all - 1}, rising, "
                 "each once"
             )
         return kept
 
 
-def shallow_parts(
-    trainer: DistillationTrainer,
-    model: str | PreTrainedModel,
-    args: HomoDistilTrainingArguments,
+class ShallowStart(NamedTuple):
+    """A student of fewer layers before it is pruned.
+
+    Args:
+        student: as wide as the model that layers are left out of.
+        whole: that model.
+        plan: the widths that give it the encoder MACs asked for.
+        matched_layers: the teacher's layer for each of the student's.
+    """
+
+    student: PreTrainedModel
+    whole: PreTrainedModel
+    plan: WidthPlan
+    matched_layers: tuple[int, ...]
+
+
+def start_shallow(
+    model: PreTrainedModel,
+    args: DistillationArguments,
     *,
-    teacher: str | PreTrainedModel | None,
     layers: Layers,
-    widths: str | Mapping[str, Any] | None,
-    plan: WidthPlan | None,
-) -> dict[str, Any]:
+    widths: str | Mapping[str, Any] | None = None,
+    plan: WidthPlan | None = None,
+) -> ShallowStart:
     """Leave layers out, and plan the others' widths so that they have the encoder MACs of the plan asked for.
 
     A student layer's hidden states are compared with the teacher's in front of the next kept layer.
 
     Args:
-        trainer: of the method; gets to know its `matched_layers`.
-        model: what layers are left out of.
+        model: a student that layers are left out of.
         args: the run's settings.
-        teacher: who the student learns from. Default: all of `model`.
         layers: which stay.
         widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
         plan: what `args.student` names, where that is resolved already.
 
-    Returns:
-        `dict`: `teacher`, `model` (the student), `args` and `plan`, as the constructor of a trainer takes them.
-
     Raises:
         ValueError: no such layers, too few of them for these MACs, `widths` with other MACs, or a latency budget.
     """
-    whole = to_student(
-        load_encoder(model, token=args.hub_token) if isinstance(model, str) else model, needs_head=trainer.needs_head
-    )
-    full = widths_of(whole.config)
-    trainer.check_possible(full, full)
+    full = widths_of(model.config)
     kept = layers.of(len(full.layers))
-    asked = plan or resolve_student(args, whole.config, has_all_layers=False)
+    asked = plan or resolve_student(args, model.config, has_all_layers=False)
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
     if share > 1 + MACS_TOLERANCE:
         raise ValueError(
-            f"{layers.argument}={short_repr(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of "
-            f"the encoder MACs that student={args.student} asks for; keep more layers"
+            f"{layers.called}={short_repr(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of "
+            "the "
+            f"encoder MACs that student={args.student} asks for; keep more layers"
         )
-    student = keep_layers(whole, kept)
+    student = keep_layers(model, kept)
+    planned = _planned(student, args, share, widths)
+    return ShallowStart(student, model, planned, matched_layers(kept, len(full.layers)))
+
+
+def _planned(
+    student: PreTrainedModel, args: DistillationArguments, share: float, widths: str | Mapping[str, Any] | None
+) -> WidthPlan:
     if widths is None:
         budget = Budget("macs", min(1.0, round(share, 6)), named_widths(args.student or ""))
-        planned = plan_for_budget(budget, student.config, multiple=args.width_multiple)
-    else:
-        planned = resolve_plan(widths, student.config, multiple=args.width_multiple)
-        error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
-        if abs(error) > MACS_TOLERANCE:
-            raise ValueError(
-                f"widths={short_repr(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
-                f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
-            )
-    trainer.matched_layers = matched_layers(kept, len(full.layers))
-    args = with_settings(args, student=planned.to_json())
-    return {"teacher": teacher or whole, "model": student, "args": args, "plan": planned}
+        return plan_for_budget(budget, student.config, multiple=args.width_multiple)
+    planned = resolve_plan(widths, student.config, multiple=args.width_multiple)
+    error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
+    if abs(error) > MACS_TOLERANCE:
+        raise ValueError(
+            f"widths={short_repr(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
+            f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
+        )
+    return planned

@@ -2,12 +2,10 @@
 
 A new one: a class in a file of its own, a line here, and a line in the contract that papers don't import each other.
 
-The classes share one signature: `Class(teacher, args, *, train_dataset=…, eval_dataset=…, processing_class=…,
-**method_settings)`, and `train`, `evaluate` and `export` of [`DistillationTrainer`].
+The classes share constructor, `train`, `evaluate` and `export` of [`DistillationTrainer`]; a method's settings are
+its `arguments_class`.
 """
 
-import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from ..files.messages import nearest_name, short_repr
@@ -45,8 +43,8 @@ def method_named(name: str, *, has_texts: bool = False) -> type[DistillationTrai
 
     Example:
     ```python
-    >>> default_settings(method_named("shallow")), default_settings(method_named("homodistil"))
-    ({'num_layers': None, 'widths': None}, {})
+    >>> method_named("shallow").arguments_class.__name__, method_named("homodistil").arguments_class.__name__
+    ('ShallowArguments', 'HomoDistilTrainingArguments')
 
     ```
     """
@@ -57,26 +55,3 @@ def method_named(name: str, *, has_texts: bool = False) -> type[DistillationTrai
             f"{', '.join(known)}"
         )
     return known[name]
-
-
-def default_settings(method: type[DistillationTrainer]) -> dict[str, Any]:
-    """The settings that a method has beside those of every run: name → default."""
-    shared = inspect.signature(DistillationTrainer.__init__).parameters
-    own = inspect.signature(method.__init__).parameters
-    return {
-        name: entry.default
-        for name, entry in own.items()
-        if entry.kind is inspect.Parameter.KEYWORD_ONLY and name not in shared
-    }
-
-
-def check_method_settings(method: type[DistillationTrainer], settings: Mapping[str, Any]) -> None:
-    """Refuse, by a ValueError that names the nearest, settings that a method doesn't take."""
-    valid = default_settings(method)
-    for name, value in settings.items():
-        if name not in valid:
-            nearest = f"nearest valid: {nearest_name(name, valid)!r}" if valid else "it has none of its own"
-            raise ValueError(
-                f"method_settings of {method.method!r} have the unknown key {short_repr(name)} ({short_repr(value)}); "
-                f"{nearest}"
-            )

@@ -10,10 +10,11 @@ USUAL_ROW_LENGTH = 128
 """Tokens of a row in the measurements."""
 TASK_LEARNING_RATE = 6e-4
 """For a model that classifies or finds answers: the highest of those that fine-tunings choose among."""
-EMBEDDING_LEARNING_RATE = 1e-3
-"""For vectors, with a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
-_TOKENS, _HIDDEN_SIZE, _RATE = 16 * USUAL_ROW_LENGTH, 384, 2.2e-3
-_NARROWEST = 128  # of the teachers that rates were measured with
+MEASURED_HIDDEN_SIZE = 384
+"""Of the teacher whose rates were searched."""
+NARROWEST = 128
+"""Of the teachers that rates were measured with."""
+_TOKENS, _RATE = 16 * USUAL_ROW_LENGTH, 2.2e-3
 
 
 def default_learning_rate(tokens_per_step: float, hidden_size: int) -> float:
@@ -37,23 +38,4 @@ def default_learning_rate(tokens_per_step: float, hidden_size: int) -> float:
 
     ```
     """
-    return _RATE * math.sqrt(tokens_per_step / _TOKENS) * _HIDDEN_SIZE / max(hidden_size, _NARROWEST)
-
-
-def embedding_learning_rate(hidden_size: int) -> float:
-    """Peak learning rate of an embedding model's student; that of other widths is by the rule above, not measured.
-
-    Args:
-        hidden_size: of the teacher, ≥ 1.
-
-    Returns:
-        `float`: > 0.
-
-    Example:
-    ```python
-    >>> embedding_learning_rate(384), embedding_learning_rate(768)
-    (0.001, 0.0005)
-
-    ```
-    """
-    return EMBEDDING_LEARNING_RATE * _HIDDEN_SIZE / max(hidden_size, _NARROWEST)
+    return _RATE * math.sqrt(tokens_per_step / _TOKENS) * MEASURED_HIDDEN_SIZE / max(hidden_size, NARROWEST)

@@ -3,6 +3,7 @@
 Beside that, what a run looks at as it goes: the shape of each batch, and with which settings it is resumed.
 """
 
+import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence, Sized
@@ -18,33 +19,24 @@ from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
 from ..files.messages import short_repr
 from ..models.architectures import max_tokens
-from ..training_args import LOSS_TERMS, PRUNING_KINDS, HomoDistilTrainingArguments
+from ..training_args import DistillationArguments, ExactArguments, with_settings
 
 logger = logging.getLogger(__name__)
 
 _NUM_ROWS = 10_000
 """Rows of a table that are looked at: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
 
-# Not those that act before the first step only, nor how units are chosen, which is HomoDistilTrainer's to add.
-_SETTINGS_THAT_MATTER = (
-    *(f"{name}_weight" for name in LOSS_TERMS),
-    *(f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")),
-    *(
-        "pruning_interval_steps",
-        "mlm_probability",
-        "student_dropout",
-        "teacher_dtype",
-        "bf16",
-        "fp16",
-        "torch_compile",  # masks are chosen at fewer moments then
-        "dataloader_drop_last",
-        "seed",
-        "data_seed",
-    ),
-    *("learning_rate", "learning_rate_curve", "learning_rate_hold_fraction", "warmup_steps"),
-    *("lr_scheduler_type", "lr_scheduler_kwargs", "max_steps", "num_train_epochs", "train_sampling_strategy"),
-    *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
+_WITHOUT_LATER_EFFECT = {
+    *("student", "projection_init", "rotate_heads", "importance_metric"),  # checked by themselves, or of the start
+    *("max_bad_steps", "overwrite_output_dir", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    *("gradient_accumulation_steps", "ddp_find_unused_parameters", "logging_nan_inf_filter"),
+}
+_OF_TRAINER = (
+    *("bf16", "fp16", "torch_compile", "seed", "data_seed", "max_steps", "num_train_epochs"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "train_sampling_strategy", "optim", "optim_args"),
+    *("adam_beta1", "weight_decay", "max_grad_norm"),
 )
+"""Settings of Trainer that change the steps to come; `torch_compile` makes masks be chosen at fewer moments."""
 
 _LOADING = (
     ("use_seedable_sampler", False, "every rank must draw its rows in a seeded order"),
@@ -68,21 +60,60 @@ class FolderSettings(Protocol):
         """Whether this process writes."""
 
 
-def check_arguments(args: HomoDistilTrainingArguments, kwargs: Mapping[str, Any]) -> None:
-    """Refuse what only shows once settings and arguments meet: stock settings, a loss of the user's own."""
-    if not isinstance(args, HomoDistilTrainingArguments):
+def own_arguments(args: Any, arguments_class: type[DistillationArguments]) -> Any:
+    """The run's own copy of its settings, as nothing is written into the caller's object.
+
+    Args:
+        args: what the trainer was given.
+        arguments_class: of the method.
+
+    Raises:
+        ValueError: settings of another class, or one that only shows to be impossible here.
+    """
+    if not isinstance(args, arguments_class):
         raise ValueError(
-            f"args is a {type(args).__name__}, which has no settings of student, loss and pruning; make it a "
-            "HomoDistilTrainingArguments"
-        )
-    if kwargs.get("compute_loss_func") is not None:
-        raise ValueError(
-            f"compute_loss_func={kwargs['compute_loss_func']!r} would replace the distillation loss; leave it out, "
-            "and weight the loss's terms with mlm_weight, kl_weight, …"
+            f"args is a {type(args).__name__}, which hasn't all settings of this method; make it a "
+            f"{arguments_class.__name__}"
         )
     for name in ("fp16_full_eval", "bf16_full_eval"):
         if getattr(args, name):
             raise ValueError(f"{name}=True would round the student's weights for good; evaluation is in float32")
+    return with_settings(args, accelerator_config=copy.copy(args.accelerator_config))
+
+
+def refuse_replacements(*, model_init: Any, compute_loss_func: Any) -> None:
+    """Refuse functions of Trainer's that would replace what this package does."""
+    if compute_loss_func is not None:
+        raise ValueError(
+            f"compute_loss_func={compute_loss_func!r} would replace the distillation loss; leave it out, "
+            "and weight the loss's terms with the settings that end in _weight"
+        )
+    if model_init is not None:
+        raise ValueError(
+            f"model_init={model_init!r} would replace the student, which starts from model; leave it out, and try "
+            "settings with homodistil sweep"
+        )
+
+
+def refuse_settings_without_part(args: DistillationArguments, task: Task, *, masks_words: bool) -> None:
+    """Refuse settings that change nothing for a model of this task, unless they have their default.
+
+    Args:
+        args: the run's settings.
+        task: of the student.
+        masks_words: whether the run's own collator masks words.
+    """
+    if task.name == "mlm":
+        remedies = {"task_weight": "masked words are its task, whose factor is mlm_weight"}
+    else:
+        remedies = {"mlm_weight": "its own loss has the factor task_weight"}
+    if not task.is_pretraining:
+        remedies["mlm_probability"] = "no words are masked; leave it out"
+    elif not masks_words:
+        remedies["mlm_probability"] = "the given data_collator masks words; set it there"
+    for name, remedy in remedies.items():
+        if name in args.__dataclass_fields__ and (value := getattr(args, name)) != args.default_of(name):
+            raise ValueError(f"{name}={short_repr(value)} has no part in this run: {remedy}")
 
 
 def pin_data_order(args: TrainingArguments) -> None:
@@ -221,10 +252,20 @@ def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
         )
 
 
-def settings_that_matter(args: HomoDistilTrainingArguments) -> dict[str, Any]:
+def settings_that_matter(args: ExactArguments) -> dict[str, Any]:
     """What a run has to be resumed with, to go on as if it had not been interrupted: name → JSON value."""
     values, unread = args.to_dict(), "num_train_epochs" if args.max_steps > 0 else None
-    return {name: values[name] for name in _SETTINGS_THAT_MATTER if name != unread}
+    own = {
+        name
+        for kind in type(args).__mro__
+        if issubclass(kind, ExactArguments)
+        for name in vars(kind)["__annotations__"]
+    }
+    return {
+        name: values[name]
+        for name in sorted({*own, *_OF_TRAINER} - _WITHOUT_LATER_EFFECT - {unread})
+        if name in values
+    }
 
 
 def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,43 +28,39 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, has_length
 from transformers.utils import PushInProgress
 
-from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
+from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, masking_collator
 from ..distillation.objective import DistillationLoss, Terms, check_weights
-from ..distillation.tasks import task_of
+from ..distillation.tasks import Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..export.dense_student import check_finished, dense_copy
 from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
 from ..files.strict_json import write_json
+from ..models.compiling import allow_recompiling
 from ..models.saved_student import first_nonfinite_tensor, load_student, read_state, save_projections
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
-from ..training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from ..plans.recipe import TASK_LEARNING_RATE
+from ..training_args import LOSS_TERMS, DistillationArguments
 from .checks import (
-    check_arguments,
     check_batch,
     check_data,
     check_labels,
+    own_arguments,
     pin_data_order,
+    refuse_replacements,
+    refuse_settings_without_part,
     settings_that_matter,
     warn_of_other_settings,
 )
 from .evaluation_loop import HeldOutEvaluation, evaluations_in, gathered, one_or_all
+from .learning_rate import learning_rate_curve, measured_learning_rate, row_length_of
+from .pair import ProjectionInit, Start, adopt_optimizer, prepare
 from .publishing import Publisher
 from .ranks import check_launch, settle_buckets, wrap_again
 from .rows import WholeBatches, check_evaluation_stream
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
-from .setup import (
-    adopt_optimizer,
-    allow_recompiling,
-    learning_rate_curve,
-    masking_collator,
-    prepare,
-    row_length_of,
-    settle_learning_rate,
-    settle_task_learning_rate,
-)
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
 from .student_plan import resolve_student
@@ -83,16 +79,26 @@ class DistillationTrainer(Trainer):
     A subclass names its `method`, says how the student starts (`start_student`) and changes (`begin_step`), and which
     terms its loss has (`make_distillation`).
 
+    A run's parts come from the hooks under "What a method decides"; the constructor is the same for all methods.
+
     Args:
-        model: the model that the student starts from: Hub name, folder, or a loaded model (which is copied).
-        args: the run's settings.
-        teacher: who the student learns from, if not a frozen copy of `model`.
-        plan: the widths that `args.student` names, where they are resolved already.
+        model: what the student starts from: Hub name, folder, or a loaded model (which is copied).
+        args: the run's settings, of the method's `arguments_class`; copied.
+        teacher_model: who the student learns from: Hub name, folder, or a loaded model. Default: a frozen copy of
+            `model`.
+        train_dataset: tokenized rows, or a stream of them.
+        eval_dataset: rows held out, or several sets by name.
         processing_class: tokenizer; saved with checkpoints and exports.
-        data_collator: default for masked-LM models: [`MaskedLMCollator`]; for ELECTRA's discriminators
-            [`ReplacedTokensCollator`]; for others Trainer's.
-        kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, `compute_metrics`, …). An
-            optimizer in `optimizers` is made from the parameters of `model` and will hold the student's.
+        data_collator: default: what the method's data need, for masked words [`MaskedLMCollator`].
+        compute_metrics: as in `transformers.Trainer`.
+        callbacks: as in `transformers.Trainer`.
+        optimizers: `(optimizer, scheduler)`; an optimizer is made from the parameters of `model` and will hold the
+            student's.
+        optimizer_cls_and_kwargs: as in `transformers.Trainer`.
+        preprocess_logits_for_metrics: as in `transformers.Trainer`.
+        model_init: refused, as the student starts from `model`.
+        compute_loss_func: refused, as it would replace the distillation loss.
+        plan: the widths that `args.student` names, where they are resolved already.
 
     Raises:
         ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched
@@ -109,13 +115,13 @@ class DistillationTrainer(Trainer):
     """Whether encoders without a head are refused."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
-    args: HomoDistilTrainingArguments
+    arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
+    """Class of the method's settings."""
+    args: DistillationArguments
     matched_layers: Sequence[int] | None = None
     """The teacher's layer for each of the student's, where the teacher has more."""
     told_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
     """Held-out metrics that a run's results tell of student and teacher."""
-    method_settings: dict[str, Any] = {}
-    """Settings of the method's own, beside those in `args`."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
 
@@ -136,44 +142,67 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
+        args: DistillationArguments,
         *,
-        teacher: str | PreTrainedModel | None = None,
-        plan: WidthPlan | None = None,
+        teacher_model: str | PreTrainedModel | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
         processing_class: Any = None,
         data_collator: Any = None,
-        **kwargs: Any,
+        compute_metrics: Callable[..., Any] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, Any] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        model_init: None = None,
+        compute_loss_func: None = None,
+        plan: WidthPlan | None = None,
     ):
-        check_arguments(args, kwargs)
+        refuse_replacements(model_init=model_init, compute_loss_func=compute_loss_func)
+        self.args = args = own_arguments(args, self.arguments_class)
         check_launch(args)
         pin_data_order(args)
         self.run_folder = RunFolder(args)
-        resolve = self.plan_of if plan is None else lambda *_: plan
-        wanted: dict[str, Any] = {"matched_layers": self.matched_layers, "needs_head": self.needs_head}
-        parts = prepare(model, args, teacher=teacher, resolve=resolve, **wanted)
-        data = {name: kwargs.get(name) for name in ("train_dataset", "eval_dataset")}
-        check_data(data, processing_class, parts.student.config)
+        start = self.start_from(model, teacher_model, plan)
+        resolved = start.plan
+        parts = prepare(
+            start.model,
+            args,
+            teacher=start.teacher_model,
+            resolve=self.plan_of if resolved is None else lambda *_: resolved,
+            matched_layers=self.matched_layers,
+            needs_head=self.needs_head,
+            projection_init=self.projection_init,
+        )
+        processing_class = self.tokenizer_of(processing_class)
+        check_data(
+            {"train_dataset": train_dataset, "eval_dataset": eval_dataset}, processing_class, parts.student.config
+        )
         task = task_of(parts.student)
-        is_pretraining = task.has_vocabulary or task.has_one_logit  # pre-training: a batch's labels come from its text
-        if args.learning_rate is None and not is_pretraining:
-            settle_task_learning_rate(args)
-        elif args.learning_rate is None:  # else no stream is opened to look at its first row
-            hidden_size = parts.teacher.exact.config.hidden_size
-            row_length = row_length_of(data["train_dataset"])
-            settle_learning_rate(args, row_length=row_length, hidden_size=hidden_size, share=self.learning_rate_share)
+        refuse_settings_without_part(args, task, masks_words=data_collator is None)
+        if args.learning_rate is None:
+            args.learning_rate = self.default_learning_rate(task, parts.teacher.exact.config, train_dataset)
         self.plan, self.full = parts.plan, widths_of(parts.student.config)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
-        self.is_masking = data_collator is None and is_pretraining
-        if self.is_masking:
-            data_collator = masking_collator(
-                processing_class, mlm_probability=args.mlm_probability, seed=args.seed, replaces=task.has_one_logit
-            )
+        self.is_masking = data_collator is None and task.is_pretraining
+        if data_collator is None:
+            data_collator = self.default_collator(task, processing_class)
         self.publisher = Publisher(self)
         super().__init__(
-            model=parts.student, args=args, processing_class=processing_class, data_collator=data_collator, **kwargs
+            model=parts.student,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         if self.optimizer is not None:
-            adopt_optimizer(self.optimizer, None if isinstance(model, str) else model, self.model)
+            adopt_optimizer(self.optimizer, None if isinstance(start.model, str) else start.model, self.model)
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
         self.distillation = self.make_distillation(parts.teacher.to(args.device))
@@ -186,6 +215,7 @@ class DistillationTrainer(Trainer):
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
         self._look_at_collator()
+        self.set_up_student()
         # No rank may write into output_dir before all have seen what was there.
         self.accelerator.wait_for_everyone()
 
@@ -203,8 +233,59 @@ class DistillationTrainer(Trainer):
 
     # What a method decides
 
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """What the student starts from, who it learns from and its plan; a method may leave out layers here.
+
+        `self.args` is the run's own copy of the settings by then. Arguments as in the constructor.
+        """
+        return Start(model, teacher_model, plan)
+
+    def tokenizer_of(self, processing_class: Any) -> Any:
+        """The tokenizer of the run, where the model brings one."""
+        return processing_class
+
+    def default_collator(self, task: Task, tokenizer: Any) -> Any:
+        """Where the user gives no collator: one that masks words in pre-training, else None, Trainer's own."""
+        if not task.is_pretraining:
+            return None
+        return masking_collator(
+            tokenizer,
+            mlm_probability=self.args.mlm_probability,
+            seed=self.args.seed,
+            replaces=task.has_one_logit,
+        )
+
+    def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
+        """The peak rate where none is given, and a log line that says why."""
+        if not task.is_pretraining:
+            logger.info(
+                "learning_rate=%g, as none is given: for a task there is no measured rule; try 1e-4, 3e-4 and 6e-4",
+                TASK_LEARNING_RATE,
+            )
+            return TASK_LEARNING_RATE
+        return measured_learning_rate(
+            self.args,
+            row_length=row_length_of(train_dataset),
+            hidden_size=teacher_config.hidden_size,
+            share=self.learning_rate_share,
+        )
+
+    @property
+    def projection_init(self) -> ProjectionInit:
+        """Start of the projections student → teacher; random for students that don't start as their teacher."""
+        return "random"
+
+    def set_up_student(self) -> None:
+        """What a method adds to the student once model, loss and settings are there; nothing by default."""
+
+    def plan_step(self, num_training_steps: int) -> float:
+        """The step at which the student has its plan's widths; 0 for those that have them from the start on."""
+        return 0.0
+
     @classmethod
-    def plan_of(cls, args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan:
+    def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
         """Resolve what `args.student` names; collective for a latency budget.
 
         Raises:
@@ -228,7 +309,7 @@ class DistillationTrainer(Trainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
-        weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
+        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
         check_weights(weights, self.model)
         return DistillationLoss(
             self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
@@ -466,7 +547,9 @@ class DistillationTrainer(Trainer):
         """The learning-rate curve tied to pruning, or Trainer's own; arguments and return as Trainer's."""
         if self.lr_scheduler is not None or not self.args.follows_pruning:
             return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = learning_rate_curve(self.args, num_training_steps, optimizer or self.optimizer)
+        self.lr_scheduler = learning_rate_curve(
+            self.args, num_training_steps, optimizer or self.optimizer, plan_step=self.plan_step(num_training_steps)
+        )
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -602,9 +685,7 @@ class DistillationTrainer(Trainer):
             "full": self.full.to_dict(),
             "is_finished": self.is_finished,
             "kept_heads": [heads.tolist() for heads in self.kept_heads],
-            "settings": settings_that_matter(self.args)
-            | {"rows_per_step": self.rows_per_step}
-            | dict(self.method_settings),
+            "settings": settings_that_matter(self.args) | {"rows_per_step": self.rows_per_step},
         }
 
     def read_state(self, folder: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Publisher:
         """What an export tells about this run: settings, length, evaluations, what the card says of the method."""
         trainer = self.trainer
         return {
-            "settings": trainer.args.to_sanitized_dict() | dict(trainer.method_settings),
+            "settings": trainer.args.to_sanitized_dict(),
             "training": {
                 "method": trainer.method,
                 "num_steps": trainer.state.global_step,

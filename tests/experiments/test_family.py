@@ -351,7 +351,7 @@ def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, t
     teacher, student = make_teacher(), make_teacher()
     for number, plan in enumerate(STUDENTS[1:]):
         trainer = make_trainer(
-            model=student, teacher=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
+            model=student, teacher_model=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
         )
         if number:
             assert widths_of(trainer.model.config).hidden_size == 20

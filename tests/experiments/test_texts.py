@@ -163,7 +163,7 @@ def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     training = HomoDistilTrainingArguments(
         str(tmp_path / "again"), student=WIDE, report_to="none", use_cpu=True, hidden_weight=1.0
     )
-    trainer = EmbeddingDistilTrainer(start, training, teacher=teacher, train_dataset=make_rows())
+    trainer = EmbeddingDistilTrainer(start, training, teacher_model=teacher, train_dataset=make_rows())
     exported = load_embedding_model(folders[0] / "student")
     inputs = exported.tokenize(["w7 w8 w9", "w10"])
     trainer.model.eval()

@@ -1,6 +1,5 @@
 """The loss of each method, as its paper writes it, from logits, states and attention of stock models."""
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -108,7 +107,7 @@ def test_distilbert_starts_as_layers_of_its_teacher(make_trainer):
         trainer_class=DistilBertTrainer, model=make_teacher(num_hidden_layers=4), student=HALF_THE_MACS
     )
     deep, shallow = trainer.distillation.teacher.exact.bert, trainer.model.bert
-    assert trainer.method_settings["temperature"] == 2.0
+    assert trainer.args.temperature == 2.0
     for position, index in enumerate((0, 3)):
         pairs = zip(shallow.encoder.layer[position].parameters(), deep.encoder.layer[index].parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
@@ -134,7 +133,7 @@ def test_distilbert_without_a_number_of_layers_is_refused(make_trainer):
 def test_distilberts_settings_are_checked(make_trainer, settings, message):
     # Bound, because the fixture takes what training arguments are called for one of them.
     with pytest.raises(ValueError, match=message):
-        make_trainer(trainer_class=partial(DistilBertTrainer, **settings), student=HALF_THE_MACS)
+        make_trainer(trainer_class=DistilBertTrainer, **settings, student=HALF_THE_MACS)
 
 
 def test_scratch_is_the_plain_masked_lm_loss(started, monkeypatch):
@@ -249,7 +248,7 @@ def test_minilm_v2s_settings_are_checked(make_trainer, settings, message):
 
 def test_default_relation_heads_divide_both_widths(make_trainer):
     trainer = make_trainer(trainer_class=MiniLMv2Trainer, student=SAME_HEADS)
-    assert trainer.method_settings["num_relation_heads"] == 16
+    assert trainer.args.num_relation_heads == 16
 
 
 @pytest.mark.parametrize("trainer_class", [MiniLMTrainer, TinyBertTrainer])

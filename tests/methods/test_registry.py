@@ -1,7 +1,6 @@
 """What every method shares: data, counts, checkpoints, exports; and what they are called."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.distill import distill
 from homodistil_hf.experiments.distill import make_trainer as make_configured
-from homodistil_hf.methods.registry import METHODS, check_method_settings, default_settings, method_named
+from homodistil_hf.methods.registry import METHODS, method_named
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
@@ -72,7 +71,10 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
         torch.testing.assert_close(stock(inputs).logits, trainer.model.eval()(inputs).logits, rtol=0, atol=1e-5)
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     assert facts["training"]["method"] == method
-    assert default_settings(METHODS[method]).keys() <= facts["settings"].keys()
+    arguments = METHODS[method].arguments_class
+    own = arguments.__annotations__.keys() - arguments.no_part.keys() - {"no_part", "args"}
+    assert own <= facts["settings"].keys()
+    assert not arguments.no_part.keys() & facts["settings"].keys()
     assert facts["student"]["encoder_macs"] == encoder_macs(trainer.plan)
 
 
@@ -117,9 +119,10 @@ def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
 
 @pytest.mark.parametrize("method", ["tinybert", "minilm", "minilm_v2"])
 def test_weights_of_nothing_are_refused(make_trainer, method):
-    weights = {name: 0.0 for name in default_settings(METHODS[method]) if name.endswith("_weight")}
+    fields = METHODS[method].arguments_class.__dataclass_fields__
+    weights = {name: 0.0 for name in fields if name.endswith("_weight")}
     with pytest.raises(ValueError, match=r"mlm_weight.* are all 0, so nothing would be learnt; leave one of them at"):
-        make_trainer(trainer_class=partial(METHODS[method], **weights), student=SAME_HEADS)
+        make_trainer(trainer_class=METHODS[method], **weights, student=SAME_HEADS)
 
 
 @pytest.mark.parametrize("method", ["distilbert", "shallow"])
@@ -242,14 +245,6 @@ def test_a_cell_that_can_not_exist_is_refused(make_trainer, method, message):
 def test_unknown_methods_and_settings_name_the_nearest():
     with pytest.raises(ValueError, match="method='minilm2' is unknown; nearest valid: 'minilm', of homodis"):
         method_named("minilm2")
-    message = "method_settings of 'distilbert' have the unknown key 'temperatur' .2.; nearest valid: 'temperature'"
-    with pytest.raises(ValueError, match=message):
-        check_method_settings(METHODS["distilbert"], {"temperatur": 2})
-    with pytest.raises(ValueError, match="'homodistil' have the unknown key 'kl' .1.; it has none of its own"):
-        check_method_settings(METHODS["homodistil"], {"kl": 1})
-    assert sorted(default_settings(METHODS["minilm_v2"])) == [
-        *("mlm_trains", "mlm_weight", "num_relation_heads", "relation_weight", "teacher_layer"),
-    ]
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -260,9 +255,7 @@ def test_every_class_carries_its_name(method):
 @pytest.mark.slow
 def test_a_config_chooses_the_method(tmp_path, monkeypatch):
     own_cache(monkeypatch, tmp_path / "cache")
-    config = write_config(
-        tmp_path, method="minilm_v2", method_settings={"num_relation_heads": 2}, student=SAME_HEADS, max_steps=2
-    )
+    config = write_config(tmp_path, method="minilm_v2", num_relation_heads=2, student=SAME_HEADS, max_steps=2)
     results = distill(parse_run([str(config)]), lambda line: None)
     facts = json.loads((Path(tmp_path) / "run" / "student" / "facts.json").read_text(encoding="utf-8"))
     assert (facts["training"]["method"], facts["settings"]["num_relation_heads"]) == ("minilm_v2", 2)
@@ -274,9 +267,10 @@ def test_a_config_chooses_the_method(tmp_path, monkeypatch):
     [
         ({"method": "minilm"}, "method='minilm' is impossible for this student: the student's heads"),
         ({"method": "distilber"}, "method='distilber' is unknown; nearest valid: 'distilbert'"),
+        ({"temperature": 1}, r"has the unknown key 'temperature' \(value 1\); nearest valid: '.*'"),
         (
-            {"method_settings": {"temperature": 1}},
-            "settings of 'homodistil' have the unknown key 'temperature'",
+            {"method": "distilbert", "temperatur": 2},
+            r"has the unknown key 'temperatur' \(value 2\); nearest valid: 'temperature'",
         ),
     ],
 )
@@ -286,8 +280,3 @@ def test_a_config_is_refused_before_any_text_is_read(tmp_path, settings, message
     )
     with pytest.raises(ValueError, match=message):
         distill(parse_run([str(write_config(tmp_path, **settings))]), lambda line: None)
-
-
-def test_method_settings_are_an_object(tmp_path):
-    with pytest.raises(ValueError, match=r"method_settings='\[1\]' is no JSON object; expected such as"):
-        parse_run([str(write_config(tmp_path)), "--method_settings", "[1]"])

@@ -225,7 +225,7 @@ def test_a_task_has_a_learning_rate_of_its_own(task_trainer, caplog):
 
 def test_a_wider_teacher_given_apart(task_trainer):
     teacher = make_teacher("sequence_classification", num_labels=3, hidden_size=48, intermediate_size=80)
-    trainer = task_trainer("single label", teacher=teacher)
+    trainer = task_trainer("single label", teacher_model=teacher)
     assert trainer.model.projections.embedding.weight.shape == (48, 32)
     trainer.train()
     assert trainer.model.projections.embedding.weight.shape == (48, 16)
@@ -249,7 +249,7 @@ def test_a_wider_teacher_given_apart(task_trainer):
 def test_teachers_that_cannot_be_compared_are_refused(task_trainer, changes, message):
     teacher = make_teacher(**{"task": "sequence_classification", "num_labels": 3} | changes)
     with pytest.raises(ValueError, match=message):
-        task_trainer("single label", teacher=teacher)
+        task_trainer("single label", teacher_model=teacher)
 
 
 @pytest.mark.slow

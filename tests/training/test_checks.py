@@ -14,13 +14,13 @@ from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArgum
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.models.compiling import compiling_problem
-from homodistil_hf.training import setup as preparation
+from homodistil_hf.training import pair as preparation
 from homodistil_hf.training.checks import (
-    check_arguments,
     check_batch,
     check_data,
     check_output_dir,
     existing_files,
+    own_arguments,
     pin_data_order,
     settings_that_matter,
     warn_of_other_settings,
@@ -37,13 +37,11 @@ def make_args(**settings: Any) -> HomoDistilTrainingArguments:
 def test_stock_settings_are_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr(preparation, "load_encoder_config", lambda *args, **kwargs: pytest.fail("a config was read"))
     stock = TrainingArguments(output_dir="out", report_to="none", use_cpu=True)
-    message = (
-        "^args is a TrainingArguments, which has no settings of student, loss and pruning; make it a HomoDistilTr"
-    )
+    message = "^args is a TrainingArguments, which hasn't all settings of this method; make it a HomoDistilTrainingArg"
     with pytest.raises(ValueError, match=message):
         HomoDistilTrainer("no/such-teacher", stock)
     with pytest.raises(ValueError, match="^args is a NoneType, "):
-        check_arguments(None, {})
+        own_arguments(None, HomoDistilTrainingArguments)
 
 
 @pytest.mark.parametrize(

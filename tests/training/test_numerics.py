@@ -173,7 +173,7 @@ def test_a_teacher_that_overflows_stops_the_run(make_trainer):
     teacher = make_teacher()
     with torch.no_grad():
         teacher.bert.encoder.layer[0].output.LayerNorm.weight.fill_(3e38)
-    trainer = make_trainer(teacher=teacher, max_bad_steps=2, **SETTINGS)
+    trainer = make_trainer(teacher_model=teacher, max_bad_steps=2, **SETTINGS)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     with pytest.raises(FloatingPointError, match=r"for 3 steps in a row \(max_bad_steps=2\).*checkpoint: None"):
         trainer.train()

@@ -323,7 +323,7 @@ def test_a_private_teacher_is_read_with_the_runs_token(hub, hub_client, tmp_path
 
 
 def teacher_of(folder: str, **settings: Any) -> str:
-    trainer = make_trainer(folder, model="you/bert", teacher="you/bert", push_to_hub=False, **settings)
+    trainer = make_trainer(folder, model="you/bert", teacher_model="you/bert", push_to_hub=False, **settings)
     return trainer.distillation.teacher.exact.config.name_or_path
 
 

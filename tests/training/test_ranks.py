@@ -34,7 +34,7 @@ def test_models_in_shards_or_on_several_devices_are_refused(make_trainer):
     with pytest.raises(ValueError, match=r"^model is spread over cpu, meta \(device_map\); load it whole, and launch"):
         make_trainer(model=teacher)
     with pytest.raises(ValueError, match=r"^teacher is spread over cpu, meta \(device_map\); load it whole"):
-        make_trainer(teacher=teacher)
+        make_trainer(teacher_model=teacher)
 
 
 def test_models_in_shards_are_refused():

@@ -8,6 +8,7 @@ all tokens unless told otherwise; and the student keeps the segment embeddings, 
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,33 +21,34 @@ from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
 from ...export.card import MethodCard
-from ...files.messages import short_repr
+from ...files.field_checks import setting
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.resizing import keep_layers
 from ...models.widths import WidthPlan, widths_of
 from ...plans.fewer_layers import shallow_plan
 from ...training.distillation_trainer import DistillationTrainer
-from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from ..conditions import check_loss_weights, check_masked_lm, with_settings
+from ...training.pair import Start
+from ...training_args import LOSS_TERMS, DistillationArguments
+from ..conditions import check_masked_lm
+
+
+@dataclass
+class DistilBertArguments(DistillationArguments):
+    """Settings of DistilBERT: a factor for each term, and the temperature."""
+
+    mlm_weight: float = setting(2.0, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")
+    soft_kl_weight: float = setting(5.0, "Factor ≥ 0 of the KL at temperature, nats a prediction.", range="[0, inf)")
+    cosine_weight: float = setting(1.0, "Factor ≥ 0 of the cosine term of the last hidden states.", range="[0, inf)")
+    temperature: float = setting(
+        2.0, "Divides both models' logits, > 0; the KL is multiplied by its square.", range="(0, inf)"
+    )
 
 
 class DistilBertTrainer(DistillationTrainer):
     """Distil into as many of the teacher's layers as have the encoder MACs of the plan that is asked for.
 
-    Nothing is pruned. All else, from data to export, is [`DistillationTrainer`]'s; the loss weights in `args` are not
-    used.
-
-    Args:
-        model: what layers are left out of.
-        args: the run's settings; `student` says how many encoder MACs to match.
-        teacher: who the student learns from. Default: all of `model`.
-        mlm_weight: factor ≥ 0 of the masked-LM loss.
-        soft_kl_weight: factor ≥ 0 of the KL at `temperature`.
-        cosine_weight: factor ≥ 0 of the cosine term.
-        temperature: > 0; both models' logits are divided by it, and the KL multiplied by its square.
-        plan: what `student` names, where that is resolved already.
-        kwargs: as in [`DistillationTrainer`].
+    Nothing is pruned. All else, from data to export, is [`DistillationTrainer`]'s.
 
     Raises:
         ValueError: no number of layers has those MACs, the student is a latency budget, or a setting is out of range.
@@ -54,6 +56,8 @@ class DistilBertTrainer(DistillationTrainer):
 
     has_all_layers = False
     method = "distilbert"
+    arguments_class = DistilBertArguments
+    args: DistilBertArguments
     card = MethodCard(
         student="DistilBERT-style student",
         made="made from whole layers of {teacher} and distilled from it",
@@ -63,34 +67,21 @@ class DistilBertTrainer(DistillationTrainer):
         "last hidden states, each with its weight in the settings below.",
     )
 
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        teacher: str | PreTrainedModel | None = None,
-        mlm_weight: float = 2.0,
-        soft_kl_weight: float = 5.0,
-        cosine_weight: float = 1.0,
-        temperature: float = 2.0,
-        plan: WidthPlan | None = None,
-        **kwargs: Any,
-    ):
-        weights = {"mlm": mlm_weight, "soft_kl": soft_kl_weight, "cosine": cosine_weight}
-        check_loss_weights(weights)
-        if not temperature > 0:
-            raise ValueError(f"temperature={short_repr(temperature)} is not above 0; the recipe's is 2.0")
-        self.loss_weights, self.temperature = weights, temperature
-        self.method_settings = {f"{name}_weight": value for name, value in weights.items()}
-        self.method_settings |= {"temperature": temperature}
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """Keep whole layers; arguments and return as [`DistillationTrainer.start_from`]."""
+        args = self.args
         whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
         asked, full = plan or self.plan_of(args, whole.config), widths_of(whole.config)
         self.check_possible(asked, full)
         student = keep_layers(whole, shallow_plan(asked, full) or ())
         plan = widths_of(student.config)
-        unused = {f"{name}_weight": 0.0 for name in LOSS_TERMS}
-        args = with_settings(args, student=plan.to_json(), **unused)
-        super().__init__(student, args, teacher=teacher or whole, plan=plan, **kwargs)
+        args.student = plan.to_json()
+        return Start(student, teacher_model or whole, plan)
+
+    def set_up_student(self) -> None:
+        """Refuse a model of another task."""
         check_masked_lm(self)
 
     @classmethod
@@ -105,9 +96,9 @@ class DistilBertTrainer(DistillationTrainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """DistilBERT's three terms; arguments and return as [`DistillationTrainer.make_distillation`]."""
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.loss_weights
+        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
         distillation = SoftDistillation(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
-        distillation.temperature = self.temperature
+        distillation.temperature = self.args.temperature
         return distillation
 
 

@@ -4,52 +4,45 @@ Everything else about such a run, from data to export, is [`DistillationTrainer`
 """
 
 import copy
-from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
-from transformers import PreTrainedModel
 
-from ...files.messages import short_repr
+from ...files.field_checks import setting
 from ...models.architectures import architecture_of
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.resizing import replace_parameters, write_plan
 from ...training.distillation_trainer import DistillationTrainer
-from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from ..conditions import check_loss_weights, check_masked_lm, with_settings
+from ...training_args import DistillationArguments
+from ..conditions import check_masked_lm
 
-MlmTrains = Literal["student", "head"]
 FRESH = "The student began with random weights and kept none of the teacher's."
 
 
-class FreshTrainer(DistillationTrainer):
-    """A trainer whose student has the plan's widths and random weights, as BERT starts.
+@dataclass
+class FreshArguments(DistillationArguments):
+    """Settings of a student of random weights: the masked-LM loss, and what it trains.
 
-    Args:
-        model: the teacher.
-        args: the run's settings; the loss weights in it are HomoDistil's and are replaced by the method's.
-        loss_weights: of the loss's terms, those that the method has.
-        mlm_trains: `"student"`: the masked-LM loss trains the whole student; `"head"`: only the masked-LM head and the
-            word embeddings that are tied to it, and the rest learns from the method's own terms alone.
-        kwargs: as in [`DistillationTrainer`].
+    A recipe whose own terms train no prediction could not fill in a mask. The masked-LM loss is therefore trained
+    beside them, by default through the whole student, which is the stronger baseline.
     """
 
-    learning_rate_share = 0.5  # what is best for pruned students is too much for random weights (docs/results.md)
+    mlm_weight: float = setting(1.0, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")
+    mlm_trains: Literal["student", "head"] = setting(
+        "student", "What the masked-LM loss trains: the student, or its head and the word embeddings tied to it alone."
+    )
 
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        loss_weights: Mapping[str, float],
-        mlm_trains: MlmTrains = "student",
-        **kwargs: Any,
-    ):
-        if mlm_trains not in ("student", "head"):
-            raise ValueError(f"mlm_trains={short_repr(mlm_trains)} is not one of student, head")
-        check_loss_weights(loss_weights)
-        weights = {f"{name}_weight": loss_weights.get(name, 0.0) for name in LOSS_TERMS}
-        super().__init__(model, with_settings(args, projection_init="random", **weights), **kwargs)
+
+class FreshTrainer(DistillationTrainer):
+    """A trainer whose student has the plan's widths and random weights, as BERT starts; arguments as in its base."""
+
+    learning_rate_share = 0.5  # what is best for pruned students is too much for random weights (docs/results.md)
+    arguments_class: ClassVar[type[DistillationArguments]] = FreshArguments
+    args: FreshArguments
+
+    def set_up_student(self) -> None:
+        """Refuse what fresh weights can't be, and let the masked-LM loss train what the settings say."""
         check_masked_lm(self)
         whole = self.plan.traits.head_slot
         if whole and (other := next((layer for layer in self.plan.layers if layer.head_dim != whole), None)):
@@ -59,7 +52,7 @@ class FreshTrainer(DistillationTrainer):
             )
         # Its heads have never seen another scale than that of their own size.
         self.model.config.softmax_head_dim = None
-        if mlm_trains == "head":
+        if self.args.mlm_trains == "head":
             architecture_of(self.model.config).mlm_entry(self.model).register_forward_pre_hook(_without_gradient)
 
     def start_student(self) -> None:

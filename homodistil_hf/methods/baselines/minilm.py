@@ -12,11 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from ...distillation.attention_recorder import AttentionRecorder
 from ...distillation.objective import DistillationLoss, Terms
@@ -24,12 +23,14 @@ from ...distillation.relations import relation_error
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
+from ...files.field_checks import setting
 from ...files.messages import short_repr
+from ...files.strict_json import is_int
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.widths import WidthPlan, chosen
-from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
+from ...training_args import LOSS_TERMS, DistillationArguments
 from ..conditions import check_recordable, other_heads
-from .fresh import FRESH, FreshTrainer, MlmTrains
+from .fresh import FRESH, FreshArguments, FreshTrainer
 
 NUM_RELATION_HEADS = 48
 """MiniLMv2's for teachers of BERT-base's size."""
@@ -52,32 +53,21 @@ class Relations:
     teacher_layer: int = -1
 
 
+@dataclass
+class MiniLMArguments(FreshArguments):
+    """Settings of MiniLM: factors of the relations and of the masked-LM loss, and what that one trains."""
+
+    relation_weight: float = setting(1.0, "Factor ≥ 0 of the KL of every relation.", range="[0, inf)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_recordable(self)
+
+
 class RelationTrainer(FreshTrainer, ABC):
-    """What both versions share; subclasses say which relations.
+    """What both versions share; subclasses name the relations."""
 
-    The recipes train no prediction, so without more the student could not fill in a mask. The masked-LM loss is
-    therefore trained beside them, by default through the whole student, which is the stronger opponent; with
-    `mlm_trains="head"` only the masked-LM head and the word embeddings tied to it learn from it.
-
-    `relation_weight` (of every relation's KL) and `mlm_weight` are factors ≥ 0; those in `args` are not used.
-    """
-
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        relation_weight: float = 1.0,
-        mlm_weight: float = 1.0,
-        mlm_trains: MlmTrains = "student",
-        **kwargs: Any,
-    ):
-        check_recordable(args)
-        self.relation_weight = relation_weight
-        weights = {"relation": relation_weight, "mlm": mlm_weight}
-        self.method_settings = {f"{name}_weight": weight for name, weight in weights.items()}
-        self.method_settings |= {"mlm_trains": mlm_trains}
-        super().__init__(model, args, loss_weights=weights, mlm_trains=mlm_trains, **kwargs)
+    arguments_class: ClassVar[type[DistillationArguments]] = MiniLMArguments
 
     @abstractmethod
     def relations(self) -> Relations:
@@ -85,9 +75,10 @@ class RelationTrainer(FreshTrainer, ABC):
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """Relations and masked words; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        args: Any = self.args
         relations = self.relations()
-        weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
-        weights |= dict.fromkeys(relations.sides, self.relation_weight)
+        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": args.mlm_weight}
+        weights |= dict.fromkeys(relations.sides, args.relation_weight)
         return RelationDistillation(
             self.model, teacher, weights=weights, kept_heads=self.matched_heads, relations=relations
         )
@@ -120,23 +111,25 @@ class MiniLMTrainer(RelationTrainer):
         return Relations(sides, self.plan.layers[-1].num_attention_heads)
 
 
+@dataclass
+class MiniLMv2Arguments(MiniLMArguments):
+    """Settings of MiniLMv2: those of MiniLM, the number of relation heads and the teacher's layer."""
+
+    num_relation_heads: int | None = setting(
+        None, "Divides heads × head size of both layers, ≥ 1; default: the largest such number up to 48.", least=1
+    )
+    teacher_layer: int = setting(-1, "The teacher's layer that the student's last one learns; negative from the end.")
+
+
 class MiniLMv2Trainer(RelationTrainer):
     """MiniLMv2: queries, keys and values of one layer, each related to themselves, in relation heads.
-
-    Args:
-        model: the teacher.
-        args: the run's settings; its loss weights are not used.
-        num_relation_heads: divides heads × head size of both layers; default: the largest such number up to 48.
-        teacher_layer: which of the teacher's layers the student's last one learns from, negative from the end.
-        relation_weight: as in [`RelationTrainer`].
-        mlm_weight: as in [`RelationTrainer`].
-        mlm_trains: as in [`RelationTrainer`].
-        kwargs: as in [`DistillationTrainer`].
 
     Raises:
         ValueError: a setting doesn't fit the widths, or is out of range.
     """
 
+    arguments_class = MiniLMv2Arguments
+    args: MiniLMv2Arguments
     method = "minilm_v2"
     card = MethodCard(
         student="MiniLMv2-style student",
@@ -146,34 +139,18 @@ class MiniLMv2Trainer(RelationTrainer):
         "each with its weight in the settings below.",
     )
 
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        num_relation_heads: int | None = None,
-        teacher_layer: int = -1,
-        relation_weight: float = 1.0,
-        mlm_weight: float = 1.0,
-        mlm_trains: MlmTrains = "student",
-        **kwargs: Any,
-    ):
-        self.num_relation_heads, self.teacher_layer = num_relation_heads, teacher_layer
-        shared: dict[str, Any] = {"relation_weight": relation_weight, "mlm_weight": mlm_weight}
-        super().__init__(model, args, mlm_trains=mlm_trains, **shared, **kwargs)
-        self.method_settings |= {"num_relation_heads": self.relations().num_heads, "teacher_layer": teacher_layer}
-
     def relations(self) -> Relations:
         """Return and raises as [`RelationTrainer.relations`]."""
         num_layers = len(self.full.layers)
-        if not -num_layers <= self.teacher_layer < num_layers:
+        layer = self.args.teacher_layer
+        if not is_int(layer) or not -num_layers <= layer < num_layers:
             raise ValueError(
-                f"teacher_layer={short_repr(self.teacher_layer)} is no index into the teacher's {num_layers} layers; "
-                "-1 is the last"
+                f"teacher_layer={short_repr(layer)} is no index into the teacher's {num_layers} layers; -1 is the last"
             )
-        sizes = self.plan.layers[-1].attention_size, self.full.layers[self.teacher_layer].attention_size
+        sizes = self.plan.layers[-1].attention_size, self.full.layers[layer].attention_size
         sides = {f"{name}_relation": (name, name) for name in _PROJECTIONS}
-        return Relations(sides, _relation_heads(self.num_relation_heads, sizes), self.teacher_layer)
+        self.args.num_relation_heads = _relation_heads(self.args.num_relation_heads, sizes)
+        return Relations(sides, self.args.num_relation_heads, layer)
 
 
 class RelationDistillation(DistillationLoss):

@@ -1,53 +1,58 @@
 """Students that are cut out of the teacher before training, and then distilled with HomoDistil's loss.
 
-One-shot pruning is the hard opponent: the student is cut to the plan before the first step, so all its tokens are
+One-shot pruning is the hard baseline: the student is cut to the plan before the first step, so all its tokens are
 spent on the final width; but it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning").
-Cutting by weight magnitudes needs no data but the first batches by which heads are rotated, where they are.
+Cutting by weight magnitudes needs no data but the first batches, whose attention rotates the heads.
 """
 
-from typing import Any
-
-from transformers import PreTrainedModel
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from ...export.card import LOSSES_ALONE, PRUNED_AT_ONCE, THEN_DISTILLED, UNITS, MethodCard
+from ...files.field_checks import setting
 from ...trainer import HomoDistilTrainer
-from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
-from ..conditions import with_settings
+from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
+
+
+@dataclass
+class OneShotArguments(HomoDistilTrainingArguments):
+    """Settings of [`HomoDistilTrainer`] without its schedule: everything is dropped before the first step."""
+
+    no_part: ClassVar = PRUNED_BEFORE
 
 
 class OneShotTrainer(HomoDistilTrainer):
     """Score the units on a few batches, prune to the plan at once, then distil with the same loss.
 
-    Constructor, settings, learning-rate curve, checkpoints and exports are those of [`HomoDistilTrainer`]; the pruning
-    windows are empty, so that everything is dropped before the first step.
-
-    Args:
-        model: the teacher.
-        args: the run's settings.
-        kwargs: as in [`HomoDistilTrainer`].
+    Constructor, learning-rate curve, checkpoints and exports are those of [`HomoDistilTrainer`].
 
     Raises:
         ValueError: as [`HomoDistilTrainer`], and where there are no batches to score.
     """
 
     method = "one_shot"
+    arguments_class = OneShotArguments
     card = PRUNED_AT_ONCE
 
-    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
-        super().__init__(model, at_once(args), **kwargs)
-        if not args.num_scoring_batches and self.pruner.scores.needs_gradients:
-            raise ValueError(
-                "num_scoring_batches=0 leaves one-shot pruning without scores; score a batch at least, e.g. 16"
-            )
+
+@dataclass
+class PrunedFirstArguments(HomoDistilTrainingArguments):
+    """Settings of [`HomoDistilTrainer`] without its schedule and its choice of scores: magnitudes."""
+
+    no_part: ClassVar = PRUNED_BEFORE | {"importance_metric": "units are chosen by magnitude; leave it out"}
+    importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = setting(
+        "magnitude", "Always magnitude."
+    )
 
 
 class PrunedFirstTrainer(HomoDistilTrainer):
     """Prune the teacher to the plan by the magnitudes of its weights, which needs no scores of data, then distil.
 
-    The loss, its weights and all else are [`HomoDistilTrainer`]'s; `importance_metric` is always `magnitude`.
+    The loss, its weights and all else are [`HomoDistilTrainer`]'s.
     """
 
     method = "pruned_first"
+    arguments_class = PrunedFirstArguments
     card = MethodCard(
         student="Magnitude-pruned student",
         made="made from {teacher} by pruning its width at once, without data, and distilling it afterwards",
@@ -56,12 +61,3 @@ class PrunedFirstTrainer(HomoDistilTrainer):
         paper=LOSSES_ALONE,
         tags=("pruning", "distillation"),
     )
-
-    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
-        super().__init__(model, with_settings(at_once(args), importance_metric="magnitude"), **kwargs)
-
-
-def at_once(args: HomoDistilTrainingArguments) -> HomoDistilTrainingArguments:
-    """Copy settings, with windows that end before the first step."""
-    own = {f"{kind}_{end}_fraction": None for kind in PRUNING_KINDS for end in ("start", "end")}
-    return with_settings(args, pruning_start_fraction=0.0, pruning_end_fraction=0.0, **own)

@@ -2,29 +2,41 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import decoded_terms, decoder_of
 from ...export.card import MethodCard
-from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from .fresh import FRESH, FreshTrainer
+from ...training_args import LOSS_TERMS
+from .fresh import FRESH, FreshArguments, FreshTrainer
+
+
+@dataclass
+class ScratchArguments(FreshArguments):
+    """Settings of a student that is trained on masked words alone."""
+
+    no_part: ClassVar = {
+        "mlm_weight": "it is the only term of the loss; leave it out",
+        "mlm_trains": "there is no other term that could train the student; leave it out",
+        "teacher_dtype": "the teacher isn't asked in training; leave it out",
+    }
 
 
 class ScratchTrainer(FreshTrainer):
     """Train a student of the plan's widths from random weights on masked words; the teacher only lends its widths.
 
     The teacher isn't asked during training, so a step is cheaper than other methods'; budgets are compared in tokens.
-    Evaluations measure the discrepancy to it like everybody's. The loss weights in `args` are not used.
+    Evaluations measure the discrepancy to it like everybody's.
     """
 
     method = "scratch"
+    arguments_class = ScratchArguments
     card = MethodCard(
         student="From-scratch counterpart",
         made="trained from random weights on masked words, as a counterpart of {teacher}; nothing was distilled",
@@ -32,9 +44,6 @@ class ScratchTrainer(FreshTrainer):
         "vocabulary, and is what it is compared with.",
         tags=(),
     )
-
-    def __init__(self, model: str | PreTrainedModel, args: HomoDistilTrainingArguments, **kwargs: Any):
-        super().__init__(model, args, loss_weights={"mlm": 1.0}, **kwargs)
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""

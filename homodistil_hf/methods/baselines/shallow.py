@@ -3,27 +3,52 @@
 They become narrower HomoDistil's way.
 """
 
-from collections.abc import Mapping
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from ...export.card import UNITS, MethodCard
-from ...models.widths import WidthPlan
+from ...files.field_checks import setting
+from ...models.conversion import to_student
+from ...models.loading import load_encoder
+from ...models.widths import WidthPlan, widths_of
 from ...trainer import HomoDistilTrainer
+from ...training.pair import Start
 from ...training_args import HomoDistilTrainingArguments
-from ..fewer_layers import Layers, shallow_parts
+from ..fewer_layers import Layers, start_shallow
+
+
+@dataclass
+class ShallowArguments(HomoDistilTrainingArguments):
+    """Settings of [`HomoDistilTrainer`], and which layers stay."""
+
+    num_layers: int | None = setting(
+        None, "Layers that stay, spread evenly, ≥ 1; default: one fewer than the teacher's.", least=1
+    )
+    widths: str | None = setting(
+        None, "Widths of the layers that stay: plan or JSON; default: as wide as the MACs of student allow."
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.widths, WidthPlan):
+            self.widths = self.widths.to_json()
+        if isinstance(self.widths, dict):
+            self.widths = json.dumps(self.widths)
+        super().__post_init__()
 
 
 class ShallowTrainer(HomoDistilTrainer):
     """Drop layers at the start, prune the others to the plan's encoder MACs, and distil them.
 
-    The loss, the schedule and all else are [`HomoDistilTrainer`]'s; the settings are `num_layers`, which stay,
-    spread evenly (default: one fewer than the teacher's), and `widths`, see [`shallow_parts`].
+    The loss, the schedule and all else are [`HomoDistilTrainer`]'s; `args.num_layers` stay, see [`start_shallow`].
     """
 
     has_all_layers = False
     method = "shallow"
+    arguments_class = ShallowArguments
+    args: ShallowArguments
     card = MethodCard(
         student="Shallow HomoDistil student",
         made="made from {teacher} by leaving out layers, pruning the width of the others and distilling them",
@@ -34,21 +59,18 @@ class ShallowTrainer(HomoDistilTrainer):
         tags=("pruning", "distillation"),
     )
 
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        teacher: str | PreTrainedModel | None = None,
-        num_layers: int | None = None,
-        widths: str | Mapping[str, Any] | None = None,
-        plan: WidthPlan | None = None,
-        **kwargs: Any,
-    ):
-        layers = Layers(num_layers, argument="num_layers")
-        parts = shallow_parts(self, model, args, teacher=teacher, layers=layers, widths=widths, plan=plan)
-        super().__init__(**parts, **kwargs)
-        self.method_settings = {"num_layers": len(self.plan.layers), "widths": widths}
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """Leave layers out; arguments and return as [`DistillationTrainer.start_from`]."""
+        args: Any = self.args
+        whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
+        self.check_possible(widths_of(whole.config), widths_of(whole.config))
+        layers = Layers(args.num_layers, called="num_layers")
+        found = start_shallow(whole, args, layers=layers, widths=args.widths, plan=plan)
+        self.matched_layers = found.matched_layers
+        args.student, args.num_layers = found.plan.to_json(), len(found.plan.layers)
+        return Start(found.student, teacher_model or found.whole, found.plan)
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -7,29 +7,43 @@ are mapped one to one here, because students have the teacher's depth; the paper
 states of all layers, here each layer has its own, as HomoDistil has them.
 """
 
-from typing import Any
-
-from transformers import PreTrainedModel
+from dataclasses import dataclass
 
 from ...export.card import MethodCard
+from ...files.field_checks import setting
 from ...models.widths import WidthPlan
-from ...training_args import HomoDistilTrainingArguments
 from ..conditions import check_recordable, other_heads
-from .fresh import FRESH, FreshTrainer, MlmTrains
+from .fresh import FRESH, FreshArguments, FreshTrainer
+
+
+@dataclass
+class TinyBertArguments(FreshArguments):
+    """Settings of TinyBERT's general distillation: a factor for each term, and what the masked-LM loss trains."""
+
+    hidden_weight: float = setting(
+        1.0, "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers.", range="[0, inf)"
+    )
+    embedding_weight: float = setting(1.0, "Factor ≥ 0 of the embedding error, mean square.", range="[0, inf)")
+    attention_weight: float = setting(
+        1.0,
+        "Factor ≥ 0 of the attention-score errors, mean square, summed over layers; large scores make it most of the "
+        "loss.",
+        range="[0, inf)",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_recordable(self)
 
 
 class TinyBertTrainer(FreshTrainer):
     """Distil into a student of the plan's widths and random weights by TinyBERT's general distillation.
 
-    The recipe trains no prediction, so without more the student could not fill in a mask. The masked-LM loss is
-    therefore trained beside it, by default through the whole student, which is the stronger opponent; with
-    `mlm_trains="head"` only the masked-LM head and the word embeddings tied to it learn from it.
-
-    Its weights are factors ≥ 0; `attention_weight`'s term, of a teacher with large attention scores, can be most of
-    the loss. Those in `args` are not used. The student needs as many heads as the teacher.
+    The student needs as many heads as the teacher.
     """
 
     method = "tinybert"
+    arguments_class = TinyBertArguments
     card = MethodCard(
         student="TinyBERT-style student",
         made="started from random weights and distilled from {teacher}",
@@ -38,24 +52,9 @@ class TinyBertTrainer(FreshTrainer):
         "each with its weight in the settings below.",
     )
 
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        mlm_weight: float = 1.0,
-        mlm_trains: MlmTrains = "student",
-        hidden_weight: float = 1.0,
-        embedding_weight: float = 1.0,
-        attention_weight: float = 1.0,
-        **kwargs: Any,
-    ):
-        check_recordable(args)
-        weights = {"hidden": hidden_weight, "embedding": embedding_weight, "attention": attention_weight}
-        weights["mlm"] = mlm_weight
-        super().__init__(model, args, loss_weights=weights, mlm_trains=mlm_trains, **kwargs)
-        self.method_settings = {f"{name}_weight": weight for name, weight in weights.items()}
-        self.method_settings |= {"mlm_trains": mlm_trains}
+    def set_up_student(self) -> None:
+        """Also refuse other heads than the teacher's."""
+        super().set_up_student()
         self.check_possible(self.plan, self.full)
 
     @classmethod

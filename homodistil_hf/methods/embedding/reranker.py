@@ -5,22 +5,34 @@ The student starts as its teacher, so the error of its scores has no gradient; u
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedModel
 
 from ...distillation.objective import DistillationLoss
-from ...distillation.tasks import task_of
+from ...distillation.tasks import Task, task_of
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
+from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.evaluation_loop import HeldOutEvaluation
-from ...training_args import HomoDistilTrainingArguments
-from ..conditions import check_loss_weights, check_pruned_at_once
+from ...training.pair import Start
+from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from .model import default_activation
 from .reranking import RERANKING, ScoreMeter
 from .texts import TextCollator
+
+
+@dataclass
+class RerankerDistilArguments(HomoDistilTrainingArguments):
+    """Settings of a reranker's run; units are scored by a probe, so they are dropped before the first step."""
+
+    no_part: ClassVar = PRUNED_BEFORE | {
+        "mlm_weight": "there are no masked words; use kl_weight",
+        "task_weight": "there are no labels; use kl_weight",
+        "mlm_probability": "there are no masked words; leave it out",
+    }
 
 
 class RerankerDistilTrainer(HomoDistilTrainer):
@@ -31,17 +43,18 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 
     Args:
         model: sequence classification of one logit: Hub name, folder, or loaded.
-        args: the run's settings; `mlm_weight` and `task_weight` have no part in the loss.
+        args: the run's settings.
         processing_class: the tokenizer, which pads.
-        teacher: who the student learns from; default: `model`.
-        data_collator: default: [`TextCollator`].
-        kwargs: as in [`HomoDistilTrainer`]; data sets have rows as [`tokenize_pairs`] makes them.
+        teacher_model: who the student learns from; default: `model`.
+        train_dataset: rows as [`tokenize_pairs`] makes them; all other arguments are documented in
+            [`DistillationTrainer`].
 
     Raises:
         ValueError: as [`HomoDistilTrainer`]; a model of another head, or of several logits.
     """
 
     method = "reranker"
+    arguments_class = RerankerDistilArguments
     told_metrics = ("correlation",)
     card = MethodCard(
         student="pruned reranker",
@@ -49,27 +62,21 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         how="Hidden channels, heads and neurons were removed by a probe of the scores, and the scores distilled.",
     )
 
-    def __init__(
-        self,
-        model: str | PreTrainedModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        processing_class: Any,
-        teacher: str | PreTrainedModel | None = None,
-        data_collator: Any = None,
-        **kwargs: Any,
-    ):
-        if data_collator is None:
-            data_collator = TextCollator(processing_class, dimension=1, seed=args.seed)
-        check_pruned_at_once(args, "rerankers")
-        check_loss_weights({name: getattr(args, f"{name}_weight") for name in ("kl", "hidden", "embedding")})
-        super().__init__(
-            model, args, teacher=teacher, processing_class=processing_class, data_collator=data_collator, **kwargs
-        )
-        whole = teacher or model
-        source = whole if isinstance(whole, str) else whole.name_or_path
-        activation = default_activation(source) if source else None
-        if activation is not None:  # an export says it where every version looks for it
+    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
+        """Remember where the teacher comes from; arguments and return as [`DistillationTrainer.start_from`]."""
+        whole = teacher_model or model
+        self.teacher_source = whole if isinstance(whole, str) else whole.name_or_path
+        return Start(model, teacher_model, plan)
+
+    def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
+        """Pads pairs; arguments as [`DistillationTrainer.default_collator`]."""
+        return TextCollator(tokenizer, dimension=1, seed=self.args.seed)
+
+    def set_up_student(self) -> None:
+        """Also give the student its teacher's activation."""
+        super().set_up_student()
+        activation = default_activation(self.teacher_source) if self.teacher_source else None
+        if activation is not None:  # exports carry it in the place that every version of the library reads
             self.model.config.sentence_transformers = {"activation_fn": activation}
         self.held_out = ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)
 

@@ -10,27 +10,33 @@ import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import nn
+from transformers import PreTrainedConfig
 
+from ...distillation.tasks import Task
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
+from ...files.field_checks import setting
 from ...files.messages import short_repr
+from ...files.strict_json import parse_json
 from ...models.architectures.architecture import PROJECTIONS
-from ...models.architectures.modeling_layerwise import LayerwiseModel
+from ...models.conversion import to_student
 from ...models.units import UnitTensors
+from ...models.widths import WidthPlan
+from ...plans.recipe import MEASURED_HIDDEN_SIZE, NARROWEST
 from ...trainer import HomoDistilTrainer
+from ...training.pair import Start
 from ...training.publishing import Publisher
-from ...training.setup import settle_embedding_learning_rate
-from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
-from ..conditions import check_loss_weights, check_pruned_at_once
-from ..fewer_layers import Layers, shallow_parts
+from ...training_args import LOSS_TERMS, PRUNED_BEFORE, HomoDistilTrainingArguments
+from ..fewer_layers import Layers, start_shallow
 from .folder import export_embedding_model, student_model
 from .held_out import VectorEvaluation
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
@@ -46,8 +52,50 @@ NUM_AXES_TEXTS = 2048
 """Texts that the teacher's principal axes are those of."""
 VECTOR_WEIGHT = 30.0
 """As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
+LEARNING_RATE = 1e-3
+"""With a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
 LEAST_SPREAD = 0.1
 """Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
+
+
+@dataclass
+class EmbeddingDistilArguments(HomoDistilTrainingArguments):
+    """Settings of an embedding model's run: factor of the vectors, the student's space, its layers."""
+
+    no_part: ClassVar = PRUNED_BEFORE | {
+        "mlm_weight": "there are no masked words; use vector_weight",
+        "task_weight": "there are no labels; use vector_weight",
+        "kl_weight": "there are no logits; use vector_weight",
+        "attention_weight": "attention scores are not compared; leave it out",
+        "mlm_probability": "there are no masked words; leave it out",
+    }
+
+    vector_weight: float = setting(
+        VECTOR_WEIGHT, "Factor ≥ 0 of the squared distance between vectors, a text.", range="[0, inf)"
+    )
+    relational_weight: float = setting(0.0, "Factor ≥ 0 of the KL of similarities between texts.", range="[0, inf)")
+    output: str = setting(
+        "teacher",
+        "Vectors: teacher (in its space), student (shorter, a space of its own), or N: along the teacher's N first "
+        "principal axes.",
+        also=int,
+    )
+    layers: str | None = setting(
+        None,
+        "Layers that stay: how many, spread evenly, or which, such as [0, 1, 5]; as wide as student's MACs allow.",
+        also=(int, list),
+    )
+
+    def __post_init__(self) -> None:
+        # In Python and JSON whole numbers and lists, as flags their text.
+        self.output, self.layers = _number_in(self.output), _number_in(self.layers)
+        super().__post_init__()
+
+
+def _number_in(value: Any) -> Any:
+    if isinstance(value, str) and value.lstrip()[:1] in set("[-0123456789"):
+        return parse_json(value, "a number or a list")
+    return value
 
 
 class EmbeddingDistilTrainer(HomoDistilTrainer):
@@ -57,18 +105,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     + w_embedding·MSE(E_t, E_s W_e), averaged over texts, or tokens.
 
     Args:
-        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher` the
-            student of it that this one starts as, with its projections.
-        args: the run's settings; masked words, classes, KL and attention have no part in the loss.
-        teacher: who the student learns from; default: `model`.
-        vector_weight: ≥ 0.
-        relational_weight: ≥ 0.
-        output: `teacher`: vectors in its space. `student`: shorter ones in a space of its own; the map is thrown away
-            after the training. A whole number N: those of the teacher along its N principal axes.
-        layers: how many of the teacher's layers the student has, spread evenly, or which, rising, from 0; they are as
-            wide as the budget of `args.student` allows. Default: all.
-        data_collator: default: [`TextCollator`].
-        kwargs: as in [`HomoDistilTrainer`]; data sets have rows with `input_ids`, as [`tokenize_texts`] makes them.
+        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher_model`
+            the student of it that this one starts from, with its projections.
+        args: the run's settings.
+        teacher_model: who the student learns from; default: `model`.
+        train_dataset: rows with `input_ids`, as [`tokenize_texts`] makes them; all other arguments are documented in
+            [`DistillationTrainer`].
 
     Raises:
         ValueError: as [`HomoDistilTrainer`]; a model that a student can't repeat; scores of gradients that are 0.
@@ -76,7 +118,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     Example:
     ```python
     trainer = EmbeddingDistilTrainer(
-        "sentence-transformers/all-MiniLM-L6-v2", HomoDistilTrainingArguments("out", student="macs=0.25"),
+        "sentence-transformers/all-MiniLM-L6-v2", EmbeddingDistilArguments("out", student="macs=0.25"),
         train_dataset=rows, eval_dataset=held_out,
     )
     trainer.train()
@@ -86,6 +128,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     train_dataset: Any
     method = "embedding"
+    arguments_class = EmbeddingDistilArguments
+    args: EmbeddingDistilArguments
     told_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
     card = MethodCard(
@@ -94,44 +138,54 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
     )
 
-    def __init__(
-        self,
-        model: str | Path | EmbeddingModel | LayerwiseModel,
-        args: HomoDistilTrainingArguments,
-        *,
-        teacher: str | Path | EmbeddingModel | None = None,
-        vector_weight: float = VECTOR_WEIGHT,
-        relational_weight: float = 0.0,
-        output: str | int = "teacher",
-        layers: int | Sequence[int] | None = None,
-        data_collator: Any = None,
-        **kwargs: Any,
-    ):
-        self.start: Any = None if teacher is None else model
-        whole: Any = model if teacher is None else teacher
+    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
+        """Take the encoder out of the embedding model, and leave out layers where the settings say so.
+
+        Arguments and return as [`DistillationTrainer.start_from`].
+        """
+        args = self.args
+        self.start: Any = None if teacher_model is None else model
+        whole: Any = model if teacher_model is None else teacher_model
         self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
-        weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
-        _check_settings(args, vector=vector_weight, relational=relational_weight)
-        settle_embedding_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
-        check_output(output, self.embedding_model)
-        if layers is not None and teacher is not None:
-            raise ValueError(
-                f"layers={short_repr(layers)}: a student that starts as another one has that one's; leave it out"
-            )
-        self.method_settings = weights | {"output": output} | ({} if layers is None else {"layers": layers})
-        encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
-        if data_collator is None:
-            dimension = self.embedding_model.dimension if isinstance(output, str) else output
-            data_collator = TextCollator(tokenizer, dimension=dimension, seed=args.seed)
-        parts: dict[str, Any] = {"model": encoder if self.start is None else self.start, "args": args}
+        check_output(args.output, self.embedding_model)
+        encoder = self.embedding_model.encoder
         if self.start is not None:
-            parts["teacher"] = encoder
-        if layers is not None:
-            plan = kwargs.pop("plan", None)
-            parts = shallow_parts(self, encoder, args, teacher=None, layers=Layers(layers), widths=None, plan=plan)
-        super().__init__(**{"processing_class": tokenizer} | kwargs | parts, data_collator=data_collator)
+            if args.layers is not None:
+                raise ValueError(
+                    f"layers={short_repr(args.layers)}: a student that starts as another one has that one's; leave "
+                    "it out"
+                )
+            return Start(self.start, encoder, plan)
+        if args.layers is None:
+            return Start(encoder, None, plan)
+        found = start_shallow(
+            to_student(encoder, needs_head=False), args, layers=Layers(cast(Any, args.layers)), plan=plan
+        )
+        self.matched_layers, args.student = found.matched_layers, found.plan.to_json()
+        return Start(found.student, found.whole, found.plan)
+
+    def tokenizer_of(self, processing_class: Any) -> Any:
+        """The embedding model's own, if no other is given."""
+        return self.embedding_model.tokenizer if processing_class is None else processing_class
+
+    def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
+        """Pads texts; arguments as [`DistillationTrainer.default_collator`]."""
+        output = self.args.output
+        dimension = self.embedding_model.dimension if isinstance(output, str) else output
+        return TextCollator(self.embedding_model.tokenizer, dimension=dimension, seed=self.args.seed)
+
+    def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
+        """Of the rates that were measured for vectors; arguments as [`DistillationTrainer.default_learning_rate`]."""
+        hidden_size = teacher_config.hidden_size
+        rate = float(f"{embedding_learning_rate(hidden_size):.2g}")
+        logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", rate, hidden_size)
+        return rate
+
+    def set_up_student(self) -> None:
+        """Also freeze the pooler: no vector passes it, and DDP would wait for its gradient."""
+        super().set_up_student()
         for name, parameter in self.model.named_parameters():
-            if name.startswith("pooler."):  # no vector passes it, and DDP would wait for its gradient
+            if name.startswith("pooler."):
                 parameter.requires_grad_(False)
         self.publisher = EmbeddingPublisher(self)
         distillation: Any = self.distillation
@@ -146,16 +200,14 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
-        weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
-        weights |= {"probe": 0.0, "vector": self.method_settings["vector_weight"]}
-        weights |= {"relational": self.method_settings["relational_weight"]}
+        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"probe": 0.0} | self.args.loss_weights()
         # Copies: exports are written from the caller's model, on the CPU.
         layers = tuple(
             dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
             for layer in self.embedding_model.dense
         )
         model = dataclasses.replace(self.embedding_model, dense=layers)
-        output = self.method_settings["output"]
+        output = self.args.output
         if not isinstance(output, str):
             # A buffer is saved and loaded with the projections; the model's last layer is the same memory.
             axes = broadcast(self._principal_axes(model, teacher, output))
@@ -205,7 +257,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """
         self._make_teacher_vectors()
         result = super().train(*args, **kwargs)
-        if self.method_settings["output"] != "student":
+        if self.args.output != "student":
             self.fit_map()
         return result
 
@@ -289,11 +341,23 @@ def check_output(output: str | int, model: EmbeddingModel) -> None:
         raise ValueError(f"output={short_repr(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
 
 
-def _check_settings(args: HomoDistilTrainingArguments, **weights: float) -> None:
-    check_loss_weights(weights | {"hidden": args.hidden_weight, "embedding": args.embedding_weight})
-    check_pruned_at_once(args, "embedding models")
-    if args.attention_weight:
-        raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")
+def embedding_learning_rate(hidden_size: int) -> float:
+    """Peak learning rate of a student; that of other widths is by the rule of masked words, not measured.
+
+    Args:
+        hidden_size: of the teacher, ≥ 1.
+
+    Returns:
+        `float`: > 0.
+
+    Example:
+    ```python
+    >>> embedding_learning_rate(384), embedding_learning_rate(768)
+    (0.001, 0.0005)
+
+    ```
+    """
+    return LEARNING_RATE * MEASURED_HIDDEN_SIZE / max(hidden_size, NARROWEST)
 
 
 class EmbeddingPublisher(Publisher):
@@ -308,7 +372,7 @@ class EmbeddingPublisher(Publisher):
         dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         dense.load_state_dict({"weight": weight})
         student = trainer.dense_student(format=format, allow_partial=allow_partial)
-        teacher, output = trainer.embedding_model, trainer.method_settings["output"]
+        teacher, output = trainer.embedding_model, trainer.args.output
         axes = None
         if output == "student":
             model = dataclasses.replace(student_model(student, dense, teacher), dense=())

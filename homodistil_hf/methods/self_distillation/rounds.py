@@ -21,7 +21,7 @@ from ...files.strict_json import read_json_object, write_json
 from ...models.loading import load_encoder, load_encoder_config
 from ...training.checks import check_free, check_output_dir, existing_files
 from ...training.ranks import on_every_rank
-from ..conditions import with_settings
+from ...training_args import with_settings
 from .card import further_pretraining_card
 from .masked_models import IMAGE_CLASS, check_class
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ...data.masking import SeededMasks
+from ...data.masking import SeededMasks, masking_collator
 from ...files.messages import short_repr
 from ...files.strict_json import is_int, is_number, read_json_object, write_json
 from ...models.saved_student import first_nonfinite_tensor
@@ -40,7 +40,6 @@ from ...training.checks import check_data, pin_data_order, warn_of_other_setting
 from ...training.evaluation_loop import gathered
 from ...training.ranks import check_launch
 from ...training.run_folder import Requested, RunFolder, check_moments, check_resumable
-from ...training.setup import masking_collator
 from ...training.step_log import StepLog
 from .image_masking import MaskedImageCollator
 from .masked_models import MaskedPatches, modality_of, state_error
@@ -134,7 +133,8 @@ class SelfDistillationArguments(TrainingArguments):
         if not is_int(self.num_rounds) or self.num_rounds < 1:
             raise ValueError(
                 f"num_rounds={short_repr(self.num_rounds)} is not a whole number of at least 1; for further "
-                "pre-training alone use SelfDistillTrainer without a teacher"
+                "pre-training "
+                "alone use SelfDistillTrainer without a teacher"
             )
         weight, share = self.distillation_weight, self.mlm_probability
         if not is_number(weight) or not 0 <= weight < math.inf:

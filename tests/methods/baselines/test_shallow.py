@@ -1,6 +1,6 @@
 """HomoDistil on fewer layers: the MACs that were asked for, and hidden states matched across the gap."""
 
-from functools import partial
+import json
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def shallow(make_trainer):
 @pytest.mark.parametrize(("kept", "expected"), [(None, 3), (2, 2)])
 def test_fewer_layers_have_the_macs_that_were_asked_for(shallow, kept, expected):
     trainer = shallow(**{} if kept is None else {"num_layers": kept}, width_multiple=1)
-    assert len(trainer.plan.layers) == trainer.method_settings["num_layers"] == expected
+    assert len(trainer.plan.layers) == trainer.args.num_layers == expected
     teacher = widths_of(trainer.distillation.teacher.exact.config)
     assert len(teacher.layers) == 4
     assert encoder_macs(trainer.plan) == pytest.approx(0.25 * encoder_macs(teacher), rel=0.05)
@@ -64,7 +64,7 @@ def test_widths_can_be_written_out(shallow):
     widths = trainer.plan.to_dict() | {"intermediate_size": trainer.plan.layers[0].intermediate_size - 1}
     written = shallow(width_multiple=1, widths=widths)
     assert written.plan.to_dict() == widths
-    assert written.method_settings == {"num_layers": 3, "widths": widths}
+    assert (written.args.num_layers, written.args.widths) == (3, json.dumps(widths))
     with pytest.raises(ValueError, match=r"widths=.* have 0\.\d+ of the encoder MACs .*; nearest valid: within 3%"):
         shallow(width_multiple=1, widths=widths | {"intermediate_size": 1})
 
@@ -72,7 +72,8 @@ def test_widths_can_be_written_out(shallow):
 def test_a_shallow_student_can_be_pruned_at_once(make_trainer):
     trainer = make_trainer(
         model=make_teacher(num_hidden_layers=4),
-        trainer_class=partial(ShallowTrainer, num_layers=2),
+        trainer_class=ShallowTrainer,
+        num_layers=2,
         student="macs=0.25",
         num_scoring_batches=1,
         pruning_end_fraction=0.0,

@@ -24,8 +24,8 @@ from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models import conversion
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
-from homodistil_hf.training import setup as preparation
-from homodistil_hf.training.setup import Preparation, adopt_optimizer, prepare
+from homodistil_hf.training import pair as preparation
+from homodistil_hf.training.pair import Preparation, adopt_optimizer, prepare
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 5, "intermediate_size": 24}
 
@@ -115,8 +115,11 @@ def test_only_projections_with_a_loss_are_made(settings, names):
 
 def test_random_projections_follow_the_seed_and_leave_the_generator_alone():
     def made(seed: int) -> torch.Tensor:
-        args = make_args(projection_init="random", seed=seed)
-        return prepare(make_teacher(), args).student.projections.hidden[1].weight
+        return (
+            prepare(make_teacher(), make_args(seed=seed), projection_init="random")
+            .student.projections.hidden[1]
+            .weight
+        )
 
     torch.manual_seed(123)
     first = made(1)
@@ -127,7 +130,7 @@ def test_random_projections_follow_the_seed_and_leave_the_generator_alone():
     for init, seed in (("identity", 1), ("random", 1), ("random", 2)):
         model = make_teacher()
         torch.manual_seed(9)
-        student = prepare(model, make_args(projection_init=init, seed=seed)).student
+        student = prepare(model, make_args(seed=seed), projection_init=init).student
         embeddings.append(student.projections.embedding.weight)
         drawn_after.append(float(torch.rand(())))
     assert torch.equal(embeddings[0], torch.eye(32))

@@ -1,20 +1,16 @@
-"""What a trainer needs before it can be made: student, teacher and plan, all checked before time is spent.
+"""Student and teacher of a run, with the plan and the projections between them, checked before time is spent.
 
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
 """
 
-import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..data.masking import MaskedLMCollator, ReplacedTokensCollator
 from ..distillation.projections import Projections
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
@@ -31,131 +27,26 @@ from ..models.conversion import to_student
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
-from ..plans.recipe import TASK_LEARNING_RATE, USUAL_ROW_LENGTH, default_learning_rate, embedding_learning_rate
-from ..pruning.pruner import PruningSettings
-from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
-from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
+from ..training_args import DistillationArguments
 from .ranks import check_whole_model
 from .student_plan import resolve_student
 
-logger = logging.getLogger(__name__)
-
-MOST_COMPILED_WIDTHS = 32
-"""Moments at which units are removed with `torch_compile`, as each width is compiled anew (docs/performance.md)."""
-
-Resolve = Callable[[HomoDistilTrainingArguments, PreTrainedConfig], WidthPlan]
+Resolve = Callable[[DistillationArguments, PreTrainedConfig], WidthPlan]
+ProjectionInit = Literal["identity", "random"]
 
 
-def masking_collator(tokenizer: Any, *, mlm_probability: float, seed: int, replaces: bool = False) -> MaskedLMCollator:
-    """Make what masks words, or replaces them; it needs a tokenizer."""
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(
-            f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
-            "or a data_collator that gives labels"
-        )
-    kind = ReplacedTokensCollator if replaces else MaskedLMCollator
-    return kind(tokenizer, mlm_probability=mlm_probability, seed=seed)
-
-
-def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
-    """Pick the settings of pruning out of all of them."""
-    return PruningSettings(
-        metric=args.importance_metric,
-        width_allocation=args.width_allocation,
-        multiple=args.width_multiple,
-        sensitivity_smoothing=args.sensitivity_smoothing,
-        uncertainty_smoothing=args.uncertainty_smoothing,
-    )
-
-
-def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
-    """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
-    windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
-    interval = args.pruning_interval_steps
-    if args.torch_compile:
-        longest = max(end - start for start, end in windows.values()) * total_steps
-        interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
-    return PruningSchedule(windows, interval, total_steps)
-
-
-def allow_recompiling() -> None:
-    """Let compiled code be compiled anew for each width; at its limit torch would go on uncompiled, silently."""
-    config = torch._dynamo.config
-    # Teacher and student, with and without gradients, share the code of a forward pass.
-    for name in ("recompile_limit", "accumulated_recompile_limit"):
-        setattr(config, name, max(getattr(config, name), 8 * MOST_COMPILED_WIDTHS))
-
-
-def learning_rate_curve(
-    args: HomoDistilTrainingArguments, total_steps: int, optimizer: torch.optim.Optimizer
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`]."""
-    held = learning_rate_hold_step(args, total_steps)
-    logger.info(
-        "%s steps: the learning rate rises for %d, is held until step %d and falls to 0; adam_beta2=%g",
-        f"{total_steps:,}",
-        args.get_warmup_steps(total_steps),
-        held,
-        args.adam_beta2,
-    )
-    steps = {"warmup_steps": args.get_warmup_steps(total_steps), "end_step": held, "total_steps": total_steps}
-    curve = partial(pruning_learning_rate, **steps)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
-
-
-def learning_rate_hold_step(args: HomoDistilTrainingArguments, total_steps: int) -> float:
-    """Until when the rate is held: as given, or half of the run, or pruning's end where that is later."""
-    if args.learning_rate_hold_fraction is not None:
-        return args.learning_rate_hold_fraction * total_steps
-    return max(pruning_schedule(args, total_steps).end_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
-
-
-def settle_learning_rate(
-    args: HomoDistilTrainingArguments, *, row_length: float, hidden_size: int, share: float = 1.0
-) -> None:
-    """Where no learning rate is given, set the one of the rule for so many tokens a step and a teacher; says so.
+class Start(NamedTuple):
+    """What a student starts from.
 
     Args:
-        args: changed in place.
-        row_length: tokens a row.
-        hidden_size: the teacher's.
-        share: of that rate, for students that want less.
+        model: Hub name, folder, or a loaded model, which is copied.
+        teacher_model: who it learns from; None: a frozen copy of `model`.
+        plan: the widths to reach, where they are resolved already.
     """
-    if args.learning_rate is not None:
-        return
-    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    args.learning_rate = float(f"{share * default_learning_rate(rows * row_length, hidden_size):.2g}")
-    logger.info(
-        "learning_rate=%g, as none is given: the measured rule for %s tokens a step and a teacher of %d channels",
-        args.learning_rate,
-        f"{rows * row_length:,.0f}",
-        hidden_size,
-    )
 
-
-def settle_task_learning_rate(args: HomoDistilTrainingArguments) -> None:
-    """The same for a model of a task, whose rates have not been searched: a fixed one, and a line that says so."""
-    args.learning_rate = TASK_LEARNING_RATE
-    logger.info(
-        "learning_rate=%g, as none is given: for a task there is no measured rule; try 1e-4, 3e-4 and 6e-4",
-        args.learning_rate,
-    )
-
-
-def settle_embedding_learning_rate(args: HomoDistilTrainingArguments, hidden_size: int) -> None:
-    """The same for an embedding model with a teacher of so many channels."""
-    if args.learning_rate is not None:
-        return
-    args.learning_rate = float(f"{embedding_learning_rate(hidden_size):.2g}")
-    told = (args.learning_rate, hidden_size)
-    logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", *told)
-
-
-def row_length_of(dataset: Any) -> int:
-    """Tokens of the first row of a data set; the measurements' 128 where there is none to look at."""
-    first = None if dataset is None else next(iter(dataset), None)
-    tokens = first.get("input_ids") if isinstance(first, Mapping) else None
-    return len(tokens) if isinstance(tokens, Sized) else USUAL_ROW_LENGTH
+    model: Any
+    teacher_model: Any = None
+    plan: WidthPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -169,12 +60,13 @@ class Preparation:
 
 def prepare(
     model: str | PreTrainedModel,
-    args: HomoDistilTrainingArguments,
+    args: DistillationArguments,
     *,
     teacher: str | PreTrainedModel | None = None,
     resolve: Resolve = resolve_student,
     matched_layers: Sequence[int] | None = None,
     needs_head: bool = True,
+    projection_init: ProjectionInit = "identity",
 ) -> Preparation:
     """Make the student, the teacher and the plan of a run.
 
@@ -186,6 +78,7 @@ def prepare(
         resolve: the widths to reach, by the settings and the configuration of `model`.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
         needs_head: refuse encoders without a head.
+        projection_init: start of the projections student → teacher.
 
     Returns:
         [`Preparation`].
@@ -212,7 +105,7 @@ def prepare(
             attentive.set_attn_implementation("eager")
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     _set_dropout(student, args.student_dropout)
-    _attach_projections(student, guide, args)
+    _attach_projections(student, guide, args, init=projection_init)
     if teacher is not None:
         _take_over_projections(student, model)
     frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device, fp16=args.fp16))
@@ -221,7 +114,7 @@ def prepare(
 
 def _student_and_plan(
     model: str | PreTrainedModel,
-    args: HomoDistilTrainingArguments,
+    args: DistillationArguments,
     resolve: Resolve,
     *,
     needs_head: bool,
@@ -250,11 +143,13 @@ def _freeze_alike(student: LayerwiseModel, model: PreTrainedModel) -> None:
 def _check_pair(
     student: LayerwiseModel,
     teacher: LayerwiseModel,
-    args: HomoDistilTrainingArguments,
+    args: DistillationArguments,
     *,
     has_same_layers: bool,
 ) -> None:
-    by_layer = args.attention_weight > 0 or (has_same_layers and args.hidden_weight > 0)
+    weights = args.loss_weights()
+    compares_attention = weights.get("attention", 0.0) > 0
+    by_layer = compares_attention or (has_same_layers and weights.get("hidden", 0.0) > 0)
     for what, given, expected in _compared(teacher, student, by_layer=by_layer):
         if given != expected:
             remedy = "choose another teacher"
@@ -269,13 +164,13 @@ def _check_pair(
                 f"student can; choose another teacher, or a model of at most {given}"
             )
     architecture = architecture_of(student.config)
-    if args.attention_weight > 0 and architecture.scores_have_positions:
+    if compares_attention and architecture.scores_have_positions:
         raise ValueError(
-            f"attention_weight={args.attention_weight}, but a {architecture.model_type} adds positions to the "
+            f"attention_weight={weights['attention']}, but a {architecture.model_type} adds positions to the "
             "products of queries and keys, which this term does not compare; set it to 0"
         )
     heads = [[layer.num_attention_heads for layer in widths_of(m.config).layers] for m in (teacher, student)]
-    if args.attention_weight > 0 and heads[0] != heads[1]:
+    if compares_attention and heads[0] != heads[1]:
         raise ValueError(
             f"attention_weight > 0 needs the same heads in teacher {heads[0]} and student {heads[1]}; set it to 0"
         )
@@ -305,15 +200,18 @@ def _set_dropout(student: LayerwiseModel, rate: float | None) -> None:
             module.attention_dropout = rate  # of attention that has no module for it
 
 
-def _attach_projections(student: LayerwiseModel, teacher: LayerwiseModel, args: HomoDistilTrainingArguments) -> None:
+def _attach_projections(
+    student: LayerwiseModel, teacher: LayerwiseModel, args: DistillationArguments, *, init: ProjectionInit
+) -> None:
+    weights = args.loss_weights()
     with torch.random.fork_rng([]):
         torch.manual_seed(args.seed)
         projections = Projections(
             student.config.hidden_size,
             teacher.config.hidden_size,
-            num_hidden_layers=student.config.num_hidden_layers if args.hidden_weight else 0,
-            with_embedding=args.embedding_weight > 0,
-            init=args.projection_init,
+            num_hidden_layers=student.config.num_hidden_layers if weights.get("hidden") else 0,
+            with_embedding=weights.get("embedding", 0.0) > 0,
+            init=init,
         )
     student.add_module(PROJECTIONS, projections)
     # They are saved beside the student's own weights.

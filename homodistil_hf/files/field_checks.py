@@ -1,0 +1,92 @@
+"""Fields of settings that hold their help and the values they allow, and the one check of these."""
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from .messages import short_repr
+from .strict_json import is_int, is_number
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """Make a dataclass field that holds its help and its limits.
+
+    Args:
+        default: its default.
+        help: one line for `--help`: unit, range and effect.
+        limits: `range`: an interval of numbers such as `"[0, 1)"`; `least`: the smallest whole number. A `Literal`
+            type hint lists the choices, and `None` is allowed where the hint says so.
+    """
+    return field(default=default, metadata={"help": _Help(help, limits)})
+
+
+class _Help(str):
+    """A help text with its field's limits; HfArgumentParser hands all entries of a field's metadata to argparse."""
+
+    def __new__(cls, text: str, limits: Mapping[str, Any]) -> "_Help":
+        found = super().__new__(cls, text)
+        found.limits = limits
+        return found
+
+    limits: Mapping[str, Any]
+
+
+def limits_of(entry: Field) -> Mapping[str, Any]:
+    """The limits of a field that [`setting`] made; none of another."""
+    text = entry.metadata.get("help")
+    return text.limits if isinstance(text, _Help) else {}
+
+
+def check_fields(settings: Any) -> None:
+    """Refuse the first value that its field doesn't allow.
+
+    Args:
+        settings: an instance of a dataclass.
+
+    Raises:
+        ValueError: names field, value, what is allowed, and the default.
+
+    Example:
+    ```python
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Settings:
+    ...     temperature: float = setting(2.0, "Divides both models' logits.", range="(0, inf)")
+    >>> check_fields(Settings(0.0))
+    Traceback (most recent call last):
+    ValueError: temperature=0.0 is outside (0, inf); the default is 2.0
+
+    ```
+    """
+    hints = get_type_hints(type(settings))  # not `entry.type`, which HfArgumentParser overwrites
+    for entry in fields(settings):
+        value, hint = getattr(settings, entry.name), hints[entry.name]
+        if value is None and type(None) in get_args(hint):
+            continue
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            raise ValueError(f"{entry.name}={short_repr(value)} is not one of {choices}")
+        limits = limits_of(entry)
+        if (interval := limits.get("range")) and not _is_inside(value, interval):
+            raise ValueError(f"{entry.name}={short_repr(value)} is outside {interval}; {_remedy(entry)}")
+        least = limits.get("least")
+        if least is not None and (not is_int(value) or value < least):
+            raise ValueError(
+                f"{entry.name}={short_repr(value)} is not a whole number of at least {least}; {_remedy(entry)}"
+            )
+
+
+def _is_inside(value: Any, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    # Whole numbers beyond every float are compared by their size: `isfinite` can't take them.
+    if not is_number(value) or abs(value) > sys.float_info.max or math.isnan(value) or not low <= value <= high:
+        return False
+    return not (value == low and interval[0] == "(") and not (value == high and interval[-1] == ")")
+
+
+def _remedy(entry: Field) -> str:
+    if entry.default is None or entry.default is MISSING:
+        return "left out, it follows from the others"
+    return f"the default is {entry.default}"

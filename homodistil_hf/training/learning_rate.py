@@ -1,0 +1,74 @@
+"""The learning rate of a run: its peak where none is given, and the curve tied to pruning."""
+
+import logging
+from collections.abc import Mapping, Sized
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
+from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, pruning_learning_rate
+from ..training_args import DistillationArguments
+
+logger = logging.getLogger(__name__)
+
+
+def learning_rate_curve(
+    args: DistillationArguments, total_steps: int, optimizer: torch.optim.Optimizer, *, plan_step: float
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The curve tied to pruning: warm up, hold, fall; see [`pruning_learning_rate`].
+
+    Args:
+        args: the run's settings.
+        total_steps: of the run.
+        optimizer: whose rate it is.
+        plan_step: until which the student is pruned, ≥ 0.
+    """
+    held = learning_rate_hold_step(args, total_steps, plan_step=plan_step)
+    logger.info(
+        "%s steps: the learning rate rises for %d, is held until step %d and falls to 0; adam_beta2=%g",
+        f"{total_steps:,}",
+        args.get_warmup_steps(total_steps),
+        held,
+        args.adam_beta2,
+    )
+    steps = {"warmup_steps": args.get_warmup_steps(total_steps), "end_step": held, "total_steps": total_steps}
+    curve = partial(pruning_learning_rate, **steps)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
+
+
+def learning_rate_hold_step(args: DistillationArguments, total_steps: int, *, plan_step: float) -> float:
+    """Until when the rate is held: as given, or half of the run, or pruning's end where that is later."""
+    if args.learning_rate_hold_fraction is not None:
+        return args.learning_rate_hold_fraction * total_steps
+    return max(plan_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
+
+
+def measured_learning_rate(
+    args: DistillationArguments, *, row_length: float, hidden_size: int, share: float = 1.0
+) -> float:
+    """The peak rate of the measured rule for so many tokens a step and a teacher; logs it.
+
+    Args:
+        args: the run's settings, for the rows of a step.
+        row_length: tokens a row.
+        hidden_size: the teacher's.
+        share: of that rate, for students that need less.
+    """
+    tokens = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * row_length
+    rate = float(f"{share * default_learning_rate(tokens, hidden_size):.2g}")
+    logger.info(
+        "learning_rate=%g, as none is given: the measured rule for %s tokens a step and a teacher of %d channels",
+        rate,
+        f"{tokens:,.0f}",
+        hidden_size,
+    )
+    return rate
+
+
+def row_length_of(dataset: Any) -> int:
+    """Tokens of the first row of a data set; the measurements' 128 where there is none to look at."""
+    first = None if dataset is None else next(iter(dataset), None)
+    tokens = first.get("input_ids") if isinstance(first, Mapping) else None
+    return len(tokens) if isinstance(tokens, Sized) else USUAL_ROW_LENGTH
