@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from ..distillation.teacher import multiplies_bfloat16
-from ..files.fields import check_fields, setting
+from ..files.field_checks import check_fields, setting
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import architecture_of
 from .task_distill_trainer import TaskDistillTrainer
@@ -130,7 +130,7 @@ class GlueSettings(FineTuningSettings):
     >>> GlueSettings(batch_size=0)
     Traceback (most recent call last):
     ...
-    ValueError: batch_size=0 is out of range; expected a whole number, 1 or more
+    ValueError: batch_size=0 is not a whole number of at least 1; the default is 32
 
     ```
     """

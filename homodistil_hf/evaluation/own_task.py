@@ -16,7 +16,7 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.caches import keep_datasets_here
-from ..files.fields import setting
+from ..files.field_checks import setting
 from ..files.messages import short_repr
 from ..files.strict_json import write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel

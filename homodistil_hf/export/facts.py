@@ -34,7 +34,13 @@ the card's texts on the training method; later results of `homodistil evaluate`:
 
 _CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
 _SPREAD = {"mean": int | float, "std": int | float | None}
-_TASK = {"task": str, "num_train_rows": int, "num_available_rows": int, "seeds": list, "conditions": dict}
+_TASK: dict[str, Any] = {
+    "task": str,
+    "num_train_rows": int,
+    "num_available_rows": int,
+    "seeds": list,
+    "conditions": dict,
+}
 _TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")

@@ -149,11 +149,11 @@ def test_the_loss_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": ""}, "model='' is out of range; expected a name; set it"),
+        ({"model": ""}, "model='' is not a name; set it"),
         ({"train_data": "rows.txt"}, "train_data='rows.txt' is no file of .parquet, .json"),
         ({"text_columns": ["a", "b", "c"]}, "are 3; expected 1 or 2"),
         ({"text_columns": "sentence"}, "lacks the column 'sentence'; it has text, label"),
-        ({"seed": -1}, "seed=-1 is out of range"),
+        ({"seed": -1}, "seed=-1 is not a whole number from 0"),
         ({"lable_column": "x"}, "unknown name 'lable_column'; nearest valid: 'label_column'"),
     ],
 )

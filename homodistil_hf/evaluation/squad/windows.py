@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from ...files.fields import setting
+from ...files.field_checks import setting
 from ..fine_tuning import GlueSettings
 
 Row = Mapping[str, Any]
@@ -30,7 +30,7 @@ class SquadSettings(GlueSettings):
     >>> SquadSettings(num_best=0)
     Traceback (most recent call last):
     ...
-    ValueError: num_best=0 is out of range; expected a whole number, 1 or more
+    ValueError: num_best=0 is not a whole number of at least 1; the default is 20
 
     ```
     """

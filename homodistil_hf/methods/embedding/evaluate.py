@@ -18,7 +18,7 @@ from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
-from ...files.fields import check_fields, setting
+from ...files.field_checks import check_fields, setting
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ...distillation.teacher import resolve_teacher_dtype
 from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
-from ...files.fields import check_fields, setting
+from ...files.field_checks import check_fields, setting
 from ...files.messages import short_repr
 from ...files.strict_json import is_number
 from ...models.architectures.modeling_layerwise import LayerwiseModel

@@ -139,7 +139,7 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
         (["--data_dir", "."], "has rows of none of stsb, qnli, squad, mrpc, qqp; add some"),
         (
             ["--eval_data", "x.txt", "--max_texts", "3"],
-            "max_texts=3 is out of range; expected a whole number, 11 or more",
+            "max_texts=3 is not a whole number of at least 11",
         ),
         (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue and squad"),
         (["--eval_data", "x.txt"], "is compared with a teacher, and none is recorded: name --teacher"),
