@@ -160,7 +160,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
     expected[CARD_SECTION] = expected[CARD_SECTION] and _is_card(facts.get(CARD_SECTION, {}))
     expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
-    expected["forms"] = expected["forms"] and (not forms or _fits(forms, {"compact": {"plan": dict}}))
+    expected["forms"] = expected["forms"] and (not forms or fits(forms, {"compact": {"plan": dict}}))
     if wrong := [name for name, is_right in expected.items() if not is_right]:
         raise ValueError(
             f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={short_repr(facts.get(wrong[0]))}, which no "
@@ -183,32 +183,40 @@ def has_costs(section: Mapping[str, Any]) -> bool:
     return all(is_int(cost) and cost > 0 for cost in costs)
 
 
-def _is_card(section: Any) -> bool:
-    """Whether a section is empty or holds exactly the texts of a `MethodCard`."""
-    return not section or (_fits(section, _CARD) and section.keys() == _CARD.keys())
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit; `...` names all.
 
+    Example:
+    ```python
+    >>> fits({"a": [1, 2]}, {"a": [int]}), fits({"a": "x", "b": 1}, {...: str})
+    (True, False)
 
-def _are_benchmarks(section: Mapping[str, Any]) -> bool:
-    """Whether tasks and discrepancy have all that cards and tables of models read of them."""
-    tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
-    is_measured = _fits(discrepancy, {}) and _fits(discrepancy.get("eval_data", []), [str])
-    return is_measured and _fits(tasks, {...: _TASK})
-
-
-def _fits(value: Any, shape: Any) -> bool:
-    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit; `...` names all."""
+    ```
+    """
     if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(entry, shape[0]) for entry in value)
+        return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
     if not isinstance(shape, dict):
         return isinstance(value, shape)
     if not isinstance(value, dict):
         return False
     named = dict.fromkeys(value, shape[...]) if ... in shape else shape
-    return all(name in value and _fits(value[name], part) for name, part in named.items())
+    return all(name in value and fits(value[name], part) for name, part in named.items())
+
+
+def _is_card(section: Any) -> bool:
+    """Whether a section is empty or holds exactly the texts of a `MethodCard`."""
+    return not section or (fits(section, _CARD) and section.keys() == _CARD.keys())
+
+
+def _are_benchmarks(section: Mapping[str, Any]) -> bool:
+    """Whether tasks and discrepancy have all that cards and tables of models read of them."""
+    tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
+    is_measured = fits(discrepancy, {}) and fits(discrepancy.get("eval_data", []), [str])
+    return is_measured and fits(tasks, {...: _TASK})
 
 
 def _is_teacher(section: Any) -> bool:
-    if not _fits(section, {"name": str, "licence": str}) or not has_costs(section):
+    if not fits(section, {"name": str, "licence": str}) or not has_costs(section):
         return False
     hub_id = section.get("hub_id")
     return hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id))

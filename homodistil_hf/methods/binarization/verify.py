@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...export.facts import FACTS_FILE
+from ...export.facts import FACTS_FILE, fits
 from ...export.probe import all_logits
 from ...export.verify import (
     RELATIVE_TOLERANCE,
@@ -18,7 +18,6 @@ from ...export.verify import (
 )
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
-from ...files.strict_json import is_int, is_number
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures import modeling_binarybert
 from ...models.architectures.architecture import MASKED_LM
@@ -65,16 +64,10 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
         ValueError: facts without such logits.
     """
     probe = facts.get("probe")
-    stated, positions = (probe.get(name) if isinstance(probe, dict) else None for name in ("logits", "positions"))
-    if (
-        not isinstance(stated, list)
-        or not isinstance(positions, list)
-        or len(stated) != len(positions)
-        or not all(map(is_number, stated))
-        or not all(is_int(one) and one >= 0 for one in positions)
-    ):
+    is_fitting = fits(probe, {"logits": [int | float], "positions": [int]})
+    if not is_fitting or len(probe["logits"]) != len(probe["positions"]) or min(probe["positions"], default=0) < 0:
         raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {short_repr(probe)}")
-    expected, found = torch.tensor(stated), logits.flatten()
+    expected, found, positions = torch.tensor(probe["logits"]), logits.flatten(), probe["positions"]
     if not positions or max(positions) >= len(found):
         return float("inf")
     return relative_difference(found[positions], expected)

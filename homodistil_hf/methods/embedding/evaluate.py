@@ -23,13 +23,11 @@ from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
-from .agreement import agreement
 from .card import ASYMMETRIC, STUDENT, TEACHER, embedding_table
 from .folder import has_own_space, publish_scores, read_embedding_facts
 from .model import EmbeddingModel, is_embedding_folder, load_embedding_model
-from .mteb_tasks import mteb_scores, named_tasks
-from .scores import pair_score, retrieval_scores
-from .tasks import EmbeddingTask, PairTask, RetrievalTask, load_tasks
+from .scores import agreement, pair_score, retrieval_scores
+from .tasks import EmbeddingTask, PairTask, RetrievalTask, load_tasks, mteb_scores, named_tasks
 from .texts import paragraphs
 
 logger = logging.getLogger(__name__)

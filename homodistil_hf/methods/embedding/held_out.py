@@ -7,8 +7,8 @@ import torch
 from accelerate.utils import gather_object
 
 from ...training.evaluation_loop import HeldOutEvaluation
-from .agreement import agreement
 from .objective import EmbeddingDistillation, vector_error
+from .scores import agreement
 
 
 class VectorEvaluation(HeldOutEvaluation):

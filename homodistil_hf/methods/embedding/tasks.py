@@ -1,8 +1,10 @@
-"""Tasks for vectors of texts, made from rows of GLUE and SQuAD; `evaluate.py` runs models on them."""
+"""Tasks for vectors of texts: of rows of GLUE and SQuAD, which `evaluate.py` runs, and of MTEB, run by `mteb`."""
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -10,6 +12,7 @@ from datasets import Dataset
 from ...data.samples import drawn
 from ...evaluation.glue.data import GLUE_TASKS, data_folder, load_glue
 from ...evaluation.squad.data import load_squad
+from ...files.messages import short_repr
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,46 @@ _MAKERS: dict[str, Callable[[str | Path, int], EmbeddingTask]] = {
     "mrpc": _pairs("mrpc", "average_precision"),
     "qqp": _pairs("qqp", "average_precision"),
 }
+
+
+def named_tasks(names: Sequence[str]) -> list[Any]:
+    """Load tasks of MTEB by their names; their data come from the Hub.
+
+    Raises:
+        ValueError: the library is missing, or has no such task.
+    """
+    if not importlib.util.find_spec("mteb"):
+        raise ValueError(f"mteb_tasks={short_repr(names)} needs mteb; pip install 'homodistil-hf[mteb]'")
+    import mteb
+
+    try:
+        return list(mteb.get_tasks(tasks=list(names)))
+    except KeyError as error:
+        raise ValueError(f"mteb_tasks={short_repr(names)}: {error.args[0].removeprefix('KeyError: ')}") from error
+
+
+def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Run tasks with models.
+
+    Args:
+        tasks: of [`named_tasks`].
+        models: side → folder or Hub name, as `SentenceTransformer` takes it.
+
+    Returns:
+        `dict`: task → its main metric → side → score, the mean over subsets and splits.
+
+    Raises:
+        OSError: data or a model can't be read or fetched.
+    """
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    found: dict[str, dict[str, dict[str, float]]] = {
+        task.metadata.name: {task.metadata.main_score: {}} for task in tasks
+    }
+    for side, name in models.items():
+        # No cache: mteb's cache knows a folder by its name alone.
+        results = mteb.evaluate(SentenceTransformer(name), tasks, cache=None, co2_tracker=False)
+        for task, result in zip(tasks, results.task_results, strict=True):
+            found[task.metadata.name][task.metadata.main_score][side] = float(result.get_score())
+    return found

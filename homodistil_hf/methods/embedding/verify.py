@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ...export.facts import CARD_FILE, FACTS_FILE
+from ...export.facts import CARD_FILE, FACTS_FILE, fits
 from ...export.fresh_process import run_fresh
 from ...export.verify import VerifyReport, difference_problems, file_problems, relative_difference
 from ...files.messages import short_repr
-from ...files.strict_json import is_number
 from .model import MODULES_FILE
 
 VECTOR_TOLERANCE = 1e-4
@@ -87,7 +86,7 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
     probe, settings = facts.get("probe"), facts.get("settings_of_vectors")
     texts, routes = (probe.get(name) if isinstance(probe, dict) else None for name in ("texts", "vectors"))
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+    if not fits(texts, [str]) or not texts:
         yield f"{FACTS_FILE} probe: expected texts, found {short_repr(texts)}"
     elif not isinstance(routes, dict) or set(routes) not in ({ROUTES[0]}, set(ROUTES)):
         yield (
@@ -101,12 +100,9 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _are_vectors(vectors: Any, num_texts: int) -> bool:
-    return (
-        isinstance(vectors, list)
-        and len(vectors) == num_texts
-        and all(isinstance(one, list) and one and all(map(is_number, one)) for one in vectors)
-        and len({len(one) for one in vectors}) == 1
-    )
+    if not fits(vectors, [[int | float]]) or len(vectors) != num_texts:
+        return False
+    return len({len(one) for one in vectors}) == 1 and len(vectors[0]) > 0
 
 
 def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:

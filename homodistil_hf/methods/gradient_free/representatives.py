@@ -56,8 +56,9 @@ def convex_masking(
     r"""Represent every filter by non-negative shares of all: algorithm 1 of arXiv 2303.04185.
 
     C starts at 1/F everywhere and is updated until the change of an update, relative to Σ|C|, is below the tolerance.
-    It minimises [`representation_error`]. At the minimum, 0, C is the identity and ranks all filters alike; the early
-    stop tells them apart. Memory: three matrices as large as the kernel.
+    It minimises \\(\mathrm{tr}(K - 2 K C + C^\top K C)\\), the squared distance between filters and their
+    representations in the kernel's feature space. At the minimum, 0, C is the identity and ranks all filters alike;
+    the early stop tells them apart. Memory: three matrices as large as the kernel.
 
     Args:
         kernel_FF: float32, symmetric, ≥ 0.
@@ -80,20 +81,11 @@ def masking_update(kernel_FF: torch.Tensor, coefficients_FF: torch.Tensor) -> to
     r"""One update \\(C \circ \sqrt{K / (K C)}\\), element by element.
 
     It minimises, for C' before the update, \\(\sum_{ij} (K C')_{ij} C_{ij}^2 / C'_{ij} - 2 K_{ij} C'_{ij} (1 +
-    \ln(C_{ij} / C'_{ij}))\\), which is nowhere below [`representation_error`] less tr K and equal to
-    it at C': so the error never rises. Entries of K that are 0 become and stay 0.
+    \ln(C_{ij} / C'_{ij}))\\), which is nowhere below the error of [`convex_masking`] less tr K and equal
+    to it at C': so the error never rises. Entries of K that are 0 become and stay 0.
     """
     mixed_FF = (kernel_FF @ coefficients_FF).clamp_min_(torch.finfo(kernel_FF.dtype).tiny)  # 0 / 0 is 0 here
     return torch.div(kernel_FF, mixed_FF, out=mixed_FF).sqrt_().mul_(coefficients_FF)
-
-
-def representation_error(kernel_FF: torch.Tensor, coefficients_FF: torch.Tensor) -> torch.Tensor:
-    r"""The loss of kernelized convex masking: \\(\mathrm{tr}(K - 2 K C + C^\top K C)\\).
-
-    That is \\(\lVert \Phi - \Phi C \rVert^2\\), the squared distance between filters and their representations in the
-    kernel's feature space.
-    """
-    return kernel_FF.trace() + (coefficients_FF * (kernel_FF @ coefficients_FF - 2 * kernel_FF)).sum()
 
 
 def output_products(activation_products_FF: torch.Tensor, filters_FH: torch.Tensor) -> torch.Tensor:
@@ -112,22 +104,12 @@ def output_products(activation_products_FF: torch.Tensor, filters_FH: torch.Tens
     return (filters_FH @ filters_FH.T).mul_(activation_products_FF)
 
 
-def output_error(products_FF: torch.Tensor, scales_F: torch.Tensor) -> torch.Tensor:
-    r"""Squared error of the FFN's output with filter i multiplied by m_i: \\((m - 1)^\top P (m - 1)\\).
-
-    Args:
-        products_FF: of [`output_products`].
-        scales_F: one factor a filter, 0 for those that are dropped.
-    """
-    change_F = scales_F.to(products_FF.dtype) - 1
-    return change_F @ products_FF @ change_F
-
-
 def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, damping: float = 1e-3) -> torch.Tensor:
     r"""Factors of the kept filters that best make up for the dropped ones.
 
-    With k kept and d dropped, \\((P_{kk} + \lambda) (m_k - 1) = P_{kd} 1\\) minimises [`output_error`] plus
-    \\(\lambda \lVert m_k - 1 \rVert^2\\): factors of 1 are one candidate, so the error never rises.
+    With k kept and d dropped, \\((P_{kk} + \lambda) (m_k - 1) = P_{kd} 1\\) minimises the squared error of
+    the FFN's output, \\((m - 1)^\top P (m - 1)\\), plus \\(\lambda \lVert m_k - 1 \rVert^2\\): factors of 1 are one
+    candidate, so the error never rises.
 
     Args:
         products_FF: of [`output_products`].

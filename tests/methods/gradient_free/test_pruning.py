@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filter_errors import output_error
 from students import make_batch, unlabelled
 from tiny_bert import SHAPE, assert_same_logits, logits_of, random_student
 from tiny_models import make_teacher
@@ -22,7 +23,6 @@ from homodistil_hf.methods.gradient_free.pruning import (
 from homodistil_hf.methods.gradient_free.representatives import (
     convex_masking,
     gaussian_kernel,
-    output_error,
     output_products,
 )
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
