@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from ..distillation.teacher import multiplies_bfloat16
-from ..files.field_checks import check_fields, setting
+from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import architecture_of
 from .task_distill_trainer import TaskDistillTrainer
@@ -76,10 +76,7 @@ class FineTuningSettings:
     dtype: str = setting("auto", "Of the training: auto, bfloat16 or float32.", choices=DTYPES)
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            given = getattr(self, entry.name)
-            if isinstance(entry.default, tuple):
-                object.__setattr__(self, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
+        make_tuples(self)
         check_fields(self)
         self.check_together()
 

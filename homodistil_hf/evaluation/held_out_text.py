@@ -27,7 +27,7 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
-from ..files.field_checks import check_fields, setting
+from ..files.field_checks import check_fields, make_tuples, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
@@ -71,8 +71,7 @@ class DiscrepancySettings:
     pseudo_perplexity_blocks: int = setting(16, "Blocks whose tokens are masked one at a time, ≥ 0.", least=0)
 
     def __post_init__(self) -> None:
-        given = self.eval_data
-        object.__setattr__(self, "eval_data", (given,) if isinstance(given, str) else tuple(given))
+        make_tuples(self)
         if not self.eval_data:
             raise ValueError("eval_data is not set; name held-out text, e.g. --eval_data corpus/validation.parquet")
         check_fields(self)
@@ -180,6 +179,7 @@ def pseudo_perplexity(model: LayerwiseModel, blocks: Dataset, tokenizer: PreTrai
     for block in tqdm(blocks, desc="masking each token in turn", disable=None, leave=False):
         ids_T = torch.tensor(block["input_ids"])
         for positions in (~torch.isin(ids_T, special)).nonzero().flatten().split(_BATCH_SIZE):
+            # Copies of the block, each with another token masked; the head runs at these tokens alone.
             rows = torch.arange(len(positions))
             ids_BT = ids_T.repeat(len(positions), 1)
             ids_BT[rows, positions] = tokenizer.mask_token_id

@@ -74,6 +74,7 @@ def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Datas
 
     The slice is always the same. Rows with one value in `group_column` stay together, which may make it larger.
     """
+    # Whole groups are drawn, in an order of their own, until the slice has its rows.
     groups: dict[Any, list[int]] = {}
     for index, value in enumerate(rows[group_column][:] if group_column else range(len(rows))):
         groups.setdefault(value, []).append(index)

@@ -234,11 +234,11 @@ def _summary(facts: Mapping[str, Any]) -> str:
     teacher, method = facts["teacher"], _words_of_method(facts)
     name = _architecture(facts).name
     article = "an" if name[0] in "EMX" and not name.startswith("Mo") else "a"
-    told = f"This is a {_head(facts).title}: {article} {name} of {facts['student']['num_hidden_layers']} layers"
+    start = f"This is a {_head(facts).title}: {article} {name} of {facts['student']['num_hidden_layers']} layers"
     named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger one"
     if method:
-        return f"{told} that was {method.made.replace('{teacher}', named)}."
-    return f"{told} whose teacher is {named}." if teacher else f"{told}."
+        return f"{start} that was {method.made.replace('{teacher}', named)}."
+    return f"{start} whose teacher is {named}." if teacher else f"{start}."
 
 
 def _architecture(facts: Mapping[str, Any]) -> Architecture:

@@ -40,6 +40,14 @@ def limits_of(entry: Field) -> Mapping[str, Any]:
     return text.limits if isinstance(text, _Help) else {}
 
 
+def make_tuples(settings: Any) -> None:
+    """Replace lists and single values by tuples, in fields of a frozen dataclass whose default is a tuple."""
+    for entry in fields(settings):
+        given = getattr(settings, entry.name)
+        if isinstance(entry.default, tuple):
+            object.__setattr__(settings, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
+
+
 def check_fields(settings: Any) -> None:
     """Refuse the first value that its field doesn't allow.
 

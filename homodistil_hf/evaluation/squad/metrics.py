@@ -73,6 +73,7 @@ def best_threshold(
         `tuple[float, float]`: the best mean score, in [0, 1], and the first threshold that reaches it, 0 where nothing
         answered is best.
     """
+    # totals[n]: score with the first n questions of the order answered; all questions without an answer count at 0.
     order = np.argsort(no_answer_probabilities, kind="stable")
     gains = np.where(has_answer, scores, -np.asarray(is_answered, dtype=np.float64))[order]
     totals = np.cumsum([np.count_nonzero(~has_answer), *gains])

@@ -63,7 +63,7 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
     Raises:
         ValueError: facts without such logits.
     """
-    probe = facts.get("probe")
+    probe: Any = facts.get("probe")
     is_fitting = fits(probe, {"logits": [int | float], "positions": [int]})
     if not is_fitting or len(probe["logits"]) != len(probe["positions"]) or min(probe["positions"], default=0) < 0:
         raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {short_repr(probe)}")

@@ -18,7 +18,7 @@ from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
-from ...files.field_checks import check_fields, setting
+from ...files.field_checks import check_fields, make_tuples, setting
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
@@ -52,9 +52,7 @@ class EmbeddingEvaluationSettings:
     max_queries: int = setting(1000, "Pairs and questions of a task at most, ≥ 1.", least=1)
 
     def __post_init__(self) -> None:
-        for name in ("eval_data", "mteb_tasks"):
-            given = getattr(self, name)
-            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        make_tuples(self)
         if not (self.eval_data or self.mteb_tasks or self.data_dir):
             raise ValueError(
                 "data_dir, eval_data and mteb_tasks are not set; name rows of tasks (--data_dir glue), held-out text "

@@ -115,20 +115,14 @@ def export_embedding_model(
 
 def write_model(model: EmbeddingModel, folder: Path) -> None:
     """Write all files of sentence-transformers to an empty folder."""
-    write_encoder(model, folder)
     kinds = module_kinds(model)
     paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
-    for path in paths[1:]:
-        (folder / path).mkdir()
-    write_behind(model, [folder / path for path in paths[1:]])
-    modules = enumerate(zip(kinds, paths, strict=True))
-    write_json(
-        folder / MODULES_FILE,
-        [
-            {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
-            for index, (kind, path) in modules
-        ],
-    )
+    write_modules(model, [folder / path for path in paths])
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
+        for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    write_json(folder / MODULES_FILE, modules)
     write_json(folder / SETTINGS_FILE, shared_file(model))
 
 
@@ -200,21 +194,20 @@ def module_kinds(model: EmbeddingModel) -> list[str]:
     return ["Transformer", "Pooling", *["Dense"] * len(model.dense), *["Normalize"] * model.settings.normalizes]
 
 
-def write_encoder(model: EmbeddingModel, folder: Path) -> None:
-    """Write weights, tokenizer and length to an existing folder."""
+def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
+    """Write the modules of [`module_kinds`], a folder each: encoder with tokenizer and length, pooling, layers."""
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
     encoder: Any = model.encoder
     with plain_classes(type(encoder), type(encoder.config)):
-        encoder.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+        encoder.save_pretrained(folders[0])
+    model.tokenizer.save_pretrained(folders[0])
     own = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
-    write_json(folder / TRANSFORMER_FILE, own)
-
-
-def write_behind(model: EmbeddingModel, folders: Sequence[Path]) -> None:
-    """Write the modules behind the encoder, a folder each: pooling, layers; `Normalize` needs no file."""
+    write_json(folders[0] / TRANSFORMER_FILE, own)
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
-    write_json(folders[0] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
-    for layer, folder in zip(model.dense, folders[1:], strict=False):
+    write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
+    # A folder is left for `Normalize`, which has no files.
+    for layer, folder in zip(model.dense, folders[2:], strict=False):
         _write_dense(layer, folder)
 
 

@@ -200,6 +200,7 @@ def folded(layers: Sequence[Dense]) -> tuple[Dense, ...]:
 
 
 def _one_linear(first: nn.Linear, second: Dense) -> Dense:
+    # W₂ (W₁ x + b₁) + b₂ = (W₂ W₁) x + (W₂ b₁ + b₂), in float64.
     weight, last = second.linear.weight.detach().double(), second.linear
     bias = torch.zeros(len(weight), dtype=torch.float64)
     if first.bias is not None:

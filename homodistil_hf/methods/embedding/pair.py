@@ -23,8 +23,7 @@ from .folder import (
     read_embedding_facts,
     shared_file,
     shared_settings,
-    write_behind,
-    write_encoder,
+    write_modules,
 )
 from .model import MODULES_FILE, SETTINGS_FILE, EmbeddingModel, load_embedding_model, reduced
 from .verify import ROUTES
@@ -105,10 +104,7 @@ def export_pair(
     with written_aside(target) as aside:
         for route, model in zip(ROUTES, (query, document), strict=True):
             names = [f"{route}_{index}_{kind}" for index, kind in enumerate(module_kinds(model))]
-            for name in names:
-                (aside / name).mkdir()
-            write_encoder(model, aside / names[0])
-            write_behind(model, [aside / name for name in names[1:]])
+            write_modules(model, [aside / name for name in names])
             types |= {name: MODULE_TYPE.format(kind) for name, kind in zip(names, module_kinds(model), strict=True)}
             routes[route] = names
         parameters = {"default_route": ROUTES[0], "allow_empty_key": True}

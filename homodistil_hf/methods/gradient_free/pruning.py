@@ -331,6 +331,7 @@ def _kept(scores: UnitTensors, num_kept: int) -> UnitTensors:
     ranked = {name: values.detach().float().cpu().clone() for name, values in scores.items()}
     for values in ranked.values():
         values[values.argmax()] = math.inf
+    # One ranking over the filters of all layers; stable, so ties go to the lower layer and index.
     order = torch.cat(list(ranked.values())).sort(descending=True, stable=True).indices[:num_kept]
     mask = torch.zeros(sum(map(len, ranked.values())), dtype=torch.bool)
     mask[order] = True

@@ -127,6 +127,7 @@ def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, dam
 
     ```
     """
+    # Solved by Cholesky: P_kk plus a positive diagonal is positive definite.
     scales_F = kept_F.to(products_FF.dtype)
     rows_KF = products_FF[kept_F]
     system_KK, missing_K = rows_KF[:, kept_F], rows_KF[:, ~kept_F].sum(1)
