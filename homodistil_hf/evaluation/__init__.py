@@ -1,4 +1,4 @@
-"""What a model is worth: discrepancy to a teacher, GLUE and SQuAD, latency, tables of many models; no distillation."""
+"""Measures a model: discrepancy to a teacher, GLUE and SQuAD, latency; tables of many models."""
 
 from .comparison import compare, format_comparison
 from .fine_tuning import GlueSettings

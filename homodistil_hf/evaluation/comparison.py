@@ -1,6 +1,6 @@
-"""One table of models that have been evaluated, with everything that makes it less than a fair comparison said below.
+"""One table of evaluated models, with notes on every difference that makes the comparison less than fair.
 
-Numbers are read from the facts of exports and the summaries beside other models; nothing is measured here.
+Numbers come from the facts of exports and from the summaries that `records.py` writes beside other models.
 """
 
 import statistics
@@ -31,20 +31,20 @@ _PERCENTAGES = ("agreement", "mlm_accuracy")
 
 
 def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) -> dict[str, Any]:
-    """Put what has been evaluated of some models side by side.
+    """Put the results of several models side by side.
 
     Args:
-        models: what [`evaluate_glue`] took, or folders of results (`evaluations/NAME`).
-        teacher: one more of them, whose scores the others keep a share of.
+        models: what [`evaluate_glue`] takes, or folders of results (`evaluations/NAME`).
+        teacher: one more model; the others' scores are also given as shares of its scores.
 
     Returns:
         `dict`: `rows`, one a model: `name`, costs, discrepancy, `tasks` (name → `mean`, `std`, `num_seeds`), `mean`
-        over the `common_tasks`, those that all rows have, `kept_fraction` of the teacher's, and
-        `kept_above_constant`: of what the teacher's has above one answer for every row (None where that wasn't
-        measured); `notes`: what is missing and what was not measured alike.
+        over the `common_tasks`, those that all rows have, `kept_fraction`, its share of the teacher's mean, and
+        `kept_above_constant`, the same after the score of one answer for every row is taken off both (None where
+        that score wasn't measured); `notes`: results that are missing or were not measured alike.
 
     Raises:
-        ValueError: no model, one that does not exist, or nothing has been evaluated of any.
+        ValueError: no model is named, one doesn't exist, or none has results.
     """
     sources = list(dict.fromkeys(map(str, [*([teacher] if teacher else []), *models])))
     if not sources:
@@ -113,7 +113,7 @@ def _is_results(source: str) -> bool:
 
 
 def _summary(source: str) -> dict[str, Any]:
-    """Of an export its facts, which are never of earlier weights than its own; else what lies beside the model."""
+    """The facts of an export, which are never of other weights; for other models the summary beside them."""
     if _is_results(source):
         return read_summary(Path(source)) or {}
     found = model_in(source)
@@ -136,7 +136,7 @@ def _row(name: str, summary: Mapping[str, Any], common: list[str]) -> dict[str, 
 
 
 def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Over tasks; the spread is that of the seeds' means, where all tasks have the same seeds."""
+    """The mean over tasks, with the spread of the seeds' means where all tasks have the same seeds."""
     if not tasks:
         return {"mean": None, "std": None}
     seeds = tasks[0]["seeds"]
@@ -152,7 +152,7 @@ def _constant_mean(tasks: list[Mapping[str, Any]]) -> float | None:
 
 
 def _share(row: Mapping[str, Any], teacher: Mapping[str, Any], *, floor: float | None) -> float | None:
-    """Of the teacher's mean, above a floor; None where no task is common to all, or the teacher isn't above it."""
+    """Share of the teacher's mean above a floor; None without a common task, or where the teacher isn't above it."""
     score, best = row["mean"]["mean"], teacher["mean"]["mean"]
     if floor is None or best is None or best <= floor:
         return None
@@ -182,7 +182,7 @@ def _partial(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> It
 
 
 def _different(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:
-    """Settings, data or numbers of seeds that are not the same in all rows."""
+    """Notes on settings, data or numbers of seeds that differ between rows."""
     for task in tasks:
         found = {name: summary["tasks"][task] for name, summary in summaries.items() if task in summary["tasks"]}
         conditions = {name: _comparable(entry) for name, entry in found.items()}
@@ -206,14 +206,14 @@ def _comparable(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differing(conditions: Mapping[str, Mapping[str, Any]]) -> str:
-    told = []
+    notes = []
     for name in dict.fromkeys(chain.from_iterable(conditions.values())):
         values = {row: str(values.get(name)) for row, values in conditions.items()}
         if len(set(values.values())) > 1:
             is_digest = name.endswith("sha256") or name in ("text", "teacher")
             shown = "" if is_digest else ": " + ", ".join(f"{row} {value}" for row, value in values.items())
-            told.append(name.removesuffix("_sha256") + shown)
-    return "; ".join(told)
+            notes.append(name.removesuffix("_sha256") + shown)
+    return "; ".join(notes)
 
 
 def _cell(name: str, value: Any) -> str:

@@ -1,7 +1,6 @@
-"""What a folder or a Hub name holds that can be evaluated, and where its results go.
+"""The model that a folder or a Hub name holds, loaded for an evaluation, and the folder of its results.
 
-A finished run stands for its export, a `checkpoint-N` for its student as wide as it is at that moment. What is
-measured is not decided here.
+A finished run stands for its export, a `checkpoint-N` for its student as wide as it is at that moment.
 """
 
 import hashlib
@@ -33,15 +32,15 @@ _OF_THE_FILE = ("format", "model")
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model that is evaluated.
+    """A model with its tokenizer and its folder of results.
 
     Args:
-        name: how tables call it.
+        name: its name in tables.
         source: folder or Hub name.
         model: of a stock class or a student's, in float32, in evaluation mode, on the CPU.
-        tokenizer: fits it.
+        tokenizer: of the model.
         results: folder of its results.
-        export: folder with the `facts.json` and the card that tell of this model, if it has some.
+        export: folder with the `facts.json` and the card of this model; None where it is no export.
     """
 
     name: str
@@ -53,7 +52,7 @@ class EvaluatedModel:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of weights, configuration and vocabulary, wherever they lie."""
+        """Digest of weights, configuration and vocabulary."""
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
         return hashlib.sha256((weights_digest(self.model) + vocabulary).encode("utf-8")).hexdigest()
 
@@ -63,16 +62,16 @@ class EvaluatedModel:
         return {"name": self.name, **{key: counted[key] for key in ("architecture", "num_hidden_layers", *COSTS)}}
 
     def publish(self, summary: Mapping[str, Any]) -> None:
-        """Write a summary into the facts and the card of an export; nothing for models that are no export of ours.
+        """Write a summary into the facts and the card of an export; other models stay as they are.
 
-        What the facts tell of other tasks stays: it is of the same weights, as a new export has new facts. Files that
-        are verified by their digests are not touched.
+        Results of other tasks stay in the facts: they are of the same weights, as a new export has new facts. Files
+        whose digests the facts list are not touched.
         """
         if self.export is None:
             return
         facts = read_export_facts(self.export)
-        told = facts.get(BENCHMARKS, {})
-        section = {**told, **summary, "tasks": {**told.get("tasks", {}), **summary["tasks"]}}
+        earlier = facts.get(BENCHMARKS, {})
+        section = {**earlier, **summary, "tasks": {**earlier.get("tasks", {}), **summary["tasks"]}}
         section = {name: value for name, value in section.items() if name not in _OF_THE_FILE}
         published = facts | run_facts({BENCHMARKS: section})
         if published != facts:
@@ -81,7 +80,7 @@ class EvaluatedModel:
 
 
 def load_model(source: str | Path, output_dir: str | Path | None = None) -> EvaluatedModel:
-    """Load what is to be evaluated: an export, a finished run, a `checkpoint-N`, a stock BERT's folder or Hub name.
+    """Load a model to evaluate: an export, a finished run, a `checkpoint-N`, a stock model's folder or Hub name.
 
     Raises:
         ValueError: there is no such folder or no model in it, or it has no tokenizer.
@@ -102,14 +101,14 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
         return EvaluatedModel(name, str(source), student, found, results)
     export = folder if model_of.kind == "export" else None
     if export is not None:
-        read_export_facts(export)  # refused here rather than after hours of fine-tuning
+        read_export_facts(export)  # a damaged file is found before hours of fine-tuning
     return EvaluatedModel(
         name, str(source), load_encoder(str(folder), argument="folder").eval(), found, results, export
     )
 
 
 def model_in(source: str | Path) -> StudentIn | None:
-    """Look what a user has named: None for a name on the Hub, ValueError for a path to nothing or without a model."""
+    """Describe the folder that a name means; None for a name on the Hub, ValueError for a path without a model."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
         if _is_path(str(source)):
@@ -124,7 +123,7 @@ def model_in(source: str | Path) -> StudentIn | None:
 
 
 def results_folder(source: str | Path, output_dir: str | Path | None = None) -> Path:
-    """Where results of a model go, which may not exist yet: beside it, or below the working folder for a Hub name."""
+    """The folder of a model's results: beside it, or below the working folder for a Hub name; it may not exist yet."""
     if output_dir is not None:
         return Path(output_dir)
     found = model_in(source)
@@ -135,7 +134,7 @@ def results_folder(source: str | Path, output_dir: str | Path | None = None) -> 
 
 
 def model_name(source: str | Path) -> str:
-    """How tables call a model: Hub name, or last part of its folder, with the run's for a student or a checkpoint."""
+    """A model's name in tables: Hub name or last part of its folder, behind the run's for a student or checkpoint."""
     found = model_in(source)
     if found is None:
         return str(source)
@@ -148,7 +147,7 @@ _EXPECTED = "an export, a finished run, a checkpoint-N, the folder of a BERT mod
 
 
 def _is_path(source: str) -> bool:
-    """Whether a name of nothing on this disk was meant as a path, not as a name on the Hub."""
+    """Whether a name without a folder was meant as a path, not as a name on the Hub."""
     path = Path(source).expanduser()
     if path.is_absolute() or source.startswith((".", "~")):
         return True

@@ -1,14 +1,14 @@
 """One fine-tuning with the stock `Trainer`: its settings, fresh heads, float32 predictions of the result.
 
 Every model gets the same treatment: its encoder under stock transformers' head, with fresh layers drawn from the seed.
-Which rows it learns from, how often and how answers are graded isn't here.
+`task_runs.py` and `own_task.py` choose rows and rates; `glue/evaluate.py` and `squad/evaluate.py` grade.
 """
 
 import copy
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -30,12 +30,13 @@ from transformers import (
 )
 
 from ..distillation.teacher import multiplies_bfloat16
+from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import architecture_of
-from .distilling_trainer import DistillingTrainer
+from .task_distill_trainer import TaskDistillTrainer
 
 _POOLER = "pooler."
-_MULTIPLE = 8  # of the padded lengths: fewer shapes for the matrix libraries to prepare for
+_MULTIPLE = 8  # of padded lengths; matrix libraries then prepare for fewer shapes
 _PREDICTION_BATCH_SIZE = 64
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
@@ -54,48 +55,33 @@ class FineTuningSettings:
         ValueError: a value is out of range.
     """
 
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate, > 0, then linear to zero; default: chosen, see below."}
+    learning_rate: float | None = setting(
+        None, "Peak learning rate, > 0, then linear to zero; default: chosen, see below.", range="(0, inf)"
     )
-    learning_rates: tuple[float, ...] = field(
-        default=(),
-        metadata={"help": "Choose a task's among these, on held-out training rows (default: 1e-4 3e-4 6e-4)."},
+    learning_rates: tuple[float, ...] = setting(
+        (), "Choose a task's among these, on held-out training rows (default: 1e-4 3e-4 6e-4).", range="(0, inf)"
     )
-    num_train_epochs: float | None = field(
-        default=None,
-        metadata={"help": f"Passes over the training rows (default: 3, but {LEAST_STEPS} steps at least)."},
+    num_train_epochs: float | None = setting(
+        None, f"Passes over the training rows (default: 3, but {LEAST_STEPS} steps at least).", range="(0, inf)"
     )
-    max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps at most, ≥ 1."})
-    batch_size: int = field(default=32, metadata={"help": "Rows a step, ≥ 1."})
-    max_length: int = field(default=128, metadata={"help": "Tokens a row, longer ones are cut; 8 … the positions."})
-    warmup_fraction: float = field(default=0.1, metadata={"help": "Share of the steps that warm up, in [0, 1)."})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay, ≥ 0."})
-    dropout_fraction: float = field(
-        default=0.1, metadata={"help": "Dropout of every model, whatever its config says, in [0, 1)."}
+    max_train_steps: int | None = setting(None, "Optimizer steps at most, ≥ 1.", least=1)
+    batch_size: int = setting(32, "Rows a step, ≥ 1.", least=1)
+    max_length: int = setting(128, "Tokens a row, longer ones are cut; 8 … the positions.", least=8)
+    warmup_fraction: float = setting(0.1, "Share of the steps that warm up, in [0, 1).", range="[0, 1)")
+    weight_decay: float = setting(0.01, "AdamW's weight decay, ≥ 0.", range="[0, inf)")
+    dropout_fraction: float = setting(
+        0.1, "Dropout of every model, whatever its config says, in [0, 1).", range="[0, 1)"
     )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Rows of a task to train on, ≥ 8; always the same."}
-    )
-    dtype: str = field(default="auto", metadata={"help": "Of the training: auto, bfloat16 or float32."})
+    max_train_samples: int | None = setting(None, "Rows of a task to train on, ≥ 8; always the same.", least=8)
+    dtype: str = setting("auto", "Of the training: auto, bfloat16 or float32.", choices=DTYPES)
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            given = getattr(self, entry.name)
-            if isinstance(entry.default, tuple):
-                object.__setattr__(self, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
-        for name, values in vars(self).items():
-            check, expected = _CHECKS.get(name, (lambda value: True, ""))
-            for value in values if isinstance(values, tuple) else (values,):
-                if not check(value):
-                    raise ValueError(f"{name}={short_repr(value)} is out of range; expected {expected}")
+        make_tuples(self)
+        check_fields(self)
         self.check_together()
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"dtype={short_repr(self.dtype)} is unknown; nearest valid: {nearest_name(self.dtype, DTYPES)!r}"
-            )
 
     def check_together(self) -> None:
-        """Refuse values that are right alone but not together."""
+        """Refuse values that exclude each other."""
         if self.learning_rate is not None and self.learning_rates:
             raise ValueError(
                 f"learning_rate={self.learning_rate:g} and learning_rates={short_repr(self.learning_rates)} exclude "
@@ -103,7 +89,7 @@ class FineTuningSettings:
             )
 
     def compared(self) -> dict[str, Any]:
-        """What must be equal for two results to be comparable, seeds, data and learning rate apart."""
+        """Settings that two comparable results share; seeds, data and learning rate are compared apart."""
         compared = {name: value for name, value in asdict(self).items() if name not in _SHOWN_ONLY}
         return compared | ({"least_steps": LEAST_STEPS} if self.num_train_epochs is None else {})
 
@@ -113,8 +99,13 @@ class FineTuningSettings:
             return [self.learning_rate]
         return sorted(set(self.learning_rates or _LEARNING_RATES))
 
+    @property
+    def num_search_steps(self) -> int:
+        """Optimizer steps of each trial of a learning rate: enough to tell rates apart, cheap on many rows."""
+        return min(LEAST_STEPS, self.max_train_steps or LEAST_STEPS)
+
     def num_steps(self, num_rows: int, batch_size: int) -> int:
-        """Optimizer steps of one fine-tuning: what the epochs come to, by default `LEAST_STEPS` or more."""
+        """Optimizer steps of one fine-tuning: those of the epochs; by default at least `LEAST_STEPS`."""
         of_an_epoch = math.ceil(num_rows / batch_size)
         steps = math.ceil((self.num_train_epochs or _NUM_EPOCHS) * of_an_epoch)
         if self.num_train_epochs is None:
@@ -136,18 +127,18 @@ class GlueSettings(FineTuningSettings):
     >>> GlueSettings(batch_size=0)
     Traceback (most recent call last):
     ...
-    ValueError: batch_size=0 is out of range; expected a whole number, 1 or more
+    ValueError: batch_size=0 is not a whole number of at least 1; the default is 32
 
     ```
     """
 
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with rte/ or rte_part/ …, squad_v2/ …; default: the Hub."}
+    data_dir: str | None = setting(
+        None, "Folder with rte/ or rte_part/ …, squad_v2/ …; default: the Hub.", text="a folder"
     )
-    seeds: tuple[int, ...] = field(default=(0, 1, 2), metadata={"help": "One fine-tuning each (default: 0 1 2)."})
+    seeds: tuple[int, ...] = setting((0, 1, 2), "One fine-tuning each (default: 0 1 2).", least=0, most=2**32 - 1)
 
     def check_together(self) -> None:
-        """Also refuse seeds of which there are none, or one twice."""
+        """Also refuse an empty or repeated list of seeds."""
         super().check_together()
         if not self.seeds:
             raise ValueError("seeds=() names no seed; expected at least one, e.g. 0 1 2")
@@ -157,7 +148,7 @@ class GlueSettings(FineTuningSettings):
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A model where it was trained, the optimizer steps that it took and the mean loss over them."""
+    """A trained model, on the device of its training, with its number of optimizer steps and their mean loss."""
 
     model: PreTrainedModel
     num_steps: int
@@ -165,7 +156,7 @@ class FineTuned:
 
 
 def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
-    """Make settings of what a caller gave: settings, some of them by name, or None for the defaults."""
+    """Make settings of a caller's argument: settings, values by name, or None for the defaults."""
     if isinstance(values, kind):
         return values
     if not isinstance(values, Mapping | None):
@@ -193,7 +184,7 @@ def training_dtype(dtype: str) -> str:
 
 
 def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock sequence classifier around a copy of an encoder; the model's own pooler and head are left behind.
+    """A stock sequence classifier around a copy of an encoder, without the model's own pooler and head.
 
     Args:
         encoder: of a stock class or a student's.
@@ -204,14 +195,14 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
     problem_type = "regression" if num_labels == 1 else "single_label_classification"
     changes: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
     if "classifier_dropout" not in architecture_of(encoder.config).dropouts:
-        changes["classifier_dropout"] = None  # as that of hidden states
+        changes["classifier_dropout"] = None  # then it is the dropout of hidden states
     model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
     _draw(head_linears(model), model.config.initializer_range, seed)
     return model
 
 
 def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
-    """The linear layers of a model's head, a pooler's first, the one that gives logits last."""
+    """The linear layers of a model's head: a pooler's first, the logits' last."""
     encoder = f"{model.base_model_prefix}."
     return [
         module
@@ -223,14 +214,14 @@ def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
 def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
     """Let a regression begin with the mean label as its answer, instead of 0.
 
-    An output bias moves by about a learning rate a step. Until the answers are right on average, the error says little
-    about which rows differ, and in a short fine-tuning of a narrow model that time may never come.
+    An output bias moves by about a learning rate a step. Before the answers are right on average, the error hardly
+    depends on the row; a short fine-tuning of a narrow model may never get beyond that.
     """
     head_linears(classifier)[-1].bias.data.fill_(float(np.mean(labels)))
 
 
 def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock model that marks answers, around a copy of an encoder; arguments as those of [`fresh_classifier`]."""
+    """A stock question answerer around a copy of an encoder; arguments as in [`fresh_classifier`]."""
     model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
     _draw(head_linears(model), model.config.initializer_range, seed)
     return model
@@ -248,19 +239,19 @@ def fine_tune(
     """Train a model in place with AdamW, linear warm-up and decay, batches of rows of like length.
 
     Args:
-        model: what [`fresh_classifier`] or [`fresh_answerer`] made.
+        model: of [`fresh_classifier`] or [`fresh_answerer`].
         rows: tokenized, with labels and `length`.
         tokenizer: pads.
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
-        teacher: fine-tuned for the same labels; its predictions and hidden states are learned from, too.
+        teacher: fine-tuned for the same labels; the model also learns its predictions and hidden states.
 
     Raises:
         FloatingPointError: the loss is not finite.
     """
     set_seed(seed)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = (Trainer if teacher is None else partial(DistillingTrainer, teacher))(
+        trainer = (Trainer if teacher is None else partial(TaskDistillTrainer, teacher))(
             model=model,
             args=training_arguments(scratch, settings, seed, num_rows=len(rows)),
             train_dataset=rows,
@@ -305,43 +296,9 @@ def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBas
     """
     model.eval()
     for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=collator_of(tokenizer)):
-        # The class's own forward: accelerate leaves its autocast on the object's.
+        # Call the class's `forward`: accelerate has wrapped the instance's in autocast, and predictions are float32.
         with torch.autocast(model.device.type, enabled=False):
             yield type(model).forward(model, **batch.to(model.device))
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_CHECKS: dict[str, tuple[Any, str]] = {
-    "seed": (lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
-    "seeds": (lambda value: _is_whole(value, 0) and value < 2**32, "a whole number, 0 … 2**32 - 1"),
-    "learning_rate": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, e.g. 1e-4"),
-    "learning_rates": (lambda value: _is_number(value) and value > 0, "numbers above 0, e.g. 5e-5 1e-4 3e-4"),
-    "num_train_epochs": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0, e.g. 3"),
-    "max_train_steps": (lambda value: value is None or _is_whole(value, 1), "a whole number, 1 or more"),
-    "batch_size": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    "max_length": (lambda value: _is_whole(value, 8), "a whole number, 8 or more"),
-    "warmup_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
-    "dropout_fraction": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    "max_train_samples": (lambda value: value is None or _is_whole(value, 8), "a whole number, 8 or more"),
-    "stride": (lambda value: _is_whole(value, 0), "a whole number, 0 or more"),
-    "max_question_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    "max_answer_tokens": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    "num_best": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
-    **dict.fromkeys(
-        ("model", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
-        (lambda value: isinstance(value, str) and value != "", "a name; set it"),
-    ),
-    "teacher": (lambda value: value is None or (isinstance(value, str) and value), "a folder or Hub name"),
-    "data_dir": (lambda value: value is None or (isinstance(value, str) and value), "a folder"),
-}
 
 
 def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
@@ -399,10 +356,10 @@ def training_arguments(
 
 
 def collator_of(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
-    """What pads a batch of tokenized rows."""
+    """The collator that pads a batch of tokenized rows."""
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_MULTIPLE)
 
 
 def _attention() -> str | None:
-    """On a CPU torch's fused attention is the slow one where bfloat16 or dropout is on."""
+    """The attention to use: on a CPU torch's fused one is slow with bfloat16 or dropout."""
     return "eager" if fastest_device().type == "cpu" else None

@@ -1,7 +1,7 @@
 """`evaluate_discrepancy`: a masked-LM student against its teacher on held-out text, in float32; with its settings.
 
-The same blocks and the same masks for every model: both depend on text, tokenizer, seed and row only. The sums are
-those of the trainer's own evaluation, and aren't made here.
+Every model sees the same blocks and masks: both depend on text, tokenizer, seed and row only. The sums are those of
+the trainer's evaluation, `distillation/discrepancy.py`.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
-from ..files.messages import short_repr
+from ..files.field_checks import check_fields, make_tuples, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
@@ -59,32 +59,25 @@ class DiscrepancySettings:
     ```
     """
 
-    eval_data: tuple[str, ...] = field(
-        default=(), metadata={"help": "Held-out text: files, folders, globs or Hub data sets."}
+    eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
+    text_column: str | None = setting(None, "Column with the text; default: text.")
+    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
+    max_seq_length: int = setting(128, "Tokens a block of held-out text.", least=8)
+    max_eval_blocks: int = setting(1024, "Measure on at most so many blocks, ≥ 1.", least=1)
+    mlm_probability: float = setting(
+        EVALUATED_PROBABILITY, "Share of the tokens that are masked, in (0, 1).", range="(0, 1)"
     )
-    text_column: str | None = field(default=None, metadata={"help": "Column with the text; default: text."})
-    eval_split: str = field(default="validation", metadata={"help": "Split of a Hub data set or folder."})
-    max_seq_length: int = field(default=128, metadata={"help": "Tokens a block of held-out text."})
-    max_eval_blocks: int = field(default=1024, metadata={"help": "Measure on at most so many blocks, ≥ 1."})
-    mlm_probability: float = field(
-        default=EVALUATED_PROBABILITY, metadata={"help": "Share of the tokens that are masked, in (0, 1)."}
-    )
-    mask_seed: int = field(default=42, metadata={"help": "Seed of the masks; the same for every model compared."})
-    pseudo_perplexity_blocks: int = field(
-        default=16, metadata={"help": "Blocks whose tokens are masked one at a time, ≥ 0."}
-    )
+    mask_seed: int = setting(42, "Seed of the masks; the same for every model compared.", least=0)
+    pseudo_perplexity_blocks: int = setting(16, "Blocks whose tokens are masked one at a time, ≥ 0.", least=0)
 
     def __post_init__(self) -> None:
-        given = self.eval_data
-        object.__setattr__(self, "eval_data", (given,) if isinstance(given, str) else tuple(given))
+        make_tuples(self)
         if not self.eval_data:
             raise ValueError("eval_data is not set; name held-out text, e.g. --eval_data corpus/validation.parquet")
-        for name, least in (("max_eval_blocks", 1), ("pseudo_perplexity_blocks", 0), ("max_seq_length", 8)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name}={short_repr(value)} is too small; nearest valid: {least}")
+        check_fields(self)
 
     def compared(self) -> dict[str, Any]:
-        """What must be equal for two results to be comparable, the text apart."""
+        """Settings that two comparable results share; the text is compared apart."""
         left_out = ("eval_data", "text_column", "eval_split")
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
@@ -120,13 +113,13 @@ def evaluate_discrepancy(
     Args:
         model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
         teacher: folder or Hub name; default: the one that the run or the export recorded. Where that can't be read,
-            `kl` and `agreement` are left out, and `say` is told.
+            `kl` and `agreement` are left out, with a line to `say`.
         settings: [`DiscrepancySettings`], or some of them by name; `eval_data` is needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
 
     Returns:
-        `dict`: what stands in `summary.json`; its `discrepancy` has `kl` (nats a masked token), `agreement`,
+        `dict`: the content of `summary.json`; its `discrepancy` has `kl` (nats a masked token), `agreement`,
         `mlm_accuracy` (in [0, 1]), `mlm_loss` (nats), `pseudo_perplexity` and how much was measured.
 
     Raises:
@@ -149,8 +142,8 @@ def evaluate_discrepancy(
         start = time.perf_counter()
         metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
         teacher_name = model_name(found.name_or_path) if found else None
-        told = {"teacher": teacher_name, "eval_data": _source_names(settings.eval_data)}
-        return metrics | told | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
+        names = {"teacher": teacher_name, "eval_data": _source_names(settings.eval_data)}
+        return metrics | names | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
 
     record, was_there = records.measured(DISCREPANCY, depends_on, measure)
     figures = ", ".join(f"{name} {record[name]:.4g}" for name in _METRICS if name in record)
@@ -161,7 +154,7 @@ def evaluate_discrepancy(
 
 
 def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) -> Dataset:
-    """The blocks of the held-out text that a run with the same settings evaluates on: `input_ids` and `example_id`."""
+    """The blocks, `input_ids` and `example_id`, that a run with the same settings evaluates on."""
     keep_datasets_here()
     documents = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
@@ -186,6 +179,7 @@ def pseudo_perplexity(model: LayerwiseModel, blocks: Dataset, tokenizer: PreTrai
     for block in tqdm(blocks, desc="masking each token in turn", disable=None, leave=False):
         ids_T = torch.tensor(block["input_ids"])
         for positions in (~torch.isin(ids_T, special)).nonzero().flatten().split(_BATCH_SIZE):
+            # Copies of the block, each with another token masked; the head runs at these tokens alone.
             rows = torch.arange(len(positions))
             ids_BT = ids_T.repeat(len(positions), 1)
             ids_BT[rows, positions] = tokenizer.mask_token_id
@@ -259,7 +253,7 @@ def _check_vocabularies(student: LayerwiseModel, teacher: LayerwiseModel) -> Non
 
 
 def _source_names(sources: Sequence[str]) -> list[str]:
-    # Of a path only the end: the rest is this machine's business.
+    # The end of a path names the text; the rest would tell about this machine.
     return ["/".join(Path(source).parts[-2:]) if Path(source).exists() else source for source in sources]
 
 

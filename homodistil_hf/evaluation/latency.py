@@ -1,6 +1,6 @@
 """Teacher and students side by side: latency by backend, batch size and length, as JSON values and as a table.
 
-How models are run and timed isn't here.
+`plans/latency/` runs and times the models.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ _WIDTH = 118
 
 @dataclass(frozen=True)
 class LatencyGrid:
-    """What is compared.
+    """The cells of a comparison.
 
     Args:
         batch_sizes: sequences a forward pass, each ≥ 1.
@@ -76,9 +76,9 @@ def compare_latencies(
     """Measure every model in every cell of a grid, in turns.
 
     Args:
-        models: name → float32 model on the CPU; the first is what the others are compared with.
-        grid: what is compared.
-        say: takes a line before each cell, for the user who waits.
+        models: name → float32 model on the CPU; the others are compared with the first.
+        grid: the cells.
+        say: takes a line before each cell.
 
     Returns:
         `dict` of JSON values: `machine`, `settings`, `reference`, `models` (name → widths, encoder MACs at 128
@@ -106,7 +106,7 @@ def compare_latencies(
 
 
 def format_latencies(results: Mapping[str, Any]) -> str:
-    """Lay what [`compare_latencies`] returned out as a table, a line a cell and model: medians and quartiles in ms."""
+    """Lay out results of [`compare_latencies`], a line a cell and model: medians and quartiles in ms."""
     rows = [("backend", "batch", "length", "model", "median, ms", "quartiles, ms", "speed-up", "quartiles")]
     notes = []
     for cell in results["cells"]:
@@ -140,7 +140,7 @@ class _Workshop:
         if reason := missing_reason(backend) or next(too_long, None):
             return {"skipped": reason}
         if backend == "compiled":
-            torch.compiler.reset()  # each shape is compiled for itself, and their number is limited
+            torch.compiler.reset()  # each shape is compiled anew, and torch limits their number
         inputs = {name: model_inputs(config, batch_size, length) for name, config in self.configs.items()}
         try:
             runners = {name: self._runner(name, backend, inputs[name]) for name in self.modules}

@@ -1,4 +1,4 @@
-"""A task's metric by its name, and the one score by which models are compared on it; no formulas."""
+"""A task's metric by its name, and the one score that models are compared by; formulas: `glue/` and `squad/`."""
 
 import statistics
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def load_metric(task: str) -> evaluate.Metric:
 
 
 def main_metrics(task: str) -> tuple[str, ...]:
-    """Names of the metrics whose mean is a task's score: both where GLUE has two, F1 for SQuAD."""
+    """Names of the metrics that a task's score is the mean of: one or two for GLUE, F1 for SQuAD."""
     _check_task(task)
     return GLUE_TASKS[task].metrics if task in GLUE_TASKS else ("f1",)
 

@@ -1,12 +1,12 @@
-"""A task of one's own: any model becomes a classifier or a regression of rows in files, plainly or beside a teacher.
+"""A task of one's own: fine-tunes any model on labelled rows in files, alone or beside a teacher.
 
-The recipe, rates and steps are those of the evaluations; nothing is compared here, the model is what is wanted.
+Recipe, rates and steps are those of the evaluations, `task_runs.py`.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.caches import keep_datasets_here
+from ..files.field_checks import setting
 from ..files.messages import short_repr
 from ..files.strict_json import write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.loading import load_encoder
 from .evaluated_model import EvaluatedModel, load_model
-from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, predict
+from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue.data import GlueTask, encode
 from .glue.evaluate import fine_tuned_classifier
-from .task_runs import check_length, training_rows, with_held_out
+from .task_runs import best_rate, check_length, training_rows, with_held_out
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +47,16 @@ class OwnTaskSettings(FineTuningSettings):
         ValueError: a value is missing or out of range.
     """
 
-    model: str = field(default="", metadata={"help": "What to fine-tune: export, run, folder of a BERT or Hub name."})
-    teacher: str | None = field(
-        default=None, metadata={"help": "Fine-tuned for the same labels, to learn from: folder or Hub name."}
+    model: str = setting("", "What to fine-tune: export, run, folder of a BERT or Hub name.", text="a name")
+    teacher: str | None = setting(
+        None, "Fine-tuned for the same labels, to learn from: folder or Hub name.", text="a folder or Hub name"
     )
-    train_data: str = field(default="", metadata={"help": "Labelled rows: .parquet, .json, .jsonl or .csv."})
-    eval_data: str = field(default="", metadata={"help": "Rows to measure the result on, of the same columns."})
-    text_columns: tuple[str, ...] = field(default=("text",), metadata={"help": "One, or two for pairs."})
-    label_column: str = field(
-        default="label", metadata={"help": "Names or whole numbers: classes; fractions: a regression."}
-    )
-    output_dir: str = field(default="", metadata={"help": f"Gets {MODEL_FOLDER}/ and results.json."})
-    seed: int = field(default=0, metadata={"help": "Of head, order of rows and dropout."})
+    train_data: str = setting("", "Labelled rows: .parquet, .json, .jsonl or .csv.", text="a name")
+    eval_data: str = setting("", "Rows to measure the result on, of the same columns.", text="a name")
+    text_columns: tuple[str, ...] = setting(("text",), "One, or two for pairs.", text="a name")
+    label_column: str = setting("label", "Names or whole numbers: classes; fractions: a regression.", text="a name")
+    output_dir: str = setting("", f"Gets {MODEL_FOLDER}/ and results.json.", text="a name")
+    seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
 
     def check_together(self) -> None:
         """Also refuse more than two columns of text."""
@@ -76,7 +75,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
         say: takes lines for the user.
 
     Returns:
-        `dict`: what was written to `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
+        `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
         `pearson`), `learning_rate`, `num_steps`, `settings`.
 
     Raises:
@@ -87,7 +86,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     folder = Path(settings.output_dir)
     if (folder / MODEL_FOLDER).exists():
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)  # told now rather than after the training
+    folder.mkdir(parents=True, exist_ok=True)  # a folder that can't be made is found before the training
     keep_datasets_here()
     evaluated = load_model(settings.model)
     check_length(settings, evaluated)
@@ -126,24 +125,21 @@ class _Run:
     teacher: PreTrainedModel | None
 
     def best_rate(self, train: Dataset, say: Callable[[str], None]) -> float:
-        """As the evaluations choose: on held-out rows, after `LEAST_STEPS` steps at most; the lowest of equals."""
+        """Choose as the evaluations do: on held-out rows, after few steps."""
         rates = self.settings.candidates()
-        if len(rates) == 1:
-            return rates[0]
         rows, held_out = with_held_out(train)
-        steps = min(LEAST_STEPS, self.settings.max_train_steps or LEAST_STEPS)
-        scores = {}
-        for rate in rates:
+
+        def score(rate: float) -> float | None:
             try:
-                found = self.metrics(self.fine_tuned(rows, rate, max_train_steps=steps).model, held_out)
+                trained = self.fine_tuned(rows, rate, max_train_steps=self.settings.num_search_steps)
+                found = self.metrics(trained.model, held_out)
             except FloatingPointError:
                 say(f"learning rate {rate:g}: diverged")
-                continue
-            scores[rate] = next(iter(found.values()))
-            say(f"learning rate {rate:g}: {_told(found)} on {len(held_out):,} held-out training rows")
-        if not scores:
-            raise FloatingPointError(f"learning_rates={rates} all diverge; try lower ones")
-        return max(scores, key=lambda rate: scores[rate])
+                return None
+            say(f"learning rate {rate:g}: {_figures(found)} on {len(held_out):,} held-out training rows")
+            return next(iter(found.values()))
+
+        return rates[0] if len(rates) == 1 else best_rate(rates, score)
 
     def fine_tuned(self, rows: Dataset, rate: float, *, max_train_steps: int | None) -> FineTuned:
         settings = self.settings
@@ -153,7 +149,7 @@ class _Run:
         )
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
-        """The first is what rates are compared by."""
+        """Metrics on rows; rates are compared by the first one."""
         return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.max_length)
 
 
@@ -179,12 +175,12 @@ def _class_metrics(given: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(np.mean(given == wanted)), "macro_f1": float(np.mean(shares))}
 
 
-def _told(metrics: Mapping[str, float]) -> str:
+def _figures(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
-    """Rows to learn from and to measure on, with numbers as `label`, and the names of the classes, none for values."""
+    """Training and evaluation rows, with numbers as `label`, and the names of the classes; none for a regression."""
     parts = [_read(settings, name) for name in ("train_data", "eval_data")]
     labels = [part[settings.label_column][:] for part in parts]
     if any(isinstance(label, float) for label in labels[0]):
@@ -233,9 +229,9 @@ def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str) -> None
 
 
 def check_labels(model: PreTrainedModel, names: list[str], *, argument: str) -> None:
-    """Refuse a model that was fine-tuned for other labels than those of [`rows_of`]."""
+    """Refuse a model that was fine-tuned for other labels than the `names` of [`rows_of`]."""
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    # What transformers calls classes that nobody has named; those of the rows have to be the same numbers then.
+    # transformers names classes LABEL_0 … by default; they fit rows whose labels are these numbers.
     unnamed = [f"LABEL_{name}" for name in names or ["0"]]
     if known not in (names, unnamed):
         raise ValueError(

@@ -1,8 +1,7 @@
-"""Results on disk: one JSON a measurement, and a summary of them that is always made anew from those files.
+"""Results on disk: one JSON a measurement, and a summary that is always made anew from those files.
 
-A record is named after what was measured and carries a digest of everything that its numbers depend on: weights,
-tokenizer, data, settings. One that is asked for again is read, not measured again; one that is of other weights or
-settings is replaced.
+A record carries a digest of all that its numbers depend on: weights, tokenizer, data, settings. Where the digest is
+the same, a measurement is read instead of repeated; else the record is replaced.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ _PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "trai
 
 @dataclass(frozen=True)
 class Spread:
-    """Several measurements of one thing: mean, standard deviation with n − 1 (None of a single one), how many.
+    """Mean, standard deviation with n − 1 (None for a single value) and number of several measurements.
 
     Example:
     ```python
@@ -50,7 +49,7 @@ class Spread:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def facts(self) -> dict[str, float | None]:
-        """Those that a summary tells: `mean` and `std`."""
+        """`mean` and `std`, for a summary."""
         return {"mean": self.mean, "std": self.std}
 
     def __str__(self) -> str:
@@ -75,12 +74,12 @@ class Records:
         """Read a result, or measure and write it.
 
         Args:
-            name: what is measured, e.g. `rte.seed-0`; the file's name without `.json`.
+            name: of the measurement, e.g. `rte.seed-0`; the file's name without `.json`.
             depends_on: settings and digests of the data, plain values. The model's own digest is added.
-            measure: gives the result, plain values.
+            measure: returns the result, plain values.
 
         Returns:
-            `tuple[dict, bool]`: the record; whether it was there already.
+            `tuple[dict, bool]`: the record; whether it was read.
         """
         sha256 = _digest({**depends_on, "model": self.model.sha256})
         path = self.model.results / f"{name}.json"
@@ -108,8 +107,8 @@ class Records:
         summary: dict[str, Any] = {"format": _FORMAT, "model": {**self.model.costs(), "sha256": self.model.sha256}}
         for path in sorted(self.model.results.glob("*.json")):
             record = _read_record(path)
-            told = record.get("model")
-            if not isinstance(told, dict) or told.get("sha256") != self.model.sha256:
+            measured = record.get("model")
+            if not isinstance(measured, dict) or measured.get("sha256") != self.model.sha256:
                 continue
             if "seed" in record:
                 tasks.setdefault(record["data"], []).append(record)
@@ -123,7 +122,7 @@ class Records:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Read what [`Records.summarize`] wrote; None where nothing has been evaluated."""
+    """Read the summary of [`Records.summarize`]; None where the folder has none."""
     path = folder / SUMMARY_FILE
     if not path.is_file():
         return None
@@ -135,7 +134,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 def _summary(records: list[Record]) -> dict[str, Any]:
     newest = max(records, key=lambda record: record["finished"])
-    # Records of an earlier run with other settings are no further seeds of this one.
+    # Seeds of one result share its settings; records of other settings are an earlier run's.
     same = [record for record in records if record["conditions"] == newest["conditions"]]
     same.sort(key=lambda record: record["seed"])
     conditions = {key: value for key, value in newest.items() if key not in _PER_SEED}
@@ -153,7 +152,7 @@ def _read_record(path: Path) -> Record:
         return {}
     try:
         return read_json_object(path, path.name)
-    except ValueError:  # cut off or of somebody else: measured again
+    except ValueError:  # cut off, or no record: measured again
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The labelled rows of one task, and how they come from the Hub. Which tasks there are isn't here."""
+"""The labelled rows of one task, and their download from the Hub; `glue/data.py` and `squad/data.py` name tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ class TaskData:
     """Labelled rows of one task.
 
     Args:
-        task: name that its metric is known by.
-        name: what results are called: the task's name, with `_part` behind it for a part of its rows.
-        train: rows to learn from.
+        task: name of its metric.
+        name: of its results: the task's name, with `_part` behind it for a part of its rows.
+        train: training rows.
         dev: split → rows to measure on: `validation`; `validation_matched` and `validation_mismatched` for MNLI.
         sha256: of all rows.
-        group_column: column whose value rows share that must not be torn apart, such as the questions of one text;
-            default: every row stands for itself.
+        group_column: rows with one value in this column stay together when rows are held out, such as the questions
+            of one text; default: every row stands for itself.
     """
 
     task: str

@@ -1,11 +1,11 @@
-"""A model on a task: which learning rate, every seed, one record each, and the summary of them all.
+"""A model on a task: chooses a learning rate, runs every seed, writes a record each and the summary of them all.
 
-Rows are capped and held out here. What a fine-tuning is and how it is graded comes as a function.
+It also caps rows and holds some out. The caller's `Measure` fine-tunes and grades.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -32,12 +32,12 @@ _ROWS_SEED, _SLICE_SEED = 0, 1
 Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
 """`(evaluated, task, rows, measured_on, *, settings, seed)` fine-tunes a copy of a model on rows and measures it.
 
-`measured_on` is name → rows; what comes back is name → metrics, and what was trained.
+`measured_on` is name → rows; it returns name → metrics, and the trained model.
 """
 
 
 def check_length(settings: FineTuningSettings, evaluated: EvaluatedModel) -> None:
-    """Check that a model has positions enough for the settings' rows."""
+    """Refuse rows that are longer than the model's positions."""
     positions = max_tokens(evaluated.model.config)
     if settings.max_length > positions:
         raise ValueError(
@@ -65,15 +65,16 @@ def evaluate_tasks(
 
 
 def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
-    """The rows to train on: all, or always the same `max_rows` of them."""
+    """Training rows: all, or always the same `max_rows` of them."""
     return rows if max_rows is None else drawn(rows, max_rows, seed=_ROWS_SEED)
 
 
 def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Dataset, Dataset]:
     """Split training rows into those to learn from and a slice to choose settings on: a tenth, 1,000 at most.
 
-    Always the same ones; rows with the same value in `group_column` stay together, which may make the slice larger.
+    The slice is always the same. Rows with one value in `group_column` stay together, which may make it larger.
     """
+    # Whole groups are drawn, in an order of their own, until the slice has its rows.
     groups: dict[Any, list[int]] = {}
     for index, value in enumerate(rows[group_column][:] if group_column else range(len(rows))):
         groups.setdefault(value, []).append(index)
@@ -86,9 +87,21 @@ def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Datas
     return rows.select(sorted(chain.from_iterable(order))), rows.select(sorted(held_out))
 
 
+def best_rate(rates: Sequence[float], score: Callable[[float], float | None], *, label: str = "") -> float:
+    """The learning rate of the highest score, the first of equals; `score` gives None where training diverged.
+
+    Raises:
+        FloatingPointError: all diverge.
+    """
+    scores = {rate: found for rate in rates if (found := score(rate)) is not None}
+    if not scores:
+        raise FloatingPointError(f"{label}learning_rates={list(rates)} all diverge; try lower ones")
+    return max(scores, key=lambda rate: scores[rate])
+
+
 @dataclass(frozen=True)
 class _TaskRun:
-    """One task of one model; its learning rate is still to be chosen, unless it is given."""
+    """One task of one model, with a learning rate that is given or chosen on held-out rows."""
 
     records: Records
     data: TaskData
@@ -116,25 +129,25 @@ class _TaskRun:
                 f"{self.data.name}.seed-{seed}", depends_on, partial(self._seed_record, seed, conditions)
             )
             metrics = ", ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
-            told = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
-            self.say(f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({told})")
+            source = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
+            self.say(
+                f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({source})"
+            )
 
     def _best(self, rates: list[float], conditions: dict[str, Any]) -> float:
-        """Try each rate with the first seed on rows without a slice, measure on the slice; the lowest of equals."""
-        scores = {}
-        for rate in rates:
+        """Try each rate with the first seed on rows without a slice, and measure on the slice."""
+
+        def score(rate: float) -> float | None:
             tried = {"learning_rate": rate, "seed": self.settings.seeds[0]}
             depends_on = {"task": self.data.task, "conditions": conditions | {"learning_rate": None}, "tried": tried}
             measure = partial(self._tried_record, tried)
             record, _ = self.records.measured(f"{self.data.name}.learning-rate-{rate:g}", depends_on, measure)
-            if record["score"] is not None:
-                scores[rate] = record["score"]
-            told = "diverged" if record["score"] is None else f"{record['score']:.4f}"
+            result = "diverged" if record["score"] is None else f"{record['score']:.4f}"
             held_out = f"{record['num_held_out_rows']:,} rows held out from the training set"
-            self.say(f"{self.data.name}, learning rate {rate:g}: {told} on {held_out}")
-        if not scores:
-            raise FloatingPointError(f"{self.data.name}: learning_rates={rates} all diverge; try lower ones")
-        best = max(scores, key=lambda rate: scores[rate])
+            self.say(f"{self.data.name}, learning rate {rate:g}: {result} on {held_out}")
+            return record["score"]
+
+        best = best_rate(rates, score, label=f"{self.data.name}: ")
         self.say(f"{self.data.name}: learning rate {best:g} it is")
         return best
 
@@ -142,10 +155,9 @@ class _TaskRun:
         rows = training_rows(self.data.train, self.settings.max_train_samples)
         rows, held_out = with_held_out(rows, self.data.group_column)
         record = {"tried": tried, "num_held_out_rows": len(held_out)}
-        # So many steps tell rates apart, and on many rows the search costs next to nothing.
-        steps = min(LEAST_STEPS, self.settings.max_train_steps or LEAST_STEPS)
+        num_steps = self.settings.num_search_steps
         try:
-            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, max_train_steps=steps, **tried)
+            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, max_train_steps=num_steps, **tried)
         except FloatingPointError as error:
             return record | {"score": None, "diverged": str(error)}
         metrics = found["held_out"]
@@ -180,7 +192,7 @@ class _TaskRun:
     def _fine_tuned(
         self, rows: Dataset, measured_on: Mapping[str, Dataset], *, seed: int, **changes: Any
     ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
-        """What `measure` returns, and seconds; `changes` are of the settings, a learning rate among them."""
+        """The results of `measure`, and seconds; `changes` are of the settings, a learning rate among them."""
         start = time.perf_counter()
         settings = replace(self.settings, learning_rates=(), **changes)
         found, trained = self.measure(

@@ -1,6 +1,6 @@
-"""A model, text and what is wanted of a vocabulary → how many tokens that leaves, and a folder with the smaller model.
+"""A model, text and a size of vocabulary → the tokens that stay, their cost, and a folder with the smaller model.
 
-Which tokens stay, and how model and tokenizer lose the others: `vocabulary/`.
+`vocabulary/` chooses the tokens and takes the others out of model and tokenizer.
 """
 
 import hashlib
@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer
 from ..data.corpus import load_text
 from ..data.packing import TextPacker
+from ..export.card import fill_card
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..files.caches import keep_datasets_here
@@ -40,11 +42,11 @@ _NUM_SAMPLES = 1000  # documents that are tokenized both ways
 
 @dataclass(frozen=True)
 class TrimSource:
-    """A model, and the text that decides which of its tokens stay.
+    """The sources of a trimmed model.
 
     Args:
         model: folder or Hub name of a model of a known architecture.
-        vocabulary: what is wanted, see [`Vocabulary`].
+        vocabulary: the size or share to keep, see [`Vocabulary`].
         text: files, folders or Hub data sets whose tokens are counted.
         text_column: column with the text.
         split: of a Hub data set or folder.
@@ -65,7 +67,7 @@ class TrimSource:
     method: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What decides on the result, for its record: names without the paths of this machine, and a digest of all."""
+        """All that decides on the result, for its record: names without this machine's paths, and a digest of all."""
         values = {"revision": self.revision, "text_column": self.text_column, "split": self.split}
         values |= {"model": self.model, "tokenizer": self.tokenizer, "vocabulary": self.vocabulary}
         digest = hashlib.sha256(json.dumps([values, list(self.text)], sort_keys=True).encode()).hexdigest()
@@ -79,15 +81,15 @@ class TrimSource:
 
 @dataclass(frozen=True)
 class TrimPlan:
-    """What trimming leaves, before any weight is read.
+    """The tokens that stay and their cost, before any weight is read.
 
     Args:
-        config: of the model as it is.
-        tokenizer: of the model as it is.
+        config: of the model before.
+        tokenizer: of the model before.
         kept: ids that stay, ascending.
-        bundle: the whole folder, with its weights, where it is more than an encoder and its tokenizer.
-        facts: `coverage`, share of the text's tokens that stay; `growth`, of tokens more that the same text becomes;
+        facts: `coverage`, share of the text's tokens that stay; `growth`, the text's relative increase in tokens;
             `before` and `after`: tokens, parameters and bytes.
+        embedding: the whole model, with its weights, where it is one of sentence-transformers.
     """
 
     config: PreTrainedConfig
@@ -98,17 +100,17 @@ class TrimPlan:
 
     @property
     def trimmed_config(self) -> PreTrainedConfig:
-        """That of the model with the tokens that stay."""
+        """The configuration of the model with the tokens that stay."""
         return trimmed_config(self.config, self.kept)
 
 
 def plan_trimming(source: TrimSource) -> TrimPlan:
-    """Count tokens, choose those that stay, and measure what that does to the text.
+    """Count tokens, choose those that stay, and measure how the text changes.
 
     No weights are read but those of a [`Bundle`].
 
     Raises:
-        ValueError: something of the source can't work.
+        ValueError: a value of the source can't be used.
         OSError: a file can't be read.
     """
     wanted = Vocabulary.parse(source.vocabulary)
@@ -120,7 +122,7 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     if bundle is not None:
         required |= _prompt_ids(bundle)
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
-    select(wanted, ids, required, needs, unread)  # what can't be met is refused before any text is read
+    select(wanted, ids, required, needs, unread)  # refuses an impossible size before any text is read
     keep_datasets_here()
     documents = load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
     if bundle is not None and bundle.is_lower:
@@ -183,11 +185,11 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
         overwrite: replace an earlier export there.
 
     Returns:
-        What its `trimming.json` holds.
+        The content of its `trimming.json`.
 
     Raises:
-        ValueError: something of the source can't work, or the folder isn't free.
-        OSError: something can't be read or written.
+        ValueError: a value of the source can't be used, or the folder isn't free.
+        OSError: a file can't be read or written.
     """
     target = check_target(output, overwrite=overwrite, record=RECORD_FILE)
     plan = plan_trimming(source)
@@ -212,7 +214,7 @@ def _loaded(source: TrimSource, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def format_trimming(facts: Mapping[str, Any]) -> str:
-    """Tell what stays of a vocabulary, of the text and of the model."""
+    """Describe in two lines how much of vocabulary, text and model stays."""
     before, after = facts["before"], facts["after"]
     saved = before["size_bytes"] - after["size_bytes"]
     return (
@@ -224,32 +226,28 @@ def format_trimming(facts: Mapping[str, Any]) -> str:
 
 def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
     name = public_name(model)
-    base = f"base_model: {model}\n" if name == model else ""
-    return f"""---
-library_name: transformers
-{base}tags: [vocabulary-trimming]
----
-
-# {name.rpartition("/")[2]}, {facts["after"]["num_tokens"]:,} tokens
-
-`{class_name}`, made from `{name}` by leaving out tokens of its vocabulary; nothing was trained. Text whose tokens
-all stayed has the tokens and the outputs that it had.
-
-{format_trimming(facts)}.
-"""
+    base = model if name == model else None
+    return fill_card(
+        ModelCardData(library_name="transformers", base_model=base, tags=["vocabulary-trimming"]),
+        version_facts(),
+        title=f"{name.rpartition('/')[2]}, {facts['after']['num_tokens']:,} tokens",
+        summary=f"`{class_name}`, made from `{name}` by leaving out tokens of its vocabulary; nothing was trained. "
+        "Text made only of kept tokens is tokenized and scored as before.",
+        comparison=f"{format_trimming(facts)}.",
+    )
 
 
 def trimmed_teacher(settings: RunConfig, log: Log) -> str:
     """Trim the teacher of a distillation as its `vocabulary` asks for, in a folder of its own below `output_dir`.
 
-    A student of the trimmed teacher reads the tokens that stayed and is compared on them alone: the teacher's
-    probabilities are those of its softmax over the columns that stayed.
+    A student of the trimmed teacher reads and predicts kept tokens alone: the teacher's probabilities are those of its
+    softmax over their columns.
 
     Returns:
         `str`: the folder.
 
     Raises:
-        ValueError: something that can't work, before anything is trained.
+        ValueError: settings that can't be used, before anything is trained.
     """
     run, training = settings.run, settings.training
     if run.streaming:
@@ -278,7 +276,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
 
 
 def _is_made(folder: Path, source: TrimSource) -> bool:
-    """Whether an interrupted run has trimmed this teacher already; another one would be no teacher of its student."""
+    """Whether an interrupted run has trimmed this teacher already; another trimmed teacher is refused."""
     if not (folder / RECORD_FILE).is_file():
         return False
     made = read_json_object(folder / RECORD_FILE, f"folder={str(folder)!r}: {RECORD_FILE}").get("source")

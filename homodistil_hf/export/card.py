@@ -1,6 +1,10 @@
-"""The text of a model card: its template filled with the facts of an export, and no number that they lack."""
+"""Model cards: [`fill_card`] puts texts into the one template; [`render_card`] makes those texts of a student's facts.
+
+Texts of other kinds of models stand beside the code that writes their folders, in `methods/` and `experiments/`.
+"""
 
 import json
+import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from .facts import BENCHMARKS, CARD_SECTION
 
 UNKNOWN_LICENCE = "unknown"
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
-_COST_LABELS = {
+COST_LABELS = {
     "num_parameters": "parameters",
     "num_encoder_parameters": "parameters without the head",
     "encoder_macs": "encoder multiply–accumulates a token",
@@ -26,7 +30,7 @@ _COST_LABELS = {
 }
 
 _NAMESAKE = "HomoDistil, which `homodistil_hf` is named after, is the method of"
-"""Begins what is said of the paper where nothing of it is known to be in the student."""
+"""Begins the sentence on the paper in cards of students that may have nothing of it."""
 
 _METRIC_LABELS = {
     "kl": "held-out KL to the teacher, nats a prediction",
@@ -45,13 +49,13 @@ _WIDTH_LABELS = {
 
 @dataclass(frozen=True)
 class MethodCard:
-    """What a card says of a training method; exports carry it in their facts.
+    """The texts on a training method; exports carry them in their facts.
 
     Args:
         student: name of such a student, in front of "of" and the teacher's name.
         made: ends the sentence "a BERT of 6 layers that was …"; `{teacher}` is the teacher's place.
         how: the paragraph on how it was made.
-        paper: what HomoDistil's paper has to do with it, in front of the citation.
+        paper: how HomoDistil's paper relates to it, in front of the citation.
         tags: words for the card's header.
     """
 
@@ -63,7 +67,6 @@ class MethodCard:
 
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
-# Here, not with its trainer: exports of before carry no words of their own.
 HOMODISTIL = MethodCard(
     student="HomoDistil student",
     made="made from {teacher} by pruning its width while distilling it",
@@ -85,15 +88,16 @@ PRUNED_AT_ONCE = MethodCard(
 
 
 def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
-    """Fill the model card, markdown with its YAML header, with an export's facts.
+    """Write the card of an exported student, markdown with its YAML header.
 
     Args:
-        facts: content of an export's `facts.json`.
-        template: text with `$name` places; default: the package's `MODEL_CARD_TEMPLATE.md`.
+        facts: content of the export's `facts.json`; the card states no number that they lack.
+        template: see [`fill_card`].
     """
-    text = template if template is not None else card_template()
-    return string.Template(text).substitute(
-        metadata=_metadata(facts).to_yaml(),
+    return fill_card(
+        _metadata(facts),
+        facts["versions"],
+        template=template,
         title=_title(facts),
         summary=_summary(facts),
         comparison="\n\n".join(filter(None, (_comparison(facts), _benchmarks(facts)))),
@@ -105,8 +109,34 @@ def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
         settings=_settings(facts),
         licence=_licence(facts),
         paper=_paper(facts),
-        versions=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
     )
+
+
+def fill_card(
+    metadata: ModelCardData, versions: Mapping[str, str], *, template: str | None = None, **texts: str
+) -> str:
+    """Put texts into a card's template; paragraphs whose places are empty are left out, and so are empty sections.
+
+    Args:
+        metadata: the YAML header.
+        versions: package → version, of what wrote the model.
+        template: text with `$name` places; default: the package's `MODEL_CARD_TEMPLATE.md`.
+        texts: place → markdown; a place that isn't given is empty.
+
+    Raises:
+        KeyError: `template` has a place that the package's template lacks.
+    """
+    own = card_template()
+    places = dict.fromkeys(_places(own), "") | texts
+    places |= {"metadata": metadata.to_yaml(), "versions": ", ".join(map(" ".join, versions.items()))}
+
+    def is_filled(part: str) -> bool:
+        names = _places(part)
+        return not names or any(places[name] for name in names)
+
+    sections = re.split(r"\n\n(?=## )", (own if template is None else template).strip())
+    paragraphs = [part for section in sections if is_filled(section) for part in section.split("\n\n")]
+    return "\n\n".join(string.Template(part).substitute(places) for part in filter(is_filled, paragraphs)) + "\n"
 
 
 def card_template() -> str:
@@ -114,18 +144,33 @@ def card_template() -> str:
     return resources.files("homodistil_hf").joinpath(_TEMPLATE_FILE).read_text(encoding="utf-8")
 
 
+def _places(text: str) -> list[str]:
+    return re.findall(r"\$(\w+)", text)
+
+
+def card_table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """Lay values out as a Markdown table; numbers are rounded to four digits, pipes in texts are escaped."""
+    return "\n".join(markdown_table(list(map(_cell, header)), (list(map(_cell, row)) for row in rows)))
+
+
+def loading_lines(auto_class: str, *imports: str, remote_code: bool = False) -> str:
+    """Python lines that load a model and its tokenizer from the folder of the card; `imports` are further names."""
+    trust = ", trust_remote_code=True" if remote_code else ""
+    return (
+        f"from transformers import {', '.join((auto_class, 'AutoTokenizer', *imports))}\n"
+        'name = "."  # this folder, or the name of this repository\n'
+        f"model = {auto_class}.from_pretrained(name{trust})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained(name{trust})"
+    )
+
+
 def _head(facts: Mapping[str, Any]) -> HeadKind:
     return HEADS[facts["student"]["architecture"]].kind
 
 
 def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
-    if words := facts.get(CARD_SECTION):
-        return MethodCard(**words)
-    return HOMODISTIL if _method(facts) == "homodistil" else None
-
-
-def _method(facts: Mapping[str, Any]) -> Any:
-    return (facts.get("training") or {}).get("method")
+    words = facts.get(CARD_SECTION)
+    return MethodCard(**words) if words else None
 
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
@@ -189,11 +234,11 @@ def _summary(facts: Mapping[str, Any]) -> str:
     teacher, method = facts["teacher"], _words_of_method(facts)
     name = _architecture(facts).name
     article = "an" if name[0] in "EMX" and not name.startswith("Mo") else "a"
-    told = f"This is a {_head(facts).title}: {article} {name} of {facts['student']['num_hidden_layers']} layers"
+    start = f"This is a {_head(facts).title}: {article} {name} of {facts['student']['num_hidden_layers']} layers"
     named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger one"
     if method:
-        return f"{told} that was {method.made.replace('{teacher}', named)}."
-    return f"{told} whose teacher is {named}." if teacher else f"{told}."
+        return f"{start} that was {method.made.replace('{teacher}', named)}."
+    return f"{start} whose teacher is {named}." if teacher else f"{start}."
 
 
 def _architecture(facts: Mapping[str, Any]) -> Architecture:
@@ -203,17 +248,15 @@ def _architecture(facts: Mapping[str, Any]) -> Architecture:
 
 def _comparison(facts: Mapping[str, Any]) -> str:
     teacher, student = facts["teacher"] or {}, facts["student"]
-    rows = [
-        (_COST_LABELS[name], teacher.get(name), student[name], facts["cost_fractions"].get(name)) for name in COSTS
-    ]
+    rows = [(COST_LABELS[name], teacher.get(name), student[name], facts["cost_fractions"].get(name)) for name in COSTS]
     metrics = (facts.get("teacher_evaluation", {}), facts.get("evaluation", {}))
     for name in dict.fromkeys([*metrics[0], *metrics[1]]):
         rows.append((_METRIC_LABELS.get(name, _words(name)), metrics[0].get(name), metrics[1].get(name), None))
-    return _table(("", "teacher", "student", "student / teacher"), rows)
+    return card_table(("", "teacher", "student", "student / teacher"), rows)
 
 
 def _benchmarks(facts: Mapping[str, Any]) -> str:
-    """What `homodistil evaluate` found: a table of tasks, and one of the discrepancy."""
+    """Results of `homodistil evaluate`: a table of tasks, and one of the discrepancy."""
     found = facts.get(BENCHMARKS, {})
     tables = []
     if tasks := found.get("tasks"):
@@ -223,38 +266,30 @@ def _benchmarks(facts: Mapping[str, Any]) -> str:
             for metric, values in task["metrics"].items()
         ]
         header = ("fine-tuned on", "metric on dev", "mean", "standard deviation", "seeds", "training rows")
-        tables.append(_table(header, rows))
+        tables.append(card_table(header, rows))
         if any(name.endswith("_part") for name in tasks):
             tables.append("Names that end in `_part` stand for a part of a task's rows.")
     if discrepancy := found.get("discrepancy"):
         measured = [(label, discrepancy[name]) for name, label in _METRIC_LABELS.items() if name in discrepancy]
-        tables.append(_table((f"on {', '.join(discrepancy.get('eval_data', []))}", "student"), measured))
+        tables.append(card_table((f"on {', '.join(discrepancy.get('eval_data', []))}", "student"), measured))
     return "\n\n".join(tables)
 
 
 def _widths(facts: Mapping[str, Any]) -> str:
     plan = facts["student"]["plan"]
-    header = f"Hidden size {_shown(plan['hidden_size'])}; "
+    header = f"Hidden size {_cell(plan['hidden_size'])}; "
     if "layers" not in plan:
-        widths = ", ".join(f"{_shown(plan[name])} {label}" for name, label in _WIDTH_LABELS.items())
+        widths = ", ".join(f"{_cell(plan[name])} {label}" for name, label in _WIDTH_LABELS.items())
         return header + f"in every layer {widths}."
     rows = [(index, *(layer[name] for name in _WIDTH_LABELS)) for index, layer in enumerate(plan["layers"])]
-    return header + "its layers differ:\n\n" + _table(("layer", *_WIDTH_LABELS.values()), rows)
+    return header + "its layers differ:\n\n" + card_table(("layer", *_WIDTH_LABELS.values()), rows)
 
 
 def _usage(facts: Mapping[str, Any]) -> str:
-    question, auto_class = _head(facts).question, _head(facts).auto_class
-    remote_code = ", trust_remote_code=True" if facts["format"] == "compact" else ""
-    return "\n".join(
-        (
-            f"from transformers import {auto_class}, AutoTokenizer"
-            + (", pipeline" if "pipeline(" in question else ""),
-            'name = "."  # this folder, or the name of this repository',
-            f"model = {auto_class}.from_pretrained(name{remote_code})",
-            f"tokenizer = AutoTokenizer.from_pretrained(name{remote_code})",
-            question,
-        )
-    )
+    head = _head(facts)
+    imports = ["pipeline"] if "pipeline(" in head.question else []
+    lines = loading_lines(head.auto_class, *imports, remote_code=facts["format"] == "compact")
+    return f"{lines}\n{head.question}"
 
 
 def _code_files(facts: Mapping[str, Any]) -> str:
@@ -276,31 +311,31 @@ def _format_note(facts: Mapping[str, Any]) -> str:
     if not forms:
         return note
     padded = forms["padded"] or {}
-    rows = [(_COST_LABELS[name], forms["compact"][name], padded.get(name)) for name in COSTS]
-    return f"{note}\n\n" + _table(("", "compact form", "padded to the stock class"), rows)
+    rows = [(COST_LABELS[name], forms["compact"][name], padded.get(name)) for name in COSTS]
+    return f"{note}\n\n" + card_table(("", "compact form", "padded to the stock class"), rows)
 
 
 def _how(facts: Mapping[str, Any]) -> str:
     if words := _words_of_method(facts):
         return words.how
-    method = _method(facts)
+    method = (facts.get("training") or {}).get("method")
     if method is None:
         return "By which method the student was trained is not recorded."
-    return f"The student was trained by the method {_shown(method)}; this export does not describe it."
+    return f"The student was trained by the method {_cell(method)}; this export does not describe it."
 
 
 def _training(facts: Mapping[str, Any]) -> str:
     training = facts.get("training")
     if not training:
         return "No record of the training run came with this export."
-    return "\n".join(f"- {_words(name)}: {_shown(value)}" for name, value in training.items())
+    return "\n".join(f"- {_words(name)}: {_cell(value)}" for name, value in training.items())
 
 
 def _settings(facts: Mapping[str, Any]) -> str:
     settings = facts.get("settings")
     if not settings:
         return "No settings came with this export."
-    return _table(("setting", "value"), [(f"`{name}`", value) for name, value in settings.items()])
+    return card_table(("setting", "value"), [(f"`{name}`", value) for name, value in settings.items()])
 
 
 def _licence(facts: Mapping[str, Any]) -> str:
@@ -317,11 +352,7 @@ def _paper(facts: Mapping[str, Any]) -> str:
     return f"{method.paper if method else _NAMESAKE}:"
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    return "\n".join(markdown_table(header, (list(map(_shown, row)) for row in rows)))
-
-
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if is_int(value):

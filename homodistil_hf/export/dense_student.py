@@ -1,11 +1,15 @@
-"""The dense student of a run, finished or not, ready to be exported; it writes no folder."""
+"""The dense student of a run, finished or not; `export_folder.py` writes it to a folder."""
 
 import copy
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME
+
 from ..files.checkpoints import SCORES_FILE, check_manifest
+from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
+from ..models.architectures import HEADS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_encoder
 from ..models.saved_student import read_state, weights_without_projections
@@ -17,18 +21,18 @@ from ..pruning.pruner import Pruner, PruningSettings
 
 
 def dense_copy(model: LayerwiseModel) -> LayerwiseModel:
-    """A student of its own in evaluation mode, on the CPU, without projections."""
+    """A copy of a student in evaluation mode, on the CPU, without projections."""
     student = type(model)(copy.deepcopy(model.config))
     student.load_state_dict(weights_without_projections(model))
     return student.eval()
 
 
 def narrowed_copy(pruner: Pruner, *, format: str) -> LayerwiseModel:
-    """A student of its own that has not reached its plan, at the nearest possible widths; else as [`dense_copy`].
+    """A copy of a student that has not reached its plan, at the nearest possible widths; else as [`dense_copy`].
 
     Args:
-        pruner: of the run; left as it is.
-        format: `"compact"`: as wide as it is; `"standard"`: as a stock class can hold it.
+        pruner: of the run; not changed.
+        format: `"compact"`: of its present widths; `"standard"`: of widths that a stock class can hold.
     """
     student, kept = dense_copy(pruner.model), pruner.kept
     plan = kept if format == "compact" else nearest_paddable(kept)
@@ -54,11 +58,11 @@ def checkpoint_student(
 
     Args:
         folder: `checkpoint-N`.
-        format: `"standard"` or `"compact"`: which widths are possible before the plan is reached.
-        allow_partial: take a student that has not reached the plan at the nearest possible widths.
+        format: `"standard"` or `"compact"`; decides on possible widths before the plan is reached.
+        allow_partial: also take a student that has not reached the plan, at the nearest possible widths.
 
     Returns:
-        A student in evaluation mode, without projections, and what [`read_state`] gives.
+        A student in evaluation mode, without projections, and the state of [`read_state`].
 
     Raises:
         ValueError: damaged, no checkpoint of a run, or unfinished and `allow_partial` is False.
@@ -67,15 +71,18 @@ def checkpoint_student(
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
     check_manifest(folder)
-    if state["method"] == "embedding":
-        raise ValueError(f"{label} is of an embedding model: resume the run, which exports its student at its end")
+    classes = read_json_object(folder / CONFIG_NAME, f"{label}: {CONFIG_NAME}").get("architectures")
+    if isinstance(classes, list) and not HEADS.keys() & set(map(str, classes)):
+        raise ValueError(
+            f"{label} is of an encoder without a head: resume the run, which exports its student at its end"
+        )
     student = load_encoder(str(folder), argument="folder")
     kept, num_layers = widths_of(student.config), student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))
     check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
     if format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state:
         return student.eval(), state
-    # PLATON keeps averages for every parameter; those of the projections belong to no parameter of this student.
+    # PLATON keeps averages for every parameter; this student has no projections.
     scores = {name: t for name, t in load_tensors(folder / SCORES_FILE).items() if ".projections." not in name}
     try:
         pruner = Pruner(student, target, settings=PruningSettings(**state["pruner"]["settings"]), full=full)

@@ -1,4 +1,4 @@
-"""Export folders: a student with tokenizer, facts and card, written whole and read back; not what facts say."""
+"""Export folders: a student with tokenizer, facts and card, written whole and read back."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -53,14 +53,14 @@ def export_student(
     """Write a student to a folder that loads with `from_pretrained`; its logits stay the same.
 
     Args:
-        model: a compacted student; or a model of a stock class, which is exported as it is. Stored in float32.
+        model: a compacted student, or a model of a stock class; stored in float32.
         folder: where to; created with its parents.
         format: `"standard"`: stock BERT, padded with zeros where layers differ in width. `"compact"`: unpadded, with
             its own modelling file (`trust_remote_code=True`).
         tokenizer: saved along.
         teacher: name, folder or model that the student was made from, for facts and card; or the `teacher` part of
             another export's facts.
-        facts: what to tell about the run: any of the sections `settings`, `training`, `evaluation` (the student's
+        facts: of the run: any of the sections `settings`, `training`, `evaluation` (the student's
             held-out metrics) and `teacher_evaluation`, each a mapping of names to plain values.
         overwrite: replace an earlier export in the folder. A folder that holds anything else is never replaced.
 
@@ -141,7 +141,7 @@ def convert_export(
         source: an export.
         folder: where to.
         format: `"standard"` or `"compact"`.
-        teacher: what the student was made from; default: as the source's facts have it.
+        teacher: of the student; default: the teacher of the source's facts.
         overwrite: replace an earlier export in the folder.
     """
     source = Path(source)
@@ -158,15 +158,15 @@ def convert_export(
 
 
 def check_target(folder: str | Path, *, overwrite: bool = False, record: str = FACTS_FILE) -> Path:
-    """Make sure that an export can go to a folder, so that a long run doesn't find out at its end.
+    """Check that a folder is free for an export, before a long run rather than at its end.
 
-    `record` is the file in it that lists all others.
+    `record` is the file that lists all others of the folder.
 
     Returns:
         The folder's absolute path.
 
     Raises:
-        ValueError: it is a file, or holds something that an export would delete.
+        ValueError: it is a file, or holds files that an export would delete.
     """
     target = Path(folder).resolve()
     if target.exists() and not target.is_dir():
@@ -195,11 +195,11 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
 
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
-    """A folder to be filled, which takes the target's place once it is."""
+    """An empty folder that takes the target's place when the block ends without an error."""
     staging = target.with_name(f".{target.name}.staging")
     try:
         recover(target)
-        remove_folder(staging)  # of a process that was killed
+        remove_folder(staging)  # left by a killed process
         aside = staging / target.name
         aside.mkdir(parents=True)
         with naming_the_file(aside):
@@ -222,9 +222,9 @@ def _what_remains(target: Path) -> str:
 
 @contextmanager
 def plain_classes(*classes: Any) -> Iterator[None]:
-    """Meanwhile classes are saved as transformers' own."""
-    # A process that loaded somebody's remote code may have marked stock classes as custom; transformers would then
-    # copy its own source files into the export.
+    """Within the block, transformers saves models and configs of these classes as its own."""
+    # Loading remote code may have marked stock classes as custom in this process; transformers would then copy its own
+    # source files into the export.
     marks = [(marked, marked._auto_class) for marked in classes]
     try:
         for marked, _ in marks:
@@ -236,7 +236,7 @@ def plain_classes(*classes: Any) -> Iterator[None]:
 
 
 def _with_auto_map(student: LayerwiseModel) -> LayerwiseModel:
-    # save_pretrained would name the instantiated class only.
+    # `save_pretrained` would name the class of this instance only.
     student.config.auto_map = architecture_of(student.config).auto_map
     return student
 

@@ -1,4 +1,4 @@
-"""What an export says about itself, `facts.json`: costs, digests, what a run adds; the card tells it in words."""
+"""`facts.json` of an export: costs, digests and sections of the run; `card.py` puts it in words."""
 
 import math
 import numbers
@@ -23,27 +23,35 @@ CARD_FILE = "README.md"
 FACTS_VERSION = 1
 
 FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versions")
-"""What facts never lack, each an object."""
+"""Sections of all facts, each an object."""
 
 BENCHMARKS = "benchmarks"
 
 CARD_SECTION = "card"
 RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", CARD_SECTION, BENCHMARKS)
-"""What a run may add: its arguments; steps, tokens, …; held-out metrics of the student; and of the teacher; what the
-card says of the training method; and what `homodistil evaluate` found out about it later: `tasks` and
-`discrepancy`."""
+"""Sections that a run may add: its arguments; steps, tokens, …; held-out metrics of the student and of the teacher;
+the card's texts on the training method; later results of `homodistil evaluate`: `tasks` and `discrepancy`."""
 
-_CARD_TYPES = {"student": str, "made": str, "how": str, "paper": str, "tags": list}
+_CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
+_SPREAD = {"mean": int | float, "std": int | float | None}
+_TASK: dict[str, Any] = {
+    "task": str,
+    "num_train_rows": int,
+    "num_available_rows": int,
+    "seeds": list,
+    "conditions": dict,
+}
+_TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
 
 def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
-    """What the student costs in each export format, where that differs.
+    """Costs of the student in each export format, where they differ.
 
     Returns:
-        `compact` and `padded`, each as [`model_facts`] has it; `padded` is `None` where no stock BERT can hold the
-        student, and both are left out where padding changes nothing.
+        `compact` and `padded`, each as of [`model_facts`]; `padded` is `None` where no stock class can hold the
+        student. Empty where padding changes nothing.
     """
     plan = widths_of(student.config)
     try:
@@ -61,16 +69,16 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
 
 
 def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) -> dict[str, Any]:
-    """What an export says about the teacher.
+    """The teacher's section of facts.
 
     Args:
-        config: the teacher's; its `name_or_path` says where it came from.
+        config: the teacher's, with its source as `name_or_path`.
         class_name: the teacher's class.
         licence: licence identifier, or `"unknown"`.
 
     Returns:
-        `name` (of a folder only its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and what
-        [`planned_facts`] computes.
+        `name` (of a folder its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and the values
+        of [`planned_facts`].
     """
     name = config.name_or_path
     is_folder = bool(name) and Path(name).is_dir()
@@ -83,13 +91,12 @@ def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) ->
 
 
 def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Check what a run adds, any of `RUN_SECTIONS`, and make plain JSON values of it.
+    """Check a run's sections, any of `RUN_SECTIONS`, and make plain JSON values of them.
 
-    Settings that hold access tokens or say where a machine keeps its files are left out, and of other paths that exist
-    here only the last part is kept.
+    Access tokens and folders of this machine are left out; of other paths that exist here the last part is kept.
 
     Raises:
-        ValueError: an unknown section, or words for the card that are not all there.
+        ValueError: an unknown section, or texts for the card that are incomplete.
     """
     sections = dict(facts or {})
     for name, section in sections.items():
@@ -109,13 +116,13 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     sections = {name: _plain(section) for name, section in sections.items() if section}
     if not _is_card(card := sections.get(CARD_SECTION, {})):
         raise ValueError(
-            f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: {_CARD_TYPES}"
+            f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: {', '.join(_CARD)}"
         )
     return sections
 
 
 def file_facts(folder: Path) -> dict[str, Any]:
-    """Path inside an export → `sha256` and `size_bytes`, of every file but the facts and the card; sorted."""
+    """Path inside an export → `sha256` and `size_bytes`, sorted; facts and card excepted."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
@@ -128,7 +135,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """Read `facts.json` of an export.
 
     Raises:
-        ValueError: the file is missing, or no facts.
+        ValueError: the file is missing, or holds no facts of this version.
     """
     path = folder / FACTS_FILE
     if not path.is_file():
@@ -142,10 +149,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_export_facts(folder: Path) -> dict[str, Any]:
-    """Read `facts.json` for use: its sections are there and of the right types.
+    """Read `facts.json` with all its sections, each of the right type.
 
     Raises:
-        ValueError: see [`read_facts`]; also a section that is missing or holds something else.
+        ValueError: see [`read_facts`]; also a section that is missing or of another type.
     """
     facts = read_facts(folder)
     forms = facts.get("forms")
@@ -153,7 +160,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
     expected[CARD_SECTION] = expected[CARD_SECTION] and _is_card(facts.get(CARD_SECTION, {}))
     expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
-    expected["forms"] = expected["forms"] and (not forms or _is_form(forms.get("compact")))
+    expected["forms"] = expected["forms"] and (not forms or fits(forms, {"compact": {"plan": dict}}))
     if wrong := [name for name, is_right in expected.items() if not is_right]:
         raise ValueError(
             f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={short_repr(facts.get(wrong[0]))}, which no "
@@ -163,7 +170,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
 
 
 def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What facts say about the teacher, ready to be told again by another export; None where they don't know."""
+    """The facts' section of the teacher, checked; None where it isn't recorded."""
     teacher = facts.get("teacher")
     if teacher is not None and not _is_teacher(teacher):
         raise ValueError(f"{FACTS_FILE} has teacher={short_repr(teacher)}, which no export has; export again")
@@ -171,54 +178,48 @@ def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def has_costs(section: Mapping[str, Any]) -> bool:
-    """Whether a section of a teacher or a student states all four `COSTS`, each a whole number above 0."""
+    """Whether a section has all four `COSTS`, each a whole number above 0."""
     costs = [section.get(name) for name in COSTS]
     return all(is_int(cost) and cost > 0 for cost in costs)
 
 
-def _is_card(section: Mapping[str, Any]) -> bool:
-    """Whether it is what the card says of a method, or nothing."""
-    types = {name: type(value) for name, value in section.items()}
-    return not section or (types == _CARD_TYPES and all(isinstance(tag, str) for tag in section["tags"]))
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit; `...` names all.
+
+    Example:
+    ```python
+    >>> fits({"a": [1, 2]}, {"a": [int]}), fits({"a": "x", "b": 1}, {...: str})
+    (True, False)
+
+    ```
+    """
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
+    if not isinstance(shape, dict):
+        return isinstance(value, shape)
+    if not isinstance(value, dict):
+        return False
+    named = dict.fromkeys(value, shape[...]) if ... in shape else shape
+    return all(name in value and fits(value[name], part) for name, part in named.items())
+
+
+def _is_card(section: Any) -> bool:
+    """Whether a section is empty or holds exactly the texts of a `MethodCard`."""
+    return not section or (fits(section, _CARD) and section.keys() == _CARD.keys())
 
 
 def _are_benchmarks(section: Mapping[str, Any]) -> bool:
-    """Whether tasks and discrepancy have what the card and tables of models say of them."""
+    """Whether tasks and discrepancy have all that cards and tables of models read of them."""
     tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
-    if not isinstance(tasks, dict) or not isinstance(discrepancy, dict):
-        return False
-    sources = discrepancy.get("eval_data", [])
-    is_named = isinstance(sources, list) and all(isinstance(source, str) for source in sources)
-    return is_named and all(map(_is_task, tasks.values()))
-
-
-def _is_task(found: Any) -> bool:
-    if not isinstance(found, dict):
-        return False
-    types: dict[str, type] = {"task": str, "num_train_rows": int, "num_available_rows": int}
-    types |= {"seeds": list, "scores": list, "conditions": dict, "metrics": dict, "score": dict}
-    if not all(isinstance(found.get(name), kind) for name, kind in types.items()):
-        return False
-    spreads = [found["score"], *found["metrics"].values()]
-    return all(isinstance(spread, dict) and _is_spread(spread) for spread in spreads) and all(
-        isinstance(score, int | float) for score in found["scores"]
-    )
-
-
-def _is_spread(spread: Mapping[str, Any]) -> bool:
-    return isinstance(spread.get("mean"), int | float) and isinstance(spread.get("std"), int | float | None)
-
-
-def _is_form(section: Any) -> bool:
-    return isinstance(section, dict) and isinstance(section.get("plan"), dict)
+    is_measured = fits(discrepancy, {}) and fits(discrepancy.get("eval_data", []), [str])
+    return is_measured and fits(tasks, {...: _TASK})
 
 
 def _is_teacher(section: Any) -> bool:
-    if not isinstance(section, dict) or not has_costs(section):
+    if not fits(section, {"name": str, "licence": str}) or not has_costs(section):
         return False
     hub_id = section.get("hub_id")
-    names = isinstance(section.get("name"), str) and isinstance(section.get("licence"), str)
-    return names and (hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id)))
+    return hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id))
 
 
 def _without_folders(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Code in a process of its own, in which this package can't be imported and nothing is fetched."""
+"""Runs code in a process of its own, which can't import this package and fetches nothing."""
 
 import os
 import subprocess
@@ -9,12 +9,12 @@ TIMEOUT_S = 600
 
 
 def run_fresh(code: str, arguments: Sequence[object], scratch: str) -> str:
-    """Run code, and give what it printed.
+    """Run code and return its output.
 
     Args:
-        code: what is run, behind a line that hides this package.
+        code: Python; a line that hides this package is put before it.
         arguments: `sys.argv[1:]`.
-        scratch: its working folder, and where copies of remote code go.
+        scratch: its working folder, also for copies of remote code.
 
     Raises:
         ValueError: it failed, or took too long.

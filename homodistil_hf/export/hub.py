@@ -1,4 +1,7 @@
-"""Uploads an export to the Hub in one commit, and reads a teacher's licence there; no checkpoints."""
+"""Uploads an export to the Hub in one commit, and reads a teacher's licence there.
+
+`training/hub_checkpoints.py` uploads checkpoints.
+"""
 
 import logging
 import re
@@ -20,7 +23,7 @@ def teacher_licence(name_or_path: str, *, token: str | None = None, api: HfApi |
     """Licence identifier of a teacher, a Hub name or folder, such as `apache-2.0`, from its model card.
 
     Returns:
-        `"unknown"` where no card can be reached or it states none.
+        `"unknown"` where no card can be read, or the card states none.
     """
     if name_or_path and Path(name_or_path).is_dir():
         return _licence_in(Path(name_or_path) / CARD_FILE)
@@ -42,18 +45,18 @@ def push_export(
     commit_message: str = "Upload a HomoDistil student",
     tags: Sequence[str] = (),
 ) -> CommitInfo:
-    """Upload an export to the Hub, in one commit: the repository holds the old student or the new one, never a mix.
+    """Upload an export to the Hub in one commit, so that the repository never holds a mix of two students.
 
-    Files of an earlier export that this one lacks are removed by the same commit; files that no export wrote stay.
+    The same commit removes files of an earlier export that this one lacks; files that no export wrote stay.
 
     Args:
-        folder: what [`export_student`] wrote. Only files that its `facts.json` lists are uploaded, the facts and card.
-        repo_id: `user/name` or `organisation/name`; created if need be.
+        folder: an export. The files that its `facts.json` lists are uploaded, the facts and the card.
+        repo_id: `user/name` or `organisation/name`; created where it doesn't exist.
         private: visibility of a new repository; default: the organisation's.
         token: Hub token; default: the logged-in one.
-        revision: branch to commit to, created if need be; default: the main one.
+        revision: branch to commit to, created where it doesn't exist; default: the main one.
         commit_message: first line of the commit.
-        tags: words for the card's header, beside its own.
+        tags: further tags for the card's header.
 
     Raises:
         ValueError: the folder holds no export, or a listed file is missing.
@@ -82,14 +85,14 @@ def commit_to(
     token: str | None = None,
     revision: str | None = None,
 ) -> CommitInfo:
-    """Make sure that repository and branch are there, then commit; again after a passing trouble.
+    """Create repository and branch where they don't exist, then commit; each step is repeated after a passing error.
 
     Args:
         repo_id: `user/name` or `name`.
         commit: gets the client and the repository's full name; called anew at each attempt.
         private: visibility of a new repository.
         token: Hub token; default: the logged-in one.
-        revision: branch, created if need be.
+        revision: branch, created where it doesn't exist.
     """
     api = HfApi(token=token)
     name = persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
@@ -99,7 +102,7 @@ def commit_to(
 
 
 def ensure_repo(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Create a repository if it is not there: a run that could not push at its end finds out at its beginning.
+    """Create a repository where it doesn't exist; a run finds out at its beginning whether it can push.
 
     Returns:
         Its full name.
@@ -109,20 +112,20 @@ def ensure_repo(repo_id: str, *, private: bool | None = None, token: str | None 
 
 
 def tag_commit(repo_id: str, tag: str, *, revision: str, token: str | None = None) -> None:
-    """Give a commit, a digest or the last one of a branch, a name that stays, such as `v1.0`; it must be new."""
+    """Tag a commit, a digest or the last one of a branch, such as `v1.0`; the tag must be new."""
     with hub_errors(f"repo_id={repo_id!r} can't get the tag {tag!r}", token=token):
         persistently(lambda: HfApi(token=token).create_tag(repo_id, tag=tag, revision=revision))
 
 
 def _licence_in(card: Path) -> str:
-    # One line of the header is read, not parsed: a card with a broken header has no licence, but does no harm.
+    # A regular expression instead of a parser: a broken header then has no licence and raises no error.
     header = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
     found = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header[0], re.MULTILINE) if header else None
     return found.group(1) if found else UNKNOWN_LICENCE
 
 
 def _listed_files(folder: Path) -> list[str]:
-    """All of an export but the card."""
+    """All files of an export but the card."""
     names = [*read_facts(folder)["files"], FACTS_FILE]
     if missing := [name for name in [*names, CARD_FILE] if not (folder / name).is_file()]:
         raise ValueError(f"folder={str(folder)!r} lacks {', '.join(missing)}; export again")
@@ -139,7 +142,7 @@ def _card_with(folder: Path, tags: Iterable[str]) -> bytes:
 
 
 def _files_of_earlier_export(api: HfApi, repo_id: str, revision: str | None) -> set[str]:
-    """What the repository's own `facts.json` lists, as far as it is there."""
+    """Files of the repository that its own `facts.json` lists."""
     present = set(api.list_repo_files(repo_id, revision=revision))
     if FACTS_FILE not in present:
         return set()

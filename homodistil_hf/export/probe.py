@@ -1,4 +1,4 @@
-"""A few logits of a fixed input, by which an export is recognised wherever it is loaded."""
+"""A few logits of a fixed input, recorded in facts and compared wherever an export is loaded."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ _NUM_PROBE_LOGITS = 64
 def probe_inputs(config: PreTrainedConfig, *, most: int | None = None) -> dict[str, torch.Tensor]:
     """Two fixed sequences of up to 16 tokens, one of them padded, with both segments where the model has them.
 
-    `most` is the number of tokens that the model has positions for; default: as its architecture says.
+    `most` is the model's number of positions; default: by its architecture.
 
     Returns:
-        `input_ids`, `attention_mask` and, where a model knows them, `token_type_ids`, each `(2, tokens)` int64.
+        `input_ids`, `attention_mask` and, where a model has them, `token_type_ids`, each `(2, tokens)` int64.
     """
     num_tokens = min(_NUM_PROBE_TOKENS, most or max_tokens(config))
     # A prime stride spreads the tokens over any vocabulary.
@@ -33,14 +33,14 @@ def probe_inputs(config: PreTrainedConfig, *, most: int | None = None) -> dict[s
 
 
 def all_logits(outputs: ModelOutput) -> torch.Tensor:
-    """The logits of any head as one tensor; of question answering `(batch, tokens, 2)`, start and end."""
+    """The logits of any head as one tensor; for question answering `(batch, tokens, 2)`, start and end."""
     if "start_logits" in outputs:
         return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=-1)
     return outputs["logits"]
 
 
 def probe_facts(model: PreTrainedModel, inputs: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
-    """Logits of a model in evaluation mode on `inputs`, by default [`probe_inputs`], evenly picked.
+    """Evenly picked logits of a model in evaluation mode on `inputs`, by default [`probe_inputs`].
 
     Returns:
         The inputs as lists; `positions` in the flattened logits and the `logits` there, up to 64.

@@ -1,4 +1,4 @@
-"""What lies in a folder that a run, an export or somebody else has left, and the export of the student in it."""
+"""Finds the export, checkpoint or model in a folder, and exports the student in it."""
 
 import logging
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ STUDENT_FOLDER = "student"
 
 @dataclass(frozen=True)
 class StudentIn:
-    """What lies in a folder.
+    """The model in a folder.
 
     Args:
         kind: `export`, of either format; `checkpoint`, of a pruning run; `model`, any other; `nothing` of these.
-        folder: the folder with its weights: a finished run stands for the export inside.
+        folder: of the weights; of a finished run the export inside.
     """
 
     kind: Literal["export", "checkpoint", "model", "nothing"]
@@ -36,14 +36,14 @@ class StudentIn:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the run was asked for, as it recorded that beside the folder; empty where it did not."""
+        """The settings that the run recorded beside the folder; empty where there are none."""
         run = self.folder.resolve().parent
         path = run / SETTINGS_FILE
         return read_json_object(path, f"{SETTINGS_FILE} in folder={str(run)!r}") if path.is_file() else {}
 
     @property
     def teacher(self) -> str | None:
-        """Folder or Hub name of the teacher, as the run or the export says; None where neither does."""
+        """Folder or Hub name of the teacher, from the run's settings or the export's facts, or None."""
         name = self.settings.get("teacher")
         if not isinstance(name, str) and self.kind == "export":
             stated = read_export_facts(self.folder).get("teacher")
@@ -52,7 +52,7 @@ class StudentIn:
 
 
 def student_in(folder: str | Path) -> StudentIn:
-    """Look what lies in a folder: an export, `OUTPUT_DIR` of a run, `checkpoint-N`, any model, or something else."""
+    """Find the model in a folder: an export, `OUTPUT_DIR` of a run, `checkpoint-N`, any model, or nothing of these."""
     folder = Path(folder)
     for export in (folder, folder / STUDENT_FOLDER):
         if (export / FACTS_FILE).is_file():
@@ -76,9 +76,9 @@ def export_model_from(
     Args:
         source: `OUTPUT_DIR` of a run, `checkpoint-N`, or an export.
         output: folder to write.
-        format: `"standard"` or `"compact"`; of an embedding model `"standard"` or `"pair"`.
+        format: `"standard"` or `"compact"`.
         allow_partial: also take a student that has not reached its plan.
-        teacher: Hub name or folder that the student was made from, for the card; default: as the run recorded it.
+        teacher: Hub name or folder that the student was made from, for the card; default: the run's.
         overwrite: replace an earlier export in `output`.
 
     Raises:
@@ -118,7 +118,7 @@ def export_model_from(
 
 
 def exported_student(folder: str | Path) -> Path:
-    """Find the export that a folder, an export or `OUTPUT_DIR` of a finished run, is or holds."""
+    """Find the export in a folder: itself an export, or `OUTPUT_DIR` of a finished run."""
     found = student_in(folder)
     if found.kind == "export":
         return found.folder

@@ -1,6 +1,7 @@
-"""Is an export what its facts say, and does it load in a fresh process where this package can't be imported?
+"""Checks an export against its facts, and loads it in a fresh process that can't import this package.
 
 Its logits are compared with those of the compact form loaded here and with those that the student had in memory.
+`methods/formats.py` finds the check of each format.
 """
 
 import json
@@ -27,12 +28,12 @@ from .fresh_process import run_fresh
 from .probe import all_logits, probe_facts, probe_inputs
 
 RELATIVE_TOLERANCE = 1e-5
-"""Largest difference of float32 logits, times the largest logit or 1."""
+"""Largest difference of float32 logits, as a share of the largest logit or of 1."""
 
 _CONFIG_FILE = "config.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
-# The Hub adds the first to every repository; its client keeps the second beside what it downloads.
+# The Hub adds the first to every repository; its client keeps the second beside its downloads.
 _HUB_FILES = (".gitattributes", ".cache/huggingface/")
 
 # Runs where this package can't be imported; arguments: folder, inputs, outputs, auto classes, 1 = trust remote code.
@@ -69,15 +70,15 @@ print(json.dumps({"classes": classes, "num_tokens": num_tokens}))
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What [`verify_export`] found.
+    """The result of a check.
 
     Args:
         folder: the export.
-        problems: one line each, with what was expected and what was found; empty where all is well.
+        problems: one line each, with the expected and the found value; empty where all is well.
         max_relative_difference: largest difference between the fresh process and the compact form or the student in
             memory, divided by the largest logit or 1; `None` where nothing could be compared.
-        code_sha256: digest of the modelling file that a compact export brings, as it lies there; `None` without one.
-        compared: what: `logits`, or `vectors` of an embedding model.
+        code_sha256: digest of the modelling file in a compact export; `None` without one.
+        compared: the kind of outputs, such as `logits`.
     """
 
     folder: Path
@@ -122,13 +123,7 @@ def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     except ValueError as error:
         return VerifyReport(folder, (str(error),))
     differences = _output_differences(compact, facts["probe"], tensors)
-    # A difference that is nan is one, too.
-    problems = [
-        f"{name}: expected a relative difference of at most {RELATIVE_TOLERANCE:g}, found {found:.3g}"
-        for name, found in differences.items()
-        if not found <= RELATIVE_TOLERANCE
-    ]
-    problems.extend(_class_problems(exported, facts, fresh))
+    problems = [*difference_problems(differences, RELATIVE_TOLERANCE), *_class_problems(exported, facts, fresh)]
     return VerifyReport(folder, tuple(problems), max(differences.values()))
 
 
@@ -178,7 +173,7 @@ def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         return
     own, *shared = architecture.modeling_files
     if (folder / own.name).is_file() and file_digest(folder / own.name) in architecture.earlier_code:
-        return  # of when the file was complete in itself
+        return  # of a version whose one file was complete
     for file in (own, *shared):
         if not (folder / file.name).is_file():
             yield f"{file.name}: expected in a compact export, found nothing"
@@ -208,7 +203,7 @@ def _count_problems(exported: PreTrainedModel, compact: PreTrainedModel, facts: 
 
 
 def _auto_classes(exported: PreTrainedModel) -> list[str]:
-    """The auto class of the export's own head first, then all others that must load it."""
+    """Auto classes that must load the export, that of its own head first."""
     head = HEADS[type(exported).__name__]
     primary = head.kind.auto_class
     if type(exported) is head.stock:
@@ -225,7 +220,7 @@ def load_fresh(
     Args:
         folder: the export.
         auto_classes: names of transformers' auto classes, that of the export's own head first.
-        inputs: what each model is called with.
+        inputs: of each model's forward.
 
     Returns:
         `(report, outputs)`: class, module, missing keys and parameters of each; its hidden states and logits.
@@ -306,6 +301,13 @@ def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:
             yield from _differences(stated.get(name), actual.get(name), f"{where} {name}")
     elif stated != actual:
         yield f"{where}: {FACTS_FILE} says {short_repr(stated)}, found {short_repr(actual)}"
+
+
+def difference_problems(differences: Mapping[str, float], tolerance: float) -> Iterator[str]:
+    """A line for each relative difference above the tolerance; one that is nan is above it."""
+    for name, found in differences.items():
+        if not found <= tolerance:
+            yield f"{name}: expected a relative difference of at most {tolerance:g}, found {found:.3g}"
 
 
 def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:

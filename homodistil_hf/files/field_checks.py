@@ -16,8 +16,9 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
     Args:
         default: its default.
         help: one line for `--help`: unit, range and effect.
-        limits: `range`: an interval of numbers such as `"[0, 1)"`; `least`: the smallest whole number. A `Literal`
-            type hint lists the choices, and `None` is allowed where the hint says so.
+        limits: `range`: an interval of numbers such as `"[0, 1)"`; `least` and `most`: bounds of whole numbers;
+            `choices`, which a `Literal` type hint lists as well; `text`: what a string that isn't empty names. They
+            hold for each entry of a tuple. `None` is allowed where the hint has it.
     """
     return field(default=default, metadata={"help": _Help(help, limits)})
 
@@ -37,6 +38,14 @@ def limits_of(entry: Field) -> Mapping[str, Any]:
     """The limits of a field that [`setting`] made; none of another."""
     text = entry.metadata.get("help")
     return text.limits if isinstance(text, _Help) else {}
+
+
+def make_tuples(settings: Any) -> None:
+    """Replace lists and single values by tuples, in fields of a frozen dataclass whose default is a tuple."""
+    for entry in fields(settings):
+        given = getattr(settings, entry.name)
+        if isinstance(entry.default, tuple):
+            object.__setattr__(settings, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
 
 
 def check_fields(settings: Any) -> None:
@@ -65,17 +74,24 @@ def check_fields(settings: Any) -> None:
         value, hint = getattr(settings, entry.name), hints[entry.name]
         if value is None and type(None) in get_args(hint):
             continue
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            choices = ", ".join(map(str, get_args(hint)))
-            raise ValueError(f"{entry.name}={short_repr(value)} is not one of {choices}")
-        limits = limits_of(entry)
-        if (interval := limits.get("range")) and not _is_inside(value, interval):
-            raise ValueError(f"{entry.name}={short_repr(value)} is outside {interval}; {_remedy(entry)}")
-        least = limits.get("least")
-        if least is not None and (not is_int(value) or value < least):
-            raise ValueError(
-                f"{entry.name}={short_repr(value)} is not a whole number of at least {least}; {_remedy(entry)}"
-            )
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        for given in value if isinstance(value, tuple) else (value,):
+            if problem := _problem(given, {"choices": choices, **limits_of(entry)}, _remedy(entry)):
+                raise ValueError(f"{entry.name}={short_repr(given)} {problem}")
+
+
+def _problem(value: Any, limits: Mapping[str, Any], remedy: str) -> str | None:
+    if (choices := limits["choices"]) and value not in choices:
+        return f"is not one of {', '.join(map(str, choices))}"
+    if (interval := limits.get("range")) and not _is_inside(value, interval):
+        return f"is outside {interval}; {remedy}"
+    least, most = limits.get("least"), limits.get("most", math.inf)
+    if least is not None and not (is_int(value) and least <= value <= most):
+        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        return f"is not a whole number {bounds}; {remedy}"
+    if "text" in limits and not (isinstance(value, str) and value):
+        return f"is not {limits['text']}; set it"
+    return None
 
 
 def _is_inside(value: Any, interval: str) -> bool:

@@ -19,7 +19,7 @@ from .baselines.shallow import ShallowTrainer
 from .baselines.tinybert import TinyBertTrainer
 from .binarization.run import BinarizationRun
 from .binarization.trainer import BinarizationTrainer
-from .embedding.evaluate import EmbeddingSettings, evaluate_embedding, format_scores
+from .embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
 from .embedding.reranker import RerankerDistilTrainer
 from .embedding.run import EmbeddingRun, RerankerRun
 from .embedding.trainer import EmbeddingDistilTrainer
@@ -59,7 +59,7 @@ TEACHER_RUNS: dict[str, Callable[[RunConfig], RunConfig]] = {"further_pretrainin
 """Setting of a distillation → the settings of the run that makes its teacher first."""
 
 EVALUATIONS: dict[str, Evaluation] = {
-    "embedding": Evaluation(EmbeddingSettings, evaluate_embedding, format_scores),
+    "embedding": Evaluation(EmbeddingEvaluationSettings, evaluate_embedding, format_scores),
 }
 """Task of `homodistil evaluate` → what measures models that have no head."""
 

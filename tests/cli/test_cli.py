@@ -203,7 +203,7 @@ def test_a_config_that_is_wrong(content, message, tmp_path):
         (["--max_steps", "many"], "max_steps.* invalid int value: 'many'"),
         (["more.json"], "unexpected argument 'more.json'; expected CONFIG.json first"),
         (["--teacher", ""], "teacher='' is not set; name one in CONFIG or as --teacher"),
-        (["--max_eval_blocks", "0"], "max_eval_blocks=0 is too small; nearest valid: 1"),
+        (["--max_eval_blocks", "0"], "max_eval_blocks=0 is not a whole number of at least 1"),
     ],
 )
 def test_flags_that_are_wrong(flags, message, folder):

@@ -22,7 +22,7 @@ from homodistil_hf.evaluation.glue.data import GLUE_TASKS
 from homodistil_hf.evaluation.metrics import METRIC_TASKS
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.methods.embedding.evaluate import EmbeddingSettings
+from homodistil_hf.methods.embedding.evaluate import EmbeddingEvaluationSettings
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.digest import weights_digest
@@ -249,7 +249,7 @@ def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
     assert not (folder / "evaluations").exists()
 
 
-@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings, EmbeddingSettings))
+@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings, EmbeddingEvaluationSettings))
 def test_every_setting_is_documented_with_its_default(settings):
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for entry in fields(settings):

@@ -123,7 +123,7 @@ def test_a_question_answering_model_is_pruned_too(folder):
         (["--model", "nowhere/at/all"], "model='nowhere/at/all' does not exist"),
         (["--unlabeled_data", "nowhere.txt"], "unlabeled_data='nowhere.txt' does not exist"),
         (["--task", "mrpc"], "task='mrpc': name one of them"),
-        (["--ranking", "r3"], "ranking='r3' is unknown; nearest valid: 'r2'"),
+        (["--ranking", "r3"], "ranking='r3' is not one of r2d2, r2, d2"),
         (["--format", "compcat"], "format='compcat' is unknown; nearest valid: 'compact'"),
         (["--max_length", "256"], "max_length=256 is over the model's positions; nearest valid: 128"),
         (["--num_samples", "0"], "num_samples=0 is out of range; expected a whole number, 1 or more"),

@@ -7,8 +7,8 @@ from tiny_architectures import OTHERS, tiny_architecture_teacher
 from torch import nn
 from transformers import TrainingArguments
 
-from homodistil_hf.evaluation.distilling_trainer import DistillingTrainer
 from homodistil_hf.evaluation.fine_tuning import fresh_answerer, fresh_classifier, head_linears, start_at_mean
+from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer
 
 of_every_architecture = pytest.mark.parametrize(
     "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
@@ -52,7 +52,7 @@ def test_a_fresh_answerer_marks_starts_and_ends(architecture):
 def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(architecture, tmp_path):
     model, teacher = (fresh_classifier(encoder_of(architecture), 2, dropout=0.0, seed=0) for _ in range(2))
     arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, per_device_train_batch_size=4)
-    trainer = DistillingTrainer(teacher, model=model, args=arguments, train_dataset=ROWS, data_collator=stacked)
+    trainer = TaskDistillTrainer(teacher, model=model, args=arguments, train_dataset=ROWS, data_collator=stacked)
     batch = stacked(ROWS)
     with torch.no_grad():
         alone = nn.functional.cross_entropy(

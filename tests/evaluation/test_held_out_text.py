@@ -193,8 +193,14 @@ def test_stored_weights_of_lower_type_are_measured_in_float32(folder, tmp_path):
     ("values", "message"),
     [
         ({}, "eval_data is not set; name held-out text"),
-        ({"eval_data": "x", "max_eval_blocks": 0}, "max_eval_blocks=0 is too small; nearest valid: 1"),
-        ({"eval_data": "x", "pseudo_perplexity_blocks": -1}, "pseudo_perplexity_blocks=-1 is too small"),
+        (
+            {"eval_data": "x", "max_eval_blocks": 0},
+            "max_eval_blocks=0 is not a whole number of at least 1",
+        ),
+        (
+            {"eval_data": "x", "pseudo_perplexity_blocks": -1},
+            "pseudo_perplexity_blocks=-1 is not a whole number of at least 0",
+        ),
         ({"eval_dat": "x"}, "unknown name 'eval_dat'; nearest valid: 'eval_data'"),
     ],
 )

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.distilling_trainer import DistillingTrainer
 from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
 from homodistil_hf.evaluation.glue.data import GlueTask, encode
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, task_metrics
+from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
@@ -119,7 +119,7 @@ def trainer_of(teacher, student, tmp_path):
     encoded = encode(data, GlueTask("own", ("text",)), tokenizer, 24).remove_columns("length")
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", per_device_train_batch_size=8)
     collator = DataCollatorWithPadding(tokenizer)
-    trainer = DistillingTrainer(teacher, model=student, args=args, train_dataset=encoded, data_collator=collator)
+    trainer = TaskDistillTrainer(teacher, model=student, args=args, train_dataset=encoded, data_collator=collator)
     return trainer, collator([encoded[index] for index in range(8)])
 
 
@@ -149,11 +149,11 @@ def test_the_loss_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": ""}, "model='' is out of range; expected a name; set it"),
+        ({"model": ""}, "model='' is not a name; set it"),
         ({"train_data": "rows.txt"}, "train_data='rows.txt' is no file of .parquet, .json"),
         ({"text_columns": ["a", "b", "c"]}, "are 3; expected 1 or 2"),
         ({"text_columns": "sentence"}, "lacks the column 'sentence'; it has text, label"),
-        ({"seed": -1}, "seed=-1 is out of range"),
+        ({"seed": -1}, "seed=-1 is not a whole number from 0"),
         ({"lable_column": "x"}, "unknown name 'lable_column'; nearest valid: 'label_column'"),
     ],
 )

@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from homodistil_hf import export_student, verify_export
-from homodistil_hf.export.card import HOMODISTIL, render_card
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.formats import export_from
 from homodistil_hf.models.loading import load_encoder
@@ -56,14 +55,6 @@ def test_an_export_loads_by_its_auto_class_and_gives_the_logits_of_its_facts(for
     with torch.no_grad():
         logits = model(**inputs).logits.flatten()[probe["positions"]]
     torch.testing.assert_close(logits, torch.tensor(probe["logits"]), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_card_written_anew_says_how_the_student_was_made(format):
-    """Its facts carry no words of the method, as those of today do."""
-    facts = read_facts(EARLIER / format)
-    assert "card" not in facts
-    assert HOMODISTIL.how in render_card(facts)
 
 
 def test_an_export_written_anew_names_the_same_classes(tmp_path):

@@ -1,7 +1,7 @@
-"""The nine GLUE tasks: where their rows are, which columns are text, what a label may be, how they are graded.
+"""The nine GLUE tasks: their columns of text, their labels, the names of their metrics; loads and checks their rows.
 
 Rows come from the Hub or from a folder of parquet files with the Hub's column names. Test rows have no labels and are
-never read. No formulas of metrics, no fine-tuning.
+never read.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ GLUE_TASKS: dict[str, GlueTask] = {
 
 
 def check_tasks(names: str | Sequence[str]) -> list[str]:
-    """Read which GLUE tasks are meant, each once; `"glue"` stands for all nine."""
+    """Check names of GLUE tasks and drop repeated ones; `"glue"` stands for all nine."""
     given = [names] if isinstance(names, str) else list(names)
     for name in given:
         if name not in GLUE_TASKS and name != "glue":
@@ -65,7 +65,7 @@ def check_tasks(names: str | Sequence[str]) -> list[str]:
 
 
 def data_folder(task: str, data_dir: str | Path) -> Path:
-    """Find a task's folder, the whole task or else a part of it, in `data_dir` or in its folder `glue`."""
+    """Find the folder of a task, or of a part of it, in `data_dir` or in its folder `glue`."""
     if not Path(data_dir).is_dir():
         raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. rte/train.parquet")
     folders = [Path(data_dir), Path(data_dir, "glue")]

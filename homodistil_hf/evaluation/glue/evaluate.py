@@ -1,6 +1,6 @@
-"""GLUE: every task fine-tuned with several seeds and measured by its official metrics.
+"""GLUE: fine-tunes a model on every task with several seeds and measures it by the task's official metrics.
 
-Where rows come from, the formulas of the metrics, the search for a learning rate and files of results aren't here.
+Rows: `data.py`; formulas: `metrics.py`; learning rates and files of results: `../task_runs.py`.
 """
 
 import logging
@@ -40,8 +40,8 @@ def evaluate_glue(
     """Fine-tune a model on GLUE tasks and measure it on their dev sets.
 
     Each seed is a stock `Trainer` run of stock transformers' sequence classifier with a fresh pooler and output layer.
-    A (task, seed) whose result is there already, for the same weights, data and settings, is not run again; one that
-    was interrupted starts again. An export's `facts.json` and card are brought up to date.
+    A finished (task, seed) of the same weights, data and settings is read, not run again; an interrupted one starts
+    again. An export's `facts.json` and card are brought up to date.
 
     Args:
         model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
@@ -51,7 +51,7 @@ def evaluate_glue(
         say: takes lines for the user.
 
     Returns:
-        `dict`: what stands in `summary.json`: `model`, `tasks` (name → `score` and `metrics` with `mean` and `std`
+        `dict`: the content of `summary.json`: `model`, `tasks` (name → `score` and `metrics` with `mean` and `std`
         over seeds, `seeds`, `conditions` …) and `discrepancy` if measured earlier. Names of parts end in `_part`.
 
     Raises:
@@ -61,7 +61,7 @@ def evaluate_glue(
     """
     names, settings = check_tasks(tasks), settings_from(GlueSettings, settings)
     for name in names:
-        load_metric(name)  # tells what is not installed before anything is trained
+        load_metric(name)  # a missing package is found before anything is trained
         if settings.data_dir is not None:
             data_folder(name, settings.data_dir)
     evaluated = load_model(model, output_dir)
@@ -80,9 +80,9 @@ def classification_metrics(
     seed: int,
     teacher: PreTrainedModel | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune once and measure: see [`Measure`]. A similarity is taken as it comes, not clipped to 0 … 5.
+    """Fine-tune once and measure: see [`Measure`]. A predicted similarity is not clipped to 0 … 5.
 
-    With a `teacher`, fine-tuned for the task, its predictions and hidden states are learned from too.
+    With a `teacher`, fine-tuned for the task, the model also learns its predictions and hidden states.
     """
     described, tokenizer = GLUE_TASKS[task], evaluated.tokenizer
     trained = fine_tuned_classifier(evaluated, described, rows, settings=settings, seed=seed, teacher=teacher)

@@ -1,7 +1,7 @@
 """The official metrics of the nine GLUE tasks, as modules that need no download.
 
-The formulas are scikit-learn's and SciPy's, the `[evaluation]` extra, imported when they are needed. Which metrics a
-task has isn't here.
+The formulas are scikit-learn's and SciPy's, the `[evaluation]` extra, imported when they are needed. `data.py` names
+the metrics of each task.
 """
 
 import importlib.util
@@ -20,15 +20,15 @@ _REQUIRED = {"sklearn": "scikit-learn", "scipy": "scipy"}
 
 
 def missing_packages() -> list[str]:
-    """Which packages of the `[evaluation]` extra are not installed."""
+    """Names of the packages of the `[evaluation]` extra that are not installed."""
     return [package for module, package in _REQUIRED.items() if importlib.util.find_spec(module) is None]
 
 
 class GlueMetric(evaluate.Metric):
     """The official metrics of one GLUE task, all in [-1, 1].
 
-    Where a score is undefined it is 0, as scikit-learn has it for Matthews correlation and F1: a correlation with
-    constant predictions or references, an F1 without any positive.
+    An undefined score is 0, as scikit-learn has it for Matthews correlation and F1: a correlation with constant
+    predictions or references, an F1 without any positive.
 
     Args:
         config_name (`str`): the task, one of `GLUE_TASKS`.
@@ -70,7 +70,7 @@ class GlueMetric(evaluate.Metric):
 
 
 def _formulas() -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
-    """Name of a metric → formula of what is right and what was predicted."""
+    """Name of a metric → formula of (references, predictions)."""
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -84,7 +84,7 @@ def _formulas() -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
 
 
 def _correlation(formula: Callable[..., Any], wanted: np.ndarray, given: np.ndarray) -> float:
-    # SciPy gives NaN for constants, which JSON has no word for and which would be every average's value.
+    # SciPy returns NaN for constants; JSON has none, and it would spread to every average.
     if np.ptp(given) == 0 or np.ptp(wanted) == 0:
         return 0.0
     return formula(given, wanted).statistic

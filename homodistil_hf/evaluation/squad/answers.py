@@ -1,7 +1,7 @@
-"""A model's logits over the windows of a question → its answer, and how likely it is that there is none.
+"""A model's logits over the windows of a question → its answer, and the probability that there is none.
 
-The score of a span is the logit of its first token as a start plus that of its last token as an end. No cutting into
-windows, no grades.
+The score of a span is the logit of its first token as a start plus that of its last token as an end. `windows.py` cuts
+contexts, `metrics.py` grades.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .windows import Window
 
 @dataclass(frozen=True)
 class RankedAnswers:
-    """Different answers, the likeliest first, their scores, and the score of "no answer"."""
+    """Different answers, the likeliest first, with their scores, and the score of "no answer"."""
 
     texts: tuple[str, ...]
     scores: tuple[float, ...]
@@ -22,12 +22,12 @@ class RankedAnswers:
 
     @property
     def text(self) -> str:
-        """The likeliest answer, empty where there is none to give."""
+        """The likeliest answer; empty where no window has a span."""
         return self.texts[0] if self.texts else ""
 
     @property
     def no_answer_probability(self) -> float:
-        """Of "no answer" against the likeliest one: 1 / (1 + exp(score - null score)), in [0, 1]."""
+        """Probability of "no answer" against the likeliest one: 1 / (1 + exp(score - null score)), in [0, 1]."""
         best = self.scores[0] if self.scores else -np.inf
         return float(np.exp(-np.logaddexp(0.0, best - self.null_score)))
 
@@ -42,15 +42,15 @@ def rank_answers(
 ) -> RankedAnswers:
     """Find the best spans over all windows of one question.
 
-    A text that several windows hold counts with its best score. "No answer" counts with its lowest: each window that
-    does not see the answer says so, and one that does is enough.
+    A text that several windows hold counts with its best score. "No answer" counts with its lowest: a window without
+    the answer scores it high, so one window with the answer is enough.
 
     Args:
         context: the characters that the windows' offsets count.
         windows: all windows of the question.
         logits: for each window, float `(T,)` of starts and of ends, T at least the tokens of the window.
         max_answer_tokens: longest answer, in tokens.
-        num_best: how many spans of each window are looked at, and how many answers come back at most.
+        num_best: spans of each window that compete, and answers that are returned, at most.
 
     Example:
     ```python
@@ -80,12 +80,13 @@ def rank_answers(
 def _best_spans(
     window: Window, starts: np.ndarray, ends: np.ndarray, max_answer_tokens: int, num_best: int
 ) -> list[tuple[int, int, float]]:
-    """First and last token of the context, and score: of all spans, not of those between the best starts and ends."""
+    """First token, last token and score of the best of all spans, not only of those between best starts and ends."""
     num_tokens = len(window.offsets)
     if num_tokens == 0:
         return []
     tokens = slice(window.first_token, window.first_token + num_tokens)
     num_lengths = min(max_answer_tokens, num_tokens)
+    # scores[first, extra]: of the span from `first` to `first + extra`; -inf beyond the context.
     scores = np.full((num_tokens, num_lengths), -np.inf)
     for extra in range(num_lengths):
         last = num_tokens - extra

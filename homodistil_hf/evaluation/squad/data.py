@@ -1,7 +1,7 @@
-"""Questions of SQuAD v1.1 and v2.0: where their rows are, and whether they are what they should be.
+"""Questions of SQuAD v1.1 and v2.0: finds, reads and checks their rows.
 
-Rows come from the Hub, or from local files: parquet or JSON with the Hub's columns, or the official nested JSON. They
-aren't cut into windows here.
+Rows come from the Hub, or from local files: parquet or JSON with the Hub's columns, or the official nested JSON.
+`windows.py` cuts them into windows.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
             Hub.
 
     Raises:
-        ValueError: an unknown task, missing or unreadable rows, answers that do not stand where they should.
+        ValueError: an unknown task, missing or unreadable rows, answers that are not at their `answer_start`.
     """
     check_task(task)
     if data_dir is None:
@@ -67,7 +67,7 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
 
 
 def data_files(task: str, data_dir: str | Path) -> dict[str, Path]:
-    """Find a task's files, `train` and `validation`, without reading them; ValueError for none, or several for one."""
+    """Find a task's files, `train` and `validation`, without reading them; ValueError for none or several of one."""
     folder = _folder_of(task, Path(data_dir))
     return {split: _file_of(folder, words) for split, words in _SPLITS.items()}
 
@@ -103,10 +103,10 @@ def _file_of(folder: Path, words: tuple[str, ...]) -> Path:
 
 
 def read_questions(path: str | Path, *, argument: str) -> Dataset:
-    """Read a file of questions, some of which may have no answer; `argument` is what the user calls it.
+    """Read a file of questions, with or without answers; `argument` is its name in messages.
 
     Raises:
-        ValueError: no such file, unreadable rows, or answers that do not stand where they should.
+        ValueError: no such file, unreadable rows, or answers that are not at their `answer_start`.
     """
     file = Path(path).expanduser()
     label = f"{argument}={str(path)!r}"
@@ -151,14 +151,14 @@ def _json_table(path: Path, label: str) -> pyarrow.Table:
 
 
 def _flattened(articles: list[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
-    """The official files nest questions in paragraphs in articles."""
+    """Rows of the official files, which nest questions in paragraphs in articles."""
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
                     answers = {name: [answer[name] for answer in question["answers"]] for name in _ANSWER_COLUMNS}
-                    told = {"id": question["id"], "question": question["question"], "context": paragraph["context"]}
-                    yield told | {"answers": answers}
+                    row = {"id": question["id"], "question": question["question"], "context": paragraph["context"]}
+                    yield row | {"answers": answers}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{label} is no SQuAD file: {error}; expected data, paragraphs, qas, answers") from error
 

@@ -1,6 +1,6 @@
 """SQuAD v1.1 and v2.0: fine-tune a model to mark answers, let it answer development questions, grade it.
 
-Where rows come from, how windows are cut and spans ranked, and the formulas of the grades aren't here.
+Rows: `data.py`; windows: `windows.py`; spans: `answers.py`; formulas: `metrics.py`.
 """
 
 import logging
@@ -25,7 +25,7 @@ from .windows import SquadSettings, Window, check_windows, labelled_inputs, make
 logger = logging.getLogger(__name__)
 
 _QUESTIONS_AT_ONCE = 1000
-_EVEN = 0.5  # the probability at which "no answer" and the best span have the same score
+_EVEN = 0.5  # at this probability "no answer" and the best span have the same score
 
 
 def evaluate_squad(
@@ -38,10 +38,7 @@ def evaluate_squad(
 ) -> dict[str, Any]:
     """Fine-tune a model on SQuAD with several seeds and grade its answers to the development questions.
 
-    A (task, seed) whose result is there already, for the same weights, data and settings, is not run again; one that
-    was interrupted starts again. An export's `facts.json` and card are brought up to date.
-
-    Returns what stands in `summary.json` and raises what [`evaluate_glue`] does; metrics are those of [`grade`].
+    Finished seeds, return value and errors are as in [`evaluate_glue`]; metrics are those of [`grade`].
 
     Args:
         model: see [`evaluate_glue`].
@@ -114,9 +111,9 @@ def answer_questions(
 def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
     """Grade answers by the task's official metrics, in percent; thresholds are in [0, 1].
 
-    In SQuAD v2.0 a question counts as having no answer where the score of "no answer" is above the best span's, a
-    threshold of 0 on their difference; `best_exact` and `best_f1` are with the threshold that is best on these
-    questions. Thresholds are given as probabilities p, which stand for differences of log(p / (1 - p)).
+    In SQuAD v2.0 the prediction is "no answer" where its score is above the best span's: a threshold of 0 on their
+    difference. `best_exact` and `best_f1` use the best threshold for these questions. Thresholds are probabilities p,
+    which stand for differences of log(p / (1 - p)).
     """
     references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
     given = list(zip(rows["id"], ranked, strict=True))

@@ -1,7 +1,7 @@
 """Exact match and F1 of extracted answers, SQuAD v1.1 and v2.0, as modules that need no download.
 
 Written from the published definition (Rajpurkar et al. 2016, 2018). Inputs and names of results are those of the Hub's
-`squad` and `squad_v2` metrics, all in percent. No model is run here.
+`squad` and `squad_v2` metrics, all in percent.
 """
 
 import re
@@ -35,14 +35,14 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """1 where a prediction, once normalised, is one of the right answers, of which there is at least one; else 0."""
+    """1 where the normalised prediction is one of the normalised right answers, at least one; else 0."""
     return float(normalize_answer(prediction) in {normalize_answer(gold) for gold in golds})
 
 
 def token_f1(prediction: str, golds: Sequence[str], *, both_empty: float = 1.0) -> float:
     """Harmonic mean of precision and recall of normalised words, in [0, 1]; the best right answer counts.
 
-    `both_empty` is the score where nothing is left of both: 1 in v2.0, where that means "no answer"; 0 in v1.1.
+    `both_empty` is the score where both are empty once normalised: 1 in v2.0, which means "no answer"; 0 in v1.1.
 
     Example:
     ```python
@@ -58,11 +58,10 @@ def token_f1(prediction: str, golds: Sequence[str], *, both_empty: float = 1.0) 
 def best_threshold(
     scores: np.ndarray, no_answer_probabilities: np.ndarray, *, has_answer: np.ndarray, is_answered: np.ndarray
 ) -> tuple[float, float]:
-    """Find the probability above which "no answer" should be said, by a sweep over all that occur.
+    """Find the best probability above which "no answer" is predicted, by a sweep over all probabilities.
 
-    Starting from nothing answered, questions are answered one after the other by rising probability of no answer,
-    equal ones in the order given. A question with an answer adds its score, one without loses its point if it gets an
-    answer.
+    The sweep starts with no question answered and answers them by rising probability of no answer, equal ones in the
+    order given. A question with an answer then adds its score; one without loses its point if its text isn't empty.
 
     Args:
         scores: float `(N,)`, each question's score if the model's answer is given, in [0, 1].
@@ -74,6 +73,7 @@ def best_threshold(
         `tuple[float, float]`: the best mean score, in [0, 1], and the first threshold that reaches it, 0 where nothing
         answered is best.
     """
+    # totals[n]: score with the first n questions of the order answered; all questions without an answer count at 0.
     order = np.argsort(no_answer_probabilities, kind="stable")
     gains = np.where(has_answer, scores, -np.asarray(is_answered, dtype=np.float64))[order]
     totals = np.cumsum([np.count_nonzero(~has_answer), *gains])
@@ -164,7 +164,7 @@ class SquadV2Metric(evaluate.Metric):
         probabilities = np.array([row["no_answer_probability"] for row, _ in pairs])
         _check_probabilities(probabilities)
         has_answer = np.array([bool(reference["answers"]["text"]) for _, reference in pairs])
-        # Right answers of which something is left; otherwise the empty one.
+        # Right answers that are not empty once normalised; else the empty one.
         golds = [[text for text in row["answers"]["text"] if normalize_answer(text)] or [""] for _, row in pairs]
         scores = {"exact": _scores(exact_match, texts, golds), "f1": _scores(token_f1, texts, golds)}
         counted = {

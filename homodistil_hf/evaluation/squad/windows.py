@@ -1,15 +1,16 @@
-"""Settings of SQuAD; questions and contexts → windows of tokens, with the answer's place in each; no fine-tuning.
+"""Settings of SQuAD; questions and contexts → windows of tokens, with the answer's place in each.
 
-A context that is too long for one window is read in several that overlap.
+A context that is too long for one window is cut into several that overlap.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from ...files.field_checks import setting
 from ..fine_tuning import GlueSettings
 
 Row = Mapping[str, Any]
@@ -29,26 +30,26 @@ class SquadSettings(GlueSettings):
     >>> SquadSettings(num_best=0)
     Traceback (most recent call last):
     ...
-    ValueError: num_best=0 is out of range; expected a whole number, 1 or more
+    ValueError: num_best=0 is not a whole number of at least 1; the default is 20
 
     ```
     """
 
-    max_length: int = field(default=384, metadata={"help": "Tokens a window, ≥ 8; longer contexts take several."})
-    stride: int = field(default=128, metadata={"help": "Tokens that two windows of a context share, ≥ 0."})
-    max_question_tokens: int = field(default=64, metadata={"help": "Tokens of a question that are read, ≥ 1."})
-    max_answer_tokens: int = field(default=30, metadata={"help": "Longest answer, in tokens, ≥ 1."})
-    num_best: int = field(default=20, metadata={"help": "Spans of each window that compete, ≥ 1."})
+    max_length: int = setting(384, "Tokens a window, ≥ 8; longer contexts take several.", least=8)
+    stride: int = setting(128, "Tokens that two windows of a context share, ≥ 0.", least=0)
+    max_question_tokens: int = setting(64, "Tokens of a question that are read, ≥ 1.", least=1)
+    max_answer_tokens: int = setting(30, "Longest answer, in tokens, ≥ 1.", least=1)
+    num_best: int = setting(20, "Spans of each window that compete, ≥ 1.", least=1)
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a model reads of one question at a time.
+    """A question with a part of its context, as one row of model inputs.
 
     Args:
         inputs: name of a model input → one number a token.
         row: index of the question's row.
-        cls_index: the token whose score stands for "no answer".
+        cls_index: the token that stands for "no answer".
         first_token: the first token of the context.
         offsets: int32 `(C, 2)`, where each of its C tokens begins and ends in the context's characters.
     """
@@ -69,7 +70,7 @@ class Window:
 
 
 def check_windows(settings: SquadSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that windows advance and that the tokenizer can tell where its tokens come from.
+    """Check that windows advance and that the tokenizer gives offsets.
 
     Raises:
         ValueError: no fast tokenizer, no token for the beginning, or no room for more context than windows share.
@@ -119,7 +120,7 @@ def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
 
 
 def check_rows(rows: Iterable[Row], *, argument: str, need_answers: bool) -> None:
-    """Check that answers stand where they are said to stand; `argument` is what the user calls the rows."""
+    """Check that each answer is at its `answer_start`; `argument` names the rows in messages."""
     for row in rows:
         label = f"{argument}: question id={row['id']!r}"
         texts, starts = row["answers"]["text"], row["answers"]["answer_start"]

@@ -1,4 +1,4 @@
-"""Float classifier → model of bits, other numbers of bits, and the packed form; what trains them isn't here."""
+"""Float classifier → model of bits, other numbers of bits, and the packed form; `trainer.py` trains them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

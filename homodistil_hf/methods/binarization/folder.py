@@ -1,4 +1,4 @@
-"""A trained model of bits → a folder that holds one bit a weight, and runs wherever transformers does."""
+"""Writes a trained model of bits to a folder with one bit a weight, which transformers loads without this package."""
 
 import shutil
 from collections.abc import Mapping
@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...export.card import card_table, fill_card, loading_lines
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 from ...export.probe import probe_facts, probe_inputs
@@ -15,17 +17,16 @@ from ...files.provenance import version_facts
 from ...files.strict_json import write_json
 from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ...models.architectures.modeling_binarybert import PackedEmbedding, PackedLinear
-from ...tables import markdown_table
 from .binarizing import to_packed
 
 _MODELING = modeling_binarybert.__name__.rpartition(".")[2]
 PACKED = "packed"
 CODE = tuple(Path(str(module.__file__)) for module in (modeling_binarybert, modeling_homobert, modeling_layerwise))
-"""The modelling files that travel along."""
+"""Modelling files that are copied to every folder."""
 BITS = "activation_bits"
-"""What of a stage's metrics isn't one."""
+"""The entry of a stage's metrics that is a setting."""
 LARGEST = 1.05
-"""Bytes of the weights, by what its bits and floats come to."""
+"""Largest size of the weights, as a share of their bits and floats."""
 
 
 def export_packed(
@@ -39,10 +40,10 @@ def export_packed(
     """Write a model of bits to a folder; its logits are those of the model, to float32's rounding.
 
     Args:
-        model: what [`methods.binarization.BinarizationTrainer`] has trained.
-        folder: where to; created with its parents.
+        model: trained by [`BinarizationTrainer`].
+        folder: to write; created with its parents.
         tokenizer: saved along.
-        facts: for `facts.json`; the card tells of `teacher`, a name, and `metrics`, those of each form of the model.
+        facts: for `facts.json`; the card has `teacher`, a name, and `metrics` of each form of the model.
         overwrite: replace an earlier export in the folder.
 
     Returns:
@@ -80,61 +81,47 @@ def export_packed(
 
 
 def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
-    """The fixed input that facts have logits for."""
+    """The fixed input of the logits in facts."""
     return probe_inputs(config, most=config.max_position_embeddings)
 
 
 def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     config = packed.config
-    origin = f"`{facts['teacher']}`" if facts.get("teacher") else "its float teacher"
     bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
-    return f"""---
-library_name: transformers
-tags: [binarization]
----
-
-# {name}
-
-`{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit a weight of its
-encoder and of its table of words, and activations of {bits}; {facts["size_bytes"]:,} bytes of weights.
-The modelling files beside this one are pure torch:
-
-```python
-from transformers import {facts["auto_class"]}, AutoTokenizer
-
-name = "."  # this folder, or the name of this repository
-model = {facts["auto_class"]}.from_pretrained(name, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
-```
-{_measured(facts.get("metrics", {}))}
-Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS
-2022, arXiv 2205.13016).
-"""
+    origin = f"`{facts['teacher']}`" if facts.get("teacher") else "its float teacher"
+    return fill_card(
+        ModelCardData(library_name="transformers", tags=["binarization"]),
+        facts["versions"],
+        title=name,
+        summary=f"`{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit "
+        f"a weight of its encoder and of its table of words, and activations of {bits}; "
+        f"{facts['size_bytes']:,} bytes of weights.",
+        comparison=_measured(facts.get("metrics", {})),
+        usage=loading_lines(facts["auto_class"], remote_code=True),
+        format_note="The modelling files beside this one are pure torch.",
+        how=f"Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., "
+        "NeurIPS 2022, arXiv 2205.13016).",
+    )
 
 
 def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """A table of the float model and the stages, or nothing."""
-    if not metrics:
-        return ""
-    names = [name for name in next(iter(metrics.values())) if name != BITS]
-    cells = [
-        [
-            f"{found[BITS]}-bit activations" if BITS in found else form,
-            *(f"{found[name]:.4g}" for name in names),
-        ]
+    """A table of the float model and the stages; empty where nothing was measured."""
+    names = [name for found in list(metrics.values())[:1] for name in found if name != BITS]
+    rows = [
+        [f"{found[BITS]}-bit activations" if BITS in found else form, *(float(found[name]) for name in names)]
         for form, found in metrics.items()
     ]
-    return "\n" + "\n".join(markdown_table(["", *names], cells)) + "\n"
+    return card_table(["", *names], rows) if rows else ""
 
 
 def tensor_bytes(file: Path) -> int:
-    """Bytes of a safetensors file behind its header of names, which is a matter of layers alone."""
+    """Bytes of a safetensors file behind its header."""
     with file.open("rb") as content:
         return file.stat().st_size - 8 - int.from_bytes(content.read(8), "little")
 
 
 def least_bytes(packed: PreTrainedModel) -> int:
-    """Bits / 8 of what is binarized, rounded up a row, and four bytes for each value that stays float."""
+    """Bytes of the weights: bits / 8 of each binarized row, rounded up, and four for each value that stays float."""
     bits = sum(
         module.out_features * -(-module.in_features // 8)
         if isinstance(module, PackedLinear)

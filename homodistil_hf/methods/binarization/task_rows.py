@@ -1,4 +1,4 @@
-"""A fine-tuned model's rows in files, by its head: what it learns from and what it is measured by; no training."""
+"""Reads a fine-tuned model's rows from files, by its head: encoded training rows, and a measure on others."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -21,11 +21,11 @@ _MOST_SHARED, _MOST_QUESTION_TOKENS = 128, 64
 
 
 class TaskRows(NamedTuple):
-    """Of a task.
+    """Rows of a task.
 
     Args:
         encoded: training rows as model inputs, unpadded, with labels and `length`.
-        measure: a model → its metrics on the evaluation rows.
+        measure: model → its metrics on the evaluation rows.
     """
 
     encoded: Dataset
@@ -58,7 +58,7 @@ def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
 
 
 def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
-    """Files with the columns of SQuAD; version 2.0 where a question has no answer."""
+    """Rows with the columns of SQuAD; the task is version 2.0 where a question has no answer."""
     tokenizer = evaluated.tokenizer
     for field in fields(OwnTaskSettings):
         if field.name in ("text_columns", "label_column") and getattr(settings, field.name) != field.default:

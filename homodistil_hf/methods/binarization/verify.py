@@ -1,4 +1,4 @@
-"""Is a folder of bits what its facts say, and does it answer the same where this package can't be imported?"""
+"""Checks a folder of bits against its facts, and its logits in a process that can't import this package."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,12 +6,18 @@ from typing import Any
 
 import torch
 
-from ...export.facts import FACTS_FILE
+from ...export.facts import FACTS_FILE, fits
 from ...export.probe import all_logits
-from ...export.verify import RELATIVE_TOLERANCE, VerifyReport, file_problems, load_fresh, relative_difference
+from ...export.verify import (
+    RELATIVE_TOLERANCE,
+    VerifyReport,
+    difference_problems,
+    file_problems,
+    load_fresh,
+    relative_difference,
+)
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
-from ...files.strict_json import is_int, is_number
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures import modeling_binarybert
 from ...models.architectures.architecture import MASKED_LM
@@ -20,11 +26,11 @@ from ...models.architectures.modeling_binarybert import BinaryBertConfig
 from .folder import CODE, LARGEST, packed_probe, tensor_bytes
 
 IN_MEMORY_TOLERANCE = 0.1
-"""Of logits that were found when the folder was written: on another processor an activation may get its other bit."""
+"""Relative difference from the logits in memory: on another processor an activation may get its other bit."""
 
 
 def code_problems(folder: Path) -> Iterator[str]:
-    """Modelling files that are not this package's own; they would be run."""
+    """Modelling files that are not this package's own, as transformers would run them."""
     for file in CODE:
         if not (folder / file.name).is_file():
             yield f"{file.name}: expected beside packed weights, found nothing"
@@ -33,20 +39,20 @@ def code_problems(folder: Path) -> Iterator[str]:
 
 
 def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
-    """Weights that take more than their bits and floats."""
+    """Weights that are larger than their bits and floats."""
     least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
     if not isinstance(least, int) or found > LARGEST * least:
         yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {found}"
 
 
 def probe_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The fixed input that its facts have logits for."""
+    """The fixed input of the logits in the folder's facts."""
     return packed_probe(BinaryBertConfig.from_pretrained(folder))
 
 
 @torch.inference_mode()
 def logits_of(folder: Path, auto_class: str) -> torch.Tensor:
-    """What the model finds here, with this package's classes."""
+    """Logits of the model with this package's classes."""
     model = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor")).from_pretrained(folder)
     return all_logits(model.float().eval()(**probe_of(folder)))
 
@@ -57,24 +63,18 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
     Raises:
         ValueError: facts without such logits.
     """
-    probe = facts.get("probe")
-    stated, positions = (probe.get(name) if isinstance(probe, dict) else None for name in ("logits", "positions"))
-    if (
-        not isinstance(stated, list)
-        or not isinstance(positions, list)
-        or len(stated) != len(positions)
-        or not all(map(is_number, stated))
-        or not all(is_int(one) and one >= 0 for one in positions)
-    ):
+    probe: Any = facts.get("probe")
+    is_fitting = fits(probe, {"logits": [int | float], "positions": [int]})
+    if not is_fitting or len(probe["logits"]) != len(probe["positions"]) or min(probe["positions"], default=0) < 0:
         raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {short_repr(probe)}")
-    expected, found = torch.tensor(stated), logits.flatten()
+    expected, found, positions = torch.tensor(probe["logits"]), logits.flatten(), probe["positions"]
     if not positions or max(positions) >= len(found):
         return float("inf")
-    return float((found[positions] - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    return relative_difference(found[positions], expected)
 
 
 def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
-    """Bits: files, size and code first, then the logits that a process without this package finds."""
+    """Check files, size and code first, then the logits of a process without this package."""
     problems = [
         f"{FACTS_FILE}: expected {name}, found {short_repr(facts.get(name))}"
         for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
@@ -87,19 +87,14 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     try:
         _, tensors = load_fresh(folder, [name], probe_of(folder))
         fresh = tensors[f"{name}.logits"]
-        differences = {
-            "logits with this package": (relative_difference(fresh, logits_of(folder, name)), RELATIVE_TOLERANCE),
-            "logits in memory": (difference_of(facts, fresh), IN_MEMORY_TOLERANCE),
-        }
+        here, in_memory = relative_difference(fresh, logits_of(folder, name)), difference_of(facts, fresh)
     except (ValueError, RuntimeError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))
     problems = [
-        f"{name}, {which}: expected a relative difference of at most {most:g}, found {found:.3g}"
-        for which, (found, most) in differences.items()
-        if not found <= most
+        *difference_problems({f"{name}, logits with this package": here}, RELATIVE_TOLERANCE),
+        *difference_problems({f"{name}, logits in memory": in_memory}, IN_MEMORY_TOLERANCE),
     ]
-    largest = differences["logits with this package"][0]
-    return VerifyReport(folder, tuple(problems), largest, file_digest(folder / CODE[0].name))
+    return VerifyReport(folder, tuple(problems), here, file_digest(folder / CODE[0].name))
 
 
 def _is_of_bits(facts: Mapping[str, Any]) -> bool:

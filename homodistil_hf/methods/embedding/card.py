@@ -1,24 +1,28 @@
-"""The card of an embedding model: what it is, what it costs, how its vectors compare with the teacher's."""
+"""The card of an embedding model: its texts and vectors, its costs, its scores beside the teacher's."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
+from ...export.card import COST_LABELS, card_table, fill_card
+from ...export.facts import BENCHMARKS
 from ...models.cost import COSTS
-from ...tables import markdown_table
 
 STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
-"""Who is measured; asymmetric: the student's questions among the teacher's documents."""
-_WORDS = {
-    "num_parameters": "parameters",
-    "num_encoder_parameters": "of these in the encoder",
-    "encoder_macs": "multiply-accumulates of the encoder, a token",
-    "size_bytes": "bytes of float32 weights",
+"""Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
+_WORDS = COST_LABELS | {
     "cosine": "cosine to the teacher's vectors",
     "neighbours": "ten nearest texts alike",
     "neighbours_in_index": "the same, in the teacher's index",
     "spread": "spread of similarities, of the teacher's",
     ASYMMETRIC: "student's questions, teacher's documents",
 }
+_TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
+_USAGE = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}")
+{example}"""
 _SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
 _PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
 print(model.similarity(model.encode_query("Does it rain?"), documents))"""
@@ -49,7 +53,7 @@ def embedding_table(
             name = f"{task}, {metric.replace('_', ' ')}"
             lines[name] = {side: f"{100 * score:.1f}" for side, score in found.items()}
     rows = [[_WORDS.get(name, name), *(cells.get(side, "") for side in sides)] for name, cells in lines.items()]
-    return "\n".join(markdown_table(["", *(_WORDS.get(side, side) for side in sides)], rows))
+    return card_table(["", *(_WORDS.get(side, side) for side in sides)], rows)
 
 
 def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
@@ -57,41 +61,34 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
 
     Args:
         name: of the folder.
-        facts: what `facts.json` says.
+        facts: content of `facts.json`.
     """
     student, teacher = facts[STUDENT], facts.get(TEACHER)
     models = {side: found for side, found in ((TEACHER, teacher), (STUDENT, student)) if found}
-    made, base = "", ""
+    summary, base = (
+        f"Texts of up to {student['max_seq_length']} tokens → vectors of {student['dimension']} channels.",
+        None,
+    )
     if teacher:
-        base = f"base_model: {teacher['name']}\n" if teacher.get("is_on_hub") is True else ""
-        made = f" Made from `{teacher['name']}` by pruning its encoder and distilling its vectors on unlabelled text."
+        base = teacher["name"] if teacher.get("is_on_hub") is True else None
+        summary += (
+            f" Made from `{teacher['name']}` by pruning its encoder and distilling its vectors on unlabelled text."
+        )
         if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
-            made += " They are in its space: an index of its vectors can stay."
-    measured = facts.get("benchmarks", {})
+            summary += " They are in its space: an index of its vectors can stay."
+    example = _SINGLE
+    if set(facts["probe"]["vectors"]) != {"query"}:
+        example = _PAIR
+        summary += " Queries are encoded by the student, documents by the teacher."
+    measured = facts.get(BENCHMARKS, {})
     agreement = measured.get("agreement") or facts.get("evaluation", {})
-    is_pair = set(facts["probe"]["vectors"]) != {"query"}
-    example = _PAIR if is_pair else _SINGLE
-    if is_pair:
-        made += " Queries are encoded by the student, documents by the teacher."
     table = embedding_table(measured.get("models", models), agreement, measured.get("scores", {}))
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-{base}tags: [sentence-transformers, feature-extraction, sentence-similarity, pruning, distillation]
----
-
-# {name}
-
-Texts of up to {student["max_seq_length"]} tokens → vectors of {student["dimension"]} channels.{made}
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{name}")
-{example}
-```
-
-{table}
-
-Likeness and scores are × 100, on held-out texts.
-"""
+    pipeline = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
+    return fill_card(
+        ModelCardData(**pipeline, base_model=base, tags=_TAGS),
+        facts["versions"],
+        title=name,
+        summary=summary,
+        comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.",
+        usage=_USAGE.format(name=name, example=example),
+    )

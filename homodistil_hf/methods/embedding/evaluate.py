@@ -4,7 +4,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,16 @@ from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
+from ...files.field_checks import check_fields, make_tuples, setting
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
-from .agreement import agreement
 from .card import ASYMMETRIC, STUDENT, TEACHER, embedding_table
 from .folder import has_own_space, publish_scores, read_embedding_facts
 from .model import EmbeddingModel, is_embedding_folder, load_embedding_model
-from .mteb_tasks import mteb_scores, named_tasks
-from .scores import pair_score, retrieval_scores
-from .tasks import EmbeddingTask, PairTask, RetrievalTask, load_tasks
+from .scores import agreement, pair_score, retrieval_scores
+from .tasks import EmbeddingTask, PairTask, RetrievalTask, load_tasks, mteb_scores, named_tasks
 from .texts import paragraphs
 
 logger = logging.getLogger(__name__)
@@ -37,46 +36,36 @@ RESULTS_FILE = "embedding.json"
 
 
 @dataclass(frozen=True)
-class EmbeddingSettings:
+class EmbeddingEvaluationSettings:
     """Settings of [`evaluate_embedding`].
 
     Raises:
         ValueError: nothing is named to measure on, or a value is out of range.
     """
 
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …"}
-    )
-    eval_data: tuple[str, ...] = field(
-        default=(), metadata={"help": "Held-out text: files, folders, globs or Hub data sets."}
-    )
-    mteb_tasks: tuple[str, ...] = field(
-        default=(), metadata={"help": "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …"}
-    )
-    text_column: str | None = field(default=None, metadata={"help": "Column with the text; default: text."})
-    eval_split: str = field(default="validation", metadata={"help": "Split of a Hub data set or folder."})
-    max_texts: int = field(default=1000, metadata={"help": "Paragraphs of held-out text at most, ≥ 11."})
-    max_queries: int = field(default=1000, metadata={"help": "Pairs and questions of a task at most, ≥ 1."})
+    data_dir: str | None = setting(None, "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …")
+    eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
+    mteb_tasks: tuple[str, ...] = setting((), "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …")
+    text_column: str | None = setting(None, "Column with the text; default: text.")
+    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
+    max_texts: int = setting(1000, "Paragraphs of held-out text at most, ≥ 11.", least=11)
+    max_queries: int = setting(1000, "Pairs and questions of a task at most, ≥ 1.", least=1)
 
     def __post_init__(self) -> None:
-        for name in ("eval_data", "mteb_tasks"):
-            given = getattr(self, name)
-            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        make_tuples(self)
         if not (self.eval_data or self.mteb_tasks or self.data_dir):
             raise ValueError(
                 "data_dir, eval_data and mteb_tasks are not set; name rows of tasks (--data_dir glue), held-out text "
                 "(--eval_data held-out.txt), tasks of MTEB, or several of them"
             )
-        for name, least in (("max_texts", 11), ("max_queries", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name}={short_repr(value)} is too small; nearest valid: {least}")
+        check_fields(self)
 
 
 def evaluate_embedding(
     model: str | Path,
     *,
     teacher: str | Path | None = None,
-    settings: EmbeddingSettings | Mapping[str, Any],
+    settings: EmbeddingEvaluationSettings | Mapping[str, Any],
     output_dir: str | Path | None = None,
     say: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
@@ -84,16 +73,15 @@ def evaluate_embedding(
 
     Args:
         model: folder of sentence-transformers, finished run, or Hub name.
-        teacher: folder or Hub name; default: the one that the run recorded. Where there is none, the model alone is
-            measured, on tasks.
-        settings: [`EmbeddingSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
+        teacher: folder or Hub name; default: the run's. Without one, the model alone is measured, on tasks.
+        settings: [`EmbeddingEvaluationSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
             needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
 
     Returns:
-        `dict`: what was written to `embedding.json`. `models`: name, costs and dimension of teacher and student.
-        `agreement`: of the held-out text, as in [`agreement`]. `scores`: task → metric → `teacher`, `student` and, of
+        `dict`: the content of `embedding.json`. `models`: name, costs and dimension of teacher and student.
+        `agreement`: on the held-out text, see [`agreement`]. `scores`: task → metric → `teacher`, `student` and, for
         retrieval, `asymmetric`: the student's questions among the teacher's documents.
 
     Raises:
@@ -101,7 +89,7 @@ def evaluate_embedding(
         OSError: a file or the Hub can't be read, or results can't be written.
     """
     since = time.perf_counter()
-    settings = settings_from(EmbeddingSettings, settings)
+    settings = settings_from(EmbeddingEvaluationSettings, settings)
     tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     folder, recorded = _found(model)
@@ -124,11 +112,11 @@ def evaluate_embedding(
     results["scores"] = {}
     for task in tasks:
         results["scores"][task.name] = found = _scores(task, models, is_apart=is_apart)
-        _tell(task.name, found, say)
+        _say_scores(task.name, found, say)
     if of_mteb:
         for name, metrics in mteb_scores(of_mteb, {side: found.name for side, found in models.items()}).items():
             results["scores"][name] = metrics
-            _tell(name, metrics, say)
+            _say_scores(name, metrics, say)
     results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
     target = results_folder(model, output_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -137,13 +125,13 @@ def evaluate_embedding(
     return results
 
 
-def _tell(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
+def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
     for metric, of_sides in metrics.items():
         say(f"{task}, {metric}: " + ", ".join(f"{side} {value:.4f}" for side, value in of_sides.items()))
 
 
 def format_scores(results: Mapping[str, Any]) -> str:
-    """Lay out as Markdown what [`evaluate_embedding`] returned: a row a measure, × 100."""
+    """Lay out results of [`evaluate_embedding`] as Markdown: a row a measure, × 100."""
     return embedding_table(results["models"], results.get("agreement", {}), results["scores"])
 
 
@@ -171,8 +159,8 @@ def _named(values: str | tuple[str, ...] | None) -> Any:
     return [public_name(value) for value in values] if isinstance(values, tuple) else values and public_name(values)
 
 
-def _check(settings: EmbeddingSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
-    """Before anything is encoded."""
+def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
+    """Refuse missing teachers and packages before anything is encoded."""
     if settings.eval_data and teacher is None:
         raise ValueError(
             f"eval_data={short_repr(settings.eval_data)} is compared with a teacher, and none is recorded: name "
@@ -186,13 +174,13 @@ def _check(settings: EmbeddingSettings, tasks: Sequence[EmbeddingTask], teacher:
 
 
 def _agreement(
-    models: Mapping[str, EmbeddingModel], settings: EmbeddingSettings, *, is_apart: bool
+    models: Mapping[str, EmbeddingModel], settings: EmbeddingEvaluationSettings, *, is_apart: bool
 ) -> dict[str, float]:
     keep_datasets_here()
     documents: Any = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
     )
-    # Spread over all sources: documents first, as each has a paragraph.
+    # Texts from all documents: the first paragraph of each, then the second of each, and so on.
     rows = (paragraphs(row["text"]) for row in some_blocks(documents, settings.max_texts))
     by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
     texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
@@ -223,7 +211,7 @@ def _scores(
 def _retrieval(
     task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
 ) -> dict[str, dict[str, float]]:
-    # The prompts of sentence-transformers' `encode_query` and `encode_document`; none where there is none of the name.
+    # `encode_query` and `encode_document` of sentence-transformers use prompts of these names, if the model has them.
     queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
     documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
     compared = {side: (queries[side], documents[side]) for side in models}

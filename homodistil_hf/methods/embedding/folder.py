@@ -1,7 +1,7 @@
-"""A student of an embedding model → a folder that sentence-transformers and servers of vectors read.
+"""A student of an embedding model → a folder for sentence-transformers and servers of vectors.
 
-It is written in the form of before version 5.4, with stock modules alone: newer readers take it, and older ones
-misread the newer form.
+Its form is that before version 5.4, with stock modules alone: newer versions read both forms, older ones misread the
+newer one.
 """
 
 import dataclasses
@@ -49,15 +49,15 @@ _ACTIVATION = {
 
 
 def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingModel) -> EmbeddingModel:
-    """A student as an embedding model of stock modules.
+    """Make an embedding model of stock modules of a student.
 
     Args:
         student: its encoder, compacted, without projections.
         dense: the map into the teacher's space.
-        teacher: whose pooling, layers, tokenizer and prompts it takes over.
+        teacher: source of pooling, layers, tokenizer and prompts.
 
     Raises:
-        ValueError: widths that the stock class can't hold.
+        ValueError: the stock class can't hold the student's widths.
     """
     return dataclasses.replace(
         teacher, name="", encoder=to_stock(student).eval(), dense=folded([Dense(dense), *teacher.dense])
@@ -77,13 +77,13 @@ def export_embedding_model(
     """Write an embedding model of stock modules to a folder for `SentenceTransformer(folder)`.
 
     Args:
-        model: what [`student_model`] gives.
+        model: of [`student_model`].
         folder: where to; created with its parents.
-        teacher: what it was made from, or what earlier facts say of it, for facts and card.
+        teacher: of the student, or its section of earlier facts, for facts and card.
         facts: further facts of the run.
-        has_own_space: whether its vectors are in another space than the teacher's, however long they are.
-        axes: `(N, D)`, where vectors are those of the teacher along so many axes; written beside them, for whoever
-            turns an index of the teacher's into a shorter one.
+        has_own_space: whether its vectors are in another space than the teacher's, of whatever length.
+        axes: `(N, D)`, where vectors are the teacher's along N axes; written to the folder, as they turn an index of
+            the teacher's vectors into a shorter one.
         overwrite: replace an earlier export in the folder.
 
     Returns:
@@ -114,31 +114,25 @@ def export_embedding_model(
 
 
 def write_model(model: EmbeddingModel, folder: Path) -> None:
-    """Write all that sentence-transformers reads, to a folder that is there and empty."""
-    write_encoder(model, folder)
+    """Write all files of sentence-transformers to an empty folder."""
     kinds = module_kinds(model)
     paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
-    for path in paths[1:]:
-        (folder / path).mkdir()
-    write_behind(model, [folder / path for path in paths[1:]])
-    modules = enumerate(zip(kinds, paths, strict=True))
-    write_json(
-        folder / MODULES_FILE,
-        [
-            {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
-            for index, (kind, path) in modules
-        ],
-    )
+    write_modules(model, [folder / path for path in paths])
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
+        for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    write_json(folder / MODULES_FILE, modules)
     write_json(folder / SETTINGS_FILE, shared_file(model))
 
 
 def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
-    """Write what was measured of an export into its facts and its card; nothing for folders that are no export.
+    """Write results into an export's facts and card; folders that are no export stay as they are.
 
     Args:
         folder: perhaps an export.
-        scores: `models`, `agreement` and `scores`, as [`embedding_table`] takes them; others that the facts have stay,
-            if they were measured beside the same teacher.
+        scores: `models`, `agreement` and `scores`, see [`embedding_table`]. Earlier ones stay if they were measured
+            beside the same teacher.
     """
     facts = read_embedding_facts(folder)
     if facts.get("format") != FORMAT:
@@ -152,25 +146,25 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
 
 
 def read_embedding_facts(folder: str | Path) -> dict[str, Any]:
-    """What `facts.json` says; empty for a folder that has none, such as a teacher's."""
+    """Content of `facts.json`; empty for a folder without it, such as a teacher's."""
     file = Path(folder) / FACTS_FILE
     return read_json_object(file, FACTS_FILE) if file.is_file() else {}
 
 
 def has_own_space(facts: Mapping[str, Any]) -> bool:
-    """Whether an export's vectors are in another space than its teacher's, however long they are."""
+    """Whether an export's vectors are in another space than its teacher's, of whatever length."""
     student = facts.get("student")
     return isinstance(student, dict) and bool(student.get("has_own_space"))
 
 
 def probe_facts(**models: EmbeddingModel) -> dict[str, Any]:
-    """Fixed texts and their vectors, by route."""
+    """Fixed texts, and their vectors by route."""
     texts = list(PROBE_TEXTS)
     return {"texts": texts, "vectors": {route: model.encode(texts).tolist() for route, model in models.items()}}
 
 
 def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
-    """What sentence-transformers should read of the folder."""
+    """Settings that sentence-transformers reads from the folder, for the facts."""
     settings = model.settings
     return {
         "max_seq_length": settings.max_seq_length,
@@ -181,7 +175,7 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 
 
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
-    """Name, costs, dimension, length and digest."""
+    """A model's section of facts: name, costs, dimension, length and digest."""
     name = public_name(model.name)
     own = {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
     return (
@@ -200,26 +194,25 @@ def module_kinds(model: EmbeddingModel) -> list[str]:
     return ["Transformer", "Pooling", *["Dense"] * len(model.dense), *["Normalize"] * model.settings.normalizes]
 
 
-def write_encoder(model: EmbeddingModel, folder: Path) -> None:
-    """Weights, tokenizer and length, to a folder that is there."""
+def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
+    """Write the modules of [`module_kinds`], a folder each: encoder with tokenizer and length, pooling, layers."""
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
     encoder: Any = model.encoder
     with plain_classes(type(encoder), type(encoder.config)):
-        encoder.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+        encoder.save_pretrained(folders[0])
+    model.tokenizer.save_pretrained(folders[0])
     own = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
-    write_json(folder / TRANSFORMER_FILE, own)
-
-
-def write_behind(model: EmbeddingModel, folders: Sequence[Path]) -> None:
-    """Write what follows the encoder, a folder each: pooling, layers, length 1 (which needs no file)."""
+    write_json(folders[0] / TRANSFORMER_FILE, own)
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
-    write_json(folders[0] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
-    for layer, folder in zip(model.dense, folders[1:], strict=False):
+    write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
+    # A folder is left for `Normalize`, which has no files.
+    for layer, folder in zip(model.dense, folders[2:], strict=False):
         _write_dense(layer, folder)
 
 
 def shared_file(model: EmbeddingModel) -> dict[str, Any]:
-    """What `config_sentence_transformers.json` says."""
+    """Content of `config_sentence_transformers.json`."""
     kept = ("prompts", "default_prompt_name", *["similarity_fn_name"] * (model.settings.similarity is not None))
     shared = shared_settings(model)
     return {"__version__": {}} | {name: shared[name] for name in kept}

@@ -7,15 +7,15 @@ import torch
 from accelerate.utils import gather_object
 
 from ...training.evaluation_loop import HeldOutEvaluation
-from .agreement import agreement
 from .objective import EmbeddingDistillation, vector_error
+from .scores import agreement
 
 
 class VectorEvaluation(HeldOutEvaluation):
     """Keeps the vectors of all rows, and compares them at the end.
 
     Args:
-        distillation: whose vectors.
+        distillation: loss of the run, with student, teacher and map.
         kwargs: as in [`HeldOutEvaluation`].
     """
 
@@ -24,11 +24,11 @@ class VectorEvaluation(HeldOutEvaluation):
         super().__init__(teacher=distillation.teacher, task=distillation.task, **kwargs)
 
     def start(self) -> None:
-        """Forget what was measured before."""
+        """Forget the vectors of an earlier evaluation."""
         self.vectors: list[tuple[torch.Tensor, ...]] = []
 
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Mean squared error of the vectors of the rows of a batch that repeat none of another rank's."""
+        """Mean squared error of a batch's vectors, without rows that repeat another rank's."""
         rows = self._own_rows(inputs)
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.student.device)
@@ -37,7 +37,7 @@ class VectorEvaluation(HeldOutEvaluation):
         return vector_error(mapped, teacher) / len(own)
 
     def _vectors(self, rows: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The student's, in the teacher's space and in its own index, and the teacher's."""
+        """Vectors of the student in the teacher's space, of the student in its own index, and of the teacher."""
         forward = {name: rows[name] for name in ("input_ids", "attention_mask") if name in rows}
         mask_BT = rows.get("attention_mask")
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
@@ -52,7 +52,7 @@ class VectorEvaluation(HeldOutEvaluation):
         return self._vectors(inputs)[1]
 
     def results(self) -> dict[str, float]:
-        """What [`agreement`] says of all rows of all ranks, and `loss`, their vector term."""
+        """[`agreement`] over all rows of all ranks, and `loss`, their vector term."""
         found = self.vectors
         if self.accelerator.num_processes > 1:
             found = gather_object(found)
@@ -64,5 +64,5 @@ class VectorEvaluation(HeldOutEvaluation):
         )
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        """What a student would have that is the teacher."""
+        """The metrics of a perfect student."""
         return {"loss": 0.0, "cosine": 1.0, "neighbours": 1.0, "neighbours_in_index": 1.0, "spread": 1.0}

@@ -1,6 +1,6 @@
-"""Embedding models as sentence-transformers keeps them: an encoder without a head, a pooling, and what follows.
+"""Embedding models of sentence-transformers: an encoder without a head, a pooling, and linear layers behind it.
 
-Both forms of its folders are read, that before version 5.4 and that since; nothing of it is imported.
+Folders of both forms are read, before version 5.4 and since, without importing sentence-transformers.
 
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
@@ -38,7 +38,7 @@ POOLINGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-"""Poolings by the words that newer folders have for them → the switch that older ones have."""
+"""Name of a pooling in newer folders → its switch in older ones."""
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "Identity": nn.Identity,
     "Tanh": nn.Tanh,
@@ -66,16 +66,16 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class EmbeddingSettings:
-    """How an embedding model makes a vector of a text, its weights aside.
+class PoolingSettings:
+    """How an embedding model makes a vector of a text, besides its weights.
 
     Args:
         pooling: of `POOLINGS`.
         normalizes: whether vectors get length 1.
-        max_seq_length: tokens of a text that are read, special ones included.
+        max_seq_length: tokens of a text at most, special ones included.
         lowers: whether texts are put in lower case before they are tokenized.
-        prompts: name → what is put before a text.
-        default_prompt_name: the prompt of texts that come without a name.
+        prompts: name → text that is put before others.
+        default_prompt_name: the prompt of texts without a prompt's name.
         similarity: `cosine`, `dot`, `euclidean` or `manhattan`; None: the library's own.
     """
 
@@ -90,19 +90,19 @@ class EmbeddingSettings:
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """A whole embedding model.
+    """An embedding model with its tokenizer and settings.
 
     Args:
         encoder: of a stock class without a head, or a student; `(B, T)` → states `(B, T, H)`.
         tokenizer: of the encoder.
-        settings: what is done with the states.
+        settings: pooling, length, prompts.
         dense: layers behind the pooling, in order.
-        name: where it came from.
+        name: folder or Hub name.
     """
 
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    settings: EmbeddingSettings
+    settings: PoolingSettings
     dense: tuple[Dense, ...] = ()
     name: str = ""
 
@@ -113,17 +113,17 @@ class EmbeddingModel:
 
     @property
     def sha256(self) -> str:
-        """Of what a vector depends on beside the text and its prompt: weights, configuration, pooling, layers."""
+        """Digest of all that a text's vector depends on: weights, configuration, pooling, layers."""
         weights = weights_digest(self.encoder, *(layer.linear for layer in self.dense))
-        told = weights, self.settings.pooling, self.settings.normalizes, [layer.activation for layer in self.dense]
-        return hashlib.sha256(repr(told).encode("utf-8")).hexdigest()
+        parts = weights, self.settings.pooling, self.settings.normalizes, [layer.activation for layer in self.dense]
+        return hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()
 
     def vectors(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """The vectors of texts, `(B, D)` in the type of the states, at least float32."""
         return self.behind(pooled(states_BTH, mask_BT, self.settings.pooling))
 
     def behind(self, pooled_BH: torch.Tensor) -> torch.Tensor:
-        """What follows the pooling: layers, and length 1."""
+        """Apply the layers behind the pooling, and bring vectors to length 1 where the model does."""
         for layer in self.dense:
             pooled_BH = layer(pooled_BH)
         return F.normalize(pooled_BH, dim=-1) if self.settings.normalizes else pooled_BH
@@ -137,10 +137,9 @@ class EmbeddingModel:
         prompt_name: str | None = None,
         on_batch: Callable[[int], Any] = lambda num_texts: None,
     ) -> torch.Tensor:
-        """The vectors of texts, `(len(texts), D)`, on the CPU; the longest first, so that none is padded much.
+        """The vectors of texts, `(len(texts), D)`, on the CPU; texts of like length share a batch.
 
-        `prompt_name` is as in [`prepared`]; `on_batch` is told how many texts have been encoded since it was told
-        before.
+        `prompt_name` is as in [`prepared`]; `on_batch` gets the number of texts of each finished batch.
         """
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         found: dict[int, torch.Tensor] = {}
@@ -167,7 +166,7 @@ class EmbeddingModel:
             )
 
     def prepared(self, text: str, prompt_name: str | None = None) -> str:
-        """A text as the tokenizer gets it, behind a prompt: the default one, or one by its name; `""` is none."""
+        """A text as the tokenizer gets it, behind the default prompt or the one of a name; `""` is none."""
         name = self.settings.default_prompt_name if prompt_name is None else prompt_name
         prompt = self.settings.prompts.get(name or "", "")
         whole = f"{prompt}{text}".strip()
@@ -177,12 +176,12 @@ class EmbeddingModel:
 def reduced(model: EmbeddingModel, axes_ND: torch.Tensor) -> EmbeddingModel:
     """The model with shorter vectors: those of `model` along N axes, `(N, D)`."""
     linear = nn.Linear(axes_ND.shape[1], axes_ND.shape[0], bias=False, device=axes_ND.device)
-    linear.weight = nn.Parameter(axes_ND, requires_grad=False)  # the same memory: whoever changes it changes the model
+    linear.weight = nn.Parameter(axes_ND, requires_grad=False)  # shares memory with `axes_ND`: training changes both
     return replace(model, dense=(*model.dense, Dense(linear)))
 
 
 def folded(layers: Sequence[Dense]) -> tuple[Dense, ...]:
-    """The same layers, those that follow each other without an activation made one; servers know one best.
+    """Merge layers without an activation between them into one; servers of vectors expect a single layer.
 
     Example:
     ```python
@@ -201,6 +200,7 @@ def folded(layers: Sequence[Dense]) -> tuple[Dense, ...]:
 
 
 def _one_linear(first: nn.Linear, second: Dense) -> Dense:
+    # W₂ (W₁ x + b₁) + b₂ = (W₂ W₁) x + (W₂ b₁ + b₂), in float64.
     weight, last = second.linear.weight.detach().double(), second.linear
     bias = torch.zeros(len(weight), dtype=torch.float64)
     if first.bias is not None:
@@ -253,7 +253,7 @@ def is_embedding_folder(name_or_path: str | Path) -> bool:
 
 
 def kind_of_texts(name_or_path: str | Path) -> str | None:
-    """What a local folder makes of texts: `embedding`, `reranker` (one score a pair), or None for other models."""
+    """Kind of the model in a local folder: `embedding`, `reranker` (one score a pair), or None for others."""
     config = Path(name_or_path) / "config.json"
     values = read_json_object(config, str(config)) if config.is_file() else {}
     names, labels = values.get("architectures"), values.get("id2label")
@@ -266,7 +266,7 @@ def kind_of_texts(name_or_path: str | Path) -> str | None:
 def default_activation(name_or_path: str | Path) -> str | None:
     """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
 
-    Of a model of the Hub the settings alone are fetched.
+    Of a model on the Hub, only settings are downloaded.
     """
     places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
     for name, keys in places.items():
@@ -282,7 +282,7 @@ def default_activation(name_or_path: str | Path) -> str | None:
 def _from_hub(repository: str, name: str) -> Path | None:
     try:
         return Path(hf_hub_download(repository, name))
-    except (EntryNotFoundError, HFValidationError):  # no such file, or no name of a repository
+    except (EntryNotFoundError, HFValidationError):  # no such file, or no repository's name
         return None
 
 
@@ -290,8 +290,8 @@ def load_embedding_model(name_or_path: str | Path, *, argument: str = "teacher")
     """Load a folder of sentence-transformers, or a repository of the Hub, in float32.
 
     Args:
-        name_or_path: of it.
-        argument: what it is to the user, first word of every message.
+        name_or_path: of the folder or repository.
+        argument: name of the model in messages.
 
     Raises:
         ValueError: no such folder, a module or a setting that a student can't repeat, or an unknown encoder.
@@ -320,7 +320,7 @@ def load_embedding_model(name_or_path: str | Path, *, argument: str = "teacher")
     return EmbeddingModel(
         encoder,
         tokenizer,
-        EmbeddingSettings(pooling=pooling, normalizes=normalizes, **settings),
+        PoolingSettings(pooling=pooling, normalizes=normalizes, **settings),
         tuple(_dense(path, label) for kind, path in modules if kind == "Dense"),
         name=str(name_or_path),
     )

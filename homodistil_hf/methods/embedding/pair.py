@@ -23,8 +23,7 @@ from .folder import (
     read_embedding_facts,
     shared_file,
     shared_settings,
-    write_behind,
-    write_encoder,
+    write_modules,
 )
 from .model import MODULES_FILE, SETTINGS_FILE, EmbeddingModel, load_embedding_model, reduced
 from .verify import ROUTES
@@ -35,17 +34,17 @@ EMBEDDING_FORMATS = ("standard", "pair")
 def export_embedding_from(
     folder: Path, output: str | Path, *, format: str, teacher: str | None, overwrite: bool = False
 ) -> Path:
-    """Write an embedding model that a run has exported once more.
+    """Write an export of an embedding model again, alone or beside its teacher.
 
     Args:
-        folder: that export.
-        output: where to.
-        format: `standard`: as it is. `pair`: beside its teacher, see [`export_pair`].
+        folder: the export.
+        output: folder to write.
+        format: `standard`: alone. `pair`: beside its teacher, see [`export_pair`].
         teacher: folder or Hub name.
         overwrite: replace an earlier export in `output`.
 
     Raises:
-        ValueError: another format, a pair without a teacher, or what [`export_pair`] refuses.
+        ValueError: another format, a pair without a teacher, or a teacher of another space.
     """
     if format not in EMBEDDING_FORMATS:
         raise ValueError(
@@ -54,37 +53,37 @@ def export_embedding_from(
         )
     if format == "pair" and teacher is None:
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
-    told = read_embedding_facts(folder)
-    is_apart = has_own_space(told)
+    facts = read_embedding_facts(folder)
+    is_apart = has_own_space(facts)
     if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
     student = load_embedding_model(folder, argument="folder")
     axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
     if format == "pair":
         whole = load_embedding_model(str(teacher))
-        recorded = (told.get(TEACHER) or {}).get("sha256")
+        recorded = (facts.get(TEACHER) or {}).get("sha256")
         if recorded not in (None, whole.sha256):
             raise ValueError(
                 f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
                 "another space; name the folder or repository that the run began with"
             )
         return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
-    kept: dict[str, Any] = {name: told[name] for name in RUN_SECTIONS if name in told}
+    kept: dict[str, Any] = {name: facts[name] for name in RUN_SECTIONS if name in facts}
     settings: dict[str, Any] = {"axes": axes, "has_own_space": is_apart, "overwrite": overwrite}
-    return export_embedding_model(student, output, teacher=told.get(TEACHER), facts=kept, **settings)
+    return export_embedding_model(student, output, teacher=facts.get(TEACHER), facts=kept, **settings)
 
 
 def export_pair(
     query: EmbeddingModel, document: EmbeddingModel, folder: str | Path, *, overwrite: bool = False
 ) -> Path:
-    """Write two models of one space as one: queries are encoded by the first, documents by the second.
+    """Write two models of one space as one model: the first encodes queries, the second documents.
 
-    `SentenceTransformer(folder)` has them as routes of a Router, which needs its version 5 or later:
-    `encode_query(…)`, `encode_document(…)`; `encode(…)` takes the query's.
+    `SentenceTransformer(folder)`, version 5 or later, has them as routes of a Router: `encode_query(…)` and
+    `encode_document(…)`; `encode(…)` takes the query's.
 
     Args:
         query: the student.
-        document: the teacher, of vectors as long.
+        document: the teacher, with vectors of the same length.
         folder: where to; created with its parents.
         overwrite: replace an earlier export in the folder.
 
@@ -105,10 +104,7 @@ def export_pair(
     with written_aside(target) as aside:
         for route, model in zip(ROUTES, (query, document), strict=True):
             names = [f"{route}_{index}_{kind}" for index, kind in enumerate(module_kinds(model))]
-            for name in names:
-                (aside / name).mkdir()
-            write_encoder(model, aside / names[0])
-            write_behind(model, [aside / name for name in names[1:]])
+            write_modules(model, [aside / name for name in names])
             types |= {name: MODULE_TYPE.format(kind) for name, kind in zip(names, module_kinds(model), strict=True)}
             routes[route] = names
         parameters = {"default_route": ROUTES[0], "allow_empty_key": True}

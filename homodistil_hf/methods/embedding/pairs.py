@@ -20,18 +20,18 @@ def tokenize_pairs(
     num_proc: int | None = None,
     argument: str = "the data",
 ) -> Dataset:
-    """Pairs → rows: each first text with its second one, and with such of others.
+    """Pairs → rows: each first text with its own second text, and with second texts of other pairs.
 
-    A reranker sees mostly documents that don't answer, so a student should have learned their scores as well.
+    A reranker mostly scores documents that don't answer, so a student learns their scores as well.
 
     Args:
         pairs: with columns `first` and `second`.
         tokenizer: of the model.
         max_length: tokens of a pair at most, special ones included; the longer text is cut first.
         num_others: rows with a second text of another pair, for each pair.
-        seed: of which others.
+        seed: of the choice of other pairs.
         num_proc: processes.
-        argument: what the user calls these pairs, for messages.
+        argument: name of the pairs in messages.
 
     Returns:
         `Dataset`: `input_ids`, and `token_type_ids` where the tokenizer makes them; lists of different lengths.

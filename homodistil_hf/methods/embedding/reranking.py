@@ -1,4 +1,4 @@
-"""Scores of pairs of texts: what a student's have in common with its teacher's. No labels of people are needed.
+"""Scores of pairs of texts: compares a student's with its teacher's, without human labels.
 
 Shapes: M pairs.
 """
@@ -14,7 +14,7 @@ from ...distillation.tasks import Task
 def score_terms(
     student_M1: torch.Tensor, teacher_M1: torch.Tensor, signs_M1: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The probe by which units are scored, and the squared error of the scores.
+    """The probe that scores units, and the squared error of the scores.
 
     Args:
         student_M1: logits.
@@ -22,14 +22,14 @@ def score_terms(
         signs_M1: random, +1 or −1.
 
     Returns:
-        `(Σ v·s, Σ (s − t)²)`: at the start of a run the second has no gradient, so it could score no unit.
+        `(Σ v·s, Σ (s − t)²)`: at the start of a run the second has no gradient, so units are scored by the first.
     """
     student, teacher, signs = (rows.float() for rows in (student_M1, teacher_M1, signs_M1))
     return (signs * student).sum(), (student - teacher).square().sum()
 
 
 RERANKING = Task("probe", terms=score_terms, has_classes=False)
-"""Of a reranker: labels are signs, a row each."""
+"""The task of a reranker: labels are signs, a row each."""
 
 
 class ScoreMeter(DiscrepancyMeter):

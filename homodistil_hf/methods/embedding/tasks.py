@@ -1,8 +1,10 @@
-"""Data that say what vectors of texts are good for, made from rows of GLUE and SQuAD; no model is run here."""
+"""Tasks for vectors of texts: of rows of GLUE and SQuAD, which `evaluate.py` runs, and of MTEB, run by `mteb`."""
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -10,14 +12,15 @@ from datasets import Dataset
 from ...data.samples import drawn
 from ...evaluation.glue.data import GLUE_TASKS, data_folder, load_glue
 from ...evaluation.squad.data import load_squad
+from ...files.messages import short_repr
 
 
 @dataclass(frozen=True)
 class PairTask:
-    """Pairs of texts with what their similarity is held against.
+    """Pairs of texts with labels to compare their similarity with.
 
     Args:
-        name: as in results.
+        name: in results.
         metric: `spearman`, of graded labels, or `average_precision`, of labels 0 and 1.
         first: a text of each pair.
         second: the other one.
@@ -36,7 +39,7 @@ class RetrievalTask:
     """Questions, each answered by one of the documents.
 
     Args:
-        name: as in results.
+        name: in results.
         queries: the questions.
         documents: each text once.
         answers: of each question the number of its document.
@@ -52,11 +55,11 @@ EmbeddingTask = PairTask | RetrievalTask
 
 
 def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]:
-    """All tasks that a folder has the rows of: STS-B, MRPC, QQP, QNLI and SQuAD, their development rows.
+    """Load all tasks in a folder: development rows of STS-B, MRPC, QQP, QNLI and SQuAD.
 
     Args:
-        data_dir: folder as GLUE's and SQuAD's evaluations take it.
-        max_queries: of MRPC, QQP and retrieval at most so many rows, always the same.
+        data_dir: folder as for evaluations on GLUE and SQuAD.
+        max_queries: rows of MRPC, QQP and retrieval at most, always the same.
 
     Raises:
         ValueError: no such folder, none of these in it, or unreadable rows.
@@ -101,7 +104,7 @@ def _qnli(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
 
 def _squad(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
     data = load_squad("squad", data_dir)
-    # The training questions' paragraphs, too: more to be told apart.
+    # Paragraphs of training questions make the index larger, and the search harder.
     documents = [*data.dev["validation"]["context"][:], *data.train["context"][:]]
     return _retrieval(data.name, data.dev["validation"], "question", "context", documents, max_queries)
 
@@ -121,3 +124,46 @@ _MAKERS: dict[str, Callable[[str | Path, int], EmbeddingTask]] = {
     "mrpc": _pairs("mrpc", "average_precision"),
     "qqp": _pairs("qqp", "average_precision"),
 }
+
+
+def named_tasks(names: Sequence[str]) -> list[Any]:
+    """Load tasks of MTEB by their names; their data come from the Hub.
+
+    Raises:
+        ValueError: the library is missing, or has no such task.
+    """
+    if not importlib.util.find_spec("mteb"):
+        raise ValueError(f"mteb_tasks={short_repr(names)} needs mteb; pip install 'homodistil-hf[mteb]'")
+    import mteb
+
+    try:
+        return list(mteb.get_tasks(tasks=list(names)))
+    except KeyError as error:
+        raise ValueError(f"mteb_tasks={short_repr(names)}: {error.args[0].removeprefix('KeyError: ')}") from error
+
+
+def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Run tasks with models.
+
+    Args:
+        tasks: of [`named_tasks`].
+        models: side → folder or Hub name, as `SentenceTransformer` takes it.
+
+    Returns:
+        `dict`: task → its main metric → side → score, the mean over subsets and splits.
+
+    Raises:
+        OSError: data or a model can't be read or fetched.
+    """
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    found: dict[str, dict[str, dict[str, float]]] = {
+        task.metadata.name: {task.metadata.main_score: {}} for task in tasks
+    }
+    for side, name in models.items():
+        # No cache: mteb's cache knows a folder by its name alone.
+        results = mteb.evaluate(SentenceTransformer(name), tasks, cache=None, co2_tracker=False)
+        for task, result in zip(tasks, results.task_results, strict=True):
+            found[task.metadata.name][task.metadata.main_score][side] = float(result.get_score())
+    return found

@@ -1,6 +1,6 @@
-"""Vectors of a teacher, made once and kept on the disk: no step that has them needs the teacher's forward pass.
+"""Vectors of a teacher, made once and kept on the disk: steps that have them skip the teacher's forward pass.
 
-Who makes them is the caller's to say; the files are those of `datasets`, read as they are needed.
+The caller encodes the rows; files are those of `datasets`, read as they are needed.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""Separate texts as rows, for models that make one vector of each: cut, tokenized, put beside others of their length.
+"""Separate texts as rows, for models with one vector a text: cut, tokenized, put beside others of their length.
 
-Where texts come from is [`corpus`]'s to say.
+`data/corpus.py` reads the texts.
 """
 
 import random
@@ -22,7 +22,7 @@ Rows: TypeAlias = Any
 MULTIPLE = 8
 """Batches are padded to a multiple of so many tokens."""
 LEAST_CHARACTERS = 20
-"""Of a paragraph that makes a row; headings are shorter."""
+"""Length of a paragraph that makes a row; headings are shorter."""
 _BATCHES_IN_A_CHUNK = 64
 _FEATURES = Features({"input_ids": List(Value("int64"))})
 
@@ -57,10 +57,10 @@ def tokenize_texts(
         documents: with a column `text`; paragraphs are divided by line breaks. A stream gives a stream.
         tokenizer: of the encoder.
         max_length: tokens at most, special ones included; the rest of a paragraph makes rows of its own.
-        prepare: what is done to each paragraph first (prompts, lower case).
+        prepare: applied to each paragraph first (prompts, lower case).
         least_characters: shorter paragraphs are left out.
         num_proc: processes, for a table.
-        argument: what the user calls these documents, for messages.
+        argument: name of the documents in messages.
 
     Returns:
         `Dataset` or `IterableDataset`: `input_ids`, lists of different lengths.
@@ -95,16 +95,16 @@ def tokenize_texts(
 
 
 def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -> Rows:
-    """Rows of several sources, each as often as its weight says.
+    """Mix rows of several sources by weights.
 
     Args:
         sources: tables, or streams.
         weights: > 0. Of a table: passes over it in one over the mixture; 0.5 takes half of its rows, 2 takes each
             twice. Of a stream: share of the rows, relative to the others'.
-        seed: of what is taken.
+        seed: of the chosen rows.
 
     Returns:
-        `Dataset` or `IterableDataset`: as the sources are; streams are repeated without end.
+        `Dataset` or `IterableDataset`, like the sources; streams are repeated without end.
 
     Example:
     ```python
@@ -128,16 +128,16 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
 
 
 def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
-    """The rows in an order in which those of a batch are about equally long, batches of all lengths in turn.
+    """Order rows so that those of a batch are about equally long, and batches of all lengths alternate.
 
     Args:
-        rows: with `input_ids`. A stream is shuffled within so many rows as are sorted together.
+        rows: with `input_ids`. A stream is shuffled within the rows that are sorted together.
         batch_size: rows of a step, on all ranks.
         seed: of the order.
 
     Returns:
-        `Dataset` or `IterableDataset`: the same rows but, of a table, for those that fill no batch; read it in this
-        order.
+        `Dataset` or `IterableDataset`: the same rows, to be read in this order; a table loses those that fill no
+        batch.
     """
     draw, chunk = random.Random(seed), batch_size * _BATCHES_IN_A_CHUNK
     if isinstance(rows, IterableDataset):
@@ -164,15 +164,17 @@ def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> 
     lengths = [len(ids) for ids in rows["input_ids"]]
     *whole, last = _batches(list(range(len(lengths))), lengths, batch_size)
     random.Random(f"{seed} {lengths}").shuffle(whole)
-    chosen = [index for batch in (*whole, last) for index in batch]  # one that isn't full would shift all behind it
+    chosen = [
+        index for batch in (*whole, last) for index in batch
+    ]  # last, as a batch that isn't full would shift all behind it
     return {name: [values[index] for index in chosen] for name, values in rows.items()}
 
 
 class TextCollator:
-    """Rows → a padded batch, and of each row a random direction, by which units are scored.
+    """Rows → a padded batch with a random direction a row, which units are scored by.
 
-    A direction is a function of the row's tokens and the seed alone, so that a resumed run and other numbers of ranks
-    see the same.
+    A direction is a function of the row's tokens and the seed alone: the same in a resumed run and on any number of
+    ranks.
 
     Args:
         tokenizer: pads.
@@ -188,8 +190,7 @@ class TextCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
 
-        `token_type_ids`, which pairs of texts may have, are padded as well; where all rows have a `teacher_vector`,
-        these become `teacher_vector` `(B, D)`.
+        `token_type_ids` of pairs are padded as well; `teacher_vector` `(B, D)` is added where all rows have one.
         """
         names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
         inputs = self.tokenizer.pad(

@@ -1,4 +1,4 @@
-"""Does an embedding model give the vectors that its facts tell, in sentence-transformers, without this package?"""
+"""Checks that sentence-transformers, without this package, gives the vectors in an embedding model's facts."""
 
 import importlib.util
 import json
@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ...export.facts import CARD_FILE, FACTS_FILE
+from ...export.facts import CARD_FILE, FACTS_FILE, fits
 from ...export.fresh_process import run_fresh
-from ...export.verify import VerifyReport, file_problems
+from ...export.verify import VerifyReport, difference_problems, file_problems, relative_difference
 from ...files.messages import short_repr
-from ...files.strict_json import is_number
 from .model import MODULES_FILE
 
 VECTOR_TOLERANCE = 1e-4
-"""Largest difference of a channel, by the largest of the vectors or 1."""
+"""Largest difference of a channel, as a share of the largest channel or of 1."""
 ROUTES = ("query", "document")
-"""Of a pair: who encodes which texts."""
+"""Routes of a pair: the student encodes queries, the teacher documents."""
 _SHARED = ("max_seq_length", "prompts", "default_prompt_name", "similarity_fn_name")
 
 _FRESH_PROCESS = """
@@ -55,12 +54,12 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     """Load an export with sentence-transformers in a fresh process, and compare.
 
     Args:
-        folder: the export, whose files are what its facts list.
-        facts: what `facts.json` says.
+        folder: the export, its files already checked.
+        facts: content of `facts.json`.
 
     Returns:
-        `(problems, difference)`: a line each; largest difference between the vectors found and those told, relative to
-        the largest, None where none were found.
+        `(problems, difference)`: a line each; largest relative difference between found and stated vectors, None where
+        no vectors were found.
     """
     if problems := list(_shape_problems(facts)):
         return problems, None
@@ -70,27 +69,24 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     with tempfile.TemporaryDirectory() as scratch:
         outputs = Path(scratch, "vectors.safetensors")
         try:
-            told = json.loads(
+            report = json.loads(
                 run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes), outputs], scratch).splitlines()[-1]
             )
             vectors = load_file(outputs)
         except (ValueError, OSError) as error:
             return [str(error)], None
-    problems = [f"{name}: missing or unexpected in {folder.name}" for name in told["missing"]]
-    problems += list(_setting_problems(facts, told["settings"]))
-    differences = {route: _difference(vectors[route], facts["probe"]["vectors"][route]) for route in routes}
-    problems += [
-        f"{route} vectors: expected a relative difference of at most {VECTOR_TOLERANCE:g}, found {found:.3g}"
-        for route, found in differences.items()
-        if not found <= VECTOR_TOLERANCE
-    ]
+    problems = [f"{name}: missing or unexpected in {folder.name}" for name in report["missing"]]
+    problems += list(_setting_problems(facts, report["settings"]))
+    expected = {route: torch.tensor(facts["probe"]["vectors"][route]) for route in routes}
+    differences = {f"{route} vectors": relative_difference(vectors[route], expected[route]) for route in routes}
+    problems += difference_problems(differences, VECTOR_TOLERANCE)
     return problems, max(differences.values())
 
 
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
     probe, settings = facts.get("probe"), facts.get("settings_of_vectors")
     texts, routes = (probe.get(name) if isinstance(probe, dict) else None for name in ("texts", "vectors"))
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+    if not fits(texts, [str]) or not texts:
         yield f"{FACTS_FILE} probe: expected texts, found {short_repr(texts)}"
     elif not isinstance(routes, dict) or set(routes) not in ({ROUTES[0]}, set(ROUTES)):
         yield (
@@ -104,31 +100,21 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _are_vectors(vectors: Any, num_texts: int) -> bool:
-    return (
-        isinstance(vectors, list)
-        and len(vectors) == num_texts
-        and all(isinstance(one, list) and one and all(map(is_number, one)) for one in vectors)
-        and len({len(one) for one in vectors}) == 1
-    )
+    if not fits(vectors, [[int | float]]) or len(vectors) != num_texts:
+        return False
+    return len({len(one) for one in vectors}) == 1 and len(vectors[0]) > 0
 
 
 def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
     for name, expected in facts["settings_of_vectors"].items():
         if expected is None and name != "default_prompt_name":
-            continue  # the library's own default
+            continue  # sentence-transformers then has its own default
         if name == "prompts":  # the library adds empty ones
             same = {key: text for key, text in found[name].items() if text or key in expected} == expected
         else:
             same = found[name] == expected
         if not same:
             yield f"{name}: expected {short_repr(expected)}, found {short_repr(found[name])}"
-
-
-def _difference(found_ND: torch.Tensor, told: list[list[float]]) -> float:
-    expected_ND = torch.tensor(told)
-    if found_ND.shape != expected_ND.shape:
-        return float("inf")
-    return float((found_ND - expected_ND).abs().max()) / max(1.0, float(expected_ND.abs().max()))
 
 
 def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:

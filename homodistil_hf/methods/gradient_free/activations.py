@@ -1,6 +1,7 @@
-"""Unlabeled batches → what FFN neurons do on them: averages and products of activations, summed in forward passes.
+"""Unlabeled batches → averages and products of the activations of FFN neurons, summed in forward passes.
 
-Shapes: B batch, T tokens, F filters: neurons, or columns of the FFN's second matrix. What is made of it isn't here.
+`pruning.py` ranks and rescales neurons by them. Shapes: B batch, T tokens, F filters: neurons, or columns of the FFN's
+second matrix.
 """
 
 import logging
@@ -32,7 +33,7 @@ AVERAGES = tuple(_SUMS)
 
 @dataclass(frozen=True)
 class FilterStatistics:
-    """What forward passes tell of the filters.
+    """Activations of the filters over all tokens of all batches.
 
     Args:
         activations: `ffn.{l}` → float64 `(F,)` on the CPU, the average over tokens.
@@ -44,10 +45,10 @@ class FilterStatistics:
 
 
 def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Read all batches and keep what the encoder takes of them.
+    """Read all batches and keep the encoder's inputs.
 
     Raises:
-        ValueError: there is none, one is no batch of tokens, or it is longer than the model has positions.
+        ValueError: no batch, no tensor of tokens, or rows that are longer than the model's positions.
     """
     if isinstance(unlabeled, str | Mapping) or not isinstance(unlabeled, Iterable):
         raise ValueError(f"unlabeled={short_repr(unlabeled)} is no sequence of batches; expected dicts with input_ids")
@@ -76,7 +77,7 @@ def _checked_batch(index: int, batch: Any, config: Any) -> dict[str, torch.Tenso
 
 
 def num_tokens(batch: Batch) -> int:
-    """Count the tokens of a batch, padding apart."""
+    """Count the tokens of a batch, without padding."""
     return int(batch["attention_mask"].count_nonzero()) if "attention_mask" in batch else batch["input_ids"].numel()
 
 
@@ -91,11 +92,11 @@ def ffn_statistics(
 ) -> FilterStatistics:
     """Run the encoder over all batches once; activations are summed as they come, none is stored.
 
-    Sums of a batch are read back together and added up in float64 by the host: Apple's devices have none.
+    The host adds up a batch's sums in float64, which Apple's devices lack; they are copied to it together.
 
     Args:
         student: in evaluation mode, on the device that computes.
-        batches: what [`check_samples`] gives.
+        batches: of [`check_samples`].
         average: over all tokens but padding: `"mean"`, `"magnitude"` (mean of sizes) or `"norm"` (root mean square).
         max_product_tokens: tokens that products are summed over, at most, ≥ 1: every n-th of all; `None`: no products.
         dtype: of the model's matrix products, by autocast; sums are float32 at least.
@@ -117,6 +118,7 @@ def ffn_statistics(
     seen = 0
 
     def add(name: str, activations_TF: torch.Tensor) -> None:
+        # `-seen % stride` continues the stride over tokens where the last batch left it.
         of_batch[name] = _SUMS[average](activations_TF)
         if products:
             chosen_SF = activations_TF[-seen % stride :: stride]
@@ -146,7 +148,7 @@ def _activations(
     names: Sequence[str],
     add: Callable[[str, torch.Tensor], None],
 ) -> Iterator[None]:
-    """Hand on what goes into each FFN's second matrix, float32 `(T, F)`: tokens of all rows, padding left out."""
+    """Call `add` with the inputs of each FFN's second matrix, float32 `(T, F)`: tokens of all rows without padding."""
     kept = None
     if mask_BT is not None and not bool(mask_BT.all()):
         kept = mask_BT.flatten().nonzero()[:, 0].to(student.device)
@@ -167,5 +169,5 @@ def _activations(
 
 
 def second_linear(student: LayerwiseModel, group: str) -> nn.Linear:
-    """The second linear layer of the FFN that a group belongs to; columns of its matrix are the filters."""
+    """The second linear layer of a group's FFN; the columns of its matrix are the filters."""
     return architecture_of(student.config).filters(student, int(group.partition(".")[2]))

@@ -1,15 +1,15 @@
-"""Gradient-free structured pruning with unlabeled data (ICML 2023, arXiv 2303.04185): FFN neurons go, nothing trains.
+"""Gradient-free structured pruning with unlabeled data (ICML 2023, arXiv 2303.04185): drops FFN neurons.
 
 A fine-tuned model loses the filters that represent the others least (R2) and are least active on unlabeled text (D2),
-in forward passes only. The kernel, the masking and the fit are `pruning/representatives.py`; where text comes from and
-the folder that is written are `run.py`.
+in forward passes without training. `representatives.py` has the kernel, the masking and the fit;
+`run.py` reads text and writes the folder.
 """
 
 import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from ...distillation.teacher import resolve_teacher_dtype
 from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
-from ...files.messages import nearest_name, short_repr
-from ...files.strict_json import is_int, is_number
+from ...files.field_checks import check_fields, setting
+from ...files.messages import short_repr
+from ...files.strict_json import is_number
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_student
 from ...models.cost import encoder_macs
@@ -48,7 +49,7 @@ from .representatives import (
 logger = logging.getLogger(__name__)
 METHOD = "gradient_free"
 STATED, BELIEVED, OURS = "stated", "believed", "ours"
-"""Where a default comes from: the paper says so; the likely reading of what it leaves open; this project."""
+"""Origins of a default: stated in the paper; the likely reading of the paper; chosen by this project."""
 
 CARD = MethodCard(
     student="Pruned copy",
@@ -70,13 +71,9 @@ _NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def _setting(default: Any, help: str, origin: str) -> Any:
-    return field(default=default, metadata={"help": help, "origin": origin})
-
-
 @dataclass(frozen=True)
 class GradientFreeSettings:
-    """Settings of [`prune_gradient_free`]; `origin` in a field's metadata says where its default comes from.
+    """Settings of [`prune_gradient_free`]; `origin` in a field's metadata is that of its default.
 
     Raises:
         ValueError: a value is out of range.
@@ -89,54 +86,64 @@ class GradientFreeSettings:
     ```
     """
 
-    ranking: str = _setting("r2d2", "r2d2, or one of its factors: r2 (weights), d2 (data).", STATED)
-    sigma: float = _setting(1.0, "Width σ of the Gaussian kernel, > 0.", STATED)
-    kernel: str = _setting("sigma^2", "What squared distances are divided by: sigma^2 or 2sigma^2.", BELIEVED)
-    tolerance: float = _setting(0.01, "Relative change α at which the masking stops, > 0.", STATED)
-    stopping: str = _setting("summed", "Which change: summed (of C's sum) or absolute (of its entries).", BELIEVED)
-    max_iterations: int = _setting(200, "Updates of the masking at most, ≥ 1.", OURS)
-    r2_normalization: str = _setting("sum", "Of R2 within a layer: sum, max, range or none.", OURS)
-    activation: str = _setting("norm", "What D2 averages over tokens: mean, magnitude or norm (RMS).", OURS)
-    d2_normalization: str = _setting("sum", "Of D2 within a layer: range (0 … 1), max, sum or none.", OURS)
-    rescaling: str = _setting("least_squares", "Of the filters that stay: least_squares or none.", BELIEVED)
-    damping: float = _setting(1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", OURS)
-    max_rescaling_tokens: int = _setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", OURS)
-    dtype: str = _setting("auto", "Of the passes: bfloat16, float32, or auto: bfloat16 if the hardware has it.", OURS)
+    ranking: str = setting(
+        "r2d2", "r2d2, or one of its factors: r2 (weights), d2 (data).", origin=STATED, choices=("r2d2", "r2", "d2")
+    )
+    sigma: float = setting(1.0, "Width σ of the Gaussian kernel, > 0.", origin=STATED, range="(0, inf)")
+    kernel: str = setting(
+        "sigma^2",
+        "Divisor of squared distances: sigma^2 or 2sigma^2.",
+        origin=BELIEVED,
+        choices=("sigma^2", "2sigma^2"),
+    )
+    tolerance: float = setting(
+        0.01, "Relative change α at which the masking stops, > 0.", origin=STATED, range="(0, inf)"
+    )
+    stopping: str = setting(
+        "summed",
+        "Which change: summed (of C's sum) or absolute (of its entries).",
+        origin=BELIEVED,
+        choices=STOPPING_RULES,
+    )
+    max_iterations: int = setting(200, "Updates of the masking at most, ≥ 1.", origin=OURS, least=1)
+    r2_normalization: str = setting(
+        "sum", "Of R2 within a layer: sum, max, range or none.", origin=OURS, choices=tuple(_NORMALIZATIONS)
+    )
+    activation: str = setting(
+        "norm", "What D2 averages over tokens: mean, magnitude or norm (RMS).", origin=OURS, choices=AVERAGES
+    )
+    d2_normalization: str = setting(
+        "sum", "Of D2 within a layer: range (0 … 1), max, sum or none.", origin=OURS, choices=tuple(_NORMALIZATIONS)
+    )
+    rescaling: str = setting(
+        "least_squares",
+        "Of the filters that stay: least_squares or none.",
+        origin=BELIEVED,
+        choices=("least_squares", "none"),
+    )
+    damping: float = setting(
+        1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", origin=OURS, range="(0, inf)"
+    )
+    max_rescaling_tokens: int = setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", origin=OURS, least=1)
+    dtype: str = setting(
+        "auto",
+        "Of the passes: bfloat16, float32, or auto: bfloat16 if the hardware has it.",
+        origin=OURS,
+        choices=("auto", "bfloat16", "float32"),
+    )
 
     def __post_init__(self) -> None:
-        for entry in fields(GradientFreeSettings):
-            value, choices = getattr(self, entry.name), _CHOICES.get(entry.name)
-            if choices is not None and value not in choices:
-                nearest = nearest_name(value, choices)
-                raise ValueError(f"{entry.name}={short_repr(value)} is unknown; nearest valid: {nearest!r}")
-            if choices is None and isinstance(entry.default, int) and not (is_int(value) and value >= 1):
-                raise ValueError(
-                    f"{entry.name}={short_repr(value)} is out of range; expected a whole number, 1 or more"
-                )
-            if choices is None and not (is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"{entry.name}={short_repr(value)} is out of range; expected a number above 0")
+        check_fields(self)
 
     @property
     def denominator(self) -> float:
-        """What squared distances are divided by in the kernel's exponent."""
+        """Divisor of squared distances in the kernel's exponent."""
         return self.sigma**2 * (2 if self.kernel == "2sigma^2" else 1)
 
     @property
     def needs_samples(self) -> bool:
-        """Whether anything is measured on text."""
+        """Whether ranking or rescaling needs text."""
         return self.ranking != "r2" or self.rescaling != "none"
-
-
-_CHOICES = {
-    "ranking": ("r2d2", "r2", "d2"),
-    "kernel": ("sigma^2", "2sigma^2"),
-    "stopping": STOPPING_RULES,
-    "r2_normalization": tuple(_NORMALIZATIONS),
-    "activation": AVERAGES,
-    "d2_normalization": tuple(_NORMALIZATIONS),
-    "rescaling": ("least_squares", "none"),
-    "dtype": ("auto", "bfloat16", "float32"),
-}
 
 
 def prune_gradient_free(
@@ -148,22 +155,22 @@ def prune_gradient_free(
 ) -> LayerwiseModel:
     """Drop FFN neurons of a fine-tuned model down to a budget, in forward passes on unlabeled text alone.
 
-    Filters of all layers are ranked together, so layers become uneven; attention and the hidden size stay. The model
-    that comes out has as many encoder MACs as the budget allows, less than one filter below it.
+    Filters of all layers are ranked together, so layers become uneven; attention and the hidden size stay. The result
+    has as many encoder MACs as the budget allows, less than one filter below it.
 
     Args:
         model: BERT with a masked-LM, sequence- or token-classification or question-answering head, or a student; or
             its folder or Hub name. It is not changed.
-        unlabeled: batches of model inputs, as a `DataLoader` gives them: `input_ids` `(B, T)` int64, `attention_mask`
-            where rows are padded, `token_type_ids` where there are any. Anything else, labels included, is ignored.
+        unlabeled: batches of model inputs, such as a `DataLoader`'s: `input_ids` `(B, T)` int64, `attention_mask` of
+            padded rows, `token_type_ids` of pairs. Other inputs, labels included, are ignored.
         macs: share of the model's encoder MACs to keep, in (0, 1].
-        settings: default: those of [`GradientFreeSettings`].
+        settings: default: [`GradientFreeSettings`].
 
     Returns:
         A compacted student in float32 and evaluation mode, ready for [`export_student`].
 
     Raises:
-        ValueError: an unsupported model, a share out of FFN pruning's reach, or samples that can't be used.
+        ValueError: an unsupported model, a share that FFN pruning can't reach, or samples that can't be used.
         FloatingPointError: activations are not finite.
 
     Example:
@@ -191,7 +198,7 @@ def prune_gradient_free(
 
 
 def export_facts(settings: GradientFreeSettings, unlabeled: Iterable[Batch]) -> dict[str, Any]:
-    """What an export tells of the pruning, for [`export_student`]'s `facts`: settings, samples, words of the card."""
+    """Facts of the pruning for [`export_student`]: settings, samples, texts of the card."""
     batches = list(unlabeled)
     samples = {
         "num_samples": sum(len(batch["input_ids"]) for batch in batches),
@@ -201,7 +208,7 @@ def export_facts(settings: GradientFreeSettings, unlabeled: Iterable[Batch]) -> 
 
 
 def num_kept_filters(plan: WidthPlan, macs: float) -> int:
-    """Count the filters that a budget leaves, over all layers.
+    """Count the filters of all layers that a budget leaves.
 
     Args:
         plan: widths of the model.
@@ -211,7 +218,7 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
         `int`: as many as fit, at least one a layer; the budget is used up to less than one filter.
 
     Raises:
-        ValueError: the share is no such number, or dropping FFN neurons alone doesn't reach it.
+        ValueError: no share, or one that dropping FFN neurons alone doesn't reach.
 
     Example:
     ```python
@@ -227,6 +234,7 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
         )
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
     full, filter_macs = encoder_macs(plan), plan.traits.ffn_matrices * plan.hidden_size
+    # Rounded first: a share such as 0.6 of the MACs is a float a little above or below a whole number.
     num_dropped = math.ceil(round(full * (1 - macs), 6) / filter_macs)
     most = num_filters - len(plan.layers)
     if num_dropped > most:
@@ -241,7 +249,7 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
 def filter_statistics(
     student: LayerwiseModel, batches: Sequence[Batch], settings: GradientFreeSettings
 ) -> FilterStatistics:
-    """Run the encoder over all batches once, see [`ffn_statistics`]; empty where there is none."""
+    """Run the encoder over all batches once, see [`ffn_statistics`]; empty without batches."""
     if not batches:
         return FilterStatistics({}, {})
     most = settings.max_rescaling_tokens if settings.rescaling != "none" else None
@@ -270,8 +278,8 @@ def filter_scores(
                 max_iterations=settings.max_iterations,
                 stopping=settings.stopping,
             )
-            told = "" if masking.is_converged else ", where they were stopped"
-            logger.info("%s: %d updates of the masking%s", name, masking.num_iterations, told)
+            end = "" if masking.is_converged else ", where they were stopped"
+            logger.info("%s: %d updates of the masking%s", name, masking.num_iterations, end)
             score_F *= _normalized(masking.coefficients_FF.diagonal().cpu().double(), settings.r2_normalization)
         if "d2" in settings.ranking:
             score_F *= _normalized(statistics.activations[name], settings.d2_normalization)
@@ -280,7 +288,7 @@ def filter_scores(
 
 
 def _normalized(values_F: torch.Tensor, how: str) -> torch.Tensor:
-    """Values that are all alike, or all 0, tell nothing: they become 1."""
+    """Normalize a layer's values; equal ones rank no filter and become 1."""
     return _NORMALIZATIONS[how](values_F) if float(values_F.max() - values_F.min()) else torch.ones_like(values_F)
 
 
@@ -298,7 +306,7 @@ def prune_filters(
         student: changed in place.
         scores: `ffn.{l}` → one number a filter, comparable across layers; ties go to the lower layer and index.
         macs: share of the student's encoder MACs, see [`num_kept_filters`].
-        products: as in [`FilterStatistics`]; where a layer has none, its filters are not rescaled.
+        products: of [`FilterStatistics`]; without them, filters are not rescaled.
         damping: see [`least_squares_scales`].
     """
     plan = widths_of(student.config)
@@ -319,10 +327,11 @@ def prune_filters(
 
 
 def _kept(scores: UnitTensors, num_kept: int) -> UnitTensors:
-    """Masks on the CPU; the best filter of each layer stays, as no layer can have none."""
+    """Masks on the CPU; the best filter of each layer stays, as no layer can be empty."""
     ranked = {name: values.detach().float().cpu().clone() for name, values in scores.items()}
     for values in ranked.values():
         values[values.argmax()] = math.inf
+    # One ranking over the filters of all layers; stable, so ties go to the lower layer and index.
     order = torch.cat(list(ranked.values())).sort(descending=True, stable=True).indices[:num_kept]
     mask = torch.zeros(sum(map(len, ranked.values())), dtype=torch.bool)
     mask[order] = True

@@ -1,6 +1,6 @@
-r"""FFN neurons that stand for the others: a kernel, kernelized convex masking, a least-squares fit of what is kept.
+r"""FFN neurons that stand for the others: a kernel, kernelized convex masking, a least-squares fit of the kept ones.
 
-Pure functions of tensors, one layer at a time; which model they come from and which neurons go is said elsewhere.
+Pure functions of tensors, one layer at a time; `pruning.py` applies them to a model.
 The paper calls a column of the FFN's second matrix a filter. Shapes: F filters, H hidden channels.
 """
 
@@ -13,11 +13,11 @@ STOPPING_RULES = ("summed", "absolute")
 
 @dataclass(frozen=True)
 class ConvexMasking:
-    """What [`convex_masking`] found.
+    """Result of [`convex_masking`].
 
     Args:
-        coefficients_FF: float32, ≥ 0; column j says of which filters filter j is made.
-        num_iterations: updates that were made.
+        coefficients_FF: float32, ≥ 0; column j holds the shares of all filters in filter j.
+        num_iterations: number of updates.
         is_converged: whether the last one was below the tolerance.
     """
 
@@ -27,7 +27,7 @@ class ConvexMasking:
 
 
 def gaussian_kernel(filters_FH: torch.Tensor, *, denominator: float) -> torch.Tensor:
-    r"""How alike filters are: \\(K_{ij} = \exp(-\lVert w_i - w_j \rVert^2 / d)\\).
+    r"""Similarity of filters: \\(K_{ij} = \exp(-\lVert w_i - w_j \rVert^2 / d)\\).
 
     Args:
         filters_FH: float32.
@@ -56,13 +56,14 @@ def convex_masking(
     r"""Represent every filter by non-negative shares of all: algorithm 1 of arXiv 2303.04185.
 
     C starts at 1/F everywhere and is updated until the change of an update, relative to Σ|C|, is below the tolerance.
-    What is minimised is [`representation_error`], whose minimum, 0, lies at C = 1: it is the stop in between that
-    tells filters apart. Memory: three matrices as large as the kernel.
+    It minimises \\(\mathrm{tr}(K - 2 K C + C^\top K C)\\), the squared distance between filters and their
+    representations in the kernel's feature space. At the minimum, 0, C is the identity and ranks all filters alike;
+    the early stop tells them apart. Memory: three matrices as large as the kernel.
 
     Args:
         kernel_FF: float32, symmetric, ≥ 0.
         tolerance: α > 0.
-        max_iterations: ≥ 1; no more updates are made, converged or not.
+        max_iterations: updates at most, ≥ 1.
         stopping: `"summed"`: the change is |Σ ΔC|; `"absolute"`: Σ |ΔC|, which is never smaller.
     """
     coefficients_FF = torch.full_like(kernel_FF, 1 / len(kernel_FF))
@@ -79,27 +80,18 @@ def convex_masking(
 def masking_update(kernel_FF: torch.Tensor, coefficients_FF: torch.Tensor) -> torch.Tensor:
     r"""One update \\(C \circ \sqrt{K / (K C)}\\), element by element.
 
-    It minimises, for C' as it was, \\(\sum_{ij} (K C')_{ij} C_{ij}^2 / C'_{ij} - 2 K_{ij} C'_{ij} (1 + \ln(C_{ij} /
-    C'_{ij}))\\), which is nowhere below [`representation_error`] less tr K and equal to it at C': so the error never
-    rises. Entries of K that are 0 become and stay 0.
+    It minimises, for C' before the update, \\(\sum_{ij} (K C')_{ij} C_{ij}^2 / C'_{ij} - 2 K_{ij} C'_{ij} (1 +
+    \ln(C_{ij} / C'_{ij}))\\), which is nowhere below the error of [`convex_masking`] less tr K and equal
+    to it at C': so the error never rises. Entries of K that are 0 become and stay 0.
     """
     mixed_FF = (kernel_FF @ coefficients_FF).clamp_min_(torch.finfo(kernel_FF.dtype).tiny)  # 0 / 0 is 0 here
     return torch.div(kernel_FF, mixed_FF, out=mixed_FF).sqrt_().mul_(coefficients_FF)
 
 
-def representation_error(kernel_FF: torch.Tensor, coefficients_FF: torch.Tensor) -> torch.Tensor:
-    r"""What kernelized convex masking minimises: \\(\mathrm{tr}(K - 2 K C + C^\top K C)\\).
-
-    That is \\(\lVert \Phi - \Phi C \rVert^2\\), the squared distance of all filters from what represents them, in the
-    kernel's feature space.
-    """
-    return kernel_FF.trace() + (coefficients_FF * (kernel_FF @ coefficients_FF - 2 * kernel_FF)).sum()
-
-
 def output_products(activation_products_FF: torch.Tensor, filters_FH: torch.Tensor) -> torch.Tensor:
     r"""Products of the filters' shares \\(a_{ti} w_i\\) of the FFN's output, summed over tokens t and channels.
 
-    They are all that a least-squares fit of the output needs: \\(P_{ij} = (\sum_t a_{ti} a_{tj}) (w_i \cdot w_j)\\).
+    A least-squares fit of the output needs only them: \\(P_{ij} = (\sum_t a_{ti} a_{tj}) (w_i \cdot w_j)\\).
 
     Args:
         activation_products_FF: Σ over tokens of products of activations.
@@ -112,25 +104,15 @@ def output_products(activation_products_FF: torch.Tensor, filters_FH: torch.Tens
     return (filters_FH @ filters_FH.T).mul_(activation_products_FF)
 
 
-def output_error(products_FF: torch.Tensor, scales_F: torch.Tensor) -> torch.Tensor:
-    r"""Squared error of the FFN's output where filter i is multiplied by m_i: \\((m - 1)^\top P (m - 1)\\).
-
-    Args:
-        products_FF: what [`output_products`] gives.
-        scales_F: one factor a filter, 0 for those that are dropped.
-    """
-    change_F = scales_F.to(products_FF.dtype) - 1
-    return change_F @ products_FF @ change_F
-
-
 def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, damping: float = 1e-3) -> torch.Tensor:
-    r"""Factors of the kept filters that make up best for those that are dropped.
+    r"""Factors of the kept filters that best make up for the dropped ones.
 
-    With k kept and d dropped, \\((P_{kk} + \lambda) (m_k - 1) = P_{kd} 1\\) minimises [`output_error`] plus
-    \\(\lambda \lVert m_k - 1 \rVert^2\\): all factors 1 are among what is compared, so the error never rises.
+    With k kept and d dropped, \\((P_{kk} + \lambda) (m_k - 1) = P_{kd} 1\\) minimises the squared error of
+    the FFN's output, \\((m - 1)^\top P (m - 1)\\), plus \\(\lambda \lVert m_k - 1 \rVert^2\\): factors of 1 are one
+    candidate, so the error never rises.
 
     Args:
-        products_FF: what [`output_products`] gives.
+        products_FF: of [`output_products`].
         kept_F: bool, at least one `True`.
         damping: λ in mean diagonals of P_kk, > 0.
 
@@ -145,10 +127,13 @@ def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, dam
 
     ```
     """
+    # Solved by Cholesky: P_kk plus a positive diagonal is positive definite.
     scales_F = kept_F.to(products_FF.dtype)
     rows_KF = products_FF[kept_F]
     system_KK, missing_K = rows_KF[:, kept_F], rows_KF[:, ~kept_F].sum(1)
-    smallest = torch.finfo(products_FF.dtype).tiny ** 0.5  # filters that are never active are nobody's loss
+    smallest = (
+        torch.finfo(products_FF.dtype).tiny ** 0.5
+    )  # keeps the system regular with filters that are never active
     system_KK.diagonal().add_(damping * system_KK.diagonal().mean() + smallest)
     scales_F[kept_F] += torch.cholesky_solve(missing_K[:, None], torch.linalg.cholesky(system_KK))[:, 0]
     return scales_F

@@ -5,15 +5,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from filter_errors import output_error, representation_error
 
 from homodistil_hf.methods.gradient_free.representatives import (
     convex_masking,
     gaussian_kernel,
     least_squares_scales,
     masking_update,
-    output_error,
     output_products,
-    representation_error,
 )
 
 

@@ -1,6 +1,6 @@
-"""Fine-tuning beside a teacher that is fine-tuned already: its predictions and hidden states on the task's own rows.
+"""Fine-tuning beside a fine-tuned teacher: the student learns its predictions and hidden states on the task's rows.
 
-The formulas are those of distillation; which rows, rates and steps there are isn't here.
+Formulas stand in `distillation/losses.py`; rows, rates and steps are chosen in `own_task.py`.
 
 Shapes: B batch, T tokens, H hidden.
 """
@@ -19,13 +19,13 @@ from ..models.architectures import architecture_of
 _FITTING_BATCHES = 16
 
 
-class DistillingTrainer(Trainer):
+class TaskDistillTrainer(Trainer):
     """A stock `Trainer` whose loss is the task's, the KL to a teacher and the error of every layer's hidden states.
 
     L = task + KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k W_k)   (HomoDistil, section 3, with the task's loss for the words')
 
-    The projections W_k start as the least squares solution on the first batches; they are `model.projections`, and the
-    caller's to remove.
+    The projections W_k start as the least squares solution on the first batches. They are `model.projections`; the
+    caller removes them.
 
     Args:
         teacher: sequence classifier of as many labels and layers.
@@ -35,7 +35,7 @@ class DistillingTrainer(Trainer):
     def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
         super().__init__(**kwargs)
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
-        self.is_pre_norm = architecture_of(teacher.config).is_pre_norm  # whose states no LayerNorm has brought to size
+        self.is_pre_norm = architecture_of(teacher.config).is_pre_norm  # then no LayerNorm scales its states
         self.model.add_module("projections", self._fitted_projections().to(self.args.device))
 
     def compute_loss(
@@ -44,16 +44,16 @@ class DistillingTrainer(Trainer):
         """The loss of a batch with labels; arguments and return as `Trainer.compute_loss`."""
         read = {name: tensor for name, tensor in inputs.items() if name != "labels"}
         with torch.no_grad(), self.accelerator.autocast():
-            taught = self.teacher(**read, output_hidden_states=True)
+            guide = self.teacher(**read, output_hidden_states=True)
         found = model(**read, output_hidden_states=True)
         terms = regression_terms if self.teacher.config.num_labels == 1 else prediction_terms
-        own, kl = terms(found["logits"], taught["logits"], inputs["labels"])
+        own, kl = terms(found["logits"], guide["logits"], inputs["labels"])
         mask_BT = read["attention_mask"]
         projections = self.accelerator.unwrap_model(model).projections.hidden
-        states = zip(taught["hidden_states"][1:], projections, found["hidden_states"][1:], strict=True)
+        states = zip(guide["hidden_states"][1:], projections, found["hidden_states"][1:], strict=True)
         hidden = sum(
-            hidden_error(guide, project(state), mask_BT, is_relative=self.is_pre_norm)
-            for guide, project, state in states
+            hidden_error(target, project(state), mask_BT, is_relative=self.is_pre_norm)
+            for target, project, state in states
         )
         loss = (own + kl) / len(inputs["labels"]) + hidden / mask_BT.sum()
         return (loss, found) if return_outputs else loss
@@ -61,6 +61,7 @@ class DistillingTrainer(Trainer):
     @torch.no_grad()
     def _fitted_projections(self) -> Projections:
         """H_s W_k ≈ H_t by least squares over the tokens of a few batches, layer by layer."""
+        # Rows: batches, then layers, then the states (student, teacher) of all tokens of a batch.
         model = self.model.eval()
         kept: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
         for batch in itertools.islice(self.get_train_dataloader(), _FITTING_BATCHES):
