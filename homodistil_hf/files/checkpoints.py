@@ -5,6 +5,7 @@
 | `config.json`, `model.safetensors` | the student at the widths of that step, loadable by itself |
 | `projections.safetensors` | projections student → teacher |
 | `pruning_state.json`, `scores.safetensors` | plan, method, numbers of heads, settings, logs; scores of units |
+| `run_state.json` | method, settings and logs, in its place, where no student is pruned |
 | `optimizer.pt`, `scheduler.pt`, `rng_state*.pth`, `trainer_state.json`, `training_args.bin` | Trainer's own |
 | `tokenizer.json`, `tokenizer_config.json` | the tokenizer |
 | `manifest.json` | SHA-256 of every file |

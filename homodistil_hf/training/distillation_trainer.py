@@ -27,6 +27,7 @@ from ..export.card import MethodCard
 from ..export.dense_student import check_finished, dense_copy
 from ..export.export_folder import export_student
 from ..export.facts import CARD_SECTION
+from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections
 from ..models.units import UnitTensors, head_group
@@ -92,6 +93,7 @@ class DistillationTrainer(ExactTrainer):
 
     card: MethodCard
     """The method's part of the model card."""
+    state_file = STATE_FILE
     learning_rate_share = 1.0
     """Factor of the default learning rate, for methods that need less."""
     needs_head = True
@@ -352,11 +354,7 @@ class DistillationTrainer(ExactTrainer):
         return self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
 
     def on_resized(self, masks: UnitTensors) -> None:
-        """Called after the student has lost units: update heads and DDP.
-
-        Args:
-            masks: one bool for each unit that it had, True = kept.
-        """
+        """Update heads and DDP after units were removed; masks have one bool a former unit, True = kept."""
         self.kept_heads = [heads[masks[head_group(masks, layer)]] for layer, heads in enumerate(self.kept_heads)]
         wrap_again(self.model_wrapped, self.accelerator, self.smallest_inputs())
 

@@ -1,6 +1,6 @@
-"""Held-out batches of Trainer's evaluation loop, measured against the teacher and the labels, in float32.
+"""Measurement of held-out batches against the teacher and the labels, in float32, inside Trainer's evaluation loop.
 
-Metrics are computed elsewhere; this feeds them, and knows nothing of training.
+`distillation/discrepancy.py` computes the metrics; this file gives it the rows, and knows nothing of training.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +19,18 @@ from .rows import first_rows, num_own_rows
 
 _PREFIX = "eval_"
 TIMINGS = ("runtime", "per_second", "preparation_time")
-"""Ends of the names of logged values that tell how long something took."""
+"""Last words of the names of logged times."""
 
 
 class HeldOutEvaluation:
-    """Measures one evaluation at a time; the accelerator knows which rows repeat others, and sums over ranks."""
+    """Measures one evaluation at a time; rows that accelerate repeats to fill the last batch count once.
+
+    Args:
+        student: without any wrapper.
+        teacher: frozen.
+        task: names the labels.
+        accelerator: sums over ranks.
+    """
 
     meter_class: type[DiscrepancyMeter] = DiscrepancyMeter
 
@@ -35,11 +42,11 @@ class HeldOutEvaluation:
         self.start()
 
     def start(self) -> None:
-        """Forget what was measured before."""
+        """Start a new evaluation."""
         self.meter = self.meter_class(self.task)
 
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """Mean loss of the rows of a batch that repeat none of another rank's, 0 if all do; None without labels."""
+        """Mean loss of the rows of a batch that are not repeated, 0 if all are; None without labels."""
         if not all(name in inputs for name in self.task.required_labels):
             return None
         rows = self._own_rows(inputs)
@@ -55,7 +62,7 @@ class HeldOutEvaluation:
         return first_rows(inputs, num_own_rows(remainder, batch_size=num_rows, **place))
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
-        """Logits at all positions: a tensor, or a tuple of several; `ignore_keys` names outputs that are none."""
+        """Logits at all positions: a tensor, or a tuple of several; outputs named in `ignore_keys` are left out."""
         forward = {name: value for name, value in inputs.items() if name not in self.task.label_names}
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             outputs = type(self.student).forward(self.student, **forward)
@@ -68,7 +75,7 @@ class HeldOutEvaluation:
         return results | {"loss": results[f"{self.task.name}_loss"]} if results else {}
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        """Evaluate the teacher as a student is evaluated, on batches with labels; collective. Its `kl` is 0."""
+        """Metrics of the teacher on batches with labels, measured as a student's; collective. Its `kl` is 0."""
         meter = self.meter_class(self.task)
         for inputs in batches:
             rows = self._own_rows(inputs)
@@ -87,7 +94,7 @@ def gathered(accelerator: Accelerator, values: list[float]) -> list[list[float]]
 
 
 def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """What the evaluations of a run have measured, by step, without times and prefix; names in one order."""
+    """Metrics of all evaluations of a run, by step, without times and prefix; kept fractions come last."""
     evaluations: dict[int, dict[str, float]] = {}
     for entry in log_history:
         values = {
@@ -101,5 +108,5 @@ def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[s
 
 
 def one_or_all(values: tuple[Any, ...]) -> Any:
-    """A single value itself, several as a tuple."""
+    """The only value of a tuple, or the tuple if it has several."""
     return values[0] if len(values) == 1 else values

@@ -29,7 +29,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..data.masking import SeededMasks
-from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, last_checkpoint
+from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
 from ..files.strict_json import read_json_object, write_json
 from ..models.saved_student import first_nonfinite_tensor
@@ -57,6 +57,9 @@ class ExactTrainer(Trainer):
     method: ClassVar[str]
     """Name of the method, which checkpoints hold; a checkpoint of another method is refused."""
     args: ExactArguments
+    state_file: ClassVar[str] = "run_state.json"
+    """Name of the file in a checkpoint that holds `state_to_save`."""
+
     model: PreTrainedModel | Any
     lr_scheduler: Any
     data_collator: Any
@@ -100,7 +103,7 @@ class ExactTrainer(Trainer):
         raise NotImplementedError
 
     def num_tokens(self, counts: torch.Tensor) -> int:
-        """Tokens of a step by its counts, for the log of skipped steps; 0 where nobody asks for them."""
+        """Tokens of a step by its counts, for the log of skipped steps; 0 if the log needs none."""
         return 0
 
     def on_gradients(self) -> None:
@@ -319,8 +322,6 @@ class ExactTrainer(Trainer):
             self.run_folder.rotate(Path(self._get_output_dir(trial)), keep=[best])
         return super()._finalize_training(trial, *args, **kwargs)
 
-    # Data
-
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
@@ -420,7 +421,7 @@ class ExactTrainer(Trainer):
         if tensors := self.tensors_to_save():
             with naming_the_file(folder, file=SCORES_FILE):
                 save_file(tensors, folder / SCORES_FILE)
-        write_json(folder / STATE_FILE, self.state_to_save() | {"logs": dict(logs)}, sort_keys=True)
+        write_json(folder / self.state_file, self.state_to_save() | {"logs": dict(logs)}, sort_keys=True)
 
     def tensors_to_save(self) -> dict[str, torch.Tensor]:
         """Tensors beside those of model and optimizer that a checkpoint holds, by name; on the CPU."""
@@ -440,7 +441,7 @@ class ExactTrainer(Trainer):
         Raises:
             ValueError: the checkpoint is of another run or method, or its parameters are not the model's.
         """
-        path = folder / STATE_FILE
+        path = folder / self.state_file
         state = read_json_object(path, str(path))
         self.check_state(state, folder)
         # Trainer only warns of missing weights, and some models are saved under other names than they have in memory.

@@ -1,8 +1,8 @@
-"""Checkpoints on the Hub: `last-checkpoint/` as Trainer's users know it, and resuming from it on another machine.
+"""Checkpoints on the Hub: `last-checkpoint/` as in stock Trainer, and resuming from it on another machine.
 
-A checkpoint becomes a folder of the repository in one commit, with a manifest of its own. It needs the optimizer's
-state, which torch writes as pickles: they are fetched only when a run is resumed from them, opened only after their
-digests are checked, and then with `weights_only=True`. `training_args.bin`, which nothing opens, stays behind.
+A checkpoint becomes a folder of the repository in one commit, with a manifest of its own. It contains the optimizer's
+state, which torch writes as pickles. They are downloaded only to resume a run, and opened only after their digests
+are checked, with `weights_only=True`. `training_args.bin`, which nothing opens, is not uploaded.
 """
 
 import json
@@ -25,16 +25,16 @@ from ..files.strict_json import is_int, read_json_object
 from ..files.tensors import stays_inside
 
 LAST_CHECKPOINT = "last-checkpoint"
-"""Folder of the repository that holds the newest checkpoint, as `transformers.Trainer` has it."""
+"""Folder of the repository for the newest checkpoint; `transformers.Trainer` uses the same name."""
 
 _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
-# Settings of the other machine, its folders among them; no resumed run reads them.
+# It holds settings and folders of the other machine; no resumed run reads it.
 _LEFT_BEHIND = "training_args.bin"
 
 
 class HubAddress(NamedTuple):
-    """Where a checkpoint lies on the Hub; a revision is a branch, tag or commit (None: the main branch)."""
+    """Address of a checkpoint on the Hub; a revision is a branch, tag or commit (None: the main branch)."""
 
     repo_id: str
     revision: str | None
@@ -123,7 +123,7 @@ def push_checkpoint(
 
 
 def check_address(address: str, *, token: str | None = None) -> None:
-    """Look whether there is a checkpoint, before time is spent on anything else.
+    """Check that a checkpoint is there, before time is spent on anything else.
 
     Raises:
         ValueError: no such address, or no checkpoint there.
@@ -141,12 +141,12 @@ def check_address(address: str, *, token: str | None = None) -> None:
 
 
 def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None = None) -> Path:
-    """Download a checkpoint into a run's folder, check it, and give it its name, `OUTPUT_DIR/checkpoint-N`.
+    """Download a checkpoint, verify it, and move it to `OUTPUT_DIR/checkpoint-N`.
 
-    A download that is interrupted leaves no checkpoint; one of the same step that is there already is kept.
+    An interrupted download leaves no checkpoint. An equal checkpoint in `output_dir` is kept.
 
     Raises:
-        ValueError: no such address, no checkpoint there, a damaged one, or another one of the same step here.
+        ValueError: no such address, no checkpoint there, a damaged one, or another checkpoint of that step here.
         HubError: the Hub refused or can't be reached.
     """
     check_address(address, token=token)
@@ -155,7 +155,7 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
         found = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
         commit = found.sha
         _check_names([file.rfilename for file in found.siblings or ()], address)
-        # Named after the commit: what an earlier attempt has left belongs to the same one, or is not looked at.
+        # Named after the commit, so that files of an earlier attempt are used only if they are of the same commit.
         aside = Path(output_dir) / STAGING_NAME / f"hub-{commit}"
         persistently(
             lambda: snapshot_download(
@@ -168,7 +168,7 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
 
 
 def _check_names(names: Iterable[str], address: str) -> None:
-    # huggingface_hub's newer clients refuse such names too; 1.5 writes to wherever they lead.
+    # Newer versions of huggingface_hub refuse such names too; 1.5 writes outside of the folder.
     for name in names:
         if not stays_inside(name):
             raise ValueError(
@@ -204,7 +204,7 @@ def _step_of(folder: Path, address: str) -> int:
 
 
 def _digests(folder: Path) -> dict[str, str] | None:
-    """Of a complete checkpoint, without what is left behind."""
+    """Digests of a complete checkpoint, without those of files that are not uploaded; None if it is not complete."""
     if manifest_problem(folder):
         return None
     digests = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)["sha256"]

@@ -1,7 +1,7 @@
 """SIGTERM: schedulers of rented machines send it some seconds before they kill a process.
 
-The handler only takes a note; the trainer asks at the end of each step, agrees with the other ranks and saves first.
-SIGINT is left to Python: `KeyboardInterrupt` passes at once, and the last checkpoint stays.
+The handler only sets a flag. At the end of each step `exact_trainer.py` reads it, agrees with the other ranks, saves,
+and ends the process. SIGINT raises `KeyboardInterrupt` at once, as Python does, and the last checkpoint stays.
 """
 
 import logging
@@ -15,14 +15,13 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 EXIT_STATUS = 128 + signal.SIGTERM
-"""What a process ends with after SIGTERM, by the convention of shells: 143."""
+"""Exit status of a process after SIGTERM, by the convention of shells: 143."""
 
 
 class StopRequest:
-    """Takes note of SIGTERM while it is entered; afterwards the handler that was there before is back.
+    """A context that notes SIGTERM in `is_made`, and restores the earlier handler when it ends.
 
-    Only the main thread of a process can take signals, and one that ignores SIGTERM goes on ignoring it: elsewhere
-    nothing happens here.
+    It does nothing outside of the main thread, which alone receives signals, or in a process that ignores SIGTERM.
 
     Example:
     ```python
@@ -54,7 +53,7 @@ class StopRequest:
             self._is_installed = False
 
     def leave(self) -> None:
-        """End the process with status 143, as SIGTERM asks for; a handler of the user's own is called first."""
+        """End the process with status 143, after calling the user's own handler, if there is one."""
         if callable(self._earlier):
             self._earlier(int(signal.SIGTERM), None)
         raise SystemExit(EXIT_STATUS)
@@ -66,9 +65,13 @@ class StopRequest:
 
 
 def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
-    """First call in a worker of a data loader: a signal to a whole process group must not take the batches away.
+    """`worker_init_fn` of data loaders: a process group of its own, so a SIGTERM to the trainer's group spares it.
 
-    The worker gets a group of its own. It can't just ignore SIGTERM, by which its trainer ends it.
+    A worker can't just ignore SIGTERM, as its trainer ends it with that signal.
+
+    Args:
+        prepare: the user's `worker_init_fn`, called afterwards.
+        worker: number of the worker.
     """
     if os.name == "posix":
         os.setpgid(0, 0)

@@ -1,6 +1,6 @@
-"""What a run keeps account of between two logs: every term of the loss, steps that are skipped, tokens lost with them.
+"""Sums between two logs: every term of the loss, skipped steps, and the tokens lost with them.
 
-Plain sums that know nothing of Trainer; they travel in checkpoints, so that a resumed run logs what it would have.
+They know nothing of Trainer. Checkpoints hold them, so that a resumed run logs the same values.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,18 +50,18 @@ class StepLog:
             self.term_sums[name] = self.term_sums.get(name, 0) + value
 
     def skip_step(self, num_tokens: int) -> None:
-        """Count a step that is not taken, with the tokens lost over all ranks, and forget its terms."""
+        """Count a skipped step and its tokens over all ranks, and drop its terms."""
         self.step_terms = {}
         self.num_bad_steps += 1
         self.num_bad_steps_in_row += 1
         self.num_skipped_tokens += num_tokens
 
     def skipped(self) -> dict[str, int]:
-        """How many steps were not taken, and the tokens lost with them."""
+        """Number of skipped steps, and of the tokens lost with them."""
         return {"num_bad_steps": self.num_bad_steps, "num_skipped_tokens": self.num_skipped_tokens}
 
     def averages(self, reduce: Reduce = lambda sums: sums) -> dict[str, float]:
-        """Terms over the good steps since the last call, which begins anew; collective, empty if all were skipped."""
+        """Mean terms over the good steps since the last call; empty if all were skipped. Collective."""
         sums, num_steps = self.term_sums, self.num_summed_steps
         self.term_sums, self.num_summed_steps = {}, 0
         if not num_steps:
@@ -71,18 +71,22 @@ class StepLog:
         return {name: value / num_steps for name, value in zip(names, values, strict=True)}
 
     def mean_loss(self, reduce: Reduce = lambda sums: sums) -> float:
-        """The loss over all good steps of the run; argument as [`StepLog.averages`]."""
+        """Mean loss over all good steps of the run; argument as [`StepLog.averages`]."""
         return float(reduce(self.loss_sum)) / max(1, self.num_good_steps)
 
     def state_dict(self, of_every_rank: Callable[[list[float]], list[list[float]]]) -> dict[str, Any]:
-        """Sums and counters, exact, as JSON values; collective."""
+        """Sums of every rank and counters, exact, as JSON values; collective.
+
+        Args:
+            of_every_rank: gathers a list of numbers from all ranks.
+        """
         sums = {"": self.loss_sum} | self.term_sums
         ranks = of_every_rank([float(value) for value in sums.values()])
         by_name = {name: [values[place] for values in ranks] for place, name in enumerate(sums)}
         return {"sums": by_name} | {name: getattr(self, name) for name in _COUNTERS}
 
     def load_state_dict(self, state: Mapping[str, Any], *, rank: int, num_ranks: int, device: torch.device) -> None:
-        """Go on where a checkpoint stopped; another number of ranks shares the sums evenly."""
+        """Restore `state_dict`; another number of ranks shares the sums evenly."""
         self.term_sums = {
             name: torch.tensor(values[rank] if len(values) == num_ranks else sum(values) / num_ranks, device=device)
             for name, values in state["sums"].items()

@@ -1,7 +1,7 @@
-"""The widths that a run is on its way to: resolved when it starts, read from its checkpoint when it goes on.
+"""The target widths of a run: resolved when it starts, read from its checkpoint when it is resumed.
 
-Most students follow from the settings alone. A latency budget is measured, so its answer is written down in every
-checkpoint, and a run that goes on takes it from there: nothing measured may steer a resumed run.
+Most plans follow from the settings alone. The plan of a latency budget is measured, and a second measurement could
+differ, so every checkpoint holds it and a resumed run takes it from there.
 """
 
 import logging
@@ -28,8 +28,8 @@ def resolve_student(
 
     Args:
         args: the run's settings.
-        config: of the model that the student starts as.
-        has_all_layers: whether the student has as many layers as the plan; else milliseconds would be of other widths.
+        config: configuration of the model that the student starts as.
+        has_all_layers: whether the student has as many layers as the plan; a latency budget is measured on all.
 
     Raises:
         ValueError: see [`resolve_plan`]; also a latency budget without `has_all_layers`.
@@ -55,7 +55,7 @@ def resolve_student(
 
 
 def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan | None:
-    """What a checkpoint says that the same student, made from the same widths, was resolved to; None without one."""
+    """The plan that a checkpoint holds for the same `student` and the same start widths, or None."""
     requested = args.resume_from_checkpoint
     named = requested if isinstance(requested, str) and requested != "last" else None
     for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):
