@@ -16,11 +16,12 @@ from transformers import BertForMaskedLM
 from homodistil_hf.cli import main
 from homodistil_hf.experiments import family
 from homodistil_hf.experiments.config import REMOVED_SETTINGS, parse_run, run_of
-from homodistil_hf.experiments.distill import make_trainer
-from homodistil_hf.experiments.family import distill_family, load_member
+from homodistil_hf.experiments.student import make_trainer
+from homodistil_hf.experiments.family import distill_family
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.files.folders import remove_folder
+from homodistil_hf.methods.registry import run_named
 from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.loading import load_encoder_config
@@ -95,7 +96,7 @@ def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
 def test_a_member_starts_as_the_one_before_with_its_projections(whole):
     run, _ = whole
     settings = parse_run([str(run / "settings.json")])
-    before = load_member(run / FOLDERS[0])
+    before = run_named("homodistil").load_start(run / FOLDERS[0])
     trainer = make_trainer(settings.members[1], lambda line: None, start=before)
     started, rows = trainer.model.eval(), torch.randint(5, 60, (2, 16))
     with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from homodistil_hf.experiments.binarization import BinarizationSettings
+from homodistil_hf.methods.binarization.run import BinarizationSettings
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification

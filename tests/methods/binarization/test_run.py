@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from homodistil_hf.experiments.binarization import BinarizationSettings, _last_whole_checkpoint, binarize_chain
+from homodistil_hf.methods.binarization.run import BinarizationSettings, _last_whole_checkpoint, binarize_chain
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_teacher
 from tiny_models import make_teacher
@@ -120,7 +120,7 @@ class Killed(Exception):
 
 
 def test_a_chain_that_was_killed_goes_on(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.experiments.binarization._SAVE_STEPS", 2)
+    monkeypatch.setattr("homodistil_hf.methods.binarization.run._SAVE_STEPS", 2)
     whole = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "whole"), **rows), lambda line: None)
     step, seen = BinarizationTrainer.training_step, []
 

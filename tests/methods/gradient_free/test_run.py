@@ -2,10 +2,10 @@
 
 import json
 
-import homodistil_hf.experiments.prune as experiment
+import homodistil_hf.methods.gradient_free.run as experiment
 import pytest
 import torch
-from homodistil_hf.experiments.prune import PruneSettings, prune_to_folder
+from homodistil_hf.methods.gradient_free.run import PruneSettings, prune_to_folder
 from tiny_bert import assert_same_logits
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import write_task
@@ -159,4 +159,4 @@ def test_models_of_other_architectures_or_without_a_head_are_refused(folder, cap
 
 def test_an_unknown_key_of_the_file_names_the_nearest(folder, capsys):
     (folder / "config.json").write_text('{"modle": "x"}')
-    assert "unknown name 'modle'; nearest valid: 'model'" in error_of(capsys, "prune", folder / "config.json")
+    assert "unknown key 'modle' (value 'x'); nearest valid: 'model'" in error_of(capsys, "prune", folder / "config.json")
