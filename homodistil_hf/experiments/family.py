@@ -199,7 +199,7 @@ def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: P
     start = None if previous is None else run.load_start(previous)
     trainer = run.trainer(member, log, inputs=inputs, start=start)
     if previous is not None:
-        trainer.started_as = previous.name
+        trainer.facts_of_start = {"started_as": previous.name}
     train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         save_projections(folder, trainer.model)

@@ -119,7 +119,10 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["plan", "--teacher", "x", "--student", "y", "--jsn"], "unknown key --jsn; nearest valid: --json; see homodistil plan"),
+        (
+            ["plan", "--teacher", "x", "--student", "y", "--jsn"],
+            "unknown key --jsn; nearest valid: --json; see homodistil plan",
+        ),
         (["evaluate", "x", "--sede=1"], "unknown key --sede; nearest valid: --seeds; see homodistil"),
         (["verify", "x", "y"], "unexpected argument 'y'; see homodistil verify --help"),
         (["plan", "--teacher", "x", "--student", "y", "--latency_ms", 5], "--latency_ms: not allowed with argument"),

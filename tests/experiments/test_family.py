@@ -16,8 +16,8 @@ from transformers import BertForMaskedLM
 from homodistil_hf.cli import main
 from homodistil_hf.experiments import family
 from homodistil_hf.experiments.config import REMOVED_SETTINGS, parse_run, run_of
-from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.experiments.family import distill_family
+from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.files.folders import remove_folder

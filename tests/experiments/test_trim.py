@@ -162,9 +162,7 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, m
     assert distill(path, "--resume_from_checkpoint", "last") == 0
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == whole
     with pytest.raises(ValueError, match="vocabulary='keep=50' .* is not what the interrupted run began with"):
-        distill_settings(
-            parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print
-        )
+        distill_settings(parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print)
 
 
 def test_a_architecture_of_students_has_one_trimmed_teacher(tmp_path):
