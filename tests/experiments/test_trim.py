@@ -178,8 +178,8 @@ def test_sweeps_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_p
         make_trainer(run_of(values, "cell"), print)
     with pytest.raises(ValueError, match="vocabulary='keep=40' with streaming=True: tokens are counted before a run"):
         distill_settings(run_of(values | {"streaming": True}, "cell"), print)
+    known = {name: values[name] for name in ("teacher", "train_data", "output_dir", "vocabulary")}
     with pytest.raises(ValueError, match="vocabulary='keep=40' has no place with method='self_distillation'"):
-        known = {name: values[name] for name in ("teacher", "train_data", "output_dir", "vocabulary")}
         run_of(known | {"method": "self_distillation"}, "cell")
 
 

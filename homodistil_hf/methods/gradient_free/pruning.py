@@ -2,7 +2,7 @@
 
 A fine-tuned model loses the filters that represent the others least (R2) and are least active on unlabeled text (D2),
 in forward passes only. The kernel, the masking and the fit are `pruning/representatives.py`; where text comes from and
-the folder that is written are `experiments/prune.py`.
+the folder that is written are `run.py`.
 """
 
 import dataclasses
