@@ -103,8 +103,6 @@ class DistillationTrainer(ExactTrainer):
     arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
     """Class of the method's settings."""
     args: DistillationArguments
-    started_as: str | None = None
-    """Name of the student that this one started as, where it is one of a chain of sizes; exports record it."""
     matched_layers: Sequence[int] | None = None
     """The teacher's layer for each of the student's, where the teacher has more."""
     told_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")

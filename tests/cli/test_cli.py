@@ -15,10 +15,10 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, __version__
 from homodistil_hf.cli import main
-from homodistil_hf.cli.distill import format_results
 from homodistil_hf.cli.plan import format_plan
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
+from homodistil_hf.methods.registry import run_named
 
 COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "finetune", "prune", "demo", "cache")
 LINES_OF_A_SCREEN = 30
@@ -119,9 +119,12 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["plan", "--teacher", "x", "--student", "y", "--jsn"], "'--jsn'; nearest valid: --json; see homodistil plan"),
-        (["evaluate", "x", "--sede=1"], "unrecognized arguments: '--sede=1'; nearest valid: --seeds; see homodistil"),
-        (["verify", "x", "y"], "unrecognized arguments: 'y'; see homodistil verify --help"),
+        (
+            ["plan", "--teacher", "x", "--student", "y", "--jsn"],
+            "unknown key --jsn; nearest valid: --json; see",
+        ),
+        (["evaluate", "x", "--sede=1"], "unknown key --sede; nearest valid: --seeds; see homodistil"),
+        (["verify", "x", "y"], "unexpected argument 'y'; see homodistil verify --help"),
         (["plan", "--teacher", "x", "--student", "y", "--latency_ms", 5], "--latency_ms: not allowed with argument"),
         (["cache", "--clear=no"], "argument --clear: ignored explicit argument 'no'; see homodistil cache --help"),
     ],
@@ -627,7 +630,7 @@ def test_the_padded_form_shows_only_where_it_differs():
 
 def test_results_end_with_lines_that_run():
     results = {"models": [{"name": "student", "kl": 0.5}], "num_steps": 1200, "time_s": 61.4}
-    text = format_results(results, "runs/it's mine/")
+    text = run_named("homodistil").summary(results, "runs/it's mine/")
     assert "1,200 steps, 61 s; see runs/it's mine/results.json" in text
     code = [line.strip() for line in text.splitlines()][-3:]
     assert code[1] == """model = AutoModelForMaskedLM.from_pretrained("runs/it's mine/student")"""
@@ -638,6 +641,6 @@ def test_results_end_with_lines_that_run():
 def test_results_say_how_to_get_rid_of_padding():
     results = {"models": [{"name": "student", "kl": 0.5}], "num_steps": 12, "time_s": 1.0}
     compact = {"num_parameters": 4000, "encoder_macs": 3000, "size_bytes": 16000}
-    text = format_results(results | {"compact": compact}, "my runs/a")
+    text = run_named("homodistil").summary(results | {"compact": compact}, "my runs/a")
     assert "4,000 parameters, 3,000 encoder MACs" in text
     assert "  homodistil export 'my runs/a' --format compact --output 'my runs/a-compact'\n" in text

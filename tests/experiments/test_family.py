@@ -16,11 +16,12 @@ from transformers import BertForMaskedLM
 from homodistil_hf.cli import main
 from homodistil_hf.experiments import family
 from homodistil_hf.experiments.config import REMOVED_SETTINGS, parse_run, run_of
-from homodistil_hf.experiments.distill import make_trainer
-from homodistil_hf.experiments.family import distill_family, load_member
+from homodistil_hf.experiments.family import distill_family
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.files.folders import remove_folder
+from homodistil_hf.methods.masked_words import MaskedWordsRun
+from homodistil_hf.methods.registry import run_named
 from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.loading import load_encoder_config
@@ -95,8 +96,8 @@ def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
 def test_a_member_starts_as_the_one_before_with_its_projections(whole):
     run, _ = whole
     settings = parse_run([str(run / "settings.json")])
-    before = load_member(run / FOLDERS[0])
-    trainer = make_trainer(settings.members[1], lambda line: None, start=before)
+    before = run_named("homodistil").load_start(run / FOLDERS[0])
+    trainer = run_named("homodistil").trainer(settings.members[1], lambda line: None, start=before)
     started, rows = trainer.model.eval(), torch.randint(5, 60, (2, 16))
     with torch.no_grad():
         logits = BertForMaskedLM.from_pretrained(run / FOLDERS[0] / "student").eval()(rows).logits
@@ -116,15 +117,16 @@ class Killed(Exception):
 def kill_in_training(number: int, step: int) -> Any:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         asked = []
+        original = MaskedWordsRun.trainer
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:
-            trainer = make_trainer(*args, **kwargs)
+            trainer = original(*args, **kwargs)
             asked.append(trainer)
             if len(asked) == number:
                 trainer.add_callback(Interrupt(step))
             return trainer
 
-        monkeypatch.setattr(family, "make_trainer", interrupted)
+        monkeypatch.setattr(MaskedWordsRun, "trainer", interrupted)
 
     return patch
 
@@ -132,8 +134,17 @@ def kill_in_training(number: int, step: int) -> Any:
 def kill_at(name: str, number: int) -> Any:
     """Fail at the n-th call of a function of the module."""
 
+    return _kill_at(family, name, number)
+
+
+def kill_at_start(number: int) -> Any:
+    """Fail where the n-th member's start is loaded."""
+    return _kill_at(MaskedWordsRun, "load_start", number)
+
+
+def _kill_at(owner: Any, name: str, number: int) -> Any:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        original, calls = getattr(family, name), []
+        original, calls = getattr(owner, name), []
 
         def killed(*args: Any, **kwargs: Any) -> Any:
             calls.append(args)
@@ -141,7 +152,7 @@ def kill_at(name: str, number: int) -> Any:
                 raise Killed
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(family, name, killed)
+        monkeypatch.setattr(owner, name, killed)
 
     return patch
 
@@ -162,7 +173,7 @@ def distil_killed(monkeypatch: pytest.MonkeyPatch, kill: Any, folder: Path, run:
         (kill_at("save_projections", 1), 0),
         (kill_at("write_json", 3), 0),  # all is there, but that it is finished is not said
         (kill_at("write_json", 4), 1),
-        (kill_at("load_member", 2), 2),
+        (kill_at_start(2), 2),
         (kill_at("_results", 1), 3),
     ],
 )

@@ -9,8 +9,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from homodistil_hf.cli import main
 from homodistil_hf.experiments import trim
-from homodistil_hf.experiments.config import further_of, parse_run, run_of
-from homodistil_hf.experiments.distill import make_trainer
+from homodistil_hf.experiments.config import parse_run, run_of
+from homodistil_hf.experiments.distill import distill as distill_settings
+from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.experiments.trim import TrimSource, plan_trimming
 from homodistil_hf.models.architectures import ARCHITECTURES
 
@@ -161,9 +162,7 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, m
     assert distill(path, "--resume_from_checkpoint", "last") == 0
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == whole
     with pytest.raises(ValueError, match="vocabulary='keep=50' .* is not what the interrupted run began with"):
-        trim.after_trimming(
-            parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print
-        )
+        distill_settings(parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print)
 
 
 def test_a_architecture_of_students_has_one_trimmed_teacher(tmp_path):
@@ -178,13 +177,10 @@ def test_sweeps_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_p
     with pytest.raises(ValueError, match="vocabulary='keep=40' goes before a run of `homodistil distill` alone"):
         make_trainer(run_of(values, "cell"), print)
     with pytest.raises(ValueError, match="vocabulary='keep=40' with streaming=True: tokens are counted before a run"):
-        trim.after_trimming(run_of(values | {"streaming": True}, "cell"), print)
+        distill_settings(run_of(values | {"streaming": True}, "cell"), print)
+    known = {name: values[name] for name in ("teacher", "train_data", "output_dir", "vocabulary")}
     with pytest.raises(ValueError, match="vocabulary='keep=40' has no place with method='self_distillation'"):
-        further_of(
-            {name: values[name] for name in ("teacher", "train_data", "output_dir", "vocabulary")},
-            "cell",
-            ["--method", "self_distillation"],
-        )
+        run_of(known | {"method": "self_distillation"}, "cell")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))

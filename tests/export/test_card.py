@@ -12,7 +12,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf.export.card import card_template, render_card
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.methods.registry import METHODS, RUNS
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
@@ -243,8 +243,8 @@ def header_of(card):
 
 
 def test_every_method_has_its_words():
-    assert len({method.card.student for method in METHODS.values()}) == len(METHODS)
-    assert len({method.card.how for method in METHODS.values()}) == len(METHODS)
+    cards = [METHODS[name].card for name in METHODS.keys() - RUNS.keys()]
+    assert len({card.student for card in cards}) == len({card.how for card in cards}) == len(cards)
 
 
 def test_a_card_of_homodistil_says_so(tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from homodistil_hf.experiments.binarization import BinarizationSettings
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
@@ -19,6 +18,7 @@ from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.methods.binarization.bit_products import compiled
+from homodistil_hf.methods.binarization.run import BinarizationSettings
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import widths_of

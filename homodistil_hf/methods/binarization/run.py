@@ -1,7 +1,7 @@
 """A chain of binarizations on a task's rows: the float model, then fewer and fewer bits, each the next one's teacher.
 
 The folder shows which stages are done, so a run that was killed at any moment goes on in its stage. Rows, steps and
-metrics are those of fine-tuning; `methods/binarization/trainer.py` trains one stage.
+metrics are those of fine-tuning; `trainer.py` trains one stage.
 """
 
 import json

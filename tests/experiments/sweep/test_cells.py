@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from tiny_files import write_teacher
 
-from homodistil_hf.experiments.config import field_types
-from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, Cell, select_cells
+from homodistil_hf.experiments.config import setting_names
+from homodistil_hf.experiments.sweep.cells import Cell, select_cells
 from homodistil_hf.experiments.sweep.checks import check_cells, run_settings
 from homodistil_hf.experiments.sweep.evaluations import check_evaluations
 from homodistil_hf.experiments.sweep.reading import read_sweep
 
 SWEEPS = sorted((Path(__file__).parents[3] / "examples" / "sweeps").rglob("*.json"))
-SETTING_NAMES = field_types().keys() - {"method", METHOD_SETTINGS}
+SETTING_NAMES = setting_names() - {"method"}
 ONE_ARM = {"mine": {"method": "homodistil"}}
 
 
@@ -51,13 +51,12 @@ def test_axes_multiply_and_arms_take_turns(read):
 
 
 def test_an_axis_of_objects_sets_several_settings_at_once(read):
-    budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, METHOD_SETTINGS: {"num_layers": 4}}]
-    arms = {"a": {"method": "shallow", METHOD_SETTINGS: {"num_layers": 2}}}
+    budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, "num_layers": 4}]
+    arms = {"a": {"method": "shallow", "widths": "16-2x8-32"}}
     first, second = read(cells=arms, grid={"budget": budgets}, base={"eval_steps": 50}).cells
     assert (first.name, second.name) == ("a,max_steps=300", "a,max_steps=600")
-    assert first.settings == {"max_steps": 300, "eval_steps": 75}
-    assert second.settings == {"max_steps": 600, "eval_steps": 50}
-    assert (first.method_settings, second.method_settings) == ({"num_layers": 2}, {"num_layers": 4})
+    assert first.settings == {"widths": "16-2x8-32", "max_steps": 300, "eval_steps": 75}
+    assert second.settings == {"widths": "16-2x8-32", "max_steps": 600, "eval_steps": 50, "num_layers": 4}
     assert [first.value(name) for name in ("budget", "arm", "method", "eval_steps", "seed")] == [
         300,
         "a",
@@ -102,8 +101,8 @@ def test_a_digest_is_of_what_is_trained():
         ({"base": {"hub_token": "hf_x"}}, "base has hub_token, a secret that records would hold; set HF_TOKEN"),
         ({"cells": {"a": {"method": "homodistil", "sed": 1}}}, "unknown key 'sed' .*nearest valid: 'seed'"),
         (
-            {"cells": {"a": {"method": "homodistil", "method_settings": 3}}},
-            "method_settings=3; expected a JSON object",
+            {"cells": {"a": {"method": "homodistil", "method_settings": {}}}},
+            "has the unknown key 'method_settings' (value {}); nearest valid: ",
         ),
         ({"grid": {"seed": 3}}, r"grid\['seed'\]=3 has no values; expected a list"),
         ({"grid": {"seeds": [0, 1]}}, "is no setting, and its value 0 is no object.*nearest valid: 'seed'"),
@@ -169,9 +168,9 @@ def teacher(tmp_path_factory) -> str:
     return str(write_teacher(tmp_path_factory.mktemp("teacher") / "tiny"))
 
 
-def checked(teacher: str, method: str = "homodistil", method_settings: Any = (), **settings: Any) -> dict[str, str]:
+def checked(teacher: str, method: str = "homodistil", **settings: Any) -> dict[str, str]:
     values = {"teacher": teacher, "student": "macs=0.25", "train_data": "absent.txt", "max_seq_length": 16}
-    cell = Cell("mine", {}, method, values | {"max_steps": 4, "use_cpu": True} | settings, dict(method_settings))
+    cell = Cell("mine", {}, method, values | {"max_steps": 4, "use_cpu": True} | settings)
     return check_cells([cell])
 
 
@@ -183,7 +182,8 @@ def test_a_cell_that_can_work_passes_without_text(teacher):
     ("change", "message"),
     [
         ({"method": "homodistill"}, "cell 'mine': method='homodistill' is unknown; nearest valid: 'homodistil'"),
-        ({"method_settings": {"x": 1}}, "cell 'mine': method_settings of 'homodistil' have the unknown key 'x'"),
+        ({"num_layers": 1}, "cell 'mine' has the unknown key 'num_layers' .value 1.; nearest valid: "),
+        ({"method": "embedding"}, "cell 'mine' has method='embedding', whose students can't be compared"),
         ({"learning_rate": "high"}, "cell 'mine' has learning_rate='high', of the JSON type string"),
         ({"pruning_end_fraction": 1.5}, "cell 'mine': pruning_end_fraction=1.5"),
         ({"student": "macs=2"}, "cell 'mine': .*macs"),

@@ -12,10 +12,10 @@ from tiny_files import own_cache, write_teacher, write_text
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.experiments.config import field_types
-from homodistil_hf.experiments.distill import make_trainer
+from homodistil_hf.experiments.config import setting_names
+from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.experiments.sweep import training
-from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Cell, select_cells
+from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, select_cells
 from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.experiments.sweep.folder import SweepFolder, read_record, record_head, state_of, write_record
 from homodistil_hf.experiments.sweep.reading import read_sweep
@@ -209,7 +209,7 @@ def test_other_settings_begin_anew(settings, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "arm"), [("homobert", "homobert-tiny"), ("ablations", "platon")])
 def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, arm):
-    sweep = read_sweep(PAPER / f"{name}.json", field_types().keys() - {"method", METHOD_SETTINGS})
+    sweep = read_sweep(PAPER / f"{name}.json", setting_names() - {"method"})
     assert "Not run here" in sweep.description
     (cell,) = select_cells(sweep.cells, [arm])
     recipe = run_settings(cell, "runs/checked", bf16=False, use_cpu=True).training

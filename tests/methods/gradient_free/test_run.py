@@ -2,10 +2,8 @@
 
 import json
 
-import homodistil_hf.experiments.prune as experiment
 import pytest
 import torch
-from homodistil_hf.experiments.prune import PruneSettings, prune_to_folder
 from tiny_bert import assert_same_logits
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import write_task
@@ -16,11 +14,13 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+import homodistil_hf.methods.gradient_free.run as experiment
 from homodistil_hf import GradientFreeSettings, prune_gradient_free, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.samples import drawn, unlabeled_batches
 from homodistil_hf.evaluation.glue.data import load_glue
+from homodistil_hf.methods.gradient_free.run import PruneSettings, prune_to_folder
 
 SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}
 
@@ -159,4 +159,6 @@ def test_models_of_other_architectures_or_without_a_head_are_refused(folder, cap
 
 def test_an_unknown_key_of_the_file_names_the_nearest(folder, capsys):
     (folder / "config.json").write_text('{"modle": "x"}')
-    assert "unknown name 'modle'; nearest valid: 'model'" in error_of(capsys, "prune", folder / "config.json")
+    assert "unknown key 'modle' (value 'x'); nearest valid: 'model'" in error_of(
+        capsys, "prune", folder / "config.json"
+    )

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
 from run_traces import logs_of
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_teacher
@@ -17,6 +16,7 @@ from homodistil_hf.evaluation.fine_tuning import collator_of, training_arguments
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
+from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
 from homodistil_hf.methods.binarization.trainer import BinarizationArguments, BinarizationTrainer
 from homodistil_hf.models.tokenizers import load_tokenizer
 
@@ -125,7 +125,7 @@ class Killed(Exception):
 @pytest.fixture
 def killed_chain(rows, tmp_path, monkeypatch):
     """A whole chain in `whole`, and in `run` one that was killed in its second stage, after checkpoint-2."""
-    monkeypatch.setattr("homodistil_hf.experiments.binarization._SAVE_STEPS", 1)
+    monkeypatch.setattr("homodistil_hf.methods.binarization.run._SAVE_STEPS", 1)
     whole = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "whole"), **rows), lambda line: None)
     step, seen = BinarizationTrainer.training_step, []
 

@@ -1,11 +1,10 @@
-"""`homodistil distill` with models of texts: found by their folder, run, told, resumed."""
+"""Runs of embedding models and rerankers: found by their folder, run, described, resumed."""
 
 import json
 
 import pytest
 import torch
 from datasets import Dataset
-from homodistil_hf.experiments.texts import load_text_start
 from tiny_embeddings import make_rows, make_sentence_folder
 from tiny_files import own_cache, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
@@ -15,6 +14,7 @@ from homodistil_hf.cli import main
 from homodistil_hf.methods.embedding import texts
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
+from homodistil_hf.methods.registry import run_named
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
@@ -70,18 +70,18 @@ def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
         ({"streaming": True, "max_steps": -1}, "a stream has no length, so set max_steps"),
         ({"train_prompts": ["query", "x"]}, "train_prompts=['query', 'x'] has 2 entries for 1 of train_data"),
         ({"train_prompts": ["query"]}, "train_prompts has 'query', but the teacher's prompts are none"),
-        ({"method_settings": {"output": 99}}, "output=99: expected 'teacher', 'student', or a length from 1 to 31"),
+        ({"output": 99}, "output=99: expected 'teacher', 'student', or a length from 1 to 31"),
         (
-            {"method_settings": {"layers": 1}, "student": "latency_ms=5"},
+            {"layers": 1, "student": "latency_ms=5"},
             "is measured with all of the teacher's layers",
         ),
-        ({"method_settings": {"layers": 2}}, "layers=2 is outside [1, 1], the layers of a shallower student"),
+        ({"layers": 2}, "layers=2 is outside [1, 1], the layers of a shallower student"),
         ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
         ({"train_weights": [0.0]}, "train_weights=[0.0]: expected numbers > 0; leave sources out"),
         ({"method": "homodistil", "teacher": "x/y", "train_weights": [1.0]}, "has no place with method='homodistil'"),
-        ({"method_settings": {"vector_wight": 1}}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
+        ({"vector_wight": 1}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
-        ({"further_pretraining": {"max_steps": 3}}, "needs a masked-LM teacher; leave it out"),
+        ({"further_pretraining": {"max_steps": 3}}, "has no place with method='embedding'; leave it out"),
     ],
 )
 def test_what_has_no_place_is_refused(config, settings, message, capsys):
@@ -133,7 +133,7 @@ def test_a_reranker_needs_two_columns(pairs_config, capsys):
 
 
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
-    words = ["distill", config(student=[WIDE, SMALLER], method_settings={"output": 7})]
+    words = ["distill", config(student=[WIDE, SMALLER], output=7)]
     assert main(words) == 0
     told = capsys.readouterr().out
     assert "member 2 of 2" in told
@@ -156,7 +156,7 @@ def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
 def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     assert main(["distill", config(student=[WIDE, SMALLER], max_steps=1, learning_rate=1e-12)]) == 0
     folders = sorted(path for path in (tmp_path / "run").iterdir() if path.is_dir())
-    start = load_text_start(folders[0])
+    start = run_named("embedding").load_start(folders[0])
     teacher = load_embedding_model(tmp_path / "embeddings")
     state = json.loads((folders[0] / "settings.json").read_text())
     assert state["student"] == json.dumps(WIDE) or state["student"] == WIDE
@@ -223,7 +223,7 @@ def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
         seen.extend(rows["input_ids"])
         return texts.by_length(rows, **settings)
 
-    monkeypatch.setattr("homodistil_hf.experiments.texts.by_length", by_length)
+    monkeypatch.setattr("homodistil_hf.methods.embedding.run.by_length", by_length)
     sources = [str(tmp_path / f"{name}.txt") for name in "abc"]
     settings = {"train_prompts": ["query", "document", ""], "train_weights": [2, 1, 0.5]}
     words = config(teacher=str(tmp_path / "prompted"), train_data=sources, **settings)
@@ -233,7 +233,7 @@ def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
 
 
 def test_a_stream_is_read_as_it_comes(config, tmp_path):
-    settings = {"streaming": True, "max_steps": 6, "method_settings": {"output": 7}}
+    settings = {"streaming": True, "max_steps": 6, "output": 7}
     assert main(["distill", config(**settings, save_steps=3, save_strategy="steps")]) == 0
     before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
     resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-3")]
@@ -266,5 +266,5 @@ def test_prompts_stay_whole_and_text_is_read_as_the_model_reads_it(tmp_path, mon
 
 
 def test_layers_have_no_place_in_a_family(config, capsys):
-    assert main(["distill", config(student=[WIDE, SMALLER], method_settings={"layers": 1})]) == 2
+    assert main(["distill", config(student=[WIDE, SMALLER], layers=1)]) == 2
     assert "layers=1 is not supported for a family" in capsys.readouterr().err

@@ -8,10 +8,14 @@ from tiny_files import own_cache, write_config
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
-from homodistil_hf.experiments import further_pretraining
-from homodistil_hf.experiments.config import method_in, parse_further, parse_run, run_of
-from homodistil_hf.experiments.distill import make_trainer
+from homodistil_hf.experiments.config import help_of, parse_run, run_of
+from homodistil_hf.experiments.distill import distill as distill_settings
+from homodistil_hf.experiments.distill import run
+from homodistil_hf.experiments.student import make_trainer
+from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.checks import run_settings
 from homodistil_hf.methods.self_distillation import rounds
+from homodistil_hf.methods.self_distillation.run import SelfDistillationRun, further_pretraining_of
 
 ROUNDS = {"max_steps": 4, "per_device_train_batch_size": 8}
 
@@ -96,33 +100,33 @@ def interrupt(*args, **kwargs):
 def test_settings_of_the_other_method_are_unknown(tmp_path):
     path = write_further(tmp_path, kl_weight=1.0)
     with pytest.raises(ValueError, match=r"has the unknown key 'kl_weight'"):
-        parse_further([str(path)])
+        parse_run([str(path)])
     with pytest.raises(ValueError, match=r"has the unknown key 'num_rounds'"):
         parse_run([str(write_config(tmp_path, num_rounds=1))])
 
 
 def test_the_method_is_found_wherever_it_stands(tmp_path):
     path = str(write_further(tmp_path))
-    assert method_in([path]) == "self_distillation"
-    assert method_in([path, "--method", "scratch"]) == "scratch"
-    assert method_in(["--method=one_shot"]) == "one_shot"
-    assert method_in(["--seed", "1"]) is None
+    assert "--num_rounds" in help_of([path])
+    assert "--num_rounds" not in help_of([path, "--method", "scratch"])
+    assert "--temperature" in help_of(["--method=distilbert"])
+    assert "--pruning_end_fraction" in help_of(["--seed", "1"])
 
 
 def test_the_json_of_the_page_is_valid(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "self_distillation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "self_distillation.md").read_text(encoding="utf-8")
     alone, chained = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "alone.json").write_text(alone)
-    assert parse_further([str(tmp_path / "alone.json"), "--use_cpu"]).training.max_steps == 2000
+    assert parse_run([str(tmp_path / "alone.json"), "--use_cpu"]).training.max_steps == 2000
     (tmp_path / "chained.json").write_text(chained)
-    settings = further_pretraining._first(parse_run([str(tmp_path / "chained.json"), "--use_cpu"]))
+    settings = further_pretraining_of(parse_run([str(tmp_path / "chained.json"), "--use_cpu"]))
     assert settings.training.output_dir == "runs/both/further_pretraining"
     assert settings.training.use_cpu
     assert settings.run.train_data == ["my_corpus/*.txt"]
 
 
 def test_defaults_are_the_papers(tmp_path):
-    settings = parse_further([str(write_further(tmp_path))]).training
+    settings = parse_run([str(write_further(tmp_path))]).training
     assert (settings.num_rounds, settings.distillation_weight, settings.compared_states) == (1, 1.0, "first")
     assert (settings.learning_rate, settings.adam_beta1, settings.adam_beta2) == (1.5e-4, 0.9, 0.95)
     assert (settings.weight_decay, settings.warmup_steps, settings.lr_scheduler_type) == (0.01, 0, "linear")
@@ -133,17 +137,17 @@ def test_defaults_are_the_papers(tmp_path):
     [
         ({"num_rounds": 0}, r"num_rounds=0 is not a whole number of at least 1"),
         ({"num_rounds": "1"}, r"num_rounds='1', of the JSON type string"),
-        ({"method_settings": {"num_rounds": 2}}, r"has no place with method='self_distillation'"),
+        ({"further_pretraining": {"num_rounds": 2}}, r"has no place with method='self_distillation'"),
         ({"streaming": True}, r"streaming=True is not supported for method='self_distillation'"),
         ({"resume_from_checkpoint": "last"}, r"finds no self_distillation\.json"),
         ({"max_seq_length": 999}, r"max_seq_length=999 is over the teacher's"),
     ],
 )
 def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(further_pretraining, "load_blocks", None)
+    monkeypatch.setattr("homodistil_hf.methods.self_distillation.run.load_blocks", None)
     path = write_further(tmp_path, **settings)
     with pytest.raises(ValueError, match=message):
-        further_pretraining.further_pretrain(parse_further([str(path)]), print)
+        run(parse_run([str(path)]), print)
 
 
 @pytest.mark.parametrize(
@@ -158,23 +162,26 @@ def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, monke
     ],
 )
 def test_chains_that_can_not_work_are_refused(settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(further_pretraining, "further_pretrain", None)
+    monkeypatch.setattr(SelfDistillationRun, "run", None)
     with pytest.raises(ValueError, match=message):
-        further_pretraining.after_further_pretraining(parse_run([str(write_config(tmp_path, **settings))]), print)
+        run(parse_run([str(write_config(tmp_path, **settings))]), print)
 
 
 def test_a_folder_with_other_files_is_refused_before_the_first_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(further_pretraining, "further_pretrain", None)
+    monkeypatch.setattr(SelfDistillationRun, "run", None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
     settings = parse_run([str(write_config(tmp_path, further_pretraining=ROUNDS))])
     with pytest.raises(ValueError, match=r"is not empty \(mine\)"):
-        further_pretraining.after_further_pretraining(settings, print)
+        distill_settings(settings, print)
 
 
 def test_sweeps_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
     values = json.loads(write_config(tmp_path, further_pretraining=ROUNDS).read_text())
     with pytest.raises(ValueError, match=r"goes before a run of `homodistil distill` alone"):
         make_trainer(run_of(values, "cell"), print)
+    rounds_of = run_of({"teacher": "x", "train_data": "x", "output_dir": "x", "method": "self_distillation"}, "cell")
     with pytest.raises(ValueError, match=r"method='self_distillation' makes no student"):
-        run_of({"teacher": "x", "train_data": "x", "output_dir": "x", "method": "self_distillation"}, "cell")
+        make_trainer(rounds_of, print)
+    with pytest.raises(ValueError, match=r"cell 'a' has method='self_distillation', whose students can't be compared"):
+        run_settings(Cell("a", {}, "self_distillation", {}), "out")
